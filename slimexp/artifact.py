@@ -1,0 +1,194 @@
+"""A compressed model as a folder: what plain transformers loads, and what the next stage needs to go on.
+
+``config.json``, ``model.safetensors`` and the tokenizer are the deployable model. ``manifest.json``
+says what was done to it; ``training.safetensors`` is there only when masks or fake-quantizers sit on
+its weights, and holds the weights beneath them.
+"""
+
+import importlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import transformers
+from safetensors.torch import load_model, save_file, save_model
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
+
+from slimexp.attachment import attach, attached
+from slimexp.model.base import Family
+from slimexp.model.loading import family_named, from_folder, without_bars
+from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.packing import SCALE, pack, plain_state
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+TRAINING = "training.safetensors"
+
+
+def save(family: Family, folder: Path, *, dtype: torch.dtype, stages: Sequence[Mapping[str, Any]]) -> None:
+    """Write the model; an artifact already at ``folder`` survives until the new one is whole.
+
+    Args:
+        family: The model, attachments and all; it is left as it was.
+        folder: Where to.
+        dtype: Type of the stored floating-point weights.
+        stages: What was done to the model so far, oldest first.
+
+    Raises:
+        OSError: The disk is full or the folder not writable; nothing at ``folder`` has changed.
+    """
+    with _aside(folder) as partial:
+        model = family.model
+        if any(isinstance(attachment, Quantizer) for _, attachment in attached(model)):
+            _save_packed(model, partial, dtype)
+        else:
+            plain = folded(model)
+            nn.Module.to(plain, dtype)
+            with without_bars():
+                plain.save_pretrained(partial)
+        family.tokenizer.save_pretrained(partial)
+        deployable = sorted(path.name for path in partial.iterdir())
+        attachments = [
+            {
+                "module": place.module,
+                "tensor": place.tensor,
+                "class": f"{type(attachment).__module__}.{type(attachment).__qualname__}",
+                "arguments": attachment.arguments(),
+            }
+            for place, attachment in attached(model)
+        ]
+        if attachments:
+            save_model(model, str(partial / TRAINING))
+        manifest = {
+            "format": FORMAT,
+            "family": family.task,
+            "max_length": family.max_length,
+            "stages": list(stages),
+            "attachments": attachments,
+            "files": deployable,
+        }
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def load(folder: Path) -> Family:
+    """The model as training left it, attachments in place, so that a further stage goes on from there."""
+    manifest = read_manifest(folder)
+    if not manifest["attachments"]:
+        return deployed(folder)
+    family = family_named(manifest["family"])
+    model = _empty(folder)
+    modules = dict(model.named_modules())
+    for row in manifest["attachments"]:
+        module_name, _, class_name = row["class"].rpartition(".")
+        attachment = getattr(importlib.import_module(module_name), class_name)(**row["arguments"])
+        attach(modules[row["module"]], row["tensor"], attachment)
+    load_model(model, str(folder / TRAINING))
+    if model.can_generate():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return family(model.eval(), tokenizer, max_length=manifest["max_length"])
+
+
+def deployed(folder: Path) -> Family:
+    """The model as a user gets it: by plain transformers, from the deployable files."""
+    manifest = read_manifest(folder)
+    return from_folder(folder, manifest["family"], manifest["max_length"])
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What was done to the model in ``folder``.
+
+    Raises:
+        ValueError: There is no manifest, or it is of a newer format.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        raise ValueError(f"'{folder}' is no slimexp artifact: it holds no {MANIFEST}")
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    if manifest["format"] > FORMAT:
+        raise ValueError(f"'{folder}' is of format {manifest['format']}, this slimexp reads up to {FORMAT}: update it")
+    return manifest
+
+
+def folded(model: PreTrainedModel) -> PreTrainedModel:
+    """A plain copy in which every weight is what its attachments make of it."""
+    plain = _plain_class(model)(model.config)
+    plain.load_state_dict(plain_state(model), strict=False)  # tied weights are in it once
+    plain.tie_weights()
+    if model.can_generate():
+        plain.generation_config = model.generation_config
+    return plain.eval()
+
+
+def _save_packed(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
+    state, quantization = pack(model)
+    cast = {
+        name: t.to(dtype) if t.is_floating_point() and not name.endswith(SCALE) else t  # scales are part of the grid
+        for name, t in state.items()
+    }
+    save_file(
+        {name: t.contiguous() for name, t in cast.items()}, folder / "model.safetensors", metadata={"format": "pt"}
+    )
+    model.config.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config |= {"quantization_config": quantization, "dtype": str(dtype).removeprefix("torch.")}
+    config["architectures"] = [_plain_class(model).__name__]
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _empty(folder: Path) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(folder)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model: PreTrainedModel = getattr(transformers, config.architectures[0])(config)
+    return model
+
+
+def _plain_class(model: nn.Module) -> type:
+    """The class before parametrizations changed it."""
+    return next(c for c in type(model).__mro__ if c.__module__.startswith("transformers"))
+
+
+@contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder`` that takes its name when the block ends well, and is gone when it does not."""
+    _clear(folder)
+    beside = f".{folder.name}.{platform.node()}.{os.getpid()}"
+    partial, old = folder.with_name(f"{beside}.partial"), folder.with_name(f"{beside}.old")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if folder.exists():
+            os.replace(folder, old)
+        try:
+            os.replace(partial, folder)
+        except OSError:
+            if not (folder / MANIFEST).exists():  # else another process has just finished the same stage
+                raise
+    finally:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what processes of this machine that were killed left beside ``folder``; an artifact among it goes back."""
+    for path in folder.parent.glob(f".{folder.name}.{platform.node()}.*"):
+        pid, kind = path.name.split(".")[-2:]
+        if not pid.isdigit() or (int(pid) != os.getpid() and psutil.pid_exists(int(pid))):
+            continue
+        if kind == "old" and not folder.exists():
+            os.replace(path, folder)
+        shutil.rmtree(path, ignore_errors=True)

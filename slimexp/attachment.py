@@ -1,0 +1,59 @@
+"""Small modules that sit on a weight or on a layer's input, and stay there from stage to stage.
+
+A mask and a fake-quantizer are attachments: on a weight they are torch parametrizations (so they
+stack: quantizer over mask over weight), on an input they are forward pre-hooks. An artifact stores
+their class and arguments, and puts them back when the next stage loads it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+INPUT = "input"
+_INPUT_MODULE = "input_attachment"
+
+
+class Attachment(nn.Module, ABC):
+    """A tensor -> tensor module of unchanged shape. All state lives in buffers or parameters."""
+
+    @abstractmethod
+    def arguments(self) -> dict[str, Any]:
+        """JSON-able constructor arguments that rebuild this attachment (its tensors come from the state dict)."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an attachment sits: a module's name in the model and ``weight`` or ``input``."""
+
+    module: str
+    tensor: str
+
+
+def attach(module: nn.Module, tensor: str, attachment: Attachment) -> None:
+    """Put ``attachment`` on ``module.<tensor>``, over those already there, or on the module's input."""
+    if tensor != INPUT:
+        parametrize.register_parametrization(module, tensor, attachment)
+        return
+    if hasattr(module, _INPUT_MODULE):
+        raise ValueError(f"the input of {module} carries an attachment already")
+    module.add_module(_INPUT_MODULE, attachment)
+    module.register_forward_pre_hook(_through_input_attachment)
+
+
+def attached(model: nn.Module) -> Iterator[tuple[Place, Attachment]]:
+    """Every attachment of ``model``, in the order in which they apply."""
+    for name, module in model.named_modules():
+        for tensor, chain in getattr(module, "parametrizations", {}).items():
+            for attachment in chain:
+                if isinstance(attachment, Attachment):
+                    yield Place(name, tensor), attachment
+        if isinstance(attachment := getattr(module, _INPUT_MODULE, None), Attachment):
+            yield Place(name, INPUT), attachment
+
+
+def _through_input_attachment(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (getattr(module, _INPUT_MODULE)(inputs[0]), *inputs[1:])

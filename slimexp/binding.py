@@ -1,0 +1,133 @@
+"""Binds the keys of a config to the signatures of the constructors it names; imports nothing and builds nothing."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, requires
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from slimexp.signature import PackageNotFound, Parameter, Signature, TargetNotFound, signature
+
+_RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}  # Hydra's own keys
+_SCALARS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (float, int),
+    "bool": (bool,),
+    "str": (str,),
+    "None": (type(None),),
+}
+
+Container = DictConfig | ListConfig
+
+
+def items(node: Container, path: str = "") -> Iterator[tuple[str, Container, str | int]]:
+    """(dotted path, container, key) of all that is below ``node``, with nothing resolved."""
+    if node._is_none() or node._is_missing() or node._is_interpolation():
+        return
+    keys: Sequence[str | int] = [str(key) for key in node] if isinstance(node, DictConfig) else range(len(node))
+    for key in keys:
+        below = _join(path, key)
+        yield below, node, key
+        child = _child(node, key)
+        if isinstance(child, (DictConfig, ListConfig)):
+            yield from items(child, below)
+
+
+def faults(path: str, parent: Container, key: str | int) -> Iterator[str]:
+    """What is wrong with one item, one line each."""
+    if OmegaConf.is_missing(parent, key):
+        yield f"{path} has no value: add {path}=<{_kind(parent, key)}> to the command line"
+        return
+    try:
+        value = parent[key]  # type: ignore[index]
+    except OmegaConfBaseException as error:
+        yield f"{path}: {str(error).splitlines()[0]}"
+        return
+    if isinstance(value, DictConfig) and "_target_" in value and not OmegaConf.is_interpolation(parent, key):
+        yield from _call_faults(path, value)
+
+
+def unknown(key: str, path: str, known: Sequence[str], of: str = "") -> str:
+    """One line about a key that nothing reads."""
+    close = get_close_matches(key, known, n=1)
+    hint = f" did you mean '{_join(path, close[0])}'?" if close else ""
+    return f"unknown key '{_join(path, key)}'{f' of {of}' if of else ''};{hint} valid: {', '.join(known) or 'none'}"
+
+
+def _call_faults(path: str, node: DictConfig) -> Iterator[str]:
+    if OmegaConf.is_missing(node, "_target_"):
+        return  # reported by itself
+    target = str(node["_target_"])
+    try:
+        given = signature(target)
+    except PackageNotFound as error:
+        yield f"{path}._target_: {error.args[0]}: {_how_to_install(error.args[1])}"
+        return
+    except TargetNotFound as error:
+        yield f"{path}._target_: {error}"
+        return
+    parameters = _left(given, node)
+    keys = [str(key) for key in node if key not in _RESERVED]
+    if not given.open:
+        yield from (unknown(key, path, list(parameters), of=target) for key in keys if key not in parameters)
+    for name in keys:
+        if name in parameters and not _fits(node, name, parameters[name]):
+            yield f"{path}.{name} of {target} must be {parameters[name].annotation}, got {node[name]!r}"
+    if not node.get("_partial_", False):
+        absent = [name for name, item in parameters.items() if item.required and name not in keys]
+        yield from (f"{path} lacks '{name}', which {target} requires" for name in absent)
+
+
+def _left(given: Signature, node: DictConfig) -> dict[str, Parameter]:
+    """Parameters not taken by ``_args_``."""
+    positional = [name for name, item in given.parameters.items() if item.positional]
+    taken = positional[: len(node.get("_args_") or ())]
+    return {name: item for name, item in given.parameters.items() if name not in taken}
+
+
+def _fits(node: DictConfig, key: str, parameter: Parameter) -> bool:
+    """Whether a value has its parameter's type, where that is made of plain scalars."""
+    kinds = (parameter.annotation or "").split(" | ")
+    if not all(kind in _SCALARS for kind in kinds) or OmegaConf.is_missing(node, key):
+        return True
+    try:
+        value = node[key]
+    except OmegaConfBaseException:
+        return True  # reported by itself
+    if isinstance(value, bool):
+        return "bool" in kinds
+    return any(isinstance(value, _SCALARS[kind]) for kind in kinds)
+
+
+def _kind(parent: Container, key: str | int) -> str:
+    """Annotation of the parameter that ``key`` gives, for a hint."""
+    with suppress(KeyError, TargetNotFound, OmegaConfBaseException):
+        if isinstance(parent, DictConfig):
+            return signature(parent["_target_"]).parameters[str(key)].annotation or "value"
+    return "value"
+
+
+def _child(node: Container, key: str | int) -> object:
+    return node._get_node(key)  # type: ignore[arg-type]
+
+
+def _join(path: str, key: str | int) -> str:
+    if isinstance(key, int):
+        return f"{path}[{key}]"
+    return f"{path}.{key}" if path else key
+
+
+def _how_to_install(package: str) -> str:
+    """The command that installs a package, by the extra of ours that brings it if there is one."""
+    try:
+        wanted = requires("slimexp") or []
+    except PackageNotFoundError:
+        wanted = []
+    for line in wanted:
+        extra = re.search(r"extra == ['\"]([\w-]+)", line)
+        if extra and re.split(r"[^\w.-]", line)[0].replace("-", "_").lower() == package.lower():
+            return f"install it with pip install 'slimexp[{extra[1]}]'"
+    return f"install it with pip install {package.replace('_', '-')}"

@@ -1,0 +1,100 @@
+"""What every corpus is: named splits of text, and the way to grade predictions on it.
+
+A corpus knows text and grading; it knows nothing of tokens (a model family does).
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+Task = Literal["seq2seq", "causal_lm", "classification"]
+Split = Literal["train", "validation", "test"]
+Direction = Literal["min", "max"]
+
+HELD_OUT: tuple[Split, ...] = ("validation", "test")
+
+
+def rank(name: str, *, split_seed: int) -> float:
+    """A number in [0, 1) that depends on nothing but ``name`` and ``split_seed``: the order in which splits are cut."""
+    digest = hashlib.sha256(f"{split_seed}.{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of text.
+
+    Attributes:
+        source: What the model reads (for ``causal_lm``, the text itself).
+        target: What a seq2seq model must write; ``None`` for the other tasks.
+        label: Index into ``Corpus.labels``; ``None`` for the other tasks.
+    """
+
+    source: str
+    target: str | None = None
+    label: int | None = None
+
+
+class Corpus(ABC):
+    """Text in three disjoint splits, with its grading.
+
+    Attributes:
+        task: Which kind of model reads this corpus.
+        labels: Names of the classes (``classification`` only).
+        headline: The metric of ``grade`` that stands for quality on a Pareto front.
+        direction: Whether a smaller (``min``) or a larger (``max``) headline is better.
+    """
+
+    task: Task
+    labels: tuple[str, ...] = ()
+    headline: str
+    direction: Direction
+
+    @abstractmethod
+    def load(self) -> Mapping[Split, Sequence[Example]]:
+        """Read the text. Called once; raises ``ValueError`` naming file, column or split that is wrong."""
+
+    @cached_property
+    def splits(self) -> Mapping[Split, Sequence[Example]]:
+        """The three splits, each non-empty."""
+        splits = self.load()
+        for name in ("train", *HELD_OUT):
+            if not splits.get(name):
+                raise ValueError(f"split '{name}' of corpus {type(self).__name__} is empty: every split needs a row")
+        return splits
+
+    def training_example(self, index: int, epoch: int) -> Example:
+        """Row ``index`` of the training split as seen in ``epoch``.
+
+        A corpus with fresh noise overrides this with a pure function of (seed, epoch, index), so
+        that a resumed run sees what the straight run saw.
+        """
+        return self.splits["train"][index]
+
+    def texts(self) -> Iterator[str]:
+        """Training text, for training a tokenizer."""
+        for example in self.splits["train"]:
+            yield example.source
+            if example.target is not None:
+                yield example.target
+
+    @abstractmethod
+    def grade(self, predictions: Sequence[Any], examples: Sequence[Example]) -> dict[str, float]:
+        """Metrics of predictions, by torchmetrics.
+
+        Args:
+            predictions: One per example: text (seq2seq), class index (classification), or
+                ``(nats, tokens, hits)`` (causal_lm): summed negative log-likelihood in nats, number of
+                predicted tokens, number of those whose most likely token was right.
+            examples: What was predicted from.
+
+        Returns:
+            Metric name -> value; the headline is among them.
+        """
+
+    @abstractmethod
+    def trivial(self, examples: Sequence[Example]) -> float:
+        """Headline of the best guess that needs no model (copy the input, commonest class, uniform bytes)."""

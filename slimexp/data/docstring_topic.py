@@ -1,0 +1,78 @@
+"""Docstring topic: which part of the standard library a sentence of its documentation comes from."""
+
+from collections.abc import Mapping, Sequence
+
+from slimexp.data import grading, library
+from slimexp.data.base import Corpus, Direction, Example, Split, Task, rank
+
+# The first module of a topic is its largest and always trains. Every supported Python has all of them.
+_MODULES = {
+    "concurrency": "asyncio threading multiprocessing concurrent subprocess queue selectors sched",
+    "debugging": "unittest doctest bdb pdb traceback timeit tracemalloc trace pstats profile",
+    "files": "io tarfile pathlib shutil zipfile tempfile lzma gzip fileinput os bz2 ntpath posixpath stat genericpath "
+    "linecache fnmatch filecmp zipapp glob",
+    "formats": "xml configparser json base64 pickle pickletools shelve csv plistlib html tomllib copyreg",
+    "imports": "importlib pkgutil site zipimport sysconfig modulefinder runpy",
+    "language": "typing inspect pydoc collections ast enum symtable code contextlib dis functools dataclasses pyclbr "
+    "abc graphlib heapq operator weakref copy types bisect",
+    "mail": "email mailbox smtplib imaplib mimetypes poplib quopri",
+    "network": "http ipaddress urllib xmlrpc ftplib socketserver ssl socket wsgiref webbrowser",
+    "numbers": "decimal statistics datetime calendar random numbers uuid fractions hmac secrets",
+    "text": "difflib codecs textwrap locale argparse optparse re pprint shlex gettext",
+}
+TOPICS = {topic: tuple(modules.split()) for topic, modules in _MODULES.items()}
+HELD_OUT_SHARE = 0.25  # of a topic's other modules, for validation and for test each; at least one
+
+
+def topic_split(module: str, *, split_seed: int) -> tuple[str, Split] | None:
+    """Topic and split of a module; ``None`` for a module of no topic.
+
+    Within a topic the modules after the first are ordered by hash, and the leading quarters are held out,
+    so that every topic is trained and tested on, and on different modules.
+    """
+    for topic, (first, *others) in TOPICS.items():
+        if module == first:
+            return topic, "train"
+        if module in others:
+            held_out = max(1, round(HELD_OUT_SHARE * len(others)))
+            ranked = sorted(others, key=lambda name: rank(name, split_seed=split_seed))
+            position = ranked.index(module)
+            return topic, "test" if position < held_out else "validation" if position < 2 * held_out else "train"
+    return None
+
+
+class DocstringTopic(Corpus):
+    """Sentences of the standard library's docstrings with the topic of their module, split by module.
+
+    Args:
+        split_seed: Decides which modules of a topic are held out.
+    """
+
+    task: Task = "classification"
+    labels = tuple(TOPICS)
+    headline = "macro_f1"
+    direction: Direction = "max"
+
+    def __init__(self, *, split_seed: int) -> None:
+        self.split_seed = split_seed
+
+    def load(self) -> Mapping[Split, Sequence[Example]]:
+        places = {
+            module: topic_split(module, split_seed=self.split_seed) for modules in TOPICS.values() for module in modules
+        }
+
+        def assign(module: str) -> Split | None:
+            place = places.get(module)
+            return place[1] if place else None
+
+        index = {module: self.labels.index(place[0]) for module, place in places.items() if place}
+        found = library.sentences(packages="none", assign=assign)
+        return {split: [Example(row.text, label=index[row.module]) for row in rows] for split, rows in found.items()}
+
+    def grade(self, predictions: Sequence[int], examples: Sequence[Example]) -> dict[str, float]:
+        return grading.grade_label(predictions, examples, classes=len(self.labels))
+
+    def trivial(self, examples: Sequence[Example]) -> float:
+        """Macro F1 of always answering the commonest class of the training split."""
+        commonest = grading.commonest_label(self.splits["train"])
+        return self.grade([commonest] * len(examples), examples)[self.headline]

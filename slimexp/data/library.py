@@ -1,0 +1,223 @@
+"""Text that every Python carries: the standard library's own docstrings, manual pages and source.
+
+The split of a text is that of the top-level module it comes from, a hash of the module's name: the
+same on every machine and Python, whatever the order of files. Installed packages may add training
+text; what repeats a held-out text (vendored copies, back-ports) never gets there.
+"""
+
+import ast
+import hashlib
+import itertools
+import multiprocessing
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, get_args
+
+from slimexp.data import prose
+from slimexp.data.base import HELD_OUT, Split, rank
+from slimexp.data.passage import cut
+
+Packages = Literal["none", "installed"]
+Assign = Callable[[str], Split | None]
+
+TEST_SHARE, VALIDATION_SHARE = 0.10, 0.08  # of the modules that can be held out
+MANUAL = "pydoc_data"  # the language reference that help() shows
+SKIPPED = {"test", "tests", "idle_test", "encodings", "__pycache__", "site-packages", "dist-packages"}
+
+# Some supported Python or some distribution lacks these: held out, they would move the test set.
+_LACKING = (
+    "aifc asynchat asyncore cgi cgitb chunk crypt curses dbm distutils ensurepip idlelib imghdr imp lib2to3 mailcap "
+    "msilib nntplib pipes pydoc_data smtpd sndhdr sqlite3 sunau telnetlib tkinter turtle turtledemo uu venv xdrlib"
+)
+TRAIN_ONLY = frozenset(_LACKING.split())
+
+_PRIVATE = {
+    "_collections_abc": "collections",
+    "_py_abc": "abc",
+    "_strptime": "datetime",
+    "_threading_local": "threading",
+}
+
+LARGEST_FILE = 1_000_000  # bytes; larger ones are generated tables
+BLOCK_LINES, BLOCK_CHARACTERS = 5, 120  # consecutive non-blank lines that are no coincidence
+WORKERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text and the top-level module it comes from."""
+
+    module: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A source file and the top-level module it belongs to."""
+
+    module: str
+    path: Path
+
+
+def check(packages: str) -> None:
+    """Refuse any other word than those of ``Packages``."""
+    if packages not in get_args(Packages):
+        raise ValueError(f"packages must be one of {', '.join(get_args(Packages))}, got {packages!r}")
+
+
+def split_of(module: str, *, split_seed: int) -> Split:
+    """Split of a public top-level module of the standard library."""
+    if module in TRAIN_ONLY:
+        return "train"
+    share = rank(module, split_seed=split_seed)
+    if share < TEST_SHARE:
+        return "test"
+    return "validation" if share < TEST_SHARE + VALIDATION_SHARE else "train"
+
+
+def public(module: str) -> str:
+    """The module that users import: ``_pydecimal`` belongs to ``decimal``, ``_strptime`` to ``datetime``."""
+    return _PRIVATE.get(module) or (module.removeprefix("_py") if module.startswith("_py") else module.lstrip("_"))
+
+
+def library_root() -> Path:
+    """Where the source of the standard library is."""
+    return Path(sysconfig.get_paths()["stdlib"])
+
+
+def package_roots() -> list[Path]:
+    """Where packages are installed."""
+    return sorted({Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")})
+
+
+def library_files() -> list[File]:
+    """Source files of the standard library under their public module, in the order of their names."""
+    root = library_root()
+    files = [file for file in _python_files(root) if file.module in sys.stdlib_module_names]
+    if not files:
+        raise ValueError(f"no source of the standard library at {root}: use a Python that has it, or data=hub or files")
+    return [File(public(file.module), file.path) for file in files]
+
+
+def package_files() -> list[File]:
+    """Source files of all installed packages but this one, in the order of their names."""
+    return [file for root in package_roots() for file in _python_files(root) if file.module != "slimexp"]
+
+
+def sentences(*, packages: Packages, assign: Assign) -> dict[Split, list[Text]]:
+    """Sentences of docstrings and manual pages, each once, in three splits.
+
+    Args:
+        packages: ``"installed"`` adds the docstrings of installed packages to the training split.
+        assign: Public module name -> its split, or ``None`` to leave it out; see ``split_of``.
+    """
+    return _harvest(_sentences, packages=packages, assign=assign)
+
+
+def passages(*, size: int, packages: Packages, assign: Assign) -> dict[Split, list[Text]]:
+    """Source cut at line boundaries into passages of at most ``size`` characters, each once, in three splits.
+
+    Args:
+        size: Most characters of a passage.
+        packages: ``"installed"`` adds the source of installed packages to the training split.
+        assign: Public module name -> its split, or ``None`` to leave it out; see ``split_of``.
+    """
+    return _harvest(partial(_passages, size=size), packages=packages, assign=assign)
+
+
+def _harvest(extract: Callable[..., list[str]], *, packages: Packages, assign: Assign) -> dict[Split, list[Text]]:
+    files: dict[Split | None, list[File]] = {"train": [], "validation": [], "test": [], None: []}
+    for file in library_files():
+        files[assign(file.module)].append(file)
+    known = frozenset(block for split in HELD_OUT for file in files[split] for block in blocks(read(file.path)))
+    plain, wary = partial(extract, known=frozenset()), partial(extract, known=known)
+    train = _extract(wary, files["train"])
+    if packages == "installed":
+        train = itertools.chain(train, _extract_parallel(partial(wary, vendored=True), package_files()))
+    # Of equal texts the first is kept, so what is held out wins against what is trained on.
+    found: dict[Split, Iterator[Text]] = {split: _extract(plain, files[split]) for split in HELD_OUT}
+    return _distinct({**found, "train": train})
+
+
+def _distinct(found: Mapping[Split, Iterable[Text]]) -> dict[Split, list[Text]]:
+    seen: set[str] = set()
+    kept: dict[Split, list[Text]] = {}
+    for split, texts in found.items():
+        kept[split] = []
+        for text in texts:
+            key = prose.normalised(text.text)
+            if key not in seen:
+                seen.add(key)
+                kept[split].append(text)
+    return kept
+
+
+def _extract(extract: Callable[[Path], list[str]], files: Iterable[File]) -> Iterator[Text]:
+    for file in files:
+        yield from (Text(file.module, text) for text in extract(file.path))
+
+
+def _extract_parallel(extract: Callable[[Path], list[str]], files: list[File]) -> Iterator[Text]:
+    workers = min(WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None  # needs no importable __main__
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method)) as pool:
+        paths = [file.path for file in files]
+        for file, texts in zip(files, pool.map(extract, paths, chunksize=100), strict=True):
+            yield from (Text(file.module, text) for text in texts)
+
+
+def _sentences(path: Path, *, known: frozenset[int], vendored: bool = False) -> list[str]:
+    source = read(path)
+    if vendored and not known.isdisjoint(blocks(source)):
+        return []
+    pages = manual_pages(source) if path.parent.name == MANUAL else prose.docstrings(source)
+    return [sentence for page in pages for sentence in prose.sentences(page)]
+
+
+def _passages(path: Path, *, size: int, known: frozenset[int], vendored: bool = False) -> list[str]:
+    source = read(path)
+    if path.parent.name == MANUAL or (vendored and not known.isdisjoint(blocks(source))):
+        return []
+    return [passage for passage in cut(source, size) if known.isdisjoint(blocks(passage))]
+
+
+def blocks(source: str) -> Iterator[int]:
+    """Fingerprints of every run of ``BLOCK_LINES`` non-blank lines, indentation aside: what a copied file shares."""
+    lines = [line for line in map(str.strip, source.splitlines()) if line]
+    for start in range(len(lines) - BLOCK_LINES + 1):
+        block = "\n".join(lines[start : start + BLOCK_LINES])
+        if len(block) >= BLOCK_CHARACTERS:
+            yield int.from_bytes(hashlib.blake2b(block.encode(), digest_size=8).digest(), "big")
+
+
+def manual_pages(source: str) -> list[str]:
+    """Pages of the language reference: the one dictionary literal of ``pydoc_data.topics``."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict):
+            return list(ast.literal_eval(node.value).values())
+    return []
+
+
+def read(path: Path) -> str:
+    """Source as text; empty where it is no UTF-8, unreadable or too large to be written by hand."""
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            return ""
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _python_files(root: Path) -> list[File]:
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in SKIPPED]
+        found += [Path(folder, name) for name in names if name.endswith(".py")]
+    relative = sorted((path.relative_to(root).as_posix(), path) for path in found)
+    return [File(name.split("/")[0].removesuffix(".py"), path) for name, path in relative]

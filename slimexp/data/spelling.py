@@ -1,0 +1,63 @@
+"""Spelling: a sentence with typing errors -> the sentence."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from random import Random
+
+from slimexp.data import grading, library
+from slimexp.data.base import HELD_OUT, Corpus, Direction, Example, Split, Task
+from slimexp.data.typo import corrupt
+
+
+class Spelling(Corpus):
+    """Sentences of the standard library's documentation, mistyped.
+
+    Training noise is fresh in every epoch, a pure function of (seed, epoch, row). Held-out noise is
+    fixed by the sentence itself and ``split_seed``, so every run is graded on the same typing errors.
+
+    Args:
+        packages: ``"none"`` or ``"installed"`` (adds the docstrings of installed packages to training).
+        rate: Probability of a typing error at a character, in [0, 1).
+        split_seed: Decides which modules are held out, and their noise.
+        seed: Of the training noise.
+    """
+
+    task: Task = "seq2seq"
+    headline = "cer"
+    direction: Direction = "min"
+
+    def __init__(self, *, packages: library.Packages, rate: float, split_seed: int, seed: int) -> None:
+        if not 0 <= rate < 1:
+            raise ValueError(f"rate of typing errors must be in [0, 1), got {rate}")
+        library.check(packages)
+        self.packages = packages
+        self.rate = rate
+        self.split_seed = split_seed
+        self.seed = seed
+
+    def load(self) -> Mapping[Split, Sequence[Example]]:
+        """Sentences of every split; the source of a training row is its clean sentence until it is drawn."""
+        assign = partial(library.split_of, split_seed=self.split_seed)
+        found = library.sentences(packages=self.packages, assign=assign)
+        splits: dict[Split, list[Example]] = {"train": [Example(row.text, row.text) for row in found["train"]]}
+        for split in HELD_OUT:
+            splits[split] = [Example(self._mistyped(row.text), row.text) for row in found[split]]
+        return splits
+
+    def training_example(self, index: int, epoch: int) -> Example:
+        """Row ``index`` with the typing errors of ``epoch``."""
+        target = self.splits["train"][index].source
+        noise = Random(((self.seed << 32) + epoch << 40) + index)
+        return Example(corrupt(target, self.rate, noise), target)
+
+    def grade(self, predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
+        return grading.grade_text(predictions, examples)
+
+    def trivial(self, examples: Sequence[Example]) -> float:
+        """Character error rate of copying the input."""
+        return self.grade([example.source for example in examples], examples)["cer"]
+
+    def _mistyped(self, sentence: str) -> str:
+        digest = hashlib.sha256(f"{self.split_seed}:{sentence}".encode()).digest()
+        return corrupt(sentence, self.rate, Random(int.from_bytes(digest[:8], "big")))

@@ -1,0 +1,81 @@
+"""The Hugging Face hub: without a network what is missing is one error at once, and not half a minute of retries."""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import cache
+from typing import Literal
+from unittest import mock
+
+REACH_S = 3.0
+_REMEMBERED_S = 60  # how long an answer, or its absence, is believed
+_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+def answers(timeout_s: float = REACH_S) -> bool:
+    """Whether the hub can be reached; asked at most once a minute."""
+    return _answers(timeout_s, int(time.monotonic() // _REMEMBERED_S))
+
+
+@contextmanager
+def reached() -> Iterator[None]:
+    """Where the hub does not answer, only what an earlier run downloaded is looked for."""
+    with nullcontext() if answers() else offline():
+        yield
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """No network for hub and datasets. Both read the environment at import only, hence their constants."""
+    import datasets.config
+    from huggingface_hub import constants
+
+    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(os.environ, dict.fromkeys(names, "1")))
+        for module in (constants, datasets.config):
+            for name in names:
+                if hasattr(module, name):
+                    stack.enter_context(mock.patch.object(module, name, True))
+        yield
+
+
+def missing(name: str, kind: Literal["model", "dataset"], error: Exception, *, key: str) -> str:
+    """Why a model or dataset cannot be had, and the way out, in one line.
+
+    Args:
+        name: A hub id, or a folder that is not there.
+        kind: What it stands for.
+        error: What the library raised.
+        key: Where a folder can be given instead.
+    """
+    from huggingface_hub import constants
+
+    if not _ID.fullmatch(name):
+        return f"there is no such folder; {key} takes a folder or a hub id such as 'name' or 'owner/name'"
+    if answers():
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return f"check the name at {constants.ENDPOINT}, and log in by `hf auth login` if it is not public ({why})"
+    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
+    option = "" if kind == "model" else " --repo-type dataset"
+    return (
+        f"{why}, and no earlier run downloaded it. Where there is a network, run `hf download {name}{option} "
+        f"--local-dir FOLDER`, copy that folder here and give it as {key}; or copy that machine's HF_HOME folder, "
+        "set HF_HOME to it and HF_HUB_OFFLINE=1"
+    )
+
+
+@cache
+def _answers(timeout_s: float, minute: int) -> bool:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=timeout_s)
+    except Exception:  # whatever the transport raises, of whichever library: there is no way there
+        return False
+    return True

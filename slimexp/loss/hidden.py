@@ -1,0 +1,46 @@
+"""Distance between the hidden states of student and teacher."""
+
+import torch
+from torch import Tensor
+
+from slimexp.loss.base import Loss, Outputs
+
+
+class HiddenStates(Loss):
+    """``||h_student - h_teacher||^2 / ||h_teacher||^2``, a mean over the student's layers and all stacks.
+
+    Layer j of a student of S blocks is held against layer ``round(j T / S)`` of a teacher of T blocks: embedding to
+    embedding, last to last, the others evenly spread (Jiao et al. 2020, "TinyBERT", section 4.1). The widths are
+    equal, so nothing is projected; division by the teacher's own norm makes the weight independent of its scale.
+
+    Args:
+        weight: Weight of the term.
+    """
+
+    needs_teacher = True
+    needs_hidden = True
+
+    def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor, progress: float) -> Tensor:
+        assert teacher is not None
+        terms = [
+            _relative_error(mine, theirs[round(layer * (len(theirs) - 1) / (len(states) - 1))])
+            for stack, states in student.hidden.items()
+            for theirs in (teacher.hidden[stack],)
+            for layer, mine in enumerate(states)
+        ]
+        return torch.stack(terms).mean()
+
+
+def _relative_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Of states [N, D]; 0 where there are none.
+
+    Raises:
+        ValueError: The widths differ.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"hidden states of width {student.shape[-1]} cannot be held against a teacher's of width "
+            f"{teacher.shape[-1]}: leave cut.hidden at null, or the loss out"
+        )
+    teacher = teacher.float()
+    return (student.float() - teacher).square().sum() / teacher.square().sum().clamp(min=1e-12)

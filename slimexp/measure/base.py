@@ -1,0 +1,127 @@
+"""What every measure is: numbers about a finished model, beside its dense baseline where that matters."""
+
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from slimexp.data.base import Corpus, Direction
+from slimexp.model.base import Family
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A finished model as a user would deploy it.
+
+    Attributes:
+        family: The model, reloaded from ``folder`` (never the training-time simulation).
+        folder: Its files.
+    """
+
+    family: Family
+    folder: Path
+
+
+class Measure(ABC):
+    """Numbers about one model.
+
+    Attributes:
+        directions: Name of a figure, or a pattern of names (``*_acc``), -> which way it is better. Figures
+            that are neither (counts of examples, threads, the shape measured) are left out.
+    """
+
+    directions: ClassVar[Mapping[str, Direction]] = {}
+
+    def validate(self, task: str) -> None:  # noqa: B027 (most measures fit every task)
+        """Raise ``ValueError`` if models of this corpus task cannot be measured so. Asked before training."""
+
+    @abstractmethod
+    def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
+        """Measure ``subject`` and leave it as it was: modes, gradients, device, dtype, random states.
+
+        Args:
+            subject: What is measured, on the device it runs on, in eval mode.
+            baseline: The dense model the run started from; may be ``subject`` itself.
+            corpus: Held-out text. Only its ``validation`` and ``test`` splits may be read.
+
+        Returns:
+            ``{"name_unit": value}``: flat, finite floats, e.g. ``disk_mb``, ``latency_p50_ms``.
+        """
+
+
+def run(measures: Mapping[str, Measure], subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
+    """All figures of all measures, in order.
+
+    Raises:
+        ValueError: Two measures give a figure of the same name, or one is not a finite number.
+    """
+    figures: dict[str, float] = {}
+    owner: dict[str, str] = {}
+    for name, measure in measures.items():
+        for key, value in measure.measure(subject, baseline, corpus).items():
+            if key in owner:
+                raise ValueError(f"measures '{owner[key]}' and '{name}' both give '{key}': drop one of them")
+            if not math.isfinite(value):
+                raise ValueError(f"measure '{name}' gave {key} = {value}: only finite numbers can be compared")
+            owner[key] = name
+            figures[key] = float(value)
+    return figures
+
+
+def direction(key: str, measures: Iterable[Measure | type[Measure]]) -> Direction | None:
+    """Which way the figure ``key`` is better by the first of ``measures`` that says so; ``None`` if none does."""
+    for measure in measures:
+        for pattern, better in measure.directions.items():
+            if fnmatchcase(key, pattern):
+                return better
+    return None
+
+
+def spread(count: int, limit: int | None, seed: int) -> Sequence[int]:
+    """A fixed sample of ``range(count)``: one random index out of each of ``limit`` equal stretches.
+
+    Rows of a corpus lie module by module, so a sample that is spread evenly covers them all.
+
+    Args:
+        count: Rows there are.
+        limit: Rows wanted; ``None``, or more than there are, for all.
+        seed: Of the choice within the stretches.
+    """
+    if limit is None or limit >= count:
+        return range(count)
+    chance = random.Random(seed)
+    return [chance.randrange(i * count // limit, (i + 1) * count // limit) for i in range(limit)]
+
+
+@contextmanager
+def untouched(*models: nn.Module, seed: int) -> Iterator[None]:
+    """Evaluate ``models`` without a trace: eval mode, no gradients, random states seeded, all put back after."""
+    training = [(module, module.training) for model in models for module in model.modules()]
+    states = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with ExitStack() as stack:
+        stack.callback(_put_back, training, states)
+        stack.enter_context(torch.random.fork_rng(devices))
+        stack.enter_context(torch.no_grad())
+        for model in models:
+            model.eval()
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        yield
+
+
+def _put_back(training: Iterable[tuple[nn.Module, bool]], states: tuple) -> None:
+    for module, was in training:
+        module.training = was
+    random.setstate(states[0])
+    np.random.set_state(states[1])

@@ -1,0 +1,233 @@
+"""How long a request takes, beside the dense baseline in the same minute of the same process."""
+
+import gc
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import psutil
+import torch
+from torch import Tensor
+
+from slimexp.data.base import Corpus, Direction
+from slimexp.measure.base import Measure, Subject, untouched
+from slimexp.measure.workload import Request, Workload
+
+_FEWEST_PAIRS = 6  # below, no two order statistics enclose the median with 95 % confidence
+
+
+@dataclass(frozen=True)
+class _Times:
+    """Seconds of one request."""
+
+    prefill: float
+    decode: float
+
+    @property
+    def total(self) -> float:
+        return self.prefill + self.decode
+
+
+@dataclass(frozen=True)
+class _CpuClock:
+    """Seconds: on the wall, of cores that idled, of CPU this process used."""
+
+    wall: float
+    idle: float
+    own: float
+
+    @classmethod
+    def now(cls) -> "_CpuClock":
+        times = psutil.cpu_times()
+        return cls(time.perf_counter(), times.idle + getattr(times, "iowait", 0.0), time.process_time())
+
+    def others_since(self, before: "_CpuClock") -> float:
+        """Cores that other processes used on average, at least 0 (clocks of the system tick coarsely)."""
+        wall = self.wall - before.wall
+        return max(0.0, _cores() - (self.idle - before.idle + self.own - before.own) / wall)
+
+
+class Latency(Measure):
+    """Latency of a whole request (prompt and answer) and throughput of its two parts.
+
+    Subject and baseline take turns (A B, B A, A B, ...), so that what else the machine does falls on both;
+    each pair gives a ratio. Figures:
+
+    - ``latency_p50_ms``, ``latency_p95_ms``, ``prefill_tokens_per_s``, ``decode_tokens_per_s``, and the same
+      of the baseline with ``_dense`` at the end. Classifiers do not decode.
+    - ``latency_ratio``: median over pairs of subject / baseline, below 1 where the subject is faster;
+      ``prefill_ratio``, ``decode_ratio``: the same of tokens per second, above 1 where it is faster. Each
+      with ``_low`` and ``_high``, the 95 % interval of the median by order statistics (no assumption on
+      the noise).
+    - ``latency_others_cores``: CPU cores that other processes took meanwhile. ``latency_noisy``: 1 if the
+      baseline's own p95 / p50 exceeds ``noisy_above``, or if on a CPU the others left fewer cores than this
+      process has threads, by more than ``crowded_above``; else 0. The second is needed: one busy neighbour
+      makes every parallel loop wait for a descheduled thread, ten times slower and quite evenly so.
+    - ``latency_batch``, ``latency_tokens``, ``latency_new_tokens``, ``latency_pairs``, ``threads``: what the
+      figures are stated for. Tokens are shortened to what the models take.
+
+    Args:
+        batch: Sequences at once.
+        tokens: Tokens of each prompt.
+        new_tokens: Tokens decoded after it.
+        warmup: Requests of each model before the clock counts.
+        repeats: Pairs, at least 6.
+        seconds: Stop after this time, once there are 6 pairs.
+        noisy_above: Spread of the baseline from which the figures are called noisy.
+        crowded_above: Cores short of threads from which they are.
+        seed: Of the random prompt.
+    """
+
+    directions: ClassVar[Mapping[str, Direction]] = {
+        "latency_p*_ms": "min",
+        "latency_ratio*": "min",
+        "latency_noisy": "min",
+        "prefill_tokens_per_s": "max",
+        "decode_tokens_per_s": "max",
+        "prefill_ratio*": "max",
+        "decode_ratio*": "max",
+    }
+
+    def __init__(
+        self,
+        *,
+        batch: int,
+        tokens: int,
+        new_tokens: int,
+        warmup: int,
+        repeats: int,
+        seconds: float,
+        noisy_above: float,
+        crowded_above: float,
+        seed: int,
+    ) -> None:
+        self.workload = Workload(batch=batch, tokens=tokens, new_tokens=new_tokens, seed=seed)
+        if repeats < _FEWEST_PAIRS:
+            raise ValueError(f"repeats must be >= {_FEWEST_PAIRS}, or the median has no 95 % interval; got {repeats}")
+        if warmup < 1:
+            raise ValueError(f"warmup must be >= 1 (the first request is never like the rest), got {warmup}")
+        if seconds <= 0:
+            raise ValueError(f"seconds must be > 0, got {seconds}")
+        if noisy_above <= 1:
+            raise ValueError(f"noisy_above is a p95 / p50 and must be > 1, got {noisy_above}")
+        if crowded_above <= 0:
+            raise ValueError(f"crowded_above is a number of cores and must be > 0, got {crowded_above}")
+        self.warmup = warmup
+        self.repeats = repeats
+        self.seconds = seconds
+        self.noisy_above = noisy_above
+        self.crowded_above = crowded_above
+
+    def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
+        families = (subject.family, baseline.family)
+        if families[0].device != families[1].device:
+            raise ValueError(
+                f"latency compares on one device, but the model is on {families[0].device} and its baseline on "
+                f"{families[1].device}: put both on the same"
+            )
+        shape = self.workload.fitted(*families)
+        with untouched(families[0].model, families[1].model, seed=shape.seed):
+            before = _CpuClock.now()
+            ours, dense = self._interleaved(subject, baseline, shape)
+            others = _CpuClock.now().others_since(before)
+        figures = {
+            **_absolute(ours, shape, ""),
+            **_absolute(dense, shape, "_dense"),
+            **_ratio("latency_ratio", [a.total / b.total for a, b in zip(ours, dense, strict=True)]),
+            **_ratio("prefill_ratio", [b.prefill / a.prefill for a, b in zip(ours, dense, strict=True)]),
+        }
+        if shape.new_tokens:
+            figures |= _ratio("decode_ratio", [b.decode / a.decode for a, b in zip(ours, dense, strict=True)])
+        spread = figures["latency_p95_ms_dense"] / figures["latency_p50_ms_dense"]
+        short = torch.get_num_threads() + others - _cores() if families[0].device.type == "cpu" else 0.0
+        return {
+            **figures,
+            "latency_noisy": float(spread > self.noisy_above or short > self.crowded_above),
+            "latency_others_cores": others,
+            "latency_batch": float(shape.batch),
+            "latency_tokens": float(shape.tokens),
+            "latency_new_tokens": float(shape.new_tokens),
+            "latency_pairs": float(len(ours)),
+            "threads": float(torch.get_num_threads()),
+        }
+
+    def _interleaved(self, subject: Subject, baseline: Subject, shape: Workload) -> tuple[list[_Times], list[_Times]]:
+        """Times of subject and baseline, pair by pair."""
+        runners = [(family, shape.prompt(family)) for family in (subject.family, baseline.family)]
+        taken: tuple[list[_Times], list[_Times]] = ([], [])
+        start = time.perf_counter()
+        for family, prompt in runners * self.warmup:
+            _timed(Request(family), prompt, shape.new_tokens)
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            for pair in range(self.repeats):
+                for which in (0, 1) if pair % 2 == 0 else (1, 0):
+                    family, prompt = runners[which]
+                    taken[which].append(_timed(Request(family), prompt, shape.new_tokens))
+                if pair + 1 >= _FEWEST_PAIRS and time.perf_counter() - start > self.seconds:
+                    break
+        finally:
+            if collecting:
+                gc.enable()
+        return taken
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Order statistics that enclose the median with at least ``confidence``, whatever the distribution.
+
+    The k-th smallest and k-th largest of n values miss it with probability 2 P(Binomial(n, 1/2) < k). Where
+    n is too small for any k, the smallest and the largest are given.
+    """
+    ordered = sorted(values)
+    n, k, below = len(ordered), 0, 0.0
+    while k < n // 2:
+        below += math.comb(n, k) / 2**n
+        if 2 * below > 1 - confidence:
+            break
+        k += 1
+    k = max(k, 1)
+    return ordered[k - 1], ordered[n - k]
+
+
+def _timed(request: Request, prompt: Tensor, new_tokens: int) -> _Times:
+    start = _now(prompt.device)
+    request.prefill(prompt)
+    filled = _now(prompt.device)
+    request.decode(new_tokens)
+    return _Times(prefill=filled - start, decode=_now(prompt.device) - filled)
+
+
+def _cores() -> int:
+    return psutil.cpu_count() or 1
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()
+
+
+def _absolute(times: Sequence[_Times], shape: Workload, suffix: str) -> dict[str, float]:
+    figures = {
+        "latency_p50_ms": 1e3 * _quantile([t.total for t in times], 0.50),
+        "latency_p95_ms": 1e3 * _quantile([t.total for t in times], 0.95),
+        "prefill_tokens_per_s": shape.batch * shape.tokens / _quantile([t.prefill for t in times], 0.5),
+    }
+    if shape.new_tokens:
+        decoded = shape.batch * shape.new_tokens
+        figures["decode_tokens_per_s"] = decoded / _quantile([t.decode for t in times], 0.5)
+    return {name + suffix: value for name, value in figures.items()}
+
+
+def _ratio(name: str, ratios: Sequence[float]) -> dict[str, float]:
+    low, high = median_interval(ratios)
+    return {name: _quantile(ratios, 0.5), f"{name}_low": low, f"{name}_high": high}
+
+
+def _quantile(values: Sequence[float], q: float) -> float:
+    return float(torch.tensor(values, dtype=torch.float64).quantile(q))

@@ -1,0 +1,166 @@
+"""Bytes on disk and in memory, and how many weights they are."""
+
+import json
+from collections.abc import Iterator, Mapping
+from copy import copy
+from fnmatch import fnmatchcase
+from itertools import chain
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from slimexp.data.base import Corpus, Direction
+from slimexp.measure.base import Measure, Subject, untouched
+from slimexp.measure.workload import Request, Workload
+
+MB = 1e6
+
+_WEIGHTS = (  # what transformers looks for, in its order; an index names the shards
+    ("model.safetensors",),
+    ("model.safetensors.index.json", "model-*.safetensors"),
+    ("pytorch_model.bin",),
+    ("pytorch_model.bin.index.json", "pytorch_model-*.bin"),
+)
+_SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+_NOT_LOADED = ("*.index.json", "manifest.json", "measures.json", "trainer_state.json", "requirements.txt")
+_WEIGHT_SUFFIXES = (".safetensors", ".bin")
+
+# What a quantized layer keeps beside its integers: it takes bytes, but is no weight of the model.
+_BOOKKEEPING = ("*_scale", "*_zero_point", "*_global_scale", "*_g_idx", "*_shape")
+
+
+class Size(Measure):
+    """Bytes and parameters.
+
+    - ``disk_mb``: the files a user ships (1 MB = 10^6 bytes): those the manifest lists, else those that
+      transformers loads from the folder. ``weights_mb``: those of them that hold tensors.
+    - ``params_live``: weights of the model, tied ones once; a packed integer weight counts the elements it
+      stands for, its scales and zero points do not count. ``params_nonzero``: those that are not zero.
+    - ``resident_mb``: bytes of all parameters and buffers, after one forward pass: compressed-tensors, for
+      one, unpacks to floats at the first pass, so that what it holds before is not what serving needs.
+    """
+
+    directions: ClassVar[Mapping[str, Direction]] = {
+        "disk_mb": "min",
+        "weights_mb": "min",
+        "params_live": "min",
+        "params_nonzero": "min",
+        "resident_mb": "min",
+    }
+
+    def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
+        model = subject.family.model
+        files = deployable(subject.folder)
+        with untouched(model, seed=0):
+            live, nonzero = count(model)
+            Request(subject.family).prefill(
+                Workload(batch=1, tokens=1, new_tokens=0, seed=0).fitted(subject.family).prompt(subject.family)
+            )
+        return {
+            "disk_mb": sum(file.stat().st_size for file in files) / MB,
+            "weights_mb": sum(file.stat().st_size for file in files if file.suffix in _WEIGHT_SUFFIXES) / MB,
+            "params_live": float(live),
+            "params_nonzero": float(nonzero),
+            "resident_mb": resident_bytes(model) / MB,
+        }
+
+
+def deployable(folder: Path) -> list[Path]:
+    """The files of ``folder`` that serving needs.
+
+    Raises:
+        ValueError: A file that the manifest lists is missing, or there are no weights.
+    """
+    manifest = folder / "manifest.json"
+    if manifest.exists():
+        files = [folder / name for name in json.loads(manifest.read_text())["files"]]
+        if missing := [file.name for file in files if not file.exists()]:
+            raise ValueError(f"{folder} lacks {', '.join(missing)}, which its manifest.json lists: save it again")
+        return files
+    weights = next((found for patterns in _WEIGHTS if (found := _matching(folder, patterns))), [])
+    if not weights:
+        raise ValueError(f"{folder} holds no weights (model.safetensors or pytorch_model.bin): give a model folder")
+    side = [file for file in _matching(folder, _SIDE_FILES) if not _any(file.name, _NOT_LOADED)]
+    return weights + side
+
+
+def count(model: nn.Module) -> tuple[int, int]:
+    """Weights of ``model``, and those of them that are not zero; tied ones once."""
+    live = nonzero = 0
+    seen: set[int] = set()
+    for module in model.modules():
+        for name, tensor in _weights(module):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                values = _values(module, name, tensor)
+                live += values.numel()
+                nonzero += int(torch.count_nonzero(values))
+    return live, nonzero
+
+
+def resident_bytes(model: nn.Module) -> int:
+    """Bytes of the storages behind the parameters and buffers of ``model``, shared ones once."""
+    storages = [tensor.untyped_storage() for tensor in plain_tensors(model)]
+    return sum({(storage.device, storage.data_ptr()): storage.nbytes() for storage in storages}.values())
+
+
+def plain_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers of ``model``; of a (quantized) tensor subclass the plain tensors inside."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        yield from _plain(tensor)
+
+
+def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    first = folder / patterns[0]
+    if "*" not in patterns[0] and not first.exists():
+        return []
+    return sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
+
+
+def _any(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The module's own weights: its parameters, and integer weights kept as buffers."""
+    integers = (pair for pair in module.named_buffers(recurse=False) if pair[0].startswith("weight"))
+    own = chain(module.named_parameters(recurse=False), integers)
+    return ((name, tensor) for name, tensor in own if not _any(name, _BOOKKEEPING))
+
+
+def _values(module: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """The weight's elements, zero where the weight they stand for is zero.
+
+    compressed-tensors keeps ``weight_packed`` (int32 words) with ``weight_shape``, or an int8 ``weight``;
+    with asymmetric scales the integer that stands for zero is the zero point.
+    """
+    if name == "weight_packed":
+        return _unpack(module, tensor)
+    zero_point = getattr(module, f"{name}_zero_point", None)
+    if tensor.dtype != torch.int8 or zero_point is None or not torch.count_nonzero(zero_point):
+        return tensor.detach()
+    groups = zero_point.reshape(zero_point.shape[0], -1) if zero_point.dim() else zero_point.reshape(1, 1)
+    each = tensor.reshape(tensor.shape[0], groups.shape[1], -1).short()
+    return (each - groups.unsqueeze(-1).short()).reshape(tensor.shape)
+
+
+def _unpack(module: nn.Module, packed: Tensor) -> Tensor:
+    from compressed_tensors.compressors import decompress_module
+
+    layer = copy(module)  # decompress_module works in place: give it dictionaries of its own
+    layer._parameters = dict(module._parameters)
+    layer._buffers = dict(module._buffers)
+    decompress_module(layer)
+    return layer.get_parameter("weight").detach()
+
+
+def _plain(tensor: Tensor) -> Iterator[Tensor]:
+    if not is_traceable_wrapper_subclass(tensor):
+        yield tensor
+        return
+    names, _ = tensor.__tensor_flatten__()
+    for name in names:
+        yield from _plain(getattr(tensor, name))

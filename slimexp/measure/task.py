@@ -1,0 +1,49 @@
+"""Quality on held-out text."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from slimexp.data.base import HELD_OUT, Corpus, Direction, Split
+from slimexp.measure.base import Measure, Subject, spread, untouched
+
+
+class Task(Measure):
+    """The corpus's own metrics of the model's predictions; ``task_examples`` says over how many rows.
+
+    Args:
+        split: ``validation`` or ``test``.
+        limit: Rows to predict, spread evenly over the split; ``None`` for all.
+        batch_size: Rows at once.
+        seed: Of the choice of rows: not the run's seed, so that runs compare on the same rows.
+    """
+
+    directions: ClassVar[Mapping[str, Direction]] = {
+        "cer": "min",
+        "wer": "min",
+        "exact_match": "max",
+        "bits_per_byte": "min",
+        "perplexity": "min",
+        "token_accuracy": "max",
+        "accuracy": "max",
+        "macro_f1": "max",
+    }
+
+    def __init__(self, *, split: Split, limit: int | None, batch_size: int, seed: int) -> None:
+        if split not in HELD_OUT:
+            raise ValueError(f"split must be one of {', '.join(HELD_OUT)} (training text is no test), got '{split}'")
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be >= 1, or null for all rows, got {limit}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        self.split = split
+        self.limit = limit
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
+        rows = corpus.splits[self.split]
+        examples = [rows[i] for i in spread(len(rows), self.limit, self.seed)]
+        texts = [(example.source, example.target, example.label) for example in examples]
+        with untouched(subject.family.model, seed=self.seed):
+            predictions = subject.family.predict(texts, batch_size=self.batch_size)
+        return {**corpus.grade(predictions, examples), "task_examples": float(len(examples))}

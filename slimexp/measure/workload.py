@@ -1,0 +1,99 @@
+"""The request that latency, memory and FLOPs are stated for: a prompt of random tokens, then greedy decoding.
+
+Prefill is one pass over the prompt: for an encoder-decoder the encoder and the first decoder step, for a
+causal model the logits of the last position only (as ``generate`` does), for a classifier the whole pass.
+Decode is one token at a time with a key-value cache, never stopped by an end token.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimexp.model.base import Family
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """Shape of a request.
+
+    Attributes:
+        batch: Sequences at once.
+        tokens: Tokens of each prompt.
+        new_tokens: Tokens decoded after it (no classifier decodes).
+        seed: Of the random prompt.
+    """
+
+    batch: int
+    tokens: int
+    new_tokens: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch", 1), ("tokens", 1), ("new_tokens", 0)):
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"{name} must be >= {least}, got {value}")
+
+    def fitted(self, *families: Family) -> "Workload":
+        """The same, shortened to the shortest ``max_length`` of ``families``."""
+        longest = min(family.max_length for family in families)
+        match families[0].task:
+            case "classification":
+                return replace(self, tokens=min(self.tokens, longest), new_tokens=0)
+            case "causal_lm":  # prompt and answer share the positions
+                new = min(self.new_tokens, longest // 2)
+                return replace(self, tokens=min(self.tokens, longest - new), new_tokens=new)
+            case _:
+                return replace(self, tokens=min(self.tokens, longest), new_tokens=min(self.new_tokens, longest))
+
+    def prompt(self, family: Family) -> Tensor:
+        """Random ids [batch, tokens] without the special ones, on the model's device; equal for equal vocabularies."""
+        special = set(family.tokenizer.all_special_ids)
+        embedding = family.model.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
+        ids = torch.tensor([i for i in range(min(len(family.tokenizer), embedding.num_embeddings)) if i not in special])
+        if not len(ids):
+            raise ValueError("the vocabulary has special tokens only: no prompt can be drawn")
+        chance = torch.Generator().manual_seed(self.seed)
+        drawn = torch.randint(len(ids), (self.batch, self.tokens), generator=chance)
+        return ids[drawn].to(family.device)
+
+
+class Request:
+    """One request on its way through a model: ``prefill`` once, then ``decode``.
+
+    Attributes:
+        next_ids: What the model reads next: the tokens decoded last, [B, 1].
+    """
+
+    def __init__(self, family: Family) -> None:
+        self.model = family.model
+        self.task = family.task
+        self.next_ids: Tensor | None = None
+        self._state: dict[str, Any] = {}
+
+    def prefill(self, prompt: Tensor) -> None:
+        """Read ``prompt`` [B, T]."""
+        if self.task == "classification":
+            self.model(input_ids=prompt)
+        elif self.task == "seq2seq":
+            encoded = self.model.get_encoder()(input_ids=prompt)
+            start = self.model.config.decoder_start_token_id
+            self.next_ids = torch.full_like(prompt[:, :1], start if start is not None else 0)
+            self._state = {"encoder_outputs": encoded}
+            self._step("decoder_input_ids")
+        else:
+            self.next_ids = prompt
+            self._step("input_ids", logits_to_keep=1)
+
+    def decode(self, new_tokens: int) -> None:
+        """Decode ``new_tokens`` tokens, one at a time."""
+        name = "decoder_input_ids" if self.task == "seq2seq" else "input_ids"
+        for _ in range(new_tokens):
+            self._step(name)
+
+    def _step(self, name: str, **options: Any) -> None:
+        output = self.model(**{name: self.next_ids}, **self._state, use_cache=True, **options)
+        self._state["past_key_values"] = output.past_key_values
+        self.next_ids = output.logits[:, -1:].argmax(-1)

@@ -1,0 +1,164 @@
+"""What every model family is: a transformers model with its tokenizer, and where its parts are.
+
+A family knows tokens: how text becomes a batch, how logits line up with labels, which linear
+layers may be compressed and where the blocks are. It knows nothing of corpora.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+IGNORE = -100  # label that no loss and no metric counts (the value of torch's cross_entropy)
+
+Text = tuple[str, str | None, int | None]  # source, target (seq2seq), label (classification)
+Batch = dict[str, Tensor]
+
+
+class Family(ABC):
+    """A model with its tokenizer.
+
+    Args:
+        model: Any transformers model of this family.
+        tokenizer: Its tokenizer; must have a padding token.
+        max_length: Longest sequence in tokens; longer ones are cut.
+
+    Attributes:
+        task: The corpus task this family serves.
+    """
+
+    task: ClassVar[str]
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
+        if tokenizer.pad_token_id is None:
+            raise ValueError(f"tokenizer of {model.config.model_type} has no padding token: set tokenizer.pad_token")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+
+    @abstractmethod
+    def encode(self, rows: Sequence[Text], *, multiple: int = 1) -> Batch:
+        """Text -> padded tensors on the CPU.
+
+        Args:
+            rows: Source, target and label of every row.
+            multiple: Lengths are padded to a multiple of it (few distinct shapes suit a compiler).
+
+        Returns:
+            Inputs by the names transformers gives them; ``labels`` line up with ``logits``: [B, T], or
+            [B] for a classifier.
+        """
+
+    @abstractmethod
+    def forward(self, batch: Batch, *, hidden: bool = False) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
+        """Run the model.
+
+        Returns:
+            logits aligned with ``batch["labels"]`` ([B, T, V], or [B, C] for a classifier), and, when
+            ``hidden``, stack name -> outputs of embedding and blocks at the N real tokens, each [N, D].
+            Else empty.
+        """
+
+    @abstractmethod
+    def predict(self, rows: Sequence[Text], *, batch_size: int) -> list[Any]:
+        """Predictions in the form ``Corpus.grade`` reads, one per row."""
+
+    @abstractmethod
+    def blocks(self) -> dict[str, nn.ModuleList]:
+        """Stack name (``encoder``, ``decoder``) -> its transformer blocks, in order."""
+
+    def compressible(self) -> dict[str, nn.Module]:
+        """Name -> module of every linear layer inside the blocks (embeddings and heads are left out)."""
+        names = {module: name for name, module in self.model.named_modules()}
+        return {
+            names[module]: module
+            for stack in self.blocks().values()
+            for module in stack.modules()
+            if isinstance(module, nn.Linear)
+        }
+
+    def token_ids(self, texts: Sequence[str], *, truncate: bool = True) -> list[list[int]]:
+        """Ids per text, special tokens included."""
+        if not self.tokenizer.is_fast:
+            limit = self.max_length if truncate else None
+            ids: list[list[int]] = self.tokenizer(list(texts), truncation=truncate, max_length=limit)["input_ids"]
+            return ids
+        # Straight to the Rust tokenizer: the wrapper around it takes eight times as long for one batch.
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_padding()
+        backend.enable_truncation(self.max_length) if truncate else backend.no_truncation()
+        return [encoding.ids for encoding in backend.encode_batch_fast(list(texts))]
+
+    def pad(self, rows: Sequence[Sequence[int]], multiple: int = 1) -> tuple[Tensor, Tensor]:
+        """Ids -> (ids [B, T] padded at the end, mask [B, T] of the real ones); T is a multiple of ``multiple``."""
+        width = -(-max(len(row) for row in rows) // multiple) * multiple
+        lengths = np.array([len(row) for row in rows])
+        mask = np.arange(width) < lengths[:, None]
+        ids = np.full(mask.shape, self.tokenizer.pad_token_id, dtype=np.int64)
+        ids[mask] = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
+        return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+class Source(ABC):
+    """Where a model comes from. Constructing one is cheap; ``validate`` reads no weights; ``load`` does the work."""
+
+    @abstractmethod
+    def validate(self, task: str) -> PreTrainedConfig:
+        """Its config; raises ``ValueError`` if the model cannot be had or does not serve ``task``."""
+
+    def fingerprint(self) -> str:
+        """What tells the weights from others under the same configuration; empty where the configuration says all."""
+        return ""
+
+    @abstractmethod
+    def load_tokenizer(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
+        """The tokenizer alone, as in ``load``."""
+
+    @abstractmethod
+    def load(self, *, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str]) -> Family:
+        """Build the model in float32 on the CPU.
+
+        Args:
+            task: The corpus task it must serve.
+            texts: Gives training text (only a source that trains a tokenizer reads it).
+            labels: Class names (only classifiers read them).
+        """
+
+
+def parameters(model: nn.Module) -> Iterator[Tensor]:
+    """Distinct parameters of ``model``: tied ones once."""
+    return iter({id(p): p for p in model.parameters()}.values())
+
+
+def block_list(stack: nn.Module) -> nn.ModuleList:
+    """The transformer blocks of a stack: its longest list of modules that is not part of another list.
+
+    Raises:
+        ValueError: The stack holds no list of modules.
+    """
+    lists = {name: module for name, module in stack.named_modules() if isinstance(module, nn.ModuleList)}
+    outer = [module for name, module in lists.items() if not any(name.startswith(f"{other}.") for other in lists)]
+    if not outer:
+        raise ValueError(f"{type(stack).__name__} has no list of blocks: this architecture is not supported")
+    return max(outer, key=len)
+
+
+def by_length(texts: Sequence[Any], batch_size: int) -> Iterator[list[int]]:
+    """Indices in batches of like length, longest first (so that memory peaks at once)."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def at_real_tokens(states: Sequence[Tensor], mask: Tensor) -> tuple[Tensor, ...]:
+    """Hidden states [B, T, D] where ``mask`` [B, T] is not 0, each [N, D]."""
+    real = mask.bool()
+    return tuple(state[real] for state in states)

@@ -1,0 +1,63 @@
+"""Decoder-only language models (Llama, Qwen, Mistral, DeepSeek, GPT-2, ...)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from slimexp.model.base import IGNORE, Batch, Family, Text, at_real_tokens, block_list, by_length
+
+
+class CausalLm(Family):
+    """Predicts each token from those before it."""
+
+    task = "causal_lm"
+
+    def encode(self, rows: Sequence[Text], *, multiple: int = 1) -> Batch:
+        return self._batch(self.token_ids([row[0] for row in rows]), multiple)
+
+    def forward(self, batch: Batch, *, hidden: bool = False) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
+        output = self.model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            output_hidden_states=hidden,
+            use_cache=False,
+        )
+        if not hidden:
+            return output.logits, {}
+        return output.logits, {"decoder": at_real_tokens(output.hidden_states, batch["attention_mask"])}
+
+    @torch.inference_mode()
+    def predict(self, rows: Sequence[Text], *, batch_size: int) -> list[Any]:
+        """``(nats, tokens, hits)`` per text. Texts longer than ``max_length`` are read in windows, none is cut."""
+        ids = self.token_ids([row[0] for row in rows], truncate=False)
+        windows = [(i, window) for i, text in enumerate(ids) for window in self._windows(text)]
+        totals = torch.zeros(len(rows), 3, dtype=torch.float64)
+        for chunk in by_length([window for _, window in windows], batch_size):
+            batch = self._batch([windows[j][1] for j in chunk])
+            batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+            logits, _ = self.forward(batch)
+            labels = batch["labels"]
+            nats = cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORE, reduction="none")
+            real = labels != IGNORE
+            hits = (logits.argmax(-1) == labels) & real
+            sums = torch.stack([nats.double().sum(1), real.double().sum(1), hits.double().sum(1)], dim=1).cpu()
+            totals.index_add_(0, torch.tensor([windows[j][0] for j in chunk]), sums)
+        return [(nats, int(tokens), int(hits)) for nats, tokens, hits in totals.tolist()]
+
+    def blocks(self) -> dict[str, nn.ModuleList]:
+        return {"decoder": block_list(self.model.base_model)}
+
+    def _windows(self, ids: list[int]) -> list[list[int]]:
+        """Token windows of at most ``max_length``; each starts with the last token of the one before."""
+        step = self.max_length - 1
+        return [ids[start : start + self.max_length] for start in range(0, max(len(ids) - 1, 1), step)]
+
+    def _batch(self, rows: Sequence[Sequence[int]], multiple: int = 1) -> Batch:
+        input_ids, attention_mask = self.pad(rows, multiple)
+        ahead = torch.cat([input_ids[:, 1:], input_ids[:, :1]], dim=1)
+        real = torch.cat([attention_mask[:, 1:], torch.zeros_like(attention_mask[:, :1])], dim=1)
+        labels = ahead.masked_fill(real == 0, IGNORE)
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

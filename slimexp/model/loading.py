@@ -1,0 +1,271 @@
+"""Models by hub id, by local folder, from the zoo, or from a config alone."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import huggingface_hub
+import torch
+from tqdm import tqdm
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from slimexp import hub
+from slimexp.model.base import Family, Source
+from slimexp.model.causal_lm import CausalLm
+from slimexp.model.encoder import Encoder
+from slimexp.model.seq2seq import Seq2Seq
+from slimexp.model.surgery import Cut
+from slimexp.model.tokenizer import TokenizerRecipe
+from slimexp.quantizer.packing import decompress
+
+ZOO = Path(__file__).parent.parent / "zoo"
+
+_FAMILIES: dict[str, tuple[Any, type[Family]]] = {
+    "seq2seq": (AutoModelForSeq2SeqLM, Seq2Seq),
+    "causal_lm": (AutoModelForCausalLM, CausalLm),
+    "classification": (AutoModelForSequenceClassification, Encoder),
+}
+
+# The first token of these is at position pad_token_id + 1 (create_position_ids_from_input_ids of transformers).
+_COUNT_FROM_PADDING = frozenset(
+    {
+        "camembert",
+        "data2vec-text",
+        "esm",
+        "ibert",
+        "layoutlmv3",
+        "lilt",
+        "longformer",
+        "luke",
+        "markuplm",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    }
+)
+
+
+class Pretrained(Source):
+    """A trained model.
+
+    Args:
+        path: A hub id, a local folder in the hub's format, or ``zoo:NAME`` for one that ships with slimexp.
+        max_length: Longest sequence in tokens, at most what the model takes.
+    """
+
+    def __init__(self, *, path: str, max_length: int) -> None:
+        _check_length(max_length)
+        self.path = path
+        self.max_length = max_length
+
+    def validate(self, task: str) -> PreTrainedConfig:
+        config: PreTrainedConfig = _reach(AutoConfig, self.folder)
+        _validate(config, task, self.path, self.max_length)
+        return config
+
+    def load_tokenizer(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
+        return _with_padding(_reach(AutoTokenizer, self.folder))
+
+    def load(self, *, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str]) -> Family:
+        self.validate(task)
+        auto, family = _FAMILIES[task]
+        options = _label_options(_reach(AutoConfig, self.folder), labels)
+        model = _reach(auto, self.folder, dtype=torch.float32, **options)
+        with without_bars():
+            decompress(model)
+        return family(model, self.load_tokenizer(texts), max_length=self.max_length)
+
+    def fingerprint(self) -> str:
+        """Digest of the weights in a local folder, which can change under the same path."""
+        digest = hashlib.sha256()
+        for path in sorted(Path(self.folder).glob("*")) if Path(self.folder).is_dir() else ():
+            if path.suffix in (".safetensors", ".bin"):
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+    @property
+    def folder(self) -> str:
+        """What transformers is asked for.
+
+        Raises:
+            ValueError: The zoo has no such model, or a local folder holds none.
+        """
+        if self.path.startswith("zoo:"):
+            folder = ZOO / self.path.removeprefix("zoo:")
+            if not (folder / "config.json").exists():
+                names = sorted(entry.parent.name for entry in ZOO.glob("*/config.json"))
+                raise ValueError(
+                    f"no model '{self.path}': the zoo holds {', '.join('zoo:' + n for n in names) or 'none'}"
+                )
+            return str(folder)
+        if Path(self.path).is_dir() and not (Path(self.path) / "config.json").exists():
+            raise ValueError(f"folder '{self.path}' holds no config.json: give a folder in the hub's format")
+        return self.path
+
+    def local_folder(self) -> Path:
+        """Where the files lie on this machine; a hub model must have been loaded before."""
+        if Path(self.folder).is_dir():
+            return Path(self.folder)
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(self.path, local_files_only=True))
+
+
+class Scratch(Source):
+    """A model with random weights.
+
+    Args:
+        config: Arguments of the transformers config, ``model_type`` among them.
+        tokenizer: How to make its tokenizer; its size becomes the vocabulary.
+        max_length: Longest sequence in tokens.
+    """
+
+    def __init__(self, *, config: dict[str, Any], tokenizer: TokenizerRecipe, max_length: int) -> None:
+        if "model_type" not in config:
+            raise ValueError("model.config needs a model_type (t5, llama, bert, ...)")
+        _check_length(max_length)
+        self.config = config
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+
+    def validate(self, task: str) -> PreTrainedConfig:
+        try:
+            config: PreTrainedConfig = AutoConfig.for_model(**self.config)
+        except Exception as error:  # of transformers and of huggingface_hub, which checks the types
+            raise ValueError(f"model.config: {' '.join(str(error).split())}") from error
+        _validate(config, task, f"a {self.config['model_type']} config", self.max_length)
+        return config
+
+    def load_tokenizer(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
+        return self.tokenizer.build(texts())
+
+    def load(self, *, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str]) -> Family:
+        self.validate(task)
+        tokenizer = self.load_tokenizer(texts)
+        special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "eos_token_id", "bos_token_id")}
+        config = AutoConfig.for_model(**{**self.config, **special, "vocab_size": len(tokenizer)})
+        if config.is_encoder_decoder:
+            config.decoder_start_token_id = tokenizer.pad_token_id
+        for name, value in _label_options(config, labels).items():
+            setattr(config, name, value)
+        auto, family = _FAMILIES[task]
+        return family(auto.from_config(config), tokenizer, max_length=self.max_length)
+
+
+class CutOut(Source):
+    """A smaller model cut out of a larger one, by the norms of its weights.
+
+    Args:
+        source: The larger model.
+        cut: What survives.
+    """
+
+    def __init__(self, *, source: Source, cut: Cut) -> None:
+        self.source = source
+        self.cut = cut
+
+    def validate(self, task: str) -> PreTrainedConfig:
+        config = self.source.validate(task)
+        self.cut.validate(config)
+        return config
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
+
+    def load_tokenizer(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
+        return self.source.load_tokenizer(texts)
+
+    def load(self, *, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str]) -> Family:
+        return self.cut.apply(self.source.load(task=task, texts=texts, labels=labels), batches=[])
+
+
+def family_named(task: str) -> type[Family]:
+    """The family that serves ``task``."""
+    return _FAMILIES[task][1]
+
+
+def from_folder(folder: str | Path, task: str, max_length: int) -> Family:
+    """A family from a model folder, exactly as plain transformers loads it, in float32."""
+    auto, family = _FAMILIES[task]
+    with without_bars():
+        model = auto.from_pretrained(folder, dtype=torch.float32)
+        decompress(model)
+    return family(model.eval(), AutoTokenizer.from_pretrained(folder), max_length=max_length)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Hide the progress bars of loading and saving (of transformers and compressed-tensors), not those of downloads."""
+    draw = tqdm.__init__
+
+    def hidden(bar: tqdm, *args: Any, **options: Any) -> None:
+        draw(bar, *args, **options if isinstance(bar, huggingface_hub.utils.tqdm) else {**options, "disable": True})
+
+    with mock.patch.object(tqdm, "__init__", hidden):
+        yield
+
+
+def _reach(auto: Any, path: str, **options: Any) -> Any:
+    local = Path(path).is_dir()
+    try:
+        with nullcontext() if local else hub.reached(), without_bars():
+            return auto.from_pretrained(path, **options)
+    except OSError as error:
+        why = str(error) if local else hub.missing(path, "model", error, key="model.path")
+        raise ValueError(f"model '{path}' cannot be had: {why}") from error
+
+
+def _check_length(max_length: int) -> None:
+    if max_length < 2:
+        raise ValueError(f"max_length must be >= 2, got {max_length}")
+
+
+def _validate(config: PreTrainedConfig, task: str, name: str, max_length: int) -> None:
+    auto, _ = _FAMILIES[task]
+    serves = type(config) in auto._model_mapping and (task == "seq2seq") == bool(config.is_encoder_decoder)
+    # transformers would load a BERT as a language model that sees the token it predicts
+    sees_ahead = type(config) in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False)
+    if not serves or (task == "causal_lm" and sees_ahead):
+        raise ValueError(
+            f"{name} is of type {config.model_type}, which does not serve the task '{task}' of this corpus: "
+            "choose another model=... or data=..."
+        )
+    longest = _longest(config)
+    if longest is not None and max_length > longest:
+        raise ValueError(f"max_length must be <= {longest}, the positions that {name} has; got {max_length}")
+
+
+def _longest(config: PreTrainedConfig) -> int | None:
+    """Tokens that the model has positions for; ``None`` where any length will do."""
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    if positions is not None and config.model_type in _COUNT_FROM_PADDING:
+        return positions - (config.pad_token_id or 0) - 1
+    return positions
+
+
+def _label_options(config: PreTrainedConfig, labels: Sequence[str]) -> dict[str, Any]:
+    if not labels or list(config.id2label.values()) == list(labels):
+        return {}
+    return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+
+
+def _with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

@@ -1,0 +1,63 @@
+"""Encoder-decoder models (T5, mT5, BART, ...)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimexp.model.base import IGNORE, Batch, Family, Text, at_real_tokens, block_list, by_length
+
+
+class Seq2Seq(Family):
+    """Reads a source, writes a target."""
+
+    task = "seq2seq"
+
+    def encode(self, rows: Sequence[Text], *, multiple: int = 1) -> Batch:
+        input_ids, attention_mask = self.pad(self.token_ids([row[0] for row in rows]), multiple)
+        targets, real = self.pad(self.token_ids([row[1] or "" for row in rows]), multiple)
+        labels = targets.masked_fill(real == 0, IGNORE)
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+    def forward(self, batch: Batch, *, hidden: bool = False) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
+        labels = batch["labels"]
+        start = self.model.config.decoder_start_token_id
+        decoder_input_ids = torch.cat([torch.full_like(labels[:, :1], start), labels[:, :-1]], dim=1)
+        decoder_input_ids = decoder_input_ids.masked_fill(decoder_input_ids == IGNORE, self.tokenizer.pad_token_id)
+        output = self.model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            decoder_input_ids=decoder_input_ids,
+            output_hidden_states=hidden,
+            use_cache=False,
+        )
+        if not hidden:
+            return output.logits, {}
+        return output.logits, {
+            "encoder": at_real_tokens(output.encoder_hidden_states, batch["attention_mask"]),
+            "decoder": at_real_tokens(output.decoder_hidden_states, labels != IGNORE),
+        }
+
+    @torch.inference_mode()
+    def predict(self, rows: Sequence[Text], *, batch_size: int) -> list[Any]:
+        """Greedy decoding; text without special tokens."""
+        predictions: list[Any] = [None] * len(rows)
+        for chunk in by_length([row[0] for row in rows], batch_size):
+            input_ids, attention_mask = self.pad(self.token_ids([rows[i][0] for i in chunk]))
+            tokens = self.model.generate(
+                input_ids=input_ids.to(self.device),
+                attention_mask=attention_mask.to(self.device),
+                max_new_tokens=self.max_length,
+                do_sample=False,
+                num_beams=1,
+            )
+            for i, text in zip(chunk, self.tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
+                predictions[i] = text
+        return predictions
+
+    def blocks(self) -> dict[str, nn.ModuleList]:
+        return {
+            "encoder": block_list(self.model.get_encoder()),
+            "decoder": block_list(self.model.get_decoder()),
+        }

@@ -1,0 +1,83 @@
+"""Tokenizers that need no download: bytes as they are, or byte-pair encoding trained on the corpus."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+PAD, EOS, UNKNOWN, BOS = "<pad>", "</s>", "<unk>", "<s>"
+
+
+class TokenizerRecipe(ABC):
+    """How to make a tokenizer from training text."""
+
+    @abstractmethod
+    def build(self, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+        """Train, or just assemble, the tokenizer."""
+
+
+class Bytes(TokenizerRecipe):
+    """One token per UTF-8 byte, id = byte + 3; text ends in ``</s>`` (the ids of ByT5, Xue et al. 2021)."""
+
+    def build(self, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+        vocabulary = {PAD: 0, EOS: 1, UNKNOWN: 2}
+        vocabulary |= {character: byte + 3 for byte, character in bytes_to_unicode().items()}
+        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=UNKNOWN))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.add_special_tokens([PAD, EOS, UNKNOWN])
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {EOS}", special_tokens=[(EOS, 1)])
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            pad_token=PAD,
+            eos_token=EOS,
+            unk_token=UNKNOWN,
+            clean_up_tokenization_spaces=False,
+        )
+
+
+class Bpe(TokenizerRecipe):
+    """Byte-level byte-pair encoding (Sennrich et al. 2016); text starts with ``<s>``.
+
+    Args:
+        vocab_size: Tokens in all, the 256 bytes and the special ones included.
+        characters: How much text to train on; more is not read.
+    """
+
+    def __init__(self, *, vocab_size: int, characters: int) -> None:
+        if vocab_size < 260:
+            raise ValueError(f"vocab_size must be >= 260 (256 bytes and 4 special tokens), got {vocab_size}")
+        self.vocab_size = vocab_size
+        self.characters = characters
+
+    def build(self, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+        tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.vocab_size,
+            special_tokens=[PAD, EOS, UNKNOWN, BOS],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(self._limited(texts), trainer)
+        bos = tokenizer.token_to_id(BOS)
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, bos)])
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            pad_token=PAD,
+            eos_token=EOS,
+            unk_token=UNKNOWN,
+            bos_token=BOS,
+            clean_up_tokenization_spaces=False,
+        )
+
+    def _limited(self, texts: Iterable[str]) -> Iterable[str]:
+        left = self.characters
+        for text in texts:
+            if left <= 0:
+                return
+            left -= len(text)
+            yield text

@@ -1,0 +1,372 @@
+"""Folds the stages of a run: each builds on the artifact of the one before, and is never done twice."""
+
+import hashlib
+import json
+import logging
+import signal
+import time
+import warnings
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from slimexp import __version__, artifact, record
+from slimexp.checkpoint import Checkpoint
+from slimexp.config import build
+from slimexp.data.base import Corpus
+from slimexp.measure.base import Measure, Subject, run
+from slimexp.model.base import Family, Source
+from slimexp.model.loading import Scratch
+from slimexp.quantizer.packing import kernel
+from slimexp.technique.finetune import Finetune, check_vocabularies
+from slimexp.tracker import Tracker
+
+DENSE = "dense"
+_SHAPES_RESULTS = (
+    "artifact",
+    "attachment",
+    "schedule",
+    "data",
+    "importance",
+    "loss",
+    "model",
+    "quantizer",
+    "technique",
+)
+# Of a trainer: what is seen of a training, and the files Lightning would write of its own.
+_SHAPES_NOTHING = frozenset(
+    {
+        "default_root_dir",
+        "enable_checkpointing",
+        "enable_model_summary",
+        "enable_progress_bar",
+        "log_every_n_steps",
+        "logger",
+        "profiler",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run and where its results live.
+
+    Attributes:
+        name: Its name in the pipeline.
+        key: Content hash of everything that shapes its result.
+        parent: Key of the stage before it.
+        folder: ``artifact/``, ``measures.json``, ``curves.jsonl`` and, while unfinished, ``checkpoint.ckpt``.
+    """
+
+    name: str
+    key: str
+    parent: str | None
+    folder: Path
+
+    @property
+    def artifact(self) -> Path:
+        return self.folder / "artifact"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.ckpt"
+
+    @property
+    def curves(self) -> Path:
+        return self.folder / "curves.jsonl"
+
+    def drop_checkpoint(self) -> None:
+        """Remove the checkpoint, and any that a kill left half-written."""
+        for path in self.folder.glob(f"{self.checkpoint.stem}.*"):
+            path.unlink(missing_ok=True)
+
+
+class Pipeline:
+    """A run: a dense model and the stages that compress it.
+
+    Args:
+        cfg: The composed and checked configuration.
+        overrides: What was changed on the command line, for the record.
+
+    Constructing one builds and validates every stage, reads the corpus and looks at the models'
+    configs, so that what is wrong is said before anything is trained.
+    """
+
+    def __init__(self, cfg: DictConfig, *, overrides: list[str]) -> None:
+        self.cfg = cfg
+        self.overrides = overrides
+        self.dtype = _float_type(cfg.save_dtype)
+        self.corpus: Corpus = build(cfg.data)
+        self.source: Source = build(cfg.model)
+        self.techniques: dict[str, Finetune] = {name: build(node) for name, node in cfg.pipeline.items()}
+        self.measures: dict[str, Measure] = {name: build(node) for name, node in cfg.measure.items()}
+        config = self.source.validate(self.corpus.task)
+        techniques = list(self.techniques.values())
+        for position, (name, technique) in enumerate(self.techniques.items()):
+            technique.validate(config, before=techniques[:position])
+            if technique.teacher is not None:
+                technique.teacher.validate(self.corpus.task)
+                self._check_teacher(name, technique.teacher)
+            elif technique.needs_teacher and position == 0 and isinstance(self.source, Scratch):
+                raise ValueError(f"the run's model has random weights and cannot teach: give pipeline.{name}.teacher")
+        for measure in self.measures.values():
+            measure.validate(self.corpus.task)
+        _ = self.corpus.splits
+        self.stages = list(self._plan())
+
+    def _check_teacher(self, name: str, teacher: Source) -> None:
+        """Refuse one that reads another vocabulary before any stage is trained."""
+        student = self.source.load_tokenizer(self.corpus.texts)
+        try:
+            check_vocabularies(student, teacher.load_tokenizer(self.corpus.texts))
+        except ValueError as error:
+            raise ValueError(f"pipeline.{name}.teacher: {error}") from error
+
+    def run(self) -> dict[str, float]:
+        """Every stage in turn; returns the metrics of the last."""
+        _quiet()
+        tracker: Tracker = build(self.cfg.logger)
+        tracker.start(name=self.cfg.name, config=_resolved(self.cfg))
+        try:
+            metrics: dict[str, float] = {}
+            for stage, previous in zip(self.stages, [None, *self.stages[:-1]], strict=True):
+                trained = self._finish_training(stage, previous, tracker)
+                if stage.name == DENSE and stage is not self.reference:
+                    continue
+                metrics = self._finish_measuring(stage, trained, tracker)
+                tracker.summary(stage.name, metrics)
+                tracker.artifact(stage.name, stage.artifact)
+            return metrics
+        finally:
+            tracker.finish()
+
+    @cached_property
+    def reference(self) -> Stage:
+        """What later stages are compared with and taught by: the dense model, once it is trained."""
+        return self.stages[1 if isinstance(self.source, Scratch) else 0]
+
+    @cached_property
+    def baseline(self) -> Subject:
+        """The reference, as deployed."""
+        return self._subject(self.reference)
+
+    def _plan(self) -> Any:
+        shared = {
+            "data": _resolved(self.cfg.data),
+            "text": _digest(self.corpus),
+            "model": _resolved(self.cfg.model),
+            "weights": self.source.fingerprint(),
+            "seed": self.cfg.seed,
+            "save_dtype": self.cfg.save_dtype,
+            "trainer": {k: v for k, v in _resolved(self.cfg.trainer).items() if k not in _SHAPES_NOTHING},
+            "code": _code_version(),
+        }
+        parent = None
+        for name, node in [(DENSE, None), *self.cfg.pipeline.items()]:
+            content = {**shared, "parent": parent, "stage": _resolved(node) if node is not None else None}
+            if name != DENSE and (teacher := self.techniques[name].teacher) is not None:
+                content["teacher"] = teacher.fingerprint()
+            key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+            yield Stage(name, key, parent, Path(self.cfg.runs) / self.cfg.name / f"{name}-{key}")
+            parent = key
+
+    def _finish_training(self, stage: Stage, previous: Stage | None, tracker: Tracker) -> float | None:
+        """Leave the stage's artifact on disk; seconds it took, ``None`` if it was there."""
+        if self.cfg.resume and (stage.artifact / artifact.MANIFEST).exists():
+            stage.drop_checkpoint()  # left by a kill after the artifact was saved
+            return None
+        began = time.monotonic()
+        stage.folder.mkdir(parents=True, exist_ok=True)
+        if not self.cfg.resume:
+            stage.drop_checkpoint()
+        pl.seed_everything(self.cfg.seed, verbose=False)
+        if previous is None:
+            family = self._load(self.source)
+            artifact.save(family, stage.artifact, dtype=self.dtype, stages=[])
+            return time.monotonic() - began
+        technique = self.techniques[stage.name]
+        technique.prepare(artifact.load(previous.artifact), self.corpus, self._teacher(technique))
+        if technique.steps:
+            self._fit(technique, stage, tracker)
+        coverage = technique.finish()
+        history = artifact.read_manifest(previous.artifact)["stages"]
+        done = {"name": stage.name, "technique": type(technique).__name__, "key": stage.key, "coverage": coverage}
+        artifact.save(technique.family, stage.artifact, dtype=self.dtype, stages=[*history, done])
+        stage.drop_checkpoint()
+        return time.monotonic() - began
+
+    def _fit(self, technique: Finetune, stage: Stage, tracker: Tracker) -> None:
+        callbacks = [build(node) for node in self.cfg.callback.values()]
+        if not self.cfg.trainer.get("enable_progress_bar", True):  # Lightning refuses a bar next to this switch
+            callbacks = [callback for callback in callbacks if not isinstance(callback, pl.callbacks.ProgressBar)]
+        settings = self.cfg.checkpoint
+        checkpoint = Checkpoint(
+            path=stage.checkpoint, every_seconds=settings.every_seconds, every_steps=settings.every_steps
+        )
+        trainer = build(
+            self.cfg.trainer,
+            max_steps=technique.steps,
+            accumulate_grad_batches=technique.accumulate,
+            callbacks=[*callbacks, checkpoint],
+            logger=tracker.loggers(stage.name, stage.curves),
+            log_every_n_steps=min(self.cfg.trainer.get("log_every_n_steps", 10), technique.steps),
+            default_root_dir=stage.folder,
+        )
+        if self.cfg.compile:
+            technique.model.compile()
+        resume = stage.checkpoint if stage.checkpoint.exists() else None
+        if resume:
+            print(f"{stage.name}: resuming from {resume}")
+        print(f"{stage.name}: training {technique.steps} steps of {technique.batch_size * technique.accumulate} rows")
+        pl.seed_everything(self.cfg.seed, verbose=False)
+        try:
+            trainer.fit(technique, ckpt_path=resume, weights_only=True)
+        except SystemExit as stop:
+            if not trainer.interrupted:
+                raise
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from stop  # Lightning makes exit status 1 of Ctrl-C, and ignores it from then on
+
+    def _finish_measuring(self, stage: Stage, trained: float | None, tracker: Tracker) -> dict[str, float]:
+        """Metrics of the stage, measured once, and its record."""
+        file = stage.folder / "measures.json"
+        wanted = _resolved(self.cfg.measure)
+        if file.exists() and trained is None:
+            known = json.loads(file.read_text())
+            if known["measure"] == wanted:
+                print(f"{stage.name}: finished before, reused from {stage.folder}")
+                return dict(known["metrics"])
+        began = time.monotonic()
+        subject = self.baseline if stage is self.reference else self._subject(stage)
+        metrics = run(self.measures, subject, self.baseline, self.corpus)
+        seconds = {"train": trained or 0.0, "measure": time.monotonic() - began}
+        if stage is self.reference:
+            self.dense_metrics = metrics
+        ran = kernel(subject.family.model, subject.folder)
+        # The record first: a kill in between repeats the measuring, and readers keep the later of two records.
+        row = self._record(stage, metrics, seconds, trained is None, ran)
+        record.append(Path(self.cfg.runs) / record.FILE, row)
+        print(_line(row, Path(self.cfg.runs)))
+        file.write_text(json.dumps({"measure": wanted, "metrics": metrics}))
+        return metrics
+
+    def _record(
+        self, stage: Stage, metrics: dict[str, float], seconds: dict[str, float], reused: bool, ran: str
+    ) -> record.Record:
+        runs = Path(self.cfg.runs)
+        return record.Record(
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            name=self.cfg.name,
+            stage=stage.name,
+            key=stage.key,
+            parent=stage.parent,
+            technique=DENSE if stage.name == DENSE else type(self.techniques[stage.name]).__name__,
+            seed=self.cfg.seed,
+            overrides=self.overrides,
+            config=_resolved(self.cfg),
+            kernel=ran,
+            headline=self.corpus.headline,
+            direction=self.corpus.direction,
+            metrics=metrics,
+            baseline=self.dense_metrics,
+            trivial=self.trivial,
+            seconds=seconds,
+            reused=reused,
+            artifact=str(stage.artifact.relative_to(runs)),
+            curves=str(stage.curves.relative_to(runs)) if stage.curves.exists() else None,
+            **record.environment(),
+        )
+
+    @cached_property
+    def dense_metrics(self) -> dict[str, float]:
+        """Metrics of the dense model, from an earlier run of it."""
+        metrics: dict[str, float] = json.loads((self.reference.folder / "measures.json").read_text())["metrics"]
+        return metrics
+
+    @cached_property
+    def trivial(self) -> float:
+        """Headline of the best guess without a model."""
+        return self.corpus.trivial(self.corpus.splits["test"])
+
+    def _subject(self, stage: Stage) -> Subject:
+        family = artifact.deployed(stage.artifact)
+        nn.Module.to(family.model, _device(self.cfg.trainer))
+        return Subject(family, stage.artifact)
+
+    def _teacher(self, technique: Finetune) -> Family | None:
+        if not technique.needs_teacher:
+            return None
+        if technique.teacher is not None:
+            return self._load(technique.teacher)
+        return artifact.deployed(self.reference.artifact)
+
+    def _load(self, source: Source) -> Family:
+        return source.load(task=self.corpus.task, texts=self.corpus.texts, labels=self.corpus.labels)
+
+
+def _quiet() -> None:
+    """Libraries that greet and advertise say nothing below a warning."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for untrue in (
+        "dataloader is not resumable",  # training_batches is
+        "does not have many workers",  # tokenizing takes a hundredth of a step
+        "isinstance.treespec, LeafSpec.. is deprecated",  # between Lightning and torch
+    ):
+        warnings.filterwarnings("ignore", message=f".*{untrue}")
+
+
+def _line(row: record.Record, runs: Path) -> str:
+    """A finished stage in one line."""
+    compared = row.metrics != row.baseline
+    parts = [f"{row.headline} {row.metrics[row.headline]:.4f}"] if row.headline in row.metrics else []
+    if compared and (kept := record.kept(row)) is not None:
+        parts[0] += f" ({kept:.0%} of the dense gain kept)"
+    if "disk_mb" in row.metrics:
+        ratio = f" ({row.metrics['disk_mb'] / row.baseline['disk_mb']:.2f}x dense)" if compared else ""
+        parts.append(f"{row.metrics['disk_mb']:.2f} MB{ratio}")
+    if row.curves is not None and not row.reused:
+        parts.append(f"{row.seconds['train']:.0f} s training")
+    parts.append(f"{row.seconds['measure']:.0f} s measuring")
+    return f"{row.stage}: {', '.join(parts)} -> {runs / row.artifact}"
+
+
+def _resolved(node: DictConfig) -> Any:
+    return OmegaConf.to_container(node, resolve=True)
+
+
+def _float_type(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"save_dtype must be a torch floating-point type such as bfloat16 or float32, got '{name}'")
+    return dtype
+
+
+def _device(trainer: DictConfig) -> torch.device:
+    return torch.device("cuda" if trainer.get("accelerator") in ("gpu", "cuda") else "cpu")
+
+
+def _digest(corpus: Corpus) -> str:
+    """Digest of the text itself: a file can change under the same path."""
+    digest = hashlib.sha256()
+    for split, examples in corpus.splits.items():
+        for example in examples:
+            digest.update(repr((split, example.source, example.target, example.label)).encode())
+    return digest.hexdigest()
+
+
+def _code_version() -> str:
+    """Digest of the sources that shape a stage's result: another version is other work."""
+    root = Path(__file__).parent
+    files = sorted(path for name in _SHAPES_RESULTS for path in [*root.glob(f"{name}.py"), *root.glob(f"{name}/*.py")])
+    digest = hashlib.sha256(__version__.encode())
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,226 @@
+"""Quantized models as files that plain transformers loads: the compressed-tensors format.
+
+The integers are really packed (densely into int32 words, or as int8 at 8 bits), and every packed weight
+is unpacked again and compared bit for bit with the one that was trained.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from slimexp.attachment import INPUT, attached
+from slimexp.quantizer.base import Quantizer
+
+if TYPE_CHECKING:
+    from compressed_tensors.quantization import QuantizationScheme
+
+WEIGHT = "weight"
+SCALE = "weight_scale"
+_ATTACHED = ("parametrizations", "input_attachment")
+
+
+def pack(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State dict and ``quantization_config`` of a model with quantizers attached.
+
+    Casting a ``weight_scale`` (its name ends in ``SCALE``) changes the grid; casting any other
+    floating-point tensor does not.
+
+    Returns:
+        state: Name -> tensor as transformers expects them in ``model.safetensors``: packed integers
+            and scales for quantized layers, plain tensors (masks applied) elsewhere, tied weights once.
+        config: The value of ``quantization_config`` in ``config.json``.
+
+    Raises:
+        ValueError: No quantizer sits on a weight, or a grid does not survive packing.
+    """
+    layers = _quantized(model)
+    if not layers:
+        raise ValueError("pack needs a quantizer on a weight, found none: run the quantize technique first")
+    unpacked = _is_encoder_decoder(model)
+    schemes = {name: _scheme(quantizers, unpacked=unpacked) for name, quantizers in layers.items()}
+    state = plain_state(model)
+    for name, quantizers in layers.items():
+        module = model.get_submodule(name)
+        del state[f"{name}.{WEIGHT}"]
+        packed = _pack_layer(name, module, quantizers[WEIGHT], schemes[name])
+        state |= {f"{name}.{key}": value for key, value in packed.items()}
+    return state, _config(model, schemes)
+
+
+@torch.no_grad()
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """State dict with attachments folded in: the names and values of a model that never had any; tied weights once."""
+    state = {name: tensor for name, tensor in model.state_dict().items() if not _is_attached(name)}
+    for name, module in model.named_modules():
+        for tensor in getattr(module, "parametrizations", {}):
+            state[f"{name}.{tensor}"] = getattr(module, tensor)
+    seen: set[tuple[int, torch.Size]] = set()
+    unique = {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in seen:
+            unique[name] = tensor.detach()
+        seen.add(key)
+    return unique
+
+
+def kernel(model: nn.Module, folder: Path | None = None) -> str:
+    """What executes in the linear layers of ``model``, in words: no format is faster than its kernel.
+
+    transformers runs every integer format of compressed-tensors as a floating-point matmul on
+    dequantized weights: smaller files, no faster layers.
+
+    Args:
+        model: In memory.
+        folder: Where it was loaded from, to name the stored format of weights that were dequantized at load.
+    """
+    dtype = str(next(p.dtype for p in model.parameters() if p.is_floating_point())).removeprefix("torch.")
+    if simulated := sorted({type(attachment).__name__ for _, attachment in attached(model)}):
+        return f"{dtype} matmul, simulated by {', '.join(simulated)}"
+    schemes = (getattr(module, "quantization_scheme", None) for module in model.modules())
+    if executed := next((scheme for scheme in schemes if scheme is not None), None):
+        activations = executed.input_activations
+        rounding = "" if activations is None else f", activations rounded to int{activations.num_bits} in {dtype}"
+        return f"int{executed.weights.num_bits} dequantized -> {dtype} matmul{rounding}"
+    stored = json.loads((folder / "config.json").read_text()).get("quantization_config") if folder else None
+    if stored is None:
+        return f"{dtype} matmul"
+    group = next(iter(stored["config_groups"].values()))
+    return f"int{group['weights']['num_bits']} dequantized -> {dtype} matmul"
+
+
+def require_loadable(config: Any, *, bits: int, activation_bits: int | None) -> None:
+    """Refuse, before anything is trained, what transformers could not load again.
+
+    Args:
+        config: The model's transformers config.
+        bits: Width of the weights.
+        activation_bits: Width of the activations; ``None`` for float.
+
+    Raises:
+        ValueError: An encoder-decoder (T5 looks for its weights while they are packed) with weights of
+            less than 8 bits, and either quantized activations or transformers before 5.21.
+    """
+    from transformers import __version__
+    from transformers.quantizers.quantizer_compressed_tensors import CompressedTensorsHfQuantizer
+
+    if bits == 8 or not config.is_encoder_decoder:
+        return
+    if activation_bits is not None:
+        raise ValueError(
+            f"transformers cannot load an encoder-decoder with {bits}-bit weights and quantized activations: "
+            "set activation_bits=null, or bits=8"
+        )
+    if not hasattr(CompressedTensorsHfQuantizer, "get_load_operations"):
+        raise ValueError(
+            f"transformers {__version__} cannot load an encoder-decoder with {bits}-bit weights: "
+            "install transformers >= 5.21, or set bits=8"
+        )
+
+
+def decompress(model: nn.Module) -> None:
+    """Dequantize at once what transformers would dequantize on the first forward pass; else do nothing.
+
+    Until then a model loaded with quantized activations holds integers where others hold weights, and
+    an encoder-decoder cannot generate: ``generate`` calls the encoder before the whole model. Without
+    slimexp, ``model.hf_quantizer.compressor.decompress_model(model)`` does the same.
+    """
+    if hasattr(model, "ct_decompress_hook"):
+        model.hf_quantizer.compressor.decompress_model(model)  # type: ignore[operator,union-attr]
+
+
+def _is_attached(name: str) -> bool:
+    return any(part in _ATTACHED for part in name.split("."))
+
+
+def _quantized(model: nn.Module) -> dict[str, dict[str, Quantizer]]:
+    """Layer name -> its quantizers by place (``weight``, ``input``), for layers with a quantized weight."""
+    layers: dict[str, dict[str, Quantizer]] = {}
+    for place, attachment in attached(model):
+        if isinstance(attachment, Quantizer):
+            layers.setdefault(place.module, {})[place.tensor] = attachment
+    return {name: quantizers for name, quantizers in layers.items() if WEIGHT in quantizers}
+
+
+def _is_encoder_decoder(model: nn.Module) -> bool:
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def _scheme(quantizers: Mapping[str, Quantizer], *, unpacked: bool) -> "QuantizationScheme":
+    """The layer's recipe in the words of compressed-tensors; 8 bits as int8 tensors if ``unpacked``."""
+    from compressed_tensors.config import CompressionFormat
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    weight, activation = quantizers[WEIGHT], quantizers.get(INPUT)
+    group_size = weight.granularity.group_size
+    size: dict[str, Any] = (
+        {"strategy": "channel"} if group_size is None else {"strategy": "group", "group_size": group_size}
+    )
+    as_int8 = weight.bits == 8 and (activation is not None or unpacked)
+    return QuantizationScheme(
+        targets=[],
+        weights=QuantizationArgs(num_bits=weight.bits, symmetric=True, **size),
+        input_activations=None
+        if activation is None
+        else QuantizationArgs(num_bits=activation.bits, symmetric=True, strategy="token", dynamic=True),
+        format=(CompressionFormat.int_quantized if as_int8 else CompressionFormat.pack_quantized).value,
+    )
+
+
+@torch.no_grad()
+def _pack_layer(name: str, module: nn.Module, quantizer: Quantizer, scheme: "QuantizationScheme") -> dict[str, Tensor]:
+    """Packed integers and scales of one layer, the scales in the smallest type that unpacks to the very same weight."""
+    from compressed_tensors.compressors import BaseCompressor
+
+    weight = getattr(module, WEIGHT).detach()
+    scale = quantizer.scale(_before(module, quantizer)).float()
+    compressor = BaseCompressor.get_value_from_registry(str(scheme.format))
+    packed: dict[str, Tensor] = compressor.compress({WEIGHT: weight.float(), SCALE: scale}, scheme)
+    for dtype in (torch.bfloat16, torch.float32):
+        packed[SCALE] = scale.to(dtype)
+        if torch.equal(compressor.decompress(packed, scheme)[WEIGHT].to(weight.dtype), weight):
+            return packed
+    raise ValueError(
+        f"layer '{name}' is off the grid of its {quantizer.bits}-bit quantizer, so packing would change it: "
+        "nothing but masks may follow a quantizer, and its grid must be exact in float32"
+    )
+
+
+def _before(module: nn.Module, quantizer: Quantizer) -> Tensor:
+    """The weight as ``quantizer`` sees it: the latent one, through the attachments before it."""
+    chain = module.get_submodule(f"parametrizations.{WEIGHT}")
+    assert isinstance(chain, parametrize.ParametrizationList)
+    weight: Tensor = chain.original
+    for attachment in chain:
+        if attachment is quantizer:
+            break
+        weight = attachment(weight)
+    return weight
+
+
+def _config(model: nn.Module, schemes: Mapping[str, "QuantizationScheme"]) -> dict[str, Any]:
+    """``quantization_config``; layers left in float are listed in ``ignore``."""
+    from compressed_tensors.quantization import QuantizationConfig, QuantizationStatus
+
+    scheme, *others = schemes.values()
+    if any(other != scheme for other in others):
+        raise ValueError("pack needs the same bits, group_size and activation_bits in every quantized layer")
+    scheme.targets = ["Linear"]
+    config = QuantizationConfig(
+        config_groups={"group_0": scheme},
+        format=str(scheme.format),
+        quantization_status=QuantizationStatus.COMPRESSED,
+        ignore=[
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear | nn.Embedding) and name not in schemes
+        ],
+    )
+    # Left compressed, weights are dequantized by a hook on the first forward of the whole model (see decompress).
+    # Dequantized at load, layers run at dense speed, but transformers >= 5.21 then leaves activations unrounded.
+    return config.model_dump(mode="json") | {"dequantize": scheme.input_activations is None}

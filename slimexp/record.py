@@ -1,0 +1,267 @@
+"""Records: one JSON line per finished stage, the truth that reports are rebuilt from.
+
+A record file is append-only and safe under parallel processes: lines are written under a lock, in one
+piece. What a killed process left half-written is skipped on reading and never merges with a later line.
+"""
+
+import errno
+import fcntl
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+SCHEMA = 1
+FILE = "records.jsonl"
+PACKAGES = (
+    "slimexp",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "pytorch-lightning",
+    "torchmetrics",
+    "hydra-core",
+    "wandb",
+    "lm_eval",
+    "datasets",
+    "safetensors",
+    "compressed-tensors",
+    "numpy",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One finished stage.
+
+    Attributes:
+        time: When the stage finished, ISO 8601 with time zone.
+        name: The run's name.
+        stage: Name of the stage in the pipeline.
+        key: Content hash of the stage; the same work has the same key.
+        parent: Key of the stage before, ``None`` for the first.
+        technique: Class name of the technique.
+        seed: Seed of the run.
+        overrides: What was changed on the command line.
+        config: The resolved configuration of the run.
+        git: ``{"commit", "dirty"}`` or ``None`` outside a repository.
+        versions: Package name -> version.
+        hardware: What it ran on, see ``environment``.
+        kernel: What executed in the linear layers while metrics were taken.
+        headline: The metric that stands for quality.
+        direction: Whether a smaller (``min``) or larger (``max``) headline is better.
+        metrics: ``name_unit`` -> finite value.
+        baseline: The same metrics of the dense model.
+        trivial: Headline of the best guess without a model.
+        seconds: Where the time went, by phase.
+        reused: Whether an earlier run's result was taken over.
+        artifact: The stage's model folder, relative to the runs folder.
+        curves: The stage's curves file, relative to the runs folder; ``None`` where nothing was trained.
+    """
+
+    time: str
+    name: str
+    stage: str
+    key: str
+    parent: str | None
+    technique: str
+    seed: int
+    overrides: list[str]
+    config: dict[str, Any]
+    git: dict[str, Any] | None
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    kernel: str
+    headline: str
+    direction: Literal["min", "max"]
+    metrics: dict[str, float]
+    baseline: dict[str, float]
+    trivial: float
+    seconds: dict[str, float]
+    reused: bool
+    artifact: str
+    curves: str | None
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """The record as one line of strict JSON, without the line break.
+
+        Raises:
+            ValueError: A metric, the baseline, the trivial headline or a duration is not finite.
+        """
+        numbers = {group: _finite(group, getattr(self, group)) for group in ("metrics", "baseline", "seconds")}
+        trivial = _finite("record", {"trivial": self.trivial})
+        row = {field.name: getattr(self, field.name) for field in fields(self)}
+        return json.dumps(_plain({**row, **numbers, **trivial}), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> "Record":
+        """Parse one line.
+
+        Raises:
+            ValueError: The line is no JSON object, lacks a field, or is of a newer schema.
+        """
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise ValueError(f"a record must be a JSON object, got {type(row).__name__}")
+        if row.get("schema", SCHEMA) > SCHEMA:
+            raise ValueError(f"schema {row['schema']} is newer than {SCHEMA}, which this slimexp reads: update slimexp")
+        names = [field.name for field in fields(cls)]
+        if missing := [name for name in names if name not in row and name != "schema"]:
+            raise ValueError(f"the record lacks {', '.join(missing)}")
+        return cls(**{name: row[name] for name in names if name in row})
+
+
+def append(path: str | Path, record: Record) -> None:
+    """Add one line to a record file, creating it; complete and on disk when this returns.
+
+    Raises:
+        ValueError: The record holds a number that is not finite; nothing is written.
+        OSError: The disk is full or the folder not writable; the file stays as it was.
+    """
+    line = record.to_json().encode() + b"\n"
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, fcntl.LOCK_EX) as file:
+        size = os.fstat(file).st_size
+        if size and os.pread(file, 1, size - 1) != b"\n":  # a killed process left half a line
+            line = b"\n" + line
+        if os.write(file, line) != len(line):
+            os.ftruncate(file, size)
+            raise OSError(errno.ENOSPC, "could not write the whole record, is the disk full?", str(path))
+        os.fsync(file)
+
+
+def read(path: str | Path) -> list[Record]:
+    """Read a record file, or every ``records.jsonl`` below a folder, oldest first.
+
+    Of several records with the same key the latest is kept. A line that is no record (the torn last
+    line of a killed process) is skipped with a warning that names it.
+
+    Raises:
+        FileNotFoundError: ``path`` does not exist.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no file or folder {path}")
+    files = sorted(path.rglob(FILE)) if path.is_dir() else [path]
+    rows = sorted((record for file in files for record in _lines(file)), key=lambda record: record.time)
+    latest = {record.key: record for record in rows}
+    return sorted(latest.values(), key=lambda record: record.time)
+
+
+def kept(record: Record) -> float | None:
+    """Share of the dense model's gain over the trivial guess that is kept (chance-corrected retention).
+
+    ``(trivial - x) / (trivial - dense)``: 1 as good as dense, 0 no better than no model at all, above 1
+    better than dense. ``None`` where a headline is missing or the dense model is no better than the guess.
+    """
+    value, dense = record.metrics.get(record.headline), record.baseline.get(record.headline)
+    if value is None or dense is None:
+        return None
+    gain = record.trivial - dense
+    gains = gain > 0 if record.direction == "min" else gain < 0
+    return (record.trivial - value) / gain if gains else None
+
+
+def environment() -> dict[str, Any]:
+    """What a run depends on besides its configuration: ``git``, ``versions`` and ``hardware``, as in ``Record``."""
+    return {"git": _git(), "versions": _versions(), "hardware": _hardware()}
+
+
+@contextmanager
+def _locked(path: str | Path, flags: int, lock: int) -> Iterator[int]:
+    file = os.open(path, flags, 0o644)
+    try:
+        fcntl.flock(file, lock)
+        yield file
+    finally:
+        os.close(file)  # releases the lock
+
+
+def _lines(path: Path) -> Iterator[Record]:
+    with _locked(path, os.O_RDONLY, fcntl.LOCK_SH) as file, os.fdopen(os.dup(file), "rb") as stream:
+        lines = stream.read().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield Record.from_json(line)
+            except (ValueError, TypeError) as error:
+                warnings.warn(f"skipped line {number} of {path}, which is no record: {error}", stacklevel=3)
+
+
+def _finite(group: str, numbers: Mapping[str, float]) -> dict[str, float]:
+    """Plain numbers of ``numbers`` (NumPy scalars and one-element tensors included)."""
+    plain = {name: value if isinstance(value, int) else float(value) for name, value in numbers.items()}
+    if bad := {name: value for name, value in plain.items() if not math.isfinite(value)}:
+        named = ", ".join(f"{group}.{name} = {value}" for name, value in bad.items())
+        raise ValueError(f"a record holds finite numbers only, got {named}")
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """JSON types only: what JSON cannot say (paths, infinities of a configuration) becomes text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return str(value)
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the working directory, and whether files differ from it (untracked ones included)."""
+
+    def output(*command: str) -> str:
+        options = {"capture_output": True, "text": True, "timeout": 10, "check": True}
+        return subprocess.run(["git", *command], **options).stdout.strip()  # type: ignore[call-overload]
+
+    try:
+        return {"commit": output("rev-parse", "HEAD"), "dirty": bool(output("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _hardware() -> dict[str, Any]:
+    """CPU model, physical and logical cores, threads torch uses, GPU names, memory in GB (10^9 bytes)."""
+    import psutil
+
+    torch = sys.modules.get("torch")  # a process without torch used neither its threads nor a GPU
+    gpus = range(torch.cuda.device_count()) if torch else ()
+    return {
+        "cpu": _cpu(),
+        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
+        "logical_cores": psutil.cpu_count(),
+        "threads": torch.get_num_threads() if torch else None,
+        "gpu": [torch.cuda.get_device_name(index) for index in gpus] if torch else [],
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+    }
+
+
+def _cpu() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

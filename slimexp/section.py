@@ -1,0 +1,341 @@
+"""Records -> sections of comparable points, ready to be put in a table or drawn.
+
+Every stage of a chain is a point. Records that differ in nothing but the seed are one point, with the
+range over seeds. Records of different corpora or headlines are never compared: each pair is a section.
+"""
+
+import json
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from slimexp import pareto
+from slimexp.record import Record, kept
+
+Direction = Literal["min", "max"]
+T = TypeVar("T")
+
+DENSE = "dense"
+X_AXES = ("disk_mb", "params_live", "latency_p50_ms")  # the first that a section has, unless one is asked for
+LARGER_IS_BETTER = (
+    "accuracy",
+    "*_accuracy",
+    "*_acc",
+    "*_acc_norm",
+    "macro_f1",
+    "exact_match",
+    "*_tokens_per_s*",
+    "prefill_ratio*",
+    "decode_ratio*",
+    "kept",
+    "sparsity",
+)
+_SHARED = ("model", "trainer", "save_dtype")  # what shapes every stage of a run, beside the stages themselves
+_SHOWN = 4  # settings a stage's label holds
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over seeds: mean and range."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """Records that differ in nothing but the seed.
+
+    Attributes:
+        label: The chain that led here, with the settings in which it differs from others of the section.
+        chain: Names of its stages.
+        dense: Whether this is an uncompressed model.
+        seeds: The seeds behind the figures.
+        figures: Metric -> spread, see ``figures``.
+        runs: Names of the runs.
+        keys: Keys of the records.
+    """
+
+    label: str
+    chain: tuple[str, ...]
+    dense: bool
+    seeds: tuple[int, ...]
+    figures: dict[str, Spread]
+    runs: tuple[str, ...]
+    keys: tuple[str, ...]
+
+    @property
+    def slower(self) -> bool:
+        """Whether it is slower than the dense model, beyond the interval of the measurement where there is one."""
+        return not self.dense and min(self.value("latency_ratio", 0.0), self.value("latency_ratio_low", np.inf)) > 1
+
+    def value(self, metric: str, absent: float = np.nan) -> float:
+        """Mean of ``metric``."""
+        return self.figures[metric].mean if metric in self.figures else absent
+
+
+@dataclass(frozen=True)
+class Section:
+    """Points of one corpus and headline, and two axes to look at them.
+
+    Attributes:
+        title: The corpus.
+        headline: Its measure of quality.
+        x: Metric of the horizontal axis.
+        y: Metric of the vertical axis.
+        directions: Which way x and y are better.
+        trivial: Headline of the best guess without a model; ``None`` where y is another metric.
+        points: Dense models first, then by x.
+        front: Indices into ``points`` of those that neither another point nor the trivial guess beats.
+        cover: Hypervolume of size ratio and share of gain kept, in the box from the dense size without any
+            gain (0) to the dense quality for no bytes (1); ``None`` where they are unknown.
+        environments: What the points ran on, each with its number of records and its seeds.
+    """
+
+    title: str
+    headline: str
+    x: str
+    y: str
+    directions: tuple[Direction, Direction]
+    trivial: float | None
+    points: list[Point]
+    front: list[int]
+    cover: float | None
+    environments: list[dict[str, Any]]
+
+    def drawn(self, index: int) -> bool:
+        """Whether point ``index`` has both x and y."""
+        return not np.isnan([self.points[index].value(self.x), self.points[index].value(self.y)]).any()
+
+
+def sections(records: Sequence[Record], *, x: str | None = None, y: str | None = None) -> list[Section]:
+    """Sections of all records.
+
+    Args:
+        records: Oldest first; of two records of the same work the later counts.
+        x: Metric of the horizontal axis; by default the first of ``X_AXES`` that was measured.
+        y: Metric of the vertical axis; by default the headline.
+
+    Raises:
+        ValueError: No record has the metric asked for.
+    """
+    known = sorted({metric for record in records for metric in figures(record)})
+    if unknown := [metric for metric in (x, y) if metric is not None and metric not in known]:
+        raise ValueError(f"no record has the metric {unknown[0]!r}; there are {', '.join(known)}")
+    parents = {record.key: record for record in records}
+    groups = _grouped(records, lambda record: (_canonical(record.config.get("data")), record.headline))
+    titles = _titles([group[0].config.get("data") or {} for group in groups])
+    return [_section(_with_dense(group), title, parents, x, y) for group, title in zip(groups, titles, strict=True)]
+
+
+def figures(record: Record) -> dict[str, float]:
+    """Metrics of a record, and ``kept``, ``size_ratio``, ``sparsity`` and ``bits_per_weight`` where they follow."""
+    found = dict(record.metrics)
+    if (share := kept(record)) is not None:
+        found["kept"] = share
+    if "disk_mb" in found and record.baseline.get("disk_mb"):
+        found["size_ratio"] = found["disk_mb"] / record.baseline["disk_mb"]
+    if found.get("params_live"):
+        if "params_nonzero" in found:
+            found.setdefault("sparsity", 1 - found["params_nonzero"] / found["params_live"])
+        if "weights_mb" in found:
+            found.setdefault("bits_per_weight", 8e6 * found["weights_mb"] / found["params_live"])
+    return found
+
+
+def better(metric: str, record: Record | None = None) -> Direction:
+    """Which way ``metric`` is better; a record knows it of its own headline."""
+    if record is not None and metric == record.headline:
+        return record.direction
+    return "max" if any(fnmatchcase(metric, pattern) for pattern in LARGER_IS_BETTER) else "min"
+
+
+def _section(
+    records: Sequence[Record], title: str, parents: Mapping[str, Record], x: str | None, y: str | None
+) -> Section:
+    groups = _grouped(records, lambda record: _identity(record, parents))
+    groups = [list({record.seed: record for record in group}.values()) for group in groups]  # later work wins
+    labels = _labels([group[-1] for group in groups], parents)
+    points = [_point(group, label, parents) for group, label in zip(groups, labels, strict=True)]
+    measured = {metric for point in points for metric in point.figures}
+    headline = records[0].headline
+    x = x or next((metric for metric in X_AXES if metric in measured), X_AXES[0])
+    y = y or headline
+    points.sort(key=lambda point: (not point.dense, point.value(x, np.inf), point.label))
+    directions = (better(x, records[0]), better(y, records[0]))
+    both = [(point.value("size_ratio"), point.value("kept")) for point in points]
+    return Section(
+        title=title,
+        headline=headline,
+        x=x,
+        y=y,
+        directions=directions,
+        trivial=float(np.mean([record.trivial for record in records])) if y == headline else None,
+        points=points,
+        front=_front(points, x, y, directions),
+        cover=None if np.isnan(both).any(1).all() else pareto.hypervolume(both, (1.0, 0.0), ("min", "max")),
+        environments=_environments(records),
+    )
+
+
+def _front(points: Sequence[Point], x: str, y: str, directions: Sequence[Direction]) -> list[int]:
+    """Indices of the front; what is no better than the trivial guess is beaten by no model at all."""
+    axes = [(point.value(x), point.value(y)) if point.value("kept", 1.0) > 0 else (np.nan, np.nan) for point in points]
+    return [int(index) for index in pareto.front(axes, directions)]
+
+
+def _with_dense(records: Sequence[Record]) -> list[Record]:
+    """The records and, for models whose dense stage was never recorded, what others hold as their baseline."""
+
+    def model(record: Record) -> str:
+        return _canonical(record.config.get("model"))
+
+    known = {model(record) for record in records if _is_dense(record)}
+    lost = {
+        (model(record), record.seed): replace(
+            record, stage=DENSE, technique=DENSE, key="", parent=None, metrics=record.baseline
+        )
+        for record in records
+        if record.baseline and model(record) not in known
+    }
+    return [*records, *lost.values()]
+
+
+def _is_dense(record: Record) -> bool:
+    """The dense stage, or a model trained from a random start, which is its own baseline."""
+    return record.technique == DENSE or record.metrics == record.baseline
+
+
+def _point(group: Sequence[Record], label: str, parents: Mapping[str, Record]) -> Point:
+    return Point(
+        label=label,
+        chain=tuple(_chain(group[-1], parents)),
+        dense=_is_dense(group[-1]),
+        seeds=tuple(sorted(record.seed for record in group)),
+        figures=_spreads([figures(record) for record in group]),
+        runs=tuple(sorted({record.name for record in group})),
+        keys=tuple(record.key for record in group if record.key),
+    )
+
+
+def _chain(record: Record, parents: Mapping[str, Record]) -> list[str]:
+    """Stages that led to ``record``; where a parent's record is missing, the order of its configuration."""
+    chain = [record.stage]
+    while record.parent in parents and record.parent is not None:
+        record = parents[record.parent]
+        chain.insert(0, record.stage)
+    if record.parent is not None and chain[0] in (planned := list(record.config.get("pipeline") or {})):
+        chain = planned[: planned.index(chain[0])] + chain
+    return [stage for stage in chain if stage != DENSE] or [DENSE]
+
+
+def _settings(record: Record, parents: Mapping[str, Record]) -> dict[str, Any]:
+    """Flat settings that shaped ``record``: of the stages of its chain as ``stage.key``, and of the run."""
+    pipeline = record.config.get("pipeline") or {}
+    stages = {stage: pipeline[stage] for stage in _chain(record, parents) if stage in pipeline}
+    shared = {name: record.config[name] for name in _SHARED if name in record.config}
+    return dict(_flat({**shared, **stages}))
+
+
+def _identity(record: Record, parents: Mapping[str, Record]) -> str:
+    return json.dumps([_is_dense(record), _chain(record, parents), sorted(_settings(record, parents).items())])
+
+
+def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of a nested configuration by dotted name; seeds are left out."""
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else None
+    if items is None:
+        yield prefix, tree
+        return
+    for key, value in items:
+        if key != "seed":
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _labels(records: Sequence[Record], parents: Mapping[str, Record]) -> list[str]:
+    """Short names: the chain, with the settings in which records that have the same stage differ."""
+    settings = [_settings(record, parents) for record in records]
+    chains = [_chain(record, parents) for record in records]
+
+    def varies(key: str) -> bool:
+        held = [chain for one, chain in zip(settings, chains, strict=True) if key in one]
+        partly = any(key not in one and chain in held for one, chain in zip(settings, chains, strict=True))
+        return partly or len({json.dumps(one[key]) for one in settings if key in one}) > 1
+
+    varying = {key for key in {key for one in settings for key in one} if varies(key)}
+    labels = []
+    for record, one, chain in zip(records, settings, chains, strict=True):
+        told = {key: value for key, value in one.items() if key in varying and value is not None}
+        label = " → ".join(_stage_label(stage, told) for stage in chain)
+        common = ", ".join(_setting(key, value) for key, value in told.items() if key.split(".")[0] in _SHARED)
+        prefix = f"{DENSE}: " if _is_dense(record) and chain != [DENSE] else ""
+        labels.append(f"{prefix}{label}{f' [{common}]' if common else ''}")
+    return [
+        f"{label} [{record.name}]" if labels.count(label) > 1 else label
+        for record, label in zip(records, labels, strict=True)
+    ]
+
+
+def _stage_label(stage: str, settings: Mapping[str, Any]) -> str:
+    """``prune(sparsity=0.5)``."""
+    parts = [_setting(key, value) for key, value in settings.items() if key.split(".")[0] == stage]
+    more = [f"+{len(parts) - _SHOWN}"] if len(parts) > _SHOWN else []
+    return f"{stage}({', '.join(parts[:_SHOWN] + more)})" if parts else stage
+
+
+def _setting(key: str, value: Any) -> str:
+    """The last words of a dotted name that tell it, with its value; of a class its name."""
+    *path, last = key.split(".")
+    if last == "_target_":
+        return str(value).rsplit(".", 1)[-1]
+    within = [path[-1]] if len(path) > 1 or path[:1] == ["model"] else []
+    return f"{'.'.join([*within, last])}={f'{value:g}' if isinstance(value, float) else value}"
+
+
+def _titles(corpora: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The corpus' word; where a word returns, with the settings that tell them apart."""
+    words = [str(corpus.get("_target_", "unknown corpus")).split(".")[-2:][0] for corpus in corpora]
+    flat = [dict(_flat(corpus)) for corpus in corpora]
+    titles = []
+    for word, mine in zip(words, flat, strict=True):
+        same = [other for other, other_word in zip(flat, words, strict=True) if other_word == word]
+        differs = [key for key in mine if len({json.dumps(other.get(key)) for other in same}) > 1]
+        titles.append(f"{word} ({', '.join(f'{key}={mine[key]}' for key in differs)})" if differs else word)
+    return titles
+
+
+def _spreads(rows: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: Spread(float(np.mean(values)), min(values), max(values)) for name, values in columns.items()}
+
+
+def _environments(records: Iterable[Record]) -> list[dict[str, Any]]:
+    measured = [record for record in records if record.key]
+    groups = _grouped(measured, lambda record: json.dumps([record.hardware, record.versions, record.git]))
+    return [
+        {
+            "records": len(group),
+            "seeds": sorted({record.seed for record in group}),
+            "hardware": group[0].hardware,
+            "versions": group[0].versions,
+            "git": group[0].git,
+        }
+        for group in groups
+    ]
+
+
+def _canonical(node: Any) -> str:
+    return json.dumps(sorted(_flat(node or {})))
+
+
+def _grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+    """Items of equal key together, groups in the order in which their keys appear."""
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())

@@ -1,0 +1,108 @@
+"""Training batches as a pure function of (seed, step), so that a resumed run sees what the straight run saw."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from slimexp.data.base import Corpus
+from slimexp.model.base import Batch, Family
+
+POOL = 32  # batches sorted by length together: little padding, and still a random order
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which training rows make up which batch.
+
+    Attributes:
+        lengths: Length of every row, in characters.
+        batch_size: Rows per batch.
+        seed: Of the shuffle.
+    """
+
+    lengths: Sequence[int]
+    batch_size: int
+    seed: int
+
+    def batches(self, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
+        """(epoch, row indices) of batches ``start`` to ``stop - 1``."""
+        per_epoch = max(len(self.lengths) // self.batch_size, 1)
+        for epoch in range(start // per_epoch, (stop - 1) // per_epoch + 1):
+            first = epoch * per_epoch
+            batches = self._epoch(epoch, per_epoch)
+            for rows in batches[max(start - first, 0) : stop - first]:
+                yield epoch, rows
+
+    def _epoch(self, epoch: int, count: int) -> list[list[int]]:
+        """Batches of like length in random order; the rows left over wait for another epoch's shuffle."""
+        # torch's generator on the CPU reads 32 bits of its seed, so two numbers must be mixed and not strung together
+        mixed = np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]
+        generator = torch.Generator().manual_seed(int(mixed))
+        shuffled = torch.randperm(len(self.lengths), generator=generator).tolist()[: count * self.batch_size]
+        pool = POOL * self.batch_size
+        batches = []
+        for begin in range(0, len(shuffled), pool):
+            rows = sorted(shuffled[begin : begin + pool], key=self.lengths.__getitem__)
+            batches += [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+class _Steps(Sampler[tuple[int, list[int]]]):
+    def __init__(self, order: Order, start: int, stop: int) -> None:
+        self.order, self.start, self.stop = order, start, stop
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        return self.order.batches(self.start, self.stop)
+
+    def __len__(self) -> int:
+        """Of the whole run: a resumed Lightning loop counts on from ``start``."""
+        return self.stop
+
+
+class _Batches(Dataset[Batch]):
+    def __init__(self, corpus: Corpus, family: Family, multiple: int) -> None:
+        self.corpus, self.family, self.multiple = corpus, family, multiple
+
+    def __getitem__(self, key: tuple[int, list[int]]) -> Batch:
+        epoch, rows = key
+        examples = [self.corpus.training_example(row, epoch) for row in rows]
+        texts = [(example.source, example.target, example.label) for example in examples]
+        return self.family.encode(texts, multiple=self.multiple)
+
+
+def training_batches(
+    corpus: Corpus,
+    family: Family,
+    *,
+    batch_size: int,
+    seed: int,
+    start: int,
+    stop: int,
+    workers: int,
+    multiple: int = 1,
+) -> DataLoader[Batch]:
+    """Batches ``start`` to ``stop - 1`` of a run.
+
+    Args:
+        corpus: Gives the text.
+        family: Gives the tokens; only its tokenizer travels to the workers.
+        batch_size: Rows per batch.
+        seed: Of the order.
+        start: First batch (where a resumed run goes on).
+        stop: One past the last batch.
+        workers: Loader processes; 0 loads in the training process.
+        multiple: Lengths are padded to a multiple of it.
+    """
+    rows = corpus.splits["train"]
+    order = Order([len(row.source) for row in rows], min(batch_size, len(rows)), seed)
+    return DataLoader(
+        _Batches(corpus, family, multiple),
+        batch_size=None,
+        sampler=_Steps(order, start, stop),
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if workers else None,
+    )

@@ -1,0 +1,39 @@
+"""Teacher-student distillation, the student perhaps cut out of the teacher."""
+
+from collections.abc import Sequence
+from typing import Unpack
+
+from transformers import PreTrainedConfig
+
+from slimexp.data.base import Corpus
+from slimexp.model.base import Family
+from slimexp.model.surgery import Cut
+from slimexp.technique.batches import training_batches
+from slimexp.technique.finetune import Finetune, Training
+
+
+class Distill(Finetune):
+    """Train a student to put out what its teacher does (Hinton et al. 2015).
+
+    Args:
+        cut: What the student keeps of the incoming model; ``None`` trains that model as it is.
+        training: See ``Training``.
+    """
+
+    def __init__(self, *, cut: Cut | None, **training: Unpack[Training]) -> None:
+        super().__init__(**training)
+        self.cut = cut
+
+    def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
+        if self.cut is not None:
+            self.cut.validate(config)
+            if any(stage.attaches for stage in before):
+                raise ValueError("a cut comes first: masks and quantizers of earlier stages would not survive it")
+
+    def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
+        if self.cut is not None:
+            batches = training_batches(
+                corpus, family, batch_size=32, seed=self.seed, start=0, stop=self.cut.calibration_batches, workers=0
+            )
+            family = self.cut.apply(family, list(batches))
+        super().prepare(family, corpus, teacher)

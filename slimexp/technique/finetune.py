@@ -1,0 +1,257 @@
+"""The base technique: train a model on a corpus with any losses, and perhaps a teacher."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypedDict, Unpack
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from slimexp.data.base import Corpus
+from slimexp.loss.base import Loss, Outputs
+from slimexp.model.base import Batch, Family, Source, parameters
+from slimexp.technique.batches import training_batches
+
+
+class NonFiniteLoss(ValueError):
+    """Training met a NaN or an infinity."""
+
+
+class Training(TypedDict):
+    """Constructor arguments that every technique takes.
+
+    Attributes:
+        steps: Optimizer steps; 0 trains nothing and makes a technique one-shot.
+        batch_size: Rows per batch.
+        accumulate: Batches per optimizer step.
+        clip_norm: Largest norm of the gradient; 0 for no limit.
+        dropout: Whether the model's dropout is active while it trains.
+        workers: Processes that load data; 0 loads in the training process.
+        pad_to: Lengths are padded to a multiple of it (128 gives a compiler few distinct shapes).
+        seed: Of the order of the data.
+        losses: Name -> term of the objective.
+        optimizer: Partial of a torch optimizer, awaiting the parameters.
+        scheduler: Partial of a learning-rate schedule, awaiting optimizer and ``num_training_steps``.
+        teacher: Where the teacher comes from; ``None`` for the run's dense model, if a loss needs one.
+    """
+
+    steps: int
+    batch_size: int
+    accumulate: int
+    clip_norm: float
+    dropout: bool
+    workers: int
+    pad_to: int
+    seed: int
+    losses: Mapping[str, Loss]
+    optimizer: Callable[..., torch.optim.Optimizer]
+    scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler]
+    teacher: Source | None
+
+
+class Finetune(pl.LightningModule):
+    """Train every weight.
+
+    Subclasses say what else happens: ``prepare`` before, ``on_step`` at every optimizer step,
+    ``finish`` after.
+
+    Args:
+        training: See ``Training``.
+
+    Attributes:
+        attaches: Whether it leaves masks or quantizers on the weights.
+    """
+
+    attaches: ClassVar[bool] = False
+
+    def __init__(self, **training: Unpack[Training]) -> None:
+        super().__init__()
+        least_of = {"steps": 0, "batch_size": 1, "accumulate": 1, "clip_norm": 0, "workers": 0, "pad_to": 1}
+        for name, least in least_of.items():
+            if (value := training[name]) < least:  # type: ignore[literal-required]
+                raise ValueError(f"{name} must be >= {least}, got {value}")
+        if training["steps"] and not training["losses"]:
+            raise ValueError("training needs at least one loss: add one, e.g. /loss@losses.ce: cross_entropy")
+        self.steps = training["steps"]
+        self.batch_size = training["batch_size"]
+        self.accumulate = training["accumulate"]
+        self.clip_norm = training["clip_norm"]
+        self.dropout = training["dropout"]
+        self.workers = training["workers"]
+        self.pad_to = training["pad_to"]
+        self.seed = training["seed"]
+        self.losses = nn.ModuleDict(training["losses"])
+        self.teacher = training["teacher"]
+        self._optimizer = training["optimizer"]
+        self._scheduler = training["scheduler"]
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any loss reads a teacher."""
+        return any(loss.needs_teacher for loss in self._losses())
+
+    @property
+    def progress(self) -> float:
+        """Optimizer step / steps."""
+        return self.global_step / self.steps if self.steps else 1.0
+
+    def validate(self, config: PreTrainedConfig, before: Sequence["Finetune"]) -> None:
+        """Refuse, before anything is trained, what this stage cannot do.
+
+        Args:
+            config: Of the run's dense model.
+            before: The stages before this one.
+
+        Raises:
+            ValueError: Says what cannot be, and the way out.
+        """
+
+    def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
+        """Take over the model before training. Subclasses may change it here.
+
+        Args:
+            family: The model to train; it is changed in place.
+            corpus: Its text.
+            teacher: In eval mode; present where ``needs_teacher``.
+        """
+        if teacher is not None:
+            check_vocabularies(family.tokenizer, teacher.tokenizer)
+        self.family = family
+        self.corpus = corpus
+        self.model = family.model
+        # A Family is no nn.Module, so the teacher stays out of the module tree and of every checkpoint.
+        self.teacher_family = teacher
+
+    def on_step(self, progress: float) -> None:
+        """Called before the forward pass of every optimizer step."""
+
+    def finish(self) -> dict[str, float]:
+        """Called after the last step.
+
+        Returns:
+            Coverage: share of the model's parameters that the technique touched, and what it reached.
+        """
+        return {"share": 1.0}
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return training_batches(
+            self.corpus,
+            self.family,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            start=self.global_step * self.accumulate,
+            stop=self.steps * self.accumulate,
+            workers=self.workers,
+            multiple=self.pad_to,
+        )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW-like optimizers decay matrices only, not biases, norms or scales."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in trained if p.ndim > 1]},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = self._optimizer([group for group in groups if group["params"]])
+        scheduler = self._scheduler(optimizer, num_training_steps=self.steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        norm = nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm or math.inf)
+        if not norm.isfinite() and self.trainer.precision != "16-mixed":  # its loss scaler skips such steps by itself
+            raise NonFiniteLoss(_not_finite("norm of the gradient", norm.item(), self.global_step))
+
+    def on_fit_start(self) -> None:
+        self.model.train(self.dropout)  # nothing but dropout tells the two modes of a transformer apart
+        if self.teacher_family is not None:
+            nn.Module.to(self.teacher_family.model, self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if batch_idx % self.accumulate == 0:
+            self.on_step(self.progress)
+        terms = self.terms(batch)
+        weights = [loss.weight for loss in self._losses()]
+        total = torch.stack([weight * term for weight, term in zip(weights, terms.values(), strict=True)]).sum()
+        if not math.isfinite(total.item()):
+            raise NonFiniteLoss(_not_finite("loss", total.item(), self.global_step))
+        logged_every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (self.global_step + 1) % logged_every == 0 and batch_idx % self.accumulate == 0:
+            self._log(total, terms)
+        return total
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Every loss term, unweighted, on one batch."""
+        hidden = any(loss.needs_hidden for loss in self._losses())
+        teacher = self._teach(batch, hidden) if self.teacher_family is not None else None
+        student = Outputs(*self.family.forward(batch, hidden=hidden))
+        return {
+            name: loss(student, teacher, batch["labels"], self.progress)
+            for name, loss in zip(self.losses, self._losses(), strict=True)
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rng"] = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            checkpoint["rng"]["cuda"] = torch.cuda.get_rng_state(self.device)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._rng = checkpoint["rng"]
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Dropout goes on where the checkpoint left it (restored here because starting a loader draws numbers)."""
+        if (rng := self.__dict__.pop("_rng", None)) is None:
+            return
+        torch.set_rng_state(rng["cpu"].cpu())
+        if "cuda" in rng:
+            torch.cuda.set_rng_state(rng["cuda"].cpu(), self.device)
+
+    @torch.inference_mode()
+    def _teach(self, batch: Batch, hidden: bool) -> Outputs:
+        assert self.teacher_family is not None
+        self.teacher_family.model.eval()
+        return Outputs(*self.teacher_family.forward(batch, hidden=hidden))
+
+    def _losses(self) -> list[Loss]:
+        return list(self.losses.values())  # type: ignore[arg-type]
+
+    def _log(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
+        values = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
+        if len(terms) > 1:
+            values |= {name: term.detach() for name, term in terms.items()}
+        for loss in self._losses():
+            values |= loss.logged(self.progress)
+        self.log_dict(values)
+        self.log("loss", total.detach(), prog_bar=True)
+
+
+def _not_finite(what: str, value: float, step: int) -> str:
+    return (
+        f"{what} is {value} at step {step}: lower optimizer.lr or clip_norm; "
+        "no artifact is written, the last checkpoint before it is kept"
+    )
+
+
+def check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    """The two must read the same ids; padded rows of the model behind the same tokenizer are fine.
+
+    Raises:
+        ValueError: The tokenizers differ.
+    """
+    mine, theirs = student.get_vocab(), teacher.get_vocab()
+    if mine == theirs:
+        return
+    differing = [token for token in mine.keys() | theirs.keys() if mine.get(token) != theirs.get(token)]
+    raise ValueError(
+        f"teacher and student read different vocabularies ({len(theirs)} and {len(mine)} tokens, "
+        f"{len(differing)} differ, e.g. {min(differing)!r}): distillation compares logits id by id. "
+        "Choose a teacher with the student's tokenizer, or cut the student out of the teacher"
+    )
+
+
+def share_of(family: Family, touched: list[Tensor]) -> float:
+    """Share of the model's parameters that ``touched`` holds."""
+    return sum(p.numel() for p in touched) / sum(p.numel() for p in parameters(family.model))

@@ -1,0 +1,19 @@
+"""Run one experiment: ``python -m slimexp.train +experiment=distill_t5``."""
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from slimexp.config import check, main
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Check, run; returns the headline of the last stage (what a sweeper optimises), ``None`` if it is not measured."""
+    check(cfg)
+    from slimexp.pipeline import Pipeline  # torch and Lightning are imported only once the config is right
+
+    pipeline = Pipeline(cfg, overrides=list(HydraConfig.get().overrides.task))
+    return pipeline.run().get(pipeline.corpus.headline)
+
+
+if __name__ == "__main__":
+    main(train)

@@ -1,0 +1,123 @@
+"""What holds for every test: no network, no tracking, one thread, nothing that changes from run to run."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ |= {  # before torch, transformers or wandb are imported
+    "WANDB_MODE": "disabled",
+    "WANDB_SILENT": "true",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+    "MPLBACKEND": "agg",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+
+import pytest
+
+LOOPBACK = ("127.", "::1", "localhost")
+
+TINY: dict[str, dict[str, Any]] = {  # task -> config of a model that is trained in milliseconds
+    "seq2seq": {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 48, "num_heads": 4, "num_layers": 2,
+                "num_decoder_layers": 2, "dropout_rate": 0.0},
+    "causal_lm": {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+                  "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+                  "tie_word_embeddings": True},
+    "classification": {"model_type": "bert", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+                       "num_attention_heads": 4, "max_position_embeddings": 64, "hidden_dropout_prob": 0.0,
+                       "attention_probs_dropout_prob": 0.0},
+}  # fmt: skip
+
+
+def _refuse_outside(host: Any) -> None:
+    if isinstance(host, str) and host and not host.startswith(LOOPBACK):
+        raise OSError(f"tests reach no network: refused {host}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_network() -> Iterator[None]:
+    """Let only loopback and unix sockets connect."""
+    connect, lookup = socket.socket.connect, socket.getaddrinfo
+
+    def local_connect(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            _refuse_outside(address[0])
+        connect(self, address)
+
+    def local_lookup(host: Any, *args: Any, **kwargs: Any) -> Any:
+        _refuse_outside(host)
+        return lookup(host, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", local_connect)
+        patch.setattr(socket, "getaddrinfo", local_lookup)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Any]:
+    """Task (and config values) -> a family with a byte tokenizer and a model of random weights, always the same."""
+    import torch
+
+    from slimexp.model.loading import Scratch
+    from slimexp.model.tokenizer import Bytes
+
+    def build(task: str, **values: Any) -> Any:
+        config = TINY[task] | values
+        torch.manual_seed(0)
+        length = config.pop("max_length", 64)
+        source = Scratch(config=config, tokenizer=Bytes(), max_length=length)
+        family = source.load(task=task, texts=lambda: [], labels=("no", "yes") if task == "classification" else ())
+        family.model.eval()
+        return family
+
+    return build
+
+
+@pytest.fixture
+def tiny_folder(tiny: Callable[..., Any], tmp_path: Path) -> Callable[..., Path]:
+    """Task (and config values) -> a folder in the hub's format with the model of ``tiny``."""
+
+    def save(task: str, name: str = "dense", **values: Any) -> Path:
+        family = tiny(task, **values)
+        family.model.save_pretrained(tmp_path / name)
+        family.tokenizer.save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A csv of 40 rows to copy, with the columns that every task reads."""
+    path = tmp_path / "table.csv"
+    words = ["one", "two words", "and three words", "or even four words"]
+    rows = [(f"{words[i % 4]} {i}", f"{words[i % 4]} {i}!", ("no", "yes")[i % 2]) for i in range(40)]
+    lines = [f"{source},{target},{source},{label}" for source, target, label in rows]
+    path.write_text("\n".join(["source,target,text,label", *lines]) + "\n")
+    return path
+
+
+@pytest.fixture
+def corpus(table: Path) -> Callable[[str], Any]:
+    """Task -> the corpus of ``table``."""
+    from slimexp.config import build, compose
+
+    return lambda task: build(compose(["data=files", f"data.path={table}", f"data.task={task}"]).data)
+
+
+@pytest.fixture(scope="session")
+def technique() -> Callable[..., Any]:
+    """Name (and values by key, or overrides) -> a technique of conf/ with two rows a batch, one-shot if not told."""
+    from slimexp.config import build, compose
+
+    def make(name: str, *overrides: str, **values: Any) -> Any:
+        settings = {"steps": 0, "batch_size": 2} | values
+        lines = [f"pipeline.{name}.{key}={'null' if value is None else value}" for key, value in settings.items()]
+        return build(compose([f"pipeline={name}", *overrides, *lines]).pipeline[name])
+
+    return make

@@ -1,0 +1,199 @@
+"""Files, and the mapping of columns and splits that it shares with Hub."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slimexp.data.base import HELD_OUT, Example
+from slimexp.data.files import Files
+from slimexp.data.table import Columns, Splits
+
+COLUMNS = {"source": "source", "target": "target", "text": "text", "label": "label"}
+SPLITS: dict[str, Any] = {
+    "train": "train",
+    "validation": "validation",
+    "test": "test",
+    "held_out": 0.1,
+    "max_train": None,
+    "max_held_out": None,
+    "seed": 0,
+}
+Rows = list[dict[str, Any]]
+
+
+def files(path: Path, task: Any = "seq2seq", *, passage: int | None = None, columns: Any = (), **splits: Any) -> Files:
+    return Files(
+        path=str(path),
+        task=task,
+        columns=Columns(**(COLUMNS | dict(columns))),
+        splits=Splits(**(SPLITS | splits)),
+        passage=passage,
+    )
+
+
+def write_csv(path: Path, rows: Rows) -> None:
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0], delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_parquet(path: Path, rows: Rows) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_formats_agree(suffix: str, tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
+    write = {".jsonl": write_jsonl, ".parquet": write_parquet}.get(suffix, write_csv)
+    rows[3]["source"] = 'a "quoted", two-\nline field'
+    write(tmp_path / f"rows{suffix}", rows)
+    splits = files(tmp_path / f"rows{suffix}").splits
+    assert {split: len(examples) for split, examples in splits.items()} == {"train": 48, "validation": 6, "test": 6}
+    found = {(example.source, example.target) for examples in splits.values() for example in examples}
+    assert found == {(row["source"], row["target"]) for row in rows}
+
+
+def test_txt_is_cut_into_passages(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.txt").write_text(f"text {number}\n" * 30)
+    splits = files(tmp_path, "causal_lm", passage=64).splits
+    assert all(len(example.source) <= 64 for examples in splits.values() for example in examples)
+    documents = {split: {example.source.split("\n")[0] for example in rows} for split, rows in splits.items()}
+    assert not documents["train"] & (documents["validation"] | documents["test"])  # whole documents are held out
+    assert len(files(tmp_path, "causal_lm").splits["train"]) == 16
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.jsonl", "validation.jsonl", "test.jsonl"),
+        ("train-0.jsonl", "validation-0.jsonl", "test-0.jsonl"),
+        ("train/a.jsonl", "validation/a.jsonl", "test/a.jsonl"),
+    ],
+)
+def test_folder_with_splits(names: tuple[str, ...], tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
+    for name, part in zip(names, (rows[:40], rows[40:50], rows[50:]), strict=True):
+        write_jsonl(tmp_path / name, part)
+    splits = files(tmp_path).splits
+    assert {split: len(examples) for split, examples in splits.items()} == {"train": 40, "validation": 10, "test": 10}
+    assert splits["test"][0] == Example("teh row nubmer 50", "the row number 50")
+
+
+def test_missing_split_is_taken_out_of_train(tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
+    write_jsonl(tmp_path / "train.jsonl", rows[:50])
+    write_jsonl(tmp_path / "dev.jsonl", rows[50:])
+    splits = files(tmp_path, validation="dev").splits
+    assert {split: len(examples) for split, examples in splits.items()} == {"train": 45, "validation": 10, "test": 5}
+
+
+def test_split_ignores_the_order_of_rows_and_keeps_equal_ones_together(
+    tmp_path: Path, rows: Rows, write_jsonl: Any
+) -> None:
+    straight = files(write_jsonl(tmp_path / "a.jsonl", rows)).splits
+    backwards = files(write_jsonl(tmp_path / "b.jsonl", rows[::-1] + rows)).splits
+    for split in HELD_OUT:
+        assert {example.source for example in straight[split]} == {example.source for example in backwards[split]}
+    assert not {example.source for example in backwards["train"]} & {example.source for example in backwards["test"]}
+
+
+def test_training_rows_that_are_held_out_are_dropped(tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
+    for name, part in (("train", rows), ("validation", rows[5:25]), ("test", rows[:10])):
+        write_jsonl(tmp_path / f"{name}.jsonl", part)
+    sizes = {split: len(examples) for split, examples in files(tmp_path).splits.items()}
+    assert sizes == {"train": 35, "validation": 15, "test": 10}
+
+
+def test_limits(tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    sizes = {split: len(kept) for split, kept in files(path, max_train=7, max_held_out=2).splits.items()}
+    assert sizes == {"train": 7, "validation": 2, "test": 2}
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [(["b", "a"], ("a", "b")), ([10, 9], ("9", "10")), ([True, False], ("False", "True"))],
+)
+def test_labels_are_sorted(
+    values: list[Any], labels: tuple[str, ...], tmp_path: Path, rows: Rows, write_jsonl: Any
+) -> None:
+    for number, row in enumerate(rows):
+        row["label"] = values[number % 2]
+    corpus = files(write_jsonl(tmp_path / "rows.jsonl", rows), "classification")
+    assert corpus.labels == labels
+    for example in corpus.splits["train"]:
+        assert labels[example.label or 0] == str(values[int(example.source.split()[1]) % 2])
+
+
+def test_blank_rows_are_dropped(tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [*rows, rows[0] | {"source": "  "}, rows[1] | {"target": ""}])
+    assert sum(map(len, files(path).splits.values())) == 60
+
+
+def refused(tmp_path: Path, name: str, content: bytes, message: str, **arguments: Any) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        _ = files(tmp_path / name, **arguments).splits
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"source,target\na,b\nc\n", "a.csv, line 3: 1 fields, the header has 2"),
+        ("a.csv", b'source,target\n"a"x,b\n', "a.csv, line 2: "),
+        ("a.csv", b"source,target\n\xff\xfe,b\n", "a.csv: not UTF-8 text"),
+        (
+            "a.csv",
+            b"sourse,target\na,b\n",
+            "'source' is missing in split 'train'; there are: sourse, target; did you mean",
+        ),
+        ("a.csv", b"source,target\n", "split 'train' of corpus Files is empty"),
+        ("a.csv", b"", "split 'train' of corpus Files is empty"),
+        ("a.jsonl", b'{"source": "a", "target": "b"}\n\n{"source": \n', "a.jsonl, line 3: not JSON: .* at column"),
+        ("a.jsonl", b'["a"]\n', "a.jsonl, line 1: each line must be one JSON object, got list"),
+        ("a.jsonl", b'{"source": "a", "target": null}\n', "'target' must hold text, row 1 of split 'train' holds None"),
+        ("a.parquet", b"PAR0", "a.parquet: not a readable parquet file"),
+        ("a.txt", b"text", "'source' is missing in split 'train'; there are: text"),
+        ("a.docx", b"text", "cannot read '.docx' files, only .csv, .tsv, .jsonl, .parquet, .txt"),
+    ],
+)
+def test_bad_file(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    refused(tmp_path, name, content, message)
+
+
+def test_bad_path(tmp_path: Path, rows: Rows, write_jsonl: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match=r"no such file or folder: .*nowhere"):
+        _ = files(tmp_path / "nowhere").splits
+    with pytest.raises(ValueError, match=r"has no file that ends with \.csv"):
+        _ = files(tmp_path).splits
+    write_jsonl(tmp_path / "test.jsonl", rows)
+    with pytest.raises(ValueError, match=r"has files of split 'test' and none of train: name one 'train.*'"):
+        _ = files(tmp_path).splits
+
+
+def test_bad_labels(tmp_path: Path, rows: Rows, write_jsonl: Callable[..., Path]) -> None:
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    write_jsonl(tmp_path / "test.jsonl", [{"text": "unseen", "label": "c"}])
+    with pytest.raises(
+        ValueError, match=r"label 'c' of split 'test' is none of the 2 classes .*\(a, b\).*splits.test=null"
+    ):
+        _ = files(tmp_path, "classification").splits
+    refused(tmp_path, "a.jsonl", b'{"text": "a", "label": 0.5}\n', "text or integers, got 0.5", task="classification")
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"task": "translation"}, "task must be one of seq2seq, causal_lm, classification, got 'translation'"),
+        ({"passage": 1}, "passage must be >= 2 characters"),
+        ({"held_out": 0.5}, r"splits.held_out must be in \(0, 0.5\), got 0.5"),
+        ({"max_train": 0}, "splits.max_train must be >= 1"),
+    ],
+)
+def test_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        files(Path("unread"), **arguments)

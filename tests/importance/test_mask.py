@@ -1,0 +1,54 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from slimexp.attachment import attach
+from slimexp.importance.mask import Mask
+from slimexp.quantizer.minmax import MinMax
+
+
+@pytest.mark.fast
+def test_a_new_mask_changes_nothing() -> None:
+    weight = torch.randn(3, 4)
+    assert torch.equal(Mask(shape=(3, 4))(weight), weight)
+
+
+@pytest.mark.fast
+def test_rebuilt_from_json_and_state() -> None:
+    mask = Mask(shape=(3, 4))
+    mask.mask[1, 2] = False
+    again = Mask(**json.loads(json.dumps(mask.arguments())))
+    again.load_state_dict(mask.state_dict())
+    assert torch.equal(again.mask, mask.mask)
+
+
+@pytest.mark.fast
+def test_exact_under_a_quantizer_through_50_steps_of_adamw_with_weight_decay() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(16, 8)
+    mask = Mask(shape=layer.weight.shape)
+    mask.mask.copy_(torch.rand(8, 16) > 0.5)
+    attach(layer, "weight", mask)
+    attach(layer, "weight", MinMax(bits=4, group_size=8))
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, weight_decay=0.5)
+    start = layer.weight.detach().clone()
+    for _ in range(50):
+        optimizer.zero_grad()
+        loss = (layer(torch.randn(4, 16)) - 1).square().mean()
+        loss.backward()
+        optimizer.step()
+        assert (layer.weight[~mask.mask] == 0).all()
+    assert not torch.equal(layer.weight, start)
+
+
+@pytest.mark.fast
+def test_masked_entries_get_no_gradient() -> None:
+    layer = nn.Linear(4, 2)
+    mask = Mask(shape=layer.weight.shape)
+    mask.mask[0] = False
+    attach(layer, "weight", mask)
+    layer(torch.randn(3, 4)).sum().backward()
+    gradient = layer.parametrizations.weight.original.grad
+    assert (gradient[0] == 0).all() and (gradient[1] != 0).any()

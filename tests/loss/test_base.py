@@ -1,0 +1,149 @@
+"""What every loss of conf/ keeps to: ignored labels, empty batches, half precision, a teacher without gradient."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from slimexp.config import CONF_DIR, build, compose
+from slimexp.loss.base import Loss, Outputs
+
+IGNORE = -100
+NAMES = sorted(path.stem for path in (CONF_DIR / "loss").glob("*.yaml"))
+BUILT: dict[str, Loss] = {}
+
+
+def loss_named(name: str) -> Loss:
+    if name not in BUILT:
+        BUILT[name] = build(compose([f"+loss@measure.probe={name}"]).measure.probe)
+    return BUILT[name]
+
+
+def outputs(seed: int, *, dtype: torch.dtype = torch.float32, classes: bool = False) -> Outputs:
+    """Logits [3, 5, 11] (or [6, 4]) and two stacks of hidden states [13, 8]."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(*((6, 4) if classes else (3, 5, 11)), generator=generator)
+    hidden = {
+        stack: tuple(torch.randn(13, 8, generator=generator).to(dtype).requires_grad_() for _ in range(3))
+        for stack in ("encoder", "decoder")
+    }
+    return Outputs(logits.to(dtype).requires_grad_(), hidden)
+
+
+def labels(*, classes: bool = False) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    found = torch.randint(0, 4, (6,) if classes else (3, 5), generator=generator)
+    found.view(-1)[[1, 4]] = IGNORE
+    return found
+
+
+def teacher_of(loss: Loss, seed: int, **options: Any) -> Outputs | None:
+    if not loss.needs_teacher:
+        return None
+    return detached(outputs(seed, **options))
+
+
+def detached(given: Outputs, dtype: torch.dtype | None = None) -> Outputs:
+    hidden = {stack: tuple(state.detach().to(dtype) for state in states) for stack, states in given.hidden.items()}
+    return Outputs(given.logits.detach().to(dtype), hidden)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("classes", [False, True])
+def test_a_divergence_of_equals_is_zero(name: str, progress: float, classes: bool) -> None:
+    loss = loss_named(name)
+    if not loss.needs_teacher:
+        pytest.skip("no divergence")
+    value = loss(outputs(0, classes=classes), teacher_of(loss, 0, classes=classes), labels(classes=classes), progress)
+    assert abs(value.item()) < 1e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("classes", [False, True])
+def test_is_a_positive_scalar_with_a_gradient_for_the_student_alone(name: str, classes: bool) -> None:
+    loss, student = loss_named(name), outputs(0, classes=classes)
+    teacher = teacher_of(loss, 1, classes=classes)
+    value = loss(student, teacher, labels(classes=classes), 0.5)
+    assert value.shape == () and value.item() > 0
+    value.backward()
+    states = [state for stack in student.hidden.values() for state in stack] if loss.needs_hidden else []
+    for tensor in (student.logits, *states):
+        assert tensor.grad is None or tensor.grad.isfinite().all()
+    assert all(state.grad is not None and (state.grad != 0).any() for state in states)
+    if student.logits.grad is not None:
+        ignored = labels(classes=classes) == IGNORE
+        assert (student.logits.grad[ignored] == 0).all() and (student.logits.grad[~ignored] != 0).any()
+    assert teacher is None or not teacher.logits.requires_grad
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reads_logits_or_hidden_states(name: str) -> None:
+    loss, student = loss_named(name), outputs(0)
+    loss(student, teacher_of(loss, 1), labels(), 0.5).backward()
+    assert student.logits.grad is not None or loss.needs_hidden
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_said_at_ignored_places_does_not_matter(name: str) -> None:
+    loss, student = loss_named(name), outputs(0)
+    teacher = teacher_of(loss, 1)
+    expected = loss(student, teacher, labels(), 0.5)
+    ignored = labels() == IGNORE
+    for given in (student, teacher):
+        if given is not None:
+            given.logits.data[ignored] = 1e4
+    assert torch.equal(loss(student, teacher, labels(), 0.5), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_a_mean_over_real_labels(name: str) -> None:
+    """Padding a batch, or repeating it, leaves the value where it was."""
+    loss, student = loss_named(name), outputs(0)
+    teacher = teacher_of(loss, 1)
+    expected = loss(student, teacher, labels(), 0.5)
+
+    def twice(given: Outputs | None) -> Outputs | None:
+        return None if given is None else Outputs(torch.cat([given.logits, given.logits]), given.hidden)
+
+    repeated = loss(twice(student), twice(teacher), torch.cat([labels(), labels()]), 0.5)
+    padded = loss(twice(student), twice(teacher), torch.cat([labels(), torch.full_like(labels(), IGNORE)]), 0.5)
+    assert repeated.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert padded.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_without_labels_gives_zero_and_a_zero_gradient(name: str) -> None:
+    loss, student = loss_named(name), outputs(0)
+    none = Outputs(student.logits, {stack: tuple(s[:0] for s in states) for stack, states in student.hidden.items()})
+    teacher = Outputs(student.logits.detach(), none.hidden) if loss.needs_teacher else None
+    value = loss(none, teacher, torch.full_like(labels(), IGNORE), 0.5)
+    assert value.item() == 0
+    value.backward()
+    assert student.logits.grad is None or (student.logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_logits_are_weighed_in_float32(name: str) -> None:
+    loss, half = loss_named(name), outputs(0, dtype=torch.bfloat16)
+    teacher = teacher_of(loss, 1, dtype=torch.bfloat16)
+
+    def full(given: Outputs | None) -> Outputs | None:
+        return None if given is None else detached(given, torch.float32)
+
+    value = loss(half, teacher, labels(), 0.5)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(loss(full(half), full(teacher), labels(), 0.5).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scheduled_quantities_are_finite_numbers(name: str) -> None:
+    logged = loss_named(name).logged(0.5)
+    assert all(isinstance(value, float) and value == value for value in logged.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_negative_weight_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"loss weight must be >= 0, got -1"):
+        build(compose([f"+loss@measure.probe={name}", "measure.probe.weight=-1.0"]).measure.probe)

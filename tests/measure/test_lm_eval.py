@@ -1,0 +1,133 @@
+"""The harness on models in memory, without network."""
+
+import socket
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from slimexp.data.base import Corpus, Example
+from slimexp.measure import lm_eval
+from slimexp.measure.base import Subject
+from slimexp.measure.lm_eval import LmEval, next_line_items, spelling_items
+
+
+def _measure(**changes: Any) -> LmEval:
+    settings = {
+        "tasks": None, "split": "test", "limit": 6, "choices": 3, "batch_size": 4, "num_fewshot": None, "seed": 0,
+        "reach_s": 1.0, "verbose": False,
+    }  # fmt: skip
+    return LmEval(**settings | changes)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("network is blocked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(("task", "name"), [("seq2seq", "spelling_choice"), ("causal_lm", "next_line")])
+def test_bundled_tasks_run_offline_in_silence_and_repeat(
+    task: str,
+    name: str,
+    subjects: dict[str, Subject],
+    corpora: dict[str, Corpus],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    first, second = (_measure().measure(subjects[task], subjects[task], corpora[task]) for _ in range(2))
+    assert first == second
+    assert set(first) == {f"{name}_{m}{s}" for m in ("acc", "acc_norm") for s in ("", "_stderr")}
+    assert all(0 <= value <= 1 for value in first.values())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_likelihoods_are_the_models_own(subjects: dict[str, Subject], corpora: dict[str, Corpus]) -> None:
+    """A model that gives every token of the right answers its due gets them all."""
+    family = subjects["seq2seq"].family
+    items = spelling_items(corpora["seq2seq"].splits["test"], choices=3, seed=0)
+    rights = {tuple(family.tokenizer(i["choices"][i["answer"]])["input_ids"][:-1]) for i in items}
+    forward = family.model.forward
+
+    def knowing(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        output.logits.zero_()
+        for row, labels in enumerate(kwargs["labels"].tolist()):
+            for position, label in enumerate(labels):
+                if any(tuple(labels[: len(right)]) == right for right in rights):
+                    output.logits[row, position, label] = 9.0
+        return output
+
+    with mock.patch.object(family.model, "forward", knowing):
+        figures = _measure(limit=None).measure(subjects["seq2seq"], subjects["seq2seq"], corpora["seq2seq"])
+    assert figures["spelling_choice_acc"] == 1.0
+
+
+@pytest.mark.fast
+def test_spelling_items() -> None:
+    rows = [Example(source=f"A sentance {i}.", target=f"A sentence {i}.") for i in range(20)]
+    items = spelling_items(rows, choices=4, seed=0)
+    assert items == spelling_items(rows, choices=4, seed=0) != spelling_items(rows, choices=4, seed=1)
+    for row, item in zip(rows, items, strict=True):
+        assert item["context"] == row.source and item["choices"][item["answer"]] == row.target
+        assert len(set(item["choices"])) == 4 and row.source not in item["choices"]
+        assert {len(choice) for choice in item["choices"]} == {len(row.target or "")}
+    assert len({item["answer"] for item in items}) == 4  # the right one may stand anywhere
+    with pytest.raises(ValueError, match="too few letters"):
+        spelling_items([Example(source="1", target="12")], choices=2, seed=0)
+
+
+@pytest.mark.fast
+def test_next_line_items() -> None:
+    rows = [Example(source="\n".join(f"    variable_{i}_{j} = 1" for j in range(9))) for i in range(10)]
+    rows += [Example(source="one line")]
+    items = next_line_items(rows, choices=4, limit=5, longest=40, seed=0)
+    assert items == next_line_items(rows, choices=4, limit=5, longest=40, seed=0) and len(items) == 5
+    for item in items:
+        right = item["choices"][item["answer"]]
+        passage = next(row.source for row in rows if row.source.startswith(item["context"]))
+        assert (item["context"] + right + "\n") in passage
+        assert len(set(item["choices"])) == 4 and all(choice.startswith("    v") for choice in item["choices"])
+        assert sum(choice in passage for choice in item["choices"]) == 1
+    with pytest.raises(ValueError, match="text of several lines"):
+        next_line_items(rows, choices=4, limit=None, longest=5, seed=0)
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A harness that knows one task, whose data are on a hub (reading the real index takes seconds)."""
+    from lm_eval.tasks import TaskManager
+
+    (tmp_path / "far_away.yaml").write_text(
+        "task: far_away\ndataset_path: nobody/nothing\noutput_type: multiple_choice\ntest_split: test\n"
+        "doc_to_text: a\ndoc_to_choice: b\ndoc_to_target: c\nmetric_list: [{metric: acc}]\n"
+    )
+    manager = TaskManager(include_defaults=False, include_path=str(tmp_path))
+    monkeypatch.setattr(lm_eval, "_manager", lambda named: manager)
+
+
+@pytest.mark.usefixtures("no_network", "index")
+def test_unknown_and_unreachable_tasks_are_one_clear_error() -> None:
+    with pytest.raises(ValueError, match=r"no task 'far_awya' \(nearest: far_away"):
+        _measure(tasks=["far_awya"]).validate("causal_lm")
+    with pytest.raises(ValueError, match=r"data of far_away cannot be had .*set HF_HOME"):
+        _measure(tasks=["far_away"]).validate("causal_lm")
+
+
+def test_wrong_kind_of_model_is_said_before_training() -> None:
+    with pytest.raises(ValueError, match=r"drop measure\.lm_eval"):
+        _measure().validate("classification")
+    with pytest.raises(ValueError, match="'next_line' is for causal_lm models"):
+        _measure(tasks=["next_line"]).validate("seq2seq")
+    _measure().validate("seq2seq")
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("bad", [{"tasks": []}, {"split": "train"}, {"limit": 1}, {"choices": 1}, {"batch_size": 0}])
+def test_refuses(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(bad))} must"):
+        _measure(**bad)

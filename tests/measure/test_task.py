@@ -1,0 +1,50 @@
+"""Quality on held-out text."""
+
+from typing import Any
+
+import pytest
+
+from slimexp.data.base import Corpus
+from slimexp.measure.base import Subject
+from slimexp.measure.task import Task
+
+
+class _Oracle:
+    """A family that knows the answers, and remembers what it was asked."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.model = subject.family.model
+        self.asked: list[str] = []
+
+    def predict(self, rows: Any, *, batch_size: int) -> list[Any]:
+        assert not self.model.training
+        self.asked = [row[0] for row in rows]
+        return [row[1] for row in rows]
+
+
+def _task(**changes: Any) -> Task:
+    return Task(**{"split": "test", "limit": None, "batch_size": 4, "seed": 0, **changes})
+
+
+def test_right_answers_score_full_marks(subjects: dict[str, Subject], corpora: dict[str, Corpus]) -> None:
+    oracle = _Oracle(subjects["seq2seq"])
+    subject = Subject(family=oracle, folder=subjects["seq2seq"].folder)  # type: ignore[arg-type]
+    assert _task().measure(subject, subject, corpora["seq2seq"]) == {"exact_match": 1.0, "task_examples": 12.0}
+    assert _task(limit=3).measure(subject, subject, corpora["seq2seq"])["task_examples"] == 3.0
+    rows = [example.source for example in corpora["seq2seq"].splits["test"]]
+    places = [rows.index(source) for source in oracle.asked]
+    assert [place // 4 for place in places] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("task", ["seq2seq", "causal_lm", "classification"])
+def test_is_deterministic(task: str, subjects: dict[str, Subject], corpora: dict[str, Corpus]) -> None:
+    subject = subjects[task]
+    first, second = (_task(limit=5).measure(subject, subject, corpora[task]) for _ in range(2))
+    assert first == second and first["task_examples"] == 5.0
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("bad", [{"split": "train"}, {"limit": 0}, {"batch_size": 0}])
+def test_refuses(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):
+        _task(**bad)

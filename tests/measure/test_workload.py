@@ -1,0 +1,55 @@
+"""The request that latency, memory and FLOPs are stated for."""
+
+import pytest
+import torch
+
+from slimexp.measure.base import Subject
+from slimexp.measure.workload import Request, Workload
+
+SHAPE = Workload(batch=2, tokens=12, new_tokens=5, seed=0)
+
+
+@pytest.mark.parametrize("task", ["seq2seq", "causal_lm"])
+def test_decoding_with_the_cache_is_greedy_generation(task: str, subjects: dict[str, Subject]) -> None:
+    family = subjects[task].family
+    prompt = SHAPE.prompt(family)
+    request = Request(family)
+    ours = []
+    with torch.no_grad():
+        request.prefill(prompt)
+        for _ in range(SHAPE.new_tokens):
+            ours.append(request.next_ids)
+            request.decode(1)
+        theirs = family.model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), do_sample=False, min_new_tokens=5, max_new_tokens=5,
+            eos_token_id=None,
+        )  # fmt: skip
+    assert torch.equal(torch.cat(ours, dim=1), theirs[:, -5:])
+
+
+@pytest.mark.parametrize("task", ["seq2seq", "causal_lm", "classification"])
+def test_prompt_is_seeded_and_without_special_tokens(task: str, subjects: dict[str, Subject]) -> None:
+    family = subjects[task].family
+    prompt = SHAPE.prompt(family)
+    assert prompt.shape == (2, 12) and torch.equal(prompt, SHAPE.prompt(family))
+    assert not set(prompt.flatten().tolist()) & set(family.tokenizer.all_special_ids)
+
+
+@pytest.mark.parametrize(
+    ("task", "tokens", "new_tokens"), [("seq2seq", 64, 64), ("causal_lm", 32, 32), ("classification", 64, 0)]
+)
+def test_is_shortened_to_what_the_model_takes(
+    task: str, tokens: int, new_tokens: int, subjects: dict[str, Subject]
+) -> None:
+    shape = Workload(batch=1, tokens=1000, new_tokens=1000, seed=0).fitted(subjects[task].family)
+    assert (shape.tokens, shape.new_tokens) == (tokens, new_tokens)
+    request = Request(subjects[task].family)
+    request.prefill(shape.prompt(subjects[task].family))
+    request.decode(shape.new_tokens)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("bad", [{"batch": 0}, {"tokens": 0}, {"new_tokens": -1}])
+def test_refuses_bad_shapes(bad: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(bad))} must be >="):
+        Workload(**{"batch": 1, "tokens": 1, "new_tokens": 1, "seed": 0, **bad})

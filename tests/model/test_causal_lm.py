@@ -1,0 +1,74 @@
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from slimexp.model.base import IGNORE
+from slimexp.model.causal_lm import CausalLm
+
+Tiny = Callable[..., Any]
+ROWS = [("one", None, None), ("three and four and five and six", None, None), ("x", None, None), ("seven!", None, None)]
+
+
+@torch.no_grad()
+def test_labels_line_up_with_logits(tiny: Tiny) -> None:
+    """The loss is the one that transformers computes itself, from labels that it shifts."""
+    family: CausalLm = tiny("causal_lm")
+    batch = family.encode(ROWS)
+    logits, _ = family.forward(batch)
+    loss = cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORE)
+    unshifted = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORE)
+    theirs = family.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=unshifted).loss
+    assert loss.item() == pytest.approx(theirs.item(), rel=1e-6)
+
+
+@torch.no_grad()
+def test_predicts_nats_tokens_and_hits_of_the_whole_text(tiny: Tiny) -> None:
+    family: CausalLm = tiny("causal_lm")
+    for row, (nats, tokens, hits) in zip(ROWS, family.predict(ROWS, batch_size=3), strict=True):
+        ids = torch.tensor([family.tokenizer(row[0])["input_ids"]])
+        logs = family.model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        assert tokens == ids.shape[1] - 1
+        assert nats == pytest.approx(-logs.gather(1, ids[0, 1:, None]).sum().item(), rel=1e-5)
+        assert hits == (logs.argmax(-1) == ids[0, 1:]).sum()
+
+
+def test_order_and_values_hold_at_any_batch_size(tiny: Tiny) -> None:
+    family: CausalLm = tiny("causal_lm", max_length=8)
+    expected = family.predict(ROWS, batch_size=1)
+    for batch_size in (2, 3, 64):
+        for got, wanted in zip(family.predict(ROWS, batch_size=batch_size), expected, strict=True):
+            assert got == (pytest.approx(wanted[0], rel=1e-5), *wanted[1:])
+
+
+@pytest.mark.parametrize("max_length", [2, 3, 5, 8, 31, 32, 33, 64])
+def test_windows_count_every_token_once(tiny: Tiny, max_length: int) -> None:
+    """A model that looks at the last token only gives the same nats however its text is cut."""
+    family: CausalLm = tiny("causal_lm")
+    for name, module in family.model.named_modules():
+        if name.endswith("o_proj"):
+            nn.init.zeros_(module.weight)
+    whole = family.predict(ROWS, batch_size=4)
+    family.max_length = max_length
+    cut = family.predict(ROWS, batch_size=4)
+    assert [row[1:] for row in cut] == [row[1:] for row in whole]
+    assert [row[0] for row in cut] == [pytest.approx(row[0], rel=1e-5) for row in whole]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 6, 7, 8, 9])
+def test_windows_overlap_by_one_token(tiny: Tiny, length: int) -> None:
+    family: CausalLm = tiny("causal_lm", max_length=4)
+    ids = list(range(length))
+    windows = family._windows(ids)
+    assert [a[-1] == b[0] for a, b in pairwise(windows)] == [True] * (len(windows) - 1)
+    assert [token for window in windows for token in window[1:]] == ids[1:]
+    assert all(2 <= len(window) <= 4 for window in windows) or length == 1
+
+
+def test_a_text_of_one_token_predicts_nothing(tiny: Tiny) -> None:
+    family: CausalLm = tiny("causal_lm")
+    assert family.predict([("", None, None), ROWS[0]], batch_size=2)[0] == (0.0, 0, 0)

@@ -1,0 +1,193 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+from slimexp.config import build, compose
+from slimexp.model.base import Family
+from slimexp.model.loading import ZOO, CutOut, Pretrained, Scratch, family_named, from_folder
+from slimexp.model.surgery import Cut
+from slimexp.model.tokenizer import Bpe, Bytes
+
+Tiny = Callable[..., Any]
+TASKS = ("seq2seq", "causal_lm", "classification")
+ROWS = [("one", "two", 0), ("three!", "four", 1)]
+
+
+def texts() -> Iterator[str]:
+    yield from ("one two three", "four five six")
+
+
+def load(source: Any, task: str, labels: tuple[str, ...] = ()) -> Family:
+    return source.load(task=task, texts=texts, labels=labels)
+
+
+@torch.no_grad()
+def logits(family: Family) -> torch.Tensor:
+    family.model.eval()
+    return family.forward(family.encode(ROWS))[0]
+
+
+def scratch(**values: Any) -> Scratch:
+    config = {"model_type": "t5", "d_model": 16, "d_kv": 4, "d_ff": 16, "num_heads": 2, "num_layers": 1} | values
+    return Scratch(config=config, tokenizer=Bytes(), max_length=32)
+
+
+# --- pretrained ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_local_folder_in_the_hubs_format_gives_the_same_model(tiny: Tiny, tiny_folder: Tiny, task: str) -> None:
+    labels = ("no", "yes") if task == "classification" else ()
+    folder = tiny_folder(task)
+    loaded = load(Pretrained(path=str(folder), max_length=32), task, labels)
+    assert type(loaded) is family_named(task) and loaded.max_length == 32
+    assert torch.equal(logits(loaded), logits(tiny(task)))
+    assert torch.equal(logits(from_folder(folder, task, 32)), logits(loaded))
+    assert all(p.dtype == torch.float32 for p in loaded.model.parameters())
+
+
+def test_weights_stored_in_bfloat16_are_trained_in_float32(tiny: Tiny, tmp_path: Path) -> None:
+    family = tiny("seq2seq")
+    family.model.to(torch.bfloat16).save_pretrained(tmp_path)
+    family.tokenizer.save_pretrained(tmp_path)
+    loaded = load(Pretrained(path=str(tmp_path), max_length=32), "seq2seq")
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
+
+
+def test_a_classifier_gets_the_classes_of_the_corpus(tiny_folder: Tiny) -> None:
+    loaded = load(Pretrained(path=str(tiny_folder("classification")), max_length=32), "classification", ("bad", "good"))
+    assert loaded.model.config.id2label == {0: "bad", 1: "good"}
+    assert loaded.model.config.label2id == {"bad": 0, "good": 1}
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end_token(tiny: Tiny, tmp_path: Path) -> None:
+    family = tiny("causal_lm")
+    family.model.save_pretrained(tmp_path)
+    family.tokenizer.pad_token = None
+    family.tokenizer.save_pretrained(tmp_path)
+    loaded = load(Pretrained(path=str(tmp_path), max_length=32), "causal_lm")
+    assert loaded.tokenizer.pad_token_id == loaded.tokenizer.eos_token_id
+    batch = loaded.encode([("a", None, None), ("abc", None, None)])
+    assert batch["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+    assert (batch["labels"] != -100).sum(1).tolist() == [1, 3]  # the end token of a text is a label, padding is not
+
+
+# --- scratch and cut -----------------------------------------------------------------------------
+
+
+def test_scratch_reads_the_numbers_of_its_tokenizer() -> None:
+    family = load(scratch(), "seq2seq")
+    config = family.model.config
+    assert (config.vocab_size, config.pad_token_id, config.eos_token_id) == (259, 0, 1)
+    assert config.decoder_start_token_id == 0
+    bpe = Scratch(config=scratch().config, tokenizer=Bpe(vocab_size=265, characters=1000), max_length=32)
+    assert load(bpe, "seq2seq").model.config.vocab_size == 265
+
+
+def test_scratch_is_a_matter_of_the_seed() -> None:
+    torch.manual_seed(1)
+    first = load(scratch(), "seq2seq")
+    torch.manual_seed(1)
+    assert torch.equal(logits(load(scratch(), "seq2seq")), logits(first))
+    torch.manual_seed(2)
+    other = load(scratch(), "seq2seq")
+    assert not torch.equal(logits(other), logits(first))
+
+
+def test_scratch_from_conf() -> None:
+    node = compose(["model=scratch", "model.config={model_type: bert, hidden_size: 16, num_attention_heads: 2}"]).model
+    source: Scratch = build(node)
+    source.validate("classification")
+    assert isinstance(source.tokenizer, Bytes) and source.config["hidden_size"] == 16
+
+
+def test_cut_out_is_the_cut_of_what_its_source_loads(tiny_folder: Tiny) -> None:
+    nothing = Cut(
+        encoder_layers=None, decoder_layers=None, ffn=None, heads=None, hidden=None, calibration_batches=0
+    )  # fmt: skip
+    source = Pretrained(path=str(tiny_folder("seq2seq")), max_length=32)
+    CutOut(source=source, cut=nothing).validate("seq2seq")
+    assert torch.equal(logits(load(CutOut(source=source, cut=nothing), "seq2seq")), logits(load(source, "seq2seq")))
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def test_a_missing_folder_or_unknown_hub_id() -> None:
+    for path in ("no/such/folder", "/no/such/folder", "./nowhere"):
+        with pytest.raises(ValueError, match=rf"model '{path}' cannot be had.*model\.path"):
+            Pretrained(path=path, max_length=32).validate("seq2seq")
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no config\.json: give a folder in the hub's format"):
+        Pretrained(path=str(tmp_path), max_length=32).validate("seq2seq")
+
+
+def test_a_folder_without_weights(tiny_folder: Tiny) -> None:
+    folder = tiny_folder("seq2seq")
+    (folder / "model.safetensors").unlink()
+    source = Pretrained(path=str(folder), max_length=32)
+    source.validate("seq2seq")
+    with pytest.raises(ValueError, match="cannot be had"):
+        load(source, "seq2seq")
+
+
+def test_an_unknown_name_of_the_zoo() -> None:
+    with pytest.raises(ValueError, match=r"no model 'zoo:unicorn': the zoo holds"):
+        Pretrained(path="zoo:unicorn", max_length=32).validate("seq2seq")
+    assert ZOO.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("model", "task"),
+    [
+        ("classification", "seq2seq"),
+        ("causal_lm", "seq2seq"),
+        ("seq2seq", "causal_lm"),
+        ("seq2seq", "classification"),
+        ("classification", "causal_lm"),  # transformers would load it, and it would see what it predicts
+    ],
+)
+def test_a_model_that_does_not_serve_the_task(tiny_folder: Tiny, model: str, task: str) -> None:
+    kind = {"seq2seq": "t5", "causal_lm": "llama", "classification": "bert"}[model]
+    with pytest.raises(ValueError, match=rf"is of type {kind}, which does not serve the task '{task}' of this corpus"):
+        Pretrained(path=str(tiny_folder(model)), max_length=32).validate(task)
+
+
+def test_more_tokens_than_positions(tiny_folder: Tiny) -> None:
+    source = Pretrained(path=str(tiny_folder("causal_lm")), max_length=65)
+    with pytest.raises(ValueError, match=r"max_length must be <= 64, the positions that .* has; got 65"):
+        source.validate("causal_lm")
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("max_length", [-1, 0, 1])
+def test_too_short_a_length(max_length: int) -> None:
+    message = rf"max_length must be >= 2, got {max_length}"
+    with pytest.raises(ValueError, match=message):
+        Pretrained(path="x", max_length=max_length)
+    with pytest.raises(ValueError, match=message):
+        Scratch(config={"model_type": "t5"}, tokenizer=Bytes(), max_length=max_length)
+
+
+def test_a_config_that_transformers_refuses() -> None:
+    with pytest.raises(ValueError, match="needs a model_type"):
+        Scratch(config={}, tokenizer=Bytes(), max_length=32)
+    with pytest.raises(ValueError, match=r"model\.config: .*unicorn"):
+        scratch(model_type="unicorn").validate("seq2seq")
+    with pytest.raises(ValueError, match=r"model\.config: .*d_model"):
+        scratch(d_model="wide").validate("seq2seq")
+
+
+def test_plain_transformers_reads_what_was_saved(tiny: Tiny, tiny_folder: Tiny) -> None:
+    folder = tiny_folder("seq2seq")
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    family = tiny("seq2seq")
+    inputs = tokenizer("one", return_tensors="pt")
+    assert torch.equal(model.generate(**inputs, max_new_tokens=8), family.model.generate(**inputs, max_new_tokens=8))
+    assert isinstance(model, T5ForConditionalGeneration) and isinstance(model.config, T5Config)

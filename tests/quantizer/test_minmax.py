@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from slimexp.quantizer.minmax import MinMax, rounded
+
+WEIGHT = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("group_size", [None, 16])
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
+def test_quantizing_twice_changes_nothing(bits: int, group_size: int | None, size: float) -> None:
+    quantizer = MinMax(bits=bits, group_size=group_size)
+    once = quantizer(WEIGHT * size)
+    assert torch.equal(quantizer(once), once)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_the_largest_entry_is_the_largest_integer(bits: int) -> None:
+    quantizer = MinMax(bits=bits, group_size=None)
+    integers = quantizer(WEIGHT) / quantizer.scale(WEIGHT)
+    assert (integers.abs().amax(1) == 2 ** (bits - 1) - 1).all()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_up_to_4_bits_the_grid_is_one_of_bfloat16_numbers(bits: int) -> None:
+    values = MinMax(bits=bits, group_size=16)(WEIGHT)
+    assert torch.equal(values.bfloat16().float(), values)
+
+
+@pytest.mark.fast
+def test_rounded_to_8_digits_is_bfloat16() -> None:
+    assert torch.equal(rounded(WEIGHT, digits=8), WEIGHT.bfloat16().float())
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_rounding_the_scale_costs_next_to_nothing(bits: int) -> None:
+    quantizer = MinMax(bits=bits, group_size=16)
+    groups = quantizer.granularity.split(WEIGHT)
+    scale = groups.abs().amax(-1, keepdim=True) / quantizer.limits[1]
+    exact = ((groups / scale).round() * scale).flatten(-2)
+    assert (quantizer(WEIGHT) - WEIGHT).norm() < 1.02 * (exact - WEIGHT).norm()

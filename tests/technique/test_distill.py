@@ -1,0 +1,140 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from slimexp.attachment import attached
+from slimexp.tracker import Curves
+
+Make = Callable[..., Any]
+TASKS = ("seq2seq", "causal_lm", "classification")
+
+
+@pytest.fixture
+def prepared(tiny: Make, technique: Make, corpus: Make) -> Make:
+    """A stage that distils one random model into another."""
+
+    def make(task: str = "seq2seq", *overrides: str, config: dict[str, Any] | None = None, **values: Any) -> Any:
+        stage = technique("distill", *overrides, **{"steps": 6} | values)
+        teacher = tiny(task)
+        with torch.no_grad():
+            for parameter in teacher.model.parameters():
+                parameter.mul_(1.5)
+        stage.prepare(tiny(task, **config or {}), corpus(task), teacher)
+        return stage
+
+    return make
+
+
+def rows(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_teacher_is_no_part_of_the_student(prepared: Make, fit: Make, task: str, tmp_path: Path) -> None:
+    stage = prepared(task)
+    teacher = stage.teacher_family.model
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    trainer = fit(stage)
+    assert stage.state_dict().keys() == {f"model.{name}" for name in stage.model.state_dict()}
+    assert {id(p) for p in teacher.parameters()}.isdisjoint(id(p) for p in stage.parameters())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    assert not any(module.training for module in teacher.modules())
+
+    trainer.save_checkpoint(tmp_path / "checkpoint.ckpt")
+    student = sum(p.numel() * p.element_size() for p in stage.parameters())
+    size = (tmp_path / "checkpoint.ckpt").stat().st_size
+    assert size <= 3 * student + 150_000  # weights, two moments, names
+
+
+def test_a_larger_teacher_adds_nothing_to_the_checkpoint(
+    tiny: Make, technique: Make, corpus: Make, fit: Make, tmp_path: Path
+) -> None:
+    sizes = []
+    for width in (32, 256):
+        stage = technique("distill", steps=1)
+        stage.prepare(tiny("seq2seq"), corpus("seq2seq"), tiny("seq2seq", d_model=width, d_ff=4 * width))
+        fit(stage).save_checkpoint(tmp_path / "checkpoint.ckpt")
+        sizes.append((tmp_path / "checkpoint.ckpt").stat().st_size)
+    assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_student_comes_to_say_what_the_teacher_says(prepared: Make, fit: Make, task: str, tmp_path: Path) -> None:
+    stage = prepared(task, "schedule@pipeline.distill.losses.kl.temperature=constant",
+                     "~pipeline.distill.losses.ce", "~pipeline.distill.losses.kl.temperature.start",
+                     "~pipeline.distill.losses.kl.temperature.end", "pipeline.distill.losses.kl.temperature.value=1.0",
+                     steps=40, **{"optimizer.lr": 0.01})  # fmt: skip
+    fit(stage, logger=Curves(path=tmp_path / "curves.jsonl"))
+    curve = [row["loss"] for row in rows(tmp_path / "curves.jsonl")]
+    assert sum(curve[-5:]) < 0.5 * sum(curve[:5])
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(tiny: Make, technique: Make, corpus: Make) -> None:
+    stage = technique("distill", steps=1)
+    stage.prepare(tiny("seq2seq"), corpus("seq2seq"), tiny("seq2seq"))
+    stage.model.eval()
+    terms = stage.terms(next(iter(stage.train_dataloader())))
+    assert abs(terms["kl"].item()) < 1e-5 < terms["ce"].item()
+
+
+def test_terms_and_temperature_are_curves(prepared: Make, fit: Make, tmp_path: Path) -> None:
+    values = {"losses.kl.temperature.start": 5.0, "losses.kl.temperature.end": 1.0, "losses.kl.weight": 0.5}
+    fit(prepared(steps=8, **values), logger=Curves(path=tmp_path / "curves.jsonl"))
+    for row in rows(tmp_path / "curves.jsonl"):
+        assert row["temperature"] == pytest.approx(5 - 4 * row["step"] / 8)
+        assert row["loss"] == pytest.approx(row["ce"] + 0.5 * row["kl"], rel=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_resumed_equals_straight_temperature_included(
+    prepared: Make, fit: Make, accumulate: int, tmp_path: Path
+) -> None:
+    def stage() -> Any:
+        return prepared(steps=6, accumulate=accumulate, config={"dropout_rate": 0.2})
+
+    straight, interrupted, resumed = stage(), stage(), stage()
+    fit(straight, logger=Curves(path=tmp_path / "straight"))
+    trainer = fit(interrupted, logger=Curves(path=tmp_path / "resumed"), max_steps=3)
+    trainer.save_checkpoint(tmp_path / "checkpoint.ckpt")
+    fit(resumed, logger=Curves(path=tmp_path / "resumed"), resume=tmp_path / "checkpoint.ckpt")
+    assert (tmp_path / "straight").read_text() == (tmp_path / "resumed").read_text()
+    for one, other in zip(straight.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+# --- a student cut out of its teacher --------------------------------------------------------------
+
+
+def test_the_student_is_cut_out_of_the_incoming_model(tiny: Make, technique: Make, corpus: Make, fit: Make) -> None:
+    stage = technique("distill", "+cut@pipeline.distill.cut=keep", steps=2, **{"cut.ffn": 16, "cut.hidden": 16})
+    dense = tiny("seq2seq")
+    stage.prepare(dense, corpus("seq2seq"), tiny("seq2seq"))
+    assert (stage.model.config.d_ff, stage.model.config.d_model) == (16, 16)
+    assert stage.family.model is stage.model and dense.model.config.d_ff == 48
+    fit(stage)
+    assert list(attached(stage.model)) == []
+
+
+def test_a_cut_comes_before_masks_and_quantizers(tiny: Make, technique: Make) -> None:
+    stage = technique("distill", "+cut@pipeline.distill.cut=keep", **{"cut.ffn": 16})
+    config = tiny("seq2seq").model.config
+    stage.validate(config, before=[])
+    stage.validate(config, before=[technique("finetune")])
+    for earlier in ("prune", "quantize"):
+        with pytest.raises(ValueError, match="a cut comes first"):
+            stage.validate(config, before=[technique("finetune"), technique(earlier)])
+
+
+def test_a_cut_that_cannot_be_is_refused_before_anything_is_loaded(tiny: Make, technique: Make) -> None:
+    stage = technique("distill", "+cut@pipeline.distill.cut=keep", **{"cut.ffn": 4096})
+    with pytest.raises(ValueError, match=r"cut\.ffn must be in 1\.\.48"):
+        stage.validate(tiny("seq2seq").model.config, before=[])
+
+
+def test_the_conf_of_distill_needs_a_teacher_and_finetune_none(technique: Make) -> None:
+    assert technique("distill").needs_teacher and not technique("finetune").needs_teacher

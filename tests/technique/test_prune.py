@@ -1,0 +1,244 @@
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
+
+from slimexp.attachment import attached
+from slimexp.config import build, compose
+from slimexp.data.base import Corpus, Example, Split
+from slimexp.importance.mask import Mask
+from slimexp.model.causal_lm import CausalLm
+from slimexp.model.seq2seq import Seq2Seq
+from slimexp.model.tokenizer import Bytes
+from slimexp.technique.finetune import Finetune
+from slimexp.technique.prune import Prune, keep_mask
+
+SCORES = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+NONE = torch.zeros(8, 16, dtype=torch.bool)
+
+
+class Words(Corpus):
+    """Four sentences to copy."""
+
+    task = "seq2seq"
+    headline = "exact_match"
+    direction = "max"
+
+    def load(self) -> Mapping[Split, Sequence[Example]]:
+        rows = [Example(source=word, target=word) for word in ("one", "two", "three", "four")]
+        return {"train": rows, "validation": rows, "test": rows}
+
+    def grade(self, predictions: Sequence[Any], examples: Sequence[Example]) -> dict[str, float]:
+        return {"exact_match": 0.0}
+
+    def trivial(self, examples: Sequence[Example]) -> float:
+        return 0.0
+
+
+def family() -> Seq2Seq:
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=259, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4,
+        dropout_rate=0.0, decoder_start_token_id=0,
+    )  # fmt: skip
+    return Seq2Seq(T5ForConditionalGeneration(config), Bytes().build([]), max_length=16)
+
+
+def prune(*overrides: str, **settings: object) -> Prune:
+    """The technique of conf/, at a tiny size."""
+    tiny = {"steps": 0, "batch_size": 2} | settings
+    values = [f"pipeline.prune.{key}={value}" for key, value in tiny.items()]
+    return build(compose(["pipeline=prune", *overrides, *values]).pipeline.prune)
+
+
+def fit(technique: Finetune, *, stop: int | None = None, resume: Path | None = None) -> pl.Trainer:
+    pl.seed_everything(0, verbose=False)
+    overrides = {"max_steps": stop or technique.steps, "logger": False, "enable_progress_bar": False}
+    trainer = build(compose().trainer, **overrides)
+    trainer.fit(technique, ckpt_path=resume, weights_only=True)
+    return trainer
+
+
+def masks(technique: Prune) -> list[Tensor]:
+    return [attachment.mask for _, attachment in attached(technique.model) if isinstance(attachment, Mask)]
+
+
+def weights(technique: Prune) -> list[Tensor]:
+    return [layer.weight.detach().clone() for layer in technique.layers.values()]
+
+
+# --- the pure part -------------------------------------------------------------------------------
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("keep", [0, 1, 77, 128])
+def test_keeps_exactly_as_many_and_the_highest(keep: int) -> None:
+    mask = keep_mask(SCORES, keep, NONE)
+    assert mask.sum() == keep
+    if 0 < keep < SCORES.numel():
+        assert SCORES[mask].min() >= SCORES[~mask].max()
+
+
+@pytest.mark.fast
+def test_ties_do_not_change_the_count() -> None:
+    assert keep_mask(torch.zeros(8, 16), 31, NONE).sum() == 31
+
+
+@pytest.mark.fast
+def test_frozen_entries_stay_out_however_high_their_score() -> None:
+    frozen = SCORES > 0
+    mask = keep_mask(SCORES, 10, frozen)
+    assert mask.sum() == 10
+    assert not (mask & frozen).any()
+    assert torch.equal(keep_mask(SCORES, 128, frozen), ~frozen)
+
+
+# --- one-shot ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("sparsity", [0.3, 0.9])
+def test_reaches_the_target_within_one_weight_per_scope(scope: str, sparsity: float) -> None:
+    technique = prune(sparsity=sparsity, scope=scope)
+    technique.prepare(family(), Words(), None)
+    coverage = technique.finish()
+    groups = [[w] for w in weights(technique)] if scope == "layer" else [weights(technique)]
+    for group in groups:
+        size = sum(w.numel() for w in group)
+        assert abs(sum(int((w == 0).sum()) for w in group) - sparsity * size) <= 1
+    assert coverage["sparsity"] == pytest.approx(sparsity, abs=1e-3)
+    assert 0.25 < coverage["share"] < 1
+
+
+def test_zero_sparsity_is_the_identity() -> None:
+    technique = prune(sparsity=0)
+    original = family()
+    technique.prepare(original, Words(), None)
+    assert technique.finish()["sparsity"] == 0
+    for pruned, dense in zip(weights(technique), family().compressible().values(), strict=True):
+        assert torch.equal(pruned, dense.weight)
+
+
+def test_a_second_stage_keeps_the_zeros_of_the_first() -> None:
+    shared = family()
+    first = prune("importance@pipeline.prune.importance=random", sparsity=0.3)
+    first.prepare(shared, Words(), None)
+    first.finish()
+    before = [mask.clone() for mask in masks(first)]
+    second = prune(sparsity=0.6)
+    second.prepare(shared, Words(), None)
+    second.finish()
+    assert len(masks(second)) == len(before)
+    for old, new in zip(before, masks(second), strict=True):
+        assert not (new & ~old).any()
+        assert abs(int((~new).sum()) - 0.6 * new.numel()) <= 1
+
+
+# --- along a schedule ----------------------------------------------------------------------------
+
+
+def test_grows_along_the_schedule_and_is_final_at_the_ramp() -> None:
+    technique = prune(sparsity=0.8, steps=20, every=4, ramp=0.5)
+    technique.prepare(family(), Words(), None)
+    shares = []
+    for step in range(20):
+        technique.on_step(step / 20)
+        shares.append(1 - sum(int(m.sum()) for m in masks(technique)) / sum(m.numel() for m in masks(technique)))
+    assert shares[0] == 0
+    assert shares[4] == shares[7] == pytest.approx(0.8 * (1 - 0.6**3), abs=1e-3)
+    assert shares == sorted(shares)
+    assert shares[10:] == [pytest.approx(0.8, abs=1e-3)] * 10
+
+
+def test_masks_are_monotone_and_exact_while_training() -> None:
+    technique = prune(
+        sparsity=0.7, steps=8, every=1, ramp=0.75, **{"optimizer.weight_decay": 0.5, "optimizer.lr": 0.01}
+    )
+    seen: list[list[Tensor]] = []
+    on_step = technique.on_step
+
+    def watch(progress: float) -> None:
+        on_step(progress)
+        seen.append([mask.clone() for mask in masks(technique)])
+        assert all((w[~mask] == 0).all() for w, mask in zip(weights(technique), masks(technique), strict=True))
+
+    technique.on_step = watch  # type: ignore[method-assign]
+    technique.prepare(family(), Words(), None)
+    dense = weights(technique)
+    fit(technique)
+    coverage = technique.finish()
+    assert len(seen) == 8
+    for earlier, later in pairwise(seen):
+        assert all(not (new & ~old).any() for old, new in zip(earlier, later, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(seen[6], masks(technique), strict=True))
+    assert coverage["sparsity"] == pytest.approx(0.7, abs=1e-3)
+    for start, end, mask in zip(dense, weights(technique), masks(technique), strict=True):
+        assert (end[~mask] == 0).all() and not torch.equal(end[mask], start[mask])
+
+
+def test_resumed_in_the_middle_of_the_ramp_equals_the_straight_run(tmp_path: Path) -> None:
+    def technique() -> Prune:
+        stage = prune(sparsity=0.7, steps=6, every=2, ramp=1.0)
+        stage.prepare(family(), Words(), None)
+        return stage
+
+    straight, interrupted, resumed = technique(), technique(), technique()
+    fit(straight)
+    fit(interrupted, stop=3).save_checkpoint(tmp_path / "checkpoint.ckpt")
+    fit(resumed, resume=tmp_path / "checkpoint.ckpt")
+    assert straight.finish() == resumed.finish()
+    for one, other in zip(straight.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sparsity": 1.0}, r"sparsity must be in \[0, 1\), got 1.0"),
+        ({"sparsity": -0.1}, r"sparsity must be in \[0, 1\), got -0.1"),
+        ({"scope": "row"}, "scope must be one of layer, global, got 'row'"),
+        ({"schedule.end": 0.5}, "schedule must end at 1"),
+        ({"every": 0}, "every must be >= 1 step, got 0"),
+        ({"ramp": 0}, r"ramp must be in \(0, 1\], got 0"),
+    ],
+)
+def test_wrong_values_are_refused_by_the_constructor(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        prune(**settings)
+
+
+def test_no_linear_layer_names_what_was_looked_for_and_found() -> None:
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=259, n_embd=16, n_layer=1, n_head=2, n_positions=16))
+    with pytest.raises(ValueError, match=r"looked for Linear in the blocks of GPT2LMHeadModel, found .*Conv1D \(4\)"):
+        prune().prepare(CausalLm(gpt2, Bytes().build([]), max_length=16), Words(), None)
+
+
+def test_too_little_coverage() -> None:
+    with pytest.raises(ValueError, match=r"compressible layers hold \d+\.\d% .* min_coverage is 99\.0%"):
+        prune(min_coverage=0.99).prepare(family(), Words(), None)
+
+
+def test_a_target_that_is_reached_already_changes_nothing() -> None:
+    technique = prune(sparsity=0.5)
+    technique.prepare(family(), Words(), None)
+    technique.finish()
+    with pytest.raises(ValueError, match=r"sparsity 40.0% would change nothing, the model has 50.0% zeros already"):
+        prune(sparsity=0.4).prepare(technique.family, Words(), None)
+
+
+def test_scores_that_are_not_finite() -> None:
+    technique = prune(sparsity=0.5)
+    model = family()
+    nn.init.constant_(next(iter(model.compressible().values())).weight, float("nan"))
+    technique.prepare(model, Words(), None)
+    with pytest.raises(ValueError, match=r"Magnitude gave scores of layer '.*' that are not finite"):
+        technique.finish()

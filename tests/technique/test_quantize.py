@@ -1,0 +1,163 @@
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+
+from slimexp.attachment import INPUT, attached
+from slimexp.config import build, compose
+from slimexp.data.base import Corpus, Example, Split
+from slimexp.importance.mask import Mask
+from slimexp.model.base import Batch
+from slimexp.model.causal_lm import CausalLm
+from slimexp.model.seq2seq import Seq2Seq
+from slimexp.model.tokenizer import Bytes
+from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.packing import pack
+from slimexp.technique.quantize import Quantize
+
+
+class Words(Corpus):
+    """Four words."""
+
+    task = "causal_lm"
+    headline = "exact_match"
+    direction = "max"
+
+    def load(self) -> Mapping[Split, Sequence[Example]]:
+        rows = [Example(source=word) for word in ("one", "two", "three", "four")]
+        return {"train": rows, "validation": rows, "test": rows}
+
+    def grade(self, predictions: Sequence[Any], examples: Sequence[Example]) -> dict[str, float]:
+        return {"exact_match": 0.0}
+
+    def trivial(self, examples: Sequence[Example]) -> float:
+        return 0.0
+
+
+def family() -> CausalLm:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=259, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    return CausalLm(LlamaForCausalLM(config).eval(), Bytes().build([]), max_length=16)
+
+
+def technique(name: str, **settings: object) -> Any:
+    """A technique of conf/, at a tiny size."""
+    tiny = {"steps": 0, "batch_size": 2} | settings
+    return build(compose([f"pipeline={name}", *(f"pipeline.{name}.{k}={v}" for k, v in tiny.items())]).pipeline[name])
+
+
+def quantize(**settings: object) -> Quantize:
+    return technique("quantize", **settings)
+
+
+def batch(model: CausalLm) -> Batch:
+    return model.encode([("one", None, None), ("three", None, None)])
+
+
+@pytest.mark.parametrize(("bits", "group_size"), [(8, None), (4, 16), (2, None)])
+def test_after_training_every_compressible_layer_is_on_its_grid(bits: int, group_size: int | None) -> None:
+    stage = quantize(bits=bits, group_size="null" if group_size is None else group_size)
+    stage.prepare(family(), Words(), None)
+    coverage = stage.finish()
+    for layer in stage.layers.values():
+        groups = layer.weight.detach().unflatten(-1, (-1, group_size or layer.weight.shape[1])).flatten(0, -2)
+        assert all(len(group.unique()) <= 2**bits for group in groups)
+    assert coverage["bits"] == bits
+    assert 0.25 < coverage["share"] < 1
+
+
+@pytest.mark.parametrize("activation_bits", [8, None])
+def test_activations_only_where_asked_for(activation_bits: int | None) -> None:
+    stage = quantize(activation_bits="null" if activation_bits is None else activation_bits)
+    stage.prepare(family(), Words(), None)
+    inputs = [place.module for place, _ in attached(stage.model) if place.tensor == INPUT]
+    assert inputs == ([] if activation_bits is None else list(stage.layers))
+
+
+@torch.no_grad()
+def test_eight_bits_change_little_and_two_bits_much() -> None:
+    dense = family()
+    expected, _ = dense.forward(batch(dense))
+    errors = []
+    for bits in (8, 2):
+        stage = quantize(bits=bits)
+        stage.prepare(family(), Words(), None)
+        stage.finish()
+        errors.append((stage.family.forward(batch(stage.family))[0] - expected).norm() / expected.norm())
+    assert 0 < errors[0] < 0.02 < errors[1]
+
+
+@torch.no_grad()
+def test_until_start_the_model_is_untouched() -> None:
+    dense = family()
+    stage = quantize(steps=10, start=0.5)
+    stage.prepare(family(), Words(), None)
+    expected = dense.forward(batch(dense))[0]
+    stage.on_step(0.4)
+    assert torch.equal(stage.family.forward(batch(dense))[0], expected)
+    stage.on_step(0.5)
+    assert not torch.equal(stage.family.forward(batch(dense))[0], expected)
+
+
+def test_earlier_masks_are_kept_through_training_and_into_the_packed_weights() -> None:
+    pruned = technique("prune", sparsity=0.5)
+    pruned.prepare(family(), Words(), None)
+    pruned.finish()
+    stage = quantize(steps=4, bits=4, group_size=16, activation_bits="null", **{"optimizer.weight_decay": 0.5})
+    stage.prepare(pruned.family, Words(), None)
+    before = {name: layer.weight.detach().clone() for name, layer in stage.layers.items()}
+    masks = {place.module: a.mask.clone() for place, a in attached(stage.model) if isinstance(a, Mask)}
+    pl.seed_everything(0, verbose=False)
+    build(compose().trainer, max_steps=4, logger=False, enable_progress_bar=False).fit(stage)
+    stage.finish()
+    for name, layer in stage.layers.items():
+        assert (layer.weight[~masks[name]] == 0).all()
+        assert not torch.equal(layer.weight, before[name])
+    state, _ = pack(stage.model)  # refuses weights off the grid
+    assert all(f"{name}.weight_packed" in state for name in stage.layers)
+
+
+def test_quantizing_twice_is_an_error() -> None:
+    stage = quantize()
+    stage.prepare(family(), Words(), None)
+    with pytest.raises(ValueError, match="the model is quantized already"):
+        quantize().prepare(stage.family, Words(), None)
+    on_weights = [a for place, a in attached(stage.model) if isinstance(a, Quantizer) and place.tensor == "weight"]
+    assert len(on_weights) == len(stage.layers)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bits": 9}, "bits must be in 2..8, got 9"),
+        ({"group_size": 0}, "group_size must be >= 1"),
+        ({"activation_bits": 4}, "activation_bits must be 8, or null"),
+        ({"start": 1.5}, r"start must be in \[0, 1\], got 1.5"),
+    ],
+)
+def test_wrong_values_are_refused_by_the_constructor(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        quantize(**settings)
+
+
+def test_a_group_size_that_does_not_divide_names_the_layer() -> None:
+    with pytest.raises(ValueError, match=r"layer 'model\..*': group_size must divide the length of a row, got 20"):
+        quantize(group_size=20).prepare(family(), Words(), None)
+
+
+def test_what_could_not_be_loaded_is_refused_before_training() -> None:
+    config = T5Config(vocab_size=259, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    t5 = Seq2Seq(T5ForConditionalGeneration(config), Bytes().build([]), max_length=16)
+    with pytest.raises(ValueError, match="set activation_bits=null, or bits=8"):
+        quantize(bits=4, activation_bits=8).validate(t5.model.config, [])
+
+
+def test_too_little_coverage() -> None:
+    with pytest.raises(ValueError, match="min_coverage"):
+        quantize(min_coverage=0.99).prepare(family(), Words(), None)

@@ -1,0 +1,44 @@
+"""Walking a config and wording what is wrong with it (what is bound to which signature: test_config.py)."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from slimexp import binding
+
+pytestmark = pytest.mark.fast
+
+
+def test_items_walks_everything_and_resolves_nothing() -> None:
+    cfg = OmegaConf.create({"a": {"b": [1, {"c": "${no.such}"}]}, "d": "???", "e": None, "f": "${a}"})
+    assert [path for path, _, _ in binding.items(cfg)] == ["a", "a.b", "a.b[0]", "a.b[1]", "a.b[1].c", "d", "e", "f"]
+
+
+@pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        ({"x": 1}, []),
+        ({"x": "???"}, ["x has no value: add x=<value> to the command line"]),
+        ({"x": "${y}"}, ["x: Interpolation key 'y' not found"]),
+        ({"x": {"_target_": "slimexp.schedule.Constant", "value": 1}}, []),
+        (
+            {"x": {"_target_": "slimexp.schedule.Linear", "strat": 1, "end": 0}},
+            [
+                "unknown key 'x.strat' of slimexp.schedule.Linear; did you mean 'x.start'? valid: start, end",
+                "x lacks 'start', which slimexp.schedule.Linear requires",
+            ],
+        ),
+        ({"x": {"_target_": "slimexp.schedule.Linear", "_args_": [1]}}, ["x lacks 'start'", "x lacks 'end'"]),
+        ({"x": {"_target_": "torch.optim.AdamW", "_args_": [[]], "lr": 0.1}}, []),
+    ],
+)
+def test_faults(node: dict[str, object], expected: list[str]) -> None:
+    found = list(binding.faults("x", OmegaConf.create(node), "x"))
+    assert len(found) == len(expected)
+    assert all(said.startswith(start) for said, start in zip(found, expected, strict=True))
+
+
+def test_unknown_names_the_nearest_key_where_there_is_one() -> None:
+    assert binding.unknown("setps", "a.b", ["steps", "rate"]) == (
+        "unknown key 'a.b.setps'; did you mean 'a.b.steps'? valid: steps, rate"
+    )
+    assert binding.unknown("zzz", "", []) == "unknown key 'zzz'; valid: none"

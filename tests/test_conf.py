@@ -1,0 +1,59 @@
+"""Every YAML file under conf/ composes, names what exists, and gives it keys that it reads."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from slimexp import binding
+from slimexp.config import CONF_DIR, check, compose
+
+ROOT = CONF_DIR.parent
+FILES = sorted(path.relative_to(CONF_DIR).with_suffix("") for path in CONF_DIR.glob("*/**/*.yaml"))
+EXPERIMENTS = [path.name for path in FILES if path.parts[0] == "experiment"]
+COMPONENTS = [path for path in FILES if path.parts[0] not in ("experiment", "hydra")]
+ROOMS = ("data", "importance", "quantizer", "loss", "technique", "measure")  # one file, one YAML, one test
+SEEN: dict[Path, DictConfig] = {}
+
+
+def component(path: Path) -> DictConfig:
+    """A component inside a whole config (in a dict that takes any name), so that what it interpolates is there."""
+    if path not in SEEN:
+        SEEN[path] = compose([f"+{path.parent.as_posix()}@measure.probe={path.name}"])
+    return SEEN[path].measure.probe
+
+
+@pytest.mark.parametrize("path", COMPONENTS, ids=str)
+def test_component_binds(path: Path) -> None:
+    probe = component(path)
+    faults = [*binding.faults("probe", probe._get_parent(), "probe")]
+    for below, parent, key in binding.items(probe, "probe"):
+        faults += binding.faults(below, parent, key)
+    assert [fault for fault in faults if "has no value" not in fault] == []
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_is_complete(name: str) -> None:
+    check(compose([f"+experiment={name}"]))
+
+
+@pytest.mark.parametrize("path", [path for path in COMPONENTS if path.parts[0] in ROOMS], ids=str)
+def test_one_word_everywhere(path: Path) -> None:
+    room, name = path.parts
+    target = component(path)._target_
+    assert target.rpartition(".")[0] == f"slimexp.{room}.{name}"
+    assert (ROOT / "tests" / room / f"test_{name}.py").is_file(), f"tests/{room}/test_{name}.py is missing"
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "measure"], ids=str)
+def test_measure_names_its_place(path: Path) -> None:
+    """``measure=[size,task]`` lays the files side by side only when each says where it goes."""
+    first = (CONF_DIR / path).with_suffix(".yaml").read_text().splitlines()[0]
+    assert first == f"# @package measure.{path.name}"
+
+
+@pytest.mark.fast
+def test_experiment_is_absent_from_the_defaults() -> None:
+    """Hydra refuses ``+experiment=x`` otherwise."""
+    assert "experiment:" not in (CONF_DIR / "config.yaml").read_text()

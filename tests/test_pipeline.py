@@ -1,0 +1,504 @@
+"""Whatever finished is never done twice and never lost, and what is recorded is what was made."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from slimexp import artifact, checkpoint, record
+from slimexp.attachment import attached
+from slimexp.config import check, compose, explain
+from slimexp.importance.mask import Mask
+from slimexp.pipeline import Pipeline
+from slimexp.quantizer.base import Quantizer
+
+Make = Callable[..., Any]
+ROOT = Path(__file__).parents[1]
+CHECKPOINTS = ("checkpoint.every_steps=2", "checkpoint.every_seconds=0")
+
+
+@pytest.fixture
+def overrides(tiny_folder: Make, table: Path, tmp_path: Path) -> Make:
+    """Pipeline (and more overrides) -> the command line of a run that takes a second."""
+    folders: dict[str, Path] = {}
+
+    def make(pipeline: str, *more: str, task: str = "seq2seq", runs: str = "runs", **config: Any) -> list[str]:
+        kind = f"{task}{config}"
+        if kind not in folders:
+            folders[kind] = tiny_folder(task, name=f"dense{len(folders)}", **config)
+        return [
+            "model=pretrained", f"model.path={folders[kind]}", "model.max_length=16",
+            "data=files", f"data.path={table}", f"data.task={task}",
+            f"pipeline={pipeline}", "logger=none", "trainer=fast", f"runs={tmp_path / runs}", "measure=[size,task]",
+            *more,
+        ]  # fmt: skip
+
+    return make
+
+
+def short(stage: str, *, steps: int = 5) -> list[str]:
+    return [f"pipeline.{stage}.{value}" for value in (f"steps={steps}", "batch_size=4", "optimizer.lr=0.01")]
+
+
+def pipeline(arguments: Sequence[str]) -> Pipeline:
+    cfg = compose(arguments)
+    check(cfg)
+    return Pipeline(cfg, overrides=list(arguments))
+
+
+def weights(run: Pipeline) -> dict[str, Tensor]:
+    """Of the last stage, as deployed."""
+    return load_file(run.stages[-1].artifact / "model.safetensors")
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def records(run: Pipeline) -> list[dict[str, Any]]:
+    lines = (Path(run.cfg.runs) / record.FILE).read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+class Killed(BaseException):
+    """What ends a run in a test."""
+
+
+@pytest.fixture
+def kill_after(monkeypatch: pytest.MonkeyPatch) -> Make:
+    """End the run at the first batch after the n-th checkpoint."""
+
+    def arm(count: int = 1) -> None:
+        written, batch_end = [0], checkpoint.Checkpoint.on_train_batch_end
+
+        def counting(self: Any, trainer: Any, *arguments: Any) -> None:
+            if written[0] >= count:
+                raise Killed
+            before = self._last_step
+            batch_end(self, trainer, *arguments)
+            written[0] += self._last_step != before
+
+        monkeypatch.setattr(checkpoint.Checkpoint, "on_train_batch_end", counting)
+
+    return arm
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows by the technique's name at every training."""
+    seen: list[str] = []
+    fit = pl.Trainer.fit
+
+    def counting(self: pl.Trainer, model: Any, *arguments: Any, **options: Any) -> None:
+        seen.append(type(model).__name__)
+        fit(self, model, *arguments, **options)
+
+    monkeypatch.setattr(pl.Trainer, "fit", counting)
+    return seen
+
+
+# --- one stage -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["seq2seq", "causal_lm", "classification"])
+def test_a_run_leaves_artifacts_measures_curves_and_records(overrides: Make, task: str) -> None:
+    run = pipeline(overrides("finetune", *short("finetune"), task=task))
+    metrics = run.run()
+    dense, stage = run.stages
+    assert (dense.name, stage.name) == ("dense", "finetune") and stage.parent == dense.key
+    assert stage.folder == Path(run.cfg.runs) / "run" / f"finetune-{stage.key}"
+    for folder in (dense.folder, stage.folder):
+        assert (folder / "artifact" / "manifest.json").exists() and (folder / "measures.json").exists()
+    assert not stage.checkpoint.exists() and len(stage.curves.read_text().splitlines()) == 5
+    assert sorted(path.name for path in stage.folder.iterdir()) == ["artifact", "curves.jsonl", "measures.json"]
+    assert run.corpus.headline in metrics and metrics["disk_mb"] > 0
+    assert not same(weights(run), load_file(dense.artifact / "model.safetensors"))
+
+
+def test_the_record_line_has_everything(overrides: Make) -> None:
+    arguments = overrides("finetune", *short("finetune"), "seed=3", "name=mine")
+    run = pipeline(arguments)
+    metrics = run.run()
+    first, last = records(run)
+    assert (first["stage"], first["technique"], first["parent"]) == ("dense", "dense", None)
+    assert (last["stage"], last["technique"], last["parent"]) == ("finetune", "Finetune", first["key"])
+    assert last["schema"] == record.SCHEMA and last["name"] == "mine" and last["seed"] == 3
+    assert last["overrides"] == arguments
+    assert last["config"]["pipeline"]["finetune"]["steps"] == 5 and last["config"]["seed"] == 3
+    assert last["metrics"] == metrics and last["baseline"] == first["metrics"] == first["baseline"]
+    assert (last["headline"], last["direction"]) == (run.corpus.headline, run.corpus.direction)
+    assert last["trivial"] == run.corpus.trivial(run.corpus.splits["test"])
+    assert last["seconds"]["train"] > 0 < last["seconds"]["measure"] and last["reused"] is False
+    assert {"torch", "transformers"} <= last["versions"].keys() and last["hardware"]["cores"]
+    assert "git" in last and last["kernel"] == "float32 matmul"
+    runs = Path(run.cfg.runs)
+    assert (runs / last["artifact"]).is_dir() and (runs / last["curves"]).is_file() and first["curves"] is None
+    assert [row.key for row in record.read(runs)] == [first["key"], last["key"]]
+
+
+def test_one_shot_trains_nothing(overrides: Make, fits: list[str]) -> None:
+    run = pipeline(overrides("prune", "pipeline.prune.steps=0", "pipeline.prune.sparsity=0.5"))
+    run.run()
+    assert fits == []
+    assert records(run)[-1]["curves"] is None and not run.stages[-1].curves.exists()
+    zeros = [float((tensor == 0).float().mean()) for name, tensor in weights(run).items() if ".wo.weight" in name]
+    assert zeros == [pytest.approx(0.5, abs=0.01)] * 4
+
+
+# --- never twice -----------------------------------------------------------------------------------
+
+
+def test_a_second_identical_run_reuses_everything(
+    overrides: Make, fits: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = overrides("finetune", *short("finetune"))
+    first = pipeline(arguments)
+    metrics = first.run()
+    before = (Path(first.cfg.runs) / record.FILE).read_text()
+    stamps = {path: path.stat().st_mtime_ns for path in Path(first.cfg.runs).rglob("*") if path.is_file()}
+    capsys.readouterr()
+    again = pipeline(arguments)
+    assert again.run() == metrics
+    assert fits == ["Finetune"]
+    assert capsys.readouterr().out.count("reused from") == 2
+    assert (Path(again.cfg.runs) / record.FILE).read_text() == before
+    assert {path: path.stat().st_mtime_ns for path in Path(first.cfg.runs).rglob("*") if path.is_file()} == stamps
+
+
+def test_only_what_changed_is_done_again(overrides: Make, fits: list[str]) -> None:
+    chain = [*short("finetune"), "+technique@pipeline.prune=prune", *short("prune"), "pipeline.prune.every=2"]
+    one = pipeline(overrides("finetune", *chain))
+    one.run()
+    other = pipeline(overrides("finetune", *chain, "pipeline.prune.sparsity=0.7"))
+    other.run()
+    assert fits == ["Finetune", "Prune", "Prune"]
+    assert [stage.key for stage in other.stages[:2]] == [stage.key for stage in one.stages[:2]]
+    assert other.stages[2].key != one.stages[2].key
+    assert len(records(other)) == 4
+
+
+def test_other_measures_are_taken_of_what_is_there(overrides: Make, fits: list[str]) -> None:
+    arguments = overrides("finetune", *short("finetune"))
+    pipeline(arguments).run()
+    again = pipeline([*arguments, "measure=[size]"])
+    assert "disk_mb" in again.run()
+    assert fits == ["Finetune"]
+    assert [row["reused"] for row in records(again)] == [False, False, True, True]
+    assert len(record.read(again.cfg.runs)) == 2
+
+
+def test_without_resume_everything_is_done_again(overrides: Make, fits: list[str], kill_after: Make) -> None:
+    arguments = overrides("finetune", *short("finetune"), *CHECKPOINTS)
+    first = pipeline(arguments)
+    first.run()
+    stamp = (first.stages[0].artifact / "manifest.json").stat().st_mtime_ns
+    first.stages[-1].checkpoint.write_text("not a checkpoint")
+    again = pipeline([*arguments, "resume=false"])
+    again.run()
+    assert fits == ["Finetune"] * 2
+    assert (first.stages[0].artifact / "manifest.json").stat().st_mtime_ns > stamp
+    assert same(weights(again), weights(first)) and not first.stages[-1].checkpoint.exists()
+    assert [row["reused"] for row in records(again)] == [False] * 4
+
+
+def test_text_or_weights_that_changed_under_the_same_path_are_other_work(overrides: Make, table: Path) -> None:
+    arguments = overrides("distill", "+model@pipeline.distill.teacher=pretrained")
+    folder = Path(next(a for a in arguments if a.startswith("model.path=")).partition("=")[2])
+    teacher = folder.with_name("teacher")
+    artifact.shutil.copytree(folder, teacher)
+    arguments += [f"pipeline.distill.teacher.path={teacher}", "pipeline.distill.teacher.max_length=16"]
+
+    def keys() -> list[str]:
+        return [stage.key for stage in pipeline(arguments).stages]
+
+    def spoil(folder: Path) -> None:
+        state = load_file(folder / "model.safetensors")
+        from safetensors.torch import save_file
+
+        save_file({name: 2 * tensor for name, tensor in state.items()}, folder / "model.safetensors", {"format": "pt"})
+
+    first = keys()
+    assert keys() == first
+    spoil(teacher)
+    second = keys()
+    assert second[0] == first[0] and second[1] != first[1]
+    spoil(folder)
+    third = keys()
+    assert third[0] != second[0]
+    table.write_text(table.read_text().replace("two words 1!", "2 words 1!"))
+    assert keys()[0] != third[0]
+
+
+# --- never lost ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("stage", ["finetune", "distill", "prune"])
+def test_resumed_equals_straight_bit_for_bit(
+    overrides: Make, kill_after: Make, monkeypatch: pytest.MonkeyPatch, stage: str, accumulate: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """With dropout, through the whole pipeline: weights, curves (learning rate, temperature), figures."""
+    more = [*short(stage, steps=7), *CHECKPOINTS, f"pipeline.{stage}.accumulate={accumulate}"]
+    more += ["pipeline.prune.every=1"] if stage == "prune" else []
+
+    def make(runs: str) -> Pipeline:
+        return pipeline(overrides(stage, *more, runs=runs, dropout_rate=0.2))
+
+    straight = make("straight")
+    expected = straight.run()
+    interrupted = make("resumed")
+    with monkeypatch.context():
+        kill_after(2)
+        with pytest.raises(Killed):
+            interrupted.run()
+        monkeypatch.undo()
+    assert interrupted.stages[-1].checkpoint.exists() and not interrupted.stages[-1].artifact.exists()
+    assert torch.load(interrupted.stages[-1].checkpoint, weights_only=True)["global_step"] == 4
+    resumed = make("resumed")
+    capsys.readouterr()
+    assert resumed.run() == expected
+    assert f"{stage}: resuming from" in capsys.readouterr().out
+    assert same(weights(resumed), weights(straight))
+    assert resumed.stages[-1].curves.read_text() == straight.stages[-1].curves.read_text()
+    assert [stage.key for stage in resumed.stages] == [stage.key for stage in straight.stages]
+
+
+def test_the_checkpoint_of_a_distillation_holds_no_teacher(
+    overrides: Make, kill_after: Make, tiny_folder: Make
+) -> None:
+    teacher = tiny_folder("seq2seq", name="large", d_model=256, d_ff=1024)
+    arguments = overrides(
+        "distill", *short("distill"), *CHECKPOINTS, "+model@pipeline.distill.teacher=pretrained",
+        f"pipeline.distill.teacher.path={teacher}", "pipeline.distill.teacher.max_length=16",
+    )  # fmt: skip
+    run = pipeline(arguments)
+    kill_after(1)
+    with pytest.raises(Killed):
+        run.run()
+    student = sum(tensor.numel() * 4 for tensor in load_file(run.stages[0].artifact / "model.safetensors").values())
+    size = run.stages[-1].checkpoint.stat().st_size
+    assert size <= 3 * student + 150_000 < (teacher / "model.safetensors").stat().st_size
+
+
+def test_a_disk_that_fills_up_while_saving_loses_no_training(
+    overrides: Make, fits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = pipeline(overrides("finetune", *short("finetune", steps=6), *CHECKPOINTS, runs="straight"))
+    straight.run()
+    run = pipeline(overrides("finetune", *short("finetune", steps=6), *CHECKPOINTS))
+    save = artifact.save
+
+    def full(family: Any, folder: Path, **options: Any) -> None:
+        if "finetune" in str(folder):
+            raise OSError(28, "No space left on device")
+        save(family, folder, **options)
+
+    monkeypatch.setattr(artifact, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        run.run()
+    monkeypatch.setattr(artifact, "save", save)
+    assert torch.load(run.stages[-1].checkpoint, weights_only=True)["global_step"] == 4
+    again = pipeline(overrides("finetune", *short("finetune", steps=6), *CHECKPOINTS))
+    again.run()
+    assert same(weights(again), weights(straight))
+    assert not again.stages[-1].checkpoint.exists()
+
+
+def test_a_kill_between_record_and_measures_loses_neither(
+    overrides: Make, fits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = pipeline(overrides("finetune", *short("finetune")))
+    write = Path.write_text
+
+    def dying(path: Path, *arguments: Any, **options: Any) -> int:
+        if path.name == "measures.json" and "finetune" in str(path):
+            raise Killed
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", dying)
+    with pytest.raises(Killed):
+        run.run()
+    monkeypatch.setattr(Path, "write_text", write)
+    assert [row["stage"] for row in records(run)] == ["dense", "finetune"]
+    again = pipeline(overrides("finetune", *short("finetune")))
+    metrics = again.run()
+    assert fits == ["Finetune"] and len(record.read(again.cfg.runs)) == 2
+    assert record.read(again.cfg.runs)[-1].metrics == metrics
+
+
+def test_what_kills_left_behind_is_cleared(overrides: Make, fits: list[str]) -> None:
+    arguments = overrides("finetune", *short("finetune"))
+    run = pipeline(arguments)
+    run.run()
+    folder = run.stages[-1].folder
+    for name in ("checkpoint.ckpt", "checkpoint.123.partial"):
+        (folder / name).write_bytes(b"half of it")
+    pipeline(arguments).run()
+    assert fits == ["Finetune"]
+    assert sorted(path.name for path in folder.iterdir()) == ["artifact", "curves.jsonl", "measures.json"]
+
+
+def test_loss_that_is_not_finite_is_one_error_and_no_artifact(overrides: Make) -> None:
+    arguments = overrides("finetune", *short("finetune", steps=20), *CHECKPOINTS, "pipeline.finetune.clip_norm=0")
+    run = pipeline([*arguments, "pipeline.finetune.optimizer.lr=1e30", "scheduler@pipeline.finetune.scheduler=linear",
+                    "pipeline.finetune.scheduler.num_warmup_steps=19"])  # fmt: skip
+    with pytest.raises(ValueError, match=r"is (nan|inf) at step \d+: lower optimizer\.lr") as caught:
+        run.run()
+    message = explain(caught.value)
+    assert message is not None and "\n" not in message
+    assert not run.stages[-1].artifact.exists() and [row["stage"] for row in records(run)] == ["dense"]
+    if run.stages[-1].checkpoint.exists():
+        kept = torch.load(run.stages[-1].checkpoint, weights_only=True)["state_dict"]
+        assert all(tensor.isfinite().all() for tensor in kept.values() if tensor.is_floating_point())
+
+
+# --- chains ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["seq2seq", "causal_lm"])
+def test_prune_quantize_distill_keeps_masks_in_the_packed_weights(overrides: Make, task: str) -> None:
+    arguments = overrides("prune_quantize_distill", task=task)
+    for stage in ("prune", "quantize", "distill"):
+        arguments += [*short(stage), f"pipeline.{stage}.optimizer.weight_decay=0.5"]
+    run = pipeline([*arguments, "pipeline.prune.every=1", "pipeline.quantize.activation_bits=null"])
+    metrics = run.run()
+    _, pruned, quantized, distilled = run.stages
+
+    def masks(folder: Path) -> dict[str, Tensor]:
+        found = attached(artifact.load(folder).model)
+        return {place.module: a.mask for place, a in found if isinstance(a, Mask)}
+
+    expected = masks(pruned.artifact)
+    family = artifact.deployed(distilled.artifact)
+    layers = family.compressible()
+    assert expected.keys() == layers.keys()
+    for name, mask in expected.items():
+        assert float((~mask).float().mean()) == pytest.approx(0.5, abs=0.01)
+        assert (layers[name].weight[~mask] == 0).all()
+    for later in (quantized, distilled):
+        assert all(torch.equal(mask, expected[name]) for name, mask in masks(later.artifact).items())
+    trained = artifact.load(distilled.artifact).model
+    assert any(isinstance(a, Quantizer) for _, a in attached(trained))
+    for name, layer in layers.items():  # what was trained is what was packed
+        assert torch.equal(layer.weight, trained.get_submodule(name).weight)
+
+    history = artifact.read_manifest(distilled.artifact)["stages"]
+    assert [stage["technique"] for stage in history] == ["Prune", "Quantize", "Distill"]
+    assert [stage["key"] for stage in history] == [pruned.key, quantized.key, distilled.key]
+    rows = records(run)
+    assert [row["stage"] for row in rows] == ["dense", "prune", "quantize", "distill"]
+    assert rows[2]["metrics"]["weights_mb"] < rows[0]["metrics"]["weights_mb"]
+    assert metrics["weights_mb"] == pytest.approx(rows[2]["metrics"]["weights_mb"])
+    assert metrics["params_nonzero"] < 0.8 * rows[0]["metrics"]["params_nonzero"]
+    assert all(row["baseline"] == rows[0]["metrics"] for row in rows)
+
+
+def test_random_weights_are_no_baseline(overrides: Make, tmp_path: Path) -> None:
+    arguments = [a for a in overrides("finetune", *short("finetune")) if not a.startswith("model")]
+    tiny = "{model_type: t5, d_model: 32, d_kv: 8, d_ff: 48, num_heads: 4, num_layers: 1, num_decoder_layers: 1}"
+    arguments += ["model=scratch", f"model.config={tiny}", "model.max_length=16"]
+    run = pipeline([*arguments, "+technique@pipeline.distill=distill", *short("distill")])
+    run.run()
+    trained, distilled = records(run)
+    assert (trained["stage"], distilled["stage"]) == ("finetune", "distill")
+    assert trained["baseline"] == trained["metrics"] == distilled["baseline"]
+
+
+# --- said before anything is trained ---------------------------------------------------------------
+
+
+def test_random_weights_cannot_teach(overrides: Make) -> None:
+    arguments = [a for a in overrides("distill") if not a.startswith("model")]
+    with pytest.raises(ValueError, match=r"random weights and cannot teach: give pipeline\.distill\.teacher"):
+        pipeline([*arguments, "model=scratch", "model.config={model_type: t5, num_layers: 1}"])
+
+
+def test_a_model_of_another_task(overrides: Make) -> None:
+    arguments = [a for a in overrides("finetune") if not a.startswith("data.task")]
+    with pytest.raises(ValueError, match="of type t5, which does not serve the task 'classification'"):
+        pipeline([*arguments, "data.task=classification"])
+
+
+def test_a_type_that_is_none(overrides: Make) -> None:
+    for name in ("bfloat61", "int8", "nn"):
+        with pytest.raises(ValueError, match=rf"save_dtype must be a torch floating-point type .*, got '{name}'"):
+            pipeline(overrides("finetune", f"save_dtype={name}"))
+
+
+def test_a_measure_that_does_not_fit_the_task(overrides: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from slimexp.measure.size import Size
+
+    def refuse(self: Size, task: str) -> None:
+        raise ValueError(f"not for {task}")
+
+    monkeypatch.setattr(Size, "validate", refuse)
+    with pytest.raises(ValueError, match="not for seq2seq"):
+        pipeline(overrides("finetune"))
+
+
+def test_constructing_a_pipeline_writes_nothing(overrides: Make, tmp_path: Path) -> None:
+    run = pipeline(overrides("finetune"))
+    assert not Path(run.cfg.runs).exists()
+
+
+# --- real processes --------------------------------------------------------------------------------
+
+
+def start(arguments: Sequence[str], cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "slimexp.train", *arguments], cwd=cwd, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def many_steps(overrides: Make) -> list[str]:
+    more = [*short("finetune", steps=80), "checkpoint.every_steps=1", "checkpoint.every_seconds=0"]
+    return overrides("finetune", *more, dropout_rate=0.2)
+
+
+def test_a_killed_process_goes_on_where_it_was(many_steps: list[str], overrides: Make, tmp_path: Path) -> None:
+    straight = pipeline([*many_steps, f"runs={tmp_path / 'straight'}"])
+    straight.run()
+    same_place = pipeline(many_steps)
+    killed = start(many_steps, tmp_path)
+    wait_for(same_place.stages[-1].checkpoint, killed)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert same_place.stages[0].artifact.exists() and not same_place.stages[-1].artifact.exists()
+    out, err = (again := start(many_steps, tmp_path)).communicate(timeout=120)
+    assert again.returncode == 0, err
+    assert "finetune: resuming from" in out and "dense: finished before, reused" in out
+    assert same(weights(same_place), weights(straight))
+    assert [row.stage for row in record.read(same_place.cfg.runs)] == ["dense", "finetune"]
+
+
+def test_ctrl_c_ends_with_one_line_and_keeps_what_is_finished(many_steps: list[str], tmp_path: Path) -> None:
+    expected = pipeline(many_steps)
+    process = start(many_steps, tmp_path)
+    wait_for(expected.stages[-1].checkpoint, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines() == ["interrupted: what is finished is kept, the same command goes on from there"]
+    assert [row["stage"] for row in records(expected)] == ["dense"]
+    assert torch.load(expected.stages[-1].checkpoint, weights_only=True)["global_step"] >= 1
+    artifact.deployed(expected.stages[0].artifact)

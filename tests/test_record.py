@@ -1,0 +1,171 @@
+"""Records: complete lines under parallel writers and kills, strict numbers, honest environment."""
+
+import json
+import multiprocessing
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from slimexp import record
+from slimexp.record import Record, append, environment, kept, read
+
+pytestmark = pytest.mark.fast
+
+
+def make(key: str = "a", **changes: Any) -> Record:
+    base = Record(
+        time="2026-01-01T00:00:00+00:00",
+        name="run",
+        stage="prune",
+        key=key,
+        parent=None,
+        technique="Prune",
+        seed=0,
+        overrides=["seed=0"],
+        config={"seed": 0, "pipeline": {"prune": {"sparsity": 0.5}}},
+        git=None,
+        versions={"torch": "2"},
+        hardware={"cpu": "x", "gpu": []},
+        headline="cer",
+        direction="min",
+        metrics={"cer": 0.02, "params_live": 3},
+        baseline={"cer": 0.015},
+        trivial=0.077,
+        seconds={"train": 1.0},
+        reused=False,
+        artifact="run/prune-a/artifact",
+        curves=None,
+        kernel="float32 matmul",
+    )
+    return replace(base, **changes)
+
+
+def test_a_record_survives_a_line_of_json() -> None:
+    one = make(config={"text": "line\nbreak", "list": [1, {"a": None}]})
+    assert "\n" not in one.to_json()
+    assert Record.from_json(one.to_json()) == one
+
+
+def test_numbers_of_numpy_become_plain() -> None:
+    line = make(metrics={"cer": np.float32(0.5), "count": np.int64(3)}).to_json()
+    assert json.loads(line)["metrics"] == {"cer": 0.5, "count": 3}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("group", ["metrics", "baseline", "seconds"])
+def test_a_number_that_is_not_finite_is_named_and_not_written(tmp_path: Path, group: str, bad: float) -> None:
+    with pytest.raises(ValueError, match=rf"{group}\.wer"):
+        append(tmp_path / "records.jsonl", make(**{group: {"cer": 0.1, "wer": bad}}))
+    with pytest.raises(ValueError, match="trivial"):
+        append(tmp_path / "records.jsonl", make(trivial=bad))
+    assert not (tmp_path / "records.jsonl").exists()
+
+
+def test_a_configuration_may_hold_what_json_cannot_say() -> None:
+    one = Record.from_json(make(config={"clip": float("inf"), "folder": Path("runs")}).to_json())
+    assert one.config == {"clip": "inf", "folder": "runs"}
+
+
+def test_a_folder_gives_all_records_below_it_and_the_later_of_equal_keys(tmp_path: Path) -> None:
+    append(tmp_path / "one" / record.FILE, make("a", time="2026-01-03", seed=3))
+    append(tmp_path / "two" / "deep" / record.FILE, make("a", time="2026-01-01", seed=1))
+    append(tmp_path / "two" / "deep" / record.FILE, make("b", time="2026-01-02", seed=2))
+    assert [(one.key, one.seed) for one in read(tmp_path)] == [("b", 2), ("a", 3)]
+    append(tmp_path / "same.jsonl", make("a", seed=1))
+    append(tmp_path / "same.jsonl", make("a", seed=2))
+    assert [one.seed for one in read(tmp_path / "same.jsonl")] == [2]
+
+
+def test_half_a_line_is_named_skipped_and_never_merged(tmp_path: Path) -> None:
+    path = tmp_path / record.FILE
+    append(path, make("a"))
+    with path.open("a") as file:
+        file.write(make("torn").to_json()[:40])
+    with pytest.warns(UserWarning, match=r"line 2 of .*records\.jsonl"):
+        assert [one.key for one in read(path)] == ["a"]
+    append(path, make("b"))
+    with pytest.warns(UserWarning, match="line 2"):
+        assert [one.key for one in read(path)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("line", "why"), [("[1]", "JSON object"), ('{"schema": 1}', "lacks time"), ('{"schema": 9}', "newer")]
+)
+def test_lines_of_another_kind_are_skipped(tmp_path: Path, line: str, why: str) -> None:
+    path = tmp_path / record.FILE
+    path.write_text(line + "\n")
+    with pytest.warns(UserWarning, match=why):
+        assert read(path) == []
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "nothing")
+    assert read(tmp_path) == []
+
+
+def append_many(path: Path, writer: int) -> None:
+    for index in range(50):
+        append(path, make(f"{writer}-{index}", config={"padding": "x" * 37 * index}))
+
+
+def test_parallel_writers_lose_and_mix_nothing(tmp_path: Path) -> None:
+    path = tmp_path / record.FILE
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=append_many, args=(path, writer)) for writer in range(8)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    keys = [one.key for one in read(path)]
+    assert sorted(keys) == sorted(f"{writer}-{index}" for writer in range(8) for index in range(50))
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / record.FILE
+    append(path, make("a"))
+    before, write = path.read_bytes(), record.os.write
+    monkeypatch.setattr(record.os, "write", lambda file, data: write(file, data[:10]))
+    with pytest.raises(OSError, match="disk full"):
+        append(path, make("b"))
+    assert path.read_bytes() == before
+
+
+def test_kept_is_corrected_for_the_trivial_guess() -> None:
+    assert kept(make(metrics={"cer": 0.015})) == pytest.approx(1)
+    assert kept(make(metrics={"cer": 0.077})) == pytest.approx(0)
+    assert kept(make(metrics={"cer": 0.046})) == pytest.approx(0.5)
+    accuracy = {"headline": "accuracy", "direction": "max", "baseline": {"accuracy": 0.9}, "trivial": 0.5}
+    assert kept(make(metrics={"accuracy": 0.8}, **accuracy)) == pytest.approx(0.75)
+    assert kept(make(metrics={})) is None
+    assert kept(make(baseline={})) is None
+    assert kept(make(baseline={"cer": 0.077})) is None
+    assert kept(make(baseline={"cer": 0.08})) is None
+    assert kept(make(metrics={"accuracy": 0.8}, **accuracy | {"baseline": {"accuracy": 0.4}})) is None
+
+
+def test_environment_fits_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    found = environment()
+    assert found["git"] is None
+    assert found["versions"]["python"]
+    assert found["hardware"]["cores"] >= 1
+    assert found["hardware"]["memory_gb"] > 0
+    assert Record.from_json(make(**found).to_json()).hardware == found["hardware"]
+
+
+def test_git_tells_the_commit_and_whether_files_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    clean = environment()["git"]
+    assert len(clean["commit"]) == 40
+    assert clean["dirty"] is False
+    (tmp_path / "new.py").touch()
+    assert environment()["git"] == {"commit": clean["commit"], "dirty": True}

@@ -1,0 +1,125 @@
+"""The report: files from records alone, one line and code 2 for what cannot be reported."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from slimexp import record
+from slimexp.record import Record, append
+from slimexp.report import main
+
+pytestmark = pytest.mark.fast
+
+
+def point(key: str, stage: str, cer: float, disk: float, **metrics: float) -> Record:
+    dense = {"cer": 0.015, "disk_mb": 16.1, "latency_ratio": 1.0}
+    technique = stage.title() if stage != "dense" else "dense"
+    return Record(
+        time="2026-01-01",
+        name="run",
+        stage=stage,
+        key=key,
+        parent=None,
+        technique=technique,
+        seed=0,
+        overrides=[],
+        config={"data": {"_target_": "slimexp.data.spelling.Spelling"}, "pipeline": {stage: {"key": key}}},
+        git={"commit": "0123456789abcdef", "dirty": False},
+        versions={"torch": "2.13"},
+        hardware={"cpu": "A </script> CPU", "gpu": [], "threads": None},
+        headline="cer",
+        direction="min",
+        metrics=dense if stage == "dense" else {"cer": cer, "disk_mb": disk, **metrics},
+        baseline=dense,
+        trivial=0.077,
+        seconds={},
+        reused=False,
+        artifact="",
+        curves=None,
+        kernel="float32 matmul",
+    )
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for one in (
+        point("d", "dense", 0, 0),
+        point("q8", "quantize", 0.016, 8.6, latency_ratio=0.7, latency_ratio_low=0.65, latency_ratio_high=0.75),
+        point("q4", "quantize", 0.02, 5.1, latency_ratio=1.4, latency_ratio_low=1.3, latency_ratio_high=1.5),
+        point("p", "prune", 0.03, 16.1),
+    ):
+        append(tmp_path / "runs" / record.FILE, one)
+    return tmp_path / "runs"
+
+
+def test_everything_is_built_from_the_records(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(runs)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^\*!\s+quantize\(key=q4\).* 92 %.* 5\.1 .* 1\.4 \[1\.3, 1\.5\]$", out, re.M)
+    assert re.search(r"^\*\s+dense .*0\.015.*100 %", out, re.M)
+    assert re.search(r"^\s+prune .* 76 %", out, re.M)
+    assert "! slower than dense" in out
+    assert "no model (best trivial guess)" in out
+    assert {path.name for path in runs.iterdir()} == {
+        record.FILE,
+        "report.csv",
+        "report.json",
+        "pareto.png",
+        "pareto.html",
+    }
+    assert (runs / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    rows = list(csv.DictReader((runs / "report.csv").open()))
+    assert [row["slower"] for row in rows] == ["0", "1", "0", "0"]
+    assert [row["front"] for row in rows] == ["1", "1", "1", "0"]
+    (section,) = json.loads((runs / "report.json").read_text())
+    assert section["points"][1]["figures"]["cer"]["mean"] == 0.02
+
+
+def test_the_page_needs_nothing_else_and_is_not_broken_by_its_data(runs: Path) -> None:
+    main([str(runs)])
+    page = (runs / "pareto.html").read_text()
+    assert not re.search(r"""(src|href)\s*=|url\(|@import|fetch\(""", page)
+    assert page.count("</script>") == 2
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
+    assert data["sections"][0]["environments"][0]["hardware"]["cpu"] == "A </script> CPU"
+    assert [one["number"] for one in data["sections"][0]["points"]] == [None, 1, 2, None]
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_other_axes_and_folder(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(runs), "--x", "latency_ratio", "--y", "kept", "--out", str(tmp_path / "new" / "deep")]) == 0
+    assert "latency_ratio (lower is better) and kept (higher is better)" in capsys.readouterr().out
+    assert (tmp_path / "new" / "deep" / "pareto.png").exists()
+
+
+def test_a_single_dense_model_or_no_x_at_all_is_drawn(tmp_path: Path) -> None:
+    append(tmp_path / record.FILE, point("d", "dense", 0, 0))
+    assert main([str(tmp_path)]) == 0
+    bare = point("q", "quantize", 0, 0)
+    bare = Record(**{**vars(bare), "metrics": {"cer": 0.1}, "baseline": {"cer": 0.01}})
+    append(tmp_path / "bare.jsonl", bare)
+    assert main([str(tmp_path / "bare.jsonl"), "--out", str(tmp_path / "bare")]) == 0
+
+
+@pytest.mark.parametrize("content", [None, "", "{half\n"])
+def test_nothing_to_report_is_one_line_and_code_2(
+    tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / record.FILE).write_text(content)
+    assert main([str(tmp_path)]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "no records" in errors[0]
+    assert not (tmp_path / "pareto.html").exists()
+
+
+def test_a_missing_folder_or_metric_is_one_line_and_code_2(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(runs / "nothing")]) == 2
+    assert main([str(runs), "--x", "disc_mb"]) == 2
+    missing, unknown = capsys.readouterr().err.splitlines()
+    assert "no file or folder" in missing
+    assert "'disc_mb'; there are cer, disk_mb" in unknown

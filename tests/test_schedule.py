@@ -1,0 +1,95 @@
+"""Every schedule of conf/ goes from its start to its end, one way only, whatever the progress."""
+
+import math
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from slimexp.config import CONF_DIR, build
+from slimexp.schedule import Cubic, Exponential, Schedule
+
+NAMES = sorted(path.stem for path in (CONF_DIR / "schedule").glob("*.yaml"))
+CURVES = [name for name in NAMES if name != "constant"]
+ENDS = [(5.0, 1.0), (0.1, 0.7), (1e-3, 10.0), (2.0, 2.0)]
+GRID = [i / 100 for i in range(101)]
+
+pytestmark = pytest.mark.fast
+
+
+def schedule(name: str, start: float, end: float) -> Schedule:
+    node = OmegaConf.load(CONF_DIR / "schedule" / f"{name}.yaml")
+    values: dict[str, Any] = {"value": start} if name == "constant" else {"start": start, "end": end}
+    return build(OmegaConf.merge(node, values))
+
+
+@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize(("start", "end"), ENDS)
+def test_runs_from_start_to_end(name: str, start: float, end: float) -> None:
+    curve = schedule(name, start, end)
+    assert curve(0.0) == start
+    assert curve(1.0) == pytest.approx(end, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("start", "end"), ENDS)
+def test_is_monotone_and_stays_between_its_ends(name: str, start: float, end: float) -> None:
+    values = [schedule(name, start, end)(progress) for progress in GRID]
+    falling = start > end
+    assert values == sorted(values, reverse=falling)
+    assert min(values) >= min(start, end) - 1e-12
+    assert max(values) <= max(start, end) + 1e-12
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_progress_outside_of_training_is_clamped(name: str) -> None:
+    curve = schedule(name, 5.0, 1.0)
+    assert curve(-0.5) == curve(0.0)
+    assert curve(1.5) == curve(1.0)
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_a_share_that_ends_at_one_ends_there_exactly(name: str) -> None:
+    """Pruning asks for the whole of its target at the end."""
+    assert all(schedule(name, i / 997, 1.0)(1.0) == 1.0 for i in range(1, 998))
+
+
+def test_constant_is_constant() -> None:
+    assert {schedule("constant", 3.0, 3.0)(progress) for progress in GRID} == {3.0}
+
+
+def test_linear_halves_at_half() -> None:
+    assert schedule("linear", 5.0, 1.0)(0.5) == 3.0
+    assert schedule("linear", 5.0, 1.0)(0.25) == 4.0
+
+
+def test_cosine_is_flat_at_both_ends_and_halves_at_half() -> None:
+    curve = schedule("cosine", 1.0, 0.0)
+    assert curve(0.5) == pytest.approx(0.5)
+    assert 1 - curve(0.01) < 0.001 > curve(0.99)
+
+
+def test_cubic_is_the_formula_of_the_paper() -> None:
+    """Zhu & Gupta 2017, eq. 1: s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (n Δt))^3, from t_0 to t_0 + n Δt."""
+    initial, final, first, count, every = 0.1, 0.8, 20, 12, 5
+    curve = Cubic(start=initial, end=final)
+    for step in range(first, first + count * every + 1, every):
+        paper = final + (initial - final) * (1 - (step - first) / (count * every)) ** 3
+        assert curve((step - first) / (count * every)) == pytest.approx(paper, abs=1e-12)
+
+
+def test_exponential_has_a_constant_ratio() -> None:
+    curve = Exponential(start=8.0, end=0.5)
+    ratios = [curve((i + 1) / 10) / curve(i / 10) for i in range(10)]
+    assert ratios == [pytest.approx((0.5 / 8.0) ** 0.1)] * 10
+
+
+@pytest.mark.parametrize("end", [3.0, math.nextafter(3.0, 4.0)])
+def test_exponential_between_equal_ends(end: float) -> None:
+    assert Exponential(start=3.0, end=end)(0.5) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (1.0, 0.0), (-1.0, 1.0)])
+def test_exponential_needs_positive_ends(start: float, end: float) -> None:
+    with pytest.raises(ValueError, match=r"needs start > 0 and end > 0, got"):
+        Exponential(start=start, end=end)

@@ -1,0 +1,195 @@
+"""Sections: what is compared with what, seeds put together, labels that tell points apart."""
+
+from typing import Any
+
+import pytest
+
+from slimexp.record import Record
+from slimexp.section import Section, better, sections
+
+pytestmark = pytest.mark.fast
+
+SPELLING = {"_target_": "slimexp.data.spelling.Spelling", "rate": 0.08}
+DENSE = {"cer": 0.015, "disk_mb": 16.0}
+
+
+def make(
+    stage: str,
+    metrics: dict[str, float],
+    pipeline: dict[str, Any] | None = None,
+    *,
+    parent: str | None = None,
+    seed: int = 0,
+    data: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Record:
+    """A record whose key is its content."""
+    pipeline = pipeline if pipeline is not None else {stage: {}}
+    fields: dict[str, Any] = {
+        "time": "2026-01-01",
+        "name": "run",
+        "stage": stage,
+        "key": f"{stage}-{parent}-{seed}-{pipeline}-{data}",
+        "parent": parent,
+        "technique": "dense" if stage == "dense" else stage.title(),
+        "seed": seed,
+        "overrides": [],
+        "config": {
+            "data": {**(data or SPELLING), "seed": seed},
+            "model": {"_target_": "slimexp.model.loading.Pretrained", "path": "zoo:t5"},
+            "pipeline": pipeline,
+            "seed": seed,
+        },
+        "git": None,
+        "versions": {},
+        "hardware": {},
+        "kernel": "float32 matmul",
+        "headline": "cer",
+        "direction": "min",
+        "metrics": metrics,
+        "baseline": DENSE,
+        "trivial": 0.077,
+        "seconds": {},
+        "reused": False,
+        "artifact": "",
+        "curves": None,
+    }
+    return Record(**{**fields, **changes})
+
+
+def only(records: list[Record], **axes: str) -> Section:
+    (section,) = sections(records, **axes)
+    return section
+
+
+def labels(section: Section) -> list[str]:
+    return [point.label for point in section.points]
+
+
+def test_every_stage_of_a_chain_is_a_point_named_by_what_led_to_it() -> None:
+    plan = {"prune": {"sparsity": 0.5}, "quantize": {"bits": 4}}
+    dense = make("dense", DENSE, {})
+    prune = make("prune", {"cer": 0.02, "disk_mb": 16.0}, plan, parent=dense.key)
+    quantize = make("quantize", {"cer": 0.03, "disk_mb": 4.0}, plan, parent=prune.key)
+    section = only([dense, prune, quantize])
+    assert section.title == "spelling"
+    assert labels(section) == ["dense", "prune → quantize", "prune"]
+    assert [section.points[index].label for index in section.front] == ["dense", "prune → quantize"]
+
+
+def test_a_chain_whose_first_record_is_lost_is_told_by_its_configuration() -> None:
+    plan = {"prune": {}, "quantize": {}, "distill": {}}
+    assert "prune → quantize" in labels(only([make("quantize", {"cer": 0.03}, plan, parent="lost")]))
+
+
+def test_seeds_are_one_point_with_mean_and_range() -> None:
+    records = [make("prune", {"cer": 0.02 + 0.01 * seed, "disk_mb": 8.0}, seed=seed) for seed in range(3)]
+    again = make("prune", {"cer": 0.05, "disk_mb": 8.0}, seed=2, key="redone with other code")
+    dense, point = only([*records, again]).points
+    assert dense.dense
+    assert point.seeds == (0, 1, 2)
+    cer = point.figures["cer"]
+    assert (cer.mean, cer.low, cer.high) == pytest.approx(((0.02 + 0.03 + 0.05) / 3, 0.02, 0.05))
+
+
+def test_labels_hold_what_differs_and_nothing_else() -> None:
+    records = [
+        make("prune", {"cer": 0.02, "disk_mb": 1.0}, {"prune": {"sparsity": sparsity, "steps": 10}}, key=str(sparsity))
+        for sparsity in (0.5, 0.75)
+    ]
+    nested = [
+        make(
+            "distill",
+            {"cer": 0.02},
+            {"distill": {"losses": {"kl": {"temperature": {"start": start}}}}},
+            key=f"d{start}",
+        )
+        for start in (1.0, 5.0)
+    ]
+    assert labels(only([*records, *nested]))[1:] == [
+        "prune(sparsity=0.5)",
+        "prune(sparsity=0.75)",
+        "distill(temperature.start=1)",
+        "distill(temperature.start=5)",
+    ]
+
+
+def test_corpora_and_headlines_are_never_mixed() -> None:
+    other = {"_target_": "slimexp.data.spelling.Spelling", "rate": 0.2}
+    source = {"_target_": "slimexp.data.python_source.PythonSource"}
+    records = [
+        make("prune", {"cer": 0.02}),
+        make("prune", {"cer": 0.04}, data=other),
+        make("prune", {"bits_per_byte": 2.0}, data=source, headline="bits_per_byte", baseline={}, trivial=8.0),
+    ]
+    found = sections(records)
+    assert [section.title for section in found] == ["spelling (rate=0.08)", "spelling (rate=0.2)", "python_source"]
+    assert [section.headline for section in found] == ["cer", "cer", "bits_per_byte"]
+
+
+def test_derived_figures() -> None:
+    metrics = {"cer": 0.046, "disk_mb": 4.0, "params_live": 4e6, "params_nonzero": 1e6, "weights_mb": 2.0}
+    *_, point = only([make("quantize", metrics)]).points
+    assert {name: point.value(name) for name in ("kept", "size_ratio", "sparsity", "bits_per_weight")} == pytest.approx(
+        {"kept": 0.5, "size_ratio": 0.25, "sparsity": 0.75, "bits_per_weight": 4.0}
+    )
+
+
+@pytest.mark.parametrize(
+    ("ratio", "slower"),
+    [
+        ({"latency_ratio": 1.2}, True),
+        ({"latency_ratio": 1.2, "latency_ratio_low": 0.9}, False),
+        ({"latency_ratio": 1.2, "latency_ratio_low": 1.1}, True),
+        ({"latency_ratio": 0.8}, False),
+        ({}, False),
+    ],
+)
+def test_slower_than_dense_beyond_the_noise(ratio: dict[str, float], slower: bool) -> None:
+    assert only([make("quantize", {"cer": 0.02, **ratio})]).points[-1].slower is slower
+
+
+def test_a_point_that_lacks_an_axis_is_kept_but_on_no_front() -> None:
+    section = only([make("prune", {"cer": 0.001}), make("quantize", {"cer": 0.02, "disk_mb": 4.0})])
+    assert labels(section) == ["dense", "quantize", "prune"]
+    assert section.front == [0, 1]
+    assert [section.drawn(index) for index in range(3)] == [True, True, False]
+
+
+def test_what_is_no_better_than_no_model_is_on_no_front() -> None:
+    section = only([make("prune", {"cer": 0.077, "disk_mb": 1.0}), make("quantize", {"cer": 0.07, "disk_mb": 4.0})])
+    assert [section.points[index].label for index in section.front] == ["dense", "quantize"]
+
+
+def test_cover_is_the_share_of_size_and_quality() -> None:
+    half = make("quantize", {"cer": 0.015, "disk_mb": 4.0})
+    assert only([half]).cover == pytest.approx(0.75)
+    assert only([make("prune", {"cer": 0.2, "disk_mb": 1.0})]).cover == 0
+    assert only([make("prune", {"wer": 0.2}, baseline={})]).cover is None
+
+
+def test_a_model_trained_from_scratch_is_its_own_dense_model() -> None:
+    section = only([make("finetune", {"cer": 0.02, "disk_mb": 16.0}, baseline={"cer": 0.02, "disk_mb": 16.0})])
+    assert labels(section) == ["dense: finetune"]
+    assert section.points[0].dense
+
+
+def test_other_axes() -> None:
+    records = [make("prune", {"cer": 0.02, "decode_tokens_per_s": 50.0, "disk_mb": 3.0})]
+    section = only(records, x="decode_tokens_per_s", y="kept")
+    assert section.directions == ("max", "max")
+    assert section.trivial is None
+    with pytest.raises(ValueError, match="latency_p50_ms"):
+        sections(records, x="latency_p50_ms")
+
+
+def test_directions_agree_with_the_measures() -> None:
+    from slimexp.measure.flops import Flops
+    from slimexp.measure.latency import Latency
+    from slimexp.measure.memory import Memory
+    from slimexp.measure.size import Size
+    from slimexp.measure.task import Task
+
+    for measure in (Flops, Latency, Memory, Size, Task):
+        for pattern, way in measure.directions.items():
+            assert better(pattern.replace("*", "")) == way, pattern
