@@ -2,6 +2,9 @@
 
 import json
 import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -307,6 +310,51 @@ def test_another_process_may_finish_the_same_stage_first(
     monkeypatch.setattr(artifact.os, "replace", too_late)
     save(tiny("causal_lm"), folder)
     assert torch.equal(logits(artifact.load(folder)), logits(tiny("causal_lm")))
+
+
+@pytest.fixture
+def dead() -> int:
+    """Id of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_of_live_ones(tiny: Make, tmp_path: Path, dead: int) -> None:
+    here = f".artifact.{platform.node()}"
+    live = [f"{here}.{os.getppid()}.partial", f".artifact.elsewhere.{dead}.partial", f".other.{platform.node()}.1.old"]
+    for name in [f"{here}.{dead}.partial", f"{here}.{dead}.old", f"{here}.{os.getpid()}.partial", *live]:
+        (tmp_path / name / "below").mkdir(parents=True)
+    folder = save(tiny("causal_lm"), tmp_path / "artifact")
+    assert {path.name for path in tmp_path.iterdir()} >= {"artifact", *live}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".") and path.name not in live]
+    assert not (folder / "below").exists()
+
+
+def test_an_artifact_that_a_killed_process_had_moved_aside_comes_back(
+    tiny: Make, tmp_path: Path, dead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save(tiny("causal_lm"), tmp_path / "artifact")
+    os.replace(folder, tmp_path / f".artifact.{platform.node()}.{dead}.old")
+    BREAKS["weights"](monkeypatch)
+    with pytest.raises(OSError, match="No space left"):
+        save(tiny("causal_lm"), folder)
+    monkeypatch.undo()
+    assert torch.equal(logits(artifact.load(folder)), logits(tiny("causal_lm")))
+
+
+@pytest.mark.parametrize(("bits", "activations"), [(8, 8), (8, None)])
+def test_saving_and_loading_write_nothing_on_the_screen(
+    tiny: Make, technique: Make, tmp_path: Path, bits: int, activations: int | None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stage = technique("quantize", bits=bits, activation_bits=activations)
+    stage.prepare(tiny("seq2seq"), None, None)
+    stage.finish()
+    capfd.readouterr()
+    folder = save(stage.family, tmp_path / "artifact")
+    artifact.deployed(folder)
+    artifact.load(folder)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_new_artifact_takes_the_place_of_the_old(tiny: Make, masked: Make, tmp_path: Path) -> None:

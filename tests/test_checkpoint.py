@@ -90,3 +90,4 @@ def test_the_one_before_outlives_a_write_that_fails(start: Callable[..., Run], t
     with pytest.raises(OSError, match="No space left"):
         run.go()
     assert (tmp_path / "checkpoint.ckpt").read_text() == "5"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.ckpt"]

@@ -57,7 +57,7 @@ FILES = {
 def conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A small conf folder with components of its own, so that these tests stand while conf/ changes."""
     folder = tmp_path_factory.mktemp("conf")
-    runs = folder / "runs"
+    runs = tmp_path_factory.mktemp("work") / "runs"  # not a group beside the others
     for name, text in FILES.items():
         path = (folder / name).with_suffix(".yaml")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -255,6 +255,23 @@ def test_a_malformed_file_is_the_users_error(program: Program, conf: Path) -> No
     status, said = program("pipeline=shrink", "model=torn")
     assert status == 2
     assert "torn.yaml" in said
+
+
+def test_a_full_disk_is_the_users_error(program: Program) -> None:
+    def task(cfg: DictConfig) -> None:
+        raise OSError(28, "No space left on device")
+
+    status, said = program("pipeline=shrink", task=task)
+    assert status == 2
+    assert said.startswith(f"error: no space left in {compose().runs}: ") and len(said.splitlines()) == 1
+
+
+def test_runs_that_is_a_file_is_the_users_error(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        status, said = program("pipeline=shrink", f"runs={folder}")
+        assert status == 2
+        assert said.startswith(f"error: cannot write to {folder} (a file has that name): ")
 
 
 def test_interrupt(program: Program) -> None:

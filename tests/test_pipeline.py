@@ -20,6 +20,7 @@ from slimexp import artifact, checkpoint, record
 from slimexp.attachment import attached
 from slimexp.config import check, compose, explain
 from slimexp.importance.mask import Mask
+from slimexp.model.tokenizer import Bpe
 from slimexp.pipeline import Pipeline
 from slimexp.quantizer.base import Quantizer
 
@@ -240,6 +241,15 @@ def test_text_or_weights_that_changed_under_the_same_path_are_other_work(overrid
     assert keys()[0] != third[0]
 
 
+def test_what_is_only_seen_of_a_training_is_no_other_work(overrides: Make) -> None:
+    def keys(*more: str) -> list[str]:
+        return [stage.key for stage in pipeline(overrides("finetune", *more)).stages]
+
+    seen = ["trainer.enable_progress_bar=true", "trainer.log_every_n_steps=7", "+trainer.profiler=simple"]
+    assert keys(*seen) == keys("trainer=cpu") == keys()
+    assert keys("trainer.precision=bf16-mixed")[1] != keys()[1]
+
+
 # --- never lost ------------------------------------------------------------------------------------
 
 
@@ -423,6 +433,16 @@ def test_random_weights_cannot_teach(overrides: Make) -> None:
     arguments = [a for a in overrides("distill") if not a.startswith("model")]
     with pytest.raises(ValueError, match=r"random weights and cannot teach: give pipeline\.distill\.teacher"):
         pipeline([*arguments, "model=scratch", "model.config={model_type: t5, num_layers: 1}"])
+
+
+def test_a_teacher_of_another_vocabulary(overrides: Make, tiny_folder: Make) -> None:
+    folder = tiny_folder("seq2seq", name="teacher")
+    teacher = [f"pipeline.distill.teacher.{value}" for value in (f"path={folder}", "max_length=16")]
+    arguments = overrides("distill", "+model@pipeline.distill.teacher=pretrained", *teacher)
+    pipeline(arguments)
+    Bpe(vocab_size=300, characters=100).build(["text"]).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"^pipeline\.distill\.teacher: teacher and student read different"):
+        pipeline(arguments)
 
 
 def test_a_model_of_another_task(overrides: Make) -> None:

@@ -117,6 +117,15 @@ def test_nothing_to_report_is_one_line_and_code_2(
     assert not (tmp_path / "pareto.html").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_one_line_and_code_2(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main([str(runs), "--out", str(tmp_path / "file")]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith(f"{tmp_path / 'file'} (a file has that name): choose a folder of your own by --out DIR")
+
+
 def test_a_missing_folder_or_metric_is_one_line_and_code_2(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(runs / "nothing")]) == 2
     assert main([str(runs), "--x", "disc_mb"]) == 2

@@ -3,6 +3,7 @@
 import ast
 import json
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,10 @@ def offline_records(folder: Path) -> list[Any]:
     from wandb.proto import wandb_internal_pb2
 
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    size = 0
+    while not size or size != file.stat().st_size:  # W&B's own process may still be writing
+        size = file.stat().st_size
+        time.sleep(0.3)
     data, place, whole, found = file.read_bytes(), 7, b"", []
     while place < len(data):
         left = 32768 - place % 32768
@@ -90,7 +95,7 @@ def test_without_an_account_everything_is_in_the_offline_file(
 
     said = [line for line in capsys.readouterr().err.splitlines() if "W&B" in line or "wandb" in line]
     assert len(said) == 1
-    assert said[0].startswith("W&B: no account found, writing offline to ")
+    assert said[0].startswith("W&B: no account found, writing offline; `wandb sync ")
     assert "`wandb sync " in said[0]
 
     records = offline_records(tmp_path)

@@ -2,13 +2,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
+from tqdm import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from slimexp.config import build, compose
 from slimexp.model.base import Family
-from slimexp.model.loading import ZOO, CutOut, Pretrained, Scratch, family_named, from_folder
+from slimexp.model.loading import ZOO, CutOut, Pretrained, Scratch, family_named, from_folder, without_bars
 from slimexp.model.surgery import Cut
 from slimexp.model.tokenizer import Bpe, Bytes
 
@@ -76,6 +78,22 @@ def test_a_tokenizer_without_padding_pads_with_its_end_token(tiny: Tiny, tmp_pat
     assert (batch["labels"] != -100).sum(1).tolist() == [1, 3]  # the end token of a text is a label, padding is not
 
 
+def test_loading_draws_no_bars_and_leaves_those_of_others_alone(
+    tiny_folder: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_folder("seq2seq")
+    capsys.readouterr()
+    load(Pretrained(path=str(folder), max_length=32), "seq2seq")
+    with without_bars():
+        list(tqdm(range(3)))
+    assert capsys.readouterr().err == ""
+    with without_bars():
+        list(huggingface_hub.utils.tqdm(range(3), disable=False))
+    assert "3/3" in capsys.readouterr().err
+    list(tqdm(range(3)))
+    assert "3/3" in capsys.readouterr().err
+
+
 # --- scratch and cut -----------------------------------------------------------------------------
 
 
@@ -110,6 +128,7 @@ def test_cut_out_is_the_cut_of_what_its_source_loads(tiny_folder: Tiny) -> None:
         encoder_layers=None, decoder_layers=None, ffn=None, heads=None, hidden=None, calibration_batches=0
     )  # fmt: skip
     source = Pretrained(path=str(tiny_folder("seq2seq")), max_length=32)
+    assert len(CutOut(source=source, cut=nothing).load_tokenizer(texts)) == 259
     CutOut(source=source, cut=nothing).validate("seq2seq")
     assert torch.equal(logits(load(CutOut(source=source, cut=nothing), "seq2seq")), logits(load(source, "seq2seq")))
 
@@ -119,8 +138,10 @@ def test_cut_out_is_the_cut_of_what_its_source_loads(tiny_folder: Tiny) -> None:
 
 def test_a_missing_folder_or_unknown_hub_id() -> None:
     for path in ("no/such/folder", "/no/such/folder", "./nowhere"):
-        with pytest.raises(ValueError, match=rf"model '{path}' cannot be had.*model\.path"):
+        with pytest.raises(ValueError, match=rf"model '{path}' cannot be had: there is no such folder; model\.path"):
             Pretrained(path=path, max_length=32).validate("seq2seq")
+    with pytest.raises(ValueError, match=r"model 'no/model' cannot be had: .*`hf download no/model .*model\.path"):
+        Pretrained(path="no/model", max_length=32).validate("seq2seq")
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
@@ -163,6 +184,19 @@ def test_more_tokens_than_positions(tiny_folder: Tiny) -> None:
     source = Pretrained(path=str(tiny_folder("causal_lm")), max_length=65)
     with pytest.raises(ValueError, match=r"max_length must be <= 64, the positions that .* has; got 65"):
         source.validate("causal_lm")
+
+
+def test_some_models_count_positions_from_behind_the_padding_token() -> None:
+    config = {"model_type": "roberta", "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1,
+              "intermediate_size": 16, "max_position_embeddings": 34, "vocab_size": 300}  # fmt: skip
+
+    def roberta(max_length: int) -> Scratch:
+        return Scratch(config=config, tokenizer=Bytes(), max_length=max_length)
+
+    family = load(roberta(32), "classification", ("no", "yes"))
+    family.forward(family.encode([("a" * 99, None, 0)]))
+    with pytest.raises(ValueError, match=r"max_length must be <= 32, the positions that .* has; got 33"):
+        roberta(33).validate("classification")
 
 
 @pytest.mark.fast

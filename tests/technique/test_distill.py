@@ -88,6 +88,9 @@ def test_terms_and_temperature_are_curves(prepared: Make, fit: Make, tmp_path: P
     for row in rows(tmp_path / "curves.jsonl"):
         assert row["temperature"] == pytest.approx(5 - 4 * row["step"] / 8)
         assert row["loss"] == pytest.approx(row["ce"] + 0.5 * row["kl"], rel=1e-5)
+    fit(prepared(steps=8, **values), logger=Curves(path=tmp_path / "sparse.jsonl"), log_every_n_steps=4)
+    every = {row["step"]: row for row in rows(tmp_path / "curves.jsonl")}
+    assert rows(tmp_path / "sparse.jsonl") == [every[3], every[7]]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
