@@ -318,6 +318,7 @@ def _quiet() -> None:
     for untrue in (
         "dataloader is not resumable",  # training_batches is
         "does not have many workers",  # tokenizing takes a hundredth of a step
+        r"Found \d+ module.s. in eval mode",  # on purpose where dropout is off
         "isinstance.treespec, LeafSpec.. is deprecated",  # between Lightning and torch
     ):
         warnings.filterwarnings("ignore", message=f".*{untrue}")
