@@ -113,8 +113,9 @@ def report(timings: dict[str, Any], batch: int, turn: int, every_seconds: float)
         totals.append(ratio - 1 + checkpoints)
         print(f"| {name} | {ratio - 1:+.2%} | {low - 1:+.2%} to {high - 1:+.2%} | {totals[-1]:+.2%} |")
     print(
-        f"\n{(totals[0] - checkpoints) * step_ms:+.2f} ms per step; {timings['checkpoint_s'] * 1e3:.0f} ms per checkpoint "
-        f"({timings['checkpoint_mb']:.0f} MB), one every {every_seconds:g} s; target: at most {TARGET:.0%} in all"
+        f"\n{(totals[0] - checkpoints) * step_ms:+.2f} ms per step; "
+        f"{timings['checkpoint_s'] * 1e3:.0f} ms per checkpoint ({timings['checkpoint_mb']:.0f} MB), "
+        f"one every {every_seconds:g} s; target: at most {TARGET:.0%} in all"
     )
     return totals[0]
 

@@ -97,6 +97,11 @@ def load(folder: Path) -> Family:
     return family(model.eval(), tokenizer, max_length=manifest["max_length"])
 
 
+def keeps_attachments(folder: Path) -> bool:
+    """Whether ``folder`` is an artifact whose weights lie beneath masks or quantizers."""
+    return (folder / MANIFEST).exists() and bool(read_manifest(folder)["attachments"])
+
+
 def deployed(folder: Path) -> Family:
     """The model as a user gets it: by plain transformers, from the deployable files."""
     manifest = read_manifest(folder)

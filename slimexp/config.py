@@ -51,6 +51,19 @@ class ConfigError(ValueError):
 
 
 @dataclass
+class CheckpointInterval:
+    """How often an unfinished stage is written down.
+
+    Attributes:
+        every_steps: Least optimizer steps between two checkpoints.
+        every_seconds: Least seconds between two.
+    """
+
+    every_steps: int = MISSING
+    every_seconds: float = MISSING
+
+
+@dataclass
 class Run:
     """Root keys of a run.
 
@@ -61,7 +74,7 @@ class Run:
         save_dtype: Floating-point type of saved weights, a torch name such as ``bfloat16``.
         resume: Whether finished stages and checkpoints are used again.
         compile: Whether training goes through ``torch.compile``.
-        checkpoint: How often an unfinished stage is written down (``every_steps``, ``every_seconds``).
+        checkpoint: How often an unfinished stage is written down.
         model: Where the model comes from.
         data: The corpus.
         pipeline: Stage name -> technique, in order.
@@ -77,7 +90,7 @@ class Run:
     save_dtype: str = MISSING
     resume: bool = MISSING
     compile: bool = MISSING
-    checkpoint: dict[str, Any] = field(default_factory=dict)
+    checkpoint: CheckpointInterval = field(default_factory=CheckpointInterval)
     model: Any = MISSING
     data: Any = MISSING
     pipeline: dict[str, Any] = field(default_factory=dict)
@@ -97,9 +110,8 @@ class Evaluation:
         seed: Of every random choice.
         device: Where the model runs, a torch name such as ``cpu`` or ``cuda``.
         model: What is measured.
-        baseline: What it is compared with; ``None`` for itself.
+        baseline: The dense model it is compared with; ``None`` for itself if it was not compressed.
         data: The corpus.
-        logger: Where the metrics are shown besides.
         measure: Name -> measure.
     """
 
@@ -110,7 +122,6 @@ class Evaluation:
     model: Any = MISSING
     baseline: Any = None
     data: Any = MISSING
-    logger: Any = None
     measure: dict[str, Any] = field(default_factory=dict)
 
 

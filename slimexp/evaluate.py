@@ -1,7 +1,7 @@
 """Measure any model: ``python -m slimexp.evaluate model=t5_spelling data=spelling measure=[size,task,latency]``.
 
-An artifact, a local folder or a hub id is ``model=pretrained model.path=...``; ``baseline=...`` names
-the dense model beside which latency is taken.
+An artifact, a local folder or a hub id is ``model=pretrained model.path=...``; ``baseline=...`` names the dense
+model it is compared with. Without one, a model that was not compressed is its own.
 """
 
 import hashlib
@@ -20,41 +20,49 @@ from slimexp.config import Evaluation, build, check, main
 
 if TYPE_CHECKING:
     from slimexp.data.base import Corpus
-    from slimexp.measure.base import Subject
+    from slimexp.measure.base import Measure, Subject
+    from slimexp.model.loading import Pretrained
 
 STAGE = "evaluate"
+_LEAVES_DENSE = "Finetune"  # the only technique that compresses nothing
 
 
 def evaluate(cfg: DictConfig) -> float | None:
     """Check, load, measure, record; returns the headline, ``None`` if it is not measured."""
     check(cfg, schema=Evaluation)
-    from slimexp.measure.base import run  # torch is imported only once the config is right
+    from slimexp.measure.base import directions, run, trivial  # torch is imported only once the config is right
     from slimexp.quantizer.packing import kernel
 
     began = time.monotonic()
     corpus: Corpus = build(cfg.data)
-    subject = _subject(cfg.model, cfg.device, corpus)
-    baseline = subject if cfg.baseline is None else _subject(cfg.baseline, cfg.device, corpus)
-    measures = {name: build(node) for name, node in cfg.measure.items()}
+    measures: dict[str, Measure] = {name: build(node) for name, node in cfg.measure.items()}
+    for measure in measures.values():
+        measure.validate(corpus.task)
+    source = _source(cfg.model)
+    dense = _dense(cfg, source, measures)
+    subject = _subject(source, cfg.device, corpus)
+    baseline = subject if dense in (None, source) else _subject(dense, cfg.device, corpus)
     metrics = run(measures, subject, baseline, corpus)
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    compared = metrics if baseline is subject else run(measures, baseline, baseline, corpus)
     runs = Path(cfg.runs)
     row = record.Record(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         name=cfg.name,
         stage=STAGE,
-        key=hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12],
+        key=_key(cfg, source),
         parent=None,
         technique=STAGE,
         seed=cfg.seed,
         overrides=list(HydraConfig.get().overrides.task),
-        config=config,
+        config=_resolved(cfg),
         kernel=kernel(subject.family.model, subject.folder),
         headline=corpus.headline,
         direction=corpus.direction,
         metrics=metrics,
-        baseline=metrics if baseline is subject else run(measures, baseline, baseline, corpus),
-        trivial=corpus.trivial(corpus.splits["test"]),
+        directions=directions(metrics, measures.values()),
+        baseline=compared if dense else {},
+        baseline_key=_key(cfg, dense) if dense else None,
+        trivial=trivial(measures.values(), corpus),
         seconds={"measure": time.monotonic() - began},
         reused=False,
         artifact=os.path.relpath(subject.folder, runs),
@@ -67,18 +75,70 @@ def evaluate(cfg: DictConfig) -> float | None:
     return metrics.get(corpus.headline)
 
 
-def _subject(node: DictConfig, device: str, corpus: "Corpus") -> "Subject":
-    from torch import nn
-
-    from slimexp.measure.base import Subject
+def _source(node: DictConfig) -> "Pretrained":
+    """What ``node`` names; an artifact reads as many tokens as it was made for."""
     from slimexp.model.loading import Pretrained
 
     source = build(node)
     if not isinstance(source, Pretrained):
         raise ValueError("only a trained model can be evaluated: choose model=pretrained model.path=...")
+    source.max_length = node.max_length = _manifest(source).get("max_length", source.max_length)
+    return source
+
+
+def _manifest(source: "Pretrained") -> dict[str, Any]:
+    from slimexp import artifact
+
+    folder = Path(source.folder)
+    return artifact.read_manifest(folder) if (folder / artifact.MANIFEST).exists() else {}
+
+
+def _dense(cfg: DictConfig, source: "Pretrained", measures: dict[str, "Measure"]) -> "Pretrained | None":
+    """The dense model to compare with; ``None`` for a compressed one beside which none is named.
+
+    Raises:
+        ValueError: The baseline is compressed itself, or a measure cannot do without one.
+    """
+    dense = source if cfg.baseline is None else _source(cfg.baseline)
+    history = [stage["name"] for stage in _manifest(dense).get("stages", ()) if stage["technique"] != _LEAVES_DENSE]
+    if not history:
+        return dense
+    done = f"'{dense.path}' is compressed ({', '.join(history)})"
+    if cfg.baseline is not None:
+        raise ValueError(f"the baseline must be a dense model, and {done}: choose another baseline.path")
+    if comparing := [name for name, measure in measures.items() if measure.compares]:
+        raise ValueError(
+            f"{done}, and {', '.join(comparing)} compares with the dense model: name it by baseline=pretrained "
+            "baseline.path=..., or drop the measure"
+        )
+    return None
+
+
+def _subject(source: "Pretrained", device: str, corpus: "Corpus") -> "Subject":
+    from torch import nn
+
+    from slimexp.measure.base import Subject
+
     family = source.load(task=corpus.task, texts=corpus.texts, labels=corpus.labels)
     nn.Module.to(family.model.eval(), device)
     return Subject(family, source.local_folder())
+
+
+def _key(cfg: DictConfig, source: "Pretrained") -> str:
+    """The same model on the same text and device has the same key, whatever is measured of it."""
+    content = {
+        "model": source.path,
+        "max_length": source.max_length,
+        "weights": source.fingerprint(),
+        "data": _resolved(cfg.data),
+        "seed": cfg.seed,
+        "device": cfg.device,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _resolved(node: DictConfig) -> Any:
+    return OmegaConf.to_container(node, resolve=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import logging
 import signal
 import time
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -21,14 +22,16 @@ from slimexp import __version__, artifact, record
 from slimexp.checkpoint import Checkpoint
 from slimexp.config import build
 from slimexp.data.base import Corpus
-from slimexp.measure.base import Measure, Subject, run
+from slimexp.measure.base import Measure, Subject, directions, run, trivial
 from slimexp.model.base import Family, Source
-from slimexp.model.loading import Scratch
+from slimexp.model.loading import Pretrained, Scratch
 from slimexp.quantizer.packing import kernel
+from slimexp.section import shaping
 from slimexp.technique.finetune import Finetune, check_vocabularies
 from slimexp.tracker import Tracker
 
 DENSE = "dense"
+_SHAPES_FIGURES = ("measure", "data/grading")
 _SHAPES_RESULTS = (
     "artifact",
     "attachment",
@@ -39,18 +42,6 @@ _SHAPES_RESULTS = (
     "model",
     "quantizer",
     "technique",
-)
-# Of a trainer: what is seen of a training, and the files Lightning would write of its own.
-_SHAPES_NOTHING = frozenset(
-    {
-        "default_root_dir",
-        "enable_checkpointing",
-        "enable_model_summary",
-        "enable_progress_bar",
-        "log_every_n_steps",
-        "logger",
-        "profiler",
-    }
 )
 
 
@@ -103,6 +94,7 @@ class Pipeline:
         self.cfg = cfg
         self.overrides = overrides
         self.dtype = _float_type(cfg.save_dtype)
+        _check_devices(cfg.trainer)
         self.corpus: Corpus = build(cfg.data)
         self.source: Source = build(cfg.model)
         self.techniques: dict[str, Finetune] = {name: build(node) for name, node in cfg.pipeline.items()}
@@ -110,12 +102,12 @@ class Pipeline:
         config = self.source.validate(self.corpus.task)
         techniques = list(self.techniques.values())
         for position, (name, technique) in enumerate(self.techniques.items()):
-            technique.validate(config, before=techniques[:position])
             if technique.teacher is not None:
                 technique.teacher.validate(self.corpus.task)
                 self._check_teacher(name, technique.teacher)
             elif technique.needs_teacher and position == 0 and isinstance(self.source, Scratch):
                 raise ValueError(f"the run's model has random weights and cannot teach: give pipeline.{name}.teacher")
+            technique.validate(config, before=techniques[:position])
         for measure in self.measures.values():
             measure.validate(self.corpus.task)
         _ = self.corpus.splits
@@ -157,7 +149,7 @@ class Pipeline:
         """The reference, as deployed."""
         return self._subject(self.reference)
 
-    def _plan(self) -> Any:
+    def _plan(self) -> Iterator[Stage]:
         shared = {
             "data": _resolved(self.cfg.data),
             "text": _digest(self.corpus),
@@ -165,8 +157,9 @@ class Pipeline:
             "weights": self.source.fingerprint(),
             "seed": self.cfg.seed,
             "save_dtype": self.cfg.save_dtype,
-            "trainer": {k: v for k, v in _resolved(self.cfg.trainer).items() if k not in _SHAPES_NOTHING},
-            "code": _code_version(),
+            "compile": self.cfg.compile,
+            "trainer": shaping(_resolved(self.cfg.trainer)),
+            "code": _code_version(_SHAPES_RESULTS),
         }
         parent = None
         for name, node in [(DENSE, None), *self.cfg.pipeline.items()]:
@@ -188,7 +181,7 @@ class Pipeline:
             stage.drop_checkpoint()
         pl.seed_everything(self.cfg.seed, verbose=False)
         if previous is None:
-            family = self._load(self.source)
+            family = self._dense()
             artifact.save(family, stage.artifact, dtype=self.dtype, stages=[])
             return time.monotonic() - began
         technique = self.techniques[stage.name]
@@ -222,6 +215,8 @@ class Pipeline:
         if self.cfg.compile:
             technique.model.compile()
         resume = stage.checkpoint if stage.checkpoint.exists() else None
+        if resume is None:
+            stage.curves.unlink(missing_ok=True)
         if resume:
             print(f"{stage.name}: resuming from {resume}")
         print(f"{stage.name}: training {technique.steps} steps of {technique.batch_size * technique.accumulate} rows")
@@ -237,10 +232,10 @@ class Pipeline:
     def _finish_measuring(self, stage: Stage, trained: float | None, tracker: Tracker) -> dict[str, float]:
         """Metrics of the stage, measured once, and its record."""
         file = stage.folder / "measures.json"
-        wanted = _resolved(self.cfg.measure)
+        wanted = {"measure": _resolved(self.cfg.measure), "code": _code_version(_SHAPES_FIGURES)}
         if file.exists() and trained is None:
             known = json.loads(file.read_text())
-            if known["measure"] == wanted:
+            if {**known, **wanted} == known:
                 print(f"{stage.name}: finished before, reused from {stage.folder}")
                 return dict(known["metrics"])
         began = time.monotonic()
@@ -254,7 +249,7 @@ class Pipeline:
         row = self._record(stage, metrics, seconds, trained is None, ran)
         record.append(Path(self.cfg.runs) / record.FILE, row)
         print(_line(row, Path(self.cfg.runs)))
-        file.write_text(json.dumps({"measure": wanted, "metrics": metrics}))
+        file.write_text(json.dumps({**wanted, "metrics": metrics}))
         return metrics
 
     def _record(
@@ -275,7 +270,9 @@ class Pipeline:
             headline=self.corpus.headline,
             direction=self.corpus.direction,
             metrics=metrics,
+            directions=directions(metrics, self.measures.values()),
             baseline=self.dense_metrics,
+            baseline_key=self.reference.key,
             trivial=self.trivial,
             seconds=seconds,
             reused=reused,
@@ -293,7 +290,7 @@ class Pipeline:
     @cached_property
     def trivial(self) -> float:
         """Headline of the best guess without a model."""
-        return self.corpus.trivial(self.corpus.splits["test"])
+        return trivial(self.measures.values(), self.corpus)
 
     def _subject(self, stage: Stage) -> Subject:
         family = artifact.deployed(stage.artifact)
@@ -306,6 +303,12 @@ class Pipeline:
         if technique.teacher is not None:
             return self._load(technique.teacher)
         return artifact.deployed(self.reference.artifact)
+
+    def _dense(self) -> Family:
+        """The model the run starts from; masks and quantizers of an artifact stay in place."""
+        if isinstance(self.source, Pretrained) and artifact.keeps_attachments(Path(self.source.folder)):
+            return artifact.load(Path(self.source.folder))
+        return self._load(self.source)
 
     def _load(self, source: Source) -> Family:
         return source.load(task=self.corpus.task, texts=self.corpus.texts, labels=self.corpus.labels)
@@ -326,12 +329,11 @@ def _quiet() -> None:
 
 def _line(row: record.Record, runs: Path) -> str:
     """A finished stage in one line."""
-    compared = row.metrics != row.baseline
     parts = [f"{row.headline} {row.metrics[row.headline]:.4f}"] if row.headline in row.metrics else []
-    if compared and (kept := record.kept(row)) is not None:
+    if not row.dense and (kept := record.kept(row)) is not None:
         parts[0] += f" ({kept:.0%} of the dense gain kept)"
     if "disk_mb" in row.metrics:
-        ratio = f" ({row.metrics['disk_mb'] / row.baseline['disk_mb']:.2f}x dense)" if compared else ""
+        ratio = f" ({row.metrics['disk_mb'] / row.baseline['disk_mb']:.2f}x dense)" if not row.dense else ""
         parts.append(f"{row.metrics['disk_mb']:.2f} MB{ratio}")
     if row.curves is not None and not row.reused:
         parts.append(f"{row.seconds['train']:.0f} s training")
@@ -351,7 +353,19 @@ def _float_type(name: str) -> torch.dtype:
 
 
 def _device(trainer: DictConfig) -> torch.device:
-    return torch.device("cuda" if trainer.get("accelerator") in ("gpu", "cuda") else "cpu")
+    """Where stages are measured: where they were trained."""
+    accelerator = trainer.get("accelerator", "auto")
+    cuda = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if cuda else "cpu")
+
+
+def _check_devices(trainer: DictConfig) -> None:
+    """Refuse what would train the same batches, and write the same files, once per device."""
+    for key in ("devices", "num_nodes"):
+        if (value := trainer.get(key, 1)) not in (1, "1"):
+            raise ValueError(
+                f"trainer.{key} must be 1, got {value}: a stage trains on one device; run seeds side by side"
+            )
 
 
 def _digest(corpus: Corpus) -> str:
@@ -363,10 +377,10 @@ def _digest(corpus: Corpus) -> str:
     return digest.hexdigest()
 
 
-def _code_version() -> str:
-    """Digest of the sources that shape a stage's result: another version is other work."""
+def _code_version(names: Sequence[str]) -> str:
+    """Digest of the sources that shape a stage's result or its figures: another version is other work."""
     root = Path(__file__).parent
-    files = sorted(path for name in _SHAPES_RESULTS for path in [*root.glob(f"{name}.py"), *root.glob(f"{name}/*.py")])
+    files = sorted(path for name in names for path in [*root.glob(f"{name}.py"), *root.glob(f"{name}/*.py")])
     digest = hashlib.sha256(__version__.encode())
     for path in files:
         digest.update(path.read_bytes())

@@ -119,6 +119,8 @@ def _draw_front(section: Section, axes: "Axes") -> None:
     """A step: for any x, the best y among points at least as good in x."""
     at_most = section.directions[0] == "min"
     corners = sorted((section.points[i].value(section.x), section.points[i].value(section.y)) for i in section.front)
+    if not corners:
+        return
     corners = corners if at_most else corners[::-1]
     edge = axes.get_xlim()[1 if at_most else 0]
     x, y = zip(*corners, (edge, corners[-1][1]), strict=True)

@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +60,9 @@ class Record:
         headline: The metric that stands for quality.
         direction: Whether a smaller (``min``) or larger (``max``) headline is better.
         metrics: ``name_unit`` -> finite value.
+        directions: Metric -> which way it is better, of those that have a better.
         baseline: The same metrics of the dense model.
+        baseline_key: Key of the dense model; ``None`` where none was named, and ``baseline`` is empty.
         trivial: Headline of the best guess without a model.
         seconds: Where the time went, by phase.
         reused: Whether an earlier run's result was taken over.
@@ -84,13 +86,20 @@ class Record:
     headline: str
     direction: Literal["min", "max"]
     metrics: dict[str, float]
+    directions: dict[str, Literal["min", "max"]]
     baseline: dict[str, float]
+    baseline_key: str | None
     trivial: float
     seconds: dict[str, float]
     reused: bool
     artifact: str
     curves: str | None
     schema: int = SCHEMA
+
+    @property
+    def dense(self) -> bool:
+        """Whether this is the dense model itself."""
+        return self.key == self.baseline_key
 
     def to_json(self) -> str:
         """The record as one line of strict JSON, without the line break.
@@ -143,8 +152,8 @@ def append(path: str | Path, record: Record) -> None:
 def read(path: str | Path) -> list[Record]:
     """Read a record file, or every ``records.jsonl`` below a folder, oldest first.
 
-    Of several records with the same key the latest is kept. A line that is no record (the torn last
-    line of a killed process) is skipped with a warning that names it.
+    Records with the same key are one, the latest, with the figures that only earlier ones hold. A line that
+    is no record (the torn last line of a killed process) is skipped with a warning that names it.
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
@@ -154,7 +163,9 @@ def read(path: str | Path) -> list[Record]:
         raise FileNotFoundError(f"no file or folder {path}")
     files = sorted(path.rglob(FILE)) if path.is_dir() else [path]
     rows = sorted((record for file in files for record in _lines(file)), key=lambda record: record.time)
-    latest = {record.key: record for record in rows}
+    latest: dict[str, Record] = {}
+    for record in rows:
+        latest[record.key] = _merged(latest[record.key], record) if record.key in latest else record
     return sorted(latest.values(), key=lambda record: record.time)
 
 
@@ -175,6 +186,19 @@ def kept(record: Record) -> float | None:
 def environment() -> dict[str, Any]:
     """What a run depends on besides its configuration: ``git``, ``versions`` and ``hardware``, as in ``Record``."""
     return {"git": _git(), "versions": _versions(), "hardware": _hardware()}
+
+
+def _merged(older: Record, newer: Record) -> Record:
+    """``newer``, with the figures that it did not take again."""
+    return replace(
+        newer,
+        metrics={**older.metrics, **newer.metrics},
+        directions={**older.directions, **newer.directions},
+        baseline={**older.baseline, **newer.baseline},
+        baseline_key=newer.baseline_key or older.baseline_key,
+        trivial=newer.trivial if newer.headline in newer.metrics else older.trivial,
+        curves=newer.curves or older.curves,
+    )
 
 
 @contextmanager

@@ -94,6 +94,8 @@ def _notes(section: Section) -> Iterator[str]:
     yield f"* on the front of {x} and {y}"
     if any(point.slower for point in section.points):
         yield "! slower than dense"
+    if any(point.noisy for point in section.points):
+        yield "~ latency is noisy: other processes took the cores, or the dense model's own times spread"
     if any(len(point.seeds) > 1 for point in section.points):
         yield "over several seeds: mean [lowest, highest]; latency: [95 % interval, the widest]"
     if absent := sum(not section.drawn(index) for index in range(len(section.points))):
@@ -103,7 +105,11 @@ def _notes(section: Section) -> Iterator[str]:
 
 
 def _mark(section: Section, index: int) -> str:
-    return ("*" if index in section.front else "") + ("!" if section.points[index].slower else "")
+    return (
+        ("*" if index in section.front else "")
+        + ("!" if section.points[index].slower else "")
+        + ("~" if section.points[index].noisy else "")
+    )
 
 
 def _columns(section: Section) -> list[str]:
@@ -206,6 +212,7 @@ def _page_section(section: Section) -> dict[str, object]:
                 "kind": "" if point.dense else kind_of(point),
                 "dense": point.dense,
                 "slower": point.slower,
+                "noisy": point.noisy,
                 "front": index in section.front,
                 "number": rank(section, index) if index in section.front and not point.dense else None,
                 "x": asdict(point.figures[section.x]) if section.drawn(index) else None,

@@ -7,7 +7,6 @@ range over seeds. Records of different corpora or headlines are never compared: 
 import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -20,20 +19,20 @@ T = TypeVar("T")
 
 DENSE = "dense"
 X_AXES = ("disk_mb", "params_live", "latency_p50_ms")  # the first that a section has, unless one is asked for
-LARGER_IS_BETTER = (
-    "accuracy",
-    "*_accuracy",
-    "*_acc",
-    "*_acc_norm",
-    "macro_f1",
-    "exact_match",
-    "*_tokens_per_s*",
-    "prefill_ratio*",
-    "decode_ratio*",
-    "kept",
-    "sparsity",
-)
+_DERIVED: dict[str, Direction] = {"kept": "max", "size_ratio": "min", "sparsity": "max", "bits_per_weight": "min"}
 _SHARED = ("model", "trainer", "save_dtype")  # what shapes every stage of a run, beside the stages themselves
+# Of a trainer: what is seen of a training, and the files Lightning would write of its own.
+_SHAPES_NOTHING = frozenset(
+    {
+        "default_root_dir",
+        "enable_checkpointing",
+        "enable_model_summary",
+        "enable_progress_bar",
+        "log_every_n_steps",
+        "logger",
+        "profiler",
+    }
+)
 _SHOWN = 4  # settings a stage's label holds
 
 
@@ -72,6 +71,11 @@ class Point:
     def slower(self) -> bool:
         """Whether it is slower than the dense model, beyond the interval of the measurement where there is one."""
         return not self.dense and min(self.value("latency_ratio", 0.0), self.value("latency_ratio_low", np.inf)) > 1
+
+    @property
+    def noisy(self) -> bool:
+        """Whether latency was disturbed in any of the measurements."""
+        return self.value("latency_noisy", 0.0) > 0
 
     def value(self, metric: str, absent: float = np.nan) -> float:
         """Mean of ``metric``."""
@@ -147,11 +151,12 @@ def figures(record: Record) -> dict[str, float]:
     return found
 
 
-def better(metric: str, record: Record | None = None) -> Direction:
-    """Which way ``metric`` is better; a record knows it of its own headline."""
-    if record is not None and metric == record.headline:
-        return record.direction
-    return "max" if any(fnmatchcase(metric, pattern) for pattern in LARGER_IS_BETTER) else "min"
+def better(metric: str, records: Sequence[Record]) -> Direction:
+    """Which way ``metric`` is better, by the records that hold it; what none knows is taken for a cost."""
+    ways = {record.headline: record.direction for record in records}
+    for record in records:
+        ways |= record.directions
+    return {**ways, **_DERIVED}.get(metric, "min")
 
 
 def _section(
@@ -166,7 +171,7 @@ def _section(
     x = x or next((metric for metric in X_AXES if metric in measured), X_AXES[0])
     y = y or headline
     points.sort(key=lambda point: (not point.dense, point.value(x, np.inf), point.label))
-    directions = (better(x, records[0]), better(y, records[0]))
+    directions = (better(x, records), better(y, records))
     both = [(point.value("size_ratio"), point.value("kept")) for point in points]
     return Section(
         title=title,
@@ -189,32 +194,30 @@ def _front(points: Sequence[Point], x: str, y: str, directions: Sequence[Directi
 
 
 def _with_dense(records: Sequence[Record]) -> list[Record]:
-    """The records and, for models whose dense stage was never recorded, what others hold as their baseline."""
-
-    def model(record: Record) -> str:
-        return _canonical(record.config.get("model"))
-
-    known = {model(record) for record in records if _is_dense(record)}
+    """The records and, where that of a dense model is missing, what others hold as their baseline."""
+    known = {record.key for record in records}
     lost = {
-        (model(record), record.seed): replace(
-            record, stage=DENSE, technique=DENSE, key="", parent=None, metrics=record.baseline
+        record.baseline_key: replace(
+            record,
+            stage=DENSE,
+            technique=DENSE,
+            key="",
+            baseline_key="",
+            parent=None,
+            metrics=record.baseline,
+            config={**record.config, "model": record.config.get("baseline") or record.config.get("model")},
         )
         for record in records
-        if record.baseline and model(record) not in known
+        if record.baseline and record.baseline_key not in known
     }
     return [*records, *lost.values()]
-
-
-def _is_dense(record: Record) -> bool:
-    """The dense stage, or a model trained from a random start, which is its own baseline."""
-    return record.technique == DENSE or record.metrics == record.baseline
 
 
 def _point(group: Sequence[Record], label: str, parents: Mapping[str, Record]) -> Point:
     return Point(
         label=label,
         chain=tuple(_chain(group[-1], parents)),
-        dense=_is_dense(group[-1]),
+        dense=group[-1].dense,
         seeds=tuple(sorted(record.seed for record in group)),
         figures=_spreads([figures(record) for record in group]),
         runs=tuple(sorted({record.name for record in group})),
@@ -236,24 +239,35 @@ def _chain(record: Record, parents: Mapping[str, Record]) -> list[str]:
 def _settings(record: Record, parents: Mapping[str, Record]) -> dict[str, Any]:
     """Flat settings that shaped ``record``: of the stages of its chain as ``stage.key``, and of the run."""
     pipeline = record.config.get("pipeline") or {}
-    stages = {stage: pipeline[stage] for stage in _chain(record, parents) if stage in pipeline}
+    stages = {stage: _unseeded(pipeline[stage]) for stage in _chain(record, parents) if stage in pipeline}
     shared = {name: record.config[name] for name in _SHARED if name in record.config}
+    if "trainer" in shared:
+        shared["trainer"] = shaping(shared["trainer"])
     return dict(_flat({**shared, **stages}))
 
 
+def shaping(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a trainer that shape what it makes."""
+    return {key: value for key, value in trainer.items() if key not in _SHAPES_NOTHING}
+
+
 def _identity(record: Record, parents: Mapping[str, Record]) -> str:
-    return json.dumps([_is_dense(record), _chain(record, parents), sorted(_settings(record, parents).items())])
+    return json.dumps([record.dense, _chain(record, parents), sorted(_settings(record, parents).items())])
 
 
 def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of a nested configuration by dotted name; seeds are left out."""
+    """Leaves of a nested configuration by dotted name."""
     items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else None
     if items is None:
         yield prefix, tree
         return
     for key, value in items:
-        if key != "seed":
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _unseeded(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A corpus or technique without the run's seed; seeds further down choose rows or scores and are settings."""
+    return {key: value for key, value in node.items() if key != "seed"}
 
 
 def _labels(records: Sequence[Record], parents: Mapping[str, Record]) -> list[str]:
@@ -272,7 +286,7 @@ def _labels(records: Sequence[Record], parents: Mapping[str, Record]) -> list[st
         told = {key: value for key, value in one.items() if key in varying and value is not None}
         label = " → ".join(_stage_label(stage, told) for stage in chain)
         common = ", ".join(_setting(key, value) for key, value in told.items() if key.split(".")[0] in _SHARED)
-        prefix = f"{DENSE}: " if _is_dense(record) and chain != [DENSE] else ""
+        prefix = f"{DENSE}: " if record.dense and chain != [DENSE] else ""
         labels.append(f"{prefix}{label}{f' [{common}]' if common else ''}")
     return [
         f"{label} [{record.name}]" if labels.count(label) > 1 else label
@@ -299,7 +313,7 @@ def _setting(key: str, value: Any) -> str:
 def _titles(corpora: Sequence[Mapping[str, Any]]) -> list[str]:
     """The corpus' word; where a word returns, with the settings that tell them apart."""
     words = [str(corpus.get("_target_", "unknown corpus")).split(".")[-2:][0] for corpus in corpora]
-    flat = [dict(_flat(corpus)) for corpus in corpora]
+    flat = [dict(_flat(_unseeded(corpus))) for corpus in corpora]
     titles = []
     for word, mine in zip(words, flat, strict=True):
         same = [other for other, other_word in zip(flat, words, strict=True) if other_word == word]
@@ -321,6 +335,7 @@ def _environments(records: Iterable[Record]) -> list[dict[str, Any]]:
         {
             "records": len(group),
             "seeds": sorted({record.seed for record in group}),
+            "kernels": sorted({record.kernel for record in group}),
             "hardware": group[0].hardware,
             "versions": group[0].versions,
             "git": group[0].git,
@@ -329,8 +344,8 @@ def _environments(records: Iterable[Record]) -> list[dict[str, Any]]:
     ]
 
 
-def _canonical(node: Any) -> str:
-    return json.dumps(sorted(_flat(node or {})))
+def _canonical(corpus: Mapping[str, Any] | None) -> str:
+    return json.dumps(sorted(_flat(_unseeded(corpus or {}))))
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:

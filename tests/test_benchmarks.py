@@ -142,14 +142,18 @@ def test_trainer_and_plain_loop_take_turns_at_the_same_maths(
     from slimexp.pipeline import Pipeline
 
     path = tmp_path / "overhead.json"
+    dense = tiny_folder("seq2seq", dropout_rate=0.1)
     arguments = argparse.Namespace(technique=technique, turn=2, blocks=2, overrides=[])
     changed = {
         "data": "files", "data.path": table, "data.task": "seq2seq",
-        "model": "pretrained", "model.path": tiny_folder("seq2seq", dropout_rate=0.1), "model.max_length": 16,
+        "model": "pretrained", "model.path": dense, "model.max_length": 16,
         "logger": "none", "trainer": "fast", f"pipeline.{technique}.batch_size": 2,
         "+callback.alternate": f"{{_target_: benchmarks.alternate.Alternate, path: {path}, steps: 2, "
         f"warmup: {overhead.warmup(arguments)}}}",
     }  # fmt: skip
+    if technique == "distill":
+        teacher = {"": "pretrained", ".path": dense, ".max_length": 16}
+        changed |= {f"{'' if key else '+model@'}pipeline.distill.teacher{key}": value for key, value in teacher.items()}
     dropped = ("model=", "model.config=", "data=", "logger=", "+model@", f"pipeline.{technique}.teacher")
     kept = [line for line in overhead.overrides(arguments, str(tmp_path)) if not line.startswith(dropped)]
     cfg = compose([*kept, *(f"{key}={value}" for key, value in changed.items())])

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import DictConfig
 
 from slimexp import binding
-from slimexp.config import CONF_DIR, check, compose
+from slimexp.config import CONF_DIR, build, check, compose
 
 ROOT = CONF_DIR.parent
 FILES = sorted(path.relative_to(CONF_DIR).with_suffix("") for path in CONF_DIR.glob("*/**/*.yaml"))
@@ -57,3 +57,16 @@ def test_measure_names_its_place(path: Path) -> None:
 def test_experiment_is_absent_from_the_defaults() -> None:
     """Hydra refuses ``+experiment=x`` otherwise."""
     assert "experiment:" not in (CONF_DIR / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("path", [p for p in COMPONENTS if p.parts[0] in ("optimizer", "scheduler")], ids=str)
+def test_training_can_call_it(path: Path) -> None:
+    """A partial binds only when it is called: with the arguments that ``Finetune`` gives."""
+    import torch
+
+    weight = torch.nn.Parameter(torch.ones(2))
+    made = build(component(path))
+    if path.parts[0] == "optimizer":
+        assert made([{"params": [weight]}]).param_groups
+    else:
+        made(optimizer=torch.optim.SGD([weight], lr=1.0), num_training_steps=10).step()

@@ -40,6 +40,7 @@ FILES = {
         save_dtype: bfloat16
         resume: true
         compile: false
+        checkpoint: {{every_steps: 1, every_seconds: 1}}
         trainer: null
         data: null
         hydra: {{run: {{dir: "${{runs}}"}}, sweep: {{dir: "${{runs}}", subdir: .}}, output_subdir: null}}

@@ -137,6 +137,8 @@ def test_the_record_line_has_everything(overrides: Make) -> None:
     assert last["schema"] == record.SCHEMA and last["name"] == "mine" and last["seed"] == 3
     assert last["overrides"] == arguments
     assert last["config"]["pipeline"]["finetune"]["steps"] == 5 and last["config"]["seed"] == 3
+    assert last["directions"]["exact_match"] == "max" and last["directions"]["disk_mb"] == "min"
+    assert first["baseline_key"] == last["baseline_key"] == first["key"]
     assert last["metrics"] == metrics and last["baseline"] == first["metrics"] == first["baseline"]
     assert (last["headline"], last["direction"]) == (run.corpus.headline, run.corpus.direction)
     assert last["trivial"] == run.corpus.trivial(run.corpus.splits["test"])
@@ -197,6 +199,17 @@ def test_other_measures_are_taken_of_what_is_there(overrides: Make, fits: list[s
     assert fits == ["Finetune"]
     assert [row["reused"] for row in records(again)] == [False, False, True, True]
     assert len(record.read(again.cfg.runs)) == 2
+
+
+def test_measures_of_other_code_are_taken_again(overrides: Make, fits: list[str]) -> None:
+    arguments = overrides("finetune", *short("finetune"))
+    first = pipeline(arguments)
+    metrics = first.run()
+    file = first.stages[-1].folder / "measures.json"
+    known = json.loads(file.read_text())
+    file.write_text(json.dumps({**known, "code": "older", "metrics": {}}))
+    assert pipeline(arguments).run() == metrics
+    assert fits == ["Finetune"] and json.loads(file.read_text()) == known
 
 
 def test_without_resume_everything_is_done_again(overrides: Make, fits: list[str], kill_after: Make) -> None:
@@ -262,6 +275,7 @@ def test_resumed_equals_straight_bit_for_bit(
     """With dropout, through the whole pipeline: weights, curves (learning rate, temperature), figures."""
     more = [*short(stage, steps=7), *CHECKPOINTS, f"pipeline.{stage}.accumulate={accumulate}"]
     more += ["pipeline.prune.every=1"] if stage == "prune" else []
+    more += ["+cut@pipeline.distill.cut=keep", "pipeline.distill.cut.ffn=32"] if stage == "distill" else []
 
     def make(runs: str) -> Pipeline:
         return pipeline(overrides(stage, *more, runs=runs, dropout_rate=0.2))
@@ -424,6 +438,7 @@ def test_random_weights_are_no_baseline(overrides: Make, tmp_path: Path) -> None
     trained, distilled = records(run)
     assert (trained["stage"], distilled["stage"]) == ("finetune", "distill")
     assert trained["baseline"] == trained["metrics"] == distilled["baseline"]
+    assert trained["baseline_key"] == trained["key"] == distilled["baseline_key"]
 
 
 # --- said before anything is trained ---------------------------------------------------------------

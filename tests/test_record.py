@@ -33,7 +33,9 @@ def make(key: str = "a", **changes: Any) -> Record:
         headline="cer",
         direction="min",
         metrics={"cer": 0.02, "params_live": 3},
+        directions={"cer": "min"},
         baseline={"cer": 0.015},
+        baseline_key="dense",
         trivial=0.077,
         seconds={"train": 1.0},
         reused=False,
@@ -48,6 +50,11 @@ def test_a_record_survives_a_line_of_json() -> None:
     one = make(config={"text": "line\nbreak", "list": [1, {"a": None}]})
     assert "\n" not in one.to_json()
     assert Record.from_json(one.to_json()) == one
+
+
+def test_a_record_is_dense_by_key_and_not_by_figures() -> None:
+    assert not make(metrics={"cer": 0.015}, baseline={"cer": 0.015}).dense
+    assert make("dense").dense and not make(baseline_key=None).dense
 
 
 def test_numbers_of_numpy_become_plain() -> None:
@@ -78,6 +85,16 @@ def test_a_folder_gives_all_records_below_it_and_the_later_of_equal_keys(tmp_pat
     append(tmp_path / "same.jsonl", make("a", seed=1))
     append(tmp_path / "same.jsonl", make("a", seed=2))
     assert [one.seed for one in read(tmp_path / "same.jsonl")] == [2]
+
+
+def test_a_later_measuring_keeps_the_figures_it_did_not_take_again(tmp_path: Path) -> None:
+    path = tmp_path / record.FILE
+    append(path, make(metrics={"cer": 0.02, "latency_ratio": 0.8}, baseline={"cer": 0.01, "latency_ratio": 1.0}))
+    append(path, make(metrics={"disk_mb": 4.0, "latency_ratio": 0.7}, baseline={"disk_mb": 8.0}, trivial=0.5, seed=1))
+    (one,) = read(path)
+    assert one.metrics == {"cer": 0.02, "latency_ratio": 0.7, "disk_mb": 4.0}
+    assert one.baseline == {"cer": 0.01, "latency_ratio": 1.0, "disk_mb": 8.0}
+    assert (one.seed, one.trivial) == (1, 0.077)
 
 
 def test_half_a_line_is_named_skipped_and_never_merged(tmp_path: Path) -> None:

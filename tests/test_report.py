@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,9 @@ def point(key: str, stage: str, cer: float, disk: float, **metrics: float) -> Re
         headline="cer",
         direction="min",
         metrics=dense if stage == "dense" else {"cer": cer, "disk_mb": disk, **metrics},
+        directions={},
         baseline=dense,
+        baseline_key="d",
         trivial=0.077,
         seconds={},
         reused=False,
@@ -89,6 +92,17 @@ def test_the_page_needs_nothing_else_and_is_not_broken_by_its_data(runs: Path) -
     assert "prefers-color-scheme: dark" in page
 
 
+def test_noise_and_kernels_are_told(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    append(runs / record.FILE, point("n", "quantize", 0.021, 6.0, latency_ratio=1.4, latency_noisy=1.0))
+    main([str(runs)])
+    out = capsys.readouterr().out
+    assert re.search(r"^!~\s+quantize\(key=n\)", out, re.M) and "~ latency is noisy" in out
+    data = json.loads(re.search(r'id="data">(.*?)</script>', (runs / "pareto.html").read_text(), re.S)[1])  # type: ignore[index]
+    (section,) = data["sections"]
+    assert [one["noisy"] for one in section["points"]].count(True) == 1
+    assert section["environments"][0]["kernels"] == ["float32 matmul"]
+
+
 def test_other_axes_and_folder(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(runs), "--x", "latency_ratio", "--y", "kept", "--out", str(tmp_path / "new" / "deep")]) == 0
     assert "latency_ratio (lower is better) and kept (higher is better)" in capsys.readouterr().out
@@ -102,6 +116,14 @@ def test_a_single_dense_model_or_no_x_at_all_is_drawn(tmp_path: Path) -> None:
     bare = Record(**{**vars(bare), "metrics": {"cer": 0.1}, "baseline": {"cer": 0.01}})
     append(tmp_path / "bare.jsonl", bare)
     assert main([str(tmp_path / "bare.jsonl"), "--out", str(tmp_path / "bare")]) == 0
+
+
+def test_a_front_of_nothing_is_drawn_as_none(tmp_path: Path) -> None:
+    worse = replace(point("q", "quantize", 0.1, 1.0), baseline={"cer": 0.015})  # than no model at all
+    append(tmp_path / record.FILE, worse)
+    assert main([str(tmp_path)]) == 0
+    (section,) = json.loads((tmp_path / "report.json").read_text())
+    assert section["front"] == []
 
 
 @pytest.mark.parametrize("content", [None, "", "{half\n"])

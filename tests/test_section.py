@@ -1,5 +1,6 @@
 """Sections: what is compared with what, seeds put together, labels that tell points apart."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,7 +48,9 @@ def make(
         "headline": "cer",
         "direction": "min",
         "metrics": metrics,
+        "directions": {"decode_tokens_per_s": "max"},
         "baseline": DENSE,
+        "baseline_key": f"dense-None-{seed}-{{}}-{data}",
         "trivial": 0.077,
         "seconds": {},
         "reused": False,
@@ -90,6 +93,27 @@ def test_seeds_are_one_point_with_mean_and_range() -> None:
     assert point.seeds == (0, 1, 2)
     cer = point.figures["cer"]
     assert (cer.mean, cer.low, cer.high) == pytest.approx(((0.02 + 0.03 + 0.05) / 3, 0.02, 0.05))
+
+
+def test_only_the_seed_of_the_run_is_no_setting() -> None:
+    def drawn(seed: int, held_out: int, scores: int) -> Record:
+        plan = {"prune": {"seed": seed, "importance": {"seed": scores}}}
+        data = {**SPELLING, "splits": {"seed": held_out}}
+        return make("prune", {"cer": 0.02, "disk_mb": 8.0}, plan, data=data, seed=seed)
+
+    first, other = sections([drawn(0, 0, 0), drawn(1, 0, 0), drawn(0, 0, 1), drawn(0, 1, 0)])
+    assert [section.title for section in (first, other)] == ["spelling (splits.seed=0)", "spelling (splits.seed=1)"]
+    assert [point.seeds for point in first.points if not point.dense] == [(0, 1), (0,)]
+
+
+def test_what_is_only_seen_of_a_training_is_no_setting() -> None:
+    def trained(seed: int, **trainer: Any) -> Record:
+        one = make("prune", {"cer": 0.02, "disk_mb": 8.0}, seed=seed)
+        return replace(one, config={**one.config, "trainer": trainer})
+
+    quiet = {"precision": "32-true", "enable_progress_bar": False, "log_every_n_steps": 1}
+    section = only([trained(0, precision="32-true"), trained(1, **quiet), trained(2, precision="bf16-mixed")])
+    assert [point.seeds for point in section.points if not point.dense] == [(0, 1), (2,)]
 
 
 def test_labels_hold_what_differs_and_nothing_else() -> None:
@@ -169,9 +193,26 @@ def test_cover_is_the_share_of_size_and_quality() -> None:
 
 
 def test_a_model_trained_from_scratch_is_its_own_dense_model() -> None:
-    section = only([make("finetune", {"cer": 0.02, "disk_mb": 16.0}, baseline={"cer": 0.02, "disk_mb": 16.0})])
+    own = {"cer": 0.02, "disk_mb": 16.0}
+    section = only([make("finetune", own, baseline=own, key="own", baseline_key="own")])
     assert labels(section) == ["dense: finetune"]
     assert section.points[0].dense
+
+
+def test_a_stage_that_loses_nothing_is_not_dense() -> None:
+    section = only([make("dense", DENSE, {}), make("prune", DENSE)])
+    assert [(point.label, point.dense) for point in section.points] == [("dense", True), ("prune", False)]
+
+
+def test_a_model_compared_with_nothing_is_not_dense() -> None:
+    (point,) = only([make("evaluate", {"cer": 0.02}, baseline={}, baseline_key=None)]).points
+    assert not point.dense and "kept" not in point.figures
+
+
+def test_a_dense_model_known_by_its_figures_alone_is_named_by_its_path() -> None:
+    config = {"data": SPELLING, "model": {"path": "runs/pruned"}, "baseline": {"path": "zoo:t5"}}
+    section = only([make("evaluate", {"cer": 0.02, "disk_mb": 8.0}, config=config)])
+    assert labels(section) == ["dense [model.path=zoo:t5]", "evaluate [model.path=runs/pruned]"]
 
 
 def test_other_axes() -> None:
@@ -183,13 +224,8 @@ def test_other_axes() -> None:
         sections(records, x="latency_p50_ms")
 
 
-def test_directions_agree_with_the_measures() -> None:
-    from slimexp.measure.flops import Flops
-    from slimexp.measure.latency import Latency
-    from slimexp.measure.memory import Memory
-    from slimexp.measure.size import Size
-    from slimexp.measure.task import Task
-
-    for measure in (Flops, Latency, Memory, Size, Task):
-        for pattern, way in measure.directions.items():
-            assert better(pattern.replace("*", "")) == way, pattern
+def test_directions_are_those_of_the_records() -> None:
+    ways = {"arc_exact_match": "max", "lambada_perplexity": "min"}
+    records = [make("dense", DENSE), make("prune", {"cer": 0.02, "arc_exact_match": 0.5}, directions=ways)]
+    assert only(records, x="arc_exact_match").directions == ("max", "min")
+    assert better("lambada_perplexity", records) == better("size_ratio", records) == "min"

@@ -162,13 +162,13 @@ class Table(Corpus):
         return checked
 
     def _values(self, rows: Iterable[tuple[Any, ...]]) -> list[str]:
-        """The distinct labels, sorted: integers by value, text by alphabet."""
+        """The distinct labels, sorted: integers, written in digits or not, by value; other text by alphabet."""
         found = {label for _, label in rows}
         for label in found:
             if not isinstance(label, str | int):
                 raise ValueError(f"column '{self.columns.label}' must hold text or integers, got {label!r}")
-        numeric = all(isinstance(label, int) for label in found)
-        return list(map(str, sorted(found, key=None if numeric else str)))
+        numeric = all(str(label).removeprefix("-").isdecimal() for label in found)
+        return list(map(str, sorted(found, key=int if numeric else str)))
 
     def _examples(self, split: Split, rows: Iterable[tuple[Any, ...]]) -> list[Example]:
         if self.task == "seq2seq":

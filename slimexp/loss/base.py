@@ -42,7 +42,7 @@ class Loss(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor, progress: float) -> Tensor:
-        """The unweighted term, averaged over labels other than -100.
+        """The unweighted term, averaged over labels other than -100 (or over real tokens, for hidden states).
 
         Args:
             student: Outputs with gradient.

@@ -3,7 +3,7 @@
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from slimexp.data.base import Corpus, Direction
+from slimexp.data.base import Corpus, Direction, Example
 from slimexp.model.base import Family
 
 
@@ -37,12 +37,18 @@ class Measure(ABC):
     Attributes:
         directions: Name of a figure, or a pattern of names (``*_acc``), -> which way it is better. Figures
             that are neither (counts of examples, threads, the shape measured) are left out.
+        compares: Whether figures say something of the baseline.
     """
 
     directions: ClassVar[Mapping[str, Direction]] = {}
+    compares: ClassVar[bool] = False
 
     def validate(self, task: str) -> None:  # noqa: B027 (most measures fit every task)
         """Raise ``ValueError`` if models of this corpus task cannot be measured so. Asked before training."""
+
+    def graded(self, corpus: Corpus) -> Sequence[Example]:
+        """Rows that the corpus's headline is taken of; none if this measure does not give it."""
+        return ()
 
     @abstractmethod
     def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
@@ -77,6 +83,12 @@ def run(measures: Mapping[str, Measure], subject: Subject, baseline: Subject, co
     return figures
 
 
+def trivial(measures: Iterable[Measure], corpus: Corpus) -> float:
+    """Headline of the best guess without a model, on the rows that models are graded on."""
+    rows = next((rows for measure in measures if (rows := measure.graded(corpus))), corpus.splits["test"])
+    return corpus.trivial(rows)
+
+
 def direction(key: str, measures: Iterable[Measure | type[Measure]]) -> Direction | None:
     """Which way the figure ``key`` is better by the first of ``measures`` that says so; ``None`` if none does."""
     for measure in measures:
@@ -84,6 +96,12 @@ def direction(key: str, measures: Iterable[Measure | type[Measure]]) -> Directio
             if fnmatchcase(key, pattern):
                 return better
     return None
+
+
+def directions(figures: Iterable[str], measures: Collection[Measure]) -> dict[str, Direction]:
+    """Figure -> which way it is better, of those that have a better."""
+    ways = {key: direction(key, measures) for key in figures}
+    return {key: way for key, way in ways.items() if way is not None}
 
 
 def spread(count: int, limit: int | None, seed: int) -> Sequence[int]:

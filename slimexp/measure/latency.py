@@ -89,6 +89,7 @@ class Latency(Measure):
         "prefill_ratio*": "max",
         "decode_ratio*": "max",
     }
+    compares: ClassVar[bool] = True
 
     def __init__(
         self,

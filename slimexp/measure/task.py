@@ -1,9 +1,9 @@
 """Quality on held-out text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from slimexp.data.base import HELD_OUT, Corpus, Direction, Split
+from slimexp.data.base import HELD_OUT, Corpus, Direction, Example, Split
 from slimexp.measure.base import Measure, Subject, spread, untouched
 
 
@@ -40,9 +40,12 @@ class Task(Measure):
         self.batch_size = batch_size
         self.seed = seed
 
-    def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
+    def graded(self, corpus: Corpus) -> Sequence[Example]:
         rows = corpus.splits[self.split]
-        examples = [rows[i] for i in spread(len(rows), self.limit, self.seed)]
+        return [rows[i] for i in spread(len(rows), self.limit, self.seed)]
+
+    def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
+        examples = self.graded(corpus)
         texts = [(example.source, example.target, example.label) for example in examples]
         with untouched(subject.family.model, seed=self.seed):
             predictions = subject.family.predict(texts, batch_size=self.batch_size)

@@ -95,5 +95,6 @@ class Request:
 
     def _step(self, name: str, **options: Any) -> None:
         output = self.model(**{name: self.next_ids}, **self._state, use_cache=True, **options)
-        self._state["past_key_values"] = output.past_key_values
+        cache = "cache" if "cache" in output else "past_key_values"  # transformers 5.24 renamed it
+        self._state[cache] = output[cache]
         self.next_ids = output.logits[:, -1:].argmax(-1)

@@ -88,6 +88,7 @@ class Pretrained(Source):
         model = _reach(auto, self.folder, dtype=torch.float32, **options)
         with without_bars():
             decompress(model)
+        vars(model.config).pop("quantization_config", None)  # its weights are plain numbers now
         return family(model, self.load_tokenizer(texts), max_length=self.max_length)
 
     def fingerprint(self) -> str:
@@ -260,8 +261,21 @@ def _longest(config: PreTrainedConfig) -> int | None:
 
 
 def _label_options(config: PreTrainedConfig, labels: Sequence[str]) -> dict[str, Any]:
-    if not labels or list(config.id2label.values()) == list(labels):
+    """What names the corpus' classes in a config.
+
+    Raises:
+        ValueError: The model is a classifier of more or fewer classes, or of the same in another order.
+    """
+    theirs = list(config.id2label.values())
+    if not labels or theirs == list(labels):
         return {}
+    is_classifier = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    if is_classifier and (len(theirs) != len(labels) or set(theirs) == set(labels)):
+        raise ValueError(
+            f"the model tells {len(theirs)} classes apart ({', '.join(theirs[:8])}), the corpus {len(labels)} "
+            f"({', '.join(labels[:8])}): they must be as many, and the same ones in the same order; change the corpus' "
+            "labels, or take a model without a classifier's head"
+        )
     return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
 
 

@@ -41,6 +41,10 @@ class Cut:
     hidden: int | None
     calibration_batches: int
 
+    def __post_init__(self) -> None:
+        if self.calibration_batches < 0:
+            raise ValueError(f"cut.calibration_batches must be >= 0, got {self.calibration_batches}")
+
     def apply(self, family: Family, batches: Sequence[Batch]) -> Family:
         """The smaller model, with weights copied from ``family`` (which stays as it was).
 

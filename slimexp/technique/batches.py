@@ -88,7 +88,7 @@ def training_batches(
 
     Args:
         corpus: Gives the text.
-        family: Gives the tokens; only its tokenizer travels to the workers.
+        family: Gives the tokens.
         batch_size: Rows per batch.
         seed: Of the order.
         start: First batch (where a resumed run goes on).

@@ -11,6 +11,8 @@ from slimexp.model.surgery import Cut
 from slimexp.technique.batches import training_batches
 from slimexp.technique.finetune import Finetune, Training
 
+CALIBRATION_ROWS = 32  # per batch
+
 
 class Distill(Finetune):
     """Train a student to put out what its teacher does (Hinton et al. 2015).
@@ -25,15 +27,28 @@ class Distill(Finetune):
         self.cut = cut
 
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
+        if self.cut is None and self.teacher is None and self.needs_teacher and not before:
+            raise ValueError(
+                "the student would be its own teacher: give a cut (+cut@pipeline.distill.cut=keep and what stays) "
+                "or a teacher"
+            )
         if self.cut is not None:
             self.cut.validate(config)
+            if self.cut.hidden is not None and self.needs_hidden:
+                raise ValueError("a loss on hidden states needs the teacher's width: leave out the loss or cut.hidden")
             if any(stage.attaches for stage in before):
                 raise ValueError("a cut comes first: masks and quantizers of earlier stages would not survive it")
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         if self.cut is not None:
             batches = training_batches(
-                corpus, family, batch_size=32, seed=self.seed, start=0, stop=self.cut.calibration_batches, workers=0
+                corpus,
+                family,
+                batch_size=CALIBRATION_ROWS,
+                seed=self.seed,
+                start=0,
+                stop=self.cut.calibration_batches,
+                workers=0,
             )
             family = self.cut.apply(family, list(batches))
         super().prepare(family, corpus, teacher)

@@ -27,7 +27,7 @@ class Training(TypedDict):
     Attributes:
         steps: Optimizer steps; 0 trains nothing and makes a technique one-shot.
         batch_size: Rows per batch.
-        accumulate: Batches per optimizer step.
+        accumulate: Batches per optimizer step; each weighs the same, however many tokens it has.
         clip_norm: Largest norm of the gradient; 0 for no limit.
         dropout: Whether the model's dropout is active while it trains.
         workers: Processes that load data; 0 loads in the training process.
@@ -76,6 +76,8 @@ class Finetune(pl.LightningModule):
                 raise ValueError(f"{name} must be >= {least}, got {value}")
         if training["steps"] and not training["losses"]:
             raise ValueError("training needs at least one loss: add one, e.g. /loss@losses.ce: cross_entropy")
+        if training["teacher"] is not None and not any(loss.needs_teacher for loss in training["losses"].values()):
+            raise ValueError("no loss reads the teacher: add one that does, e.g. /loss@losses.kl: kl, or drop it")
         self.steps = training["steps"]
         self.batch_size = training["batch_size"]
         self.accumulate = training["accumulate"]
@@ -93,6 +95,11 @@ class Finetune(pl.LightningModule):
     def needs_teacher(self) -> bool:
         """Whether any loss reads a teacher."""
         return any(loss.needs_teacher for loss in self._losses())
+
+    @property
+    def needs_hidden(self) -> bool:
+        """Whether any loss reads hidden states."""
+        return any(loss.needs_hidden for loss in self._losses())
 
     @property
     def progress(self) -> float:
@@ -157,7 +164,7 @@ class Finetune(pl.LightningModule):
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
         optimizer = self._optimizer([group for group in groups if group["params"]])
-        scheduler = self._scheduler(optimizer, num_training_steps=self.steps)
+        scheduler = self._scheduler(optimizer=optimizer, num_training_steps=self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
@@ -185,7 +192,7 @@ class Finetune(pl.LightningModule):
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Every loss term, unweighted, on one batch."""
-        hidden = any(loss.needs_hidden for loss in self._losses())
+        hidden = self.needs_hidden
         teacher = self._teach(batch, hidden) if self.teacher_family is not None else None
         student = Outputs(*self.family.forward(batch, hidden=hidden))
         return {
@@ -230,8 +237,8 @@ class Finetune(pl.LightningModule):
 
 def _not_finite(what: str, value: float, step: int) -> str:
     return (
-        f"{what} is {value} at step {step}: lower optimizer.lr or clip_norm; "
-        "no artifact is written, the last checkpoint before it is kept"
+        f"{what} is {value} at step {step}: lower optimizer.lr or clip_norm, which trains this stage anew; "
+        "no artifact is written, and the last checkpoint before it is kept for a look"
     )
 
 

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from slimexp.data.base import Corpus
-from slimexp.measure.base import Measure, Subject, direction, run, spread, untouched
+from slimexp.measure.base import Measure, Subject, direction, directions, run, spread, untouched
 from slimexp.measure.size import resident_bytes
 from slimexp.model.loading import from_folder
 
@@ -118,6 +118,7 @@ def test_direction_by_name_and_pattern() -> None:
     assert direction("bytes_total", [_Fixed]) == "min"
     assert direction("arc_acc", [_Fixed({})]) == "max"
     assert direction("arc_acc_stderr", [_Fixed]) is None
+    assert directions(["arc_acc", "count"], [_Fixed({})]) == {"arc_acc": "max"}
 
 
 @pytest.mark.fast

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from slimexp.data.base import Corpus
-from slimexp.measure.base import Subject
+from slimexp.measure.base import Subject, trivial
 from slimexp.measure.task import Task
 
 
@@ -41,6 +41,15 @@ def test_is_deterministic(task: str, subjects: dict[str, Subject], corpora: dict
     subject = subjects[task]
     first, second = (_task(limit=5).measure(subject, subject, corpora[task]) for _ in range(2))
     assert first == second and first["task_examples"] == 5.0
+
+
+@pytest.mark.fast
+def test_the_trivial_guess_is_of_the_same_rows(corpora: dict[str, Corpus], monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = corpora["seq2seq"]
+    monkeypatch.setattr(corpus, "trivial", list)
+    task = _task(limit=3, split="validation")
+    assert trivial([task], corpus) == task.graded(corpus) and len(task.graded(corpus)) == 3
+    assert trivial([], corpus) == corpus.splits["test"]
 
 
 @pytest.mark.fast

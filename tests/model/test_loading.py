@@ -66,6 +66,12 @@ def test_a_classifier_gets_the_classes_of_the_corpus(tiny_folder: Tiny) -> None:
     assert loaded.model.config.label2id == {"bad": 0, "good": 1}
 
 
+@pytest.mark.parametrize("labels", [("yes", "no"), ("no", "perhaps", "yes")])
+def test_classes_that_would_be_confused_are_refused(tiny_folder: Tiny, labels: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"2 classes apart .* in the same order"):
+        load(Pretrained(path=str(tiny_folder("classification")), max_length=32), "classification", labels)
+
+
 def test_a_tokenizer_without_padding_pads_with_its_end_token(tiny: Tiny, tmp_path: Path) -> None:
     family = tiny("causal_lm")
     family.model.save_pretrained(tmp_path)

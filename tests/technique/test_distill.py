@@ -139,5 +139,18 @@ def test_a_cut_that_cannot_be_is_refused_before_anything_is_loaded(tiny: Make, t
         stage.validate(tiny("seq2seq").model.config, before=[])
 
 
+def test_a_student_needs_a_teacher_other_than_itself(tiny: Make, technique: Make) -> None:
+    config = tiny("seq2seq").model.config
+    with pytest.raises(ValueError, match=r"would be its own teacher: give a cut"):
+        technique("distill").validate(config, before=[])
+    technique("distill").validate(config, before=[technique("prune")])
+
+
+def test_hidden_states_need_the_teachers_width(tiny: Make, technique: Make) -> None:
+    words = ("+cut@pipeline.distill.cut=keep", "+loss@pipeline.distill.losses.hidden=hidden")
+    with pytest.raises(ValueError, match=r"needs the teacher's width: leave out the loss or cut\.hidden"):
+        technique("distill", *words, **{"cut.hidden": 16}).validate(tiny("seq2seq").model.config, before=[])
+
+
 def test_the_conf_of_distill_needs_a_teacher_and_finetune_none(technique: Make) -> None:
     assert technique("distill").needs_teacher and not technique("finetune").needs_teacher

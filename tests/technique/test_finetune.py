@@ -248,6 +248,18 @@ def test_wrong_values_are_refused_by_the_constructor(technique: Make, values: di
         technique("finetune", **values)
 
 
+def test_a_teacher_that_no_loss_reads_is_refused(technique: Make) -> None:
+    with pytest.raises(ValueError, match=r"no loss reads the teacher: add one that does"):
+        technique("finetune", "+model@pipeline.finetune.teacher=t5_spelling")
+
+
+def test_dropout_can_rest(prepared: Make, fit: Make) -> None:
+    for active in (True, False):
+        stage = prepared(steps=1, dropout=active)
+        fit(stage)
+        assert {module.training for module in stage.model.modules()} == {active}
+
+
 def test_training_needs_a_loss(technique: Make) -> None:
     with pytest.raises(ValueError, match=r"training needs at least one loss: add one, e\.g\."):
         technique("finetune", "~pipeline.finetune.losses.ce", steps=1)

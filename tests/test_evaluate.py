@@ -1,0 +1,98 @@
+"""Evaluating: figures of the pipeline's own record, beside the dense model where one is named."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from slimexp import artifact, record
+from slimexp.config import compose, main
+from slimexp.evaluate import evaluate
+from slimexp.pipeline import Pipeline
+from slimexp.record import Record
+from slimexp.section import sections
+
+Evaluate = Callable[..., Record]
+MEASURES = "measure=[size,task]"
+
+
+@pytest.fixture
+def data(table: Path) -> list[str]:
+    return ["data=files", f"data.path={table}", "data.task=seq2seq"]
+
+
+@pytest.fixture
+def run(tiny_folder: Callable[..., Path], data: Sequence[str], tmp_path: Path) -> Pipeline:
+    """A finished one-shot pruning."""
+    arguments = [
+        "model=pretrained", f"model.path={tiny_folder('seq2seq')}", "model.max_length=16", *data, "pipeline=prune",
+        "pipeline.prune.steps=0", "logger=none", "trainer=fast", f"runs={tmp_path / 'runs'}", MEASURES,
+    ]  # fmt: skip
+    pipeline = Pipeline(compose(arguments), overrides=arguments)
+    pipeline.run()
+    return pipeline
+
+
+@pytest.fixture
+def evaluated(data: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
+    """Artifact (baseline, overrides) -> its record."""
+
+    def call(folder: Path, baseline: Path | None = None, *more: str) -> Record:
+        arguments = [*data, "model=pretrained", f"model.path={folder}", MEASURES, f"runs={tmp_path / 'evaluated'}"]
+        if baseline:
+            arguments += ["model@baseline=pretrained", f"baseline.path={baseline}"]
+        monkeypatch.setattr(sys, "argv", ["evaluate", *arguments, *more])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        main(evaluate, "evaluate")
+        return record.read(tmp_path / "evaluated")[-1]
+
+    return call
+
+
+def test_an_artifact_beside_its_dense_model_gives_the_record_of_the_pipeline(
+    run: Pipeline, evaluated: Evaluate
+) -> None:
+    dense, pruned = run.stages
+    expected = record.read(run.cfg.runs)[-1]
+    row = evaluated(pruned.artifact, dense.artifact)
+    assert (row.metrics, row.baseline, row.trivial) == (expected.metrics, expected.baseline, expected.trivial)
+    assert not row.dense
+    assert evaluated(dense.artifact).key == row.baseline_key
+
+
+def test_a_compressed_artifact_alone_is_not_its_own_dense_model(run: Pipeline, evaluated: Evaluate) -> None:
+    row = evaluated(run.stages[-1].artifact)
+    assert row.metrics == record.read(run.cfg.runs)[-1].metrics
+    assert (row.baseline, row.baseline_key, row.dense) == ({}, None, False)
+    (section,) = sections([row])
+    assert [point.dense for point in section.points] == [False]
+
+
+def test_a_model_that_was_not_compressed_is_its_own_dense_model(run: Pipeline, evaluated: Evaluate) -> None:
+    row = evaluated(run.stages[0].artifact)
+    assert row.dense and row.baseline == row.metrics
+    assert evaluated(Path(run.cfg.model.path), None, "model.max_length=16").metrics["cer"] == row.metrics["cer"]
+
+
+def test_refused_before_anything_is_loaded(
+    run: Pipeline, evaluated: Evaluate, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from slimexp.model.loading import Pretrained
+
+    monkeypatch.delattr(Pretrained, "load")
+    dense, pruned = (stage.artifact for stage in run.stages)
+    for arguments, said in (
+        ((pruned, None, "measure=[latency]"), "is compressed (prune), and latency compares with the dense model"),
+        ((dense, pruned), "the baseline must be a dense model"),
+        ((dense, None, "data.task=classification", "measure=[lm_eval]"), "drop measure.lm_eval"),
+    ):
+        with pytest.raises(SystemExit):
+            evaluated(*arguments)
+        assert said in capsys.readouterr().err
+
+
+def test_an_artifact_reads_as_many_tokens_as_it_was_made_for(run: Pipeline, evaluated: Evaluate) -> None:
+    row = evaluated(run.stages[0].artifact)
+    assert artifact.read_manifest(run.stages[0].artifact)["max_length"] == 16
+    assert row.config["model"]["max_length"] == 16
