@@ -23,14 +23,15 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from slimexp.attachment import attach, attached
-from slimexp.model.base import Family
-from slimexp.model.loading import family_named, from_folder, without_bars
+from slimexp.model.base import Family, Source
+from slimexp.model.loading import CutOut, Pretrained, family_named, from_folder, without_bars
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.packing import SCALE, pack, plain_state
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 TRAINING = "training.safetensors"
+_LEAVES_DENSE = "Finetune"  # the only technique that compresses nothing
 
 
 def save(family: Family, folder: Path, *, dtype: torch.dtype, stages: Sequence[Mapping[str, Any]]) -> None:
@@ -97,9 +98,19 @@ def load(folder: Path) -> Family:
     return family(model.eval(), tokenizer, max_length=manifest["max_length"])
 
 
-def keeps_attachments(folder: Path) -> bool:
-    """Whether ``folder`` is an artifact whose weights lie beneath masks or quantizers."""
-    return (folder / MANIFEST).exists() and bool(read_manifest(folder)["attachments"])
+def manifest_of(source: Source) -> dict[str, Any]:
+    """The manifest of what ``source`` names; empty where it is no artifact."""
+    folder = Path(source.folder) if isinstance(source, Pretrained) else None
+    return read_manifest(folder) if folder is not None and (folder / MANIFEST).exists() else {}
+
+
+def compressed_by(source: Source, task: str) -> list[str]:
+    """What made a model for ``task`` smaller: its stages, or the format of a foreign one; empty for a dense model."""
+    if isinstance(source, CutOut):
+        return ["cut"]
+    done = [stage["name"] for stage in manifest_of(source).get("stages", ()) if stage["technique"] != _LEAVES_DENSE]
+    quantization = getattr(source.validate(task), "quantization_config", None)
+    return done or ([str(dict(quantization).get("quant_method", "quantized"))] if quantization else [])
 
 
 def deployed(folder: Path) -> Family:

@@ -12,12 +12,15 @@ from omegaconf.errors import OmegaConfBaseException
 from slimexp.signature import PackageNotFound, Parameter, Signature, TargetNotFound, signature
 
 _RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}  # Hydra's own keys
-_SCALARS: dict[str, tuple[type, ...]] = {
+_PLAIN: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (float, int),
     "bool": (bool,),
     "str": (str,),
     "None": (type(None),),
+    "Sequence": (ListConfig,),
+    "list": (ListConfig,),
+    "tuple": (ListConfig,),
 }
 
 Container = DictConfig | ListConfig
@@ -89,9 +92,9 @@ def _left(given: Signature, node: DictConfig) -> dict[str, Parameter]:
 
 
 def _fits(node: DictConfig, key: str, parameter: Parameter) -> bool:
-    """Whether a value has its parameter's type, where that is made of plain scalars."""
-    kinds = (parameter.annotation or "").split(" | ")
-    if not all(kind in _SCALARS for kind in kinds) or OmegaConf.is_missing(node, key):
+    """Whether a value has its parameter's type, where that is made of plain scalars and sequences."""
+    kinds = [kind.partition("[")[0] for kind in (parameter.annotation or "").split(" | ")]
+    if not all(kind in _PLAIN for kind in kinds) or OmegaConf.is_missing(node, key):
         return True
     try:
         value = node[key]
@@ -99,7 +102,7 @@ def _fits(node: DictConfig, key: str, parameter: Parameter) -> bool:
         return True  # reported by itself
     if isinstance(value, bool):
         return "bool" in kinds
-    return any(isinstance(value, _SCALARS[kind]) for kind in kinds)
+    return any(isinstance(value, _PLAIN[kind]) for kind in kinds)
 
 
 def _kind(parent: Container, key: str | int) -> str:

@@ -36,10 +36,14 @@ class Checkpoint(pl.Callback):
         due = step - self._last_step >= self.every_steps and time.monotonic() - self._last_time >= self.every_seconds
         if not due or step >= trainer.max_steps:
             return
-        partial = self.path.with_suffix(f".{os.getpid()}.partial")  # two processes may do the same stage
+        self.write(trainer)
+
+    def write(self, trainer: pl.Trainer) -> None:
+        """Write the checkpoint now."""
+        partial = self.path.with_suffix(f".{os.getpid()}.partial")
         try:
             trainer.save_checkpoint(partial)
             os.replace(partial, self.path)
         finally:
             partial.unlink(missing_ok=True)
-        self._last_step, self._last_time = step, time.monotonic()
+        self._last_step, self._last_time = trainer.global_step, time.monotonic()

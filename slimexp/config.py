@@ -1,8 +1,7 @@
 """Configuration: where it lives, what its root holds, and whether it is right, said before anything is loaded.
 
-``conf/`` is the registry of components: a YAML file with a ``_target_`` per constructor. ``check`` binds every
-key to its constructor's signature without importing it, ``build`` constructs, and ``main`` turns a function of a
-config into a program whose user errors are one message each.
+``conf/`` is the registry of components. ``check`` binds every key to its constructor's signature without importing it,
+``build`` constructs, and ``main`` turns a function of a config into a program whose user errors are one message each.
 """
 
 import os
@@ -76,6 +75,7 @@ class Run:
         compile: Whether training goes through ``torch.compile``.
         checkpoint: How often an unfinished stage is written down.
         model: Where the model comes from.
+        baseline: The dense model that stages are compared with and taught by; ``None`` for ``model`` itself.
         data: The corpus.
         pipeline: Stage name -> technique, in order.
         trainer: The machine: devices, precision, strategy.
@@ -92,6 +92,7 @@ class Run:
     compile: bool = MISSING
     checkpoint: CheckpointInterval = field(default_factory=CheckpointInterval)
     model: Any = MISSING
+    baseline: Any = None
     data: Any = MISSING
     pipeline: dict[str, Any] = field(default_factory=dict)
     trainer: Any = MISSING
@@ -151,13 +152,13 @@ def build(node: Any, **overrides: Any) -> Any:
             return hydra.utils.instantiate(node, _convert_="all")
         deferred = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
         return partial(deferred, **overrides) if node.get("_partial_", False) else deferred(**overrides)
-    except InstantiationException as error:
-        key = re.search(r"^full_key: (.+)$", str(error), re.MULTILINE)
-        if _refused(error.__cause__):
-            raise ConfigError(_at(key[1] if key else where, error.__cause__)) from error.__cause__
-        raise
-    except ValueError as error:
-        raise ConfigError(_at(where, error)) from error
+    except Exception as error:
+        nested = isinstance(error, InstantiationException)
+        cause = error.__cause__ if nested else error
+        if not _refused(cause):
+            raise
+        key = re.search(r"^full_key: (.+)$", str(error), re.MULTILINE) if nested else None
+        raise ConfigError(_at(key[1] if key else where, cause)) from cause
 
 
 def _refused(error: BaseException | None) -> bool:

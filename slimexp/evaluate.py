@@ -1,11 +1,9 @@
 """Measure any model: ``python -m slimexp.evaluate model=t5_spelling data=spelling measure=[size,task,latency]``.
 
-An artifact, a local folder or a hub id is ``model=pretrained model.path=...``; ``baseline=...`` names the dense
-model it is compared with. Without one, a model that was not compressed is its own.
+An artifact, a local folder or a hub id is ``model=pretrained model.path=...``; ``model@baseline=pretrained
+baseline.path=...`` names the dense model it is compared with. Without one, a model that was not compressed is its own.
 """
 
-import hashlib
-import json
 import os
 import time
 from datetime import UTC, datetime
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from slimexp import record
+from slimexp import record, stage
 from slimexp.config import Evaluation, build, check, main
 
 if TYPE_CHECKING:
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from slimexp.model.loading import Pretrained
 
 STAGE = "evaluate"
-_LEAVES_DENSE = "Finetune"  # the only technique that compresses nothing
 
 
 def evaluate(cfg: DictConfig) -> float | None:
@@ -34,12 +31,13 @@ def evaluate(cfg: DictConfig) -> float | None:
     from slimexp.quantizer.packing import kernel
 
     began = time.monotonic()
+    _check_device(cfg.device)
     corpus: Corpus = build(cfg.data)
     measures: dict[str, Measure] = {name: build(node) for name, node in cfg.measure.items()}
     for measure in measures.values():
         measure.validate(corpus.task)
     source = _source(cfg.model)
-    dense = _dense(cfg, source, measures)
+    dense = _dense(cfg, source, corpus, [name for name, measure in measures.items() if measure.compares])
     subject = _subject(source, cfg.device, corpus)
     baseline = subject if dense in (None, source) else _subject(dense, cfg.device, corpus)
     metrics = run(measures, subject, baseline, corpus)
@@ -77,41 +75,54 @@ def evaluate(cfg: DictConfig) -> float | None:
 
 def _source(node: DictConfig) -> "Pretrained":
     """What ``node`` names; an artifact reads as many tokens as it was made for."""
+    from slimexp import artifact
     from slimexp.model.loading import Pretrained
 
     source = build(node)
     if not isinstance(source, Pretrained):
         raise ValueError("only a trained model can be evaluated: choose model=pretrained model.path=...")
-    source.max_length = node.max_length = _manifest(source).get("max_length", source.max_length)
+    source.max_length = node.max_length = artifact.manifest_of(source).get("max_length", source.max_length)
     return source
 
 
-def _manifest(source: "Pretrained") -> dict[str, Any]:
-    from slimexp import artifact
-
-    folder = Path(source.folder)
-    return artifact.read_manifest(folder) if (folder / artifact.MANIFEST).exists() else {}
-
-
-def _dense(cfg: DictConfig, source: "Pretrained", measures: dict[str, "Measure"]) -> "Pretrained | None":
+def _dense(cfg: DictConfig, source: "Pretrained", corpus: "Corpus", comparing: list[str]) -> "Pretrained | None":
     """The dense model to compare with; ``None`` for a compressed one beside which none is named.
+
+    Args:
+        cfg: The configuration.
+        source: The model that is measured.
+        corpus: Its text.
+        comparing: Names of the measures that cannot do without a dense model.
 
     Raises:
         ValueError: The baseline is compressed itself, or a measure cannot do without one.
     """
+    from slimexp.artifact import compressed_by
+
     dense = source if cfg.baseline is None else _source(cfg.baseline)
-    history = [stage["name"] for stage in _manifest(dense).get("stages", ()) if stage["technique"] != _LEAVES_DENSE]
+    history = compressed_by(dense, corpus.task)
     if not history:
         return dense
     done = f"'{dense.path}' is compressed ({', '.join(history)})"
     if cfg.baseline is not None:
         raise ValueError(f"the baseline must be a dense model, and {done}: choose another baseline.path")
-    if comparing := [name for name, measure in measures.items() if measure.compares]:
+    if comparing:
         raise ValueError(
-            f"{done}, and {', '.join(comparing)} compares with the dense model: name it by baseline=pretrained "
+            f"{done}, and {', '.join(comparing)} compares with the dense model: name it by model@baseline=pretrained "
             "baseline.path=..., or drop the measure"
         )
     return None
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be a torch device such as cpu, cuda or cuda:1, got '{name}'") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device is '{name}', but torch sees {torch.cuda.device_count()} CUDA devices: use device=cpu")
 
 
 def _subject(source: "Pretrained", device: str, corpus: "Corpus") -> "Subject":
@@ -134,7 +145,7 @@ def _key(cfg: DictConfig, source: "Pretrained") -> str:
         "seed": cfg.seed,
         "device": cfg.device,
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    return stage.key(content)
 
 
 def _resolved(node: DictConfig) -> Any:

@@ -1,13 +1,11 @@
 """Folds the stages of a run: each builds on the artifact of the one before, and is never done twice."""
 
 import hashlib
-import json
 import logging
 import signal
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -18,19 +16,18 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from slimexp import __version__, artifact, record
+from slimexp import artifact, record, reference
 from slimexp.checkpoint import Checkpoint
 from slimexp.config import build
 from slimexp.data.base import Corpus
 from slimexp.measure.base import Measure, Subject, directions, run, trivial
 from slimexp.model.base import Family, Source
-from slimexp.model.loading import Pretrained, Scratch
+from slimexp.model.loading import Scratch
 from slimexp.quantizer.packing import kernel
-from slimexp.section import shaping
-from slimexp.technique.finetune import Finetune, check_vocabularies
+from slimexp.stage import DENSE, START, Stage, code_version, key, shaping
+from slimexp.technique.finetune import Finetune
 from slimexp.tracker import Tracker
 
-DENSE = "dense"
 _SHAPES_FIGURES = ("measure", "data/grading")
 _SHAPES_RESULTS = (
     "artifact",
@@ -43,40 +40,7 @@ _SHAPES_RESULTS = (
     "quantizer",
     "technique",
 )
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of a run and where its results live.
-
-    Attributes:
-        name: Its name in the pipeline.
-        key: Content hash of everything that shapes its result.
-        parent: Key of the stage before it.
-        folder: ``artifact/``, ``measures.json``, ``curves.jsonl`` and, while unfinished, ``checkpoint.ckpt``.
-    """
-
-    name: str
-    key: str
-    parent: str | None
-    folder: Path
-
-    @property
-    def artifact(self) -> Path:
-        return self.folder / "artifact"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.ckpt"
-
-    @property
-    def curves(self) -> Path:
-        return self.folder / "curves.jsonl"
-
-    def drop_checkpoint(self) -> None:
-        """Remove the checkpoint, and any that a kill left half-written."""
-        for path in self.folder.glob(f"{self.checkpoint.stem}.*"):
-            path.unlink(missing_ok=True)
+_SHOWS_ONLY = "slimexp.progress."  # callbacks that shape no result
 
 
 class Pipeline:
@@ -94,32 +58,25 @@ class Pipeline:
         self.cfg = cfg
         self.overrides = overrides
         self.dtype = _float_type(cfg.save_dtype)
-        _check_devices(cfg.trainer)
+        _check_machine(cfg.trainer, cfg.seed)
         self.corpus: Corpus = build(cfg.data)
         self.source: Source = build(cfg.model)
         self.techniques: dict[str, Finetune] = {name: build(node) for name, node in cfg.pipeline.items()}
         self.measures: dict[str, Measure] = {name: build(node) for name, node in cfg.measure.items()}
-        config = self.source.validate(self.corpus.task)
+        for name in (DENSE, START):
+            if name in self.techniques:
+                raise ValueError(f"a stage cannot be called '{name}', as its model is: give it another name")
+        config = self.source.validate(self.corpus.task, self.corpus.labels)
         techniques = list(self.techniques.values())
-        for position, (name, technique) in enumerate(self.techniques.items()):
-            if technique.teacher is not None:
-                technique.teacher.validate(self.corpus.task)
-                self._check_teacher(name, technique.teacher)
-            elif technique.needs_teacher and position == 0 and isinstance(self.source, Scratch):
-                raise ValueError(f"the run's model has random weights and cannot teach: give pipeline.{name}.teacher")
+        named: Source | None = build(cfg.baseline) if cfg.baseline is not None else None
+        self.dense = reference.dense(self.source, named, techniques[0], self.corpus)
+        reference.check_teachers(self.techniques, self.source, self.dense, self.corpus)
+        for position, technique in enumerate(techniques):
             technique.validate(config, before=techniques[:position])
         for measure in self.measures.values():
             measure.validate(self.corpus.task)
         _ = self.corpus.splits
         self.stages = list(self._plan())
-
-    def _check_teacher(self, name: str, teacher: Source) -> None:
-        """Refuse one that reads another vocabulary before any stage is trained."""
-        student = self.source.load_tokenizer(self.corpus.texts)
-        try:
-            check_vocabularies(student, teacher.load_tokenizer(self.corpus.texts))
-        except ValueError as error:
-            raise ValueError(f"pipeline.{name}.teacher: {error}") from error
 
     def run(self) -> dict[str, float]:
         """Every stage in turn; returns the metrics of the last."""
@@ -128,11 +85,12 @@ class Pipeline:
         tracker.start(name=self.cfg.name, config=_resolved(self.cfg))
         try:
             metrics: dict[str, float] = {}
-            for stage, previous in zip(self.stages, [None, *self.stages[:-1]], strict=True):
-                trained = self._finish_training(stage, previous, tracker)
-                if stage.name == DENSE and stage is not self.reference:
-                    continue
-                metrics = self._finish_measuring(stage, trained, tracker)
+            for stage in self.stages:
+                with stage.alone():
+                    trained = self._finish_training(stage, tracker)
+                    if stage.name == START and isinstance(self.source, Scratch):
+                        continue  # random weights are not worth measuring
+                    metrics = self._finish_measuring(stage, trained, tracker)
                 tracker.summary(stage.name, metrics)
                 tracker.artifact(stage.name, stage.artifact)
             return metrics
@@ -142,7 +100,7 @@ class Pipeline:
     @cached_property
     def reference(self) -> Stage:
         """What later stages are compared with and taught by: the dense model, once it is trained."""
-        return self.stages[1 if isinstance(self.source, Scratch) else 0]
+        return self.stages[1 if self.dense is None else 0]
 
     @cached_property
     def baseline(self) -> Subject:
@@ -153,37 +111,50 @@ class Pipeline:
         shared = {
             "data": _resolved(self.cfg.data),
             "text": _digest(self.corpus),
-            "model": _resolved(self.cfg.model),
-            "weights": self.source.fingerprint(),
             "seed": self.cfg.seed,
             "save_dtype": self.cfg.save_dtype,
+            "code": code_version(_SHAPES_RESULTS),
+        }
+        root = Path(self.cfg.runs) / self.cfg.name
+        self.roots = {DENSE: self.dense} if self.dense is not None else {}
+        if self.dense is not self.source:
+            self.roots[START] = self.source
+        keys = {}
+        for name, source in self.roots.items():
+            node = self.cfg.model if source is self.source else self.cfg.baseline or self.cfg.model
+            content = {**shared, "model": _resolved(node), "root": name, "weights": source.fingerprint()}
+            keys[name] = key(content)
+            yield Stage(name, keys[name], None, root / f"{name}-{keys[name]}")
+        parent = keys.get(START, keys.get(DENSE))
+        training = {
+            **shared,
+            "dense": keys.get(DENSE),
             "compile": self.cfg.compile,
             "trainer": shaping(_resolved(self.cfg.trainer)),
-            "code": _code_version(_SHAPES_RESULTS),
+            "callback": [node for node in _resolved(self.cfg.callback).values() if not _only_shows(node)],
         }
-        parent = None
-        for name, node in [(DENSE, None), *self.cfg.pipeline.items()]:
-            content = {**shared, "parent": parent, "stage": _resolved(node) if node is not None else None}
-            if name != DENSE and (teacher := self.techniques[name].teacher) is not None:
-                content["teacher"] = teacher.fingerprint()
-            key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-            yield Stage(name, key, parent, Path(self.cfg.runs) / self.cfg.name / f"{name}-{key}")
-            parent = key
+        for name, technique in self.techniques.items():
+            content = {**training, "parent": parent, "stage": _resolved(self.cfg.pipeline[name])}
+            if technique.teacher is not None:
+                content["teacher"] = technique.teacher.fingerprint()
+            yield Stage(name, own := key(content), parent, root / f"{name}-{own}")
+            parent = own
 
-    def _finish_training(self, stage: Stage, previous: Stage | None, tracker: Tracker) -> float | None:
+    def _finish_training(self, stage: Stage, tracker: Tracker) -> float | None:
         """Leave the stage's artifact on disk; seconds it took, ``None`` if it was there."""
         if self.cfg.resume and (stage.artifact / artifact.MANIFEST).exists():
             stage.drop_checkpoint()  # left by a kill after the artifact was saved
             return None
         began = time.monotonic()
-        stage.folder.mkdir(parents=True, exist_ok=True)
         if not self.cfg.resume:
             stage.drop_checkpoint()
         pl.seed_everything(self.cfg.seed, verbose=False)
-        if previous is None:
-            family = self._dense()
-            artifact.save(family, stage.artifact, dtype=self.dtype, stages=[])
+        if stage.parent is None:
+            source = self.roots[stage.name]
+            history = artifact.manifest_of(source).get("stages", [])
+            artifact.save(self._root(source), stage.artifact, dtype=self.dtype, stages=history)
             return time.monotonic() - began
+        previous = next(one for one in self.stages if one.key == stage.parent)
         technique = self.techniques[stage.name]
         technique.prepare(artifact.load(previous.artifact), self.corpus, self._teacher(technique))
         if technique.steps:
@@ -223,6 +194,12 @@ class Pipeline:
         pl.seed_everything(self.cfg.seed, verbose=False)
         try:
             trainer.fit(technique, ckpt_path=resume, weights_only=True)
+            if trainer.global_step < technique.steps:  # by a Timer, EarlyStopping or the like
+                checkpoint.write(trainer)
+                raise ValueError(
+                    f"{stage.name} was stopped at step {trainer.global_step} of {technique.steps} and is not finished: "
+                    f"the same command goes on from there, or set pipeline.{stage.name}.steps to fewer"
+                )
         except SystemExit as stop:
             if not trainer.interrupted:
                 raise
@@ -231,13 +208,11 @@ class Pipeline:
 
     def _finish_measuring(self, stage: Stage, trained: float | None, tracker: Tracker) -> dict[str, float]:
         """Metrics of the stage, measured once, and its record."""
-        file = stage.folder / "measures.json"
-        wanted = {"measure": _resolved(self.cfg.measure), "code": _code_version(_SHAPES_FIGURES)}
-        if file.exists() and trained is None:
-            known = json.loads(file.read_text())
-            if {**known, **wanted} == known:
-                print(f"{stage.name}: finished before, reused from {stage.folder}")
-                return dict(known["metrics"])
+        wanted = {"measure": _resolved(self.cfg.measure), "code": code_version(_SHAPES_FIGURES)}
+        known = stage.measured()
+        if known and trained is None and {**known, **wanted} == known:
+            print(f"{stage.name}: finished before, reused from {stage.folder}")
+            return dict(known["metrics"])
         began = time.monotonic()
         subject = self.baseline if stage is self.reference else self._subject(stage)
         metrics = run(self.measures, subject, self.baseline, self.corpus)
@@ -249,7 +224,7 @@ class Pipeline:
         row = self._record(stage, metrics, seconds, trained is None, ran)
         record.append(Path(self.cfg.runs) / record.FILE, row)
         print(_line(row, Path(self.cfg.runs)))
-        file.write_text(json.dumps({**wanted, "metrics": metrics}))
+        stage.write_measured({**wanted, "metrics": metrics})
         return metrics
 
     def _record(
@@ -262,7 +237,7 @@ class Pipeline:
             stage=stage.name,
             key=stage.key,
             parent=stage.parent,
-            technique=DENSE if stage.name == DENSE else type(self.techniques[stage.name]).__name__,
+            technique=type(self.techniques[stage.name]).__name__ if stage.parent else stage.name,
             seed=self.cfg.seed,
             overrides=self.overrides,
             config=_resolved(self.cfg),
@@ -284,8 +259,7 @@ class Pipeline:
     @cached_property
     def dense_metrics(self) -> dict[str, float]:
         """Metrics of the dense model, from an earlier run of it."""
-        metrics: dict[str, float] = json.loads((self.reference.folder / "measures.json").read_text())["metrics"]
-        return metrics
+        return dict(self.reference.measured()["metrics"])
 
     @cached_property
     def trivial(self) -> float:
@@ -304,11 +278,11 @@ class Pipeline:
             return self._load(technique.teacher)
         return artifact.deployed(self.reference.artifact)
 
-    def _dense(self) -> Family:
-        """The model the run starts from; masks and quantizers of an artifact stay in place."""
-        if isinstance(self.source, Pretrained) and artifact.keeps_attachments(Path(self.source.folder)):
-            return artifact.load(Path(self.source.folder))
-        return self._load(self.source)
+    def _root(self, source: Source) -> Family:
+        """The model as ``source`` gives it; masks and quantizers of an artifact stay in place."""
+        if artifact.manifest_of(source).get("attachments"):
+            return artifact.load(Path(source.folder))  # type: ignore[attr-defined]
+        return self._load(source)
 
     def _load(self, source: Source) -> Family:
         return source.load(task=self.corpus.task, texts=self.corpus.texts, labels=self.corpus.labels)
@@ -359,13 +333,17 @@ def _device(trainer: DictConfig) -> torch.device:
     return torch.device("cuda" if cuda else "cpu")
 
 
-def _check_devices(trainer: DictConfig) -> None:
-    """Refuse what would train the same batches, and write the same files, once per device."""
-    for key in ("devices", "num_nodes"):
-        if (value := trainer.get(key, 1)) not in (1, "1"):
+def _check_machine(trainer: DictConfig, seed: int) -> None:
+    """Refuse a device that is not there, what would train the same batches once per device, and a seed none takes."""
+    for name in ("devices", "num_nodes"):
+        if (value := trainer.get(name, 1)) not in (1, "1"):
             raise ValueError(
-                f"trainer.{key} must be 1, got {value}: a stage trains on one device; run seeds side by side"
+                f"trainer.{name} must be 1, got {value}: a stage trains on one device; run seeds side by side"
             )
+    if _device(trainer).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("trainer.accelerator asks for a GPU, but torch sees no CUDA device: use trainer=cpu")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be in 0..2^32-1, got {seed}")
 
 
 def _digest(corpus: Corpus) -> str:
@@ -377,11 +355,5 @@ def _digest(corpus: Corpus) -> str:
     return digest.hexdigest()
 
 
-def _code_version(names: Sequence[str]) -> str:
-    """Digest of the sources that shape a stage's result or its figures: another version is other work."""
-    root = Path(__file__).parent
-    files = sorted(path for name in names for path in [*root.glob(f"{name}.py"), *root.glob(f"{name}/*.py")])
-    digest = hashlib.sha256(__version__.encode())
-    for path in files:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
+def _only_shows(callback: Mapping[str, Any]) -> bool:
+    return str(callback.get("_target_")).startswith(_SHOWS_ONLY)

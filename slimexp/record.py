@@ -64,7 +64,7 @@ class Record:
         baseline: The same metrics of the dense model.
         baseline_key: Key of the dense model; ``None`` where none was named, and ``baseline`` is empty.
         trivial: Headline of the best guess without a model.
-        seconds: Where the time went, by phase.
+        seconds: Where the time of the process that finished the stage went, by phase.
         reused: Whether an earlier run's result was taken over.
         artifact: The stage's model folder, relative to the runs folder.
         curves: The stage's curves file, relative to the runs folder; ``None`` where nothing was trained.
@@ -198,6 +198,7 @@ def _merged(older: Record, newer: Record) -> Record:
         baseline_key=newer.baseline_key or older.baseline_key,
         trivial=newer.trivial if newer.headline in newer.metrics else older.trivial,
         curves=newer.curves or older.curves,
+        seconds={**newer.seconds, "train": older.seconds.get("train", 0.0)} if newer.reused else newer.seconds,
     )
 
 

@@ -13,26 +13,14 @@ import numpy as np
 
 from slimexp import pareto
 from slimexp.record import Record, kept
+from slimexp.stage import DENSE, shaping
 
 Direction = Literal["min", "max"]
 T = TypeVar("T")
 
-DENSE = "dense"
 X_AXES = ("disk_mb", "params_live", "latency_p50_ms")  # the first that a section has, unless one is asked for
 _DERIVED: dict[str, Direction] = {"kept": "max", "size_ratio": "min", "sparsity": "max", "bits_per_weight": "min"}
 _SHARED = ("model", "trainer", "save_dtype")  # what shapes every stage of a run, beside the stages themselves
-# Of a trainer: what is seen of a training, and the files Lightning would write of its own.
-_SHAPES_NOTHING = frozenset(
-    {
-        "default_root_dir",
-        "enable_checkpointing",
-        "enable_model_summary",
-        "enable_progress_bar",
-        "log_every_n_steps",
-        "logger",
-        "profiler",
-    }
-)
 _SHOWN = 4  # settings a stage's label holds
 
 
@@ -172,6 +160,8 @@ def _section(
     y = y or headline
     points.sort(key=lambda point: (not point.dense, point.value(x, np.inf), point.label))
     directions = (better(x, records), better(y, records))
+    guess = float(np.mean([record.trivial for record in records]))
+    trivial = (headline, guess, better(headline, records))
     both = [(point.value("size_ratio"), point.value("kept")) for point in points]
     return Section(
         title=title,
@@ -179,17 +169,25 @@ def _section(
         x=x,
         y=y,
         directions=directions,
-        trivial=float(np.mean([record.trivial for record in records])) if y == headline else None,
+        trivial=guess if y == headline else None,
         points=points,
-        front=_front(points, x, y, directions),
+        front=_front(points, x, y, directions, trivial),
         cover=None if np.isnan(both).any(1).all() else pareto.hypervolume(both, (1.0, 0.0), ("min", "max")),
         environments=_environments(records),
     )
 
 
-def _front(points: Sequence[Point], x: str, y: str, directions: Sequence[Direction]) -> list[int]:
+def _front(
+    points: Sequence[Point], x: str, y: str, directions: Sequence[Direction], trivial: tuple[str, float, Direction]
+) -> list[int]:
     """Indices of the front; what is no better than the trivial guess is beaten by no model at all."""
-    axes = [(point.value(x), point.value(y)) if point.value("kept", 1.0) > 0 else (np.nan, np.nan) for point in points]
+    headline, guess, way = trivial
+
+    def useful(point: Point) -> bool:
+        value = point.value(headline)
+        return not (value >= guess if way == "min" else value <= guess)
+
+    axes = [(point.value(x), point.value(y)) if useful(point) else (np.nan, np.nan) for point in points]
     return [int(index) for index in pareto.front(axes, directions)]
 
 
@@ -244,11 +242,6 @@ def _settings(record: Record, parents: Mapping[str, Record]) -> dict[str, Any]:
     if "trainer" in shared:
         shared["trainer"] = shaping(shared["trainer"])
     return dict(_flat({**shared, **stages}))
-
-
-def shaping(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a trainer that shape what it makes."""
-    return {key: value for key, value in trainer.items() if key not in _SHAPES_NOTHING}
 
 
 def _identity(record: Record, parents: Mapping[str, Record]) -> str:

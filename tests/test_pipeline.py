@@ -26,6 +26,7 @@ from slimexp.quantizer.base import Quantizer
 
 Make = Callable[..., Any]
 ROOT = Path(__file__).parents[1]
+FILES = ["artifact", "curves.jsonl", "lock", "measures.json"]
 CHECKPOINTS = ("checkpoint.every_steps=2", "checkpoint.every_seconds=0")
 
 
@@ -122,7 +123,7 @@ def test_a_run_leaves_artifacts_measures_curves_and_records(overrides: Make, tas
     for folder in (dense.folder, stage.folder):
         assert (folder / "artifact" / "manifest.json").exists() and (folder / "measures.json").exists()
     assert not stage.checkpoint.exists() and len(stage.curves.read_text().splitlines()) == 5
-    assert sorted(path.name for path in stage.folder.iterdir()) == ["artifact", "curves.jsonl", "measures.json"]
+    assert sorted(path.name for path in stage.folder.iterdir()) == FILES
     assert run.corpus.headline in metrics and metrics["disk_mb"] > 0
     assert not same(weights(run), load_file(dense.artifact / "model.safetensors"))
 
@@ -347,7 +348,8 @@ def test_a_kill_between_record_and_measures_loses_neither(
     write = Path.write_text
 
     def dying(path: Path, *arguments: Any, **options: Any) -> int:
-        if path.name == "measures.json" and "finetune" in str(path):
+        if path.name == "measures.partial" and "finetune" in str(path):
+            write(path, arguments[0][:20])
             raise Killed
         return write(path, *arguments, **options)
 
@@ -371,7 +373,7 @@ def test_what_kills_left_behind_is_cleared(overrides: Make, fits: list[str]) -> 
         (folder / name).write_bytes(b"half of it")
     pipeline(arguments).run()
     assert fits == ["Finetune"]
-    assert sorted(path.name for path in folder.iterdir()) == ["artifact", "curves.jsonl", "measures.json"]
+    assert sorted(path.name for path in folder.iterdir()) == FILES
 
 
 def test_loss_that_is_not_finite_is_one_error_and_no_artifact(overrides: Make) -> None:
@@ -433,7 +435,8 @@ def test_random_weights_are_no_baseline(overrides: Make, tmp_path: Path) -> None
     arguments = [a for a in overrides("finetune", *short("finetune")) if not a.startswith("model")]
     tiny = "{model_type: t5, d_model: 32, d_kv: 8, d_ff: 48, num_heads: 4, num_layers: 1, num_decoder_layers: 1}"
     arguments += ["model=scratch", f"model.config={tiny}", "model.max_length=16"]
-    run = pipeline([*arguments, "+technique@pipeline.distill=distill", *short("distill")])
+    cut = ["+technique@pipeline.distill=distill", "+cut@pipeline.distill.cut=keep", "pipeline.distill.cut.ffn=32"]
+    run = pipeline([*arguments, *cut, *short("distill")])
     run.run()
     trained, distilled = records(run)
     assert (trained["stage"], distilled["stage"]) == ("finetune", "distill")
@@ -444,10 +447,42 @@ def test_random_weights_are_no_baseline(overrides: Make, tmp_path: Path) -> None
 # --- said before anything is trained ---------------------------------------------------------------
 
 
-def test_random_weights_cannot_teach(overrides: Make) -> None:
-    arguments = [a for a in overrides("distill") if not a.startswith("model")]
-    with pytest.raises(ValueError, match=r"random weights and cannot teach: give pipeline\.distill\.teacher"):
-        pipeline([*arguments, "model=scratch", "model.config={model_type: t5, num_layers: 1}"])
+def test_what_comes_in_small_is_compared_with_the_dense_model(overrides: Make) -> None:
+    """A cut-out model with the one it was cut from, a compressed one with the one that is named."""
+    arguments = overrides("finetune", *short("finetune"))
+    path = next(line.removeprefix("model.path=") for line in arguments if line.startswith("model.path="))
+    cut = [f"model.source.{line}" for line in (f"path={path}", "max_length=16")] + ["model.cut.ffn=24"]
+    cut_out = pipeline([line for line in arguments if not line.startswith("model")] + ["model=cut_out", *cut])
+    cut_out.run()
+    dense, start, tuned = records(cut_out)
+    assert [row["stage"] for row in (dense, start, tuned)] == ["dense", "start", "finetune"]
+    assert {row["baseline_key"] for row in (dense, start, tuned)} == {dense["key"]}
+    assert start["metrics"]["params_live"] == tuned["metrics"]["params_live"] < dense["metrics"]["params_live"]
+
+    pruned = pipeline(overrides("prune", *short("prune")))
+    pruned.run()
+    source = [line for line in overrides("distill", *short("distill")) if not line.startswith("model.path=")]
+    source += [f"model.path={pruned.stages[-1].artifact}", "name=again"]
+    with pytest.raises(ValueError, match=r"model is compressed \(prune\): name the dense model by model@baseline="):
+        pipeline(source)
+    again = pipeline([*source, "model@baseline=pretrained", f"baseline.path={path}", "baseline.max_length=16"])
+    again.run()
+    dense, start, distilled = records(again)[-3:]
+    assert (start["stage"], start["parent"], distilled["parent"]) == ("start", None, start["key"])
+    assert {row["baseline_key"] for row in (dense, start, distilled)} == {dense["key"]}
+    history = artifact.read_manifest(again.stages[-1].artifact)["stages"]
+    assert [stage["name"] for stage in history] == ["prune", "distill"]
+    assert distilled["metrics"]["params_nonzero"] < 0.9 * dense["metrics"]["params_nonzero"]
+
+
+def test_a_stage_that_is_stopped_early_is_not_finished(overrides: Make) -> None:
+    arguments = overrides("prune", *short("prune", steps=500))
+    stopped = pipeline([*arguments, "+trainer.max_time={seconds: 1}"])
+    with pytest.raises(ValueError, match=r"prune was stopped at step \d+ of 500 and is not finished"):
+        stopped.run()
+    stage = stopped.stages[-1]
+    assert stage.checkpoint.exists() and not stage.artifact.exists()
+    assert [row["stage"] for row in records(stopped)] == ["dense"]
 
 
 def test_a_teacher_of_another_vocabulary(overrides: Make, tiny_folder: Make) -> None:

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from random import Random
 from typing import Any, Literal
 
 Task = Literal["seq2seq", "causal_lm", "classification"]
@@ -21,6 +22,11 @@ def rank(name: str, *, split_seed: int) -> float:
     """A number in [0, 1) that depends on nothing but ``name`` and ``split_seed``: the order in which splits are cut."""
     digest = hashlib.sha256(f"{split_seed}.{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def row_noise(seed: int, epoch: int, index: int) -> Random:
+    """The source of all chance in one training row of one epoch."""
+    return Random(((seed << 32) + epoch << 40) + index)
 
 
 @dataclass(frozen=True, slots=True)

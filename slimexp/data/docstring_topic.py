@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from slimexp.data import grading, library
-from slimexp.data.base import Corpus, Direction, Example, Split, Task, rank
+from slimexp.data.base import Corpus, Direction, Example, Split, Task, rank, row_noise
 
 # The first module of a topic is its largest and always trains. Every supported Python has all of them.
 _MODULES = {
@@ -46,6 +46,9 @@ class DocstringTopic(Corpus):
 
     Args:
         split_seed: Decides which modules of a topic are held out.
+        word_dropout: Share of the words that a training sentence lacks, other ones in every epoch, in [0, 1): sentences
+            are few, and a word or two must do to tell a topic (Iyyer et al. 2015, section 3).
+        seed: Of the training noise.
     """
 
     task: Task = "classification"
@@ -53,8 +56,12 @@ class DocstringTopic(Corpus):
     headline = "macro_f1"
     direction: Direction = "max"
 
-    def __init__(self, *, split_seed: int) -> None:
+    def __init__(self, *, split_seed: int, word_dropout: float, seed: int) -> None:
+        if not 0 <= word_dropout < 1:
+            raise ValueError(f"word_dropout must be in [0, 1), got {word_dropout}")
         self.split_seed = split_seed
+        self.word_dropout = word_dropout
+        self.seed = seed
 
     def load(self) -> Mapping[Split, Sequence[Example]]:
         places = {
@@ -68,6 +75,14 @@ class DocstringTopic(Corpus):
         index = {module: self.labels.index(place[0]) for module, place in places.items() if place}
         found = library.sentences(packages="none", assign=assign)
         return {split: [Example(row.text, label=index[row.module]) for row in rows] for split, rows in found.items()}
+
+    def training_example(self, index: int, epoch: int) -> Example:
+        """Row ``index`` with the words that ``epoch`` leaves it, at least one."""
+        row = self.splits["train"][index]
+        words = row.source.split()
+        noise = row_noise(self.seed, epoch, index)
+        kept = [word for word in words if noise.random() >= self.word_dropout]
+        return Example(" ".join(kept or [noise.choice(words)]), label=row.label)
 
     def grade(self, predictions: Sequence[int], examples: Sequence[Example]) -> dict[str, float]:
         return grading.grade_label(predictions, examples, classes=len(self.labels))

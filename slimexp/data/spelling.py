@@ -6,7 +6,7 @@ from functools import partial
 from random import Random
 
 from slimexp.data import grading, library
-from slimexp.data.base import HELD_OUT, Corpus, Direction, Example, Split, Task
+from slimexp.data.base import HELD_OUT, Corpus, Direction, Example, Split, Task, row_noise
 from slimexp.data.typo import corrupt
 
 
@@ -48,8 +48,7 @@ class Spelling(Corpus):
     def training_example(self, index: int, epoch: int) -> Example:
         """Row ``index`` with the typing errors of ``epoch``."""
         target = self.splits["train"][index].source
-        noise = Random(((self.seed << 32) + epoch << 40) + index)
-        return Example(corrupt(target, self.rate, noise), target)
+        return Example(corrupt(target, self.rate, row_noise(self.seed, epoch, index)), target)
 
     def grade(self, predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
         return grading.grade_text(predictions, examples)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+IGNORE = -100  # label that no loss and no metric counts (the value of torch's cross_entropy)
+
 
 @dataclass(frozen=True)
 class Outputs:

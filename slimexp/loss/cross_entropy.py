@@ -3,9 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from slimexp.loss.base import Loss, Outputs
-
-IGNORE = -100
+from slimexp.loss.base import IGNORE, Loss, Outputs
 
 
 class CrossEntropy(Loss):

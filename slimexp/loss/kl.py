@@ -3,8 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from slimexp.loss.base import Loss, Outputs
-from slimexp.loss.cross_entropy import IGNORE
+from slimexp.loss.base import IGNORE, Loss, Outputs
 from slimexp.schedule import Schedule
 
 

@@ -17,7 +17,7 @@ import torch
 
 from slimexp.data.base import Corpus, Direction
 from slimexp.measure.base import Measure, Subject, untouched
-from slimexp.measure.size import MB, plain_tensors, resident_bytes
+from slimexp.measure.resident import MB, plain_tensors, resident_bytes
 from slimexp.measure.workload import Request, Workload
 from slimexp.model.base import Family
 

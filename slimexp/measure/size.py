@@ -10,13 +10,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from slimexp.data.base import Corpus, Direction
 from slimexp.measure.base import Measure, Subject, untouched
+from slimexp.measure.resident import MB, resident_bytes
 from slimexp.measure.workload import Request, Workload
-
-MB = 1e6
 
 _WEIGHTS = (  # what transformers looks for, in its order; an index names the shards
     ("model.safetensors",),
@@ -101,18 +99,6 @@ def count(model: nn.Module) -> tuple[int, int]:
     return live, nonzero
 
 
-def resident_bytes(model: nn.Module) -> int:
-    """Bytes of the storages behind the parameters and buffers of ``model``, shared ones once."""
-    storages = [tensor.untyped_storage() for tensor in plain_tensors(model)]
-    return sum({(storage.device, storage.data_ptr()): storage.nbytes() for storage in storages}.values())
-
-
-def plain_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Parameters and buffers of ``model``; of a (quantized) tensor subclass the plain tensors inside."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        yield from _plain(tensor)
-
-
 def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
     first = folder / patterns[0]
     if "*" not in patterns[0] and not first.exists():
@@ -155,12 +141,3 @@ def _unpack(module: nn.Module, packed: Tensor) -> Tensor:
     layer._buffers = dict(module._buffers)
     decompress_module(layer)
     return layer.get_parameter("weight").detach()
-
-
-def _plain(tensor: Tensor) -> Iterator[Tensor]:
-    if not is_traceable_wrapper_subclass(tensor):
-        yield tensor
-        return
-    names, _ = tensor.__tensor_flatten__()
-    for name in names:
-        yield from _plain(getattr(tensor, name))

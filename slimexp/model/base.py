@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-IGNORE = -100  # label that no loss and no metric counts (the value of torch's cross_entropy)
+from slimexp.loss.base import IGNORE as IGNORE  # what no loss counts, no family labels
 
 Text = tuple[str, str | None, int | None]  # source, target (seq2seq), label (classification)
 Batch = dict[str, Tensor]
@@ -108,14 +108,20 @@ class Family(ABC):
 
 
 class Source(ABC):
-    """Where a model comes from. Constructing one is cheap; ``validate`` reads no weights; ``load`` does the work."""
+    """Where a model comes from. Constructing one is cheap; ``validate`` reads no weights; ``load`` does the work.
+
+    Attributes:
+        max_length: Longest sequence in tokens.
+    """
+
+    max_length: int
 
     @abstractmethod
-    def validate(self, task: str) -> PreTrainedConfig:
-        """Its config; raises ``ValueError`` if the model cannot be had or does not serve ``task``."""
+    def validate(self, task: str, labels: Sequence[str] = ()) -> PreTrainedConfig:
+        """Its config; raises ``ValueError`` if the model cannot be had or does not serve ``task`` and its classes."""
 
     def fingerprint(self) -> str:
-        """What tells the weights from others under the same configuration; empty where the configuration says all."""
+        """What tells the model from others under the same configuration; empty where the configuration says all."""
         return ""
 
     @abstractmethod

@@ -31,8 +31,12 @@ class CausalLm(Family):
 
     @torch.inference_mode()
     def predict(self, rows: Sequence[Text], *, batch_size: int) -> list[Any]:
-        """``(nats, tokens, hits)`` per text. Texts longer than ``max_length`` are read in windows, none is cut."""
-        ids = self.token_ids([row[0] for row in rows], truncate=False)
+        """``(nats, tokens, hits)`` per text. Texts longer than ``max_length`` are read in windows, none is cut.
+
+        Every token of a text is predicted, the first from ``<s>`` (or, where there is none, from the token that ends
+        texts), so that bits per byte compare across tokenizers.
+        """
+        ids = [self._started(text) for text in self.token_ids([row[0] for row in rows], truncate=False)]
         windows = [(i, window) for i, text in enumerate(ids) for window in self._windows(text)]
         totals = torch.zeros(len(rows), 3, dtype=torch.float64)
         for chunk in by_length([window for _, window in windows], batch_size):
@@ -49,6 +53,12 @@ class CausalLm(Family):
 
     def blocks(self) -> dict[str, nn.ModuleList]:
         return {"decoder": block_list(self.model.base_model)}
+
+    def _started(self, ids: list[int]) -> list[int]:
+        """``ids`` with something before the first token of the text."""
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        start = bos if bos is not None else eos
+        return ids if start is None or ids[:1] == [start] else [start, *ids]
 
     def _windows(self, ids: list[int]) -> list[list[int]]:
         """Token windows of at most ``max_length``; each starts with the last token of the one before."""

@@ -38,6 +38,8 @@ _FAMILIES: dict[str, tuple[Any, type[Family]]] = {
     "classification": (AutoModelForSequenceClassification, Encoder),
 }
 
+_SHAPES_MODEL = (".safetensors", ".bin", ".json", ".txt", ".model", ".tiktoken")  # files of weights, config, tokenizer
+
 # The first token of these is at position pad_token_id + 1 (create_position_ids_from_input_ids of transformers).
 _COUNT_FROM_PADDING = frozenset(
     {
@@ -73,18 +75,18 @@ class Pretrained(Source):
         self.path = path
         self.max_length = max_length
 
-    def validate(self, task: str) -> PreTrainedConfig:
+    def validate(self, task: str, labels: Sequence[str] = ()) -> PreTrainedConfig:
         config: PreTrainedConfig = _reach(AutoConfig, self.folder)
         _validate(config, task, self.path, self.max_length)
+        _label_options(config, labels)
         return config
 
     def load_tokenizer(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
         return _with_padding(_reach(AutoTokenizer, self.folder))
 
     def load(self, *, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str]) -> Family:
-        self.validate(task)
         auto, family = _FAMILIES[task]
-        options = _label_options(_reach(AutoConfig, self.folder), labels)
+        options = _label_options(self.validate(task), labels)
         model = _reach(auto, self.folder, dtype=torch.float32, **options)
         with without_bars():
             decompress(model)
@@ -92,12 +94,14 @@ class Pretrained(Source):
         return family(model, self.load_tokenizer(texts), max_length=self.max_length)
 
     def fingerprint(self) -> str:
-        """Digest of the weights in a local folder, which can change under the same path."""
+        """Digest of a local folder's files, which can change under the same path; of a hub model its commit."""
+        if not Path(self.folder).is_dir():
+            return str(_reach(AutoConfig, self.folder)._commit_hash)
         digest = hashlib.sha256()
-        for path in sorted(Path(self.folder).glob("*")) if Path(self.folder).is_dir() else ():
-            if path.suffix in (".safetensors", ".bin"):
+        for path in sorted(Path(self.folder).glob("*")):
+            if path.suffix in _SHAPES_MODEL:
                 with path.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
+                    digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
     @property
@@ -145,7 +149,7 @@ class Scratch(Source):
         self.tokenizer = tokenizer
         self.max_length = max_length
 
-    def validate(self, task: str) -> PreTrainedConfig:
+    def validate(self, task: str, labels: Sequence[str] = ()) -> PreTrainedConfig:
         try:
             config: PreTrainedConfig = AutoConfig.for_model(**self.config)
         except Exception as error:  # of transformers and of huggingface_hub, which checks the types
@@ -180,9 +184,10 @@ class CutOut(Source):
     def __init__(self, *, source: Source, cut: Cut) -> None:
         self.source = source
         self.cut = cut
+        self.max_length = source.max_length
 
-    def validate(self, task: str) -> PreTrainedConfig:
-        config = self.source.validate(task)
+    def validate(self, task: str, labels: Sequence[str] = ()) -> PreTrainedConfig:
+        config = self.source.validate(task, labels)
         self.cut.validate(config)
         return config
 
@@ -207,7 +212,7 @@ def from_folder(folder: str | Path, task: str, max_length: int) -> Family:
     with without_bars():
         model = auto.from_pretrained(folder, dtype=torch.float32)
         decompress(model)
-    return family(model.eval(), AutoTokenizer.from_pretrained(folder), max_length=max_length)
+    return family(model.eval(), _with_padding(AutoTokenizer.from_pretrained(folder)), max_length=max_length)
 
 
 @contextmanager

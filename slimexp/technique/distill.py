@@ -5,6 +5,7 @@ from typing import Unpack
 
 from transformers import PreTrainedConfig
 
+from slimexp.attachment import attached
 from slimexp.data.base import Corpus
 from slimexp.model.base import Family
 from slimexp.model.surgery import Cut
@@ -26,12 +27,11 @@ class Distill(Finetune):
         super().__init__(**training)
         self.cut = cut
 
+    @property
+    def alters(self) -> bool:
+        return self.cut is not None
+
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
-        if self.cut is None and self.teacher is None and self.needs_teacher and not before:
-            raise ValueError(
-                "the student would be its own teacher: give a cut (+cut@pipeline.distill.cut=keep and what stays) "
-                "or a teacher"
-            )
         if self.cut is not None:
             self.cut.validate(config)
             if self.cut.hidden is not None and self.needs_hidden:
@@ -41,6 +41,8 @@ class Distill(Finetune):
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         if self.cut is not None:
+            if any(attached(family.model)):
+                raise ValueError("a cut comes first: the model has masks or quantizers, which would not survive it")
             batches = training_batches(
                 corpus,
                 family,

@@ -106,6 +106,11 @@ class Finetune(pl.LightningModule):
         """Optimizer step / steps."""
         return self.global_step / self.steps if self.steps else 1.0
 
+    @property
+    def alters(self) -> bool:
+        """Whether the model that is trained is another than the one that came in."""
+        return self.attaches
+
     def validate(self, config: PreTrainedConfig, before: Sequence["Finetune"]) -> None:
         """Refuse, before anything is trained, what this stage cannot do.
 
@@ -186,7 +191,7 @@ class Finetune(pl.LightningModule):
         if not math.isfinite(total.item()):
             raise NonFiniteLoss(_not_finite("loss", total.item(), self.global_step))
         logged_every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (self.global_step + 1) % logged_every == 0 and batch_idx % self.accumulate == 0:
+        if logged_every and (self.global_step + 1) % logged_every == 0 and batch_idx % self.accumulate == 0:
             self._log(total, terms)
         return total
 

@@ -3,6 +3,7 @@ from collections import Counter
 
 import pytest
 
+from slimexp.data.base import Example
 from slimexp.data.docstring_topic import TOPICS, DocstringTopic, topic_split
 from slimexp.data.library import TRAIN_ONLY
 
@@ -12,7 +13,7 @@ def test_real_library() -> None:
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.naive_bayes import MultinomialNB
 
-    corpus = DocstringTopic(split_seed=0)
+    corpus = DocstringTopic(split_seed=0, word_dropout=0.0, seed=0)
     for rows in corpus.splits.values():
         counts = Counter(row.label for row in rows)
         assert min(counts[label] for label in range(len(TOPICS))) >= 20
@@ -44,3 +45,24 @@ def test_every_topic_is_trained_and_tested(topic: str, split_seed: int) -> None:
 @pytest.mark.fast
 def test_other_modules_have_no_topic() -> None:
     assert topic_split("tkinter", split_seed=0) is None
+
+
+@pytest.mark.fast
+def test_word_dropout_is_fresh_in_every_epoch_and_leaves_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Example(" ".join(f"w{i}" for i in range(1000)), label=2), Example("alone", label=0)]
+    monkeypatch.setattr(DocstringTopic, "load", lambda self: dict.fromkeys(("train", "validation", "test"), rows))
+    corpus = DocstringTopic(split_seed=0, word_dropout=0.4, seed=1)
+    first, second = (corpus.training_example(0, epoch).source.split() for epoch in (0, 1))
+    assert first != second and abs(len(first) - 600) < 60
+    assert sorted(first, key=rows[0].source.split().index) == first
+    assert corpus.training_example(0, 0) == corpus.training_example(0, 0) and corpus.training_example(0, 0).label == 2
+    assert {corpus.training_example(1, epoch).source for epoch in range(9)} == {"alone"}
+    whole = DocstringTopic(split_seed=0, word_dropout=0.0, seed=1)
+    assert whole.training_example(0, 5) == rows[0]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_refuses_a_share_outside_its_range(share: float) -> None:
+    with pytest.raises(ValueError, match=r"word_dropout must be in \[0, 1\), got"):
+        DocstringTopic(split_seed=0, word_dropout=share, seed=0)

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from slimexp.data.base import Corpus
 from slimexp.measure.base import Measure, Subject, direction, directions, run, spread, untouched
-from slimexp.measure.size import resident_bytes
+from slimexp.measure.resident import resident_bytes
 from slimexp.model.loading import from_folder
 
 CONF = sorted((Path(__file__).parents[2] / "conf" / "measure").glob("*.yaml"))

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from slimexp.data.base import Corpus
 from slimexp.measure.base import Subject
 from slimexp.measure.memory import Memory
-from slimexp.measure.size import resident_bytes
+from slimexp.measure.resident import resident_bytes
 from slimexp.model.loading import from_folder
 from slimexp.model.tokenizer import Bytes
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from slimexp.data.base import Corpus
 from slimexp.measure.base import Subject
-from slimexp.measure.size import Size, count, deployable, resident_bytes
+from slimexp.measure.resident import resident_bytes
+from slimexp.measure.size import Size, count, deployable
 
 
 def test_figures_of_a_plain_model(subjects: dict[str, Subject], corpora: dict[str, Corpus]) -> None:

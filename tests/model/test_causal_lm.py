@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from slimexp.model.base import IGNORE
 from slimexp.model.causal_lm import CausalLm
+from slimexp.model.tokenizer import Bpe
 
 Tiny = Callable[..., Any]
 ROWS = [("one", None, None), ("three and four and five and six", None, None), ("x", None, None), ("seven!", None, None)]
@@ -30,11 +31,20 @@ def test_labels_line_up_with_logits(tiny: Tiny) -> None:
 def test_predicts_nats_tokens_and_hits_of_the_whole_text(tiny: Tiny) -> None:
     family: CausalLm = tiny("causal_lm")
     for row, (nats, tokens, hits) in zip(ROWS, family.predict(ROWS, batch_size=3), strict=True):
-        ids = torch.tensor([family.tokenizer(row[0])["input_ids"]])
+        start = family.tokenizer.eos_token_id  # the byte tokenizer has no <s>
+        ids = torch.tensor([[start, *family.tokenizer(row[0])["input_ids"]]])
         logs = family.model(input_ids=ids).logits[0, :-1].log_softmax(-1)
         assert tokens == ids.shape[1] - 1
         assert nats == pytest.approx(-logs.gather(1, ids[0, 1:, None]).sum().item(), rel=1e-5)
         assert hits == (logs.argmax(-1) == ids[0, 1:]).sum()
+
+
+def test_a_tokenizer_that_starts_texts_itself_starts_them_once(tiny: Tiny) -> None:
+    family: CausalLm = tiny("causal_lm")
+    family.tokenizer = Bpe(vocab_size=300, characters=100).build(["some text"])
+    ids = family.tokenizer(ROWS[1][0])["input_ids"]
+    assert ids[0] == family.tokenizer.bos_token_id
+    assert family.predict(ROWS, batch_size=2)[1][1] == len(ids) - 1
 
 
 def test_order_and_values_hold_at_any_batch_size(tiny: Tiny) -> None:

@@ -139,11 +139,11 @@ def test_a_cut_that_cannot_be_is_refused_before_anything_is_loaded(tiny: Make, t
         stage.validate(tiny("seq2seq").model.config, before=[])
 
 
-def test_a_student_needs_a_teacher_other_than_itself(tiny: Make, technique: Make) -> None:
-    config = tiny("seq2seq").model.config
-    with pytest.raises(ValueError, match=r"would be its own teacher: give a cut"):
-        technique("distill").validate(config, before=[])
-    technique("distill").validate(config, before=[technique("prune")])
+def test_a_cut_comes_before_masks(tiny: Make, technique: Make, corpus: Make) -> None:
+    family = tiny("seq2seq")
+    technique("prune").prepare(family, corpus("seq2seq"), None)
+    with pytest.raises(ValueError, match="a cut comes first: the model has masks or quantizers"):
+        technique("distill", "+cut@pipeline.distill.cut=keep").prepare(family, corpus("seq2seq"), tiny("seq2seq"))
 
 
 def test_hidden_states_need_the_teachers_width(tiny: Make, technique: Make) -> None:

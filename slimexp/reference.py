@@ -1,0 +1,83 @@
+"""The dense model of a run: what its stages are compared with, and taught by where no other teacher is named."""
+
+from collections.abc import Mapping
+
+from slimexp.artifact import compressed_by
+from slimexp.data.base import Corpus
+from slimexp.model.base import Source
+from slimexp.model.loading import CutOut, Scratch
+from slimexp.technique.finetune import Finetune, check_vocabularies
+
+_NAME_IT = "name the dense model by model@baseline=pretrained baseline.path=..."
+
+
+def dense(source: Source, named: Source | None, first: Finetune, corpus: Corpus) -> Source | None:
+    """Where the dense model comes from; ``None`` where the first stage trains it from random weights.
+
+    Args:
+        source: What the run starts from.
+        named: What was named as the dense model, if anything was.
+        first: The first stage.
+        corpus: What the models must serve.
+
+    Raises:
+        ValueError: It is compressed itself, or there is none.
+    """
+    if named is not None:
+        named.validate(corpus.task, corpus.labels)
+        chosen, way_out = named, "choose another baseline"
+    elif isinstance(source, Scratch):
+        if type(first) is not Finetune:
+            raise ValueError(
+                "the run's model has random weights, which nothing can be compared with or taught by: "
+                f"{_NAME_IT}, or train it first by a stage of technique finetune"
+            )
+        return None
+    else:
+        chosen, way_out = source.source if isinstance(source, CutOut) else source, _NAME_IT
+    if done := compressed_by(chosen, corpus.task):
+        what = "model" if named is None else "baseline"
+        raise ValueError(
+            f"stages are compared with a dense model, and this {what} is compressed ({', '.join(done)}): {way_out}"
+        )
+    return chosen
+
+
+def check_teachers(techniques: Mapping[str, Finetune], source: Source, dense: Source | None, corpus: Corpus) -> None:
+    """Refuse, before anything is trained, a teacher that cannot teach the run's model.
+
+    Args:
+        techniques: The stages by name.
+        source: What the run starts from.
+        dense: As ``dense`` gives it.
+        corpus: What the models must serve.
+
+    Raises:
+        ValueError: A student would be its own teacher, or the two read differently.
+    """
+    trains_dense = 0 if dense is source else 1 if dense is None else None  # the stage that starts from the dense model
+    for position, (name, technique) in enumerate(techniques.items()):
+        if not technique.needs_teacher:
+            continue
+        if technique.teacher is not None:
+            _check(f"pipeline.{name}.teacher", technique.teacher, source, corpus)
+        elif position == trains_dense and not technique.alters:
+            raise ValueError(
+                f"pipeline.{name}: the student would be its own teacher: give a cut (+cut@pipeline.{name}.cut=keep "
+                "and what stays) or a teacher"
+            )
+        elif dense is not None and dense is not source:
+            _check("baseline", dense, source, corpus)
+
+
+def _check(where: str, teacher: Source, student: Source, corpus: Corpus) -> None:
+    teacher.validate(corpus.task, corpus.labels)
+    if teacher.max_length < student.max_length:
+        raise ValueError(
+            f"{where}.max_length must be >= model.max_length, for the teacher reads what the student reads; got "
+            f"{teacher.max_length} and {student.max_length}"
+        )
+    try:
+        check_vocabularies(student.load_tokenizer(corpus.texts), teacher.load_tokenizer(corpus.texts))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error

@@ -1,0 +1,109 @@
+"""One stage of a run: the key of its work, the folder it lives in, and the one process that works on it."""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slimexp import __version__
+
+DENSE = "dense"  # the stage that holds the model which others are compared with
+START = "start"  # the stage that holds what a run starts from, where that is not the dense model
+
+# Of a trainer: what is seen of a training, and the files Lightning would write of its own.
+_SHAPES_NOTHING = frozenset(
+    {
+        "default_root_dir",
+        "enable_checkpointing",
+        "enable_model_summary",
+        "enable_progress_bar",
+        "log_every_n_steps",
+        "logger",
+        "profiler",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage and where its results live.
+
+    Attributes:
+        name: Its name in the pipeline.
+        key: Content hash of everything that shapes its result.
+        parent: Key of the stage before it; ``None`` for a root.
+        folder: ``artifact/``, ``measures.json``, ``curves.jsonl`` and, while unfinished, ``checkpoint.ckpt``.
+    """
+
+    name: str
+    key: str
+    parent: str | None
+    folder: Path
+
+    @property
+    def artifact(self) -> Path:
+        return self.folder / "artifact"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.ckpt"
+
+    @property
+    def curves(self) -> Path:
+        return self.folder / "curves.jsonl"
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Work on the stage as the only process; another that wants it waits here, and then finds it finished."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"{self.name}: another process works on it, waiting", flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def drop_checkpoint(self) -> None:
+        """Remove the checkpoint, and any that a kill left half-written."""
+        for path in self.folder.glob(f"{self.checkpoint.stem}.*"):
+            path.unlink(missing_ok=True)
+
+    def measured(self) -> dict[str, Any]:
+        """What ``write_measured`` was given last; empty where nothing, or half of it, is there."""
+        try:
+            known = json.loads((self.folder / "measures.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return known if isinstance(known, dict) else {}
+
+    def write_measured(self, content: Mapping[str, Any]) -> None:
+        """Keep metrics with what they were taken by; aside first and then renamed."""
+        partial = self.folder / "measures.partial"
+        partial.write_text(json.dumps(content))
+        os.replace(partial, self.folder / "measures.json")
+
+
+def key(content: Mapping[str, Any]) -> str:
+    """The same work has the same key."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def code_version(names: Sequence[str]) -> str:
+    """Digest of the sources of modules or rooms: another version of them is other work."""
+    root = Path(__file__).parent
+    files = sorted(path for name in names for path in [*root.glob(f"{name}.py"), *root.glob(f"{name}/*.py")])
+    digest = hashlib.sha256(__version__.encode())
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def shaping(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a trainer that shape what it makes."""
+    return {key: value for key, value in trainer.items() if key not in _SHAPES_NOTHING}

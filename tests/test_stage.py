@@ -1,0 +1,58 @@
+"""A stage on disk: one process at a time, and nothing half-written is believed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from slimexp.stage import Stage, code_version, key, shaping
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from slimexp.stage import Stage
+with Stage("prune", "k", None, Path(sys.argv[1])).alone():
+    print("mine", flush=True)
+    time.sleep(0.5)
+    (Path(sys.argv[1]) / "done").touch()
+"""
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage("prune", "k", None, tmp_path / "prune-k")
+
+
+def test_a_second_process_waits_for_the_first(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [sys.executable, "-c", HOLD, str(stage.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "mine\n"
+        with stage.alone():
+            assert (stage.folder / "done").exists()
+    assert capsys.readouterr().out == "prune: another process works on it, waiting\n"
+
+
+def test_a_failure_lets_the_next_one_in(stage: Stage) -> None:
+    with pytest.raises(BlockingIOError), stage.alone():
+        raise BlockingIOError
+    with stage.alone():
+        pass
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("text", [None, "", '{"metrics": {"cer": 0.', "[]"])
+def test_half_a_file_of_measures_is_none(stage: Stage, text: str | None) -> None:
+    stage.folder.mkdir()
+    if text is not None:
+        (stage.folder / "measures.json").write_text(text)
+    assert stage.measured() == {}
+    stage.write_measured({"metrics": {"cer": 0.5}})
+    assert stage.measured() == {"metrics": {"cer": 0.5}}
+
+
+@pytest.mark.fast
+def test_keys_are_of_the_content() -> None:
+    assert key({"a": 1, "b": 2}) == key({"b": 2, "a": 1}) != key({"a": 1, "b": 3})
+    assert code_version(["loss"]) == code_version(["loss"]) != code_version(["loss", "data"])
+    assert shaping({"precision": "32-true", "logger": False}) == {"precision": "32-true"}
