@@ -4,15 +4,13 @@ import argparse
 import csv
 import json
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from slimexp import console
 from slimexp.plot import COLOURS, LOG_FROM, NAMES, kind_of, kinds_of, number, rank, write_png
-from slimexp.record import read
-from slimexp.section import X_AXES, Point, Section, Spread, sections
+from slimexp.section import X_AXES, Point, Section, Spread, load
 
 _PAGE = Path(__file__).with_name("report_page.html")
 
@@ -40,23 +38,6 @@ def _main(arguments: Sequence[str] | None) -> int:
     print("\n\n".join(table(section) for section in found))
     print("\nwritten: " + ", ".join(map(str, files)))
     return 0
-
-
-def load(runs: Path, *, x: str | None = None, y: str | None = None) -> list[Section]:
-    """Sections of all records below ``runs``; lines that are no records are named on stderr.
-
-    Raises:
-        FileNotFoundError: ``runs`` does not exist.
-        ValueError: It holds no record, or no record has the metric asked for.
-    """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        records = read(runs)
-    for warning in caught:
-        print(f"warning: {warning.message}", file=sys.stderr)
-    if not records:
-        raise ValueError(f"no records in {runs}: train something first, or name the folder that holds records.jsonl")
-    return sections(records, x=x, y=y)
 
 
 def write(found: Sequence[Section], folder: Path) -> list[Path]:

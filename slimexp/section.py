@@ -5,14 +5,17 @@ range over seeds. Records of different corpora or headlines are never compared: 
 """
 
 import json
+import sys
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from slimexp import pareto
-from slimexp.record import Record, kept
+from slimexp.record import Record, kept, read
 from slimexp.stage import DENSE, shaping
 
 Direction = Literal["min", "max"]
@@ -45,6 +48,7 @@ class Point:
         figures: Metric -> spread, see ``figures``.
         runs: Names of the runs.
         keys: Keys of the records.
+        artifacts: Model folders, relative to the runs folder, one per seed.
     """
 
     label: str
@@ -54,6 +58,7 @@ class Point:
     figures: dict[str, Spread]
     runs: tuple[str, ...]
     keys: tuple[str, ...]
+    artifacts: tuple[str, ...]
 
     @property
     def slower(self) -> bool:
@@ -77,6 +82,7 @@ class Section:
     Attributes:
         title: The corpus.
         headline: Its measure of quality.
+        direction: Which way the headline is better.
         x: Metric of the horizontal axis.
         y: Metric of the vertical axis.
         directions: Which way x and y are better.
@@ -90,6 +96,7 @@ class Section:
 
     title: str
     headline: str
+    direction: Direction
     x: str
     y: str
     directions: tuple[Direction, Direction]
@@ -122,6 +129,23 @@ def sections(records: Sequence[Record], *, x: str | None = None, y: str | None =
     groups = _grouped(records, lambda record: (_canonical(record.config.get("data")), record.headline))
     titles = _titles([group[0].config.get("data") or {} for group in groups])
     return [_section(_with_dense(group), title, parents, x, y) for group, title in zip(groups, titles, strict=True)]
+
+
+def load(runs: Path, *, x: str | None = None, y: str | None = None) -> list[Section]:
+    """Sections of all records below ``runs``; lines that are no records are named on stderr.
+
+    Raises:
+        FileNotFoundError: ``runs`` does not exist.
+        ValueError: It holds no record, or no record has the metric asked for.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        records = read(runs)
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    if not records:
+        raise ValueError(f"no records in {runs}: train something first, or name the folder that holds records.jsonl")
+    return sections(records, x=x, y=y)
 
 
 def figures(record: Record) -> dict[str, float]:
@@ -166,6 +190,7 @@ def _section(
     return Section(
         title=title,
         headline=headline,
+        direction=trivial[2],
         x=x,
         y=y,
         directions=directions,
@@ -220,6 +245,7 @@ def _point(group: Sequence[Record], label: str, parents: Mapping[str, Record]) -
         figures=_spreads([figures(record) for record in group]),
         runs=tuple(sorted({record.name for record in group})),
         keys=tuple(record.key for record in group if record.key),
+        artifacts=tuple(record.artifact for record in group if record.key),
     )
 
 

@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,5 +120,42 @@ def technique() -> Callable[..., Any]:
         settings = {"steps": 0, "batch_size": 2} | values
         lines = [f"pipeline.{name}.{key}={'null' if value is None else value}" for key, value in settings.items()]
         return build(compose([f"pipeline={name}", *overrides, *lines]).pipeline[name])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_record() -> Callable[..., Any]:
+    """Key (and changes) -> a record of a pruned model."""
+    from slimexp.record import Record
+
+    def make(key: str = "a", **changes: Any) -> Record:
+        base = Record(
+            time="2026-01-01T00:00:00+00:00",
+            name="run",
+            stage="prune",
+            key=key,
+            parent=None,
+            technique="Prune",
+            seed=0,
+            overrides=["seed=0"],
+            config={"seed": 0, "pipeline": {"prune": {"sparsity": 0.5}}},
+            git=None,
+            versions={"torch": "2"},
+            hardware={"cpu": "x", "gpu": []},
+            headline="cer",
+            direction="min",
+            metrics={"cer": 0.02, "params_live": 3},
+            directions={"cer": "min"},
+            baseline={"cer": 0.015},
+            baseline_key="dense",
+            trivial=0.077,
+            seconds={"train": 1.0},
+            reused=False,
+            artifact="run/prune-a/artifact",
+            curves=None,
+            kernel="float32 matmul",
+        )
+        return replace(base, **changes)
 
     return make

@@ -21,7 +21,8 @@ LAYERS = [
     ["model", "data"],
     ["technique", "measure", "format", "artifact", "tracker", "checkpoint", "progress", "plot"],
     ["reference"],
-    ["pipeline", "sweeper"],
+    ["pipeline"],
+    ["sweeper"],
     ["train", "evaluate", "report", "select", "export"],
 ]
 RANK = {word: rank for rank, row in enumerate(LAYERS) for word in row}

@@ -1,0 +1,28 @@
+"""``hydra/sweeper=pareto``: Hydra takes plugins from this package alone, and imports them at each start."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class ParetoSweeper(Sweeper):
+    """Hands a multirun to ``slimexp.sweeper.command``.
+
+    Args:
+        settings: See ``conf/hydra/sweeper/pareto.yaml``.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.composed = partial(hydra_context.config_loader.load_sweep_config, config)
+
+    def sweep(self, arguments: list[str]) -> Sequence[Any]:
+        from slimexp.sweeper.command import sweep
+
+        return sweep(arguments, self.composed, self.settings)

@@ -1,0 +1,141 @@
+"""Name the model that fits a budget: ``python -m slimexp.select runs max_size_mb=8 min_exact_match=0.5``.
+
+Budgets are ``max_METRIC=NUMBER`` and ``min_METRIC=NUMBER``, of any figure in the records. Among the models that keep
+all of them the one with the best headline is named, of equals the smallest; where none does, the nearest one.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+from slimexp import console
+from slimexp.plot import number
+from slimexp.section import Point, Section, load
+
+SHORT = {"size_mb": "disk_mb", "latency_ms": "latency_p50_ms", "params": "params_live"}
+NONE_FITS = 1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A figure and how large, or how small, it may be."""
+
+    metric: str
+    at_most: bool
+    limit: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """Read ``max_size_mb=8``.
+
+        Raises:
+            ValueError: It is of another form.
+        """
+        name, _, value = text.partition("=")
+        side, _, metric = name.partition("_")
+        try:
+            limit = float(value)
+        except ValueError:
+            limit = math.nan
+        if side not in ("max", "min") or not metric or math.isnan(limit):
+            raise ValueError(f"a budget must be max_METRIC=NUMBER or min_METRIC=NUMBER, got '{text}'")
+        return cls(SHORT.get(metric, metric), side == "max", limit)
+
+    def excess(self, value: float) -> float:
+        """How far ``value`` is outside, as a share of the limit; at most 0 within."""
+        if math.isnan(value):
+            return math.inf
+        over = value - self.limit if self.at_most else self.limit - value
+        return over / (abs(self.limit) or 1.0)
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'<=' if self.at_most else '>='} {number(self.limit)}"
+
+
+class Choice(NamedTuple):
+    """The model of one section.
+
+    Attributes:
+        point: The model; ``None`` where nothing was measured that the budgets ask for.
+        fits: Whether it keeps every budget.
+    """
+
+    point: Point | None
+    fits: bool
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns 0, 1 where a corpus has no model that fits, 2 after an error."""
+    with console.output():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m slimexp.select", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, help="folder with records.jsonl somewhere below, or one such file")
+    parser.add_argument("budgets", nargs="*", metavar="max_METRIC=NUMBER")
+    asked = parser.parse_args(arguments)
+    try:
+        budgets = [Budget.parse(text) for text in asked.budgets]
+        found = load(asked.runs)
+        _check(budgets, found)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return console.USER_ERROR
+    choices = [choose(section, budgets) for section in found]
+    folder = asked.runs if asked.runs.is_dir() else asked.runs.parent
+    print("\n\n".join("\n".join(_told(*pair, budgets, folder)) for pair in zip(found, choices, strict=True)))
+    return 0 if all(choice.fits for choice in choices) else NONE_FITS
+
+
+def choose(section: Section, budgets: Sequence[Budget]) -> Choice:
+    """The best model within ``budgets``, or the nearest one outside."""
+    sign = 1.0 if section.direction == "min" else -1.0
+
+    def excess(point: Point) -> float:
+        return max([0.0, *(budget.excess(point.value(budget.metric)) for budget in budgets)])
+
+    def cost(point: Point) -> tuple[float, float, float]:
+        return excess(point), sign * point.value(section.headline), point.value("disk_mb", math.inf)
+
+    points = [p for p in section.points if math.isfinite(excess(p)) and not math.isnan(p.value(section.headline))]
+    point = min(points, key=cost, default=None)
+    return Choice(point, point is not None and excess(point) <= 0)
+
+
+def _check(budgets: Sequence[Budget], found: Sequence[Section]) -> None:
+    known = sorted({metric for section in found for point in section.points for metric in point.figures})
+    for budget in budgets:
+        if budget.metric not in known:
+            close = get_close_matches(budget.metric, known, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise ValueError(f"no record has the metric '{budget.metric}'{hint} there are {', '.join(known)}")
+
+
+def _told(section: Section, choice: Choice, budgets: Sequence[Budget], folder: Path) -> Iterator[str]:
+    """What to say of a section's choice."""
+    asked = ", ".join(map(str, budgets)) or "no budget"
+    point = choice.point
+    if point is None:
+        yield f"{section.title}: no model has every figure asked for ({asked})"
+        return
+    yield f"{section.title}: {'' if choice.fits else 'none fits; the nearest is '}{point.label}"
+    names = dict.fromkeys([section.headline, "kept", "disk_mb", "latency_ratio", *(one.metric for one in budgets)])
+    yield "  " + ", ".join(f"{name} {number(point.value(name))}" for name in names if name in point.figures)
+    values = {budget: point.value(budget.metric) for budget in budgets}
+    missed = [f"{budget}, is {number(value)}" for budget, value in values.items() if budget.excess(value) > 0]
+    yield f"  missed: {'; '.join(missed)}" if missed else f"  within: {asked}"
+    if point.slower:
+        yield "  slower than the dense model"
+    yield from (f"  {folder / artifact}" for artifact in point.artifacts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,300 @@
+"""A sweep over several objectives: Optuna proposes, warm workers train, the front is what is left.
+
+A freed worker gets the next trial at once, whatever the others do. Every trial is in the study's journal before it runs
+and after, so the same command goes on with what is missing. Stages that trials share are trained once.
+"""
+
+import inspect
+import json
+import math
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from slimexp import pareto
+from slimexp.sweeper.space import Space
+from slimexp.sweeper.worker import Job, Outcome, Pool, Prepare, train
+
+Direction = Literal["min", "max"]
+Params = dict[str, Any]
+MakeSampler = Callable[..., BaseSampler]
+
+_OPTUNAS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
+_SWEEP, _OUTCOME, _LIMITS = "sweep", "outcome", "limits"  # user attributes: of the study, and of a trial
+
+
+class Planned(BaseSampler):
+    """Hands out given combinations first, then asks another sampler.
+
+    Args:
+        space: Key -> distribution.
+        then: What proposes once the plan is through; ``None`` for a sweep of the plan alone.
+    """
+
+    def __init__(self, space: Mapping[str, BaseDistribution], then: BaseSampler | None) -> None:
+        self.space = dict(space)
+        self.then = then
+        self.plan: deque[Params] = deque()
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        if self.plan or self.then is None:
+            return self.space
+        return self.then.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if self.plan:
+            return self.plan.popleft()
+        assert self.then is not None
+        return self.then.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        assert self.then is not None
+        return self.then.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        if self.then is not None:
+            self.then.before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        if self.then is not None:
+            self.then.after_trial(study, trial, state, values)
+
+
+class Sweep:
+    """One sweep, new or to go on with.
+
+    Args:
+        space: What it goes through.
+        objectives: Metric -> ``min`` or ``max``.
+        limits: Metric -> largest value with which a point is any good; samplers that can keep to them.
+        sampler: Partial of an Optuna sampler; ``None`` for every combination.
+        trials: Trials in all; ``None`` for every combination.
+        seeds: Seeds of every trial, whose mean counts; none to leave the seed as it is.
+        folder: Where the journal and the logs are.
+        storage: URL of a database; ``None`` for the journal file.
+        workers: Processes at a time.
+        threads: Of torch, in each.
+        fail_fast: Whether the first failure ends the sweep.
+        max_failures: Failures with which it goes on; ``None`` for any number.
+        prepare: What a worker does first.
+
+    Raises:
+        ValueError: A value that cannot be, or a study at ``folder`` of another sweep.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: Space,
+        objectives: Mapping[str, Direction],
+        limits: Mapping[str, float],
+        sampler: MakeSampler | None,
+        trials: int | None,
+        seeds: Sequence[int],
+        folder: Path,
+        storage: str | None,
+        workers: int,
+        threads: int,
+        fail_fast: bool,
+        max_failures: int | None,
+        prepare: Prepare = train,
+    ) -> None:
+        for name, value in {"workers": workers, "threads": threads, "trials": trials}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"hydra.sweeper.{name} must be >= 1, got {value}")
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"hydra.sweeper.seeds must be distinct, got {list(seeds)}")
+        if not objectives:
+            raise ValueError("a sweep needs an objective: give hydra.sweeper.objectives={METRIC: min}")
+        if wrong := {name: way for name, way in objectives.items() if way not in get_args(Direction)}:
+            raise ValueError(f"an objective must be min or max, got {wrong}")
+        if sampler is not None and trials is None:
+            raise ValueError("a sampler proposes without end: say how many by hydra.sweeper.trials=N")
+        self.space = space
+        self.objectives = dict(objectives)
+        self.limits = dict(limits)
+        self.seeds = list(seeds)
+        self.folder = folder
+        self.fail_fast = fail_fast
+        self.max_failures = max_failures
+        self.pool = Pool(workers=workers, threads=threads, prepare=prepare)
+        self.sampler = Planned(space.swept, _made(sampler, self.limits))
+        grid = list(space.grid()) if sampler is None else []
+        self.total = min(trials or len(grid), len(grid)) if sampler is None else int(trials or 0)
+        self.study = self._study(storage)
+        self._asked: dict[int, Trial] = {}
+        self.done, self.failures = 0, 0
+        self._take_up(grid)
+
+    def run(self) -> list[FrozenTrial]:
+        """Do every trial that is missing; returns the front."""
+        began, known = time.monotonic(), self.done
+        if known:
+            print(f"sweep: {known} of {self.total} trials are finished, the others follow")
+        with self.pool:
+            while True:
+                while self.pool.free and self.done + self.pool.busy < self.total:
+                    self._start()
+                if not self.pool.busy:
+                    return self.front()
+                for job, outcome in self.pool.finished():
+                    said = self._finish(job, outcome)
+                    left = (time.monotonic() - began) / (self.done - known) * (self.total - self.done)
+                    print(f"{said}; about {_clock(left)} left" if self.done < self.total else said, flush=True)
+                    self._give_up(job)
+
+    def front(self) -> list[FrozenTrial]:
+        """Finished trials that no other dominates, among those that keep the limits."""
+        trials = [trial for trial in self.study.get_trials(states=[TrialState.COMPLETE]) if max(_over(trial)) <= 0]
+        front = pareto.front([trial.values for trial in trials], list(self.objectives.values()))
+        return [trials[index] for index in front]
+
+    def _start(self) -> None:
+        trial = self.study.ask(fixed_distributions=dict(self.space.swept))
+        overrides = tuple(self.space.overrides(trial.params))
+        commands = tuple((*overrides, f"seed={seed}") for seed in self.seeds) or (overrides,)
+        self._asked[trial.number] = trial
+        self.pool.submit(Job(trial.number, commands, self.folder / f"trial-{trial.number:04d}.log"))
+
+    def _finish(self, job: Job, outcome: Outcome) -> str:
+        """Write down what became of a trial; the line that tells it."""
+        trial = self._asked.pop(job.number)
+        metrics = _means(outcome.metrics)
+        error = outcome.error or _absent(metrics, [*self.objectives, *self.limits])
+        self.done += 1
+        swept = " ".join(f"{_short(key)}={value}" for key, value in trial.params.items())
+        trial.set_user_attr(_OUTCOME, {"metrics": metrics, "error": error, "seconds": outcome.seconds})
+        if error is not None:
+            self.failures += 1
+            self.study.tell(trial, state=TrialState.FAIL)
+            return f"[{self.done}/{self.total}] FAILED  {swept}: {error} (all in {job.log})"
+        trial.set_user_attr(_LIMITS, [metrics[name] - limit for name, limit in self.limits.items()])
+        self.study.tell(trial, [metrics[name] for name in self.objectives])
+        figures = ", ".join(f"{name} {metrics[name]:.4g}" for name in self.objectives)
+        return f"[{self.done}/{self.total}] {figures}  {swept}  {_clock(outcome.seconds)}"
+
+    def _give_up(self, job: Job) -> None:
+        allowed = 0 if self.fail_fast else self.max_failures
+        if allowed is not None and self.failures > allowed:
+            raise ValueError(
+                f"the sweep ends after {self.failures} failed trials, of which "
+                f"{'fail_fast' if self.fail_fast else 'max_failures'} allows {allowed}; the last is in {job.log}, and "
+                "what is finished is kept"
+            )
+
+    def _study(self, storage: str | None) -> Study:
+        """The study of this sweep, with nothing in it or to go on with.
+
+        Raises:
+            ValueError: The folder holds another sweep.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        study = optuna.create_study(
+            study_name=str(self.folder),
+            storage=_storage(storage, self.folder),
+            sampler=self.sampler,
+            directions=[_OPTUNAS[way] for way in self.objectives.values()],
+            load_if_exists=True,
+        )
+        mine = {**self.space.described(), "seeds": self.seeds, "objectives": self.objectives, "limits": self.limits}
+        theirs = study.user_attrs.setdefault(_SWEEP, None)
+        if theirs is None:
+            study.set_user_attr(_SWEEP, mine)
+        elif changed := _changes(theirs, json.loads(json.dumps(mine))):
+            raise ValueError(
+                f"{self.folder} holds another sweep ({changed}): repeat its command to go on with it, or give name=... "
+                "for a new one"
+            )
+        return study
+
+    def _take_up(self, grid: Iterable[Params]) -> None:
+        """Count what is finished, and plan what is missing; what a dead controller left running is missing."""
+        finished = set()
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.state == TrialState.RUNNING:
+                self.study.tell(trial.number, state=TrialState.FAIL)
+                if trial.params.keys() == self.space.swept.keys() and self.sampler.then is not None:
+                    self.sampler.plan.append(trial.params)
+            elif _OUTCOME in trial.user_attrs:
+                self.done += 1
+                self.failures += trial.state == TrialState.FAIL
+                finished.add(_same(trial.params))
+        self.sampler.plan.extend(params for params in grid if _same(params) not in finished)
+
+
+def _made(sampler: MakeSampler | None, limits: Mapping[str, float]) -> BaseSampler | None:
+    """The sampler, told of the limits where it can keep to them."""
+    if sampler is None:
+        return None
+    parameters = inspect.signature(getattr(sampler, "func", sampler)).parameters
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):  # some have been so for years
+        return sampler(constraints_func=_over) if limits and "constraints_func" in parameters else sampler()
+
+
+def _over(trial: FrozenTrial) -> list[float]:
+    """How far a trial is above each limit; at most 0 where it keeps it."""
+    return trial.user_attrs.get(_LIMITS) or [0.0]
+
+
+def _storage(url: str | None, folder: Path) -> BaseStorage:
+    if url is None:
+        return JournalStorage(JournalFileBackend(str(folder / "journal.jsonl")))
+    try:
+        return RDBStorage(url)
+    except Exception as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"hydra.sweeper.storage: no database answers at {url} ({first_line})") from error
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Metric -> mean over seeds, of those that every seed has."""
+    if not rows:
+        return {}
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if all(name in row for row in rows)}
+
+
+def _absent(metrics: Mapping[str, float], wanted: Sequence[str]) -> str | None:
+    """What is wrong with the metrics that a trial gave."""
+    for name in wanted:
+        if name not in metrics:
+            return f"'{name}' was not measured; there are {', '.join(sorted(metrics))}"
+        if not math.isfinite(metrics[name]):
+            return f"'{name}' is {metrics[name]}"
+    return None
+
+
+def _changes(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
+    """Names of what differs, in words."""
+    differing = [key for key in {**theirs, **mine} if theirs.get(key) != mine.get(key)]
+    words = {True: "only there", False: "changed"}
+    return ", ".join(f"{key} {'new' if key not in theirs else words[key not in mine]}" for key in differing)
+
+
+def _same(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(params.items()))
+
+
+def _short(key: str) -> str:
+    """``pipeline.prune.sparsity`` -> ``prune.sparsity``."""
+    return key.removeprefix("pipeline.")
+
+
+def _clock(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

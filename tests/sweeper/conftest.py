@@ -1,0 +1,70 @@
+"""Workers with nothing to train: they are told what to do by the value of ``x``."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slimexp.sweeper.pareto import Sweep
+from slimexp.sweeper.space import Space
+
+FAKE = """
+import os, signal, time
+from pathlib import Path
+
+def prepare(threads):
+    return run
+
+def run(overrides):
+    given = dict(line.split("=") for line in overrides)
+    with open(Path(__file__).with_name("ran.txt"), "a") as file:
+        file.write(" ".join(overrides) + "\\n")
+    print("at work on", given["x"])
+    x = given["x"]
+    if x == "nan":
+        return {"cer": float("nan"), "disk_mb": 1.0}
+    if x == "wrong":
+        raise ValueError("x is wrong")
+    if x == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if x == "slow":
+        time.sleep(1.0)
+        x = 50
+    size = float(given.get("y", 1))
+    return {"cer": (float(x) - 2) ** 2 / size + float(given.get("seed", 0)), "disk_mb": size}
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of a fake worker; ``ran.txt`` beside it lists what ran."""
+    (tmp_path / "fake_worker.py").write_text(FAKE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("fake_worker", None)
+    import fake_worker  # type: ignore[import-not-found]
+
+    return fake_worker
+
+
+@pytest.fixture
+def make(fake: Any, tmp_path: Path) -> Callable[..., Sweep]:
+    """Command line (and settings) -> a sweep with fake workers."""
+
+    def build(*overrides: str, **settings: Any) -> Sweep:
+        defaults: dict[str, Any] = {
+            "objectives": {"cer": "min", "disk_mb": "min"}, "limits": {}, "sampler": None, "trials": None, "seeds": [],
+            "storage": None, "workers": 2, "threads": 1, "fail_fast": False, "max_failures": None,
+        }  # fmt: skip
+        chosen = {**defaults, **settings}
+        return Sweep(space=Space.parse(overrides), folder=tmp_path / "sweep", prepare=fake.prepare, **chosen)
+
+    return build
+
+
+@pytest.fixture
+def ran(tmp_path: Path) -> Callable[[], list[str]]:
+    """Command lines that workers were given so far."""
+    file = tmp_path / "ran.txt"
+    return lambda: file.read_text().splitlines() if file.exists() else []

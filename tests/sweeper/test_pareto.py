@@ -1,0 +1,134 @@
+"""A sweep loses nothing, repeats nothing, and says what became of every trial."""
+
+import itertools
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from slimexp.sweeper.pareto import Planned, Sweep
+
+Make = Callable[..., Sweep]
+Ran = Callable[[], list[str]]
+
+
+def test_a_grid_runs_every_combination_once_and_finds_the_front(make: Make, ran: Ran) -> None:
+    sweep = make("x=1,2,3,4", "y=1,2")
+    front = sweep.run()
+    assert sorted(ran()) == sorted(f"x={x} y={y}" for x, y in itertools.product("1234", "12"))
+    assert [trial.params for trial in front] == [{"x": "2", "y": "1"}]
+    assert sweep.done == sweep.total == 8 and sweep.failures == 0
+
+
+def test_failures_are_outcomes_shown_at_once(make: Make, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    sweep = make("x=nan,wrong,killed,3")
+    assert [trial.params["x"] for trial in sweep.run()] == ["3"]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and sweep.failures == 3
+    for said in (
+        "x=nan: 'cer' is nan",
+        "x=wrong: ValueError: x is wrong",
+        "x=killed: the worker was killed by SIGKILL",
+    ):
+        (line,) = [line for line in lines if said in line]
+        log = Path(line.partition("(all in ")[2].partition(")")[0])
+        assert "FAILED" in line and log.parent == tmp_path / "sweep" and log.exists()
+
+
+@pytest.mark.parametrize(("settings", "allowed"), [({"fail_fast": True}, 0), ({"max_failures": 1}, 1)])
+def test_a_sweep_that_only_fails_is_given_up(make: Make, settings: dict[str, Any], allowed: int) -> None:
+    sweep = make("x=wrong,nan,killed", workers=1, **settings)
+    with pytest.raises(ValueError, match=f"after {allowed + 1} failed trials, of which {next(iter(settings))} allows"):
+        sweep.run()
+    assert sweep.done == allowed + 1
+
+
+def test_the_same_command_goes_on_and_repeats_nothing(make: Make, ran: Ran, capsys: Any) -> None:
+    command = ("x=1,2,3,wrong", "y=1,2,3")
+    chance = random.Random(0)
+    for _ in range(3):
+        sweep, stop = make(*command), chance.randint(2, 3)
+        finish = sweep._finish
+
+        def dying(*arguments: Any, finish: Any = finish, sweep: Sweep = sweep, until: int = sweep.done + stop) -> str:
+            if sweep.done == until:
+                raise KeyboardInterrupt
+            return finish(*arguments)
+
+        sweep._finish = dying  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            sweep.run()
+    last = make(*command)
+    last.run()
+    assert last.done == last.total == 12 and last.failures == 3
+    finished = [trial for trial in last.study.trials if "outcome" in trial.user_attrs]
+    assert len(finished) == 12 == len({tuple(trial.params.values()) for trial in finished})
+    assert not [trial for trial in last.study.trials if trial.state == TrialState.RUNNING]
+    assert len({trial.user_attrs["outcome"]["error"] for trial in finished}) == 2
+    before = len(ran())
+    assert [trial.params for trial in make(*command).run()] == [trial.params for trial in last.front()]
+    assert len(ran()) == before
+    assert "12 of 12 trials are finished" in capsys.readouterr().out
+
+
+def test_another_sweep_at_the_same_place_is_refused(make: Make) -> None:
+    make("x=1,2", "y=1").run()
+    with pytest.raises(ValueError, match=r"holds another sweep \(x changed, z new\): repeat its command"):
+        make("x=1,2,3", "y=1", "z=1,2")
+    with pytest.raises(ValueError, match=r"\(limits changed\)"):
+        make("x=1,2", "y=1", limits={"disk_mb": 3})
+
+
+def test_seeds_are_averaged(make: Make, ran: Ran) -> None:
+    sweep = make("x=2,3", seeds=[0, 2])
+    sweep.run()
+    assert sorted(ran()) == ["x=2 seed=0", "x=2 seed=2", "x=3 seed=0", "x=3 seed=2"]
+    assert sorted(trial.values[0] for trial in sweep.study.trials) == [1.0, 2.0]
+
+
+def test_the_front_keeps_the_limits(make: Make) -> None:
+    sweep = make("x=1", "y=1,2,4", limits={"disk_mb": 3})
+    assert {trial.params["y"] for trial in sweep.run()} == {"1", "2"}
+    assert make("x=1", "y=1,2,4", limits={"disk_mb": 3}).front() == sweep.front()
+
+
+@pytest.mark.parametrize("sampler", ["RandomSampler", "TPESampler", "NSGAIISampler", "NSGAIIISampler", "QMCSampler"])
+def test_a_sampler_proposes_and_is_told(make: Make, sampler: str) -> None:
+    made = getattr(optuna.samplers, sampler)
+    settings = {"sampler": lambda **more: made(seed=0, **more), "trials": 7, "limits": {"disk_mb": 5}}
+    sweep = make("x=interval(0.0,9.0)", "y=interval(1,8)", **settings)
+    sweep.run()
+    assert sweep.done == 7
+    xs = [trial.params["x"] for trial in sweep.study.trials]
+    assert len(set(xs)) == 7 and all(0 <= x <= 9 for x in xs)
+    assert make("x=interval(0.0,9.0)", "y=interval(1,8)", **{**settings, "trials": 9}).run()
+
+
+def test_the_plan_comes_first() -> None:
+    space = {"x": optuna.distributions.CategoricalDistribution(["1", "2"])}
+    sampler = Planned(space, optuna.samplers.RandomSampler(seed=0))
+    sampler.plan.append({"x": "2"})
+    study = optuna.create_study(sampler=sampler)
+    assert study.ask(fixed_distributions=space).params == {"x": "2"}
+    assert study.ask(fixed_distributions=space).params["x"] in ("1", "2")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"workers": 0}, r"hydra\.sweeper\.workers must be >= 1, got 0"),
+        ({"trials": 0}, r"hydra\.sweeper\.trials must be >= 1"),
+        ({"seeds": [1, 1]}, r"seeds must be distinct"),
+        ({"objectives": {}}, "a sweep needs an objective"),
+        ({"objectives": {"cer": "down"}}, "an objective must be min or max"),
+        ({"sampler": optuna.samplers.RandomSampler}, r"say how many by hydra\.sweeper\.trials=N"),
+        ({"storage": "postgresql://nobody@127.0.0.1:1/none"}, r"storage: no database answers at postgresql"),
+    ],
+)
+def test_wrong_settings_are_refused(make: Make, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make("x=1,2", **settings)

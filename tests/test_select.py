@@ -1,0 +1,73 @@
+"""Budgets name the best model that keeps them, and the nearest where none does."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slimexp import record
+from slimexp.record import Record, append
+from slimexp.select import main
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture
+def runs(tmp_path: Path, make_record: Callable[..., Record]) -> Path:
+    """A dense model of 16 MB and three smaller ones, the smallest the worst."""
+    dense = {"cer": 0.01, "disk_mb": 16.0, "latency_p50_ms": 40.0, "exact_match": 0.7}
+    rows: dict[str, dict[str, Any]] = {
+        "dense": dense,
+        "half": {"cer": 0.02, "disk_mb": 8.0, "latency_p50_ms": 30.0, "exact_match": 0.6, "latency_ratio": 0.8},
+        "slow": {"cer": 0.02, "disk_mb": 7.0, "latency_p50_ms": 60.0, "exact_match": 0.6, "latency_ratio": 1.5},
+        "tiny": {"cer": 0.05, "disk_mb": 2.0, "latency_p50_ms": 10.0, "exact_match": 0.3, "latency_ratio": 0.3},
+    }
+    for key, metrics in rows.items():
+        changes = {"stage": key, "metrics": metrics, "baseline": dense, "artifact": f"{key}/artifact"}
+        append(tmp_path / record.FILE, make_record(key, config={"pipeline": {key: {}}}, **changes))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("budgets", "named", "status"),
+    [
+        ([], "dense", 0),
+        (["max_size_mb=10"], "slow", 0),
+        (["max_size_mb=10", "max_latency_ms=35"], "half", 0),
+        (["max_size_mb=5"], "tiny", 0),
+        (["min_exact_match=0.65"], "dense", 0),
+        (["max_size_mb=1"], "tiny", 1),
+        (["max_size_mb=6", "min_exact_match=0.59"], "slow", 1),
+        (["max_latency_ratio=0.5"], "tiny", 0),
+    ],
+)
+def test_names_the_best_within_or_the_nearest(
+    runs: Path, budgets: list[str], named: str, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(runs), *budgets]) == status
+    out = capsys.readouterr().out
+    assert str(runs / named / "artifact") in out
+    assert ("none fits; the nearest is" in out and "missed: " in out) == bool(status)
+    assert ("slower than the dense model" in out) == (named == "slow")
+
+
+@pytest.mark.parametrize(
+    ("budgets", "message"),
+    [
+        (["size=3"], "must be max_METRIC=NUMBER or min_METRIC=NUMBER, got 'size=3'"),
+        (["max_size_mb=big"], "got 'max_size_mb=big'"),
+        (["max_exact_mach=1"], "no record has the metric 'exact_mach'; did you mean 'exact_match'?"),
+    ],
+)
+def test_wrong_budgets_are_one_line(
+    runs: Path, budgets: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(runs), *budgets]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_no_records_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path), "max_size_mb=1"]) == 2
+    assert "no records in" in capsys.readouterr().err
+    assert main([str(tmp_path / "nowhere")]) == 2
