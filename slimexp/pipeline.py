@@ -194,7 +194,8 @@ class Pipeline:
             print(f"{stage.name}: resuming from {resume}")
         print(f"{stage.name}: training {technique.steps} steps of {technique.batch_size * technique.accumulate} rows")
         pl.seed_everything(self.cfg.seed, verbose=False)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a help for finding bugs that costs every step
+        # a help for finding bugs that costs every step
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         try:
             with _collecting_less():
                 trainer.fit(technique, ckpt_path=resume, weights_only=True)
