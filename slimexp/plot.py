@@ -30,6 +30,7 @@ NAMES = {
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7A5C00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SLOWER = "#D3222A"
+NEAR = 0.03  # of an axis: notes of points closer than that would cover one another
 LOG_FROM = 12.0  # largest / smallest value from which a cost or an error has a logarithmic axis
 
 
@@ -59,6 +60,7 @@ def _draw(section: Section, axes: "Axes") -> None:
     _draw_front(section, axes)
     for index in shown:
         _draw_point(section, index, kinds, axes)
+    _draw_notes(section, shown, axes)
     if section.trivial is not None:
         axes.axhline(
             section.trivial,
@@ -136,22 +138,49 @@ def _draw_point(section: Section, index: int, kinds: Sequence[str], axes: "Axes"
     axes.plot([x.low, x.high], [y.mean, y.mean], [x.mean, x.mean], [y.low, y.high], color=fill, linewidth=1.4, zorder=3)
     size = 190 if point.dense else 62
     edge = "white" if on_front or point.dense else "#8f8f8f"
-    axes.scatter(x.mean, y.mean, s=size, c=fill, marker=marker, edgecolors=edge, linewidths=0.8, zorder=4 + on_front)
+    axes.scatter(
+        x.mean,
+        y.mean,
+        s=size,
+        c=fill,
+        marker=marker,
+        edgecolors=edge,
+        linewidths=0.8,
+        zorder=7 if point.dense else 4 + on_front,
+    )
     if point.slower:
         axes.scatter(x.mean, y.mean, s=185, facecolors="none", edgecolors=SLOWER, linewidths=1.9, zorder=6)
-    note = point.label if point.dense else str(rank(section, index)) if on_front else ""
+
+
+def _draw_notes(section: Section, shown: Sequence[int], axes: "Axes") -> None:
+    """Numbers of the front's points and names of dense models; those of points that lie together stand together."""
+    from matplotlib.patheffects import withStroke
+
+    noted = [index for index in shown if section.points[index].dense or index in section.front]
+    places = [axes.transAxes.inverted().transform(axes.transData.transform(_place(section, index))) for index in noted]
+    together: list[list[int]] = []
+    for one, place in enumerate(places):
+        near = [group for group in together if np.abs(places[group[0]] - place).max() < NEAR]
+        near[0].append(one) if near else together.append([one])
     left, below = (way == "min" for way in section.directions)  # nothing lies on the better side of a front point
-    axes.annotate(
-        note,
-        (x.mean, y.mean),
-        xytext=(-9 if left else 9, -8 if below else 8),
-        textcoords="offset points",
-        ha="right" if left else "left",
-        va="top" if below else "bottom",
-        fontsize=9,
-        fontweight="bold",
-        zorder=7,
-    )
+    for group in together:
+        points = [noted[one] for one in group]
+        axes.annotate(
+            ", ".join(section.points[i].label if section.points[i].dense else str(rank(section, i)) for i in points),
+            _place(section, points[0]),
+            xytext=(-9 if left else 9, -8 if below else 8),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="top" if below else "bottom",
+            fontsize=9,
+            fontweight="bold",
+            zorder=8,
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+        )
+
+
+def _place(section: Section, index: int) -> tuple[float, float]:
+    return section.points[index].value(section.x), section.points[index].value(section.y)
 
 
 def rank(section: Section, index: int) -> int:

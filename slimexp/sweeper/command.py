@@ -36,9 +36,9 @@ def sweep(
             cfg.pop("hydra", None)
         check(cfg)
     runs = Path(cfg.runs)
-    chosen = dict(settings)
-    chosen["objectives"] = _objectives(cfg, settings["objectives"])
-    _check_measured(cfg, [*chosen["objectives"], *settings["limits"]])
+    objectives, limits = _objectives(cfg, settings["objectives"]), settings["limits"] or {}
+    _check_measured(cfg, [*objectives, *limits])
+    chosen = {**settings, "objectives": objectives, "limits": limits}
     group = [f"logger.group={cfg.name}"] if OmegaConf.select(cfg, "logger.group", default=0) is None else []
     space = Space((*space.fixed, *group), space.swept)
     one = Sweep(space=space, folder=runs / cfg.name / FOLDER, **chosen)
