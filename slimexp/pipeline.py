@@ -42,6 +42,7 @@ _SHAPES_RESULTS = (
     "quantizer",
     "technique",
 )
+FINAL = "final"  # what trackers file the last stage's figures under, whatever its name
 _SHOWS_ONLY = "slimexp.progress."  # callbacks that shape no result
 
 
@@ -65,9 +66,8 @@ class Pipeline:
         self.source: Source = build(cfg.model)
         self.techniques: dict[str, Finetune] = {name: build(node) for name, node in cfg.pipeline.items()}
         self.measures: dict[str, Measure] = {name: build(node) for name, node in cfg.measure.items()}
-        for name in (DENSE, START):
-            if name in self.techniques:
-                raise ValueError(f"a stage cannot be called '{name}', as its model is: give it another name")
+        if taken := {DENSE, START, FINAL} & self.techniques.keys():
+            raise ValueError(f"a stage cannot be called '{min(taken)}', which has a meaning: give it another name")
         config = self.source.validate(self.corpus.task, self.corpus.labels)
         techniques = list(self.techniques.values())
         named: Source | None = build(cfg.baseline) if cfg.baseline is not None else None
@@ -95,6 +95,7 @@ class Pipeline:
                     metrics = self._finish_measuring(stage, trained, tracker)
                 tracker.summary(stage.name, metrics)
                 tracker.artifact(stage.name, stage.artifact)
+            tracker.summary(FINAL, metrics)
             return metrics
         finally:
             tracker.finish()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import baselines, overhead, startup
+from benchmarks import baselines, overhead, startup, sweep
 from slimexp.data.base import Corpus, Example
 
 TRAIN = [b"def add(a, b):\n    return a + b\n", b"def sub(a, b):\n    return a - b\n", b"import os\n", b"x = 1\n"] * 3
@@ -165,7 +165,12 @@ def test_trainer_and_plain_loop_take_turns_at_the_same_maths(
     assert timings["checkpoint_s"] > 0
 
 
-@pytest.mark.parametrize("module", [baselines, overhead, startup])
+def test_a_sweep_survives_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep.chaos(argparse.Namespace(folder=tmp_path / "sweep", trials=100, workers=2, seed=1))
+    assert "0 lost, 0 counted twice" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", [baselines, overhead, startup, sweep])
 def test_docstrings_say_the_command(module: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmark", "--help"])
     with pytest.raises(SystemExit, match="0"):

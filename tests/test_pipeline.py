@@ -444,6 +444,13 @@ def test_random_weights_are_no_baseline(overrides: Make, tmp_path: Path) -> None
     assert trained["baseline_key"] == trained["key"] == distilled["baseline_key"]
 
 
+def test_trackers_find_the_last_stage_under_one_name(overrides: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, dict[str, float]] = {}
+    monkeypatch.setattr("slimexp.tracker.Silent.summary", lambda self, stage, metrics: told.update({stage: metrics}))
+    metrics = pipeline(overrides("finetune", *short("finetune"))).run()
+    assert list(told) == ["dense", "finetune", "final"] and told["final"] == told["finetune"] == metrics
+
+
 # --- said before anything is trained ---------------------------------------------------------------
 
 
@@ -572,3 +579,9 @@ def test_ctrl_c_ends_with_one_line_and_keeps_what_is_finished(many_steps: list[s
     assert [row["stage"] for row in records(expected)] == ["dense"]
     assert torch.load(expected.stages[-1].checkpoint, weights_only=True)["global_step"] >= 1
     artifact.deployed(expected.stages[0].artifact)
+
+
+@pytest.mark.parametrize("name", ["dense", "start", "final"])
+def test_names_with_a_meaning_are_no_names_of_stages(overrides: Make, name: str) -> None:
+    with pytest.raises(ValueError, match=f"a stage cannot be called '{name}'"):
+        pipeline(overrides("finetune", f"+technique@pipeline.{name}=finetune"))

@@ -4,6 +4,7 @@ A freed worker gets the next trial at once, whatever the others do. Every trial 
 and after, so the same command goes on with what is missing. Stages that trials share are trained once.
 """
 
+import fcntl
 import inspect
 import json
 import math
@@ -12,14 +13,14 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TextIO, get_args
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -32,7 +33,7 @@ Params = dict[str, Any]
 MakeSampler = Callable[..., BaseSampler]
 
 _OPTUNAS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
-_SWEEP, _OUTCOME, _LIMITS = "sweep", "outcome", "limits"  # user attributes: of the study, and of a trial
+_SWEEP, _OUTCOME = "sweep", "outcome"  # user attributes: of the study, and of a trial
 
 
 class Planned(BaseSampler):
@@ -95,7 +96,7 @@ class Sweep:
         prepare: What a worker does first.
 
     Raises:
-        ValueError: A value that cannot be, or a study at ``folder`` of another sweep.
+        ValueError: A value that cannot be, a study at ``folder`` of another sweep, or a process at work on it.
     """
 
     def __init__(
@@ -137,17 +138,22 @@ class Sweep:
         self.sampler = Planned(space.swept, _made(sampler, self.limits))
         grid = list(space.grid()) if sampler is None else []
         self.total = min(trials or len(grid), len(grid)) if sampler is None else int(trials or 0)
-        self.study = self._study(storage)
         self._asked: dict[int, Trial] = {}
         self.done, self.failures = 0, 0
-        self._take_up(grid)
+        self._lock = _alone(folder)
+        try:
+            self.study = self._study(storage)
+            self._take_up(grid)
+        except BaseException:
+            self._lock.close()
+            raise
 
     def run(self) -> list[FrozenTrial]:
         """Do every trial that is missing; returns the front."""
         began, known = time.monotonic(), self.done
         if known:
             print(f"sweep: {known} of {self.total} trials are finished, the others follow")
-        with self.pool:
+        with self._lock, self.pool:
             while True:
                 while self.pool.free and self.done + self.pool.busy < self.total:
                     self._start()
@@ -179,12 +185,13 @@ class Sweep:
         error = outcome.error or _absent(metrics, [*self.objectives, *self.limits])
         self.done += 1
         swept = " ".join(f"{_short(key)}={value}" for key, value in trial.params.items())
-        trial.set_user_attr(_OUTCOME, {"metrics": metrics, "error": error, "seconds": outcome.seconds})
+        over = [] if error else [metrics[name] - limit for name, limit in self.limits.items()]
+        told = {"metrics": metrics, "error": error, "seconds": outcome.seconds, "over": over}
+        trial.set_user_attr(_OUTCOME, told)
         if error is not None:
             self.failures += 1
             self.study.tell(trial, state=TrialState.FAIL)
             return f"[{self.done}/{self.total}] FAILED  {swept}: {error} (all in {job.log})"
-        trial.set_user_attr(_LIMITS, [metrics[name] - limit for name, limit in self.limits.items()])
         self.study.tell(trial, [metrics[name] for name in self.objectives])
         figures = ", ".join(f"{name} {metrics[name]:.4g}" for name in self.objectives)
         return f"[{self.done}/{self.total}] {figures}  {swept}  {_clock(outcome.seconds)}"
@@ -205,7 +212,6 @@ class Sweep:
             ValueError: The folder holds another sweep.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.folder.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
             study_name=str(self.folder),
             storage=_storage(storage, self.folder),
@@ -250,12 +256,43 @@ def _made(sampler: MakeSampler | None, limits: Mapping[str, float]) -> BaseSampl
 
 def _over(trial: FrozenTrial) -> list[float]:
     """How far a trial is above each limit; at most 0 where it keeps it."""
-    return trial.user_attrs.get(_LIMITS) or [0.0]
+    return trial.user_attrs.get(_OUTCOME, {}).get("over") or [0.0]
+
+
+class _Unlocked(JournalFileOpenLock):
+    """For a journal that ``_alone`` guards already: Optuna's own lock outlives a killed process by half a minute."""
+
+    def __init__(self) -> None:
+        pass
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+def _alone(folder: Path) -> TextIO:
+    """Be the only controller at ``folder`` until what is returned is closed, or the process dies.
+
+    Raises:
+        ValueError: Another is at work.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / "lock").open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise ValueError(
+            f"another process is at work on the sweep in {folder}: wait for it, or give name=... for another sweep"
+        ) from error
+    return file
 
 
 def _storage(url: str | None, folder: Path) -> BaseStorage:
     if url is None:
-        return JournalStorage(JournalFileBackend(str(folder / "journal.jsonl")))
+        return JournalStorage(JournalFileBackend(str(folder / "journal.jsonl"), lock_obj=_Unlocked()))
     try:
         return RDBStorage(url)
     except Exception as error:

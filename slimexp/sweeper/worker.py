@@ -89,9 +89,11 @@ class Pool:
     def submit(self, job: Job) -> None:
         """Start a job; there must be a free slot."""
         assert self.free
-        worker = self._idle.pop() if self._idle else _Worker(self.threads, self.prepare)
-        worker.give(job)
-        self._busy.append(worker)
+        while True:
+            worker = self._idle.pop() if self._idle else _Worker(self.threads, self.prepare)
+            if worker.give(job):
+                self._busy.append(worker)
+                return
 
     def finished(self) -> Iterator[tuple[Job, Outcome]]:
         """Wait until at least one job has ended; those that have."""
@@ -114,9 +116,15 @@ class _Worker:
         self.job: Job | None = None
         self.began = 0.0
 
-    def give(self, job: Job) -> None:
+    def give(self, job: Job) -> bool:
+        """Hand over a job; false where the process has died since its last one."""
         self.job, self.began = job, time.monotonic()
-        self.connection.send(job)
+        try:
+            self.connection.send(job)
+        except OSError:
+            self.process.join()
+            return False
+        return True
 
     def take(self) -> tuple[Job, Outcome, bool]:
         """The job, what became of it, and whether the process is there for another."""

@@ -83,6 +83,14 @@ def test_another_sweep_at_the_same_place_is_refused(make: Make) -> None:
         make("x=1,2", "y=1", limits={"disk_mb": 3})
 
 
+def test_one_controller_at_a_time(make: Make) -> None:
+    first = make("x=1,2")
+    with pytest.raises(ValueError, match="another process is at work on the sweep in"):
+        make("x=1,2")
+    first.run()
+    assert make("x=1,2").done == 2
+
+
 def test_seeds_are_averaged(make: Make, ran: Ran) -> None:
     sweep = make("x=2,3", seeds=[0, 2])
     sweep.run()

@@ -31,6 +31,16 @@ def test_what_dies_takes_nothing_with_it(fake: Any, tmp_path: Path) -> None:
     assert (tmp_path / "0.log").read_text() == "at work on 3\n"
 
 
+def test_a_worker_that_dies_between_jobs_is_replaced(fake: Any, tmp_path: Path) -> None:
+    with Pool(workers=1, threads=1, prepare=fake.prepare) as pool:
+        outcomes(pool, [job(0, tmp_path, "3")])
+        (idle,) = pool._idle
+        idle.process.kill()
+        idle.process.join()
+        found = outcomes(pool, [job(1, tmp_path, "4")])
+    assert found[1].error is None
+
+
 def test_a_slow_job_holds_no_other(fake: Any, tmp_path: Path) -> None:
     order = []
     with Pool(workers=2, threads=1, prepare=fake.prepare) as pool:
