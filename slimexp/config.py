@@ -260,14 +260,14 @@ def _help(task: Task) -> str:
     """Hydra's own help copies its repository once per group and file, which takes longer than composing."""
     module = sys.modules[task.__module__]
     program = module.__spec__.name if module.__spec__ else module.__name__
-    groups = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
+    groups = sorted({str(path.parent.relative_to(CONF_DIR)) for path in CONF_DIR.glob("*/**/*.yaml")})
     lines = [
         f"python -m {program} [+experiment=NAME] [GROUP=OPTION ...] [KEY=VALUE ...]",
         "",
         (module.__doc__ or task.__doc__ or "").strip(),
         "",
         "Groups and their options:",
-        *(f"  {group:<12} {', '.join(options(group))}" for group in groups),
+        *(f"  {group:<21} {', '.join(options(group))}" for group in groups),
         "",
         "--cfg job      print the composed config instead of running (any of its KEYs can be set, dots go down)",
         "-m             run every combination of comma-separated values",
@@ -335,7 +335,7 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
 def _is_ours(error: BaseException) -> bool:
     """Whether a line of this package raised ``error``: then it is meant for the user."""
     frames = list(traceback.walk_tb(error.__traceback__))
-    return bool(frames) and frames[-1][0].f_globals.get("__name__", "").split(".")[0] == "slimexp"
+    return bool(frames) and Path(frames[-1][0].f_code.co_filename).is_relative_to(_PACKAGE)
 
 
 def _explain_missing(error: MissingConfigException) -> str:
@@ -345,7 +345,7 @@ def _explain_missing(error: MissingConfigException) -> str:
         return str(error).partition("\nConfig search path")[0]
     close = get_close_matches(name, choices, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ""
-    return f"no {group} is called '{name}'{hint} available: {', '.join(choices)}"
+    return f"no {group} is called '{name}'{hint or ';'} available: {', '.join(choices)}"
 
 
 def _explain_composition(error: ConfigCompositionException, config_name: str) -> str:

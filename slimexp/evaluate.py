@@ -6,6 +6,7 @@ baseline.path=...`` names the dense model it is compared with. Without one, a mo
 
 import os
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,12 +37,20 @@ def evaluate(cfg: DictConfig) -> float | None:
     measures: dict[str, Measure] = {name: build(node) for name, node in cfg.measure.items()}
     for measure in measures.values():
         measure.validate(corpus.task)
+    if not measures:
+        raise ValueError("nothing is measured: give measure=[size,task], say")
     source = _source(cfg.model)
     dense = _dense(cfg, source, corpus, [name for name, measure in measures.items() if measure.compares])
     subject = _subject(source, cfg.device, corpus)
     baseline = subject if dense in (None, source) else _subject(dense, cfg.device, corpus)
-    metrics = run(measures, subject, baseline, corpus)
-    compared = metrics if baseline is subject else run(measures, baseline, baseline, corpus)
+    metrics: dict[str, float] = {}
+    compared: dict[str, float] = metrics if baseline is subject else {}
+    for name, measure in measures.items():  # shown as they come: some take a minute
+        found = run({name: measure}, subject, baseline, corpus)
+        if baseline is not subject:
+            compared |= run({name: measure}, baseline, baseline, corpus)
+        metrics |= found
+        print("\n".join(_lines(found, {} if baseline is subject else compared)), flush=True)
     runs = Path(cfg.runs)
     row = record.Record(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -68,9 +77,16 @@ def evaluate(cfg: DictConfig) -> float | None:
         **record.environment(),
     )
     record.append(runs / record.FILE, row)
-    for name, value in metrics.items():
-        print(f"{name:32s} {value:.6g}")
+    print(f"recorded in {runs / record.FILE}")
     return metrics.get(corpus.headline)
+
+
+def _lines(metrics: dict[str, float], dense: dict[str, float]) -> Iterator[str]:
+    """A figure per line, beside that of the dense model where there is another."""
+    for name, value in metrics.items():
+        beside = f"   dense {dense[name]:.6g}" if name in dense else ""
+        ratio = f"   {value / dense[name]:.3g}x" if dense.get(name) else ""
+        yield f"{name:32s} {value:<12.6g}{beside}{ratio}".rstrip()
 
 
 def _source(node: DictConfig) -> "Pretrained":

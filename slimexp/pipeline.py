@@ -323,6 +323,8 @@ def _line(row: record.Record, runs: Path) -> str:
     parts = [f"{row.headline} {row.metrics[row.headline]:.4f}"] if row.headline in row.metrics else []
     if not row.dense and (kept := record.kept(row)) is not None:
         parts[0] += f" ({kept:.0%} of the dense gain kept)"
+    if cut := row.metrics.get("task_cut_rows"):
+        parts.append(f"{cut:.0f} of {row.metrics['task_examples']:.0f} rows were cut at max_length")
     if "disk_mb" in row.metrics:
         ratio = f" ({row.metrics['disk_mb'] / row.baseline['disk_mb']:.2f}x dense)" if not row.dense else ""
         parts.append(f"{row.metrics['disk_mb']:.2f} MB{ratio}")

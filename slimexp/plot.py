@@ -1,5 +1,6 @@
 """Draw sections: quality over cost, the Pareto front, what is slower than dense, and what no model would give."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ NAMES = {
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7A5C00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SLOWER = "#D3222A"
+LINE = 130  # characters of the list below a plot
 NEAR = 0.03  # of an axis: notes of points closer than that would cover one another
 LOG_FROM = 12.0  # largest / smallest value from which a cost or an error has a logarithmic axis
 
@@ -213,7 +215,8 @@ def _entry(section: Section, index: int) -> str:
     point = section.points[index]
     seeds = f", {len(point.seeds)} seeds" if len(point.seeds) > 1 else ""
     values = ", ".join(f"{metric} {number(point.value(metric))}" for metric in (section.x, section.y))
-    return f"{rank(section, index)}  {point.label}  ({values}{seeds})"
+    text = f"{rank(section, index)}  {point.label}  ({values}{seeds})"
+    return textwrap.fill(text, width=LINE, subsequent_indent="    ")
 
 
 def number(value: float) -> str:

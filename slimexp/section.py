@@ -16,7 +16,7 @@ import numpy as np
 
 from slimexp import pareto
 from slimexp.record import Record, kept, read
-from slimexp.stage import DENSE, shaping
+from slimexp.stage import DENSE, as_floats, shaping
 
 Direction = Literal["min", "max"]
 T = TypeVar("T")
@@ -24,6 +24,10 @@ T = TypeVar("T")
 X_AXES = ("disk_mb", "params_live", "latency_p50_ms")  # the first that a section has, unless one is asked for
 _DERIVED: dict[str, Direction] = {"kept": "max", "size_ratio": "min", "sparsity": "max", "bits_per_weight": "min"}
 _SHARED = ("model", "trainer", "save_dtype")  # what shapes every stage of a run, beside the stages themselves
+# What every technique has: told after what is its own.
+_LESS_TELLING = frozenset(
+    {"steps", "batch_size", "dropout", "workers", "pad_to", "clip_norm", "optimizer", "scheduler"}
+)
 _SHOWN = 4  # settings a stage's label holds
 
 
@@ -126,8 +130,8 @@ def sections(records: Sequence[Record], *, x: str | None = None, y: str | None =
     if unknown := [metric for metric in (x, y) if metric is not None and metric not in known]:
         raise ValueError(f"no record has the metric {unknown[0]!r}; there are {', '.join(known)}")
     parents = {record.key: record for record in records}
-    groups = _grouped(records, lambda record: (_canonical(record.config.get("data")), record.headline))
-    titles = _titles([group[0].config.get("data") or {} for group in groups])
+    groups = _grouped(records, _graded_on)
+    titles = _titles(groups)
     return [_section(_with_dense(group), title, parents, x, y) for group, title in zip(groups, titles, strict=True)]
 
 
@@ -271,7 +275,7 @@ def _settings(record: Record, parents: Mapping[str, Record]) -> dict[str, Any]:
 
 
 def _identity(record: Record, parents: Mapping[str, Record]) -> str:
-    return json.dumps([record.dense, _chain(record, parents), sorted(_settings(record, parents).items())])
+    return json.dumps(as_floats([record.dense, _chain(record, parents), sorted(_settings(record, parents).items())]))
 
 
 def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -315,7 +319,9 @@ def _labels(records: Sequence[Record], parents: Mapping[str, Record]) -> list[st
 
 def _stage_label(stage: str, settings: Mapping[str, Any]) -> str:
     """``prune(sparsity=0.5)``."""
-    parts = [_setting(key, value) for key, value in settings.items() if key.split(".")[0] == stage]
+    own = [(key, value) for key, value in settings.items() if key.split(".")[0] == stage]
+    own.sort(key=lambda pair: (pair[0].split(".")[1] in _LESS_TELLING, pair[0].count(".")))
+    parts = [_setting(key, value) for key, value in own]
     more = [f"+{len(parts) - _SHOWN}"] if len(parts) > _SHOWN else []
     return f"{stage}({', '.join(parts[:_SHOWN] + more)})" if parts else stage
 
@@ -329,8 +335,9 @@ def _setting(key: str, value: Any) -> str:
     return f"{'.'.join([*within, last])}={f'{value:g}' if isinstance(value, float) else value}"
 
 
-def _titles(corpora: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The corpus' word; where a word returns, with the settings that tell them apart."""
+def _titles(groups: Sequence[Sequence[Record]]) -> list[str]:
+    """The corpus' word; where a word returns, with the settings, or the rows, that tell them apart."""
+    corpora: list[Mapping[str, Any]] = [group[0].config.get("data") or {} for group in groups]
     words = [str(corpus.get("_target_", "unknown corpus")).split(".")[-2:][0] for corpus in corpora]
     flat = [dict(_flat(_unseeded(corpus))) for corpus in corpora]
     titles = []
@@ -338,7 +345,15 @@ def _titles(corpora: Sequence[Mapping[str, Any]]) -> list[str]:
         same = [other for other, other_word in zip(flat, words, strict=True) if other_word == word]
         differs = [key for key in mine if len({json.dumps(other.get(key)) for other in same}) > 1]
         titles.append(f"{word} ({', '.join(f'{key}={mine[key]}' for key in differs)})" if differs else word)
-    return titles
+    return [
+        f"{title} on {_rows(group[0])}" if titles.count(title) > 1 else title
+        for title, group in zip(titles, groups, strict=True)
+    ]
+
+
+def _rows(record: Record) -> str:
+    *_, rows, split = _graded_on(record)
+    return f"{'no' if rows is None else f'{rows:.0f}'} {split or ''} rows".replace("  ", " ")
 
 
 def _spreads(rows: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
@@ -361,6 +376,13 @@ def _environments(records: Iterable[Record]) -> list[dict[str, Any]]:
         }
         for group in groups
     ]
+
+
+def _graded_on(record: Record) -> tuple[str, str, float | None, str | None]:
+    """What must be equal for two headlines to be compared: corpus, headline, number of rows and their split."""
+    task = (record.config.get("measure") or {}).get("task") or {}
+    rows = record.metrics.get("task_examples", record.baseline.get("task_examples"))
+    return _canonical(record.config.get("data")), record.headline, rows, task.get("split")
 
 
 def _canonical(corpus: Mapping[str, Any] | None) -> str:

@@ -116,7 +116,7 @@ def _check(budgets: Sequence[Budget], found: Sequence[Section]) -> None:
         if budget.metric not in known:
             close = get_close_matches(budget.metric, known, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise ValueError(f"no record has the metric '{budget.metric}'{hint} there are {', '.join(known)}")
+            raise ValueError(f"no record has the metric '{budget.metric}'{hint or ';'} there are {', '.join(known)}")
 
 
 def _told(section: Section, choice: Choice, budgets: Sequence[Budget], folder: Path) -> Iterator[str]:

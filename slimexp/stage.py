@@ -90,8 +90,17 @@ class Stage:
 
 
 def key(content: Mapping[str, Any]) -> str:
-    """The same work has the same key."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    """The same work has the same key; 5 and 5.0 are the same."""
+    return hashlib.sha256(json.dumps(as_floats(content), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def as_floats(tree: Any) -> Any:
+    """``tree`` with every number as a float: what a command line and a YAML file write differently."""
+    if isinstance(tree, Mapping):
+        return {name: as_floats(value) for name, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [as_floats(value) for value in tree]
+    return float(tree) if isinstance(tree, int) and not isinstance(tree, bool) else tree
 
 
 def code_version(names: Sequence[str]) -> str:

@@ -96,3 +96,30 @@ def test_an_artifact_reads_as_many_tokens_as_it_was_made_for(run: Pipeline, eval
     row = evaluated(run.stages[0].artifact)
     assert artifact.read_manifest(run.stages[0].artifact)["max_length"] == 16
     assert row.config["model"]["max_length"] == 16
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["device=gpu"], "error: device must be a torch device such as cpu, cuda or cuda:1, got 'gpu'"),
+        (["measure=[]"], "error: nothing is measured"),
+    ],
+)
+def test_wrong_words_are_one_line(
+    run: Pipeline, evaluated: Evaluate, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        evaluated(run.stages[0].artifact, None, *words)
+    assert said in capsys.readouterr().err
+
+
+def test_a_baseline_stands_beside_every_figure(
+    run: Pipeline, evaluated: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    row = evaluated(run.stages[1].artifact, run.stages[0].artifact)
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("params_nonzero")]
+    ratio = row.metrics["params_nonzero"] / row.baseline["params_nonzero"]
+    assert line.endswith(f"   {ratio:.3g}x") and f"dense {row.baseline['params_nonzero']:.6g}" in line
+    assert lines[-1].startswith("recorded in ")

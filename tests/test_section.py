@@ -229,3 +229,19 @@ def test_directions_are_those_of_the_records() -> None:
     records = [make("dense", DENSE), make("prune", {"cer": 0.02, "arc_exact_match": 0.5}, directions=ways)]
     assert only(records, x="arc_exact_match").directions == ("max", "min")
     assert better("lambada_perplexity", records) == better("size_ratio", records) == "min"
+
+
+def test_headlines_of_other_rows_are_not_compared() -> None:
+    def graded(rows: float, cer: float) -> Record:
+        dense = {**DENSE, "task_examples": rows}
+        one = make("prune", {"cer": cer, "disk_mb": 8.0, "task_examples": rows}, key=f"prune-{rows}", baseline=dense)
+        return replace(one, baseline_key="dense")
+
+    few, many = sections([graded(8, 0.01), graded(811, 0.02)])
+    assert [section.title for section in (few, many)] == ["spelling on 8 rows", "spelling on 811 rows"]
+    assert [len(section.points) for section in (few, many)] == [2, 2]  # each with its own dense model
+
+
+def test_five_is_five() -> None:
+    points = only([make("prune", DENSE, {"prune": {"t": t}}, seed=seed) for seed, t in enumerate((5, 5.0))]).points
+    assert [point.seeds for point in points if not point.dense] == [(0, 1)]

@@ -69,7 +69,10 @@ class Corpus(ABC):
         splits = self.load()
         for name in ("train", *HELD_OUT):
             if not splits.get(name):
-                raise ValueError(f"split '{name}' of corpus {type(self).__name__} is empty: every split needs a row")
+                raise ValueError(
+                    f"split '{name}' of corpus {type(self).__name__} is empty: every split needs a row of text that no "
+                    "other split holds"
+                )
         return splits
 
     def training_example(self, index: int, epoch: int) -> Example:

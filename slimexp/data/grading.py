@@ -11,7 +11,6 @@ HEADLINES: dict[Task, tuple[str, Direction]] = {
     "causal_lm": ("bits_per_byte", "min"),
     "classification": ("macro_f1", "max"),
 }
-UNIFORM_BITS = 8.0  # bits per byte of guessing bytes uniformly
 
 
 def grade_text(predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
@@ -65,6 +64,15 @@ def grade_label(predictions: Sequence[int], examples: Sequence[Example], *, clas
         "accuracy": float(multiclass_accuracy(predicted, truth, num_classes=classes, average="micro")),
         "macro_f1": float(multiclass_f1_score(predicted, truth, num_classes=classes, average="macro")),
     }
+
+
+def byte_bits(train: Sequence[Example], examples: Sequence[Example]) -> float:
+    """Bits per UTF-8 byte of guessing each byte by how often it occurs in ``train`` (every byte once more)."""
+    counts = Counter(byte for example in train for byte in example.source.encode())
+    total = counts.total() + 256
+    text = Counter(byte for example in examples for byte in example.source.encode())
+    nats = sum(count * math.log(total / (counts[byte] + 1)) for byte, count in text.items())
+    return nats / math.log(2) / max(text.total(), 1)
 
 
 def commonest_label(examples: Sequence[Example]) -> int:

@@ -37,5 +37,5 @@ class PythonSource(Corpus):
         return grading.grade_likelihood(predictions, examples)
 
     def trivial(self, examples: Sequence[Example]) -> float:
-        """Uniform guessing over bytes."""
-        return grading.UNIFORM_BITS
+        """Bits per byte of guessing bytes by how often they occur."""
+        return grading.byte_bits(self.splits["train"], examples)

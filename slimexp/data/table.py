@@ -135,18 +135,18 @@ class Table(Corpus):
         return grading.grade_label(predictions, examples, classes=len(self.labels))
 
     def trivial(self, examples: Sequence[Example]) -> float:
-        """Headline of copying the input, of uniform bytes, or of the commonest class of the training split."""
+        """Headline of copying the input, of bytes by their frequency, or of the commonest class in training."""
         if self.task == "seq2seq":
             return self.grade([example.source for example in examples], examples)[self.headline]
         if self.task == "causal_lm":
-            return grading.UNIFORM_BITS
+            return grading.byte_bits(self.splits["train"], examples)
         return self.grade([grading.commonest_label(self.splits["train"])] * len(examples), examples)[self.headline]
 
     def _checked(self, split: Split, table: Iterable[Row]) -> list[tuple[Any, ...]]:
         """The task's columns of every row that has text."""
         wanted = self.columns.of(self.task)
         texts = wanted[:1] if self.task == "classification" else wanted
-        checked = []
+        checked, number = [], 0
         for number, row in enumerate(table, start=1):
             for column in wanted:
                 if column not in row:
@@ -159,6 +159,10 @@ class Table(Corpus):
                     )
             if all(row[column].strip() for column in texts):
                 checked.append(tuple(row[column] for column in wanted))
+        if lacking := number - len(checked):
+            log.warning(
+                "%d of %d rows of split '%s' lack %s and are left out", lacking, number, split, " or ".join(texts)
+            )
         return checked
 
     def _values(self, rows: Iterable[tuple[Any, ...]]) -> list[str]:

@@ -5,10 +5,13 @@ from typing import ClassVar
 
 from slimexp.data.base import HELD_OUT, Corpus, Direction, Example, Split
 from slimexp.measure.base import Measure, Subject, spread, untouched
+from slimexp.model.base import Family
 
 
 class Task(Measure):
     """The corpus's own metrics of the model's predictions; ``task_examples`` says over how many rows.
+
+    ``task_cut_rows`` is there when rows are longer than the model's ``max_length``, and were cut: how many.
 
     Args:
         split: ``validation`` or ``test``.
@@ -49,4 +52,14 @@ class Task(Measure):
         texts = [(example.source, example.target, example.label) for example in examples]
         with untouched(subject.family.model, seed=self.seed):
             predictions = subject.family.predict(texts, batch_size=self.batch_size)
-        return {**corpus.grade(predictions, examples), "task_examples": float(len(examples))}
+        figures = {**corpus.grade(predictions, examples), "task_examples": float(len(examples))}
+        cut = _cut(subject.family, examples)
+        return {**figures, "task_cut_rows": float(cut)} if cut else figures
+
+
+def _cut(family: Family, examples: Sequence[Example]) -> int:
+    """Rows of which the model does not read, or cannot write, the end; language models read on in windows."""
+    if family.task == "causal_lm":
+        return 0
+    rows = [[text for text in (example.source, example.target) if text is not None] for example in examples]
+    return sum(any(len(ids) > family.max_length for ids in family.token_ids(row, truncate=False)) for row in rows)

@@ -254,7 +254,9 @@ def _validate(config: PreTrainedConfig, task: str, name: str, max_length: int) -
         )
     longest = _longest(config)
     if longest is not None and max_length > longest:
-        raise ValueError(f"max_length must be <= {longest}, the positions that {name} has; got {max_length}")
+        raise ValueError(
+            f"max_length must be <= {longest}, the positions that {name} has; got {max_length}: set it lower"
+        )
 
 
 def _longest(config: PreTrainedConfig) -> int | None:

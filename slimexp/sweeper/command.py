@@ -35,6 +35,8 @@ def sweep(
         with open_dict(cfg):
             cfg.pop("hydra", None)
         check(cfg)
+        for technique in cfg.pipeline.values():
+            build(technique)  # refuses values out of range
     runs = Path(cfg.runs)
     objectives, limits = _objectives(cfg, settings["objectives"]), settings["limits"] or {}
     _check_measured(cfg, [*objectives, *limits])

@@ -250,7 +250,9 @@ def _made(sampler: MakeSampler | None, limits: Mapping[str, float]) -> BaseSampl
     if sampler is None:
         return None
     parameters = inspect.signature(getattr(sampler, "func", sampler)).parameters
-    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):  # some have been so for years
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # some have been so for years
+        warnings.simplefilter("ignore", FutureWarning)  # constraints_func: what follows it is not in Optuna 4
         return sampler(constraints_func=_over) if limits and "constraints_func" in parameters else sampler()
 
 

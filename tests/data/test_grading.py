@@ -51,3 +51,10 @@ def test_counts_must_agree() -> None:
 def test_no_predicted_token() -> None:
     with pytest.raises(ValueError, match="no token was predicted"):
         grading.grade_likelihood([(0.0, 0, 0)], [Example("a")])
+
+
+def test_guessing_bytes_by_frequency() -> None:
+    half = [Example("ab" * 5000)]
+    assert grading.byte_bits(half, [Example("abba")]) == pytest.approx(1.0, abs=0.05)
+    assert grading.byte_bits([], [Example("anything")]) == pytest.approx(8.0)
+    assert grading.byte_bits(half, [Example("zz")]) > 8

@@ -12,6 +12,8 @@ from slimexp.measure.task import Task
 class _Oracle:
     """A family that knows the answers, and remembers what it was asked."""
 
+    task = "causal_lm"  # whose rows are never cut
+
     def __init__(self, subject: Subject) -> None:
         self.model = subject.family.model
         self.asked: list[str] = []
@@ -57,3 +59,16 @@ def test_the_trivial_guess_is_of_the_same_rows(corpora: dict[str, Corpus], monke
 def test_refuses(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):
         _task(**bad)
+
+
+@pytest.mark.parametrize("task", ["seq2seq", "classification", "causal_lm"])
+def test_rows_that_are_cut_are_counted(task: str, subjects: dict[str, Subject], corpora: dict[str, Corpus]) -> None:
+    family = subjects[task].family
+    longest = family.max_length
+    assert "task_cut_rows" not in _task().measure(subjects[task], subjects[task], corpora[task])
+    try:
+        family.max_length = 4
+        figures = _task().measure(subjects[task], subjects[task], corpora[task])
+    finally:
+        family.max_length = longest
+    assert figures.get("task_cut_rows") == (None if task == "causal_lm" else figures["task_examples"])
