@@ -97,6 +97,12 @@ def test_a_later_measuring_keeps_the_figures_it_did_not_take_again(tmp_path: Pat
     assert (one.seed, one.trivial) == (1, 0.077)
 
 
+def test_training_time_survives_a_later_measuring(tmp_path: Path) -> None:
+    append(tmp_path / record.FILE, make(seconds={"train": 140.0, "measure": 5.0}))
+    append(tmp_path / record.FILE, make(seconds={"train": 0.0, "measure": 7.0}, reused=True))
+    assert read(tmp_path)[0].seconds == {"train": 140.0, "measure": 7.0}
+
+
 def test_half_a_line_is_named_skipped_and_never_merged(tmp_path: Path) -> None:
     path = tmp_path / record.FILE
     append(path, make("a"))

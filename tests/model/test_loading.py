@@ -231,3 +231,14 @@ def test_plain_transformers_reads_what_was_saved(tiny: Tiny, tiny_folder: Tiny) 
     inputs = tokenizer("one", return_tensors="pt")
     assert torch.equal(model.generate(**inputs, max_new_tokens=8), family.model.generate(**inputs, max_new_tokens=8))
     assert isinstance(model, T5ForConditionalGeneration) and isinstance(model.config, T5Config)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_the_fingerprint_is_of_every_file_that_shapes_the_model(tiny_folder: Tiny, name: str) -> None:
+    source = Pretrained(path=str(tiny_folder("seq2seq")), max_length=16)
+    before = source.fingerprint()
+    path = Path(source.path) / name
+    path.write_bytes(path.read_bytes() + b" ")
+    assert source.fingerprint() != before
+    (Path(source.path) / "README.md").write_text("a card")
+    assert source.fingerprint() == source.fingerprint() != before
