@@ -296,7 +296,7 @@ class Pipeline:
 
 @contextmanager
 def _collecting_less() -> Iterator[None]:
-    """Spare the garbage collector what is there already (half a million objects of libraries) at every pass."""
+    """Spare the garbage collector what is there already, the libraries' objects above all, at every pass."""
     gc.collect()
     gc.freeze()
     try:

@@ -29,6 +29,7 @@ def sweep(
     Raises:
         ValueError: Something in them is wrong; said before the first trial.
     """
+    _check_settings(settings)
     space = Space.parse(arguments)
     for values in space.singles():
         cfg = composed(space.overrides(values))
@@ -49,6 +50,19 @@ def sweep(
     print("\n".join(_table(one, front)))
     print(f"python -m slimexp.report {runs}   draws every stage that was measured")
     return front
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse values of the wrong kind; Hydra holds its own node against no signature."""
+    for name in ("workers", "threads", "trials", "max_failures"):
+        if not isinstance(value := settings[name], int | None) or isinstance(value, bool):
+            raise ValueError(f"hydra.sweeper.{name} must be a whole number, got {value!r}")
+    for name, kinds, what in (("objectives", (str,), "min or max"), ("limits", (int, float), "a number")):
+        value = settings[name]
+        if value and not (isinstance(value, Mapping) and all(isinstance(one, kinds) for one in value.values())):
+            raise ValueError(f"hydra.sweeper.{name} must be metrics with {what} each, as {{cer: ...}}; got {value}")
+    if not isinstance(settings["seeds"], Sequence) or not all(isinstance(seed, int) for seed in settings["seeds"]):
+        raise ValueError(f"hydra.sweeper.seeds must be a list of whole numbers, got {settings['seeds']}")
 
 
 def _objectives(cfg: DictConfig, asked: Mapping[str, Direction] | None) -> dict[str, Direction]:

@@ -121,6 +121,8 @@ class Sweep:
                 raise ValueError(f"hydra.sweeper.{name} must be >= 1, got {value}")
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"hydra.sweeper.seeds must be distinct, got {list(seeds)}")
+        if seeds and "seed" in space.swept:
+            raise ValueError("seed is swept and hydra.sweeper.seeds sets it: leave one of them out")
         if not objectives:
             raise ValueError("a sweep needs an objective: give hydra.sweeper.objectives={METRIC: min}")
         if wrong := {name: way for name, way in objectives.items() if way not in get_args(Direction)}:
@@ -220,7 +222,7 @@ class Sweep:
             load_if_exists=True,
         )
         mine = {**self.space.described(), "seeds": self.seeds, "objectives": self.objectives, "limits": self.limits}
-        theirs = study.user_attrs.setdefault(_SWEEP, None)
+        theirs = study.user_attrs.get(_SWEEP)
         if theirs is None:
             study.set_user_attr(_SWEEP, mine)
         elif changed := _changes(theirs, json.loads(json.dumps(mine))):

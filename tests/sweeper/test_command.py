@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -11,6 +12,7 @@ from optuna.samplers import BaseSampler
 
 from slimexp import record
 from slimexp.config import CONF_DIR
+from slimexp.sweeper.command import sweep
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,6 +66,23 @@ def test_wrong_sweeps_are_one_error_before_the_first_trial(
     status, _, err = command(*overrides)
     assert status == 2 and message in err and "Traceback" not in err
     assert not (tmp_path / "runs" / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"workers": "two"}, r"workers must be a whole number, got 'two'"),
+        ({"threads": True}, r"threads must be a whole number, got True"),
+        ({"limits": {"disk_mb": "big"}}, r"limits must be metrics with a number each"),
+        ({"objectives": ["cer"]}, r"objectives must be metrics with min or max each"),
+        ({"seeds": 3}, r"seeds must be a list of whole numbers, got 3"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(settings: dict[str, Any], message: str) -> None:
+    shipped = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "hydra/sweeper/pareto.yaml"))
+    assert isinstance(shipped, dict)
+    with pytest.raises(ValueError, match=rf"hydra\.sweeper\.{message}"):
+        sweep(["seed=1,2"], lambda overrides: OmegaConf.create(), {**shipped, **settings})  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF_DIR / "hydra/sweeper/sampler").glob("*.yaml")))

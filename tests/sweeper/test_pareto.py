@@ -125,6 +125,11 @@ def test_the_plan_comes_first() -> None:
     assert study.ask(fixed_distributions=space).params["x"] in ("1", "2")
 
 
+def test_a_seed_is_not_swept_and_set(make: Make) -> None:
+    with pytest.raises(ValueError, match=r"seed is swept and hydra\.sweeper\.seeds sets it"):
+        make("seed=1,2", "x=1", seeds=[0])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
