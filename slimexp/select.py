@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from slimexp import console
 from slimexp.plot import number
-from slimexp.section import Point, Section, load
+from slimexp.point import Point
+from slimexp.section import Section, load
 
 SHORT = {"size_mb": "disk_mb", "latency_ms": "latency_p50_ms", "params": "params_live"}
 NONE_FITS = 1
