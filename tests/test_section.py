@@ -86,16 +86,6 @@ def test_a_chain_whose_first_record_is_lost_is_told_by_its_configuration() -> No
     assert "prune → quantize" in labels(only([make("quantize", {"cer": 0.03}, plan, parent="lost")]))
 
 
-def test_seeds_are_one_point_with_mean_and_range() -> None:
-    records = [make("prune", {"cer": 0.02 + 0.01 * seed, "disk_mb": 8.0}, seed=seed) for seed in range(3)]
-    again = make("prune", {"cer": 0.05, "disk_mb": 8.0}, seed=2, key="redone with other code")
-    dense, point = only([*records, again]).points
-    assert dense.dense
-    assert point.seeds == (0, 1, 2)
-    cer = point.figures["cer"]
-    assert (cer.mean, cer.low, cer.high) == pytest.approx(((0.02 + 0.03 + 0.05) / 3, 0.02, 0.05))
-
-
 def test_only_the_seed_of_the_run_is_no_setting() -> None:
     def drawn(seed: int, held_out: int, scores: int) -> Record:
         plan = {"prune": {"seed": seed, "importance": {"seed": scores}}}
@@ -150,28 +140,6 @@ def test_corpora_and_headlines_are_never_mixed() -> None:
     found = sections(records)
     assert [section.title for section in found] == ["spelling (rate=0.08)", "spelling (rate=0.2)", "python_source"]
     assert [section.headline for section in found] == ["cer", "cer", "bits_per_byte"]
-
-
-def test_derived_figures() -> None:
-    metrics = {"cer": 0.046, "disk_mb": 4.0, "params_live": 4e6, "params_nonzero": 1e6, "weights_mb": 2.0}
-    *_, point = only([make("quantize", metrics)]).points
-    assert {name: point.value(name) for name in ("kept", "size_ratio", "sparsity", "bits_per_weight")} == pytest.approx(
-        {"kept": 0.5, "size_ratio": 0.25, "sparsity": 0.75, "bits_per_weight": 4.0}
-    )
-
-
-@pytest.mark.parametrize(
-    ("ratio", "slower"),
-    [
-        ({"latency_ratio": 1.2}, True),
-        ({"latency_ratio": 1.2, "latency_ratio_low": 0.9}, False),
-        ({"latency_ratio": 1.2, "latency_ratio_low": 1.1}, True),
-        ({"latency_ratio": 0.8}, False),
-        ({}, False),
-    ],
-)
-def test_slower_than_dense_beyond_the_noise(ratio: dict[str, float], slower: bool) -> None:
-    assert only([make("quantize", {"cer": 0.02, **ratio})]).points[-1].slower is slower
 
 
 def test_a_point_that_lacks_an_axis_is_kept_but_on_no_front() -> None:
@@ -258,21 +226,6 @@ def test_one_seed_without_an_error_is_said_to_be_unknown() -> None:
     assert not section.undecided(1)
 
 
-@pytest.mark.parametrize(
-    ("metric", "figures", "error"),
-    [
-        ("arc_acc", {"arc_acc": 0.3, "arc_acc_stderr": 0.01}, 0.01),
-        ("gsm8k_em_strict-match", {"gsm8k_em_strict-match": 0.3, "gsm8k_em_stderr_strict-match": 0.02}, 0.02),
-        ("arc_acc", {"arc_acc": 1.0, "arc_acc_stderr": 0.0}, None),  # all rows right: no spread to learn from
-        ("latency_ratio", {"latency_ratio": 1.0, "latency_ratio_low": 0.9, "latency_ratio_high": 1.1}, 0.1 / 1.96),
-        ("latency_p50_ms", {"latency_p50_ms": 3.0}, None),
-    ],
-)
-def test_errors_are_those_that_measures_give(metric: str, figures: dict[str, float], error: float | None) -> None:
-    found = only([make("prune", {"cer": 0.02, **figures})]).points[-1].figures[metric].error
-    assert found == (None if error is None else pytest.approx(error, rel=1e-4))
-
-
 def test_published_points_are_beside_the_front(tmp_path: Path) -> None:
     append(tmp_path / "records.jsonl", make("prune", {"cer": 0.02, "disk_mb": 8.0}))
     (tmp_path / "points.csv").write_text("label,disk_mb,cer\nbest,0.1,0.0001\n")
@@ -329,8 +282,3 @@ def test_headlines_of_other_rows_are_not_compared() -> None:
     few, many = sections([graded(8, 0.01), graded(811, 0.02)])
     assert [section.title for section in (few, many)] == ["spelling on 8 rows", "spelling on 811 rows"]
     assert [len(section.points) for section in (few, many)] == [2, 2]  # each with its own dense model
-
-
-def test_five_is_five() -> None:
-    points = only([make("prune", DENSE, {"prune": {"t": t}}, seed=seed) for seed, t in enumerate((5, 5.0))]).points
-    assert [point.seeds for point in points if not point.dense] == [(0, 1)]
