@@ -168,7 +168,10 @@ def _section(
     x = x or next((metric for metric in X_AXES if metric in measured), X_AXES[0])
     y = y or headline
     if len({x, y, z}) < 3:
-        raise ValueError(f"the axes must be different metrics, got {', '.join(filter(None, (x, y, z)))}")
+        named = ", ".join(filter(None, (x, y, z)))
+        raise ValueError(
+            f"the axes must be different metrics, got {named} for {title}: name another by --x, --y or --z"
+        )
     found.sort(key=lambda point: (not point.dense, point.value(x, np.inf), point.label))
     axes = {metric: better(metric, records) for metric in (x, y, z) if metric is not None}
     ways = list(axes.values())
