@@ -124,7 +124,7 @@ def _doubts(section: Section) -> Iterator[str]:
         low, high = 100 * DECIDED, 100 * (1 - DECIDED)
         yield (
             f"? not separable: dominated with a probability between {low:.0f} and {high:.0f} %, "
-            "if errors are normal and independent"
+            "if errors are normal and independent (on the same rows models err together: less is open than this says)"
         )
     lacking = [metric for metric in section.axes if any(math.isnan(point.error(metric)) for point in shown)]
     if lacking:
