@@ -25,8 +25,9 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from slimexp import pareto
+from slimexp.sweeper.pool import local
 from slimexp.sweeper.space import Space
-from slimexp.sweeper.worker import Job, Outcome, Pool, Prepare, train
+from slimexp.sweeper.worker import Job, MakePool, Outcome, Prepare, train
 
 Direction = Literal["min", "max"]
 Params = dict[str, Any]
@@ -93,6 +94,7 @@ class Sweep:
         threads: Of torch, in each.
         fail_fast: Whether the first failure ends the sweep.
         max_failures: Failures with which it goes on; ``None`` for any number.
+        pool: Where the workers are; a partial without their number, threads and work.
         prepare: What a worker does first.
 
     Raises:
@@ -114,6 +116,7 @@ class Sweep:
         threads: int,
         fail_fast: bool,
         max_failures: int | None,
+        pool: MakePool = local.Pool,
         prepare: Prepare = train,
     ) -> None:
         for name, value in {"workers": workers, "threads": threads, "trials": trials}.items():
@@ -136,7 +139,7 @@ class Sweep:
         self.folder = folder
         self.fail_fast = fail_fast
         self.max_failures = max_failures
-        self.pool = Pool(workers=workers, threads=threads, prepare=prepare)
+        self.pool = pool(workers=workers, threads=threads, prepare=prepare)
         self.sampler = Planned(space.swept, _made(sampler, self.limits))
         grid = list(space.grid()) if sampler is None else []
         self.total = min(trials or len(grid), len(grid)) if sampler is None else int(trials or 0)
