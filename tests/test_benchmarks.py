@@ -195,3 +195,17 @@ def test_docstrings_say_the_command(module: Any, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(SystemExit, match="0"):
         module.main()
     assert f"python -m {module.__name__}" in capsys.readouterr().out
+
+
+@pytest.mark.fast
+def test_workers_wait_only_while_there_are_trials_left() -> None:
+    spans = [sweep.Span(0, 1), sweep.Span(0, 3), sweep.Span(1.5, 4), sweep.Span(3, 9)]
+    share, refills = sweep.waiting(spans, workers=2)
+    assert refills == [0.5, 0.0]
+    assert math.isclose(share, 0.5 / 6)  # of two workers until the last trial began
+
+
+def test_a_sweep_of_unequal_trials_keeps_its_workers_busy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep.idle(argparse.Namespace(folder=tmp_path / "sweep", trials=6, workers=2, pool="local", seconds=[0.0, 0.05]))
+    said = capsys.readouterr().out
+    assert "6 trials of 0 to 0.05 s on 2 workers (local)" in said and "| idle while trials are left |" in said

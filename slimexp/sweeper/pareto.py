@@ -4,7 +4,6 @@ A freed worker gets the next trial at once, whatever the others do. Every trial 
 and after, so the same command goes on with what is missing. Stages that trials share are trained once.
 """
 
-import fcntl
 import inspect
 import json
 import math
@@ -13,20 +12,20 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TextIO, get_args
+from typing import Any, Literal, get_args
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from slimexp import pareto
+from slimexp.sweeper.pool import local
 from slimexp.sweeper.space import Space
-from slimexp.sweeper.worker import Job, Outcome, Pool, Prepare, train
+from slimexp.sweeper.storage import alone, open_storage
+from slimexp.sweeper.worker import Job, MakePool, Outcome, Prepare, train
 
 Direction = Literal["min", "max"]
 Params = dict[str, Any]
@@ -93,6 +92,7 @@ class Sweep:
         threads: Of torch, in each.
         fail_fast: Whether the first failure ends the sweep.
         max_failures: Failures with which it goes on; ``None`` for any number.
+        pool: Where the workers are; a partial without their number, threads and work.
         prepare: What a worker does first.
 
     Raises:
@@ -114,6 +114,7 @@ class Sweep:
         threads: int,
         fail_fast: bool,
         max_failures: int | None,
+        pool: MakePool = local.Pool,
         prepare: Prepare = train,
     ) -> None:
         for name, value in {"workers": workers, "threads": threads, "trials": trials}.items():
@@ -136,13 +137,13 @@ class Sweep:
         self.folder = folder
         self.fail_fast = fail_fast
         self.max_failures = max_failures
-        self.pool = Pool(workers=workers, threads=threads, prepare=prepare)
+        self.pool = pool(workers=workers, threads=threads, prepare=prepare)
         self.sampler = Planned(space.swept, _made(sampler, self.limits))
         grid = list(space.grid()) if sampler is None else []
         self.total = min(trials or len(grid), len(grid)) if sampler is None else int(trials or 0)
         self._asked: dict[int, Trial] = {}
         self.done, self.failures = 0, 0
-        self._lock = _alone(folder)
+        self._lock = alone(storage, folder)
         try:
             self.study = self._study(storage)
             self._take_up(grid)
@@ -216,7 +217,7 @@ class Sweep:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
             study_name=str(self.folder),
-            storage=_storage(storage, self.folder),
+            storage=open_storage(storage, self.folder),
             sampler=self.sampler,
             directions=[_OPTUNAS[way] for way in self.objectives.values()],
             load_if_exists=True,
@@ -261,47 +262,6 @@ def _made(sampler: MakeSampler | None, limits: Mapping[str, float]) -> BaseSampl
 def _over(trial: FrozenTrial) -> list[float]:
     """How far a trial is above each limit; at most 0 where it keeps it."""
     return trial.user_attrs.get(_OUTCOME, {}).get("over") or [0.0]
-
-
-class _Unlocked(JournalFileOpenLock):
-    """For a journal that ``_alone`` guards already: Optuna's own lock outlives a killed process by half a minute."""
-
-    def __init__(self) -> None:
-        pass
-
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-
-def _alone(folder: Path) -> TextIO:
-    """Be the only controller at ``folder`` until what is returned is closed, or the process dies.
-
-    Raises:
-        ValueError: Another is at work.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / "lock").open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise ValueError(
-            f"another process is at work on the sweep in {folder}: wait for it, or give name=... for another sweep"
-        ) from error
-    return file
-
-
-def _storage(url: str | None, folder: Path) -> BaseStorage:
-    if url is None:
-        return JournalStorage(JournalFileBackend(str(folder / "journal.jsonl"), lock_obj=_Unlocked()))
-    try:
-        return RDBStorage(url)
-    except Exception as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"hydra.sweeper.storage: no database answers at {url} ({first_line})") from error
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
