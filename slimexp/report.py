@@ -41,6 +41,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     parser.add_argument("--z", metavar="METRIC", help="a third objective, for a front of three (default: none)")
     parser.add_argument("--reference", metavar="FILE", type=Path, help=published.FORMAT)
     parser.add_argument("--out", metavar="DIR", type=Path, help="where the files go (default: the runs folder)")
+    parser.add_argument("--wandb", action="store_true", help="a W&B run per sweep with its front; offline if need be")
     asked = parser.parse_args(arguments)
     folder = asked.out or (asked.runs if asked.runs.is_dir() else asked.runs.parent)
     try:
@@ -51,6 +52,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         return console.USER_ERROR
     print("\n\n".join(table(section) for section in found))
     print("\nwritten: " + ", ".join(map(str, files)))
+    if asked.wandb:
+        from slimexp import mirror  # brings in Lightning
+
+        mirror.publish(asked.runs, write)
     return 0
 
 

@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from slimexp import pareto
 from slimexp.sweeper.pool import local
+from slimexp.sweeper.screen import Lines, clock, screen
 from slimexp.sweeper.space import Space
 from slimexp.sweeper.storage import alone, open_storage
 from slimexp.sweeper.worker import Job, MakePool, Outcome, Prepare, train
@@ -143,6 +144,7 @@ class Sweep:
         self.total = min(trials or len(grid), len(grid)) if sampler is None else int(trials or 0)
         self._asked: dict[int, Trial] = {}
         self.done, self.failures = 0, 0
+        self.screen = Lines()
         self._lock = alone(storage, folder)
         try:
             self.study = self._study(storage)
@@ -156,7 +158,10 @@ class Sweep:
         began, known = time.monotonic(), self.done
         if known:
             print(f"sweep: {known} of {self.total} trials are finished, the others follow")
-        with self._lock, self.pool:
+        self.screen = screen(list(self.space.swept), self.objectives, self.total, self.done, self.failures)
+        for trial in self.front() if known else ():
+            self.screen.reached(trial.number, trial.params, trial.values)
+        with self._lock, self.pool, self.screen:
             while True:
                 while self.pool.free and self.done + self.pool.busy < self.total:
                     self._start()
@@ -165,7 +170,7 @@ class Sweep:
                 for job, outcome in self.pool.finished():
                     said = self._finish(job, outcome)
                     left = (time.monotonic() - began) / (self.done - known) * (self.total - self.done)
-                    print(f"{said}; about {_clock(left)} left" if self.done < self.total else said, flush=True)
+                    self.screen.finished(job.number, said, failures=self.failures, left=left)
                     self._give_up(job)
 
     def front(self) -> list[FrozenTrial]:
@@ -179,6 +184,7 @@ class Sweep:
         overrides = tuple(self.space.overrides(trial.params))
         commands = tuple((*overrides, f"seed={seed}") for seed in self.seeds) or (overrides,)
         self._asked[trial.number] = trial
+        self.screen.started(trial.number, trial.params)
         self.pool.submit(Job(trial.number, commands, self.folder / f"trial-{trial.number:04d}.log"))
 
     def _finish(self, job: Job, outcome: Outcome) -> str:
@@ -195,9 +201,12 @@ class Sweep:
             self.failures += 1
             self.study.tell(trial, state=TrialState.FAIL)
             return f"[{self.done}/{self.total}] FAILED  {swept}: {error} (all in {job.log})"
-        self.study.tell(trial, [metrics[name] for name in self.objectives])
+        values = [metrics[name] for name in self.objectives]
+        self.study.tell(trial, values)
+        if max(over, default=0) <= 0:
+            self.screen.reached(trial.number, trial.params, values)
         figures = ", ".join(f"{name} {metrics[name]:.4g}" for name in self.objectives)
-        return f"[{self.done}/{self.total}] {figures}  {swept}  {_clock(outcome.seconds)}"
+        return f"[{self.done}/{self.total}] {figures}  {swept}  {clock(outcome.seconds)}"
 
     def _give_up(self, job: Job) -> None:
         allowed = 0 if self.fail_fast else self.max_failures
@@ -295,7 +304,3 @@ def _same(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
 def _short(key: str) -> str:
     """``pipeline.prune.sparsity`` -> ``prune.sparsity``."""
     return key.removeprefix("pipeline.")
-
-
-def _clock(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
