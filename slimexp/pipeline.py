@@ -43,7 +43,7 @@ _SHAPES_RESULTS = (
     "technique",
 )
 FINAL = "final"  # what trackers file the last stage's figures under, whatever its name
-_SHOWS_ONLY = "slimexp.progress."  # callbacks that shape no result
+_SHAPES_NOTHING = ("slimexp.progress.", "slimexp.stopper.")  # callbacks
 
 
 class Pipeline:
@@ -134,7 +134,7 @@ class Pipeline:
             "dense": keys.get(DENSE),
             "compile": self.cfg.compile,
             "trainer": shaping(_resolved(self.cfg.trainer)),
-            "callback": [node for node in _resolved(self.cfg.callback).values() if not _only_shows(node)],
+            "callback": [node for node in _resolved(self.cfg.callback).values() if not _shapes_nothing(node)],
         }
         for name, technique in self.techniques.items():
             content = {**training, "parent": parent, "stage": _resolved(self.cfg.pipeline[name])}
@@ -374,5 +374,5 @@ def _digest(corpus: Corpus) -> str:
     return digest.hexdigest()
 
 
-def _only_shows(callback: Mapping[str, Any]) -> bool:
-    return str(callback.get("_target_")).startswith(_SHOWS_ONLY)
+def _shapes_nothing(callback: Mapping[str, Any]) -> bool:
+    return str(callback.get("_target_")).startswith(_SHAPES_NOTHING)

@@ -29,6 +29,10 @@ _SHAPES_NOTHING = frozenset(
 )
 
 
+class Stopped(ValueError):
+    """A stage was given up before its end: what it would have become is of no use."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage and where its results live.

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from slimexp.config import build, check
 from slimexp.sweeper.pareto import Direction, Sweep
+from slimexp.sweeper.promotion import Promotion
 from slimexp.sweeper.space import Space
 
 FOLDER = "sweep"  # below the run's: the journal, and the trials' logs
@@ -31,25 +32,42 @@ def sweep(
     """
     _check_settings(settings)
     space = Space.parse(arguments)
+    promotion = _promotion(settings["promote"])
     for values in space.singles():
-        cfg = composed(space.overrides(values))
-        with open_dict(cfg):
-            cfg.pop("hydra", None)
-        check(cfg)
-        for technique in cfg.pipeline.values():
-            build(technique)  # refuses values out of range
+        cfg = _checked(composed(space.overrides(values)))
+        if promotion.most:
+            _checked(composed([*space.overrides(values), *promotion.overrides]))
     runs = Path(cfg.runs)
     objectives, limits = _objectives(cfg, settings["objectives"]), settings["limits"] or {}
     _check_measured(cfg, [*objectives, *limits])
-    chosen = {**settings, "objectives": objectives, "limits": limits}
+    chosen = {**settings, "objectives": objectives, "limits": limits, "promotion": promotion}
+    del chosen["promote"]
     group = [f"logger.group={cfg.name}"] if OmegaConf.select(cfg, "logger.group", default=0) is None else []
     space = Space((*space.fixed, *group), space.swept)
     one = Sweep(space=space, folder=runs / cfg.name / FOLDER, **chosen)
     print(f"sweep: {one.total} trials, {settings['workers']} at a time; logs and journal in {one.folder}", flush=True)
     front = one.run()
-    print("\n".join(_table(one, front)))
+    print("\n".join([*_table(one, front), *_in_earnest(one, front)]))
     print(f"python -m slimexp.report {runs}   draws every stage that was measured")
     return front
+
+
+def _checked(cfg: DictConfig) -> DictConfig:
+    """A trial's config, known to be right."""
+    with open_dict(cfg):
+        cfg.pop("hydra", None)
+    check(cfg)
+    for technique in cfg.pipeline.values():
+        build(technique)  # refuses values out of range
+    return cfg
+
+
+def _promotion(asked: Mapping[str, Any]) -> Promotion:
+    if not isinstance(asked, Mapping) or set(asked) != {"most", "overrides", "seeds"}:
+        raise ValueError(f"hydra.sweeper.promote must hold most, overrides and seeds, got {asked}")
+    if not isinstance(asked["most"], int) or not all(isinstance(seed, int) for seed in asked["seeds"]):
+        raise ValueError(f"hydra.sweeper.promote: most and seeds must be whole numbers, got {asked}")
+    return Promotion(asked["most"], tuple(map(str, asked["overrides"])), tuple(asked["seeds"]))
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
@@ -84,10 +102,24 @@ def _check_measured(cfg: DictConfig, wanted: Sequence[str]) -> None:
 
 
 def _table(one: Sweep, front: Sequence[FrozenTrial]) -> Iterator[str]:
-    failed = f", {one.failures} of them failed" if one.failures else ""
-    yield f"front of {' and '.join(one.objectives)} after {one.done} trials{failed}:"
-    for trial in sorted(front, key=lambda trial: trial.values[-1]):
-        figures = "  ".join(f"{name} {value:.4g}" for name, value in zip(one.objectives, trial.values, strict=True))
-        yield f"  {figures}  {' '.join(f'{key}={value}' for key, value in trial.params.items())}"
+    ends = {"failed": one.failures, "were stopped": one.stopped}
+    ended = "".join(f", {count} of them {what}" for what, count in ends.items() if count)
+    yield f"front of {' and '.join(one.objectives)} after {one.done} trials{ended}:"
+    for trial in front:
+        yield _row(dict(zip(one.objectives, trial.values, strict=True)), trial)
     if not front:
         yield "  none: no trial finished within the limits"
+
+
+def _in_earnest(one: Sweep, front: Sequence[FrozenTrial]) -> Iterator[str]:
+    """What became of the points that were promoted."""
+    if one.promoted:
+        yield f"in earnest ({' '.join(one.promotion.overrides)}):"
+    for trial in front:
+        if (told := one.promoted.get(trial.number)) is not None and told["error"] is None:
+            yield _row({name: told["metrics"][name] for name in one.objectives if name in told["metrics"]}, trial)
+
+
+def _row(figures: Mapping[str, float], trial: FrozenTrial) -> str:
+    told = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+    return f"  {told}  {' '.join(f'{key}={value}' for key, value in trial.params.items())}"

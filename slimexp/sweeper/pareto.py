@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from slimexp import pareto
 from slimexp.sweeper.pool import local
+from slimexp.sweeper.promotion import Promotion
 from slimexp.sweeper.screen import Lines, clock, screen
 from slimexp.sweeper.space import Space
 from slimexp.sweeper.storage import alone, open_storage
@@ -34,6 +35,7 @@ MakeSampler = Callable[..., BaseSampler]
 
 _OPTUNAS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
 _SWEEP, _OUTCOME = "sweep", "outcome"  # user attributes: of the study, and of a trial
+_PROMOTED = "promoted-{}"  # of the study, by trial: what is finished takes no more attributes
 
 
 class Planned(BaseSampler):
@@ -93,6 +95,7 @@ class Sweep:
         threads: Of torch, in each.
         fail_fast: Whether the first failure ends the sweep.
         max_failures: Failures with which it goes on; ``None`` for any number.
+        promotion: Which points of the front are run again, in earnest.
         pool: Where the workers are; a partial without their number, threads and work.
         prepare: What a worker does first.
 
@@ -115,6 +118,7 @@ class Sweep:
         threads: int,
         fail_fast: bool,
         max_failures: int | None,
+        promotion: Promotion = Promotion(),  # noqa: B008 (frozen)
         pool: MakePool = local.Pool,
         prepare: Prepare = train,
     ) -> None:
@@ -138,12 +142,14 @@ class Sweep:
         self.folder = folder
         self.fail_fast = fail_fast
         self.max_failures = max_failures
+        self.promotion = promotion
+        self.promoted: dict[int, dict[str, Any]] = {}
         self.pool = pool(workers=workers, threads=threads, prepare=prepare)
         self.sampler = Planned(space.swept, _made(sampler, self.limits))
         grid = list(space.grid()) if sampler is None else []
         self.total = min(trials or len(grid), len(grid)) if sampler is None else int(trials or 0)
         self._asked: dict[int, Trial] = {}
-        self.done, self.failures = 0, 0
+        self.done, self.failures, self.stopped = 0, 0, 0
         self.screen = Lines()
         self._lock = alone(storage, folder)
         try:
@@ -154,7 +160,7 @@ class Sweep:
             raise
 
     def run(self) -> list[FrozenTrial]:
-        """Do every trial that is missing; returns the front."""
+        """Do every trial that is missing, and what is promoted; returns the front."""
         began, known = time.monotonic(), self.done
         if known:
             print(f"sweep: {known} of {self.total} trials are finished, the others follow")
@@ -166,23 +172,49 @@ class Sweep:
                 while self.pool.free and self.done + self.pool.busy < self.total:
                     self._start()
                 if not self.pool.busy:
-                    return self.front()
+                    break
                 for job, outcome in self.pool.finished():
                     said = self._finish(job, outcome)
                     left = (time.monotonic() - began) / (self.done - known) * (self.total - self.done)
                     self.screen.finished(job.number, said, failures=self.failures, left=left)
                     self._give_up(job)
+            front = self.front()
+            self._promote(front)
+            return front
 
     def front(self) -> list[FrozenTrial]:
-        """Finished trials that no other dominates, among those that keep the limits."""
+        """Finished trials that no other dominates, among those that keep the limits, by the last objective."""
         trials = [trial for trial in self.study.get_trials(states=[TrialState.COMPLETE]) if max(_over(trial)) <= 0]
         front = pareto.front([trial.values for trial in trials], list(self.objectives.values()))
-        return [trials[index] for index in front]
+        return sorted((trials[index] for index in front), key=lambda trial: trial.values[-1])
+
+    def _promote(self, front: Sequence[FrozenTrial]) -> None:
+        """Run points of the front again under the promotion's overrides, where that has not been done before."""
+        jobs = deque()
+        for trial in self.promotion.chosen(front):
+            overrides = (*self.space.overrides(trial.params), *self.promotion.overrides)
+            commands = _seeded(overrides, self.promotion.seeds or self.seeds)
+            known = self.study.user_attrs.get(_PROMOTED.format(trial.number))
+            if known is not None and known["commands"] == json.loads(json.dumps(commands)):
+                self.promoted[trial.number] = known
+            else:
+                jobs.append(Job(trial.number, commands, self.folder / f"trial-{trial.number:04d}-promoted.log"))
+        if jobs:
+            print(f"the front in earnest: {len(jobs)} points under {' '.join(self.promotion.overrides)}", flush=True)
+        while jobs or self.pool.busy:
+            while jobs and self.pool.free:
+                self.pool.submit(jobs.popleft())
+            for job, outcome in self.pool.finished():
+                told = {"commands": job.overrides, "metrics": _means(outcome.metrics), "error": outcome.error}
+                self.promoted[job.number] = told
+                if outcome.error is None:
+                    self.study.set_user_attr(_PROMOTED.format(job.number), told)
+                else:
+                    print(f"FAILED  trial {job.number} in earnest: {outcome.error} (all in {job.log})", flush=True)
 
     def _start(self) -> None:
         trial = self.study.ask(fixed_distributions=dict(self.space.swept))
-        overrides = tuple(self.space.overrides(trial.params))
-        commands = tuple((*overrides, f"seed={seed}") for seed in self.seeds) or (overrides,)
+        commands = _seeded(self.space.overrides(trial.params), self.seeds)
         self._asked[trial.number] = trial
         self.screen.started(trial.number, trial.params)
         self.pool.submit(Job(trial.number, commands, self.folder / f"trial-{trial.number:04d}.log"))
@@ -197,6 +229,10 @@ class Sweep:
         over = [] if error else [metrics[name] - limit for name, limit in self.limits.items()]
         told = {"metrics": metrics, "error": error, "seconds": outcome.seconds, "over": over}
         trial.set_user_attr(_OUTCOME, told)
+        if outcome.stopped:
+            self.stopped += 1
+            self.study.tell(trial, state=TrialState.PRUNED)
+            return f"[{self.done}/{self.total}] stopped  {swept}: {error}"
         if error is not None:
             self.failures += 1
             self.study.tell(trial, state=TrialState.FAIL)
@@ -253,6 +289,7 @@ class Sweep:
             elif _OUTCOME in trial.user_attrs:
                 self.done += 1
                 self.failures += trial.state == TrialState.FAIL
+                self.stopped += trial.state == TrialState.PRUNED
                 finished.add(_same(trial.params))
         self.sampler.plan.extend(params for params in grid if _same(params) not in finished)
 
@@ -271,6 +308,11 @@ def _made(sampler: MakeSampler | None, limits: Mapping[str, float]) -> BaseSampl
 def _over(trial: FrozenTrial) -> list[float]:
     """How far a trial is above each limit; at most 0 where it keeps it."""
     return trial.user_attrs.get(_OUTCOME, {}).get("over") or [0.0]
+
+
+def _seeded(overrides: Sequence[str], seeds: Sequence[int]) -> tuple[tuple[str, ...], ...]:
+    """Command lines of one point, one per seed."""
+    return tuple((*overrides, f"seed={seed}") for seed in seeds) or (tuple(overrides),)
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from slimexp.stage import Stopped
+
 
 @dataclass(frozen=True)
 class Job:
@@ -32,13 +34,15 @@ class Outcome:
 
     Attributes:
         metrics: One dict per seed; empty after a failure.
-        error: Why it failed, in a line; ``None`` after a success.
+        error: Why it failed or was stopped, in a line; ``None`` after a success.
         seconds: Wall time in the worker.
+        stopped: Whether a rule stopped it.
     """
 
     metrics: tuple[dict[str, float], ...]
     error: str | None
     seconds: float
+    stopped: bool = False
 
 
 Run = Callable[[tuple[str, ...]], dict[str, float]]
@@ -93,6 +97,9 @@ def work(run: Run, job: Job) -> Outcome:
         try:
             metrics = tuple(run(overrides) for overrides in job.overrides)
             return Outcome(metrics, None, time.monotonic() - began)
+        except Stopped as verdict:
+            print(verdict)
+            return Outcome((), str(verdict), time.monotonic() - began, stopped=True)
         except Exception as error:
             traceback.print_exc()
             return Outcome((), line(error), time.monotonic() - began)

@@ -27,6 +27,9 @@ def run(overrides):
         return {"cer": float("nan"), "disk_mb": 1.0}
     if x == "wrong":
         raise ValueError("x is wrong")
+    if x == "hopeless":
+        from slimexp.stage import Stopped
+        raise Stopped("distill was stopped")
     if x == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if x == "slow":

@@ -39,6 +39,26 @@ def test_failures_are_outcomes_shown_at_once(make: Make, capsys: pytest.CaptureF
         assert "FAILED" in line and log.parent == tmp_path / "sweep" and log.exists()
 
 
+def test_a_stopped_trial_is_no_failure_and_is_not_repeated(make: Make, ran: Ran, capsys: Any) -> None:
+    command, settings = ("x=hopeless,2,3",), {"fail_fast": True}
+    sweep = make(*command, **settings)
+    assert [trial.params["x"] for trial in sweep.run()] == ["2"]
+    assert (sweep.done, sweep.failures, sweep.stopped) == (3, 0, 1)
+    assert "stopped  x=hopeless: distill was stopped" in capsys.readouterr().out
+    again = make(*command, **settings)
+    assert (again.done, again.failures, again.stopped) == (3, 0, 1)
+    again.run()
+    assert len(ran()) == 3
+
+
+@pytest.mark.parametrize("sampler", ["TPESampler", "NSGAIISampler"])
+def test_samplers_cope_with_stopped_trials(make: Make, sampler: str) -> None:
+    made = getattr(optuna.samplers, sampler)
+    settings = {"sampler": lambda **more: made(seed=0, **more), "trials": 14}
+    sweep = make("x=hopeless,1,2,3", "y=interval(1,8)", **settings)
+    assert sweep.run() and sweep.stopped > 0 and sweep.done == 14
+
+
 @pytest.mark.parametrize(("settings", "allowed"), [({"fail_fast": True}, 0), ({"max_failures": 1}, 1)])
 def test_a_sweep_that_only_fails_is_given_up(make: Make, settings: dict[str, Any], allowed: int) -> None:
     sweep = make("x=wrong,nan,killed", workers=1, **settings)
