@@ -20,7 +20,7 @@ LAYERS = [
     ["config", "importance", "quantizer", "loss"],
     ["model", "data"],
     ["technique", "measure", "format", "artifact", "tracker", "checkpoint", "progress", "plot"],
-    ["reference"],
+    ["reference", "page"],
     ["pipeline"],
     ["sweeper"],
     ["train", "evaluate", "report", "select", "export"],
