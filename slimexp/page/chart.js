@@ -1,16 +1,19 @@
 /* Scales and axes; the points with their front; lines over steps. */
 
-const ZERO = 0.35;  // lowest / highest value below which a linear axis starts at 0
-const FAR = 1.5;  // spans of the points by which the guess may stretch an axis unless the reader asks for it
-const NEAR = 26;  // pixels from the pointer at which a point answers
+const ZERO = 0.35; // lowest / highest value below which a linear axis starts at 0
+const FAR = 1.5; // spans of the points by which the guess may stretch an axis unless the reader asks for it
+const NEAR = 26; // pixels from the pointer at which a point answers
 
 /* A scale from data to pixels with its ticks, linear or logarithmic. */
 function scale(values, { log, start, end, spacing, label }) {
-  let low = Math.min(...values), high = Math.max(...values);
+  let low = Math.min(...values),
+    high = Math.max(...values);
   const most = Math.max(2, Math.min(9, Math.abs(end - start) / spacing));
-  let ticks = [], step = 0;
+  let ticks = [],
+    step = 0;
   if (log) {
-    low /= 1.25; high *= 1.25;
+    low /= 1.25;
+    high *= 1.25;
     for (const digits of [[1, 2, 5], [1, 3], [1]]) {
       ticks = [];
       for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++)
@@ -24,7 +27,8 @@ function scale(values, { log, start, end, spacing, label }) {
     const room = 0.07 * (high - low || Math.abs(high) || 1);
     low = low >= 0 && low < ZERO * high ? 0 : low - room;
     high += room;
-    const raw = (high - low) / most, unit = 10 ** Math.floor(Math.log10(raw));
+    const raw = (high - low) / most,
+      unit = 10 ** Math.floor(Math.log10(raw));
     step = unit * [1, 2, 5, 10].find((digit) => digit * unit >= raw * 0.999);
     for (let index = Math.ceil(low / step); index * step <= high; index++) ticks.push(+(index * step).toPrecision(12));
   }
@@ -42,13 +46,15 @@ function tickText(tick, step, high) {
 
 /* Whether an axis is logarithmic unless the reader says otherwise: costs and errors that span much. */
 function spansMuch(values, metric, from) {
-  const low = Math.min(...values), high = Math.max(...values);
+  const low = Math.min(...values),
+    high = Math.max(...values);
   return metric.better === "min" && low > 0 && high / low >= from;
 }
 
 /* Whether the points still fill the picture when it shows the guess too. */
 function isNear(guess, values) {
-  const low = Math.min(...values), high = Math.max(...values);
+  const low = Math.min(...values),
+    high = Math.max(...values);
   return Math.max(low - guess, guess - high) <= FAR * (high - low);
 }
 
@@ -59,7 +65,9 @@ function titled({ label, better }) {
 function frame(svg, box, x, y, titles) {
   for (const tick of x.ticks) {
     svg.append(node("line", { class: "grid", x1: x.at(tick), x2: x.at(tick), y1: box.top, y2: box.bottom }));
-    svg.append(node("text", { class: "tick", x: x.at(tick), y: box.bottom + 17, "text-anchor": "middle" }, x.text(tick)));
+    svg.append(
+      node("text", { class: "tick", x: x.at(tick), y: box.bottom + 17, "text-anchor": "middle" }, x.text(tick)),
+    );
   }
   for (const tick of y.ticks) {
     svg.append(node("line", { class: "grid", x1: box.left, x2: box.right, y1: y.at(tick), y2: y.at(tick) }));
@@ -88,7 +96,8 @@ function scatter(view, holder) {
   const label = `${section.title}: ${count(drawn.length, "point")}, ${mx.label} across, ${my.label} up`;
   const { svg, box } = canvas(holder, height, { role: "listbox", "aria-multiselectable": "true", "aria-label": label });
   const reach = (metric) => drawn.flatMap((point) => ends(point, metric.name));
-  const across = reach(mx), up = [...reach(my), ...(view.withGuess ? [view.guess] : [])];
+  const across = reach(mx),
+    up = [...reach(my), ...(view.withGuess ? [view.guess] : [])];
   view.canLog = { x: Math.min(...across) > 0, y: Math.min(...up) > 0 };
   const isLog = (way, values, metric) =>
     view.canLog[way] && (state.log[way] ?? spansMuch(values, metric, DATA.logFrom));
@@ -98,7 +107,9 @@ function scatter(view, holder) {
   const y = scale(up, { log: view.log.y, start: box.bottom, end: box.top, spacing: 42, label: percent(my) });
   frame(svg, box, x, y, [titled(mx), titled(my)]);
   if (view.withGuess)
-    svg.append(node("line", { class: "guess", x1: box.left, x2: box.right, y1: y.at(view.guess), y2: y.at(view.guess) }));
+    svg.append(
+      node("line", { class: "guess", x1: box.left, x2: box.right, y1: y.at(view.guess), y2: y.at(view.guess) }),
+    );
   const budget = node("g", { class: "budget" });
   svg.append(budget, steps(onFront, mx, my, x, y, box));
   view.drawLimits = () => budget.replaceChildren(...limitLines(view, x, y, box));
@@ -117,22 +128,33 @@ function scatter(view, holder) {
 /* The front as a step: for any x, the best y among points at least as good in x. */
 function steps(onFront, mx, my, x, y, box) {
   const left = mx.better === "min";
-  const corners = [...onFront].sort((a, b) => (left ? 1 : -1) * (value(a, mx.name) - value(b, mx.name)))
+  const corners = [...onFront]
+    .sort((a, b) => (left ? 1 : -1) * (value(a, mx.name) - value(b, mx.name)))
     .map((point) => [x.at(value(point, mx.name)), y.at(value(point, my.name))]);
   if (!corners.length) return node("g");
-  const rest = corners.slice(1).map(([a, b]) => `H${a}V${b}`).join("");
+  const rest = corners
+    .slice(1)
+    .map(([a, b]) => `H${a}V${b}`)
+    .join("");
   return node("path", { class: "step", d: `M${corners[0]}${rest}H${left ? box.right : box.left}` });
 }
 
 /* What a budget on one of the axes leaves out, shaded. */
 function limitLines(view, x, y, box) {
   return view.limits().flatMap(({ metric, side, limit }) => {
-    const across = metric === view.x.name, axis = across ? x : y;
+    const across = metric === view.x.name,
+      axis = across ? x : y;
     if (!across && metric !== view.y.name) return [];
-    const at = Math.max(Math.min(axis.at(limit), Math.max(axis.at(axis.low), axis.at(axis.high))), Math.min(axis.at(axis.low), axis.at(axis.high)));
-    const far = side === "max" ? axis.at(axis.high) : axis.at(axis.low), start = Math.min(at, far), size = Math.abs(far - at);
+    const at = Math.max(
+      Math.min(axis.at(limit), Math.max(axis.at(axis.low), axis.at(axis.high))),
+      Math.min(axis.at(axis.low), axis.at(axis.high)),
+    );
+    const far = side === "max" ? axis.at(axis.high) : axis.at(axis.low),
+      start = Math.min(at, far),
+      size = Math.abs(far - at);
     if (!Number.isFinite(at)) return [];
-    const area = across ? { x: start, y: box.top, width: size, height: box.bottom - box.top }
+    const area = across
+      ? { x: start, y: box.top, width: size, height: box.bottom - box.top }
       : { x: box.left, y: start, width: box.right - box.left, height: size };
     const line = across ? `M${at},${box.top}V${box.bottom}` : `M${box.left},${at}H${box.right}`;
     return [node("rect", { class: "outside", ...area }), node("path", { class: "limit", d: line })];
@@ -140,33 +162,66 @@ function limitLines(view, x, y, box) {
 }
 
 function dot(view, place, x, y, mx, my) {
-  const { point } = place, front = view.onFront.has(point), { section } = view;
-  const [left, right] = ends(point, mx.name), [low, high] = ends(point, my.name);
-  const bars = (left < right ? `M${x.at(left)},${place.y}H${x.at(right)}` : "") + (low < high ? `M${place.x},${y.at(low)}V${y.at(high)}` : "");
-  const body = node("g", { transform: `translate(${place.x.toFixed(1)} ${place.y.toFixed(1)})` },
-    node("circle", { class: "halo", r: 12 }), mark(section, point.kind, { dense: point.dense, front, slower: point.slower }));
-  return node("g", { class: "point", role: "option", tabindex: -1, "data-focus": `dot ${point.id}`, "aria-label": spoken(view, point) },
-    bars ? node("path", { class: `bars ${point.dense ? "dense" : front ? `kind-${section.kinds.indexOf(point.kind) % COLOURS}` : "dominated"}`, d: bars }) : null, body);
+  const { point } = place,
+    front = view.onFront.has(point),
+    { section } = view;
+  const [left, right] = ends(point, mx.name),
+    [low, high] = ends(point, my.name);
+  const bars =
+    (left < right ? `M${x.at(left)},${place.y}H${x.at(right)}` : "") +
+    (low < high ? `M${place.x},${y.at(low)}V${y.at(high)}` : "");
+  const body = node(
+    "g",
+    { transform: `translate(${place.x.toFixed(1)} ${place.y.toFixed(1)})` },
+    node("circle", { class: "halo", r: 12 }),
+    mark(section, point.kind, { dense: point.dense, front, slower: point.slower }),
+  );
+  return node(
+    "g",
+    {
+      class: "point",
+      role: "option",
+      tabindex: -1,
+      "data-focus": `dot ${point.id}`,
+      "aria-label": spoken(view, point),
+    },
+    bars
+      ? node("path", {
+          class: `bars ${point.dense ? "dense" : front ? `kind-${section.kinds.indexOf(point.kind) % COLOURS}` : "dominated"}`,
+          d: bars,
+        })
+      : null,
+    body,
+  );
 }
 
 /* Numbers of front points, names of dense ones and letters of chosen ones, as far as they do not cover one another. */
 function labels(view, places, box) {
-  const { x: mx, y: my, onFront, state, numbers } = view, taken = [], made = [];
-  const left = mx.better === "min", below = my.better === "min";
+  const { x: mx, y: my, onFront, state, numbers } = view,
+    taken = [],
+    made = [];
+  const left = mx.better === "min",
+    below = my.better === "min";
   const importance = ({ point }) => (state.chosen.includes(point.id) ? 0 : point.dense ? 1 : 2);
   for (const place of [...places].sort((a, b) => importance(a) - importance(b) || a.x - b.x)) {
-    const { point } = place, letter = letterOf(view, point);
-    const text = [letter, point.dense ? point.label : onFront.has(point) ? numbers.get(point) : null].filter(Boolean).join(" · ");
+    const { point } = place,
+      letter = letterOf(view, point);
+    const text = [letter, point.dense ? point.label : onFront.has(point) ? numbers.get(point) : null]
+      .filter(Boolean)
+      .join(" · ");
     if (!text) continue;
     const wide = 7.2 * text.length + 4;
-    const roomLeft = place.x - 11 - wide > box.left, roomRight = place.x + 11 + wide < box.right;
+    const roomLeft = place.x - 11 - wide > box.left,
+      roomRight = place.x + 11 + wide < box.right;
     const toLeft = left ? roomLeft || !roomRight : !(roomRight || !roomLeft);
     const spot = { x: place.x + (toLeft ? -10 : 10), y: place.y + (below ? 19 : -9) };
     if (spot.y > box.bottom - 2) spot.y = place.y - 9;
     const area = [toLeft ? spot.x - wide : spot.x, spot.y - 11, wide, 13];
     if (taken.some((other) => covers(area, other))) continue;
     taken.push(area);
-    made.push(node("text", { class: letter ? "note letter" : "note", ...spot, "text-anchor": toLeft ? "end" : "start" }, text));
+    made.push(
+      node("text", { class: letter ? "note letter" : "note", ...spot, "text-anchor": toLeft ? "end" : "start" }, text),
+    );
   }
   return made;
 }
@@ -177,7 +232,8 @@ function covers([x, y, wide, high], [otherX, otherY, otherWide, otherHigh]) {
 
 /* The nearest place within reach, and how many others lie under the same pixels. */
 function nearest(places, x, y) {
-  let best = null, least = NEAR;
+  let best = null,
+    least = NEAR;
   for (const place of places) {
     const away = Math.hypot(place.x - x, place.y - y);
     if (away < least) [best, least] = [place, away];
@@ -187,15 +243,20 @@ function nearest(places, x, y) {
 
 /* Lines over steps: [{look, letter, name, steps, values}]; a value that was not finite leaves a gap. */
 function lines(holder, series, { height, titles, from, dots = true }) {
-  const { svg, box } = canvas(holder, height, { role: "img", "aria-label": `${titles[1]} over ${titles[0]}: ${series.map(ending).join("; ")}` });
-  const values = series.flatMap((one) => one.values.filter((two) => two !== null)), all = series.flatMap((one) => one.steps);
+  const { svg, box } = canvas(holder, height, {
+    role: "img",
+    "aria-label": `${titles[1]} over ${titles[0]}: ${series.map(ending).join("; ")}`,
+  });
+  const values = series.flatMap((one) => one.values.filter((two) => two !== null)),
+    all = series.flatMap((one) => one.steps);
   if (!values.length) return holder.replaceChildren(node("p", { class: "quiet" }, "No finite value was logged."));
   const log = from && spansMuch(values, { better: "min" }, from);
   const x = scale([0, ...all], { log: false, start: box.left, end: box.right - 14, spacing: 72 });
   const y = scale(values, { log, start: box.bottom, end: box.top, spacing: 36 });
   frame(svg, box, x, y, [titles[0], log ? `${titles[1]} (log)` : titles[1]]);
   for (const one of series) {
-    let path = "", open = false;
+    let path = "",
+      open = false;
     one.values.forEach((two, index) => {
       if (two !== null) path += `${open ? "L" : "M"}${x.at(one.steps[index]).toFixed(1)},${y.at(two).toFixed(1)}`;
       open = two !== null;
@@ -203,9 +264,13 @@ function lines(holder, series, { height, titles, from, dots = true }) {
     svg.append(node("path", { class: `line ${one.look}`, d: path }));
     const finite = one.values.map((two, index) => ({ two, index })).filter(({ two }) => two !== null);
     if (dots && finite.length <= 40)
-      for (const { two, index } of finite) svg.append(node("circle", { class: `knot ${one.look}`, cx: x.at(one.steps[index]), cy: y.at(two), r: 2.6 }));
+      for (const { two, index } of finite)
+        svg.append(node("circle", { class: `knot ${one.look}`, cx: x.at(one.steps[index]), cy: y.at(two), r: 2.6 }));
     const last = finite.at(-1);
-    if (last) svg.append(node("text", { class: "note letter", x: x.at(one.steps[last.index]) + 6, y: y.at(last.two) + 4 }, one.letter));
+    if (last)
+      svg.append(
+        node("text", { class: "note letter", x: x.at(one.steps[last.index]) + 6, y: y.at(last.two) + 4 }, one.letter),
+      );
   }
 }
 

@@ -5,10 +5,13 @@ const SVG = new Set(["svg", "g", "path", "line", "text", "circle", "rect", "titl
 
 /* An element; `on` holds listeners, attributes that are null or false are left out, and text is never parsed. */
 function node(name, attributes = {}, ...children) {
-  const made = SVG.has(name) ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
+  const made = SVG.has(name)
+    ? document.createElementNS("http://www.w3.org/2000/svg", name)
+    : document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
     if (key === "on") for (const [event, listener] of Object.entries(value)) made.addEventListener(event, listener);
-    else if (value !== null && value !== undefined && value !== false) made.setAttribute(key, value === true ? "" : value);
+    else if (value !== null && value !== undefined && value !== false)
+      made.setAttribute(key, value === true ? "" : value);
   }
   made.append(...children.filter((child) => child !== null && child !== undefined));
   return made;
@@ -56,17 +59,23 @@ function count(number, thing) {
 
 const WAY = { min: "lower is better", max: "higher is better" };
 
-const SHAPES = [  // of radius 6 around the origin
-  "M6,0A6,6,0,1,1,-6,0A6,6,0,1,1,6,0Z", "M-5.3,-5.3H5.3V5.3H-5.3Z", "M0,-6.6L6.2,4.8H-6.2Z", "M0,-7L7,0L0,7L-7,0Z",
-  "M0,6.6L6.2,-4.8H-6.2Z", "M-2.2,-6.4H2.2V-2.2H6.4V2.2H2.2V6.4H-2.2V2.2H-6.4V-2.2H-2.2Z",
+const SHAPES = [
+  // of radius 6 around the origin
+  "M6,0A6,6,0,1,1,-6,0A6,6,0,1,1,6,0Z",
+  "M-5.3,-5.3H5.3V5.3H-5.3Z",
+  "M0,-6.6L6.2,4.8H-6.2Z",
+  "M0,-7L7,0L0,7L-7,0Z",
+  "M0,6.6L6.2,-4.8H-6.2Z",
+  "M-2.2,-6.4H2.2V-2.2H6.4V2.2H2.2V6.4H-2.2V2.2H-6.4V-2.2H-2.2Z",
 ];
 const STAR = "M0,-9.5L2.3,-3.2L9,-2.9L3.8,1.2L5.6,7.7L0,4L-5.6,7.7L-3.8,1.2L-9,-2.9L-2.3,-3.2Z";
 const CROSS = "M-7,-7L7,7M7,-7L-7,7";
-const COLOURS = 6;  // .kind-0 ... of the style sheet
+const COLOURS = 6; // .kind-0 ... of the style sheet
 
 /* A chain's mark: colour and shape together tell it; only what is on the front has the colour. */
 function mark(section, kind, { dense = false, front = true, slower = false } = {}) {
-  const place = section.kinds.indexOf(kind), turn = Math.floor(place / SHAPES.length);
+  const place = section.kinds.indexOf(kind),
+    turn = Math.floor(place / SHAPES.length);
   const shape = dense ? STAR : SHAPES[(place + turn) % SHAPES.length];
   const look = dense ? "mark dense" : front ? `mark kind-${place % COLOURS}` : "mark dominated";
   const group = node("g", {}, node("path", { class: look, d: shape }));
@@ -75,7 +84,11 @@ function mark(section, kind, { dense = false, front = true, slower = false } = {
 }
 
 function swatch(...content) {
-  return node("svg", { class: "swatch", width: 20, height: 20, viewBox: "-10 -10 20 20", "aria-hidden": "true" }, ...content);
+  return node(
+    "svg",
+    { class: "swatch", width: 20, height: 20, viewBox: "-10 -10 20 20", "aria-hidden": "true" },
+    ...content,
+  );
 }
 
 /* A button that copies `text`, or selects it where the browser does not let it. */
@@ -83,7 +96,9 @@ function copier(text, source, what) {
   const button = node("button", { type: "button", class: "copy", "aria-label": `Copy ${what}` }, "Copy");
   const tell = (word) => {
     button.textContent = word;
-    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+    setTimeout(() => {
+      button.textContent = "Copy";
+    }, 1500);
   };
   button.addEventListener("click", async () => {
     try {

@@ -10,15 +10,19 @@ from string import Template
 from typing import Any
 
 _ASSETS = Path(__file__).parent
-_SCRIPTS = (
+_SCRIPTS = (  # one scope, in this order
     "format.js",
     "choice.js",
     "chart.js",
+    "state.js",
     "table.js",
     "budget.js",
     "chosen.js",
+    "controls.js",
+    "surroundings.js",
+    "view.js",
     "page.js",
-)  # one scope, in order
+)
 
 
 def render(content: Mapping[str, Any]) -> str:

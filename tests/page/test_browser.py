@@ -140,7 +140,8 @@ def test_every_stop_of_the_sliders_names_what_select_names(page: "Page", section
           const { section } = VIEWS[0], options = section.budgets.map((budget) => [null, ...stops(section, budget)]);
           const all = options.reduce((sets, some) => sets.flatMap((one) => some.map((limit) => [...one, limit])), [[]]);
           return all.map((limits) => {
-            const held = section.budgets.map((one, at) => ({ ...one, limit: limits[at] })).filter((one) => one.limit !== null);
+            const held = section.budgets.map((one, at) => ({ ...one, limit: limits[at] }))
+              .filter(({ limit }) => limit !== null);
             const { point, fits } = choose(section, held);
             return [held.map(({ metric, side, limit }) => `${side}_${metric}=${limit}`), point.id, fits];
           });
@@ -229,6 +230,22 @@ def test_a_logarithmic_axis_is_asked_for(page: "Page") -> None:
     assert page.locator(".tick").all_inner_texts() != before
     page.select_option("[data-focus='axis x']", "exact_match")  # one of them is 0
     assert page.locator("[data-focus='log x']").is_disabled()
+
+
+def test_the_guess_stands_in_the_picture_when_asked_for(page: "Page") -> None:
+    guess = page.locator(".canvas .guess")
+    assert guess.count() == 1  # q2, worse than the guess, is as high
+    page.locator("[data-focus=text]").fill("distill")
+    assert guess.count() == 0 and "no model (best trivial guess): 0.08" in page.inner_text(".legend")
+    page.locator("[data-focus=guess]").check()
+    assert guess.count() == 1
+
+
+def test_every_metric_is_a_column_when_asked_for(page: "Page") -> None:
+    before = page.locator("thead th").count()
+    page.locator("[data-focus=every]").check()
+    assert page.locator("thead th").count() > before
+    page.locator("[data-focus='sort latency_noisy']").wait_for()
 
 
 def test_by_keyboard_alone(page: "Page") -> None:
