@@ -26,16 +26,17 @@ def _main(arguments: Sequence[str] | None) -> int:
     parser.add_argument("runs", type=Path, help="folder with records.jsonl somewhere below, or one such file")
     parser.add_argument("--x", metavar="METRIC", help=f"horizontal axis (default: {X_AXES[0]})")
     parser.add_argument("--y", metavar="METRIC", help="vertical axis (default: the headline of each corpus)")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where the files go (default: the runs folder)")
-    parser.add_argument("--watch", action="store_true", help="serve the page to this machine, live, and write nothing")
-    parser.add_argument("--port", metavar="N", type=int, default=0, help="of --watch (default: any that is free)")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--out", metavar="DIR", type=Path, help="where the files go (default: the runs folder)")
+    either.add_argument("--watch", action="store_true", help="serve the page to this machine, live, and write nothing")
+    parser.add_argument("--port", metavar="N", type=int, help="of --watch (default: any that is free)")
     asked = parser.parse_args(arguments)
-    if asked.port not in server.PORTS:
-        parser.error(f"--port must be 0 to {server.PORTS[-1]}, got {asked.port}")
+    if asked.port is not None and (asked.port not in server.PORTS or not asked.watch):
+        parser.error(f"--port must be 0 to {server.PORTS[-1]} and go with --watch, got {asked.port}")
     folder = asked.out or (asked.runs if asked.runs.is_dir() else asked.runs.parent)
     try:
         if asked.watch:
-            server.watch(asked.runs, x=asked.x, y=asked.y, port=asked.port)
+            server.watch(asked.runs, x=asked.x, y=asked.y, port=asked.port or 0)
             return 0
         found = load(asked.runs, x=asked.x, y=asked.y)
         files = write(found, folder, asked.runs)

@@ -14,6 +14,7 @@ _SCRIPTS = (  # one scope, in this order
     "format.js",
     "choice.js",
     "chart.js",
+    "lines.js",
     "state.js",
     "table.js",
     "budget.js",

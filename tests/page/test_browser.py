@@ -191,6 +191,8 @@ def test_a_click_chooses_and_shows_curves_and_figures(page: "Page") -> None:
     assert page.locator(".point[aria-selected=true]").count() == 2
     assert page.locator(".curves .line").count() == 1
     assert page.locator(".curves .line").get_attribute("d").count("M") == 2  # type: ignore[union-attr]  # a gap
+    page.locator(".curves svg").hover(position={"x": 900, "y": 60})
+    assert page.inner_text(".readout") == "step 9; A, seed 0: 0.1"
     assert "Without this curve: B." in page.inner_text(".curves")
     assert "0.025 (0.02 to 0.03)" in page.inner_text(".comparison")
     page.get_by_role("button", name="Choose none").click()
