@@ -309,7 +309,7 @@ BASELINES = {"spelling": spelling, "python_source": python_source, "docstring_to
 
 def table(corpus: Corpus, rows: Sequence[Row]) -> str:
     """Markdown: the headline on validation and test, then the other metrics on test."""
-    others = [name for name in rows[0][2] if name != corpus.headline]
+    others = [name for name in rows[0][2] if name != corpus.headline and not name.endswith("_stderr")]
     head = ["baseline", f"{corpus.headline} (validation)", *(f"{name} (test)" for name in (corpus.headline, *others))]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for name, validation, test in rows:

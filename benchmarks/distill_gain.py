@@ -15,15 +15,17 @@ Figures come from ``RUNS/records.jsonl``; finished stages are not done again. Pr
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
@@ -57,13 +59,14 @@ class Run:
         check(cfg)
         return cls(label, tuple(overrides), cfg)
 
-    def train(self, log: Path) -> None:
-        """Run it in a process of its own; output goes to ``log``."""
+    def train(self, log: Path, environment: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Run it in a process of its own, ``environment`` added to this one's; output goes to ``log``."""
         log.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         with log.open("w") as file:
             command = [sys.executable, "-m", "slimexp.train", *self.overrides]
-            status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+            own = {**os.environ, **environment}
+            status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=own, check=False).returncode
         if status:
             raise RuntimeError(f"{self.label} failed with status {status}: see {log}")
         print(f"{self.label}: {time.monotonic() - began:.0f} s", flush=True)

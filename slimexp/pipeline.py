@@ -187,7 +187,7 @@ class Pipeline:
             default_root_dir=stage.folder,
         )
         if self.cfg.compile:
-            technique.model.compile()
+            technique.compile()
         resume = stage.checkpoint if stage.checkpoint.exists() else None
         if resume is None:
             stage.curves.unlink(missing_ok=True)

@@ -1,13 +1,14 @@
-"""Draw sections: quality over cost, the Pareto front, what is slower than dense, and what no model would give."""
+"""Draw sections: quality over cost, the Pareto front and how sure it is, what is slower than dense, and references."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slimexp.section import Point, Section
+from slimexp.point import Point, Spread
+from slimexp.section import Direction, Section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,8 +32,12 @@ NAMES = {
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7A5C00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SLOWER = "#D3222A"
+GREY = "#C9C9C9"  # dominated
+REFERENCE = "#555555"
+SHADES = "viridis"  # of a third objective
 LINE = 130  # characters of the list below a plot
 NEAR = 0.03  # of an axis: notes of points closer than that would cover one another
+SQUEEZED = 2.0  # the trivial guess is left outside where the axis would grow by more
 LOG_FROM = 12.0  # largest / smallest value from which a cost or an error has a logarithmic axis
 
 
@@ -59,18 +64,14 @@ def _draw(section: Section, axes: "Axes") -> None:
         return
     _scale(section, axes)
     kinds = kinds_of(section)
-    _draw_front(section, axes)
+    if section.z is None:
+        _draw_front(section, axes)
+    fills = _fills(section, kinds, axes)
     for index in shown:
-        _draw_point(section, index, kinds, axes)
+        _draw_point(section, index, fills[index], kinds, axes)
+    _draw_published(section, axes)
     _draw_notes(section, shown, axes)
-    if section.trivial is not None:
-        axes.axhline(
-            section.trivial,
-            color="#555555",
-            linestyle=(0, (5, 4)),
-            linewidth=1.2,
-            label="no model (best trivial guess)",
-        )
+    _draw_trivial(section, axes)
     _draw_key(section, kinds, axes)
 
 
@@ -93,20 +94,32 @@ def _look(kind: str, kinds: Sequence[str]) -> tuple[str, str]:
 def _scale(section: Section, axes: "Axes") -> None:
     """Names, direction and scale of both axes, with room for everything drawn."""
     for axis, metric, way in zip(("x", "y"), (section.x, section.y), section.directions, strict=True):
-        name = NAMES.get(metric, metric.replace("_", " "))
-        axes.set(**{f"{axis}label": f"{name}   ← better" if way == "min" else f"{name}   better →"})
-        spreads = [point.figures[metric] for index, point in enumerate(section.points) if section.drawn(index)]
-        ends = [end for spread in spreads for end in (spread.low, spread.high)]
-        ends += [section.trivial] if axis == "y" and section.trivial is not None else []
-        low, high = min(ends), max(ends)
-        if way == "min" and low > 0 and high / low >= LOG_FROM:
-            axes.set(**{f"{axis}scale": "log", f"{axis}lim": (low / 1.25, high * 1.25)})
-        else:
-            room = 0.07 * (high - low or abs(high) or 1)
-            axes.set(**{f"{axis}lim": (0 if 0 <= low < 0.75 * high else low - room, high + room)})
+        drawn = filter(section.drawable, [*section.points, *section.published])
+        ends = [end for point in drawn for end in _bar(point.figures[metric])]
+        scale, limits = _limits(ends, way)
+        if axis == "y" and section.trivial is not None:
+            also = _limits([*ends, section.trivial], way)
+            if also[0] == "log" or also[1][1] - also[1][0] <= SQUEEZED * (limits[1] - limits[0]):
+                scale, limits = also
+        axes.set(**{f"{axis}label": _named(metric, way), f"{axis}scale": scale, f"{axis}lim": limits})
         _ticks(axes, axis)
     axes.grid(color="#e4e4e4", linewidth=0.7)
     axes.set_axisbelow(True)
+
+
+def _limits(ends: Sequence[float], way: Direction) -> tuple[str, tuple[float, float]]:
+    """Scale of an axis, and where it begins and ends."""
+    low, high = min(ends), max(ends)
+    if way == "min" and low > 0 and high / low >= LOG_FROM:
+        return "log", (low / 1.25, high * 1.25)
+    room = 0.07 * (high - low or abs(high) or 1)
+    return "linear", (0 if 0 <= low < 0.75 * high else low - room, high + room)
+
+
+def _named(metric: str, way: Direction) -> str:
+    """``size on disk (MB)   ← better``."""
+    name = NAMES.get(metric, metric.replace("_", " "))
+    return f"{name}   ← better" if way == "min" else f"{name}   better →"
 
 
 def _ticks(axes: "Axes", axis: str) -> None:
@@ -131,27 +144,83 @@ def _draw_front(section: Section, axes: "Axes") -> None:
     axes.step(x, y, where="post", color="#222222", linewidth=1.3, zorder=2, label="front")
 
 
-def _draw_point(section: Section, index: int, kinds: Sequence[str], axes: "Axes") -> None:
+def _bar(spread: Spread) -> tuple[float, float]:
+    """Ends of an error bar: the range over seeds; of one seed, one standard error to each side where it is known."""
+    if spread.seeds > 1 or not spread.error:
+        return spread.low, spread.high
+    return spread.mean - spread.error, spread.mean + spread.error
+
+
+def _fills(section: Section, kinds: Sequence[str], axes: "Axes") -> list[Any]:
+    """Colour of each point: its chain's on the front, or its z where there is one; pale where that is not sure."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize, to_rgb
+
+    own: list[Any] = [to_rgb("#111111" if point.dense else _look(kind_of(point), kinds)[0]) for point in section.points]
+    compressed = [index for index in section.front if not section.points[index].dense]
+    if section.z is not None and compressed:
+        depths = {index: section.points[index].value(section.z) for index in compressed}
+        scale = Normalize(min(depths.values()), max(depths.values()))
+        for index, depth in depths.items():
+            own[index] = colormaps[SHADES](scale(depth))[:3]
+        bar = axes.figure.colorbar(ScalarMappable(scale, SHADES), cax=axes.inset_axes((1.03, 0.0, 0.03, 0.22)))
+        bar.ax.set_title(_named(section.z, section.axes[section.z]), fontsize=9, loc="left")
+    fills = []
+    for index, (point, colour) in enumerate(zip(section.points, own, strict=True)):
+        pale = section.z is None and section.undecided(index)
+        beside = tuple(0.6 + 0.4 * part for part in colour) if pale else to_rgb(GREY)
+        fills.append(colour if point.dense or index in section.front else beside)
+    return fills
+
+
+def _draw_point(section: Section, index: int, fill: Any, kinds: Sequence[str], axes: "Axes") -> None:
     point = section.points[index]
     x, y = point.figures[section.x], point.figures[section.y]
-    colour, marker = ("#111111", "*") if point.dense else _look(kind_of(point), kinds)
     on_front = index in section.front
-    fill = colour if on_front or point.dense else "#C9C9C9"
-    axes.plot([x.low, x.high], [y.mean, y.mean], [x.mean, x.mean], [y.low, y.high], color=fill, linewidth=1.4, zorder=3)
-    size = 190 if point.dense else 62
-    edge = "white" if on_front or point.dense else "#8f8f8f"
+    axes.plot(_bar(x), [y.mean, y.mean], [x.mean, x.mean], _bar(y), color=fill, linewidth=1.4, zorder=3)
     axes.scatter(
         x.mean,
         y.mean,
-        s=size,
-        c=fill,
-        marker=marker,
-        edgecolors=edge,
+        s=190 if point.dense else 62,
+        color=fill,
+        marker="*" if point.dense else _look(kind_of(point), kinds)[1],
+        edgecolors="white" if on_front or point.dense else "#8f8f8f",
         linewidths=0.8,
         zorder=7 if point.dense else 4 + on_front,
     )
     if point.slower:
         axes.scatter(x.mean, y.mean, s=185, facecolors="none", edgecolors=SLOWER, linewidths=1.9, zorder=6)
+
+
+def _draw_published(section: Section, axes: "Axes") -> None:
+    from matplotlib.patheffects import withStroke
+
+    for point in filter(section.drawable, section.published):
+        x, y = point.figures[section.x], point.figures[section.y]
+        axes.plot(_bar(x), [y.mean, y.mean], [x.mean, x.mean], _bar(y), color=REFERENCE, linewidth=1.0, zorder=3)
+        axes.scatter(x.mean, y.mean, s=170, marker="*", facecolors="white", edgecolors=REFERENCE, zorder=4)
+        axes.annotate(
+            point.label,
+            (x.mean, y.mean),
+            xytext=(9, 6),
+            textcoords="offset points",
+            fontsize=9,
+            color=REFERENCE,
+            zorder=8,
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+        )
+
+
+def _draw_trivial(section: Section, axes: "Axes") -> None:
+    if section.trivial is None:
+        return
+    low, high = axes.get_ylim()
+    dashes: dict[str, Any] = {"color": REFERENCE, "linestyle": (0, (5, 4)), "linewidth": 1.2}
+    if low <= section.trivial <= high:
+        axes.axhline(section.trivial, label="no model (best trivial guess)", **dashes)
+    else:
+        axes.plot([], [], label=f"no model (best trivial guess):\n{number(section.trivial)}, outside", **dashes)
 
 
 def _draw_notes(section: Section, shown: Sequence[int], axes: "Axes") -> None:
@@ -199,23 +268,44 @@ def _draw_key(section: Section, kinds: Sequence[str], axes: "Axes") -> None:
         return Line2D([], [], linestyle="none", marker=marker, color=colour, label=label, **style)  # type: ignore[arg-type]
 
     entries = [mark("dense (not compressed)", "*", "#111111", markersize=13)]
-    entries += [mark(kind, _look(kind, kinds)[1], _look(kind, kinds)[0]) for kind in kinds]
-    if any(section.drawn(i) and i not in section.front and not point.dense for i, point in enumerate(section.points)):
-        entries.append(mark("dominated (grey)", "o", "#C9C9C9", markeredgecolor="#8f8f8f"))
+    plain = section.z is None  # else colours tell z
+    entries += [mark(kind, _look(kind, kinds)[1], _look(kind, kinds)[0] if plain else REFERENCE) for kind in kinds]
+    beaten = [i for i, point in enumerate(section.points) if section.drawn(i) and not point.dense]
+    beaten = [i for i in beaten if i not in section.front]
+    if plain and any(map(section.undecided, beaten)):
+        entries.append(mark("dominated? not separable (pale)", "o", "#99C7E0", markeredgecolor="#8f8f8f"))
+    if any(not (plain and section.undecided(i)) for i in beaten):
+        entries.append(mark("dominated (grey)", "o", GREY, markeredgecolor="#8f8f8f"))
+    if any(map(section.drawable, section.published)):
+        entries.append(mark("published by others", "*", "white", markeredgecolor=REFERENCE, markersize=13))
     if any(point.slower for point in section.points):
         ring = {"markerfacecolor": "none", "markeredgecolor": SLOWER, "markeredgewidth": 1.9, "markersize": 12}
         entries.append(mark("slower than dense", "o", SLOWER, **ring))
+    entries += [mark(said, sign, REFERENCE, markersize=13, markeredgecolor=REFERENCE) for said, sign in _bars(section)]
     entries += [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
     axes.legend(handles=entries, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, labelspacing=0.7)
     listed = [_entry(section, index) for index in section.front if not section.points[index].dense]
     axes.text(0, -0.16, "\n".join(listed), transform=axes.transAxes, va="top", fontsize=8.5, linespacing=1.5)
 
 
+def _bars(section: Section) -> Iterator[tuple[str, str]]:
+    """What error bars mean, with the sign of each in the key."""
+    shown = list(filter(section.drawable, section.points))
+    errors = [point.error(metric) for point in shown if len(point.seeds) == 1 for metric in (section.x, section.y)]
+    if any(len(point.seeds) > 1 for point in shown):
+        yield "range over seeds", "|"
+    if any(error > 0 for error in errors):
+        yield "± one standard error (one seed)", "|"
+    if np.isnan(errors).any():
+        yield "no bar: one seed, no error known", ""
+
+
 def _entry(section: Section, index: int) -> str:
     point = section.points[index]
     seeds = f", {len(point.seeds)} seeds" if len(point.seeds) > 1 else ""
-    values = ", ".join(f"{metric} {number(point.value(metric))}" for metric in (section.x, section.y))
-    text = f"{rank(section, index)}  {point.label}  ({values}{seeds})"
+    values = ", ".join(f"{metric} {number(point.value(metric))}" for metric in section.axes)
+    doubt = f", {100 * (section.probabilities[index] or 0):.0f} % likely dominated" if section.undecided(index) else ""
+    text = f"{rank(section, index)}  {point.label}  ({values}{seeds}{doubt})"
     return textwrap.fill(text, width=LINE, subsequent_indent="    ")
 
 

@@ -1,87 +1,35 @@
-"""Records -> sections of comparable points, ready to be put in a table or drawn.
+"""Sections: points of one corpus and headline, their front, and how sure it is.
 
-Every stage of a chain is a point. Records that differ in nothing but the seed are one point, with the
-range over seeds. Records of different corpora or headlines are never compared: each pair is a section.
+Every stage of a chain is a point. Records of different corpora or headlines are never compared: each pair is a
+section.
 """
 
 import json
 import sys
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from slimexp import pareto
-from slimexp.record import Record, kept, read
-from slimexp.stage import DENSE, as_floats, shaping
+from slimexp import pareto, published
+from slimexp.point import Point, figures, flat, grouped, points, unseeded
+from slimexp.record import Record, read
+from slimexp.stage import DENSE
+from slimexp.uncertainty import DECIDED, probability_dominated
 
 Direction = Literal["min", "max"]
-T = TypeVar("T")
 
 X_AXES = ("disk_mb", "params_live", "latency_p50_ms")  # the first that a section has, unless one is asked for
 _DERIVED: dict[str, Direction] = {"kept": "max", "size_ratio": "min", "sparsity": "max", "bits_per_weight": "min"}
-_SHARED = ("model", "trainer", "save_dtype")  # what shapes every stage of a run, beside the stages themselves
-# What every technique has: told after what is its own.
-_LESS_TELLING = frozenset(
-    {"steps", "batch_size", "dropout", "workers", "pad_to", "clip_norm", "optimizer", "scheduler"}
-)
-_SHOWN = 4  # settings a stage's label holds
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A figure over seeds: mean and range."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Point:
-    """Records that differ in nothing but the seed.
-
-    Attributes:
-        label: The chain that led here, with the settings in which it differs from others of the section.
-        chain: Names of its stages.
-        dense: Whether this is an uncompressed model.
-        seeds: The seeds behind the figures.
-        figures: Metric -> spread, see ``figures``.
-        runs: Names of the runs.
-        keys: Keys of the records.
-        artifacts: Model folders, relative to the runs folder, one per seed.
-    """
-
-    label: str
-    chain: tuple[str, ...]
-    dense: bool
-    seeds: tuple[int, ...]
-    figures: dict[str, Spread]
-    runs: tuple[str, ...]
-    keys: tuple[str, ...]
-    artifacts: tuple[str, ...]
-
-    @property
-    def slower(self) -> bool:
-        """Whether it is slower than the dense model, beyond the interval of the measurement where there is one."""
-        return not self.dense and min(self.value("latency_ratio", 0.0), self.value("latency_ratio_low", np.inf)) > 1
-
-    @property
-    def noisy(self) -> bool:
-        """Whether latency was disturbed in any of the measurements."""
-        return self.value("latency_noisy", 0.0) > 0
-
-    def value(self, metric: str, absent: float = np.nan) -> float:
-        """Mean of ``metric``."""
-        return self.figures[metric].mean if metric in self.figures else absent
 
 
 @dataclass(frozen=True)
 class Section:
-    """Points of one corpus and headline, and two axes to look at them.
+    """Points of one corpus and headline, and two or three axes to look at them.
 
     Attributes:
         title: The corpus.
@@ -90,11 +38,20 @@ class Section:
         x: Metric of the horizontal axis.
         y: Metric of the vertical axis.
         directions: Which way x and y are better.
+        z: A third metric, ``None`` for a front of two.
+        z_direction: Which way z is better.
         trivial: Headline of the best guess without a model; ``None`` where y is another metric.
         points: Dense models first, then by x.
         front: Indices into ``points`` of those that neither another point nor the trivial guess beats.
+        probabilities: Of each point, the probability that it is beaten, see
+            ``uncertainty.probability_dominated``; ``None`` where errors are not known.
+        corner: x, y and z of the worst that counts for ``volume``: the trivial guess for the headline, the dense
+            model for what else there is; ``None`` where one of them is unknown.
+        volume: Hypervolume of the axes inside ``corner``, each in units of it.
         cover: Hypervolume of size ratio and share of gain kept, in the box from the dense size without any
             gain (0) to the dense quality for no bytes (1); ``None`` where they are unknown.
+        growth: ``cover`` after each compressed point, in the order of ``finished``.
+        published: Points of others, by ``--reference``: drawn, and part of nothing else.
         environments: What the points ran on, each with its number of records and its seeds.
     """
 
@@ -104,43 +61,81 @@ class Section:
     x: str
     y: str
     directions: tuple[Direction, Direction]
+    z: str | None
+    z_direction: Direction | None
     trivial: float | None
     points: list[Point]
     front: list[int]
+    probabilities: list[float | None]
+    corner: list[float] | None
+    volume: float | None
     cover: float | None
+    growth: list[float]
+    published: list[Point]
     environments: list[dict[str, Any]]
+
+    @property
+    def axes(self) -> dict[str, Direction]:
+        """The two or three metrics, and which way each is better."""
+        third = {} if self.z is None or self.z_direction is None else {self.z: self.z_direction}
+        return {**dict(zip((self.x, self.y), self.directions, strict=True)), **third}
+
+    @property
+    def finished(self) -> list[int]:
+        """Indices of the compressed points, in the order in which they finished."""
+        return _finished(self.points)
 
     def drawn(self, index: int) -> bool:
         """Whether point ``index`` has both x and y."""
-        return not np.isnan([self.points[index].value(self.x), self.points[index].value(self.y)]).any()
+        return self.drawable(self.points[index])
+
+    def drawable(self, point: Point) -> bool:
+        """Whether a point, of the section or published, has both x and y."""
+        return not np.isnan([point.value(self.x), point.value(self.y)]).any()
+
+    def undecided(self, index: int) -> bool:
+        """Whether the data do not tell if point ``index`` is dominated."""
+        probability = self.probabilities[index]
+        return probability is not None and DECIDED < probability < 1 - DECIDED
 
 
-def sections(records: Sequence[Record], *, x: str | None = None, y: str | None = None) -> list[Section]:
+def sections(
+    records: Sequence[Record], *, x: str | None = None, y: str | None = None, z: str | None = None
+) -> list[Section]:
     """Sections of all records.
 
     Args:
         records: Oldest first; of two records of the same work the later counts.
         x: Metric of the horizontal axis; by default the first of ``X_AXES`` that was measured.
         y: Metric of the vertical axis; by default the headline.
+        z: A third metric for the front; by default none.
 
     Raises:
-        ValueError: No record has the metric asked for.
+        ValueError: No record has the metric asked for, or two axes are of one metric.
     """
     known = sorted({metric for record in records for metric in figures(record)})
-    if unknown := [metric for metric in (x, y) if metric is not None and metric not in known]:
+    asked = [metric for metric in (x, y, z) if metric is not None]
+    if unknown := [metric for metric in asked if metric not in known]:
         raise ValueError(f"no record has the metric {unknown[0]!r}; there are {', '.join(known)}")
     parents = {record.key: record for record in records}
-    groups = _grouped(records, _graded_on)
+    groups = grouped(records, _graded_on)
     titles = _titles(groups)
-    return [_section(_with_dense(group), title, parents, x, y) for group, title in zip(groups, titles, strict=True)]
+    return [_section(_with_dense(group), title, parents, x, y, z) for group, title in zip(groups, titles, strict=True)]
 
 
-def load(runs: Path, *, x: str | None = None, y: str | None = None) -> list[Section]:
+def load(
+    runs: Path, *, x: str | None = None, y: str | None = None, z: str | None = None, reference: Path | None = None
+) -> list[Section]:
     """Sections of all records below ``runs``; lines that are no records are named on stderr.
 
+    Args:
+        runs: A folder, or one record file.
+        x: As ``sections``; so are ``y`` and ``z``.
+        reference: A file of published points, see ``published.read``.
+
     Raises:
-        FileNotFoundError: ``runs`` does not exist.
-        ValueError: It holds no record, or no record has the metric asked for.
+        FileNotFoundError: ``runs`` or ``reference`` does not exist.
+        ValueError: There is no record, no record has the metric asked for, or ``reference`` is not as it should be.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -149,22 +144,11 @@ def load(runs: Path, *, x: str | None = None, y: str | None = None) -> list[Sect
         print(f"warning: {warning.message}", file=sys.stderr)
     if not records:
         raise ValueError(f"no records in {runs}: train something first, or name the folder that holds records.jsonl")
-    return sections(records, x=x, y=y)
-
-
-def figures(record: Record) -> dict[str, float]:
-    """Metrics of a record, and ``kept``, ``size_ratio``, ``sparsity`` and ``bits_per_weight`` where they follow."""
-    found = dict(record.metrics)
-    if (share := kept(record)) is not None:
-        found["kept"] = share
-    if "disk_mb" in found and record.baseline.get("disk_mb"):
-        found["size_ratio"] = found["disk_mb"] / record.baseline["disk_mb"]
-    if found.get("params_live"):
-        if "params_nonzero" in found:
-            found.setdefault("sparsity", 1 - found["params_nonzero"] / found["params_live"])
-        if "weights_mb" in found:
-            found.setdefault("bits_per_weight", 8e6 * found["weights_mb"] / found["params_live"])
-    return found
+    found = sections(records, x=x, y=y, z=z)
+    if reference is None:
+        return found
+    others = published.read(reference, [section.title for section in found])
+    return [replace(section, published=others[section.title]) for section in found]
 
 
 def better(metric: str, records: Sequence[Record]) -> Direction:
@@ -176,48 +160,105 @@ def better(metric: str, records: Sequence[Record]) -> Direction:
 
 
 def _section(
-    records: Sequence[Record], title: str, parents: Mapping[str, Record], x: str | None, y: str | None
+    records: Sequence[Record], title: str, parents: Mapping[str, Record], x: str | None, y: str | None, z: str | None
 ) -> Section:
-    groups = _grouped(records, lambda record: _identity(record, parents))
-    groups = [list({record.seed: record for record in group}.values()) for group in groups]  # later work wins
-    labels = _labels([group[-1] for group in groups], parents)
-    points = [_point(group, label, parents) for group, label in zip(groups, labels, strict=True)]
-    measured = {metric for point in points for metric in point.figures}
+    found = points(records, parents)
+    measured = {metric for point in found for metric in point.figures}
     headline = records[0].headline
     x = x or next((metric for metric in X_AXES if metric in measured), X_AXES[0])
     y = y or headline
-    points.sort(key=lambda point: (not point.dense, point.value(x, np.inf), point.label))
-    directions = (better(x, records), better(y, records))
+    if len({x, y, z}) < 3:
+        named = ", ".join(filter(None, (x, y, z)))
+        raise ValueError(
+            f"the axes must be different metrics, got {named} for {title}: name another by --x, --y or --z"
+        )
+    found.sort(key=lambda point: (not point.dense, point.value(x, np.inf), point.label))
+    axes = {metric: better(metric, records) for metric in (x, y, z) if metric is not None}
+    ways = list(axes.values())
     guess = float(np.mean([record.trivial for record in records]))
-    trivial = (headline, guess, better(headline, records))
-    both = [(point.value("size_ratio"), point.value("kept")) for point in points]
+    values = _values(found, axes, headline, guess, better(headline, records))
+    corner = _corner(found, axes, headline, guess)
     return Section(
         title=title,
         headline=headline,
-        direction=trivial[2],
+        direction=better(headline, records),
         x=x,
         y=y,
-        directions=directions,
+        directions=(axes[x], axes[y]),
+        z=z,
+        z_direction=None if z is None else axes[z],
         trivial=guess if y == headline else None,
-        points=points,
-        front=_front(points, x, y, directions, trivial),
-        cover=None if np.isnan(both).any(1).all() else pareto.hypervolume(both, (1.0, 0.0), ("min", "max")),
+        points=found,
+        front=[int(index) for index in pareto.front(values, ways)],
+        probabilities=_probabilities(found, axes, values),
+        corner=corner,
+        volume=None if corner is None else _volume(values, corner, ways),
+        cover=_cover(found),
+        growth=_growth(found),
+        published=[],
         environments=_environments(records),
     )
 
 
-def _front(
-    points: Sequence[Point], x: str, y: str, directions: Sequence[Direction], trivial: tuple[str, float, Direction]
-) -> list[int]:
-    """Indices of the front; what is no better than the trivial guess is beaten by no model at all."""
-    headline, guess, way = trivial
+def _values(
+    found: Sequence[Point], axes: Mapping[str, Direction], headline: str, guess: float, way: Direction
+) -> NDArray[np.float64]:
+    """[N, K]; NaN for what is no better than the trivial guess, as it is beaten by no model at all."""
+    values = np.array([[point.value(metric) for metric in axes] for point in found])
+    quality = np.array([point.value(headline) for point in found])
+    values[quality >= guess if way == "min" else quality <= guess] = np.nan
+    return values
 
-    def useful(point: Point) -> bool:
-        value = point.value(headline)
-        return not (value >= guess if way == "min" else value <= guess)
 
-    axes = [(point.value(x), point.value(y)) if useful(point) else (np.nan, np.nan) for point in points]
-    return [int(index) for index in pareto.front(axes, directions)]
+def _probabilities(
+    found: Sequence[Point], axes: Mapping[str, Direction], values: NDArray[np.float64]
+) -> list[float | None]:
+    errors = [[point.error(metric) for metric in axes] for point in found]
+    seeds = [[point.figures[metric].seeds if metric in point.figures else 0 for metric in axes] for point in found]
+    return probability_dominated(values, errors, seeds, list(axes.values()))
+
+
+def _corner(found: Sequence[Point], axes: Mapping[str, Direction], headline: str, guess: float) -> list[float] | None:
+    """The worst that counts, see ``Section``; of several dense models the worst."""
+    corner = []
+    for metric, way in axes.items():
+        dense = [point.value(metric) for point in found if point.dense and metric in point.figures]
+        worst = [guess] if metric == headline else dense
+        if not worst:
+            return None
+        corner.append(max(worst) if way == "min" else min(worst))
+    return corner
+
+
+def _volume(values: NDArray[np.float64], corner: Sequence[float], ways: Sequence[Direction]) -> float:
+    units = np.array([abs(end) or 1.0 for end in corner])
+    return pareto.hypervolume(values / units, np.array(corner) / units, ways)
+
+
+def _finished(found: Sequence[Point]) -> list[int]:
+    return sorted((i for i, point in enumerate(found) if not point.dense), key=lambda i: found[i].time)
+
+
+def _sizes(found: Iterable[Point]) -> NDArray[np.float64]:
+    """[N, 2]: share of the dense bytes, share of the dense gain."""
+    return np.array([(point.value("size_ratio"), point.value("kept")) for point in found]).reshape(-1, 2)
+
+
+def _cover(found: Sequence[Point]) -> float | None:
+    sizes = _sizes(found)
+    return None if np.isnan(sizes).any(1).all() else pareto.hypervolume(sizes, (1.0, 0.0), ("min", "max"))
+
+
+def _growth(found: Sequence[Point]) -> list[float]:
+    """Of the points so far only their front is carried on, so that a long sweep is not quadratic."""
+    if _cover(found) is None:
+        return []
+    held, covers = np.empty((0, 2)), []
+    for size in _sizes(found[index] for index in _finished(found)):
+        held = np.vstack([held, size])
+        held = held[pareto.front(held, ("min", "max"))]
+        covers.append(pareto.hypervolume(held, (1.0, 0.0), ("min", "max")))
+    return covers
 
 
 def _with_dense(records: Sequence[Record]) -> list[Record]:
@@ -240,109 +281,14 @@ def _with_dense(records: Sequence[Record]) -> list[Record]:
     return [*records, *lost.values()]
 
 
-def _point(group: Sequence[Record], label: str, parents: Mapping[str, Record]) -> Point:
-    return Point(
-        label=label,
-        chain=tuple(_chain(group[-1], parents)),
-        dense=group[-1].dense,
-        seeds=tuple(sorted(record.seed for record in group)),
-        figures=_spreads([figures(record) for record in group]),
-        runs=tuple(sorted({record.name for record in group})),
-        keys=tuple(record.key for record in group if record.key),
-        artifacts=tuple(record.artifact for record in group if record.key),
-    )
-
-
-def _chain(record: Record, parents: Mapping[str, Record]) -> list[str]:
-    """Stages that led to ``record``; where a parent's record is missing, the order of its configuration."""
-    chain = [record.stage]
-    while record.parent in parents and record.parent is not None:
-        record = parents[record.parent]
-        chain.insert(0, record.stage)
-    if record.parent is not None and chain[0] in (planned := list(record.config.get("pipeline") or {})):
-        chain = planned[: planned.index(chain[0])] + chain
-    return [stage for stage in chain if stage != DENSE] or [DENSE]
-
-
-def _settings(record: Record, parents: Mapping[str, Record]) -> dict[str, Any]:
-    """Flat settings that shaped ``record``: of the stages of its chain as ``stage.key``, and of the run."""
-    pipeline = record.config.get("pipeline") or {}
-    stages = {stage: _unseeded(pipeline[stage]) for stage in _chain(record, parents) if stage in pipeline}
-    shared = {name: record.config[name] for name in _SHARED if name in record.config}
-    if "trainer" in shared:
-        shared["trainer"] = shaping(shared["trainer"])
-    return dict(_flat({**shared, **stages}))
-
-
-def _identity(record: Record, parents: Mapping[str, Record]) -> str:
-    return json.dumps(as_floats([record.dense, _chain(record, parents), sorted(_settings(record, parents).items())]))
-
-
-def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of a nested configuration by dotted name."""
-    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else None
-    if items is None:
-        yield prefix, tree
-        return
-    for key, value in items:
-        yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-
-
-def _unseeded(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A corpus or technique without the run's seed; seeds further down choose rows or scores and are settings."""
-    return {key: value for key, value in node.items() if key != "seed"}
-
-
-def _labels(records: Sequence[Record], parents: Mapping[str, Record]) -> list[str]:
-    """Short names: the chain, with the settings in which records that have the same stage differ."""
-    settings = [_settings(record, parents) for record in records]
-    chains = [_chain(record, parents) for record in records]
-
-    def varies(key: str) -> bool:
-        held = [chain for one, chain in zip(settings, chains, strict=True) if key in one]
-        partly = any(key not in one and chain in held for one, chain in zip(settings, chains, strict=True))
-        return partly or len({json.dumps(one[key]) for one in settings if key in one}) > 1
-
-    varying = {key for key in {key for one in settings for key in one} if varies(key)}
-    labels = []
-    for record, one, chain in zip(records, settings, chains, strict=True):
-        told = {key: value for key, value in one.items() if key in varying and value is not None}
-        label = " → ".join(_stage_label(stage, told) for stage in chain)
-        common = ", ".join(_setting(key, value) for key, value in told.items() if key.split(".")[0] in _SHARED)
-        prefix = f"{DENSE}: " if record.dense and chain != [DENSE] else ""
-        labels.append(f"{prefix}{label}{f' [{common}]' if common else ''}")
-    return [
-        f"{label} [{record.name}]" if labels.count(label) > 1 else label
-        for record, label in zip(records, labels, strict=True)
-    ]
-
-
-def _stage_label(stage: str, settings: Mapping[str, Any]) -> str:
-    """``prune(sparsity=0.5)``."""
-    own = [(key, value) for key, value in settings.items() if key.split(".")[0] == stage]
-    own.sort(key=lambda pair: (pair[0].split(".")[1] in _LESS_TELLING, pair[0].count(".")))
-    parts = [_setting(key, value) for key, value in own]
-    more = [f"+{len(parts) - _SHOWN}"] if len(parts) > _SHOWN else []
-    return f"{stage}({', '.join(parts[:_SHOWN] + more)})" if parts else stage
-
-
-def _setting(key: str, value: Any) -> str:
-    """The last words of a dotted name that tell it, with its value; of a class its name."""
-    *path, last = key.split(".")
-    if last == "_target_":
-        return str(value).rsplit(".", 1)[-1]
-    within = [path[-1]] if len(path) > 1 or path[:1] == ["model"] else []
-    return f"{'.'.join([*within, last])}={f'{value:g}' if isinstance(value, float) else value}"
-
-
 def _titles(groups: Sequence[Sequence[Record]]) -> list[str]:
     """The corpus' word; where a word returns, with the settings, or the rows, that tell them apart."""
     corpora: list[Mapping[str, Any]] = [group[0].config.get("data") or {} for group in groups]
     words = [str(corpus.get("_target_", "unknown corpus")).split(".")[-2:][0] for corpus in corpora]
-    flat = [dict(_flat(_unseeded(corpus))) for corpus in corpora]
+    settings = [dict(flat(unseeded(corpus))) for corpus in corpora]
     titles = []
-    for word, mine in zip(words, flat, strict=True):
-        same = [other for other, other_word in zip(flat, words, strict=True) if other_word == word]
+    for word, mine in zip(words, settings, strict=True):
+        same = [other for other, other_word in zip(settings, words, strict=True) if other_word == word]
         differs = [key for key in mine if len({json.dumps(other.get(key)) for other in same}) > 1]
         titles.append(f"{word} ({', '.join(f'{key}={mine[key]}' for key in differs)})" if differs else word)
     return [
@@ -356,15 +302,9 @@ def _rows(record: Record) -> str:
     return f"{'no' if rows is None else f'{rows:.0f}'} {split or ''} rows".replace("  ", " ")
 
 
-def _spreads(rows: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: [row[name] for row in rows if name in row] for name in names}
-    return {name: Spread(float(np.mean(values)), min(values), max(values)) for name, values in columns.items()}
-
-
 def _environments(records: Iterable[Record]) -> list[dict[str, Any]]:
     measured = [record for record in records if record.key]
-    groups = _grouped(measured, lambda record: json.dumps([record.hardware, record.versions, record.git]))
+    groups = grouped(measured, lambda record: json.dumps([record.hardware, record.versions, record.git]))
     return [
         {
             "records": len(group),
@@ -386,12 +326,4 @@ def _graded_on(record: Record) -> tuple[str, str, float | None, str | None]:
 
 
 def _canonical(corpus: Mapping[str, Any] | None) -> str:
-    return json.dumps(sorted(_flat(_unseeded(corpus or {}))))
-
-
-def _grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
-    """Items of equal key together, groups in the order in which their keys appear."""
-    groups: dict[Hashable, list[T]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return list(groups.values())
+    return json.dumps(sorted(flat(unseeded(corpus or {}))))

@@ -15,7 +15,9 @@ from typing import NamedTuple
 
 from slimexp import console
 from slimexp.plot import number
-from slimexp.section import Point, Section, load
+from slimexp.point import Point
+from slimexp.section import Section, load
+from slimexp.uncertainty import DECIDED, probability_dominated
 
 SHORT = {"size_mb": "disk_mb", "latency_ms": "latency_p50_ms", "params": "params_live"}
 NONE_FITS = 1
@@ -63,10 +65,12 @@ class Choice(NamedTuple):
     Attributes:
         point: The model; ``None`` where nothing was measured that the budgets ask for.
         fits: Whether it keeps every budget.
+        rivals: Others that fit and may as well be the best, as far as the errors of the headline tell.
     """
 
     point: Point | None
     fits: bool
+    rivals: tuple[Point, ...]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,7 +111,18 @@ def choose(section: Section, budgets: Sequence[Budget]) -> Choice:
 
     points = [p for p in section.points if math.isfinite(excess(p)) and not math.isnan(p.value(section.headline))]
     point = min(points, key=cost, default=None)
-    return Choice(point, point is not None and excess(point) <= 0)
+    within = sorted((one for one in points if excess(one) <= 0), key=cost)
+    return Choice(point, bool(within), _rivals(within, section.headline, section.direction))
+
+
+def _rivals(points: Sequence[Point], headline: str, direction: str) -> tuple[Point, ...]:
+    """Of points with the best first, the others that it is not sure to beat."""
+    spreads = [point.figures[headline] for point in points]
+    means, seeds = [[spread.mean] for spread in spreads], [[spread.seeds] for spread in spreads]
+    errors = [[point.error(headline)] for point in points]
+    beaten = probability_dominated(means, errors, seeds, [direction])
+    rest = zip(points[1:], beaten[1:], strict=True)
+    return tuple(point for point, share in rest if share is not None and share < 1 - DECIDED)
 
 
 def _check(budgets: Sequence[Budget], found: Sequence[Section]) -> None:
@@ -130,6 +145,15 @@ def _told(section: Section, choice: Choice, budgets: Sequence[Budget], folder: P
     names = dict.fromkeys([section.headline, "kept", "disk_mb", "latency_ratio", *(one.metric for one in budgets)])
     yield "  " + ", ".join(f"{name} {number(point.value(name))}" for name in names if name in point.figures)
     values = {budget: point.value(budget.metric) for budget in budgets}
+    if choice.rivals:
+        smallest = min(choice.rivals, key=lambda rival: rival.value("disk_mb", math.inf))
+        size = f", disk_mb {number(smallest.value('disk_mb'))}" if "disk_mb" in smallest.figures else ""
+        yield (
+            f"  not separable from it by {section.headline}: {len(choice.rivals)} of those that fit, the smallest "
+            f"{smallest.label} ({section.headline} {number(smallest.value(section.headline))}{size})"
+        )
+    elif math.isnan(point.error(section.headline)):
+        yield f"  {section.headline}: one seed, no error known"
     missed = [f"{budget}, is {number(value)}" for budget, value in values.items() if budget.excess(value) > 0]
     yield f"  missed: {'; '.join(missed)}" if missed else f"  within: {asked}"
     if point.slower:

@@ -16,7 +16,10 @@ LONGEST = 400
 # A room or module may import those of lower rows only. Rows within one layer order its parts.
 LAYERS = [
     ["signature", "schedule", "attachment", "pareto", "record", "stage", "console", "hub"],
-    ["binding", "section"],
+    ["binding", "uncertainty"],
+    ["point"],
+    ["published"],
+    ["section"],
     ["config", "importance", "quantizer", "loss"],
     ["model", "data"],
     ["technique", "measure", "format", "artifact", "tracker", "checkpoint", "progress", "plot"],
@@ -29,6 +32,7 @@ RANK = {word: rank for rank, row in enumerate(LAYERS) for word in row}
 # What conf chooses is built from conf, never imported by name from another room; this one is also a base class.
 BASES = {"technique.finetune"}
 HEAVY = {"torch", "transformers", "pytorch_lightning", "datasets", "wandb", "torchmetrics", "matplotlib", "lm_eval"}
+HEAVY |= {"moocore", "optuna"}
 
 
 def word(module: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import baselines, overhead, startup, sweep
+from benchmarks import baselines, distill_length, overhead, startup, sweep
 from slimexp.data.base import Corpus, Example
 
 TRAIN = [b"def add(a, b):\n    return a + b\n", b"def sub(a, b):\n    return a - b\n", b"import os\n", b"x = 1\n"] * 3
@@ -170,7 +170,26 @@ def test_a_sweep_survives_kills(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "0 lost, 0 counted twice" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("module", [baselines, overhead, startup, sweep])
+@pytest.mark.fast
+@pytest.mark.parametrize(("student", "parameters", "holds"), [(0.03, 50, True), (0.05, 50, False), (0.03, 51, False)])
+def test_a_student_must_be_as_small_and_as_good_as_its_target(
+    make_record: Callable[..., Any], student: float, parameters: float, holds: bool
+) -> None:
+    rows = [
+        make_record(
+            headline="cer", direction="min", trivial=0.1, seconds={"train": 9.0},
+            metrics={"cer": cer, "params_live": parameters, "disk_mb": 1.0},
+            baseline={"cer": 0.0, "params_live": 100.0},
+        )
+        for cer in (student - 0.01, student + 0.01)
+    ]  # fmt: skip
+    size = distill_length.summary("half", distill_length.Size(0.5, 0.7), rows)
+    assert size["holds"] is holds
+    assert math.isclose(sum(size["kept"]) / 2, 1 - student / 0.1)
+    assert f"| half | {parameters:.1f}% |" in distill_length.table([size])
+
+
+@pytest.mark.parametrize("module", [baselines, distill_length, overhead, startup, sweep])
 def test_docstrings_say_the_command(module: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmark", "--help"])
     with pytest.raises(SystemExit, match="0"):

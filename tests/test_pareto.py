@@ -1,10 +1,11 @@
-"""Pareto geometry against brute force, with ties, NaN, infinities and mixed directions."""
+"""Pareto geometry against brute force and a second library, with ties, NaN, infinities and mixed directions."""
 
 from itertools import product
 
 import numpy as np
 import pytest
 
+from benchmarks.geometry import compare
 from slimexp.pareto import dominated, front, hypervolume
 
 pytestmark = pytest.mark.fast
@@ -30,6 +31,25 @@ def test_dominance_is_the_definition_over_all_pairs(directions: tuple[str, ...],
     assert (dominated(points, directions) == expected).all()
     complete = ~np.isnan(points).any(1)
     assert front(points, directions).tolist() == np.flatnonzero(~expected & complete).tolist()
+
+
+def test_fronts_and_hypervolumes_are_those_of_a_second_library() -> None:
+    found = compare(1000)
+    assert found.fronts_differ == 0
+    assert found.volume_differs < 1e-12
+    assert min(found.tied, found.infinite, found.unbounded, 1000 - found.unbounded) >= 50  # none of it in vain
+
+
+def test_by_hand() -> None:
+    points = [(1, 9), (3, 5), (3, 7), (8, 2), (9, 9), (INF, 0), (4, -INF)]  # size, error
+    assert front(points, ("min", "min")).tolist() == [0, 1, 6]
+    assert front(points[:6], ("min", "min")).tolist() == [0, 1, 3, 5]
+    assert front(points[:6], ("max", "min")).tolist() == [5]
+    assert front(points[:5], ("min", "max")).tolist() == [0]
+    assert hypervolume(points[:5], (10, 10), ("min", "min")) == 9 * 1 + 7 * 4 + 2 * 3
+    cube = [(0, 1, 1), (1, 0, 1), (1, 1, 0)]
+    assert hypervolume(cube, (2, 2, 2), ["min"] * 3) == 4
+    assert hypervolume([(0.5, -1, 2)], (1, -3, 0), ("min", "max", "max")) == 0.5 * 2 * 2
 
 
 def test_equal_points_are_on_the_front_together() -> None:

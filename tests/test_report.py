@@ -105,6 +105,61 @@ def test_other_axes_and_folder(runs: Path, tmp_path: Path, capsys: pytest.Captur
     assert (tmp_path / "new" / "deep" / "pareto.png").exists()
 
 
+def test_doubt_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dense = {"cer": 0.015, "disk_mb": 16.1, "cer_stderr": 0.001}
+    rows = [("a", 0.016, 5.0), ("b", 0.0161, 6.0), ("c", 0.05, 7.0)]
+    for key, cer, disk in rows:
+        one = point(key, "quantize", cer, disk, cer_stderr=0.001)
+        append(tmp_path / record.FILE, replace(one, baseline=dense, time=f"2026-01-0{1 + ord('c') - ord(key)}"))
+    assert main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^\*\s+quantize\(key=a\) .* 0\.016 ± 0\.001 .* 0 %$", out, re.M)
+    assert re.search(r"^\?\s+quantize\(key=b\) .* \d\d %$", out, re.M)
+    assert re.search(r"^\s+quantize\(key=c\) .* 100 %$", out, re.M)
+    assert "±: one standard error over test rows; one seed" in out and "? not separable" in out
+    (section,) = json.loads((tmp_path / "report.json").read_text())
+    assert [section["points"][index]["label"] for index in section["finished"]] == [
+        f"quantize(key={key})" for key in "cba"
+    ]
+    covers = {row["label"]: row["cover_after"] for row in csv.DictReader((tmp_path / "report.csv").open())}
+    assert [float(covers[f"quantize(key={key})"]) for key in "cba"] == section["growth"]
+    assert section["growth"] == sorted(section["growth"]) and covers["dense"] == ""
+    assert section["growth"][-1] == section["cover"]
+
+
+def test_an_unknown_error_is_told(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(runs)]) == 0
+    assert "one seed, no error known: cer of 4 of 4 points" in capsys.readouterr().out
+    (section,) = json.loads((runs / "report.json").read_text())
+    assert section["probabilities"] == [None] * 4
+
+
+def test_three_objectives_and_published_points(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    points = runs.parent / "points.csv"
+    points.write_text("label,cer,disk_mb\nOthers 2024,0.001,0.1\nbare,0.001,\n")
+    assert main([str(runs), "--z", "latency_ratio", "--reference", str(points)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^☆\s+Others 2024\s+0\.001\s+0\.1$", out, re.M)
+    assert "1 ☆ not drawn" in out
+    assert "cer (lower is better) and latency_ratio (lower is better)" in out
+    # q8 alone is better than the corner everywhere: q4 is slower than dense, the dense model is the corner
+    volume = (1 - 8.6 / 16.1) * (1 - 0.016 / 0.077) * (1 - 0.7)
+    assert f"hypervolume of the three: {volume:.3f}, in units of the worst that counts" in out
+    (section,) = json.loads((runs / "report.json").read_text())
+    assert section["volume"] == pytest.approx(volume)
+    assert len(section["points"]) == 4 and len(section["published"]) == 2
+
+
+def test_a_bad_file_of_published_points_is_one_line_and_code_2(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    points = runs.parent / "points.csv"
+    points.write_text("label,cer\nOthers,good\n")
+    assert main([str(runs), "--reference", str(points)]) == 2
+    assert main([str(runs), "--reference", str(runs / "absent.csv")]) == 2
+    bad, absent = capsys.readouterr().err.splitlines()
+    assert bad == f"error: cer in row 1 of {points} must be a finite number, got 'good'"
+    assert absent == f"error: no file {runs / 'absent.csv'} of published points"
+
+
 def test_a_single_dense_model_or_no_x_at_all_is_drawn(tmp_path: Path) -> None:
     append(tmp_path / record.FILE, point("d", "dense", 0, 0))
     assert main([str(tmp_path)]) == 0

@@ -1,12 +1,13 @@
 """Sections: what is compared with what, seeds put together, labels that tell points apart."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from slimexp.record import Record
-from slimexp.section import Section, better, sections
+from slimexp.record import Record, append
+from slimexp.section import Section, better, load, sections
 
 pytestmark = pytest.mark.fast
 
@@ -85,16 +86,6 @@ def test_a_chain_whose_first_record_is_lost_is_told_by_its_configuration() -> No
     assert "prune → quantize" in labels(only([make("quantize", {"cer": 0.03}, plan, parent="lost")]))
 
 
-def test_seeds_are_one_point_with_mean_and_range() -> None:
-    records = [make("prune", {"cer": 0.02 + 0.01 * seed, "disk_mb": 8.0}, seed=seed) for seed in range(3)]
-    again = make("prune", {"cer": 0.05, "disk_mb": 8.0}, seed=2, key="redone with other code")
-    dense, point = only([*records, again]).points
-    assert dense.dense
-    assert point.seeds == (0, 1, 2)
-    cer = point.figures["cer"]
-    assert (cer.mean, cer.low, cer.high) == pytest.approx(((0.02 + 0.03 + 0.05) / 3, 0.02, 0.05))
-
-
 def test_only_the_seed_of_the_run_is_no_setting() -> None:
     def drawn(seed: int, held_out: int, scores: int) -> Record:
         plan = {"prune": {"seed": seed, "importance": {"seed": scores}}}
@@ -151,28 +142,6 @@ def test_corpora_and_headlines_are_never_mixed() -> None:
     assert [section.headline for section in found] == ["cer", "cer", "bits_per_byte"]
 
 
-def test_derived_figures() -> None:
-    metrics = {"cer": 0.046, "disk_mb": 4.0, "params_live": 4e6, "params_nonzero": 1e6, "weights_mb": 2.0}
-    *_, point = only([make("quantize", metrics)]).points
-    assert {name: point.value(name) for name in ("kept", "size_ratio", "sparsity", "bits_per_weight")} == pytest.approx(
-        {"kept": 0.5, "size_ratio": 0.25, "sparsity": 0.75, "bits_per_weight": 4.0}
-    )
-
-
-@pytest.mark.parametrize(
-    ("ratio", "slower"),
-    [
-        ({"latency_ratio": 1.2}, True),
-        ({"latency_ratio": 1.2, "latency_ratio_low": 0.9}, False),
-        ({"latency_ratio": 1.2, "latency_ratio_low": 1.1}, True),
-        ({"latency_ratio": 0.8}, False),
-        ({}, False),
-    ],
-)
-def test_slower_than_dense_beyond_the_noise(ratio: dict[str, float], slower: bool) -> None:
-    assert only([make("quantize", {"cer": 0.02, **ratio})]).points[-1].slower is slower
-
-
 def test_a_point_that_lacks_an_axis_is_kept_but_on_no_front() -> None:
     section = only([make("prune", {"cer": 0.001}), make("quantize", {"cer": 0.02, "disk_mb": 4.0})])
     assert labels(section) == ["dense", "quantize", "prune"]
@@ -190,6 +159,79 @@ def test_cover_is_the_share_of_size_and_quality() -> None:
     assert only([half]).cover == pytest.approx(0.75)
     assert only([make("prune", {"cer": 0.2, "disk_mb": 1.0})]).cover == 0
     assert only([make("prune", {"wer": 0.2}, baseline={})]).cover is None
+
+
+def test_cover_grows_as_points_finish() -> None:
+    """Whatever their order in the section, which is by size."""
+    sizes = {"c": (4.0, 0.0305), "a": (8.0, 0.015), "b": (16.0, 0.01), "d": (2.0, 0.0305), "e": (3.0, 0.1)}
+    records = [
+        make("prune", {"cer": cer, "disk_mb": disk}, {"prune": {"x": name}}, time=f"2026-01-0{day}")
+        for day, (name, (disk, cer)) in enumerate(sizes.items(), start=1)
+    ]
+    section = only([*records, make("dense", DENSE, {}, time="2026-02-01")])
+    assert [section.points[index].label for index in section.finished] == [f"prune(x={name})" for name in sizes]
+    kept = (0.077 - 0.0305) / (0.077 - 0.015)
+    first, second = 0.75 * kept, 0.75 * kept + 0.5 * (1 - kept)
+    assert section.growth == pytest.approx([first, second, second, second + 0.125 * kept, second + 0.125 * kept])
+    assert section.growth[-1] == section.cover
+    assert only([make("prune", {"wer": 0.2}, baseline={})]).growth == []
+
+
+def test_a_front_of_three() -> None:
+    dense = {**DENSE, "latency_ratio": 1.0}
+    rows = {"small": (4.0, 0.03, 1.2), "fast": (8.0, 0.03, 0.5), "good": (8.0, 0.02, 0.9), "beaten": (9.0, 0.03, 0.9)}
+    records = [
+        make("prune", {"cer": cer, "disk_mb": disk, "latency_ratio": ratio}, {"prune": {"x": name}}, baseline=dense)
+        for name, (disk, cer, ratio) in rows.items()
+    ]
+
+    def front(section: Section) -> list[str]:
+        return [section.points[index].label for index in section.front]
+
+    assert front(only(records)) == ["dense", "prune(x=small)", "prune(x=good)"]
+    section = only(records, z="latency_ratio")
+    assert front(section) == ["dense", "prune(x=small)", "prune(x=fast)", "prune(x=good)"]
+    assert section.axes == {"disk_mb": "min", "cer": "min", "latency_ratio": "min"}
+    assert section.corner == [16.0, 0.077, 1.0]
+    fast, good, both = 0.5 * (1 - 0.03 / 0.077) * 0.5, 0.5 * (1 - 0.02 / 0.077) * 0.1, 0.5 * (1 - 0.03 / 0.077) * 0.1
+    assert section.volume == pytest.approx(fast + good - both)
+    with pytest.raises(ValueError, match="different metrics, got disk_mb, cer, cer"):
+        sections(records, z="cer")
+    with pytest.raises(ValueError, match="no record has the metric 'energy'"):
+        sections(records, z="energy")
+
+
+def test_what_rows_and_seeds_leave_open_is_not_separable() -> None:
+    dense = {**DENSE, "cer_stderr": 0.002}
+    rows = {"a": (4.0, 0.020), "b": (5.0, 0.021), "c": (6.0, 0.060)}
+    records = [
+        make("prune", {"cer": cer, "disk_mb": disk, "cer_stderr": 0.002}, {"prune": {"x": name}}, baseline=dense)
+        for name, (disk, cer) in rows.items()
+    ]
+    section = only(records)
+    assert [section.undecided(index) for index in range(4)] == [True, False, True, False]
+    dense_point, a, b, c = section.probabilities
+    assert (a, c) == (0, 1)
+    assert b == pytest.approx(0.64, abs=0.05)  # P(N(0.001, 0.0028) > 0)
+    assert dense_point == pytest.approx(0.05, abs=0.03)  # by a or b, which are better by chance if at all
+    assert section.points[1].figures["kept"].error == pytest.approx(0.002 / (0.077 - 0.015))
+    assert section.points[0].figures["kept"].error == 0  # by definition
+
+
+def test_one_seed_without_an_error_is_said_to_be_unknown() -> None:
+    section = only([make("prune", {"cer": 0.02, "disk_mb": 8.0})])
+    assert section.points[1].figures["cer"].error is None
+    assert section.points[1].figures["disk_mb"].error == 0
+    assert section.probabilities == [None, None]
+    assert not section.undecided(1)
+
+
+def test_published_points_are_beside_the_front(tmp_path: Path) -> None:
+    append(tmp_path / "records.jsonl", make("prune", {"cer": 0.02, "disk_mb": 8.0}))
+    (tmp_path / "points.csv").write_text("label,disk_mb,cer\nbest,0.1,0.0001\n")
+    (bare,), (section,) = load(tmp_path), load(tmp_path, reference=tmp_path / "points.csv")
+    assert [point.label for point in section.published] == ["best"]
+    assert replace(section, published=[]) == bare
 
 
 def test_a_model_trained_from_scratch_is_its_own_dense_model() -> None:
@@ -240,8 +282,3 @@ def test_headlines_of_other_rows_are_not_compared() -> None:
     few, many = sections([graded(8, 0.01), graded(811, 0.02)])
     assert [section.title for section in (few, many)] == ["spelling on 8 rows", "spelling on 811 rows"]
     assert [len(section.points) for section in (few, many)] == [2, 2]  # each with its own dense model
-
-
-def test_five_is_five() -> None:
-    points = only([make("prune", DENSE, {"prune": {"t": t}}, seed=seed) for seed, t in enumerate((5, 5.0))]).points
-    assert [point.seeds for point in points if not point.dense] == [(0, 1)]

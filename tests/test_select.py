@@ -52,6 +52,25 @@ def test_names_the_best_within_or_the_nearest(
     assert ("slower than the dense model" in out) == (named == "slow")
 
 
+def test_names_what_the_errors_do_not_tell_from_the_best(
+    tmp_path: Path, make_record: Callable[..., Record], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {"best": (0.020, 8.0), "like": (0.021, 6.0), "small": (0.022, 4.0), "worse": (0.05, 2.0)}
+    for key, (cer, disk) in rows.items():
+        metrics = {"cer": cer, "cer_stderr": 0.002, "disk_mb": disk}
+        append(tmp_path / record.FILE, make_record(key, config={"pipeline": {key: {}}}, stage=key, metrics=metrics))
+    assert main([str(tmp_path), "max_size_mb=10"]) == 0
+    out = capsys.readouterr().out
+    assert "not separable from it by cer: 2 of those that fit, the smallest small (cer 0.022, disk_mb 4)" in out
+    assert main([str(tmp_path), "max_size_mb=3"]) == 0
+    assert "not separable" not in capsys.readouterr().out
+
+
+def test_an_unknown_error_is_told(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(runs)])
+    assert "cer: one seed, no error known" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("budgets", "message"),
     [

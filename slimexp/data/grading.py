@@ -1,8 +1,16 @@
-"""Grading, once per task: predictions of text, of likelihood and of labels."""
+"""Grading, once per task: predictions of text, of likelihood and of labels.
+
+Each metric comes with ``<metric>_stderr``, its standard error had other rows of the same kind been drawn; a single row
+gives none.
+"""
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from slimexp.data.base import Direction, Example, Task
 
@@ -11,6 +19,7 @@ HEADLINES: dict[Task, tuple[str, Direction]] = {
     "causal_lm": ("bits_per_byte", "min"),
     "classification": ("macro_f1", "max"),
 }
+_RESAMPLES = 1000
 
 
 def grade_text(predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
@@ -20,9 +29,9 @@ def grade_text(predictions: Sequence[str], examples: Sequence[Example]) -> dict[
     _check(predictions, examples)
     targets = [example.target or "" for example in examples]
     return {
-        "cer": float(char_error_rate(list(predictions), targets)),
-        "wer": float(word_error_rate(list(predictions), targets)),
-        "exact_match": sum(map(str.__eq__, predictions, targets)) / len(targets),
+        **_share("cer", *_edits(char_error_rate, predictions, targets, list)),
+        **_share("wer", *_edits(word_error_rate, predictions, targets, str.split)),
+        **_share("exact_match", list(map(str.__eq__, predictions, targets)), [1] * len(targets)),
     }
 
 
@@ -37,19 +46,23 @@ def grade_likelihood(predictions: Sequence[tuple[float, int, int]], examples: Se
     from torchmetrics.aggregation import SumMetric
 
     _check(predictions, examples)
+    columns = [*zip(*predictions, strict=True), [len(example.source.encode()) for example in examples]]
     sums = []
-    for column in (*zip(*predictions, strict=True), [len(example.source.encode()) for example in examples]):
+    for column in columns:
         total = SumMetric().set_dtype(torch.float64)
         total.update([float(value) for value in column])
         sums.append(float(total.compute()))
     nats, tokens, hits, size = sums
     if not tokens or not size:
         raise ValueError("no token was predicted: texts must be longer than one token")
-    return {
-        "bits_per_byte": nats / math.log(2) / size,
-        "perplexity": math.exp(min(nats / tokens, 700.0)),  # e^700 is the last finite hundred
-        "token_accuracy": hits / tokens,
-    }
+    perplexity = math.exp(min(nats / tokens, 700.0))  # e^700 is the last finite hundred
+    grades = {"bits_per_byte": nats / math.log(2) / size, "perplexity": perplexity, "token_accuracy": hits / tokens}
+    if len(examples) > 1:
+        rows_nats, rows_tokens, rows_hits, rows_size = columns
+        grades["bits_per_byte_stderr"] = _error(rows_nats, rows_size) / math.log(2)
+        grades["perplexity_stderr"] = _error(rows_nats, rows_tokens) * perplexity
+        grades["token_accuracy_stderr"] = _error(rows_hits, rows_tokens)
+    return grades
 
 
 def grade_label(predictions: Sequence[int], examples: Sequence[Example], *, classes: int) -> dict[str, float]:
@@ -58,12 +71,17 @@ def grade_label(predictions: Sequence[int], examples: Sequence[Example], *, clas
     from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
     _check(predictions, examples)
-    predicted = torch.tensor([int(label) for label in predictions])
-    truth = torch.tensor([example.label for example in examples])
-    return {
-        "accuracy": float(multiclass_accuracy(predicted, truth, num_classes=classes, average="micro")),
-        "macro_f1": float(multiclass_f1_score(predicted, truth, num_classes=classes, average="macro")),
+    predicted = np.array([int(label) for label in predictions])
+    truth = np.array([example.label for example in examples], dtype=int)
+    pair = torch.from_numpy(predicted), torch.from_numpy(truth)
+    grades = {
+        "accuracy": float(multiclass_accuracy(*pair, num_classes=classes, average="micro")),
+        "macro_f1": float(multiclass_f1_score(*pair, num_classes=classes, average="macro")),
     }
+    if len(examples) > 1:
+        grades["accuracy_stderr"] = _error(predicted == truth, np.ones(len(truth)))
+        grades["macro_f1_stderr"] = _macro_f1_error(predicted, truth, classes)
+    return grades
 
 
 def byte_bits(train: Sequence[Example], examples: Sequence[Example]) -> float:
@@ -79,6 +97,40 @@ def commonest_label(examples: Sequence[Example]) -> int:
     """The commonest class; of equally common ones the first."""
     counts = Counter(example.label for example in examples if example.label is not None)
     return min(counts, key=lambda label: (-counts[label], label))
+
+
+def _edits(
+    rate: Callable[..., Any], predictions: Sequence[str], targets: Sequence[str], parts: Callable[[str], list[str]]
+) -> tuple[list[int], list[int]]:
+    """Edits and length of each row, in the ``parts`` of a text; torchmetrics gives the one as a share of the other."""
+    lengths = [len(parts(target)) for target in targets]
+    rows = zip(predictions, targets, lengths, strict=True)
+    edits = [round(float(rate([p], [t])) * length) if length else len(parts(p)) for p, t, length in rows]
+    return edits, lengths
+
+
+def _share(name: str, tops: Sequence[int], bottoms: Sequence[int]) -> dict[str, float]:
+    """Sum of ``tops`` over sum of ``bottoms``, with its error."""
+    share = {name: sum(tops) / sum(bottoms) if sum(bottoms) else math.inf}
+    return {**share, f"{name}_stderr": _error(tops, bottoms)} if len(tops) > 1 and any(bottoms) else share
+
+
+def _error(tops: ArrayLike, bottoms: ArrayLike) -> float:
+    """Standard error of sum(tops) / sum(bottoms) over rows, as a ratio of two means (Cochran 1977, chapter 6)."""
+    top, bottom = np.asarray(tops, dtype=float), np.asarray(bottoms, dtype=float)
+    residuals = top - top.sum() / bottom.sum() * bottom
+    return math.sqrt(len(top) / (len(top) - 1) * float((residuals**2).sum())) / float(bottom.sum())
+
+
+def _macro_f1_error(predicted: NDArray[np.int_], truth: NDArray[np.int_], classes: int) -> float:
+    """Standard error by the bootstrap over rows (Efron 1979), with a fixed seed: macro F1 is no ratio of sums."""
+    cells, counts = np.unique(np.stack([predicted, truth]), axis=1, return_counts=True)
+    draws = np.random.default_rng(0).multinomial(len(truth), counts / len(truth), size=_RESAMPLES)
+    one = np.eye(classes)[cells]  # [2, cells, classes]
+    total = draws @ one.sum(0)  # how often a class was predicted, and how often it was there
+    hits = draws @ (one[0] * one[1])
+    f1 = np.divide(2 * hits, total, where=total > 0, out=np.zeros_like(total))
+    return float((f1.sum(1) / (total > 0).sum(1)).std(ddof=1))
 
 
 def _check(predictions: Sequence[object], examples: Sequence[Example]) -> None:

@@ -10,8 +10,10 @@ from urllib.parse import quote
 
 from slimexp.page.curves import curves
 from slimexp.plot import LOG_FROM, NAMES, kind_of, kinds_of
+from slimexp.point import Point
 from slimexp.record import Record, read
-from slimexp.section import Point, Section, better
+from slimexp.section import Section, better
+from slimexp.uncertainty import DECIDED
 
 # Columns of the table, in this order, where a section has them. The headline comes first.
 _MAIN = (
@@ -34,6 +36,7 @@ _SHORT = {
     "latency_p50_ms": "latency ms",
     "latency_ratio": "latency x dense",
 }
+_ERROR = "_stderr"
 _ENDS = ("_low", "_high")  # of the interval that a measure gives with a figure
 
 
@@ -83,22 +86,27 @@ def _section(section: Section, records: Mapping[str, Record], root: Path, folder
         "title": section.title,
         "headline": section.headline,
         "direction": section.direction,
+        "decided": DECIDED if section.z is None else None,  # probabilities are of all axes that were asked for
         "x": section.x,
         "y": section.y,
         "guess": section.trivial if section.trivial is not None else sum(guesses) / len(guesses) if guesses else None,
         "cover": section.cover,
-        "growth": getattr(section, "growth", None) or [],
+        "growth": section.growth,
         "kinds": kinds_of(section),
         "metrics": [_metric(name, section, own) for name in names],
         "budgets": _budgets(section),
         "environments": section.environments,
-        "points": [_point(point, names, records, root, folder) for point in section.points],
+        "published": [_published(point, names) for point in section.published],
+        "points": [
+            {**_point(point, names, records, root, folder), "beaten": probability}
+            for point, probability in zip(section.points, section.probabilities, strict=True)
+        ],
     }
 
 
 def _metrics(section: Section) -> list[str]:
-    """Metrics of a section, the telling ones first; ends of intervals are shown with their figure."""
-    held = dict.fromkeys(name for point in section.points for name in point.figures)
+    """Metrics of a section, the telling ones first; ends of intervals and errors are shown with their figure."""
+    held = dict.fromkeys(name for point in section.points for name in point.figures if _ERROR not in name)
     first = [name for name in dict.fromkeys((section.headline, *_MAIN, section.x, section.y)) if name in held]
     ends = {name for name in held for end in _ENDS if name.endswith(end) and name.removesuffix(end) in held}
     return list(dict.fromkeys([*first, *(name for name in held if name not in ends)]))
@@ -157,11 +165,20 @@ def _point(
 
 
 def _figure(point: Point, name: str) -> list[float]:
-    """Mean, and the ends of its error bar where it has one: range over seeds, or the widest interval of a measure."""
+    """Mean, and the ends of its error bar where it has one.
+
+    Over seeds their range; of a measure with an interval that, over seeds the widest; else one standard error.
+    """
     spread = point.figures[name]
     low, high = (point.figures.get(f"{name}{end}", spread) for end in _ENDS)
     ends = [min(low.low, spread.low), max(high.high, spread.high)]
+    if ends[0] == ends[1] and spread.error:
+        ends = [spread.mean - spread.error, spread.mean + spread.error]
     return [spread.mean, *ends] if ends[0] < ends[1] else [spread.mean]
+
+
+def _published(point: Point, names: Sequence[str]) -> dict[str, Any]:
+    return {"label": point.label, "figures": {name: _figure(point, name) for name in names if name in point.figures}}
 
 
 def _lineage(point: Point, records: Mapping[str, Record]) -> list[Record]:

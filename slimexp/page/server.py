@@ -4,6 +4,7 @@ import errno
 import hashlib
 import socketserver
 import sys
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import NamedTuple
 from slimexp.page.content import content, nothing
 from slimexp.page.html import embedded, render
 from slimexp.record import FILE
-from slimexp.section import load
+from slimexp.section import Section
 
 HOST = "127.0.0.1"
 PORTS = range(65536)
@@ -34,10 +35,15 @@ class Snapshot(NamedTuple):
 
 
 class Live:
-    """The page of ``runs``, built anew when a record file has come, grown or gone."""
+    """The page of ``runs``, built anew when a record file has come, grown or gone.
 
-    def __init__(self, runs: Path, *, x: str | None, y: str | None) -> None:
-        self.runs, self.x, self.y = runs, x, y
+    Args:
+        runs: A folder, or one record file.
+        look: Gives the sections of the records there.
+    """
+
+    def __init__(self, runs: Path, look: Callable[[], list[Section]]) -> None:
+        self.runs, self.look = runs, look
         self._stamp: list[tuple[str, int, int]] | None = None
         self._snapshot = Snapshot(b"", b"", "")
         self._lock = Lock()
@@ -51,7 +57,7 @@ class Live:
 
     def _built(self) -> Snapshot:
         try:
-            shown = content(load(self.runs, x=self.x, y=self.y), self.runs, None)
+            shown = content(self.look(), self.runs, None)
         except (ValueError, OSError) as error:  # no record yet, or the folder has just gone
             shown = nothing(str(error))
         data = embedded(shown).encode()
@@ -132,8 +138,13 @@ class _Handler(BaseHTTPRequestHandler):
         """A request every two seconds is no news."""
 
 
-def watch(runs: Path, *, x: str | None, y: str | None, port: int) -> None:
+def watch(runs: Path, look: Callable[[], list[Section]], *, port: int) -> None:
     """Serve the page until Ctrl-C.
+
+    Args:
+        runs: As ``Live``; so is ``look``.
+        look: Gives the sections.
+        port: 0 for any that is free.
 
     Raises:
         FileNotFoundError: ``runs`` does not exist.
@@ -141,7 +152,7 @@ def watch(runs: Path, *, x: str | None, y: str | None, port: int) -> None:
     """
     if not runs.exists():
         raise FileNotFoundError(f"no file or folder {runs}")
-    with Server(Live(runs, x=x, y=y), port) as server:
+    with Server(Live(runs, look), port) as server:
         try:
             print(f"live at {server.address} until Ctrl-C", flush=True)
             server.serve_forever()

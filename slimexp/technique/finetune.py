@@ -138,6 +138,12 @@ class Finetune(pl.LightningModule):
         # A Family is no nn.Module, so the teacher stays out of the module tree and of every checkpoint.
         self.teacher_family = teacher
 
+    def compile(self) -> None:
+        """Put the model, and the teacher's, through ``torch.compile``; the losses stay as they are."""
+        self.model.compile()
+        if self.teacher_family is not None:
+            self.teacher_family.model.compile()
+
     def on_step(self, progress: float) -> None:
         """Called before the forward pass of every optimizer step."""
 

@@ -1,22 +1,70 @@
 import math
 
+import numpy as np
 import pytest
 
 from slimexp.data import grading
 from slimexp.data.base import Example
 
 
+def values(grades: dict[str, float]) -> dict[str, float]:
+    """Without their errors."""
+    return {name: value for name, value in grades.items() if not name.endswith("_stderr")}
+
+
 def test_text() -> None:
     examples = [Example("", "one two"), Example("", "three")]
-    assert grading.grade_text(["one tvo", "three"], examples) == pytest.approx(
+    assert values(grading.grade_text(["one tvo", "three"], examples)) == pytest.approx(
         {"cer": 1 / 12, "wer": 1 / 3, "exact_match": 1 / 2}
     )
+
+
+def test_text_without_letters_counts_what_was_written() -> None:
+    grades = grading.grade_text(["ab", "x y"], [Example("", ""), Example("", "x y z")])
+    assert grades["cer"] == pytest.approx((2 + 2) / 5) and grades["wer"] == pytest.approx((1 + 1) / 3)
+    assert grading.grade_text(["ab"], [Example("", "")])["cer"] == math.inf
+
+
+def test_errors_are_the_spread_over_other_rows() -> None:
+    """Against the standard deviation over many fresh draws of rows from one population."""
+    chance = np.random.default_rng(0)
+    lengths = chance.integers(5, 60, 4000)
+    edits = chance.binomial(lengths, chance.choice([0.01, 0.2], 4000))
+    drawn = [chance.integers(0, 4000, 100) for _ in range(2000)]
+    true = np.std([edits[rows].sum() / lengths[rows].sum() for rows in drawn])
+    said = np.mean([grading._error(edits[rows], lengths[rows]) for rows in drawn])
+    assert said == pytest.approx(true, rel=0.05)
+
+    truth = chance.integers(0, 4, 4000)
+    predicted = np.where(chance.random(4000) < 0.7, truth, chance.integers(0, 4, 4000))
+    drawn = drawn[:200]
+
+    def f1(rows: np.ndarray) -> float:
+        examples = [Example("", label=int(label)) for label in truth[rows]]
+        return grading.grade_label(predicted[rows].tolist(), examples, classes=4)["macro_f1"]
+
+    said = np.mean([grading._macro_f1_error(predicted[rows], truth[rows], 4) for rows in drawn[:50]])
+    assert said == pytest.approx(np.std([f1(rows) for rows in drawn]), rel=0.15)
+
+
+def test_a_share_of_rows_has_the_binomial_error() -> None:
+    hits = [1] * 30 + [0] * 70
+    assert grading._error(hits, [1] * 100) == pytest.approx(math.sqrt(0.3 * 0.7 / 99))
+
+
+def test_one_row_has_no_error() -> None:
+    for grades in (
+        grading.grade_text(["one"], [Example("", "two")]),
+        grading.grade_likelihood([(1.0, 1, 0)], [Example("a")]),
+        grading.grade_label([0], [Example("", label=1)], classes=2),
+    ):
+        assert not [name for name in grades if name.endswith("_stderr")]
 
 
 def test_likelihood_counts_bytes_and_not_characters() -> None:
     examples = [Example("\u00e9a"), Example("b")]  # 3 + 1 bytes
     grades = grading.grade_likelihood([(2 * math.log(2), 2, 1), (2 * math.log(2), 2, 2)], examples)
-    assert grades == pytest.approx({"bits_per_byte": 1.0, "perplexity": 2.0, "token_accuracy": 0.75})
+    assert values(grades) == pytest.approx({"bits_per_byte": 1.0, "perplexity": 2.0, "token_accuracy": 0.75})
 
 
 def test_likelihood_sums_long_texts_exactly() -> None:
@@ -32,7 +80,7 @@ def test_likelihood_of_a_broken_model_is_finite_where_it_can_be() -> None:
 def test_label() -> None:
     examples = [Example("", label=label) for label in (0, 0, 1, 2)]
     grades = grading.grade_label([0, 1, 1, 2], examples, classes=3)
-    assert grades == pytest.approx({"accuracy": 0.75, "macro_f1": (2 / 3 + 2 / 3 + 1) / 3})
+    assert values(grades) == pytest.approx({"accuracy": 0.75, "macro_f1": (2 / 3 + 2 / 3 + 1) / 3})
 
 
 @pytest.mark.fast

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from slimexp import record
 from slimexp.page.server import Live, Server
 from slimexp.record import Record, append
+from slimexp.section import load
 
 DENSE = {"cer": 0.015, "exact_match": 0.6, "disk_mb": 16.1, "latency_p50_ms": 80.0, "latency_ratio": 1.0}
 GUESS = 0.08
@@ -88,7 +90,7 @@ def runs(tmp_path: Path) -> Path:
 @pytest.fixture
 def served(runs: Path) -> Iterator[Server]:
     """A server of ``runs`` that answers."""
-    with Server(Live(runs, x=None, y=None), 0) as server:
+    with Server(Live(runs, partial(load, runs)), 0) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server

@@ -102,11 +102,29 @@ def test_a_lost_dense_model_is_a_point_without_model_or_run(tmp_path: Path, runs
     assert dense["dense"] and dense["artifacts"] == [] and dense["overrides"] == ""
 
 
-def test_growth_is_shown_where_a_section_knows_it(runs: Path) -> None:
+def test_growth_and_the_probability_of_being_beaten_are_those_of_the_section(runs: Path) -> None:
     (found,) = load(runs)
-    assert content([found], runs, None)["sections"][0]["growth"] == getattr(found, "growth", [])
-    object.__setattr__(found, "growth", [0.1, 0.5])
-    assert content([found], runs, None)["sections"][0]["growth"] == [0.1, 0.5]
+    (one,) = content([found], runs, None)["sections"]
+    assert one["growth"] == found.growth and len(found.growth) == 6
+    assert [point["beaten"] for point in one["points"]] == found.probabilities
+    (three,) = content(load(runs, z="exact_match"), runs, None)["sections"]
+    assert one["decided"] == 0.05 and three["decided"] is None
+
+
+def test_one_seed_has_the_error_of_its_measure(runs: Path) -> None:
+    other = next(one for one in read(runs) if one.key == "q8")
+    append(runs / record.FILE, replace(other, metrics={**other.metrics, "cer_stderr": 0.002}))
+    (one,) = content(load(runs), runs, None)["sections"]
+    assert named(one, "q8")["figures"]["cer"] == pytest.approx([0.016, 0.014, 0.018])
+    assert not any("stderr" in metric["name"] for metric in one["metrics"])
+
+
+def test_published_points_stand_apart(runs: Path) -> None:
+    points = runs.parent / "points.csv"
+    points.write_text("label,cer,disk_mb\nOthers 2024,0.001,0.1\n")
+    (one,) = content(load(runs, reference=points), runs, None)["sections"]
+    assert one["published"] == [{"label": "Others 2024", "figures": {"cer": [0.001], "disk_mb": [0.1]}}]
+    assert len(one["points"]) == 7
 
 
 def test_it_is_strict_json(runs: Path) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from slimexp import record
 from slimexp.page.server import HOST, Live, Server
 from slimexp.record import append, read
 from slimexp.report import main
+from slimexp.section import load
 
 pytestmark = pytest.mark.fast
 
@@ -50,7 +52,7 @@ def test_nothing_else_is_served_and_to_no_other_name(served: Server) -> None:
 
 
 def test_a_sweep_without_records_is_waited_for(tmp_path: Path, runs: Path) -> None:
-    live = Live(tmp_path / "new", x=None, y=None)
+    live = Live(tmp_path / "new", partial(load, tmp_path / "new"))
     (tmp_path / "new").mkdir()
     assert "no records" in json.loads(live.snapshot().data)["message"]
     (runs / record.FILE).rename(tmp_path / "new" / record.FILE)
@@ -58,7 +60,7 @@ def test_a_sweep_without_records_is_waited_for(tmp_path: Path, runs: Path) -> No
 
 
 def test_a_page_is_not_built_twice_for_the_same_records(runs: Path) -> None:
-    live = Live(runs, x=None, y=None)
+    live = Live(runs, partial(load, runs))
     assert live.snapshot() is live.snapshot()
 
 

@@ -1,0 +1,128 @@
+"""How small can the student be that keeps the teacher's gain, when it is trained at length on a GPU?
+
+    python -m benchmarks.distill_length logger=none
+
+Trains ``+experiment=distill_t5_half``, ``_quarter`` and ``_tenth`` for every seed, side by side and spread over the
+GPUs that torch sees; further overrides go to every run. Small models leave most of a GPU idle: NVIDIA's multi-process
+service (``nvidia-cuda-mps-control -d``) lets runs share it. Per size the mean over seeds of (copy - student) / (copy -
+teacher) in the headline on the test split must reach the target.
+
+Prints a Markdown table, writes ``RUNS/distill_length.json`` and exits with status 1 where a target is missed.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.distill_gain import Run, headline
+from slimexp import record
+from slimexp.record import Record
+
+
+class Size(NamedTuple):
+    """A student and what it must keep.
+
+    Attributes:
+        share: Of the teacher's parameters, at most.
+        target: Share of the teacher's gain that must be kept.
+    """
+
+    share: float
+    target: float
+
+
+SIZES = {"half": Size(1 / 2, 0.95), "quarter": Size(1 / 4, 0.88), "tenth": Size(1 / 10, 0.70)}
+
+
+def summary(name: str, size: Size, rows: list[Record]) -> dict[str, Any]:
+    """Figures of one size over its seeds."""
+    first = rows[0]
+    kept = [record.kept(row) or 0.0 for row in rows]
+    share = first.metrics["params_live"] / first.baseline["params_live"]
+    return {
+        "size": name,
+        "share": share,
+        "mb": first.metrics["disk_mb"],
+        "headline": first.headline,
+        "student": [headline(row) for row in rows],
+        "teacher": first.baseline[first.headline],
+        "trivial": first.trivial,
+        "kept": kept,
+        "target": size.target,
+        "holds": share <= size.share and statistics.fmean(kept) >= size.target,
+        "seconds": [row.seconds["train"] for row in rows],
+    }
+
+
+def table(sizes: list[dict[str, Any]]) -> str:
+    head = ["student", "parameters", "MB", sizes[0]["headline"], "kept", "target", "training"]
+    lines = [head, ["---", *["---:"] * 6]]
+    for size in sizes:
+        kept = ", ".join(f"{share:.1%}" for share in size["kept"])
+        lines.append(
+            [
+                size["size"],
+                f"{size['share']:.1%}",
+                f"{size['mb']:.2f}",
+                f"{statistics.fmean(size['student']):.4f}",
+                f"{statistics.fmean(size['kept']):.1%} ({kept})",
+                f"{size['target']:.0%}",
+                f"{statistics.fmean(size['seconds']):.0f} s",
+            ]
+        )
+    rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{rows}\n\nteacher {sizes[0]['teacher']:.4f}, copying the input {sizes[0]['trivial']:.4f}"
+
+
+def gpus() -> int:
+    """How many there are, asked without opening one: what opens it keeps memory there."""
+    import torch
+
+    return max(torch.cuda.device_count(), 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", default="runs")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=9, help="runs trained at the same time")
+    arguments, overrides = parser.parse_known_args()
+    folder = Path(arguments.runs)
+    plan = {
+        name: [
+            Run.composed(
+                f"{name}, seed {seed}",
+                [f"+experiment=distill_t5_{name}", *overrides, f"seed={seed}", f"runs={folder}"],
+            )
+            for seed in arguments.seeds
+        ]
+        for name in arguments.sizes
+    }
+    runs = [run for of_size in plan.values() for run in of_size]
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus())))).split(",")
+
+    def train(number: int) -> None:
+        log = folder / "distill_length" / f"{runs[number].label.replace(', ', '-').replace(' ', '-')}.log"
+        runs[number].train(log, {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]})
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        list(pool.map(train, range(len(runs))))
+    records = record.read(folder / record.FILE)
+    sizes = [summary(name, SIZES[name], [run.record(records) for run in of_size]) for name, of_size in plan.items()]
+    last = records[-1]
+    outcome = {"sizes": sizes, "git": last.git, "versions": last.versions, "hardware": last.hardware}
+    path = folder / "distill_length.json"
+    path.write_text(json.dumps(outcome, indent=2) + "\n")
+    print(f"\n{table(sizes)}\n-> {path}")
+    if missed := [size["size"] for size in sizes if not size["holds"]]:
+        sys.exit(f"target missed: {', '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()

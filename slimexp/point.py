@@ -1,0 +1,251 @@
+"""Records -> points: what differs in nothing but the seed is one, with mean, range and standard error."""
+
+import json
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from slimexp.record import Record, kept
+from slimexp.stage import DENSE, as_floats, shaping
+from slimexp.uncertainty import standard_error
+
+T = TypeVar("T")
+
+# Counted in the model or its files: the same at every measurement.
+COUNTED = frozenset(
+    {"disk_mb", "weights_mb", "resident_mb", "params_live", "params_nonzero", "flops_prefill_g", "flops_decode_g"}
+    | {"size_ratio", "sparsity", "bits_per_weight"}
+)
+_TO_DENSE = frozenset({"kept", "latency_ratio", "prefill_ratio", "decode_ratio"})  # 1 for the dense model itself
+_STDERR = "_stderr"  # as lm-evaluation-harness names it
+_NORMAL_95 = 1.959964  # half a 95 % interval, in standard errors
+_SHARED = ("model", "trainer", "save_dtype")  # what shapes every stage of a run, beside the stages themselves
+# What every technique has: told after what is its own.
+_LESS_TELLING = frozenset(
+    {"steps", "batch_size", "dropout", "workers", "pad_to", "clip_norm", "optimizer", "scheduler"}
+)
+_SHOWN = 4  # settings a stage's label holds
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over seeds.
+
+    Attributes:
+        mean: Over seeds.
+        low: The lowest.
+        high: The highest.
+        error: Standard error of the mean, see ``uncertainty.standard_error``; ``None`` where it is not known.
+        seeds: How many there are.
+    """
+
+    mean: float
+    low: float
+    high: float
+    error: float | None = None
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class Point:
+    """Records that differ in nothing but the seed.
+
+    Attributes:
+        label: The chain that led here, with the settings in which it differs from others of the section.
+        chain: Names of its stages.
+        dense: Whether this is an uncompressed model.
+        seeds: The seeds behind the figures.
+        figures: Metric -> spread, see ``figures``.
+        runs: Names of the runs.
+        keys: Keys of the records.
+        artifacts: Model folders, relative to the runs folder, one per seed.
+        time: When the last of its records finished, ISO 8601; empty where it has none.
+    """
+
+    label: str
+    chain: tuple[str, ...]
+    dense: bool
+    seeds: tuple[int, ...]
+    figures: dict[str, Spread]
+    runs: tuple[str, ...]
+    keys: tuple[str, ...]
+    artifacts: tuple[str, ...]
+    time: str
+
+    @property
+    def slower(self) -> bool:
+        """Whether it is slower than the dense model, beyond the interval of the measurement where there is one."""
+        return not self.dense and min(self.value("latency_ratio", 0.0), self.value("latency_ratio_low", np.inf)) > 1
+
+    @property
+    def noisy(self) -> bool:
+        """Whether latency was disturbed in any of the measurements."""
+        return self.value("latency_noisy", 0.0) > 0
+
+    def value(self, metric: str, absent: float = np.nan) -> float:
+        """Mean of ``metric``."""
+        return self.figures[metric].mean if metric in self.figures else absent
+
+    def error(self, metric: str) -> float:
+        """Standard error of ``metric``; NaN where it is not known."""
+        error = self.figures[metric].error if metric in self.figures else None
+        return np.nan if error is None else error
+
+
+def points(records: Sequence[Record], parents: Mapping[str, Record]) -> list[Point]:
+    """Points of records that may be compared, with labels that tell them apart.
+
+    Args:
+        records: Oldest first; of two records of the same work and seed the later counts.
+        parents: Records by key, for the chains.
+    """
+    groups = grouped(records, lambda record: _identity(record, parents))
+    groups = [list({record.seed: record for record in group}.values()) for group in groups]  # later work wins
+    labels = _labels([group[-1] for group in groups], parents)
+    return [_point(group, label, parents) for group, label in zip(groups, labels, strict=True)]
+
+
+def figures(record: Record) -> dict[str, float]:
+    """Metrics of a record, and ``kept``, ``size_ratio``, ``sparsity`` and ``bits_per_weight`` where they follow."""
+    found = dict(record.metrics)
+    if (share := kept(record)) is not None:
+        found["kept"] = share
+        if (error := found.get(record.headline + _STDERR)) is not None:
+            found["kept" + _STDERR] = error / abs(record.trivial - record.baseline[record.headline])
+    if "disk_mb" in found and record.baseline.get("disk_mb"):
+        found["size_ratio"] = found["disk_mb"] / record.baseline["disk_mb"]
+    if found.get("params_live"):
+        if "params_nonzero" in found:
+            found.setdefault("sparsity", 1 - found["params_nonzero"] / found["params_live"])
+        if "weights_mb" in found:
+            found.setdefault("bits_per_weight", 8e6 * found["weights_mb"] / found["params_live"])
+    return found
+
+
+def spreads(rows: Sequence[Mapping[str, float]], *, dense: bool) -> dict[str, Spread]:
+    """Metric -> spread over ``rows``, one per seed, each with its measures' own errors among its figures."""
+    # gsm8k_exact_match_stderr_strict-match belongs to gsm8k_exact_match_strict-match
+    said = [{name.replace(_STDERR, "", 1): row[name] for name in row if _STDERR in name} for row in rows]
+    found = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        held = [pair for pair in zip(rows, said, strict=True) if name in pair[0]]
+        values = [row[name] for row, _ in held]
+        error = standard_error(values, [_own_error(name, *pair, dense=dense) for pair in held])
+        found[name] = Spread(float(np.mean(values)), min(values), max(values), error, len(values))
+    return found
+
+
+def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+    """Items of equal key together, groups in the order in which their keys appear."""
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())
+
+
+def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of a nested configuration by dotted name."""
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else None
+    if items is None:
+        yield prefix, tree
+        return
+    for key, value in items:
+        yield from flat(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def unseeded(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A corpus or technique without the run's seed; seeds further down choose rows or scores and are settings."""
+    return {key: value for key, value in node.items() if key != "seed"}
+
+
+def _own_error(metric: str, row: Mapping[str, float], said: Mapping[str, float], *, dense: bool) -> float | None:
+    """Standard error of one measurement, by what its measure says; ``None`` where it says nothing."""
+    if metric in COUNTED or (dense and metric in _TO_DENSE):
+        return 0.0
+    if f"{metric}_low" in row and f"{metric}_high" in row:
+        return (row[f"{metric}_high"] - row[f"{metric}_low"]) / (2 * _NORMAL_95)
+    return said.get(metric) or None  # 0: rows that all came out alike say nothing of how others would have
+
+
+def _point(group: Sequence[Record], label: str, parents: Mapping[str, Record]) -> Point:
+    dense = group[-1].dense
+    return Point(
+        label=label,
+        chain=tuple(_chain(group[-1], parents)),
+        dense=dense,
+        seeds=tuple(sorted(record.seed for record in group)),
+        figures=spreads([figures(record) for record in group], dense=dense),
+        runs=tuple(sorted({record.name for record in group})),
+        keys=tuple(record.key for record in group if record.key),
+        artifacts=tuple(record.artifact for record in group if record.key),
+        time=max(record.time for record in group),
+    )
+
+
+def _chain(record: Record, parents: Mapping[str, Record]) -> list[str]:
+    """Stages that led to ``record``; where a parent's record is missing, the order of its configuration."""
+    chain = [record.stage]
+    while record.parent in parents and record.parent is not None:
+        record = parents[record.parent]
+        chain.insert(0, record.stage)
+    if record.parent is not None and chain[0] in (planned := list(record.config.get("pipeline") or {})):
+        chain = planned[: planned.index(chain[0])] + chain
+    return [stage for stage in chain if stage != DENSE] or [DENSE]
+
+
+def _settings(record: Record, parents: Mapping[str, Record]) -> dict[str, Any]:
+    """Flat settings that shaped ``record``: of the stages of its chain as ``stage.key``, and of the run."""
+    pipeline = record.config.get("pipeline") or {}
+    stages = {stage: unseeded(pipeline[stage]) for stage in _chain(record, parents) if stage in pipeline}
+    shared = {name: record.config[name] for name in _SHARED if name in record.config}
+    if "trainer" in shared:
+        shared["trainer"] = shaping(shared["trainer"])
+    return dict(flat({**shared, **stages}))
+
+
+def _identity(record: Record, parents: Mapping[str, Record]) -> str:
+    return json.dumps(as_floats([record.dense, _chain(record, parents), sorted(_settings(record, parents).items())]))
+
+
+def _labels(records: Sequence[Record], parents: Mapping[str, Record]) -> list[str]:
+    """Short names: the chain, with the settings in which records that have the same stage differ."""
+    settings = [_settings(record, parents) for record in records]
+    chains = [_chain(record, parents) for record in records]
+
+    def varies(key: str) -> bool:
+        held = [chain for one, chain in zip(settings, chains, strict=True) if key in one]
+        partly = any(key not in one and chain in held for one, chain in zip(settings, chains, strict=True))
+        return partly or len({json.dumps(one[key]) for one in settings if key in one}) > 1
+
+    varying = {key for key in {key for one in settings for key in one} if varies(key)}
+    labels = []
+    for record, one, chain in zip(records, settings, chains, strict=True):
+        told = {key: value for key, value in one.items() if key in varying and value is not None}
+        label = " → ".join(_stage_label(stage, told) for stage in chain)
+        common = ", ".join(_setting(key, value) for key, value in told.items() if key.split(".")[0] in _SHARED)
+        prefix = f"{DENSE}: " if record.dense and chain != [DENSE] else ""
+        labels.append(f"{prefix}{label}{f' [{common}]' if common else ''}")
+    return [
+        f"{label} [{record.name}]" if labels.count(label) > 1 else label
+        for record, label in zip(records, labels, strict=True)
+    ]
+
+
+def _stage_label(stage: str, settings: Mapping[str, Any]) -> str:
+    """``prune(sparsity=0.5)``."""
+    own = [(key, value) for key, value in settings.items() if key.split(".")[0] == stage]
+    own.sort(key=lambda pair: (pair[0].split(".")[1] in _LESS_TELLING, pair[0].count(".")))
+    parts = [_setting(key, value) for key, value in own]
+    more = [f"+{len(parts) - _SHOWN}"] if len(parts) > _SHOWN else []
+    return f"{stage}({', '.join(parts[:_SHOWN] + more)})" if parts else stage
+
+
+def _setting(key: str, value: Any) -> str:
+    """The last words of a dotted name that tell it, with its value; of a class its name."""
+    *path, last = key.split(".")
+    if last == "_target_":
+        return str(value).rsplit(".", 1)[-1]
+    within = [path[-1]] if len(path) > 1 or path[:1] == ["model"] else []
+    return f"{'.'.join([*within, last])}={f'{value:g}' if isinstance(value, float) else value}"
