@@ -93,6 +93,7 @@ function tellResult(view) {
   const figures = [...new Set(known)]
     .map((name) => view.metric(name))
     .filter((metric) => metric && point.figures[metric.name]);
+  const rivals = overlapping(section, limits, point);
   const hidden = view.visible.includes(point) ? "" : " (hidden by the filter)";
   result.append(
     node(
@@ -111,6 +112,13 @@ function tellResult(view) {
       figures.map((metric) => `${metric.short} ${shown(metric, value(point, metric.name))}`).join(", "),
       point.slower ? node("span", { class: "warn" }, " slower than dense") : null,
     ),
+    rivals.length
+      ? node(
+          "p",
+          { class: "quiet" },
+          `Not told apart from it by error bars of ${view.metric(section.headline).label}: ${count(rivals.length, "other")} that ${rivals.length > 1 ? "fit" : "fits"}.`,
+        )
+      : "",
     node("h4", {}, "The command that names it"),
     copyable(words, "the command"),
   );
@@ -119,6 +127,17 @@ function tellResult(view) {
       node("h4", {}, point.artifacts.length > 1 ? "Its models, one per seed" : "Its model"),
       ...point.artifacts.map(artifact),
     );
+}
+
+/* Others that fit whose error bar of the headline meets that of the best. */
+function overlapping(section, limits, best) {
+  const name = section.headline,
+    [low, high] = ends(best, name);
+  return section.points.filter((point) => {
+    if (point === best || !point.figures[name] || worst(point, limits) > 0) return false;
+    const [from, to] = ends(point, name);
+    return (low < high || from < to) && from <= high && to >= low;
+  });
 }
 
 /* A model folder: a link where the page lies beside it, and its path to copy. */

@@ -95,7 +95,8 @@ function scatter(view, holder) {
   const height = Math.round(Math.max(320, Math.min(520, holder.clientWidth * 0.66)));
   const label = `${section.title}: ${count(drawn.length, "point")}, ${mx.label} across, ${my.label} up`;
   const { svg, box } = canvas(holder, height, { role: "listbox", "aria-multiselectable": "true", "aria-label": label });
-  const reach = (metric) => drawn.flatMap((point) => ends(point, metric.name));
+  const others = section.published.filter(({ figures }) => figures[mx.name] && figures[my.name]);
+  const reach = (metric) => [...drawn, ...others].flatMap((point) => ends(point, metric.name));
   const across = reach(mx),
     up = [...reach(my), ...(view.withGuess ? [view.guess] : [])];
   view.canLog = { x: Math.min(...across) > 0, y: Math.min(...up) > 0 };
@@ -113,6 +114,7 @@ function scatter(view, holder) {
   const budget = node("g", { class: "budget" });
   svg.append(budget, steps(onFront, mx, my, x, y, box));
   view.drawLimits = () => budget.replaceChildren(...limitLines(view, x, y, box));
+  for (const other of others) svg.append(...published(other, x.at(value(other, mx.name)), y.at(value(other, my.name))));
   const rank = (point) => (point.dense ? 2 : onFront.has(point) ? 1 : 0);
   const places = drawn.map((point) => ({ point, x: x.at(value(point, mx.name)), y: y.at(value(point, my.name)) }));
   for (const place of [...places].sort((a, b) => rank(a.point) - rank(b.point))) {
@@ -123,6 +125,14 @@ function scatter(view, holder) {
   svg.append(notes);
   view.drawNotes = () => notes.replaceChildren(...labels(view, places, box));
   return places.sort((a, b) => a.x - b.x || b.y - a.y);
+}
+
+/* What others published: a hollow star with its name, part of no front. */
+function published({ label }, left, top) {
+  return [
+    node("path", { class: "published", d: STAR, transform: `translate(${left} ${top})` }),
+    node("text", { class: "note other", x: left + 11, y: top - 6 }, label),
+  ];
 }
 
 /* The front as a step: for any x, the best y among points at least as good in x. */
@@ -174,7 +184,7 @@ function dot(view, place, x, y, mx, my) {
     "g",
     { transform: `translate(${place.x.toFixed(1)} ${place.y.toFixed(1)})` },
     node("circle", { class: "halo", r: 12 }),
-    mark(section, point.kind, { dense: point.dense, front, slower: point.slower }),
+    mark(section, point.kind, { dense: point.dense, front, slower: point.slower, open: view.isOpen(point) }),
   );
   return node(
     "g",

@@ -179,6 +179,8 @@ function states(view, point) {
             ? "dominated"
             : "not drawn",
   ];
+  if (view.isOpen(point))
+    found.push(`not separable: dominated with a probability of ${Math.round(100 * point.beaten)} %`);
   if (point.slower) found.push("slower than dense");
   if (point.noisy) found.push("latency noisy");
   return found;

@@ -85,6 +85,9 @@ function legend(view, holder) {
   add(mark(section, "", { dense: true }), "dense (not compressed)");
   if (view.drawn.some((point) => !point.dense && !view.onFront.has(point)))
     add(mark(section, section.kinds[0], { front: false }), "dominated (grey)");
+  if (view.drawn.some((point) => view.isOpen(point) && !view.onFront.has(point)))
+    add(mark(section, section.kinds[0], { front: false, open: true }), "dominated? not separable (pale)");
+  if (section.published.length) add(node("path", { class: "published", d: STAR }), "published by others");
   if (section.points.some((point) => point.slower))
     add(node("path", { class: "slow", d: CROSS }), "slower than dense (crossed, red)");
   if (view.onFront.size) add(node("path", { class: "step", d: "M-10,0H10" }), "front");
@@ -105,7 +108,7 @@ function legend(view, holder) {
   if (view.drawn.some((point) => [view.x, view.y].some(({ name }) => point.figures[name].length > 1)))
     add(
       node("g", {}, node("path", { class: "bars dense", d: "M0,-9V9" }), node("circle", { class: "mark dense", r: 4 })),
-      "range over seeds; of a latency ratio its interval",
+      "range over seeds; of one seed ± one standard error; of a latency ratio its 95 % interval",
     );
   holder.replaceChildren(
     node("div", { class: "chains", role: "group", "aria-label": "Chains shown" }, ...chains),

@@ -73,11 +73,15 @@ const CROSS = "M-7,-7L7,7M7,-7L-7,7";
 const COLOURS = 6; // .kind-0 ... of the style sheet
 
 /* A chain's mark: colour and shape together tell it; only what is on the front has the colour. */
-function mark(section, kind, { dense = false, front = true, slower = false } = {}) {
+function mark(section, kind, { dense = false, front = true, slower = false, open = false } = {}) {
   const place = section.kinds.indexOf(kind),
     turn = Math.floor(place / SHAPES.length);
   const shape = dense ? STAR : SHAPES[(place + turn) % SHAPES.length];
-  const look = dense ? "mark dense" : front ? `mark kind-${place % COLOURS}` : "mark dominated";
+  const look = dense
+    ? "mark dense"
+    : front || open
+      ? `mark kind-${place % COLOURS}${front ? "" : " open"}`
+      : "mark dominated";
   const group = node("g", {}, node("path", { class: look, d: shape }));
   if (slower) group.append(node("path", { class: "slow", d: CROSS }));
   return group;

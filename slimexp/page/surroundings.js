@@ -4,7 +4,7 @@ function growth(view) {
   const values = view.section.growth;
   if (values.length < 2) return [];
   const drawn = node("div"),
-    told = `hypervolume of ${view.section.title} from ${short(values[0])} to ${short(values.at(-1))}`;
+    told = `hypervolume of size and quality kept from ${short(values[0])} to ${short(values.at(-1))}`;
   const block = node(
     "details",
     { class: "growth" },

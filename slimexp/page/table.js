@@ -39,7 +39,7 @@ function drawTable(view, holder) {
       {},
       node("caption", {}, caption),
       node("thead", {}, head),
-      node("tbody", {}, ...rows.map(([row]) => row), guessRow(view, columns)),
+      node("tbody", {}, ...rows.map(([row]) => row), guessRow(view, columns), ...otherRows(view, columns)),
     ),
   );
   [holder.scrollLeft, holder.scrollTop] = scrolled;
@@ -70,7 +70,7 @@ function tableRow(view, point, columns) {
   const name = node(
     "button",
     { type: "button", class: "name", "data-focus": `row ${point.id}`, on: { click: () => view.choose(point) } },
-    swatch(mark(section, point.kind, { dense: point.dense, front, slower: point.slower })),
+    swatch(mark(section, point.kind, { dense: point.dense, front, slower: point.slower, open: view.isOpen(point) })),
     node("span", {}, number ? node("b", {}, `${number} `) : null, point.label, node("span", { class: "letter" })),
   );
   const cells = columns.map((metric) => {
@@ -104,5 +104,17 @@ function guessRow(view, columns) {
     node("th", { scope: "row" }, "no model (best trivial guess)"),
     node("td"),
     ...cells,
+  );
+}
+
+function otherRows(view, columns) {
+  return view.section.published.map((other) =>
+    node(
+      "tr",
+      { class: "guess" },
+      node("th", { scope: "row" }, `☆ ${other.label} (published by others)`),
+      node("td"),
+      ...columns.map((metric) => node("td", {}, told(metric, other))),
+    ),
   );
 }

@@ -49,6 +49,19 @@ class View {
     this.numbers = new Map(listed.map((point, index) => [point, index + 1]));
   }
 
+  /* Whether probabilities are of the axes and the points that are shown. */
+  isDoubtKnown() {
+    const { section, state, visible } = this;
+    const own = state.x === section.x && state.y === section.y;
+    return section.decided !== null && own && visible.length === section.points.length;
+  }
+
+  /* Whether the data do not tell if a point is dominated. */
+  isOpen({ beaten }) {
+    const { decided } = this.section;
+    return this.isDoubtKnown() && beaten !== null && decided < beaten && beaten < 1 - decided;
+  }
+
   build() {
     const { section } = this;
     this.note = node("p", { class: "quiet" });
@@ -280,6 +293,15 @@ function summary(view) {
   const front = `${onFront.size} of ${count(drawn.length, "drawn point")} on the front of ${view.x.label} (${WAY[view.x.better]}) and ${view.y.label} (${WAY[view.y.better]})`;
   const told = [hidden ? `${front}; ${hidden} hidden by the filter do not count` : front];
   if (visible.length > drawn.length) told.push(`${visible.length - drawn.length} not drawn: not measured in both`);
+  if (view.isDoubtKnown()) {
+    const open = drawn.filter((point) => view.isOpen(point)).length,
+      unknown = drawn.filter(({ beaten }) => beaten === null).length;
+    if (open)
+      told.push(
+        `${open} not separable: dominated with a probability between ${100 * section.decided} and ${100 * (1 - section.decided)} %`,
+      );
+    if (unknown) told.push(`How sure the place of ${unknown} is, is not known: one seed, no error of its own`);
+  }
   if (section.cover !== null)
     told.push(`Hypervolume of size and quality kept: ${section.cover.toFixed(3)} (1: dense quality for no bytes)`);
   return `${told.join(". ")}.`;

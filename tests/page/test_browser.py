@@ -320,6 +320,25 @@ def test_growth_is_drawn_when_opened(window: "Page", runs: Path, said: list[str]
     assert "from 0.1 to 0.45 over 3 points" in window.inner_text(".growth summary")
 
 
+def test_doubt_and_published_points_are_shown(window: "Page", runs: Path, said: list[str]) -> None:
+    for one in read(runs):
+        append(runs / record.FILE, replace(one, metrics={**one.metrics, "cer_stderr": 0.004}))
+    (runs / "points.csv").write_text("label,cer,disk_mb\nOthers <2024>,0.012,3\n")
+    found = load(runs, reference=runs / "points.csv")
+    open_points = [point for index, point in enumerate(found[0].points) if found[0].undecided(index)]
+    shown(window, runs, content(found, runs, runs))
+    assert keys(window, "VIEWS[0].drawn.filter((one) => VIEWS[0].isOpen(one)).map((one) => one.id)") == sorted(
+        " ".join(point.keys) for point in open_points
+    )
+    assert f"{len(open_points)} not separable" in window.inner_text("article > p")
+    assert dots(window, ":has(.open)") != [] and "not separable (pale)" in window.inner_text(".legend")
+    assert window.locator(".canvas .published").count() == 1
+    assert "☆ Others <2024> (published by others)" in window.inner_text("tbody")
+    assert "Not told apart from it" in window.inner_text(".result")
+    window.select_option("[data-focus='axis x']", "kept")  # probabilities are of other axes
+    assert dots(window, ":has(.open)") == []
+
+
 def test_a_live_page_takes_up_new_records_and_keeps_its_state(
     window: "Page", runs: Path, served: Server, said: list[str]
 ) -> None:

@@ -68,3 +68,10 @@ def test_chains_have_the_colours_of_the_png() -> None:
     style = (ASSETS / "page.css").read_text().lower()
     for place, colour in enumerate(COLOURS):
         assert f"--c{place}: light-dark({colour.lower()}," in style
+
+
+def test_every_script_of_the_room_is_in_the_page() -> None:
+    page = render(nothing(""))
+    scripts = sorted(ASSETS.glob("*.js"))
+    assert scripts and all(script.read_text() in page for script in scripts)
+    assert max(len(script.read_text().splitlines()) for script in scripts) <= 400
