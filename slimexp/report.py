@@ -42,13 +42,15 @@ def _main(arguments: Sequence[str] | None) -> int:
     parser.add_argument("--y", metavar="METRIC", help="vertical axis (default: the headline of each corpus)")
     parser.add_argument("--z", metavar="METRIC", help="a third objective, for a front of three (default: none)")
     parser.add_argument("--reference", metavar="FILE", type=Path, help=published.FORMAT)
-    either = parser.add_mutually_exclusive_group()
-    either.add_argument("--out", metavar="DIR", type=Path, help="where the files go (default: the runs folder)")
-    either.add_argument("--watch", action="store_true", help="serve the page to this machine, live, and write nothing")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where the files go (default: the runs folder)")
+    parser.add_argument("--wandb", action="store_true", help="a W&B run per sweep with its front; offline if need be")
+    parser.add_argument("--watch", action="store_true", help="serve the page to this machine, live, and write nothing")
     parser.add_argument("--port", metavar="N", type=int, help="of --watch (default: any that is free)")
     asked = parser.parse_args(arguments)
     if asked.port is not None and (asked.port not in server.PORTS or not asked.watch):
         parser.error(f"--port must be 0 to {server.PORTS[-1]} and go with --watch, got {asked.port}")
+    if asked.watch and (asked.out or asked.wandb):
+        parser.error("--watch writes nothing: leave out --out and --wandb")
     folder = asked.out or (asked.runs if asked.runs.is_dir() else asked.runs.parent)
     try:
         look = partial(load, asked.runs, x=asked.x, y=asked.y, z=asked.z, reference=asked.reference)
@@ -62,6 +64,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         return console.USER_ERROR
     print("\n\n".join(table(section) for section in found))
     print("\nwritten: " + ", ".join(map(str, files)))
+    if asked.wandb:
+        from slimexp import mirror  # brings in Lightning
+
+        mirror.publish(asked.runs, partial(write, runs=asked.runs))
     return 0
 
 

@@ -88,6 +88,9 @@ class Wandb(Tracker):
             settings), else offline. The environment's ``WANDB_MODE`` goes before.
         folder: Where W&B keeps its files (``<folder>/wandb``).
 
+    Attributes:
+        identity: W&B's ``id``, ``resume`` and ``job_type`` of a run that is written more than once.
+
     Raises:
         ValueError: Unknown mode, here or in ``WANDB_MODE``.
     """
@@ -101,6 +104,7 @@ class Wandb(Tracker):
         self.tags = list(tags)
         self.folder = Path(folder)
         self.mode = _mode(os.environ.get("WANDB_MODE") or mode)
+        self.identity: dict[str, str] = {}
         self._run: Any = None
         self._name = ""
 
@@ -112,7 +116,7 @@ class Wandb(Tracker):
         if not why:
             try:
                 self._run = self._init("online", name, config)
-                _say(f"online at {self._run.url}")
+                say(f"online at {self._run.url}")
                 return
             except Exception as error:
                 first_line = (str(error).splitlines() or [""])[0] or type(error).__name__
@@ -120,7 +124,7 @@ class Wandb(Tracker):
         self._run = self._guarded("start", lambda: self._init("offline", name, config))
         if self._run is not None:
             folder = min(self._run.settings.sync_dir, os.path.relpath(self._run.settings.sync_dir), key=len)
-            _say(f"{why}, writing offline; `wandb sync {folder}` uploads it later")
+            say(f"{why}, writing offline; `wandb sync {folder}` uploads it later")
 
     def loggers(self, stage: str, curves: str | Path) -> list[pl.loggers.Logger]:
         loggers = super().loggers(stage, curves)
@@ -135,7 +139,7 @@ class Wandb(Tracker):
     def artifact(self, stage: str, folder: str | Path) -> None:
         def reference() -> None:
             name = re.sub(r"[^\w.-]+", "_", f"{self._name}-{stage}")  # what W&B allows in a name
-            artifact = _wandb().Artifact(name, type="model", metadata={"stage": stage})
+            artifact = wandb_module().Artifact(name, type="model", metadata={"stage": stage})
             artifact.add_reference(Path(folder).resolve().as_uri())
             self._run.log_artifact(artifact)
 
@@ -150,7 +154,7 @@ class Wandb(Tracker):
         self._guarded("log", lambda: self._run.log(dict(row)))
 
     def _init(self, mode: str, name: str, config: Mapping[str, Any]) -> Any:
-        wandb = _wandb()
+        wandb = wandb_module()
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = {"silent": True, "console": "off", "init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS}
         known = wandb.Settings.model_fields  # older versions have no finish_timeout
@@ -165,6 +169,7 @@ class Wandb(Tracker):
             mode=mode,
             reinit="finish_previous",  # jobs of a multirun share the process
             settings=wandb.Settings(**{name: value for name, value in settings.items() if name in known}),
+            **self.identity,
         )
 
     def _guarded(self, action: str, call: Callable[[], Any]) -> Any:
@@ -175,7 +180,7 @@ class Wandb(Tracker):
             return call()
         except Exception as error:
             self._run = None
-            _say(f"could not {action} ({type(error).__name__}: {error}); the run goes on without it")
+            say(f"could not {action} ({type(error).__name__}: {error}); the run goes on without it")
             return None
 
 
@@ -229,8 +234,8 @@ def _mode(word: str) -> Mode:
     return mode  # type: ignore[return-value]
 
 
-def _wandb() -> Any:
-    """The wandb module, imported late (0.9 s) and kept from writing to the console."""
+def wandb_module() -> Any:
+    """The library, imported late (0.9 s) and kept from writing to the console."""
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))
@@ -242,7 +247,7 @@ def _has_credentials() -> bool:
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     with suppress(Exception):  # an unreadable netrc or settings file is no account
-        settings = _wandb().setup().settings
+        settings = wandb_module().setup().settings
         if settings.api_key:
             return True
         files = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
@@ -294,5 +299,5 @@ def _step(line: str) -> float:
         return math.inf
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     print(f"W&B: {line}", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -159,3 +160,21 @@ def make_record() -> Callable[..., Any]:
         return replace(base, **changes)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def settled() -> Callable[[Path], Path]:
+    """Folder -> the same, once the logs of all W&B runs below it are whole: W&B's own process writes on after a run."""
+    from slimexp import transaction_log
+
+    def whole(run: Path) -> bool:
+        return any(transaction_log.read(file).finished for file in run.glob("*.wandb"))
+
+    def wait(folder: Path) -> Path:
+        until = time.monotonic() + 20
+        while not all(map(whole, folder.glob("wandb/*run-*"))):
+            assert time.monotonic() < until, "W&B did not write its log to the end"
+            time.sleep(0.01)
+        return folder
+
+    return wait

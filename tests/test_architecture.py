@@ -15,7 +15,7 @@ LONGEST = 400
 
 # A room or module may import those of lower rows only. Rows within one layer order its parts.
 LAYERS = [
-    ["signature", "schedule", "attachment", "pareto", "record", "stage", "console", "hub"],
+    ["signature", "schedule", "attachment", "pareto", "record", "stage", "console", "hub", "transaction_log"],
     ["binding", "uncertainty"],
     ["point"],
     ["published"],
@@ -23,7 +23,7 @@ LAYERS = [
     ["config", "importance", "quantizer", "loss"],
     ["model", "data"],
     ["technique", "measure", "format", "artifact", "tracker", "checkpoint", "progress", "plot"],
-    ["reference", "page"],
+    ["reference", "mirror", "page", "sensitivity"],
     ["pipeline"],
     ["sweeper"],
     ["train", "evaluate", "report", "select", "export"],

@@ -2,8 +2,7 @@
 
 import ast
 import json
-import struct
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from slimexp import tracker
+from slimexp import tracker, transaction_log
 from slimexp.tracker import Curves, Mode, Silent, Wandb
 
 
@@ -55,33 +54,9 @@ def fit(loggers: list[pl.loggers.Logger], steps: int, folder: Path, resume: Path
     return trainer
 
 
-def offline_records(folder: Path) -> list[Any]:
-    """Read the log file of an offline run: blocks of 32 kB, framed as in LevelDB, holding protobuf records."""
-    from wandb.proto import wandb_internal_pb2
-
-    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
-    size = 0
-    while not size or size != file.stat().st_size:  # W&B's own process may still be writing
-        size = file.stat().st_size
-        time.sleep(0.3)
-    data, place, whole, found = file.read_bytes(), 7, b"", []
-    while place < len(data):
-        left = 32768 - place % 32768
-        if left < 7:
-            place += left
-            continue
-        _, size, kind = struct.unpack("<IHB", data[place : place + 7])
-        whole += data[place + 7 : place + 7 + size]
-        place += 7 + size
-        if kind in (1, 4):  # a whole record, or the last part of one
-            found.append(wandb_internal_pb2.Record.FromString(whole))
-            whole = b""
-    return found
-
-
 @pytest.mark.usefixtures("no_account")
 def test_without_an_account_everything_is_in_the_offline_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], settled: Callable[[Path], Path]
 ) -> None:
     mirror = make(tmp_path)
     mirror.start(name="a run", config={"seed": 3, "pipeline": {"distill": {"steps": 4}}})
@@ -98,7 +73,8 @@ def test_without_an_account_everything_is_in_the_offline_file(
     assert said[0].startswith("W&B: no account found, writing offline; `wandb sync ")
     assert "`wandb sync " in said[0]
 
-    records = offline_records(tmp_path)
+    (file,) = settled(tmp_path).glob("wandb/offline-run-*/*.wandb")
+    records = list(transaction_log.records(file))
     config = {one.key: json.loads(one.value_json) for record in records for one in record.run.config.update}
     assert config["seed"] == 3
     assert config["pipeline"] == {"distill": {"steps": 4}}

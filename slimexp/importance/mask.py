@@ -1,4 +1,4 @@
-"""Which entries of a weight are alive, kept as a parametrization."""
+"""Which entries of a weight are alive: chosen by score, kept as a parametrization."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,3 +33,21 @@ class Mask(Attachment):
 
     def arguments(self) -> dict[str, Any]:
         return {"shape": list(self.mask.shape)}
+
+
+def keep_mask(scores: Tensor, keep: int, frozen: Tensor) -> Tensor:
+    """Which entries stay: the ``keep`` highest scores among those not ``frozen``.
+
+    Args:
+        scores: Finite, any shape.
+        keep: Entries to keep; where fewer are left unfrozen, all of those are kept.
+        frozen: Bool, same shape; entries that are zero for good.
+
+    Returns:
+        Bool, same shape, with exactly ``min(keep, unfrozen)`` true.
+    """
+    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
+    candidates = (~frozen).flatten().nonzero().squeeze(1)
+    best = scores.flatten()[candidates].topk(min(keep, len(candidates)), sorted=False).indices
+    mask[candidates[best]] = True
+    return mask.view_as(scores)

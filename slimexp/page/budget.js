@@ -140,7 +140,7 @@ function overlapping(section, limits, best) {
   });
 }
 
-/* A model folder: a link where the page lies beside it, and its path to copy. */
+/* A model folder: its path to copy, and a link where the page lies on the same disk. */
 function artifact({ path, href }) {
-  return copyable(path, "the path", href ? node("a", { href }, path) : path);
+  return copyable(path, "the path", href && location.protocol === "file:" ? node("a", { href }, path) : path);
 }

@@ -4,7 +4,6 @@ A freed worker gets the next trial at once, whatever the others do. Every trial 
 and after, so the same command goes on with what is missing. Stages that trials share are trained once.
 """
 
-import fcntl
 import inspect
 import json
 import math
@@ -13,20 +12,21 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TextIO, get_args
+from typing import Any, Literal, get_args
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from slimexp import pareto
+from slimexp.sweeper.pool import local
+from slimexp.sweeper.screen import Lines, clock, screen
 from slimexp.sweeper.space import Space
-from slimexp.sweeper.worker import Job, Outcome, Pool, Prepare, train
+from slimexp.sweeper.storage import alone, open_storage
+from slimexp.sweeper.worker import Job, MakePool, Outcome, Prepare, train
 
 Direction = Literal["min", "max"]
 Params = dict[str, Any]
@@ -93,6 +93,7 @@ class Sweep:
         threads: Of torch, in each.
         fail_fast: Whether the first failure ends the sweep.
         max_failures: Failures with which it goes on; ``None`` for any number.
+        pool: Where the workers are; a partial without their number, threads and work.
         prepare: What a worker does first.
 
     Raises:
@@ -114,6 +115,7 @@ class Sweep:
         threads: int,
         fail_fast: bool,
         max_failures: int | None,
+        pool: MakePool = local.Pool,
         prepare: Prepare = train,
     ) -> None:
         for name, value in {"workers": workers, "threads": threads, "trials": trials}.items():
@@ -136,13 +138,14 @@ class Sweep:
         self.folder = folder
         self.fail_fast = fail_fast
         self.max_failures = max_failures
-        self.pool = Pool(workers=workers, threads=threads, prepare=prepare)
+        self.pool = pool(workers=workers, threads=threads, prepare=prepare)
         self.sampler = Planned(space.swept, _made(sampler, self.limits))
         grid = list(space.grid()) if sampler is None else []
         self.total = min(trials or len(grid), len(grid)) if sampler is None else int(trials or 0)
         self._asked: dict[int, Trial] = {}
         self.done, self.failures = 0, 0
-        self._lock = _alone(folder)
+        self.screen = Lines()
+        self._lock = alone(storage, folder)
         try:
             self.study = self._study(storage)
             self._take_up(grid)
@@ -155,7 +158,10 @@ class Sweep:
         began, known = time.monotonic(), self.done
         if known:
             print(f"sweep: {known} of {self.total} trials are finished, the others follow")
-        with self._lock, self.pool:
+        self.screen = screen(list(self.space.swept), self.objectives, self.total, self.done, self.failures)
+        for trial in self.front() if known else ():
+            self.screen.reached(trial.number, trial.params, trial.values)
+        with self._lock, self.pool, self.screen:
             while True:
                 while self.pool.free and self.done + self.pool.busy < self.total:
                     self._start()
@@ -164,7 +170,7 @@ class Sweep:
                 for job, outcome in self.pool.finished():
                     said = self._finish(job, outcome)
                     left = (time.monotonic() - began) / (self.done - known) * (self.total - self.done)
-                    print(f"{said}; about {_clock(left)} left" if self.done < self.total else said, flush=True)
+                    self.screen.finished(job.number, said, failures=self.failures, left=left)
                     self._give_up(job)
 
     def front(self) -> list[FrozenTrial]:
@@ -178,6 +184,7 @@ class Sweep:
         overrides = tuple(self.space.overrides(trial.params))
         commands = tuple((*overrides, f"seed={seed}") for seed in self.seeds) or (overrides,)
         self._asked[trial.number] = trial
+        self.screen.started(trial.number, trial.params)
         self.pool.submit(Job(trial.number, commands, self.folder / f"trial-{trial.number:04d}.log"))
 
     def _finish(self, job: Job, outcome: Outcome) -> str:
@@ -194,9 +201,12 @@ class Sweep:
             self.failures += 1
             self.study.tell(trial, state=TrialState.FAIL)
             return f"[{self.done}/{self.total}] FAILED  {swept}: {error} (all in {job.log})"
-        self.study.tell(trial, [metrics[name] for name in self.objectives])
+        values = [metrics[name] for name in self.objectives]
+        self.study.tell(trial, values)
+        if max(over, default=0) <= 0:
+            self.screen.reached(trial.number, trial.params, values)
         figures = ", ".join(f"{name} {metrics[name]:.4g}" for name in self.objectives)
-        return f"[{self.done}/{self.total}] {figures}  {swept}  {_clock(outcome.seconds)}"
+        return f"[{self.done}/{self.total}] {figures}  {swept}  {clock(outcome.seconds)}"
 
     def _give_up(self, job: Job) -> None:
         allowed = 0 if self.fail_fast else self.max_failures
@@ -216,7 +226,7 @@ class Sweep:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
             study_name=str(self.folder),
-            storage=_storage(storage, self.folder),
+            storage=open_storage(storage, self.folder),
             sampler=self.sampler,
             directions=[_OPTUNAS[way] for way in self.objectives.values()],
             load_if_exists=True,
@@ -263,47 +273,6 @@ def _over(trial: FrozenTrial) -> list[float]:
     return trial.user_attrs.get(_OUTCOME, {}).get("over") or [0.0]
 
 
-class _Unlocked(JournalFileOpenLock):
-    """For a journal that ``_alone`` guards already: Optuna's own lock outlives a killed process by half a minute."""
-
-    def __init__(self) -> None:
-        pass
-
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-
-def _alone(folder: Path) -> TextIO:
-    """Be the only controller at ``folder`` until what is returned is closed, or the process dies.
-
-    Raises:
-        ValueError: Another is at work.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / "lock").open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise ValueError(
-            f"another process is at work on the sweep in {folder}: wait for it, or give name=... for another sweep"
-        ) from error
-    return file
-
-
-def _storage(url: str | None, folder: Path) -> BaseStorage:
-    if url is None:
-        return JournalStorage(JournalFileBackend(str(folder / "journal.jsonl"), lock_obj=_Unlocked()))
-    try:
-        return RDBStorage(url)
-    except Exception as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"hydra.sweeper.storage: no database answers at {url} ({first_line})") from error
-
-
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Metric -> mean over seeds, of those that every seed has."""
     if not rows:
@@ -335,7 +304,3 @@ def _same(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
 def _short(key: str) -> str:
     """``pipeline.prune.sparsity`` -> ``prune.sparsity``."""
     return key.removeprefix("pipeline.")
-
-
-def _clock(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

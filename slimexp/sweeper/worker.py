@@ -1,17 +1,14 @@
-"""Warm local processes that run trials: imports are paid once, and a trial that dies takes nothing with it."""
+"""What a worker does, in whichever process it lives: one trial after the other, each with a log and an outcome."""
 
-import multiprocessing
 import os
-import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 
 @dataclass(frozen=True)
@@ -53,115 +50,42 @@ class Prepare(Protocol):
     def __call__(self, threads: int) -> Run: ...
 
 
-class Pool:
-    """Workers that are started when they are needed, and again when one has died.
+class Pool(Protocol):
+    """Where the workers are: ``conf/hydra/sweeper/pool``.
 
-    Args:
-        workers: Most processes at a time.
-        threads: Of torch, in each.
-        prepare: What a worker does first; must be importable.
+    Whatever happens to a worker is the outcome of its job. A pool is entered before its first job; one that is left by
+    an exception ends the jobs under way.
     """
-
-    def __init__(self, *, workers: int, threads: int, prepare: Prepare) -> None:
-        self.workers = workers
-        self.threads = threads
-        self.prepare = prepare
-        self._idle: list[_Worker] = []
-        self._busy: list[_Worker] = []
-
-    def __enter__(self) -> "Pool":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        for worker in [*self._idle, *self._busy]:
-            worker.stop(at_once=kind is not None)
 
     @property
     def free(self) -> int:
         """Jobs that could start now."""
-        return self.workers - len(self._busy)
 
     @property
     def busy(self) -> int:
         """Jobs under way."""
-        return len(self._busy)
 
     def submit(self, job: Job) -> None:
         """Start a job; there must be a free slot."""
-        assert self.free
-        while True:
-            worker = self._idle.pop() if self._idle else _Worker(self.threads, self.prepare)
-            if worker.give(job):
-                self._busy.append(worker)
-                return
 
     def finished(self) -> Iterator[tuple[Job, Outcome]]:
         """Wait until at least one job has ended; those that have."""
-        ready = wait([worker.connection for worker in self._busy] + [worker.process.sentinel for worker in self._busy])
-        for worker in [one for one in self._busy if one.connection in ready or one.process.sentinel in ready]:
-            job, outcome, alive = worker.take()
-            self._busy.remove(worker)
-            if alive:
-                self._idle.append(worker)
-            yield job, outcome
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
-class _Worker:
-    def __init__(self, threads: int, prepare: Prepare) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, threads, prepare), daemon=True)
-        self.process.start()
-        theirs.close()  # so that reading ends when the process does
-        self.job: Job | None = None
-        self.began = 0.0
+class MakePool(Protocol):
+    """A pool with all but its size and its work chosen."""
 
-    def give(self, job: Job) -> bool:
-        """Hand over a job; false where the process has died since its last one."""
-        self.job, self.began = job, time.monotonic()
-        try:
-            self.connection.send(job)
-        except OSError:
-            self.process.join()
-            return False
-        return True
-
-    def take(self) -> tuple[Job, Outcome, bool]:
-        """The job, what became of it, and whether the process is there for another."""
-        assert self.job is not None
-        try:
-            return self.job, self.connection.recv(), True
-        except (EOFError, OSError):
-            self.process.join()
-            code = self.process.exitcode or 0
-            why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-            hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-            return self.job, Outcome((), f"the worker was {why}{hint}", time.monotonic() - self.began), False
-
-    def stop(self, *, at_once: bool) -> None:
-        if at_once:
-            self.process.kill()
-        self.connection.close()  # an idle worker ends by itself
-        self.process.join()
+    def __call__(self, *, workers: int, threads: int, prepare: Prepare) -> Pool: ...
 
 
-def _serve(connection: Connection, threads: int, prepare: Prepare) -> None:
-    """A worker's life."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's, which ends its workers
-    run = prepare(threads)
-    while True:
-        try:
-            job = connection.recv()
-        except EOFError:
-            return
-        outcome = _outcome(run, job)
-        try:
-            connection.send(outcome)
-        except OSError:
-            return  # the controller is gone; what is finished is on disk
-
-
-def _outcome(run: Run, job: Job) -> Outcome:
+def work(run: Run, job: Job) -> Outcome:
+    """Do a job, whatever becomes of it."""
     began = time.monotonic()
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("a") as log:
@@ -171,7 +95,7 @@ def _outcome(run: Run, job: Job) -> Outcome:
             return Outcome(metrics, None, time.monotonic() - began)
         except Exception as error:
             traceback.print_exc()
-            return Outcome((), _line(error), time.monotonic() - began)
+            return Outcome((), line(error), time.monotonic() - began)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -185,7 +109,8 @@ def _send_output_to(file: int) -> None:
         os.dup2(file, number)
 
 
-def _line(error: BaseException) -> str:
+def line(error: BaseException) -> str:
+    """An error as one line of an outcome."""
     from slimexp.config import explain
 
     text = explain(error) or f"{type(error).__name__}: {error}"
@@ -193,7 +118,7 @@ def _line(error: BaseException) -> str:
 
 
 def train(threads: int) -> Run:
-    """A worker that trains; what ``Pool`` is given."""
+    """A worker that trains; what a pool is given."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from slimexp.attachment import attach, attached
 from slimexp.data.base import Corpus
 from slimexp.importance.base import Importance
-from slimexp.importance.mask import Mask
+from slimexp.importance.mask import Mask, keep_mask
 from slimexp.model.base import Family
 from slimexp.schedule import Schedule
 from slimexp.technique.coverage import coverage, covered_layers, latent
@@ -109,24 +109,6 @@ class Prune(Finetune):
         if not scores.isfinite().all():
             raise ValueError(f"{type(self.importance).__name__} gave scores of layer '{name}' that are not finite")
         return scores.float()
-
-
-def keep_mask(scores: Tensor, keep: int, frozen: Tensor) -> Tensor:
-    """Which entries stay: the ``keep`` highest scores among those not ``frozen``.
-
-    Args:
-        scores: Finite, any shape.
-        keep: Entries to keep; where fewer are left unfrozen, all of those are kept.
-        frozen: Bool, same shape; entries that are zero for good.
-
-    Returns:
-        Bool, same shape, with exactly ``min(keep, unfrozen)`` true.
-    """
-    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
-    candidates = (~frozen).flatten().nonzero().squeeze(1)
-    best = scores.flatten()[candidates].topk(min(keep, len(candidates)), sorted=False).indices
-    mask[candidates[best]] = True
-    return mask.view_as(scores)
 
 
 def mask_of(layer: nn.Module) -> Mask:

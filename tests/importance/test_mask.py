@@ -5,8 +5,11 @@ import torch
 from torch import nn
 
 from slimexp.attachment import attach
-from slimexp.importance.mask import Mask
+from slimexp.importance.mask import Mask, keep_mask
 from slimexp.quantizer.minmax import MinMax
+
+SCORES = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+NONE = torch.zeros(8, 16, dtype=torch.bool)
 
 
 @pytest.mark.fast
@@ -52,3 +55,26 @@ def test_masked_entries_get_no_gradient() -> None:
     layer(torch.randn(3, 4)).sum().backward()
     gradient = layer.parametrizations.weight.original.grad
     assert (gradient[0] == 0).all() and (gradient[1] != 0).any()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("keep", [0, 1, 77, 128])
+def test_keeps_exactly_as_many_and_the_highest(keep: int) -> None:
+    mask = keep_mask(SCORES, keep, NONE)
+    assert mask.sum() == keep
+    if 0 < keep < SCORES.numel():
+        assert SCORES[mask].min() >= SCORES[~mask].max()
+
+
+@pytest.mark.fast
+def test_ties_do_not_change_the_count() -> None:
+    assert keep_mask(torch.zeros(8, 16), 31, NONE).sum() == 31
+
+
+@pytest.mark.fast
+def test_frozen_entries_stay_out_however_high_their_score() -> None:
+    frozen = SCORES > 0
+    mask = keep_mask(SCORES, 10, frozen)
+    assert mask.sum() == 10
+    assert not (mask & frozen).any()
+    assert torch.equal(keep_mask(SCORES, 128, frozen), ~frozen)

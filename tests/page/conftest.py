@@ -12,7 +12,7 @@ import pytest
 from slimexp import record
 from slimexp.page.server import Live, Server
 from slimexp.record import Record, append
-from slimexp.section import load
+from slimexp.section import Section, load
 
 DENSE = {"cer": 0.015, "exact_match": 0.6, "disk_mb": 16.1, "latency_p50_ms": 80.0, "latency_ratio": 1.0}
 GUESS = 0.08
@@ -76,15 +76,32 @@ def sweep() -> list[Record]:
     ]
 
 
-@pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    folder = tmp_path / "it's runs"
+def written(folder: Path) -> Path:
+    """The sweep on disk, with one artifact and the curves of one stage."""
     for one in sweep():
         append(folder / record.FILE, one)
     (folder / "run" / "quantize-q8" / "artifact").mkdir(parents=True)
     rows = [{"step": step, "loss": None if step == 3 else 1 / (step + 1), "lr": 0.1} for step in range(12)]
     (folder / "run" / "curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 12, "lo')
     return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A sweep of the test's own."""
+    return written(tmp_path / "it's runs")
+
+
+@pytest.fixture(scope="session")
+def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep that no test changes."""
+    return written(tmp_path_factory.mktemp("page") / "it's runs")
+
+
+@pytest.fixture(scope="session")
+def sections(shared_runs: Path) -> list[Section]:
+    """Those of ``shared_runs``."""
+    return load(shared_runs)
 
 
 @pytest.fixture

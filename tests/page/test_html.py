@@ -12,14 +12,14 @@ import pytest
 from slimexp.page.content import content, nothing
 from slimexp.page.html import embedded, render
 from slimexp.plot import COLOURS
-from slimexp.section import load
+from slimexp.section import Section
 
 pytestmark = pytest.mark.fast
 ASSETS = Path(__file__).parents[2] / "slimexp" / "page"
 
 
-def test_data_stays_data(runs: Path) -> None:
-    page = render(content(load(runs), runs, runs))
+def test_data_stays_data(shared_runs: Path, sections: list[Section]) -> None:
+    page = render(content(sections, shared_runs, shared_runs))
     assert page.count("<script") == page.count("</script>") == 2
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
     (section,) = data["sections"]

@@ -70,9 +70,9 @@ def test_a_port_that_is_taken_or_none_is_one_line_and_code_2(runs: Path, capsys:
         assert main([str(runs), "--watch", "--port", str(port)]) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert said == f"error: port {port} is in use: leave out --port to get a free one, or name another"
-    for wrong in (["--watch", "--port", "65536"], ["--port", "8000"], ["--watch", "--out", "elsewhere"]):
+    for wrong in ("--watch --port 65536", "--port 8000", "--watch --out x", "--watch --wandb"):
         with pytest.raises(SystemExit, match="2"):
-            main([str(runs), *wrong])
+            main([str(runs), *wrong.split()])
     assert main([str(runs / "nothing"), "--watch"]) == 2
 
 

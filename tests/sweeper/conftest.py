@@ -56,9 +56,10 @@ def make(fake: Any, tmp_path: Path) -> Callable[..., Sweep]:
         defaults: dict[str, Any] = {
             "objectives": {"cer": "min", "disk_mb": "min"}, "limits": {}, "sampler": None, "trials": None, "seeds": [],
             "storage": None, "workers": 2, "threads": 1, "fail_fast": False, "max_failures": None,
+            "folder": tmp_path / "sweep",
         }  # fmt: skip
         chosen = {**defaults, **settings}
-        return Sweep(space=Space.parse(overrides), folder=tmp_path / "sweep", prepare=fake.prepare, **chosen)
+        return Sweep(space=Space.parse(overrides), prepare=fake.prepare, **chosen)
 
     return build
 

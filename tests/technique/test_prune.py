@@ -17,10 +17,7 @@ from slimexp.model.causal_lm import CausalLm
 from slimexp.model.seq2seq import Seq2Seq
 from slimexp.model.tokenizer import Bytes
 from slimexp.technique.finetune import Finetune
-from slimexp.technique.prune import Prune, keep_mask
-
-SCORES = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
-NONE = torch.zeros(8, 16, dtype=torch.bool)
+from slimexp.technique.prune import Prune
 
 
 class Words(Corpus):
@@ -71,32 +68,6 @@ def masks(technique: Prune) -> list[Tensor]:
 
 def weights(technique: Prune) -> list[Tensor]:
     return [layer.weight.detach().clone() for layer in technique.layers.values()]
-
-
-# --- the pure part -------------------------------------------------------------------------------
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize("keep", [0, 1, 77, 128])
-def test_keeps_exactly_as_many_and_the_highest(keep: int) -> None:
-    mask = keep_mask(SCORES, keep, NONE)
-    assert mask.sum() == keep
-    if 0 < keep < SCORES.numel():
-        assert SCORES[mask].min() >= SCORES[~mask].max()
-
-
-@pytest.mark.fast
-def test_ties_do_not_change_the_count() -> None:
-    assert keep_mask(torch.zeros(8, 16), 31, NONE).sum() == 31
-
-
-@pytest.mark.fast
-def test_frozen_entries_stay_out_however_high_their_score() -> None:
-    frozen = SCORES > 0
-    mask = keep_mask(SCORES, 10, frozen)
-    assert mask.sum() == 10
-    assert not (mask & frozen).any()
-    assert torch.equal(keep_mask(SCORES, 128, frozen), ~frozen)
 
 
 # --- one-shot ------------------------------------------------------------------------------------

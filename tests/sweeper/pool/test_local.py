@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from slimexp.sweeper.worker import Job, Outcome, Pool
+from slimexp.sweeper.pool.local import Pool
+from slimexp.sweeper.worker import Job, Outcome
 
 
 def outcomes(pool: Pool, jobs: list[Job]) -> dict[int, Outcome]:

@@ -1,0 +1,69 @@
+"""``hydra/launcher=joblib``, ``ray``, ``submitit_local`` and ``submitit_slurm``: published launchers, set up here."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class OurConfigs(SearchPathPlugin):
+    """Forgets what those packages registered, against which Hydra would hold conf/hydra/launcher/ as a schema."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        registered = ConfigStore.instance().repo["hydra"]["launcher"]
+        for name in ("joblib", "ray", "submitit_local", "submitit_slurm"):
+            registered.pop(f"{name}.yaml", None)
+
+
+class Borrowed(Launcher):
+    """A launcher of another package; where that is not installed, one sentence on how to get it.
+
+    Args:
+        plugin: Module and class of the launcher.
+        extra: Of slimexp, which installs it.
+        settings: Of the launcher.
+    """
+
+    def __init__(self, *, plugin: str, extra: str, **settings: Any) -> None:
+        self.plugin = plugin
+        self.extra = extra
+        self.settings = settings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from slimexp.sweeper.extra import require
+
+        module, _, name = self.plugin.rpartition(".")
+        by = f"hydra/launcher={config.hydra.runtime.choices['hydra/launcher']}"
+        self.launcher: Launcher = getattr(require(module, extra=self.extra, by=by), name)(**self.settings)
+        self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs; those that failed are listed once more at the end, where all can be seen.
+
+        Raises:
+            ConfigError: A job's process died, with which these launchers give up.
+        """
+        from slimexp.config import ConfigError, explain
+
+        try:
+            jobs = self.launcher.launch(job_overrides, initial_job_idx)
+        except Exception as error:
+            if explain(error) is not None:
+                raise
+            raise ConfigError(
+                f"a job's process is gone ({type(error).__name__}: {' '.join(str(error).split())[:400]}); what is "
+                "finished is kept, and the same command goes on from there"
+            ) from error
+        for number, job in enumerate(jobs, start=initial_job_idx):
+            if job.status == JobStatus.FAILED:
+                why = job._return_value  # the property raises it
+                said = explain(why) or f"{type(why).__name__}: {why}"
+                print(f"job {number} failed: {' '.join(job.overrides or ())}\nerror: {said}", file=sys.stderr)
+        return jobs

@@ -1,0 +1,25 @@
+"""Packages that only some commands need."""
+
+import importlib
+from types import ModuleType
+
+
+def require(module: str, *, extra: str, by: str) -> ModuleType:
+    """Import a package that is not among slimexp's own dependencies.
+
+    Args:
+        module: What to import.
+        extra: Of slimexp, which installs it.
+        by: What asks for it, as it is typed.
+
+    Raises:
+        ValueError: It is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # it is there, and misses something itself
+        raise ValueError(
+            f"{by} needs a package that is not here ({error.name}): pip install 'slimexp[{extra}]'"
+        ) from error

@@ -1,0 +1,118 @@
+"""Warm processes of this machine: imports are paid once, and a trial that dies takes nothing with it."""
+
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+
+from slimexp.sweeper.worker import Job, Outcome, Prepare, work
+
+
+class Pool:
+    """Workers that are started when they are needed, and again when one has died.
+
+    Args:
+        workers: Most processes at a time.
+        threads: Of torch, in each.
+        prepare: What a worker does first; must be importable.
+    """
+
+    def __init__(self, *, workers: int, threads: int, prepare: Prepare) -> None:
+        self.workers = workers
+        self.threads = threads
+        self.prepare = prepare
+        self._idle: list[_Worker] = []
+        self._busy: list[_Worker] = []
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        for worker in [*self._idle, *self._busy]:
+            worker.stop(at_once=kind is not None)
+
+    @property
+    def free(self) -> int:
+        """Jobs that could start now."""
+        return self.workers - len(self._busy)
+
+    @property
+    def busy(self) -> int:
+        """Jobs under way."""
+        return len(self._busy)
+
+    def submit(self, job: Job) -> None:
+        """Start a job; there must be a free slot."""
+        assert self.free
+        while True:
+            worker = self._idle.pop() if self._idle else _Worker(self.threads, self.prepare)
+            if worker.give(job):
+                self._busy.append(worker)
+                return
+
+    def finished(self) -> Iterator[tuple[Job, Outcome]]:
+        """Wait until at least one job has ended; those that have."""
+        ready = wait([worker.connection for worker in self._busy] + [worker.process.sentinel for worker in self._busy])
+        for worker in [one for one in self._busy if one.connection in ready or one.process.sentinel in ready]:
+            job, outcome, alive = worker.take()
+            self._busy.remove(worker)
+            if alive:
+                self._idle.append(worker)
+            yield job, outcome
+
+
+class _Worker:
+    def __init__(self, threads: int, prepare: Prepare) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, threads, prepare), daemon=True)
+        self.process.start()
+        theirs.close()  # so that reading ends when the process does
+        self.job: Job | None = None
+        self.began = 0.0
+
+    def give(self, job: Job) -> bool:
+        """Hand over a job; false where the process has died since its last one."""
+        self.job, self.began = job, time.monotonic()
+        try:
+            self.connection.send(job)
+        except OSError:
+            self.process.join()
+            return False
+        return True
+
+    def take(self) -> tuple[Job, Outcome, bool]:
+        """The job, what became of it, and whether the process is there for another."""
+        assert self.job is not None
+        try:
+            return self.job, self.connection.recv(), True
+        except (EOFError, OSError):
+            self.process.join()
+            code = self.process.exitcode or 0
+            why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+            hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+            return self.job, Outcome((), f"the worker was {why}{hint}", time.monotonic() - self.began), False
+
+    def stop(self, *, at_once: bool) -> None:
+        if at_once:
+            self.process.kill()
+        self.connection.close()  # an idle worker ends by itself
+        self.process.join()
+
+
+def _serve(connection: Connection, threads: int, prepare: Prepare) -> None:
+    """A worker's life."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's, which ends its workers
+    run = prepare(threads)
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        outcome = work(run, job)
+        try:
+            connection.send(outcome)
+        except OSError:
+            return  # the controller is gone; what is finished is on disk

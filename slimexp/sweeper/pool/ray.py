@@ -1,0 +1,145 @@
+"""Warm actors on a Ray cluster: this machine's cores as one, or all machines of a real one."""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from slimexp.sweeper.extra import require
+from slimexp.sweeper.worker import Job, Outcome, Prepare, Run, work
+
+LOCAL = "local"
+ANSWER_S = 5.0
+
+
+class Pool:
+    """Actors that are started when they are needed, and again when one has died.
+
+    Args:
+        workers: Most actors at a time.
+        threads: Of torch, in each; the CPUs that Ray gives it.
+        prepare: What an actor does first; must be importable on every node.
+        address: ``local`` for a cluster of this process alone, ``auto`` for the one that this machine belongs to, or
+            ``HOST:PORT``. All nodes must see this machine's working directory under the same path.
+        gpus: Of each actor; a part of one lets several share it.
+
+    Raises:
+        ValueError: Ray is not installed.
+    """
+
+    def __init__(self, *, workers: int, threads: int, prepare: Prepare, address: str, gpus: float) -> None:
+        self.workers = workers
+        self.threads = threads
+        self.prepare = prepare
+        self.address = address
+        self.gpus = gpus
+        self._idle: list[Any] = []
+        self._busy: dict[Any, tuple[Job, Any, float]] = {}  # what Ray will answer -> job, actor, start
+        self._ray = require("ray", extra="ray", by="hydra/sweeper/pool=ray")
+
+    def __enter__(self) -> "Pool":
+        """Start or join the cluster.
+
+        Raises:
+            ValueError: No cluster answers, or the local one could not hold a worker.
+        """
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what becomes the default, without a warning
+        alone = {"num_cpus": self.workers * self.threads, "include_dashboard": False} if self.address == LOCAL else {}
+        try:
+            _knock(self.address)
+            self._ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **alone)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"hydra.sweeper.pool.address: no Ray cluster answers at '{self.address}' ({_first_line(error)}): start "
+                "one by 'ray start --head', or let address=local"
+            ) from error
+        there = self._ray.cluster_resources().get("GPU", 0)
+        if self.address == LOCAL and self.gpus > there:
+            self._ray.shutdown()
+            raise ValueError(f"hydra.sweeper.pool.gpus asks for {self.gpus:g} per worker, this machine has {there:g}")
+        self._actor = self._ray.remote(_Worker).options(num_cpus=self.threads, num_gpus=self.gpus)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ray.shutdown()  # ends the actors of this process too
+
+    @property
+    def free(self) -> int:
+        """Jobs that could start now."""
+        return self.workers - len(self._busy)
+
+    @property
+    def busy(self) -> int:
+        """Jobs under way, or waiting for a node to have room."""
+        return len(self._busy)
+
+    def submit(self, job: Job) -> None:
+        """Start a job; there must be a free slot."""
+        assert self.free
+        actor = self._idle.pop() if self._idle else self._actor.remote(self.threads, self.prepare, Path.cwd())
+        self._busy[actor.work.remote(job)] = job, actor, time.monotonic()
+
+    def finished(self) -> Iterator[tuple[Job, Outcome]]:
+        """Wait until at least one job has ended; those that have."""
+        self._release_idle()
+        self._ray.wait(list(self._busy), num_returns=1)
+        ended, _ = self._ray.wait(list(self._busy), num_returns=len(self._busy), timeout=0)
+        for answer in ended:
+            job, actor, began = self._busy.pop(answer)
+            try:
+                outcome = self._ray.get(answer)
+                self._idle.append(actor)
+            except self._ray.exceptions.RayError as error:
+                self._ray.kill(actor)
+                outcome = Outcome((), _reason(error), time.monotonic() - began)
+            yield job, outcome
+
+    def _release_idle(self) -> None:
+        """End what nothing is left for: on a cluster with fewer CPUs than workers, others wait for its place."""
+        while self._idle:
+            self._ray.kill(self._idle.pop())
+
+
+class _Worker:
+    """An actor's life."""
+
+    def __init__(self, threads: int, prepare: Prepare, folder: Path) -> None:
+        self.threads = threads
+        self.prepare = prepare
+        self.folder = folder
+        self.run: Run | None = None
+
+    def work(self, job: Job) -> Outcome:
+        if self.run is None:
+            if not self.folder.is_dir():
+                return Outcome(
+                    (), f"{socket.gethostname()} has no {self.folder}: a cluster must share that folder", 0.0
+                )
+            os.chdir(self.folder)  # what the controller calls runs/ is runs/ here too
+            self.run = self.prepare(self.threads)
+        return work(self.run, job)
+
+
+def _reason(error: Exception) -> str:
+    """What Ray knows of a lost job, in a line."""
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+    causes = [line for line in said if "exit" in line.lower() or "memory" in line.lower() or "Error:" in line]
+    return f"the Ray worker is gone: {type(error).__name__}: {(causes or said or [''])[-1]}"[:400]
+
+
+def _knock(address: str) -> None:
+    """Raise ``OSError`` where nothing listens: Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if host:
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

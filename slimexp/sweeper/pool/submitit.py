@@ -1,0 +1,111 @@
+"""Every trial a job of its own, through submitit: on Slurm, or on this machine to rehearse it."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from slimexp.sweeper.extra import require
+from slimexp.sweeper.worker import Job, Outcome, Prepare, line, work
+
+POLL_S = 0.2  # between two looks at the jobs' result files
+
+
+class Pool:
+    """Jobs that are submitted as slots get free. A job is a fresh process: it pays for its imports.
+
+    Args:
+        workers: Most jobs at a time, waiting ones included.
+        threads: Of torch, in each; the CPUs that it asks for.
+        prepare: What a job does first; must be importable on every node.
+        cluster: ``slurm``, or ``local``. The sweep's folder must be one that all nodes share.
+        parameters: Of submitit's ``AutoExecutor``: ``timeout_min``, ``mem_gb``, ``slurm_partition`` ...
+
+    Raises:
+        ValueError: submitit is not installed.
+    """
+
+    def __init__(
+        self, *, workers: int, threads: int, prepare: Prepare, cluster: str, parameters: Mapping[str, Any]
+    ) -> None:
+        self.workers = workers
+        self.threads = threads
+        self.prepare = prepare
+        self.cluster = cluster
+        self.parameters = dict(parameters)
+        self._executor: Any = None
+        self._busy: list[tuple[Job, Any, float]] = []  # with submitit's job and its start
+        self._submitit = require("submitit", extra="submitit", by="hydra/sweeper/pool=submitit")
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for _, submitted, _ in self._busy:
+            submitted.cancel(check=False)
+
+    @property
+    def free(self) -> int:
+        """Jobs that could be submitted now."""
+        return self.workers - len(self._busy)
+
+    @property
+    def busy(self) -> int:
+        """Jobs submitted."""
+        return len(self._busy)
+
+    def submit(self, job: Job) -> None:
+        """Submit a job; there must be a free slot.
+
+        Raises:
+            ValueError: There is no such cluster here, or it has no such parameter.
+        """
+        assert self.free
+        if self._executor is None:
+            self._executor = self._made(job.log.parent / "submitit")
+        submitted = self._executor.submit(_Trial(self.prepare, self.threads, Path.cwd()), job)
+        self._busy.append((job, submitted, time.monotonic()))
+
+    def finished(self) -> Iterator[tuple[Job, Outcome]]:
+        """Wait until at least one job has ended; those that have."""
+        while not (ended := [one for one in self._busy if one[1].done()]):
+            time.sleep(POLL_S)
+        for job, submitted, began in ended:
+            self._busy.remove((job, submitted, began))
+            try:
+                outcome = submitted.result()
+            except Exception as error:
+                why = f"the job is gone ({submitted.state.lower()}): {line(error)[:200]} (see {submitted.paths.stderr})"
+                outcome = Outcome((), why, time.monotonic() - began)
+            yield job, outcome
+
+    def _made(self, folder: Path) -> Any:
+        try:
+            executor = self._submitit.AutoExecutor(folder=folder, cluster=self.cluster)
+            executor.update_parameters(name="slimexp", cpus_per_task=self.threads, **self.parameters)
+        except (ValueError, NameError, RuntimeError, AssertionError) as error:
+            raise ValueError(f"hydra.sweeper.pool: {error}") from error
+        return executor
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What a job does; it has ``checkpoint``, so that Slurm may take its node away and give it another."""
+
+    prepare: Prepare
+    threads: int
+    folder: Path
+
+    def __call__(self, job: Job) -> Outcome:
+        os.chdir(self.folder)
+        return work(self.prepare(self.threads), job)
+
+    def checkpoint(self, job: Job) -> Any:
+        """The same again: stages are kept, and one under way goes on from its checkpoint."""
+        helpers = require("submitit.helpers", extra="submitit", by="hydra/sweeper/pool=submitit")
+        return helpers.DelayedSubmission(self, job)

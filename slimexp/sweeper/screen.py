@@ -1,0 +1,179 @@
+"""What a sweep shows while it goes on: a live table on a terminal, plain lines in a file or a pipe."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from slimexp import pareto
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+PER_SECOND = 2  # refreshes: times are told in seconds
+FRAME = 9  # lines of a terminal that are not rows of the table
+
+
+class Lines:
+    """A line for every trial that has ended; what a file or a pipe gets, and what stays on a terminal."""
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        pass
+
+    def started(self, number: int, params: Mapping[str, Any]) -> None:
+        """Trial ``number`` is with a worker."""
+
+    def reached(self, number: int, params: Mapping[str, Any], values: Sequence[float]) -> None:
+        """A trial gave its objectives, and keeps the limits."""
+
+    def finished(self, number: int, said: str, *, failures: int, left: float) -> None:
+        """A trial has ended.
+
+        Args:
+            number: Of the trial.
+            said: What became of it, in a line.
+            failures: Trials that failed so far.
+            left: Seconds until the last trial ends, at the pace so far; 0 when it has.
+        """
+        print(f"{said}; about {clock(left)} left" if left else said, flush=True)
+
+
+class Live(Lines):
+    """Below the lines, a table of the front so far and of the trials under way, and how much is left.
+
+    Args:
+        swept: Keys that have several values.
+        objectives: Metric -> ``min`` or ``max``.
+        total: Trials in all.
+        done: Of them, ended before.
+        failures: Of those, failed.
+        console: The terminal.
+    """
+
+    def __init__(
+        self,
+        swept: Sequence[str],
+        objectives: Mapping[str, str],
+        total: int,
+        done: int,
+        failures: int,
+        *,
+        console: "Console",
+    ) -> None:
+        from rich.live import Live as Region
+
+        self.swept = list(swept)
+        self.objectives = dict(objectives)
+        self.total, self.done, self.failures = total, done, failures
+        self.console = console
+        self._running: dict[int, tuple[Mapping[str, Any], float]] = {}
+        self._front: list[tuple[int, Mapping[str, Any], Sequence[float]]] = []
+        self._ends: float | None = None
+        self._region = Region(get_renderable=self.drawn, console=console, refresh_per_second=PER_SECOND, transient=True)
+
+    def __enter__(self) -> "Live":
+        self._region.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self._region.stop()
+
+    def started(self, number: int, params: Mapping[str, Any]) -> None:
+        self._running[number] = (params, time.monotonic())
+
+    def reached(self, number: int, params: Mapping[str, Any], values: Sequence[float]) -> None:
+        known = [*self._front, (number, params, values)]
+        best = pareto.front([one[2] for one in known], list(self.objectives.values()))
+        self._front = sorted((known[index] for index in best), key=lambda one: one[2][-1])
+
+    def finished(self, number: int, said: str, *, failures: int, left: float) -> None:
+        from rich.text import Text
+
+        style = "red" if failures > self.failures else ""
+        self._running.pop(number, None)
+        self.done, self.failures = self.done + 1, failures
+        self._ends = time.monotonic() + left if left else None
+        self.console.print(Text(said, style=style))
+
+    def drawn(self) -> "RenderableType":
+        """All that changes, as of now."""
+        from rich.console import Group
+
+        return Group("", self._table(), self._bar())
+
+    def _table(self) -> "Table":
+        from rich.table import Table
+
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        table.add_column("trial", no_wrap=True)
+        for name in _shortest(self.swept):
+            table.add_column(name, justify="right", overflow="ellipsis")
+        for name, way in self.objectives.items():
+            table.add_column(f"{name} {'↓' if way == 'min' else '↑'}", justify="right", no_wrap=True)
+        for number, params, values in self._shown():
+            figures = [f"[green]{value:.4g}[/green]" for value in values]
+            table.add_row(f"{number:4d} [green]front[/green]", *self._settings(params), *figures)
+        blank = [""] * (len(self.objectives) - 1)
+        for number, (params, began) in sorted(self._running.items()):
+            since = f"[cyan]{clock(time.monotonic() - began)}[/cyan]"
+            table.add_row(f"{number:4d} [cyan]running[/cyan]", *self._settings(params), since, *blank)
+        return table
+
+    def _shown(self) -> list[tuple[int, Mapping[str, Any], Sequence[float]]]:
+        """The front; where the terminal is low, evenly spread points of it, the ends among them."""
+        room = max(2, self.console.height - FRAME - len(self._running))
+        if len(self._front) <= room:
+            return self._front
+        return [self._front[round(row * (len(self._front) - 1) / (room - 1))] for row in range(room)]
+
+    def _settings(self, params: Mapping[str, Any]) -> list[str]:
+        from rich.markup import escape
+
+        values = (params.get(key, "") for key in self.swept)
+        return [f"{value:.4g}" if isinstance(value, float) else escape(str(value)) for value in values]
+
+    def _bar(self) -> "Table":
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        told = [f"{self.done} of {self.total} done"]
+        told += [f"[red]{self.failures} of them failed[/red]"] if self.failures else []
+        told += [f"{len(self._front)} on the front"] if self._front else []
+        told += [f"about {clock(max(0.0, self._ends - time.monotonic()))} left"] if self._ends else []
+        line = Table.grid(padding=(0, 2, 0, 0))
+        line.add_row(ProgressBar(total=self.total, completed=self.done, width=24), ", ".join(told))
+        return line
+
+
+def screen(swept: Sequence[str], objectives: Mapping[str, str], total: int, done: int, failures: int) -> Lines:
+    """What suits the standard output; arguments as for ``Live``."""
+    if not sys.stdout.isatty():
+        return Lines()
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return Lines() if console.is_dumb_terminal else Live(swept, objectives, total, done, failures, console=console)
+
+
+def clock(seconds: float) -> str:
+    """A duration, as people say it."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _shortest(keys: Sequence[str]) -> list[str]:
+    """The last words of every dotted key: two, or as many as tell it from the others."""
+    words = [key.lstrip("+~").split(".") for key in keys]
+
+    def tail(one: list[str], length: int) -> str:
+        return ".".join(one[-length:])
+
+    def length(one: list[str]) -> int:
+        enough = (n for n in range(2, len(one)) if sum(tail(other, n) == tail(one, n) for other in words) == 1)
+        return next(enough, len(one))
+
+    return [tail(one, length(one)) for one in words]

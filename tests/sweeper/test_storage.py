@@ -1,0 +1,110 @@
+"""A database that answers, one that does not, and one controller at a time on either."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from slimexp.sweeper import storage
+from slimexp.sweeper.pareto import Sweep
+
+Make = Callable[..., Sweep]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense", r"storage must be like postgresql://USER@HOST/DATABASE, got 'nonsense'"),
+        ("sqlite:////nowhere/at/all.db", r"storage: no database answers at sqlite:////nowhere/at/all\.db"),
+    ],
+)
+def test_what_is_no_database_is_one_error(make: Make, url: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make("x=1,2", storage=url)
+
+
+def test_a_missing_driver_is_one_error(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "psycopg", None)
+    with pytest.raises(ValueError, match=r"pip install 'slimexp\[postgres\]'"):
+        make("x=1,2", storage="postgresql://somebody@127.0.0.1:1/sweeps")
+
+
+def test_a_database_that_does_not_answer_is_one_error_within_seconds(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("psycopg", reason="pip install slimexp[postgres]")
+    monkeypatch.setattr(storage, "ANSWER_S", 2)  # the least that libpq knows
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://somebody:secret@127.0.0.1:{silent.getsockname()[1]}/sweeps"
+        with pytest.raises(ValueError, match=r"no database answers at postgresql\+psycopg://somebody:\*\*\*@") as said:
+            make("x=1,2", storage=url)
+    assert "secret" not in str(said.value)
+
+
+def test_sqlite_keeps_a_sweep_too(make: Make, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'sweeps.db'}"
+    make("x=1,2", storage=url).run()
+    assert make("x=1,2", storage=url).done == 2
+
+
+def run(*command: object, folder: str) -> None:
+    """Run a program of PostgreSQL, which refuses to be root."""
+    user = {"user": "nobody"} if os.getuid() == 0 else {}
+    done = subprocess.run([*map(str, command)], cwd=folder, capture_output=True, text=True, **user)  # type: ignore[call-overload]
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """URL of a throwaway PostgreSQL server."""
+    found = shutil.which("initdb") or next(iter(Path("/usr/lib/postgresql").glob("*/bin/initdb")), None)
+    if found is None:
+        pytest.skip("PostgreSQL's initdb is not on this machine")
+    pytest.importorskip("psycopg", reason="pip install slimexp[postgres]")
+    programs = Path(found).resolve().parent
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+    with tempfile.TemporaryDirectory() as folder:
+        if os.getuid() == 0:
+            shutil.chown(folder, "nobody")
+        data = Path(folder) / "data"
+        control = (programs / "pg_ctl", "-D", data, "-w", "-l", Path(folder) / "log")
+        run(programs / "initdb", "-D", data, "-U", "sweeper", "-A", "trust", folder=folder)
+        run(*control, "-o", settings, "start", folder=folder)
+        yield f"postgresql://sweeper@127.0.0.1:{port}/postgres"
+        run(*control, "-m", "immediate", "stop", folder=folder)
+
+
+@pytest.mark.slow
+def test_a_sweep_in_postgres_equals_the_one_in_a_journal(make: Make, postgres: str, tmp_path: Path) -> None:
+    command = ("x=1,2,3,wrong", "y=1,2")
+    fronts = []
+    for name, url in (("journal", None), ("postgres", postgres)):
+        sweep = make(*command, folder=tmp_path / name, storage=url)
+        fronts.append(sorted((tuple(trial.values), *trial.params.items()) for trial in sweep.run()))
+        again = make(*command, folder=tmp_path / name, storage=url)
+        assert (again.done, again.failures) == (8, 2)
+        again._lock.close()
+    assert fronts[0] == fronts[1] and fronts[0]
+
+
+@pytest.mark.slow
+def test_one_controller_at_a_time_whichever_the_machine(
+    make: Make, postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two machines with a folder of the same name each."""
+    for machine in ("one", "two"):
+        (tmp_path / machine).mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    first = make("x=1,2", folder=Path("runs"), storage=postgres)
+    monkeypatch.chdir(tmp_path / "two")
+    with pytest.raises(ValueError, match=r"another machine is at work on the sweep 'runs' in this database: wait"):
+        make("x=1,2", folder=Path("runs"), storage=postgres)
+    first._lock.close()  # as when its process dies
+    assert make("x=1,2", folder=Path("runs"), storage=postgres).run()

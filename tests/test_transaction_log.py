@@ -1,0 +1,74 @@
+"""Transaction logs are read as W&B reads them, up to where they are cut or damaged."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from slimexp import transaction_log
+from slimexp.tracker import Wandb
+from slimexp.transaction_log import BLOCK
+
+CONFIG = {"seed": 3, "pipeline": {"prune": {"sparsity": 0.5, "note": None}}, "long": "x" * (2 * BLOCK)}
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory, settled: Callable[[Path], Path]) -> Path:
+    """Of a run that wrote offline; its records go over the ends of blocks."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        mirror = Wandb(project="test", entity=None, group="sweep", tags=[], mode="offline", folder=str(folder))
+        mirror.identity = {"id": "abc", "job_type": "report", "resume": "allow"}
+        mirror.start(name="run", config=CONFIG)
+        mirror.summary("prune", {"cer": 0.1, "size": 3})
+        mirror.summary("prune", {"cer": 0.1 + 0.2})
+        mirror.finish()
+    (file,) = settled(folder).rglob("*.wandb")
+    return file
+
+
+def test_a_run_is_read_back(log: Path) -> None:
+    (found,) = transaction_log.logs(log.parents[2])
+    assert (found.id, found.group, found.job_type, found.finished) == ("abc", "sweep", "report", True)
+    assert found.config == CONFIG
+    assert found.summary == {"prune/cer": 0.1 + 0.2, "prune/size": 3}
+    assert found.folder == log.parent
+
+
+def test_wandbs_own_reader_finds_the_same_records(log: Path) -> None:
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("this W&B cannot show a transaction log")
+    theirs = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    mine = list(transaction_log.records(log))
+    assert len(mine) == len(theirs) > 5
+    assert [one.num for one in mine] == [int(one["record"]["num"] if "record" in one else one["num"]) for one in theirs]
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.6, 0.95, 0.999])
+def test_a_cut_log_is_not_finished(log: Path, tmp_path: Path, kept: float) -> None:
+    data = log.read_bytes()
+    (tmp_path / "cut").write_bytes(data[: int(kept * len(data))])
+    found = transaction_log.read(tmp_path / "cut")
+    assert not found.finished
+    assert found.config in ({}, CONFIG)
+
+
+def test_a_damaged_log_is_read_up_to_the_damage(log: Path, tmp_path: Path) -> None:
+    data = bytearray(log.read_bytes())
+    data[-20] ^= 1
+    (tmp_path / "damaged").write_bytes(data)
+    found = transaction_log.read(tmp_path / "damaged")
+    assert not found.finished and found.config == CONFIG
+
+
+def test_what_is_no_log_holds_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "wandb" / "offline-run-1"
+    folder.mkdir(parents=True)
+    (folder / "run-1.wandb").write_bytes(b"something else")
+    assert transaction_log.logs(tmp_path) == []
