@@ -300,7 +300,10 @@ function summary(view) {
       told.push(
         `${open} not separable: dominated with a probability between ${100 * section.decided} and ${100 * (1 - section.decided)} %`,
       );
-    if (unknown) told.push(`How sure the place of ${unknown} is, is not known: one seed, no error of its own`);
+    if (unknown)
+      told.push(
+        `The error of ${unknown}, or of what may dominate them, is not known (one seed), so neither is how sure their place is`,
+      );
   }
   if (section.cover !== null)
     told.push(`Hypervolume of size and quality kept: ${section.cover.toFixed(3)} (1: dense quality for no bytes)`);
