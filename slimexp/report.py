@@ -7,15 +7,17 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from slimexp import console, published
-from slimexp.plot import COLOURS, LOG_FROM, NAMES, kind_of, kinds_of, number, rank, write_png
+from slimexp.page import html, server
+from slimexp.page.content import content
+from slimexp.plot import number, write_png
 from slimexp.point import Point, Spread
 from slimexp.section import X_AXES, Section, load
 from slimexp.uncertainty import DECIDED
 
-_PAGE = Path(__file__).with_name("report_page.html")
 _COLUMNS = {  # metric -> its column, of every table; the headline stands before them
     "kept": "kept",
     "disk_mb": "disk MB",
@@ -42,11 +44,21 @@ def _main(arguments: Sequence[str] | None) -> int:
     parser.add_argument("--reference", metavar="FILE", type=Path, help=published.FORMAT)
     parser.add_argument("--out", metavar="DIR", type=Path, help="where the files go (default: the runs folder)")
     parser.add_argument("--wandb", action="store_true", help="a W&B run per sweep with its front; offline if need be")
+    parser.add_argument("--watch", action="store_true", help="serve the page to this machine, live, and write nothing")
+    parser.add_argument("--port", metavar="N", type=int, help="of --watch (default: any that is free)")
     asked = parser.parse_args(arguments)
+    if asked.port is not None and (asked.port not in server.PORTS or not asked.watch):
+        parser.error(f"--port must be 0 to {server.PORTS[-1]} and go with --watch, got {asked.port}")
+    if asked.watch and (asked.out or asked.wandb):
+        parser.error("--watch writes nothing: leave out --out and --wandb")
     folder = asked.out or (asked.runs if asked.runs.is_dir() else asked.runs.parent)
     try:
-        found = load(asked.runs, x=asked.x, y=asked.y, z=asked.z, reference=asked.reference)
-        files = write(found, folder)
+        look = partial(load, asked.runs, x=asked.x, y=asked.y, z=asked.z, reference=asked.reference)
+        if asked.watch:
+            server.watch(asked.runs, look, port=asked.port or 0)
+            return 0
+        found = look()
+        files = write(found, folder, asked.runs)
     except (ValueError, OSError) as error:
         print(f"error: {console.disk_fault(error, str(folder), setting='--out DIR') or error}", file=sys.stderr)
         return console.USER_ERROR
@@ -55,18 +67,18 @@ def _main(arguments: Sequence[str] | None) -> int:
     if asked.wandb:
         from slimexp import mirror  # brings in Lightning
 
-        mirror.publish(asked.runs, write)
+        mirror.publish(asked.runs, partial(write, runs=asked.runs))
     return 0
 
 
-def write(found: Sequence[Section], folder: Path) -> list[Path]:
-    """Write ``report.csv``, ``report.json``, ``pareto.png`` and ``pareto.html``; returns their paths."""
+def write(found: Sequence[Section], folder: Path, runs: Path) -> list[Path]:
+    """Write ``report.csv``, ``report.json``, ``pareto.png`` and ``pareto.html`` of ``runs``; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     writers = {
         "report.csv": _write_csv,
         "report.json": _write_json,
         "pareto.png": write_png,
-        "pareto.html": _write_html,
+        "pareto.html": lambda found, path: path.write_text(html.render(content(found, runs, folder)), encoding="utf-8"),
     }
     for name, writer in writers.items():
         writer(found, folder / name)
@@ -219,48 +231,6 @@ def _write_csv(found: Sequence[Section], path: Path) -> None:
 def _write_json(found: Sequence[Section], path: Path) -> None:
     rows = [{**asdict(section), "finished": section.finished} for section in found]
     path.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n")
-
-
-def _write_html(found: Sequence[Section], path: Path) -> None:
-    """One file that needs nothing else: the data as JSON inside the template, drawn by its script."""
-    data = json.dumps({"sections": [_page_section(section) for section in found]}, allow_nan=False)
-    page = _PAGE.read_text(encoding="utf-8").replace("__DATA__", data.replace("<", "\\u003c"))
-    path.write_text(page, encoding="utf-8")
-
-
-def _page_section(section: Section) -> dict[str, object]:
-    return {
-        "title": section.title,
-        "headline": section.headline,
-        "axes": [
-            {"metric": metric, "name": NAMES.get(metric, metric.replace("_", " ")), "better": way}
-            for metric, way in zip((section.x, section.y), section.directions, strict=True)
-        ],
-        "trivial": section.trivial,
-        "kinds": kinds_of(section),
-        "notes": list(_notes(section)),
-        "columns": _columns(section),
-        "environments": section.environments,
-        "logFrom": LOG_FROM,
-        "colours": COLOURS,
-        "points": [
-            {
-                "label": point.label,
-                "kind": "" if point.dense else kind_of(point),
-                "dense": point.dense,
-                "slower": point.slower,
-                "noisy": point.noisy,
-                "front": index in section.front,
-                "number": rank(section, index) if index in section.front and not point.dense else None,
-                "x": asdict(point.figures[section.x]) if section.drawn(index) else None,
-                "y": asdict(point.figures[section.y]) if section.drawn(index) else None,
-                "cells": _cells(section, point),
-                "runs": point.runs,
-                "seeds": point.seeds,
-            }
-            for index, point in enumerate(section.points)
-        ],
-    }
 
 
 if __name__ == "__main__":

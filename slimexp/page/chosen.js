@@ -1,0 +1,187 @@
+/* The chosen points side by side: how they learnt, every figure, what made them. */
+
+const LETTERS = "ABCDEF";
+
+function letterOf(view, point) {
+  const place = view.state.chosen.indexOf(point.id);
+  return place < 0 ? "" : LETTERS[place];
+}
+
+function chosenPanel(view, holder) {
+  const points = view.chosen();
+  if (!points.length) {
+    holder.replaceChildren(
+      node(
+        "p",
+        { class: "quiet" },
+        `Choose up to ${LETTERS.length} points in the picture or the table to see their training curves, every figure and what made them.`,
+      ),
+    );
+    return;
+  }
+  const clear = node(
+    "button",
+    {
+      type: "button",
+      "data-focus": "clear chosen",
+      on: {
+        click: () => {
+          view.state.chosen = [];
+          view.mark();
+        },
+      },
+    },
+    "Choose none",
+  );
+  holder.replaceChildren(
+    node("div", { class: "row" }, node("h3", {}, `${count(points.length, "point")} chosen`), clear),
+    curvesBlock(view, points),
+    comparison(view, points),
+  );
+}
+
+/* Training curves of the chosen points, of one term of one stage at a time; a line per seed. */
+function curvesBlock(view, points) {
+  const block = node("div", { class: "curves" });
+  const terms = new Map(); // "distill · loss" -> its lines
+  points.forEach((point) =>
+    point.curves
+      .filter(({ key }) => DATA.curves[key])
+      .forEach(({ key, stage, seed }) => {
+        const { step, terms: logged, each } = DATA.curves[key],
+          place = view.state.chosen.indexOf(point.id);
+        for (const [term, values] of Object.entries(logged)) {
+          const name = `${stage} · ${term.replaceAll("_", " ")}`;
+          if (!terms.has(name)) terms.set(name, []);
+          const letter = LETTERS[place];
+          terms
+            .get(name)
+            .push({ look: `pick-${place}`, letter, name: `${letter}, seed ${seed}`, steps: step, values, each });
+        }
+      }),
+  );
+  if (!terms.size) {
+    block.append(
+      node(
+        "p",
+        { class: "quiet" },
+        "No training curves: nothing was trained to make these, or the files are not there.",
+      ),
+    );
+    return block;
+  }
+  const names = [...terms.keys()],
+    losses = names.filter((name) => name.endsWith("· loss"));
+  const name = terms.has(view.state.curve) ? view.state.curve : (losses.at(-1) ?? names.at(-1));
+  const pick = node(
+    "select",
+    {
+      "data-focus": "curve",
+      on: {
+        change: () => {
+          view.state.curve = pick.value;
+          view.mark();
+        },
+      },
+    },
+    ...names.map((one) => node("option", { value: one, selected: one === name }, one)),
+  );
+  const drawn = node("div"),
+    series = terms.get(name),
+    each = Math.max(...series.map((one) => one.each));
+  const without = points
+    .filter((point) => !series.some(({ letter }) => letter === letterOf(view, point)))
+    .map((point) => letterOf(view, point));
+  block.append(node("label", {}, "Training curve ", pick), drawn);
+  view.drawCurves = () => lines(drawn, series, { height: 260, titles: ["step", name], from: DATA.logFrom });
+  if (each > 1) block.append(node("p", { class: "quiet" }, `Each point is the mean of up to ${each} logged values.`));
+  if (without.length) block.append(node("p", { class: "quiet" }, `Without this curve: ${without.join(", ")}.`));
+  return block;
+}
+
+function comparison(view, points) {
+  const { section } = view;
+  const head = points.map((point) =>
+    node(
+      "th",
+      { scope: "col" },
+      node(
+        "span",
+        { class: "picked" },
+        swatch(node("path", { class: `line pick-${view.state.chosen.indexOf(point.id)}`, d: "M-10,0H10" })),
+        node("b", {}, `${letterOf(view, point)} `),
+        point.label,
+      ),
+      node(
+        "button",
+        {
+          type: "button",
+          class: "drop",
+          "aria-label": `Drop ${letterOf(view, point)}: ${point.label}`,
+          on: { click: () => view.choose(point) },
+        },
+        "×",
+      ),
+    ),
+  );
+  const row = (name, cells, title) => node("tr", {}, node("th", { scope: "row", title }, name), ...cells);
+  const body = section.metrics
+    .filter(({ name }) => points.some((point) => point.figures[name]))
+    .map((metric) => {
+      const reached = points.map((point) => value(point, metric.name)).filter((one) => !Number.isNaN(one));
+      const best = Math[metric.better](...reached),
+        differ = metric.known && points.length > 1 && new Set(reached.map((one) => shown(metric, one))).size > 1;
+      const cells = points.map((point) =>
+        node("td", { class: differ && value(point, metric.name) === best ? "best" : null }, told(metric, point) || "–"),
+      );
+      return row(metric.label, cells, metric.known ? `${metric.name}: ${WAY[metric.better]}` : metric.name);
+    });
+  const facts = {
+    state: (point) => states(view, point).join(", "),
+    seeds: (point) => point.seeds.join(", "),
+    "stage trained for": (point) => (point.seconds.length ? point.seconds.map((one) => `${one} s`).join(", ") : "–"),
+    "computed by": (point) => point.kernels.join(", ") || "–",
+    run: (point) => point.runs.join(", "),
+    "command line": (point) => (point.overrides ? node("code", { class: "wrap" }, point.overrides) : "–"),
+    model: (point) => node("div", {}, ...point.artifacts.map(artifact)),
+  };
+  body.push(
+    ...Object.entries(facts).map(([name, fact]) =>
+      row(
+        name,
+        points.map((point) => node("td", { class: "words" }, fact(point))),
+      ),
+    ),
+  );
+  const table = node(
+    "table",
+    { class: "comparison" },
+    node("caption", {}, points.length > 1 ? "Bold: the best of the chosen." : "Every figure."),
+    node("thead", {}, node("tr", {}, node("td"), ...head)),
+    node("tbody", {}, ...body),
+  );
+  return node(
+    "div",
+    { class: "scroll fitted", tabindex: 0, role: "region", "aria-label": "Figures of the chosen points" },
+    table,
+  );
+}
+
+function states(view, point) {
+  const found = [
+    point.dense
+      ? "not compressed"
+      : view.onFront.has(point)
+        ? "on the front"
+        : !useful(point, view.section)
+          ? "no better than no model"
+          : view.drawn.includes(point)
+            ? "dominated"
+            : "not drawn",
+  ];
+  if (view.isOpen(point))
+    found.push(`not separable: dominated with a probability of ${Math.round(100 * point.beaten)} %`);
+  if (point.slower) found.push("slower than dense");
+  if (point.noisy) found.push("latency noisy");
+  return found;
+}

@@ -1,0 +1,94 @@
+"""Training curves, thinned so that a page of hundreds of them stays small."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+NUMBERS = 60_000  # that all curves of a page may hold; about half a megabyte of text
+ROWS = (16, 240)  # fewest and most rows of one curve
+DIGITS = 4  # significant; more cannot be seen
+_STEP = "step"
+
+Row = dict[str, float | None]
+
+
+def curves(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Name -> curve of every file that exists and holds a row, as columns.
+
+    ``{"step": [N], "terms": {name: [N]}, "each": logged rows per row}``; the more curves, the fewer rows of each.
+    """
+    read = {name: held for name, path in paths.items() if (held := _read(path))[0]}
+    columns = sum(len(_names(rows)) + 1 for rows, _ in read.values())
+    fewest, most = ROWS
+    length = min(most, max(fewest, NUMBERS // max(1, columns)))
+    return {name: _columns(thinned(rows, length), each, rows) for name, (rows, each) in read.items()}
+
+
+def thinned(rows: Sequence[Row], most: int) -> list[Row]:
+    """At most ``most`` rows: neighbours become their mean, at the last of their steps.
+
+    So no peak is missed and none is chosen. A term is the mean of what was logged of it; it is ``None`` where a
+    value was not finite, and absent where none was logged.
+    """
+    each = math.ceil(len(rows) / most)
+    groups = [rows[start : start + each] for start in range(0, len(rows), each)]
+    return [
+        {_STEP: group[-1][_STEP]} | {name: _mean([row[name] for row in group if name in row]) for name in _names(group)}
+        for group in groups
+    ]
+
+
+def _columns(rows: Sequence[Row], each: int, before: Sequence[Row]) -> dict[str, Any]:
+    return {
+        "step": [row[_STEP] for row in rows],
+        "terms": {name: [row.get(name) for row in rows] for name in _names(rows)},
+        "each": each * math.ceil(len(before) / len(rows)),
+    }
+
+
+def _read(path: Path) -> tuple[list[Row], int]:
+    """Rows of a file, no more than a page shows at best, and how many logged ones each stands for."""
+    try:
+        state = path.stat()
+    except OSError:
+        return [], 1
+    return _read_once(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _read_once(path: Path, changed: int, size: int) -> tuple[list[Row], int]:
+    """A served page is built again with every record; curves that have not changed are not read again."""
+    rows = list(_rows(path))
+    return (thinned(rows, ROWS[1]), math.ceil(len(rows) / ROWS[1])) if rows else ([], 1)
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row if name != _STEP))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    finite = [value for value in values if value is not None]
+    return float(f"{fmean(finite):.{DIGITS}g}") if finite and len(finite) == len(values) else None
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    """Logged steps; what is no such line (the torn last one of a killed process) is left out."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get(_STEP), int):
+            yield {name: _finite(value) for name, value in row.items() if type(value) in (int, float, type(None))}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

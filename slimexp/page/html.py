@@ -1,0 +1,55 @@
+"""One HTML file that needs nothing else: style, script and data stand in it, and its policy forbids the network."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from string import Template
+from typing import Any
+
+_ASSETS = Path(__file__).parent
+_SCRIPTS = (  # one scope, in this order
+    "format.js",
+    "choice.js",
+    "chart.js",
+    "lines.js",
+    "state.js",
+    "table.js",
+    "budget.js",
+    "chosen.js",
+    "controls.js",
+    "surroundings.js",
+    "view.js",
+    "page.js",
+)
+
+
+def render(content: Mapping[str, Any]) -> str:
+    """The page of ``content``, which may talk to its own server only where ``content["live"]`` is true."""
+    style, script = _asset("page.css"), "\n".join(map(_asset, _SCRIPTS))
+    return Template(_asset("template.html")).substitute(
+        policy=_policy(style, script, live=content["live"]), style=style, script=script, data=embedded(content)
+    )
+
+
+def embedded(content: Mapping[str, Any]) -> str:
+    """Strict JSON in which nothing can end the element around it."""
+    return json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _policy(style: str, script: str, *, live: bool) -> str:
+    """Content security policy: this very style and script run, and nothing else is fetched or sent."""
+    rules = ["default-src 'none'", f"style-src {_hash(style)}", f"script-src {_hash(script)}", "img-src data:"]
+    rules += ["base-uri 'none'", "form-action 'none'", *(["connect-src 'self'"] if live else [])]
+    return "; ".join(rules)
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+@cache
+def _asset(name: str) -> str:
+    return (_ASSETS / name).read_text(encoding="utf-8")

@@ -1,0 +1,160 @@
+"""The page, live during a sweep: served on this machine only, built anew when records change."""
+
+import errno
+import hashlib
+import socketserver
+import sys
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+from slimexp.page.content import content, nothing
+from slimexp.page.html import embedded, render
+from slimexp.record import FILE
+from slimexp.section import Section
+
+HOST = "127.0.0.1"
+PORTS = range(65536)
+
+
+class Snapshot(NamedTuple):
+    """A page of one moment.
+
+    Attributes:
+        page: HTML.
+        data: Its content as JSON.
+        version: Differs where the content does.
+    """
+
+    page: bytes
+    data: bytes
+    version: str
+
+
+class Live:
+    """The page of ``runs``, built anew when a record file has come, grown or gone.
+
+    Args:
+        runs: A folder, or one record file.
+        look: Gives the sections of the records there.
+    """
+
+    def __init__(self, runs: Path, look: Callable[[], list[Section]]) -> None:
+        self.runs, self.look = runs, look
+        self._stamp: list[tuple[str, int, int]] | None = None
+        self._snapshot = Snapshot(b"", b"", "")
+        self._lock = Lock()
+
+    def snapshot(self) -> Snapshot:
+        """The page as of now."""
+        with self._lock:
+            if (stamp := self._stamps()) != self._stamp:
+                self._stamp, self._snapshot = stamp, self._built()
+            return self._snapshot
+
+    def _built(self) -> Snapshot:
+        try:
+            shown = content(self.look(), self.runs, None)
+        except (ValueError, OSError) as error:  # no record yet, or the folder has just gone
+            shown = nothing(str(error))
+        data = embedded(shown).encode()
+        version = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+        return Snapshot(render({**shown, "version": version}).encode(), data, version)
+
+    def _stamps(self) -> list[tuple[str, int, int]]:
+        files = sorted(self.runs.rglob(FILE)) if self.runs.is_dir() else [self.runs]
+        found = [(path, path.stat()) for path in files if path.exists()]
+        return [(str(path), state.st_mtime_ns, state.st_size) for path, state in found]
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """Answers ``/`` and ``/data.json`` to this machine.
+
+    Raises:
+        ValueError: The port is taken, or only for the system's own use.
+    """
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, live: Live, port: int) -> None:
+        self.live = live
+        try:
+            super().__init__((HOST, port), _Handler)
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            why = "in use" if error.errno == errno.EADDRINUSE else "reserved for the system"
+            raise ValueError(f"port {port} is {why}: leave out --port to get a free one, or name another") from error
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A reader that went away amid an answer is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+    @property
+    def address(self) -> str:
+        """Where to look."""
+        return f"http://{HOST}:{self.server_address[1]}/"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+    server_version = "slimexp"
+
+    def do_GET(self) -> None:
+        port = self.server.server_address[1]
+        if self.headers.get("Host") not in (f"{HOST}:{port}", f"localhost:{port}"):  # a page elsewhere that renamed us
+            self.send_error(HTTPStatus.FORBIDDEN)
+            return
+        live, path = self.server.live.snapshot(), self.path.partition("?")[0]
+        if path == "/":
+            self._answer(live.page, "text/html; charset=utf-8", live.version)
+        elif path == "/data.json" and self.headers.get("If-None-Match") == live.version:
+            self.send_response(HTTPStatus.NOT_MODIFIED)
+            self.end_headers()
+        elif path == "/data.json":
+            self._answer(live.data, "application/json", live.version)
+        else:
+            self.send_error(HTTPStatus.NOT_FOUND)
+
+    def _answer(self, body: bytes, kind: str, version: str) -> None:
+        self.send_response(HTTPStatus.OK)
+        for name, value in {
+            "Content-Type": kind,
+            "Content-Length": str(len(body)),
+            "Cache-Control": "no-store",
+            "ETag": version,
+            "X-Content-Type-Options": "nosniff",
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """A request every two seconds is no news."""
+
+
+def watch(runs: Path, look: Callable[[], list[Section]], *, port: int) -> None:
+    """Serve the page until Ctrl-C.
+
+    Args:
+        runs: As ``Live``; so is ``look``.
+        look: Gives the sections.
+        port: 0 for any that is free.
+
+    Raises:
+        FileNotFoundError: ``runs`` does not exist.
+        ValueError: The port cannot be had.
+    """
+    if not runs.exists():
+        raise FileNotFoundError(f"no file or folder {runs}")
+    with Server(Live(runs, look), port) as server:
+        try:
+            print(f"live at {server.address} until Ctrl-C", flush=True)
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()

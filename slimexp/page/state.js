@@ -1,0 +1,61 @@
+/* What the reader has asked for, per section: plain data that survives a reload and new records. */
+
+let DATA = JSON.parse(document.getElementById("data").textContent);
+const STATES = remembered();
+function fresh(section) {
+  return {
+    x: section.x,
+    y: section.y,
+    log: {},
+    guess: null,
+    hidden: [],
+    text: "",
+    limits: {},
+    chosen: [],
+    sort: { metric: null, way: "ascending" },
+    every: false,
+    curve: null,
+  };
+}
+
+/* States of an earlier visit, from the address; anything else there is ignored. */
+function remembered() {
+  try {
+    const found = JSON.parse(decodeURIComponent(location.hash.slice(1)));
+    return found && typeof found === "object" && !Array.isArray(found) ? found : {};
+  } catch {
+    return {};
+  }
+}
+
+/* Browsers refuse an address that changes too often, as under a slider that is drawn. */
+let waiting = null;
+function remember() {
+  clearTimeout(waiting);
+  waiting = setTimeout(() => history.replaceState(null, "", `#${encodeURIComponent(JSON.stringify(STATES))}`), 300);
+}
+
+/* The state of a section, with what no longer exists taken out. */
+function stateOf(section) {
+  const base = fresh(section),
+    held = Object(STATES[section.title]),
+    state = { ...base };
+  for (const key of Object.keys(base))
+    if (
+      base[key] === null ||
+      (typeof held[key] === typeof base[key] && Array.isArray(held[key]) === Array.isArray(base[key]))
+    )
+      state[key] = held[key] ?? base[key];
+  const names = section.metrics.map(({ name }) => name),
+    ids = section.points.map(({ id }) => id);
+  for (const axis of ["x", "y"]) if (!names.includes(state[axis])) state[axis] = section[axis];
+  state.hidden = state.hidden.filter((kind) => section.kinds.includes(kind));
+  state.chosen = state.chosen.filter((id) => ids.includes(id)).slice(0, LETTERS.length);
+  state.limits = Object.fromEntries(
+    section.budgets.map(({ metric }) => [metric, state.limits[metric]]).filter(([, limit]) => Number.isFinite(limit)),
+  );
+  if (![MODEL, ...names].includes(state.sort.metric) || !["ascending", "descending"].includes(state.sort.way))
+    state.sort = base.sort;
+  STATES[section.title] = state;
+  return state;
+}

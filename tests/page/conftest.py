@@ -1,0 +1,115 @@
+"""A small sweep with all that a page must bear: seeds, noise, what is slower, what was not measured, and bad words."""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from slimexp import record
+from slimexp.page.server import Live, Server
+from slimexp.record import Record, append
+from slimexp.section import Section, load
+
+DENSE = {"cer": 0.015, "exact_match": 0.6, "disk_mb": 16.1, "latency_p50_ms": 80.0, "latency_ratio": 1.0}
+GUESS = 0.08
+WORDS = """</script><script>window.hacked = 1</script> "a" & 'b' <img src=x onerror=alert(1)>"""
+
+
+def made(key: str, stage: str, metrics: Mapping[str, float], *, parent: str | None = "d", **changes: Any) -> Record:
+    values: dict[str, Any] = {
+        "time": "2026-01-01T00:00:00+00:00",
+        "name": "run",
+        "stage": stage,
+        "key": key,
+        "parent": parent,
+        "technique": stage.title(),
+        "seed": 0,
+        "overrides": [f"+experiment=front_t5 name={WORDS}"],
+        "config": {"data": {"_target_": "slimexp.data.spelling.Spelling"}, "pipeline": {stage: {"key": key}}},
+        "git": {"commit": "0123456789abcdef", "dirty": False},
+        "versions": {"torch": "2.13"},
+        "hardware": {"cpu": WORDS, "gpu": [], "threads": None},
+        "headline": "cer",
+        "direction": "min",
+        "metrics": dict(metrics),
+        "directions": {"cer": "min", "exact_match": "max", "disk_mb": "min", "latency_ratio": "min"},
+        "baseline": DENSE,
+        "baseline_key": "d",
+        "trivial": GUESS,
+        "seconds": {"train": 1.5},
+        "reused": False,
+        "artifact": f"run/{stage}-{key}/artifact",
+        "curves": None,
+        "kernel": "float32 matmul",
+    }
+    return Record(**{**values, **changes})
+
+
+def ratios(ratio: float) -> dict[str, float]:
+    return {
+        "latency_p50_ms": 80 * ratio,
+        "latency_ratio": ratio,
+        "latency_ratio_low": ratio - 0.05,
+        "latency_ratio_high": ratio + 0.05,
+    }
+
+
+def sweep() -> list[Record]:
+    trained = {"curves": "run/curves.jsonl"}
+    nasty = {"data": {"_target_": "slimexp.data.spelling.Spelling"}, "pipeline": {"prune": {"note": WORDS}}}
+    seeded = {**nasty, "pipeline": {"distill": {"temperature": 2}}}
+    return [
+        made("d", "dense", DENSE, parent=None),
+        made("q8", "quantize", {"cer": 0.016, "exact_match": 0.59, "disk_mb": 8.612345, **ratios(0.7)}),
+        made("q4", "quantize", {"cer": 0.02, "exact_match": 0.61, "disk_mb": 5.1, **ratios(1.4), "latency_noisy": 1.0}),
+        made("q2", "quantize", {"cer": 0.09, "exact_match": 0.0, "disk_mb": 2.4, **ratios(1.3)}),  # worse than no model
+        made("p", "prune", {"cer": 0.03, "exact_match": 0.5, "disk_mb": 16.1}, config=nasty),
+        made("bare", "prune", {"cer": 0.021}),
+        made(
+            "s0", "distill", {"cer": 0.02, "exact_match": 0.5, "disk_mb": 6.0, **ratios(0.5)}, config=seeded, **trained
+        ),
+        made("s1", "distill", {"cer": 0.03, "exact_match": 0.4, "disk_mb": 6.0, **ratios(0.6)}, config=seeded, seed=1),
+    ]
+
+
+def written(folder: Path) -> Path:
+    """The sweep on disk, with one artifact and the curves of one stage."""
+    for one in sweep():
+        append(folder / record.FILE, one)
+    (folder / "run" / "quantize-q8" / "artifact").mkdir(parents=True)
+    rows = [{"step": step, "loss": None if step == 3 else 1 / (step + 1), "lr": 0.1} for step in range(12)]
+    (folder / "run" / "curves.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 12, "lo')
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A sweep of the test's own."""
+    return written(tmp_path / "it's runs")
+
+
+@pytest.fixture(scope="session")
+def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep that no test changes."""
+    return written(tmp_path_factory.mktemp("page") / "it's runs")
+
+
+@pytest.fixture(scope="session")
+def sections(shared_runs: Path) -> list[Section]:
+    """Those of ``shared_runs``."""
+    return load(shared_runs)
+
+
+@pytest.fixture
+def served(runs: Path) -> Iterator[Server]:
+    """A server of ``runs`` that answers."""
+    with Server(Live(runs, partial(load, runs)), 0) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()

@@ -1,0 +1,133 @@
+"""What goes into the page: all figures with their error bars, true ways, paths and links, lineage and budgets."""
+
+import json
+import math
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slimexp import record
+from slimexp.page.content import content
+from slimexp.record import append, read
+from slimexp.section import Section, load
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture
+def section(shared_runs: Path, sections: list[Section]) -> dict[str, Any]:
+    (one,) = content(sections, shared_runs, shared_runs)["sections"]
+    return one
+
+
+def named(section: dict[str, Any], key: str) -> dict[str, Any]:
+    return next(point for point in section["points"] if key in point["id"].split())
+
+
+def test_a_figure_is_its_mean_with_the_range_over_seeds_or_the_interval_of_the_measure(section: dict[str, Any]) -> None:
+    seeded = named(section, "s0")
+    assert seeded["id"] == "s0 s1" and seeded["seeds"] == (0, 1)
+    assert seeded["figures"]["cer"] == [0.025, 0.02, 0.03]
+    assert seeded["figures"]["latency_ratio"] == pytest.approx([0.55, 0.45, 0.65])
+    assert named(section, "q8")["figures"]["disk_mb"] == [8.612345]
+    assert "disk_mb" not in named(section, "bare")["figures"]
+
+
+def test_every_metric_is_offered_with_its_way_and_ends_of_intervals_are_not(section: dict[str, Any]) -> None:
+    metrics = {metric["name"]: metric for metric in section["metrics"]}
+    assert next(iter(metrics)) == "cer"
+    assert {"kept", "size_ratio", "latency_noisy"} < set(metrics) and "latency_ratio_low" not in metrics
+    assert metrics["exact_match"]["better"] == "max" and metrics["kept"]["better"] == "max"
+    assert metrics["disk_mb"]["known"] and not metrics["latency_noisy"]["known"]
+
+
+def test_states_are_those_of_the_section(section: dict[str, Any]) -> None:
+    assert [point["id"] for point in section["points"] if point["slower"]] == ["q2", "q4"]
+    assert [point["id"] for point in section["points"] if point["noisy"]] == ["q4"]
+    assert section["guess"] == 0.08
+
+
+def test_budgets_are_what_points_differ_in_and_milliseconds_only_of_one_machine(runs: Path) -> None:
+    def budgets() -> list[tuple[str, str]]:
+        (one,) = content(load(runs), runs, None)["sections"]
+        return [(budget["metric"], budget["side"]) for budget in one["budgets"]]
+
+    assert budgets() == [("disk_mb", "max"), ("latency_p50_ms", "max"), ("cer", "max")]
+    other = next(one for one in read(runs) if one.key == "q8")
+    append(runs / record.FILE, replace(other, key="q8b", hardware={"cpu": "another"}, config={**other.config, "a": 1}))
+    assert ("latency_ratio", "max") in budgets()
+
+
+def test_a_link_is_relative_to_the_page_quoted_and_only_to_what_is_there(runs: Path, tmp_path: Path) -> None:
+    (one,) = content(load(runs), runs, tmp_path / "out")["sections"]
+    (there,) = named(one, "q8")["artifacts"]
+    assert there["path"] == str(runs / "run/quantize-q8/artifact")
+    assert there["href"] == "../it%27s%20runs/run/quantize-q8/artifact/"
+    assert named(one, "q4")["artifacts"][0]["href"] is None
+    (served,) = content(load(runs), runs, None)["sections"]
+    assert named(served, "q8")["artifacts"][0]["href"] is None
+
+
+def test_an_artifact_cannot_become_a_script(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs.parent)
+    other = next(one for one in read(runs) if one.key == "q8")
+    append(runs / record.FILE, replace(other, key="js", artifact="javascript:alert(1)", config={"pipeline": {}}))
+    (runs / "javascript:alert(1)").mkdir()
+    points = [point for one in content(load(runs), runs, runs)["sections"] for point in one["points"]]
+    (found,) = [artifact for point in points for artifact in point["artifacts"] if "javascript" in artifact["path"]]
+    assert found["href"] == "javascript%3Aalert%281%29/"
+
+
+def test_the_command_survives_a_shell(shared_runs: Path, sections: list[Section]) -> None:
+    command = content(sections, shared_runs, None)["select"]
+    assert shlex.split(command) == ["python", "-m", "slimexp.select", str(shared_runs)]
+
+
+def test_curves_are_of_all_stages_that_led_to_a_point(runs: Path) -> None:
+    after = next(one for one in read(runs) if one.key == "q8")
+    append(runs / record.FILE, replace(after, key="after", parent="s0"))
+    shown = content(load(runs), runs, None)
+    (one,) = shown["sections"]
+    assert named(one, "after")["curves"] == [{"key": "s0", "stage": "distill", "seed": 0}]
+    assert shown["curves"]["s0"]["terms"]["loss"][2:5] == [0.3333, None, 0.2]
+    assert len(shown["curves"]) == 1
+
+
+def test_a_lost_dense_model_is_a_point_without_model_or_run(tmp_path: Path, runs: Path) -> None:
+    append(tmp_path / "one.jsonl", next(one for one in read(runs) if one.key == "q8"))
+    (one,) = content(load(tmp_path / "one.jsonl"), tmp_path / "one.jsonl", None)["sections"]
+    dense = one["points"][0]
+    assert dense["dense"] and dense["artifacts"] == [] and dense["overrides"] == ""
+
+
+def test_growth_and_the_probability_of_being_beaten_are_those_of_the_section(runs: Path) -> None:
+    (found,) = load(runs)
+    (one,) = content([found], runs, None)["sections"]
+    assert one["growth"] == found.growth and len(found.growth) == 6
+    assert [point["beaten"] for point in one["points"]] == found.probabilities
+    (three,) = content(load(runs, z="exact_match"), runs, None)["sections"]
+    assert one["decided"] == 0.05 and three["decided"] is None
+
+
+def test_one_seed_has_the_error_of_its_measure(runs: Path) -> None:
+    other = next(one for one in read(runs) if one.key == "q8")
+    append(runs / record.FILE, replace(other, metrics={**other.metrics, "cer_stderr": 0.002}))
+    (one,) = content(load(runs), runs, None)["sections"]
+    assert named(one, "q8")["figures"]["cer"] == pytest.approx([0.016, 0.014, 0.018])
+    assert not any("stderr" in metric["name"] for metric in one["metrics"])
+
+
+def test_published_points_stand_apart(runs: Path) -> None:
+    points = runs.parent / "points.csv"
+    points.write_text("label,cer,disk_mb\nOthers 2024,0.001,0.1\n")
+    (one,) = content(load(runs, reference=points), runs, None)["sections"]
+    assert one["published"] == [{"label": "Others 2024", "figures": {"cer": [0.001], "disk_mb": [0.1]}}]
+    assert len(one["points"]) == 7
+
+
+def test_it_is_strict_json(runs: Path) -> None:
+    text = json.dumps(content(load(runs), runs, runs), allow_nan=False)
+    assert not any(isinstance(value, float) and math.isnan(value) for value in json.loads(text)["sections"][0].values())

@@ -1,0 +1,91 @@
+"""The live page: to this machine only, anew when records change, one clear error, a quiet end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+
+import pytest
+
+from slimexp import record
+from slimexp.page.server import HOST, Live, Server
+from slimexp.record import append, read
+from slimexp.report import main
+from slimexp.section import load
+
+pytestmark = pytest.mark.fast
+
+
+def asked(server: Server, path: str, **headers: str) -> tuple[HTTPResponse, bytes]:
+    connection = HTTPConnection(*server.server_address[:2], timeout=10)
+    connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    reply = connection.getresponse()
+    body = reply.read()
+    connection.close()
+    return reply, body
+
+
+def test_page_and_data_are_served_and_data_only_when_changed(runs: Path, served: Server) -> None:
+    page, body = asked(served, "/")
+    assert page.status == 200 and b"<title>slimexp" in body and b"connect-src 'self'" in body
+    data, body = asked(served, "/data.json")
+    version = data.headers["ETag"]
+    assert len(json.loads(body)["sections"][0]["points"]) == 7
+    assert asked(served, "/data.json", If_None_Match=version)[0].status == 304
+    new = next(one for one in read(runs) if one.key == "q8")
+    append(runs / record.FILE, replace(new, key="q6", config={**new.config, "pipeline": {"quantize": {"key": 6}}}))
+    data, body = asked(served, "/data.json", If_None_Match=version)
+    assert data.status == 200 and len(json.loads(body)["sections"][0]["points"]) == 8
+
+
+def test_nothing_else_is_served_and_to_no_other_name(served: Server) -> None:
+    for path in ("/records.jsonl", "/../records.jsonl", "//etc/passwd", "/page.js"):
+        assert asked(served, path)[0].status == 404
+    reply, body = asked(served, "/data.json", Host="evil.example")
+    assert reply.status == 403 and b"sections" not in body
+
+
+def test_a_sweep_without_records_is_waited_for(tmp_path: Path, runs: Path) -> None:
+    live = Live(tmp_path / "new", partial(load, tmp_path / "new"))
+    (tmp_path / "new").mkdir()
+    assert "no records" in json.loads(live.snapshot().data)["message"]
+    (runs / record.FILE).rename(tmp_path / "new" / record.FILE)
+    assert json.loads(live.snapshot().data)["sections"]
+
+
+def test_a_page_is_not_built_twice_for_the_same_records(runs: Path) -> None:
+    live = Live(runs, partial(load, runs))
+    assert live.snapshot() is live.snapshot()
+
+
+def test_a_port_that_is_taken_or_none_is_one_line_and_code_2(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server((HOST, 0)) as holder:
+        port = holder.getsockname()[1]
+        assert main([str(runs), "--watch", "--port", str(port)]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == f"error: port {port} is in use: leave out --port to get a free one, or name another"
+    for wrong in ("--watch --port 65536", "--port 8000", "--watch --out x", "--watch --wandb"):
+        with pytest.raises(SystemExit, match="2"):
+            main([str(runs), *wrong.split()])
+    assert main([str(runs / "nothing"), "--watch"]) == 2
+
+
+def test_an_interrupt_ends_it_quietly_and_it_writes_nothing(runs: Path) -> None:
+    command = [sys.executable, "-m", "slimexp.report", str(runs), "--watch"]
+    before = set(runs.rglob("*"))
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("live at http://127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out.strip(), err) == (0, "", "")
+    assert set(runs.rglob("*")) == before
