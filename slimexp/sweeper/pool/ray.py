@@ -52,8 +52,8 @@ class Pool:
         alone = {"num_cpus": self.workers * self.threads, "include_dashboard": False} if self.address == LOCAL else {}
         try:
             _knock(self.address)
-            self._ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **alone)
-        except (OSError, ValueError, RuntimeError) as error:
+            self._ray.init(address=self.address, log_to_driver=False, logging_level=logging.CRITICAL, **alone)
+        except (OSError, ValueError, RuntimeError, self._ray.exceptions.RayError) as error:
             raise ValueError(
                 f"hydra.sweeper.pool.address: no Ray cluster answers at '{self.address}' ({_first_line(error)}): start "
                 "one by 'ray start --head', or let address=local"
@@ -128,10 +128,10 @@ class _Worker:
 
 
 def _reason(error: Exception) -> str:
-    """What Ray knows of a lost job, in a line."""
-    said = [line.strip() for line in str(error).splitlines() if line.strip()]
-    causes = [line for line in said if "exit" in line.lower() or "memory" in line.lower() or "Error:" in line]
-    return f"the Ray worker is gone: {type(error).__name__}: {(causes or said or [''])[-1]}"[:400]
+    """What Ray knows of a lost job, without its advice."""
+    text = " ".join(str(error).split())
+    _, _, detail = text.partition("Worker exit detail: ")
+    return f"the Ray worker is gone (out of memory?): {(detail or text).partition(' Some common causes')[0]}"[:400]
 
 
 def _knock(address: str) -> None:

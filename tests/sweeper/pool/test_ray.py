@@ -52,7 +52,7 @@ def test_what_dies_is_an_outcome(fake: Any, cluster: Callable[..., Pool], tmp_pa
             while jobs and pool.free:
                 pool.submit(jobs.pop(0))
             found |= {job.number: outcome for job, outcome in pool.finished()}
-    assert found[0].error and found[0].error.startswith("the Ray worker is gone: ")
+    assert found[0].error and found[0].error.startswith("the Ray worker is gone (out of memory?): ")
     assert found[1].error == "ValueError: x is wrong" and found[2].metrics == ({"cer": 1.0, "disk_mb": 1.0},)
 
 
