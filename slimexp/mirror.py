@@ -51,7 +51,7 @@ class Check:
 
 
 def check(runs: Path) -> Check:
-    """Read the transaction logs below ``runs`` and hold them against its records.
+    """Read the transaction logs below the folder ``runs`` and hold them against its records.
 
     A record has arrived when a run of its very configuration has all its metrics, with their values, in the summary.
     """
@@ -73,9 +73,10 @@ def publish(runs: Path, write: Write) -> None:
     a later one takes the place of an earlier one; where nothing has changed none is written. What goes wrong is said.
 
     Args:
-        runs: The runs folder.
+        runs: The runs folder; a file of records stands for the folder it is in.
         write: Writes the report of sections into a folder, ``pareto.html`` among its files.
     """
+    runs = runs if runs.is_dir() else runs.parent
     try:
         sweeps: dict[str, list[Record]] = {}
         with warnings.catch_warnings():
@@ -192,8 +193,7 @@ def _figures(section: Section) -> dict[str, float]:
 
 def _rows(runs: Path) -> Iterator[Record]:
     """Every record as it was written: reading them as one, by key, would mix what several runs mirrored."""
-    files = sorted(runs.rglob(record.FILE)) if runs.is_dir() else [runs]
-    for line in (line for file in files for line in file.read_bytes().split(b"\n")):
+    for line in (line for file in sorted(runs.rglob(record.FILE)) for line in file.read_bytes().split(b"\n")):
         try:
             yield Record.from_json(line)
         except (ValueError, TypeError):

@@ -91,7 +91,7 @@ def test_a_sweep_has_one_report_run(
     assert {point["artifact"] for point in points if not point["dense"]} == {"run/prune-a/artifact"}
     assert "2 of 2 records are whole in 2 runs" in capsys.readouterr().err
 
-    mirror.publish(settled(tmp_path), write)
+    mirror.publish(settled(tmp_path) / record.FILE, write)
     assert reports(settled(tmp_path)) == [log]
     assert f"the report of sweep is there already, as run {log.id}" in capsys.readouterr().err
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from slimexp.config import build, check, compose
 from slimexp.pipeline import FINAL
+from sweeps import workspace
 
 FILES = sorted((Path(__file__).parents[1] / "sweeps").glob("*.yaml"))
 
@@ -58,3 +60,17 @@ def test_the_metric_is_one_of_the_run(path: Path) -> None:
 def test_a_chain_runs_in_the_order_of_its_name(name: str) -> None:
     cfg = compose(["+experiment=chain_t5", f"pipeline={name}"])
     assert list(cfg.pipeline) == name.split("_") and cfg.pipeline.prune.sparsity == 0.25
+
+
+def test_the_workspace_names_what_the_sweep_has() -> None:
+    """It is built without a network; whether W&B's server takes it, no test without an account can tell."""
+    pytest.importorskip("wandb_workspaces")
+    built = workspace.build("team", "slimexp", "front_t5")
+    (section,) = built.sections
+    assert len(section.panels) == 3 and built.name == "Front of front_t5"
+    cfg = compose(["+experiment=front_t5"])
+    assert all(OmegaConf.select(cfg, key) is not None for key in workspace.SETTINGS)
+    ways = {pattern for node in cfg.measure.values() for pattern in build(node).directions}
+    for name in workspace.METRICS:
+        stage, metric = name.split("/")
+        assert stage == FINAL and any(fnmatchcase(metric, pattern) for pattern in ways)
