@@ -190,7 +190,7 @@ class Sweep:
 
     def _promote(self, front: Sequence[FrozenTrial]) -> None:
         """Run points of the front again under the promotion's overrides, where that has not been done before."""
-        jobs = deque()
+        jobs: deque[Job] = deque()
         for trial in self.promotion.chosen(front):
             overrides = (*self.space.overrides(trial.params), *self.promotion.overrides)
             commands = _seeded(overrides, self.promotion.seeds or self.seeds)
