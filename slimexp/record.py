@@ -126,7 +126,9 @@ class Record:
             raise ValueError(f"schema {row['schema']} is newer than {SCHEMA}, which this slimexp reads: update slimexp")
         names = [field.name for field in fields(cls)]
         if missing := [name for name in names if name not in row and name != "schema"]:
-            raise ValueError(f"the record lacks {', '.join(missing)}")
+            raise ValueError(
+                f"it lacks {', '.join(missing)}; if an older slimexp wrote it, the same command with resume=false writes it anew"
+            )
         return cls(**{name: row[name] for name in names if name in row})
 
 
@@ -153,7 +155,7 @@ def read(path: str | Path) -> list[Record]:
     """Read a record file, or every ``records.jsonl`` below a folder, oldest first.
 
     Records with the same key are one, the latest, with the figures that only earlier ones hold. A line that
-    is no record (the torn last line of a killed process) is skipped with a warning that names it.
+    is no record (the torn last line of a killed process) is skipped with a warning that names it and says why.
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
@@ -215,12 +217,16 @@ def _locked(path: str | Path, flags: int, lock: int) -> Iterator[int]:
 def _lines(path: Path) -> Iterator[Record]:
     with _locked(path, os.O_RDONLY, fcntl.LOCK_SH) as file, os.fdopen(os.dup(file), "rb") as stream:
         lines = stream.read().split(b"\n")
+    wrong: dict[str, list[int]] = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
                 yield Record.from_json(line)
             except (ValueError, TypeError) as error:
-                warnings.warn(f"skipped line {number} of {path}, which is no record: {error}", stacklevel=3)
+                wrong.setdefault(str(error), []).append(number)
+    for why, numbers in wrong.items():
+        which = f"line {numbers[0]}" + (f" and {len(numbers) - 1} more" if len(numbers) > 1 else "")
+        warnings.warn(f"skipped {which} of {path}, no record that can be read: {why}", stacklevel=3)
 
 
 def _finite(group: str, numbers: Mapping[str, float]) -> dict[str, float]:

@@ -125,6 +125,18 @@ def test_lines_of_another_kind_are_skipped(tmp_path: Path, line: str, why: str) 
         assert read(path) == []
 
 
+def test_what_an_older_version_wrote_is_one_warning_that_says_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / record.FILE
+    for key in ("a", "b", "c"):
+        append(path, make(key))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    older = [{name: value for name, value in row.items() if name != "kernel"} for row in rows[:2]]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*older, rows[2]]))
+    with pytest.warns(UserWarning, match=r"line 1 and 1 more of .*lacks kernel; .*resume=false writes it anew") as said:
+        assert [one.key for one in read(path)] == ["c"]
+    assert len(said) == 1
+
+
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read(tmp_path / "nothing")
