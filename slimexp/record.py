@@ -127,7 +127,8 @@ class Record:
         names = [field.name for field in fields(cls)]
         if missing := [name for name in names if name not in row and name != "schema"]:
             raise ValueError(
-                f"it lacks {', '.join(missing)}; if an older slimexp wrote it, the same command with resume=false writes it anew"
+                f"it lacks {', '.join(missing)}; if an older slimexp wrote it, "
+                "the same command with resume=false writes it anew"
             )
         return cls(**{name: row[name] for name in names if name in row})
 
