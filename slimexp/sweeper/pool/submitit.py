@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from slimexp.sweeper.extra import require
 from slimexp.sweeper.worker import Job, Outcome, Prepare, line, work
 
 POLL_S = 0.2  # between two looks at the jobs' result files
+LATE_S = 15.0  # that a shared filesystem may take to show one
 
 
 class Pool:
@@ -38,6 +39,7 @@ class Pool:
         self.parameters = dict(parameters)
         self._executor: Any = None
         self._busy: list[tuple[Job, Any, float]] = []  # with submitit's job and its start
+        self._gone: dict[str, float] = {}  # jobs that are gone without a result, and when that was seen
         self._submitit = require("submitit", extra="submitit", by="hydra/sweeper/pool=submitit")
 
     def __enter__(self) -> "Pool":
@@ -73,16 +75,20 @@ class Pool:
 
     def finished(self) -> Iterator[tuple[Job, Outcome]]:
         """Wait until at least one job has ended; those that have."""
-        while not (ended := [one for one in self._busy if one[1].done()]):
+        while not (ended := [one for one in self._busy if self._ended(one[1])]):
             time.sleep(POLL_S)
         for job, submitted, began in ended:
             self._busy.remove((job, submitted, began))
-            try:
-                outcome = submitted.result()
-            except Exception as error:
-                why = f"the job is gone ({submitted.state.lower()}): {line(error)[:200]} (see {submitted.paths.stderr})"
-                outcome = Outcome((), why, time.monotonic() - began)
-            yield job, outcome
+            yield job, _outcome(submitted, time.monotonic() - began)
+
+    def _ended(self, submitted: Any) -> bool:
+        """Whether a job has left a result, or has gone without one; asked of a dead one, submitit would hold us up."""
+        if submitted.paths.result_pickle.exists():
+            return bool(submitted.done())
+        if not submitted.done():
+            return False
+        gone = self._gone.setdefault(submitted.job_id, time.monotonic())
+        return self.cluster == "local" or time.monotonic() - gone > LATE_S
 
     def _made(self, folder: Path) -> Any:
         try:
@@ -109,3 +115,13 @@ class _Trial:
         """The same again: stages are kept, and one under way goes on from its checkpoint."""
         helpers = require("submitit.helpers", extra="submitit", by="hydra/sweeper/pool=submitit")
         return helpers.DelayedSubmission(self, job)
+
+
+def _outcome(submitted: Any, seconds: float) -> Outcome:
+    if not submitted.paths.result_pickle.exists():
+        why = f"the job is gone ({submitted.state.lower()}; out of memory?): see {submitted.paths.stderr}"
+        return Outcome((), why, seconds)
+    try:
+        return cast(Outcome, submitted.result())
+    except Exception as error:
+        return Outcome((), f"{line(error)[:200]} (see {submitted.paths.stderr})", seconds)

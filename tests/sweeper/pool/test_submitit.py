@@ -23,7 +23,6 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Pool]
     return partial(Pool, cluster="local", parameters={"timeout_min": 1})
 
 
-@pytest.mark.slow
 def test_the_same_front_as_in_process_and_what_dies_is_an_outcome(
     make: Make, jobs: Callable[..., Pool], tmp_path: Path
 ) -> None:
