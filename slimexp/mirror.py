@@ -81,8 +81,8 @@ def publish(runs: Path, write: Write) -> None:
         sweeps: dict[str, list[Record]] = {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the report has named the lines that are no records
-            rows = record.read(runs)
-        for row in rows:
+            merged = {row.key: row for row in record.read(runs)}
+        for row in _rows(runs):
             if _is_mirrored(row):
                 sweeps.setdefault(row.config["logger"]["group"] or row.name, []).append(row)
         if not sweeps:
@@ -90,7 +90,7 @@ def publish(runs: Path, write: Write) -> None:
             return
         say(str(check(runs)))
         for sweep, mine in sweeps.items():
-            _publish(sweep, mine, runs, write)
+            _publish(sweep, mine, merged, runs, write)
     except Exception as error:  # W&B's own, and whatever a mirror must not stop a report with
         say(f"no report run ({type(error).__name__}: {error}); the report itself is written")
 
@@ -136,8 +136,9 @@ class Report(Wandb):
         return " ".join(f"{base}/runs/{one}" if base else one for one in ids)
 
 
-def _publish(sweep: str, rows: Sequence[Record], runs: Path, write: Write) -> None:
-    settings = {key: value for key, value in rows[-1].config["logger"].items() if key != "_target_"}
+def _publish(sweep: str, mine: Sequence[Record], merged: Mapping[str, Record], runs: Path, write: Write) -> None:
+    rows = [merged[key] for key in dict.fromkeys(row.key for row in mine)]  # whichever sweep did the work last
+    settings = {key: value for key, value in mine[-1].config["logger"].items() if key != "_target_"}
     report = Report(sweep=sweep, **{**settings, "folder": str(runs)})
     if report.mode == "disabled":
         return

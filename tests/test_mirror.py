@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,19 @@ def test_a_sweep_has_one_report_run(
     mirror.publish(settled(tmp_path), write)
     (later,) = reports(settled(tmp_path))
     assert later.id == log.id and later.config["records"] == 3 and later.folder != log.folder
+
+
+@pytest.mark.usefixtures("offline")
+def test_what_two_sweeps_share_is_in_both_reports(
+    row: Callable[..., Record], tmp_path: Path, settled: Callable[[Path], Path]
+) -> None:
+    for bits, group in ((8, "first"), (4, "first"), (8, "second")):
+        one = row(f"b{bits}", bits)
+        record.append(tmp_path / record.FILE, replace(one, config={**one.config, "logger": {**LOGGER, "group": group}}))
+    mirror.publish(tmp_path, write)
+    found = {log.group: log for log in reports(settled(tmp_path))}
+    assert {group: log.config["records"] for group, log in found.items()} == {"first": 2, "second": 1}
+    assert len({log.id for log in found.values()}) == 2
 
 
 def reports(runs: Path) -> list[transaction_log.Log]:

@@ -36,15 +36,21 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelManager]:
     manager.shutdown_kernel(now=True)
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all, as a reader has: each must find its own among the others' records."""
+    return tmp_path_factory.mktemp("runs")
+
+
 def test_every_notebook_is_tried() -> None:
     assert [path.stem for path in NOTEBOOKS] == list(SMALL)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs_to_its_end(path: Path, kernel: KernelManager, tmp_path: Path) -> None:
+def test_it_runs_to_its_end(path: Path, kernel: KernelManager, runs: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     (first,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    for name, value in {**SMALL[path.stem], **({"RUNS": str(tmp_path)} if "RUNS" in first.source else {})}.items():
+    for name, value in {**SMALL[path.stem], **({"RUNS": str(runs)} if "RUNS" in first.source else {})}.items():
         assert f"\n{name} = " in f"\n{first.source}", f"{name} is no parameter of {path.name}"
         first.source += f"\n{name} = {value!r}"
     notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
