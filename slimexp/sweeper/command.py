@@ -48,7 +48,7 @@ def sweep(
     print(f"sweep: {one.total} trials, {settings['workers']} at a time; logs and journal in {one.folder}", flush=True)
     front = one.run()
     print("\n".join([*_table(one, front), *_in_earnest(one, front)]))
-    print(f"python -m slimexp.report {runs}   draws every stage that was measured")
+    print(f"python -m slimexp.report {runs}   draws every stage that was measured (--watch, --wandb: see --help)")
     return front
 
 
