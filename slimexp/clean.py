@@ -1,7 +1,7 @@
 """Free the disk of what is no longer needed: ``python -m slimexp.clean runs --unfinished --dominated``.
 
 Weights go, figures stay: records, curves and logs are left, so every point remains in the report, and the command that
-made a stage makes its weights again. Stages that a process works on are passed over, but do not clean while a sweep goes
+made a stage makes its weights again. Stages that a process works on are passed over, but do not clean while a sweep is
 on: its trials read the stages of others. Says what would go; ``--yes`` does it.
 """
 
