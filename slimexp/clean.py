@@ -66,7 +66,8 @@ def unfinished(runs: Path) -> Iterator[Path]:
 
 def dominated(found: Sequence[Section], runs: Path) -> list[Path]:
     """Models of points that are on no front and not dense; a model on the front of one section stays."""
-    kept, beaten = set(), set()
+    kept: set[Path] = set()
+    beaten: set[Path] = set()
     for section in found:
         for index, point in enumerate(section.points):
             stays = point.dense or index in section.front or not section.drawn(index)
