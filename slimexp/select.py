@@ -158,7 +158,9 @@ def _told(section: Section, choice: Choice, budgets: Sequence[Budget], folder: P
     yield f"  missed: {'; '.join(missed)}" if missed else f"  within: {asked}"
     if point.slower:
         yield "  slower than the dense model"
-    yield from (f"  {folder / artifact}" for artifact in point.artifacts)
+    for artifact in point.artifacts:
+        gone = "" if (folder / artifact).is_dir() else "  (not there; the same command makes it again)"
+        yield f"  {folder / artifact}{gone}"
 
 
 if __name__ == "__main__":

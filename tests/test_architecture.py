@@ -26,7 +26,7 @@ LAYERS = [
     ["reference", "mirror", "page", "stopper"],
     ["pipeline"],
     ["sweeper"],
-    ["train", "evaluate", "report", "select", "export"],
+    ["train", "evaluate", "report", "select", "clean", "export"],
 ]
 RANK = {word: rank for rank, row in enumerate(LAYERS) for word in row}
 # What conf chooses is built from conf, never imported by name from another room; this one is also a base class.
