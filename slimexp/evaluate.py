@@ -83,10 +83,11 @@ def evaluate(cfg: DictConfig) -> float | None:
 
 def _lines(metrics: dict[str, float], dense: dict[str, float]) -> Iterator[str]:
     """A figure per line, beside that of the dense model where there is another."""
+    width = max(map(len, metrics), default=0)
     for name, value in metrics.items():
         beside = f"   dense {dense[name]:.6g}" if name in dense else ""
         ratio = f"   {value / dense[name]:.3g}x" if dense.get(name) else ""
-        yield f"{name:32s} {value:<12.6g}{beside}{ratio}".rstrip()
+        yield f"{name:{max(width, 32)}s} {value:<12.6g}{beside}{ratio}".rstrip()
 
 
 def _source(node: DictConfig) -> "Pretrained":

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from slimexp.record import Record, kept
+from slimexp.record import OF_LAYER, Record, kept
 from slimexp.stage import DENSE, as_floats, shaping
 from slimexp.uncertainty import standard_error
 
@@ -58,6 +58,7 @@ class Point:
         dense: Whether this is an uncompressed model.
         seeds: The seeds behind the figures.
         figures: Metric -> spread, see ``figures``.
+        layers: Metric -> layer -> spread, layers as the model is laid out.
         runs: Names of the runs.
         keys: Keys of the records.
         artifacts: Model folders, relative to the runs folder, one per seed.
@@ -69,6 +70,7 @@ class Point:
     dense: bool
     seeds: tuple[int, ...]
     figures: dict[str, Spread]
+    layers: dict[str, dict[str, Spread]]
     runs: tuple[str, ...]
     keys: tuple[str, ...]
     artifacts: tuple[str, ...]
@@ -108,8 +110,8 @@ def points(records: Sequence[Record], parents: Mapping[str, Record]) -> list[Poi
 
 
 def figures(record: Record) -> dict[str, float]:
-    """Metrics of a record, and ``kept``, ``size_ratio``, ``sparsity`` and ``bits_per_weight`` where they follow."""
-    found = dict(record.metrics)
+    """Metrics of the model, and ``kept``, ``size_ratio``, ``sparsity`` and ``bits_per_weight`` where they follow."""
+    found = {name: value for name, value in record.metrics.items() if OF_LAYER not in name}
     if (share := kept(record)) is not None:
         found["kept"] = share
         if (error := found.get(record.headline + _STDERR)) is not None:
@@ -177,11 +179,21 @@ def _point(group: Sequence[Record], label: str, parents: Mapping[str, Record]) -
         dense=dense,
         seeds=tuple(sorted(record.seed for record in group)),
         figures=spreads([figures(record) for record in group], dense=dense),
+        layers=_layers(group),
         runs=tuple(sorted({record.name for record in group})),
         keys=tuple(record.key for record in group if record.key),
         artifacts=tuple(record.artifact for record in group if record.key),
         time=max(record.time for record in group),
     )
+
+
+def _layers(group: Sequence[Record]) -> dict[str, dict[str, Spread]]:
+    rows = [{name: value for name, value in record.metrics.items() if OF_LAYER in name} for record in group]
+    found: dict[str, dict[str, Spread]] = {}
+    for name, spread in spreads(rows, dense=False).items():
+        metric, _, layer = name.partition(OF_LAYER)
+        found.setdefault(metric, {})[layer] = spread
+    return found
 
 
 def _chain(record: Record, parents: Mapping[str, Record]) -> list[str]:

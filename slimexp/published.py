@@ -87,6 +87,7 @@ def _point(row: Mapping[str, Any], where: str) -> Point:
         dense=False,
         seeds=(),
         figures=spreads([figures], dense=False),
+        layers={},
         runs=(),
         keys=(),
         artifacts=(),

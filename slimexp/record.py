@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 SCHEMA = 1
 FILE = "records.jsonl"
+OF_LAYER = "/"  # metric/layer: a figure of one layer, which models are not compared by
 PACKAGES = (
     "slimexp",
     "torch",

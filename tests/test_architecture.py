@@ -23,7 +23,7 @@ LAYERS = [
     ["config", "importance", "quantizer", "loss"],
     ["model", "data"],
     ["technique", "measure", "format", "artifact", "tracker", "checkpoint", "progress", "plot"],
-    ["reference", "mirror", "page", "sensitivity", "stopper"],
+    ["reference", "mirror", "page", "stopper"],
     ["pipeline"],
     ["sweeper"],
     ["train", "evaluate", "report", "select", "clean", "export"],

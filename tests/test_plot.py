@@ -19,7 +19,7 @@ DENSE = {"cer": 0.02, "disk_mb": 16.0, "latency_ratio": 1.0}
 
 def point(label: str, rows: Sequence[dict[str, float]], *, chain: tuple[str, ...] = ("prune",)) -> Point:
     dense = label == "dense"
-    return Point(label, chain, dense, tuple(range(len(rows))), spreads(rows, dense=dense), ("run",), (), (), "2026")
+    return Point(label, chain, dense, tuple(range(len(rows))), spreads(rows, dense=dense), {}, ("run",), (), (), "2026")
 
 
 def section(points: list[Point], front: list[int], probabilities: list[float | None], **changes: Any) -> Section:

@@ -38,6 +38,16 @@ def test_seeds_are_one_point_with_mean_range_and_error(seeded: Make) -> None:
     assert point.figures["disk_mb"].error == 0
 
 
+def test_figures_of_layers_stand_apart_in_the_order_of_the_model(seeded: Make) -> None:
+    records = [seeded(seed, metrics={"cer": 0.02, "nats/second.q": 1.0, "nats/first.q": 2.0 + seed}) for seed in (0, 2)]
+    (point,) = points(records, {})
+    assert not any("/" in name for name in point.figures)
+    assert [(layer, spread.mean, spread.low, spread.high) for layer, spread in point.layers["nats"].items()] == [
+        ("second.q", 1.0, 1.0, 1.0),
+        ("first.q", 3.0, 2.0, 4.0),
+    ]
+
+
 def test_settings_tell_points_apart_and_the_kind_of_a_number_does_not(seeded: Make) -> None:
     found = points([seeded(0, sparsity=1), seeded(1, sparsity=1.0), seeded(0, sparsity=0.5)], {})
     assert [(point.label, point.seeds) for point in found] == [

@@ -81,6 +81,17 @@ def test_everything_is_built_from_the_records(runs: Path, capsys: pytest.Capture
     assert section["points"][1]["figures"]["cer"]["mean"] == 0.02
 
 
+def test_figures_of_layers_are_in_report_json_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = {"cer": 0.02, "disk_mb": 5.0, "sensitivity_nats/encoder.0.q": 0.5}
+    record.append(tmp_path / record.FILE, replace(point("q4", "quantize", 0.02, 5.0), metrics=metrics))
+    assert main([str(tmp_path)]) == 0
+    assert "sensitivity" not in capsys.readouterr().out + (tmp_path / "report.csv").read_text()
+    (section,) = json.loads((tmp_path / "report.json").read_text())
+    assert section["points"][-1]["layers"]["sensitivity_nats"]["encoder.0.q"]["mean"] == 0.5
+    assert main([str(tmp_path), "--x", "unknown"]) == 2
+    assert "there are cer, disk_mb" in (told := capsys.readouterr().err) and "sensitivity" not in told
+
+
 def test_the_page_holds_the_sections(runs: Path) -> None:
     main([str(runs)])
     data = json.loads(re.search(r'id="data">(.*?)</script>', (runs / "pareto.html").read_text(), re.S)[1])  # type: ignore[index]

@@ -33,11 +33,14 @@ function chosenPanel(view, holder) {
     },
     "Choose none",
   );
+  const scrolled = holder.querySelector(".layers")?.scrollTop ?? 0;
   holder.replaceChildren(
     node("div", { class: "row" }, node("h3", {}, `${count(points.length, "point")} chosen`), clear),
     curvesBlock(view, points),
+    layersBlock(view, points),
     comparison(view, points),
   );
+  holder.querySelector(".layers")?.scrollTo(0, scrolled);
 }
 
 /* Training curves of the chosen points, of one term of one stage at a time; a line per seed. */

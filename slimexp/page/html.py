@@ -15,6 +15,7 @@ _SCRIPTS = (  # one scope, in this order
     "choice.js",
     "chart.js",
     "lines.js",
+    "layers.js",
     "state.js",
     "table.js",
     "budget.js",

@@ -22,6 +22,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from slimexp import pareto
+from slimexp.record import OF_LAYER
 from slimexp.sweeper.pool import local
 from slimexp.sweeper.promotion import Promotion
 from slimexp.sweeper.screen import Lines, clock, screen
@@ -326,7 +327,8 @@ def _absent(metrics: Mapping[str, float], wanted: Sequence[str]) -> str | None:
     """What is wrong with the metrics that a trial gave."""
     for name in wanted:
         if name not in metrics:
-            return f"'{name}' was not measured; there are {', '.join(sorted(metrics))}"
+            known = sorted(one for one in metrics if OF_LAYER not in one)
+            return f"'{name}' was not measured; there are {', '.join(known)}"
         if not math.isfinite(metrics[name]):
             return f"'{name}' is {metrics[name]}"
     return None

@@ -10,23 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
+from slimexp.config import build, compose
 from slimexp.data.base import Corpus
 from slimexp.measure.base import Measure, Subject, direction, directions, run, spread, untouched
 from slimexp.measure.resident import resident_bytes
 from slimexp.model.loading import from_folder
 
 CONF = sorted((Path(__file__).parents[2] / "conf" / "measure").glob("*.yaml"))
-SMALLER = {"limit": 4, "repeats": 6, "warmup": 1, "new_tokens": 2, "tokens": 16}
-UNIT = re.compile(r"[a-z][a-z0-9_@]*$")
+SMALLER = {"limit": 4, "repeats": 6, "warmup": 1, "new_tokens": 2, "tokens": 16, "rows": 4}
+UNIT = re.compile(r"[a-z][a-z0-9_@]*(/[\w.]+)?$")  # of a layer: name_unit/layer
 
 
 def _built(path: Path) -> Measure:
-    node = OmegaConf.load(path)
+    node = compose([f"measure=[{path.stem}]"]).measure[path.stem]
     node.update({key: value for key, value in SMALLER.items() if key in node})
-    return instantiate(node, _convert_="all")
+    return build(node)
 
 
 def _state(subject: Subject) -> Any:

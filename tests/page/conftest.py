@@ -18,6 +18,24 @@ DENSE = {"cer": 0.015, "exact_match": 0.6, "disk_mb": 16.1, "latency_p50_ms": 80
 GUESS = 0.08
 WORDS = """</script><script>window.hacked = 1</script> "a" & 'b' <img src=x onerror=alert(1)>"""
 
+SENSITIVITY = {
+    "sensitivity_nats/encoder.block.0.layer.0.SelfAttention.q": 0.0123456,
+    "sensitivity_nats/encoder.block.0.layer.1.wo": 0.04,
+    "sensitivity_nats/decoder.block.0.layer.0.SelfAttention.q": -0.001,
+}
+MEASURED = {
+    "data": {"_target_": "slimexp.data.spelling.Spelling"},
+    "pipeline": {"prune": {"key": "bare"}},
+    "measure": {
+        "sensitivity": {
+            "sparsity": 0.5,
+            "rows": 16,
+            "importance": {"_target_": "slimexp.importance.magnitude.Magnitude"},
+            "loss": {"_target_": "slimexp.loss.kl.ForwardKl"},
+        }
+    },
+}
+
 
 def made(key: str, stage: str, metrics: Mapping[str, float], *, parent: str | None = "d", **changes: Any) -> Record:
     values: dict[str, Any] = {
@@ -68,7 +86,7 @@ def sweep() -> list[Record]:
         made("q4", "quantize", {"cer": 0.02, "exact_match": 0.61, "disk_mb": 5.1, **ratios(1.4), "latency_noisy": 1.0}),
         made("q2", "quantize", {"cer": 0.09, "exact_match": 0.0, "disk_mb": 2.4, **ratios(1.3)}),  # worse than no model
         made("p", "prune", {"cer": 0.03, "exact_match": 0.5, "disk_mb": 16.1}, config=nasty),
-        made("bare", "prune", {"cer": 0.021}),
+        made("bare", "prune", {"cer": 0.021} | SENSITIVITY, config=MEASURED),
         made(
             "s0", "distill", {"cer": 0.02, "exact_match": 0.5, "disk_mb": 6.0, **ratios(0.5)}, config=seeded, **trained
         ),

@@ -204,6 +204,31 @@ def test_a_click_chooses_and_shows_curves_and_figures(page: "Page") -> None:
     assert page.locator(".comparison").count() == 0
 
 
+def test_a_bar_for_each_layer_of_a_chosen_point_that_has_them(page: "Page") -> None:
+    page.locator("tbody .name", has_text="key=q8").click()
+    assert page.locator(".sensitivity").count() == 0
+    page.locator("tbody .name", has_text="bare").click()
+    told = page.get_by_role("region", name="Sensitivity by layer").get_by_role("row").all_inner_texts()
+    cells = [" ".join(row.split()) for row in told]
+    assert cells == [
+        "layer B 10⁻³ nats",
+        "encoder.block.0",
+        "layer.0.SelfAttention.q 12.3",
+        "layer.1.wo 40",
+        "decoder.block.0",
+        "layer.0.SelfAttention.q -1",
+    ]
+    bars = page.locator(".sensitivity .bar").evaluate_all(
+        "all => all.map(one => [one.getAttribute('x'), one.getAttribute('width')])"
+    )
+    assert bars == [["2.44%", "30.12%"], ["2.44%", "97.56%"], ["0.00%", "2.44%"]]
+    assert "Not measured: A." in page.inner_text(".sensitivity")
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    region = "document.querySelector('.layers')"
+    assert page.evaluate(f"{region}.scrollWidth === {region}.clientWidth")
+
+
 def test_words_of_the_data_are_text(page: "Page") -> None:
     page.locator("tbody .name", has_text="<img").first.click()
     assert "</script><script>window.hacked = 1</script>" in page.inner_text(".comparison")

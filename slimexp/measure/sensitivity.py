@@ -1,0 +1,161 @@
+"""How much each layer minds being pruned: one layer at a time, nothing trained, the loss on held-out text."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from slimexp.data.base import Corpus, Direction
+from slimexp.importance.base import Importance
+from slimexp.importance.mask import keep_mask
+from slimexp.loss.base import IGNORE, Loss, Outputs
+from slimexp.measure.base import Measure, Subject, spread, untouched
+from slimexp.model.base import Batch, Family
+from slimexp.record import OF_LAYER
+
+
+class Sensitivity(Measure):
+    """``sensitivity_nats/<layer>``: see ``sensitivity``, on rows of the validation split, never of the test split.
+
+    A model that is pruned already is given further zeros; of a quantized one dequantized weights are set to zero.
+
+    Args:
+        sparsity: Share of a layer's weights that is set to zero, of those that are not zero yet; in (0, 1).
+        rows: Rows of text, spread evenly over the split.
+        batch_size: Rows at once.
+        seed: Of the choice of rows: not the run's seed, so that runs compare on the same rows.
+        importance: Scores the weights; the highest stay.
+        loss: What grows, in nats.
+    """
+
+    directions: ClassVar[Mapping[str, Direction]] = {f"sensitivity_nats{OF_LAYER}*": "min"}
+
+    def __init__(
+        self, *, sparsity: float, rows: int, batch_size: int, seed: int, importance: Importance, loss: Loss
+    ) -> None:
+        if not 0 < sparsity < 1:
+            raise ValueError(f"sparsity must be in (0, 1), got {sparsity}")
+        for name, value in (("rows", rows), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        if loss.needs_hidden:
+            raise ValueError(f"loss must be in nats, and {type(loss).__name__} is not: choose kl or cross_entropy")
+        self.sparsity = sparsity
+        self.rows = rows
+        self.batch_size = batch_size
+        self.seed = seed
+        self.importance = importance
+        self.loss = loss
+
+    def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
+        family, held_out = subject.family, corpus.splits["validation"]
+        rows = [held_out[i] for i in spread(len(held_out), self.rows, self.seed)]
+        texts = [(row.source, row.target, row.label) for row in rows]
+        starts = range(0, len(texts), self.batch_size)
+        batches = [family.encode(texts[start : start + self.batch_size]) for start in starts]
+        with untouched(family.model, seed=self.seed):
+            growth = sensitivity(family, batches, loss=self.loss, importance=self.importance, sparsity=self.sparsity)
+        return {f"sensitivity_nats{OF_LAYER}{layer}": value for layer, value in growth.items()}
+
+
+def sensitivity(
+    family: Family, batches: Sequence[Batch], *, loss: Loss, importance: Importance, sparsity: float
+) -> dict[str, float]:
+    """Layer -> by how much the loss grows when this layer alone is pruned; layers as the model is laid out.
+
+    The scan of Li et al. 2017, "Pruning filters for efficient ConvNets", section 3.2, for single weights. It does not
+    see what layers do together: the growth of two pruned layers is in general not the sum of theirs.
+
+    Args:
+        family: The model, in eval mode; it is left as it was.
+        batches: Held-out text, on any device.
+        loss: What grows; one that reads a teacher is given the model before pruning.
+        importance: Scores the weights.
+        sparsity: Share of the layer's weights that is set to zero, of those that are not zero yet; in [0, 1).
+
+    Raises:
+        ValueError: A layer holds no weights as numbers.
+    """
+    taught = [_outputs(family, batch, loss) if loss.needs_teacher else None for batch in batches]
+    dense = mean_loss(family, batches, loss=loss, taught=taught)
+    growth = {}
+    for name, layer in family.compressible().items():
+        weight = _weight(name, layer)
+        alive = int(torch.count_nonzero(weight)) / weight.numel()
+        growth[name] = 0.0  # of a layer that is all zeros nothing can be taken
+        if alive:
+            with pruned(family, importance=importance, sparsity={name: 1 - (1 - sparsity) * alive}):
+                growth[name] = mean_loss(family, batches, loss=loss, taught=taught) - dense
+    return growth
+
+
+def mean_loss(
+    family: Family, batches: Sequence[Batch], *, loss: Loss, taught: Sequence[Outputs | None] | None = None
+) -> float:
+    """The loss of a model per real token.
+
+    Args:
+        family: The model.
+        batches: Text, on any device.
+        loss: The loss.
+        taught: What a teacher puts out for every batch, where the loss reads one.
+    """
+    total, tokens = 0.0, 0
+    for batch, teacher in zip(batches, taught or [None] * len(batches), strict=True):
+        real = int((batch["labels"] != IGNORE).sum())
+        outputs = _outputs(family, batch, loss)
+        with torch.inference_mode():
+            total += real * float(loss(outputs, teacher, batch["labels"].to(outputs.logits.device), 1.0))
+        tokens += real
+    return total / max(tokens, 1)
+
+
+@contextmanager
+def pruned(family: Family, *, importance: Importance, sparsity: Mapping[str, float]) -> Iterator[None]:
+    """Prune layers in one shot; their weights are put back at the end.
+
+    Args:
+        family: The model.
+        importance: Scores the weights; the highest stay.
+        sparsity: Layer -> share of its weights that is zero, in [0, 1).
+
+    Raises:
+        ValueError: There is no such layer, it holds no weights as numbers, or a share is out of range.
+    """
+    layers = family.compressible()
+    if unknown := sparsity.keys() - layers.keys():
+        raise ValueError(f"no compressible layer '{min(unknown)}'; there are {', '.join(list(layers)[:3])}, ...")
+    if wrong := {name: share for name, share in sparsity.items() if not 0 <= share < 1}:
+        raise ValueError(f"sparsity must be in [0, 1), got {wrong}")
+    kept: dict[str, Tensor] = {}
+    try:
+        with torch.no_grad():
+            for name, share in sparsity.items():
+                weight = _weight(name, layers[name])
+                kept[name] = weight.detach().clone()
+                keep = weight.numel() - round(share * weight.numel())
+                weight.mul_(keep_mask(importance.score(weight.detach()).float(), keep, weight == 0))
+        yield
+    finally:
+        with torch.no_grad():
+            for name, weight in kept.items():
+                _weight(name, layers[name]).copy_(weight)
+
+
+@torch.inference_mode()
+def _outputs(family: Family, batch: Batch, loss: Loss) -> Outputs:
+    on_device = {name: tensor.to(family.device) for name, tensor in batch.items()}
+    return Outputs(*family.forward(on_device, hidden=loss.needs_hidden))
+
+
+def _weight(name: str, layer: nn.Module) -> Tensor:
+    """The weight that the layer multiplies with."""
+    weight = dict(layer.named_parameters(recurse=False)).get("weight")
+    if weight is None or not weight.is_floating_point():
+        raise ValueError(
+            f"the weights of layer '{name}' are packed or carry a mask or a quantizer: only a model with plain "
+            "weights, or one that slimexp saved and loaded again, can be pruned layer by layer"
+        )
+    return weight
