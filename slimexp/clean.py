@@ -1,12 +1,14 @@
 """Free the disk of what is no longer needed: ``python -m slimexp.clean runs --unfinished --dominated``.
 
-Weights go, figures stay: records, curves and logs are left, so every point remains in the report, and the command that
-made a stage makes its weights again. Stages that a process works on are passed over, but do not clean while a sweep is
-on: its trials read the stages of others. Says what would go; ``--yes`` does it.
+Weights go, figures stay: records, curves and logs are left, so every point remains in the report, and
+``python -m slimexp.train`` with the overrides of its record (the page shows them) makes its weights again. What is on
+the front of the axes asked for, may belong there for all that is known, or serves another run as model or teacher
+stays. Says what would go; ``--yes`` does it.
 """
 
 import argparse
 import fcntl
+import os
 import shutil
 import sys
 import time
@@ -15,9 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from slimexp import console
+from slimexp.point import flat
+from slimexp.record import Record, read
 from slimexp.section import Section, load
 
-ARTIFACT = "artifact"
 DAY = 86_400  # seconds
 
 
@@ -34,6 +37,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     parser.add_argument("runs", type=Path, help="folder with records.jsonl somewhere below")
     parser.add_argument("--unfinished", action="store_true", help="checkpoints and half-written models")
     parser.add_argument("--dominated", action="store_true", help="weights of points on no front of the report")
+    for axis in ("x", "y", "z"):
+        parser.add_argument(f"--{axis}", metavar="METRIC", help="axis of that front, as of slimexp.report")
     parser.add_argument("--days", type=float, default=0.0, metavar="N", help="only what is older (default: 0)")
     parser.add_argument("--yes", action="store_true", help="do it")
     asked = parser.parse_args(arguments)
@@ -42,11 +47,12 @@ def _main(arguments: Sequence[str] | None) -> int:
     if not asked.days >= 0:
         parser.error(f"--days must be >= 0, got {asked.days}")
     try:
-        found = load(asked.runs)
+        found = load(asked.runs, x=asked.x, y=asked.y, z=asked.z)
         if not asked.runs.is_dir():
             raise ValueError(f"{asked.runs} is a file: name the folder of the runs")
+        _refuse_sweeps(asked.runs)
         gone = [*(unfinished(asked.runs) if asked.unfinished else ())]
-        gone += dominated(found, asked.runs) if asked.dominated else []
+        gone += dominated(found, read(asked.runs), asked.runs) if asked.dominated else []
         total = sum(_cleaned(path, days=asked.days, yes=asked.yes) for path in gone)
     except (ValueError, OSError) as error:
         print(
@@ -58,34 +64,56 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def unfinished(runs: Path) -> Iterator[Path]:
-    """Checkpoints, and what a kill left half-written."""
+    """Checkpoints, and what a kill left half-written; a model set aside to be replaced stays where it is the last."""
     for stage in sorted({path.parent for path in runs.rglob("lock")}):
         yield from sorted(stage.glob("checkpoint.*"))
-        yield from sorted(path for path in stage.glob("*artifact*") if path.suffix in (".partial", ".old"))
+        yield from sorted(stage.glob(".artifact.*.partial"))
+        if (stage / "artifact").is_dir():
+            yield from sorted(stage.glob(".artifact.*.old"))
 
 
-def dominated(found: Sequence[Section], runs: Path) -> list[Path]:
-    """Models of points that are on no front and not dense; a model on the front of one section stays."""
-    kept: set[Path] = set()
+def dominated(found: Sequence[Section], records: Sequence[Record], runs: Path) -> list[Path]:
+    """Models that some section's front beats, no section needs and no record names as a model or teacher."""
+    kept = {Path(leaf).resolve() for record in records for _, leaf in flat(record.config) if isinstance(leaf, str)}
     beaten: set[Path] = set()
     for section in found:
         for index, point in enumerate(section.points):
-            stays = point.dense or index in section.front or not section.drawn(index)
-            (kept if stays else beaten).update(runs / artifact for artifact in point.artifacts)
+            useful = index in section.front or section.undecided(index) or not section.drawn(index)
+            models = {(runs / artifact).resolve() for artifact in point.artifacts}
+            kept |= models if point.dense or useful else set()
+            beaten |= models
     return sorted(path for path in beaten - kept if path.is_dir())
+
+
+def _refuse_sweeps(runs: Path) -> None:
+    """Trials of a sweep read the stages of others, whatever the locks of these say."""
+    for lock in runs.rglob("sweep/lock"):
+        with _alone(lock.parent) as free:
+            if not free:
+                raise ValueError(f"a sweep is at work in {lock.parent}: clean when it has ended")
 
 
 def _cleaned(path: Path, *, days: float, yes: bool) -> int:
     """Remove ``path``, or say that it would go; bytes it takes, 0 where it stays."""
     with _alone(path.parent) as free:
-        if not free or time.time() - path.stat().st_mtime < days * DAY:
+        if not free or not path.exists() or time.time() - path.stat().st_mtime < days * DAY:
             return 0
         files = [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
         size = sum(file.stat().st_size for file in files)
         print(f"{'removed' if yes else 'would remove'} {path} ({size / 1e6:.1f} MB)")
         if yes:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _remove(path)
         return size
+
+
+def _remove(path: Path) -> None:
+    """Under another name first: half a model must not be taken for a finished one."""
+    if not path.is_dir():
+        path.unlink()
+        return
+    going = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.partial")
+    os.replace(path, going)
+    shutil.rmtree(going)
 
 
 @contextmanager

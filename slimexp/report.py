@@ -141,7 +141,7 @@ def _doubts(section: Section) -> Iterator[str]:
         low, high = 100 * DECIDED, 100 * (1 - DECIDED)
         yield (
             f"? not separable: dominated with a probability between {low:.0f} and {high:.0f} %, "
-            "if errors are normal and independent (on the same rows models err together: less is open than this says)"
+            "if errors are normal and independent (on the same rows models err together, which this does not see)"
         )
     lacking = [metric for metric in section.axes if any(math.isnan(point.error(metric)) for point in shown)]
     if lacking:

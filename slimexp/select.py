@@ -117,12 +117,19 @@ def choose(section: Section, budgets: Sequence[Budget]) -> Choice:
 
 def _rivals(points: Sequence[Point], headline: str, direction: str) -> tuple[Point, ...]:
     """Of points with the best first, the others that it is not sure to beat."""
-    spreads = [point.figures[headline] for point in points]
-    means, seeds = [[spread.mean] for spread in spreads], [[spread.seeds] for spread in spreads]
-    errors = [[point.error(headline)] for point in points]
-    beaten = probability_dominated(means, errors, seeds, [direction])
-    rest = zip(points[1:], beaten[1:], strict=True)
-    return tuple(point for point, share in rest if share is not None and share < 1 - DECIDED)
+    return tuple(rival for rival in points[1:] if not _surely_worse(points[0], rival, headline, direction))
+
+
+def _surely_worse(best: Point, rival: Point, headline: str, direction: str) -> bool:
+    """Whether ``rival`` is behind ``best`` for all that the errors of the two tell; so too where none are known."""
+    pair = (best, rival)
+    beaten = probability_dominated(
+        [[point.value(headline)] for point in pair],
+        [[point.error(headline)] for point in pair],
+        [[point.figures[headline].seeds] for point in pair],
+        [direction],
+    )[1]
+    return beaten is None or beaten >= 1 - DECIDED
 
 
 def _check(budgets: Sequence[Budget], found: Sequence[Section]) -> None:
@@ -159,7 +166,7 @@ def _told(section: Section, choice: Choice, budgets: Sequence[Budget], folder: P
     if point.slower:
         yield "  slower than the dense model"
     for artifact in point.artifacts:
-        gone = "" if (folder / artifact).is_dir() else "  (not there; the same command makes it again)"
+        gone = "" if (folder / artifact).is_dir() else "  (not there: the overrides of its record make it again)"
         yield f"  {folder / artifact}{gone}"
 
 

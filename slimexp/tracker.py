@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 
 import pytorch_lightning as pl
 
+from slimexp.stage import Stopped
+
 Mode = Literal["auto", "online", "offline", "disabled"]
 
 INIT_SECONDS = 20.0  # a compute node without a way out must not hold up training
@@ -146,7 +148,8 @@ class Wandb(Tracker):
         self._guarded("refer to the artifact", reference)
 
     def finish(self) -> None:
-        failed = sys.exc_info()[0] is not None
+        kind = sys.exc_info()[0]
+        failed = kind is not None and not issubclass(kind, Stopped)
         self._guarded("finish", lambda: self._run.finish(exit_code=int(failed)))
         self._run = None
 

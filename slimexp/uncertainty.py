@@ -40,8 +40,8 @@ def probability_dominated(
     """Probability that another point dominates, for each point.
 
     By Monte Carlo with a fixed seed: errors are normal and independent; those over a few seeds follow Student's t,
-    whose tails are the wider the fewer they are. Models graded on the same rows err together, so the true order is
-    better known than this says: it errs towards "not separable".
+    whose tails are the wider the fewer they are. Models graded on the same rows err together, which this does not see:
+    of two points it is less sure than the data allow, of many that lie close it is surer that none but one is best.
 
     Args:
         means: [N, K]; points with NaN are incomparable.

@@ -110,7 +110,7 @@ def test_a_hopeless_trial_is_stopped_at_its_rung_and_a_good_one_is_not(
         run(*rules, "callback.stopper.among=4", "seed=1")
     assert len(list((tmp_path / "runs/a").glob("finetune-*/artifact"))) == 1
     assert len(list(folder.glob("*.json"))) == 8 and mine.exists()
-    run("seed=1")  # promoted: trained to the end without the rule
+    run("seed=1")  # goes on from its checkpoint without the rule
     assert len(list((tmp_path / "runs/a").glob("finetune-*/artifact"))) == 2
 
 

@@ -5,6 +5,7 @@ import hashlib
 import socketserver
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -65,9 +66,12 @@ class Live:
         return Snapshot(render({**shown, "version": version}).encode(), data, version)
 
     def _stamps(self) -> list[tuple[str, int, int]]:
-        files = sorted(self.runs.rglob(FILE)) if self.runs.is_dir() else [self.runs]
-        found = [(path, path.stat()) for path in files if path.exists()]
-        return [(str(path), state.st_mtime_ns, state.st_size) for path, state in found]
+        found = []
+        for path in sorted(self.runs.rglob(FILE)) if self.runs.is_dir() else [self.runs]:
+            with suppress(OSError):  # gone since
+                state = path.stat()
+                found.append((str(path), state.st_mtime_ns, state.st_size))
+        return found
 
 
 class Server(socketserver.ThreadingTCPServer):

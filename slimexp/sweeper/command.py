@@ -1,6 +1,7 @@
 """What ``hydra/sweeper=pareto`` does with a command line: check it, sweep, show the front."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import FrozenTrial
 
 from slimexp.config import build, check
+from slimexp.stage import key
+from slimexp.stage import shaping as trainer
 from slimexp.sweeper.pareto import Direction, Sweep
 from slimexp.sweeper.promotion import Promotion
 from slimexp.sweeper.space import Space
 
+_RULES = "slimexp.stopper."  # callbacks that stop a trial
+_SHAPING = ("model", "baseline", "data", "pipeline", "trainer", "measure")
 FOLDER = "sweep"  # below the run's: the journal, and the trials' logs
 SIZE = "disk_mb"
 
@@ -33,9 +38,13 @@ def sweep(
     _check_settings(settings)
     space = Space.parse(arguments)
     promotion = _promotion(settings["promote"])
-    for values in space.singles():
-        cfg = _checked(composed(space.overrides(values)))
-        if promotion.most:
+    configs = [_checked(composed(space.overrides(values))) for values in space.singles()]
+    cfg = configs[0]
+    if rules := [name for name, node in cfg.callback.items() if str(node.get("_target_")).startswith(_RULES)]:
+        _refuse_seeds(settings["seeds"])
+        promotion = replace(promotion, overrides=(*promotion.overrides, *(f"~callback.{name}" for name in rules)))
+    if promotion.most:
+        for values in space.singles():
             _checked(composed([*space.overrides(values), *promotion.overrides]))
     runs = Path(cfg.runs)
     objectives, limits = _objectives(cfg, settings["objectives"]), settings["limits"] or {}
@@ -44,7 +53,7 @@ def sweep(
     del chosen["promote"]
     group = [f"logger.group={cfg.name}"] if OmegaConf.select(cfg, "logger.group", default=0) is None else []
     space = Space((*space.fixed, *group), space.swept)
-    one = Sweep(space=space, folder=runs / cfg.name / FOLDER, **chosen)
+    one = Sweep(space=space, content=_content(cfg), folder=runs / cfg.name / FOLDER, **chosen)
     print(f"sweep: {one.total} trials, {settings['workers']} at a time; logs and journal in {one.folder}", flush=True)
     front = one.run()
     print("\n".join([*_table(one, front), *_in_earnest(one, front)]))
@@ -62,24 +71,55 @@ def _checked(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
+def _content(cfg: DictConfig) -> str:
+    """Digest of what shapes a trial's results; swept keys are in it at their first values, the same each time."""
+    shaping: dict[str, Any] = {
+        name: OmegaConf.to_container(cfg[name], resolve=True) for name in _SHAPING if cfg.get(name) is not None
+    }
+    return key({**shaping, "trainer": trainer(shaping["trainer"]), "save_dtype": cfg.save_dtype, "seed": cfg.seed})
+
+
+def _refuse_seeds(seeds: Sequence[int]) -> None:
+    if seeds:
+        raise ValueError(
+            f"hydra.sweeper.seeds must be empty where a rule stops trials, got {list(seeds)}: a trial would have to "
+            "pass once per seed; give hydra.sweeper.promote.seeds to the points that are left"
+        )
+
+
 def _promotion(asked: Mapping[str, Any]) -> Promotion:
     if not isinstance(asked, Mapping) or set(asked) != {"most", "overrides", "seeds"}:
         raise ValueError(f"hydra.sweeper.promote must hold most, overrides and seeds, got {asked}")
-    if not isinstance(asked["most"], int) or not all(isinstance(seed, int) for seed in asked["seeds"]):
-        raise ValueError(f"hydra.sweeper.promote: most and seeds must be whole numbers, got {asked}")
-    return Promotion(asked["most"], tuple(map(str, asked["overrides"])), tuple(asked["seeds"]))
+    if not _is_whole(asked["most"]):
+        raise ValueError(f"hydra.sweeper.promote.most must be a whole number, got {asked['most']!r}")
+    for name, right, what in (("overrides", _is_text, "overrides"), ("seeds", _is_whole, "whole numbers")):
+        if not (_is_list(asked[name]) and all(map(right, asked[name]))):
+            raise ValueError(f"hydra.sweeper.promote.{name} must be a list of {what}, got {asked[name]!r}")
+    return Promotion(asked["most"], tuple(asked["overrides"]), tuple(asked["seeds"]))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse values of the wrong kind; Hydra holds its own node against no signature."""
-    for name in ("workers", "threads", "trials", "max_failures"):
-        if not isinstance(value := settings[name], int | None) or isinstance(value, bool):
+    for name, optional in (("workers", False), ("threads", False), ("trials", True), ("max_failures", True)):
+        if not _is_whole(value := settings[name]) and not (optional and value is None):
             raise ValueError(f"hydra.sweeper.{name} must be a whole number, got {value!r}")
     for name, kinds, what in (("objectives", (str,), "min or max"), ("limits", (int, float), "a number")):
         value = settings[name]
         if value and not (isinstance(value, Mapping) and all(isinstance(one, kinds) for one in value.values())):
             raise ValueError(f"hydra.sweeper.{name} must be metrics with {what} each, as {{cer: ...}}; got {value}")
-    if not isinstance(settings["seeds"], Sequence) or not all(isinstance(seed, int) for seed in settings["seeds"]):
+    if not _is_list(settings["seeds"]) or not all(map(_is_whole, settings["seeds"])):
         raise ValueError(f"hydra.sweeper.seeds must be a list of whole numbers, got {settings['seeds']}")
 
 

@@ -85,6 +85,7 @@ class Sweep:
 
     Args:
         space: What it goes through.
+        content: Whatever else shapes its trials, as text or a digest: the same place holds no sweep of other content.
         objectives: Metric -> ``min`` or ``max``.
         limits: Metric -> largest value with which a point is any good; samplers that can keep to them.
         sampler: Partial of an Optuna sampler; ``None`` for every combination.
@@ -108,6 +109,7 @@ class Sweep:
         self,
         *,
         space: Space,
+        content: str = "",
         objectives: Mapping[str, Direction],
         limits: Mapping[str, float],
         sampler: MakeSampler | None,
@@ -137,6 +139,7 @@ class Sweep:
         if sampler is not None and trials is None:
             raise ValueError("a sampler proposes without end: say how many by hydra.sweeper.trials=N")
         self.space = space
+        self.content = content
         self.objectives = dict(objectives)
         self.limits = dict(limits)
         self.seeds = list(seeds)
@@ -268,7 +271,13 @@ class Sweep:
             directions=[_OPTUNAS[way] for way in self.objectives.values()],
             load_if_exists=True,
         )
-        mine = {**self.space.described(), "seeds": self.seeds, "objectives": self.objectives, "limits": self.limits}
+        mine = {
+            **self.space.described(),
+            "seeds": self.seeds,
+            "objectives": self.objectives,
+            "limits": self.limits,
+            "what is not swept": self.content,
+        }
         theirs = study.user_attrs.get(_SWEEP)
         if theirs is None:
             study.set_user_attr(_SWEEP, mine)

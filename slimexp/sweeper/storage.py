@@ -88,8 +88,10 @@ def _answering(url: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
     try:
         parsed = sqlalchemy.make_url(url)
-    except sqlalchemy.exc.ArgumentError as error:
-        raise ValueError(f"hydra.sweeper.storage must be like postgresql://USER@HOST/DATABASE, got {url!r}") from error
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:  # its text is not shown: there may be a password in it
+        raise ValueError(
+            "hydra.sweeper.storage must be like postgresql://USER@HOST:PORT/DATABASE, it is not"
+        ) from error
     settings: dict[str, Any] = {}
     if parsed.drivername in ("postgres", "postgresql", _DRIVER):
         require("psycopg", extra="postgres", by="hydra.sweeper.storage=postgresql://...")
@@ -97,6 +99,9 @@ def _answering(url: str) -> Iterator[tuple[str, dict[str, Any]]]:
         settings = {"connect_args": {"connect_timeout": ANSWER_S, "keepalives_idle": 60}}
     try:
         yield parsed.render_as_string(hide_password=False), settings
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+    except ImportError as error:
+        raise ValueError(f"hydra.sweeper.storage: {parsed.drivername} needs a driver ({error}): install it") from error
+    except sqlalchemy.exc.SQLAlchemyError as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"hydra.sweeper.storage: no database answers at {parsed!r} ({said})") from error
+        where = parsed.set(query={})  # which may hold a password too
+        raise ValueError(f"hydra.sweeper.storage: no database answers at {where!r} ({said})") from error

@@ -47,6 +47,35 @@ def test_a_sweep_leaves_records_and_a_front_and_goes_on(
     assert status == 0 and "3 of 3 trials are finished" in out and len(record.read(tmp_path / "runs")) == 4
 
 
+def test_the_same_place_holds_no_sweep_with_other_settings(command: Callable[..., tuple[int, str, str]]) -> None:
+    assert command("pipeline.prune.sparsity=0.2,0.5")[0] == 0
+    status, _, err = command("pipeline.prune.sparsity=0.2,0.5", "measure.task.limit=1")
+    assert status == 2 and "holds another sweep (what is not swept changed)" in err
+    assert command("pipeline.prune.sparsity=0.2,0.5", "hydra.sweeper.workers=1", "trainer.log_every_n_steps=5")[0] == 0
+
+
+def test_a_rule_stops_trials_but_not_what_is_promoted(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    rule = [
+        "+stopper@callback.stopper=median", "callback.stopper.rungs=[0.5]", "callback.stopper.least=1",
+        "callback.stopper.rows=2", "pipeline.prune.steps=2", "hydra.sweeper.objectives={params_nonzero: min}",
+    ]  # fmt: skip
+    folder = tmp_path / "runs/run/rungs/prune-at-0.5"
+    folder.mkdir(parents=True)
+    (folder / "prune-other.json").write_text('{"among": "0.5", "loss": -1}')  # better than anything can be
+    among = "callback.stopper.among=${pipeline.prune.sparsity}"
+    earnest = ["hydra.sweeper.promote.most=1", 'hydra.sweeper.promote.overrides=["pipeline.prune.steps=4"]']
+    status, out, err = command("pipeline.prune.sparsity=0.2,0.5", among, *rule, *earnest)
+    assert status == 0, err
+    assert "stopped  prune.sparsity=0.5: prune was stopped at 50% of its steps" in out
+    assert "after 2 trials, 1 of them were stopped" in out
+    assert "in earnest (pipeline.prune.steps=4 ~callback.stopper)" in out
+    assert len(list(folder.glob("*.json"))) == 3  # two trials and the other; what is promoted leaves none
+    status, _, err = command("pipeline.prune.sparsity=0.2,0.6", *rule, "hydra.sweeper.seeds=[0,1]", "name=b")
+    assert status == 2 and "seeds must be empty where a rule stops trials" in err
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -76,6 +105,12 @@ def test_wrong_sweeps_are_one_error_before_the_first_trial(
         ({"limits": {"disk_mb": "big"}}, r"limits must be metrics with a number each"),
         ({"objectives": ["cer"]}, r"objectives must be metrics with min or max each"),
         ({"seeds": 3}, r"seeds must be a list of whole numbers, got 3"),
+        ({"seeds": [True]}, r"seeds must be a list of whole numbers"),
+        ({"workers": None}, r"workers must be a whole number, got None"),
+        ({"promote": {"most": 1}}, r"promote must hold most, overrides and seeds"),
+        ({"promote": {"most": True, "overrides": [], "seeds": []}}, r"promote\.most must be a whole number, got True"),
+        ({"promote": {"most": 1, "overrides": "a=1", "seeds": []}}, r"promote\.overrides must be a list of overrides"),
+        ({"promote": {"most": 1, "overrides": [], "seeds": None}}, r"promote\.seeds must be a list of whole numbers"),
     ],
 )
 def test_settings_of_another_kind_are_refused(settings: dict[str, Any], message: str) -> None:

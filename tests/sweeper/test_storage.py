@@ -19,7 +19,8 @@ Make = Callable[..., Sweep]
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("nonsense", r"storage must be like postgresql://USER@HOST/DATABASE, got 'nonsense'"),
+        ("nonsense", r"storage must be like postgresql://USER@HOST:PORT/DATABASE, it is not"),
+        ("postgresql://u:secret@h:x/db", r"storage must be like postgresql://USER@HOST:PORT/DATABASE, it is not"),
         ("sqlite:////nowhere/at/all.db", r"storage: no database answers at sqlite:////nowhere/at/all\.db"),
     ],
 )
