@@ -39,6 +39,7 @@ _SHAPES_RESULTS = (
     "importance",
     "loss",
     "model",
+    "pattern",
     "quantizer",
     "technique",
 )

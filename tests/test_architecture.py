@@ -21,6 +21,7 @@ LAYERS = [
     ["published"],
     ["section"],
     ["config", "importance", "quantizer", "loss"],
+    ["pattern"],
     ["model", "data"],
     ["technique", "measure", "format", "artifact", "tracker", "checkpoint", "progress", "plot"],
     ["reference", "mirror", "page", "stopper"],

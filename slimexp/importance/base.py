@@ -1,20 +1,60 @@
 """What every importance is: a score per weight; pruning keeps the highest."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
 
 from torch import Tensor
+
+Observed = Literal["input", "gradient"]
 
 
 class Importance(ABC):
     """Scores the entries of one weight."""
 
     @abstractmethod
-    def score(self, weight: Tensor) -> Tensor:
+    def score(self, weight: Tensor, statistic: Tensor | None = None) -> Tensor:
         """Importance of each entry.
 
         Args:
             weight: [out, in], without gradient.
+            statistic: What the calibration of this layer came to; ``None`` only where the importance is not
+                ``Calibrated``.
 
         Returns:
             Finite scores of the same shape and device; larger is kept longer.
+        """
+
+
+class Calibrated(Importance):
+    """Scores by more than the weight: what is seen of the layer while the model reads training text.
+
+    The technique shows it ``rows`` rows, one at a time and without padding. Per row and layer it calls ``observe``,
+    adds up what that returns, and hands the sum to ``score``. So an importance holds no state and knows neither
+    models nor corpora, and a layer's calibration takes the memory of one sum.
+
+    Args:
+        rows: Training rows to read.
+
+    Attributes:
+        observes: What it is shown: the layer's ``input``, or the ``gradient`` of the training loss.
+    """
+
+    observes: ClassVar[Observed]
+
+    def __init__(self, *, rows: int) -> None:
+        if rows < 1:
+            raise ValueError(f"rows of training text to calibrate on must be >= 1, got {rows}")
+        self.rows = rows
+
+    @abstractmethod
+    def observe(self, weight: Tensor, observed: Tensor) -> Tensor:
+        """What one row adds to the layer's statistic.
+
+        Args:
+            weight: [out, in], without gradient.
+            observed: The layer's input at every token of the row, [N, in], or the gradient of the row's loss with
+                respect to the weight, [out, in].
+
+        Returns:
+            A float32 tensor of the same shape for every row.
         """

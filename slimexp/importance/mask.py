@@ -51,3 +51,18 @@ def keep_mask(scores: Tensor, keep: int, frozen: Tensor) -> Tensor:
     best = scores.flatten()[candidates].topk(min(keep, len(candidates)), sorted=False).indices
     mask[candidates[best]] = True
     return mask.view_as(scores)
+
+
+def keep_mask_per_row(scores: Tensor, keep: int, frozen: Tensor) -> Tensor:
+    """``keep_mask`` of every row of a matrix by itself.
+
+    Args:
+        scores: Finite, [rows, entries].
+        keep: Entries to keep in every row; where fewer are left unfrozen, all of those are kept.
+        frozen: Bool, same shape; entries that are zero for good.
+
+    Returns:
+        Bool, same shape, with exactly ``min(keep, unfrozen)`` true in every row.
+    """
+    best = scores.masked_fill(frozen, -torch.inf).topk(keep, sorted=False).indices
+    return torch.zeros_like(frozen).scatter_(1, best, True) & ~frozen

@@ -19,7 +19,7 @@ class Random(Importance):
     def __init__(self, *, seed: int) -> None:
         self.seed = seed
 
-    def score(self, weight: Tensor) -> Tensor:
+    def score(self, weight: Tensor, statistic: Tensor | None = None) -> Tensor:
         # an integer sum does not depend on the order in which a device adds
         bits = weight.detach().float().contiguous().view(torch.int32).sum(dtype=torch.int64).item()
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + int(bits)) % 2**63)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from slimexp.data.base import Corpus, Direction
-from slimexp.importance.base import Importance
+from slimexp.importance.base import Calibrated, Importance
 from slimexp.importance.mask import keep_mask
 from slimexp.loss.base import IGNORE, Loss, Outputs
 from slimexp.measure.base import Measure, Subject, spread, untouched
@@ -26,7 +26,7 @@ class Sensitivity(Measure):
         rows: Rows of text, spread evenly over the split.
         batch_size: Rows at once.
         seed: Of the choice of rows: not the run's seed, so that runs compare on the same rows.
-        importance: Scores the weights; the highest stay.
+        importance: Scores the weights, by themselves alone; the highest stay.
         loss: What grows, in nats.
     """
 
@@ -42,6 +42,9 @@ class Sensitivity(Measure):
                 raise ValueError(f"{name} must be >= 1, got {value}")
         if loss.needs_hidden:
             raise ValueError(f"loss must be in nats, and {type(loss).__name__} is not: choose kl or cross_entropy")
+        if isinstance(importance, Calibrated):
+            name = type(importance).__name__
+            raise ValueError(f"importance must score by weights alone, {name} reads training text: use magnitude")
         self.sparsity = sparsity
         self.rows = rows
         self.batch_size = batch_size

@@ -106,3 +106,17 @@ def training_batches(
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
     )
+
+
+def calibration_batches(corpus: Corpus, family: Family, *, rows: int, seed: int) -> Iterator[Batch]:
+    """Training rows one by one, hence without padding; no global random state is touched.
+
+    Args:
+        corpus: Gives the text; of its splits, the training one alone is read.
+        family: Gives the tokens.
+        rows: How many; beyond the corpus they are drawn again.
+        seed: Of the choice.
+    """
+    batches = _Batches(corpus, family, multiple=1)
+    order = Order([len(row.source) for row in corpus.splits["train"]], 1, seed)
+    return (batches[key] for key in order.batches(0, rows))

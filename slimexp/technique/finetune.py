@@ -192,8 +192,7 @@ class Finetune(pl.LightningModule):
         if batch_idx % self.accumulate == 0:
             self.on_step(self.progress)
         terms = self.terms(batch)
-        weights = [loss.weight for loss in self._losses()]
-        total = torch.stack([weight * term for weight, term in zip(weights, terms.values(), strict=True)]).sum()
+        total = self.total(terms)
         if not math.isfinite(total.item()):
             raise NonFiniteLoss(_not_finite("loss", total.item(), self.global_step))
         logged_every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -210,6 +209,11 @@ class Finetune(pl.LightningModule):
             name: loss(student, teacher, batch["labels"], self.progress)
             for name, loss in zip(self.losses, self._losses(), strict=True)
         }
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The objective: the weighted sum of ``terms``."""
+        weights = [loss.weight for loss in self._losses()]
+        return torch.stack([weight * term for weight, term in zip(weights, terms.values(), strict=True)]).sum()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rng"] = {"cpu": torch.get_rng_state()}

@@ -1,21 +1,22 @@
-"""Unstructured pruning: zeros that stay zero, one-shot or along a schedule while training."""
+"""Pruning: zeros that stay zero, in any pattern, one-shot or along a schedule while training."""
 
 from collections.abc import Mapping
-from typing import Literal, Unpack, get_args
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from slimexp.attachment import attach, attached
 from slimexp.data.base import Corpus
-from slimexp.importance.base import Importance
-from slimexp.importance.mask import Mask, keep_mask
-from slimexp.model.base import Family
+from slimexp.importance.base import Calibrated, Importance
+from slimexp.importance.mask import Mask
+from slimexp.model.base import Batch, Family
+from slimexp.pattern.base import Pattern
 from slimexp.schedule import Schedule
+from slimexp.technique.batches import calibration_batches
+from slimexp.technique.calibration import calibrate
 from slimexp.technique.coverage import coverage, covered_layers, latent
 from slimexp.technique.finetune import Finetune, Training
-
-Scope = Literal["layer", "global"]
 
 
 class Prune(Finetune):
@@ -25,9 +26,9 @@ class Prune(Finetune):
     earlier update, or an earlier stage, set to zero stays zero and counts towards the target.
 
     Args:
-        importance: Scores the weights.
+        importance: Scores the weights; one that is calibrated reads training text whenever the masks grow.
+        pattern: Where zeros may be, and which weights compete.
         sparsity: Share of the weights that are zero at the end, in [0, 1).
-        scope: Whether every layer reaches ``sparsity`` or all of them together do.
         schedule: Share of the target as a function of progress up to ``ramp``; must end at 1.
         every: Optimizer steps between two updates of the masks.
         ramp: Share of the steps after which the masks are final, in (0, 1].
@@ -41,8 +42,8 @@ class Prune(Finetune):
         self,
         *,
         importance: Importance,
+        pattern: Pattern,
         sparsity: float,
-        scope: Scope,
         schedule: Schedule,
         every: int,
         ramp: float,
@@ -50,19 +51,19 @@ class Prune(Finetune):
         **training: Unpack[Training],
     ) -> None:
         super().__init__(**training)
-        if not 0 <= sparsity < 1:
-            raise ValueError(f"sparsity must be in [0, 1), got {sparsity}")
-        if scope not in get_args(Scope):
-            raise ValueError(f"scope must be one of {', '.join(get_args(Scope))}, got {scope!r}")
+        pattern.validate(sparsity)
         if schedule(1.0) != 1:
             raise ValueError(f"schedule must end at 1 (the whole of sparsity), got {schedule(1.0)}: set schedule.end=1")
         if every < 1:
             raise ValueError(f"every must be >= 1 step, got {every}")
         if not 0 < ramp <= 1:
             raise ValueError(f"ramp must be in (0, 1], got {ramp}")
+        if isinstance(importance, Calibrated) and importance.observes == "gradient" and not training["losses"]:
+            name = type(importance).__name__
+            raise ValueError(f"{name} needs the gradient of a loss: add one, e.g. /loss@losses.ce: cross_entropy")
         self.importance = importance
+        self.pattern = pattern
         self.sparsity = sparsity
-        self.scope = scope
         self.schedule = schedule
         self.every = every
         self.ramp = ramp
@@ -71,13 +72,16 @@ class Prune(Finetune):
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         super().prepare(family, corpus, teacher)
         self.layers = covered_layers(family, min_coverage=self.min_coverage)
-        masks = {name: mask_of(layer) for name, layer in self.layers.items()}
-        groups = [list(masks)] if self.scope == "global" else [[name] for name in masks]
-        self.groups = [{name: masks[name] for name in group} for group in groups]
-        zeros = sparsity(masks)
-        if self.sparsity and zeros >= self.sparsity:
+        self.masks = {name: mask_of(layer) for name, layer in self.layers.items()}
+        for name, mask in self.masks.items():
+            try:
+                self.pattern.split(mask.mask)
+            except ValueError as error:
+                raise ValueError(f"layer '{name}': {error}") from error
+        if self.sparsity and not self._short_of(self.sparsity):
             raise ValueError(
-                f"sparsity {self.sparsity:.1%} would change nothing, the model has {zeros:.1%} zeros already: raise it"
+                f"sparsity {self.sparsity:.1%} would change nothing, the model has {sparsity(self.masks):.1%} zeros "
+                "already: raise it"
             )
 
     def on_step(self, progress: float) -> None:
@@ -87,25 +91,42 @@ class Prune(Finetune):
 
     def finish(self) -> dict[str, float]:
         self._update(1.0)
-        masks = {name: mask for group in self.groups for name, mask in group.items()}
-        return {"share": coverage(self.family, self.layers), "sparsity": sparsity(masks)}
+        return {"share": coverage(self.family, self.layers), "sparsity": sparsity(self.masks)}
 
     @torch.no_grad()
     def _update(self, share: float) -> None:
-        """Bring every scope to ``share`` of the target."""
-        for masks in self.groups:
-            size = sum(mask.mask.numel() for mask in masks.values())
-            keep = size - round(share * self.sparsity * size)
-            alive = torch.cat([mask.mask.flatten() for mask in masks.values()])
-            if int(alive.sum()) <= keep:
-                continue
-            scores = torch.cat([self._score(name).flatten() for name in masks])
-            kept = keep_mask(scores, keep, ~alive)
-            for mask, part in zip(masks.values(), kept.split([m.mask.numel() for m in masks.values()]), strict=True):
-                mask.mask.copy_(part.view_as(mask.mask))
+        """Bring the masks to ``share`` of the target."""
+        target = share * self.sparsity
+        if not (short := self._short_of(target)):
+            return
+        statistics = self._calibrate()
+        for names in short:
+            scores = [self._score(name, statistics.get(name)) for name in names]
+            masks = [self.masks[name].mask for name in names]
+            for mask, kept in zip(masks, self.pattern.keep(scores, masks, target), strict=True):
+                mask.copy_(kept)
 
-    def _score(self, name: str) -> Tensor:
-        scores = self.importance.score(latent(self.layers[name]).detach())
+    def _short_of(self, target: float) -> list[list[str]]:
+        """Layers that compete with each other and have not reached ``target`` yet."""
+        together = [list(self.masks)] if self.pattern.across_layers else [[name] for name in self.masks]
+        return [
+            names for names in together if not self.pattern.reached([self.masks[name].mask for name in names], target)
+        ]
+
+    def _calibrate(self) -> dict[str, Tensor]:
+        """Layer -> what the importance has observed of it; nothing where it looks at weights alone."""
+        if not isinstance(self.importance, Calibrated):
+            return {}
+        batches = calibration_batches(self.corpus, self.family, rows=self.importance.rows, seed=self.seed)
+        return calibrate(self.importance, self.family, self.layers, batches, objective=self._objective)
+
+    def _objective(self, batch: Batch) -> Tensor:
+        if self.teacher_family is not None:  # after training, Lightning leaves it on another device than the student
+            nn.Module.to(self.teacher_family.model, self.family.device)
+        return self.total(self.terms(batch))
+
+    def _score(self, name: str, statistic: Tensor | None) -> Tensor:
+        scores = self.importance.score(latent(self.layers[name]).detach(), statistic)
         if not scores.isfinite().all():
             raise ValueError(f"{type(self.importance).__name__} gave scores of layer '{name}' that are not finite")
         return scores.float()

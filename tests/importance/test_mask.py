@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from slimexp.attachment import attach
-from slimexp.importance.mask import Mask, keep_mask
+from slimexp.importance.mask import Mask, keep_mask, keep_mask_per_row
 from slimexp.quantizer.minmax import MinMax
 
 SCORES = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
@@ -78,3 +78,17 @@ def test_frozen_entries_stay_out_however_high_their_score() -> None:
     assert mask.sum() == 10
     assert not (mask & frozen).any()
     assert torch.equal(keep_mask(SCORES, 128, frozen), ~frozen)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("keep", [0, 1, 7, 16])
+def test_every_row_by_itself_agrees_with_one_row_at_a_time(keep: int) -> None:
+    frozen = torch.rand(8, 16, generator=torch.Generator().manual_seed(1)) < 0.5
+    mask = keep_mask_per_row(SCORES, keep, frozen)
+    rows = zip(SCORES, frozen, strict=True)
+    assert torch.equal(mask, torch.stack([keep_mask(row, keep, dead) for row, dead in rows]))
+
+
+@pytest.mark.fast
+def test_ties_do_not_change_the_count_of_a_row() -> None:
+    assert (keep_mask_per_row(torch.zeros(8, 16), 5, NONE).sum(1) == 5).all()

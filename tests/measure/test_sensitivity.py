@@ -169,6 +169,10 @@ def test_weights_that_are_no_plain_numbers_are_refused(tiny: Callable[..., Any])
         ({"rows": 0}, "rows must be >= 1, got 0"),
         ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
         ({"loss": {"_target_": "slimexp.loss.hidden.HiddenStates", "weight": 1.0}}, "loss must be in nats, and Hidden"),
+        (
+            {"importance": {"_target_": "slimexp.importance.wanda.Wanda", "rows": 8}},
+            "importance must score by weights alone, Wanda reads training text: use magnitude",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:

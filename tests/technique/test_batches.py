@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from slimexp.data.base import Example
-from slimexp.technique.batches import Order, training_batches
+from slimexp.technique.batches import Order, calibration_batches, training_batches
 
 Make = Callable[..., Any]
 LENGTHS = random.Random(0).choices(range(1, 500), k=1003)
@@ -124,3 +124,28 @@ def test_a_corpus_with_fresh_noise_is_asked_by_epoch(tiny: Make, corpus: Make, m
 def test_lengths_are_padded_to_a_multiple(tiny: Make, corpus: Make) -> None:
     for batch in loader(tiny, corpus("seq2seq"), multiple=16):
         assert batch["input_ids"].shape[1] % 16 == 0 == batch["labels"].shape[1] % 16
+
+
+# --- calibration ---------------------------------------------------------------------------------
+
+
+def test_calibration_reads_training_rows_one_by_one_and_no_other_text(tiny: Make, corpus: Make) -> None:
+    family, text = tiny("seq2seq"), corpus("seq2seq")
+    read: list[Any] = []
+    encode = family.encode
+    family.encode = lambda rows, **options: (read.extend(rows), encode(rows, **options))[1]
+    try:
+        batches = list(calibration_batches(text, family, rows=100, seed=0))
+    finally:
+        del family.encode
+    assert len(batches) == len(read) == 100
+    assert {row[0] for row in read} == {example.source for example in text.splits["train"]}
+    assert all(batch["attention_mask"].all() for batch in batches)
+
+
+def test_calibration_is_the_same_for_a_seed_and_leaves_the_random_state(tiny: Make, corpus: Make) -> None:
+    family, text = tiny("causal_lm"), corpus("causal_lm")
+    state = torch.get_rng_state()
+    first, again, other = (list(calibration_batches(text, family, rows=8, seed=seed)) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert equal(first, again) and not equal(first, other)

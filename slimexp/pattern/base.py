@@ -1,0 +1,91 @@
+"""What every pattern is: where zeros may be, and which weights compete with each other for staying."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from slimexp.importance.mask import keep_mask, keep_mask_per_row
+
+
+class Pattern(ABC):
+    """Divides weights into groups of units. In every group the same number of units stays, those of highest score.
+
+    ======================  =====================================================
+    pattern                 weight [out, in] -> [groups, units, entries of a unit]
+    ======================  =====================================================
+    unstructured, layer     [1, out * in, 1]
+    unstructured, row       [out, in, 1]
+    n:m                     [out * in / m, m, 1]
+    block of h x w          [1, out / h * in / w, h * w]
+    ======================  =====================================================
+
+    Attributes:
+        across_layers: Whether the units of all layers are one group; then ``split`` must give one group per layer.
+    """
+
+    across_layers: bool = False
+
+    def validate(self, sparsity: float) -> None:
+        """Refuse a target that cannot be met.
+
+        Raises:
+            ValueError: It is out of range, or not one of this pattern; then the nearest that is.
+        """
+        if not 0 <= sparsity < 1:
+            raise ValueError(f"sparsity must be in [0, 1), got {sparsity}")
+
+    @abstractmethod
+    def split(self, x: Tensor) -> Tensor:
+        """[out, in] -> [groups, units, entries of a unit].
+
+        Raises:
+            ValueError: The weight does not divide into groups or units.
+        """
+
+    def join(self, parts: Tensor, shape: torch.Size) -> Tensor:
+        """The inverse of ``split``, for a weight of ``shape``."""
+        return parts.reshape(shape)
+
+    def unit_scores(self, scores: Tensor) -> Tensor:
+        """Scores of units from those of their entries, dead ones 0: [groups, units, entries] -> [groups, units]."""
+        return scores.squeeze(-1)
+
+    def reached(self, alive: Sequence[Tensor], sparsity: float) -> bool:
+        """Whether every group has lost ``sparsity`` of its units.
+
+        Args:
+            alive: Masks of the layers that compete, each bool [out, in].
+            sparsity: Share of the units that must be zero, in [0, 1).
+        """
+        living = self._living(alive)
+        return bool((living.sum(1) <= _kept(living.shape[1], sparsity)).all())
+
+    def keep(self, scores: Sequence[Tensor], alive: Sequence[Tensor], sparsity: float) -> list[Tensor]:
+        """Which entries stay.
+
+        Args:
+            scores: Of every entry of the layers that compete: one layer, or all if ``across_layers``.
+            alive: Their masks, bool; what is dead stays dead, and a unit without a live entry counts as zero.
+            sparsity: Share of the units of every group that is zero, in [0, 1).
+
+        Returns:
+            New masks of the same shapes.
+        """
+        parts = [self.split(score * live) for score, live in zip(scores, alive, strict=True)]
+        units = torch.cat([self.unit_scores(part) for part in parts], dim=1)
+        choose = keep_mask if len(units) == 1 else keep_mask_per_row
+        kept = choose(units, _kept(units.shape[1], sparsity), ~self._living(alive))
+        masks = []
+        for part, live, own in zip(parts, alive, kept.split([part.shape[1] for part in parts], dim=1), strict=True):
+            masks.append(self.join(own.unsqueeze(-1).expand_as(part), live.shape) & live)
+        return masks
+
+    def _living(self, alive: Sequence[Tensor]) -> Tensor:
+        """[groups, units]: whether a unit has a live entry."""
+        return torch.cat([self.split(live).any(-1) for live in alive], dim=1)
+
+
+def _kept(units: int, sparsity: float) -> int:
+    return units - round(sparsity * units)
