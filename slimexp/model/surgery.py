@@ -55,7 +55,7 @@ class Cut:
         Raises:
             ValueError: A layer, width or architecture that cannot be cut; names what can.
         """
-        model, config = family.model, copy.deepcopy(family.model.config)
+        config = family.model.config
         anatomy = self._anatomy(config)
         layers = self._layers(family, anatomy)
         width = head_width(config)
@@ -75,18 +75,7 @@ class Cut:
             share = config.num_attention_heads // groups
             kept[KV_HEADS] = {name: _runs(indices, width) for name, indices in best.items()}
             kept[HEADS] = {name: _runs(indices, share * width) for name, indices in best.items()}
-        _resize(config, anatomy, layers, {HIDDEN: self.hidden, FFN: self.ffn, KV_HEADS: self.heads})
-
-        small = type(model)(config)
-        if model.can_generate():
-            small.generation_config = copy.deepcopy(model.generation_config)
-        state = model.state_dict()
-        taken = {name: _in_large(name, anatomy, layers) for name in small.state_dict()}
-        small.load_state_dict({name: _slice(state[old], old, anatomy, kept) for name, old in taken.items()})
-        if self.hidden is not None:
-            _rescale_norms(small, anatomy, model.config.hidden_size)
-        small.tie_weights()
-        return type(family)(small.eval(), family.tokenizer, max_length=family.max_length)
+        return remove(family, layers, kept)
 
     def validate(self, config: PreTrainedConfig) -> None:
         """Refuse an architecture or an axis that cannot be cut, before anything is loaded.
@@ -151,6 +140,30 @@ class Cut:
         asked = {"encoder": self.encoder_layers, "decoder": self.decoder_layers}
         blocks = {stack: list(range(len(blocks))) for stack, blocks in family.blocks().items()}
         return {stack: blocks[stack] if asked[stack] is None else list(asked[stack] or []) for stack in anatomy.depths}
+
+
+def remove(family: Family, layers: Mapping[str, Sequence[int]], kept: Mapping[str, Kept]) -> Family:
+    """A plain transformers model of what survives, with a config of its own.
+
+    Args:
+        family: The model cut from; it stays as it was.
+        layers: Stack -> indices of its blocks that survive, rising; every stack of the model.
+        kept: Axis -> block -> indices of the rows or columns that survive; an axis left out stays whole. Widths are
+            the same in all blocks.
+    """
+    model, config = family.model, copy.deepcopy(family.model.config)
+    anatomy = ANATOMIES[config.model_type]
+    _resize(config, anatomy, layers, {axis: len(next(iter(blocks.values()))) for axis, blocks in kept.items()})
+    small = type(model)(config)
+    if model.can_generate():
+        small.generation_config = copy.deepcopy(model.generation_config)
+    state = model.state_dict()
+    taken = {name: _in_large(name, anatomy, layers) for name in small.state_dict()}
+    small.load_state_dict({name: _slice(state[old], old, anatomy, kept) for name, old in taken.items()})
+    if HIDDEN in kept:
+        _rescale_norms(small, anatomy, model.config.hidden_size)
+    small.tie_weights()
+    return type(family)(small.eval(), family.tokenizer, max_length=family.max_length)
 
 
 def reader_importance(family: Family, reader: str, batches: Sequence[Batch]) -> dict[str, Tensor]:
@@ -231,20 +244,18 @@ def _runs(indices: Tensor, length: int) -> Tensor:
 
 
 def _resize(
-    config: PreTrainedConfig, anatomy: Anatomy, layers: Mapping[str, list[int]], widths: Mapping[str, int | None]
+    config: PreTrainedConfig, anatomy: Anatomy, layers: Mapping[str, Sequence[int]], widths: Mapping[str, int]
 ) -> None:
+    """Write the new sizes into ``config``; ``widths`` counts rows and columns, so heads times their width for heads."""
+    width = head_width(config)
     if KV_HEADS in anatomy.sizes:
-        config.head_dim = head_width(config)  # else it would follow from the new width
-    if (groups := widths[KV_HEADS]) is not None:
-        share = config.num_attention_heads // getattr(config, anatomy.sizes[KV_HEADS])
-        setattr(config, anatomy.sizes[HEADS], groups * share)
-    for axis, width in widths.items():
-        if width is not None:
-            setattr(config, anatomy.sizes[axis], width)
-    for stack, kept in layers.items():
-        setattr(config, anatomy.depths[stack], len(kept))
+        config.head_dim = width  # else it would follow from the new width
+    for axis, count in widths.items():
+        setattr(config, anatomy.sizes[axis], count // width if axis in (HEADS, KV_HEADS) else count)
+    for stack, blocks in layers.items():
+        setattr(config, anatomy.depths[stack], len(blocks))
         if getattr(config, "layer_types", None):
-            config.layer_types = [config.layer_types[i] for i in kept]
+            config.layer_types = [config.layer_types[i] for i in blocks]
 
 
 @torch.no_grad()
@@ -258,7 +269,7 @@ def _rescale_norms(small: PreTrainedModel, anatomy: Anatomy, hidden: int) -> Non
         small.get_parameter("decoder.final_layer_norm.weight").div_(ratio)
 
 
-def _in_large(name: str, anatomy: Anatomy, layers: Mapping[str, list[int]]) -> str:
+def _in_large(name: str, anatomy: Anatomy, layers: Mapping[str, Sequence[int]]) -> str:
     """Name of a parameter of the small model in the large one."""
     stack = next((stack for stack in layers if name.startswith(f"{stack}.")), next(iter(layers)))
     return re.sub(anatomy.block, lambda found: found[0].replace(found[1], str(layers[stack][int(found[1])])), name)
