@@ -3,8 +3,9 @@
     python -m benchmarks.throughput --workers 1,16 trainer=gpu
 
 Runs the same sweep of ``+experiment=distill_t5`` over learning rates, 300 steps each, once for every number of workers,
-in a folder of its own: nothing is reused between them. Wall time is that of the whole command, imports and the dense
-model's measuring included. Further overrides go to every trial. Under NVIDIA's multi-process service
+in a folder of its own: nothing is reused between them. A sweep of one trial goes first and does not count: it fills the
+caches of the disk and of the compiler. Wall time is that of the whole command, imports and the dense model's measuring
+included. Further overrides go to every trial. Under NVIDIA's multi-process service
 (``nvidia-cuda-mps-control -d``) workers share the GPU instead of taking turns. Prints a Markdown table; exits with
 status 1 under ``--target``.
 """
@@ -24,9 +25,9 @@ def numbers(text: str) -> list[int]:
     return [int(word) for word in text.split(",")]
 
 
-def command(arguments: argparse.Namespace, overrides: list[str], workers: int, runs: str) -> list[str]:
+def command(trials: int, overrides: list[str], workers: int, runs: str) -> list[str]:
     """The sweep as a user types it."""
-    rates = ",".join(f"{1e-3 * (1 + trial / arguments.trials):.6g}" for trial in range(arguments.trials))
+    rates = ",".join(f"{1e-3 * (1 + trial / trials):.6g}" for trial in range(trials))
     return [
         *(sys.executable, "-m", "slimexp.train", "-m", "hydra/sweeper=pareto", "+experiment=distill_t5"),
         *("logger=none", "measure=[size,task]", "trainer.enable_progress_bar=false", f"runs={runs}"),
@@ -34,15 +35,15 @@ def command(arguments: argparse.Namespace, overrides: list[str], workers: int, r
     ]
 
 
-def wall(arguments: argparse.Namespace, overrides: list[str], workers: int) -> float:
+def wall(trials: int, overrides: list[str], workers: int) -> float:
     """Seconds of the whole sweep; every trial must have left its record."""
     with tempfile.TemporaryDirectory() as runs:
         began = time.monotonic()
-        subprocess.run(command(arguments, overrides, workers, runs), check=True)
+        subprocess.run(command(trials, overrides, workers, runs), check=True)
         seconds = time.monotonic() - began
         done = {one.key for one in record.read(Path(runs)) if not one.dense}
-    if len(done) != arguments.trials:
-        sys.exit(f"{len(done)} of {arguments.trials} trials finished: their logs are above")
+    if len(done) != trials:
+        sys.exit(f"{len(done)} of {trials} trials finished: their logs are above")
     return seconds
 
 
@@ -52,7 +53,8 @@ def main() -> None:
     parser.add_argument("--workers", type=numbers, default=[1, 16], metavar="N,N")
     parser.add_argument("--target", type=float, default=3.0, help="times the throughput of the first number of workers")
     arguments, overrides = parser.parse_known_args()
-    seconds = {workers: wall(arguments, overrides, workers) for workers in arguments.workers}
+    wall(1, overrides, 1)
+    seconds = {workers: wall(arguments.trials, overrides, workers) for workers in arguments.workers}
     first = seconds[arguments.workers[0]]
     print("\n| workers | seconds | trials per minute | throughput |\n| ---: | ---: | ---: | ---: |")
     for workers, taken in seconds.items():

@@ -25,6 +25,7 @@ from slimexp.data.base import Corpus
 from slimexp.measure.base import Measure, Subject, directions, run, trivial
 from slimexp.model.base import Family, Source
 from slimexp.model.loading import Scratch
+from slimexp.point import figures, unshrunk
 from slimexp.quantizer.packing import kernel
 from slimexp.stage import DENSE, START, Stage, code_version, key, shaping
 from slimexp.technique.finetune import Finetune
@@ -328,6 +329,7 @@ def _line(row: record.Record, runs: Path) -> str:
         parts.append(f"{cut:.0f} of {row.metrics['task_examples']:.0f} rows were cut at max_length")
     if "disk_mb" in row.metrics:
         ratio = f" ({row.metrics['disk_mb'] / row.baseline['disk_mb']:.2f}x dense)" if not row.dense else ""
+        ratio += ", 0 % smaller: its zeros are stored" if not row.dense and unshrunk(figures(row)) else ""
         parts.append(f"{row.metrics['disk_mb']:.2f} MB{ratio}")
     if row.curves is not None and not row.reused:
         parts.append(f"{row.seconds['train']:.0f} s training")

@@ -82,6 +82,11 @@ class Point:
         return not self.dense and min(self.value("latency_ratio", 0.0), self.value("latency_ratio_low", np.inf)) > 1
 
     @property
+    def unshrunk(self) -> bool:
+        """Whether its zeros make it no smaller, see ``unshrunk``."""
+        return unshrunk({name: spread.mean for name, spread in self.figures.items()})
+
+    @property
     def noisy(self) -> bool:
         """Whether latency was disturbed in any of the measurements."""
         return self.value("latency_noisy", 0.0) > 0
@@ -124,6 +129,15 @@ def figures(record: Record) -> dict[str, float]:
         if "weights_mb" in found:
             found.setdefault("bits_per_weight", 8e6 * found["weights_mb"] / found["params_live"])
     return found
+
+
+def unshrunk(found: Mapping[str, float]) -> bool:
+    """Whether zeros make a model no smaller: it has them, but takes the bytes of the dense one (to half a per cent).
+
+    Args:
+        found: See ``figures``.
+    """
+    return found.get("sparsity", 0.0) > 0.01 and found.get("size_ratio", 0.0) > 0.995
 
 
 def spreads(rows: Sequence[Mapping[str, float]], *, dense: bool) -> dict[str, Spread]:

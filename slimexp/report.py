@@ -115,6 +115,8 @@ def _notes(section: Section) -> Iterator[str]:
     yield from _doubts(section)
     if any(point.slower for point in section.points):
         yield "! slower than dense"
+    if any(point.unshrunk for point in section.points):
+        yield "z 0 % smaller: its zeros are stored, and no kernel here skips them"
     if any(point.noisy for point in section.points):
         yield "~ latency is noisy: other processes took the cores, or the dense model's own times spread"
     if any(len(point.seeds) > 1 for point in section.points):
@@ -178,7 +180,7 @@ def _cells(section: Section, point: Point) -> list[str]:
         _spread(found.get(section.headline)),
         _percent(found["kept"].mean if "kept" in found else None),
         number(point.value("disk_mb")),
-        number(point.value("size_ratio")),
+        number(point.value("size_ratio")) + ("z" if point.unshrunk else ""),
         number(point.value("params_live")),
         _percent(found["sparsity"].mean if "sparsity" in found else None),
         number(point.value("bits_per_weight")),

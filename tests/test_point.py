@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from slimexp.point import Point, figures, points, spreads
+from slimexp.point import Point, figures, points, spreads, unshrunk
 from slimexp.record import Record
 
 pytestmark = pytest.mark.fast
@@ -106,3 +106,11 @@ def test_the_dense_model_is_once_itself() -> None:
 def test_what_is_absent_is_not_known(seeded: Make) -> None:
     point: Point = points([seeded(0)], {})[0]
     assert math.isnan(point.value("energy")) and math.isnan(point.error("energy")) and math.isnan(point.error("cer"))
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "size_ratio", "expected"), [(0.5, 1.0, True), (0.5, 0.6, False), (0.0, 1.0, False)]
+)
+def test_zeros_that_are_stored_make_nothing_smaller(sparsity: float, size_ratio: float, expected: bool) -> None:
+    assert unshrunk({"sparsity": sparsity, "size_ratio": size_ratio}) is expected
+    assert not unshrunk({"cer": 0.1})

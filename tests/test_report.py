@@ -52,7 +52,7 @@ def runs(tmp_path: Path) -> Path:
         point("d", "dense", 0, 0),
         point("q8", "quantize", 0.016, 8.6, latency_ratio=0.7, latency_ratio_low=0.65, latency_ratio_high=0.75),
         point("q4", "quantize", 0.02, 5.1, latency_ratio=1.4, latency_ratio_low=1.3, latency_ratio_high=1.5),
-        point("p", "prune", 0.03, 16.1),
+        point("p", "prune", 0.03, 16.1, params_live=100, params_nonzero=50),
     ):
         append(tmp_path / "runs" / record.FILE, one)
     return tmp_path / "runs"
@@ -63,7 +63,8 @@ def test_everything_is_built_from_the_records(runs: Path, capsys: pytest.Capture
     out = capsys.readouterr().out
     assert re.search(r"^\*!\s+quantize\(key=q4\).* 92 %.* 5\.1 .* 1\.4 \[1\.3, 1\.5\]$", out, re.M)
     assert re.search(r"^\*\s+dense .*0\.015.*100 %", out, re.M)
-    assert re.search(r"^\s+prune .* 76 %", out, re.M)
+    assert re.search(r"^\s+prune .* 76 % .* 1z .* 50 %", out, re.M)
+    assert "z 0 % smaller: its zeros are stored" in out
     assert "! slower than dense" in out
     assert "no model (best trivial guess)" in out
     assert {path.name for path in runs.iterdir()} == {

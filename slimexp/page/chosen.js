@@ -185,6 +185,7 @@ function states(view, point) {
   if (view.isOpen(point))
     found.push(`not separable: dominated with a probability of ${Math.round(100 * point.beaten)} %`);
   if (point.slower) found.push("slower than dense");
+  if (point.unshrunk) found.push("0 % smaller: its zeros are stored");
   if (point.noisy) found.push("latency noisy");
   return found;
 }

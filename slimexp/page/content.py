@@ -188,6 +188,7 @@ def _point(
         "dense": point.dense,
         "slower": point.slower,
         "noisy": point.noisy,
+        "unshrunk": point.unshrunk,
         "seeds": point.seeds,
         "runs": point.runs,
         "figures": {name: _figure(point, name) for name in names if name in point.figures},

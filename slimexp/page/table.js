@@ -76,8 +76,10 @@ function tableRow(view, point, columns) {
   const cells = columns.map((metric) => {
     const lost = point.slower && metric.name.startsWith("latency");
     const noise = point.noisy && metric.name.startsWith("latency") && point.figures[metric.name] ? " ~" : "";
-    const word = lost && metric.name === "latency_ratio" ? " slower" : "";
-    const cell = node("td", { class: lost ? "lost" : null }, shown(metric, value(point, metric.name)) + word + noise);
+    const slower = lost && metric.name === "latency_ratio" ? " slower" : "";
+    const stored = point.unshrunk && metric.name === "size_ratio" ? " 0 % smaller" : "";
+    const told = shown(metric, value(point, metric.name)) + slower + stored + noise;
+    const cell = node("td", { class: lost ? "lost" : null }, told);
     const spread = range(metric, point);
     if (spread) cell.append(node("small", {}, spread));
     return cell;

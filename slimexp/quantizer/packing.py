@@ -89,9 +89,15 @@ def kernel(model: nn.Module, folder: Path | None = None) -> str:
         return f"int{executed.weights.num_bits} dequantized -> {dtype} matmul{rounding}"
     stored = json.loads((folder / "config.json").read_text()).get("quantization_config") if folder else None
     if stored is None:
-        return f"{dtype} matmul"
+        return f"{dtype} matmul" + (", zeros multiplied like all else" if _has_zeros(model) else "")
     group = next(iter(stored["config_groups"].values()))
     return f"int{group['weights']['num_bits']} dequantized -> {dtype} matmul"
+
+
+def _has_zeros(model: nn.Module) -> bool:
+    """Whether more than 1 % of the weights of any linear layer are zero: more than training leaves by chance."""
+    weights = (module.weight for module in model.modules() if isinstance(module, nn.Linear))
+    return any(torch.count_nonzero(weight) < 0.99 * weight.numel() for weight in weights)
 
 
 def require_loadable(config: Any, *, bits: int, activation_bits: int | None) -> None:
