@@ -30,8 +30,8 @@ train: setup ## distil the shipped T5, then draw the report (EXPERIMENT=, ARGS=)
 	$(BIN)/python -m slimexp.train +experiment=$(EXPERIMENT) runs=$(RUNS) $(ARGS)
 	$(BIN)/python -m slimexp.report $(RUNS)
 
-test: setup ## the tests (ARGS= goes to pytest)
-	$(OFFLINE) $(BIN)/python -m pytest $(ARGS)
+test: setup ## the tests, side by side on all cores (ARGS= goes to pytest)
+	$(OFFLINE) $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile $(ARGS)
 
 fast: setup ## the pure and quick tests only
 	$(OFFLINE) $(BIN)/python -m pytest -m fast $(ARGS)
