@@ -55,7 +55,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         look = partial(load, asked.runs, x=asked.x, y=asked.y, z=asked.z, reference=asked.reference)
         if asked.watch:
-            server.watch(asked.runs, look, port=asked.port or 0)
+            server.watch(asked.runs, look, reference=asked.reference, port=asked.port or 0)
             return 0
         found = look()
         files = write(found, folder, asked.runs)

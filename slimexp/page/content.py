@@ -54,12 +54,13 @@ def content(found: Sequence[Section], runs: Path, folder: Path | None) -> dict[s
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the reader of the sections has told of lines that are no records
         records = {record.key: record for record in read(runs)}
+    shown = {key for section in found for point in section.points for key in point.keys} & records.keys()
     root = runs if runs.is_dir() else runs.parent
     return {
         "live": folder is None,
         "message": "",
-        "records": len(records),
-        "newest": max((record.time for record in records.values()), default=""),
+        "records": len(shown),
+        "newest": max((records[key].time for key in shown), default=""),
         "select": f"python -m slimexp.select {shlex.quote(str(runs))}",
         "logFrom": LOG_FROM,
         "sections": [_section(section, records, root, folder) for section in found],

@@ -35,16 +35,17 @@ class Snapshot(NamedTuple):
     version: str
 
 
-class Live:
-    """The page of ``runs``, built anew when a record file has come, grown or gone.
+class LivePage:
+    """The page of ``runs``, built anew when a record file, or that of published points, has come, changed or gone.
 
     Args:
         runs: A folder, or one record file.
         look: Gives the sections of the records there.
+        reference: The file of published points, if there is one.
     """
 
-    def __init__(self, runs: Path, look: Callable[[], list[Section]]) -> None:
-        self.runs, self.look = runs, look
+    def __init__(self, runs: Path, look: Callable[[], list[Section]], reference: Path | None) -> None:
+        self.runs, self.look, self.reference = runs, look, reference
         self._stamp: list[tuple[str, int, int]] | None = None
         self._snapshot = Snapshot(b"", b"", "")
         self._lock = Lock()
@@ -67,7 +68,8 @@ class Live:
 
     def _stamps(self) -> list[tuple[str, int, int]]:
         found = []
-        for path in sorted(self.runs.rglob(FILE)) if self.runs.is_dir() else [self.runs]:
+        files = sorted(self.runs.rglob(FILE)) if self.runs.is_dir() else [self.runs]
+        for path in [*files, self.reference] if self.reference else files:
             with suppress(OSError):  # gone since
                 state = path.stat()
                 found.append((str(path), state.st_mtime_ns, state.st_size))
@@ -84,7 +86,7 @@ class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, live: Live, port: int) -> None:
+    def __init__(self, live: LivePage, port: int) -> None:
         self.live = live
         try:
             super().__init__((HOST, port), _Handler)
@@ -142,12 +144,13 @@ class _Handler(BaseHTTPRequestHandler):
         """A request every two seconds is no news."""
 
 
-def watch(runs: Path, look: Callable[[], list[Section]], *, port: int) -> None:
+def watch(runs: Path, look: Callable[[], list[Section]], *, reference: Path | None, port: int) -> None:
     """Serve the page until Ctrl-C.
 
     Args:
-        runs: As ``Live``; so is ``look``.
+        runs: As ``LivePage``; so are ``look`` and ``reference``.
         look: Gives the sections.
+        reference: A file of published points.
         port: 0 for any that is free.
 
     Raises:
@@ -156,7 +159,7 @@ def watch(runs: Path, look: Callable[[], list[Section]], *, port: int) -> None:
     """
     if not runs.exists():
         raise FileNotFoundError(f"no file or folder {runs}")
-    with Server(Live(runs, look), port) as server:
+    with Server(LivePage(runs, look, reference), port) as server:
         try:
             print(f"live at {server.address} until Ctrl-C", flush=True)
             server.serve_forever()

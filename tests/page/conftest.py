@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from slimexp import record
-from slimexp.page.server import Live, Server
+from slimexp.page.server import LivePage, Server
 from slimexp.record import Record, append
 from slimexp.section import Section, load
 
@@ -125,7 +125,7 @@ def sections(shared_runs: Path) -> list[Section]:
 @pytest.fixture
 def served(runs: Path) -> Iterator[Server]:
     """A server of ``runs`` that answers."""
-    with Server(Live(runs, partial(load, runs)), 0) as server:
+    with Server(LivePage(runs, partial(load, runs), None), 0) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from slimexp import record
-from slimexp.page.server import HOST, Live, Server
+from slimexp.page.server import HOST, LivePage, Server
 from slimexp.record import append, read
 from slimexp.report import main
 from slimexp.section import load
@@ -51,8 +51,18 @@ def test_nothing_else_is_served_and_to_no_other_name(served: Server) -> None:
     assert reply.status == 403 and b"sections" not in body
 
 
+def test_published_points_that_change_are_taken_up(runs: Path, tmp_path: Path) -> None:
+    reference = tmp_path / "published.csv"
+    reference.write_text("label,cer,disk_mb\ntheirs,0.01,3.0\n")
+    live = LivePage(runs, partial(load, runs, reference=reference), reference)
+    assert b"theirs" in live.snapshot().data
+    reference.write_text("label,cer,disk_mb\nothers,0.01,3.0\n")
+    os.utime(reference, ns=(1, 1))
+    assert b"others" in live.snapshot().data
+
+
 def test_a_sweep_without_records_is_waited_for(tmp_path: Path, runs: Path) -> None:
-    live = Live(tmp_path / "new", partial(load, tmp_path / "new"))
+    live = LivePage(tmp_path / "new", partial(load, tmp_path / "new"), None)
     (tmp_path / "new").mkdir()
     assert "no records" in json.loads(live.snapshot().data)["message"]
     (runs / record.FILE).rename(tmp_path / "new" / record.FILE)
@@ -60,7 +70,7 @@ def test_a_sweep_without_records_is_waited_for(tmp_path: Path, runs: Path) -> No
 
 
 def test_a_page_is_not_built_twice_for_the_same_records(runs: Path) -> None:
-    live = Live(runs, partial(load, runs))
+    live = LivePage(runs, partial(load, runs), None)
     assert live.snapshot() is live.snapshot()
 
 
