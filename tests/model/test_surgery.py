@@ -11,8 +11,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
+    OPTConfig,
+    OPTForCausalLM,
 )
 
 from slimexp.config import build, compose
@@ -231,7 +231,7 @@ def test_it_can_be_trained(tiny: Tiny) -> None:
         ("t5", {"ffn": 49}, r"cut\.ffn must be in 1\.\.48, the model's own; got 49"),
         ("t5", {"ffn": 0}, r"cut\.ffn must be in 1\.\.48, the model's own; got 0"),
         ("t5", {"hidden": 33}, r"cut\.hidden must be in 1\.\.32, the model's own; got 33"),
-        ("t5", {"heads": 2}, r"cut\.heads must be null for a model of type t5"),
+        ("bert", {"heads": 2}, r"cut\.heads must be null for a model of type bert"),
         ("bert", {"hidden": 16}, r"cut\.hidden must be null for a model of type bert"),
         ("llama", {"heads": 3}, r"cut\.heads must be in 1\.\.2, the model's own; got 3"),
         ("t5", {"encoder_layers": [0, 2]}, r"cut\.encoder_layers must be rising indices in 0\.\.1.*got \[0, 2\]"),
@@ -253,8 +253,8 @@ def test_what_cannot_be_cut(tiny: Tiny, name: str, kept: dict[str, Any], message
 
 def test_an_architecture_of_unknown_anatomy(tiny: Tiny) -> None:
     family = tiny("causal_lm")
-    family.model = GPT2LMHeadModel(GPT2Config(vocab_size=259, n_embd=16, n_layer=1, n_head=2, n_positions=16))
-    with pytest.raises(ValueError, match="a model of type gpt2 cannot be cut; types that can: bert, llama, "):
+    family.model = OPTForCausalLM(OPTConfig(vocab_size=259, hidden_size=16, num_hidden_layers=1, ffn_dim=16))
+    with pytest.raises(ValueError, match="a model of type opt cannot be cut; types that can: bert, llama, "):
         cut(ffn=4).apply(family, [])
 
 
