@@ -98,10 +98,9 @@ def size(config: PreTrainedConfig, axis: str) -> int:
     """
     anatomy = anatomy_of(config)
     if axis not in anatomy.sizes:
-        raise ValueError(
-            f"{axis} of a model of type {config.model_type} cannot be cut alone: "
-            f"{anatomy.refusals.get(axis, 'it has none')}"
-        )
+        if axis not in anatomy.refusals:
+            raise ValueError(f"a model of type {config.model_type} has no {axis}")
+        raise ValueError(f"{axis} of a model of type {config.model_type} cannot be cut alone: {anatomy.refusals[axis]}")
     own = getattr(config, anatomy.sizes[axis])
     return int(own if own is not None else 4 * config.hidden_size)  # GPT-2's n_inner
 

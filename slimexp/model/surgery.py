@@ -99,11 +99,13 @@ class Cut:
                 self._check_layers(stack, layers, config, anatomy)
         if "encoder" in anatomy.depths and "decoder" in anatomy.depths:
             self._check_depths(config, anatomy)
-        if anatomy.groups in units and not admits(config, units):
-            fit = [n for n in range(1, size(config, anatomy.groups) + 1) if admits(config, units | {anatomy.groups: n})]
+        if units and not admits(config, units):
+            axis = anatomy.groups if anatomy.groups in units else next(iter(units))
+            near = [n for n in range(1, size(config, axis) + 1) if admits(config, units | {axis: n})]
             raise ValueError(
-                f"cut.heads must leave query heads that divide the hidden width, or transformers refuses a model of "
-                f"type {config.model_type}; got {self.heads}: take one of {fit}"
+                f"cut.{asked[axis][1]}={units[axis]} gives a model of type {config.model_type} that transformers does "
+                f"not load, for instance as its heads do not divide its hidden width: nearest that it does "
+                f"{' and '.join(map(str, sorted(sorted(near, key=lambda n: abs(n - units[axis]))[:2])))}"
             )
         return anatomy
 

@@ -51,11 +51,10 @@ def rounded(config: PreTrainedConfig, axis: str, units: float, *, multiple: int)
     if multiple < 1:
         raise ValueError(f"multiple must be >= 1, got {multiple}")
     whole, entries = size(config, axis), entries_per_unit(config, axis)
-    near = min(max(round(units), 1), whole)
-    for count in sorted(range(1, whole + 1), key=lambda n: (abs(n - near), -n)):
+    for count in sorted(range(1, whole + 1), key=lambda n: (abs(n - units), -n)):
         if (count == whole or count * entries % multiple == 0) and admits(config, {axis: count}):
             return count
-    raise AssertionError("the model's own size is one that it admits")
+    raise AssertionError("a model of its own size can be loaded")
 
 
 def admits(config: PreTrainedConfig, units: Mapping[str, int]) -> bool:
@@ -145,6 +144,12 @@ def check_experts(config: PreTrainedConfig, count: int) -> None:
 
 
 def _check_blocks(config: PreTrainedConfig, anatomy: Anatomy, layers: Mapping[str, Sequence[int]]) -> None:
+    depths = {stack: len(blocks) for stack, blocks in layers.items()}
+    if depths.get("decoder", 0) > depths.get("encoder", depths.get("decoder", 0)):
+        raise ValueError(
+            f"there must not be more decoder blocks ({depths['decoder']}) than encoder blocks ({depths['encoder']}): "
+            "transformers could not generate with a cache"
+        )
     for stack, key in anatomy.depths.items():
         blocks, depth = list(layers.get(stack, range(getattr(config, key)))), getattr(config, key)
         if not blocks or blocks != sorted(set(blocks)) or not set(blocks) <= set(range(depth)):
@@ -161,14 +166,14 @@ def _check_blocks(config: PreTrainedConfig, anatomy: Anatomy, layers: Mapping[st
 
 
 def _check_choices(axis: str, choices: Kept, needed: Iterable[str], rows: int) -> None:
-    missing = [name for name in needed if name not in choices and "" not in choices]
-    if missing:
-        raise ValueError(f"{axis} of '{missing[0]}' must be given: there are {', '.join(map(repr, choices))}")
     if axis in (HIDDEN, VOCABULARY) and list(choices) != [""]:
         raise ValueError(
             f"{axis} must be one choice for the whole model, under '', or embeddings would come untied; got "
             f"{', '.join(map(repr, choices))}"
         )
+    missing = [name for name in needed if name not in choices and "" not in choices]
+    if missing:
+        raise ValueError(f"{axis} of '{missing[0]}' must be given: there are {', '.join(map(repr, choices))}")
     for name, indices in choices.items():
         place = f"{axis} of '{name}'" if name else axis
         if not len(indices):

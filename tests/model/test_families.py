@@ -1,9 +1,7 @@
 """Every axis of every family: the sliced model is the masked one, and is what plain transformers loads."""
 
 import copy
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from slimexp.model.anatomy import EXPERTS, FFN, HEADS, HIDDEN, KV_HEADS, VOCABULARY, anatomy_of, block, size
+from slimexp.model.anatomy import EXPERTS, FFN, HEADS, HIDDEN, VOCABULARY, anatomy_of, block, size
 from slimexp.model.base import IGNORE, Family
 from slimexp.model.surgery import entries, head_rows, remove
 from slimexp.model.survivors import Kept, scopes
@@ -88,7 +86,9 @@ def choose(family: Family, *axes: str) -> dict[str, Kept]:
         if axis == HEADS:
             groups = anatomy_of(config).groups
             whole = size(config, groups)
-            kept |= head_rows(config, {s: some(whole, whole // 2, i) for i, s in enumerate(scopes(family.model, HEADS))})
+            kept |= head_rows(
+                config, {s: some(whole, whole // 2, i) for i, s in enumerate(scopes(family.model, HEADS))}
+            )
         elif axis == EXPERTS:  # three of four in each half
             halves = {s: (some(4, 3, i), some(4, 3, i + 10) + 4) for i, s in enumerate(scopes(family.model, axis))}
             kept[EXPERTS] = {s: torch.cat(half) for s, half in halves.items()}
@@ -164,7 +164,8 @@ def every(family: Family) -> dict[str, list[int]]:
 def assert_same(small: Family, masked: Family, kept: Mapping[str, Kept]) -> None:
     expected = logits(masked, kept)
     assert expected.std() > 1e-3, "nothing is compared"
-    torch.testing.assert_close(logits(small), expected, atol=1e-5, rtol=1e-5)
+    unit = max(1.0, float(expected.std()))  # heads of T5 1.1 that were never trained give logits in the tens
+    torch.testing.assert_close(logits(small), expected, atol=1e-5 * unit, rtol=1e-5)
 
 
 # --- masked is sliced ------------------------------------------------------------------------------
