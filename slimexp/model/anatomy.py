@@ -71,6 +71,10 @@ class Anatomy:
                 return axes
         raise ValueError(f"parameter '{name}' has no known axes: this variant cannot be cut")
 
+    def leader(self, axis: str) -> str:
+        """The axis whose choice decides along ``axis``: heads decide what stays of position tables and latents."""
+        return HEADS if axis in self.widths and axis != KV_HEADS else axis
+
     @property
     def groups(self) -> str:
         """Axis whose units are what attention can lose: key/value heads, or heads where each has keys of its own."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from slimexp.model.anatomy import FFN, HEADS, HIDDEN, KV_HEADS, VOCABULARY, Anatomy, anatomy_of, scope, size
+from slimexp.model.anatomy import FFN, HEADS, HIDDEN, VOCABULARY, Anatomy, anatomy_of, scope, size
 from slimexp.model.anatomy import block as block
 from slimexp.model.anatomy import head_width as head_width
 from slimexp.model.base import Batch, Family
@@ -294,7 +294,7 @@ def _slice(tensor: Tensor, name: str, config: PreTrainedConfig, kept: Mapping[st
 def entries(axis: str, name: str, config: PreTrainedConfig, kept: Mapping[str, Kept]) -> Tensor | None:
     """What survives along a dimension of the parameter ``name``; ``None`` where all does."""
     anatomy = anatomy_of(config)
-    leader = HEADS if axis in anatomy.widths and axis != KV_HEADS else axis
+    leader = anatomy.leader(axis)
     if leader not in kept:
         return None
     indices = kept[leader].get(scope(name, leader, anatomy), kept[leader].get(""))
