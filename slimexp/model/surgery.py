@@ -9,7 +9,7 @@ section 2.2); without calibration batches, the norms alone.
 import copy
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from slimexp.model.anatomy import FFN, HEADS, HIDDEN, VOCABULARY, Anatomy, anatomy_of, scope, size
+from slimexp.model.anatomy import EXPERTS, FFN, HEADS, HIDDEN, VOCABULARY, Anatomy, anatomy_of, scope, size
 from slimexp.model.anatomy import block as block
 from slimexp.model.anatomy import head_width as head_width
 from slimexp.model.base import Batch, Family
 from slimexp.model.survivors import Kept as Kept
-from slimexp.model.survivors import admits, check, in_stack, resized, with_queries
+from slimexp.model.survivors import admits, check, check_experts, in_stack, resized, router_groups, with_queries
 from slimexp.model.vocabulary import renumber, shrunk
 
 
@@ -36,6 +36,7 @@ class Cut:
         ffn: Feed-forward neurons kept per block.
         heads: Groups of attention heads kept per block: a key/value head with the query heads that share it.
         hidden: Channels of the residual stream kept.
+        experts: Experts kept per mixture, of those that a router chooses between.
         calibration_batches: Batches of training text that the importance is taken from.
     """
 
@@ -44,6 +45,7 @@ class Cut:
     ffn: int | None
     heads: int | None
     hidden: int | None
+    experts: int | None
     calibration_batches: int
 
     def __post_init__(self) -> None:
@@ -73,6 +75,10 @@ class Cut:
             scores = by_scope(reader_importance(family, anatomy.values, batches), HEADS, anatomy)
             best = {name: _highest(self.heads, s.view(groups, -1).sum(1), HEADS) for name, s in scores.items()}
             kept |= head_rows(config, best)
+        if self.experts is not None:
+            groups = router_groups(config)
+            experts = expert_importance(family, anatomy, batches)
+            kept[EXPERTS] = {name: _highest_per_group(self.experts, s, groups) for name, s in experts.items()}
         return remove(family, self._layers(config, anatomy), kept)
 
     def validate(self, config: PreTrainedConfig) -> None:
@@ -85,12 +91,17 @@ class Cut:
 
     def _anatomy(self, config: PreTrainedConfig) -> Anatomy:
         anatomy = anatomy_of(config)
-        asked = {HIDDEN: (self.hidden, "hidden"), FFN: (self.ffn, "ffn"), anatomy.groups: (self.heads, "heads")}
+        asked = {
+            HIDDEN: (self.hidden, "hidden"),
+            FFN: (self.ffn, "ffn"),
+            anatomy.groups: (self.heads, "heads"),
+            EXPERTS: (self.experts, "experts"),
+        }
         units = {axis: count for axis, (count, _) in asked.items() if count is not None}
         for axis, count in units.items():
             word = asked[axis][1]
             if axis not in anatomy.sizes:
-                why = anatomy.refusals[axis]
+                why = anatomy.refusals.get(axis, "it has none")
                 raise ValueError(f"cut.{word} must be null for a model of type {config.model_type}: {why}")
             if not 0 < count <= size(config, axis):
                 raise ValueError(f"cut.{word} must be in 1..{size(config, axis)}, the model's own; got {count}")
@@ -99,6 +110,8 @@ class Cut:
                 self._check_layers(stack, layers, config, anatomy)
         if "encoder" in anatomy.depths and "decoder" in anatomy.depths:
             self._check_depths(config, anatomy)
+        if self.experts is not None:
+            check_experts(config, self.experts)
         if units and not admits(config, units):
             axis = anatomy.groups if anatomy.groups in units else next(iter(units))
             near = [n for n in range(1, size(config, axis) + 1) if admits(config, units | {axis: n})]
@@ -170,8 +183,10 @@ def remove(family: Family, layers: Mapping[str, Sequence[int]], kept: Mapping[st
     if generation is not None:
         small.generation_config = generation
     state = model.state_dict()
-    taken = {name: _in_large(name, anatomy, layers) for name in small.state_dict()}
-    small.load_state_dict({name: _slice(state[old], old, model.config, kept) for name, old in taken.items()})
+    with torch.no_grad():
+        for name, tensor in small.state_dict().items():  # one by one, so that no third copy is held
+            old = _in_large(name, anatomy, layers)
+            tensor.copy_(_slice(state[old], old, model.config, kept))
     if HIDDEN in kept:
         _rescale_norms(small, anatomy, model.config.hidden_size)
     small.tie_weights()
@@ -220,6 +235,30 @@ def reader_importance(family: Family, reader: str, batches: Sequence[Batch]) -> 
     return {name: norms[name] * activity[name] for name in norms}
 
 
+def expert_importance(family: Family, anatomy: Anatomy, batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """Importance of every expert of a mixture: the sum of the weights that its router gave it.
+
+    The soft counting of Muzio et al. 2024, "SEER-MoE: sparse expert efficiency through regularization for
+    mixture-of-experts", section 3.1, of the experts that were chosen. Without batches, the norm of what it writes with.
+
+    Returns:
+        Scope -> [experts].
+    """
+    modules = {name: m for name, m in family.model.named_modules() if re.search(r"mlp\.experts$", name)}
+    scopes = {name: scope(name, EXPERTS, anatomy) for name in modules}
+    if not batches:
+        return {
+            scopes[name]: m.get_parameter("down_proj").detach().flatten(1).norm(dim=1) for name, m in modules.items()
+        }
+
+    def routed(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+        _, chosen, weights = inputs
+        total = weights.new_zeros(len(module.get_parameter("down_proj")))
+        return total.index_add(0, chosen.flatten(), weights.flatten())
+
+    return {scopes[name]: total for name, total in _observed(family, modules, batches, routed).items()}
+
+
 def hidden_importance(family: Family, anatomy: Anatomy, batches: Sequence[Batch]) -> Tensor:
     """Importance of every channel of the residual stream, [hidden]: its share of |input| of the norms."""
     if not batches:
@@ -229,17 +268,27 @@ def hidden_importance(family: Family, anatomy: Anatomy, batches: Sequence[Batch]
     return torch.stack([channels / channels.mean() for channels in activity.values()]).sum(0)
 
 
-@torch.no_grad()
 def _mean_absolute_input(
     family: Family, modules: Mapping[str, nn.Module], batches: Sequence[Batch]
 ) -> dict[str, Tensor]:
     """Mean |x| of each module's input per channel over ``batches``."""
+    return _observed(family, modules, batches, lambda _, inputs: inputs[0].detach().abs().flatten(0, -2).mean(0))
+
+
+@torch.no_grad()
+def _observed(
+    family: Family,
+    modules: Mapping[str, nn.Module],
+    batches: Sequence[Batch],
+    see: Callable[[nn.Module, tuple[Tensor, ...]], Tensor],
+) -> dict[str, Tensor]:
+    """Sum over ``batches`` of what ``see`` makes of each module's inputs."""
     totals: dict[str, Tensor] = {}
 
     def watch(name: str) -> torch.utils.hooks.RemovableHandle:
         def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            total = inputs[0].detach().abs().flatten(0, -2).mean(0)
-            totals[name] = totals[name] + total if name in totals else total
+            seen = see(module, inputs)
+            totals[name] = totals[name] + seen if name in totals else seen
 
         return modules[name].register_forward_pre_hook(add)
 
@@ -259,6 +308,13 @@ def _mean_absolute_input(
 def _highest(count: int, importance: Tensor, axis: str) -> Tensor:
     assert count <= len(importance), axis
     return importance.topk(count).indices.sort().values
+
+
+def _highest_per_group(count: int, importance: Tensor, groups: int) -> Tensor:
+    """As many of each of the ``groups`` that the units fall into, in order."""
+    best = importance.view(groups, -1).topk(count // groups).indices
+    first = torch.arange(groups, device=best.device)[:, None] * (len(importance) // groups)
+    return (best + first).flatten().sort().values
 
 
 def _runs(indices: Tensor, length: int) -> Tensor:
@@ -288,7 +344,7 @@ def _slice(tensor: Tensor, name: str, config: PreTrainedConfig, kept: Mapping[st
         indices = entries(axis, name, config, kept)
         if indices is not None:
             tensor = tensor.index_select(dimension, indices.to(tensor.device))
-    return tensor.clone()
+    return tensor
 
 
 def entries(axis: str, name: str, config: PreTrainedConfig, kept: Mapping[str, Kept]) -> Tensor | None:

@@ -132,9 +132,9 @@ def check_experts(config: PreTrainedConfig, count: int) -> None:
     Raises:
         ValueError: Names the rule.
     """
-    groups, active = _router(config), config.num_experts_per_tok
+    groups, active = router_groups(config), config.num_experts_per_tok
     reachable = count // groups * _router_groups_chosen(config)
-    least = 2 if groups > 1 and config.model_type == "deepseek_v3" else 1  # it sums a group's two best
+    least = 2 if config.model_type == "deepseek_v3" else 1  # it sums a group's two best
     if count % groups or count // groups < least or reachable < active:
         raise ValueError(
             f"experts must be a multiple of n_group={groups}, at least {least} in each group, and at least "
@@ -220,7 +220,7 @@ def _whole_heads(axis: str, name: str, rows: Tensor, width: int) -> Tensor:
 
 
 def _check_router_groups(config: PreTrainedConfig, name: str, indices: Tensor) -> None:
-    groups = _router(config)
+    groups = router_groups(config)
     per_group = (indices.cpu() // (size(config, EXPERTS) // groups)).bincount(minlength=groups)
     if len(per_group.unique()) > 1:
         raise ValueError(
@@ -229,14 +229,14 @@ def _check_router_groups(config: PreTrainedConfig, name: str, indices: Tensor) -
         )
 
 
-def _router(config: PreTrainedConfig) -> int:
+def router_groups(config: PreTrainedConfig) -> int:
     """Groups of experts that the router tells apart; 1 where it looks at experts alone."""
     limited = config.model_type != "deepseek_v2" or config.topk_method == "group_limited_greedy"
     return config.n_group if limited and config.n_group else 1
 
 
 def _router_groups_chosen(config: PreTrainedConfig) -> int:
-    return config.topk_group if _router(config) > 1 and config.topk_group else 1
+    return config.topk_group if router_groups(config) > 1 and config.topk_group else 1
 
 
 def _check_loads(config: PreTrainedConfig) -> None:

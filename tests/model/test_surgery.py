@@ -44,7 +44,7 @@ WITH_HEADS = ["llama", "llama untied", "qwen2", "qwen3"]
 
 def cut(**kept: Any) -> Cut:
     return Cut(
-        **{"encoder_layers": None, "decoder_layers": None, "ffn": None, "heads": None, "hidden": None}
+        **{"encoder_layers": None, "decoder_layers": None, "ffn": None, "heads": None, "hidden": None, "experts": None}
         | {"calibration_batches": 0} | kept
     )  # fmt: skip
 
@@ -164,6 +164,26 @@ def test_neurons_of_gpt2_that_write_nothing_can_go(tiny: Tiny, calibrated: bool)
     assert small.model.config.n_inner == 32
 
 
+MIXTURE = {
+    "model_type": "deepseek_v3", "num_key_value_heads": 4, "kv_lora_rank": 16, "q_lora_rank": None, "v_head_dim": 8,
+    "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "moe_intermediate_size": 12, "n_routed_experts": 8,
+    "num_experts_per_tok": 2, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 2, "topk_group": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_experts_that_no_token_goes_to_can_go(tiny: Tiny, calibrated: bool) -> None:
+    family = tiny("causal_lm", **MIXTURE)
+    mixture = family.blocks()["decoder"][1].mlp
+    with torch.no_grad():
+        mixture.gate.e_score_correction_bias[torch.tensor([1, 3, 4, 6])] = 10.0  # far above sigmoids: these are chosen
+        if not calibrated:
+            mixture.experts.down_proj[torch.tensor([1, 3, 4, 6])] *= 10
+    small = cut(experts=4).apply(family, [family.encode(ROWS)] if calibrated else [])
+    torch.testing.assert_close(logits(small), logits(family), atol=1e-5, rtol=1e-5)
+    assert small.model.config.n_routed_experts == 4 and size(small) < size(family)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_blocks_that_write_nothing_can_go(tiny: Tiny, name: str) -> None:
     family = model(tiny, name)
@@ -261,6 +281,7 @@ def test_it_can_be_trained(tiny: Tiny) -> None:
         ("llama", {"heads": 3}, r"cut\.heads must be in 1\.\.2, the model's own; got 3"),
         ("deepseek-llm", {"heads": 3}, r"cut\.heads=3 gives a model .* not divide .* nearest that it does 2 and 4"),
         ("llama", {"hidden": 18}, r"cut\.hidden=18 gives a model of type llama .* nearest that it does 16 and 20"),
+        ("t5", {"experts": 2}, r"cut\.experts must be null for a model of type t5: it has none"),
         ("t5", {"encoder_layers": [0, 2]}, r"cut\.encoder_layers must be rising indices in 0\.\.1.*got \[0, 2\]"),
         ("t5", {"decoder_layers": [1, 0]}, r"cut\.decoder_layers must be rising indices in 0\.\.1.*got \[1, 0\]"),
         ("t5", {"decoder_layers": [0, 0]}, r"cut\.decoder_layers must be rising"),
