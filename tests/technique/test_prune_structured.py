@@ -71,7 +71,7 @@ def test_never_above_the_target_and_as_counted(prepared: Make, tiny: Make, task:
     dense = sum(parameter.numel() for parameter in tiny(task).model.parameters())
     reached = stage.finish()
     assert size(stage) / dense == reached["parameters"] <= 0.85
-    assert 0.25 <= reached["share"] <= 1
+    assert 0 < reached["share"] <= 1
 
 
 def test_axes_that_must_not_go_stay(prepared: Make) -> None:
@@ -173,8 +173,8 @@ def test_it_learns_from_the_dense_model(tiny: Make, technique: Make, corpus: Mak
 
 def test_the_nearest_that_can_be_is_named(prepared: Make) -> None:
     message = (
-        r"a target of 0.3 of the parameters cannot be met by cutting ffn in multiples of 8; the least that can be had is "
-        r"0\.\d+: decoder 2, heads 2, ffn 8, hidden 32: raise the target, add to axes, or lower multiple"
+        r"a target of 0.3 of the parameters cannot be met by cutting ffn in multiples of 8; the least that can be had "
+        r"is 0\.\d+: decoder 2, heads 2, ffn 8, hidden 32: raise the target, add to axes, or lower multiple"
     )
     with pytest.raises(ValueError, match=message):
         prepared(axes="[ffn]", **{"target.share": 0.3})
