@@ -23,6 +23,7 @@ LAYERS = [
     ["config", "importance", "quantizer", "loss"],
     ["pattern"],
     ["model", "data"],
+    ["target"],
     ["technique", "measure", "format", "artifact", "tracker", "checkpoint", "progress", "plot"],
     ["reference", "mirror", "page", "stopper"],
     ["pipeline"],

@@ -1,0 +1,204 @@
+"""Structured pruning: blocks, heads, neurons and channels go, and a smaller plain model is trained on."""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedConfig
+
+from slimexp.attachment import attached
+from slimexp.data.base import Corpus
+from slimexp.importance.base import Importance
+from slimexp.model.base import IGNORE, Batch, Family
+from slimexp.model.rehearsal import rehearsed
+from slimexp.model.shape import HIDDEN, Census, Shape, lattice
+from slimexp.model.surgery import remove
+from slimexp.target.base import Space, Target
+from slimexp.technique.batches import calibration_batches, training_batches
+from slimexp.technique.finetune import Finetune, Training
+from slimexp.technique.solver import Loss, Unreachable, described, solve
+from slimexp.technique.structure import Ranking, rank
+
+ATTEMPTS = 4  # at a target whose price is an estimate
+ROWS_AT_ONCE = 16
+
+
+class PruneStructured(Finetune):
+    """Remove the least important units until the model meets a target, then train what is left.
+
+    Every unit is ranked once on training text. Which axis gives how much is solved for: what cutting each axis alone
+    loses is measured by running the whole model with units masked; of the shapes that meet the target and whose losses
+    add up to least, the ``candidates`` first are run themselves. The loss is the cross-entropy before any training,
+    which is not what will be left after it: candidates that are close may change places. Every block keeps as many
+    heads and neurons as every other, so that plain transformers loads the result.
+
+    Args:
+        target: What the model may cost at most.
+        axes: What may go: ``layers``, ``heads``, ``ffn``, ``hidden``.
+        multiple: What the heads' channels, the neurons and the channels that stay are a multiple of, where some go.
+        importance: Scores the weights that read a unit; blocks go by their influence (see ``block_influence``).
+        norm: How scores of weights become one of a unit: 1 adds them up, 2 is their root of squares.
+        rows: Training rows for the blocks' influence and for losses.
+        candidates: Shapes that are run; the best is taken.
+        min_coverage: Least share of the parameters in tensors that lose something.
+        training: See ``Training``.
+    """
+
+    def __init__(
+        self,
+        *,
+        target: Target,
+        axes: Sequence[str],
+        multiple: int,
+        importance: Importance,
+        norm: float,
+        rows: int,
+        candidates: int,
+        min_coverage: float,
+        **training: Unpack[Training],
+    ) -> None:
+        super().__init__(**training)
+        if not axes:
+            raise ValueError("axes must name what may go, e.g. [layers, heads, ffn, hidden]; got none")
+        if norm not in (1, 2):
+            raise ValueError(f"norm must be 1 or 2, got {norm}")
+        for name, value in (("multiple", multiple), ("rows", rows), ("candidates", candidates)):
+            if value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        self.target = target
+        self.axes = list(axes)
+        self.multiple = multiple
+        self.importance = importance
+        self.norm = float(norm)
+        self.rows = rows
+        self.candidates = candidates
+        self.min_coverage = min_coverage
+
+    @property
+    def alters(self) -> bool:
+        return True
+
+    def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
+        lattice(config, self.axes, multiple=self.multiple)
+        if HIDDEN in self.axes and self.needs_hidden:
+            raise ValueError("a loss on hidden states needs the teacher's width: leave out the loss, or hidden of axes")
+        if any(stage.attaches for stage in before):
+            raise ValueError(
+                "removal comes first: masks and quantizers of earlier stages would not survive it; move it before them"
+            )
+
+    def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
+        if any(attached(family.model)):
+            raise ValueError("removal comes first: the model has masks or quantizers, which would not survive it")
+        options = lattice(family.model.config, self.axes, multiple=self.multiple)
+        ranking = rank(
+            family,
+            self.importance,
+            norm=self.norm,
+            widths=[word for word, units in options.items() if len(units) > 1],
+            batches=lambda rows: calibration_batches(corpus, family, rows=rows, seed=self.seed),
+            rows=self.rows,
+            objective=lambda batch: _cross_entropy(family, batch),
+        )
+        census = Census(family.model)
+        space = Space(
+            family=family,
+            lattice=options,
+            count=lambda shape: census.count(ranking.layers(shape), shape),
+            build=lambda shape: remove(family, ranking.layers(shape), ranking.kept(shape)),
+        )
+        shape = self._solve(space, self._loss(family, ranking, corpus))
+        self.coverage = {
+            "share": census.touched(ranking.layers(shape), shape),
+            "parameters": space.count(shape) / space.count(space.whole),
+            **{f"{word}_kept": float(units) for word, units in shape.items()},
+        }
+        if self.coverage["share"] < self.min_coverage:
+            raise ValueError(
+                f"only {self.coverage['share']:.1%} of the parameters are in tensors that lose something, min_coverage "
+                f"is {self.min_coverage:.1%}: lower min_coverage or the target"
+            )
+        small = space.build(shape)
+        super().prepare(small, corpus, teacher)
+
+    def finish(self) -> dict[str, float]:
+        return self.coverage
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["structure"] = {"config": self.model.config.to_dict(), "coverage": self.coverage}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What was chosen before the interruption stays: times and sums may differ when they are taken again."""
+        super().on_load_checkpoint(checkpoint)
+        chosen, model = checkpoint["structure"], self.model
+        self.coverage = chosen["coverage"]
+        if chosen["config"] != model.config.to_dict():
+            self.model = type(model)(type(model.config).from_dict(chosen["config"]))
+            nn.Module.to(self.model, self.device)
+            self.family = type(self.family)(self.model, self.family.tokenizer, max_length=self.family.max_length)
+
+    def _solve(self, space: Space, loss: Loss) -> Shape:
+        price, limit = self.target.price(space), self.target.limit
+        for _ in range(ATTEMPTS):
+            try:
+                shape = solve(
+                    space.lattice,
+                    price=price,
+                    limit=limit,
+                    loss=loss,
+                    candidates=self.candidates,
+                    allowed=_can_generate,
+                )
+            except Unreachable as error:
+                raise ValueError(
+                    f"a target of {self.target.limit:g} {self.target.unit} cannot be met by cutting "
+                    f"{', '.join(self.axes)} in multiples of {self.multiple}; {error}: raise the target, add to axes, "
+                    "or lower multiple"
+                ) from error
+            reached = self.target.reached(space, shape, price)
+            print(f"{described(space.whole)} -> {described(shape)}: {reached:.4g} {self.target.unit}")
+            if reached <= self.target.limit:
+                return shape
+            limit *= self.target.limit / reached
+        raise ValueError(
+            f"{self.target.limit:g} {self.target.unit} was not reached in {ATTEMPTS} attempts, the last came to "
+            f"{reached:.4g}: raise the target, or measure on a quieter machine"
+        )
+
+    def _loss(self, family: Family, ranking: Ranking, corpus: Corpus) -> Loss:
+        """Shape -> cross-entropy per token of the whole model with the rest masked, each shape run once."""
+        batches = [_on(family.device, batch) for batch in self._rows(family, corpus)]
+
+        @cache
+        @torch.inference_mode()
+        def run(items: tuple[tuple[str, int], ...]) -> float:
+            shape = dict(items)
+            with rehearsed(family, ranking.layers(shape), ranking.kept(shape)):
+                return sum(float(_cross_entropy(family, batch)) for batch in batches) / len(batches)
+
+        return lambda shape: run(tuple(shape.items()))
+
+    def _rows(self, family: Family, corpus: Corpus) -> Iterable[Batch]:
+        at_once = min(self.rows, ROWS_AT_ONCE)
+        return training_batches(
+            corpus, family, batch_size=at_once, seed=self.seed, start=0, stop=-(-self.rows // at_once), workers=0
+        )
+
+
+def _cross_entropy(family: Family, batch: Batch) -> Tensor:
+    """Mean over the labels that count."""
+    logits, _ = family.forward(batch)
+    return cross_entropy(logits.flatten(0, -2).float(), batch["labels"].flatten(), ignore_index=IGNORE)
+
+
+def _can_generate(shape: Shape) -> bool:
+    """transformers (5.23) sizes the decoder's cache by the encoder's depth."""
+    return shape.get("decoder", 0) <= shape.get("encoder", shape.get("decoder", 0))
+
+
+def _on(device: torch.device, batch: Batch) -> Batch:
+    return {name: tensor.to(device) for name, tensor in batch.items()}

@@ -1,0 +1,81 @@
+"""The shape that meets a target: scored once per axis, solved for any budget, decided by what few candidates lose."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
+
+from slimexp.model.shape import Shape
+
+Price = Callable[[Shape], float]
+Loss = Callable[[Shape], float]
+Lattice = Mapping[str, Sequence[int]]  # word of a shape -> numbers of units, from the whole down
+
+
+class Unreachable(ValueError):
+    """No shape costs so little.
+
+    Attributes:
+        shape: The cheapest.
+        price: What it costs.
+    """
+
+    def __init__(self, shape: Shape, price: float) -> None:
+        super().__init__(f"the least that can be had is {price:.4g}: {described(shape)}")
+        self.shape = shape
+        self.price = price
+
+
+def solve(
+    lattice: Lattice,
+    *,
+    price: Price,
+    limit: float,
+    loss: Loss,
+    candidates: int,
+    allowed: Callable[[Shape], bool] = lambda shape: True,
+) -> Shape:
+    """The shape of least loss among those that cost at most ``limit``.
+
+    The loss of every axis cut alone is taken at each number of units that could matter. Their sum ranks the shapes that
+    fit, and the loss itself decides between the ``candidates`` first.
+
+    Args:
+        lattice: What there is to choose from.
+        price: What a shape costs; falls with every unit.
+        limit: Most that it may cost.
+        loss: What the model of a shape loses on calibration text.
+        candidates: Shapes whose loss is taken, at most.
+        allowed: Whether a shape can be at all; one with a unit of everything always can.
+
+    Raises:
+        Unreachable: No shape costs so little.
+    """
+    least = {word: options[-1] for word, options in lattice.items()}
+    if price(least) > limit:
+        raise Unreachable(least, price(least))
+    whole = {word: options[0] for word, options in lattice.items()}
+    useful = {word: _useful(word, options, whole, price, limit) for word, options in lattice.items()}
+    base = loss(whole)
+    damage = {
+        (word, units): loss({**whole, word: units}) - base if units < whole[word] else 0.0
+        for word, options in useful.items()
+        for units in options
+    }
+    fitting = [shape for shape in _shapes(useful) if price(shape) <= limit and allowed(shape)]
+    ranked = sorted(fitting, key=lambda shape: math.fsum(damage[item] for item in shape.items()))
+    return min(ranked[:candidates], key=loss)
+
+
+def described(shape: Shape) -> str:
+    """``{"ffn": 32, "hidden": 64}`` -> ``ffn 32, hidden 64``."""
+    return ", ".join(f"{word} {units}" for word, units in shape.items())
+
+
+def _useful(word: str, options: Sequence[int], whole: Shape, price: Price, limit: float) -> Sequence[int]:
+    """Options down to the first that meets the target by itself: to take more of one axis cannot be needed."""
+    enough = (i for i, units in enumerate(options) if price({**whole, word: units}) <= limit)
+    return options[: next(enough, len(options)) + 1]
+
+
+def _shapes(lattice: Lattice) -> Iterator[dict[str, int]]:
+    return (dict(zip(lattice, units, strict=True)) for units in product(*lattice.values()))

@@ -1,0 +1,219 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from slimexp import artifact
+from slimexp.model.base import IGNORE
+from slimexp.model.rehearsal import rehearsed
+from slimexp.technique import prune_structured
+from slimexp.technique.prune_structured import PruneStructured
+
+Make = Callable[..., Any]
+NAME = "prune_structured"
+QUICK = {"multiple": 8, "rows": 4, "candidates": 2, "importance.rows": 2}
+
+
+@pytest.fixture
+def prepared(tiny: Make, technique: Make, corpus: Make) -> Make:
+    """A stage with a random model cut to its target."""
+
+    def make(task: str = "causal_lm", *overrides: str, model: dict[str, Any] | None = None, **values: Any) -> Any:
+        stage = technique(NAME, *overrides, **QUICK | values)
+        stage.prepare(tiny(task, **model or {}), corpus(task), None)
+        return stage
+
+    return make
+
+
+@pytest.fixture
+def decided(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """(family, layers, kept) of every removal."""
+    calls: list[Any] = []
+    remove = prune_structured.remove
+
+    def watch(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return remove(*arguments)
+
+    monkeypatch.setattr(prune_structured, "remove", watch)
+    return calls
+
+
+def size(stage: Any) -> int:
+    return sum(parameter.numel() for parameter in stage.model.parameters())
+
+
+@torch.no_grad()
+def logits(family: Any) -> Tensor:
+    batch = family.encode([("one", "two!", 0), ("three and four", "5", 1)])
+    given, _ = family.forward(batch)
+    return given[batch["labels"] != IGNORE]
+
+
+# --- the target ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "axes"),
+    [
+        ("seq2seq", "[layers,ffn,hidden]"),
+        ("causal_lm", "[layers,heads,ffn,hidden]"),
+        ("classification", "[layers,ffn]"),
+    ],
+)
+def test_never_above_the_target_and_as_counted(prepared: Make, tiny: Make, task: str, axes: str) -> None:
+    stage = prepared(task, axes=axes, **{"target.share": 0.85})
+    dense = sum(parameter.numel() for parameter in tiny(task).model.parameters())
+    reached = stage.finish()
+    assert size(stage) / dense == reached["parameters"] <= 0.85
+    assert 0 < reached["share"] <= 1
+
+
+def test_axes_that_must_not_go_stay(prepared: Make) -> None:
+    config = prepared(axes="[ffn]", **{"target.share": 0.9}).model.config
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (2, 32, 4)
+    assert config.intermediate_size < 48 and config.intermediate_size % 8 == 0
+
+
+def test_any_importance_chooses(tiny: Make, technique: Make, corpus: Make) -> None:
+    stage = technique(NAME, f"importance@pipeline.{NAME}.importance=magnitude", multiple=8, rows=4, norm=1)
+    stage.prepare(tiny("causal_lm"), corpus("causal_lm"), None)
+    assert stage.finish()["parameters"] <= 0.75
+
+
+def test_bytes(prepared: Make, tmp_path: Path) -> None:
+    words = (f"target@pipeline.{NAME}.target=disk", f"pipeline.{NAME}.target.megabytes=0.07")
+    stage = prepared("causal_lm", *words, axes="[ffn]", model={"intermediate_size": 256})
+    artifact.save(stage.family, tmp_path / "a", dtype=torch.bfloat16, stages=[])
+    files = artifact.read_manifest(tmp_path / "a")["files"]
+    shipped = sum((tmp_path / "a" / name).stat().st_size for name in files) / 1e6
+    assert 0.05 < shipped <= 0.07
+
+
+def test_latency_is_solved_for_again_where_the_estimate_was_hopeful(
+    prepared: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A clock on which only blocks cost time, and two of them half as much again as the estimate says."""
+    from slimexp.target.latency import Latency
+
+    def ratio(_: Latency, __: Any, shape: Any) -> float:
+        return {4: 1.0, 3: 0.9, 2: 0.6, 1: 0.5}[shape["decoder"]]
+
+    monkeypatch.setattr(Latency, "_ratio", ratio)
+    words = (f"target@pipeline.{NAME}.target=latency", f"pipeline.{NAME}.target.ratio=0.8")
+    stage = prepared("causal_lm", *words, model={"num_hidden_layers": 4}, axes="[layers]")
+    assert stage.model.config.num_hidden_layers == 2
+    assert capsys.readouterr().out.count("x the latency") == 2
+
+
+# --- the same model before and after ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "axes"), [("causal_lm", "[layers,heads,ffn,hidden]"), ("classification", "[layers,ffn]")]
+)
+def test_masked_is_removed_is_saved(prepared: Make, decided: list[Any], task: str, axes: str, tmp_path: Path) -> None:
+    stage = prepared(task, axes=axes, **{"target.share": 0.7})
+    family, layers, kept = decided[-1]
+    with rehearsed(family, layers, kept):
+        masked = logits(family)
+    torch.testing.assert_close(logits(stage.family), masked, atol=1e-4, rtol=1e-4)
+    artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])
+    assert torch.equal(logits(artifact.deployed(tmp_path / "a")), logits(stage.family))
+    if task == "causal_lm":
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path / "a")
+        assert plain.config.to_dict().keys() == family.model.config.to_dict().keys()
+
+
+def test_quantizing_comes_after(prepared: Make, technique: Make, corpus: Make, tmp_path: Path) -> None:
+    stage = prepared(**{"target.share": 0.8})
+    artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])
+    quantize = technique("quantize", bits=8)
+    quantize.prepare(artifact.load(tmp_path / "a"), corpus("causal_lm"), None)
+    quantize.finish()
+    artifact.save(quantize.family, tmp_path / "b", dtype=torch.float32, stages=[])
+    assert logits(artifact.deployed(tmp_path / "b")).isfinite().all()
+
+
+# --- training ---------------------------------------------------------------------------------------
+
+
+def test_resumed_equals_straight_whatever_would_be_chosen_now(prepared: Make, fit: Make, tmp_path: Path) -> None:
+    settings = {"steps": 4, "axes": "[ffn]", "target.share": 0.9}
+    straight, interrupted, resumed = (
+        prepared(**settings),
+        prepared(**settings),
+        prepared(**settings | {"target.share": 0.8}),
+    )
+    fit(straight)
+    fit(interrupted, max_steps=2).save_checkpoint(tmp_path / "checkpoint.ckpt")
+    assert size(resumed) < size(straight)
+    fit(resumed, resume=tmp_path / "checkpoint.ckpt")
+    assert resumed.finish() == straight.finish()
+    assert resumed.family.model is resumed.model
+    for one, other in zip(straight.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_it_learns_from_the_dense_model(tiny: Make, technique: Make, corpus: Make, fit: Make) -> None:
+    stage: PruneStructured = technique(NAME, f"+loss@pipeline.{NAME}.losses.kl=kl", **QUICK | {"steps": 2})
+    assert stage.needs_teacher and stage.alters and not stage.attaches
+    stage.prepare(tiny("causal_lm"), corpus("causal_lm"), tiny("causal_lm"))
+    fit(stage)
+    assert size(stage) < sum(p.numel() for p in stage.teacher_family.model.parameters())  # type: ignore[union-attr]
+
+
+# --- what is refused --------------------------------------------------------------------------------
+
+
+def test_the_nearest_that_can_be_is_named(prepared: Make) -> None:
+    message = (
+        r"a target of 0.3 of the parameters cannot be met by cutting ffn in multiples of 8; the least that can be had "
+        r"is 0\.\d+: decoder 2, heads 2, ffn 8, hidden 32: raise the target, add to axes, or lower multiple"
+    )
+    with pytest.raises(ValueError, match=message):
+        prepared(axes="[ffn]", **{"target.share": 0.3})
+
+
+def test_masks_and_quantizers_come_later(tiny: Make, technique: Make, corpus: Make) -> None:
+    family = tiny("causal_lm")
+    stage = technique(NAME)
+    for earlier in ("prune", "quantize"):
+        with pytest.raises(ValueError, match="removal comes first: masks and quantizers of earlier stages"):
+            stage.validate(family.model.config, before=[technique("finetune"), technique(earlier)])
+    technique("prune").prepare(family, corpus("causal_lm"), None)
+    with pytest.raises(ValueError, match="removal comes first: the model has masks or quantizers"):
+        stage.prepare(family, corpus("causal_lm"), None)
+
+
+def test_before_anything_is_loaded(tiny: Make, technique: Make) -> None:
+    with pytest.raises(ValueError, match="that can be cut are layers, ffn; got 'heads'"):
+        technique(NAME).validate(tiny("classification").model.config, before=[])
+    hidden = technique(NAME, f"+loss@pipeline.{NAME}.losses.hidden=hidden")
+    with pytest.raises(ValueError, match="a loss on hidden states needs the teacher's width"):
+        hidden.validate(tiny("causal_lm").model.config, before=[])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"axes": "[]"}, r"axes must name what may go"),
+        ({"norm": 3}, r"norm must be 1 or 2, got 3"),
+        ({"multiple": 0}, r"multiple must be >= 1, got 0"),
+        ({"candidates": 0}, r"candidates must be >= 1, got 0"),
+        ({"target.share": 1}, r"target\.share of the parameters that stay must be in \(0, 1\), got 1"),
+    ],
+)
+def test_wrong_values(technique: Make, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        technique(NAME, **values)
+
+
+def test_too_little_coverage(prepared: Make) -> None:
+    with pytest.raises(ValueError, match=r"only \d\d\.\d% of the parameters are in tensors that lose something"):
+        prepared(axes="[ffn]", min_coverage=0.99, **{"target.share": 0.9})
