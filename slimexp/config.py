@@ -18,7 +18,6 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import (
     CompactHydraException,
     ConfigCompositionException,
@@ -36,10 +35,11 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from slimexp import binding, console
+from slimexp import binding, console, override
 from slimexp.signature import TargetNotFound, lineage
 
 _PACKAGE = Path(__file__).parent
+_PARETO = "pareto"  # the sweeper that ships with the package
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"  # in a wheel, in a checkout
 
 Task = Callable[[DictConfig], Any]
@@ -363,35 +363,30 @@ def _explain_overrides(text: str, config_name: str) -> str:
     overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
     wrong: list[str] = []
     while match := re.match(r"Could not override '(.+?)'", text):
+        if match[1] in wrong:
+            return text  # it stands in a file
         wrong.append(match[1])
-        kept = [item for item in overrides if _key(item) != match[1].partition("@")[0]]
-        if len(kept) == len(overrides):
-            return text
-        overrides = kept
+        overrides = [item for item in overrides if override.key(item) != match[1].partition("@")[0]]
         try:
-            cfg, text = compose([_first_of_sweep(item) for item in overrides], config_name), ""
+            cfg, text = compose([override.first(item) for item in overrides], config_name), ""
         except ConfigCompositionException as error:
             cfg, text = DictConfig({}), str(error)
-    keys = [path for path, _, _ in binding.items(cfg)]
+    keys = [path for path, _, _ in binding.items(cfg)] + _of_sweeper()
     return "\n".join(_nearest_key(key, keys) for key in wrong)
 
 
-def _key(override: str) -> str:
-    """What is left of an override without its sign, package and value."""
-    return override.partition("=")[0].partition("@")[0].lstrip("+~")
-
-
-def _first_of_sweep(override: str) -> str:
-    parsed = OverridesParser.create().parse_override(override)
-    if not parsed.is_discrete_sweep():
-        return override
-    return f"{override.partition('=')[0]}={next(iter(parsed.sweep_string_iterator()))}"
+def _of_sweeper() -> list[str]:
+    """Keys of our own sweeper: a composed config is without its ``hydra`` node."""
+    node = DictConfig(OmegaConf.load(CONF_DIR / "hydra" / "sweeper" / f"{_PARETO}.yaml"))
+    return [f"hydra.sweeper.{path}" for path, _, _ in binding.items(node) if not path.startswith(("_", "defaults"))]
 
 
 def _nearest_key(wrong: str, keys: Sequence[str]) -> str:
     group, at, _ = wrong.partition("@")
     if choices := options(group):
         return f"nothing is chosen for '{wrong}' yet: write +{wrong}=<option>; options: {', '.join(choices)}"
+    if wrong in _of_sweeper() and f"hydra/sweeper={_PARETO}" not in sys.argv:
+        return f"'{wrong}' is a setting of another sweeper: add hydra/sweeper={_PARETO}"
     groups = [] if at else [path.name for path in CONF_DIR.iterdir() if path.is_dir()]
     close = get_close_matches(wrong, [*keys, *groups], n=1)
     parent, dot, _ = wrong.rpartition(".")

@@ -118,7 +118,7 @@ class Record:
         """Parse one line.
 
         Raises:
-            ValueError: The line is no JSON object, lacks a field, or is of a newer schema.
+            ValueError: The line is no JSON object, lacks a field, is of a newer schema, or a metric is no number.
         """
         row = json.loads(line)
         if not isinstance(row, dict):
@@ -131,6 +131,9 @@ class Record:
                 f"it lacks {', '.join(missing)}; if an older slimexp wrote it, "
                 "the same command with resume=false writes it anew"
             )
+        for group in ("metrics", "baseline"):
+            if wrong := [name for name, value in row[group].items() if type(value) not in (int, float)]:
+                raise ValueError(f"{group}.{wrong[0]} must be a number, got {row[group][wrong[0]]!r}")
         return cls(**{name: row[name] for name in names if name in row})
 
 

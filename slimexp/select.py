@@ -44,7 +44,7 @@ class Budget:
             limit = float(value)
         except ValueError:
             limit = math.nan
-        if side not in ("max", "min") or not metric or math.isnan(limit):
+        if side not in ("max", "min") or not metric or not math.isfinite(limit):
             raise ValueError(f"a budget must be max_METRIC=NUMBER or min_METRIC=NUMBER, got '{text}'")
         return cls(SHORT.get(metric, metric), side == "max", limit)
 

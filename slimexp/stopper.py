@@ -43,7 +43,7 @@ class Stopper(pl.Callback):
     def __init__(
         self, *, stage: str | None, rungs: Sequence[float], least: int, among: Any, rows: int, folder: str
     ) -> None:
-        if wrong := [rung for rung in rungs if not 0 < rung < 1]:
+        if wrong := [rung for rung in rungs if not (isinstance(rung, int | float) and 0 < rung < 1)]:
             raise ValueError(f"rungs must be shares of the steps in (0, 1), got {wrong[0]}")
         for name, value in (("least", least), ("rows", rows)):
             if value < 1:
@@ -89,11 +89,22 @@ class Halving(Stopper):
 
     Args:
         keep: Share of the trials seen at a rung that go on, in (0, 1); the first of a rung always does.
-        rules: See ``Stopper``.
+
+    The others are those of ``Stopper``.
     """
 
-    def __init__(self, *, keep: float, **rules: Any) -> None:
-        super().__init__(**rules)
+    def __init__(
+        self,
+        *,
+        keep: float,
+        stage: str | None,
+        rungs: Sequence[float],
+        least: int,
+        among: Any,
+        rows: int,
+        folder: str,
+    ) -> None:
+        super().__init__(stage=stage, rungs=rungs, least=least, among=among, rows=rows, folder=folder)
         if not 0 < keep < 1:
             raise ValueError(f"keep must be in (0, 1), got {keep}")
         self.keep = keep

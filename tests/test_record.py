@@ -116,7 +116,13 @@ def test_half_a_line_is_named_skipped_and_never_merged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "why"), [("[1]", "JSON object"), ('{"schema": 1}', "lacks time"), ('{"schema": 9}', "newer")]
+    ("line", "why"),
+    [
+        ("[1]", "JSON object"),
+        ('{"schema": 1}', "lacks time"),
+        ('{"schema": 9}', "newer"),
+        (make().to_json().replace('"metrics": {', '"metrics": {"odd": "high", '), "metrics.odd must be a number"),
+    ],
 )
 def test_lines_of_another_kind_are_skipped(tmp_path: Path, line: str, why: str) -> None:
     path = tmp_path / record.FILE

@@ -74,6 +74,7 @@ def test_an_unknown_error_is_told(runs: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("budgets", "message"),
     [
+        (["max_size_mb=inf"], "must be max_METRIC=NUMBER or min_METRIC=NUMBER, got 'max_size_mb=inf'"),
         (["size=3"], "must be max_METRIC=NUMBER or min_METRIC=NUMBER, got 'size=3'"),
         (["max_size_mb=big"], "got 'max_size_mb=big'"),
         (["max_exact_mach=1"], "no record has the metric 'exact_mach'; did you mean 'exact_match'?"),

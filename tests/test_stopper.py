@@ -61,6 +61,7 @@ def test_the_median_stops_what_is_worse_than_it() -> None:
     ("changes", "message"),
     [
         ({"rungs": [0.5, 1.0]}, r"rungs must be shares of the steps in \(0, 1\), got 1.0"),
+        ({"rungs": ["half"]}, r"rungs must be shares of the steps in \(0, 1\), got half"),
         ({"least": 0}, "least must be >= 1, got 0"),
         ({"rows": 0}, "rows must be >= 1"),
         ({"keep": 1.0}, r"keep must be in \(0, 1\), got 1.0"),

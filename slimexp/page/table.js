@@ -77,7 +77,7 @@ function tableRow(view, point, columns) {
     const lost = point.slower && metric.name.startsWith("latency");
     const noise = point.noisy && metric.name.startsWith("latency") && point.figures[metric.name] ? " ~" : "";
     const slower = lost && metric.name === "latency_ratio" ? " slower" : "";
-    const stored = point.unshrunk && metric.name === "size_ratio" ? " 0 % smaller" : "";
+    const stored = point.unshrunk && metric.name === "size_ratio" ? " (0 % smaller)" : "";
     const told = shown(metric, value(point, metric.name)) + slower + stored + noise;
     const cell = node("td", { class: lost ? "lost" : null }, told);
     const spread = range(metric, point);

@@ -1,21 +1,27 @@
 """What ``hydra/sweeper=pareto`` does with a command line: check it, sweep, show the front."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import FrozenTrial
 
-from slimexp.config import build, check
+from slimexp.binding import unknown
+from slimexp.config import CONF_DIR, build, check, options
+from slimexp.point import flat
 from slimexp.stage import key
 from slimexp.stage import shaping as trainer
 from slimexp.sweeper.pareto import Direction, Sweep
 from slimexp.sweeper.promotion import Promotion
 from slimexp.sweeper.space import Space
 
+_OURS = ("space", "content", "fixed", "folder", "promotion", "prepare")  # of a sweep's arguments: no settings
 _RULES = "slimexp.stopper."  # callbacks that stop a trial
 _SHAPING = ("model", "baseline", "data", "pipeline", "trainer", "measure")
 FOLDER = "sweep"  # below the run's: the journal, and the trials' logs
@@ -53,7 +59,13 @@ def sweep(
     del chosen["promote"]
     group = [f"logger.group={cfg.name}"] if OmegaConf.select(cfg, "logger.group", default=0) is None else []
     space = Space((*space.fixed, *group), space.swept)
-    one = Sweep(space=space, content=_content(cfg), folder=runs / cfg.name / FOLDER, **chosen)
+    content, fixed = _content(cfg)
+    one = Sweep(space=space, content=content, fixed=fixed, folder=runs / cfg.name / FOLDER, **chosen)
+    if one.done and not cfg.resume:
+        raise ValueError(
+            f"resume=false does everything anew, and {one.done} trials are finished in {one.folder}: leave it out to "
+            "go on with them, or give name=... for a new sweep"
+        )
     print(f"sweep: {one.total} trials, {settings['workers']} at a time; logs and journal in {one.folder}", flush=True)
     front = one.run()
     print("\n".join([*_table(one, front), *_in_earnest(one, front)]))
@@ -66,17 +78,19 @@ def _checked(cfg: DictConfig) -> DictConfig:
     with open_dict(cfg):
         cfg.pop("hydra", None)
     check(cfg)
-    for technique in cfg.pipeline.values():
-        build(technique)  # refuses values out of range
+    for group in ("pipeline", "measure", "callback"):
+        for node in cfg[group].values():
+            build(node)  # refuses values out of range
     return cfg
 
 
-def _content(cfg: DictConfig) -> str:
-    """Digest of what shapes a trial's results; swept keys are in it at their first values, the same each time."""
+def _content(cfg: DictConfig) -> tuple[str, dict[str, Any]]:
+    """What shapes a trial's results, as a digest and by key; swept keys are in it at their first values each time."""
     shaping: dict[str, Any] = {
         name: OmegaConf.to_container(cfg[name], resolve=True) for name in _SHAPING if cfg.get(name) is not None
     }
-    return key({**shaping, "trainer": trainer(shaping["trainer"]), "save_dtype": cfg.save_dtype, "seed": cfg.seed})
+    shaping |= {"trainer": trainer(shaping["trainer"]), "save_dtype": cfg.save_dtype, "seed": cfg.seed}
+    return key(shaping), dict(flat(shaping))
 
 
 def _refuse_seeds(seeds: Sequence[int]) -> None:
@@ -111,7 +125,14 @@ def _is_list(value: object) -> bool:
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse values of the wrong kind; Hydra holds its own node against no signature."""
+    """Refuse unknown keys and values of the wrong kind; Hydra holds its own node against no signature."""
+    known = [*(name for name in signature(Sweep).parameters if name not in _OURS), "promote"]
+    if stray := [name for name in settings if name not in known]:
+        raise ValueError(unknown(stray[0], "hydra.sweeper", known))
+    if not isinstance(settings["fail_fast"], bool):
+        raise ValueError(f"hydra.sweeper.fail_fast must be true or false, got {settings['fail_fast']!r}")
+    if not isinstance(settings["storage"], str | None):
+        raise ValueError(f"hydra.sweeper.storage must be the URL of a database, or null, got {settings['storage']!r}")
     for name, optional in (("workers", False), ("threads", False), ("trials", True), ("max_failures", True)):
         if not _is_whole(value := settings[name]) and not (optional and value is None):
             raise ValueError(f"hydra.sweeper.{name} must be a whole number, got {value!r}")
@@ -136,9 +157,18 @@ def _check_measured(cfg: DictConfig, wanted: Sequence[str]) -> None:
     known = {pattern for node in cfg.measure.values() for pattern in build(node).directions}
     for name in wanted:
         if not any(fnmatchcase(name, pattern) for pattern in known):
-            raise ValueError(
-                f"no measure of this run gives '{name}': choose among {', '.join(sorted(known))}, or add a measure"
-            )
+            raise ValueError(f"no measure of this run gives '{name}': {_way_out(name, list(cfg.measure), known)}")
+
+
+def _way_out(name: str, measures: Sequence[str], known: Collection[str]) -> str:
+    """Which measure would give a metric; where none would, what the run's own give."""
+    for other in options("measure"):
+        measure: Any = get_class(OmegaConf.load(CONF_DIR / "measure" / f"{other}.yaml")._target_)
+        if any(fnmatchcase(name, pattern) for pattern in measure.directions):
+            return f"{other} does, add it by 'measure=[{','.join([*measures, other])}]'"
+    close = get_close_matches(name, known, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}choose among {', '.join(sorted(known))}, or add a measure"
 
 
 def _table(one: Sweep, front: Sequence[FrozenTrial]) -> Iterator[str]:

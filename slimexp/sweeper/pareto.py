@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from slimexp import pareto
 from slimexp.record import OF_LAYER
+from slimexp.sweeper.difference import CONTENT, FIXED, changes
 from slimexp.sweeper.pool import local
 from slimexp.sweeper.promotion import Promotion
 from slimexp.sweeper.screen import Lines, clock, screen
@@ -86,6 +87,7 @@ class Sweep:
     Args:
         space: What it goes through.
         content: Whatever else shapes its trials, as text or a digest: the same place holds no sweep of other content.
+        fixed: The same by key, so that what has changed can be named.
         objectives: Metric -> ``min`` or ``max``.
         limits: Metric -> largest value with which a point is any good; samplers that can keep to them.
         sampler: Partial of an Optuna sampler; ``None`` for every combination.
@@ -110,6 +112,7 @@ class Sweep:
         *,
         space: Space,
         content: str = "",
+        fixed: Mapping[str, Any] | None = None,
         objectives: Mapping[str, Direction],
         limits: Mapping[str, float],
         sampler: MakeSampler | None,
@@ -128,6 +131,8 @@ class Sweep:
         for name, value in {"workers": workers, "threads": threads, "trials": trials}.items():
             if value is not None and value < 1:
                 raise ValueError(f"hydra.sweeper.{name} must be >= 1, got {value}")
+        if max_failures is not None and max_failures < 0:
+            raise ValueError(f"hydra.sweeper.max_failures must be >= 0, or null for any number, got {max_failures}")
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"hydra.sweeper.seeds must be distinct, got {list(seeds)}")
         if seeds and "seed" in space.swept:
@@ -140,6 +145,7 @@ class Sweep:
             raise ValueError("a sampler proposes without end: say how many by hydra.sweeper.trials=N")
         self.space = space
         self.content = content
+        self.fixed = dict(fixed or {})
         self.objectives = dict(objectives)
         self.limits = dict(limits)
         self.seeds = list(seeds)
@@ -148,7 +154,10 @@ class Sweep:
         self.max_failures = max_failures
         self.promotion = promotion
         self.promoted: dict[int, dict[str, Any]] = {}
-        self.pool = pool(workers=workers, threads=threads, prepare=prepare)
+        try:
+            self.pool = pool(workers=workers, threads=threads, prepare=prepare)
+        except TypeError as error:
+            raise ValueError(f"hydra.sweeper.pool: {error}") from error
         self.sampler = Planned(space.swept, _made(sampler, self.limits))
         grid = list(space.grid()) if sampler is None else []
         self.total = min(trials or len(grid), len(grid)) if sampler is None else int(trials or 0)
@@ -167,7 +176,8 @@ class Sweep:
         """Do every trial that is missing, and what is promoted; returns the front."""
         began, known = time.monotonic(), self.done
         if known:
-            print(f"sweep: {known} of {self.total} trials are finished, the others follow")
+            follow = ", the others follow" if known < self.total else ": nothing is left to do"
+            print(f"sweep: {known} of {self.total} trials are finished{follow}")
         self.screen = screen(list(self.space.swept), self.objectives, self.total, self.done, self.failures)
         for trial in self.front() if known else ():
             self.screen.reached(trial.number, trial.params, trial.values)
@@ -276,12 +286,13 @@ class Sweep:
             "seeds": self.seeds,
             "objectives": self.objectives,
             "limits": self.limits,
-            "what is not swept": self.content,
+            CONTENT: self.content,
+            FIXED: self.fixed,
         }
         theirs = study.user_attrs.get(_SWEEP)
         if theirs is None:
             study.set_user_attr(_SWEEP, mine)
-        elif changed := _changes(theirs, json.loads(json.dumps(mine))):
+        elif changed := changes(theirs, json.loads(json.dumps(mine))):
             raise ValueError(
                 f"{self.folder} holds another sweep ({changed}): repeat its command to go on with it, or give name=... "
                 "for a new one"
@@ -312,7 +323,10 @@ def _made(sampler: MakeSampler | None, limits: Mapping[str, float]) -> BaseSampl
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # some have been so for years
         warnings.simplefilter("ignore", FutureWarning)  # constraints_func: what follows it is not in Optuna 4
-        return sampler(constraints_func=_over) if limits and "constraints_func" in parameters else sampler()
+        try:
+            return sampler(constraints_func=_over) if limits and "constraints_func" in parameters else sampler()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"hydra.sweeper.sampler: {error}") from error
 
 
 def _over(trial: FrozenTrial) -> list[float]:
@@ -341,13 +355,6 @@ def _absent(metrics: Mapping[str, float], wanted: Sequence[str]) -> str | None:
         if not math.isfinite(metrics[name]):
             return f"'{name}' is {metrics[name]}"
     return None
-
-
-def _changes(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
-    """Names of what differs, in words."""
-    differing = [key for key in {**theirs, **mine} if theirs.get(key) != mine.get(key)]
-    words = {True: "only there", False: "changed"}
-    return ", ".join(f"{key} {'new' if key not in theirs else words[key not in mine]}" for key in differing)
 
 
 def _same(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

@@ -2,12 +2,13 @@
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -39,12 +40,15 @@ class Space:
         Raises:
             ValueError: Nothing is swept, or a range is empty or contradicts itself.
         """
-        fixed, swept = [], {}
+        fixed, swept, seen = [], {}, Counter[str]()
         for override in OverridesParser.create().parse_overrides(list(overrides)):
             if override.is_sweep_override():
-                swept[str(override.input_line).partition("=")[0]] = _distribution(override)
+                swept[_key(override)] = _distribution(override)
             else:
                 fixed.append(str(override.input_line))
+            seen[_key(override).lstrip("+")] += 1
+        if twice := [key for key, values in swept.items() if seen[key.lstrip("+")] > 1]:
+            raise ValueError(f"{twice[0]} is given more than once: leave the swept or the other values out")
         if not swept:
             raise ValueError("nothing is swept: give a key several values, e.g. pipeline.prune.sparsity=0.25,0.5")
         return cls(tuple(fixed), swept)
@@ -84,8 +88,15 @@ class Space:
         return {key: distribution_to_json(distribution) for key, distribution in self.swept.items()}
 
 
+def _key(override: Override) -> str:
+    """As written before the ``=``."""
+    return str(override.input_line).partition("=")[0]
+
+
 def _distribution(override: Override) -> BaseDistribution:
-    value, key = override.value(), str(override.input_line).partition("=")[0]
+    value, key = override.value(), _key(override)
+    if isinstance(value, Glob):
+        raise ValueError(f"{key}=glob(...) is not taken here: write its values out, as {key}=a,b")
     if isinstance(value, IntervalSweep):
         low, high, log = value.start, value.end, "log" in value.tags
         assert low is not None and high is not None
@@ -99,7 +110,7 @@ def _distribution(override: Override) -> BaseDistribution:
         values = list(value.range())
         if not values:
             raise ValueError(f"{key} goes through nothing: range({value.start}, {value.stop}, {value.step}) is empty")
-        return CategoricalDistribution([f"{one:g}" for one in sorted(values)])
+        return CategoricalDistribution([f"{one:.15g}" for one in sorted(values)])
     words = list(override.sweep_string_iterator())
     if twice := {word for word in words if words.count(word) > 1}:
         raise ValueError(f"{key} has {', '.join(sorted(twice))} twice: give each value once")

@@ -45,12 +45,16 @@ def test_a_sweep_leaves_records_and_a_front_and_goes_on(
     assert sorted(row.stage for row in rows) == ["dense", "prune", "prune", "prune"]
     status, out, _ = command("pipeline.prune.sparsity=0.2,0.5,0.8", "hydra.sweeper.objectives={params_nonzero: min}")
     assert status == 0 and "3 of 3 trials are finished" in out and len(record.read(tmp_path / "runs")) == 4
+    status, _, err = command(
+        "pipeline.prune.sparsity=0.2,0.5,0.8", "hydra.sweeper.objectives={params_nonzero: min}", "resume=false"
+    )
+    assert status == 2 and "resume=false does everything anew, and 3 trials are finished" in err
 
 
 def test_the_same_place_holds_no_sweep_with_other_settings(command: Callable[..., tuple[int, str, str]]) -> None:
     assert command("pipeline.prune.sparsity=0.2,0.5")[0] == 0
     status, _, err = command("pipeline.prune.sparsity=0.2,0.5", "measure.task.limit=1")
-    assert status == 2 and "holds another sweep (what is not swept changed)" in err
+    assert status == 2 and "holds another sweep (measure.task.limit was null and is 1)" in err
     assert command("pipeline.prune.sparsity=0.2,0.5", "hydra.sweeper.workers=1", "trainer.log_every_n_steps=5")[0] == 0
 
 
@@ -87,6 +91,20 @@ def test_a_rule_stops_trials_but_not_what_is_promoted(
         (["pipeline.prune.sparsity=0.2"], "nothing is swept"),
         (["pipeline.prune.sparsity=0.2,0.5", "hydra.sweeper.objectives={speed: max}"], "no measure of this run gives"),
         (["pipeline.prune.sparsity=interval(0.9,0.2)"], "needs an interval with low < high"),
+        (["pipeline.prune.sparsity=0.2,0.5", "measure.task.split=tst"], "measure.task: split must be one of"),
+        (["pipeline.prune.sparsity=0.2,0.5", "hydra.sweeper.storag=x"], "did you mean 'hydra.sweeper.storage'?"),
+        (
+            ["pipeline.prune.sparsity=0.2,0.5", "hydra.sweeper.objectives={latency_ratio: min}"],
+            "latency does, add it by 'measure=[size,task,latency]'",
+        ),
+        (
+            [
+                "pipeline.prune.sparsity=0.2,0.5",
+                "hydra.sweeper.promote.most=1",
+                'hydra.sweeper.promote.overrides=["measure.task.splitt=test"]',
+            ],
+            "did you mean 'measure.task.split'?",
+        ),
     ],
 )
 def test_wrong_sweeps_are_one_error_before_the_first_trial(
@@ -106,6 +124,8 @@ def test_wrong_sweeps_are_one_error_before_the_first_trial(
         ({"objectives": ["cer"]}, r"objectives must be metrics with min or max each"),
         ({"seeds": 3}, r"seeds must be a list of whole numbers, got 3"),
         ({"seeds": [True]}, r"seeds must be a list of whole numbers"),
+        ({"storage": 5}, r"storage must be the URL of a database, or null, got 5"),
+        ({"fail_fast": "maybe"}, r"fail_fast must be true or false, got 'maybe'"),
         ({"workers": None}, r"workers must be a whole number, got None"),
         ({"promote": {"most": 1}}, r"promote must hold most, overrides and seeds"),
         ({"promote": {"most": True, "overrides": [], "seeds": []}}, r"promote\.most must be a whole number, got True"),
@@ -116,8 +136,19 @@ def test_wrong_sweeps_are_one_error_before_the_first_trial(
 def test_settings_of_another_kind_are_refused(settings: dict[str, Any], message: str) -> None:
     shipped = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "hydra/sweeper/pareto.yaml"))
     assert isinstance(shipped, dict)
+    del shipped["defaults"], shipped["_target_"]
     with pytest.raises(ValueError, match=rf"hydra\.sweeper\.{message}"):
         sweep(["seed=1,2"], lambda overrides: OmegaConf.create(), {**shipped, **settings})  # type: ignore[misc]
+
+
+def test_a_setting_that_is_none_is_named() -> None:
+    shipped = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "hydra/sweeper/pareto.yaml"))
+    assert isinstance(shipped, dict)
+    settings = {name: value for name, value in shipped.items() if name not in ("defaults", "_target_")}
+    with pytest.raises(
+        ValueError, match=r"unknown key 'hydra\.sweeper\.worker'; did you mean 'hydra\.sweeper\.workers'"
+    ):
+        sweep(["seed=1,2"], lambda overrides: OmegaConf.create(), {**settings, "worker": 3})  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF_DIR / "hydra/sweeper/sampler").glob("*.yaml")))

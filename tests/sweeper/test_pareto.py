@@ -3,14 +3,17 @@
 import itertools
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from slimexp.sweeper.pareto import Planned, Sweep
+from slimexp.sweeper.pool import local
 
 Make = Callable[..., Sweep]
 Ran = Callable[[], list[str]]
@@ -97,10 +100,44 @@ def test_the_same_command_goes_on_and_repeats_nothing(make: Make, ran: Ran, caps
 
 def test_another_sweep_at_the_same_place_is_refused(make: Make) -> None:
     make("x=1,2", "y=1").run()
-    with pytest.raises(ValueError, match=r"holds another sweep \(x changed, z new\): repeat its command"):
+    with pytest.raises(
+        ValueError, match=r"holds another sweep \(x was 1,2 and is 1,2,3, z is new\): repeat its command"
+    ):
         make("x=1,2,3", "y=1", "z=1,2")
-    with pytest.raises(ValueError, match=r"\(limits changed\)"):
+    with pytest.raises(ValueError, match=r"\(limits was {} and is {disk_mb: 3}\)"):
         make("x=1,2", "y=1", limits={"disk_mb": 3})
+    with pytest.raises(ValueError, match=r"\(what is not swept changed\)"):
+        make("x=1,2", "y=1", content="other")
+
+
+def test_what_has_changed_is_named(make: Make) -> None:
+    there = {"fixed": {"lr": 0.1, "bits": 8, "old": 1}, "content": "a"}
+    make("x=1,2", "y=tag(log,interval(1,8))", sampler=RandomSampler, trials=1, **there).run()
+    here = {"sampler": RandomSampler, "trials": 1, "fixed": {"lr": 0.1, "bits": None}, "content": "b"}
+    with pytest.raises(ValueError, match=r"sweep \(bits was 8 and is null, old is no longer there\)"):
+        make("x=1,2", "y=tag(log,interval(1,8))", **here)
+    with pytest.raises(ValueError, match=r"\(y was tag\(log, interval\(1, 8\)\) and is int\(interval\(1, 8\)\)\)"):
+        make("x=1,2", "y=int(interval(1,8))", **here)
+
+
+def test_objectives_in_another_order_are_another_sweep(make: Make) -> None:
+    """Values of finished trials stand in the order of their study's objectives."""
+    make("x=1,2", "y=1").run()
+    with pytest.raises(ValueError, match=r"objectives was {cer: min, disk_mb: min} and is {disk_mb: min, cer: min}"):
+        make("x=1,2", "y=1", objectives={"disk_mb": "min", "cer": "min"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_failures": -1}, r"max_failures must be >= 0, or null for any number, got -1"),
+        ({"sampler": partial(RandomSampler, foo=1), "trials": 1}, r"sampler: .*unexpected keyword argument 'foo'"),
+        ({"pool": partial(local.Pool, foo=1)}, r"pool: .*unexpected keyword argument 'foo'"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_error(make: Make, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"^hydra\.sweeper\.{message}"):
+        make("x=1,2", "y=1", **settings)
 
 
 def test_one_controller_at_a_time(make: Make) -> None:

@@ -24,6 +24,13 @@ def test_a_grid_is_every_combination_once() -> None:
     assert rows[:4] == [{"a": "1", "b": "1"}, {"a": "1", "b": "2"}, {"a": "1", "b": "3"}, {"a": "2", "b": "1"}]
 
 
+def test_a_range_keeps_every_digit() -> None:
+    assert Space.parse(["seed=range(1234567,1234570)"]).swept == {
+        "seed": CategoricalDistribution(["1234567", "1234568", "1234569"])
+    }
+    assert Space.parse(["a=range(0,0.35,0.1)"]).swept == {"a": CategoricalDistribution(["0", "0.1", "0.2", "0.3"])}
+
+
 def test_intervals() -> None:
     space = Space.parse(["a=interval(0,0.9)", "b=int(interval(2,8))", "c=tag(log, interval(1e-5,1e-2))"])
     assert space.swept == {
@@ -52,6 +59,9 @@ def test_singles_hold_every_value() -> None:
         (["a=tag(log, interval(0.0,0.1))"], "a needs an interval with 0 < low < high"),
         (["a=range(3,3)"], "a goes through nothing"),
         (["a=1,2,1"], "a has 1 twice"),
+        (["a=1,2", "a=3"], "a is given more than once"),
+        (["a=1,2", "+a=3,4"], "a is given more than once"),
+        (["a=glob(*)"], r"a=glob\(...\) is not taken here"),
     ],
 )
 def test_what_cannot_be_is_said(overrides: list[str], message: str) -> None:
