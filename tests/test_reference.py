@@ -12,7 +12,9 @@ from slimexp.model.tokenizer import Bpe, Bytes
 from slimexp.reference import check_teachers, dense
 
 Make = Callable[..., Any]
-CUT = Cut(encoder_layers=None, decoder_layers=None, ffn=16, heads=None, hidden=None, calibration_batches=0)
+CUT = Cut(
+    encoder_layers=None, decoder_layers=None, ffn=16, heads=None, hidden=None, experts=None, calibration_batches=0
+)
 
 
 @pytest.fixture

@@ -1,10 +1,24 @@
 """Where the parts of an architecture are: which dimension of which parameter is heads, neurons or channels."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
-HIDDEN, HEADS, KV_HEADS, FFN, OTHER = "hidden", "heads", "kv_heads", "ffn", "other"
+from transformers import PreTrainedConfig
+
+HIDDEN, HEADS, KV_HEADS, FFN, EXPERTS, VOCABULARY = "hidden", "heads", "kv_heads", "ffn", "experts", "vocabulary"
+QUERIES, LATENTS, TABLE = "queries", "latents", "table"  # other dimensions that follow HEADS
+OTHER = "other"
+
+_WHOLE_MODEL = (HIDDEN, VOCABULARY)
+_SIZE_OF_A_HEAD = (
+    "transformers has no size of a head of its own for this type, it is the hidden width divided by the heads: cut "
+    "feed-forward neurons or whole layers instead"
+)
+_LAYER_NORM = (
+    "its norms subtract the mean of all channels, so that with fewer of them the rest would not stay what they are: "
+    "cut feed-forward neurons or whole layers instead"
+)
 
 
 @dataclass(frozen=True)
@@ -19,7 +33,15 @@ class Anatomy:
         neurons: Name, within a block, of the layer that reads the feed-forward neurons.
         values: Name, within a block, of the layers that read the attention heads.
         norm: Pattern of the names of the norms on the residual stream; RMS norms where the hidden width can be cut.
+        epsilon: Config key of what those norms add to the mean square.
+        head_dim: Config key of a head's width, where that would otherwise follow from other sizes.
+        widths: Dimension that follows ``HEADS`` -> how many of its entries belong to one head.
+        scopes: Axis -> pattern of the part of a name within which all share one choice of what survives; a block,
+            where the axis is left out.
+        refusals: Axis -> why it cannot be cut.
         first_block_stays: Whether block 0 holds something all blocks share.
+        dense_blocks: Config key of the number of blocks, at the start, that are no mixtures.
+        counts_from_padding: Whether positions are counted from the id of the padding token.
     """
 
     axes: Mapping[str, tuple[str, ...]]
@@ -29,7 +51,14 @@ class Anatomy:
     neurons: str
     values: str
     norm: str
+    epsilon: str | None = None
+    head_dim: str | None = None
+    widths: Mapping[str, Callable[[PreTrainedConfig], int]] = field(default_factory=dict)
+    scopes: Mapping[str, str] = field(default_factory=dict)
+    refusals: Mapping[str, str] = field(default_factory=dict)
     first_block_stays: bool = False
+    dense_blocks: str | None = None
+    counts_from_padding: bool = False
 
     def of(self, name: str) -> tuple[str, ...]:
         """Axes of the parameter called ``name``.
@@ -42,6 +71,65 @@ class Anatomy:
                 return axes
         raise ValueError(f"parameter '{name}' has no known axes: this variant cannot be cut")
 
+    def leader(self, axis: str) -> str:
+        """The axis whose choice decides along ``axis``: heads decide what stays of position tables and latents."""
+        return HEADS if axis in self.widths and axis != KV_HEADS else axis
+
+    @property
+    def groups(self) -> str:
+        """Axis whose units are what attention can lose: key/value heads, or heads where each has keys of its own."""
+        return KV_HEADS if KV_HEADS in self.sizes else HEADS
+
+
+def anatomy_of(config: PreTrainedConfig) -> Anatomy:
+    """Anatomy of a model.
+
+    Raises:
+        ValueError: There is none for its type; names the types that have one.
+    """
+    if config.model_type not in ANATOMIES:
+        raise ValueError(
+            f"a model of type {config.model_type} cannot be cut; types that can: {', '.join(sorted(ANATOMIES))}"
+        )
+    return ANATOMIES[config.model_type]
+
+
+def size(config: PreTrainedConfig, axis: str) -> int:
+    """Units of an axis: heads, key/value heads, neurons of a block, channels, experts of a block, tokens.
+
+    Raises:
+        ValueError: The axis cannot be cut; says why.
+    """
+    anatomy = anatomy_of(config)
+    if axis not in anatomy.sizes:
+        if axis not in anatomy.refusals:
+            raise ValueError(f"a model of type {config.model_type} has no {axis}")
+        raise ValueError(f"{axis} of a model of type {config.model_type} cannot be cut alone: {anatomy.refusals[axis]}")
+    own = getattr(config, anatomy.sizes[axis])
+    return int(own if own is not None else 4 * config.hidden_size)  # GPT-2's n_inner
+
+
+def head_width(config: PreTrainedConfig) -> int:
+    """Channels of one attention head where the output projection reads it."""
+    explicit = next((w for key in ("v_head_dim", "head_dim", "d_kv") if (w := getattr(config, key, None))), None)
+    return int(explicit or config.hidden_size // config.num_attention_heads)
+
+
+def block(name: str, anatomy: Anatomy) -> str:
+    """The part of a parameter's or module's name up to its block's index; "" outside the blocks."""
+    found = re.search(anatomy.block, f"{name}.")
+    return name[: found.end() - 1] if found else ""
+
+
+def scope(name: str, axis: str, anatomy: Anatomy) -> str:
+    """The part of a parameter's or module's name within which one choice is made of what survives of ``axis``."""
+    if axis in _WHOLE_MODEL:
+        return ""
+    if axis in anatomy.scopes:
+        found = re.search(anatomy.scopes[axis], name)
+        return found[0] if found else ""
+    return block(name, anatomy)
+
 
 _T5 = Anatomy(
     axes={
@@ -50,15 +138,18 @@ _T5 = Anatomy(
         r"\.wi(_\d)?\.weight$": (FFN, HIDDEN),
         r"\.wo\.weight$": (HIDDEN, FFN),
         r"layer_norm\.weight$": (HIDDEN,),
-        r"(shared|embed_tokens|lm_head)\.weight$": (OTHER, HIDDEN),
-        r"relative_attention_bias\.weight$": (OTHER, OTHER),
+        r"(shared|embed_tokens|lm_head)\.weight$": (VOCABULARY, HIDDEN),
+        r"relative_attention_bias\.weight$": (OTHER, TABLE),
     },
     block=r"\.block\.(\d+)\.",
-    sizes={HIDDEN: "d_model", FFN: "d_ff"},
+    sizes={HIDDEN: "d_model", FFN: "d_ff", HEADS: "num_heads", VOCABULARY: "vocab_size"},
     depths={"encoder": "num_layers", "decoder": "num_decoder_layers"},
     neurons=r"\.wo$",
     values=r"\.o$",
-    norm=r"layer_norm$",
+    norm=r"layer_norm$",  # epsilon stays: embeddings of deviation 1 are far above it
+    widths={HEADS: head_width, TABLE: lambda config: 1},
+    # The blocks of a stack share the position table of their self-attention, in block 0; cross-attention has none.
+    scopes={HEADS: r"^\w+\.block\.\d+\.layer\.1(?=\.EncDecAttention)|^\w+(?=\.block\.\d+\.layer\.0\.SelfAttention)"},
     first_block_stays=True,
 )
 
@@ -71,9 +162,11 @@ _LLAMA = Anatomy(
         r"(k|v)_proj\.bias$": (KV_HEADS,),
         r"o_proj\.weight$": (HIDDEN, HEADS),
         r"(gate|up)_proj\.weight$": (FFN, HIDDEN),
+        r"(gate|up)_proj\.bias$": (FFN,),
         r"down_proj\.weight$": (HIDDEN, FFN),
+        r"(o|down)_proj\.bias$": (HIDDEN,),
         r"norm\.weight$": (HIDDEN,),
-        r"(embed_tokens|lm_head)\.weight$": (OTHER, HIDDEN),
+        r"(embed_tokens|lm_head)\.weight$": (VOCABULARY, HIDDEN),
     },
     block=r"\.layers\.(\d+)\.",
     sizes={
@@ -81,11 +174,44 @@ _LLAMA = Anatomy(
         FFN: "intermediate_size",
         HEADS: "num_attention_heads",
         KV_HEADS: "num_key_value_heads",
+        VOCABULARY: "vocab_size",
     },
     depths={"decoder": "num_hidden_layers"},
-    neurons=r"\.down_proj$",
+    neurons=r"mlp\.down_proj$",
     values=r"\.o_proj$",
-    norm=r"(layernorm|model\.norm)$",
+    norm=r"(input_layernorm|post_attention_layernorm|model\.norm)$",
+    epsilon="rms_norm_eps",
+    head_dim="head_dim",
+    widths={HEADS: head_width, KV_HEADS: head_width},
+)
+
+_DEEPSEEK = replace(  # multi-head latent attention: keys and values of all heads come out of one latent
+    _LLAMA,
+    axes={
+        r"(q_a|kv_a)_layernorm\.weight$": (OTHER,),
+        r"q_b_proj\.weight$": (QUERIES, OTHER),
+        r"\.q_proj\.weight$": (QUERIES, HIDDEN),
+        r"kv_b_proj\.weight$": (LATENTS, OTHER),
+        r"(q_a_proj|kv_a_proj_with_mqa)\.weight$": (OTHER, HIDDEN),
+        r"(q_a_proj|kv_a_proj_with_mqa)\.bias$": (OTHER,),
+        r"experts\.gate_up_proj$": (EXPERTS, OTHER, HIDDEN),
+        r"experts\.down_proj$": (EXPERTS, HIDDEN, OTHER),
+        r"mlp\.gate\.weight$": (EXPERTS, HIDDEN),
+        r"mlp\.gate\.e_score_correction_bias$": (EXPERTS,),
+        r"shared_experts\.(gate|up)_proj\.weight$": (OTHER, HIDDEN),
+        r"shared_experts\.(gate|up)_proj\.bias$": (OTHER,),
+        r"shared_experts\.down_proj\.weight$": (HIDDEN, OTHER),
+        **_LLAMA.axes,
+    },
+    sizes={**_LLAMA.sizes, EXPERTS: "n_routed_experts"},
+    head_dim=None,
+    widths={
+        HEADS: head_width,
+        KV_HEADS: head_width,  # of no parameter: config has as many of these as of heads
+        QUERIES: lambda config: config.qk_nope_head_dim + config.qk_rope_head_dim,
+        LATENTS: lambda config: config.qk_nope_head_dim + config.v_head_dim,
+    },
+    dense_blocks="first_k_dense_replace",
 )
 
 _BERT = Anatomy(
@@ -97,25 +223,73 @@ _BERT = Anatomy(
         r"intermediate\.dense\.bias$": (FFN,),
         r"\.output\.dense\.weight$": (HIDDEN, FFN),
         r"(dense|LayerNorm)\.(weight|bias)$": (HIDDEN,),
+        r"word_embeddings\.weight$": (VOCABULARY, HIDDEN),
         r"embeddings\.weight$": (OTHER, HIDDEN),
         r"(classifier|out_proj)\.weight$": (OTHER, HIDDEN),
         r"(classifier|out_proj)\.bias$": (OTHER,),
     },
     block=r"\.layer\.(\d+)\.",
-    sizes={FFN: "intermediate_size"},  # hidden / heads is the size of a head, so neither can go alone
+    sizes={FFN: "intermediate_size", VOCABULARY: "vocab_size"},
     depths={"encoder": "num_hidden_layers"},
     neurons=r"\d+\.output\.dense$",
     values=r"attention\.output\.dense$",
     norm=r"LayerNorm$",
+    refusals={HEADS: _SIZE_OF_A_HEAD, KV_HEADS: _SIZE_OF_A_HEAD, HIDDEN: _LAYER_NORM},
+)
+
+_DISTILBERT = replace(
+    _BERT,
+    axes={
+        r"(q|k|v)_lin\.weight$": (HEADS, HIDDEN),
+        r"(q|k|v)_lin\.bias$": (HEADS,),
+        r"out_lin\.weight$": (HIDDEN, HEADS),
+        r"lin1\.weight$": (FFN, HIDDEN),
+        r"lin1\.bias$": (FFN,),
+        r"lin2\.weight$": (HIDDEN, FFN),
+        r"(out_lin|lin2|pre_classifier)\.bias$": (HIDDEN,),
+        r"pre_classifier\.weight$": (OTHER, HIDDEN),
+        r"(?i)layer_?norm\.(weight|bias)$": (HIDDEN,),
+        **_BERT.axes,
+    },
+    sizes={FFN: "hidden_dim", VOCABULARY: "vocab_size"},
+    depths={"encoder": "n_layers"},
+    neurons=r"ffn\.lin2$",
+    values=r"attention\.out_lin$",
+    norm=r"(?i)layer_?norm$",
+)
+
+_GPT2 = Anatomy(
+    axes={  # Conv1D holds [in, out]; c_attn is queries, keys and values side by side
+        r"attn\.c_attn\.weight$": (HIDDEN, OTHER),
+        r"attn\.c_attn\.bias$": (OTHER,),
+        r"attn\.c_proj\.weight$": (OTHER, HIDDEN),
+        r"c_fc\.weight$": (HIDDEN, FFN),
+        r"c_fc\.bias$": (FFN,),
+        r"mlp\.c_proj\.weight$": (FFN, HIDDEN),
+        r"(c_proj|ln_\w+)\.(weight|bias)$": (HIDDEN,),
+        r"(wte|lm_head)\.weight$": (VOCABULARY, HIDDEN),
+        r"wpe\.weight$": (OTHER, HIDDEN),
+    },
+    block=r"\.h\.(\d+)\.",
+    sizes={FFN: "n_inner", VOCABULARY: "vocab_size"},
+    depths={"decoder": "n_layer"},
+    neurons=r"mlp\.c_proj$",
+    values=r"attn\.c_proj$",
+    norm=r"ln_\w+$",
+    refusals={HEADS: _SIZE_OF_A_HEAD, KV_HEADS: _SIZE_OF_A_HEAD, HIDDEN: _LAYER_NORM},
 )
 
 ANATOMIES: Mapping[str, Anatomy] = {
     "t5": _T5,
     "mt5": _T5,
-    "llama": _LLAMA,
+    "llama": _LLAMA,  # DeepSeek-LLM is of this type
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    "deepseek_v2": _DEEPSEEK,
+    "deepseek_v3": _DEEPSEEK,
     "bert": _BERT,
-    "roberta": _BERT,
+    "roberta": replace(_BERT, counts_from_padding=True),
+    "distilbert": _DISTILBERT,
+    "gpt2": _GPT2,
 }

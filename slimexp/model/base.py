@@ -6,17 +6,37 @@ layers may be compressed and where the blocks are. It knows nothing of corpora.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from slimexp.loss.base import IGNORE as IGNORE  # what no loss counts, no family labels
 
 Text = tuple[str, str | None, int | None]  # source, target (seq2seq), label (classification)
 Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight in a block that belongs to no ``nn.Linear``: of a Conv1D, or of all experts of a mixture together.
+
+    Attributes:
+        module: What holds it.
+        tensor: Its name there.
+    """
+
+    module: nn.Module
+    tensor: str
+
+    def matrix(self, x: Tensor) -> Tensor:
+        """A tensor of the weight's shape as [out, in], sharing its memory: [in, out], or [experts, out, in]."""
+        return x.T if x.ndim == 2 else x.flatten(0, 1)
 
 
 class Family(ABC):
@@ -80,6 +100,23 @@ class Family(ABC):
             for module in stack.modules()
             if isinstance(module, nn.Linear)
         }
+
+    def other_weights(self) -> dict[str, Weight]:
+        """Name -> every weight inside the blocks that ``compressible`` has no layer for; routers are left out.
+
+        GPT-2's layers are Conv1D, and transformers 5 holds the experts of a mixture as parameters of three dimensions.
+        """
+        names = {module: name for name, module in self.model.named_modules()}
+        weights: dict[str, Weight] = {}
+        for module in (module for stack in self.blocks().values() for module in stack.modules()):
+            if isinstance(module, Conv1D):
+                weights[names[module]] = Weight(module, "weight")
+            elif not isinstance(module, parametrize.ParametrizationList):
+                own = {name: parameter.ndim for name, parameter in module.named_parameters(recurse=False)}
+                masked = {name: chain.original.ndim for name, chain in getattr(module, "parametrizations", {}).items()}
+                stored = [name for name, dimensions in (own | masked).items() if dimensions == 3]
+                weights |= {f"{names[module]}.{name}": Weight(module, name) for name in sorted(stored)}
+        return weights
 
     def token_ids(self, texts: Sequence[str], *, truncate: bool = True) -> list[list[int]]:
         """Ids per text, special tokens included."""

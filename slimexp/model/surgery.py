@@ -1,4 +1,4 @@
-"""Cutting a smaller transformers model out of a larger one: layers, heads, neurons, hidden width.
+"""Cutting a smaller transformers model out of a larger one: layers, heads, neurons, hidden width, experts, vocabulary.
 
 The result is a plain transformers model with a config of its own. What survives within a layer is
 chosen by importance: for a neuron, its mean activation times the norm of the weights that read it
@@ -8,17 +8,22 @@ section 2.2); without calibration batches, the norms alone.
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from slimexp.model.anatomy import ANATOMIES, FFN, HEADS, HIDDEN, KV_HEADS, Anatomy
+from slimexp.model.anatomy import EXPERTS, FFN, HEADS, HIDDEN, VOCABULARY, Anatomy, anatomy_of, scope, size
+from slimexp.model.anatomy import block as block
+from slimexp.model.anatomy import head_width as head_width
 from slimexp.model.base import Batch, Family
-
-Kept = Mapping[str, Tensor]  # block, or "" for the whole model -> indices that survive, rising
+from slimexp.model.survivors import Kept as Kept
+from slimexp.model.survivors import admits, check, check_experts, in_stack, resized, router_groups, with_queries
+from slimexp.model.vocabulary import renumber, shrunk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,7 @@ class Cut:
         ffn: Feed-forward neurons kept per block.
         heads: Groups of attention heads kept per block: a key/value head with the query heads that share it.
         hidden: Channels of the residual stream kept.
+        experts: Experts kept per mixture, of those that a router chooses between.
         calibration_batches: Batches of training text that the importance is taken from.
     """
 
@@ -39,6 +45,7 @@ class Cut:
     ffn: int | None
     heads: int | None
     hidden: int | None
+    experts: int | None
     calibration_batches: int
 
     def __post_init__(self) -> None:
@@ -57,25 +64,22 @@ class Cut:
         """
         config = family.model.config
         anatomy = self._anatomy(config)
-        layers = self._layers(family, anatomy)
-        width = head_width(config)
         kept: dict[str, Kept] = {}
         if self.hidden is not None:
             kept[HIDDEN] = {"": _highest(self.hidden, hidden_importance(family, anatomy, batches), HIDDEN)}
         if self.ffn is not None:
-            scores = reader_importance(family, anatomy.neurons, batches)
-            kept[FFN] = {block(name, anatomy): _highest(self.ffn, score, FFN) for name, score in scores.items()}
+            scores = by_scope(reader_importance(family, anatomy.neurons, batches), FFN, anatomy)
+            kept[FFN] = {name: _highest(self.ffn, score, FFN) for name, score in scores.items()}
         if self.heads is not None:
-            groups = getattr(config, anatomy.sizes[KV_HEADS])
-            scores = reader_importance(family, anatomy.values, batches)
-            best = {
-                block(name, anatomy): _highest(self.heads, score.view(groups, -1).sum(1), HEADS)
-                for name, score in scores.items()
-            }
-            share = config.num_attention_heads // groups
-            kept[KV_HEADS] = {name: _runs(indices, width) for name, indices in best.items()}
-            kept[HEADS] = {name: _runs(indices, share * width) for name, indices in best.items()}
-        return remove(family, layers, kept)
+            groups = size(config, anatomy.groups)
+            scores = by_scope(reader_importance(family, anatomy.values, batches), HEADS, anatomy)
+            best = {name: _highest(self.heads, s.view(groups, -1).sum(1), HEADS) for name, s in scores.items()}
+            kept |= head_rows(config, best)
+        if self.experts is not None:
+            groups = router_groups(config)
+            experts = expert_importance(family, anatomy, batches)
+            kept[EXPERTS] = {name: _highest_per_group(self.experts, s, groups) for name, s in experts.items()}
+        return remove(family, self._layers(config, anatomy), kept)
 
     def validate(self, config: PreTrainedConfig) -> None:
         """Refuse an architecture or an axis that cannot be cut, before anything is loaded.
@@ -86,29 +90,36 @@ class Cut:
         self._anatomy(config)
 
     def _anatomy(self, config: PreTrainedConfig) -> Anatomy:
-        kind = config.model_type
-        if kind not in ANATOMIES:
-            raise ValueError(f"a model of type {kind} cannot be cut; types that can: {', '.join(sorted(ANATOMIES))}")
-        anatomy = ANATOMIES[kind]
-        for axis, asked, word in (
-            (HIDDEN, self.hidden, "hidden"),
-            (FFN, self.ffn, "ffn"),
-            (KV_HEADS, self.heads, "heads"),
-        ):
-            if asked is None:
-                continue
+        anatomy = anatomy_of(config)
+        asked = {
+            HIDDEN: (self.hidden, "hidden"),
+            FFN: (self.ffn, "ffn"),
+            anatomy.groups: (self.heads, "heads"),
+            EXPERTS: (self.experts, "experts"),
+        }
+        units = {axis: count for axis, (count, _) in asked.items() if count is not None}
+        for axis, count in units.items():
+            word = asked[axis][1]
             if axis not in anatomy.sizes:
-                raise ValueError(
-                    f"cut.{word} must be null for a model of type {kind}, whose {word} cannot be cut alone"
-                )
-            size = getattr(config, anatomy.sizes[axis])
-            if not 0 < asked <= size:
-                raise ValueError(f"cut.{word} must be in 1..{size}, the model's own; got {asked}")
+                why = anatomy.refusals.get(axis, "it has none")
+                raise ValueError(f"cut.{word} must be null for a model of type {config.model_type}: {why}")
+            if not 0 < count <= size(config, axis):
+                raise ValueError(f"cut.{word} must be in 1..{size(config, axis)}, the model's own; got {count}")
         for stack, layers in (("encoder", self.encoder_layers), ("decoder", self.decoder_layers)):
             if layers is not None:
                 self._check_layers(stack, layers, config, anatomy)
         if "encoder" in anatomy.depths and "decoder" in anatomy.depths:
             self._check_depths(config, anatomy)
+        if self.experts is not None:
+            check_experts(config, self.experts)
+        if units and not admits(config, units):
+            axis = anatomy.groups if anatomy.groups in units else next(iter(units))
+            near = [n for n in range(1, size(config, axis) + 1) if admits(config, units | {axis: n})]
+            raise ValueError(
+                f"cut.{asked[axis][1]}={units[axis]} gives a model of type {config.model_type} that transformers does "
+                f"not load, for instance as its heads do not divide its hidden width: nearest that it does "
+                f"{' and '.join(map(str, sorted(sorted(near, key=lambda n: abs(n - units[axis]))[:2])))}"
+            )
         return anatomy
 
     def _check_depths(self, config: PreTrainedConfig, anatomy: Anatomy) -> None:
@@ -136,10 +147,10 @@ class Cut:
                 f"cut.{stack}_layers must keep block 0, whose position table all share; got {list(layers)}"
             )
 
-    def _layers(self, family: Family, anatomy: Anatomy) -> dict[str, list[int]]:
+    def _layers(self, config: PreTrainedConfig, anatomy: Anatomy) -> dict[str, list[int]]:
         asked = {"encoder": self.encoder_layers, "decoder": self.decoder_layers}
-        blocks = {stack: list(range(len(blocks))) for stack, blocks in family.blocks().items()}
-        return {stack: blocks[stack] if asked[stack] is None else list(asked[stack] or []) for stack in anatomy.depths}
+        whole = {stack: range(getattr(config, key)) for stack, key in anatomy.depths.items()}
+        return {stack: list(blocks if asked[stack] is None else asked[stack] or []) for stack, blocks in whole.items()}
 
 
 def remove(family: Family, layers: Mapping[str, Sequence[int]], kept: Mapping[str, Kept]) -> Family:
@@ -148,22 +159,57 @@ def remove(family: Family, layers: Mapping[str, Sequence[int]], kept: Mapping[st
     Args:
         family: The model cut from; it stays as it was.
         layers: Stack -> indices of its blocks that survive, rising; every stack of the model.
-        kept: Axis -> block -> indices of the rows or columns that survive; an axis left out stays whole. Widths are
-            the same in all blocks.
+        kept: Axis -> scope (see ``survivors.scopes``) -> indices of the rows or columns that survive, rising; an axis
+            left out stays whole. Widths are the same in all blocks. Heads are given as the channels of each (see
+            ``head_rows``), and their rows in fused or latent projections and position tables follow. Of the
+            vocabulary, ids; the tokenizer is renumbered.
+
+    Raises:
+        ValueError: What should survive is no model that transformers has a config for; names the way out.
     """
-    model, config = family.model, copy.deepcopy(family.model.config)
-    anatomy = ANATOMIES[config.model_type]
-    _resize(config, anatomy, layers, {axis: len(next(iter(blocks.values()))) for axis, blocks in kept.items()})
-    small = type(model)(config)
-    if model.can_generate():
-        small.generation_config = copy.deepcopy(model.generation_config)
+    model = family.model
+    check(model, layers, kept)
+    anatomy = anatomy_of(model.config)
+    config = resized(model.config, layers, {axis: len(next(iter(choice.values()))) for axis, choice in kept.items()})
+    tokenizer, generation = family.tokenizer, copy.deepcopy(model.generation_config) if model.can_generate() else None
+    if VOCABULARY in kept:
+        ids = kept[VOCABULARY][""].tolist()
+        tokenizer = shrunk(tokenizer, ids)
+        for part in (config, generation):
+            if part is not None:
+                renumber(part, ids)
+    with family.device:
+        small = type(model)(config)
+    if generation is not None:
+        small.generation_config = generation
     state = model.state_dict()
-    taken = {name: _in_large(name, anatomy, layers) for name in small.state_dict()}
-    small.load_state_dict({name: _slice(state[old], old, anatomy, kept) for name, old in taken.items()})
+    with torch.no_grad():
+        for name, tensor in small.state_dict().items():  # one by one, so that no third copy is held
+            old = _in_large(name, anatomy, layers)
+            tensor.copy_(_slice(state[old], old, model.config, kept))
     if HIDDEN in kept:
         _rescale_norms(small, anatomy, model.config.hidden_size)
     small.tie_weights()
-    return type(family)(small.eval(), family.tokenizer, max_length=family.max_length)
+    return type(family)(small.eval(), tokenizer, max_length=family.max_length)
+
+
+def head_rows(config: PreTrainedConfig, best: Kept) -> dict[str, Kept]:
+    """Scope -> groups of heads that survive, as ``remove`` wants them: channels of key/value and of query heads."""
+    width, whole = head_width(config), anatomy_of(config).groups
+    share = with_queries(config, {whole: 1})[HEADS]
+    rows: dict[str, Kept] = {whole: {name: _runs(groups, width) for name, groups in best.items()}}
+    return rows | {HEADS: {name: _runs(groups, share * width) for name, groups in best.items()}}
+
+
+def by_scope(scores: Mapping[str, Tensor], axis: str, anatomy: Anatomy) -> dict[str, Tensor]:
+    """Scores of layers, layer name -> [n], as those of the scopes that they choose in; equal parts where several do."""
+    parts = defaultdict(list)
+    for name, score in scores.items():
+        parts[scope(name, axis, anatomy)].append(score)
+    return {
+        name: shares[0] if len(shares) == 1 else torch.stack([share / share.mean() for share in shares]).sum(0)
+        for name, shares in parts.items()
+    }
 
 
 def reader_importance(family: Family, reader: str, batches: Sequence[Batch]) -> dict[str, Tensor]:
@@ -178,11 +224,39 @@ def reader_importance(family: Family, reader: str, batches: Sequence[Batch]) -> 
         Layer name -> [in].
     """
     readers = {name: module for name, module in family.model.named_modules() if re.search(reader, name)}
-    norms = {name: module.get_parameter("weight").detach().norm(dim=0) for name, module in readers.items()}
+    inputs_last = {name: not isinstance(module, Conv1D) for name, module in readers.items()}
+    norms = {
+        name: module.get_parameter("weight").detach().norm(dim=0 if inputs_last[name] else 1)
+        for name, module in readers.items()
+    }
     if not batches:
         return norms
     activity = _mean_absolute_input(family, readers, batches)
     return {name: norms[name] * activity[name] for name in norms}
+
+
+def expert_importance(family: Family, anatomy: Anatomy, batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """Importance of every expert of a mixture: the sum of the weights that its router gave it.
+
+    The soft counting of Muzio et al. 2024, "SEER-MoE: sparse expert efficiency through regularization for
+    mixture-of-experts", section 3.1, of the experts that were chosen. Without batches, the norm of what it writes with.
+
+    Returns:
+        Scope -> [experts].
+    """
+    modules = {name: m for name, m in family.model.named_modules() if re.search(r"mlp\.experts$", name)}
+    scopes = {name: scope(name, EXPERTS, anatomy) for name in modules}
+    if not batches:
+        return {
+            scopes[name]: m.get_parameter("down_proj").detach().flatten(1).norm(dim=1) for name, m in modules.items()
+        }
+
+    def routed(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+        _, chosen, weights = inputs
+        total = weights.new_zeros(len(module.get_parameter("down_proj")))
+        return total.index_add(0, chosen.flatten(), weights.flatten())
+
+    return {scopes[name]: total for name, total in _observed(family, modules, batches, routed).items()}
 
 
 def hidden_importance(family: Family, anatomy: Anatomy, batches: Sequence[Batch]) -> Tensor:
@@ -194,29 +268,27 @@ def hidden_importance(family: Family, anatomy: Anatomy, batches: Sequence[Batch]
     return torch.stack([channels / channels.mean() for channels in activity.values()]).sum(0)
 
 
-def head_width(config: PreTrainedConfig) -> int:
-    """Channels of one attention head."""
-    explicit = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
-    return int(explicit or config.hidden_size // config.num_attention_heads)
-
-
-def block(name: str, anatomy: Anatomy) -> str:
-    """The part of a parameter's or module's name up to its block's index; "" outside the blocks."""
-    found = re.search(anatomy.block, f"{name}.")
-    return name[: found.end() - 1] if found else ""
-
-
-@torch.no_grad()
 def _mean_absolute_input(
     family: Family, modules: Mapping[str, nn.Module], batches: Sequence[Batch]
 ) -> dict[str, Tensor]:
     """Mean |x| of each module's input per channel over ``batches``."""
+    return _observed(family, modules, batches, lambda _, inputs: inputs[0].detach().abs().flatten(0, -2).mean(0))
+
+
+@torch.no_grad()
+def _observed(
+    family: Family,
+    modules: Mapping[str, nn.Module],
+    batches: Sequence[Batch],
+    see: Callable[[nn.Module, tuple[Tensor, ...]], Tensor],
+) -> dict[str, Tensor]:
+    """Sum over ``batches`` of what ``see`` makes of each module's inputs."""
     totals: dict[str, Tensor] = {}
 
     def watch(name: str) -> torch.utils.hooks.RemovableHandle:
         def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            total = inputs[0].detach().abs().flatten(0, -2).mean(0)
-            totals[name] = totals[name] + total if name in totals else total
+            seen = see(module, inputs)
+            totals[name] = totals[name] + seen if name in totals else seen
 
         return modules[name].register_forward_pre_hook(add)
 
@@ -238,24 +310,16 @@ def _highest(count: int, importance: Tensor, axis: str) -> Tensor:
     return importance.topk(count).indices.sort().values
 
 
+def _highest_per_group(count: int, importance: Tensor, groups: int) -> Tensor:
+    """As many of each of the ``groups`` that the units fall into, in order."""
+    best = importance.view(groups, -1).topk(count // groups).indices
+    first = torch.arange(groups, device=best.device)[:, None] * (len(importance) // groups)
+    return (best + first).flatten().sort().values
+
+
 def _runs(indices: Tensor, length: int) -> Tensor:
     """Each index -> the ``length`` channels it stands for."""
-    return (indices[:, None] * length + torch.arange(length)).flatten()
-
-
-def _resize(
-    config: PreTrainedConfig, anatomy: Anatomy, layers: Mapping[str, Sequence[int]], widths: Mapping[str, int]
-) -> None:
-    """Write the new sizes into ``config``; ``widths`` counts rows and columns, so heads times their width for heads."""
-    width = head_width(config)
-    if KV_HEADS in anatomy.sizes:
-        config.head_dim = width  # else it would follow from the new width
-    for axis, count in widths.items():
-        setattr(config, anatomy.sizes[axis], count // width if axis in (HEADS, KV_HEADS) else count)
-    for stack, blocks in layers.items():
-        setattr(config, anatomy.depths[stack], len(blocks))
-        if getattr(config, "layer_types", None):
-            config.layer_types = [config.layer_types[i] for i in blocks]
+    return (indices[:, None] * length + torch.arange(length, device=indices.device)).flatten()
 
 
 @torch.no_grad()
@@ -271,14 +335,27 @@ def _rescale_norms(small: PreTrainedModel, anatomy: Anatomy, hidden: int) -> Non
 
 def _in_large(name: str, anatomy: Anatomy, layers: Mapping[str, Sequence[int]]) -> str:
     """Name of a parameter of the small model in the large one."""
-    stack = next((stack for stack in layers if name.startswith(f"{stack}.")), next(iter(layers)))
-    return re.sub(anatomy.block, lambda found: found[0].replace(found[1], str(layers[stack][int(found[1])])), name)
+    blocks = layers[in_stack(name, layers)]
+    return re.sub(anatomy.block, lambda found: found[0].replace(found[1], str(blocks[int(found[1])])), name)
 
 
-def _slice(tensor: Tensor, name: str, anatomy: Anatomy, kept: Mapping[str, Kept]) -> Tensor:
-    for dimension, axis in enumerate(anatomy.of(name)):
-        if axis in kept:
-            indices = kept[axis].get(block(name, anatomy), kept[axis].get(""))
-            assert indices is not None, name
+def _slice(tensor: Tensor, name: str, config: PreTrainedConfig, kept: Mapping[str, Kept]) -> Tensor:
+    for dimension, axis in enumerate(anatomy_of(config).of(name)):
+        indices = entries(axis, name, config, kept)
+        if indices is not None:
             tensor = tensor.index_select(dimension, indices.to(tensor.device))
-    return tensor.clone()
+    return tensor
+
+
+def entries(axis: str, name: str, config: PreTrainedConfig, kept: Mapping[str, Kept]) -> Tensor | None:
+    """What survives along a dimension of the parameter ``name``; ``None`` where all does."""
+    anatomy = anatomy_of(config)
+    leader = anatomy.leader(axis)
+    if leader not in kept:
+        return None
+    indices = kept[leader].get(scope(name, leader, anatomy), kept[leader].get(""))
+    assert indices is not None, name
+    if leader == axis:
+        return indices
+    width = head_width(config)
+    return _runs(indices[::width] // width, anatomy.widths[axis](config))

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from slimexp.importance.base import Calibrated
 from slimexp.model.base import Batch, Family
-from slimexp.technique.coverage import latent
+from slimexp.technique.coverage import Layer, latent, matrix, place
 
 
 def calibrate(
     importance: Calibrated,
     family: Family,
-    layers: Mapping[str, nn.Module],
+    layers: Mapping[str, Layer],
     batches: Iterable[Batch],
     *,
     objective: Callable[[Batch], Tensor],
@@ -38,7 +38,7 @@ def calibrate(
     sums: dict[str, Tensor] = {}
 
     def add(name: str, observed: Tensor) -> None:
-        part = importance.observe(latent(layers[name]).detach(), observed.detach())
+        part = importance.observe(matrix(layers[name], latent(layers[name]).detach()), observed.detach())
         sums[name] = sums[name].add_(part) if name in sums else part
 
     with _undisturbed(family):
@@ -57,12 +57,12 @@ def calibrate(
 
 @torch.no_grad()
 def _show_inputs(
-    family: Family, layers: Mapping[str, nn.Module], batches: Iterable[Batch], add: Callable[[str, Tensor], None]
+    family: Family, layers: Mapping[str, Layer], batches: Iterable[Batch], add: Callable[[str, Tensor], None]
 ) -> None:
     def look(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         add(name, inputs[0].flatten(0, -2))
 
-    hooks = [layer.register_forward_pre_hook(partial(look, name)) for name, layer in layers.items()]
+    hooks = [place(layer)[0].register_forward_pre_hook(partial(look, name)) for name, layer in layers.items()]
     try:
         for batch in batches:
             family.forward(batch)
@@ -73,7 +73,7 @@ def _show_inputs(
 
 @torch.enable_grad()
 def _show_gradients(
-    layers: Mapping[str, nn.Module],
+    layers: Mapping[str, Layer],
     batches: Iterable[Batch],
     add: Callable[[str, Tensor], None],
     objective: Callable[[Batch], Tensor],
@@ -83,7 +83,7 @@ def _show_gradients(
         gradients = torch.autograd.grad(objective(batch), weights, allow_unused=True)
         for name, gradient in zip(layers, gradients, strict=True):
             if gradient is not None:
-                add(name, gradient)
+                add(name, matrix(layers[name], gradient))
 
 
 @contextmanager

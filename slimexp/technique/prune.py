@@ -6,7 +6,7 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from slimexp.attachment import attach, attached
+from slimexp.attachment import Place, attach, attached
 from slimexp.data.base import Corpus
 from slimexp.importance.base import Calibrated, Importance
 from slimexp.importance.mask import Mask
@@ -15,7 +15,7 @@ from slimexp.pattern.base import Pattern
 from slimexp.schedule import Schedule
 from slimexp.technique.batches import calibration_batches
 from slimexp.technique.calibration import calibrate
-from slimexp.technique.coverage import coverage, covered_layers, latent
+from slimexp.technique.coverage import Layer, coverage, covered_weights, latent, matrix, place
 from slimexp.technique.finetune import Finetune, Training
 
 
@@ -71,11 +71,12 @@ class Prune(Finetune):
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         super().prepare(family, corpus, teacher)
-        self.layers = covered_layers(family, min_coverage=self.min_coverage)
+        self.layers = covered_weights(family, min_coverage=self.min_coverage)
+        self._check_inputs()
         self.masks = {name: mask_of(layer) for name, layer in self.layers.items()}
-        for name, mask in self.masks.items():
+        for name in self.masks:
             try:
-                self.pattern.split(mask.mask)
+                self.pattern.split(self._alive(name))
             except ValueError as error:
                 raise ValueError(f"layer '{name}': {error}") from error
         if self.sparsity and not self._short_of(self.sparsity):
@@ -102,16 +103,28 @@ class Prune(Finetune):
         statistics = self._calibrate()
         for names in short:
             scores = [self._score(name, statistics.get(name)) for name in names]
-            masks = [self.masks[name].mask for name in names]
+            masks = [self._alive(name) for name in names]
             for mask, kept in zip(masks, self.pattern.keep(scores, masks, target), strict=True):
                 mask.copy_(kept)
 
     def _short_of(self, target: float) -> list[list[str]]:
         """Layers that compete with each other and have not reached ``target`` yet."""
         together = [list(self.masks)] if self.pattern.across_layers else [[name] for name in self.masks]
-        return [
-            names for names in together if not self.pattern.reached([self.masks[name].mask for name in names], target)
-        ]
+        return [names for names in together if not self.pattern.reached([self._alive(name) for name in names], target)]
+
+    def _check_inputs(self) -> None:
+        if not isinstance(self.importance, Calibrated) or self.importance.observes != "input":
+            return
+        for name, layer in self.layers.items():
+            if latent(layer).ndim > 2:
+                raise ValueError(
+                    f"{type(self.importance).__name__} reads the inputs of layers, and '{name}' is the experts of a "
+                    "mixture in one, whose inputs do not show: choose an importance of weights or gradients"
+                )
+
+    def _alive(self, name: str) -> Tensor:
+        """The mask of a layer, [out, in]; writing to it writes to the mask."""
+        return matrix(self.layers[name], self.masks[name].mask)
 
     def _calibrate(self) -> dict[str, Tensor]:
         """Layer -> what the importance has observed of it; nothing where it looks at weights alone."""
@@ -126,20 +139,22 @@ class Prune(Finetune):
         return self.total(self.terms(batch))
 
     def _score(self, name: str, statistic: Tensor | None) -> Tensor:
-        scores = self.importance.score(latent(self.layers[name]).detach(), statistic)
+        layer = self.layers[name]
+        scores = self.importance.score(matrix(layer, latent(layer).detach()), statistic)
         if not scores.isfinite().all():
             raise ValueError(f"{type(self.importance).__name__} gave scores of layer '{name}' that are not finite")
         return scores.float()
 
 
-def mask_of(layer: nn.Module) -> Mask:
+def mask_of(layer: Layer) -> Mask:
     """The mask on the layer's weight; a new one, all alive, where there is none."""
-    for place, attachment in attached(layer):
-        if place.tensor == "weight" and isinstance(attachment, Mask):
+    module, tensor = place(layer)
+    for where, attachment in attached(module):
+        if where == Place("", tensor) and isinstance(attachment, Mask):
             return attachment
     weight = latent(layer)
     mask = Mask(shape=weight.shape).to(weight.device)
-    attach(layer, "weight", mask)
+    attach(module, tensor, mask)
     return mask
 
 

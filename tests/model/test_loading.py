@@ -131,7 +131,7 @@ def test_scratch_from_conf() -> None:
 
 def test_cut_out_is_the_cut_of_what_its_source_loads(tiny_folder: Tiny) -> None:
     nothing = Cut(
-        encoder_layers=None, decoder_layers=None, ffn=None, heads=None, hidden=None, calibration_batches=0
+        encoder_layers=None, decoder_layers=None, ffn=None, heads=None, hidden=None, experts=None, calibration_batches=0
     )  # fmt: skip
     source = Pretrained(path=str(tiny_folder("seq2seq")), max_length=32)
     assert len(CutOut(source=source, cut=nothing).load_tokenizer(texts)) == 259

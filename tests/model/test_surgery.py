@@ -11,8 +11,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
+    OPTConfig,
+    OPTForCausalLM,
 )
 
 from slimexp.config import build, compose
@@ -33,6 +33,7 @@ MODELS = {
     "mt5": ("seq2seq", {"model_type": "mt5"}),
     "llama": ("causal_lm", {}),
     "llama untied": ("causal_lm", {"tie_word_embeddings": False}),
+    "deepseek-llm": ("causal_lm", {"num_key_value_heads": 4}),
     "qwen2": ("causal_lm", {"model_type": "qwen2"}),  # biases
     "qwen3": ("causal_lm", {"model_type": "qwen3", "head_dim": 8}),  # norms within a head
     "bert": ("classification", {}),
@@ -43,7 +44,7 @@ WITH_HEADS = ["llama", "llama untied", "qwen2", "qwen3"]
 
 def cut(**kept: Any) -> Cut:
     return Cut(
-        **{"encoder_layers": None, "decoder_layers": None, "ffn": None, "heads": None, "hidden": None}
+        **{"encoder_layers": None, "decoder_layers": None, "ffn": None, "heads": None, "hidden": None, "experts": None}
         | {"calibration_batches": 0} | kept
     )  # fmt: skip
 
@@ -139,6 +140,50 @@ def test_heads_that_write_nothing_can_go(tiny: Tiny, name: str, calibrated: bool
     assert (config.num_key_value_heads, config.num_attention_heads) == (1, 2)
 
 
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_heads_that_are_silent_in_all_blocks_of_a_stack_of_t5_can_go(tiny: Tiny, calibrated: bool) -> None:
+    """They share one position table; cross-attention has none, and chooses block by block."""
+    family = model(tiny, "t5")
+    for name, layer in family.model.named_modules():
+        if name.endswith(".o"):
+            silent = slice(8, 24) if name.startswith("encoder") else slice(16, 32)
+            nn.init.zeros_(layer.weight[:, silent if "SelfAttention" in name else slice(0, 16)])
+    small = cut(heads=2).apply(family, [family.encode(ROWS)] if calibrated else [])
+    torch.testing.assert_close(logits(small), logits(family), atol=1e-5, rtol=1e-5)
+    assert small.model.config.num_heads == 2
+    assert small.model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.shape[1] == 2
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_neurons_of_gpt2_that_write_nothing_can_go(tiny: Tiny, calibrated: bool) -> None:
+    """Its weights are [in, out]."""
+    family = tiny("causal_lm", model_type="gpt2", n_inner=48)
+    zero(family, ("mlp.c_proj.weight", 0, torch.arange(0, 48, 3)))
+    small = cut(ffn=32).apply(family, [family.encode(ROWS)] if calibrated else [])
+    torch.testing.assert_close(logits(small), logits(family), atol=1e-5, rtol=1e-5)
+    assert small.model.config.n_inner == 32
+
+
+MIXTURE = {
+    "model_type": "deepseek_v3", "num_key_value_heads": 4, "kv_lora_rank": 16, "q_lora_rank": None, "v_head_dim": 8,
+    "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "moe_intermediate_size": 12, "n_routed_experts": 8,
+    "num_experts_per_tok": 2, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 2, "topk_group": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_experts_that_no_token_goes_to_can_go(tiny: Tiny, calibrated: bool) -> None:
+    family = tiny("causal_lm", **MIXTURE)
+    mixture = family.blocks()["decoder"][1].mlp
+    with torch.no_grad():
+        mixture.gate.e_score_correction_bias[torch.tensor([1, 3, 4, 6])] = 10.0  # far above sigmoids: these are chosen
+        if not calibrated:
+            mixture.experts.down_proj[torch.tensor([1, 3, 4, 6])] *= 10
+    small = cut(experts=4).apply(family, [family.encode(ROWS)] if calibrated else [])
+    torch.testing.assert_close(logits(small), logits(family), atol=1e-5, rtol=1e-5)
+    assert small.model.config.n_routed_experts == 4 and size(small) < size(family)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_blocks_that_write_nothing_can_go(tiny: Tiny, name: str) -> None:
     family = model(tiny, name)
@@ -231,9 +276,12 @@ def test_it_can_be_trained(tiny: Tiny) -> None:
         ("t5", {"ffn": 49}, r"cut\.ffn must be in 1\.\.48, the model's own; got 49"),
         ("t5", {"ffn": 0}, r"cut\.ffn must be in 1\.\.48, the model's own; got 0"),
         ("t5", {"hidden": 33}, r"cut\.hidden must be in 1\.\.32, the model's own; got 33"),
-        ("t5", {"heads": 2}, r"cut\.heads must be null for a model of type t5"),
+        ("bert", {"heads": 2}, r"cut\.heads must be null for a model of type bert"),
         ("bert", {"hidden": 16}, r"cut\.hidden must be null for a model of type bert"),
         ("llama", {"heads": 3}, r"cut\.heads must be in 1\.\.2, the model's own; got 3"),
+        ("deepseek-llm", {"heads": 3}, r"cut\.heads=3 gives a model .* not divide .* nearest that it does 2 and 4"),
+        ("llama", {"hidden": 18}, r"cut\.hidden=18 gives a model of type llama .* nearest that it does 16 and 20"),
+        ("t5", {"experts": 2}, r"cut\.experts must be null for a model of type t5: it has none"),
         ("t5", {"encoder_layers": [0, 2]}, r"cut\.encoder_layers must be rising indices in 0\.\.1.*got \[0, 2\]"),
         ("t5", {"decoder_layers": [1, 0]}, r"cut\.decoder_layers must be rising indices in 0\.\.1.*got \[1, 0\]"),
         ("t5", {"decoder_layers": [0, 0]}, r"cut\.decoder_layers must be rising"),
@@ -253,8 +301,8 @@ def test_what_cannot_be_cut(tiny: Tiny, name: str, kept: dict[str, Any], message
 
 def test_an_architecture_of_unknown_anatomy(tiny: Tiny) -> None:
     family = tiny("causal_lm")
-    family.model = GPT2LMHeadModel(GPT2Config(vocab_size=259, n_embd=16, n_layer=1, n_head=2, n_positions=16))
-    with pytest.raises(ValueError, match="a model of type gpt2 cannot be cut; types that can: bert, llama, "):
+    family.model = OPTForCausalLM(OPTConfig(vocab_size=259, hidden_size=12, num_hidden_layers=1))
+    with pytest.raises(ValueError, match="a model of type opt cannot be cut; types that can: bert, deepseek_v2, "):
         cut(ffn=4).apply(family, [])
 
 

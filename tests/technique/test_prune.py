@@ -16,6 +16,7 @@ from slimexp.importance.mask import Mask
 from slimexp.model.causal_lm import CausalLm
 from slimexp.model.seq2seq import Seq2Seq
 from slimexp.model.tokenizer import Bytes
+from slimexp.technique.coverage import covered_layers
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.prune import Prune
 
@@ -306,7 +307,7 @@ def test_taylor_without_a_loss() -> None:
 def test_no_linear_layer_names_what_was_looked_for_and_found() -> None:
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=259, n_embd=16, n_layer=1, n_head=2, n_positions=16))
     with pytest.raises(ValueError, match=r"looked for Linear in the blocks of GPT2LMHeadModel, found .*Conv1D \(4\)"):
-        prune().prepare(CausalLm(gpt2, Bytes().build([]), max_length=16), Words(), None)
+        covered_layers(CausalLm(gpt2, Bytes().build([]), max_length=16), min_coverage=0.0)
 
 
 def test_too_little_coverage() -> None:

@@ -1,0 +1,74 @@
+"""Pruning the vocabulary: the rows of the embeddings whose tokens no training text has."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Unpack
+
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from slimexp.attachment import attached
+from slimexp.data.base import Corpus
+from slimexp.model.anatomy import VOCABULARY, anatomy_of, size
+from slimexp.model.base import Family
+from slimexp.model.surgery import remove
+from slimexp.model.vocabulary import tokens_to_keep
+from slimexp.technique.finetune import Finetune, Training, share_of
+
+TEXTS_AT_ONCE = 1000
+
+
+class PruneVocabulary(Finetune):
+    """Remove tokens that training text does not use, then train what is left.
+
+    The tokenizer is renumbered, and writes other text in smaller pieces (see ``model.vocabulary``), so that the model
+    reads training text exactly as before. What it puts out lines up with the whole model's no more: a teacher must have
+    the new vocabulary.
+
+    Args:
+        multiple: How many tokens stay is a multiple of it.
+        training: See ``Training``.
+    """
+
+    def __init__(self, *, multiple: int, **training: Unpack[Training]) -> None:
+        super().__init__(**training)
+        if multiple < 1:
+            raise ValueError(f"multiple must be >= 1, got {multiple}")
+        self.multiple = multiple
+
+    @property
+    def alters(self) -> bool:
+        return True
+
+    def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
+        size(config, VOCABULARY)
+        if self.needs_teacher:
+            raise ValueError("no teacher reads the new vocabulary: leave out the loss, or distil in a stage before")
+        if any(stage.attaches for stage in before):
+            raise ValueError("removal comes first: masks and quantizers of earlier stages would not survive it")
+
+    def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
+        if any(attached(family.model)):
+            raise ValueError("removal comes first: the model has masks or quantizers, which would not survive it")
+        rows = size(family.model.config, VOCABULARY)
+        kept = tokens_to_keep(family.tokenizer, set(_ids(family, corpus)), rows=rows, multiple=self.multiple)
+        if len(kept) == rows:
+            raise ValueError(
+                f"all {rows} tokens are used, or stay so that any text can be written: leave this stage out"
+            )
+        anatomy = anatomy_of(family.model.config)
+        tables: list[Tensor] = [p for name, p in family.model.named_parameters() if VOCABULARY in anatomy.of(name)]
+        self.coverage = {"share": share_of(family, tables), "tokens_kept": len(kept) / rows}
+        whole = {stack: range(len(blocks)) for stack, blocks in family.blocks().items()}
+        super().prepare(remove(family, whole, {VOCABULARY: {"": kept}}), corpus, teacher)
+
+    def finish(self) -> dict[str, float]:
+        return self.coverage
+
+
+def _ids(family: Family, corpus: Corpus) -> Iterator[int]:
+    """Every token of the training text."""
+    texts = corpus.texts()
+    while some := list(islice(texts, TEXTS_AT_ONCE)):
+        for ids in family.token_ids(some, truncate=False):
+            yield from ids
