@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import baselines, distill_length, overhead, startup, sweep, wandb_runs
+from benchmarks import baselines, distill_length, overhead, prune_structured, startup, sweep, wandb_runs
 from slimexp import mirror
 from slimexp.data.base import Corpus, Example
 
@@ -237,3 +237,17 @@ def test_wandb_runs_are_all_whole_and_a_lost_one_is_missed(
     (log, *_) = tmp_path.rglob("*.wandb")
     log.unlink()
     assert len(mirror.check(tmp_path).faults) == 3
+
+
+@pytest.mark.fast
+def test_the_structured_benchmark_holds_means_against_targets(make_record: Callable[..., Any]) -> None:
+    base = {"cer": 0.015, "params_live": 100.0}
+    metrics = {"cer": 0.016, "params_live": 74.0, "latency_ratio": 0.8, "decode_ratio": 1.2, "latency_noisy": 0.0}
+    rows = [
+        make_record(baseline=base, metrics=metrics),
+        make_record(baseline=base, metrics=metrics | {"decode_ratio": 1.34}, seed=1),
+    ]
+    targets = {"kept": 0.98, "latency": 1.25, "decode": 1.25}
+    assert prune_structured.missed(rows, targets, 0.75) == []
+    assert prune_structured.missed(rows[:1], targets, 0.7) == ["decode 1.2 < 1.25", "parameters 0.74 > 0.7"]
+    assert "| 1 | 74.0% | 0.0150 | 0.0160 | 98.4% | 1.25x | 1.34x | 1 s |" in prune_structured.table(rows)

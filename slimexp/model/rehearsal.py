@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from slimexp.model.anatomy import ANATOMIES, FFN, HEADS, HIDDEN
+from slimexp.model.anatomy import FFN, HEADS, HIDDEN, anatomy_of, scope
 from slimexp.model.base import Family
 from slimexp.model.shape import readers, writers
-from slimexp.model.surgery import Kept, block
+from slimexp.model.survivors import Kept
 
 
 @contextmanager
@@ -49,10 +50,11 @@ def _only(blocks: nn.ModuleList, indices: Sequence[int]) -> Iterator[None]:
         blocks._modules = every
 
 
-def _read_masks(model: PreTrainedModel, axis: str, kept: Kept) -> Iterator[tuple[nn.Linear, Tensor]]:
-    anatomy = ANATOMIES[model.config.model_type]
+def _read_masks(model: PreTrainedModel, axis: str, kept: Kept) -> Iterator[tuple[nn.Module, Tensor]]:
+    anatomy = anatomy_of(model.config)
     for name, reader in readers(model, axis).items():
-        yield reader, _mask(reader.in_features, kept[block(name, anatomy)], model)
+        length = reader.get_parameter("weight").shape[0 if isinstance(reader, Conv1D) else 1]
+        yield reader, _mask(length, kept[scope(name, axis, anatomy)], model)
 
 
 def _mask(length: int, indices: Tensor, model: PreTrainedModel) -> Tensor:

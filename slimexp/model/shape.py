@@ -11,16 +11,16 @@ from collections.abc import Collection, Mapping, Sequence
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from slimexp.model.anatomy import ANATOMIES, FFN, HEADS, HIDDEN, KV_HEADS
+from slimexp.model.anatomy import FFN, HEADS, HIDDEN, KV_HEADS, Anatomy, anatomy_of, head_width, size
 from slimexp.model.base import parameters
-from slimexp.model.surgery import head_width
+from slimexp.model.survivors import admits, in_stack, with_queries
 
 Shape = Mapping[str, int]  # stack, or one of WIDTHS -> units
 LAYERS = "layers"
 WIDTHS = (HEADS, FFN, HIDDEN)
 AXES = (LAYERS, *WIDTHS)  # what a user may ask to be cut
-_FOLLOWS = {HEADS: HEADS, KV_HEADS: HEADS, FFN: FFN, HIDDEN: HIDDEN}  # axis of a dimension -> the width it scales with
 
 
 def whole(config: PreTrainedConfig) -> dict[str, int]:
@@ -29,18 +29,10 @@ def whole(config: PreTrainedConfig) -> dict[str, int]:
     Raises:
         ValueError: Its type has no known anatomy; names those that have.
     """
-    if config.model_type not in ANATOMIES:
-        raise ValueError(
-            f"a model of type {config.model_type} cannot be cut; types that can: {', '.join(sorted(ANATOMIES))}"
-        )
-    anatomy = ANATOMIES[config.model_type]
-    groups = KV_HEADS if KV_HEADS in anatomy.sizes else HEADS
-    keys = {**anatomy.depths} | {
-        width: anatomy.sizes[axis]
-        for width, axis in ((HEADS, groups), (FFN, FFN), (HIDDEN, HIDDEN))
-        if axis in anatomy.sizes
-    }
-    return {word: int(getattr(config, key)) for word, key in keys.items()}
+    anatomy = anatomy_of(config)
+    depths = {stack: int(getattr(config, key)) for stack, key in anatomy.depths.items()}
+    axes = {word: _axis(word, anatomy) for word in WIDTHS}
+    return depths | {word: size(config, axis) for word, axis in axes.items() if axis in anatomy.sizes}
 
 
 def lattice(config: PreTrainedConfig, axes: Collection[str], *, multiple: int) -> dict[str, list[int]]:
@@ -54,26 +46,39 @@ def lattice(config: PreTrainedConfig, axes: Collection[str], *, multiple: int) -
     Raises:
         ValueError: An axis that is none, or that this type cannot lose.
     """
-    dense = whole(config)
-    stacks = dense.keys() - set(WIDTHS)
+    dense, anatomy = whole(config), anatomy_of(config)
     possible = [axis for axis in AXES if axis == LAYERS or axis in dense]
     if wrong := [axis for axis in axes if axis not in possible]:
+        why = anatomy.refusals.get(wrong[0])
         raise ValueError(
             f"axes of a model of type {config.model_type} that can be cut are {', '.join(possible)}; got '{wrong[0]}'"
+            + (f": {why}" if why else "")
         )
-    entries = dict.fromkeys(dense, multiple)
-    if HEADS in dense:
-        entries[HEADS] = config.num_attention_heads // dense[HEADS] * head_width(config)
-    free = {word for word in dense if (LAYERS if word in stacks else word) in axes}
+    rows = {HEADS: _queries(config, anatomy) * head_width(config), FFN: 1, HIDDEN: 1}  # of a matrix, per unit
+    free = {word for word in dense if (word if word in WIDTHS else LAYERS) in axes}
     return {
         word: [
             units
-            for units in range(size, 0, -1)
-            if units == size
-            or (word in free and (word in stacks or units * (entries[word] if word == HEADS else 1) % multiple == 0))
+            for units in range(most, 0, -1)
+            if units == most or (word in free and (word not in WIDTHS or units * rows[word] % multiple == 0))
         ]
-        for word, size in dense.items()
+        for word, most in dense.items()
     }
+
+
+def possible(config: PreTrainedConfig, shape: Shape) -> bool:
+    """Whether transformers can load a model of this shape, and generate with it."""
+    anatomy = anatomy_of(config)
+    widths = {_axis(word, anatomy): units for word, units in shape.items() if word in WIDTHS}
+    # transformers (5.23) sizes the decoder's cache by the encoder's depth
+    return shape.get("decoder", 0) <= shape.get("encoder", math.inf) and admits(config, widths)
+
+
+def rows_of_units(config: PreTrainedConfig) -> dict[str, tuple[str, int]]:
+    """Axis of what survives, as ``surgery.remove`` takes it -> (width it belongs to, rows that stand for a unit)."""
+    anatomy, width = anatomy_of(config), head_width(config)
+    rows = {FFN: (FFN, 1), HIDDEN: (HIDDEN, 1), HEADS: (HEADS, _queries(config, anatomy) * width)}
+    return rows | ({KV_HEADS: (HEADS, width)} if anatomy.groups == KV_HEADS else {})
 
 
 class Census:
@@ -85,18 +90,16 @@ class Census:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.dense = whole(model.config)
-        anatomy = ANATOMIES[model.config.model_type]
-        stacks = list(anatomy.depths)
+        anatomy = anatomy_of(model.config)
         distinct = {id(p) for p in parameters(model)}
         parts: dict[tuple[str, int] | None, Counter[tuple[tuple[str, int], ...]]] = {}
         for name, parameter in model.named_parameters():
             if id(parameter) not in distinct:
                 continue
             axes = anatomy.of(name)  # of the first dimensions; nothing takes from the others
-            dimensions = tuple(
-                (_FOLLOWS.get(axes[i], "") if i < len(axes) else "", length) for i, length in enumerate(parameter.shape)
-            )
-            parts.setdefault(_place(name, anatomy.block, stacks), Counter())[dimensions] += 1
+            words = [_width(axis, anatomy) for axis in axes] + [""] * (parameter.ndim - len(axes))
+            dimensions = tuple(zip(words, parameter.shape, strict=True))
+            parts.setdefault(_place(name, anatomy), Counter())[dimensions] += 1
         self._outside = parts.pop(None, Counter())
         self._blocks = {place: frozenset(part.items()) for place, part in parts.items() if place is not None}
 
@@ -128,31 +131,48 @@ class Census:
         )
 
 
-def _place(name: str, block: str, stacks: Sequence[str]) -> tuple[str, int] | None:
-    """Stack and index of the block that holds the parameter called ``name``."""
-    if (found := re.search(block, name)) is None:
-        return None
-    return next((stack for stack in stacks if name.startswith(f"{stack}.")), stacks[0]), int(found[1])
-
-
-def readers(model: PreTrainedModel, axis: str) -> dict[str, nn.Linear]:
-    """Name -> every linear layer in the blocks that reads what ``axis`` counts."""
-    anatomy = ANATOMIES[model.config.model_type]
+def readers(model: PreTrainedModel, axis: str) -> dict[str, nn.Module]:
+    """Name -> every layer in the blocks that reads what ``axis`` counts; experts in one tensor are left out."""
+    anatomy, reads = anatomy_of(model.config), {nn.Linear: 1, Conv1D: 0}  # class -> dimension of the weight
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
+        if type(module) in reads
         and re.search(anatomy.block, f"{name}.")
-        and anatomy.of(f"{name}.weight")[1] == axis
+        and anatomy.of(f"{name}.weight")[reads[type(module)]] == axis
     }
 
 
 def writers(model: PreTrainedModel, axis: str) -> list[nn.Module]:
-    """Every layer that puts out what ``axis`` counts, embeddings included."""
-    anatomy = ANATOMIES[model.config.model_type]
-    puts_out = {nn.Linear: 0, nn.Embedding: 1}  # class -> the dimension of its weight that it puts out
-    return [
-        module
-        for name, module in model.named_modules()
-        if (dimension := puts_out.get(type(module))) is not None and anatomy.of(f"{name}.weight")[dimension] == axis
-    ]
+    """Everything that puts out what ``axis`` counts: layers, embeddings, and experts in one tensor."""
+    anatomy = anatomy_of(model.config)
+    found = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        module = model.get_submodule(name.rpartition(".")[0])
+        puts_out = 1 if isinstance(module, nn.Embedding | Conv1D) or parameter.ndim == 3 else 0
+        if parameter.ndim > 1 and (*anatomy.of(name), "")[puts_out] == axis:
+            found[id(module)] = module
+    return list(found.values())
+
+
+def _axis(word: str, anatomy: Anatomy) -> str:
+    """The axis whose size a width counts."""
+    return anatomy.groups if word == HEADS else word
+
+
+def _width(axis: str, anatomy: Anatomy) -> str:
+    """The width that a dimension scales with; "" where none."""
+    leader = anatomy.leader(axis)
+    width = HEADS if leader == KV_HEADS else leader
+    return width if width in WIDTHS and _axis(width, anatomy) in anatomy.sizes else ""
+
+
+def _queries(config: PreTrainedConfig, anatomy: Anatomy) -> int:
+    """Query heads in a group; 1 where heads cannot be cut."""
+    return with_queries(config, {KV_HEADS: 1})[HEADS] if anatomy.groups == KV_HEADS else 1
+
+
+def _place(name: str, anatomy: Anatomy) -> tuple[str, int] | None:
+    """Stack and index of the block that holds the parameter called ``name``."""
+    found = re.search(anatomy.block, name)
+    return None if found is None else (in_stack(name, dict.fromkeys(anatomy.depths, ())), int(found[1]))

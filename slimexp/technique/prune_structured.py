@@ -1,7 +1,7 @@
 """Structured pruning: blocks, heads, neurons and channels go, and a smaller plain model is trained on."""
 
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, Unpack
 
 import torch
@@ -14,7 +14,7 @@ from slimexp.data.base import Corpus
 from slimexp.importance.base import Importance
 from slimexp.model.base import IGNORE, Batch, Family
 from slimexp.model.rehearsal import rehearsed
-from slimexp.model.shape import HIDDEN, Census, Shape, lattice
+from slimexp.model.shape import HIDDEN, Census, Shape, lattice, possible
 from slimexp.model.surgery import remove
 from slimexp.target.base import Space, Target
 from slimexp.technique.batches import calibration_batches, training_batches
@@ -151,7 +151,7 @@ class PruneStructured(Finetune):
                     limit=limit,
                     loss=loss,
                     candidates=self.candidates,
-                    allowed=_can_generate,
+                    allowed=partial(possible, space.family.model.config),
                 )
             except Unreachable as error:
                 raise ValueError(
@@ -193,11 +193,6 @@ def _cross_entropy(family: Family, batch: Batch) -> Tensor:
     """Mean over the labels that count."""
     logits, _ = family.forward(batch)
     return cross_entropy(logits.flatten(0, -2).float(), batch["labels"].flatten(), ignore_index=IGNORE)
-
-
-def _can_generate(shape: Shape) -> bool:
-    """transformers (5.23) sizes the decoder's cache by the encoder's depth."""
-    return shape.get("decoder", 0) <= shape.get("encoder", shape.get("decoder", 0))
 
 
 def _on(device: torch.device, batch: Batch) -> Batch:

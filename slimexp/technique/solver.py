@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import islice, product
 
 from slimexp.model.shape import Shape
 
@@ -45,7 +45,7 @@ def solve(
         limit: Most that it may cost.
         loss: What the model of a shape loses on calibration text.
         candidates: Shapes whose loss is taken, at most.
-        allowed: Whether a shape can be at all; one with a unit of everything always can.
+        allowed: Whether a shape can be at all.
 
     Raises:
         Unreachable: No shape costs so little.
@@ -61,9 +61,12 @@ def solve(
         for word, options in useful.items()
         for units in options
     }
-    fitting = [shape for shape in _shapes(useful) if price(shape) <= limit and allowed(shape)]
+    fitting = (shape for shape in _shapes(useful) if price(shape) <= limit)
     ranked = sorted(fitting, key=lambda shape: math.fsum(damage[item] for item in shape.items()))
-    return min(ranked[:candidates], key=loss)
+    best = list(islice(filter(allowed, ranked), candidates))
+    if not best:
+        raise Unreachable(least, price(least))
+    return min(best, key=loss)
 
 
 def described(shape: Shape) -> str:

@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from slimexp.importance.base import Calibrated, Importance
 from slimexp.importance.block_influence import block_influence
-from slimexp.model.anatomy import ANATOMIES, FFN, HEADS, HIDDEN, KV_HEADS
-from slimexp.model.base import Batch, Family
-from slimexp.model.shape import WIDTHS, Shape, readers, whole
-from slimexp.model.surgery import Kept, block, head_width
+from slimexp.model.anatomy import anatomy_of, scope
+from slimexp.model.base import Batch, Family, Weight
+from slimexp.model.shape import WIDTHS, Shape, readers, rows_of_units, whole
+from slimexp.model.survivors import Kept
 from slimexp.technique.calibration import calibrate
-from slimexp.technique.coverage import latent
+from slimexp.technique.coverage import Layer, latent, matrix
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,15 @@ def rank(
         objective: The loss of a batch, for an importance that reads gradients.
     """
     config = family.model.config
-    anatomy = ANATOMIES[config.model_type]
-    dense, width = whole(config), head_width(config)
-    wanted = [word for word in WIDTHS if word in widths]
-    layers = {word: readers(family.model, word) for word in wanted}
+    anatomy, dense = anatomy_of(config), whole(config)
+    layers: dict[str, dict[str, Layer]] = {
+        word: {
+            name: Weight(layer, "weight") if isinstance(layer, Conv1D) else layer
+            for name, layer in readers(family.model, word).items()
+        }
+        for word in WIDTHS
+        if word in widths
+    }
     together = {name: layer for found in layers.values() for name, layer in found.items()}
     seen: Mapping[str, Tensor] = {}
     if together and isinstance(importance, Calibrated):
@@ -90,14 +96,13 @@ def rank(
     for word, found in layers.items():
         scores: dict[str, Tensor] = {}
         for name, layer in found.items():
-            each = _of_units(importance.score(latent(layer).detach(), seen.get(name)), dense[word], norm)
-            scope = "" if word == HIDDEN else block(name, anatomy)
-            scores[scope] = scores.get(scope, 0) + each / each.mean().clamp(min=1e-12)
-        units[word] = {scope: score.cpu().argsort(descending=True, stable=True) for scope, score in scores.items()}
-    entries = {FFN: (FFN, 1), HIDDEN: (HIDDEN, 1)}
-    if HEADS in wanted:
-        entries |= {HEADS: (HEADS, config.num_attention_heads // dense[HEADS] * width), KV_HEADS: (HEADS, width)}
-    return Ranking(_rank_blocks(family, batches(rows)), units, {a: e for a, e in entries.items() if e[0] in wanted})
+            weight = matrix(layer, latent(layer).detach())
+            each = _of_units(importance.score(weight, seen.get(name)), dense[word], norm)
+            place = scope(name, word, anatomy)
+            scores[place] = scores.get(place, 0) + each / each.mean().clamp(min=1e-12)
+        units[word] = {place: score.cpu().argsort(descending=True, stable=True) for place, score in scores.items()}
+    entries = {axis: entry for axis, entry in rows_of_units(config).items() if entry[0] in units}
+    return Ranking(_rank_blocks(family, batches(rows)), units, entries)
 
 
 def _of_units(scores: Tensor, units: int, norm: float) -> Tensor:
@@ -108,7 +113,7 @@ def _of_units(scores: Tensor, units: int, norm: float) -> Tensor:
 @torch.no_grad()
 def _rank_blocks(family: Family, batches: Iterable[Batch]) -> dict[str, list[int]]:
     """Stack -> its blocks, most influential first; one that must stay is the very first."""
-    first = ANATOMIES[family.model.config.model_type].first_block_stays
+    first = anatomy_of(family.model.config).first_block_stays
     totals = {stack: torch.zeros(len(blocks)) for stack, blocks in family.blocks().items()}
 
     def look(stack: str, index: int, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
