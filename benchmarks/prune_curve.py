@@ -34,7 +34,14 @@ def overrides(method: str, sparsity: float, seed: int, arguments: argparse.Names
         own += [f"{stage}.steps=0", f"importance@{stage}.importance={method}", f"~{stage}.losses.kl"]
     if method == "magnitude":
         own.append(f"{stage}.pattern.scope=layer")
-    return ["+experiment=prune_llama", "logger=none", "measure=[task]", *arguments.overrides, *own]
+    return [
+        "+experiment=prune_llama",
+        "logger=none",
+        "measure=[task]",
+        "measure.task.limit=null",
+        *arguments.overrides,
+        *own,
+    ]
 
 
 def measured(arguments: argparse.Namespace) -> tuple[float, Curves]:

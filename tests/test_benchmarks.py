@@ -209,6 +209,7 @@ def test_a_point_of_a_pruning_curve_is_one_command(method: str) -> None:
     cfg = compose(prune_curve.overrides(method, 0.3, 1, arguments))
     check(cfg)
     assert (cfg.pipeline.prune.steps > 0) == ("kl" in cfg.pipeline.prune.losses) == (method == "finetuned")
+    assert cfg.pipeline.prune.importance._target_.endswith({"magnitude": "Magnitude"}.get(method, "Wanda"))
 
 
 @pytest.mark.parametrize("module", [baselines, distill_length, overhead, prune_curve, startup, sweep])

@@ -139,9 +139,9 @@ class Prune(Finetune):
         elif isinstance(self.importance, Learned):
             for name, layer in self.layers.items():
                 weight = latent(layer)
-                if weight.grad is not None:  # an expert that no token went to has none
-                    step = self.importance.learn(weight.detach(), weight.grad)
-                    self.learned[name] = self.learned[name].add_(step) if name in self.learned else step
+                gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad  # an expert without a token
+                step = self.importance.learn(weight.detach(), gradient)
+                self.learned[name] = self.learned[name].add_(step) if name in self.learned else step
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         total = super().total(terms)
