@@ -1,6 +1,7 @@
 """What holds for every test: no network, no tracking, one thread, nothing that changes from run to run."""
 
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,12 @@ TINY: dict[str, dict[str, Any]] = {  # task -> config of a model that is trained
 def _refuse_outside(host: Any) -> None:
     if isinstance(host, str) and host and not host.startswith(LOOPBACK):
         raise OSError(f"tests reach no network: refused {host}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _heed_interrupts() -> None:
+    """A shell has what runs in its background ignore interrupts, and the processes that tests start inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -90,12 +90,8 @@ def test_an_interrupt_ends_it_quietly_and_it_writes_nothing(runs: Path) -> None:
     command = [sys.executable, "-m", "slimexp.report", str(runs), "--watch"]
     before = set(runs.rglob("*"))
     root = Path(__file__).parents[2]
-
-    def heed() -> None:  # a test run in the background hands down that interrupts are ignored
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
     with subprocess.Popen(
-        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ, preexec_fn=heed
+        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
     ) as process:
         try:
             assert process.stdout is not None
