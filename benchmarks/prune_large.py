@@ -207,7 +207,11 @@ def kernels_table(taken: Mapping[int, tuple[float, float]]) -> str:
 def missed(costs: Mapping[str, Cost]) -> list[str]:
     """Targets that were not met."""
     slow = [f"{name} took {one.seconds:.0f} s" for name, one in costs.items() if one.seconds > ARMS[name].seconds]
-    large = [f"{name} took {one.memory:.2f} of memory" for name, one in costs.items() if (one.memory or 0) > MEMORY]
+    large = [
+        f"{name} took {one.memory:.2f} times the weights in memory"
+        for name, one in costs.items()
+        if (one.memory or 0) > MEMORY
+    ]
     return slow + large
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from slimexp.config import build, compose
 from slimexp.data.base import Corpus
 from slimexp.model.base import Family
+from slimexp.model.loading import without_bars
 from slimexp.technique.batches import calibration_batches
 
 PEERS = Path(__file__).parent / "peers"
@@ -87,7 +88,8 @@ def theirs(importance: str, pattern: str, family: Family, rows: list[list[int]],
     """
     with tempfile.TemporaryDirectory() as folder:
         model, into = Path(folder, "model"), Path(folder, "weights.pt")
-        family.model.save_pretrained(model)
+        with without_bars():
+            family.model.save_pretrained(model)
         family.tokenizer.save_pretrained(model)
         task: dict[str, Any] = {
             "model": str(model), "into": str(into), "rows": rows, "importance": importance,

@@ -1,4 +1,4 @@
-"""llm-compressor prunes a causal language model; ``benchmarks.prune_peers`` runs this where slimexp is not installed."""
+"""llm-compressor prunes a causal language model: ``benchmarks.prune_peers`` runs this in an environment of its own."""
 
 import json
 import sys
@@ -18,9 +18,7 @@ def recipe(importance: str, structure: str, sparsity: float) -> object:
             "targets": ["re:.*proj.weight"],
             "mask_structure": "unstructured" if structure == "0:0" else structure,
         }
-        return MagnitudePruningModifier(
-            init_sparsity=0.0, final_sparsity=sparsity, start=0.0, end=1.0, update_frequency=1.0, **common
-        )
+        return MagnitudePruningModifier(init_sparsity=0.0, final_sparsity=sparsity, start=0.0, end=1.0, **common)
     modifier = {"sparsegpt": SparseGPTModifier, "wanda": WandaPruningModifier}[importance]
     return modifier(sparsity=sparsity, **common)
 
