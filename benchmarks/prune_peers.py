@@ -48,11 +48,11 @@ class Row(NamedTuple):
     seconds: float
 
 
-def loaded() -> tuple[Family, Corpus]:
-    """The shipped Llama and its corpus."""
-    cfg = compose(["data=python_source", "model=llama_python_source"])
-    corpus: Corpus = build(cfg.data)
-    return build(cfg.model).load(task=corpus.task, texts=corpus.texts, labels=corpus.labels), corpus
+def loaded(corpus: Corpus) -> Family:
+    """The shipped Llama."""
+    source = build(compose(["model=llama_python_source"]).model)
+    family: Family = source.load(task=corpus.task, texts=corpus.texts, labels=corpus.labels)
+    return family
 
 
 def graded(family: Family, corpus: Corpus, rows: int, seconds: float) -> Row:
@@ -132,20 +132,21 @@ def main() -> None:
     python = arguments.environments / PEER / "bin" / "python"
     if not python.exists():
         sys.exit(f"no {python}: run sh benchmarks/peers/setup.sh")
-    family, corpus = loaded()
+    corpus: Corpus = build(compose(["data=python_source"]).data)
+    family = loaded(corpus)
     calibration = calibration_batches(corpus, family, rows=ROWS, seed=0)
     tokens = [batch["input_ids"][0].tolist() for batch in calibration]
     dense = graded(family, corpus, arguments.rows, 0.0)
     rows: dict[tuple[str, str], tuple[Row, Row | str]] = {}
     for pattern in arguments.patterns:
         for importance in arguments.importances:
-            family, _ = loaded()
+            family = loaded(corpus)
             try:
                 seconds = theirs(importance, pattern, family, tokens, python)
                 peer: Row | str = graded(family, corpus, arguments.rows, seconds)
             except RuntimeError as error:
                 peer = str(error)
-            family, _ = loaded()
+            family = loaded(corpus)
             own = graded(family, corpus, arguments.rows, ours(importance, pattern, family, corpus))
             rows[pattern, importance] = own, peer
             print(f"{pattern}, {importance}: {own}, {peer}", flush=True)

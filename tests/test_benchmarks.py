@@ -204,7 +204,7 @@ def test_a_toy_goes_through_every_way_to_prune(capsys: pytest.CaptureFixture[str
 def test_a_slow_arm_and_a_large_one_miss_their_targets() -> None:
     costs = {"wanda": prune_large.Cost(61, 1.2, 0.5), "sparsegpt": prune_large.Cost(61, 1.6, 0.5)}
     assert prune_large.missed(costs) == ["wanda took 61 s", "sparsegpt took 1.60 times the weights in memory"]
-    assert "| 16 | 2.00 | 1.00 | 2.00x |" in prune_large.kernels_table({16: (2.0, 1.0)})
+    assert "| 16 | graph | 2.00 | 1.00 | 2.00x |" in prune_large.kernels_table({(16, "graph"): (2.0, 1.0)})
 
 
 @pytest.mark.fast
