@@ -13,7 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import baselines, distill_length, overhead, prune_curve, prune_structured, startup, sweep, wandb_runs
+from benchmarks import (
+    baselines,
+    distill_length,
+    overhead,
+    prune_curve,
+    prune_large,
+    prune_peers,
+    prune_structured,
+    startup,
+    sweep,
+    wandb_runs,
+)
 from slimexp import mirror
 from slimexp.data.base import Corpus, Example
 
@@ -212,7 +223,45 @@ def test_a_point_of_a_pruning_curve_is_one_command(method: str) -> None:
     assert cfg.pipeline.prune.importance._target_.endswith({"magnitude": "Magnitude"}.get(method, "Wanda"))
 
 
-@pytest.mark.parametrize("module", [baselines, distill_length, overhead, prune_curve, startup, sweep])
+def test_a_toy_goes_through_every_way_to_prune(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--toy", "wanda 2:4", "pipeline.prune.importance.rows=2"])
+    prune_large.main()
+    said = capsys.readouterr().out
+    assert "| wanda 2:4 | 50.0% |" in said and "| no GPU | 1.5 |" in said and "need a CUDA GPU" in said
+
+
+@pytest.mark.fast
+def test_a_slow_arm_and_a_large_one_miss_their_targets() -> None:
+    costs = {"wanda": prune_large.Cost(61, 1.2, 0.5), "sparsegpt": prune_large.Cost(61, 1.6, 0.5)}
+    assert prune_large.missed(costs) == ["wanda took 61 s", "sparsegpt took 1.60 times the weights in memory"]
+    assert "| 16 | graph | 2.00 | 1.00 | 2.00x |" in prune_large.kernels_table({(16, "graph"): (2.0, 1.0)})
+
+
+@pytest.mark.fast
+def test_a_peer_is_better_only_if_it_prunes_as_much() -> None:
+    own, peer = prune_peers.Row(4.0, 0.5, 1), prune_peers.Row(3.9, 0.5, 1)
+    assert prune_peers.higher(own, peer, 0.01) and not prune_peers.higher(own, peer, 0.05)
+    assert not prune_peers.higher(own, peer._replace(zeros=0.0), 0.01)
+    lines = prune_peers.table(own, {("2:4", "wanda"): (own, peer), ("2:4", "magnitude"): (own, "no")}).splitlines()
+    assert lines[3] == "| 2:4 | wanda | 4.000 | 50.0% | 1 | 3.900 | 50.0% | 1 |"
+    assert lines[4] == "| 2:4 | magnitude | 4.000 | 50.0% | 1 | failed: no | | |"
+
+
+COMMANDS = [
+    baselines,
+    distill_length,
+    overhead,
+    prune_curve,
+    prune_large,
+    prune_peers,
+    prune_structured,
+    startup,
+    sweep,
+]
+
+
+@pytest.mark.parametrize("module", COMMANDS)
 def test_docstrings_say_the_command(module: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmark", "--help"])
     with pytest.raises(SystemExit, match="0"):

@@ -1,12 +1,14 @@
 """What every importance is: a score per weight; pruning keeps the highest."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 Observed = Literal["input", "gradient"]
+Strip = tuple[int, int, float]  # columns from, to, and the share of zeros that is due among them
+Choose = Callable[[Tensor, Tensor, float], Tensor]  # scores, what is alive, share of zeros -> what stays
 
 
 class Importance(ABC):
@@ -124,3 +126,30 @@ class Gated(Importance):
     @abstractmethod
     def gate(self, shape: Sequence[int]) -> Gate:
         """A gate, wide open, for a weight of ``shape``."""
+
+
+class Compensating(Calibrated):
+    """Also moves the weights that stay, so that they make up for those that go.
+
+    Attributes:
+        strip: Columns whose weights are chosen together, where the pattern leaves that open.
+    """
+
+    strip: int
+
+    @abstractmethod
+    def prune(
+        self, weight: Tensor, alive: Tensor, statistic: Tensor, strips: Iterable[Strip], choose: Choose
+    ) -> tuple[Tensor, Tensor]:
+        """Choose strip after strip, from left to right, and move what stays.
+
+        Args:
+            weight: [out, in], without gradient.
+            alive: Bool, same shape; what is dead counts as zero and stays so.
+            statistic: What the calibration of this layer came to.
+            strips: Columns that are decided together, in order; together they are all columns.
+            choose: Picks what stays in a strip.
+
+        Returns:
+            The new weight in float32, zero where it is dead, and what is alive now.
+        """

@@ -9,9 +9,9 @@ class Wanda(Calibrated):
     """``|W_ij| ||X_j||_2``, where ``X_j`` is input channel j at every token of the calibration.
 
     Sun et al. 2023, "A simple and effective pruning approach for large language models", equation 1. The paper
-    compares the weights of one output row with each other (``pattern.scope=row``). It scores layer by layer, each
-    behind layers that are pruned already; here all layers are scored on the model as it stands, and anew whenever
-    the masks grow.
+    compares the weights of one output row with each other (``pattern.scope=row``), and scores block by block, each
+    behind blocks that are pruned already. So it is here, anew whenever the masks grow; with ``pattern.scope=global``
+    alone all layers are scored on the model as it stands.
     """
 
     observes = "input"

@@ -1,7 +1,7 @@
 """What every pattern is: where zeros may be, and which weights compete with each other for staying."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -24,10 +24,14 @@ class Pattern(ABC):
     Attributes:
         across_layers: Whether the units of all layers are one group; then ``split`` must give one group per layer.
         any_share: Whether any sparsity can be met, to within a unit.
+        width: Columns of a unit.
+        group_width: Columns of a group; ``None`` where a group is as wide as the weight.
     """
 
     across_layers: bool = False
     any_share: bool = True
+    width: int = 1
+    group_width: int | None = None
 
     def validate(self, sparsity: float) -> None:
         """Refuse a target that cannot be met.
@@ -99,6 +103,31 @@ class Pattern(ABC):
         kept = self.keep(scores, alive, 1 - (1 - sparsity) * (1 - share))
         wish = [torch.where(live, torch.inf, value) for live, value in zip(kept, growth, strict=True)]
         return self.keep(wish, [torch.ones_like(live) for live in alive], sparsity)
+
+    def strips(self, shape: torch.Size, sparsity: float, *, about: int) -> Iterator[tuple[int, int, float]]:
+        """Divide a weight into strips of columns, for those who decide on one after the other.
+
+        Args:
+            shape: Of the weight, [out, in].
+            sparsity: Share of the units of every group that is zero, in [0, 1).
+            about: Columns to a strip. It holds whole units, and exactly one group to a row where groups are narrower
+                than the weight.
+
+        Yields:
+            The strip's columns, from and to; and its share of zeros, such that strips which keep to theirs make
+            ``sparsity`` to within half a unit.
+        """
+        rows, columns = shape
+        width = self.group_width or max(about // self.width, 1) * self.width
+        units, zeros = 0, 0
+        for begin in range(0, columns, width):
+            end = min(begin + width, columns)
+            if self.group_width:
+                yield begin, end, sparsity
+                continue
+            before, units = units, self.split(torch.empty(rows, end, device="meta")).shape[1]
+            already, zeros = zeros, round(sparsity * units)
+            yield begin, end, (zeros - already) / (units - before)
 
     def _living(self, alive: Sequence[Tensor]) -> Tensor:
         """[groups, units]: whether a unit has a live entry."""

@@ -21,6 +21,7 @@ class NM(Pattern):
         if m < 2:
             raise ValueError(f"m must be >= 2 neighbours, got {m}")
         self.m = m
+        self.group_width = m
 
     def validate(self, sparsity: float) -> None:
         super().validate(sparsity)

@@ -12,6 +12,38 @@ from slimexp.model.base import Batch, Family
 from slimexp.technique.coverage import Layer, latent, matrix, place
 
 
+class Statistics:
+    """Layer -> the sum of what the importance made of every row.
+
+    Args:
+        importance: Makes numbers of what it is shown.
+        layers: The layers, by name.
+    """
+
+    def __init__(self, importance: Calibrated, layers: Mapping[str, Layer]) -> None:
+        self.importance = importance
+        self.layers = layers
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, name: str, observed: Tensor) -> None:
+        layer = self.layers[name]
+        part = self.importance.observe(matrix(layer, latent(layer).detach()), observed.detach())
+        self._sums[name] = self._sums[name].add_(part) if name in self._sums else part
+
+    def complete(self) -> dict[str, Tensor]:
+        """The sums.
+
+        Raises:
+            ValueError: A layer was never used (an expert that no token went to, say).
+        """
+        if unseen := self.layers.keys() - self._sums.keys():
+            raise ValueError(
+                f"layer '{min(unseen)}' had no part in the {self.importance.rows} rows that "
+                f"{type(self.importance).__name__} was calibrated on: raise importance.rows"
+            )
+        return self._sums
+
+
 def calibrate(
     importance: Calibrated,
     family: Family,
@@ -20,7 +52,7 @@ def calibrate(
     *,
     objective: Callable[[Batch], Tensor],
 ) -> dict[str, Tensor]:
-    """Layer -> the sum of what the importance made of every batch.
+    """Layer -> the sum of what the importance made of every batch, the model as it stands.
 
     The model runs without dropout and in the precision of its weights, with the masks and quantizers that are on it.
     It is left as it was, gradients and random state included.
@@ -33,57 +65,34 @@ def calibrate(
         objective: The training loss of a batch; read where gradients are observed.
 
     Raises:
-        ValueError: A layer was never used (an expert that no token went to, say).
+        ValueError: A layer was never used.
     """
-    sums: dict[str, Tensor] = {}
-
-    def add(name: str, observed: Tensor) -> None:
-        part = importance.observe(matrix(layers[name], latent(layers[name]).detach()), observed.detach())
-        sums[name] = sums[name].add_(part) if name in sums else part
-
     with undisturbed(family):
         on_device = ({name: tensor.to(family.device) for name, tensor in batch.items()} for batch in batches)
         if importance.observes == "input":
-            _show_inputs(family, layers, on_device, add)
+            with watching(importance, layers) as statistics, torch.no_grad():
+                for batch in on_device:
+                    family.forward(batch)
         else:
-            _show_gradients(layers, on_device, add, objective)
-    if unseen := layers.keys() - sums.keys():
-        raise ValueError(
-            f"layer '{min(unseen)}' had no part in the {importance.rows} rows that {type(importance).__name__} was "
-            "calibrated on: raise importance.rows"
-        )
-    return sums
+            statistics = Statistics(importance, layers)
+            _show_gradients(statistics, on_device, objective)
+    return statistics.complete()
 
 
-@torch.no_grad()
-def _show_inputs(
-    family: Family, layers: Mapping[str, Layer], batches: Iterable[Batch], add: Callable[[str, Tensor], None]
-) -> None:
+@contextmanager
+def watching(importance: Calibrated, layers: Mapping[str, Layer]) -> Iterator[Statistics]:
+    """Statistics of the inputs that ``layers`` read within the context, one row to a call."""
+    statistics = Statistics(importance, layers)
+
     def look(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        add(name, inputs[0].flatten(0, -2))
+        statistics.add(name, inputs[0].flatten(0, -2))
 
     hooks = [place(layer)[0].register_forward_pre_hook(partial(look, name)) for name, layer in layers.items()]
     try:
-        for batch in batches:
-            family.forward(batch)
+        yield statistics
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@torch.enable_grad()
-def _show_gradients(
-    layers: Mapping[str, Layer],
-    batches: Iterable[Batch],
-    add: Callable[[str, Tensor], None],
-    objective: Callable[[Batch], Tensor],
-) -> None:
-    weights = [latent(layer) for layer in layers.values()]
-    for batch in batches:
-        gradients = torch.autograd.grad(objective(batch), weights, allow_unused=True)
-        for name, gradient in zip(layers, gradients, strict=True):
-            if gradient is not None:
-                add(name, matrix(layers[name], gradient))
 
 
 @contextmanager
@@ -96,3 +105,24 @@ def undisturbed(family: Family) -> Iterator[None]:
             yield
     finally:
         family.model.train(training)
+
+
+@contextmanager
+def visiting(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """``module`` is on ``device`` for as long, then back where it was."""
+    home = next(module.parameters()).device
+    nn.Module.to(module, device)
+    try:
+        yield
+    finally:
+        nn.Module.to(module, home)
+
+
+@torch.enable_grad()
+def _show_gradients(statistics: Statistics, batches: Iterable[Batch], objective: Callable[[Batch], Tensor]) -> None:
+    weights = [latent(layer) for layer in statistics.layers.values()]
+    for batch in batches:
+        gradients = torch.autograd.grad(objective(batch), weights, allow_unused=True)
+        for name, gradient in zip(statistics.layers, gradients, strict=True):
+            if gradient is not None:
+                statistics.add(name, matrix(statistics.layers[name], gradient))

@@ -64,9 +64,11 @@ class Finetune(pl.LightningModule):
 
     Attributes:
         attaches: Whether it leaves masks or quantizers on the weights.
+        workplace: Where to compute outside of training; ``None`` for where the model is.
     """
 
     attaches: ClassVar[bool] = False
+    workplace: torch.device | None = None
 
     def __init__(self, **training: Unpack[Training]) -> None:
         super().__init__()

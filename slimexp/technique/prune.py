@@ -1,26 +1,26 @@
 """Pruning: zeros that stay zero, in any pattern, one-shot or along a schedule while training."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from slimexp.attachment import Place, attach, attached
 from slimexp.data.base import Corpus
-from slimexp.importance.base import Calibrated, Gated, Importance, Learned
-from slimexp.importance.mask import Mask
+from slimexp.importance.base import Calibrated, Compensating, Gated, Importance, Learned
 from slimexp.model.base import Batch, Family
 from slimexp.pattern.base import Pattern
 from slimexp.schedule import Schedule
 from slimexp.technique.allocation import Sensitivity
 from slimexp.technique.batches import calibration_batches, training_batches
-from slimexp.technique.calibration import calibrate, undisturbed
-from slimexp.technique.coverage import Layer, coverage, covered_weights, latent, matrix, place
+from slimexp.technique.calibration import calibrate, undisturbed, visiting
+from slimexp.technique.coverage import coverage, covered_weights, latent, matrix
 from slimexp.technique.finetune import Finetune, Training
 from slimexp.technique.gating import Gating
+from slimexp.technique.masking import mask_of, sparsity
 from slimexp.technique.regrowth import dense_gradients
+from slimexp.technique.sequential import calibrate_blocks
 
 
 class Prune(Finetune):
@@ -32,9 +32,13 @@ class Prune(Finetune):
     zero and wakes as many with the largest gradients, as zeros (Evci et al. 2020, "Rigging the lottery", where
     ``schedule.start: 1`` keeps the sparsity what it is at the end; the share falls along half a cosine).
 
+    What is observed of a layer's inputs is observed block by block, each behind blocks whose masks have grown
+    already; where layers compete with each other, or gradients are observed, on the model as it stands.
+
     Args:
-        importance: Scores the weights; one that is calibrated reads training text whenever the masks grow; one that
-            is learned or gated needs ``steps``.
+        importance: Scores the weights; one that is calibrated reads training text whenever the masks grow, one that
+            compensates moves the weights that stay then (along a schedule: Kurtic et al. 2022, "The optimal BERT
+            surgeon"), and one that is learned or gated needs ``steps``.
         pattern: Where zeros may be, and which weights compete.
         sparsity: Share of the weights that are zero at the end, in [0, 1).
         schedule: Share of the target as a function of progress up to ``ramp``; must end at 1.
@@ -79,11 +83,21 @@ class Prune(Finetune):
         if regrow and not training["steps"]:
             raise ValueError("regrow needs training between updates: set steps, or regrow=0")
         _check_learned(importance, sparsity=sparsity, steps=training["steps"], regrow=regrow)
+        if isinstance(importance, Compensating) and pattern.across_layers:
+            raise ValueError(
+                f"{type(importance).__name__} makes up for zeros within a layer, so that layers cannot compete for "
+                "them: set pattern.scope=layer"
+            )
         if allocation is not None:
             _check_allocation(allocation, importance, pattern, sparsity)
         if isinstance(importance, Calibrated) and importance.observes == "gradient" and not training["losses"]:
             name = type(importance).__name__
             raise ValueError(f"{name} needs the gradient of a loss: add one, e.g. /loss@losses.ce: cross_entropy")
+        if isinstance(importance, Compensating) and pattern.across_layers:
+            raise ValueError(
+                f"{type(importance).__name__} makes up for zeros within a layer, so that layers cannot compete for "
+                "them: set pattern.scope=layer"
+            )
         self.importance = importance
         self.pattern = pattern
         self.sparsity = sparsity
@@ -192,12 +206,52 @@ class Prune(Finetune):
         self._allocate()
         if not (short := self._short_of(share)):
             return
-        statistics = self._calibrate()
-        for names in short:
-            scores = [self._score(name, statistics.get(name)) for name in names]
-            masks = [self._alive(name) for name in names]
-            for mask, kept in zip(masks, self.pattern.keep(scores, masks, share * self.targets[names[0]]), strict=True):
-                mask.copy_(kept)
+        by_inputs = isinstance(self.importance, Calibrated) and self.importance.observes == "input"
+        if by_inputs and not self.pattern.across_layers:
+            self._block_by_block({name for names in short for name in names}, share)
+            return
+        with visiting(self.family.model, self._where()):
+            statistics = self._calibrate()
+            for names in short:
+                self._choose(names, share, statistics)
+
+    def _block_by_block(self, short: set[str], share: float) -> None:
+        """Bring the layers in ``short`` to ``share`` of their target, each behind blocks that are there already."""
+
+        def prune(statistics: Mapping[str, Tensor]) -> None:
+            for name in (name for name in statistics if name in short):
+                if isinstance(self.importance, Compensating):
+                    self._compensate(self.importance, name, share, statistics[name])
+                else:
+                    self._choose([name], share, statistics)
+
+        assert isinstance(self.importance, Calibrated)
+        batches, device = list(self._calibration_batches()), self._where()
+        calibrate_blocks(self.importance, self.family, self.layers, batches, device=device, prune=prune)
+
+    def _choose(self, names: Sequence[str], share: float, statistics: Mapping[str, Tensor]) -> None:
+        """Bring layers that compete with each other to ``share`` of their target."""
+        scores = [self._score(name, statistics.get(name)) for name in names]
+        masks = [self._alive(name) for name in names]
+        for mask, kept in zip(masks, self.pattern.keep(scores, masks, share * self.targets[names[0]]), strict=True):
+            mask.copy_(kept)
+
+    def _compensate(self, importance: Compensating, name: str, share: float, statistic: Tensor) -> None:
+        """Bring a layer to ``share`` of its target, and move the weights that stay."""
+        weight, mask = matrix(self.layers[name], latent(self.layers[name])), self._alive(name)
+
+        def choose(scores: Tensor, alive: Tensor, zeros: float) -> Tensor:
+            return self.pattern.keep([scores], [alive], zeros)[0]
+
+        strips = self.pattern.strips(weight.shape, share * self.targets[name], about=importance.strip)
+        try:
+            new, kept = importance.prune(weight, mask, statistic, strips, choose)
+        except ValueError as error:
+            raise ValueError(f"layer '{name}': {error}") from error
+        if not new.isfinite().all():
+            raise ValueError(f"{type(importance).__name__} gave weights of layer '{name}' that are not finite")
+        weight.copy_(new)
+        mask.copy_(kept)
 
     def _check_inputs(self) -> None:
         if not isinstance(self.importance, Calibrated) or self.importance.observes != "input":
@@ -285,8 +339,15 @@ class Prune(Finetune):
         if not isinstance(self.importance, Calibrated):
             own = self.gating.levels() if self.gating is not None else self.learned
             return {name: matrix(self.layers[name], statistic) for name, statistic in own.items()}
-        batches = calibration_batches(self.corpus, self.family, rows=self.importance.rows, seed=self.seed)
+        batches = self._calibration_batches()
         return calibrate(self.importance, self.family, self.layers, batches, objective=self._objective)
+
+    def _calibration_batches(self) -> Iterator[Batch]:
+        assert isinstance(self.importance, Calibrated)
+        return calibration_batches(self.corpus, self.family, rows=self.importance.rows, seed=self.seed)
+
+    def _where(self) -> torch.device:
+        return self.workplace or self.family.device
 
     def _objective(self, batch: Batch) -> Tensor:
         if self.teacher_family is not None:  # after training, Lightning leaves it on another device than the student
@@ -325,21 +386,3 @@ def _check_allocation(allocation: Sensitivity, importance: Importance, pattern: 
         raise ValueError(
             f"sparsity {sparsity} is more than the last of allocation.sparsities, {allocation.sparsities[-1]}: add one"
         )
-
-
-def mask_of(layer: Layer) -> Mask:
-    """The mask on the layer's weight; a new one, all alive, where there is none."""
-    module, tensor = place(layer)
-    for where, attachment in attached(module):
-        if where == Place("", tensor) and isinstance(attachment, Mask):
-            return attachment
-    weight = latent(layer)
-    mask = Mask(shape=weight.shape).to(weight.device)
-    attach(module, tensor, mask)
-    return mask
-
-
-def sparsity(masks: Mapping[str, Mask]) -> float:
-    """Share of zeros in all masks together."""
-    alive = sum(int(mask.mask.sum()) for mask in masks.values())
-    return 1 - alive / sum(mask.mask.numel() for mask in masks.values())

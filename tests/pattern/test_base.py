@@ -100,3 +100,20 @@ def test_not_reached_while_a_group_is_short(pattern: Pattern) -> None:
 def test_a_target_out_of_range_is_refused(pattern: Pattern, sparsity: float) -> None:
     with pytest.raises(ValueError, match=rf"sparsity must be in \[0, 1\), got {sparsity}"):
         pattern.validate(sparsity)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("sparsity", [0.25, 0.5, 0.75])
+def test_strips_decided_one_after_the_other_reach_the_target(pattern: Pattern, sparsity: float) -> None:
+    if pattern.across_layers:
+        pytest.skip("strips are of one layer")
+    ((score, mask),) = layers(pattern)
+    kept, at = torch.zeros_like(mask), 0
+    for begin, end, share in pattern.strips(mask.shape, sparsity, about=6):
+        assert begin == at < end
+        kept[:, begin:end] = pattern.keep([score[:, begin:end]], [mask[:, begin:end]], share)[0]
+        at = end
+    assert at == mask.shape[1]
+    dead = ~units(pattern, [kept])
+    assert (dead.sum(1) - sparsity * dead.shape[1]).abs().max() <= 0.5
+    assert pattern.reached([kept], sparsity)

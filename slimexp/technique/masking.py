@@ -1,0 +1,25 @@
+"""The masks on a model's layers, and how many zeros are in them."""
+
+from collections.abc import Mapping
+
+from slimexp.attachment import Place, attach, attached
+from slimexp.importance.mask import Mask
+from slimexp.technique.coverage import Layer, latent, place
+
+
+def mask_of(layer: Layer) -> Mask:
+    """The mask on the layer's weight; a new one, all alive, where there is none."""
+    module, tensor = place(layer)
+    for where, attachment in attached(module):
+        if where == Place("", tensor) and isinstance(attachment, Mask):
+            return attachment
+    weight = latent(layer)
+    mask = Mask(shape=weight.shape).to(weight.device)
+    attach(module, tensor, mask)
+    return mask
+
+
+def sparsity(masks: Mapping[str, Mask]) -> float:
+    """Share of zeros in all masks together."""
+    alive = sum(int(mask.mask.sum()) for mask in masks.values())
+    return 1 - alive / sum(mask.mask.numel() for mask in masks.values())
