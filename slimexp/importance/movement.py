@@ -11,6 +11,9 @@ class Movement(Learned):
     Sanh et al. 2020, "Movement pruning: adaptive sparsity by fine-tuning", equation 3. The paper's scores are
     parameters with a learning rate, which does not change their order under plain gradient descent; they see the
     gradient of masked weights too, which may come back. Here those stay zero unless ``regrow`` wakes them.
+
+    It takes many steps to say more than noise, above all of a model that is trained already: choose a late schedule
+    (``exponential``, or rare updates) and a long ramp.
     """
 
     def learn(self, weight: Tensor, gradient: Tensor) -> Tensor:
