@@ -111,6 +111,11 @@ class PruneStructured(Finetune):
             build=lambda shape: remove(family, ranking.layers(shape), ranking.kept(shape)),
         )
         shape = self._solve(space, self._loss(family, ranking, corpus))
+        if shape == space.whole:
+            raise ValueError(
+                f"the model costs at most {self.target.limit:g} {self.target.unit} as it is, nothing would be removed: "
+                "lower the target"
+            )
         self.coverage = {
             "share": census.touched(ranking.layers(shape), shape),
             "parameters": space.count(shape) / space.count(space.whole),
@@ -121,8 +126,7 @@ class PruneStructured(Finetune):
                 f"only {self.coverage['share']:.1%} of the parameters are in tensors that lose something, min_coverage "
                 f"is {self.min_coverage:.1%}: lower min_coverage or the target"
             )
-        small = space.build(shape)
-        super().prepare(small, corpus, teacher)
+        super().prepare(space.build(shape), corpus, teacher)
 
     def finish(self) -> dict[str, float]:
         return self.coverage
@@ -138,6 +142,8 @@ class PruneStructured(Finetune):
         self.coverage = chosen["coverage"]
         if chosen["config"] != model.config.to_dict():
             self.model = type(model)(type(model.config).from_dict(chosen["config"]))
+            if model.can_generate():
+                self.model.generation_config = model.generation_config
             nn.Module.to(self.model, self.device)
             self.family = type(self.family)(self.model, self.family.tokenizer, max_length=self.family.max_length)
 

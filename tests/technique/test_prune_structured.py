@@ -180,6 +180,12 @@ def test_the_nearest_that_can_be_is_named(prepared: Make) -> None:
         prepared(axes="[ffn]", **{"target.share": 0.3})
 
 
+def test_a_target_that_is_met_already(prepared: Make) -> None:
+    words = (f"target@pipeline.{NAME}.target=disk", f"pipeline.{NAME}.target.megabytes=5")
+    with pytest.raises(ValueError, match="the model costs at most 5 MB as it is, nothing would be removed: lower the"):
+        prepared("causal_lm", *words)
+
+
 def test_masks_and_quantizers_come_later(tiny: Make, technique: Make, corpus: Make) -> None:
     family = tiny("causal_lm")
     stage = technique(NAME)
