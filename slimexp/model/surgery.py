@@ -153,7 +153,8 @@ def _not_loaded(config: PreTrainedConfig, units: Mapping[str, int], axis: str, w
     nearest = sorted(sorted(fitting, key=lambda n: abs(n - units[axis]))[:2])
     return (
         f"cut.{word}={units[axis]} gives a model of type {config.model_type} that transformers does not load, for "
-        f"instance as its heads do not divide its hidden width: nearest that it does {' and '.join(map(str, nearest)) or 'none'}"
+        "instance as its heads do not divide its hidden width: nearest that it does "
+        f"{' and '.join(map(str, nearest)) or 'none'}"
     )
 
 
@@ -184,8 +185,8 @@ def remove(family: Family, layers: Mapping[str, Sequence[int]], kept: Mapping[st
                 renumber(part, ids)
         if anatomy.counts_from_padding and config.pad_token_id != model.config.pad_token_id:
             raise ValueError(
-                f"vocabulary must keep all ids below that of the padding token, {model.config.pad_token_id}, from which "
-                f"a model of type {config.model_type} counts positions"
+                f"vocabulary must keep all ids below that of the padding token, {model.config.pad_token_id}, from "
+                f"which a model of type {config.model_type} counts positions"
             )
     with family.device:
         small = type(model)(config)
