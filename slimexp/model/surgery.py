@@ -114,12 +114,7 @@ class Cut:
             check_experts(config, self.experts)
         if units and not admits(config, units):
             axis = anatomy.groups if anatomy.groups in units else next(iter(units))
-            near = [n for n in range(1, size(config, axis) + 1) if admits(config, units | {axis: n})]
-            raise ValueError(
-                f"cut.{asked[axis][1]}={units[axis]} gives a model of type {config.model_type} that transformers does "
-                f"not load, for instance as its heads do not divide its hidden width: nearest that it does "
-                f"{' and '.join(map(str, sorted(sorted(near, key=lambda n: abs(n - units[axis]))[:2])))}"
-            )
+            raise ValueError(_not_loaded(config, units, axis, asked[axis][1]))
         return anatomy
 
     def _check_depths(self, config: PreTrainedConfig, anatomy: Anatomy) -> None:
@@ -153,6 +148,16 @@ class Cut:
         return {stack: list(blocks if asked[stack] is None else asked[stack] or []) for stack, blocks in whole.items()}
 
 
+def _not_loaded(config: PreTrainedConfig, units: Mapping[str, int], axis: str, word: str) -> str:
+    fitting = (n for n in range(1, size(config, axis) + 1) if admits(config, {**units, axis: n}))
+    nearest = sorted(sorted(fitting, key=lambda n: abs(n - units[axis]))[:2])
+    return (
+        f"cut.{word}={units[axis]} gives a model of type {config.model_type} that transformers does not load, for "
+        "instance as its heads do not divide its hidden width: nearest that it does "
+        f"{' and '.join(map(str, nearest)) or 'none'}"
+    )
+
+
 def remove(family: Family, layers: Mapping[str, Sequence[int]], kept: Mapping[str, Kept]) -> Family:
     """A plain transformers model of what survives, with a config of its own.
 
@@ -178,6 +183,11 @@ def remove(family: Family, layers: Mapping[str, Sequence[int]], kept: Mapping[st
         for part in (config, generation):
             if part is not None:
                 renumber(part, ids)
+        if anatomy.counts_from_padding and config.pad_token_id != model.config.pad_token_id:
+            raise ValueError(
+                f"vocabulary must keep all ids below that of the padding token, {model.config.pad_token_id}, from "
+                f"which a model of type {config.model_type} counts positions"
+            )
     with family.device:
         small = type(model)(config)
     if generation is not None:

@@ -98,6 +98,13 @@ def test_experts_that_a_router_could_not_choose_between(tiny: Tiny, experts: Ten
         remove(tiny("causal_lm", **MIXTURE), BOTH, {EXPERTS: {"": experts}})
 
 
+def test_positions_that_are_counted_from_the_padding_token(tiny: Tiny) -> None:
+    family: Family = tiny("classification", model_type="roberta", max_position_embeddings=70)
+    family.model.config.pad_token_id = 5
+    with pytest.raises(ValueError, match=r"must keep all ids below that of the padding token, 5, .* counts positions"):
+        remove(family, {"encoder": [0, 1]}, {VOCABULARY: {"": torch.tensor([0, 1, 2, *range(5, 259)])}})
+
+
 def test_neurons_of_a_model_whose_blocks_are_all_mixtures(tiny: Tiny) -> None:
     with pytest.raises(ValueError, match="no block of the model has ffn of its own to lose: leave it whole"):
         remove(tiny("causal_lm", **MIXTURE), BOTH, {FFN: {}})
