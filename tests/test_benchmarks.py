@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import baselines, distill_length, overhead, prune_structured, startup, sweep, wandb_runs
+from benchmarks import (
+    baselines,
+    distill_length,
+    overhead,
+    prune_curve,
+    prune_structured,
+    startup,
+    sweep,
+    wandb_runs,
+)
 from slimexp import mirror
 from slimexp.data.base import Corpus, Example
 
@@ -192,7 +201,27 @@ def test_a_student_must_be_as_small_and_as_good_as_its_target(
     assert f"| half | {parameters:.1f}% |" in distill_length.table([size])
 
 
-@pytest.mark.parametrize("module", [baselines, distill_length, overhead, startup, sweep])
+@pytest.mark.fast
+def test_a_pruning_curve_is_a_table_and_a_picture(tmp_path: Path) -> None:
+    curves = {"magnitude": {0.1: [11.0], 0.5: [20.0]}, "finetuned": {0.1: [10.0, 10.2], 0.5: [10.9, 11.1]}}
+    said = prune_curve.table(10.0, curves).splitlines()
+    assert said[2:5] == ["| 0 % | 1.000x | 1.000x |", "| 10 % | 1.100x | 1.010x |", "| 50 % | 2.000x | 1.100x |"]
+    prune_curve.draw(10.0, curves, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "finetuned"])
+def test_a_point_of_a_pruning_curve_is_one_command(method: str) -> None:
+    from slimexp.config import check, compose
+
+    arguments = argparse.Namespace(runs="runs", name="curve", overrides=["trainer=fast"])
+    cfg = compose(prune_curve.overrides(method, 0.3, 1, arguments))
+    check(cfg)
+    assert (cfg.pipeline.prune.steps > 0) == ("kl" in cfg.pipeline.prune.losses) == (method == "finetuned")
+    assert cfg.pipeline.prune.importance._target_.endswith({"magnitude": "Magnitude"}.get(method, "Wanda"))
+
+
+@pytest.mark.parametrize("module", [baselines, distill_length, overhead, prune_curve, startup, sweep])
 def test_docstrings_say_the_command(module: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmark", "--help"])
     with pytest.raises(SystemExit, match="0"):

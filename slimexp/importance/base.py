@@ -1,9 +1,10 @@
 """What every importance is: a score per weight; pruning keeps the highest."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Observed = Literal["input", "gradient"]
 
@@ -17,8 +18,8 @@ class Importance(ABC):
 
         Args:
             weight: [out, in], without gradient.
-            statistic: What the calibration of this layer came to; ``None`` only where the importance is not
-                ``Calibrated``.
+            statistic: What the calibration of this layer, or its training, came to; ``None`` only where the importance
+                is neither ``Calibrated`` nor ``Learned`` nor ``Gated``.
 
         Returns:
             Finite scores of the same shape and device; larger is kept longer.
@@ -58,3 +59,68 @@ class Calibrated(Importance):
         Returns:
             A float32 tensor of the same shape for every row.
         """
+
+
+class Learned(Importance):
+    """Scores by what training does to the weight.
+
+    At every optimizer step the technique shows it the layer's gradient; what ``learn`` returns is added up from the
+    first step of the stage on, and the sum is handed to ``score``. So masks wait for the first step.
+    """
+
+    @abstractmethod
+    def learn(self, weight: Tensor, gradient: Tensor) -> Tensor:
+        """What one optimizer step adds to the layer's statistic.
+
+        Args:
+            weight: [out, in] before the step, without gradient.
+            gradient: Of the training objective, the same shape, finite and clipped; 0 where the weight is masked.
+
+        Returns:
+            A float32 tensor of the same shape.
+        """
+
+
+class Gate(nn.Module, ABC):
+    """Multiplies a weight, while it is trained, by numbers that are trained too.
+
+    Attributes:
+        level: The trained parameter behind the numbers, one entry per weight; the higher, the wider open.
+    """
+
+    level: nn.Parameter
+
+    @abstractmethod
+    def draw(self) -> None:
+        """Draw the noise of one optimizer step from torch's global random state."""
+
+    @abstractmethod
+    def open(self) -> Tensor:
+        """Probability that each entry is not zero, with gradient."""
+
+    @abstractmethod
+    def fold(self, weight: Tensor) -> Tensor:
+        """The weight times its gate without noise: what stays when the gate is taken away."""
+
+
+class Gated(Importance):
+    """Scores by gates that are trained along with the weights, at a learning rate of their own and without decay.
+
+    The technique puts a gate on every layer. A Lagrangian drives the share of open ones to the target: the objective
+    gains ``a gap + b gap^2``, where ``gap`` is the expected sparsity minus the target of the moment. ``a`` grows by
+    ``price gap`` and ``b`` by ``price gap^2`` per step.
+
+    Args:
+        lr: Learning rate of the gates, which follows the stage's scheduler.
+        price: Gradient ascent's step of the multipliers.
+    """
+
+    def __init__(self, *, lr: float, price: float) -> None:
+        if lr <= 0 or price <= 0:
+            raise ValueError(f"lr and price of gates must be > 0, got {lr} and {price}")
+        self.lr = lr
+        self.price = price
+
+    @abstractmethod
+    def gate(self, shape: Sequence[int]) -> Gate:
+        """A gate, wide open, for a weight of ``shape``."""

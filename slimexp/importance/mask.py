@@ -20,6 +20,7 @@ class Mask(Attachment):
 
     Attributes:
         mask: Bool, ``shape``; true where the entry is alive. All true at first.
+        passes_gradient: Whether masked entries get the gradient they would have if they were alive.
     """
 
     mask: Tensor
@@ -27,8 +28,12 @@ class Mask(Attachment):
     def __init__(self, *, shape: Sequence[int]) -> None:
         super().__init__()
         self.register_buffer("mask", torch.ones(tuple(shape), dtype=torch.bool))
+        self.passes_gradient = False
 
     def forward(self, weight: Tensor) -> Tensor:
+        if self.passes_gradient:
+            dead = weight * ~self.mask
+            return weight * self.mask + (dead - dead.detach())
         return weight * self.mask
 
     def arguments(self) -> dict[str, Any]:

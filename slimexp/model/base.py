@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
@@ -111,11 +110,11 @@ class Family(ABC):
         for module in (module for stack in self.blocks().values() for module in stack.modules()):
             if isinstance(module, Conv1D):
                 weights[names[module]] = Weight(module, "weight")
-            elif not isinstance(module, parametrize.ParametrizationList):
-                own = {name: parameter.ndim for name, parameter in module.named_parameters(recurse=False)}
-                masked = {name: chain.original.ndim for name, chain in getattr(module, "parametrizations", {}).items()}
-                stored = [name for name, dimensions in (own | masked).items() if dimensions == 3]
-                weights |= {f"{names[module]}.{name}": Weight(module, name) for name in sorted(stored)}
+            elif _are_experts(module):
+                masked = {name: chain.original for name, chain in getattr(module, "parametrizations", {}).items()}
+                stored = {**dict(module.named_parameters(recurse=False)), **masked}
+                matrices = sorted(name for name, parameter in stored.items() if parameter.ndim == 3)
+                weights |= {f"{names[module]}.{name}": Weight(module, name) for name in matrices}
         return weights
 
     def token_ids(self, texts: Sequence[str], *, truncate: bool = True) -> list[list[int]]:
@@ -179,6 +178,11 @@ class Source(ABC):
 def parameters(model: nn.Module) -> Iterator[Tensor]:
     """Distinct parameters of ``model``: tied ones once."""
     return iter({id(p): p for p in model.parameters()}.values())
+
+
+def _are_experts(module: nn.Module) -> bool:
+    """Whether it holds [experts, out, in]; experts that are [experts, in, out] (gpt-oss) are not reached."""
+    return hasattr(module, "num_experts") and getattr(module, "is_transposed", None) is False
 
 
 def block_list(stack: nn.Module) -> nn.ModuleList:

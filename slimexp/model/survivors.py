@@ -35,30 +35,8 @@ def scopes(model: PreTrainedModel, axis: str) -> list[str]:
     return list(dict.fromkeys(scope(name, axis, anatomy) for name in names))
 
 
-def rounded(config: PreTrainedConfig, axis: str, units: float, *, multiple: int) -> int:
-    """The size nearest to ``units`` that hardware and transformers take: never none, never more than there are.
-
-    Args:
-        config: Of the model that is cut.
-        axis: What is cut.
-        units: Groups of heads, neurons, channels, experts or tokens that should survive.
-        multiple: What a matrix's width should be a multiple of; for heads, a group's channels count. The full size
-            is always allowed.
-
-    Raises:
-        ValueError: The axis cannot be cut, or ``multiple`` is < 1.
-    """
-    if multiple < 1:
-        raise ValueError(f"multiple must be >= 1, got {multiple}")
-    whole, entries = size(config, axis), entries_per_unit(config, axis)
-    for count in sorted(range(1, whole + 1), key=lambda n: (abs(n - units), -n)):
-        if (count == whole or count * entries % multiple == 0) and admits(config, {axis: count}):
-            return count
-    raise AssertionError("a model of its own size can be loaded")
-
-
 def admits(config: PreTrainedConfig, units: Mapping[str, int]) -> bool:
-    """Whether a model with ``units`` of some axes can be loaded; for the axis of a head's group, groups count."""
+    """Whether a model with ``units`` of some axes can be loaded; a key/value head comes with its query heads."""
     try:
         if EXPERTS in units:
             check_experts(config, units[EXPERTS])
@@ -171,6 +149,8 @@ def _check_choices(axis: str, choices: Kept, needed: Iterable[str], rows: int) -
             f"{axis} must be one choice for the whole model, under '', or embeddings would come untied; got "
             f"{', '.join(map(repr, choices))}"
         )
+    if not choices:
+        raise ValueError(f"no block of the model has {axis} of its own to lose: leave it whole")
     missing = [name for name in needed if name not in choices and "" not in choices]
     if missing:
         raise ValueError(f"{axis} of '{missing[0]}' must be given: there are {', '.join(map(repr, choices))}")
@@ -200,6 +180,10 @@ def _check_heads(config: PreTrainedConfig, anatomy: Anatomy, kept: Mapping[str, 
     }
     if KV_HEADS not in heads:
         return
+    if heads[HEADS].keys() != heads[KV_HEADS].keys():
+        raise ValueError(
+            f"heads and kv_heads must be given for the same parts; got {list(kept[HEADS])}, {list(kept[KV_HEADS])}"
+        )
     share = size(config, HEADS) // size(config, KV_HEADS)
     for name, queries in heads[HEADS].items():
         groups = heads[KV_HEADS][name]

@@ -23,9 +23,11 @@ class Pattern(ABC):
 
     Attributes:
         across_layers: Whether the units of all layers are one group; then ``split`` must give one group per layer.
+        any_share: Whether any sparsity can be met, to within a unit.
     """
 
     across_layers: bool = False
+    any_share: bool = True
 
     def validate(self, sparsity: float) -> None:
         """Refuse a target that cannot be met.
@@ -81,6 +83,22 @@ class Pattern(ABC):
         for part, live, own in zip(parts, alive, kept.split([part.shape[1] for part in parts], dim=1), strict=True):
             masks.append(self.join(own.unsqueeze(-1).expand_as(part), live.shape) & live)
         return masks
+
+    def regrow(
+        self, scores: Sequence[Tensor], growth: Sequence[Tensor], alive: Sequence[Tensor], sparsity: float, share: float
+    ) -> list[Tensor]:
+        """Which entries live after the lowest units have made room for others.
+
+        Args:
+            scores: Of every entry of the layers that compete.
+            growth: Finite and >= 0, the same shapes: how much an entry would help if it lived.
+            alive: Their masks, bool.
+            sparsity: Share of the units of every group that is zero before and after, in [0, 1).
+            share: Of the living units that go, in [0, 1); they may come back at once.
+        """
+        kept = self.keep(scores, alive, 1 - (1 - sparsity) * (1 - share))
+        wish = [torch.where(live, torch.inf, value) for live, value in zip(kept, growth, strict=True)]
+        return self.keep(wish, [torch.ones_like(live) for live in alive], sparsity)
 
     def _living(self, alive: Sequence[Tensor]) -> Tensor:
         """[groups, units]: whether a unit has a live entry."""

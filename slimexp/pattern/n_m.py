@@ -15,6 +15,8 @@ class NM(Pattern):
         m: Neighbours that form a group, >= 2; must divide the rows.
     """
 
+    any_share = False
+
     def __init__(self, *, m: int) -> None:
         if m < 2:
             raise ValueError(f"m must be >= 2 neighbours, got {m}")

@@ -41,7 +41,7 @@ def calibrate(
         part = importance.observe(matrix(layers[name], latent(layers[name]).detach()), observed.detach())
         sums[name] = sums[name].add_(part) if name in sums else part
 
-    with _undisturbed(family):
+    with undisturbed(family):
         on_device = ({name: tensor.to(family.device) for name, tensor in batch.items()} for batch in batches)
         if importance.observes == "input":
             _show_inputs(family, layers, on_device, add)
@@ -87,7 +87,7 @@ def _show_gradients(
 
 
 @contextmanager
-def _undisturbed(family: Family) -> Iterator[None]:
+def undisturbed(family: Family) -> Iterator[None]:
     """Eval mode and no autocast; eager too, for a compiled model does not notice new hooks."""
     training = family.model.training
     family.model.eval()

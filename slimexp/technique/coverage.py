@@ -1,7 +1,9 @@
 """Which layers a transform reaches, and whether that is enough to speak of compression."""
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -12,14 +14,24 @@ from slimexp.technique.finetune import share_of
 Layer = nn.Module | Weight
 
 
-def covered_weights(family: Family, *, min_coverage: float) -> dict[str, Layer]:
+def covered_weights(
+    family: Family, *, min_coverage: float, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+) -> dict[str, Layer]:
     """Compressible layers by name, and the weights of the blocks that are in no ``nn.Linear``.
 
+    Args:
+        family: The model.
+        min_coverage: Least share of the model's parameters that they must hold.
+        include: Patterns of names (``*`` for anything, as in a shell); a layer must match one.
+        exclude: Patterns of names to leave out of those.
+
     Raises:
-        ValueError: There are none, or they hold less than ``min_coverage`` of the parameters.
+        ValueError: There are none, a pattern matches none, or they hold less than ``min_coverage`` of the parameters.
     """
     layers: dict[str, Layer] = {**family.compressible(), **family.other_weights()}
-    _check(family, layers, min_coverage)
+    _check_found(family, layers)
+    layers = _matching(layers, include, exclude)
+    _check_share(family, layers, min_coverage)
     return layers
 
 
@@ -30,22 +42,54 @@ def covered_layers(family: Family, *, min_coverage: float) -> dict[str, nn.Modul
         ValueError: There are none, or they hold less than ``min_coverage`` of the parameters.
     """
     layers = family.compressible()
-    _check(family, layers, min_coverage)
+    _check_found(family, layers)
+    _check_share(family, layers, min_coverage)
     return layers
 
 
-def _check(family: Family, layers: Mapping[str, Layer], min_coverage: float) -> None:
+def _check_found(family: Family, layers: Mapping[str, Layer]) -> None:
+    if layers:
+        return
+    found = Counter(type(m).__name__ for stack in family.blocks().values() for m in stack.modules())
+    names = ", ".join(f"{name} ({count})" for name, count in found.most_common())
     model = type(family.model).__name__
-    if not layers:
-        found = Counter(type(m).__name__ for stack in family.blocks().values() for m in stack.modules())
-        names = ", ".join(f"{name} ({count})" for name, count in found.most_common())
-        raise ValueError(f"nothing to compress: looked for Linear in the blocks of {model}, found {names or 'none'}")
+    raise ValueError(f"nothing to compress: looked for Linear in the blocks of {model}, found {names or 'none'}")
+
+
+def _check_share(family: Family, layers: Mapping[str, Layer], min_coverage: float) -> None:
     share = coverage(family, layers)
     if share < min_coverage:
         raise ValueError(
-            f"compressible layers hold {share:.1%} of the parameters of {model}, min_coverage is {min_coverage:.1%}: "
-            f"lower min_coverage to go on (layers: {', '.join(list(layers)[:3])}, ...)"
+            f"compressible layers hold {share:.1%} of the parameters of {type(family.model).__name__}, min_coverage is "
+            f"{min_coverage:.1%}: lower min_coverage to go on (layers: {', '.join(list(layers)[:3])}, ...)"
         )
+
+
+def _matching(layers: dict[str, Layer], include: Sequence[str], exclude: Sequence[str]) -> dict[str, Layer]:
+    for what, patterns in (("include", include), ("exclude", exclude)):
+        for pattern in patterns:
+            if not _match(layers, [pattern]):
+                raise ValueError(f"{what}: no layer is called '{pattern}'; there are {_listed(layers)}")
+    chosen = _match(layers, include) - _match(layers, exclude)
+    if not chosen:
+        raise ValueError(f"include and exclude leave no layer of {_listed(layers)}")
+    return {name: layer for name, layer in layers.items() if name in chosen}
+
+
+def _match(names: Iterable[str], patterns: Sequence[str]) -> set[str]:
+    return {name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)}
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names of layers, those of like blocks as one: ``model.layers.{0..9}.mlp.up_proj``."""
+    blocks: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        before, number, after = [*re.split(r"(?<=\.)(\d+)(?=\.)", name, maxsplit=1), "", ""][:3]
+        blocks.setdefault((before, after), []).append(number)
+    return ", ".join(
+        before + (f"{{{numbers[0]}..{numbers[-1]}}}" if len(numbers) > 1 else numbers[0]) + after
+        for (before, after), numbers in blocks.items()
+    )
 
 
 def coverage(family: Family, layers: Mapping[str, Layer]) -> float:

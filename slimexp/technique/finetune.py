@@ -147,6 +147,9 @@ class Finetune(pl.LightningModule):
     def on_step(self, progress: float) -> None:
         """Called before the forward pass of every optimizer step."""
 
+    def on_gradients(self) -> None:
+        """Called before every optimizer step, with its gradients, which are finite and clipped."""
+
     def finish(self) -> dict[str, float]:
         """Called after the last step.
 
@@ -169,18 +172,23 @@ class Finetune(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW-like optimizers decay matrices only, not biases, norms or scales."""
-        trained = [p for p in self.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in trained if p.ndim > 1]},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = self._optimizer([group for group in groups if group["params"]])
+        optimizer = self._optimizer([group for group in self.parameter_groups() if group["params"]])
         scheduler = self._scheduler(optimizer=optimizer, num_training_steps=self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is trained, with settings of the optimizer that differ from its own."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return [
+            {"params": [p for p in trained if p.ndim > 1]},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         norm = nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm or math.inf)
-        if not norm.isfinite() and self.trainer.precision != "16-mixed":  # its loss scaler skips such steps by itself
+        if norm.isfinite():
+            self.on_gradients()
+        elif self.trainer.precision != "16-mixed":  # its loss scaler skips such steps by itself
             raise NonFiniteLoss(_not_finite("norm of the gradient", norm.item(), self.global_step))
 
     def on_fit_start(self) -> None:

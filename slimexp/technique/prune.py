@@ -1,37 +1,49 @@
 """Pruning: zeros that stay zero, in any pattern, one-shot or along a schedule while training."""
 
-from collections.abc import Mapping
-from typing import Unpack
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from slimexp.attachment import Place, attach, attached
 from slimexp.data.base import Corpus
-from slimexp.importance.base import Calibrated, Importance
+from slimexp.importance.base import Calibrated, Gated, Importance, Learned
 from slimexp.importance.mask import Mask
 from slimexp.model.base import Batch, Family
 from slimexp.pattern.base import Pattern
 from slimexp.schedule import Schedule
-from slimexp.technique.batches import calibration_batches
-from slimexp.technique.calibration import calibrate
+from slimexp.technique.allocation import Sensitivity
+from slimexp.technique.batches import calibration_batches, training_batches
+from slimexp.technique.calibration import calibrate, undisturbed
 from slimexp.technique.coverage import Layer, coverage, covered_weights, latent, matrix, place
 from slimexp.technique.finetune import Finetune, Training
+from slimexp.technique.gating import Gating
+from slimexp.technique.regrowth import dense_gradients
 
 
 class Prune(Finetune):
     """Mask the least important weights of every compressible layer.
 
     Gradual pruning follows Zhu & Gupta 2017; ``steps: 0`` is one-shot. Masks only ever grow: what an
-    earlier update, or an earlier stage, set to zero stays zero and counts towards the target.
+    earlier update, or an earlier stage, set to zero stays zero and counts towards the target. Unless ``regrow`` is
+    above 0: then every update between the first and the ramp also sets the lowest ``regrow`` of the living weights to
+    zero and wakes as many with the largest gradients, as zeros (Evci et al. 2020, "Rigging the lottery", where
+    ``schedule.start: 1`` keeps the sparsity what it is at the end; the share falls along half a cosine).
 
     Args:
-        importance: Scores the weights; one that is calibrated reads training text whenever the masks grow.
+        importance: Scores the weights; one that is calibrated reads training text whenever the masks grow; one that
+            is learned or gated needs ``steps``.
         pattern: Where zeros may be, and which weights compete.
         sparsity: Share of the weights that are zero at the end, in [0, 1).
         schedule: Share of the target as a function of progress up to ``ramp``; must end at 1.
         every: Optimizer steps between two updates of the masks.
         ramp: Share of the steps after which the masks are final, in (0, 1].
+        regrow: Share of the living weights that change places with zeros at the first update, in [0, 1).
+        allocation: Gives each layer a sparsity of its own, by a scan before the first step; ``None``: all alike.
+        include: Patterns of layers' names; see ``covered_weights``.
+        exclude: Patterns of layers' names to leave out.
         min_coverage: Least share of the model's parameters that the layers must hold.
         training: See ``Training``.
     """
@@ -47,6 +59,10 @@ class Prune(Finetune):
         schedule: Schedule,
         every: int,
         ramp: float,
+        regrow: float,
+        allocation: Sensitivity | None,
+        include: Sequence[str],
+        exclude: Sequence[str],
         min_coverage: float,
         **training: Unpack[Training],
     ) -> None:
@@ -58,6 +74,13 @@ class Prune(Finetune):
             raise ValueError(f"every must be >= 1 step, got {every}")
         if not 0 < ramp <= 1:
             raise ValueError(f"ramp must be in (0, 1], got {ramp}")
+        if not 0 <= regrow < 1:
+            raise ValueError(f"regrow must be in [0, 1), got {regrow}")
+        if regrow and not training["steps"]:
+            raise ValueError("regrow needs training between updates: set steps, or regrow=0")
+        _check_learned(importance, sparsity=sparsity, steps=training["steps"], regrow=regrow)
+        if allocation is not None:
+            _check_allocation(allocation, importance, pattern, sparsity)
         if isinstance(importance, Calibrated) and importance.observes == "gradient" and not training["losses"]:
             name = type(importance).__name__
             raise ValueError(f"{name} needs the gradient of a loss: add one, e.g. /loss@losses.ce: cross_entropy")
@@ -67,11 +90,17 @@ class Prune(Finetune):
         self.schedule = schedule
         self.every = every
         self.ramp = ramp
+        self.regrow = regrow
+        self.allocation = allocation
+        self.include = include
+        self.exclude = exclude
         self.min_coverage = min_coverage
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         super().prepare(family, corpus, teacher)
-        self.layers = covered_weights(family, min_coverage=self.min_coverage)
+        self.layers = covered_weights(
+            family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude
+        )
         self._check_inputs()
         self.masks = {name: mask_of(layer) for name, layer in self.layers.items()}
         for name in self.masks:
@@ -79,38 +108,96 @@ class Prune(Finetune):
                 self.pattern.split(self._alive(name))
             except ValueError as error:
                 raise ValueError(f"layer '{name}': {error}") from error
-        if self.sparsity and not self._short_of(self.sparsity):
+        self.targets = dict.fromkeys(self.masks, self.sparsity)
+        self.unallocated = self.allocation is not None and self.sparsity > 0
+        self.learned: dict[str, Tensor] = {}
+        self.gating: Gating | None = None
+        if self.sparsity and not self._short_of(1.0):
             raise ValueError(
                 f"sparsity {self.sparsity:.1%} would change nothing, the model has {sparsity(self.masks):.1%} zeros "
                 "already: raise it"
             )
+        if isinstance(self.importance, Gated) and self.sparsity:
+            self.gating = Gating(self.importance, self.layers, self._groups())
 
     def on_step(self, progress: float) -> None:
-        final = progress >= self.ramp
-        if final or round(progress * self.steps) % self.every == 0:
-            self._update(1.0 if final else self.schedule(progress / self.ramp))
+        done = progress / self.ramp
+        if done >= 1:
+            self._settle()
+        elif self.gating is not None:
+            self.gating.draw()
+        elif round(progress * self.steps) % self.every == 0 and (done or not isinstance(self.importance, Learned)):
+            self._update(self.schedule(done))
+            if self.regrow and done:
+                self._regrow(self.schedule(done), share=self.regrow * (1 + math.cos(math.pi * done)) / 2)
+
+    def on_gradients(self) -> None:
+        if self.progress >= self.ramp:
+            return
+        if self.gating is not None:
+            self.gating.ascend(self._wanted())
+        elif isinstance(self.importance, Learned):
+            for name, layer in self.layers.items():
+                weight = latent(layer)
+                gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad  # an expert without a token
+                step = self.importance.learn(weight.detach(), gradient)
+                self.learned[name] = self.learned[name].add_(step) if name in self.learned else step
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        total = super().total(terms)
+        if self.gating is None or self.progress >= self.ramp:
+            return total
+        return total + self.gating.penalty(self._wanted())
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        groups = super().parameter_groups()
+        if self.gating is None or not isinstance(self.importance, Gated):
+            return groups
+        levels = list(self.gating.levels().values())
+        mine = set(map(id, levels))
+        others = [{**group, "params": [p for p in group["params"] if id(p) not in mine]} for group in groups]
+        return [*others, {"params": levels, "lr": self.importance.lr, "weight_decay": 0.0}]
 
     def finish(self) -> dict[str, float]:
-        self._update(1.0)
+        self._settle()
+        if self.gating is not None:
+            self.gating.remove()
+            self.gating = None
         return {"share": coverage(self.family, self.layers), "sparsity": sparsity(self.masks)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["prune"] = {"learned": self.learned, "targets": self.targets, "unallocated": self.unallocated}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        own = checkpoint["prune"]
+        self.learned = {name: total.to(latent(self.layers[name]).device) for name, total in own["learned"].items()}
+        self.targets, self.unallocated = own["targets"], own["unallocated"]
+
+    def _settle(self) -> None:
+        """Bring the masks to the whole of the target."""
+        self._update(1.0)
+        if self.gating is not None:
+            self.gating.fold()
+
+    def _wanted(self) -> Tensor:
+        """Sparsity that the schedule asks of each group now."""
+        share = self.schedule(self.progress / self.ramp)
+        return torch.tensor([share * self.targets[names[0]] for names in self._groups()], device=self.family.device)
 
     @torch.no_grad()
     def _update(self, share: float) -> None:
         """Bring the masks to ``share`` of the target."""
-        target = share * self.sparsity
-        if not (short := self._short_of(target)):
+        self._allocate()
+        if not (short := self._short_of(share)):
             return
         statistics = self._calibrate()
         for names in short:
             scores = [self._score(name, statistics.get(name)) for name in names]
             masks = [self._alive(name) for name in names]
-            for mask, kept in zip(masks, self.pattern.keep(scores, masks, target), strict=True):
+            for mask, kept in zip(masks, self.pattern.keep(scores, masks, share * self.targets[names[0]]), strict=True):
                 mask.copy_(kept)
-
-    def _short_of(self, target: float) -> list[list[str]]:
-        """Layers that compete with each other and have not reached ``target`` yet."""
-        together = [list(self.masks)] if self.pattern.across_layers else [[name] for name in self.masks]
-        return [names for names in together if not self.pattern.reached([self._alive(name) for name in names], target)]
 
     def _check_inputs(self) -> None:
         if not isinstance(self.importance, Calibrated) or self.importance.observes != "input":
@@ -119,17 +206,85 @@ class Prune(Finetune):
             if latent(layer).ndim > 2:
                 raise ValueError(
                     f"{type(self.importance).__name__} reads the inputs of layers, and '{name}' is the experts of a "
-                    "mixture in one, whose inputs do not show: choose an importance of weights or gradients"
+                    "mixture in one, whose inputs do not show: exclude it, or choose an importance of weights or "
+                    "gradients"
                 )
 
     def _alive(self, name: str) -> Tensor:
         """The mask of a layer, [out, in]; writing to it writes to the mask."""
         return matrix(self.layers[name], self.masks[name].mask)
 
+    def _groups(self) -> list[list[str]]:
+        """Layers that compete with each other."""
+        return [list(self.masks)] if self.pattern.across_layers else [[name] for name in self.masks]
+
+    def _short_of(self, share: float) -> list[list[str]]:
+        """Layers that compete with each other and have not reached ``share`` of their target yet."""
+        return [
+            names
+            for names in self._groups()
+            if not self.pattern.reached([self._alive(name) for name in names], share * self.targets[names[0]])
+        ]
+
+    def _regrow(self, reached: float, *, share: float) -> None:
+        """Let ``share`` of the living weights change places with zeros, at ``reached`` of the target."""
+        statistics = self._calibrate()
+        growth = dense_gradients(
+            self.family, self.layers, self.masks, self._batches_of_this_step(), objective=self._objective
+        )
+        with torch.no_grad():
+            for names in self._groups():
+                masks = [self._alive(name) for name in names]
+                dead = 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+                target = max(dead, reached * self.targets[names[0]])  # an earlier stage may have left more zeros
+                scores = [self._score(name, statistics.get(name)) for name in names]
+                wish = [matrix(self.layers[name], growth[name].abs().float()) for name in names]
+                for name, mask, kept in zip(
+                    names, masks, self.pattern.regrow(scores, wish, masks, target, share), strict=True
+                ):
+                    matrix(self.layers[name], latent(self.layers[name])).masked_fill_(kept & ~mask, 0.0)
+                    mask.copy_(kept)
+
+    def _batches_of_this_step(self) -> Iterable[Batch]:
+        start = self.global_step * self.accumulate
+        return training_batches(
+            self.corpus,
+            self.family,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            start=start,
+            stop=start + self.accumulate,
+            workers=0,
+            multiple=self.pad_to,
+        )
+
+    def _allocate(self) -> None:
+        """Give every layer its sparsity, once, before anything is masked."""
+        if not self.unallocated or self.allocation is None:
+            return
+        statistics = self._calibrate()
+        (batch,) = training_batches(
+            self.corpus, self.family, batch_size=self.allocation.rows, seed=self.seed, start=0, stop=1, workers=0
+        )
+
+        def keep(name: str, share: float) -> Tensor:
+            score = self._score(name, statistics.get(name))
+            kept = torch.empty_like(self.masks[name].mask)
+            matrix(self.layers[name], kept).copy_(self.pattern.keep([score], [self._alive(name)], share)[0])
+            return kept
+
+        batch = {name: tensor.to(self.family.device) for name, tensor in batch.items()}
+        with undisturbed(self.family):
+            growth = self.allocation.scan(self.masks, keep=keep, loss=lambda: self._objective(batch).item())
+        sizes = {name: mask.mask.numel() for name, mask in self.masks.items()}
+        self.targets = self.allocation.shares(growth, sizes, self.sparsity)
+        self.unallocated = False
+
     def _calibrate(self) -> dict[str, Tensor]:
-        """Layer -> what the importance has observed of it; nothing where it looks at weights alone."""
+        """Layer -> what the importance has observed or learned of it; nothing where it looks at weights alone."""
         if not isinstance(self.importance, Calibrated):
-            return {}
+            own = self.gating.levels() if self.gating is not None else self.learned
+            return {name: matrix(self.layers[name], statistic) for name, statistic in own.items()}
         batches = calibration_batches(self.corpus, self.family, rows=self.importance.rows, seed=self.seed)
         return calibrate(self.importance, self.family, self.layers, batches, objective=self._objective)
 
@@ -144,6 +299,32 @@ class Prune(Finetune):
         if not scores.isfinite().all():
             raise ValueError(f"{type(self.importance).__name__} gave scores of layer '{name}' that are not finite")
         return scores.float()
+
+
+def _check_learned(importance: Importance, *, sparsity: float, steps: int, regrow: float) -> None:
+    """Refuse what leaves an importance that is learned in training without it."""
+    name = type(importance).__name__
+    if not isinstance(importance, Learned | Gated) or not sparsity:
+        return
+    if not steps:
+        raise ValueError(f"{name} is learned while training: set steps, or choose another importance")
+    if regrow and isinstance(importance, Gated):
+        raise ValueError(f"gates of {name} open and shut by themselves: set regrow=0")
+
+
+def _check_allocation(allocation: Sensitivity, importance: Importance, pattern: Pattern, sparsity: float) -> None:
+    """Refuse an allocation that has no scores, or no freedom."""
+    if isinstance(importance, Learned | Gated):
+        name = type(importance).__name__
+        raise ValueError(f"allocation scans before {name} has scores: choose another importance, or allocation=null")
+    if pattern.across_layers:
+        raise ValueError("allocation needs layers that do not compete: set pattern.scope=layer, or allocation=null")
+    if not pattern.any_share:
+        raise ValueError(f"allocation needs a pattern that takes any sparsity, {type(pattern).__name__} does not")
+    if sparsity > allocation.sparsities[-1]:
+        raise ValueError(
+            f"sparsity {sparsity} is more than the last of allocation.sparsities, {allocation.sparsities[-1]}: add one"
+        )
 
 
 def mask_of(layer: Layer) -> Mask:

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from slimexp.config import CONF_DIR, build
-from slimexp.importance.base import Calibrated, Importance
+from slimexp.importance.base import Calibrated, Gated, Importance, Learned
 
 FILES = sorted((CONF_DIR / "importance").glob("*.yaml"))
 
@@ -24,7 +24,12 @@ def weight(*, seed: int = 0) -> torch.nn.Parameter:
 
 
 def score(importance: Importance, weight: Tensor, *, scale: float = 1.0) -> Tensor:
-    """Scores, after a calibration on two rows if need be."""
+    """Scores, after a calibration on two rows, or two steps of training, if need be."""
+    if isinstance(importance, Gated):
+        return importance.score(weight.detach(), importance.gate(weight.shape).level.detach() * scale)
+    if isinstance(importance, Learned):
+        steps = [scale * torch.randn(weight.shape, generator=torch.Generator().manual_seed(step)) for step in (1, 2)]
+        return importance.score(weight.detach(), sum(importance.learn(weight.detach(), step) for step in steps))
     if not isinstance(importance, Calibrated):
         return importance.score(weight)
     rows, columns = weight.shape

@@ -11,7 +11,7 @@ from transformers import AutoConfig, DeepseekV3Config, GPT2Config, LlamaConfig
 from slimexp.model.anatomy import EXPERTS, FFN, HEADS, HIDDEN, KV_HEADS, VOCABULARY, size
 from slimexp.model.base import Family
 from slimexp.model.surgery import head_rows, remove
-from slimexp.model.survivors import Kept, admits, rounded, scopes
+from slimexp.model.survivors import Kept, admits, scopes
 
 Tiny = Callable[..., Any]
 BOTH = {"decoder": [0, 1]}
@@ -59,6 +59,7 @@ def test_only_blocks_that_are_mixtures_choose_experts(tiny: Tiny) -> None:
         ({HIDDEN: per_block(span(8), span(8))}, "hidden must be one choice for the whole model, .* untied"),
         ({VOCABULARY: {"": span(1, 259)}}, "vocabulary must keep the special token '<pad>'"),
         ({KV_HEADS: {"": span(8)}}, "heads and kv_heads must be cut together"),
+        ({KV_HEADS: {"": span(8)}, HEADS: per_block(span(16), span(16))}, "must be given for the same parts; got"),
         ({KV_HEADS: {"": span(8)}, HEADS: {"": span(8, 24)}}, r"whole groups of 2 .* query heads \[1, 2\] .* \[0\]"),
         ({KV_HEADS: {"": span(8)}, HEADS: {"": span(4, 20)}}, "heads of '' must be whole heads of 8 channels"),
         ({EXPERTS: {"": span(2)}}, "a model of type llama has no experts"),
@@ -97,6 +98,11 @@ def test_experts_that_a_router_could_not_choose_between(tiny: Tiny, experts: Ten
         remove(tiny("causal_lm", **MIXTURE), BOTH, {EXPERTS: {"": experts}})
 
 
+def test_neurons_of_a_model_whose_blocks_are_all_mixtures(tiny: Tiny) -> None:
+    with pytest.raises(ValueError, match="no block of the model has ffn of its own to lose: leave it whole"):
+        remove(tiny("causal_lm", **MIXTURE), BOTH, {FFN: {}})
+
+
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "gpt2"])
 @pytest.mark.parametrize(("axis", "why"), [(HEADS, "no size of a head of its own"), (HIDDEN, "subtract the mean")])
 def test_axes_of_families_that_have_them_but_cannot_lose_them(kind: str, axis: str, why: str) -> None:
@@ -112,36 +118,19 @@ def test_heads_that_transformers_would_not_load(tiny: Tiny) -> None:
         remove(family, BOTH, head_rows(family.model.config, {"": span(3)}))
 
 
-# --- rounding --------------------------------------------------------------------------------------
+# --- sizes -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("axis", "asked", "multiple", "units"),
-    [
-        (FFN, 8000, 1, 8000),
-        (FFN, 8000, 128, 8064),
-        (FFN, 8030, 128, 8064),
-        (FFN, 0, 128, 128),  # never none
-        (FFN, 11000, 4096, 11008),  # its own width is always one that fits
-        (KV_HEADS, 5.2, 1, 4),  # 20 query heads would not divide 4096 channels
-        (KV_HEADS, 3, 512, 4),  # of 128 channels each
-        (HIDDEN, 3000, 1, 3008),  # a multiple of the 32 heads
-    ],
-)
-def test_widths_are_rounded_to_what_fits(axis: str, asked: float, multiple: int, units: int) -> None:
-    config = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_attention_heads=32, num_key_value_heads=8)
-    assert rounded(config, axis, asked, multiple=multiple) == units
+def test_a_hidden_width_that_the_heads_do_not_divide() -> None:
+    config = LlamaConfig(hidden_size=64, num_attention_heads=8, num_key_value_heads=4)
+    assert [n for n in range(40, 65, 4) if admits(config, {HIDDEN: n})] == [40, 48, 56, 64]
+    assert admits(config, {HIDDEN: 60, KV_HEADS: 2}) and not admits(config, {HIDDEN: 60, KV_HEADS: 4})
 
 
-def test_experts_are_rounded_to_what_a_router_can_choose_between() -> None:
+def test_experts_that_the_groups_of_a_router_share() -> None:
     config = DeepseekV3Config()  # 256 in 8 groups, of which a token sees 4, and 8 experts
-    assert [rounded(config, EXPERTS, n, multiple=1) for n in (0, 190, 256)] == [16, 192, 256]
+    assert [n for n in range(8, 41, 4) if admits(config, {EXPERTS: n})] == [16, 24, 32, 40]
 
 
 def test_the_width_that_gpt2_leaves_out_is_four_times_the_hidden_one() -> None:
-    assert size(GPT2Config(), FFN) == 3072 and rounded(GPT2Config(), FFN, 2300, multiple=256) == 2304
-
-
-def test_a_multiple_is_positive() -> None:
-    with pytest.raises(ValueError, match="multiple must be >= 1, got 0"):
-        rounded(LlamaConfig(), FFN, 8, multiple=0)
+    assert size(GPT2Config(), FFN) == 3072

@@ -10,7 +10,7 @@ import torch
 from slimexp import artifact
 from slimexp.attachment import attached
 from slimexp.model.base import Family
-from slimexp.technique.coverage import coverage, covered_weights, latent, matrix
+from slimexp.technique.coverage import coverage, covered_weights, latent, matrix, place
 from slimexp.technique.prune import Prune
 
 Make = Callable[..., Any]
@@ -96,3 +96,41 @@ def test_inputs_of_experts_do_not_show(tiny: Make, technique: Make, corpus: Make
     overrides = ["importance@pipeline.prune.importance=wanda"]
     with pytest.raises(ValueError, match=r"Wanda reads the inputs of layers, and 'model\.layers\.1\.mlp\.experts"):
         pruned(technique("prune", *overrides, sparsity=0.5), tiny("causal_lm", **MODELS["deepseek-v3"]), corpus)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["pipeline.prune.regrow=0.3"],
+        ["importance@pipeline.prune.importance=movement"],
+        ["importance@pipeline.prune.importance=l0"],
+        ["+allocation@pipeline.prune.allocation=sensitivity", "pipeline.prune.allocation.rows=2"],
+    ],
+)
+@pytest.mark.parametrize("name", MODELS)
+def test_masks_that_training_moves_lie_right(
+    tiny: Make, technique: Make, corpus: Make, fit: Make, name: str, overrides: list[str]
+) -> None:
+    """Whatever looks at gradients or losses sees weights and masks the same way round, square ones too."""
+    family: Family = tiny("causal_lm", **MODELS[name])
+    learned = technique("prune", *overrides, sparsity=0.5, steps=4, every=1)
+    learned.prepare(family, corpus("causal_lm"), None)
+    fit(learned)
+    assert learned.finish()["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    for layer in learned.layers.values():
+        module, tensor = place(layer)
+        assert torch.isfinite(getattr(module, tensor)).all()
+
+
+def test_what_movement_learns_of_a_square_conv1d_is_not_transposed(
+    tiny: Make, technique: Make, corpus: Make, fit: Make
+) -> None:
+    family: Family = tiny("causal_lm", **MODELS["gpt2"])
+    overrides = ["importance@pipeline.prune.importance=movement"]
+    stage = technique("prune", *overrides, sparsity=0.5, steps=2, every=100, ramp=1.0)
+    stage.prepare(family, corpus("causal_lm"), None)
+    fit(stage)
+    stage.finish()
+    name = "transformer.h.0.attn.c_proj"
+    mask, learned = stage.masks[name].mask, stage.learned[name]
+    assert mask.shape[0] == mask.shape[1] and learned[mask].min() >= learned[~mask].max()

@@ -13,10 +13,11 @@ from slimexp.attachment import attached
 from slimexp.config import build, compose, options
 from slimexp.data.base import Corpus, Example, Split
 from slimexp.importance.mask import Mask
+from slimexp.loss.base import Outputs
 from slimexp.model.causal_lm import CausalLm
 from slimexp.model.seq2seq import Seq2Seq
 from slimexp.model.tokenizer import Bytes
-from slimexp.technique.coverage import covered_layers
+from slimexp.technique.coverage import covered_layers, latent
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.prune import Prune
 
@@ -63,6 +64,7 @@ def fit(technique: Finetune, *, stop: int | None = None, resume: Path | None = N
     return trainer
 
 
+ONE_SHOT = [name for name in options("importance") if name not in ("movement", "l0")]  # scores without training
 NM = "pattern@pipeline.prune.pattern=n_m"
 
 
@@ -81,9 +83,9 @@ def weights(technique: Prune) -> list[Tensor]:
 # --- one-shot ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("importance", options("importance"))
+@pytest.mark.parametrize("importance", ONE_SHOT)
 @pytest.mark.parametrize("scope", ["layer", "global", "row"])
-@pytest.mark.parametrize("sparsity", [0.3, 0.9])
+@pytest.mark.parametrize("sparsity", [0.9])
 def test_reaches_the_target_within_one_weight_per_scope(importance: str, scope: str, sparsity: float) -> None:
     technique = prune(by(importance), sparsity=sparsity, **{"pattern.scope": scope})
     technique.prepare(family(), Words(), None)
@@ -100,7 +102,7 @@ def test_reaches_the_target_within_one_weight_per_scope(importance: str, scope: 
     assert 0.25 < coverage["share"] < 1
 
 
-@pytest.mark.parametrize("importance", options("importance"))
+@pytest.mark.parametrize("importance", ONE_SHOT)
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (4, 8), (3, 16)])
 def test_n_of_m_in_every_group(importance: str, n: int, m: int) -> None:
     technique = prune(by(importance), NM, sparsity=1 - n / m, **{"pattern.m": m})
@@ -273,6 +275,147 @@ def test_calibration_happens_only_when_masks_grow(monkeypatch: pytest.MonkeyPatc
     assert calls == [5, 10]
 
 
+# --- gates ---------------------------------------------------------------------------------------
+
+
+def test_the_lagrangian_drives_the_gates_to_the_target() -> None:
+    """Before anything is cut: the expected sparsity of every layer is near its target at the end of the ramp."""
+    values = {"importance.lr": 0.5, "importance.price": 10}
+    scheduler = "scheduler@pipeline.prune.scheduler=constant"
+    technique = prune(by("l0"), scheduler, sparsity=0.6, steps=60, ramp=1.0, **values)
+    technique.prepare(family(), Words(), None)
+    assert len(list(technique.model.parameters())) > len(list(family().model.parameters()))
+    fit(technique)
+    expected = [1 - gate.open().mean().item() for gate in technique.gating._gates.values()]
+    assert expected == [pytest.approx(0.6, abs=0.1)] * len(expected)
+    technique.finish()
+    assert len(list(technique.model.parameters())) == len(list(family().model.parameters()))
+
+
+# --- regrowth ------------------------------------------------------------------------------------
+
+
+def test_regrowth_keeps_the_sparsity_and_lets_weights_come_back() -> None:
+    technique = prune(sparsity=0.8, steps=12, every=2, ramp=0.8, regrow=0.3, **{"schedule.start": 1.0})
+    seen: list[list[Tensor]] = []
+    on_step = technique.on_step
+
+    def watch(progress: float) -> None:
+        before = weights(technique)
+        on_step(progress)
+        seen.append([mask.clone() for mask in masks(technique)])
+        for old, new, mask in zip(before, weights(technique), masks(technique), strict=True):
+            assert ((new != 0) & (old == 0)).sum() == 0, "what wakes is zero"
+            assert abs(int((~mask).sum()) - 0.8 * mask.numel()) <= 1
+
+    technique.on_step = watch  # type: ignore[method-assign]
+    technique.prepare(family(), Words(), None)
+    fit(technique)
+    technique.finish()
+    woken = [sum(int((new & ~old).sum()) for old, new in zip(*pair, strict=True)) for pair in pairwise(seen)]
+    assert [count > 0 for count in woken] == [step % 2 == 0 and step < 9.6 for step in range(1, 12)]
+    assert woken[1] > woken[7], "less and less"
+    assert sum(int((w != 0).sum()) for w in weights(technique)) > 0.19 * sum(w.numel() for w in weights(technique))
+
+
+def test_what_wakes_has_the_largest_gradient_and_what_goes_the_lowest_score() -> None:
+    technique = prune(sparsity=0.5, steps=4, every=1, regrow=0.2, **{"schedule.start": 1.0})
+    technique.prepare(family(), Words(), None)
+    technique.on_step(0.0)
+    before = {name: mask.mask.clone() for name, mask in technique.masks.items()}
+    old = {name: latent(layer).detach().clone() for name, layer in technique.layers.items()}
+    batch = next(iter(technique._batches_of_this_step()))
+    free = [layer.weight.detach().clone().requires_grad_() for layer in technique.layers.values()]
+    plain = family()
+    for layer, weight in zip(plain.compressible().values(), free, strict=True):
+        layer.weight.data.copy_(weight)
+    dense = torch.autograd.grad(
+        technique.total({"ce": technique.losses["ce"](Outputs(*plain.forward(batch)), None, batch["labels"], 0.0)}),
+        [layer.weight for layer in plain.compressible().values()],
+    )
+    technique._regrow(1.0, share=0.2)
+    for (name, mask), gradient in zip(technique.masks.items(), dense, strict=True):
+        woken, asleep = mask.mask & ~before[name], ~mask.mask
+        assert (
+            woken.any()
+            and (old[name][~mask.mask & before[name]].abs() <= old[name][mask.mask & before[name]].abs().max()).all()
+        )
+        assert gradient[woken].abs().min() >= gradient[asleep].abs().max() * (1 - 1e-4)
+
+
+def test_resumed_regrowth_equals_the_straight_run(tmp_path: Path) -> None:
+    def technique() -> Prune:
+        stage = prune(sparsity=0.75, steps=6, every=1, ramp=1.0, regrow=0.3)
+        stage.prepare(family(), Words(), None)
+        return stage
+
+    straight, interrupted, resumed = technique(), technique(), technique()
+    fit(straight)
+    fit(interrupted, stop=3).save_checkpoint(tmp_path / "checkpoint.ckpt")
+    fit(resumed, resume=tmp_path / "checkpoint.ckpt")
+    assert straight.finish() == resumed.finish()
+    for one, other in zip(straight.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+# --- layers --------------------------------------------------------------------------------------
+
+
+def test_only_layers_that_are_asked_for_are_pruned() -> None:
+    technique = prune(sparsity=0.5, min_coverage=0, include="['*.SelfAttention.*']", exclude="['decoder.*', '*.o']")
+    technique.prepare(family(), Words(), None)
+    technique.finish()
+    dense = family().compressible()
+    assert sorted(technique.layers) == [f"encoder.block.0.layer.0.SelfAttention.{letter}" for letter in "kqv"]
+    for name, layer in technique.family.compressible().items():
+        assert torch.equal(layer.weight, dense[name].weight) is (name not in technique.layers)
+
+
+@pytest.mark.parametrize("what", ["include", "exclude"])
+def test_a_pattern_of_names_that_matches_nothing_lists_those_that_exist(what: str) -> None:
+    said = rf"{what}: no layer is called '\*\.mlp'; there are encoder\.block\.0\.layer\.0\.SelfAttention\.q, "
+    with pytest.raises(ValueError, match=said):
+        prune(**{what: "['*.mlp']"}).prepare(family(), Words(), None)
+
+
+def test_no_layer_left() -> None:
+    with pytest.raises(ValueError, match="include and exclude leave no layer of encoder"):
+        prune(exclude="['*']").prepare(family(), Words(), None)
+
+
+SENSITIVITY = "+allocation@pipeline.prune.allocation=sensitivity"
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_an_allocation_meets_the_target_over_all_and_its_own_in_each_layer(steps: int) -> None:
+    technique = prune(SENSITIVITY, sparsity=0.5, steps=steps, every=1, **{"allocation.rows": 2})
+    technique.prepare(family(), Words(), None)
+    if steps:
+        fit(technique)
+    technique.finish()
+    zeros = {name: int((layer.weight == 0).sum()) for name, layer in technique.layers.items()}
+    sizes = {name: layer.weight.numel() for name, layer in technique.layers.items()}
+    assert abs(sum(zeros.values()) - 0.5 * sum(sizes.values())) <= 1
+    assert all(zeros[name] == round(share * sizes[name]) for name, share in technique.targets.items())
+    assert len(set(technique.targets.values())) > 1 and max(technique.targets.values()) < 0.91
+
+
+def test_an_allocation_is_resumed_and_not_scanned_for_again(tmp_path: Path) -> None:
+    def technique() -> Prune:
+        stage = prune(SENSITIVITY, sparsity=0.5, steps=4, every=1, ramp=1.0, **{"allocation.rows": 2})
+        stage.prepare(family(), Words(), None)
+        return stage
+
+    straight, interrupted, resumed = technique(), technique(), technique()
+    fit(straight)
+    fit(interrupted, stop=2).save_checkpoint(tmp_path / "checkpoint.ckpt")
+    resumed.allocation.scan = None  # type: ignore[union-attr,method-assign,assignment]
+    fit(resumed, resume=tmp_path / "checkpoint.ckpt")
+    assert straight.finish() == resumed.finish()
+    for one, other in zip(straight.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 
@@ -285,6 +428,8 @@ def test_calibration_happens_only_when_masks_grow(monkeypatch: pytest.MonkeyPatc
         ({"schedule.end": 0.5}, "schedule must end at 1"),
         ({"every": 0}, "every must be >= 1 step, got 0"),
         ({"ramp": 0}, r"ramp must be in \(0, 1\], got 0"),
+        ({"regrow": 1.0}, r"regrow must be in \[0, 1\), got 1.0"),
+        ({"regrow": 0.3}, "regrow needs training between updates: set steps"),
     ],
 )
 def test_wrong_values_are_refused_by_the_constructor(settings: dict[str, object], message: str) -> None:
@@ -297,6 +442,32 @@ def test_n_m_refuses_a_target_between_and_rows_that_do_not_divide() -> None:
         prune(NM, sparsity=0.6)
     with pytest.raises(ValueError, match=r"layer 'encoder\..*': m must divide .* got 5 for rows of 32"):
         prune(NM, sparsity=0.4, **{"pattern.m": 5}).prepare(family(), Words(), None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["pipeline.prune.pattern.scope=global"], "allocation needs layers that do not compete"),
+        ([NM], "allocation needs a pattern that takes any sparsity, NM does not"),
+        (["pipeline.prune.sparsity=0.95"], "sparsity 0.95 is more than the last of allocation.sparsities, 0.9"),
+        (["pipeline.prune.allocation.rows=0"], "rows of training text to scan with must be >= 1, got 0"),
+        (["pipeline.prune.allocation.sparsities=[0.5,0.3]"], r"sparsities must ascend within \(0, 1\), got"),
+    ],
+    ids=str,
+)
+def test_allocations_that_cannot_be_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        prune(SENSITIVITY, *overrides)
+
+
+def test_an_allocation_needs_scores_before_training() -> None:
+    with pytest.raises(ValueError, match="allocation scans before Movement has scores"):
+        prune(SENSITIVITY, by("movement"), steps=2)
+
+
+def test_gates_do_not_regrow() -> None:
+    with pytest.raises(ValueError, match="gates of L0 open and shut by themselves: set regrow=0"):
+        prune(by("l0"), steps=2, regrow=0.3)
 
 
 def test_taylor_without_a_loss() -> None:

@@ -1,0 +1,48 @@
+"""Where weights that are zero would help: their gradients, had they a say."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from slimexp.importance.mask import Mask
+from slimexp.model.base import Batch, Family
+from slimexp.technique.coverage import Layer, latent
+
+
+@torch.enable_grad()
+def dense_gradients(
+    family: Family,
+    layers: Mapping[str, Layer],
+    masks: Mapping[str, Mask],
+    batches: Iterable[Batch],
+    *,
+    objective: Callable[[Batch], Tensor],
+) -> dict[str, Tensor]:
+    """Layer -> gradient of the objective, summed over ``batches``, with respect to every weight, masked ones included.
+
+    The model computes with its masks; only the gradient passes through them.
+    """
+    weights = {name: latent(layer) for name, layer in layers.items()}
+    sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    with _passing(masks.values()), torch.compiler.set_stance("force_eager"):
+        for batch in batches:
+            on_device = {name: tensor.to(family.device) for name, tensor in batch.items()}
+            found = torch.autograd.grad(objective(on_device), list(weights.values()), allow_unused=True)
+            for total, gradient in zip(sums.values(), found, strict=True):
+                if gradient is not None:  # an expert that no token went to has none
+                    total += gradient
+    return sums
+
+
+@contextmanager
+def _passing(masks: Iterable[Mask]) -> Iterator[None]:
+    held = list(masks)
+    for mask in held:
+        mask.passes_gradient = True
+    try:
+        yield
+    finally:
+        for mask in held:
+            mask.passes_gradient = False
