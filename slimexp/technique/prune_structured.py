@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from slimexp.attachment import attached
 from slimexp.data.base import Corpus
-from slimexp.importance.base import Importance
+from slimexp.importance.base import Gated, Importance, Learned
 from slimexp.model.base import IGNORE, Batch, Family
 from slimexp.model.rehearsal import rehearsed
 from slimexp.model.shape import HIDDEN, Census, Shape, lattice, possible
@@ -65,6 +65,11 @@ class PruneStructured(Finetune):
             raise ValueError("axes must name what may go, e.g. [layers, heads, ffn, hidden]; got none")
         if norm not in (1, 2):
             raise ValueError(f"norm must be 1 or 2, got {norm}")
+        if isinstance(importance, Learned | Gated):
+            raise ValueError(
+                f"{type(importance).__name__} is learned by training, and structure goes before it: choose activation, "
+                "magnitude, wanda, taylor or random"
+            )
         for name, value in (("multiple", multiple), ("rows", rows), ("candidates", candidates)):
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")

@@ -110,7 +110,12 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-COMBINATIONS = list(product(options("importance"), PATTERNS, options("schedule")))
+PAIRS = [  # what makes up for zeros within a layer has no layers that compete
+    (importance, pattern)
+    for importance, pattern in product(options("importance"), PATTERNS)
+    if (importance, pattern) != ("sparsegpt", "global")
+]
+COMBINATIONS = [(*pair, along) for pair, along in product(PAIRS, options("schedule"))]
 
 
 @pytest.mark.parametrize(("importance", "pattern", "along"), COMBINATIONS, ids=map(" ".join, COMBINATIONS))
@@ -124,9 +129,6 @@ def test_reaches_the_target_to_the_weight_in_every_scope(importance: str, patter
     technique.finish()
     for group in living(technique):
         assert (group.sum(1) == group.shape[1] - round(0.5 * group.shape[1])).all()
-
-
-PAIRS = list(product(options("importance"), PATTERNS))
 
 
 @pytest.mark.parametrize(("importance", "pattern"), PAIRS, ids=map(" ".join, PAIRS))
@@ -152,7 +154,7 @@ def test_resume_equals_straight(importance: str, pattern: str, tmp_path: Path) -
     assert same(*ends)
 
 
-@pytest.mark.parametrize(("importance", "pattern"), zip(options("importance"), [*PATTERNS] * 9, strict=False))
+@pytest.mark.parametrize(("importance", "pattern"), zip(options("importance"), [*PATTERNS, *PATTERNS], strict=False))
 def test_masks_survive_200_steps_of_decay_and_momentum(importance: str, pattern: str) -> None:
     technique = prepared(importance, pattern, every=1)
     fit(technique)

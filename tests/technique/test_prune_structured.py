@@ -220,6 +220,12 @@ def test_wrong_values(technique: Make, values: dict[str, Any], message: str) -> 
         technique(NAME, **values)
 
 
+@pytest.mark.parametrize("importance", ["movement", "l0"])
+def test_what_is_learned_comes_too_late(technique: Make, importance: str) -> None:
+    with pytest.raises(ValueError, match="is learned by training, and structure goes before it: choose activation,"):
+        technique(NAME, f"importance@pipeline.{NAME}.importance={importance}")
+
+
 def test_too_little_coverage(prepared: Make) -> None:
     with pytest.raises(ValueError, match=r"only \d\d\.\d% of the parameters are in tensors that lose something"):
         prepared(axes="[ffn]", min_coverage=0.99, **{"target.share": 0.9})
