@@ -84,7 +84,7 @@ def main() -> None:
             [
                 f"+experiment={arguments.experiment}",
                 *overrides,
-                *(f"seed={seed}", f"runs={folder}", "name=benchmark_prune_structured"),
+                *("measure.task.limit=null", f"seed={seed}", f"runs={folder}", "name=benchmark_prune_structured"),
             ],
         )
         for seed in arguments.seeds

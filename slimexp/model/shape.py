@@ -14,12 +14,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from slimexp.model.anatomy import FFN, HEADS, HIDDEN, KV_HEADS, Anatomy, anatomy_of, head_width, size
-from slimexp.model.base import parameters
 from slimexp.model.survivors import admits, in_stack, with_queries
 
 Shape = Mapping[str, int]  # stack, or one of WIDTHS -> units
 LAYERS = "layers"
 WIDTHS = (HEADS, FFN, HIDDEN)
+Part = frozenset[tuple[tuple[tuple[str, int], ...], int]]  # (width that scales it, length) of each dimension -> tensors
 AXES = (LAYERS, *WIDTHS)  # what a user may ask to be cut
 
 
@@ -91,37 +91,35 @@ class Census:
     def __init__(self, model: PreTrainedModel) -> None:
         self.dense = whole(model.config)
         anatomy = anatomy_of(model.config)
-        distinct = {id(p) for p in parameters(model)}
         parts: dict[tuple[str, int] | None, Counter[tuple[tuple[str, int], ...]]] = {}
-        for name, parameter in model.named_parameters():
-            if id(parameter) not in distinct:
-                continue
+        for name, parameter in model.named_parameters():  # tied ones once
             axes = anatomy.of(name)  # of the first dimensions; nothing takes from the others
             words = [_width(axis, anatomy) for axis in axes] + [""] * (parameter.ndim - len(axes))
             dimensions = tuple(zip(words, parameter.shape, strict=True))
             parts.setdefault(_place(name, anatomy), Counter())[dimensions] += 1
-        self._outside = parts.pop(None, Counter())
-        self._blocks = {place: frozenset(part.items()) for place, part in parts.items() if place is not None}
+        self._outside: Part = frozenset(parts.pop(None, Counter()).items())
+        self._blocks: dict[tuple[str, int], Part] = {
+            place: frozenset(part.items()) for place, part in parts.items() if place is not None
+        }
 
     def count(self, layers: Mapping[str, Sequence[int]], shape: Shape) -> int:
         """Parameters of the model with only the blocks ``layers`` (stack -> indices), and the widths of ``shape``."""
         kept = Counter(self._blocks[stack, index] for stack, indices in layers.items() for index in indices)
-        outside = self._size(frozenset(self._outside.items()), shape)
-        return outside + sum(self._size(part, shape) * times for part, times in kept.items())
+        return self._size(self._outside, shape) + sum(self._size(part, shape) * times for part, times in kept.items())
 
     def touched(self, layers: Mapping[str, Sequence[int]], shape: Shape) -> float:
         """Share of the whole model's parameters in tensors that lose rows, columns, or go as a whole."""
         cut = {word for word, units in shape.items() if word in WIDTHS and units < self.dense[word]}
         gone = {place for place in self._blocks if place[1] not in layers[place[0]]}
         total = lost = 0
-        for place, part in [(None, frozenset(self._outside.items())), *self._blocks.items()]:
+        for place, part in [(None, self._outside), *self._blocks.items()]:
             for dimensions, times in part:
                 size = times * math.prod(length for _, length in dimensions)
                 total += size
                 lost += size * (place in gone or any(width in cut for width, _ in dimensions))
         return lost / total
 
-    def _size(self, part: frozenset[tuple[tuple[tuple[str, int], ...], int]], shape: Shape) -> int:
+    def _size(self, part: Part, shape: Shape) -> int:
         return sum(
             times
             * math.prod(
