@@ -1,13 +1,12 @@
 """How good is the zoo's Llama with 10 to 90 % of its weights at zero?
 
     python -m benchmarks.prune_curve
-    python -m benchmarks.prune_curve --seeds 0 1 2 --sparsities 0.5 --methods wanda finetuned trainer=gpu
+    python -m benchmarks.prune_curve --seeds 0 1 2 --sparsities 0.5 --methods sparsegpt finetuned trainer=gpu
 
 Per sparsity and seed it prunes in one shot by every importance, and trains ``+experiment=prune_llama``, which prunes by
-the experiment's own importance and goes on training. Further overrides go to every run. All compete within rows but
-magnitude, which competes within layers. Perplexity is that of the saved artifact on the test split. Finished stages are
-not done again. Prints a Markdown table, writes ``RUNS/NAME.json`` and draws ``RUNS/NAME.png``; exits with status 1
-unless the finetuned model at 50 % has at most ``--ratio`` times the dense model's perplexity (mean over seeds).
+the experiment's own importance and goes on training. Further overrides go to every run. Weights compete within layers,
+by Wanda within rows, as published. Perplexity is that of the saved artifact on the test split. Finished stages are not
+done again. Prints a Markdown table, writes ``RUNS/NAME.json`` and draws ``RUNS/NAME.png``; exits with status 1 unless the finetuned model at 50 % has at most ``--ratio`` times the dense model's perplexity (mean over seeds).
 """
 
 import argparse
@@ -32,8 +31,8 @@ def overrides(method: str, sparsity: float, seed: int, arguments: argparse.Names
     own = [f"seed={seed}", f"runs={arguments.runs}", f"name={arguments.name}", f"{stage}.sparsity={sparsity}"]
     if method != FINETUNED:
         own += [f"{stage}.steps=0", f"importance@{stage}.importance={method}", f"~{stage}.losses.kl"]
-    if method == "magnitude":
-        own.append(f"{stage}.pattern.scope=layer")
+    if method == "wanda":
+        own.append(f"{stage}.pattern.scope=row")
     return [
         "+experiment=prune_llama",
         "logger=none",

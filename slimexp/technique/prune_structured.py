@@ -18,6 +18,7 @@ from slimexp.model.shape import HIDDEN, Census, Shape, lattice, possible
 from slimexp.model.surgery import remove
 from slimexp.target.base import Space, Target
 from slimexp.technique.batches import calibration_batches, training_batches
+from slimexp.technique.calibration import visiting
 from slimexp.technique.finetune import Finetune, Training
 from slimexp.technique.solver import Loss, Unreachable, described, solve
 from slimexp.technique.structure import Ranking, rank
@@ -98,24 +99,25 @@ class PruneStructured(Finetune):
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         if any(attached(family.model)):
             raise ValueError("removal comes first: the model has masks or quantizers, which would not survive it")
-        options = lattice(family.model.config, self.axes, multiple=self.multiple)
-        ranking = rank(
-            family,
-            self.importance,
-            norm=self.norm,
-            widths=[word for word, units in options.items() if len(units) > 1],
-            batches=lambda rows: calibration_batches(corpus, family, rows=rows, seed=self.seed),
-            rows=self.rows,
-            objective=lambda batch: _cross_entropy(family, batch),
-        )
-        census = Census(family.model)
-        space = Space(
-            family=family,
-            lattice=options,
-            count=lambda shape: census.count(ranking.layers(shape), shape),
-            build=lambda shape: remove(family, ranking.layers(shape), ranking.kept(shape)),
-        )
-        shape = self._solve(space, self._loss(family, ranking, corpus))
+        with visiting(family.model, self.workplace or family.device):
+            options = lattice(family.model.config, self.axes, multiple=self.multiple)
+            ranking = rank(
+                family,
+                self.importance,
+                norm=self.norm,
+                widths=[word for word, units in options.items() if len(units) > 1],
+                batches=lambda rows: calibration_batches(corpus, family, rows=rows, seed=self.seed),
+                rows=self.rows,
+                objective=lambda batch: _cross_entropy(family, batch),
+            )
+            census = Census(family.model)
+            space = Space(
+                family=family,
+                lattice=options,
+                count=lambda shape: census.count(ranking.layers(shape), shape),
+                build=lambda shape: remove(family, ranking.layers(shape), ranking.kept(shape)),
+            )
+            shape = self._solve(space, self._loss(family, ranking, corpus))
         if shape == space.whole:
             raise ValueError(
                 f"the model costs at most {self.target.limit:g} {self.target.unit} as it is, nothing would be removed: "
