@@ -6,7 +6,8 @@
 Per sparsity and seed it prunes in one shot by every importance, and trains ``+experiment=prune_llama``, which prunes by
 the experiment's own importance and goes on training. Further overrides go to every run. Weights compete within layers,
 by Wanda within rows, as published. Perplexity is that of the saved artifact on the test split. Finished stages are not
-done again. Prints a Markdown table, writes ``RUNS/NAME.json`` and draws ``RUNS/NAME.png``; exits with status 1 unless the finetuned model at 50 % has at most ``--ratio`` times the dense model's perplexity (mean over seeds).
+done again. Prints a Markdown table, writes ``RUNS/NAME.json`` and draws ``RUNS/NAME.png``; exits with status 1
+unless the finetuned model at 50 % has at most ``--ratio`` times the dense model's perplexity (mean over seeds).
 """
 
 import argparse

@@ -220,9 +220,8 @@ def test_a_point_of_a_pruning_curve_is_one_command(method: str) -> None:
     cfg = compose(prune_curve.overrides(method, 0.3, 1, arguments))
     check(cfg)
     assert (cfg.pipeline.prune.steps > 0) == ("kl" in cfg.pipeline.prune.losses) == (method == "finetuned")
-    assert cfg.pipeline.prune.importance._target_.endswith(
-        {"magnitude": "Magnitude", "wanda": "Wanda"}.get(method, "SparseGPT")
-    )
+    scorer = {"magnitude": "Magnitude", "wanda": "Wanda"}.get(method, "SparseGPT")
+    assert cfg.pipeline.prune.importance._target_.endswith(f".{scorer}")
 
 
 def test_a_toy_goes_through_every_way_to_prune(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
