@@ -195,6 +195,11 @@ def check(cfg: DictConfig, schema: type = Run) -> None:
         raise ConfigError("\n".join(dict.fromkeys(errors)))
 
 
+def chosen(group: DictConfig) -> dict[str, DictConfig]:
+    """Components of a group by name; what an experiment sets of one that was not chosen is no component."""
+    return {str(name): node for name, node in group.items() if "_target_" in node}
+
+
 def options(group: str) -> list[str]:
     """What can be chosen in a config group."""
     return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))

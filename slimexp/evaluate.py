@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from slimexp import record, stage
-from slimexp.config import Evaluation, build, check, main
+from slimexp.config import Evaluation, build, check, chosen, main
 
 if TYPE_CHECKING:
     from slimexp.data.base import Corpus
@@ -34,7 +34,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     began = time.monotonic()
     _check_device(cfg.device)
     corpus: Corpus = build(cfg.data)
-    measures: dict[str, Measure] = {name: build(node) for name, node in cfg.measure.items()}
+    measures: dict[str, Measure] = {name: build(node) for name, node in chosen(cfg.measure).items()}
     for measure in measures.values():
         measure.validate(corpus.task)
     if not measures:

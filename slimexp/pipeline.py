@@ -20,7 +20,7 @@ from torch import nn
 
 from slimexp import artifact, record, reference
 from slimexp.checkpoint import Checkpoint
-from slimexp.config import build
+from slimexp.config import build, chosen
 from slimexp.data.base import Corpus
 from slimexp.measure.base import Measure, Subject, directions, run, trivial
 from slimexp.model.base import Family, Source
@@ -67,7 +67,7 @@ class Pipeline:
         self.corpus: Corpus = build(cfg.data)
         self.source: Source = build(cfg.model)
         self.techniques: dict[str, Finetune] = {name: build(node) for name, node in cfg.pipeline.items()}
-        self.measures: dict[str, Measure] = {name: build(node) for name, node in cfg.measure.items()}
+        self.measures: dict[str, Measure] = {name: build(node) for name, node in chosen(cfg.measure).items()}
         if taken := {DENSE, START, FINAL} & self.techniques.keys():
             raise ValueError(f"a stage cannot be called '{min(taken)}', which has a meaning: give it another name")
         config = self.source.validate(self.corpus.task, self.corpus.labels)

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import DictConfig
 
 from slimexp import binding
-from slimexp.config import CONF_DIR, build, check, compose
+from slimexp.config import CONF_DIR, build, check, chosen, compose
 
 ROOT = CONF_DIR.parent
 FILES = sorted(path.relative_to(CONF_DIR).with_suffix("") for path in CONF_DIR.glob("*/**/*.yaml"))
@@ -70,3 +70,8 @@ def test_training_can_call_it(path: Path) -> None:
         assert made([{"params": [weight]}]).param_groups
     else:
         made(optimizer=torch.optim.SGD([weight], lr=1.0), num_training_steps=10).step()
+
+
+def test_what_an_experiment_sets_of_a_measure_that_was_not_chosen_is_no_measure() -> None:
+    cfg = compose(["+experiment=front_t5", "measure=[size]"])
+    assert "limit" in cfg.measure.task and list(chosen(cfg.measure)) == ["size"]

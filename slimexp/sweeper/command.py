@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import FrozenTrial
 
 from slimexp.binding import unknown
-from slimexp.config import CONF_DIR, build, check, options
+from slimexp.config import CONF_DIR, build, check, chosen, options
 from slimexp.point import flat
 from slimexp.stage import key
 from slimexp.stage import shaping as trainer
@@ -154,10 +154,12 @@ def _objectives(cfg: DictConfig, asked: Mapping[str, Direction] | None) -> dict[
 
 def _check_measured(cfg: DictConfig, wanted: Sequence[str]) -> None:
     """Refuse a metric that no measure of the run gives."""
-    known = {pattern for node in cfg.measure.values() for pattern in build(node).directions}
+    known = {pattern for node in chosen(cfg.measure).values() for pattern in build(node).directions}
     for name in wanted:
         if not any(fnmatchcase(name, pattern) for pattern in known):
-            raise ValueError(f"no measure of this run gives '{name}': {_way_out(name, list(cfg.measure), known)}")
+            raise ValueError(
+                f"no measure of this run gives '{name}': {_way_out(name, list(chosen(cfg.measure)), known)}"
+            )
 
 
 def _way_out(name: str, measures: Sequence[str], known: Collection[str]) -> str:
