@@ -51,6 +51,7 @@ FILES = {
     "technique/shrink": "{_target_: counter.Shrink, steps: 3}",
     "pipeline/shrink": "{defaults: [/technique@shrink: shrink]}",
     "experiment/shrink_tool": "# @package _global_\n{defaults: [override /pipeline: shrink], name: shrink_tool}",
+    "hydra/sweeper/pareto": "{_target_: counter.Tool, workers: 2}",
     "experiment/broken": "# @package _global_\n{pipelin: 1}",
 }
 
