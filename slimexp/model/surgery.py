@@ -17,12 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from slimexp.model.anatomy import EXPERTS, FFN, HEADS, HIDDEN, VOCABULARY, Anatomy, anatomy_of, scope, size
-from slimexp.model.anatomy import block as block
-from slimexp.model.anatomy import head_width as head_width
+from slimexp.model.anatomy import EXPERTS, FFN, HEADS, HIDDEN, VOCABULARY, Anatomy, anatomy_of, head_width, scope, size
 from slimexp.model.base import Batch, Family
-from slimexp.model.survivors import Kept as Kept
-from slimexp.model.survivors import admits, check, check_experts, in_stack, resized, router_groups, with_queries
+from slimexp.model.survivors import Kept, admits, check, check_experts, in_stack, resized, router_groups, with_queries
 from slimexp.model.vocabulary import renumber, shrunk
 
 

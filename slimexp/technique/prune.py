@@ -93,11 +93,6 @@ class Prune(Finetune):
         if isinstance(importance, Calibrated) and importance.observes == "gradient" and not training["losses"]:
             name = type(importance).__name__
             raise ValueError(f"{name} needs the gradient of a loss: add one, e.g. /loss@losses.ce: cross_entropy")
-        if isinstance(importance, Compensating) and pattern.across_layers:
-            raise ValueError(
-                f"{type(importance).__name__} makes up for zeros within a layer, so that layers cannot compete for "
-                "them: set pattern.scope=layer"
-            )
         self.importance = importance
         self.pattern = pattern
         self.sparsity = sparsity
