@@ -89,7 +89,7 @@ def kernel(model: nn.Module, folder: Path | None = None) -> str:
         return f"int{executed.weights.num_bits} dequantized -> {dtype} matmul{rounding}"
     stored = json.loads((folder / "config.json").read_text()).get("quantization_config") if folder else None
     if stored is None:
-        return f"{dtype} matmul" + (", zeros multiplied like all else" if _has_zeros(model) else "")
+        return f"{dtype} matmul" + (" (zeros multiplied like all else)" if _has_zeros(model) else "")
     group = next(iter(stored["config_groups"].values()))
     return f"int{group['weights']['num_bits']} dequantized -> {dtype} matmul"
 

@@ -236,7 +236,7 @@ def test_kernel_says_what_runs(tmp_path: Path) -> None:
     assert kernel(tiny(LLAMA)) == "float32 matmul"
     masked = tiny(LLAMA)
     masked.model.layers[0].mlp.up_proj.weight.data[::2] = 0
-    assert kernel(masked) == "float32 matmul, zeros multiplied like all else"
+    assert kernel(masked) == "float32 matmul (zeros multiplied like all else)"
     model = quantized(LLAMA, bits=8, group_size=None, activations=True)
     assert kernel(model) == "float32 matmul, simulated by Mask, MinMax, Token"
     write(model, tmp_path)
