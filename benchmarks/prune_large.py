@@ -3,7 +3,7 @@
     python -m benchmarks.prune_large            # one GPU, bfloat16, 128 rows of 2,048 tokens
     python -m benchmarks.prune_large --toy      # seconds, anywhere: does it run?
 
-A Llama-shaped model of random weights goes through ``slimexp.technique.prune`` with ``steps: 0`` as in a pipeline: it
+A Llama-shaped model of random weights goes through each technique of ``ARMS`` without training, as in a pipeline: it
 lies in the machine's memory and its blocks visit the GPU. Time and memory do not depend on what the weights are worth.
 Then every linear layer of the 2:4 model runs once dense and once by the GPU's semi-structured kernels, in turns, at 1,
 16 and 128 rows; all layers and not one, whose weight would stay in the cache. Further overrides go to every technique.
@@ -65,6 +65,7 @@ ARMS = {  # one line per technique
     "wanda 2:4": Arm(_prune("wanda", _TWO_OF_FOUR), 60),
     "sparsegpt": Arm(_prune("sparsegpt"), 360),
     "sparsegpt 2:4": Arm(_prune("sparsegpt", _TWO_OF_FOUR), 360),
+    "a quarter removed": Arm(("pipeline=prune_structured", "pipeline.prune_structured.rows=8"), 120),
 }
 
 
@@ -100,12 +101,12 @@ class Cost(NamedTuple):
     Attributes:
         seconds: Of preparing and pruning.
         memory: Most GPU memory, in weights of the model; ``None`` without a GPU.
-        sparsity: Share of zeros in the layers.
+        gone: Share of the layers' weights that are zero, or of the model's that were removed.
     """
 
     seconds: float
     memory: float | None
-    sparsity: float
+    gone: float
 
 
 def random_model(sizes: Mapping[str, Any], device: torch.device) -> Family:
@@ -144,7 +145,8 @@ def cost(arm: Arm, family: Family, device: torch.device, overrides: Sequence[str
     if on_gpu:
         torch.cuda.synchronize(device)
     seconds = time.monotonic() - began
-    return Cost(seconds, torch.cuda.max_memory_allocated(device) / weights if on_gpu else None, reached["sparsity"])
+    gone = reached["sparsity"] if "sparsity" in reached else 1 - reached["parameters"]
+    return Cost(seconds, torch.cuda.max_memory_allocated(device) / weights if on_gpu else None, gone)
 
 
 def has_kernels(device: torch.device) -> bool:
@@ -213,11 +215,11 @@ def _milliseconds(run: Callable[[], None]) -> float:
 
 
 def costs_table(costs: Mapping[str, Cost]) -> str:
-    lines = ["| technique | zeros | seconds | at most | peak memory / weights | at most |"]
+    lines = ["| technique | gone | seconds | at most | peak memory / weights | at most |"]
     lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, one in costs.items():
         memory = "no GPU" if one.memory is None else f"{one.memory:.2f}"
-        figures = f"{one.sparsity:.1%} | {one.seconds:.1f} | {ARMS[name].seconds:g} | {memory} | {MEMORY:g}"
+        figures = f"{one.gone:.1%} | {one.seconds:.1f} | {ARMS[name].seconds:g} | {memory} | {MEMORY:g}"
         lines.append(f"| {name} | {figures} |")
     return "\n".join(lines)
 

@@ -24,17 +24,17 @@ from slimexp.technique.solver import Loss, Unreachable, described, solve
 from slimexp.technique.structure import Ranking, rank
 
 ATTEMPTS = 4  # at a target whose price is an estimate
-ROWS_AT_ONCE = 16
+ROWS_AT_ONCE, TOKENS_AT_ONCE = 16, 4096  # logits of a large vocabulary outweigh the model
 
 
 class PruneStructured(Finetune):
     """Remove the least important units until the model meets a target, then train what is left.
 
     Every unit is ranked once on training text. Which axis gives how much is solved for: what cutting each axis alone
-    loses is measured by running the whole model with units masked; of the shapes that meet the target and whose losses
-    add up to least, the ``candidates`` first are run themselves. The loss is the cross-entropy before any training,
-    which is not what will be left after it: candidates that are close may change places. Every block keeps as many
-    heads and neurons as every other, so that plain transformers loads the result.
+    loses is measured by running the whole model with units masked; of the shapes that just meet the target and whose
+    losses add up to least, the ``candidates`` first are run themselves. The loss is the cross-entropy before any
+    training, which is not what will be left after it: candidates that are close may change places. Every block keeps as
+    many heads and neurons as every other, so that plain transformers loads the result.
 
     Args:
         target: What the model may cost at most.
@@ -196,7 +196,7 @@ class PruneStructured(Finetune):
         return lambda shape: run(tuple(shape.items()))
 
     def _rows(self, family: Family, corpus: Corpus) -> Iterable[Batch]:
-        at_once = min(self.rows, ROWS_AT_ONCE)
+        at_once = min(self.rows, ROWS_AT_ONCE, max(1, TOKENS_AT_ONCE // family.max_length))
         return training_batches(
             corpus, family, batch_size=at_once, seed=self.seed, start=0, stop=-(-self.rows // at_once), workers=0
         )

@@ -37,7 +37,7 @@ def solve(
     """The shape of least loss among those that cost at most ``limit``.
 
     The loss of every axis cut alone is taken at each number of units that could matter. Their sum ranks the shapes that
-    fit, and the loss itself decides between the ``candidates`` first.
+    fit and could keep no more, and the loss itself decides between the ``candidates`` first.
 
     Args:
         lattice: What there is to choose from.
@@ -61,9 +61,12 @@ def solve(
         for word, options in useful.items()
         for units in options
     }
-    fitting = (shape for shape in _shapes(useful) if price(shape) <= limit)
-    ranked = sorted(fitting, key=lambda shape: math.fsum(damage[item] for item in shape.items()))
-    best = list(islice(filter(allowed, ranked), candidates))
+
+    def fits(shape: Shape) -> bool:
+        return price(shape) <= limit and allowed(shape)
+
+    ranked = sorted(filter(fits, _shapes(useful)), key=lambda shape: math.fsum(damage[item] for item in shape.items()))
+    best = list(islice((shape for shape in ranked if not any(map(fits, _larger(useful, shape)))), candidates))
     if not best:
         raise Unreachable(least, price(least))
     return min(best, key=loss)
@@ -78,6 +81,14 @@ def _useful(word: str, options: Sequence[int], whole: Shape, price: Price, limit
     """Options down to the first that meets the target by itself: to take more of one axis cannot be needed."""
     enough = (i for i, units in enumerate(options) if price({**whole, word: units}) <= limit)
     return options[: next(enough, len(options)) + 1]
+
+
+def _larger(lattice: Lattice, shape: Shape) -> Iterator[Shape]:
+    """Those that keep one step more of one axis."""
+    for word, options in lattice.items():
+        at = options.index(shape[word])
+        if at:
+            yield {**shape, word: options[at - 1]}
 
 
 def _shapes(lattice: Lattice) -> Iterator[dict[str, int]]:

@@ -41,6 +41,15 @@ def test_few_losses_are_taken() -> None:
 
 
 @pytest.mark.fast
+def test_no_more_goes_than_must() -> None:
+    """Not even where a smaller model loses less, as one that has learned nothing does."""
+    limit = 0.75 * price(WHOLE)
+    found = solve(LATTICE, price=price, limit=limit, loss=price, candidates=8)
+    larger = [shape for shape in EVERY if all(shape[word] >= units for word, units in found.items()) and shape != found]
+    assert all(price(shape) > limit for shape in larger)
+
+
+@pytest.mark.fast
 def test_what_is_not_allowed_is_not_found() -> None:
     limit = 0.5 * price(WHOLE)
     free = solve(LATTICE, price=price, limit=limit, loss=loss, candidates=8)
