@@ -1,12 +1,17 @@
-"""How good is one-shot pruning beside llm-compressor's, with the same calibration?
+"""How good is one-shot pruning beside llm-compressor's and torch-pruning's?
 
     sh benchmarks/peers/setup.sh            # once: an environment for each peer
     python -m benchmarks.prune_peers
 
 The shipped Llama loses half of the weights of its blocks, unstructured and 2:4. Both sides read the same 128 training
 rows, token by token, and are graded by slimexp on the same rows of the test split. Weights compete as the
-papers have it: Wanda's by output row, SparseGPT's by strips of 128 columns, magnitudes by layer. Prints Markdown; exits
-with status 1 where a peer's perplexity is lower by more than ``--slack``.
+papers have it: Wanda's by output row, SparseGPT's by strips of 128 columns, magnitudes by layer.
+
+Structured: the shipped Llama and BERT lose a quarter of their parameters, by magnitude and without training, from the
+same axes as torch-pruning where transformers can load the result; beside it slimexp's own choice, by activations and
+from all axes. torch-pruning is stopped after ``--seconds``.
+
+Prints Markdown; exits with status 1 where a peer's quality is better by more than ``--slack``.
 """
 
 import argparse
@@ -19,7 +24,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from slimexp.config import build, compose
 from slimexp.data.base import Corpus
@@ -28,10 +32,12 @@ from slimexp.model.loading import without_bars
 from slimexp.technique.batches import calibration_batches
 
 PEERS = Path(__file__).parent / "peers"
-PEER = "llm_compressor"
+LLM_COMPRESSOR, TORCH_PRUNING = "llm_compressor", "torch_pruning"
+PEER_ROW = "torch-pruning, magnitude"
 ROWS, SPARSITY = 128, 0.5
 IMPORTANCES = {"magnitude": "layer", "wanda": "row", "sparsegpt": "layer"}  # -> scope where unstructured
 STRUCTURES = {"unstructured": "0:0", "2:4": "2:4"}  # pattern -> llm-compressor's word for it
+SHARE = 0.75  # of the parameters, at most, that structured pruning leaves
 
 
 class Row(NamedTuple):
@@ -48,21 +54,64 @@ class Row(NamedTuple):
     seconds: float
 
 
-def loaded(corpus: Corpus) -> Family:
-    """The shipped Llama."""
-    source = build(compose(["model=llama_python_source"]).model)
+class Axes(NamedTuple):
+    """What a shipped model may lose.
+
+    Attributes:
+        corpus: It is graded on.
+        ours: All that slimexp cuts.
+        theirs: What torch-pruning is asked for, one passage each.
+    """
+
+    corpus: str
+    ours: str
+    theirs: tuple[str, ...]
+
+
+# The Llama keeps torch-pruning until it is stopped, whatever is asked for: once is enough. Transformers has no BERT
+# whose heads are fewer and as wide, so that slimexp leaves them alone; torch-pruning's model needs its own pickle.
+MODELS = {
+    "llama_python_source": Axes("python_source", "layers, heads, ffn, hidden", ("heads, ffn",)),
+    "bert_docstring_topic": Axes("docstring_topic", "layers, ffn", ("ffn", "heads, ffn", "heads, ffn, hidden")),
+}
+Cuts = dict[tuple[str, str], "Cut | str"]  # axes, who -> model, or why there is none
+
+
+class Cut(NamedTuple):
+    """One model that lost structure.
+
+    Attributes:
+        quality: The corpus's headline on the test split.
+        parameters: Share that is left.
+        seconds: Of pruning; a peer's with its imports.
+    """
+
+    quality: float
+    parameters: float
+    seconds: float
+
+
+def loaded(corpus: Corpus, model: str = "llama_python_source") -> Family:
+    """A model that ships with slimexp."""
+    source = build(compose([f"model={model}"]).model)
     family: Family = source.load(task=corpus.task, texts=corpus.texts, labels=corpus.labels)
     return family
 
 
 def graded(family: Family, corpus: Corpus, rows: int, seconds: float) -> Row:
     """``family`` on the first ``rows`` of the test split."""
+    perplexity = grades(family, corpus, rows)["perplexity"]
+    weights = [layer.weight.detach() for layer in family.compressible().values()]
+    zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+    return Row(perplexity, zeros, seconds)
+
+
+def grades(family: Family, corpus: Corpus, rows: int | None) -> dict[str, float]:
+    """Of the first ``rows`` of the test split, or of all."""
     examples = corpus.splits["test"][:rows]
     family.model.eval()
     predictions = family.predict([(one.source, one.target, one.label) for one in examples], batch_size=16)
-    weights = [layer.weight.detach() for layer in family.compressible().values()]
-    zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
-    return Row(corpus.grade(predictions, examples)["perplexity"], zeros, seconds)
+    return corpus.grade(predictions, examples)
 
 
 def ours(importance: str, pattern: str, family: Family, corpus: Corpus) -> float:
@@ -80,31 +129,111 @@ def ours(importance: str, pattern: str, family: Family, corpus: Corpus) -> float
     return time.monotonic() - began
 
 
-def theirs(importance: str, pattern: str, family: Family, rows: list[list[int]], python: Path) -> float:
-    """Have the peer prune the same model, and put its weights into ``family``; seconds.
+def asked(peer: str, task: dict[str, Any], family: Family, environments: Path, **trust: bool) -> tuple[Any, float]:
+    """Have a peer prune the model of ``family``: what it saved, and seconds.
 
     Raises:
         RuntimeError: It failed; with what it said last.
     """
     with tempfile.TemporaryDirectory() as folder:
-        model, into = Path(folder, "model"), Path(folder, "weights.pt")
+        model, into = Path(folder, "model"), Path(folder, "pruned.pt")
         with without_bars():
             family.model.save_pretrained(model)
         family.tokenizer.save_pretrained(model)
-        task: dict[str, Any] = {
-            "model": str(model), "into": str(into), "rows": rows, "importance": importance,
-            "structure": STRUCTURES[pattern], "sparsity": SPARSITY,
-        }  # fmt: skip
         began = time.monotonic()
         done = subprocess.run(
-            [python, PEERS / f"{PEER}.py"], input=json.dumps(task), text=True, capture_output=True, cwd=folder
+            # -P: a script named like the package it imports must not find itself
+            [environments / peer / "bin" / "python", "-P", PEERS / f"{peer}.py"],
+            input=json.dumps({**task, "model": str(model), "into": str(into)}),
+            text=True,
+            capture_output=True,
+            cwd=folder,
         )
         seconds = time.monotonic() - began
         if done.returncode:
-            raise RuntimeError(done.stderr.strip().splitlines()[-1])
-        state: dict[str, Tensor] = torch.load(into, weights_only=True)
-        family.model.load_state_dict(state)
+            raise RuntimeError(reason(done.stderr))
+        return torch.load(into, **trust), seconds
+
+
+def reason(said: str) -> str:
+    """Why a peer failed: its last line, or the innermost of its own lines where it was stopped."""
+    lines = said.strip().splitlines()
+    if not (stops := [number for number, line in enumerate(lines) if line.startswith("Timeout")]):
+        return lines[-1]
+    frames = [line for line in lines[stops[0] :] if "site-packages/torch_pruning" in line]
+    where = frames[0].partition("site-packages/")[2].replace('"', "") if frames else "elsewhere"
+    return f"not done in time, at {where}"
+
+
+def theirs(importance: str, pattern: str, family: Family, rows: list[list[int]], environments: Path) -> float:
+    """llm-compressor prunes ``family``; seconds."""
+    task = {"rows": rows, "importance": importance, "structure": STRUCTURES[pattern], "sparsity": SPARSITY}
+    state, seconds = asked(LLM_COMPRESSOR, task, family, environments, weights_only=True)
+    family.model.load_state_dict(state)
     return seconds
+
+
+def measured(family: Family, corpus: Corpus, rows: int | None, whole: int, seconds: float) -> Cut:
+    """``family``, of once ``whole`` parameters, on the first ``rows`` of the test split."""
+    return Cut(grades(family, corpus, rows)[corpus.headline], parameters(family) / whole, seconds)
+
+
+def parameters(family: Family) -> int:
+    return sum(parameter.numel() for parameter in family.model.parameters())
+
+
+def smaller(family: Family, corpus: Corpus, axes: str, importance: str) -> tuple[Family, float]:
+    """``family`` without a quarter of its parameters, and seconds."""
+    stage = "pipeline.prune_structured"
+    lines = ["pipeline=prune_structured", f"{stage}.target.share={SHARE}", f"{stage}.steps=0", f"{stage}.axes=[{axes}]"]
+    lines.append(f"importance@{stage}.importance={importance}")
+    technique = build(compose(lines).pipeline.prune_structured)
+    began = time.monotonic()
+    technique.prepare(family, corpus, None)
+    technique.finish()
+    return technique.family, time.monotonic() - began
+
+
+def structured(name: str, corpus: Corpus, arguments: argparse.Namespace) -> Cuts:
+    """The model ``name`` without a quarter of its parameters."""
+    dense, axes = loaded(corpus, name), MODELS[name]
+    rows = None if corpus.task == "classification" else arguments.rows  # its split is sorted by class, and short
+    whole = parameters(dense)
+    found: Cuts = {("", "dense"): measured(dense, corpus, rows, whole, 0.0)}
+    for asked_for in axes.theirs:
+        task = {"task": corpus.task, "share": SHARE, "axes": asked_for.split(", "), "seconds": arguments.seconds}
+        try:
+            model, seconds = asked(TORCH_PRUNING, task, dense, arguments.environments, weights_only=False)
+            family = type(dense)(model, dense.tokenizer, max_length=dense.max_length)
+            found[asked_for, PEER_ROW] = measured(family, corpus, rows, whole, seconds)
+        except RuntimeError as error:
+            found[asked_for, PEER_ROW] = str(error)
+    both = [one for one in axes.theirs if set(one.split(", ")) <= set(axes.ours.split(", "))]
+    for own, importance in [*((one, "magnitude") for one in both), (axes.ours, "activation")]:
+        family, seconds = smaller(loaded(corpus, name), corpus, own, importance)
+        found[own, f"slimexp, {importance}"] = measured(family, corpus, rows, whole, seconds)
+    return found
+
+
+def cuts_table(headline: str, cuts: Cuts) -> str:
+    """Markdown."""
+    lines = [f"| axes | who | {headline} | parameters | seconds |", "| --- | --- | ---: | ---: | ---: |"]
+    for (axes, who), cut in cuts.items():
+        said = cut if isinstance(cut, str) else f"{cut.quality:.3f} | {cut.parameters:.1%} | {cut.seconds:.0f}"
+        lines.append(f"| {axes} | {who} | {f'failed: {said} | |' if isinstance(cut, str) else f'{said} |'}")
+    return "\n".join(lines)
+
+
+def beaten(axes: Axes, cuts: Cuts, direction: str, slack: float) -> list[str]:
+    """Where torch-pruning is better than slimexp by the same axes and magnitudes, or as slimexp ships."""
+    sign = -1 if direction == "min" else 1
+    shipped = cuts[axes.ours, "slimexp, activation"]
+    pairs = {one: (cuts.get((one, "slimexp, magnitude"), shipped), cuts[one, PEER_ROW]) for one in axes.theirs}
+    return [
+        one
+        for one, (own, peer) in pairs.items()
+        if isinstance(own, Cut) and isinstance(peer, Cut) and sign * (peer.quality - own.quality) > slack * own.quality
+    ]
 
 
 def table(dense: Row, rows: dict[tuple[str, str], tuple[Row, Row | str]]) -> str:
@@ -121,17 +250,8 @@ def table(dense: Row, rows: dict[tuple[str, str], tuple[Row, Row | str]]) -> str
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--importances", nargs="*", choices=IMPORTANCES, default=list(IMPORTANCES))
-    parser.add_argument("--patterns", nargs="*", choices=STRUCTURES, default=list(STRUCTURES))
-    parser.add_argument("--rows", type=int, default=200, help="of the test split")
-    parser.add_argument("--slack", type=float, default=0.005, help="share by which ours may be higher")
-    parser.add_argument("--environments", type=Path, default=PEERS / ".venv", help="what setup.sh made")
-    arguments = parser.parse_args()
-    python = arguments.environments / PEER / "bin" / "python"
-    if not python.exists():
-        sys.exit(f"no {python}: run sh benchmarks/peers/setup.sh")
+def masked(arguments: argparse.Namespace) -> list[str]:
+    """Print the table beside llm-compressor; where it is better."""
     corpus: Corpus = build(compose(["data=python_source"]).data)
     family = loaded(corpus)
     calibration = calibration_batches(corpus, family, rows=ROWS, seed=0)
@@ -142,7 +262,7 @@ def main() -> None:
         for importance in arguments.importances:
             family = loaded(corpus)
             try:
-                seconds = theirs(importance, pattern, family, tokens, python)
+                seconds = theirs(importance, pattern, family, tokens, arguments.environments)
                 peer: Row | str = graded(family, corpus, arguments.rows, seconds)
             except RuntimeError as error:
                 peer = str(error)
@@ -150,10 +270,36 @@ def main() -> None:
             own = graded(family, corpus, arguments.rows, ours(importance, pattern, family, corpus))
             rows[pattern, importance] = own, peer
             print(f"{pattern}, {importance}: {own}, {peer}", flush=True)
-    print(f"\n{table(dense, rows)}")
-    worse = [key for key, (own, peer) in rows.items() if isinstance(peer, Row) and higher(own, peer, arguments.slack)]
+    print(f"\n{table(dense, rows)}", flush=True)
+    return [
+        " ".join(key)
+        for key, (own, peer) in rows.items()
+        if isinstance(peer, Row) and higher(own, peer, arguments.slack)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--importances", nargs="*", choices=IMPORTANCES, default=list(IMPORTANCES))
+    parser.add_argument("--patterns", nargs="*", choices=STRUCTURES, default=list(STRUCTURES))
+    parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS), help="to lose structure")
+    parser.add_argument("--rows", type=int, default=200, help="of the test split, of a language model")
+    parser.add_argument("--seconds", type=float, default=60, help="that torch-pruning has for a model")
+    parser.add_argument("--slack", type=float, default=0.005, help="share by which ours may be worse")
+    parser.add_argument("--environments", type=Path, default=PEERS / ".venv", help="what setup.sh made")
+    arguments = parser.parse_args()
+    for peer in (LLM_COMPRESSOR, TORCH_PRUNING):
+        if not (arguments.environments / peer / "bin" / "python").exists():
+            sys.exit(f"no {arguments.environments / peer}: run sh benchmarks/peers/setup.sh")
+    arguments.environments = arguments.environments.absolute()
+    worse = masked(arguments) if arguments.patterns and arguments.importances else []
+    for model in arguments.models:
+        corpus: Corpus = build(compose([f"data={MODELS[model].corpus}"]).data)
+        cuts = structured(model, corpus, arguments)
+        print(f"\n{model}:\n\n{cuts_table(corpus.headline, cuts)}", flush=True)
+        worse += [f"{model} {axes}" for axes in beaten(MODELS[model], cuts, corpus.direction, arguments.slack)]
     if worse:
-        sys.exit(f"worse than llm-compressor: {', '.join(' '.join(key) for key in worse)}")
+        sys.exit(f"worse than a peer: {', '.join(worse)}")
 
 
 def higher(own: Row, peer: Row, slack: float) -> bool:

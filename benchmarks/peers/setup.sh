@@ -2,7 +2,7 @@
 # An environment of its own for each peer: benchmarks/peers/.venv/<peer>. Usage: sh benchmarks/peers/setup.sh [peer ...]
 set -e
 here=$(dirname "$0")
-[ $# -gt 0 ] || set -- llm_compressor
+[ $# -gt 0 ] || set -- llm_compressor torch_pruning
 for peer in "$@"; do
     [ -x "$here/.venv/$peer/bin/python" ] || "${PYTHON:-python3}" -m venv "$here/.venv/$peer"
     "$here/.venv/$peer/bin/pip" install --quiet "$(grep '^torch>' "$here/$peer.txt")"
