@@ -162,7 +162,7 @@ def reason(said: str) -> str:
         return lines[-1]
     frames = [line for line in lines[stops[0] :] if "site-packages/torch_pruning" in line]
     where = frames[0].partition("site-packages/")[2].replace('"', "") if frames else "elsewhere"
-    return f"not done in time, at {where}"
+    return f"{lines[stops[0]]} at {where}"
 
 
 def theirs(importance: str, pattern: str, family: Family, rows: list[list[int]], environments: Path) -> float:
@@ -219,8 +219,10 @@ def cuts_table(headline: str, cuts: Cuts) -> str:
     """Markdown."""
     lines = [f"| axes | who | {headline} | parameters | seconds |", "| --- | --- | ---: | ---: | ---: |"]
     for (axes, who), cut in cuts.items():
-        said = cut if isinstance(cut, str) else f"{cut.quality:.3f} | {cut.parameters:.1%} | {cut.seconds:.0f}"
-        lines.append(f"| {axes} | {who} | {f'failed: {said} | |' if isinstance(cut, str) else f'{said} |'}")
+        if isinstance(cut, str):
+            lines.append(f"| {axes} | {who} | failed: {cut} | | |")
+        else:
+            lines.append(f"| {axes} | {who} | {cut.quality:.3f} | {cut.parameters:.1%} | {cut.seconds:.0f} |")
     return "\n".join(lines)
 
 

@@ -249,6 +249,23 @@ def test_a_peer_is_better_only_if_it_prunes_as_much() -> None:
     assert lines[4] == "| 2:4 | magnitude | 4.000 | 50.0% | 1 | failed: no | | |"
 
 
+@pytest.mark.fast
+def test_a_peer_that_cuts_better_is_named_and_one_that_hangs_says_where() -> None:
+    axes = prune_peers.Axes("docstring_topic", "layers, ffn", ("ffn", "heads, ffn"))
+    cuts: prune_peers.Cuts = {
+        ("ffn", prune_peers.PEER_ROW): prune_peers.Cut(0.36, 0.75, 5),
+        ("heads, ffn", prune_peers.PEER_ROW): prune_peers.Cut(0.33, 0.75, 5),
+        ("ffn", "slimexp, magnitude"): prune_peers.Cut(0.35, 0.75, 1),
+        ("layers, ffn", "slimexp, activation"): prune_peers.Cut(0.34, 0.75, 1),
+    }
+    assert prune_peers.beaten(axes, cuts, "max", 0.005) == ["ffn"]
+    assert prune_peers.beaten(axes, cuts, "min", 0.005) == ["heads, ffn"]
+    frame = 'File "/x/site-packages/torch_pruning/dependency/group.py", line 86 in has_pruning_op'
+    said = prune_peers.reason(f"warned\nTimeout (0:01:00)!\nThread 0x1:\n  {frame}\n")
+    assert said == "Timeout (0:01:00)! at torch_pruning/dependency/group.py, line 86 in has_pruning_op"
+    assert "| heads, ffn | peer | failed: no | | |" in prune_peers.cuts_table("f1", {("heads, ffn", "peer"): "no"})
+
+
 COMMANDS = [
     baselines,
     distill_length,
