@@ -65,8 +65,11 @@ def solve(
     def fits(shape: Shape) -> bool:
         return price(shape) <= limit and allowed(shape)
 
-    ranked = sorted(filter(fits, _shapes(useful)), key=lambda shape: math.fsum(damage[item] for item in shape.items()))
-    best = list(islice((shape for shape in ranked if not any(map(fits, _larger(useful, shape)))), candidates))
+    affordable = (shape for shape in _shapes(useful) if price(shape) <= limit)
+    ranked = sorted(affordable, key=lambda shape: math.fsum(damage[item] for item in shape.items()))
+    # of millions few are looked at, and what is allowed takes long to say
+    tight = (shape for shape in ranked if allowed(shape) and not any(map(fits, _larger(useful, shape))))
+    best = list(islice(tight, candidates))
     if not best:
         raise Unreachable(least, price(least))
     return min(best, key=loss)
