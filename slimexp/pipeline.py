@@ -6,10 +6,11 @@ import logging
 import signal
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ class Pipeline:
         reference.check_teachers(self.techniques, self.source, self.dense, self.corpus)
         for position, technique in enumerate(techniques):
             technique.validate(config, before=techniques[:position])
+        self._inspect(techniques)
         for measure in self.measures.values():
             measure.validate(self.corpus.task)
         _ = self.corpus.splits
@@ -101,6 +103,15 @@ class Pipeline:
             return metrics
         finally:
             tracker.finish()
+
+    def _inspect(self, techniques: Sequence[Finetune]) -> None:
+        """Show the model's layers to the stages that meet them as they are: removal leaves others."""
+        meet = list(takewhile(lambda technique: technique.attaches or not technique.alters, techniques))
+        if not any(technique.attaches for technique in meet):
+            return
+        if (outline := self.source.outline(task=self.corpus.task, labels=self.corpus.labels)) is not None:
+            for technique in meet:
+                technique.inspect(outline)
 
     @cached_property
     def reference(self) -> Stage:

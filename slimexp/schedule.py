@@ -48,7 +48,11 @@ class Cosine(Schedule):
 
 
 class Exponential(Schedule):
-    """Constant ratio per step; both ends must be positive."""
+    """Constant ratio per step.
+
+    Raises:
+        ValueError: An end is not positive.
+    """
 
     def __init__(self, *, start: float, end: float) -> None:
         if start <= 0 or end <= 0:

@@ -525,6 +525,32 @@ def test_a_measure_that_does_not_fit_the_task(overrides: Make, monkeypatch: pyte
         pipeline(overrides("finetune"))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["pipeline.prune.include=['*.mlp']"], "include: no layer is called '\\*.mlp'; there are encoder"),
+        (["pipeline.prune.min_coverage=0.99"], r"min_coverage is 99\.0%"),
+        (["pattern@pipeline.prune.pattern=n_m", "pipeline.prune.pattern.m=5", "pipeline.prune.sparsity=0.4"],
+         "m must divide the length of a row, got 5 for rows of 32"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_layers_that_cannot_be_pruned_are_refused_before_anything_is_measured(
+    overrides: Make, wrong: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipeline(overrides("prune", *wrong))
+
+
+def test_layers_that_removal_will_leave_are_not_judged_before_it(overrides: Make) -> None:
+    """The students have rows of 25 neurons, which the model has not."""
+    cut = ["+technique@pipeline.distill=distill", "+cut@pipeline.distill.cut=keep", "pipeline.distill.cut.ffn=25"]
+    after = ["pipeline.prune.include=['*.wo']", "pipeline.prune.min_coverage=0", "pipeline.prune.pattern.m=5"]
+    lines = overrides("finetune", *cut, "+technique@pipeline.prune=prune", *after, "pipeline.prune.sparsity=0.4",
+                      "pattern@pipeline.prune.pattern=n_m", "~pipeline.finetune")  # fmt: skip
+    pipeline(lines)
+
+
 def test_constructing_a_pipeline_writes_nothing(overrides: Make, tmp_path: Path) -> None:
     run = pipeline(overrides("finetune"))
     assert not Path(run.cfg.runs).exists()

@@ -160,6 +160,13 @@ class Source(ABC):
         """What tells the model from others under the same configuration; empty where the configuration says all."""
         return ""
 
+    def outline(self, *, task: str, labels: Sequence[str]) -> Family | None:
+        """The model as ``load`` would give it, without its weights; ``None`` where a config does not tell.
+
+        Its parameters are on the meta device: they have names and sizes, and no values.
+        """
+        return None
+
     @abstractmethod
     def load_tokenizer(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
         """The tokenizer alone, as in ``load``."""

@@ -84,6 +84,15 @@ class Pretrained(Source):
     def load_tokenizer(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
         return _with_padding(_reach(AutoTokenizer, self.folder))
 
+    def outline(self, *, task: str, labels: Sequence[str]) -> Family:
+        auto, family = _FAMILIES[task]
+        config = self.validate(task, labels)
+        for name, value in _label_options(config, labels).items():
+            setattr(config, name, value)
+        with torch.device("meta"):
+            model = auto.from_config(config)
+        return family(model, self.load_tokenizer(texts=tuple), max_length=self.max_length)
+
     def load(self, *, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str]) -> Family:
         auto, family = _FAMILIES[task]
         options = _label_options(self.validate(task), labels)

@@ -47,11 +47,11 @@ def lattice(config: PreTrainedConfig, axes: Collection[str], *, multiple: int) -
         ValueError: An axis that is none, or that this type cannot lose.
     """
     dense, anatomy = whole(config), anatomy_of(config)
-    possible = [axis for axis in AXES if axis == LAYERS or axis in dense]
-    if wrong := [axis for axis in axes if axis not in possible]:
+    there = [axis for axis in AXES if axis == LAYERS or axis in dense]
+    if wrong := [axis for axis in axes if axis not in there]:
         why = anatomy.refusals.get(wrong[0])
         raise ValueError(
-            f"axes of a model of type {config.model_type} that can be cut are {', '.join(possible)}; got '{wrong[0]}'"
+            f"axes of a model of type {config.model_type} that can be cut are {', '.join(there)}; got '{wrong[0]}'"
             + (f": {why}" if why else "")
         )
     rows = {HEADS: _queries(config, anatomy) * head_width(config), FFN: 1, HIDDEN: 1}  # of a matrix, per unit

@@ -19,7 +19,17 @@ from transformers.pytorch_utils import Conv1D
 
 from slimexp.model.anatomy import EXPERTS, FFN, HEADS, HIDDEN, VOCABULARY, Anatomy, anatomy_of, head_width, scope, size
 from slimexp.model.base import Batch, Family
-from slimexp.model.survivors import Kept, admits, check, check_experts, in_stack, resized, router_groups, with_queries
+from slimexp.model.survivors import (
+    Kept,
+    admits,
+    check,
+    check_blocks,
+    check_experts,
+    in_stack,
+    resized,
+    router_groups,
+    with_queries,
+)
 from slimexp.model.vocabulary import renumber, shrunk
 
 
@@ -102,42 +112,19 @@ class Cut:
                 raise ValueError(f"cut.{word} must be null for a model of type {config.model_type}: {why}")
             if not 0 < count <= size(config, axis):
                 raise ValueError(f"cut.{word} must be in 1..{size(config, axis)}, the model's own; got {count}")
-        for stack, layers in (("encoder", self.encoder_layers), ("decoder", self.decoder_layers)):
-            if layers is not None:
-                self._check_layers(stack, layers, config, anatomy)
-        if "encoder" in anatomy.depths and "decoder" in anatomy.depths:
-            self._check_depths(config, anatomy)
+        for stack in ("encoder", "decoder"):
+            if stack not in anatomy.depths and getattr(self, f"{stack}_layers") is not None:
+                raise ValueError(f"cut.{stack}_layers must be null: a model of type {config.model_type} has no {stack}")
+        try:
+            check_blocks(config, self._layers(config, anatomy))
+        except ValueError as error:
+            raise ValueError(f"cut: {error}") from error
         if self.experts is not None:
             check_experts(config, self.experts)
         if units and not admits(config, units):
             axis = anatomy.groups if anatomy.groups in units else next(iter(units))
             raise ValueError(_not_loaded(config, units, axis, asked[axis][1]))
         return anatomy
-
-    def _check_depths(self, config: PreTrainedConfig, anatomy: Anatomy) -> None:
-        """transformers (5.23) sizes the decoder's cache by the encoder's depth."""
-        encoder = len(self.encoder_layers or range(getattr(config, anatomy.depths["encoder"])))
-        decoder = len(self.decoder_layers or range(getattr(config, anatomy.depths["decoder"])))
-        if decoder > encoder:
-            raise ValueError(
-                f"cut must not leave more decoder blocks ({decoder}) than encoder blocks ({encoder}): "
-                "transformers could not generate with a cache"
-            )
-
-    @staticmethod
-    def _check_layers(stack: str, layers: Sequence[int], config: PreTrainedConfig, anatomy: Anatomy) -> None:
-        if stack not in anatomy.depths:
-            raise ValueError(f"cut.{stack}_layers must be null: a model of type {config.model_type} has no {stack}")
-        depth = getattr(config, anatomy.depths[stack])
-        rising = list(layers) == sorted(set(layers)) and len(layers) > 0
-        if not rising or any(i not in range(depth) for i in layers):
-            raise ValueError(
-                f"cut.{stack}_layers must be rising indices in 0..{depth - 1}, at least one; got {list(layers)}"
-            )
-        if anatomy.first_block_stays and layers[0] != 0:
-            raise ValueError(
-                f"cut.{stack}_layers must keep block 0, whose position table all share; got {list(layers)}"
-            )
 
     def _layers(self, config: PreTrainedConfig, anatomy: Anatomy) -> dict[str, list[int]]:
         asked = {"encoder": self.encoder_layers, "decoder": self.decoder_layers}
@@ -246,7 +233,7 @@ def expert_importance(family: Family, anatomy: Anatomy, batches: Sequence[Batch]
     """Importance of every expert of a mixture: the sum of the weights that its router gave it.
 
     The soft counting of Muzio et al. 2024, "SEER-MoE: sparse expert efficiency through regularization for
-    mixture-of-experts", section 3.1, of the experts that were chosen. Without batches, the norm of what it writes with.
+    mixture-of-experts", of the experts that were chosen. Without batches, the norm of what it writes with.
 
     Returns:
         Scope -> [experts].

@@ -94,7 +94,7 @@ def check(model: PreTrainedModel, layers: Mapping[str, Sequence[int]], kept: Map
     """
     config = model.config
     anatomy = anatomy_of(config)
-    _check_blocks(config, anatomy, layers)
+    check_blocks(config, layers)
     for axis, choices in kept.items():
         needed = [name for name in scopes(model, axis) if _survives(name, anatomy, layers)]
         _check_choices(axis, choices, needed, size(config, axis) * entries_per_unit(config, axis))
@@ -121,13 +121,13 @@ def check_experts(config: PreTrainedConfig, count: int) -> None:
         )
 
 
-def _check_blocks(config: PreTrainedConfig, anatomy: Anatomy, layers: Mapping[str, Sequence[int]]) -> None:
-    depths = {stack: len(blocks) for stack, blocks in layers.items()}
-    if depths.get("decoder", 0) > depths.get("encoder", depths.get("decoder", 0)):
-        raise ValueError(
-            f"there must not be more decoder blocks ({depths['decoder']}) than encoder blocks ({depths['encoder']}): "
-            "transformers could not generate with a cache"
-        )
+def check_blocks(config: PreTrainedConfig, layers: Mapping[str, Sequence[int]]) -> None:
+    """Refuse blocks, stack -> indices of those that survive, which are none or could not do without others.
+
+    Raises:
+        ValueError: States the rule and the value.
+    """
+    anatomy = anatomy_of(config)
     for stack, key in anatomy.depths.items():
         blocks, depth = list(layers.get(stack, range(getattr(config, key)))), getattr(config, key)
         if not blocks or blocks != sorted(set(blocks)) or not set(blocks) <= set(range(depth)):
@@ -141,6 +141,12 @@ def _check_blocks(config: PreTrainedConfig, anatomy: Anatomy, layers: Mapping[st
                 "only the last blocks can go where scale_attn_by_inverse_layer_idx ties a block to its index; got "
                 f"{blocks}"
             )
+    depths = {stack: len(blocks) for stack, blocks in layers.items()}
+    if depths.get("decoder", 0) > depths.get("encoder", depths.get("decoder", 0)):
+        raise ValueError(
+            f"there must not be more decoder blocks ({depths['decoder']}) than encoder blocks ({depths['encoder']}): "
+            "transformers could not generate with a cache"
+        )
 
 
 def _check_choices(axis: str, choices: Kept, needed: Iterable[str], rows: int) -> None:

@@ -124,6 +124,16 @@ class Finetune(pl.LightningModule):
             ValueError: Says what cannot be, and the way out.
         """
 
+    def inspect(self, outline: Family) -> None:
+        """Refuse, before anything is measured, layers that this stage cannot do to what it should.
+
+        Args:
+            outline: The model that comes in, on the meta device: its layers have names and sizes, and no values.
+
+        Raises:
+            ValueError: Says what cannot be, and the way out.
+        """
+
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         """Take over the model before training. Subclasses may change it here.
 

@@ -15,7 +15,7 @@ from slimexp.schedule import Schedule
 from slimexp.technique.allocation import Sensitivity
 from slimexp.technique.batches import calibration_batches, training_batches
 from slimexp.technique.calibration import calibrate, undisturbed, visiting
-from slimexp.technique.coverage import coverage, covered_weights, latent, matrix
+from slimexp.technique.coverage import Layer, coverage, covered_weights, latent, matrix
 from slimexp.technique.finetune import Finetune, Training
 from slimexp.technique.gating import Gating
 from slimexp.technique.masking import mask_of, sparsity
@@ -105,18 +105,13 @@ class Prune(Finetune):
         self.exclude = exclude
         self.min_coverage = min_coverage
 
+    def inspect(self, outline: Family) -> None:
+        self._layers_of(outline)
+
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         super().prepare(family, corpus, teacher)
-        self.layers = covered_weights(
-            family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude
-        )
-        self._check_inputs()
+        self.layers = self._layers_of(family)
         self.masks = {name: mask_of(layer) for name, layer in self.layers.items()}
-        for name in self.masks:
-            try:
-                self.pattern.split(self._alive(name))
-            except ValueError as error:
-                raise ValueError(f"layer '{name}': {error}") from error
         self.targets = dict.fromkeys(self.masks, self.sparsity)
         self.unallocated = self.allocation is not None and self.sparsity > 0
         self.learned: dict[str, Tensor] = {}
@@ -248,16 +243,27 @@ class Prune(Finetune):
         weight.copy_(new)
         mask.copy_(kept)
 
-    def _check_inputs(self) -> None:
-        if not isinstance(self.importance, Calibrated) or self.importance.observes != "input":
-            return
-        for name, layer in self.layers.items():
-            if latent(layer).ndim > 2:
+    def _layers_of(self, family: Family) -> dict[str, Layer]:
+        """The layers that are to be pruned, by name.
+
+        Raises:
+            ValueError: There are none or too few, or the importance or the pattern does not take one of them.
+        """
+        layers = covered_weights(family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude)
+        reads_inputs = isinstance(self.importance, Calibrated) and self.importance.observes == "input"
+        for name, layer in layers.items():
+            weight = latent(layer)
+            if reads_inputs and weight.ndim > 2:
                 raise ValueError(
                     f"{type(self.importance).__name__} reads the inputs of layers, and '{name}' is the experts of a "
                     "mixture in one, whose inputs do not show: exclude it, or choose an importance of weights or "
                     "gradients"
                 )
+            try:
+                self.pattern.split(matrix(layer, torch.empty_like(weight, device="meta")))
+            except ValueError as error:
+                raise ValueError(f"layer '{name}': {error}") from error
+        return layers
 
     def _alive(self, name: str) -> Tensor:
         """The mask of a layer, [out, in]; writing to it writes to the mask."""

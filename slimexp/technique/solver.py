@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice, product
 
 from slimexp.model.shape import Shape
+from slimexp.target.base import Price
 
-Price = Callable[[Shape], float]
 Loss = Callable[[Shape], float]
 Lattice = Mapping[str, Sequence[int]]  # word of a shape -> numbers of units, from the whole down
 

@@ -52,6 +52,17 @@ def test_a_local_folder_in_the_hubs_format_gives_the_same_model(tiny: Tiny, tiny
     assert all(p.dtype == torch.float32 for p in loaded.model.parameters())
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_an_outline_has_the_layers_of_the_model_and_no_weights(tiny_folder: Tiny, task: str) -> None:
+    labels = ("no", "yes") if task == "classification" else ()
+    source = Pretrained(path=str(tiny_folder(task)), max_length=32)
+    outline, loaded = source.outline(task=task, labels=labels), load(source, task, labels)
+    assert {p.device.type for p in outline.model.parameters()} == {"meta"}
+    sizes = [{name: p.shape for name, p in one.model.named_parameters()} for one in (outline, loaded)]
+    assert sizes[0] == sizes[1]
+    assert list(outline.compressible()) == list(loaded.compressible())
+
+
 def test_weights_stored_in_bfloat16_are_trained_in_float32(tiny: Tiny, tmp_path: Path) -> None:
     family = tiny("seq2seq")
     family.model.to(torch.bfloat16).save_pretrained(tmp_path)
