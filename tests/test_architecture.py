@@ -21,7 +21,7 @@ LAYERS = [
     ["published"],
     ["section"],
     ["config", "importance", "quantizer", "loss"],
-    ["pattern"],
+    ["pattern", "decode"],
     ["model", "data"],
     ["target"],
     ["technique", "measure", "format", "artifact", "tracker", "checkpoint", "progress", "plot"],
