@@ -16,12 +16,12 @@ LONGEST = 400
 # A room or module may import those of lower rows only. Rows within one layer order its parts.
 LAYERS = [
     ["signature", "schedule", "attachment", "pareto", "record", "stage", "console", "hub", "transaction_log"],
-    ["binding", "override", "uncertainty"],
+    ["binding", "override", "uncertainty", "kernel"],
     ["point"],
     ["published"],
     ["section"],
     ["config", "importance", "quantizer", "loss"],
-    ["pattern"],
+    ["pattern", "decode"],
     ["model", "data"],
     ["target"],
     ["technique", "measure", "format", "artifact", "tracker", "checkpoint", "progress", "plot"],

@@ -1,0 +1,329 @@
+"""How many tokens per second does a 2B model decode, and how near is that to what the memory allows?
+
+    python -m benchmarks.decode_large           # one GPU
+    python -m benchmarks.decode_large --toy     # seconds: does it run?
+    python -m benchmarks.decode_large --tune    # times ways to cut each product, instead
+
+A Llama-shaped model of random weights decodes 256 tokens behind a prompt of 128, batch 1. A step reads every weight
+once, so the card's copy bandwidth, measured in the same run, bounds tokens per second; targets were set for 4.23 TB/s
+and scale with it. Quantized arms round to nearest, the output layer included. Prints Markdown; exits with status 1
+where a target is missed.
+"""
+
+import argparse
+import gc
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp()  # what compiling costs is measured too
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from benchmarks.prune_large import LARGE, TOY
+from slimexp.decode.base import Decoder
+from slimexp.decode.captured import Captured
+from slimexp.decode.fused import Fused, Tile, launch, stacked
+from slimexp.decode.words import Words, rounded
+
+PROMPT, TOKENS, LENGTH = 128, 256, 512
+BANDWIDTH = 4.23e12  # bytes per second, of the card that targets were set on
+SMALLER = 0.75
+
+
+class Arm(NamedTuple):
+    """A way to decode.
+
+    Attributes:
+        bits: Of the weights.
+        group: Weights that share a scale; ``None`` for a row.
+        how: ``"generate"``, ``"captured"`` or ``"fused"``.
+        layers: Share of the model's.
+        target: Tokens per second at ``BANDWIDTH``; ``None`` where there is none.
+    """
+
+    bits: int = 16
+    group: int | None = None
+    how: str = "fused"
+    layers: float = 1.0
+    target: float | None = None
+
+
+ARMS = {
+    "generate": Arm(how="generate"),
+    "captured step": Arm(how="captured"),
+    "fused, bf16": Arm(target=800),
+    "fused, int8": Arm(8, target=1300),
+    "fused, int4 group 128": Arm(4, 128, target=1800),
+    "a quarter of the layers gone, bf16": Arm(layers=SMALLER),
+    "a quarter of the layers gone, int4": Arm(4, 128, layers=SMALLER),
+}
+
+
+class Speed(NamedTuple):
+    """What an arm reached.
+
+    Attributes:
+        tokens: Per second.
+        first: Seconds from the model in memory to the first token, compiling included.
+        memory: Peak, in GB.
+        bytes: That a step reads.
+        error: Relative difference of the logits from transformers'; ``None`` where they are its own.
+    """
+
+    tokens: float
+    first: float
+    memory: float
+    bytes: int
+    error: float | None
+
+
+def copy_bandwidth(gigabytes: float) -> float:
+    """Bytes read and written per second."""
+    source = torch.randn(int(gigabytes * 2**28), device="cuda")
+    target = torch.empty_like(source)
+    seconds = _seconds(lambda: target.copy_(source), 20)
+    return 2 * source.numel() * source.element_size() / seconds
+
+
+def random_model(sizes: Mapping[str, Any], arm: Arm) -> PreTrainedModel:
+    torch.manual_seed(0)
+    layers = max(1, round(arm.layers * sizes["num_hidden_layers"]))
+    config = LlamaConfig(**{**sizes, "num_hidden_layers": layers})
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        model = LlamaForCausalLM(config).eval()
+    torch.set_default_dtype(torch.float32)
+    if arm.bits < 16:
+        for name, layer in list(model.named_modules()):
+            if isinstance(layer, nn.Linear):
+                group = arm.group if arm.group and layer.in_features % arm.group == 0 else None
+                model.set_submodule(name, Words(rounded(layer, arm.bits, group)))
+    return model
+
+
+@torch.inference_mode()
+def speed(model: PreTrainedModel, arm: Arm, ids: torch.Tensor, tokens: int) -> Speed:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    began = time.monotonic()
+    error = None
+    read = stacked_bytes(model)
+    if arm.how == "generate":
+        model.generate(ids, max_new_tokens=1, min_new_tokens=1, do_sample=False)
+        torch.cuda.synchronize()
+        first = time.monotonic() - began
+        few = min(tokens, 48)
+        began = time.monotonic()
+        model.generate(ids, max_new_tokens=few, min_new_tokens=few, do_sample=False)
+        torch.cuda.synchronize()
+        rate = few / (time.monotonic() - began)
+    else:
+        decoder = _decoder(model, arm, ids.shape[1] + tokens)
+        decoder.prefill(ids)
+        decoder.decode(1)
+        torch.cuda.synchronize()
+        first = time.monotonic() - began
+        rates = []
+        for _ in range(3):
+            decoder.prefill(ids)
+            torch.cuda.synchronize()
+            began = time.monotonic()
+            decoder.decode(tokens)
+            torch.cuda.synchronize()
+            rates.append(tokens / (time.monotonic() - began))
+        rate = sorted(rates)[1]
+        if isinstance(decoder.steps, Fused):
+            error = _error(decoder)
+    return Speed(rate, first, torch.cuda.max_memory_allocated() / 1e9, read, error)
+
+
+def _decoder(model: PreTrainedModel, arm: Arm, length: int) -> Decoder:
+    decoder = Decoder(model, length)
+    if arm.how == "captured":
+        decoder.steps = Captured(model, length)
+        decoder._graph = decoder._captured()
+    elif decoder.reason is not None:
+        raise SystemExit(f"the fused kernels did not run: {decoder.reason}")
+    return decoder
+
+
+def _error(decoder: Decoder) -> float:
+    """Of the last step's logits, from those of transformers for the same tokens."""
+    count = int(decoder.steps.position)
+    theirs = decoder.model(input_ids=decoder.steps.tokens[None, :count], logits_to_keep=1).logits[0, -1].float()
+    ours = decoder.steps.logits
+    assert ours is not None
+    return float((ours.flatten() - theirs).norm() / theirs.norm())
+
+
+def stacked_bytes(model: PreTrainedModel) -> int:
+    layers = [one for one in model.modules() if isinstance(one, nn.Linear | Words)]
+    return sum(stacked([layer]).bytes for layer in layers)
+
+
+def _seconds(run: Callable[[], Any], times: int) -> float:
+    """Mean of ``times`` runs, of three tries the median."""
+    taken = []
+    for _ in range(4):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for _ in range(times):
+            run()
+        end.record()
+        torch.cuda.synchronize()
+        taken.append(begin.elapsed_time(end) / 1e3 / times)
+    return sorted(taken[1:])[1]
+
+
+def _replayed(run: Callable[[], None]) -> Callable[[], None]:
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def candidates(bits: int) -> Iterator[Tile]:
+    wide = ((512, 4), (1024, 4), (512, 2), (1024, 8)) if bits == 16 else ((4096, 4), (1024, 4), (2048, 2), (1024, 2))
+    for columns, warps in wide:
+        for rows in (2, 4, 8) if bits == 16 else (2, 4, 8, 16):
+            yield Tile(rows, columns, warps)
+
+
+@torch.inference_mode()
+def tune(sizes: Mapping[str, Any], deadline: float) -> None:
+    """Print microseconds and bandwidth of every way to cut every product, over the weights of all blocks in turn."""
+    for bits, group in ((16, None), (8, None), (4, 128)):
+        model = random_model(sizes, Arm(bits, group))
+        fused = Fused(model, LENGTH, overlap=True)
+        ends = {"plain": "qkv", "gated": "gated", "residual o": "o", "residual down": "down", "head": "head"}
+        for what, name in ends.items():
+            matrices = [fused.head] * 6 if name == "head" else [getattr(block, name) for block in fused.blocks]
+            taken = _by_tile(fused, matrices, what.split()[0], deadline)
+            if not taken:
+                return
+            ranked = sorted(taken.items(), key=lambda one: one[1])
+            told = [
+                f"{cut.rows}x{cut.columns}/{cut.warps}: {1e6 * seconds:.2f}"
+                for cut, seconds in ranked[:6] + ranked[-1:]
+            ]
+            rate = matrices[0].bytes / ranked[0][1] / 1e12
+            print(
+                f"{bits} bits {what}: best {rate:.2f} TB/s; µs by rows x columns / warps: {', '.join(told)}", flush=True
+            )
+        if bits == 16:
+            tune_rest(fused)
+        del fused, model, matrices
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _by_tile(fused: Fused, matrices: list[Any], end: str, deadline: float) -> dict[Tile, float]:
+    """Seconds of a product by how it is cut; what does not run is told and left out."""
+    taken: dict[Tile, float] = {}
+    for cut in candidates(matrices[0].bits):
+        if time.monotonic() > deadline:
+            break
+        try:
+            taken[cut] = _seconds(_replayed(partial(_all, fused, matrices, end, cut)), 10) / len(matrices)
+        except (RuntimeError, ValueError) as error:
+            print(f"{cut} does not run: {error}", flush=True)
+    return taken
+
+
+def tune_rest(fused: Fused) -> None:
+    """Print microseconds of attention by position, and of a whole step with and without overlap."""
+    blocks = fused.blocks
+    for keys, warps, splits in ((32, 4, 16), (64, 4, 16), (64, 8, 16), (128, 8, 8), (32, 2, 16)):
+        fused.KEYS, fused.SPLITS, fused.WARPS = keys, splits, warps
+        fused.partial = torch.zeros(fused.heads, splits, fused.width + 2, device="cuda")
+        told = []
+        for position in (1, 128, 256, 500):
+            fused.position.fill_(position)
+            run = _replayed(lambda: [fused.attend(block) for block in blocks] and None)
+            told.append(f"{1e6 * _seconds(run, 10) / len(blocks):.2f}")
+        print(f"attention, {keys} keys, {warps} warps, {splits} splits, at 1, 128, 256, 500: {' '.join(told)} µs")
+    fused.position.fill_(0)
+    run = _replayed(lambda: [fused.advance(chooses=False) for _ in range(20)] and None)
+    print(f"advance: {1e6 * _seconds(run, 10) / 20:.2f} µs", flush=True)
+    for overlap in (True, False):
+        fused.overlap = overlap
+        fused.position.fill_(128)
+        print(f"step, overlap {overlap}: {1e6 * _seconds(_replayed(fused.step), 30):.0f} µs", flush=True)
+
+
+def _all(fused: Fused, matrices: list[Any], end: str, cut: Tile) -> None:
+    programs = -(-matrices[0].rows // cut.rows)
+    out = torch.empty(2 * matrices[0].rows, device="cuda")
+    x = torch.randn(matrices[0].columns, device="cuda")
+    for matrix in matrices:
+        launch(
+            matrix, x, out, end, cut, squares=None if end == "residual" else fused.squares_o, hidden=fused.hidden,
+            gain=fused.first_gain, out_squares=out[matrix.rows :], best=torch.empty(2, programs, device="cuda"),
+            position=fused.position, overlap=True,
+        )  # fmt: skip
+
+
+def table(reached: Mapping[str, Speed], bandwidth: float) -> str:
+    lines = ["| arm | tokens/s | of the bound | target | first token, s | peak GB | read GB | logits differ |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for name, one in reached.items():
+        target = ARMS[name].target
+        aim = "" if target is None else f"{target * bandwidth / BANDWIDTH:.0f}"
+        error = "" if one.error is None else f"{one.error:.2%}"
+        share = one.tokens * one.bytes / bandwidth
+        figures = f"{one.tokens:.0f} | {share:.0%} | {aim} | {one.first:.1f} | {one.memory:.1f} | {one.bytes / 1e9:.2f}"
+        lines.append(f"| {name} | {figures} | {error} |")
+    return "\n".join(lines)
+
+
+def missed(reached: Mapping[str, Speed], bandwidth: float) -> list[str]:
+    """Targets that were not met."""
+    aims = {name: target * bandwidth / BANDWIDTH for name in reached if (target := ARMS[name].target) is not None}
+    return [
+        f"{name}: {reached[name].tokens:.0f} < {aim:.0f}" for name, aim in aims.items() if reached[name].tokens < aim
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--toy", action="store_true", help="a model of 0.1 M parameters; no targets")
+    parser.add_argument("--tune", type=float, metavar="SECONDS", help="time ways to cut each product for so long")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("decoding is measured on a CUDA GPU, and there is none")
+    sizes = TOY if arguments.toy else LARGE
+    bandwidth = copy_bandwidth(0.1 if arguments.toy else 4)
+    print(
+        f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}, copies {bandwidth / 1e12:.2f} TB/s\n", flush=True
+    )
+    if arguments.tune:
+        return tune(sizes, time.monotonic() + arguments.tune)
+    tokens, prompt = (16, 8) if arguments.toy else (TOKENS, PROMPT)
+    ids = torch.randint(sizes["vocab_size"], (1, prompt), generator=torch.Generator().manual_seed(0)).cuda()
+    reached: dict[str, Speed] = {}
+    for name, arm in ARMS.items():
+        model = random_model(sizes, arm)
+        reached[name] = speed(model, arm, ids, tokens)
+        print(f"{name}: {reached[name].tokens:.0f} tokens/s", flush=True)
+        del model
+        gc.collect()
+        torch.cuda.empty_cache()
+    print(f"\n{table(reached, bandwidth)}\n")
+    if not arguments.toy and (failures := missed(reached, bandwidth)):
+        sys.exit("; ".join(failures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""One decode step of any causal LM of transformers as a CUDA graph: its own kernels, without Python between them."""
+
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, PreTrainedModel, StaticCache
+
+
+def cached(model: torch.nn.Module, cache: Cache) -> dict[str, Any]:
+    """``cache`` under the name ``model`` takes it by: transformers 5.24 renamed it."""
+    name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
+    return {name: cache, "use_cache": True}
+
+
+class Captured:
+    """The steps of one model at batch 1, over a cache of fixed size.
+
+    Args:
+        model: A causal LM that can use transformers' ``StaticCache``.
+        length: Most positions of a sequence.
+        temperature: 0 takes the likeliest token.
+
+    Attributes:
+        tokens: Ids by position [length + 1].
+        position: Of the token that the next step reads.
+        logits: Of the last step, [1, 1, vocabulary].
+    """
+
+    label = "captured transformers step"
+
+    def __init__(self, model: PreTrainedModel, length: int, *, temperature: float = 0.0) -> None:
+        self.model, self.temperature = model, temperature
+        self.cache = StaticCache(config=model.config, max_cache_len=length)
+        self.position = torch.zeros(1, dtype=torch.int64, device=model.device)
+        self.tokens = torch.zeros(length + 1, dtype=torch.int64, device=model.device)
+        self.logits: Tensor | None = None
+
+    @torch.inference_mode()
+    def prefill(self, ids: Tensor) -> None:
+        """Read a prompt [1, T] but for its last token, which the next step reads."""
+        count = ids.shape[1]
+        self.tokens[:count] = ids[0]
+        self.position.fill_(count - 1)
+        self.cache.reset()
+        if count > 1:
+            self.model(input_ids=ids[:, :-1], logits_to_keep=1, **cached(self.model, self.cache))
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """One token more."""
+        token = self.tokens.index_select(0, self.position)
+        output = self.model(input_ids=token[None], position_ids=self.position[None], **cached(self.model, self.cache))
+        self.logits = output.logits
+        scores = output.logits[0, -1:].float()
+        if self.temperature > 0:  # the largest of logits with Gumbel's noise is a sample of their softmax
+            scores = scores / self.temperature - torch.empty_like(scores).exponential_().log()
+        self.position += 1
+        self.tokens.index_copy_(0, self.position, scores.argmax(-1))

@@ -1,0 +1,353 @@
+"""One decode step of Llama-like models in five Triton kernels per block (``kernels``)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from slimexp.decode.captured import cached
+from slimexp.decode.words import Words
+
+TYPES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def refusal(model: PreTrainedModel, length: int) -> str | None:
+    """Why the fused kernels cannot run ``model`` on sequences of ``length``; ``None`` if they can."""
+    config = model.config
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    if config.model_type not in TYPES:
+        return f"the kernels know {', '.join(TYPES)}, not {config.model_type}"
+    if config.hidden_act != "silu":
+        return f"the kernels know silu, not {config.hidden_act}"
+    if (kind := config.rope_parameters.get("rope_type", "default")) in ("dynamic", "longrope"):
+        return f"positions of kind {kind} change with the length"
+    window = getattr(config, "sliding_window", None)
+    slides = getattr(config, "use_sliding_window", config.model_type == "mistral")
+    if slides and window is not None and window < length:
+        return f"attention looks back {window} positions only, and sequences may have {length}"
+    width = _head_width(model)
+    if width & (width - 1):
+        return f"a head has {width} channels, which is no power of two"
+    if strange := [name for name, one in _layers(model).items() if not isinstance(one, nn.Linear | Words)]:
+        return f"{strange[0]} is neither a linear layer nor one of packed words"
+    return None
+
+
+def _layers(model: PreTrainedModel) -> dict[str, nn.Module]:
+    parts = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
+    return {name: one for name, one in model.named_modules() if name.rpartition(".")[2] in parts}
+
+
+def _head_width(model: PreTrainedModel) -> int:
+    config = model.config
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How a product is cut.
+
+    Attributes:
+        rows: Of a program.
+        columns: Read at once, a power of two.
+        warps: Of a program.
+    """
+
+    rows: int
+    columns: int
+    warps: int
+
+
+@dataclass
+class Matrix:
+    """One weight, or several that read the same input, below each other.
+
+    Attributes:
+        weight: [rows, columns], or words [rows, chunks, width].
+        bits: 16 for a dense weight.
+    """
+
+    weight: Tensor
+    bits: int
+    scale: Tensor | None
+    zero: Tensor | None
+    bias: Tensor | None
+
+    @property
+    def rows(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def columns(self) -> int:
+        return self.weight[0].numel() * (32 // self.bits if self.bits < 16 else 1)
+
+    @property
+    def bytes(self) -> int:
+        """What a step reads of it."""
+        tensors = (self.weight, self.scale, self.zero, self.bias)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+
+
+def stacked(layers: Sequence[nn.Module]) -> Matrix:
+    """The weights of ``layers`` as one matrix, of whose memory the layers' own become views."""
+    first = layers[0]
+    bits = {layer.bits if isinstance(layer, Words) else 16 for layer in layers}
+    if len(bits) > 1:
+        raise ValueError(f"layers that read the same input have {sorted(bits)} bits: quantize them alike")
+    if isinstance(first, nn.Linear):
+        return Matrix(_joined(layers, "weight"), 16, None, None, _joined_or_none(layers, "bias"))
+    return Matrix(
+        _joined(layers, "words"),
+        bits.pop(),
+        _joined(layers, "scale"),
+        _joined_or_none(layers, "zero"),
+        _joined_or_none(layers, "bias"),
+    )
+
+
+def _joined_or_none(layers: Sequence[nn.Module], name: str) -> Tensor | None:
+    return None if getattr(layers[0], name) is None else _joined(layers, name)
+
+
+def _joined(layers: Sequence[nn.Module], name: str) -> Tensor:
+    tensors = [getattr(layer, name).data for layer in layers]
+    if len(tensors) == 1:
+        return tensors[0].contiguous()
+    joined = torch.cat(tensors)
+    for layer, part in zip(layers, joined.split([len(tensor) for tensor in tensors]), strict=True):
+        getattr(layer, name).data = part
+    return joined
+
+
+def tile(matrix: Matrix, end: str) -> Tile:
+    """What ``benchmarks.decode_large --tune`` found quick on Hopper GPUs."""
+    if matrix.bits == 16:
+        return Tile(2 if end == "gated" else 4, 512, 4)
+    return Tile(4 if end == "gated" else 8, 1024, 4)
+
+
+def launch(
+    matrix: Matrix,
+    x: Tensor,
+    out: Tensor,
+    end: str,
+    tile: Tile,
+    *,
+    squares: Tensor | None = None,
+    hidden: Tensor | None = None,
+    gain: Tensor | None = None,
+    out_squares: Tensor | None = None,
+    best: Tensor | None = None,
+    position: Tensor | None = None,
+    epsilon: float = 0.0,
+    temperature: float = 0.0,
+    seed: int = 0,
+    overlap: bool = False,
+) -> None:
+    """One ``kernels.product``."""
+    import triton
+
+    from slimexp.decode import kernels
+
+    rows = matrix.rows // 2 if end == "gated" else matrix.rows
+    width = matrix.weight.shape[-1] if matrix.bits < 16 else 0
+    block = min(tile.columns, triton.next_power_of_2(matrix.columns))
+    parts = 0 if squares is None else len(squares)
+    kernels.product[(triton.cdiv(rows, tile.rows),)](
+        x, squares, matrix.weight, matrix.scale, matrix.zero, matrix.bias, hidden, gain, out, out_squares, best,
+        position, temperature, seed,
+        ROWS=rows, COLS=matrix.columns, WIDTH=width, BITS=matrix.bits,
+        PER_ROW=matrix.scale is not None and matrix.scale.shape[1] == 1,
+        PARTS=parts, PARTS_UP=triton.next_power_of_2(max(parts, 1)), EPSILON=epsilon,
+        END=end, SAMPLED=temperature > 0, BLOCK_ROWS=tile.rows,
+        BLOCK=block if matrix.bits == 16 else max(1, block * matrix.bits // 32 // width),
+        PDL=overlap, num_warps=tile.warps, **({"launch_pdl": True} if overlap else {}),
+    )  # fmt: skip
+
+
+@dataclass
+class Block:
+    """Weights of one block of the model, its part of the cache, and the gain of the norm that follows it."""
+
+    qkv: Matrix
+    o: Matrix
+    gated: Matrix
+    down: Matrix
+    head_gains: tuple[Tensor | None, Tensor | None]
+    middle_gain: Tensor
+    next_gain: Tensor
+    keys: Tensor
+    values: Tensor
+
+
+class Fused:
+    """The steps of one model at batch 1.
+
+    Args:
+        model: What ``refusal`` has nothing against.
+        length: Most positions of a sequence.
+        temperature: 0 takes the likeliest token.
+        seed: Of sampling.
+        overlap: Whether a kernel may start before the one before ends (compute capability 9.0).
+        tiles: How a product is cut, by matrix and end.
+
+    Attributes:
+        tokens: Ids by position [length].
+        position: Of the token that the next step reads.
+        logits: Of the last step, float32 [vocabulary].
+    """
+
+    label = "fused kernels"
+    SPLITS = 16
+    KEYS = 64  # positions that a program attends to at once
+    WARPS = 4
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        length: int,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+        overlap: bool = False,
+        tiles: Callable[[Matrix, str], Tile] = tile,
+    ) -> None:
+        self.model, self.length, self.overlap, self.tiles = model, length, overlap, tiles
+        self.temperature, self.seed = temperature, seed
+        base, config = model.model, model.config
+        self.epsilon = config.rms_norm_eps
+        self.heads, self.kv_heads, self.width = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            _head_width(model),
+        )
+        self.embedding = base.embed_tokens.weight.data
+        device = self.embedding.device
+        self.blocks = [self._block(index) for index in range(len(base.layers))]
+        self.first_gain = base.layers[0].input_layernorm.weight.data
+        self.head = stacked([model.lm_head])
+        self.cosine, self.sine = self._angles()
+
+        def empty(*shape: int) -> Tensor:
+            return torch.zeros(shape, device=device)
+
+        block = self.blocks[0]
+        self.hidden, self.normed_in = empty(config.hidden_size), empty(config.hidden_size)
+        self.qkv, self.attended = empty(block.qkv.rows), empty(self.heads * self.width)
+        self.neurons = empty(block.down.columns)
+        self.squares_o, self.squares_down = (empty(self._programs(one, "residual")) for one in (block.o, block.down))
+        self.logits, self.best = empty(self.head.rows), empty(2, self._programs(self.head, "head"))
+        self.partial = empty(self.heads, self.SPLITS, self.width + 2)
+        self.arrived = torch.zeros(self.heads, dtype=torch.int32, device=device)
+        self.position = torch.zeros((), dtype=torch.int64, device=device)
+        self.tokens = torch.zeros(length + 1, dtype=torch.int64, device=device)
+
+    @property
+    def bytes(self) -> int:
+        """Weights that a step reads."""
+        matrices = [one for block in self.blocks for one in (block.qkv, block.o, block.gated, block.down)]
+        return sum(matrix.bytes for matrix in (*matrices, self.head))
+
+    def _programs(self, matrix: Matrix, end: str) -> int:
+        return -(-matrix.rows // self.tiles(matrix, end).rows)
+
+    def _block(self, index: int) -> Block:
+        base = self.model.model
+        layer = base.layers[index]
+        attention, mlp = layer.self_attn, layer.mlp
+        last = index + 1 == len(base.layers)
+        following = base.norm if last else base.layers[index + 1].input_layernorm
+        shape = (self.kv_heads, self.length, self.width)
+        return Block(
+            qkv=stacked([attention.q_proj, attention.k_proj, attention.v_proj]),
+            o=stacked([attention.o_proj]),
+            gated=stacked([mlp.gate_proj, mlp.up_proj]),
+            down=stacked([mlp.down_proj]),
+            head_gains=tuple(getattr(getattr(attention, name, None), "weight", None) for name in ("q_norm", "k_norm")),  # type: ignore[arg-type]
+            middle_gain=layer.post_attention_layernorm.weight.data,
+            next_gain=following.weight.data,
+            keys=torch.zeros(shape, dtype=self.embedding.dtype, device=self.embedding.device),
+            values=torch.zeros(shape, dtype=self.embedding.dtype, device=self.embedding.device),
+        )
+
+    def _angles(self) -> tuple[Tensor, Tensor]:
+        """Cosine and sine by position [length, half of a head], as the model scales them."""
+        positions = torch.arange(self.length, device=self.embedding.device)[None]
+        like = torch.zeros((), device=self.embedding.device)
+        cosine, sine = self.model.model.rotary_emb(like, positions)
+        half = self.width // 2
+        return cosine[0, :, :half].float().contiguous(), sine[0, :, :half].float().contiguous()
+
+    @torch.inference_mode()
+    def prefill(self, ids: Tensor) -> None:
+        """Read a prompt [1, T] with the transformers model; the next step reads its last token again."""
+        count = ids.shape[1]
+        self.tokens[:count] = ids[0]
+        self.position.fill_(count - 1)
+        self.arrived.zero_()
+        if count > 1:
+            cache = DynamicCache(config=self.model.config)
+            self.model.model(input_ids=ids[:, :-1], **cached(self.model.model, cache))
+            for block, layer in zip(self.blocks, cache.layers, strict=True):
+                assert layer.keys is not None and layer.values is not None
+                block.keys[:, : count - 1] = layer.keys[0]
+                block.values[:, : count - 1] = layer.values[0]
+        self.advance(chooses=False)
+
+    def step(self) -> None:
+        """One token more."""
+        for block in self.blocks:
+            self._product(block.qkv, self.normed_in, self.qkv, "plain", squares=self.squares_down)
+            self.attend(block)
+            self._residual(block.o, self.attended, block.middle_gain, self.squares_o)
+            self._product(block.gated, self.normed_in, self.neurons, "gated", squares=self.squares_o)
+            self._residual(block.down, self.neurons, block.next_gain, self.squares_down)
+        self._product(
+            self.head, self.normed_in, self.logits, "head", squares=self.squares_down, best=self.best,
+            position=self.position, temperature=self.temperature, seed=self.seed,
+        )  # fmt: skip
+        self.advance(chooses=True)
+
+    def attend(self, block: Block) -> None:
+        """Attention of one block, from ``qkv`` to ``attended``."""
+        from slimexp.decode import kernels
+
+        splits = self.SPLITS
+        kernels.attend[(self.heads, splits)](
+            self.qkv, *block.head_gains, self.cosine, self.sine, block.keys, block.values, self.position,
+            self.attended, self.partial, self.arrived,
+            SCALE=self.width**-0.5, EPSILON=self.epsilon, HEADS=self.heads, KV_HEADS=self.kv_heads,
+            HALF=self.width // 2, LENGTH=self.length, SPLITS=splits, BLOCK=self.KEYS, num_warps=self.WARPS,
+            **self._overlapped(),
+        )  # fmt: skip
+
+    def _overlapped(self) -> dict[str, Any]:
+        return {"PDL": True, "launch_pdl": True} if self.overlap else {"PDL": False}
+
+    def _product(self, matrix: Matrix, x: Tensor, out: Tensor, end: str, **others: Any) -> None:
+        cut = self.tiles(matrix, end)
+        launch(matrix, x, out, end, cut, epsilon=self.epsilon, overlap=self.overlap, **others)
+
+    def _residual(self, matrix: Matrix, x: Tensor, gain: Tensor, squares: Tensor) -> None:
+        out = {"hidden": self.hidden, "gain": gain, "out_squares": squares}
+        self._product(matrix, x, self.normed_in, "residual", **out)
+
+    def advance(self, *, chooses: bool) -> None:
+        """Put the embedding of the token that won, or of the one at ``position``, on the residual stream."""
+        import triton
+
+        from slimexp.decode import kernels
+
+        size, programs, parts = len(self.hidden), self.best.shape[1], len(self.squares_down)
+        kernels.advance[(1,)](
+            self.best, self.tokens, self.position, self.embedding, self.first_gain, self.hidden, self.normed_in,
+            self.squares_down,
+            SIZE=size, SIZE_UP=triton.next_power_of_2(size),
+            PROGRAMS=programs, PROGRAMS_UP=triton.next_power_of_2(programs),
+            PARTS=parts, PARTS_UP=triton.next_power_of_2(parts), CHOOSES=chooses, num_warps=8, **self._overlapped(),
+        )  # fmt: skip

@@ -1,0 +1,85 @@
+"""What every kernel is: a linear layer that multiplies packed integers as they are, never dequantized weights.
+
+Which kernel is the fastest for a layer depends on the machine; see ``race``.
+"""
+
+from abc import abstractmethod
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATION_BITS = 8
+
+
+class Packed(NamedTuple):
+    """A quantized linear layer: ``y = round(x) W^T + bias`` with ``W = (integers - zero) * scale``.
+
+    Attributes:
+        integers: Weight, int8 [out, in].
+        scale: float32 [out, groups]; a group is ``in / groups`` neighbours in a row.
+        zero: Integer that stands for zero, [out, groups]; ``None`` where it is 0.
+        bits: Width of the integers, 2 to 8.
+        bias: float32 [out], or ``None``.
+        activation: How the input is rounded to 8 bits: ``"token"`` for one symmetric scale per token, taken from
+            it (``quantizer.token``); a number for one symmetric scale fixed beforehand; ``None`` where it is not.
+    """
+
+    integers: Tensor
+    scale: Tensor
+    zero: Tensor | None
+    bits: int
+    bias: Tensor | None
+    activation: Literal["token"] | float | None
+
+    @property
+    def group_size(self) -> int:
+        return self.integers.shape[1] // self.scale.shape[1]
+
+    def weight(self) -> Tensor:
+        """The weight as a float32 matrix [out, in]."""
+        groups = self.integers.unflatten(-1, (self.scale.shape[1], -1)).float()
+        if self.zero is not None:
+            groups = groups - self.zero.float().unsqueeze(-1)
+        return (groups * self.scale.unsqueeze(-1)).flatten(-2)
+
+
+class Kernel(nn.Module):
+    """A linear layer that runs one way. Constructed from what ``refusal`` has nothing against.
+
+    Attributes:
+        label: What runs, in words for a record.
+        weight: Nothing; transformers' T5 asks its layers for the type of their weight before it calls them.
+    """
+
+    label: ClassVar[str]
+    weight = None
+
+    @classmethod
+    @abstractmethod
+    def refusal(cls, packed: Packed, device: torch.device) -> str | None:
+        """Why this kernel cannot run ``packed`` on ``device``; ``None`` if it can."""
+
+    def __init__(self, packed: Packed) -> None:
+        super().__init__()
+        self.out_features, self.in_features = packed.integers.shape
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out], in the type of ``x``."""
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, {self.label}"
+
+
+def rounded_input(x: Tensor, activation: Literal["token"] | float | None) -> Tensor:
+    """``x`` [..., in] as a layer sees it that rounds its input to ``Packed.activation``'s grid."""
+    if activation is None:
+        return x
+    low, high = -(2 ** (ACTIVATION_BITS - 1)), 2 ** (ACTIVATION_BITS - 1) - 1
+    if activation == "token":
+        scale = x.abs().amax(-1, keepdim=True) / ((high - low) / 2)
+        scale = torch.where(scale == 0, torch.finfo(scale.dtype).eps, scale)
+    else:
+        scale = torch.tensor(activation, dtype=x.dtype, device=x.device)
+    return (x / scale).clamp(low, high).round() * scale

@@ -1,0 +1,115 @@
+"""The decode loop says the tokens that transformers says, whichever way it runs."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from slimexp.decode.base import Decoder
+from slimexp.decode.captured import Captured
+from slimexp.decode.fused import refusal
+from slimexp.decode.words import Words, rounded
+
+SIZES = {
+    "vocab_size": 67, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.3,
+}  # fmt: skip
+MODELS = {
+    "llama": (LlamaForCausalLM, LlamaConfig, {"tie_word_embeddings": True}),
+    "mistral": (MistralForCausalLM, MistralConfig, {"sliding_window": None}),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config, {}),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 32}),
+}
+
+
+def model_of(name: str, device: str = "cpu") -> PreTrainedModel:
+    torch.manual_seed(0)
+    kind, config, more = MODELS[name]
+    model = kind(config(**SIZES, **more)).eval()
+    for key, parameter in model.named_parameters():
+        if "norm" in key or "bias" in key:
+            nn.init.normal_(parameter, 1.0, 0.2)
+    return model.to(device)
+
+
+@pytest.mark.fast
+def test_a_model_on_the_cpu_is_refused() -> None:
+    with pytest.raises(ValueError, match="CUDA"):
+        Decoder(model_of("llama"), 16)
+
+
+@pytest.mark.fast
+def test_what_does_not_fit_is_told() -> None:
+    pytest.importorskip("triton", reason="without Triton nothing fits")
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=67, n_embd=16, n_layer=1, n_head=2))
+    assert "gpt2" in (refusal(gpt2, 16) or "")
+    sliding = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8))
+    assert "8 positions" in (refusal(sliding, 16) or "") and refusal(sliding, 8) is None
+
+
+def test_steps_over_a_static_cache_are_those_of_generate() -> None:
+    model = model_of("llama")
+    ids = torch.randint(67, (1, 9), generator=torch.Generator().manual_seed(1))
+    steps = Captured(model, 24)
+    for _ in range(2):  # the second time over what the first left
+        steps.prefill(ids)
+        for _ in range(12):
+            steps.step()
+        theirs = model.generate(ids, max_new_tokens=12, min_new_tokens=12, do_sample=False)
+        assert steps.tokens[:21].tolist() == theirs[0].tolist()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bits, group", [(16, None), (8, None), (8, 32), (4, 32), (4, None)])
+@pytest.mark.parametrize("name", list(MODELS))
+def test_fused_kernels_give_the_logits_of_transformers(name: str, bits: int, group: int | None) -> None:
+    pytest.importorskip("triton")
+    model = model_of(name, "cuda")
+    if bits < 16:
+        for key, layer in list(model.named_modules()):
+            if isinstance(layer, nn.Linear):
+                packed = rounded(layer, bits, group)
+                if group:
+                    packed = packed._replace(zero=torch.randint(-3, 4, packed.scale.shape, device="cuda"))
+                model.set_submodule(key, Words(packed))
+    decoder = Decoder(model, 256)
+    assert decoder.label == "fused kernels"
+    ids = torch.randint(67, (1, 70), generator=torch.Generator().manual_seed(1)).cuda()
+    decoder.prefill(ids)
+    for count in (1, 9, 150):  # one part of the cache, two, four
+        decoder.decode(count)
+        at = int(decoder.steps.position)
+        with torch.no_grad():
+            theirs = model(input_ids=decoder.steps.tokens[None, :at]).logits[0, -1]
+        assert (decoder.steps.logits - theirs).norm() <= 1e-3 * theirs.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_generating_on_a_gpu(temperature: float) -> None:
+    for model in (
+        model_of("llama", "cuda"),
+        GPT2LMHeadModel(GPT2Config(vocab_size=67, n_embd=64, n_layer=2, n_head=2)).cuda().eval(),
+    ):
+        model.generation_config.eos_token_id = None
+        ids = torch.randint(67, (1, 9), device="cuda")
+        decoder = Decoder(model, 64, temperature=temperature)
+        ours = decoder.generate(ids, 40)
+        assert ours.shape == (1, 49) and (ours[0, :9] == ids[0]).all()
+        if temperature == 0:
+            theirs = model.generate(ids, max_new_tokens=40, do_sample=False)
+            assert (ours == theirs).float().mean() > 0.9  # a near tie may fall the other way
+        with pytest.raises(ValueError, match="length 64"):
+            decoder.generate(ids, 60)

@@ -1,0 +1,51 @@
+"""Packed words hold the very integers, and say what they cannot hold."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from slimexp.decode.words import Words, rounded
+from slimexp.kernel.base import Packed
+
+
+def packed(bits: int, groups: int, *, affine: bool = False) -> Packed:
+    torch.manual_seed(bits)
+    half = 2 ** (bits - 1)
+    integers = torch.randint(-half, half, (6, 192), dtype=torch.int8)
+    zero: Tensor | None = torch.randint(-half, half, (6, groups)) if affine else None
+    return Packed(integers, torch.rand(6, groups) + 0.1, zero, bits, torch.rand(6), None)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("groups", [1, 3, 6])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_words_are_the_matrix(bits: int, groups: int, affine: bool) -> None:
+    layer = packed(bits, groups, affine=affine)
+    words = Words(layer)
+    assert torch.equal(words.matrix(torch.float32), layer.weight())
+    assert words.words.numel() * 4 == layer.integers.numel() * (4 if bits <= 4 else 8) // 8
+    x = torch.randn(2, 192)
+    torch.testing.assert_close(words(x), x @ layer.weight().T + layer.bias)
+
+
+@pytest.mark.fast
+def test_a_scale_keeps_its_value() -> None:
+    assert Words(packed(4, 3)).scale.dtype == torch.float32
+    assert Words(rounded(nn.Linear(64, 8), 4, 32)).scale.dtype == torch.bfloat16
+
+
+@pytest.mark.fast
+def test_small_groups_are_refused() -> None:
+    assert "multiple of 32" in (Words.unfit(packed(4, 12)) or "")
+    assert "CUDA" in (Words.refusal(packed(4, 3), torch.device("cpu")) or "")
+    assert Words.refusal(packed(4, 3), torch.device("cuda")) is None
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rounding_to_nearest_stays_within_a_step(bits: int) -> None:
+    layer = nn.Linear(64, 8)
+    into = rounded(layer, bits, 32)
+    off = (layer.weight - into.weight()).abs().unflatten(-1, (2, 32)).amax(-1)
+    assert (off <= into.scale).all()  # half a step, and what a bfloat16 scale clips
