@@ -184,7 +184,7 @@ def _pack_layer(name: str, module: nn.Module, quantizer: Quantizer, scheme: "Qua
     from compressed_tensors.compressors import BaseCompressor
 
     weight = getattr(module, WEIGHT).detach()
-    scale = quantizer.scale(_before(module, quantizer)).float()
+    scale = quantizer.grid(_before(module, quantizer)).scale
     compressor = BaseCompressor.get_value_from_registry(str(scheme.format))
     packed: dict[str, Tensor] = compressor.compress({WEIGHT: weight.float(), SCALE: scale}, scheme)
     for dtype in (torch.bfloat16, torch.float32):
