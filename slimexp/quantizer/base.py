@@ -87,11 +87,13 @@ class Quantizer(Attachment):
         active: Whether ``forward`` rounds; an inactive quantizer is the identity.
         dynamic: Whether the grid is taken from each input anew also when the model is served.
         symmetric_only: Whether there is no affine variant.
+        on_activations: Whether it rounds activations as a loaded artifact does.
     """
 
     widths: ClassVar[range] = range(2, 9)
     dynamic: ClassVar[bool] = False
     symmetric_only: ClassVar[bool] = False
+    on_activations: ClassVar[bool] = False
     scale: Tensor | None
     zero: Tensor | None
 

@@ -27,6 +27,7 @@ class Lsq(Quantizer):
 
     step: nn.Parameter | None
     symmetric_only = True
+    on_activations = True
 
     def __init__(self, *, bits: int, group_size: int | None, symmetric: bool = True) -> None:
         super().__init__(bits=bits, group_size=group_size, symmetric=symmetric)

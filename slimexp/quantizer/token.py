@@ -17,6 +17,7 @@ class Token(Quantizer):
 
     dynamic = True
     symmetric_only = True
+    on_activations = True
 
     @property
     def limits(self) -> tuple[int, int]:
