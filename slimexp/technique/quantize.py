@@ -35,6 +35,7 @@ class Quantize(Finetune):
         calibration_rows: Training rows that the activations' ranges are taken from, >= 1.
         start: Share of the steps after which rounding is on, in [0, 1].
         freeze: Share of the steps after which the weights' grids stay as they are, in [start, 1]; ``None`` for never.
+        embeddings: Whether the input embeddings, and a head tied to them, are quantized like the layers.
         include: Patterns of layers' names (``*`` for anything); a layer must match one.
         exclude: Patterns of names to leave out of those.
         min_coverage: Least share of the model's parameters that the layers must hold.
@@ -55,6 +56,7 @@ class Quantize(Finetune):
         calibration_rows: int,
         start: float,
         freeze: float | None,
+        embeddings: bool,
         include: Sequence[str],
         exclude: Sequence[str],
         min_coverage: float,
@@ -70,6 +72,11 @@ class Quantize(Finetune):
             raise ValueError(f"start must be in [0, 1], got {start}")
         if freeze is not None and not start <= freeze <= 1:
             raise ValueError(f"freeze must be in [start, 1] = [{start}, 1], or null for never, got {freeze}")
+        if embeddings and activation_bits is not None:
+            raise ValueError(
+                "transformers loads quantized embeddings only where activations are left in float: "
+                "set activation_bits=null, or embeddings=false"
+            )
         if calibration_rows < 1:
             raise ValueError(f"calibration_rows must be >= 1, got {calibration_rows}")
         self.quantizer = quantizer
@@ -81,6 +88,7 @@ class Quantize(Finetune):
         self.calibration_rows = calibration_rows
         self.start = start
         self.frozen_from = freeze  # Lightning has a method freeze
+        self.embeddings = embeddings
         self.include = include
         self.exclude = exclude
         self.min_coverage = min_coverage
@@ -96,6 +104,11 @@ class Quantize(Finetune):
             raise ValueError(f"the model is quantized already (e.g. '{taken[0]}'): quantize once per pipeline")
         self.layers = covered_layers(family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude)
         self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
+        if self.embeddings:
+            tied = _embeddings(family)
+            name, module = next(iter(tied.items()))
+            self.on_weights |= dict.fromkeys(tied, self._on_weight(name, module))
+            self.layers |= tied
         self.on_inputs = self._on_inputs()
         for name, layer in self.layers.items():
             attach(layer, "weight", self.on_weights[name])
@@ -138,6 +151,15 @@ class Quantize(Finetune):
             for name, values in input_values(self.family, self.layers, batches).items():
                 quantizers[name].start(values)
         return quantizers
+
+
+def _embeddings(family: Family) -> dict[str, torch.nn.Module]:
+    """Name -> module of the input embeddings and of all that share their weight."""
+    weight = latent(family.model.get_input_embeddings())
+    candidates = (
+        (n, m) for n, m in family.model.named_modules() if isinstance(m, torch.nn.Embedding | torch.nn.Linear)
+    )
+    return {name: module for name, module in candidates if latent(module) is weight}
 
 
 def _check_rounds_activations(quantizer: Quantizer) -> None:
