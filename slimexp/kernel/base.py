@@ -49,6 +49,8 @@ class Kernel(nn.Module):
 
     Attributes:
         label: What runs, in words for a record.
+        live: Weights, the bias included.
+        nonzero: Those of them that are not zero.
         weight: Nothing; transformers' T5 asks its layers for the type of their weight before it calls them.
     """
 
@@ -63,6 +65,12 @@ class Kernel(nn.Module):
     def __init__(self, packed: Packed) -> None:
         super().__init__()
         self.out_features, self.in_features = packed.integers.shape
+        biases = 0 if packed.bias is None else packed.bias.numel()
+        values = packed.integers if packed.zero is None else packed.weight()
+        self.live = values.numel() + biases
+        self.nonzero = int(torch.count_nonzero(values)) + (
+            0 if packed.bias is None else int(packed.bias.count_nonzero())
+        )
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
