@@ -4,7 +4,7 @@ Which kernel is the fastest for a layer depends on the machine; see ``race``.
 """
 
 from abc import abstractmethod
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ class Kernel(nn.Module):
         weight: Nothing; transformers' T5 asks its layers for the type of their weight before it calls them.
     """
 
-    label: ClassVar[str]
+    label: str
     weight = None
 
     @classmethod
@@ -68,9 +68,7 @@ class Kernel(nn.Module):
         biases = 0 if packed.bias is None else packed.bias.numel()
         values = packed.integers if packed.zero is None else packed.weight()
         self.live = values.numel() + biases
-        self.nonzero = int(torch.count_nonzero(values)) + (
-            0 if packed.bias is None else int(packed.bias.count_nonzero())
-        )
+        self.nonzero = sum(int(torch.count_nonzero(x)) for x in (values, packed.bias) if x is not None)
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ class Dense(Kernel):
     """Runs everywhere; inputs are rounded as the layer was trained, so that it computes the same."""
 
     dtype: ClassVar[torch.dtype]
+    dequantized: Tensor
+    bias: Tensor | None
 
     @classmethod
     def refusal(cls, packed: Packed, device: torch.device) -> str | None:

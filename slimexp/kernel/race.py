@@ -21,7 +21,7 @@ BACKENDS: tuple[type[Kernel], ...] = (Vnni, DenseFloat32, DenseBfloat16)  # the 
 FEW, MANY = 1, 128  # rows that are raced: a token decoded, a sequence read
 _BETWEEN = 16  # rows from which a layer runs what is best for many
 _MARGIN = 0.95  # a later backend must take less than this share of the time: below is noise
-_ROUNDS = 7
+_ROUNDS = 11
 _CACHE_BYTES, _MOST_COPIES = 64e6, 16  # float32 weights that no cache holds
 
 

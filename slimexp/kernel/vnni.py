@@ -59,7 +59,7 @@ class Vnni(Kernel):
 def _in_panels(x: Tensor, bits: int) -> Tensor:
     """[out, groups, in / groups] -> [panels, groups, quads, 64] (two quads of 4 bits share a byte)."""
     step = _QUAD if bits == 8 else 2 * _QUAD
-    out, groups, size = x.shape
+    out, _, size = x.shape
     x = pad(x, (0, -size % step, 0, 0, 0, -out % _LANES))
     x = x.unflatten(0, (-1, _LANES)).unflatten(-1, (-1, _QUAD)).permute(0, 2, 3, 1, 4)
     if bits == 4:

@@ -10,13 +10,8 @@ from torch import Tensor
 
 from slimexp.kernel.base import ACTIVATION_BITS, Packed
 
-_SCALE, _WORDS, _SHAPE, _INTEGERS, _ZERO = (
-    "weight_scale",
-    "weight_packed",
-    "weight_shape",
-    "weight",
-    "weight_zero_point",
-)
+_SCALE, _ZERO = "weight_scale", "weight_zero_point"
+_INTEGERS, _WORDS, _SHAPE = "weight", "weight_packed", "weight_shape"
 
 
 class Unpacked(NamedTuple):
@@ -43,7 +38,7 @@ def refusal(folder: Path) -> str | None:
     for group in config["config_groups"].values():
         weights, inputs = group["weights"], group.get("input_activations")
         if weights.get("type", "int") != "int" or weights["strategy"] not in ("channel", "group"):
-            return f"its weights are {weights.get('type')} per {weights['strategy']}: kernels take integers per row or group"
+            return f"its weights are {weights.get('type')} per {weights['strategy']}, not integers per channel or group"
         if not weights.get("symmetric", True) or weights.get("actorder"):
             return "its weights are affine, or reordered"
         if inputs is not None and (inputs["num_bits"], inputs["strategy"]) != (ACTIVATION_BITS, "token"):
