@@ -23,6 +23,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from slimexp.attachment import attach, attached
+from slimexp.model import serving
 from slimexp.model.base import Family, Source
 from slimexp.model.loading import CutOut, Pretrained, family_named, from_folder, without_bars
 from slimexp.quantizer.base import Quantizer
@@ -117,6 +118,12 @@ def deployed(folder: Path) -> Family:
     """The model as a user gets it: by plain transformers, from the deployable files."""
     manifest = read_manifest(folder)
     return from_folder(folder, manifest["family"], manifest["max_length"])
+
+
+def served(folder: Path, device: str | torch.device = "cpu") -> Family:
+    """The model as it is measured: its integers on the fastest kernels of ``device``, see ``model.serving``."""
+    manifest = read_manifest(folder)
+    return serving.served(folder, manifest["family"], manifest["max_length"], device=device)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

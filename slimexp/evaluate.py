@@ -146,7 +146,12 @@ def _subject(source: "Pretrained", device: str, corpus: "Corpus") -> "Subject":
     from torch import nn
 
     from slimexp.measure.base import Subject
+    from slimexp.model.serving import served
+    from slimexp.quantizer.unpacking import refusal
 
+    source.validate(corpus.task, corpus.labels)
+    if Path(source.folder).is_dir() and refusal(Path(source.folder)) is None:
+        return Subject(served(source.folder, corpus.task, source.max_length, device=device), Path(source.folder))
     family = source.load(task=corpus.task, texts=corpus.texts, labels=corpus.labels)
     nn.Module.to(family.model.eval(), device)
     return Subject(family, source.local_folder())

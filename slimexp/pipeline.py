@@ -17,7 +17,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from slimexp import artifact, record, reference
 from slimexp.checkpoint import Checkpoint
@@ -287,9 +286,7 @@ class Pipeline:
         return trivial(self.measures.values(), self.corpus)
 
     def _subject(self, stage: Stage) -> Subject:
-        family = artifact.deployed(stage.artifact)
-        nn.Module.to(family.model, _device(self.cfg.trainer))
-        return Subject(family, stage.artifact)
+        return Subject(artifact.served(stage.artifact, _device(self.cfg.trainer)), stage.artifact)
 
     def _teacher(self, technique: Finetune) -> Family | None:
         if not technique.needs_teacher:

@@ -48,6 +48,12 @@ def _heed_interrupts() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Kernels are raced on tiny layers here: the user's cache is not told."""
+    os.environ["SLIMEXP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _no_network() -> Iterator[None]:
     """Let only loopback and unix sockets connect."""
     connect, lookup = socket.socket.connect, socket.getaddrinfo

@@ -4,7 +4,7 @@ Which kernel is the fastest for a layer depends on the machine; see ``race``.
 """
 
 from abc import abstractmethod
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,10 +49,12 @@ class Kernel(nn.Module):
 
     Attributes:
         label: What runs, in words for a record.
+        live: Weights, the bias included.
+        nonzero: Those of them that are not zero.
         weight: Nothing; transformers' T5 asks its layers for the type of their weight before it calls them.
     """
 
-    label: ClassVar[str]
+    label: str
     weight = None
 
     @classmethod
@@ -63,6 +65,10 @@ class Kernel(nn.Module):
     def __init__(self, packed: Packed) -> None:
         super().__init__()
         self.out_features, self.in_features = packed.integers.shape
+        biases = 0 if packed.bias is None else packed.bias.numel()
+        values = packed.integers if packed.zero is None else packed.weight()
+        self.live = values.numel() + biases
+        self.nonzero = sum(int(torch.count_nonzero(x)) for x in (values, packed.bias) if x is not None)
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

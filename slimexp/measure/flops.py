@@ -1,7 +1,8 @@
 """Arithmetic of a forward pass."""
 
+import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -37,6 +38,8 @@ class Flops(Measure):
         # The counter has no formula for the CPU's fused attention and counts it as 0 (torch 2.13); the plain
         # one is made of matrix products. Integer products (_int_mm) are counted like others.
         formulas = {torch.ops.aten._int_mm: flop_registry[torch.ops.aten.mm]}
+        if hasattr(torch.ops.slimexp, "linear"):
+            formulas[torch.ops.slimexp.linear] = _linear_flops
         with untouched(family.model, seed=0), sdpa_kernel(SDPBackend.MATH):
             Request(family).prefill(prompt[:, :1])  # a packed model unpacks here, not under the counter
             with FlopCounterMode(display=False, custom_mapping=formulas) as prefill:
@@ -49,3 +52,8 @@ class Flops(Measure):
         if shape.new_tokens:
             figures["flops_decode_g"] = decode.get_total_flops() / 1e9
         return figures
+
+
+def _linear_flops(x: torch.Size, *others: Any, out_shape: torch.Size, **options: Any) -> int:
+    """Of ``kernel/vnni.cpp``: one multiplication and one addition per input and output."""
+    return 2 * math.prod(x) * out_shape[-1]

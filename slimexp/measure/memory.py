@@ -113,7 +113,7 @@ def _resident(peak: bool) -> int:
 
 
 def _main(folder: str, task: str, *numbers: str) -> None:
-    from slimexp.model.loading import from_folder
+    from slimexp.model.serving import served
 
     max_length, batch, tokens, new_tokens, seed, threads = map(int, numbers)
     torch.set_num_threads(threads)
@@ -124,7 +124,7 @@ def _main(folder: str, task: str, *numbers: str) -> None:
         _RESET.write_text("5")  # reset the peak
         before = _resident(peak=False)
         with torch.no_grad():
-            family = from_folder(folder, task, max_length)
+            family = served(folder, task, max_length)
             for tensor in plain_tensors(family.model):
                 torch.count_nonzero(tensor)
             _serve(family, shape)

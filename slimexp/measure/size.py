@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from slimexp.data.base import Corpus, Direction
+from slimexp.kernel.base import Kernel
 from slimexp.measure.base import Measure, Subject, untouched
 from slimexp.measure.resident import MB, resident_bytes
 from slimexp.measure.workload import Request, Workload
@@ -90,6 +91,9 @@ def count(model: nn.Module) -> tuple[int, int]:
     live = nonzero = 0
     seen: set[int] = set()
     for module in model.modules():
+        if isinstance(module, Kernel):
+            live, nonzero = live + module.live, nonzero + module.nonzero
+            continue
         for name, tensor in _weights(module):
             if id(tensor) not in seen:
                 seen.add(id(tensor))

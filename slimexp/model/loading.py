@@ -18,6 +18,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
@@ -217,11 +218,16 @@ def family_named(task: str) -> type[Family]:
 
 def from_folder(folder: str | Path, task: str, max_length: int) -> Family:
     """A family from a model folder, exactly as plain transformers loads it, in float32."""
-    auto, family = _FAMILIES[task]
+    auto, _ = _FAMILIES[task]
     with without_bars():
         model = auto.from_pretrained(folder, dtype=torch.float32)
         decompress(model)
-    return family(model.eval(), _with_padding(AutoTokenizer.from_pretrained(folder)), max_length=max_length)
+    return family_of(model.eval(), folder, task, max_length)
+
+
+def family_of(model: PreTrainedModel, folder: str | Path, task: str, max_length: int) -> Family:
+    """A family of a model that is loaded, with the tokenizer in its folder."""
+    return family_named(task)(model, _with_padding(AutoTokenizer.from_pretrained(folder)), max_length=max_length)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from slimexp.attachment import INPUT, attached
+from slimexp.kernel.race import told
 from slimexp.quantizer.base import Quantizer
 
 if TYPE_CHECKING:
@@ -77,13 +78,15 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
 def kernel(model: nn.Module, folder: Path | None = None) -> str:
     """What executes in the linear layers of ``model``, in words: no format is faster than its kernel.
 
-    transformers runs every integer format of compressed-tensors as a floating-point matmul on
-    dequantized weights: smaller files, no faster layers.
+    Loaded by ``model.serving``, integers run on the kernels of ``slimexp.kernel``; by plain transformers, every
+    integer format of compressed-tensors runs as a floating-point matmul on dequantized weights.
 
     Args:
         model: In memory.
         folder: Where it was loaded from, to name the stored format of weights that were dequantized at load.
     """
+    if (integers := told(model)) is not None:
+        return integers
     dtype = str(next(p.dtype for p in model.parameters() if p.is_floating_point())).removeprefix("torch.")
     if simulated := sorted({type(attachment).__name__ for _, attachment in attached(model)}):
         return f"{dtype} matmul, simulated by {', '.join(simulated)}"

@@ -29,7 +29,7 @@ from slimexp.quantizer.packing import decompress, is_scale, kernel, pack, plain_
 from slimexp.quantizer.static import Static
 from slimexp.quantizer.ternary import Ternary
 from slimexp.quantizer.token import Token
-from slimexp.quantizer.unpacking import unpacked
+from slimexp.quantizer.unpacking import unpack
 
 T5, LLAMA, BERT = "t5", "llama", "bert"
 MODELS = [T5, LLAMA, BERT]
@@ -165,12 +165,10 @@ def test_every_format_is_reloaded_with_the_logits_and_the_integers(
     model = quantized(name, **{"activations": False} | settings)
     write(model, tmp_path)
     assert torch.allclose(logits(reload(model, tmp_path)), logits(model), atol=1e-5, rtol=0)
-    stored = unpacked(tmp_path)
+    stored = unpack(tmp_path).layers
     for layer_name, layer in in_blocks(model).items():
         one = stored[layer_name]
-        groups = one.integers.unflatten(-1, (one.scale.shape[1], -1)).float()
-        weight = (groups - (0 if one.zero is None else one.zero.float().unsqueeze(-1))) * one.scale.unsqueeze(-1)
-        assert torch.equal(weight.flatten(-2), layer.weight)
+        assert torch.equal(one.weight(), layer.weight)
         assert one.integers.dtype == torch.int8
         assert (one.zero is None) == settings.get("symmetric", True)
         assert one.bits == settings["bits"]
@@ -191,7 +189,7 @@ def test_bits_may_differ_from_layer_to_layer(name: str, tmp_path: Path) -> None:
             attach(layer, INPUT, Token(bits=8, group_size=None))
     write(model, tmp_path)
     assert torch.allclose(logits(reload(model, tmp_path)), logits(model), atol=1e-5, rtol=0)
-    assert {layer_name: layer.bits for layer_name, layer in unpacked(tmp_path).items()} == widths
+    assert {layer_name: layer.bits for layer_name, layer in unpack(tmp_path).layers.items()} == widths
 
 
 def test_an_encoder_decoder_has_one_scheme() -> None:

@@ -1,0 +1,177 @@
+"""How much faster do packed integers run on this CPU than the same model in float32 and bfloat16?
+
+    python -m benchmarks.cpu_kernels
+
+Random weights, so only time is measured: an encoder of BERT-base's shape reads 128 tokens, and a decoder of Llama's
+shape with 0.35B parameters decodes with a key-value cache. All variants take turns round by round; ratios are medians
+over rounds of float32 / variant, with their quartiles. Then a grid of 60 layer shapes: the kernel that the race chose,
+beside a plain linear layer in float32 and in bfloat16, over weights that no cache holds. A shape is lost where the
+median ratio of the kernel's time to that of the better of both exceeds 1.05. Prints Markdown; exits with status 1 where
+int8 misses a target or a shape is lost.
+"""
+
+import argparse
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+from transformers import BertConfig, BertModel, DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from slimexp.kernel.base import Packed
+from slimexp.kernel.race import fastest, put, told
+
+TARGETS = {"encoder": 3.5, "decoder": 3.5}
+OUT, IN, ROWS = (256, 768, 1024, 3072, 4096), (256, 768, 1024, 3072), (1, 16, 128)
+LOST = 1.05
+GROUP = 128
+
+
+def rounded(weight: torch.Tensor, bias: torch.Tensor | None, bits: int) -> Packed:
+    """``weight`` in ``bits``: 8 per row with inputs rounded per token, 4 per group with float inputs."""
+    group = weight.shape[1] if bits == 8 else GROUP
+    groups = weight.detach().float().unflatten(-1, (-1, group))
+    scale = groups.abs().amax(-1) / (2 ** (bits - 1) - 1)
+    integers = (groups / scale.unsqueeze(-1)).round().to(torch.int8).flatten(-2)
+    return Packed(integers, scale, None, bits, bias, "token" if bits == 8 else None)
+
+
+def quantized(model: PreTrainedModel, bits: int, *, head: bool = True) -> PreTrainedModel:
+    """Every linear layer of ``model`` on kernels, in place; without ``head`` its output layer stays as it is."""
+    layers = {name: one for name, one in model.named_modules() if isinstance(one, nn.Linear)}
+    if not head:
+        layers.pop("lm_head")
+    put(model, {n: rounded(one.weight, one.bias, 8 if n == "lm_head" else bits) for n, one in layers.items()})
+    return model
+
+
+def interleaved(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds per variant and round, after one round that does not count; the order turns."""
+    taken: dict[str, list[float]] = {name: [] for name in variants}
+    order = list(variants)
+    for turn in range(rounds + 1):
+        for name in order:
+            start = time.perf_counter()
+            variants[name]()
+            if turn:
+                taken[name].append(time.perf_counter() - start)
+        order = order[1:] + order[:1]
+    return taken
+
+
+def ratios(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float, float]:
+    """Median and quartiles of ``slow / fast``, round by round."""
+    each = [a / b for a, b in zip(slow, fast, strict=True)]
+    low, middle, high = statistics.quantiles(each, n=4)
+    return middle, low, high
+
+
+def encoders() -> dict[str, Callable[[], object]]:
+    def build() -> PreTrainedModel:
+        torch.manual_seed(0)
+        return BertModel(BertConfig(), add_pooling_layer=False).eval()
+
+    ids = torch.randint(1000, 30000, (1, 128))
+    models = {"float32": build(), "bfloat16": build().bfloat16(), "int8": quantized(build(), 8)}
+    models["int4"] = quantized(build(), 4)
+    for name in ("int8", "int4"):
+        print(f"encoder {name}: {told(models[name])}", file=sys.stderr)
+    return {name: (lambda model=model: model(input_ids=ids)) for name, model in models.items()}
+
+
+def decoders(tokens: int) -> dict[str, Callable[[], object]]:
+    sizes = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 24, "num_attention_heads": 16}
+
+    def build() -> PreTrainedModel:
+        torch.manual_seed(0)
+        return LlamaForCausalLM(LlamaConfig(vocab_size=32000, tie_word_embeddings=True, **sizes)).eval()
+
+    models = {"float32": build(), "bfloat16": build().bfloat16(), "int8": quantized(build(), 8)}
+    models |= {"int8, head in float32": quantized(build(), 8, head=False), "int4": quantized(build(), 4)}
+    for name in ("int8", "int4"):
+        print(f"decoder {name}: {told(models[name])}", file=sys.stderr)
+    prompt = torch.randint(3, 32000, (1, 16))
+
+    def decode(model: PreTrainedModel) -> Callable[[], object]:
+        filled = DynamicCache(config=model.config)
+        model(input_ids=prompt, past_key_values=filled, use_cache=True)
+
+        def run() -> None:
+            if over := filled.get_seq_length() - prompt.shape[1]:
+                filled.crop(-over)
+            ids = prompt[:, -1:]
+            for _ in range(tokens):
+                ids = model(input_ids=ids, past_key_values=filled, use_cache=True).logits[:, -1:].argmax(-1)
+
+        return run
+
+    return {name: decode(model) for name, model in models.items()}
+
+
+def report(title: str, taken: Mapping[str, list[float]], unit: str, value: Callable[[float], float]) -> float:
+    """Print the table; returns int8's ratio to float32."""
+    print(f"\n| {title} | {unit} | x float32 (quartiles) | x bfloat16 |\n| --- | ---: | ---: | ---: |")
+    for name, seconds in taken.items():
+        middle, low, high = ratios(taken["float32"], seconds)
+        half, _, _ = ratios(taken["bfloat16"], seconds)
+        shown = value(statistics.median(seconds))
+        print(f"| {name} | {shown:.1f} | {middle:.2f} ({low:.2f} to {high:.2f}) | {half:.2f} |")
+    return ratios(taken["float32"], taken["int8"])[0]
+
+
+def grid(rounds: int) -> list[tuple[int, int, int, float]]:
+    """(out, in, rows, time of the chosen kernel over that of the better float type) of every shape."""
+    found = []
+    for out, size in itertools.product(OUT, IN):
+        weight = torch.randn(out, size)
+        copies = max(1, min(16, int(64e6 / (4 * weight.numel()))))
+        packed = rounded(weight, None, 8)
+        kernels = [fastest(packed) for _ in range(copies)]
+        single = [weight.clone() for _ in range(copies)]
+        half = [weight.bfloat16() for _ in range(copies)]
+        for rows in ROWS:
+            x = torch.randn(rows, size)
+            x_half = x.bfloat16()
+            runners: dict[str, Callable[[], object]] = {
+                "kernel": lambda x=x: [one(x) for one in kernels],
+                "float32": lambda x=x: [linear(x, one) for one in single],
+                "bfloat16": lambda x=x_half: [linear(x, one) for one in half],
+            }
+            taken = interleaved(runners, rounds)
+            better = min(("float32", "bfloat16"), key=lambda name: statistics.median(taken[name]))
+            found.append((out, size, rows, ratios(taken["kernel"], taken[better])[0]))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--tokens", type=int, default=16, help="decoded per round")
+    parser.add_argument("--only", choices=("encoder", "decoder", "grid"))
+    arguments = parser.parse_args()
+    missed = []
+    with torch.inference_mode():
+        if arguments.only in (None, "encoder"):
+            taken = interleaved(encoders(), arguments.rounds)
+            reached = report("encoder, 128 tokens", taken, "ms", lambda seconds: 1e3 * seconds)
+            missed += [f"encoder {reached:.2f}x"] * (reached < TARGETS["encoder"])
+        if arguments.only in (None, "decoder"):
+            taken = interleaved(decoders(arguments.tokens), arguments.rounds)
+            reached = report("decoder, batch 1", taken, "tokens/s", lambda seconds: arguments.tokens / seconds)
+            missed += [f"decoder {reached:.2f}x"] * (reached < TARGETS["decoder"])
+        if arguments.only in (None, "grid"):
+            shapes = grid(arguments.rounds)
+            lost = [shape for shape in shapes if shape[-1] > LOST]
+            print(f"\n{len(shapes) - len(lost)} of {len(shapes)} layer shapes are not slower than the best float type")
+            print("".join(f"- {o} x {i}, {rows} rows: {ratio:.2f} of its time\n" for o, i, rows, ratio in lost))
+            missed += [f"{len(lost)} shapes slower"] * bool(lost)
+    if missed:
+        sys.exit(f"missed: {', '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""What a layer falls back to: a floating-point product with its dequantized weight."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from slimexp.kernel.base import Kernel, Packed, rounded_input
+
+
+class Dense(Kernel):
+    """Runs everywhere; inputs are rounded as the layer was trained, so that it computes the same."""
+
+    dtype: ClassVar[torch.dtype]
+    dequantized: Tensor
+    bias: Tensor | None
+
+    @classmethod
+    def refusal(cls, packed: Packed, device: torch.device) -> str | None:
+        return None
+
+    def __init__(self, packed: Packed) -> None:
+        super().__init__(packed)
+        self.activation = packed.activation
+        self.register_buffer("dequantized", packed.weight().to(self.dtype), persistent=False)
+        self.register_buffer("bias", None if packed.bias is None else packed.bias.detach().to(self.dtype), False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rounded = rounded_input(x.float(), self.activation).to(self.dtype)
+        return linear(rounded, self.dequantized, self.bias).to(x.dtype)
+
+
+class DenseFloat32(Dense):
+    label = "dense float32"
+    dtype = torch.float32
+
+
+class DenseBfloat16(Dense):
+    label = "dense bfloat16"
+    dtype = torch.bfloat16

@@ -1,0 +1,82 @@
+"""The fastest kernel is kept per shape, and what runs is told."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from slimexp.kernel import race
+from slimexp.kernel.base import Packed
+from slimexp.kernel.dense import DenseBfloat16, DenseFloat32
+from slimexp.kernel.race import ByRows, fastest, put, told, winner
+
+REAL = race.race
+
+
+def packed(out: int = 8) -> Packed:
+    return Packed(torch.ones(out, 16, dtype=torch.int8), torch.ones(out, 1), None, 8, torch.zeros(out), "token")
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(race, "_raced", {})
+    monkeypatch.setenv("SLIMEXP_CACHE", str(tmp_path))
+
+
+def decide(monkeypatch: pytest.MonkeyPatch, few: str, many: str) -> list[int]:
+    """Let a race be won so; returns the rows that are raced."""
+    asked: list[int] = []
+
+    def won(layer: Packed, rows: int) -> dict[str, float]:
+        asked.append(rows)
+        return {few if rows == race.FEW else many: 1.0}
+
+    monkeypatch.setattr(race, "race", won)
+    return asked
+
+
+def test_a_later_backend_wins_only_beyond_noise() -> None:
+    assert winner({"integers": 1.0, "dense": 0.97}) == "integers"
+    assert winner({"integers": 1.0, "dense": 0.9, "half": 0.89}) == "dense"
+
+
+def test_every_backend_that_can_is_timed() -> None:
+    seconds = REAL(packed(), 1, (DenseFloat32, DenseBfloat16))
+    assert list(seconds) == ["DenseFloat32", "DenseBfloat16"] and min(seconds.values()) > 0
+
+
+def test_a_shape_is_raced_once_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = decide(monkeypatch, "DenseFloat32", "DenseFloat32")
+    assert isinstance(fastest(packed()), DenseFloat32) and isinstance(fastest(packed()), DenseFloat32)
+    assert asked == [race.FEW, race.MANY]
+    monkeypatch.setattr(race, "_raced", {})  # another process
+    fastest(packed())
+    assert len(asked) == 2
+    fastest(packed(out=24))
+    assert len(asked) == 4
+
+
+def test_few_and_many_rows_may_run_differently(monkeypatch: pytest.MonkeyPatch) -> None:
+    decide(monkeypatch, "DenseFloat32", "DenseBfloat16")
+    layer = fastest(packed())
+    assert isinstance(layer, ByRows)
+    ran = []
+    for kernel in (layer.few, layer.many):
+        kernel.register_forward_hook(lambda module, inputs, y: ran.append(module.label))
+    for rows in (1, 15, 16):
+        assert layer(torch.ones(rows, 16)).shape == (rows, 8)
+    assert ran == ["dense float32", "dense float32", "dense bfloat16"]
+    assert told(nn.Sequential(layer)) == (
+        "dense float32 below 16 rows and dense bfloat16 from there in 1 of 1 quantized layers"
+    )
+
+
+def test_what_runs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert told(nn.Sequential(nn.Linear(2, 2))) is None
+    model = nn.Sequential(*(nn.Linear(16, 8) for _ in range(3)), nn.Linear(4, 4))
+    decide(monkeypatch, "DenseFloat32", "DenseFloat32")
+    put(model, {"0": packed(), "1": packed()})
+    decide(monkeypatch, "DenseBfloat16", "DenseBfloat16")
+    put(model, {"2": packed(out=24)})
+    assert told(model) == "dense float32 in 2 of 3 quantized layers; 1 dense bfloat16"

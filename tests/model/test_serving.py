@@ -1,0 +1,85 @@
+"""An artifact's integers run as they are, and compute what was trained."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from slimexp import artifact
+from slimexp.attachment import INPUT, attach
+from slimexp.kernel import race
+from slimexp.kernel.base import Kernel, Packed
+from slimexp.measure.size import count
+from slimexp.model.base import Family
+from slimexp.quantizer.minmax import MinMax
+from slimexp.quantizer.packing import kernel
+from slimexp.quantizer.token import Token
+
+TASKS = ["seq2seq", "causal_lm", "classification"]
+
+
+@pytest.fixture(autouse=True)
+def _the_first_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny layers are as fast on one kernel as on another: no clock decides here."""
+
+    def able(packed: Packed, rows: int) -> dict[str, float]:
+        return {one.__name__: 1.0 for one in race.BACKENDS if one.refusal(packed, torch.device("cpu")) is None}
+
+    monkeypatch.setattr(race, "race", able)
+    monkeypatch.setattr(race, "_raced", {})
+
+
+def saved(family: Family, folder: Path, *, bits: int, group_size: int | None, activations: bool) -> Family:
+    """``family`` quantized, in memory and in ``folder``."""
+    for layer in family.compressible().values():
+        attach(layer, "weight", MinMax(bits=bits, group_size=group_size))
+        if activations:
+            attach(layer, INPUT, Token(bits=8, group_size=None))
+    family.model.eval()
+    artifact.save(family, folder, dtype=torch.float32, stages=[])
+    return family
+
+
+@torch.no_grad()
+def logits(family: Family) -> Tensor:
+    batch = family.encode([("some words to read", "and to write", 0), ("more", "less", 1)])
+    return family.forward(batch)[0]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("bits", "group_size", "activations"), [(8, None, True), (8, None, False), (4, 8, False)])
+def test_fake_and_real_logits_agree(
+    task: str, bits: int, group_size: int | None, activations: bool, tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    fake = saved(tiny(task), tmp_path / "a", bits=bits, group_size=group_size, activations=activations)
+    real = artifact.served(tmp_path / "a")
+    assert all(isinstance(real.model.get_submodule(name), Kernel) for name in fake.compressible())
+    distance = (logits(real) - logits(fake)).norm() / logits(fake).norm()
+    assert distance < 1e-2
+    assert f"in {len(fake.compressible())} of" in kernel(real.model, tmp_path / "a")
+
+
+@pytest.mark.parametrize("task", ["seq2seq", "causal_lm"])
+def test_generation_with_a_cache(task: str, tiny: Callable[..., Any], tmp_path: Path) -> None:
+    fake = saved(tiny(task), tmp_path / "a", bits=8, group_size=None, activations=True)
+    real = artifact.served(tmp_path / "a")
+    ids = torch.randint(3, 30, (1, 5), generator=torch.Generator().manual_seed(0))
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 6, "do_sample": False}
+    assert torch.equal(real.model.generate(ids, **options), fake.model.generate(ids, **options))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_weights_are_counted_as_before(task: str, tiny: Callable[..., Any], tmp_path: Path) -> None:
+    saved(tiny(task), tmp_path / "a", bits=8, group_size=None, activations=False)
+    assert count(artifact.served(tmp_path / "a").model) == count(artifact.deployed(tmp_path / "a").model)
+
+
+def test_a_dense_model_is_served_as_it_is(tiny: Callable[..., Any], tmp_path: Path) -> None:
+    family = tiny("causal_lm")
+    artifact.save(family, tmp_path / "a", dtype=torch.float32, stages=[])
+    real = artifact.served(tmp_path / "a")
+    assert not any(isinstance(module, Kernel) for module in real.model.modules())
+    assert isinstance(next(iter(real.compressible().values())), nn.Linear)
