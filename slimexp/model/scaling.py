@@ -134,5 +134,5 @@ def _between(before: nn.Module, after: Mapping[str, nn.Module], config: Any) -> 
 def _stored(module: nn.Module, tensor: str) -> Tensor:
     """The parameter beneath any attachments."""
     if parametrize.is_parametrized(module, tensor):
-        return module.parametrizations[tensor].original  # type: ignore[index,union-attr,return-value]
+        return module.parametrizations[tensor].original  # type: ignore[index]
     return module.get_parameter(tensor)

@@ -99,7 +99,7 @@ class AWQ(Smoothing):
     """Scale channels up whose inputs are strong, so that their weights are rounded more finely.
 
     Lin et al. 2024, "AWQ: activation-aware weight quantization for on-device LLM compression and acceleration",
-    equations 4 and 5: ``s = s_X^beta``, beta by grid search over [0, 1] for the least error of the layers' outputs, then
+    equations 4 and 5: ``s = s_X^beta``, beta by grid search over [0, 1] for the least error of the outputs, then
     ranges of the weights clipped for the same end, per output channel and group. Errors are taken from the inputs'
     Gram matrix, which one pass collects, so that no inputs are kept; ``s_X`` is the root mean square of a channel where
     the paper has the mean magnitude, and errors are those of the layers, where it has attention as a whole.
@@ -194,5 +194,3 @@ def _clipped(group: Tensor, hessian: Tensor, by_row: Quantizer) -> Tensor:
 def _usable(scales: Tensor, where: Tensor) -> Tensor:
     """``scales`` where they make sense, kept within what a float holds well; 1 elsewhere."""
     return torch.where(where & scales.isfinite(), scales, 1.0).clamp(1e-5, 1e5)
-
-

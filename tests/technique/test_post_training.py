@@ -41,7 +41,7 @@ def case(request: pytest.FixtureRequest, tiny: Make, corpus: Make) -> Any:
     task, values, share = request.param
     family = tiny(task, **values)
     generator = torch.Generator().manual_seed(1)
-    for name, parameter in family.model.named_parameters():  # norms and biases of their own, strong and weak channels
+    for parameter in family.model.parameters():  # norms and biases of their own, strong and weak channels
         if parameter.ndim == 1:
             parameter.data += 0.5 * torch.rand(parameter.shape, generator=generator)
     return family, corpus(task), share
