@@ -141,6 +141,18 @@ def decompress(model: nn.Module) -> None:
         model.hf_quantizer.compressor.decompress_model(model)  # type: ignore[operator,union-attr]
 
 
+def before(module: nn.Module, quantizer: Quantizer) -> Tensor:
+    """The weight as ``quantizer`` sees it: the latent one, through the attachments before it."""
+    chain = module.get_submodule(f"parametrizations.{WEIGHT}")
+    assert isinstance(chain, parametrize.ParametrizationList)
+    weight: Tensor = chain.original
+    for attachment in chain:
+        if attachment is quantizer:
+            break
+        weight = attachment(weight)
+    return weight
+
+
 def is_scale(name: str) -> bool:
     """Whether a tensor of an artifact is part of a grid, so that its type must stay."""
     return name.endswith((SCALE, INPUT_SCALE))
@@ -198,7 +210,7 @@ def _pack_layer(
 
     quantizer, activation = quantizers[WEIGHT], quantizers.get(INPUT)
     weight = getattr(module, WEIGHT).detach()
-    grid = quantizer.grid(_before(module, quantizer))
+    grid = quantizer.grid(before(module, quantizer))
     compressor = BaseCompressor.get_value_from_registry(str(scheme.format))
     exact = {WEIGHT: weight.float(), SCALE: grid.scale} | ({} if grid.zero is None else {ZERO: grid.zero})
     packed: dict[str, Tensor] = compressor.compress(exact, scheme)
@@ -212,18 +224,6 @@ def _pack_layer(
         f"layer '{name}' is off the grid of its {quantizer.bits}-bit quantizer, so packing would change it: "
         "nothing but masks may follow a quantizer, and its grid must be exact in float32"
     )
-
-
-def _before(module: nn.Module, quantizer: Quantizer) -> Tensor:
-    """The weight as ``quantizer`` sees it: the latent one, through the attachments before it."""
-    chain = module.get_submodule(f"parametrizations.{WEIGHT}")
-    assert isinstance(chain, parametrize.ParametrizationList)
-    weight: Tensor = chain.original
-    for attachment in chain:
-        if attachment is quantizer:
-            break
-        weight = attachment(weight)
-    return weight
 
 
 def _config(model: nn.Module, schemes: Mapping[str, "QuantizationScheme"]) -> dict[str, Any]:

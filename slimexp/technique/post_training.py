@@ -57,8 +57,9 @@ def smooth(
             for name, statistic in statistics.items():
                 columns = done.get(name, torch.ones_like(statistic[0]))
                 hessian = statistic / columns / columns.unsqueeze(1)
-                quantizers[name].freeze(clipped(_weight(layers[name]), hessian, quantizers[name]))
+                quantizers[name].freeze(clipped(_weight(layers[name]), hessian, quantizers[name]).to(home))
 
+    home = family.device
     calibrate_blocks(smoothing, family, layers, batches, device=device, prune=scale)
     return touched / sum(latent(layer).numel() for layer in layers.values())
 

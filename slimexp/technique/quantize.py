@@ -1,39 +1,48 @@
 """Integer weights and activations: quantization-aware training, or one-shot after training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Unpack
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedConfig
 
 from slimexp.attachment import INPUT, attach, attached
 from slimexp.data.base import Corpus
-from slimexp.model.base import Family
+from slimexp.model.base import Batch, Family
 from slimexp.quantizer.base import Quantizer
-from slimexp.quantizer.packing import require_loadable
+from slimexp.quantizer.packing import before, require_loadable
 from slimexp.technique.batches import calibration_batches
 from slimexp.technique.coverage import coverage, covered_layers, latent
 from slimexp.technique.finetune import Finetune, Training
 from slimexp.technique.gptq import GPTQ
+from slimexp.technique.inputs import input_values
 from slimexp.technique.post_training import round_weights, smooth
 from slimexp.technique.smoothing import Smoothing
 
 
 class Quantize(Finetune):
-    """Fake-quantize every compressible layer, over masks that are there, and train through it.
+    """Fake-quantize compressible layers, over masks that are there, and train through it.
 
     ``steps: 0`` is post-training quantization. What is trained is what ``quantizer.packing`` writes.
 
     Args:
-        quantizer: Partial of a quantizer for weights, awaiting ``bits`` and ``group_size``.
-        activation_quantizer: Partial of a quantizer for the layers' inputs.
+        quantizer: Partial of a quantizer for weights, awaiting ``bits``, ``group_size`` and ``symmetric``.
+        activation_quantizer: Partial of a quantizer for the layers' inputs; one that is not dynamic is calibrated on
+            training text before anything is rounded.
         bits: Width of the weights, 2 to 8.
         group_size: Neighbours in a row of a weight that share a scale; ``None`` for one scale per
             output channel.
+        symmetric: Whether the integer 0 stands for zero in weights; else every scale has a zero point.
         activation_bits: 8, or ``None`` to leave activations in float.
+        calibration_rows: Training rows that the activations' ranges are taken from, >= 1.
         smoothing: Scales channels before anything is rounded; ``None``: not.
-        rounding: Rounds the weights with what training text shows of their inputs; ``None``: to nearest.
+        rounding: Rounds the weights by what training text shows of their inputs, before any training, and freezes
+            their grids; ``None``: to nearest.
         start: Share of the steps after which rounding is on, in [0, 1].
+        freeze: Share of the steps after which the weights' grids stay as they are, in [start, 1]; ``None`` for never.
+        include: Patterns of layers' names (``*`` for anything); a layer must match one.
+        exclude: Patterns of names to leave out of those.
         min_coverage: Least share of the model's parameters that the layers must hold.
         training: See ``Training``.
     """
@@ -47,28 +56,44 @@ class Quantize(Finetune):
         activation_quantizer: Callable[..., Quantizer],
         bits: int,
         group_size: int | None,
+        symmetric: bool,
         activation_bits: int | None,
+        calibration_rows: int,
         smoothing: Smoothing | None,
         rounding: GPTQ | None,
         start: float,
+        freeze: float | None,
+        include: Sequence[str],
+        exclude: Sequence[str],
         min_coverage: float,
         **training: Unpack[Training],
     ) -> None:
         super().__init__(**training)
-        quantizer(bits=bits, group_size=group_size)  # refuses wrong values now, not when the stage starts
+        quantizer(bits=bits, group_size=group_size, symmetric=symmetric)  # refuses wrong values now, not at its turn
         if activation_bits not in (8, None):
             raise ValueError(f"activation_bits must be 8, or null to leave activations in float, got {activation_bits}")
+        if activation_bits is not None:
+            _check_rounds_activations(activation_quantizer(bits=activation_bits, group_size=None))
         if not 0 <= start <= 1:
             raise ValueError(f"start must be in [0, 1], got {start}")
+        if freeze is not None and not start <= freeze <= 1:
+            raise ValueError(f"freeze must be in [start, 1] = [{start}, 1], or null for never, got {freeze}")
+        if calibration_rows < 1:
+            raise ValueError(f"calibration_rows must be >= 1, got {calibration_rows}")
         self.quantizer = quantizer
         self.activation_quantizer = activation_quantizer
         self.bits = bits
         self.group_size = group_size
+        self.symmetric = symmetric
         self.activation_bits = activation_bits
+        self.calibration_rows = calibration_rows
         _check_calibrated(smoothing, rounding, activation_bits=activation_bits)
         self.smoothing = smoothing
         self.rounding = rounding
         self.start = start
+        self.frozen_from = freeze  # Lightning has a method freeze
+        self.include = include
+        self.exclude = exclude
         self.min_coverage = min_coverage
 
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
@@ -80,53 +105,85 @@ class Quantize(Finetune):
         super().prepare(family, corpus, teacher)
         if taken := [place.module for place, a in attached(family.model) if isinstance(a, Quantizer)]:
             raise ValueError(f"the model is quantized already (e.g. '{taken[0]}'): quantize once per pipeline")
-        self.layers = covered_layers(family, min_coverage=self.min_coverage)
-        self.quantizers: list[Quantizer] = []
+        self.layers = covered_layers(family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude)
+        self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
+        self.smoothed = self._smooth()
+        if self.rounding is None:  # else grids are fitted while it goes along
+            self._start()
+        self.on_inputs = self._on_inputs()
         for name, layer in self.layers.items():
-            weight = latent(layer)
-            on_weight = self.quantizer(bits=self.bits, group_size=self.group_size)
-            try:
-                on_weight.granularity.split(weight)
-            except ValueError as error:
-                raise ValueError(f"layer '{name}': {error}") from error
-            self._attach(layer, "weight", on_weight.to(weight.device))
-            if self.activation_bits is not None:
-                on_input = self.activation_quantizer(bits=self.activation_bits, group_size=None)
-                self._attach(layer, INPUT, on_input.to(weight.device))
-        self._calibrate()
+            self.on_weights[name].active = self.rounding is None
+            attach(layer, "weight", self.on_weights[name])
+            if name in self.on_inputs:
+                attach(layer, INPUT, self.on_inputs[name])
+        if self.rounding is not None:
+            batches, device = self._calibration_batches(self.rounding.rows), self._where()
+            round_weights(self.rounding, self.family, self.layers, self.on_weights, batches, device=device)
 
     def on_step(self, progress: float) -> None:
-        for quantizer in self.quantizers:
+        for quantizer in (*self.on_weights.values(), *self.on_inputs.values()):
             quantizer.active = progress >= self.start
+        if self.frozen_from is None or progress < self.frozen_from:
+            return
+        for name, quantizer in self.on_weights.items():
+            if not quantizer.frozen:
+                quantizer.freeze(before(self.layers[name], quantizer))
 
     def finish(self) -> dict[str, float]:
         self.on_step(1.0)
-        return {"share": coverage(self.family, self.layers), "bits": float(self.bits)} | self.reached
+        return {"share": coverage(self.family, self.layers), "bits": float(self.bits), **self.smoothed}
 
-    def _calibrate(self) -> None:
-        """What is done to the weights once, before any training."""
-        self.reached: dict[str, float] = {}
-        on_weights = {name: self._on_weight(layer) for name, layer in self.layers.items()}
-        device = self.workplace or self.family.device
-        for quantizer in self.quantizers:
-            quantizer.active = False
-        if self.smoothing is not None:
-            batches = list(calibration_batches(self.corpus, self.family, rows=self.smoothing.rows, seed=self.seed))
-            share = smooth(self.smoothing, self.family, self.layers, on_weights, batches, device=device)
-            self.reached["smoothed"] = share
-        for quantizer in self.quantizers:
-            quantizer.active = quantizer not in on_weights.values() or self.rounding is None
-        if self.rounding is not None:
-            batches = list(calibration_batches(self.corpus, self.family, rows=self.rounding.rows, seed=self.seed))
-            round_weights(self.rounding, self.family, self.layers, on_weights, batches, device=device)
+    def _on_weight(self, name: str, layer: torch.nn.Module) -> Quantizer:
+        quantizer = self.quantizer(bits=self.bits, group_size=self.group_size, symmetric=self.symmetric)
+        weight: Tensor = layer.weight.detach()  # type: ignore[operator]
+        try:
+            quantizer.granularity.split(weight)
+        except ValueError as error:
+            raise ValueError(f"layer '{name}': {error}") from error
+        return quantizer.to(weight.device)
 
-    @staticmethod
-    def _on_weight(layer: torch.nn.Module) -> Quantizer:
-        return next(a for place, a in attached(layer) if place.tensor == "weight" and isinstance(a, Quantizer))
+    def _smooth(self) -> dict[str, float]:
+        if self.smoothing is None:
+            return {}
+        batches, device = self._calibration_batches(self.smoothing.rows), self._where()
+        return {"smoothed": smooth(self.smoothing, self.family, self.layers, self.on_weights, batches, device=device)}
 
-    def _attach(self, layer: torch.nn.Module, tensor: str, quantizer: Quantizer) -> None:
-        attach(layer, tensor, quantizer)
-        self.quantizers.append(quantizer)
+    def _start(self) -> None:
+        for name, quantizer in self.on_weights.items():
+            if quantizer.frozen:
+                continue
+            try:
+                quantizer.start(self.layers[name].weight.detach())  # type: ignore[operator]
+            except ValueError as error:
+                raise ValueError(f"layer '{name}': {error}") from error
+
+    def _calibration_batches(self, rows: int) -> list[Batch]:
+        return list(calibration_batches(self.corpus, self.family, rows=rows, seed=self.seed))
+
+    def _where(self) -> torch.device:
+        return self.workplace or self.family.device
+
+    def _on_inputs(self) -> Mapping[str, Quantizer]:
+        """Quantizers of the layers' inputs, calibrated where they need it."""
+        if self.activation_bits is None:
+            return {}
+        quantizers = {
+            name: self.activation_quantizer(bits=self.activation_bits, group_size=None).to(latent(layer).device)
+            for name, layer in self.layers.items()
+        }
+        if not all(quantizer.dynamic for quantizer in quantizers.values()):
+            batches = self._calibration_batches(self.calibration_rows)
+            for name, values in input_values(self.family, self.layers, batches).items():
+                quantizers[name].start(values)
+        return quantizers
+
+
+def _check_rounds_activations(quantizer: Quantizer) -> None:
+    if not quantizer.on_activations:
+        raise ValueError(
+            f"{type(quantizer).__name__} rounds weights: for activations choose token (a scale per token), static "
+            "(calibrated) or lsq (learned), or set activation_bits to null"
+        )
 
 
 def _check_calibrated(smoothing: Smoothing | None, rounding: GPTQ | None, *, activation_bits: int | None) -> None:

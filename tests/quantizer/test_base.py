@@ -18,8 +18,8 @@ SHAPE = (2, 6, 32)
 
 
 def compose_quantizer(name: str) -> DictConfig:
-    with initialize_config_dir(str(CONF_DIR / "quantizer"), version_base="1.3"):
-        return compose(name)
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose(overrides=[f"+quantizer={name}"]).quantizer
 
 
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)
