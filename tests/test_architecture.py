@@ -15,7 +15,18 @@ LONGEST = 400
 
 # A room or module may import those of lower rows only. Rows within one layer order its parts.
 LAYERS = [
-    ["signature", "schedule", "attachment", "pareto", "record", "stage", "console", "hub", "transaction_log"],
+    [
+        "signature",
+        "schedule",
+        "attachment",
+        "pareto",
+        "record",
+        "stage",
+        "console",
+        "hub",
+        "transaction_log",
+        "hessian",
+    ],
     ["binding", "override", "uncertainty", "kernel"],
     ["point"],
     ["published"],

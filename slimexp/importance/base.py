@@ -62,6 +62,10 @@ class Calibrated(Importance):
             A float32 tensor of the same shape for every row.
         """
 
+    def merge(self, total: Tensor, part: Tensor) -> Tensor:
+        """The statistic of rows together: the sum, written to ``total``."""
+        return total.add_(part)
+
 
 class Learned(Importance):
     """Scores by what training does to the weight.

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from slimexp.hessian import gram, inverse_factor, settle
 from slimexp.importance.base import Choose, Compensating, Strip
 
 
@@ -37,8 +38,7 @@ class SparseGPT(Compensating):
         self.strip = strip
 
     def observe(self, weight: Tensor, observed: Tensor) -> Tensor:
-        x = observed.float()
-        return x.T @ x
+        return gram(observed)
 
     def score(self, weight: Tensor, statistic: Tensor | None = None) -> Tensor:
         assert statistic is not None
@@ -51,31 +51,12 @@ class SparseGPT(Compensating):
         roots = _roots(factor, statistic)
         new, kept = weight.detach().float() * alive, alive.clone()
         for begin, end, share in strips:
-            here, ahead = new[:, begin:end], new[:, end:]
-            kept[:, begin:end] = choose(_cost(here, roots[begin:end]), alive[:, begin:end], share)
-            errors = _settle(here, kept[:, begin:end], factor[begin:end, begin:end])
-            ahead.addmm_(errors, factor[begin:end, end:], alpha=-1)
+            kept[:, begin:end] = choose(_cost(new[:, begin:end], roots[begin:end]), alive[:, begin:end], share)
+            settle(new, begin, end, factor, lambda j, column: column.masked_fill(~kept[:, j], 0))
         return new * kept, kept
 
     def _factor(self, statistic: Tensor) -> Tensor:
-        """Upper Cholesky factor U of H^-1, H dampened: row j from the diagonal on is ``[H_j^-1]_0`` over the root of
-        ``[H_j^-1]_00``.
-
-        Raises:
-            ValueError: H is not finite, or not positive definite in float32.
-        """
-        mean = statistic.diagonal().mean()
-        added = torch.where(mean > 0, self.dampening * mean, 1.0)  # a layer that never woke: all columns alike
-        dampened = statistic.clone()
-        dampened.diagonal().add_(added)
-        lower, failed = torch.linalg.cholesky_ex(dampened)
-        upper, failed_too = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower, out=dampened), upper=True)
-        if failed or failed_too:
-            raise ValueError(
-                "its inputs are not finite, or depend on each other too closely for SparseGPT: raise "
-                f"importance.dampening (it is {self.dampening})"
-            )
-        return upper
+        return inverse_factor(statistic, dampening=self.dampening, owner="SparseGPT", option="importance.dampening")
 
 
 def _roots(factor: Tensor, statistic: Tensor) -> Tensor:
@@ -86,21 +67,3 @@ def _roots(factor: Tensor, statistic: Tensor) -> Tensor:
 def _cost(weight: Tensor, root: Tensor) -> Tensor:
     """What the squared error of the outputs grows by if a weight goes and those to its right make up for it."""
     return (weight / root).square()
-
-
-def _settle(weight: Tensor, kept: Tensor, factor: Tensor) -> Tensor:
-    """Zero what is not kept in a strip, column by column, and let the columns to its right make up for it, in place.
-
-    Args:
-        weight: [out, strip].
-        kept: Bool, same shape.
-        factor: Upper triangle, [strip, strip].
-
-    Returns:
-        [out, strip]; times the factor's rows further right it is what the columns there have to lose.
-    """
-    errors = torch.zeros_like(weight)
-    for j in range(weight.shape[1]):
-        errors[:, j] = weight[:, j].masked_fill(kept[:, j], 0) / factor[j, j]
-        weight[:, j:].addr_(errors[:, j], factor[j, j:], alpha=-1)
-    return errors

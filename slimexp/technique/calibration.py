@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +13,31 @@ from slimexp.model.base import Batch, Family
 from slimexp.technique.coverage import Layer, latent, matrix, place
 
 
+class Observer(Protocol):
+    """Whoever is calibrated: an importance, a smoothing, a rounding.
+
+    Attributes:
+        rows: Training rows it reads.
+    """
+
+    rows: int
+
+    def observe(self, weight: Tensor, observed: Tensor) -> Tensor:
+        """What it makes of one row, for a weight [out, in] and the layer's inputs [N, in], or the weight's gradient."""
+
+    def merge(self, total: Tensor, part: Tensor) -> Tensor:
+        """What it makes of rows together; may write to ``total``."""
+
+
 class Statistics:
-    """Layer -> the sum of what the importance made of every row.
+    """Layer -> what the observer made of all rows.
 
     Args:
         importance: Makes numbers of what it is shown.
         layers: The layers, by name.
     """
 
-    def __init__(self, importance: Calibrated, layers: Mapping[str, Layer]) -> None:
+    def __init__(self, importance: Observer, layers: Mapping[str, Layer]) -> None:
         self.importance = importance
         self.layers = layers
         self._sums: dict[str, Tensor] = {}
@@ -28,7 +45,7 @@ class Statistics:
     def add(self, name: str, observed: Tensor) -> None:
         layer = self.layers[name]
         part = self.importance.observe(matrix(layer, latent(layer).detach()), observed.detach())
-        self._sums[name] = self._sums[name].add_(part) if name in self._sums else part
+        self._sums[name] = self.importance.merge(self._sums[name], part) if name in self._sums else part
 
     def complete(self) -> dict[str, Tensor]:
         """The sums.
@@ -80,7 +97,7 @@ def calibrate(
 
 
 @contextmanager
-def watching(importance: Calibrated, layers: Mapping[str, Layer]) -> Iterator[Statistics]:
+def watching(importance: Observer, layers: Mapping[str, Layer]) -> Iterator[Statistics]:
     """Statistics of the inputs that ``layers`` read within the context, one row to a call."""
     statistics = Statistics(importance, layers)
 

@@ -9,13 +9,16 @@ from transformers import PreTrainedConfig
 
 from slimexp.attachment import INPUT, attach, attached
 from slimexp.data.base import Corpus
-from slimexp.model.base import Family
+from slimexp.model.base import Batch, Family
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.packing import before, require_loadable
 from slimexp.technique.batches import calibration_batches
-from slimexp.technique.coverage import coverage, covered_layers, latent
+from slimexp.technique.coverage import Layer, coverage, covered_layers, latent
 from slimexp.technique.finetune import Finetune, Training
+from slimexp.technique.gptq import GPTQ
 from slimexp.technique.inputs import input_values
+from slimexp.technique.post_training import round_weights, smooth
+from slimexp.technique.smoothing import Smoothing
 
 
 class Quantize(Finetune):
@@ -33,6 +36,9 @@ class Quantize(Finetune):
         symmetric: Whether the integer 0 stands for zero in weights; else every scale has a zero point.
         activation_bits: 8, or ``None`` to leave activations in float.
         calibration_rows: Training rows that the activations' ranges are taken from, >= 1.
+        smoothing: Scales channels before anything is rounded; ``None``: not.
+        rounding: Rounds the weights by what training text shows of their inputs, before any training, and freezes
+            their grids; ``None``: to nearest.
         start: Share of the steps after which rounding is on, in [0, 1].
         freeze: Share of the steps after which the weights' grids stay as they are, in [start, 1]; ``None`` for never.
         embeddings: Whether the input embeddings, and a head tied to them, are quantized like the layers.
@@ -54,6 +60,8 @@ class Quantize(Finetune):
         symmetric: bool,
         activation_bits: int | None,
         calibration_rows: int,
+        smoothing: Smoothing | None,
+        rounding: GPTQ | None,
         start: float,
         freeze: float | None,
         embeddings: bool,
@@ -86,6 +94,9 @@ class Quantize(Finetune):
         self.symmetric = symmetric
         self.activation_bits = activation_bits
         self.calibration_rows = calibration_rows
+        _check_calibrated(smoothing, rounding, activation_bits=activation_bits)
+        self.smoothing = smoothing
+        self.rounding = rounding
         self.start = start
         self.frozen_from = freeze  # Lightning has a method freeze
         self.embeddings = embeddings
@@ -102,18 +113,23 @@ class Quantize(Finetune):
         super().prepare(family, corpus, teacher)
         if taken := [place.module for place, a in attached(family.model) if isinstance(a, Quantizer)]:
             raise ValueError(f"the model is quantized already (e.g. '{taken[0]}'): quantize once per pipeline")
-        self.layers = covered_layers(family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude)
-        self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
-        if self.embeddings:
-            tied = _embeddings(family)
-            name, module = next(iter(tied.items()))
-            self.on_weights |= dict.fromkeys(tied, self._on_weight(name, module))
-            self.layers |= tied
+        blocks = covered_layers(family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude)
+        self.on_weights = {name: self._on_weight(name, layer) for name, layer in blocks.items()}
+        self.smoothed = self._smooth(blocks)
+        tied = _embeddings(family) if self.embeddings else {}
+        if tied:
+            self.on_weights |= dict.fromkeys(tied, self._on_weight(*next(iter(tied.items()))))
+        self.layers = blocks | tied
+        self._start(self.layers if self.rounding is None else tied)  # the rounding fits grids while it goes along
         self.on_inputs = self._on_inputs()
         for name, layer in self.layers.items():
+            self.on_weights[name].active = self.rounding is None or name in tied
             attach(layer, "weight", self.on_weights[name])
             if name in self.on_inputs:
                 attach(layer, INPUT, self.on_inputs[name])
+        if self.rounding is not None:
+            batches, device = self._calibration_batches(self.rounding.rows), self._where()
+            round_weights(self.rounding, self.family, blocks, self.on_weights, batches, device=device)
 
     def on_step(self, progress: float) -> None:
         for quantizer in (*self.on_weights.values(), *self.on_inputs.values()):
@@ -126,17 +142,38 @@ class Quantize(Finetune):
 
     def finish(self) -> dict[str, float]:
         self.on_step(1.0)
-        return {"share": coverage(self.family, self.layers), "bits": float(self.bits)}
+        return {"share": coverage(self.family, self.layers), "bits": float(self.bits), **self.smoothed}
 
     def _on_weight(self, name: str, layer: torch.nn.Module) -> Quantizer:
         quantizer = self.quantizer(bits=self.bits, group_size=self.group_size, symmetric=self.symmetric)
         weight: Tensor = layer.weight.detach()  # type: ignore[operator]
         try:
             quantizer.granularity.split(weight)
-            quantizer.to(weight.device).start(weight)
         except ValueError as error:
             raise ValueError(f"layer '{name}': {error}") from error
-        return quantizer
+        return quantizer.to(weight.device)
+
+    def _smooth(self, layers: Mapping[str, Layer]) -> dict[str, float]:
+        if self.smoothing is None:
+            return {}
+        batches, device = self._calibration_batches(self.smoothing.rows), self._where()
+        return {"smoothed": smooth(self.smoothing, self.family, layers, self.on_weights, batches, device=device)}
+
+    def _start(self, layers: Mapping[str, Layer]) -> None:
+        for name, layer in layers.items():
+            quantizer = self.on_weights[name]
+            if quantizer.frozen:
+                continue
+            try:
+                quantizer.start(layer.weight.detach())
+            except ValueError as error:
+                raise ValueError(f"layer '{name}': {error}") from error
+
+    def _calibration_batches(self, rows: int) -> list[Batch]:
+        return list(calibration_batches(self.corpus, self.family, rows=rows, seed=self.seed))
+
+    def _where(self) -> torch.device:
+        return self.workplace or self.family.device
 
     def _on_inputs(self) -> Mapping[str, Quantizer]:
         """Quantizers of the layers' inputs, calibrated where they need it."""
@@ -147,7 +184,7 @@ class Quantize(Finetune):
             for name, layer in self.layers.items()
         }
         if not all(quantizer.dynamic for quantizer in quantizers.values()):
-            batches = calibration_batches(self.corpus, self.family, rows=self.calibration_rows, seed=self.seed)
+            batches = self._calibration_batches(self.calibration_rows)
             for name, values in input_values(self.family, self.layers, batches).items():
                 quantizers[name].start(values)
         return quantizers
@@ -167,4 +204,17 @@ def _check_rounds_activations(quantizer: Quantizer) -> None:
         raise ValueError(
             f"{type(quantizer).__name__} rounds weights: for activations choose token (a scale per token), static "
             "(calibrated) or lsq (learned), or set activation_bits to null"
+        )
+
+
+def _check_calibrated(smoothing: Smoothing | None, rounding: GPTQ | None, *, activation_bits: int | None) -> None:
+    """Refuse what would have no effect."""
+    if smoothing is None:
+        return
+    name = type(smoothing).__name__
+    if smoothing.activations and activation_bits is None:
+        raise ValueError(f"{name} is for quantized activations: set activation_bits=8, or choose awq")
+    if smoothing.clip and rounding is not None:
+        raise ValueError(
+            f"{name} and {type(rounding).__name__} would both choose the ranges of weights: set smoothing.clip=false"
         )

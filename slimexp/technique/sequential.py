@@ -10,9 +10,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from slimexp.importance.base import Calibrated
 from slimexp.model.base import Batch, Family
-from slimexp.technique.calibration import Statistics, undisturbed, visiting, watching
+from slimexp.technique.calibration import Observer, Statistics, undisturbed, visiting, watching
 from slimexp.technique.coverage import Layer, place
 
 _PROBE = 8  # tokens that show how blocks are wired
@@ -56,7 +55,7 @@ class _Stop(Exception):
 
 @torch.no_grad()
 def calibrate_blocks(
-    importance: Calibrated,
+    importance: Observer,
     family: Family,
     layers: Mapping[str, Layer],
     batches: Sequence[Batch],
@@ -99,7 +98,7 @@ def calibrate_blocks(
 class _Stack:
     """Blocks that follow each other."""
 
-    importance: Calibrated
+    importance: Observer
     family: Family
     layers: Mapping[str, Layer]
     blocks: Sequence[nn.Module]

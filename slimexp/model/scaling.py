@@ -1,0 +1,138 @@
+"""Where channels can be scaled and the model stay what it is: one layer multiplies by s, those that read it divide."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers import PreTrainedConfig
+from transformers.pytorch_utils import Conv1D
+
+from slimexp.model.base import Family
+
+Rule = tuple[str, tuple[str, ...]]  # names within a block: the op before, the layers that read nothing else
+
+_LLAMA: Sequence[Rule] = (
+    ("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+    ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
+    ("self_attn.v_proj", ("self_attn.o_proj",)),
+    ("mlp.up_proj", ("mlp.down_proj",)),
+)
+_GPT2: Sequence[Rule] = (("ln_1", ("attn.c_attn",)), ("ln_2", ("mlp.c_fc",)))
+# Post-norm: what a LayerNorm puts out also goes past the layers that read it, and GELU follows the layer before.
+_BERT: Sequence[Rule] = (("attention.self.value", ("attention.output.dense",)),)
+_DISTILBERT: Sequence[Rule] = (("attention.v_lin", ("attention.out_lin",)),)
+
+
+def _t5(config: PreTrainedConfig) -> Sequence[Rule]:
+    """Keys and values of cross-attention are left out: all decoder blocks read one norm, of another stack."""
+    rules: list[Rule] = []
+    for place, attention in (("layer.0", "SelfAttention"), ("layer.1", "EncDecAttention")):
+        within = f"{place}.{attention}"
+        readers = ("q", "k", "v") if attention == "SelfAttention" else ("q",)
+        rules.append((f"{place}.layer_norm", tuple(f"{within}.{name}" for name in readers)))
+        rules.append((f"{within}.v", (f"{within}.o",)))
+    for place in ("layer.1", "layer.2"):  # an encoder's block has no cross-attention between
+        dense = f"{place}.DenseReluDense"
+        into = ("wi_0", "wi_1") if config.is_gated_act else ("wi",)
+        rules.append((f"{place}.layer_norm", tuple(f"{dense}.{name}" for name in into)))
+        if config.is_gated_act or config.dense_act_fn == "relu":  # relu(x / s) = relu(x) / s for s > 0
+            rules.append((f"{dense}.{into[-1]}", (f"{dense}.wo",)))
+    return rules
+
+
+_RULES: Mapping[str, Sequence[Rule]] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gpt2": _GPT2,
+    "bert": _BERT,
+    "roberta": _BERT,
+    "distilbert": _DISTILBERT,
+}
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Channels between an op and the layers that read its output, and nothing else does.
+
+    Attributes:
+        before: The op: a norm or a linear layer.
+        after: Name -> layer; each reads the same inputs.
+        width: Channels of a head where neighbouring heads of the input are copies of one of ``before`` (grouped
+            queries).
+        copies: How many.
+    """
+
+    before: nn.Module
+    after: Mapping[str, nn.Module]
+    width: int
+    copies: int
+
+    def shared(self, channels: Tensor) -> Tensor:
+        """A number per input channel of ``after`` -> one per output channel of ``before``, the greatest of copies."""
+        return channels.view(-1, self.copies, self.width).amax(1).flatten()
+
+    def spread(self, channels: Tensor) -> Tensor:
+        """A number per output channel of ``before`` -> one per input channel of ``after``."""
+        return channels.view(-1, 1, self.width).expand(-1, self.copies, -1).flatten()
+
+    @torch.no_grad()
+    def apply(self, scales: Tensor) -> None:
+        """Divide the output channels of ``before`` by ``scales``, and multiply the inputs of ``after``'s weights.
+
+        Args:
+            scales: Positive and finite, one per output channel of ``before``.
+        """
+        for layer in self.after.values():
+            weight = _stored(layer, "weight")
+            columns = weight.T if isinstance(layer, Conv1D) else weight
+            columns.mul_(self.spread(scales).to(weight.dtype))
+        for name in ("weight", "bias"):
+            if getattr(self.before, name, None) is not None:
+                tensor = _stored(self.before, name)
+                tensor.div_(scales.to(tensor.dtype).view(-1, *[1] * (tensor.ndim - 1)))
+
+
+def scalings(family: Family, block: nn.Module) -> list[Scaling]:
+    """What can be scaled within a block, each layer's input at most once.
+
+    Raises:
+        ValueError: Nothing is known of the model's type; names those it is known of.
+    """
+    config = family.model.config
+    rules = _t5(config) if config.model_type in ("t5", "mt5") else _RULES.get(config.model_type)
+    if rules is None:
+        known = ", ".join(sorted([*_RULES, "t5", "mt5"]))
+        raise ValueError(
+            f"smoothing does not know where to scale a model of type {config.model_type}; types it knows: {known}: "
+            "set smoothing=null"
+        )
+    names = {module: name for name, module in family.model.named_modules()}
+    inside = {names[module].removeprefix(f"{names[block]}."): module for module in block.modules()}
+    found = []
+    for before, after in rules:
+        if before in inside and all(name in inside for name in after):
+            layers = {names[inside[name]]: inside[name] for name in after}
+            found.append(_between(inside[before], layers, config))
+    return found
+
+
+def _between(before: nn.Module, after: Mapping[str, nn.Module], config: Any) -> Scaling:
+    rows = _stored(before, "weight").shape[0]
+    reader = next(iter(after.values()))
+    columns = _stored(reader, "weight").shape[0 if isinstance(reader, Conv1D) else 1]
+    if rows == columns:
+        return Scaling(before, after, width=rows, copies=1)
+    copies = columns // rows
+    return Scaling(before, after, width=rows // config.num_key_value_heads, copies=copies)
+
+
+def _stored(module: nn.Module, tensor: str) -> Tensor:
+    """The parameter beneath any attachments."""
+    if parametrize.is_parametrized(module, tensor):
+        return module.parametrizations[tensor].original  # type: ignore[index]
+    return module.get_parameter(tensor)

@@ -1,0 +1,124 @@
+"""Quantization after training, block by block: channels are smoothed, then weights rounded by GPTQ."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from slimexp.model.base import Batch, Family
+from slimexp.model.scaling import Scaling, scalings
+from slimexp.quantizer.base import Quantizer
+from slimexp.technique.coverage import Layer, latent, matrix, place
+from slimexp.technique.gptq import GPTQ
+from slimexp.technique.sequential import calibrate_blocks
+from slimexp.technique.smoothing import Smoothing, clipped
+
+
+@torch.no_grad()
+def smooth(
+    smoothing: Smoothing,
+    family: Family,
+    layers: Mapping[str, Layer],
+    quantizers: Mapping[str, Quantizer],
+    batches: Sequence[Batch],
+    *,
+    device: torch.device,
+) -> float:
+    """Scale channels where the model stays what it is thereby, and narrow ranges of weights where that is asked for.
+
+    A layer whose inputs nothing can scale (behind a post-norm, say, whose output goes past it too) is left alone.
+
+    Args:
+        smoothing: Says by how much.
+        family: The model, in float: none of its quantizers is active.
+        layers: Those to be quantized, by name.
+        quantizers: Layer -> the one on its weight; its grid is frozen where its range was narrowed.
+        batches: Training text without padding.
+        device: Where to compute.
+
+    Returns:
+        Share of the layers' weights that were scaled.
+
+    Raises:
+        ValueError: It is none, or nothing is known of the model's type.
+    """
+    found = {block: scalings(family, block) for stack in family.blocks().values() for block in stack}
+    of_layer = {name: one for every in found.values() for one in every for name in one.after}
+    touched = sum(latent(layer).numel() for name, layer in layers.items() if name in of_layer)
+    if not touched:
+        raise ValueError("smoothing scales the inputs of none of the layers: set smoothing=null")
+
+    def scale(statistics: Mapping[str, Tensor]) -> None:
+        done: dict[str, Tensor] = {}
+        for one in _distinct(of_layer[name] for name in statistics if name in of_layer):
+            columns = _scale(smoothing, one, layers, quantizers, statistics)
+            done |= dict.fromkeys(one.after, columns)
+        if smoothing.clip:
+            for name, statistic in statistics.items():
+                columns = done.get(name, torch.ones_like(statistic[0]))
+                hessian = statistic / columns / columns.unsqueeze(1)
+                quantizers[name].freeze(clipped(_weight(layers[name]), hessian, quantizers[name]).to(home))
+
+    home = family.device
+    calibrate_blocks(smoothing, family, layers, batches, device=device, prune=scale)
+    return touched / sum(latent(layer).numel() for layer in layers.values())
+
+
+@torch.no_grad()
+def round_weights(
+    gptq: GPTQ,
+    family: Family,
+    layers: Mapping[str, Layer],
+    quantizers: Mapping[str, Quantizer],
+    batches: Sequence[Batch],
+    *,
+    device: torch.device,
+) -> None:
+    """Round every layer behind blocks that are rounded already, and freeze its grid.
+
+    Args:
+        gptq: Rounds.
+        family: The model; quantizers of activations may be active, and are felt.
+        layers: Those to be quantized, by name; zeros in their weights stay.
+        quantizers: Layer -> the one on its weight, which becomes active when the layer is rounded.
+        batches: Training text without padding.
+        device: Where to compute.
+    """
+
+    def round_block(statistics: Mapping[str, Tensor]) -> None:
+        for name, hessian in statistics.items():
+            weight = _weight(layers[name])
+            try:
+                new, fitted_to = gptq.round(weight, weight != 0, hessian, quantizers[name])
+            except ValueError as error:
+                raise ValueError(f"layer '{name}': {error}") from error
+            quantizers[name].freeze(fitted_to)
+            matrix(layers[name], latent(layers[name])).copy_(new)
+            quantizers[name].active = True
+
+    calibrate_blocks(gptq, family, layers, batches, device=device, prune=round_block)
+
+
+def _scale(
+    smoothing: Smoothing,
+    scaling: Scaling,
+    layers: Mapping[str, Layer],
+    quantizers: Mapping[str, Quantizer],
+    statistics: Mapping[str, Tensor],
+) -> Tensor:
+    """Scale, and say by how much every input channel was."""
+    weights = {name: _weight(layers[name]) for name in scaling.after}
+    statistic = statistics[next(iter(scaling.after))]  # the layers read the same inputs
+    scales = smoothing.scales(scaling, weights, statistic, quantizers)
+    scaling.apply(scales)
+    return scaling.spread(scales)
+
+
+def _weight(layer: Layer) -> Tensor:
+    """The weight that the layer multiplies with, in float32 as [out, in]; its quantizer is not active yet."""
+    module, tensor = place(layer)
+    return matrix(layer, getattr(module, tensor).detach()).float()
+
+
+def _distinct(scalings: Iterable[Scaling]) -> list[Scaling]:
+    return list({id(one): one for one in scalings}.values())

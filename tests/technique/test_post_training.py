@@ -1,0 +1,109 @@
+"""Smoothing leaves every model what it is; GPTQ works on every family, over masks too."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from slimexp.attachment import attached
+from slimexp.importance.mask import Mask
+from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.packing import pack
+
+AWQ, SMOOTHQUANT, GPTQ = (
+    f"+{group}@pipeline.quantize.{group}={name}"
+    for group, name in (("smoothing", "awq"), ("smoothing", "smoothquant"), ("rounding", "gptq"))
+)
+MODELS = [
+    ("seq2seq", {}, 13 / 16),  # all but keys and values of the decoder's cross-attention
+    ("seq2seq", {"feed_forward_proj": "gated-gelu"}, 15 / 17),
+    ("causal_lm", {}, 1),
+    ("classification", {}, 1 / 7),  # the output of attention alone
+]
+Make = Callable[..., Any]
+
+
+def quantize(technique: Make, *overrides: str, **settings: Any) -> Any:
+    few = [f"{word.split('@')[1].split('=')[0]}.rows=6" for word in overrides if "@" in word]
+    defaults = {"bits": 4, "group_size": 8, "activation_bits": None}
+    return technique("quantize", *overrides, *few, **(defaults | settings))
+
+
+def logits(family: Any) -> torch.Tensor:
+    batch = family.encode([("one two", "one 2", 0), ("three", "3", 1)])
+    with torch.no_grad():
+        return family.forward(batch)[0]
+
+
+@pytest.fixture(params=MODELS, ids=lambda model: f"{model[0]} {model[1].get('feed_forward_proj', '')}")
+def case(request: pytest.FixtureRequest, tiny: Make, corpus: Make) -> Any:
+    task, values, share = request.param
+    family = tiny(task, **values)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in family.model.parameters():  # norms and biases of their own, strong and weak channels
+        if parameter.ndim == 1:
+            parameter.data += 0.5 * torch.rand(parameter.shape, generator=generator)
+    return family, corpus(task), share
+
+
+@pytest.mark.parametrize(("smoothing", "activation_bits"), [(AWQ, None), (SMOOTHQUANT, 8)])
+def test_before_rounding_the_model_is_what_it_was(
+    smoothing: str, activation_bits: int | None, case: Any, technique: Make
+) -> None:
+    family, corpus, share = case
+    before = logits(family)
+    weights = {name: layer.weight.detach().clone() for name, layer in family.compressible().items()}
+    bits, group = (8, None) if activation_bits else (4, 8)
+    stage = quantize(technique, smoothing, bits=bits, group_size=group, activation_bits=activation_bits)
+    stage.prepare(family, corpus, None)
+    reached = stage.finish()
+    for quantizer in (*stage.on_weights.values(), *stage.on_inputs.values()):
+        quantizer.active = False
+    torch.testing.assert_close(logits(family), before, rtol=0, atol=1e-5)
+    moved = [name for name, layer in stage.layers.items() if not torch.allclose(layer.weight, weights[name])]
+    assert moved
+    assert reached["smoothed"] == pytest.approx(share, abs=0.1)
+
+
+def test_gptq_on_every_family_keeps_zeros_and_packs(case: Any, technique: Make) -> None:
+    family, corpus, _ = case
+    pruned = technique("prune", sparsity=0.5)
+    pruned.prepare(family, corpus, None)
+    pruned.finish()
+    stage = quantize(technique, GPTQ)
+    stage.prepare(family, corpus, None)
+    stage.finish()
+    masks = {place.module: a.mask for place, a in attached(family.model) if isinstance(a, Mask)}
+    for name, layer in stage.layers.items():
+        assert (layer.weight[~masks[name]] == 0).all()
+        groups = layer.weight.detach().unflatten(-1, (-1, 8)).flatten(0, -2)
+        assert all(len(group.unique()) <= 16 for group in groups)
+        latent = layer.parametrizations.weight.original
+        assert torch.equal(layer.weight, latent * masks[name])  # rounding found it on its grid
+    pack(family.model)
+
+
+@pytest.mark.parametrize("method", [AWQ, GPTQ])
+def test_same_grid_as_packed(method: str, case: Any, technique: Make) -> None:
+    family, corpus, _ = case
+    stage = quantize(technique, method)
+    stage.prepare(family, corpus, None)
+    stage.finish()
+    on_weights = [a for place, a in attached(family.model) if isinstance(a, Quantizer) and place.tensor == "weight"]
+    assert all(quantizer.frozen and quantizer.active for quantizer in on_weights)
+    pack(family.model)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "settings", "message"),
+    [
+        ([SMOOTHQUANT], {}, "SmoothQuant is for quantized activations: set activation_bits=8, or choose awq"),
+        ([AWQ, GPTQ], {}, r"would both choose the ranges of weights: set smoothing\.clip=false"),
+        ([AWQ, "pipeline.quantize.smoothing.points=0"], {}, r"smoothing\.points must be >= 1, got 0"),
+        ([SMOOTHQUANT, "pipeline.quantize.smoothing.alpha=2"], {"activation_bits": 8}, r"alpha must be in \[0, 1\]"),
+    ],
+)
+def test_wrong_values(overrides: list[str], settings: dict[str, Any], message: str, technique: Make) -> None:
+    with pytest.raises(ValueError, match=message):
+        quantize(technique, *overrides, **settings)
