@@ -137,9 +137,9 @@ def grid(rounds: int) -> list[tuple[int, int, int, float]]:
             x = torch.randn(rows, size)
             x_half = x.bfloat16()
             runners: dict[str, Callable[[], object]] = {
-                "kernel": lambda x=x, layers=kernels: [one(x) for one in layers],
-                "float32": lambda x=x, weights=single: [linear(x, one) for one in weights],
-                "bfloat16": lambda x=x_half, weights=half: [linear(x, one) for one in weights],
+                "kernel": lambda x=x, ones=kernels: [one(x) for one in ones],
+                "float32": lambda x=x, ones=single: [linear(x, one) for one in ones],
+                "bfloat16": lambda x=x_half, ones=half: [linear(x, one) for one in ones],
             }
             taken = interleaved(runners, rounds)
             better = min(("float32", "bfloat16"), key=lambda name: statistics.median(taken[name]))

@@ -165,7 +165,7 @@ class Quantize(Finetune):
             if quantizer.frozen:
                 continue
             try:
-                quantizer.start(layer.weight.detach())
+                quantizer.start(layer.weight.detach())  # type: ignore[operator,union-attr]
             except ValueError as error:
                 raise ValueError(f"layer '{name}': {error}") from error
 

@@ -25,8 +25,8 @@ TASKS = ["seq2seq", "causal_lm", "classification"]
 def _the_first_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny layers are as fast on one kernel as on another: no clock decides here."""
 
-    def able(packed: Packed, rows: int) -> dict[str, float]:
-        return {one.__name__: 1.0 for one in race.BACKENDS if one.refusal(packed, torch.device("cpu")) is None}
+    def able(packed: Packed, rows: int) -> dict[str, list[float]]:
+        return {one.__name__: [1.0] for one in race.BACKENDS if one.refusal(packed, torch.device("cpu")) is None}
 
     monkeypatch.setattr(race, "race", able)
     monkeypatch.setattr(race, "_raced", {})
