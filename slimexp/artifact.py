@@ -27,7 +27,7 @@ from slimexp.model import serving
 from slimexp.model.base import Family, Source
 from slimexp.model.loading import CutOut, Pretrained, family_named, from_folder, without_bars
 from slimexp.quantizer.base import Quantizer
-from slimexp.quantizer.packing import SCALE, pack, plain_state
+from slimexp.quantizer.packing import is_scale, pack, plain_state
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -154,7 +154,7 @@ def folded(model: PreTrainedModel) -> PreTrainedModel:
 def _save_packed(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
     state, quantization = pack(model)
     cast = {
-        name: t.to(dtype) if t.is_floating_point() and not name.endswith(SCALE) else t  # scales are part of the grid
+        name: t.to(dtype) if t.is_floating_point() and not is_scale(name) else t  # scales are part of the grid
         for name, t in state.items()
     }
     save_file(

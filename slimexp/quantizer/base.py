@@ -7,12 +7,14 @@ scales of these very values and checks that they come back bit for bit.
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimexp.attachment import Attachment
+
+BFLOAT16_DIGITS = 8  # binary digits of a bfloat16 significand, the leading one included
 
 
 @dataclass(frozen=True)
@@ -49,49 +51,185 @@ class Granularity:
         return x.unflatten(-1, (-1, size))
 
 
+@dataclass(frozen=True)
+class Grid:
+    """The numbers that quantized values may have: ``(integer - zero) * scale``.
+
+    Attributes:
+        scale: Not 0, float32 [..., groups]; negative only where 2 bits reach further to one side, see ``scaled``.
+        zero: Integer that stands for zero, of the same shape; ``None`` where it is 0 (a symmetric grid).
+    """
+
+    scale: Tensor
+    zero: Tensor | None = None
+
+    def where(self, chosen: Tensor, other: "Grid") -> "Grid":
+        """This grid where ``chosen``, [..., groups], else the other one."""
+        scale = torch.where(chosen, self.scale, other.scale)
+        if self.zero is None or other.zero is None:
+            return Grid(scale)
+        return Grid(scale, torch.where(chosen, self.zero, other.zero))
+
+
 class Quantizer(Attachment):
     """Fake quantization: forward rounds to the grid, backward passes the gradient straight through.
 
-    Bengio et al. 2013 (straight-through estimator); Jacob et al. 2018 (integers in training).
-    The grid is symmetric about an exact zero, so pruned entries stay zero.
+    Bengio et al. 2013 (straight-through estimator); Jacob et al. 2018 (integers in training). Zero is on every grid,
+    so pruned entries stay zero. Scales have few binary digits, which makes ``(integer - zero) * scale`` exact: in
+    float32 at any width, in bfloat16 up to 4 bits. So an artifact holds the trained grid bit for bit.
 
     Args:
-        bits: Width of the integers, 2 to 8.
+        bits: Width of the integers, one of ``widths``.
         group_size: Neighbours in a row that share a scale; ``None`` for the whole row.
+        symmetric: Whether the integer 0 stands for zero; else a zero point for every scale does (affine).
 
     Attributes:
         active: Whether ``forward`` rounds; an inactive quantizer is the identity.
+        dynamic: Whether the grid is taken from each input anew also when the model is served.
+        symmetric_only: Whether there is no affine variant.
+        on_activations: Whether it rounds activations as a loaded artifact does.
     """
 
-    def __init__(self, *, bits: int, group_size: int | None) -> None:
+    widths: ClassVar[range] = range(2, 9)
+    dynamic: ClassVar[bool] = False
+    symmetric_only: ClassVar[bool] = False
+    on_activations: ClassVar[bool] = False
+    scale: Tensor | None
+    zero: Tensor | None
+
+    def __init__(self, *, bits: int, group_size: int | None, symmetric: bool = True) -> None:
         super().__init__()
-        if not 2 <= bits <= 8:
-            raise ValueError(f"bits must be in 2..8, got {bits}")
+        if bits not in self.widths:
+            raise ValueError(f"{type(self).__name__}: bits must be in {_span(self.widths)}, got {bits}")
+        if self.symmetric_only and not symmetric:
+            raise ValueError(f"{type(self).__name__} is symmetric: set symmetric=true, or choose another quantizer")
         self.bits = bits
         self.granularity = Granularity(group_size)
+        self.symmetric = symmetric
         self.active = True
+        self.register_buffer("scale", None)
+        self.register_buffer("zero", None)
 
     @property
     def limits(self) -> tuple[int, int]:
-        """Smallest and largest integer that ``bits`` can hold."""
-        return -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
+        """Smallest and largest integer of a grid: all that ``bits`` can hold, unless both sides must reach as far."""
+        largest = 2 ** (self.bits - 1) - 1
+        return (-largest if self.symmetric and self.bits > 2 else -largest - 1), largest
+
+    @property
+    def digits(self) -> int:
+        """Significant binary digits of a scale.
+
+        At 5 bits and more, leaving room for the integer's digits in a bfloat16 product would round
+        the scale so far that the largest entry is no longer the largest integer.
+        """
+        return BFLOAT16_DIGITS - (self.bits - self.symmetric) if self.bits <= 4 else BFLOAT16_DIGITS
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the grid no longer follows what is quantized."""
+        return self.scale is not None
+
+    def grid(self, x: Tensor) -> Grid:
+        """The grid of ``x``, [..., in], or the one that was frozen."""
+        return self.fitted(x.detach()) if self.scale is None else Grid(self.scale, self.zero)
 
     @abstractmethod
-    def scale(self, x: Tensor) -> Tensor:
-        """Positive scales of ``x``: [..., in] -> [..., groups], see ``Granularity``."""
+    def fitted(self, x: Tensor) -> Grid:
+        """The grid that suits ``x``: [..., in] -> scales [..., groups], see ``Granularity``."""
 
-    def round(self, x: Tensor, scale: Tensor) -> Tensor:
-        """Nearest grid points of ``x``, [..., in], under ``scale``, [..., groups]."""
-        groups = self.granularity.split(x)
-        scale = scale.unsqueeze(-1)
-        integers = (groups / scale).clamp(*self.limits).round()
-        return (integers * scale).flatten(-2).to(x.dtype)
+    @torch.no_grad()
+    def start(self, x: Tensor) -> None:
+        """Called once before training; what is learned starts from here.
+
+        Raises:
+            ValueError: ``x`` is not finite.
+        """
+        _check_finite(x)
+
+    @torch.no_grad()
+    def freeze(self, x: Tensor) -> None:
+        """Keep the grid of ``x`` from now on.
+
+        Raises:
+            ValueError: ``x`` is not finite.
+        """
+        _check_finite(x)
+        grid = self.grid(x)
+        self.scale, self.zero = grid.scale, grid.zero
+
+    def integers(self, x: Tensor, grid: Grid) -> Tensor:
+        """Integers of the grid points nearest to ``x``, int8 [..., in]."""
+        return self._steps(x, grid).flatten(-2).to(torch.int8)
+
+    def values(self, integers: Tensor, grid: Grid) -> Tensor:
+        """The numbers that ``integers`` [..., in] stand for, float32."""
+        groups = self.granularity.split(integers).float()
+        if grid.zero is not None:
+            groups = groups - grid.zero.unsqueeze(-1).float()
+        return (groups * grid.scale.unsqueeze(-1)).flatten(-2)
+
+    def round(self, x: Tensor, grid: Grid) -> Tensor:
+        """Nearest grid points of ``x``, [..., in], in its type."""
+        return self.values(self._steps(x, grid).flatten(-2), grid).to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return straight_through(x, lambda x: self.round(x, self.scale(x))) if self.active else x
+        return straight_through(x, lambda x: self.round(x, self.grid(x))) if self.active else x
 
     def arguments(self) -> dict[str, Any]:
-        return {"bits": self.bits, "group_size": self.granularity.group_size}
+        return {"bits": self.bits, "group_size": self.granularity.group_size, "symmetric": self.symmetric}
+
+    def scaled(self, low: Tensor, high: Tensor) -> Grid:
+        """The grid whose integers span ``low`` to ``high``, both [..., groups]; zero is always on it.
+
+        Symmetric: ``scale = max(|low|, |high|) / (2^(bits-1) - 1)``; at 2 bits the integers are -2..1, and the scale is
+        negative where the positive side reaches further, so that the largest entry is -2 either way.
+        Affine: ``scale = (high - low) / (2^bits - 1)``, ``zero = least integer - low / scale``.
+        """
+        low, high = low.float().clamp(max=0), high.float().clamp(min=0)
+        least, most = self.limits
+        if self.symmetric:
+            largest = torch.maximum(-low, high) / max(-least, most)
+            scale = self._exact(largest)
+            return Grid(torch.where(high > -low, -scale, scale) if least != -most else scale)
+        scale = self._exact((high - low) / (most - least))
+        return Grid(scale, (least - low / scale).round().clamp(least, most).to(torch.int8))
+
+    def _exact(self, scale: Tensor) -> Tensor:
+        """Positive scales, rounded to ``digits``."""
+        scale = rounded(scale, digits=self.digits)
+        # a row of zeros has no scale of its own; any will do
+        return torch.where(scale > torch.finfo(scale.dtype).tiny, scale, 1.0)
+
+    def _steps(self, x: Tensor, grid: Grid) -> Tensor:
+        """Integers of ``x`` as floating-point numbers, [..., groups, in / groups]."""
+        steps = self.granularity.split(x).float() / grid.scale.unsqueeze(-1)
+        if grid.zero is not None:
+            steps = steps + grid.zero.unsqueeze(-1).float()
+        return steps.round().clamp(*self.limits)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Make room for what is there only once it is frozen or learned."""
+        for name in [name for name, tensor in (*self._buffers.items(), *self._parameters.items()) if tensor is None]:
+            if (stored := state_dict.get(prefix + name)) is not None:
+                room = torch.empty_like(stored)
+                setattr(self, name, nn.Parameter(room) if name in self._parameters else room)
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+def rounded(x: Tensor, *, digits: int) -> Tensor:
+    """``x`` to so many significant binary digits, to nearest."""
+    mantissa, exponent = torch.frexp(x)
+    return torch.ldexp((mantissa * 2**digits).round(), exponent - digits)
+
+
+def _check_finite(x: Tensor) -> None:
+    if not x.isfinite().all():
+        raise ValueError("a grid needs finite numbers, found NaN or infinity")
+
+
+def _span(widths: range) -> str:
+    return f"{widths[0]}..{widths[-1]}" if len(widths) > 1 else str(widths[0])
 
 
 def straight_through(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:

@@ -18,18 +18,19 @@ from slimexp.kernel.race import told
 from slimexp.quantizer.base import Quantizer
 
 if TYPE_CHECKING:
-    from compressed_tensors.quantization import QuantizationScheme
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
 WEIGHT = "weight"
 SCALE = "weight_scale"
+ZERO = "weight_zero_point"
+INPUT_SCALE = "input_scale"
 _ATTACHED = ("parametrizations", "input_attachment")
 
 
 def pack(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State dict and ``quantization_config`` of a model with quantizers attached.
 
-    Casting a ``weight_scale`` (its name ends in ``SCALE``) changes the grid; casting any other
-    floating-point tensor does not.
+    Casting a scale (``is_scale``) changes the grid; casting any other floating-point tensor does not.
 
     Returns:
         state: Name -> tensor as transformers expects them in ``model.safetensors``: packed integers
@@ -47,8 +48,12 @@ def pack(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state = plain_state(model)
     for name, quantizers in layers.items():
         module = model.get_submodule(name)
-        del state[f"{name}.{WEIGHT}"]
-        packed = _pack_layer(name, module, quantizers[WEIGHT], schemes[name])
+        weight = state.pop(f"{name}.{WEIGHT}")
+        if (first := _first_of_tied(name, model, layers)) != name:
+            if not torch.equal(weight, model.get_submodule(first).weight):  # type: ignore[arg-type]
+                raise ValueError(f"'{name}' and '{first}' share a weight, so they need the same grid")
+            continue
+        packed = _pack_layer(name, module, quantizers, schemes[name])
         state |= {f"{name}.{key}": value for key, value in packed.items()}
     return state, _config(model, schemes)
 
@@ -143,6 +148,23 @@ def decompress(model: nn.Module) -> None:
         model.hf_quantizer.compressor.decompress_model(model)  # type: ignore[operator,union-attr]
 
 
+def before(module: nn.Module, quantizer: Quantizer) -> Tensor:
+    """The weight as ``quantizer`` sees it: the latent one, through the attachments before it."""
+    chain = module.get_submodule(f"parametrizations.{WEIGHT}")
+    assert isinstance(chain, parametrize.ParametrizationList)
+    weight: Tensor = chain.original
+    for attachment in chain:
+        if attachment is quantizer:
+            break
+        weight = attachment(weight)
+    return weight
+
+
+def is_scale(name: str) -> bool:
+    """Whether a tensor of an artifact is part of a grid, so that its type must stay."""
+    return name.endswith((SCALE, INPUT_SCALE))
+
+
 def _is_attached(name: str) -> bool:
     return any(part in _ATTACHED for part in name.split("."))
 
@@ -154,6 +176,16 @@ def _quantized(model: nn.Module) -> dict[str, dict[str, Quantizer]]:
         if isinstance(attachment, Quantizer):
             layers.setdefault(place.module, {})[place.tensor] = attachment
     return {name: quantizers for name, quantizers in layers.items() if WEIGHT in quantizers}
+
+
+def _first_of_tied(name: str, model: nn.Module, layers: Mapping[str, Any]) -> str:
+    """The first of the quantized layers that share the weight of layer ``name``."""
+    weight = _latent(model.get_submodule(name))
+    return next(other for other in layers if _latent(model.get_submodule(other)) is weight)
+
+
+def _latent(module: nn.Module) -> Tensor:
+    return module.get_parameter(f"parametrizations.{WEIGHT}.original")
 
 
 def _is_encoder_decoder(model: nn.Module) -> bool:
@@ -173,25 +205,36 @@ def _scheme(quantizers: Mapping[str, Quantizer], *, unpacked: bool) -> "Quantiza
     as_int8 = weight.bits == 8 and (activation is not None or unpacked)
     return QuantizationScheme(
         targets=[],
-        weights=QuantizationArgs(num_bits=weight.bits, symmetric=True, **size),
-        input_activations=None
-        if activation is None
-        else QuantizationArgs(num_bits=activation.bits, symmetric=True, strategy="token", dynamic=True),
+        weights=QuantizationArgs(num_bits=weight.bits, symmetric=weight.symmetric, **size),
+        input_activations=None if activation is None else _activation_args(activation),
         format=(CompressionFormat.int_quantized if as_int8 else CompressionFormat.pack_quantized).value,
     )
 
 
+def _activation_args(activation: Quantizer) -> "QuantizationArgs":
+    from compressed_tensors.quantization import QuantizationArgs
+
+    strategy = "token" if activation.dynamic else "tensor"
+    return QuantizationArgs(num_bits=activation.bits, symmetric=True, strategy=strategy, dynamic=activation.dynamic)
+
+
 @torch.no_grad()
-def _pack_layer(name: str, module: nn.Module, quantizer: Quantizer, scheme: "QuantizationScheme") -> dict[str, Tensor]:
+def _pack_layer(
+    name: str, module: nn.Module, quantizers: Mapping[str, Quantizer], scheme: "QuantizationScheme"
+) -> dict[str, Tensor]:
     """Packed integers and scales of one layer, the scales in the smallest type that unpacks to the very same weight."""
     from compressed_tensors.compressors import BaseCompressor
 
+    quantizer, activation = quantizers[WEIGHT], quantizers.get(INPUT)
     weight = getattr(module, WEIGHT).detach()
-    scale = quantizer.scale(_before(module, quantizer)).float()
+    grid = quantizer.grid(before(module, quantizer))
     compressor = BaseCompressor.get_value_from_registry(str(scheme.format))
-    packed: dict[str, Tensor] = compressor.compress({WEIGHT: weight.float(), SCALE: scale}, scheme)
+    exact = {WEIGHT: weight.float(), SCALE: grid.scale} | ({} if grid.zero is None else {ZERO: grid.zero})
+    packed: dict[str, Tensor] = compressor.compress(exact, scheme)
+    if activation is not None and not activation.dynamic:
+        packed[INPUT_SCALE] = activation.grid(weight).scale
     for dtype in (torch.bfloat16, torch.float32):
-        packed[SCALE] = scale.to(dtype)
+        packed[SCALE] = grid.scale.to(dtype)
         if torch.equal(compressor.decompress(packed, scheme)[WEIGHT].to(weight.dtype), weight):
             return packed
     raise ValueError(
@@ -200,29 +243,21 @@ def _pack_layer(name: str, module: nn.Module, quantizer: Quantizer, scheme: "Qua
     )
 
 
-def _before(module: nn.Module, quantizer: Quantizer) -> Tensor:
-    """The weight as ``quantizer`` sees it: the latent one, through the attachments before it."""
-    chain = module.get_submodule(f"parametrizations.{WEIGHT}")
-    assert isinstance(chain, parametrize.ParametrizationList)
-    weight: Tensor = chain.original
-    for attachment in chain:
-        if attachment is quantizer:
-            break
-        weight = attachment(weight)
-    return weight
-
-
 def _config(model: nn.Module, schemes: Mapping[str, "QuantizationScheme"]) -> dict[str, Any]:
-    """``quantization_config``; layers left in float are listed in ``ignore``."""
+    """``quantization_config``; layers left in float are listed in ``ignore``, those of unlike schemes by name."""
     from compressed_tensors.quantization import QuantizationConfig, QuantizationStatus
 
-    scheme, *others = schemes.values()
-    if any(other != scheme for other in others):
-        raise ValueError("pack needs the same bits, group_size and activation_bits in every quantized layer")
-    scheme.targets = ["Linear"]
+    groups = _groups(schemes)
+    if len(groups) > 1 and _is_encoder_decoder(model):
+        raise ValueError(
+            "transformers loads an encoder-decoder under one scheme alone: give all layers the same bits and "
+            "group_size, and either none or all of them quantized activations"
+        )
+    if len(groups) == 1:
+        groups[0].targets = ["Linear"]
     config = QuantizationConfig(
-        config_groups={"group_0": scheme},
-        format=str(scheme.format),
+        config_groups={f"group_{number}": group for number, group in enumerate(groups)},
+        format=str(groups[0].format) if len({group.format for group in groups}) == 1 else "mixed-precision",
         quantization_status=QuantizationStatus.COMPRESSED,
         ignore=[
             name
@@ -231,5 +266,18 @@ def _config(model: nn.Module, schemes: Mapping[str, "QuantizationScheme"]) -> di
         ],
     )
     # Left compressed, weights are dequantized by a hook on the first forward of the whole model (see decompress).
-    # Dequantized at load, layers run at dense speed, but transformers >= 5.21 then leaves activations unrounded.
-    return config.model_dump(mode="json") | {"dequantize": scheme.input_activations is None}
+    # Dequantized at load, layers run at dense speed, but transformers >= 5.21 then leaves activations unrounded,
+    # and knows but one scheme.
+    at_load = len(groups) == 1 and groups[0].input_activations is None
+    return config.model_dump(mode="json") | {"dequantize": at_load}
+
+
+def _groups(schemes: Mapping[str, "QuantizationScheme"]) -> "list[QuantizationScheme]":
+    """Distinct schemes, each with the names of its layers as targets."""
+    groups: list[QuantizationScheme] = []
+    for name, scheme in schemes.items():
+        group = next((one for one in groups if one.model_copy(update={"targets": []}) == scheme), None)
+        if group is None:
+            groups.append(group := scheme.model_copy())
+        group.targets = [*group.targets, name]
+    return groups

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.base import Grid, Quantizer
 
 
 class Token(Quantizer):
@@ -15,12 +15,25 @@ class Token(Quantizer):
     the largest entry.
     """
 
-    def scale(self, x: Tensor) -> Tensor:
+    dynamic = True
+    symmetric_only = True
+    on_activations = True
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        return -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
+
+    def fitted(self, x: Tensor) -> Grid:
         if x.dim() != 3:
             raise ValueError(
                 f"activations are quantized per token and need inputs [B, T, D], got shape {list(x.shape)}: "
                 "set activation_bits to null for this model"
             )
         low, high = self.limits
-        scale = self.granularity.split(x.detach()).abs().amax(-1) / ((high - low) / 2)
-        return torch.where(scale == 0, torch.finfo(scale.dtype).eps, scale)
+        scale = self.granularity.split(x).abs().amax(-1) / ((high - low) / 2)
+        return Grid(torch.where(scale == 0, torch.finfo(scale.dtype).eps, scale))
+
+    def round(self, x: Tensor, grid: Grid) -> Tensor:
+        """In the type of ``x`` throughout, as it is served."""
+        groups, scale = self.granularity.split(x), grid.scale.unsqueeze(-1)
+        return ((groups / scale).clamp(*self.limits).round() * scale).flatten(-2)

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -12,6 +13,7 @@ from slimexp.model.base import Family, Weight
 from slimexp.technique.finetune import share_of
 
 Layer = nn.Module | Weight
+L = TypeVar("L", bound=Layer)
 
 
 def covered_weights(
@@ -35,14 +37,23 @@ def covered_weights(
     return layers
 
 
-def covered_layers(family: Family, *, min_coverage: float) -> dict[str, nn.Module]:
+def covered_layers(
+    family: Family, *, min_coverage: float, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+) -> dict[str, nn.Module]:
     """Compressible layers by name.
 
+    Args:
+        family: The model.
+        min_coverage: Least share of the model's parameters that they must hold.
+        include: Patterns of names, as for ``covered_weights``.
+        exclude: Likewise.
+
     Raises:
-        ValueError: There are none, or they hold less than ``min_coverage`` of the parameters.
+        ValueError: There are none, a pattern matches none, or they hold less than ``min_coverage`` of the parameters.
     """
     layers = family.compressible()
     _check_found(family, layers)
+    layers = _matching(layers, include, exclude)
     _check_share(family, layers, min_coverage)
     return layers
 
@@ -65,7 +76,7 @@ def _check_share(family: Family, layers: Mapping[str, Layer], min_coverage: floa
         )
 
 
-def _matching(layers: dict[str, Layer], include: Sequence[str], exclude: Sequence[str]) -> dict[str, Layer]:
+def _matching(layers: dict[str, L], include: Sequence[str], exclude: Sequence[str]) -> dict[str, L]:
     for what, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
             if not _match(layers, [pattern]):
@@ -93,8 +104,8 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def coverage(family: Family, layers: Mapping[str, Layer]) -> float:
-    """Share of the model's parameters that are weights of ``layers``."""
-    return share_of(family, [latent(layer) for layer in layers.values()])
+    """Share of the model's parameters that are weights of ``layers``, tied ones once."""
+    return share_of(family, list({id(weight): weight for weight in map(latent, layers.values())}.values()))
 
 
 def latent(layer: Layer) -> Tensor:

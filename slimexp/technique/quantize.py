@@ -1,33 +1,43 @@
 """Integer weights and activations: quantization-aware training, or one-shot after training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Unpack
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedConfig
 
 from slimexp.attachment import INPUT, attach, attached
 from slimexp.data.base import Corpus
 from slimexp.model.base import Family
 from slimexp.quantizer.base import Quantizer
-from slimexp.quantizer.packing import require_loadable
+from slimexp.quantizer.packing import before, require_loadable
+from slimexp.technique.batches import calibration_batches
 from slimexp.technique.coverage import coverage, covered_layers, latent
 from slimexp.technique.finetune import Finetune, Training
+from slimexp.technique.inputs import input_values
 
 
 class Quantize(Finetune):
-    """Fake-quantize every compressible layer, over masks that are there, and train through it.
+    """Fake-quantize compressible layers, over masks that are there, and train through it.
 
     ``steps: 0`` is post-training quantization. What is trained is what ``quantizer.packing`` writes.
 
     Args:
-        quantizer: Partial of a quantizer for weights, awaiting ``bits`` and ``group_size``.
-        activation_quantizer: Partial of a quantizer for the layers' inputs.
+        quantizer: Partial of a quantizer for weights, awaiting ``bits``, ``group_size`` and ``symmetric``.
+        activation_quantizer: Partial of a quantizer for the layers' inputs; one that is not dynamic is calibrated on
+            training text before anything is rounded.
         bits: Width of the weights, 2 to 8.
         group_size: Neighbours in a row of a weight that share a scale; ``None`` for one scale per
             output channel.
+        symmetric: Whether the integer 0 stands for zero in weights; else every scale has a zero point.
         activation_bits: 8, or ``None`` to leave activations in float.
+        calibration_rows: Training rows that the activations' ranges are taken from, >= 1.
         start: Share of the steps after which rounding is on, in [0, 1].
+        freeze: Share of the steps after which the weights' grids stay as they are, in [start, 1]; ``None`` for never.
+        embeddings: Whether the input embeddings, and a head tied to them, are quantized like the layers.
+        include: Patterns of layers' names (``*`` for anything); a layer must match one.
+        exclude: Patterns of names to leave out of those.
         min_coverage: Least share of the model's parameters that the layers must hold.
         training: See ``Training``.
     """
@@ -41,23 +51,46 @@ class Quantize(Finetune):
         activation_quantizer: Callable[..., Quantizer],
         bits: int,
         group_size: int | None,
+        symmetric: bool,
         activation_bits: int | None,
+        calibration_rows: int,
         start: float,
+        freeze: float | None,
+        embeddings: bool,
+        include: Sequence[str],
+        exclude: Sequence[str],
         min_coverage: float,
         **training: Unpack[Training],
     ) -> None:
         super().__init__(**training)
-        quantizer(bits=bits, group_size=group_size)  # refuses wrong values now, not when the stage starts
+        quantizer(bits=bits, group_size=group_size, symmetric=symmetric)  # refuses wrong values now, not at its turn
         if activation_bits not in (8, None):
             raise ValueError(f"activation_bits must be 8, or null to leave activations in float, got {activation_bits}")
+        if activation_bits is not None:
+            _check_rounds_activations(activation_quantizer(bits=activation_bits, group_size=None))
         if not 0 <= start <= 1:
             raise ValueError(f"start must be in [0, 1], got {start}")
+        if freeze is not None and not start <= freeze <= 1:
+            raise ValueError(f"freeze must be in [start, 1] = [{start}, 1], or null for never, got {freeze}")
+        if embeddings and activation_bits is not None:
+            raise ValueError(
+                "transformers loads quantized embeddings only where activations are left in float: "
+                "set activation_bits=null, or embeddings=false"
+            )
+        if calibration_rows < 1:
+            raise ValueError(f"calibration_rows must be >= 1, got {calibration_rows}")
         self.quantizer = quantizer
         self.activation_quantizer = activation_quantizer
         self.bits = bits
         self.group_size = group_size
+        self.symmetric = symmetric
         self.activation_bits = activation_bits
+        self.calibration_rows = calibration_rows
         self.start = start
+        self.frozen_from = freeze  # Lightning has a method freeze
+        self.embeddings = embeddings
+        self.include = include
+        self.exclude = exclude
         self.min_coverage = min_coverage
 
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
@@ -69,28 +102,69 @@ class Quantize(Finetune):
         super().prepare(family, corpus, teacher)
         if taken := [place.module for place, a in attached(family.model) if isinstance(a, Quantizer)]:
             raise ValueError(f"the model is quantized already (e.g. '{taken[0]}'): quantize once per pipeline")
-        self.layers = covered_layers(family, min_coverage=self.min_coverage)
-        self.quantizers: list[Quantizer] = []
+        self.layers = covered_layers(family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude)
+        self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
+        if self.embeddings:
+            tied = _embeddings(family)
+            name, module = next(iter(tied.items()))
+            self.on_weights |= dict.fromkeys(tied, self._on_weight(name, module))
+            self.layers |= tied
+        self.on_inputs = self._on_inputs()
         for name, layer in self.layers.items():
-            weight = latent(layer)
-            on_weight = self.quantizer(bits=self.bits, group_size=self.group_size)
-            try:
-                on_weight.granularity.split(weight)
-            except ValueError as error:
-                raise ValueError(f"layer '{name}': {error}") from error
-            self._attach(layer, "weight", on_weight.to(weight.device))
-            if self.activation_bits is not None:
-                on_input = self.activation_quantizer(bits=self.activation_bits, group_size=None)
-                self._attach(layer, INPUT, on_input.to(weight.device))
+            attach(layer, "weight", self.on_weights[name])
+            if name in self.on_inputs:
+                attach(layer, INPUT, self.on_inputs[name])
 
     def on_step(self, progress: float) -> None:
-        for quantizer in self.quantizers:
+        for quantizer in (*self.on_weights.values(), *self.on_inputs.values()):
             quantizer.active = progress >= self.start
+        if self.frozen_from is None or progress < self.frozen_from:
+            return
+        for name, quantizer in self.on_weights.items():
+            if not quantizer.frozen:
+                quantizer.freeze(before(self.layers[name], quantizer))
 
     def finish(self) -> dict[str, float]:
         self.on_step(1.0)
         return {"share": coverage(self.family, self.layers), "bits": float(self.bits)}
 
-    def _attach(self, layer: torch.nn.Module, tensor: str, quantizer: Quantizer) -> None:
-        attach(layer, tensor, quantizer)
-        self.quantizers.append(quantizer)
+    def _on_weight(self, name: str, layer: torch.nn.Module) -> Quantizer:
+        quantizer = self.quantizer(bits=self.bits, group_size=self.group_size, symmetric=self.symmetric)
+        weight: Tensor = layer.weight.detach()  # type: ignore[operator]
+        try:
+            quantizer.granularity.split(weight)
+            quantizer.to(weight.device).start(weight)
+        except ValueError as error:
+            raise ValueError(f"layer '{name}': {error}") from error
+        return quantizer
+
+    def _on_inputs(self) -> Mapping[str, Quantizer]:
+        """Quantizers of the layers' inputs, calibrated where they need it."""
+        if self.activation_bits is None:
+            return {}
+        quantizers = {
+            name: self.activation_quantizer(bits=self.activation_bits, group_size=None).to(latent(layer).device)
+            for name, layer in self.layers.items()
+        }
+        if not all(quantizer.dynamic for quantizer in quantizers.values()):
+            batches = calibration_batches(self.corpus, self.family, rows=self.calibration_rows, seed=self.seed)
+            for name, values in input_values(self.family, self.layers, batches).items():
+                quantizers[name].start(values)
+        return quantizers
+
+
+def _embeddings(family: Family) -> dict[str, torch.nn.Module]:
+    """Name -> module of the input embeddings and of all that share their weight."""
+    weight = latent(family.model.get_input_embeddings())
+    candidates = (
+        (n, m) for n, m in family.model.named_modules() if isinstance(m, torch.nn.Embedding | torch.nn.Linear)
+    )
+    return {name: module for name, module in candidates if latent(module) is weight}
+
+
+def _check_rounds_activations(quantizer: Quantizer) -> None:
+    if not quantizer.on_activations:
+        raise ValueError(
+            f"{type(quantizer).__name__} rounds weights: for activations choose token (a scale per token), static "
+            "(calibrated) or lsq (learned), or set activation_bits to null"
+        )

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from slimexp.quantizer.minmax import MinMax, rounded
+from slimexp.quantizer.base import rounded
+from slimexp.quantizer.minmax import MinMax
 
 WEIGHT = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -20,8 +21,8 @@ def test_quantizing_twice_changes_nothing(bits: int, group_size: int | None, siz
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_the_largest_entry_is_the_largest_integer(bits: int) -> None:
     quantizer = MinMax(bits=bits, group_size=None)
-    integers = quantizer(WEIGHT) / quantizer.scale(WEIGHT)
-    assert (integers.abs().amax(1) == 2 ** (bits - 1) - 1).all()
+    integers = quantizer(WEIGHT) / quantizer.grid(WEIGHT).scale
+    assert (integers.abs().amax(1) == max(map(abs, quantizer.limits))).all()
 
 
 @pytest.mark.fast
@@ -41,6 +42,7 @@ def test_rounded_to_8_digits_is_bfloat16() -> None:
 def test_rounding_the_scale_costs_next_to_nothing(bits: int) -> None:
     quantizer = MinMax(bits=bits, group_size=16)
     groups = quantizer.granularity.split(WEIGHT)
-    scale = groups.abs().amax(-1, keepdim=True) / quantizer.limits[1]
-    exact = ((groups / scale).round() * scale).flatten(-2)
+    low, high = quantizer.limits
+    scale = groups.abs().amax(-1, keepdim=True) / -low * quantizer.grid(WEIGHT).scale.unsqueeze(-1).sign()
+    exact = ((groups / scale).round().clamp(low, high) * scale).flatten(-2)
     assert (quantizer(WEIGHT) - WEIGHT).norm() < 1.02 * (exact - WEIGHT).norm()

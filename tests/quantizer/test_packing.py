@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,9 +22,14 @@ from transformers.quantizers.quantizer_compressed_tensors import CompressedTenso
 
 from slimexp.attachment import INPUT, attach
 from slimexp.importance.mask import Mask
+from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.lsq import Lsq
 from slimexp.quantizer.minmax import MinMax
-from slimexp.quantizer.packing import SCALE, decompress, kernel, pack, plain_state, require_loadable
+from slimexp.quantizer.packing import decompress, is_scale, kernel, pack, plain_state, require_loadable
+from slimexp.quantizer.static import Static
+from slimexp.quantizer.ternary import Ternary
 from slimexp.quantizer.token import Token
+from slimexp.quantizer.unpacking import unpacked
 
 T5, LLAMA, BERT = "t5", "llama", "bert"
 MODELS = [T5, LLAMA, BERT]
@@ -56,24 +62,42 @@ def in_blocks(model: nn.Module) -> dict[str, nn.Linear]:
     }
 
 
-def quantized(name: str, *, bits: int, group_size: int | None, activations: bool) -> PreTrainedModel:
+def quantized(
+    name: str,
+    *,
+    bits: int,
+    group_size: int | None,
+    activations: bool,
+    symmetric: bool = True,
+    kind: type[Quantizer] = MinMax,
+    static: bool = False,
+) -> PreTrainedModel:
     """A model with half its weights masked and quantizers over the masks."""
     model = tiny(name)
     for layer in in_blocks(model).values():
         mask = Mask(shape=layer.weight.shape)
         mask.mask.copy_(torch.rand(layer.weight.shape) > 0.5)
         attach(layer, "weight", mask)
-        attach(layer, "weight", MinMax(bits=bits, group_size=group_size))
+        attach(layer, "weight", on_weight := kind(bits=bits, group_size=group_size, symmetric=symmetric))
+        on_weight.start(layer.parametrizations.weight.original)
         if activations:
-            attach(layer, INPUT, Token(bits=8, group_size=None))
+            attach(layer, INPUT, activation(static))
     return model
+
+
+def activation(static: bool) -> Quantizer:
+    if not static:
+        return Token(bits=8, group_size=None)
+    quantizer = Static(bits=8, range=MinMax)
+    quantizer.start(torch.tensor([-1.5, 1.0]))
+    return quantizer
 
 
 def write(model: PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """A folder as an artifact has it."""
     state, quantization = pack(model)
     state = {
-        name: (t.to(dtype) if t.is_floating_point() and not name.endswith(SCALE) else t).contiguous()
+        name: (t.to(dtype) if t.is_floating_point() and not is_scale(name) else t).contiguous()
         for name, t in state.items()
     }
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
@@ -115,6 +139,69 @@ def test_reloaded_with_activations(name: str, bits: int, group_size: int | None,
     assert torch.allclose(logits(reload(model, tmp_path)), logits(model), atol=1e-5, rtol=0)
 
 
+FORMATS = [
+    {"bits": 8, "group_size": None, "symmetric": False},
+    {"bits": 4, "group_size": 32, "symmetric": False},
+    {"bits": 3, "group_size": None, "symmetric": False},
+    {"bits": 2, "group_size": 16, "symmetric": False},
+    {"bits": 2, "group_size": 16, "kind": Ternary},
+    {"bits": 4, "group_size": 32, "kind": Lsq},
+    {"bits": 8, "group_size": None, "kind": Lsq, "activations": True},
+    {"bits": 8, "group_size": None, "activations": True, "static": True},
+    {"bits": 4, "group_size": 32, "activations": True, "static": True},
+    {"bits": 8, "group_size": None, "symmetric": False, "activations": True, "static": True},
+]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "settings", FORMATS, ids=lambda s: "-".join(str(getattr(v, "__name__", v)) for v in s.values())
+)
+def test_every_format_is_reloaded_with_the_logits_and_the_integers(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    if name == T5 and settings["bits"] < 8 and ("activations" in settings or not LOADS_PACKED_T5):
+        pytest.skip("transformers cannot load it")
+    model = quantized(name, **{"activations": False} | settings)
+    write(model, tmp_path)
+    assert torch.allclose(logits(reload(model, tmp_path)), logits(model), atol=1e-5, rtol=0)
+    stored = unpacked(tmp_path)
+    for layer_name, layer in in_blocks(model).items():
+        one = stored[layer_name]
+        groups = one.integers.unflatten(-1, (one.scale.shape[1], -1)).float()
+        weight = (groups - (0 if one.zero is None else one.zero.float().unsqueeze(-1))) * one.scale.unsqueeze(-1)
+        assert torch.equal(weight.flatten(-2), layer.weight)
+        assert one.integers.dtype == torch.int8
+        assert (one.zero is None) == settings.get("symmetric", True)
+        assert one.bits == settings["bits"]
+        assert (one.bias is None) == (layer.bias is None)
+        static = settings.get("static", False)
+        expected = layer.input_attachment.scale.item() if static else "token" if "activations" in settings else None
+        assert one.activation == expected
+
+
+@pytest.mark.parametrize("name", [LLAMA, BERT])
+def test_bits_may_differ_from_layer_to_layer(name: str, tmp_path: Path) -> None:
+    model = tiny(name)
+    widths = {}
+    for number, (layer_name, layer) in enumerate(in_blocks(model).items()):
+        widths[layer_name] = [8, 4, 3, 2][number % 4]
+        attach(layer, "weight", MinMax(bits=widths[layer_name], group_size=16 if number % 2 else None))
+        if number % 4 == 0:
+            attach(layer, INPUT, Token(bits=8, group_size=None))
+    write(model, tmp_path)
+    assert torch.allclose(logits(reload(model, tmp_path)), logits(model), atol=1e-5, rtol=0)
+    assert {layer_name: layer.bits for layer_name, layer in unpacked(tmp_path).items()} == widths
+
+
+def test_an_encoder_decoder_has_one_scheme() -> None:
+    model = tiny(T5)
+    for number, layer in enumerate(in_blocks(model).values()):
+        attach(layer, "weight", MinMax(bits=4 if number else 8, group_size=None))
+    with pytest.raises(ValueError, match="loads an encoder-decoder under one scheme alone"):
+        pack(model)
+
+
 @pytest.mark.parametrize("activations", [True, False])
 def test_a_reloaded_encoder_decoder_generates(activations: bool, tmp_path: Path) -> None:
     model = quantized(T5, bits=8, group_size=None, activations=activations)
@@ -144,7 +231,7 @@ def test_integers_on_disk_take_the_bytes_they_should(
     model = quantized(LLAMA, bits=bits, group_size=32, activations=activations)
     state = write(model, tmp_path, torch.bfloat16)
     for name, layer in in_blocks(model).items():
-        integers, scale = state[f"{name}.{key}"], state[f"{name}.{SCALE}"]
+        integers, scale = state[f"{name}.{key}"], state[f"{name}.weight_scale"]
         assert integers.dtype == dtype
         assert integers.nbytes == layer.weight.numel() * bits // 8
         assert scale.shape == (layer.weight.shape[0], layer.weight.shape[1] // 32)

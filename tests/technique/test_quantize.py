@@ -1,11 +1,14 @@
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
+from slimexp import artifact
 from slimexp.attachment import INPUT, attached
 from slimexp.config import build, compose
 from slimexp.data.base import Corpus, Example, Split
@@ -123,6 +126,122 @@ def test_earlier_masks_are_kept_through_training_and_into_the_packed_weights() -
     assert all(f"{name}.weight_packed" in state for name in stage.layers)
 
 
+def fit(stage: Quantize, steps: int) -> None:
+    pl.seed_everything(0, verbose=False)
+    build(compose().trainer, max_steps=steps, logger=False, enable_progress_bar=False).fit(stage)
+    stage.finish()
+
+
+def test_zeros_of_a_pruned_model_stay_on_affine_grids() -> None:
+    pruned = technique("prune", sparsity=0.5)
+    pruned.prepare(family(), Words(), None)
+    pruned.finish()
+    stage = quantize(steps=4, bits=4, group_size=16, activation_bits="null", symmetric="false")
+    stage.prepare(pruned.family, Words(), None)
+    masks = {place.module: a.mask.clone() for place, a in attached(stage.model) if isinstance(a, Mask)}
+    fit(stage, 4)
+    assert all((layer.weight[~masks[name]] == 0).all() for name, layer in stage.layers.items())
+    state, _ = pack(stage.model)
+    assert all(f"{name}.weight_zero_point" in state for name in stage.layers)
+
+
+def with_quantizer(name: str, place: str = "quantizer", **settings: object) -> Quantize:
+    overrides = [
+        f"pipeline.quantize.{key}={value}" for key, value in ({"steps": 0, "batch_size": 2} | settings).items()
+    ]
+    chosen = f"quantizer@pipeline.quantize.{place}={name}"
+    return build(compose(["pipeline=quantize", chosen, *overrides]).pipeline.quantize)
+
+
+def test_learned_steps_move_and_are_packed() -> None:
+    stage = with_quantizer("lsq", steps=6, bits=3, group_size=16, activation_bits="null", **{"optimizer.lr": 1e-2})
+    stage.prepare(family(), Words(), None)
+    before = {name: quantizer.step.detach().clone() for name, quantizer in stage.on_weights.items()}
+    fit(stage, 6)
+    assert all(not torch.equal(quantizer.step, before[name]) for name, quantizer in stage.on_weights.items())
+    pack(stage.model)
+
+
+@pytest.mark.parametrize(("share", "frozen"), [(0.5, True), ("null", False)])
+def test_grids_stay_from_freeze_on(share: object, frozen: bool) -> None:
+    stage = quantize(steps=4, bits=4, freeze=share)
+    stage.prepare(family(), Words(), None)
+    layer, quantizer = next(iter(stage.layers.values())), next(iter(stage.on_weights.values()))
+    stage.on_step(0.25)
+    assert not quantizer.frozen
+    stage.on_step(0.5)
+    assert quantizer.frozen == frozen
+    grid = quantizer.grid(layer.weight)
+    layer.parametrizations.weight.original.data.mul_(3)
+    assert torch.equal(quantizer.grid(layer.parametrizations.weight.original).scale, grid.scale) == frozen
+
+
+@pytest.mark.parametrize("ranges", ["minmax", "percentile", "mse"])
+def test_static_activations_are_calibrated_on_training_text(ranges: str) -> None:
+    overrides = ["quantizer@pipeline.quantize.activation_quantizer=static", "pipeline=quantize"]
+    overrides += [f"quantizer@pipeline.quantize.activation_quantizer.range={ranges}", "pipeline.quantize.steps=0"]
+    stage = build(compose(overrides).pipeline.quantize)
+    dense = family()
+    expected, _ = dense.forward(batch(dense))
+    stage.prepare(family(), Words(), None)
+    stage.finish()
+    assert all(quantizer.scale.shape == (1,) for quantizer in stage.on_inputs.values())
+    actual, _ = stage.family.forward(batch(stage.family))
+    assert 0 < (actual - expected).norm() < 0.03 * expected.norm()
+    state, config = pack(stage.model)
+    assert all(f"{name}.input_scale" in state for name in stage.layers)
+    assert not config["config_groups"]["group_0"]["input_activations"]["dynamic"]
+
+
+def test_layers_by_name() -> None:
+    stage = quantize(exclude="['*.down_proj']", min_coverage=0.1)
+    stage.prepare(family(), Words(), None)
+    assert stage.layers
+    assert not any(name.endswith("down_proj") for name in stage.layers)
+    _, config = pack(stage.model)
+    assert "model.layers.0.mlp.down_proj" in config["ignore"]
+    with pytest.raises(ValueError, match=r"include: no layer is called 'nothing\*'"):
+        quantize(include="['nothing*']").prepare(family(), Words(), None)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_embeddings_and_their_head_are_packed_once_and_loaded_by_plain_transformers(bits: int, tmp_path: Path) -> None:
+    stage = quantize(bits=bits, embeddings="true", activation_bits="null")
+    stage.prepare(family(), Words(), None)
+    assert stage.finish()["share"] > 0.9
+    artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])
+    stored = load_file(tmp_path / "a" / "model.safetensors")
+    assert not any(name.startswith("lm_head") for name in stored)
+    assert f"model.embed_tokens.weight_{'packed'}" in stored
+    again = LlamaForCausalLM.from_pretrained(tmp_path / "a").eval()
+    shown = {"input_ids": torch.arange(9)[None]}
+    assert torch.allclose(again(**shown).logits, stage.model(**shown).logits, atol=1e-5)
+    assert again.lm_head.weight is again.model.embed_tokens.weight
+    resumed = artifact.load(tmp_path / "a")
+    assert torch.equal(resumed.model(**shown).logits, stage.model(**shown).logits)
+
+
+def test_embeddings_beside_quantized_activations() -> None:
+    with pytest.raises(ValueError, match="loads quantized embeddings only where activations are left in float"):
+        quantize(embeddings="true")
+
+
+def test_what_is_not_finite_names_its_layer_and_batch() -> None:
+    broken = family()
+    broken.model.model.layers[1].mlp.up_proj.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"layer 'model.layers.1.mlp.up_proj': a grid needs finite numbers"):
+        quantize().prepare(broken, Words(), None)
+    broken = family()
+    broken.model.model.embed_tokens.weight.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"layer 'model.layers.0.*': its input holds NaN or infinity in .* batch 0"):
+        with_quantizer("static", "activation_quantizer").prepare(broken, Words(), None)
+
+
+def test_a_quantizer_of_weights_cannot_round_activations() -> None:
+    with pytest.raises(ValueError, match="MinMax rounds weights: for activations choose token"):
+        with_quantizer("minmax", "activation_quantizer")
+
+
 def test_quantizing_twice_is_an_error() -> None:
     stage = quantize()
     stage.prepare(family(), Words(), None)
@@ -138,6 +257,9 @@ def test_quantizing_twice_is_an_error() -> None:
         ({"bits": 9}, "bits must be in 2..8, got 9"),
         ({"group_size": 0}, "group_size must be >= 1"),
         ({"activation_bits": 4}, "activation_bits must be 8, or null"),
+        ({"symmetric": "false", "activation_bits": "null", "bits": 1}, "bits must be in 2..8, got 1"),
+        ({"calibration_rows": 0}, "calibration_rows must be >= 1, got 0"),
+        ({"start": 0.5, "freeze": 0.2}, r"freeze must be in \[start, 1\] = \[0.5, 1\]"),
         ({"start": 1.5}, r"start must be in \[0, 1\], got 1.5"),
     ],
 )
