@@ -146,8 +146,7 @@ def _subject(source: "Pretrained", device: str, corpus: "Corpus") -> "Subject":
     from torch import nn
 
     from slimexp.measure.base import Subject
-    from slimexp.model.serving import served
-    from slimexp.quantizer.unpacking import refusal
+    from slimexp.model.serving import refusal, served
 
     source.validate(corpus.task, corpus.labels)
     if Path(source.folder).is_dir() and refusal(Path(source.folder)) is None:

@@ -1,24 +1,28 @@
 """A compressed model as it is served: its quantized layers on the kernels that are fastest here."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
-from torch import nn
+from safetensors import safe_open
+from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
+from slimexp.kernel.base import ACTIVATION_BITS
 from slimexp.kernel.race import put
 from slimexp.model.base import Family
 from slimexp.model.loading import family_of, from_folder
-from slimexp.quantizer.unpacking import refusal, unpack
+from slimexp.quantizer.unpacking import unpacked
 
 
 def served(folder: str | Path, task: str, max_length: int, *, device: str | torch.device = "cpu") -> Family:
     """A family from a model folder, its integers multiplied as they are.
 
-    Weights that are not quantized, and models that no kernel here can run (``quantizer.unpacking.refusal``, or a
+    Weights that are not quantized, and models that no kernel here can run (``refusal``, or a
     device other than a CPU), are as ``from_folder`` loads them. No quantized layer exists as floats meanwhile.
 
     Args:
@@ -42,11 +46,11 @@ def _integers(folder: Path) -> PreTrainedModel:
     del config.quantization_config
     with _without_weights():
         model: PreTrainedModel = getattr(transformers, config.architectures[0])(config)
-    layers, state = unpack(folder)
-    for name in [name for name in layers if isinstance(model.get_submodule(name), nn.Embedding)]:
-        state[f"{name}.weight"] = layers.pop(name).weight()  # looked up, and multiplied where a head is tied to it
-    put(model, layers)
-    floats = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    layers = unpacked(folder)
+    linear = {name: one for name, one in layers.items() if isinstance(model.get_submodule(name), nn.Linear)}
+    put(model, linear)
+    floats = _floats(folder, layers)
+    floats |= {f"{name}.weight": one.weight() for name, one in layers.items() if name not in linear}  # embeddings
     model.load_state_dict(floats, strict=False, assign=True)  # tied weights are in it once
     model.tie_weights()
     if missing := [name for name, tensor in model.named_parameters() if tensor.is_meta]:
@@ -54,6 +58,43 @@ def _integers(folder: Path) -> PreTrainedModel:
     if model.can_generate():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval()
+
+
+def _floats(folder: Path, layers: Collection[str]) -> dict[str, Tensor]:
+    """Every tensor that belongs to none of ``layers``."""
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        names = [name for name in file.keys() if name.rpartition(".")[0] not in layers]  # noqa: SIM118 (no mapping)
+        state = {name: file.get_tensor(name) for name in names}
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def refusal(folder: Path) -> str | None:
+    """Why the layers in ``folder`` cannot run as integers; ``None`` if they can."""
+    config = json.loads((folder / "config.json").read_text()).get("quantization_config")
+    if config is None:
+        return "its weights are floats"
+    if config.get("quant_method") != "compressed-tensors":
+        return f"its format is {config.get('quant_method')}, not compressed-tensors"
+    if not (folder / "model.safetensors").exists():
+        return "its weights are not in one model.safetensors"
+    return next((why for group in config["config_groups"].values() if (why := _group_refusal(group))), None)
+
+
+def _group_refusal(group: dict[str, Any]) -> str | None:
+    weights, inputs = group["weights"], group.get("input_activations")
+    if weights.get("type", "int") != "int" or weights["strategy"] not in ("channel", "group"):
+        return f"its weights are {weights.get('type')} per {weights['strategy']}, not integers per channel or group"
+    if weights.get("actorder"):
+        return "its weights are reordered"
+    if group.get("output_activations") is not None:
+        return "its outputs are rounded"
+    if inputs is None:
+        return None
+    if inputs["num_bits"] != ACTIVATION_BITS or not inputs.get("symmetric", True):
+        return f"its inputs are rounded to {inputs['num_bits']} bits, symmetric: {inputs.get('symmetric', True)}"
+    if inputs["strategy"] != ("token" if inputs.get("dynamic") else "tensor"):
+        return f"its inputs are rounded per {inputs['strategy']}"
+    return None
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from slimexp.quantizer.packing import decompress, is_scale, kernel, pack, plain_
 from slimexp.quantizer.static import Static
 from slimexp.quantizer.ternary import Ternary
 from slimexp.quantizer.token import Token
-from slimexp.quantizer.unpacking import unpack
+from slimexp.quantizer.unpacking import unpacked
 
 T5, LLAMA, BERT = "t5", "llama", "bert"
 MODELS = [T5, LLAMA, BERT]
@@ -165,7 +165,7 @@ def test_every_format_is_reloaded_with_the_logits_and_the_integers(
     model = quantized(name, **{"activations": False} | settings)
     write(model, tmp_path)
     assert torch.allclose(logits(reload(model, tmp_path)), logits(model), atol=1e-5, rtol=0)
-    stored = unpack(tmp_path).layers
+    stored = unpacked(tmp_path)
     for layer_name, layer in in_blocks(model).items():
         one = stored[layer_name]
         assert torch.equal(one.weight(), layer.weight)
@@ -189,7 +189,7 @@ def test_bits_may_differ_from_layer_to_layer(name: str, tmp_path: Path) -> None:
             attach(layer, INPUT, Token(bits=8, group_size=None))
     write(model, tmp_path)
     assert torch.allclose(logits(reload(model, tmp_path)), logits(model), atol=1e-5, rtol=0)
-    assert {layer_name: layer.bits for layer_name, layer in unpack(tmp_path).layers.items()} == widths
+    assert {layer_name: layer.bits for layer_name, layer in unpacked(tmp_path).items()} == widths
 
 
 def test_an_encoder_decoder_has_one_scheme() -> None:
