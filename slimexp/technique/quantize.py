@@ -12,11 +12,13 @@ from slimexp.data.base import Corpus
 from slimexp.model.base import Batch, Family
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.packing import before, require_loadable
-from slimexp.technique.batches import calibration_batches
+from slimexp.technique.batches import calibration_batches, training_batches
+from slimexp.technique.calibration import undisturbed, visiting
 from slimexp.technique.coverage import coverage, covered_layers, latent
 from slimexp.technique.finetune import Finetune, Training
 from slimexp.technique.gptq import GPTQ
 from slimexp.technique.inputs import input_values
+from slimexp.technique.mixed_precision import MixedPrecision
 from slimexp.technique.post_training import round_weights, smooth
 from slimexp.technique.smoothing import Smoothing
 
@@ -30,12 +32,13 @@ class Quantize(Finetune):
         quantizer: Partial of a quantizer for weights, awaiting ``bits``, ``group_size`` and ``symmetric``.
         activation_quantizer: Partial of a quantizer for the layers' inputs; one that is not dynamic is calibrated on
             training text before anything is rounded.
-        bits: Width of the weights, 2 to 8.
+        bits: Width of the weights, 2 to 8; with ``allocation`` what they take together, in bits per weight.
         group_size: Neighbours in a row of a weight that share a scale; ``None`` for one scale per
             output channel.
         symmetric: Whether the integer 0 stands for zero in weights; else every scale has a zero point.
         activation_bits: 8, or ``None`` to leave activations in float.
         calibration_rows: Training rows that the activations' ranges are taken from, >= 1.
+        allocation: Gives each layer a width of its own, by a scan before anything is rounded; ``None``: all alike.
         smoothing: Scales channels before anything is rounded; ``None``: not.
         rounding: Rounds the weights by what training text shows of their inputs, before any training, and freezes
             their grids; ``None``: to nearest.
@@ -59,6 +62,7 @@ class Quantize(Finetune):
         symmetric: bool,
         activation_bits: int | None,
         calibration_rows: int,
+        allocation: MixedPrecision | None,
         smoothing: Smoothing | None,
         rounding: GPTQ | None,
         start: float,
@@ -88,6 +92,11 @@ class Quantize(Finetune):
         self.activation_bits = activation_bits
         self.calibration_rows = calibration_rows
         _check_calibrated(smoothing, rounding, activation_bits=activation_bits)
+        if allocation is not None and bits < allocation.widths[0]:
+            raise ValueError(
+                f"bits={bits} is less than the first of allocation.widths, {allocation.widths[0]}: add a smaller one"
+            )
+        self.allocation = allocation
         self.smoothing = smoothing
         self.rounding = rounding
         self.start = start
@@ -97,7 +106,8 @@ class Quantize(Finetune):
         self.min_coverage = min_coverage
 
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
-        require_loadable(config, bits=self.bits, activation_bits=self.activation_bits)
+        least = self.bits if self.allocation is None else self.allocation.widths[0]
+        require_loadable(config, bits=least, activation_bits=self.activation_bits)
         if any(isinstance(stage, Quantize) for stage in before):
             raise ValueError("a pipeline quantizes once: remove one of its quantize stages")
 
@@ -106,6 +116,7 @@ class Quantize(Finetune):
         if taken := [place.module for place, a in attached(family.model) if isinstance(a, Quantizer)]:
             raise ValueError(f"the model is quantized already (e.g. '{taken[0]}'): quantize once per pipeline")
         self.layers = covered_layers(family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude)
+        self.widths = self._widths()
         self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
         self.smoothed = self._smooth()
         if self.rounding is None:  # else grids are fitted while it goes along
@@ -131,10 +142,30 @@ class Quantize(Finetune):
 
     def finish(self) -> dict[str, float]:
         self.on_step(1.0)
-        return {"share": coverage(self.family, self.layers), "bits": float(self.bits), **self.smoothed}
+        sizes = {name: latent(layer).numel() for name, layer in self.layers.items()}
+        bits = sum(sizes[name] * width for name, width in self.widths.items()) / sum(sizes.values())
+        own = {} if self.allocation is None else {f"bits/{name}": float(width) for name, width in self.widths.items()}
+        return {"share": coverage(self.family, self.layers), "bits": bits, **self.smoothed, **own}
+
+    def _widths(self) -> dict[str, int]:
+        """Bits of each layer's weights."""
+        if self.allocation is None:
+            return dict.fromkeys(self.layers, self.bits)
+        (rows,) = training_batches(
+            self.corpus, self.family, batch_size=self.allocation.rows, seed=self.seed, start=0, stop=1, workers=0
+        )
+        weights = {name: latent(layer) for name, layer in self.layers.items()}
+        with undisturbed(self.family), visiting(self.family.model, self._where()):
+            batch = {name: tensor.to(self.family.device) for name, tensor in rows.items()}
+            growth = self.allocation.scan(
+                weights,
+                quantizer=lambda bits: self.quantizer(bits=bits, group_size=self.group_size, symmetric=self.symmetric),
+                loss=lambda: self.total(self.terms(batch)).item(),
+            )
+        return self.allocation.choose(growth, {name: weight.numel() for name, weight in weights.items()}, self.bits)
 
     def _on_weight(self, name: str, layer: torch.nn.Module) -> Quantizer:
-        quantizer = self.quantizer(bits=self.bits, group_size=self.group_size, symmetric=self.symmetric)
+        quantizer = self.quantizer(bits=self.widths[name], group_size=self.group_size, symmetric=self.symmetric)
         weight: Tensor = layer.weight.detach()  # type: ignore[operator]
         try:
             quantizer.granularity.split(weight)
