@@ -47,7 +47,11 @@ def pack(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state = plain_state(model)
     for name, quantizers in layers.items():
         module = model.get_submodule(name)
-        del state[f"{name}.{WEIGHT}"]
+        weight = state.pop(f"{name}.{WEIGHT}")
+        if (first := _first_of_tied(name, model, layers)) != name:
+            if not torch.equal(weight, model.get_submodule(first).weight):  # type: ignore[arg-type]
+                raise ValueError(f"'{name}' and '{first}' share a weight, so they need the same grid")
+            continue
         packed = _pack_layer(name, module, quantizers, schemes[name])
         state |= {f"{name}.{key}": value for key, value in packed.items()}
     return state, _config(model, schemes)
@@ -169,6 +173,16 @@ def _quantized(model: nn.Module) -> dict[str, dict[str, Quantizer]]:
         if isinstance(attachment, Quantizer):
             layers.setdefault(place.module, {})[place.tensor] = attachment
     return {name: quantizers for name, quantizers in layers.items() if WEIGHT in quantizers}
+
+
+def _first_of_tied(name: str, model: nn.Module, layers: Mapping[str, Any]) -> str:
+    """The first of the quantized layers that share the weight of layer ``name``."""
+    weight = _latent(model.get_submodule(name))
+    return next(other for other in layers if _latent(model.get_submodule(other)) is weight)
+
+
+def _latent(module: nn.Module) -> Tensor:
+    return module.get_parameter(f"parametrizations.{WEIGHT}.original")
 
 
 def _is_encoder_decoder(model: nn.Module) -> bool:

@@ -104,8 +104,8 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def coverage(family: Family, layers: Mapping[str, Layer]) -> float:
-    """Share of the model's parameters that are weights of ``layers``."""
-    return share_of(family, [latent(layer) for layer in layers.values()])
+    """Share of the model's parameters that are weights of ``layers``, tied ones once."""
+    return share_of(family, list({id(weight): weight for weight in map(latent, layers.values())}.values()))
 
 
 def latent(layer: Layer) -> Tensor:

@@ -1,6 +1,6 @@
 """Integer weights and activations: quantization-aware training, or one-shot after training."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Unpack
 
 import torch
@@ -44,6 +44,7 @@ class Quantize(Finetune):
             their grids; ``None``: to nearest.
         start: Share of the steps after which rounding is on, in [0, 1].
         freeze: Share of the steps after which the weights' grids stay as they are, in [start, 1]; ``None`` for never.
+        embeddings: Whether the input embeddings, and a head tied to them, are quantized like the layers.
         include: Patterns of layers' names (``*`` for anything); a layer must match one.
         exclude: Patterns of names to leave out of those.
         min_coverage: Least share of the model's parameters that the layers must hold.
@@ -67,6 +68,7 @@ class Quantize(Finetune):
         rounding: GPTQ | None,
         start: float,
         freeze: float | None,
+        embeddings: bool,
         include: Sequence[str],
         exclude: Sequence[str],
         min_coverage: float,
@@ -82,6 +84,11 @@ class Quantize(Finetune):
             raise ValueError(f"start must be in [0, 1], got {start}")
         if freeze is not None and not start <= freeze <= 1:
             raise ValueError(f"freeze must be in [start, 1] = [{start}, 1], or null for never, got {freeze}")
+        if embeddings and activation_bits is not None:
+            raise ValueError(
+                "transformers loads quantized embeddings only where activations are left in float: "
+                "set activation_bits=null, or embeddings=false"
+            )
         if calibration_rows < 1:
             raise ValueError(f"calibration_rows must be >= 1, got {calibration_rows}")
         self.quantizer = quantizer
@@ -101,6 +108,7 @@ class Quantize(Finetune):
         self.rounding = rounding
         self.start = start
         self.frozen_from = freeze  # Lightning has a method freeze
+        self.embeddings = embeddings
         self.include = include
         self.exclude = exclude
         self.min_coverage = min_coverage
@@ -119,17 +127,24 @@ class Quantize(Finetune):
         self.widths = self._widths()
         self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
         self.smoothed = self._smooth()
-        if self.rounding is None:  # else grids are fitted while it goes along
-            self._start()
+        blocks = dict(self.layers)
+        if self.embeddings:
+            tied = _embeddings(family)
+            name, module = next(iter(tied.items()))
+            self.widths |= dict.fromkeys(tied, self.bits)
+            self.on_weights |= dict.fromkeys(tied, self._on_weight(name, module))
+            self.layers |= tied
+        self._start([name for name in self.layers if self.rounding is None or name not in blocks])
         self.on_inputs = self._on_inputs()
         for name, layer in self.layers.items():
-            self.on_weights[name].active = self.rounding is None
             attach(layer, "weight", self.on_weights[name])
             if name in self.on_inputs:
                 attach(layer, INPUT, self.on_inputs[name])
         if self.rounding is not None:
+            for name in blocks:
+                self.on_weights[name].active = False  # until its turn has come
             batches, device = self._calibration_batches(self.rounding.rows), self._where()
-            round_weights(self.rounding, self.family, self.layers, self.on_weights, batches, device=device)
+            round_weights(self.rounding, family, blocks, self.on_weights, batches, device=device)
 
     def on_step(self, progress: float) -> None:
         for quantizer in (*self.on_weights.values(), *self.on_inputs.values()):
@@ -142,8 +157,8 @@ class Quantize(Finetune):
 
     def finish(self) -> dict[str, float]:
         self.on_step(1.0)
-        sizes = {name: latent(layer).numel() for name, layer in self.layers.items()}
-        bits = sum(sizes[name] * width for name, width in self.widths.items()) / sum(sizes.values())
+        held = {latent(layer): self.widths[name] for name, layer in self.layers.items()}  # tied weights once
+        bits = sum(weight.numel() * width for weight, width in held.items()) / sum(weight.numel() for weight in held)
         own = {} if self.allocation is None else {f"bits/{name}": float(width) for name, width in self.widths.items()}
         return {"share": coverage(self.family, self.layers), "bits": bits, **self.smoothed, **own}
 
@@ -179,8 +194,10 @@ class Quantize(Finetune):
         batches, device = self._calibration_batches(self.smoothing.rows), self._where()
         return {"smoothed": smooth(self.smoothing, self.family, self.layers, self.on_weights, batches, device=device)}
 
-    def _start(self) -> None:
-        for name, quantizer in self.on_weights.items():
+    def _start(self, names: Iterable[str]) -> None:
+        """Let what is learned start from the weights; elsewhere a grid is fitted as rounding goes along."""
+        for name in names:
+            quantizer = self.on_weights[name]
             if quantizer.frozen:
                 continue
             try:
@@ -207,6 +224,15 @@ class Quantize(Finetune):
             for name, values in input_values(self.family, self.layers, batches).items():
                 quantizers[name].start(values)
         return quantizers
+
+
+def _embeddings(family: Family) -> dict[str, torch.nn.Module]:
+    """Name -> module of the input embeddings and of all that share their weight."""
+    weight = latent(family.model.get_input_embeddings())
+    candidates = (
+        (n, m) for n, m in family.model.named_modules() if isinstance(m, torch.nn.Embedding | torch.nn.Linear)
+    )
+    return {name: module for name, module in candidates if latent(module) is weight}
 
 
 def _check_rounds_activations(quantizer: Quantizer) -> None:
