@@ -1,6 +1,6 @@
 """Integer weights and activations: quantization-aware training, or one-shot after training."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Unpack
 
 import torch
@@ -12,11 +12,13 @@ from slimexp.data.base import Corpus
 from slimexp.model.base import Batch, Family
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.packing import before, require_loadable
-from slimexp.technique.batches import calibration_batches
-from slimexp.technique.coverage import Layer, coverage, covered_layers, latent
+from slimexp.technique.batches import calibration_batches, training_batches
+from slimexp.technique.calibration import undisturbed, visiting
+from slimexp.technique.coverage import coverage, covered_layers, latent
 from slimexp.technique.finetune import Finetune, Training
 from slimexp.technique.gptq import GPTQ
 from slimexp.technique.inputs import input_values
+from slimexp.technique.mixed_precision import MixedPrecision
 from slimexp.technique.post_training import round_weights, smooth
 from slimexp.technique.smoothing import Smoothing
 
@@ -30,12 +32,13 @@ class Quantize(Finetune):
         quantizer: Partial of a quantizer for weights, awaiting ``bits``, ``group_size`` and ``symmetric``.
         activation_quantizer: Partial of a quantizer for the layers' inputs; one that is not dynamic is calibrated on
             training text before anything is rounded.
-        bits: Width of the weights, 2 to 8.
+        bits: Width of the weights, 2 to 8; with ``allocation`` what they take together, in bits per weight.
         group_size: Neighbours in a row of a weight that share a scale; ``None`` for one scale per
             output channel.
         symmetric: Whether the integer 0 stands for zero in weights; else every scale has a zero point.
         activation_bits: 8, or ``None`` to leave activations in float.
         calibration_rows: Training rows that the activations' ranges are taken from, >= 1.
+        allocation: Gives each layer a width of its own, by a scan before anything is rounded; ``None``: all alike.
         smoothing: Scales channels before anything is rounded; ``None``: not.
         rounding: Rounds the weights by what training text shows of their inputs, before any training, and freezes
             their grids; ``None``: to nearest.
@@ -60,6 +63,7 @@ class Quantize(Finetune):
         symmetric: bool,
         activation_bits: int | None,
         calibration_rows: int,
+        allocation: MixedPrecision | None,
         smoothing: Smoothing | None,
         rounding: GPTQ | None,
         start: float,
@@ -95,6 +99,11 @@ class Quantize(Finetune):
         self.activation_bits = activation_bits
         self.calibration_rows = calibration_rows
         _check_calibrated(smoothing, rounding, activation_bits=activation_bits)
+        if allocation is not None and bits < allocation.widths[0]:
+            raise ValueError(
+                f"bits={bits} is less than the first of allocation.widths, {allocation.widths[0]}: add a smaller one"
+            )
+        self.allocation = allocation
         self.smoothing = smoothing
         self.rounding = rounding
         self.start = start
@@ -105,7 +114,8 @@ class Quantize(Finetune):
         self.min_coverage = min_coverage
 
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
-        require_loadable(config, bits=self.bits, activation_bits=self.activation_bits)
+        least = self.bits if self.allocation is None else self.allocation.widths[0]
+        require_loadable(config, bits=least, activation_bits=self.activation_bits)
         if any(isinstance(stage, Quantize) for stage in before):
             raise ValueError("a pipeline quantizes once: remove one of its quantize stages")
 
@@ -113,23 +123,28 @@ class Quantize(Finetune):
         super().prepare(family, corpus, teacher)
         if taken := [place.module for place, a in attached(family.model) if isinstance(a, Quantizer)]:
             raise ValueError(f"the model is quantized already (e.g. '{taken[0]}'): quantize once per pipeline")
-        blocks = covered_layers(family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude)
-        self.on_weights = {name: self._on_weight(name, layer) for name, layer in blocks.items()}
-        self.smoothed = self._smooth(blocks)
-        tied = _embeddings(family) if self.embeddings else {}
-        if tied:
-            self.on_weights |= dict.fromkeys(tied, self._on_weight(*next(iter(tied.items()))))
-        self.layers = blocks | tied
-        self._start(self.layers if self.rounding is None else tied)  # the rounding fits grids while it goes along
+        self.layers = covered_layers(family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude)
+        self.widths = self._widths()
+        self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
+        self.smoothed = self._smooth()
+        blocks = dict(self.layers)
+        if self.embeddings:
+            tied = _embeddings(family)
+            name, module = next(iter(tied.items()))
+            self.widths |= dict.fromkeys(tied, self.bits)
+            self.on_weights |= dict.fromkeys(tied, self._on_weight(name, module))
+            self.layers |= tied
+        self._start([name for name in self.layers if self.rounding is None or name not in blocks])
         self.on_inputs = self._on_inputs()
         for name, layer in self.layers.items():
-            self.on_weights[name].active = self.rounding is None or name in tied
             attach(layer, "weight", self.on_weights[name])
             if name in self.on_inputs:
                 attach(layer, INPUT, self.on_inputs[name])
         if self.rounding is not None:
+            for name in blocks:
+                self.on_weights[name].active = False  # until its turn has come
             batches, device = self._calibration_batches(self.rounding.rows), self._where()
-            round_weights(self.rounding, self.family, blocks, self.on_weights, batches, device=device)
+            round_weights(self.rounding, family, blocks, self.on_weights, batches, device=device)
 
     def on_step(self, progress: float) -> None:
         for quantizer in (*self.on_weights.values(), *self.on_inputs.values()):
@@ -142,10 +157,30 @@ class Quantize(Finetune):
 
     def finish(self) -> dict[str, float]:
         self.on_step(1.0)
-        return {"share": coverage(self.family, self.layers), "bits": float(self.bits), **self.smoothed}
+        held = {latent(layer): self.widths[name] for name, layer in self.layers.items()}  # tied weights once
+        bits = sum(weight.numel() * width for weight, width in held.items()) / sum(weight.numel() for weight in held)
+        own = {} if self.allocation is None else {f"bits/{name}": float(width) for name, width in self.widths.items()}
+        return {"share": coverage(self.family, self.layers), "bits": bits, **self.smoothed, **own}
+
+    def _widths(self) -> dict[str, int]:
+        """Bits of each layer's weights."""
+        if self.allocation is None:
+            return dict.fromkeys(self.layers, self.bits)
+        (rows,) = training_batches(
+            self.corpus, self.family, batch_size=self.allocation.rows, seed=self.seed, start=0, stop=1, workers=0
+        )
+        weights = {name: latent(layer) for name, layer in self.layers.items()}
+        with undisturbed(self.family), visiting(self.family.model, self._where()):
+            batch = {name: tensor.to(self.family.device) for name, tensor in rows.items()}
+            growth = self.allocation.scan(
+                weights,
+                quantizer=lambda bits: self.quantizer(bits=bits, group_size=self.group_size, symmetric=self.symmetric),
+                loss=lambda: self.total(self.terms(batch)).item(),
+            )
+        return self.allocation.choose(growth, {name: weight.numel() for name, weight in weights.items()}, self.bits)
 
     def _on_weight(self, name: str, layer: torch.nn.Module) -> Quantizer:
-        quantizer = self.quantizer(bits=self.bits, group_size=self.group_size, symmetric=self.symmetric)
+        quantizer = self.quantizer(bits=self.widths[name], group_size=self.group_size, symmetric=self.symmetric)
         weight: Tensor = layer.weight.detach()  # type: ignore[operator]
         try:
             quantizer.granularity.split(weight)
@@ -153,19 +188,20 @@ class Quantize(Finetune):
             raise ValueError(f"layer '{name}': {error}") from error
         return quantizer.to(weight.device)
 
-    def _smooth(self, layers: Mapping[str, Layer]) -> dict[str, float]:
+    def _smooth(self) -> dict[str, float]:
         if self.smoothing is None:
             return {}
         batches, device = self._calibration_batches(self.smoothing.rows), self._where()
-        return {"smoothed": smooth(self.smoothing, self.family, layers, self.on_weights, batches, device=device)}
+        return {"smoothed": smooth(self.smoothing, self.family, self.layers, self.on_weights, batches, device=device)}
 
-    def _start(self, layers: Mapping[str, Layer]) -> None:
-        for name, layer in layers.items():
+    def _start(self, names: Iterable[str]) -> None:
+        """Let what is learned start from the weights; elsewhere a grid is fitted as rounding goes along."""
+        for name in names:
             quantizer = self.on_weights[name]
             if quantizer.frozen:
                 continue
             try:
-                quantizer.start(layer.weight.detach())  # type: ignore[operator,union-attr]
+                quantizer.start(self.layers[name].weight.detach())  # type: ignore[operator]
             except ValueError as error:
                 raise ValueError(f"layer '{name}': {error}") from error
 
