@@ -46,7 +46,6 @@ struct Layer {
   const int32_t* zero;   // [panels, groups, 16]
   const float* bias;     // [panels, 16]
   int64_t out, groups, padded;
-  int64_t stride;        // bytes from panel to panel
 };
 
 // Largest magnitude of x[0..n); NaN if any entry is not finite.
@@ -176,7 +175,7 @@ void tile(const Layer& layer, const Rows& in, int64_t row, int64_t panel, float*
   for (int64_t g = 0; g < groups; ++g) {
     const uint8_t* w[P];
     const int8_t* x[M];
-    for (int p = 0; p < P; ++p) w[p] = layer.weight + (panel + p) * layer.stride + g * bytes;
+    for (int p = 0; p < P; ++p) w[p] = layer.weight + ((panel + p) * groups + g) * bytes;
     for (int m = 0; m < M; ++m) x[m] = in.x.data() + ((row + m) * groups + g) * padded;
     __m512i sum[M][P];
     multiply<M, P, BITS>(w, x, padded, sum);
@@ -212,7 +211,7 @@ void tile(const Layer& layer, const Rows& in, int64_t row, int64_t panel, float*
       for (int64_t g = 0; g < groups; ++g) {
         const int64_t of = (row + m) * groups + g, at = ((panel + p) * groups + g) * kLanes;
         const int8_t* x = in.x.data() + of * padded;
-        const uint8_t* w = layer.weight + (panel + p) * layer.stride + g * bytes;
+        const uint8_t* w = layer.weight + ((panel + p) * groups + g) * bytes;
         int32_t sum[kLanes] = {};
         for (int64_t k = 0; k < padded; k += kQuad) {
           const int64_t pair = BITS == 8 ? k : k / (2 * kQuad) * kQuad;
@@ -279,7 +278,7 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   if (rows == 0) return y;
   const Layer layer{weight.data_ptr<uint8_t>(), scale.data_ptr<float>(), zero.data_ptr<int32_t>(),
                     bias.data_ptr<float>(), out, scale.size(1),
-                    weight.size(2) * kQuad * (bits == 4 ? 2 : 1), weight.stride(0)};
+                    weight.size(2) * kQuad * (bits == 4 ? 2 : 1)};
   thread_local Rows rounded;  // kept between calls: decoding allocates nothing
   Rows& in_rows = rounded;
   in_rows.x.resize(rows * layer.groups * layer.padded);

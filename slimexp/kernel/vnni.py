@@ -8,7 +8,6 @@ from slimexp.kernel import build
 from slimexp.kernel.base import Kernel, Packed
 
 _LANES, _QUAD = 16, 4  # as in vnni.cpp
-_APART = 64  # bytes between panels: a power of two apart, panels read together would evict each other from the cache
 _LONGEST = 2**31 // (255 * 128)  # products that an int32 can add up
 _TOKEN, _GROUP, _STATIC = 0, 1, 2
 
@@ -60,15 +59,12 @@ class Vnni(Kernel):
 def _in_panels(x: Tensor, bits: int) -> Tensor:
     """[out, groups, in / groups] -> [panels, groups, quads, 64] (two quads of 4 bits share a byte)."""
     step = _QUAD if bits == 8 else 2 * _QUAD
-    out, groups, size = x.shape
+    out, _, size = x.shape
     x = pad(x, (0, -size % step, 0, 0, 0, -out % _LANES))
     x = x.unflatten(0, (-1, _LANES)).unflatten(-1, (-1, _QUAD)).permute(0, 2, 3, 1, 4)
     if bits == 4:
         x = x[:, :, 0::2] | (x[:, :, 1::2] << 4)
-    panels = x.flatten(1)
-    apart = torch.zeros(len(panels), panels.shape[1] + _APART, dtype=torch.uint8)
-    apart[:, : panels.shape[1]] = panels
-    return apart[:, : panels.shape[1]].unflatten(1, (groups, -1, _LANES * _QUAD))
+    return x.flatten(-2).contiguous()
 
 
 def _lanes(x: Tensor) -> Tensor:
