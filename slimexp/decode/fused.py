@@ -135,7 +135,9 @@ _DENSE = {
 
 
 def tile(matrix: Matrix, end: str) -> Tile:
-    """What ``benchmarks.decode_large --tune`` found quick on Hopper GPUs."""
+    """Of 16 bits what ``benchmarks.decode_large --tune`` found quick on an H100; of fewer what compiles to few
+    instructions without spilled registers, not yet timed.
+    """
     if matrix.bits == 16:
         return Tile(4, 1024, 4) if end == "residual" and matrix.columns < 4096 else _DENSE[end]
     rows = 4 if end == "gated" else 8
