@@ -195,16 +195,23 @@ def _replayed(run: Callable[[], None]) -> Callable[[], None]:
 
 
 def candidates(bits: int) -> Iterator[Tile]:
-    wide = ((512, 4), (1024, 4), (512, 2), (1024, 8)) if bits == 16 else ((4096, 4), (1024, 4), (2048, 2), (1024, 2))
-    for columns, warps in wide:
-        for rows in (2, 4, 8) if bits == 16 else (2, 4, 8, 16):
-            yield Tile(rows, columns, warps)
+    if bits == 16:
+        for columns, warps in ((512, 4), (1024, 4), (512, 2), (1024, 8)):
+            for rows in (2, 4, 8):
+                yield Tile(rows, columns, warps)
+        return
+    once = 32 * 4 * 32 // bits  # columns that a warp reads with 16 bytes per thread
+    for rows, warps, fold, ahead in (
+        (4, 1, 2, 2), (8, 1, 2, 2), (4, 1, 1, 2), (8, 2, 4, 2), (4, 1, 2, 5), (4, 1, 1, 1), (2, 1, 1, 3), (4, 2, 2, 2),
+        (8, 1, 2, 1),
+    ):  # fmt: skip
+        yield Tile(rows, once * warps // fold, warps, fold, ahead)
 
 
 @torch.inference_mode()
 def tune(sizes: Mapping[str, Any], deadline: float) -> None:
     """Print microseconds and bandwidth of every way to cut every product, over the weights of all blocks in turn."""
-    for bits, group in ((16, None), (8, None), (4, 128)):
+    for bits, group in ((4, 128), (8, None), (16, None)):
         model = random_model(sizes, Arm(bits, group))
         fused = Fused(model, LENGTH, overlap=True)
         ends = {"plain": "qkv", "gated": "gated", "residual o": "o", "residual down": "down", "head": "head"}
@@ -215,12 +222,13 @@ def tune(sizes: Mapping[str, Any], deadline: float) -> None:
                 return
             ranked = sorted(taken.items(), key=lambda one: one[1])
             told = [
-                f"{cut.rows}x{cut.columns}/{cut.warps}: {1e6 * seconds:.2f}"
+                f"{cut.rows}x{cut.columns}/{cut.warps} {cut.fold} {cut.ahead}: {1e6 * seconds:.2f}"
                 for cut, seconds in ranked[:6] + ranked[-1:]
             ]
             rate = matrices[0].bytes / ranked[0][1] / 1e12
             print(
-                f"{bits} bits {what}: best {rate:.2f} TB/s; µs by rows x columns / warps: {', '.join(told)}", flush=True
+                f"{bits} bits {what}: best {rate:.2f} TB/s; µs, rows x columns / warps fold ahead: {', '.join(told)}",
+                flush=True,
             )
         if bits == 16:
             tune_rest(fused)

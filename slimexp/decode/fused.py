@@ -56,11 +56,16 @@ class Tile:
         rows: Of a program.
         columns: Read at once, a power of two.
         warps: Of a program.
+        fold: Of packed rows, how many are read beside each other: for rows shorter than what a warp reads at once,
+            or no multiple of it. ``columns`` of each are read.
+        ahead: How many times that is on its way at once.
     """
 
     rows: int
     columns: int
     warps: int
+    fold: int = 1
+    ahead: int = 1
 
 
 @dataclass
@@ -124,11 +129,21 @@ def _joined(layers: Sequence[nn.Module], name: str) -> Tensor:
     return joined
 
 
+_DENSE = {
+    "plain": Tile(4, 512, 2), "gated": Tile(2, 1024, 8), "residual": Tile(8, 512, 4), "head": Tile(2, 1024, 4),
+}  # fmt: skip
+
+
 def tile(matrix: Matrix, end: str) -> Tile:
-    """What ``benchmarks.decode_large --tune`` found quick on Hopper GPUs."""
+    """Of 16 bits what ``benchmarks.decode_large --tune`` found quick on an H100; of fewer what compiles to few
+    instructions without spilled registers, not yet timed.
+    """
     if matrix.bits == 16:
-        return Tile(2 if end == "gated" else 4, 512, 4)
-    return Tile(4 if end == "gated" else 8, 1024, 4)
+        return Tile(4, 1024, 4) if end == "residual" and matrix.columns < 4096 else _DENSE[end]
+    rows = 4 if end == "gated" else 8
+    if matrix.bits == 8:
+        return Tile(rows, 256, 1, 2, 2) if matrix.columns > 4096 else Tile(rows // 2, 512, 1, 1, 2)
+    return Tile(rows, 512, 2, 4, 2) if matrix.columns > 4096 else Tile(rows, 512, 1, 2, 2)
 
 
 def launch(
@@ -149,23 +164,25 @@ def launch(
     seed: int = 0,
     overlap: bool = False,
 ) -> None:
-    """One ``kernels.product``."""
+    """One ``products.product``."""
     import triton
 
-    from slimexp.decode import kernels
+    from slimexp.decode import products
 
     rows = matrix.rows // 2 if end == "gated" else matrix.rows
     width = matrix.weight.shape[-1] if matrix.bits < 16 else 0
-    block = min(tile.columns, triton.next_power_of_2(matrix.columns))
+    pack = 32 // matrix.bits if matrix.bits < 16 else 1
+    block = min(tile.columns // pack, triton.next_power_of_2(matrix.columns // pack))
+    steps = triton.cdiv(matrix.columns // pack, block)
     parts = 0 if squares is None else len(squares)
-    kernels.product[(triton.cdiv(rows, tile.rows),)](
+    products.product[(triton.cdiv(rows, tile.rows),)](
         x, squares, matrix.weight, matrix.scale, matrix.zero, matrix.bias, hidden, gain, out, out_squares, best,
         position, temperature, seed,
         ROWS=rows, COLS=matrix.columns, WIDTH=width, BITS=matrix.bits,
         PER_ROW=matrix.scale is not None and matrix.scale.shape[1] == 1,
         PARTS=parts, PARTS_UP=triton.next_power_of_2(max(parts, 1)), EPSILON=epsilon,
         END=end, SAMPLED=temperature > 0, BLOCK_ROWS=tile.rows,
-        BLOCK=block if matrix.bits == 16 else max(1, block * matrix.bits // 32 // width),
+        BLOCK=block * tile.fold, FOLD=tile.fold, AHEAD=min(tile.ahead, steps),
         PDL=overlap, num_warps=tile.warps, **({"launch_pdl": True} if overlap else {}),
     )  # fmt: skip
 
@@ -204,8 +221,8 @@ class Fused:
 
     label = "fused kernels"
     SPLITS = 16
-    KEYS = 64  # positions that a program attends to at once
-    WARPS = 4
+    KEYS = 32  # positions that a program attends to at once
+    WARPS = 2
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Triton kernels of one decode step at batch 1: a matrix times a vector, attention over the cache, the next token.
+"""Triton kernels of one decode step at batch 1: attention over the cache and the next token; ``products`` has the rest.
 
 A step moves every weight once and little else, so the kernels are about reading: 16 bytes per thread and load, the
 first tile of a weight on its way before the kernel before has ended (programmatic dependent launch, ``PDL``).
@@ -7,9 +7,10 @@ Activations are float32 throughout; they are a few kilobytes.
 RMSNorm needs no pass of its own: who writes the residual stream h also writes h * gain and, per program, the sum of
 h^2; who reads multiplies its sums by 1 / rms at the end.
 
-Packed weights are never turned into numbers one by one. An unsigned u of s bits is put into the upper bits of a
-float32's mantissa, under the exponent of 1: that number is 1 + u / 2^s. So ``sum x * (1 + u / 2^s)`` needs a shift
-(one for two of 4 bits), a mask and a multiply-add per weight, and what the offsets contribute is subtracted per group.
+Packed weights are never turned into numbers one by one. An unsigned u of s bits is put into the mantissa of a float32,
+under the exponent of 1: at the top of it, that number is 1 + u / 2^s. So ``sum x * (1 + u / 2^s)`` needs a masking and
+a multiply-add per weight and a shift for one or two, and what the offsets contribute is subtracted once per group. An
+H100 that reads 3 TB/s has time for ten instructions per byte.
 
 Shapes: x [COLS], weight [ROWS, COLS]; words [ROWS, CHUNKS, WIDTH] int32 (see ``words``).
 """
@@ -17,198 +18,6 @@ Shapes: x [COLS], weight [ROWS, COLS]; words [ROWS, CHUNKS, WIDTH] int32 (see ``
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
-
-ONE = tl.constexpr(0x3F800000)  # 1.0 in float32
-BYTE = tl.constexpr(0x007F8000)  # upper 8 bits of its mantissa
-HIGH = tl.constexpr(0x00780000)
-LOW = tl.constexpr(0x00078000)
-
-
-@triton.jit
-def _aligned(words, PAIR: tl.constexpr):
-    """Byte ``PAIR`` of every word, moved to bits 15 to 22."""
-    if PAIR == 0:
-        return words << 15
-    elif PAIR == 1:
-        return words << 7
-    elif PAIR == 2:
-        return words >> 1
-    else:
-        return words >> 9
-
-
-@triton.jit
-def _number(words, MASK: tl.constexpr):
-    return ((words & MASK) | ONE).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _dense(x, weight, rows, COLS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
-    """weight[rows] @ x, [rows]."""
-    here = tl.arange(0, BLOCK)
-    source = weight + rows[:, None].to(tl.int64) * COLS + here[None, :]
-    tile = tl.load(source, mask=here[None, :] < COLS, other=0.0, eviction_policy="evict_first")
-    if PDL:
-        gdc_wait()
-    total = tl.zeros([rows.shape[0], BLOCK], tl.float32)
-    for start in tl.static_range(0, COLS, BLOCK):
-        values = tl.load(x + start + here, mask=start + here < COLS, other=0.0)
-        now = tile
-        if start + BLOCK < COLS:
-            ahead = start + BLOCK
-            tile = tl.load(source + ahead, mask=ahead + here[None, :] < COLS, other=0.0, eviction_policy="evict_first")
-        total += now.to(tl.float32) * values[None, :]
-    return tl.sum(total, 1)
-
-
-@triton.jit
-def _packed(
-    x,
-    words,
-    scale,
-    zero,
-    rows,
-    CHUNKS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BITS: tl.constexpr,
-    PER_ROW: tl.constexpr,
-    BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """As ``_dense`` of packed rows; ``BLOCK`` chunks at a time."""
-    chunk = tl.arange(0, BLOCK)
-    lane = tl.arange(0, WIDTH)
-    inside = chunk[None, :, None] < CHUNKS
-    within = chunk[:, None] * (WIDTH * 32 // BITS) + lane[None, :]
-    row = rows[:, None, None].to(tl.int64) * (CHUNKS * WIDTH)
-    source = words + row + (chunk[:, None] * WIDTH + lane[None, :])[None, :, :]
-    tile = tl.load(source, mask=inside, other=0, eviction_policy="evict_first")
-    if PDL:
-        gdc_wait()
-    total = tl.zeros([rows.shape[0], BLOCK, WIDTH], tl.float32)
-    for start in tl.static_range(0, CHUNKS, BLOCK):
-        now = tile
-        if start + BLOCK < CHUNKS:
-            ahead = start + BLOCK
-            tile = tl.load(
-                source + ahead * WIDTH,
-                mask=ahead + chunk[None, :, None] < CHUNKS,
-                other=0,
-                eviction_policy="evict_first",
-            )
-        real = start + chunk[:, None] < CHUNKS
-        first = x + start * (WIDTH * 32 // BITS) + within
-        sums = tl.zeros([BLOCK, WIDTH], tl.float32)
-        offsets = tl.zeros([BLOCK, WIDTH], tl.float32)
-        part = tl.zeros([rows.shape[0], BLOCK, WIDTH], tl.float32)
-        for pair in tl.static_range(4):
-            both = _aligned(now, pair)
-            if BITS == 8:
-                value = tl.load(first + pair * WIDTH, mask=real, other=0.0)
-                part += _number(both, BYTE) * value[None, :, :]
-                offsets += 1.5 * value
-                sums += value
-            else:
-                low = tl.load(first + 2 * pair * WIDTH, mask=real, other=0.0)
-                high = tl.load(first + (2 * pair + 1) * WIDTH, mask=real, other=0.0)
-                part += _number(both, LOW) * (16 * low)[None, :, :]
-                part += _number(both, HIGH) * high[None, :, :]
-                offsets += 16.5 * low + 1.5 * high
-                sums += low + high
-        part -= offsets[None, :, :]
-        if PER_ROW:
-            if zero is not None:
-                part -= tl.load(zero + rows).to(tl.float32)[:, None, None] * sums[None, :, :] / 2**BITS
-            total += part
-        else:
-            group = rows[:, None] * CHUNKS + start + chunk[None, :]
-            known = start + chunk[None, :] < CHUNKS
-            if zero is not None:
-                zeros = tl.load(zero + group, mask=known, other=0).to(tl.float32)
-                part -= zeros[:, :, None] * sums[None, :, :] / 2**BITS
-            total += part * tl.load(scale + group, mask=known, other=0.0).to(tl.float32)[:, :, None]
-    result = tl.sum(tl.sum(total, 2), 1) * 2**BITS
-    if PER_ROW:
-        result *= tl.load(scale + rows).to(tl.float32)
-    return result
-
-
-@triton.jit
-def product(
-    x,
-    squares,
-    weight,
-    scale,
-    zero,
-    bias,
-    hidden,
-    gain,
-    out,
-    out_squares,
-    best,
-    position,
-    temperature,
-    seed,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BITS: tl.constexpr,
-    PER_ROW: tl.constexpr,
-    PARTS: tl.constexpr,
-    PARTS_UP: tl.constexpr,
-    EPSILON: tl.constexpr,
-    END: tl.constexpr,
-    SAMPLED: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """``weight`` times ``x``, and what follows in a block of the model, by ``END``.
-
-    ``"plain"``: ``out`` = product. ``"gated"``: rows 0 to ROWS are the gate's, the next ROWS the upper projection's;
-    ``out`` = silu(gate) * up. ``"residual"``: ``hidden`` += product, ``out`` = hidden * gain,
-    ``out_squares`` [programs] = sums of hidden^2.
-    ``"head"``: ``out`` = logits, ``best`` [2, programs] = the largest and its row.
-    ``PARTS`` is the number of sums in ``squares``; 0 where ``x`` is not normed. ``BITS`` is 16 for a dense weight.
-    """
-    program = tl.program_id(0)
-    if END == "gated":
-        each = tl.arange(0, 2 * BLOCK_ROWS)
-        rows = tl.minimum(program * BLOCK_ROWS + each // 2, ROWS - 1) + (each % 2) * ROWS
-    else:
-        rows = tl.minimum(program * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS), ROWS - 1)
-    if PDL:
-        gdc_launch_dependents()
-    if BITS == 16:
-        y = _dense(x, weight, rows, COLS, BLOCK, PDL)
-    else:
-        y = _packed(x, weight, scale, zero, rows, COLS * BITS // 32 // WIDTH, WIDTH, BITS, PER_ROW, BLOCK, PDL)
-    if PARTS > 0:
-        part = tl.arange(0, PARTS_UP)
-        power = tl.sum(tl.load(squares + part, mask=part < PARTS, other=0.0), 0)
-        y *= tl.rsqrt(power / COLS + EPSILON)
-    if bias is not None:
-        y += tl.load(bias + rows).to(tl.float32)
-    place = program * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    real = place < ROWS
-    if END == "plain":
-        tl.store(out + place, y, mask=real)
-    elif END == "gated":
-        gate, up = tl.split(tl.reshape(y, [BLOCK_ROWS, 2]))
-        tl.store(out + place, gate * tl.sigmoid(gate) * up, mask=real)
-    elif END == "residual":
-        y = tl.where(real, y + tl.load(hidden + rows), 0.0)
-        tl.store(hidden + place, y, mask=real)
-        tl.store(out + place, y * tl.load(gain + rows).to(tl.float32), mask=real)
-        tl.store(out_squares + program, tl.sum(y * y, 0))
-    else:
-        tl.store(out + place, y, mask=real)
-        if SAMPLED:  # Gumbel's trick: the largest of logits with such noise is a sample of their softmax
-            chance = tl.rand(seed, tl.load(position).to(tl.int32) * ROWS + place)
-            y = y / temperature - tl.log(-tl.log(tl.maximum(chance, 1e-20)))
-        y = tl.where(real, y, float("-inf"))
-        tl.store(best + program, tl.max(y, 0))
-        tl.store(best + tl.num_programs(0) + program, (program * BLOCK_ROWS + tl.argmax(y, 0)).to(tl.float32))
 
 
 @triton.jit

@@ -25,7 +25,7 @@ class Words(Kernel):
     in a chunk. So the threads that hold neighbouring words need neighbouring inputs. Fields hold integers plus half
     their range, 2 to 4 bits in 4 and 5 to 8 bits in 8.
 
-    The decode loop multiplies the words themselves (``kernels.product``). Called as a layer, as in reading a prompt,
+    The decode loop multiplies the words themselves (``products.product``). Called as a layer, as in reading a prompt,
     where arithmetic and not memory is the limit, it turns them into a matrix first.
 
     Attributes:
