@@ -99,10 +99,8 @@ class Quantize(Finetune):
         self.activation_bits = activation_bits
         self.calibration_rows = calibration_rows
         _check_calibrated(smoothing, rounding, activation_bits=activation_bits)
-        if allocation is not None and bits < allocation.widths[0]:
-            raise ValueError(
-                f"bits={bits} is less than the first of allocation.widths, {allocation.widths[0]}: add a smaller one"
-            )
+        if allocation is not None:
+            _check_allocation(allocation, bits)
         self.allocation = allocation
         self.smoothing = smoothing
         self.rounding = rounding
@@ -253,4 +251,16 @@ def _check_calibrated(smoothing: Smoothing | None, rounding: GPTQ | None, *, act
     if smoothing.clip and rounding is not None:
         raise ValueError(
             f"{name} and {type(rounding).__name__} would both choose the ranges of weights: set smoothing.clip=false"
+        )
+
+
+def _check_allocation(allocation: MixedPrecision, bits: int) -> None:
+    """Refuse an allocation of something else, or one that cannot meet the budget."""
+    if not isinstance(allocation, MixedPrecision):
+        raise ValueError(
+            f"allocation must be mixed_precision or null where weights are quantized, got {type(allocation).__name__}"
+        )
+    if bits < allocation.widths[0]:
+        raise ValueError(
+            f"bits={bits} is less than the first of allocation.widths, {allocation.widths[0]}: add a smaller one"
         )
