@@ -75,7 +75,8 @@ class Quantize(Finetune):
         **training: Unpack[Training],
     ) -> None:
         super().__init__(**training)
-        quantizer(bits=bits, group_size=group_size, symmetric=symmetric)  # refuses wrong values now, not at its turn
+        # What is wrong is refused now, not at its turn.
+        _check_rounds_weights(quantizer(bits=bits, group_size=group_size, symmetric=symmetric))
         if activation_bits not in (8, None):
             raise ValueError(f"activation_bits must be 8, or null to leave activations in float, got {activation_bits}")
         if activation_bits is not None:
@@ -231,6 +232,13 @@ def _embeddings(family: Family) -> dict[str, torch.nn.Module]:
         (n, m) for n, m in family.model.named_modules() if isinstance(m, torch.nn.Embedding | torch.nn.Linear)
     )
     return {name: module for name, module in candidates if latent(module) is weight}
+
+
+def _check_rounds_weights(quantizer: Quantizer) -> None:
+    if not quantizer.on_weights:
+        raise ValueError(
+            f"{type(quantizer).__name__} rounds activations: for weights choose minmax, mse, percentile, ternary or lsq"
+        )
 
 
 def _check_rounds_activations(quantizer: Quantizer) -> None:
