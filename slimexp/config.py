@@ -317,8 +317,6 @@ def _report(error: Exception, config_name: str = "config") -> int | None:
 
 def explain(error: BaseException, config_name: str = "config") -> str | None:
     """What a user is told of ``error``; ``None`` where it is a bug."""
-    if isinstance(error, ConfigError):
-        return str(error)
     if isinstance(error, MissingConfigException):
         return _explain_missing(error)
     if isinstance(error, ConfigCompositionException):
@@ -329,8 +327,10 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
         return str(error) if _refused(error.__cause__) else None
     if isinstance(error, OverrideParseException):
         return f"cannot read '{error.override}': {str(error).splitlines()[0]}"
-    if isinstance(error, (CompactHydraException, YAMLError)):
+    if isinstance(error, (ConfigError, CompactHydraException, YAMLError)):
         return str(error)
+    if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
+        return "\n".join(override.nameless(override.given(sys.argv[1:]), options)) or str(error)
     if isinstance(error, ValueError) and _is_ours(error):
         return str(error)
     folder = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else None
@@ -365,7 +365,7 @@ def _explain_composition(error: ConfigCompositionException, config_name: str) ->
 
 def _explain_overrides(text: str, config_name: str) -> str:
     """Name the nearest key to every misspelt one, by composing again without them."""
-    overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
+    overrides = override.given(sys.argv[1:])
     wrong: list[str] = []
     while match := re.match(r"Could not override '(.+?)'", text):
         if match[1] in wrong:

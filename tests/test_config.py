@@ -217,6 +217,7 @@ def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["pipeline=shrink", "pipeline.shrnk.steps=1"], "did you mean 'pipeline.shrink.steps'?"),
         (["pipeline=shrink", "sede=1", "model.sise=2"], "did you mean 'model.size'? valid: size, sharp"),
         (["pipeline=shrink", "sede=1", "model.sise=2"], "unknown key 'sede'; did you mean 'seed'?"),
+        (["pipeline=null"], "pipeline must be the name of an option, got null; options: "),
         (["pipeline=shrink", "modle=tool"], "did you mean 'model'?"),
         (["pipeline=shrink", "seed=x"], "could not be converted to Integer"),
         (["pipeline=shrink", "seed=1,2"], "add --multirun"),

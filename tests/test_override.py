@@ -1,4 +1,4 @@
-"""One override of a command line."""
+"""Overrides of a command line."""
 
 import pytest
 
@@ -21,3 +21,16 @@ pytestmark = pytest.mark.fast
 def test_key_and_first_value(text: str, key: str, first: str) -> None:
     assert override.key(text) == key
     assert override.first(text) == first
+
+
+def test_options_without_a_name() -> None:
+    groups = {"model": ["tool", "toy"], "loss": ["kl"]}
+    given = ["model=null", "size=null", "+loss@a.b=3", "model=toy", "model=[tool,toy]", "loss=kl,3"]
+    assert list(override.nameless(given, lambda group: groups.get(group, []))) == [
+        "model must be the name of an option, got null; options: tool, toy",
+        "loss@a.b must be the name of an option, got 3; options: kl",
+    ]
+
+
+def test_flags_and_deletions_give_no_value() -> None:
+    assert override.given(["-m", "a=1", "~b", "--config-dir=c", "+d=2"]) == ["a=1", "+d=2"]

@@ -26,7 +26,7 @@ class NM(Pattern):
     def validate(self, sparsity: float) -> None:
         super().validate(sparsity)
         zeros = sparsity * self.m
-        if abs(zeros - round(zeros)) > 1e-6:
+        if abs(zeros - round(zeros)) > 1e-6 * self.m:  # a share typed with the digits of the message below passes
             nearest = min(round(zeros), self.m - 1)
             raise ValueError(
                 f"sparsity must be a multiple of 1/{self.m} for groups of m={self.m}, got {sparsity}: "

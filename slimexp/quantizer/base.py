@@ -88,12 +88,14 @@ class Quantizer(Attachment):
         dynamic: Whether the grid is taken from each input anew also when the model is served.
         symmetric_only: Whether there is no affine variant.
         on_activations: Whether it rounds activations as a loaded artifact does.
+        on_weights: Whether its grid is one that weights can be stored on.
     """
 
     widths: ClassVar[range] = range(2, 9)
     dynamic: ClassVar[bool] = False
     symmetric_only: ClassVar[bool] = False
     on_activations: ClassVar[bool] = False
+    on_weights: ClassVar[bool] = True
     scale: Tensor | None
     zero: Tensor | None
 

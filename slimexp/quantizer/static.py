@@ -18,6 +18,7 @@ class Static(Quantizer):
 
     symmetric_only = True
     on_activations = True
+    on_weights = False
 
     def __init__(
         self,

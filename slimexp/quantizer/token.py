@@ -18,6 +18,7 @@ class Token(Quantizer):
     dynamic = True
     symmetric_only = True
     on_activations = True
+    on_weights = False
 
     @property
     def limits(self) -> tuple[int, int]:

@@ -375,7 +375,10 @@ def _check_learned(importance: Importance, *, sparsity: float, steps: int, regro
 
 
 def _check_allocation(allocation: Sensitivity, importance: Importance, pattern: Pattern, sparsity: float) -> None:
-    """Refuse an allocation that has no scores, or no freedom."""
+    """Refuse an allocation of something else, or one that has no scores or no freedom."""
+    if not isinstance(allocation, Sensitivity):
+        name = type(allocation).__name__
+        raise ValueError(f"allocation must be sensitivity or null where weights are pruned, got {name}")
     if isinstance(importance, Learned | Gated):
         name = type(importance).__name__
         raise ValueError(f"allocation scans before {name} has scores: choose another importance, or allocation=null")

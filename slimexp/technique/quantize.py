@@ -75,7 +75,8 @@ class Quantize(Finetune):
         **training: Unpack[Training],
     ) -> None:
         super().__init__(**training)
-        quantizer(bits=bits, group_size=group_size, symmetric=symmetric)  # refuses wrong values now, not at its turn
+        # What is wrong is refused now, not at its turn.
+        _check_rounds_weights(quantizer(bits=bits, group_size=group_size, symmetric=symmetric))
         if activation_bits not in (8, None):
             raise ValueError(f"activation_bits must be 8, or null to leave activations in float, got {activation_bits}")
         if activation_bits is not None:
@@ -99,10 +100,8 @@ class Quantize(Finetune):
         self.activation_bits = activation_bits
         self.calibration_rows = calibration_rows
         _check_calibrated(smoothing, rounding, activation_bits=activation_bits)
-        if allocation is not None and bits < allocation.widths[0]:
-            raise ValueError(
-                f"bits={bits} is less than the first of allocation.widths, {allocation.widths[0]}: add a smaller one"
-            )
+        if allocation is not None:
+            _check_allocation(allocation, bits)
         self.allocation = allocation
         self.smoothing = smoothing
         self.rounding = rounding
@@ -235,6 +234,13 @@ def _embeddings(family: Family) -> dict[str, torch.nn.Module]:
     return {name: module for name, module in candidates if latent(module) is weight}
 
 
+def _check_rounds_weights(quantizer: Quantizer) -> None:
+    if not quantizer.on_weights:
+        raise ValueError(
+            f"{type(quantizer).__name__} rounds activations: for weights choose minmax, mse, percentile, ternary or lsq"
+        )
+
+
 def _check_rounds_activations(quantizer: Quantizer) -> None:
     if not quantizer.on_activations:
         raise ValueError(
@@ -253,4 +259,16 @@ def _check_calibrated(smoothing: Smoothing | None, rounding: GPTQ | None, *, act
     if smoothing.clip and rounding is not None:
         raise ValueError(
             f"{name} and {type(rounding).__name__} would both choose the ranges of weights: set smoothing.clip=false"
+        )
+
+
+def _check_allocation(allocation: MixedPrecision, bits: int) -> None:
+    """Refuse an allocation of something else, or one that cannot meet the budget."""
+    if not isinstance(allocation, MixedPrecision):
+        raise ValueError(
+            f"allocation must be mixed_precision or null where weights are quantized, got {type(allocation).__name__}"
+        )
+    if bits < allocation.widths[0]:
+        raise ValueError(
+            f"bits={bits} is less than the first of allocation.widths, {allocation.widths[0]}: add a smaller one"
         )

@@ -45,7 +45,7 @@ def test_a_target_between_two_n_names_the_nearest(m: int, sparsity: float, neare
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize(("m", "sparsity"), [(4, 0.5), (10, 0.3), (10, 0.7), (3, 2 / 3), (4, 0)])
+@pytest.mark.parametrize(("m", "sparsity"), [(4, 0.5), (10, 0.3), (10, 0.7), (3, 2 / 3), (7, 0.571429), (4, 0)])
 def test_a_target_that_leaves_whole_weights_is_fine(m: int, sparsity: float) -> None:
     NM(m=m).validate(sparsity)
 

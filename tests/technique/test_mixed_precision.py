@@ -70,6 +70,11 @@ def test_wrong_widths(widths: list[int]) -> None:
         MixedPrecision(rows=1, widths=widths)
 
 
+def test_an_allocation_of_sparsities(technique: Any) -> None:
+    with pytest.raises(ValueError, match=r"allocation must be mixed_precision or null .*, got Sensitivity"):
+        technique("quantize", "+allocation@pipeline.quantize.allocation=sensitivity")
+
+
 def test_a_budget_below_the_least_width(technique: Any) -> None:
     with pytest.raises(ValueError, match=r"bits=2 is less than the first of allocation\.widths, 3"):
         technique("quantize", ALLOCATION, "pipeline.quantize.allocation.widths=[3,8]", bits=2, activation_bits=None)

@@ -523,6 +523,11 @@ def test_allocations_that_cannot_be_are_refused(overrides: list[str], message: s
         prune(SENSITIVITY, *overrides)
 
 
+def test_an_allocation_of_bits_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"allocation must be sensitivity or null .*, got MixedPrecision"):
+        prune("+allocation@pipeline.prune.allocation=mixed_precision")
+
+
 def test_an_allocation_needs_scores_before_training() -> None:
     with pytest.raises(ValueError, match="allocation scans before Movement has scores"):
         prune(SENSITIVITY, by("movement"), steps=2)

@@ -242,6 +242,12 @@ def test_a_quantizer_of_weights_cannot_round_activations() -> None:
         with_quantizer("minmax", "activation_quantizer")
 
 
+@pytest.mark.parametrize("option", ["static", "token"])
+def test_a_quantizer_of_activations_cannot_round_weights(option: str) -> None:
+    with pytest.raises(ValueError, match="rounds activations: for weights choose minmax"):
+        with_quantizer(option, "quantizer")
+
+
 def test_quantizing_twice_is_an_error() -> None:
     stage = quantize()
     stage.prepare(family(), Words(), None)
