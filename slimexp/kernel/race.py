@@ -1,10 +1,8 @@
 """Which kernel runs a layer: the fastest on this machine for the layer's shape, for few rows and for many."""
 
-import functools
 import hashlib
 import json
 import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slimexp.kernel.base import Kernel, Packed
-from slimexp.kernel.build import SOURCE
+from slimexp.kernel.build import machine
 from slimexp.kernel.dense import DenseBfloat16, DenseFloat32
 from slimexp.kernel.vnni import Vnni
 
@@ -125,7 +123,10 @@ def _winners(shape: tuple[object, ...], packed: Packed) -> tuple[str, str]:
     """Names of the backends for few and for many rows, from this process, an earlier one, or a race."""
     if (known := _raced.get(shape)) is not None:
         return known
-    path = _folder() / f"{hashlib.sha256(json.dumps([*_machine(), *shape]).encode()).hexdigest()[:16]}.json"
+    path = (
+        _folder()
+        / f"{hashlib.sha256(json.dumps([*machine(), torch.get_num_threads(), *shape]).encode()).hexdigest()[:16]}.json"
+    )
     found: tuple[str, str]
     try:
         few, many = json.loads(path.read_text())
@@ -135,14 +136,6 @@ def _winners(shape: tuple[object, ...], packed: Packed) -> tuple[str, str]:
         _write(path, json.dumps(found))
     _raced[shape] = found
     return found
-
-
-@functools.cache
-def _machine() -> tuple[object, ...]:
-    """What a race's result holds for."""
-    cpu = torch.backends.cpu.get_cpu_capability()
-    source = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
-    return platform.node(), platform.machine(), cpu, torch.__version__, torch.get_num_threads(), source
 
 
 def _folder() -> Path:
