@@ -37,6 +37,7 @@ enum Activation : int64_t { kToken = 0, kGroup = 1, kStatic = 2 };
 
 constexpr int64_t kRows = 8;          // of a tile: with 3 panels 24 sums, 3 weights and an input fill the 32 registers
 constexpr int64_t kPanels = 3;
+constexpr int64_t kApart = 32;        // rows per thread from which each reads all weights: it uses them often enough
 
 struct Rows {  // a rounded input
   std::vector<int8_t> x;      // blocks of rows, as above
@@ -245,11 +246,11 @@ void rows_of(int64_t m, const Layer& layer, const Rows& in, int64_t row, int64_t
 }
 
 template <int BITS>
-void panels(const Layer& layer, const Rows& in, int64_t rows, int64_t from, int64_t to, float* y) {
+void panels(const Layer& layer, const Rows& in, int64_t row_from, int64_t row_to, int64_t from, int64_t to, float* y) {
   for (int64_t panel = from; panel < to;) {
     const int64_t wide = std::min(kPanels, to - panel);
-    for (int64_t row = 0; row < rows; row += kRows) {
-      const int64_t m = std::min(kRows, rows - row);
+    for (int64_t row = row_from; row < row_to; row += kRows) {
+      const int64_t m = std::min(kRows, row_to - row);
       if (wide == 3) rows_of<3, BITS>(m, layer, in, row, panel, y);
       else if (wide == 2) rows_of<2, BITS>(m, layer, in, row, panel, y);
       else rows_of<1, BITS>(m, layer, in, row, panel, y);
@@ -282,14 +283,25 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   in_rows.scale.resize(rows * layer.groups);
   in_rows.sum.resize(rows * layer.groups);
   const float* from = input.data_ptr<float>();
-  split(rows, rows * in > kWorth / 4, [&](int64_t begin, int64_t end) {
+  float* to = y.data_ptr<float>();
+  const auto round_rows = [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row)
       round_row(from + row * in, in, row, rows, layer, activation, static_cast<float>(fixed), in_rows);
-  });
-  float* to = y.data_ptr<float>();
-  split(scale.size(0), rows * in * out > kWorth, [&](int64_t begin, int64_t end) {
-    bits == 4 ? panels<4>(layer, in_rows, rows, begin, end, to) : panels<8>(layer, in_rows, rows, begin, end, to);
-  });
+  };
+  const auto multiply = [&](int64_t row_from, int64_t row_to, int64_t panel_from, int64_t panel_to) {
+    bits == 4 ? panels<4>(layer, in_rows, row_from, row_to, panel_from, panel_to, to)
+              : panels<8>(layer, in_rows, row_from, row_to, panel_from, panel_to, to);
+  };
+  const int64_t columns = scale.size(0);
+  if (rows >= kApart * at::get_num_threads()) {  // no thread waits for another's rows
+    split((rows + kRows - 1) / kRows, rows * in * out > kWorth, [&](int64_t begin, int64_t end) {
+      round_rows(begin * kRows, std::min(end * kRows, rows));
+      multiply(begin * kRows, std::min(end * kRows, rows), 0, columns);
+    });
+  } else {
+    split(rows, rows * in > kWorth / 4, round_rows);
+    split(columns, rows * in * out > kWorth, [&](int64_t begin, int64_t end) { multiply(0, rows, begin, end); });
+  }
   return y;
 }
 
