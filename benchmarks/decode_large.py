@@ -1,8 +1,9 @@
 """How many tokens per second does a 2B model decode, and how near is that to what the memory allows?
 
-    python -m benchmarks.decode_large           # one GPU
-    python -m benchmarks.decode_large --toy     # seconds: does it run?
-    python -m benchmarks.decode_large --tune    # times ways to cut each product, instead
+    python -m benchmarks.decode_large               # one GPU
+    python -m benchmarks.decode_large --toy         # seconds: does it run?
+    python -m benchmarks.decode_large --only int4   # these arms alone
+    python -m benchmarks.decode_large --tune 60     # times ways to cut each product, instead
 
 A Llama-shaped model of random weights decodes 256 tokens behind a prompt of 128, batch 1. A step reads every weight
 once, so the card's copy bandwidth, measured in the same run, bounds tokens per second; targets were set for 4.23 TB/s
@@ -29,7 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from benchmarks.prune_large import LARGE, TOY
 from slimexp.decode.base import Decoder
 from slimexp.decode.captured import Captured
-from slimexp.decode.fused import Fused, Tile, launch, stacked
+from slimexp.decode.fused import Fused, Tile, Vector, launch, stacked
 from slimexp.decode.words import Words, rounded
 
 PROMPT, TOKENS, LENGTH = 128, 256, 512
@@ -211,7 +212,7 @@ def candidates(bits: int) -> Iterator[Tile]:
 @torch.inference_mode()
 def tune(sizes: Mapping[str, Any], deadline: float) -> None:
     """Print microseconds and bandwidth of every way to cut every product, over the weights of all blocks in turn."""
-    for bits, group in ((4, 128), (8, None), (16, None)):
+    for bits, group in ((8, None), (4, 128), (16, None)):
         model = random_model(sizes, Arm(bits, group))
         fused = Fused(model, LENGTH, overlap=True)
         ends = {"plain": "qkv", "gated": "gated", "residual o": "o", "residual down": "down", "head": "head"}
@@ -272,14 +273,14 @@ def tune_rest(fused: Fused) -> None:
 
 
 def _all(fused: Fused, matrices: list[Any], end: str, cut: Tile) -> None:
-    programs = -(-matrices[0].rows // cut.rows)
-    out = torch.empty(2 * matrices[0].rows, device="cuda")
-    x = torch.randn(matrices[0].columns, device="cuda")
+    first = matrices[0]
+    out, x = (Vector(size, torch.bfloat16, first.weight.device) for size in (first.rows, first.columns))
+    squares = None if end == "residual" else fused.squares_o
     for matrix in matrices:
         launch(
-            matrix, x, out, end, cut, squares=None if end == "residual" else fused.squares_o, hidden=fused.hidden,
-            gain=fused.first_gain, out_squares=out[matrix.rows :], best=torch.empty(2, programs, device="cuda"),
-            position=fused.position, overlap=True,
+            matrix, x, out, end, cut, rounds=first.packed and end in ("gated", "residual"), squares=squares,
+            hidden=fused.hidden, gain=fused.first_gain, out_squares=torch.empty_like(fused.hidden),
+            best=torch.empty(2, -(-first.rows // cut.rows), device="cuda"), position=fused.position, overlap=True,
         )  # fmt: skip
 
 
@@ -307,6 +308,7 @@ def missed(reached: Mapping[str, Speed], bandwidth: float) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--toy", action="store_true", help="a model of 0.1 M parameters; no targets")
+    parser.add_argument("--only", default="", metavar="WORDS", help="arms whose name has these words")
     parser.add_argument("--tune", type=float, metavar="SECONDS", help="time ways to cut each product for so long")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
@@ -322,6 +324,8 @@ def main() -> None:
     ids = torch.randint(sizes["vocab_size"], (1, prompt), generator=torch.Generator().manual_seed(0)).cuda()
     reached: dict[str, Speed] = {}
     for name, arm in ARMS.items():
+        if arguments.only not in name:
+            continue
         model = random_model(sizes, arm)
         reached[name] = speed(model, arm, ids, tokens)
         print(f"{name}: {reached[name].tokens:.0f} tokens/s", flush=True)
