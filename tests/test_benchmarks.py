@@ -6,7 +6,7 @@ import math
 import multiprocessing
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from benchmarks import (
     prune_large,
     prune_peers,
     prune_structured,
+    quantize_quality,
     startup,
     sweep,
     wandb_runs,
@@ -274,6 +275,7 @@ COMMANDS = [
     prune_large,
     prune_peers,
     prune_structured,
+    quantize_quality,
     startup,
     sweep,
 ]
@@ -338,3 +340,49 @@ def test_the_structured_benchmark_holds_means_against_targets(make_record: Calla
     assert prune_structured.missed(rows, targets, 0.75) == []
     assert prune_structured.missed(rows[:1], targets, 0.7) == ["decode 1.2 < 1.25", "parameters 0.74 > 0.7"]
     assert "| 1 | 74.0% | 0.0150 | 0.0160 | 98.4% | 1.25x | 1.34x | 1 s |" in prune_structured.table(rows)
+
+
+def test_a_toy_is_quantized_to_a_table_and_a_missed_target_is_named(
+    tiny_folder: Callable[..., Path], table: Path, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(quantize_quality, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    toy = ["data=files", f"data.path={table}", "data.task=causal_lm", "model=pretrained", "model.max_length=16"]
+    toy += [f"model.path={tiny_folder('causal_lm')}", "trainer=fast"]
+    only = ["int4, to nearest", "int4, trained at length, LSQ", "ternary, to nearest", "int8, activations int8"]
+    command = ["benchmark", "--models", "llama", "--only", *only, f"--runs={tmp_path}", "--seeds", "0"]
+    monkeypatch.setattr(sys, "argv", [*command, "--group", "16", "--long", "2", "--ratio", "0.5", *toy])
+    with pytest.raises(SystemExit, match=r"int8, to nearest: .*x dense > 0.5x"):
+        quantize_quality.main()
+    said = capsys.readouterr().out
+    assert "| int4 | trained at length, LSQ | 2 | " in said and "| ternary | to nearest |  | " in said
+    assert len(json.loads((tmp_path / "quantize_quality.json").read_text())["rows"]) == 5
+
+
+@pytest.mark.fast
+def test_recovered_is_the_share_of_the_gap_that_is_gone() -> None:
+    nearest, trained, failing = (
+        quantize_quality.Row("llama", "int4", how) for how in ("to nearest", "trained", "GPTQ")
+    )
+    found = quantize_quality.Found("perplexity", [11.0, 11.0], [10.0, 10.0], 0, 1.0, ["a", "b"])
+    rows: quantize_quality.Rows = {nearest: found, trained: found._replace(values=[10.1, 10.3]), failing: "no"}
+    assert math.isclose(quantize_quality.recovered(trained, rows) or 0, 0.8)
+    assert quantize_quality.recovered(nearest, rows) is None
+    assert quantize_quality.missed(rows, ratio=1.005, least=0.8) == ["llama, int4, GPTQ failed"]
+    assert quantize_quality.missed(rows, ratio=1.005, least=0.9)[1] == "llama, int4, trained: recovers 80.0% < 90%"
+    lines = quantize_quality.table("llama", rows).splitlines()
+    assert lines[4] == "| int4 | trained |  | 10.2000 ± 0.1414 | 1.020x | 80% | 1.00 |"
+    assert lines[5] == "| int4 | GPTQ | | failed: no | | | |"
+
+
+@pytest.mark.parametrize("model", quantize_quality.ROWS)
+def test_every_width_and_every_method_of_the_quality_table_is_a_command_that_holds(model: str) -> None:
+    from slimexp.config import check, compose
+
+    arguments = argparse.Namespace(
+        models=[model], only=[], seeds=[0], group=64, long=9, runs="r", name="n", overrides=[]
+    )
+    met: set[str] = set()
+    for row, (lines,) in quantize_quality.planned(arguments).items():
+        if not {row.width, row.method} <= met:
+            check(compose(lines))
+        met |= {row.width, row.method}
