@@ -33,15 +33,20 @@ from slimexp.tracker import Tracker
 
 _SHAPES_FIGURES = ("measure", "data/grading")
 _SHAPES_RESULTS = (
+    "allocation",
     "artifact",
     "attachment",
-    "schedule",
     "data",
+    "hessian",
     "importance",
     "loss",
     "model",
     "pattern",
     "quantizer",
+    "rounding",
+    "schedule",
+    "smoothing",
+    "target",
     "technique",
 )
 FINAL = "final"  # what trackers file the last stage's figures under, whatever its name

@@ -8,10 +8,10 @@ from torch import Tensor
 from slimexp.model.base import Batch, Family
 from slimexp.model.scaling import Scaling, scalings
 from slimexp.quantizer.base import Quantizer
+from slimexp.rounding import GPTQ
+from slimexp.smoothing import Smoothing, clipped
 from slimexp.technique.coverage import Layer, latent, matrix, place
-from slimexp.technique.gptq import GPTQ
 from slimexp.technique.sequential import calibrate_blocks
-from slimexp.technique.smoothing import Smoothing, clipped
 
 
 @torch.no_grad()

@@ -7,12 +7,12 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
+from slimexp.allocation import Sensitivity
 from slimexp.data.base import Corpus
 from slimexp.importance.base import Calibrated, Compensating, Gated, Importance, Learned
 from slimexp.model.base import Batch, Family
 from slimexp.pattern.base import Pattern
 from slimexp.schedule import Schedule
-from slimexp.technique.allocation import Sensitivity
 from slimexp.technique.batches import calibration_batches, training_batches
 from slimexp.technique.calibration import calibrate, undisturbed, visiting
 from slimexp.technique.coverage import Layer, coverage, covered_weights, latent, matrix

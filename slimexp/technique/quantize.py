@@ -7,20 +7,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from slimexp.allocation import MixedPrecision
 from slimexp.attachment import INPUT, attach, attached
 from slimexp.data.base import Corpus
 from slimexp.model.base import Batch, Family
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.packing import before, require_loadable
+from slimexp.rounding import GPTQ
+from slimexp.smoothing import Smoothing
 from slimexp.technique.batches import calibration_batches, training_batches
 from slimexp.technique.calibration import undisturbed, visiting
 from slimexp.technique.coverage import coverage, covered_layers, latent
 from slimexp.technique.finetune import Finetune, Training
-from slimexp.technique.gptq import GPTQ
 from slimexp.technique.inputs import input_values
-from slimexp.technique.mixed_precision import MixedPrecision
 from slimexp.technique.post_training import round_weights, smooth
-from slimexp.technique.smoothing import Smoothing
 
 
 class Quantize(Finetune):

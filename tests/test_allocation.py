@@ -1,4 +1,4 @@
-"""Bits per layer: the exact optimum under a budget, by a scan that leaves the model what it was."""
+"""Sparsities and bits per layer: the optimum of a separable loss under a budget."""
 
 from collections.abc import Callable
 from itertools import product
@@ -8,11 +8,67 @@ import numpy as np
 import pytest
 import torch
 
+from slimexp.allocation import MixedPrecision, Sensitivity, _hull
 from slimexp.quantizer.minmax import MinMax
 from slimexp.quantizer.packing import pack
-from slimexp.technique.mixed_precision import MixedPrecision
 
 ALLOCATION = "+allocation@pipeline.quantize.allocation=mixed_precision"
+GRID = [0.3, 0.5, 0.7, 0.9]
+
+
+def shares(growth: dict[str, list[float]], sizes: dict[str, int], target: float) -> dict[str, float]:
+    return Sensitivity(rows=1, sparsities=GRID).shares(growth, sizes, target)
+
+
+@pytest.mark.fast
+def test_the_hull_lies_below_and_rises() -> None:
+    pieces = list(_hull(GRID, [0.3, 0.2, 0.9, 1.0]))  # the first point lies above the line to the second
+    assert [(start, end) for _, start, end in pieces] == [(0.0, 0.5), (0.5, 0.9)]
+    assert [slope for slope, _, _ in pieces] == [pytest.approx(0.3 / 0.5), pytest.approx(0.7 / 0.4)]
+
+
+@pytest.mark.fast
+def test_layers_that_mind_less_get_more() -> None:
+    given = shares({"a": [0.1, 0.2, 0.4, 0.9], "b": [1, 2, 4, 9], "c": [0.01, 0.02, 0.04, 0.09]},
+                   dict.fromkeys("abc", 1000), 0.5)  # fmt: skip
+    assert given["b"] < given["a"] < given["c"] == 0.9
+    assert sum(given.values()) == pytest.approx(1.5)
+
+
+@pytest.mark.fast
+def test_like_layers_differ_by_no_more_than_a_piece_and_a_large_one_counts_by_weight() -> None:
+    """A loss that grows alike in a layer of ten times the weights costs a tenth per weight."""
+    given = shares({"small": [0.1, 0.2, 0.4, 0.9], "large": [0.1, 0.2, 0.4, 0.9]}, {"small": 100, "large": 1000}, 0.5)
+    assert given["large"] > given["small"]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("target", [0.0, 0.123, 0.5, 0.9])
+def test_the_target_is_met_to_the_weight(target: float) -> None:
+    sizes = {"a": 1001, "b": 77, "c": 4096}
+    given = shares({"a": [0.1, 0.2, 0.4, 0.9], "b": [0, 0, 0, 0], "c": [-0.1, 0.0, 0.5, 0.3]}, sizes, target)
+    assert sum(round(share * sizes[name]) for name, share in given.items()) == pytest.approx(
+        target * sum(sizes.values()), abs=2
+    )
+    assert max(given.values()) <= 0.9 + 1 / 77
+
+
+@pytest.mark.fast
+def test_a_separable_loss_is_minimal_by_brute_force() -> None:
+    growth, sizes = {"a": [0.1, 0.2, 0.4, 0.9], "b": [0.2, 0.25, 0.6, 2.0]}, {"a": 10, "b": 10}
+    given = shares(growth, sizes, 0.5)
+
+    def at(name: str, share: float) -> float:
+        for slope, start, end in _hull(GRID, growth[name]):
+            if share <= end + 1e-9:
+                return below(name, start) + slope * (share - start)
+        return float("inf")
+
+    def below(name: str, share: float) -> float:
+        return sum(slope * (end - start) for slope, start, end in _hull(GRID, growth[name]) if end <= share + 1e-9)
+
+    best = min(at("a", zeros / 10) + at("b", 1 - zeros / 10) for zeros in range(1, 10))
+    assert at("a", given["a"]) + at("b", given["b"]) == pytest.approx(best)
 
 
 @pytest.mark.fast
