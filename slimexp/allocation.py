@@ -1,11 +1,13 @@
 """How much sparsity, or how many bits, each layer gets where not all get the same."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
+from slimexp.console import counted
 from slimexp.importance.mask import Mask
 from slimexp.quantizer.base import Quantizer
 
@@ -49,7 +51,7 @@ class Sensitivity:
         """
         dense = loss()
         growth: dict[str, list[float]] = {}
-        for name, mask in masks.items():
+        for name, mask in counted(masks.items(), "scan of sparsities: layer"):
             before = mask.mask.clone()
             growth[name] = []
             for sparsity in self.sparsities:
@@ -82,15 +84,15 @@ class Sensitivity:
 
 
 class MixedPrecision:
-    """More bits where the training loss minds few of them, within the bytes that one width for all would take.
+    """More bits where few of them cost much, within the bytes that one width for all would take.
 
     Each layer is rounded by itself, to nearest, at every width; of all choices of a width per layer that fit, the one
-    with the least sum of the losses' growths is taken, exactly (a multiple-choice knapsack, by SciPy's
-    mixed-integer solver). That sum is not the growth of all together. As in Dong et al. 2020, "HAWQ-V2", section 3.3,
-    with the growth itself in place of its estimate by the Hessian's trace.
+    with the least sum of costs is taken, exactly (a multiple-choice knapsack, by SciPy's mixed-integer solver). That
+    sum is not the cost of all together. As in Dong et al. 2020, "HAWQ-V2", section 3.3, whose cost is an estimate by
+    the Hessian's trace; here it is measured: how far the answers to training text move from the unrounded model's.
 
     Args:
-        rows: Rows of training text that the loss is taken of; each layer costs a forward pass over them per width.
+        rows: Rows of training text to answer; each layer costs a forward pass over them per width.
         widths: Ascending, each 2 to 8.
     """
 
@@ -104,42 +106,47 @@ class MixedPrecision:
 
     @torch.no_grad()
     def scan(
-        self, weights: Mapping[str, Tensor], *, quantizer: Callable[[int], Quantizer], loss: Callable[[], float]
+        self, weights: Mapping[str, Tensor], *, quantizer: Callable[[int], Quantizer], cost: Callable[[], float]
     ) -> dict[str, list[float]]:
-        """Layer -> growth of the loss at each width; the weights are put back.
+        """Layer -> its cost at each width; the weights are put back.
 
         Args:
             weights: Those that the model multiplies with.
             quantizer: Width -> what rounds a weight.
-            loss: Of the model as it stands.
+            cost: Of the model as it stands; 0 as it is now.
+
+        Raises:
+            ValueError: A cost is not finite.
         """
-        dense = loss()
-        growth: dict[str, list[float]] = {}
-        for name, weight in weights.items():
+        costs: dict[str, list[float]] = {}
+        for name, weight in counted(weights.items(), "scan of bits: layer"):
             before = weight.detach().clone()
-            growth[name] = []
+            costs[name] = []
             for one in map(quantizer, self.widths):
                 weight.copy_(one.round(before, one.fitted(before)))
-                growth[name].append(loss() - dense)
+                costs[name].append(cost())
             weight.copy_(before)
-        return growth
+            if not all(map(math.isfinite, costs[name])):
+                raise ValueError(f"layer '{name}': rounded by itself it costs {costs[name]} at {self.widths} bits")
+        return costs
 
-    def choose(self, growth: Mapping[str, Sequence[float]], sizes: Mapping[str, int], bits: int) -> dict[str, int]:
+    def choose(self, costs: Mapping[str, Sequence[float]], sizes: Mapping[str, int], bits: int) -> dict[str, int]:
         """Layer -> its width; together they take at most the bytes of ``bits`` in all layers.
 
         Scales count for nothing here: a layer has as many of them at any width.
 
         Args:
-            growth: As ``scan`` gives it.
+            costs: As ``scan`` gives it.
             sizes: Layer -> number of its weights.
             bits: At least the first width.
         """
         import numpy as np
         from scipy.optimize import LinearConstraint, milp
 
-        layers, widths = len(growth), len(self.widths)
-        cost = np.array([values for values in growth.values()]).clip(min=0)  # noise of few rows may make a loss fall
-        taken = np.array([[sizes[name] * width for width in self.widths] for name in growth], dtype=float)
+        layers, widths = len(costs), len(self.widths)
+        cost = np.array(list(costs.values()))
+        cost *= 1e4 / max(cost.max(), 1e-30)  # the solver holds two sums that differ by 1e-6 for equal
+        taken = np.array([[sizes[name] * width for width in self.widths] for name in costs], dtype=float)
         budget = float(bits * sum(sizes.values()))
         found = milp(
             cost.ravel(),
@@ -153,7 +160,7 @@ class MixedPrecision:
         )
         assert found.x is not None, found.message
         chosen = found.x.reshape(layers, widths).argmax(1)
-        return {name: self.widths[column] for name, column in zip(growth, chosen, strict=True)}
+        return {name: self.widths[column] for name, column in zip(costs, chosen, strict=True)}
 
 
 def _hull(sparsities: Sequence[float], growth: Sequence[float]) -> Iterator[tuple[float, float, float]]:

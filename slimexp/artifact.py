@@ -28,6 +28,7 @@ from slimexp.model.base import Family, Source
 from slimexp.model.loading import CutOut, Pretrained, family_named, from_folder, without_bars
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.packing import is_scale, pack, plain_state
+from slimexp.record import OF_LAYER
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -139,6 +140,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if manifest["format"] > FORMAT:
         raise ValueError(f"'{folder}' is of format {manifest['format']}, this slimexp reads up to {FORMAT}: update it")
     return manifest
+
+
+def reached(folder: Path) -> dict[str, float]:
+    """What the stages of a model say that they did to it; empty for what is no artifact.
+
+    Returns:
+        ``<stage>_<figure>`` of the model (``quantize_share``: how much was quantized), ``<figure>/<layer>`` of layers.
+    """
+    if not (folder / MANIFEST).exists():
+        return {}
+    stages = read_manifest(folder)["stages"]
+    done = [(stage["name"], *item) for stage in stages for item in stage.get("coverage", {}).items()]
+    return {name if OF_LAYER in name else f"{stage}_{name}": float(value) for stage, name, value in done}
 
 
 def folded(model: PreTrainedModel) -> PreTrainedModel:

@@ -239,7 +239,7 @@ class Pipeline:
             return dict(known["metrics"])
         began = time.monotonic()
         subject = self.baseline if stage is self.reference else self._subject(stage)
-        metrics = run(self.measures, subject, self.baseline, self.corpus)
+        metrics = run(self.measures, subject, self.baseline, self.corpus) | artifact.reached(stage.artifact)
         seconds = {"train": trained or 0.0, "measure": time.monotonic() - began}
         if stage is self.reference:
             self.dense_metrics = metrics

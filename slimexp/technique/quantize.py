@@ -1,7 +1,7 @@
 """Integer weights and activations: quantization-aware training, or one-shot after training."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -13,11 +13,13 @@ from slimexp.data.base import Corpus
 from slimexp.model.base import Batch, Family
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.packing import before, require_loadable
+from slimexp.record import OF_LAYER
 from slimexp.rounding import GPTQ
 from slimexp.smoothing import Smoothing
-from slimexp.technique.batches import calibration_batches, training_batches
-from slimexp.technique.calibration import undisturbed, visiting
+from slimexp.technique.batches import calibration_batches
+from slimexp.technique.calibration import visiting
 from slimexp.technique.coverage import coverage, covered_layers, latent
+from slimexp.technique.divergence import Divergence
 from slimexp.technique.finetune import Finetune, Training
 from slimexp.technique.inputs import input_values
 from slimexp.technique.post_training import round_weights, smooth
@@ -158,25 +160,37 @@ class Quantize(Finetune):
         self.on_step(1.0)
         held = {latent(layer): self.widths[name] for name, layer in self.layers.items()}  # tied weights once
         bits = sum(weight.numel() * width for weight, width in held.items()) / sum(weight.numel() for weight in held)
-        own = {} if self.allocation is None else {f"bits/{name}": float(width) for name, width in self.widths.items()}
-        return {"share": coverage(self.family, self.layers), "bits": bits, **self.smoothed, **own}
+        return {"share": coverage(self.family, self.layers), "bits": bits, **self.smoothed, **self.allocated}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["quantize"] = {"widths": self.widths, "allocated": self.allocated}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What was chosen before the interruption stays: sums may differ when they are taken again."""
+        super().on_load_checkpoint(checkpoint)
+        own = checkpoint["quantize"]
+        self.widths, self.allocated = own["widths"], own["allocated"]
+        for name, quantizer in self.on_weights.items():
+            quantizer.bits = self.widths[name]
 
     def _widths(self) -> dict[str, int]:
-        """Bits of each layer's weights."""
+        """Bits of each layer's weights; what was found on the way goes into ``allocated``."""
+        self.allocated: dict[str, float] = {}
         if self.allocation is None:
             return dict.fromkeys(self.layers, self.bits)
-        (rows,) = training_batches(
-            self.corpus, self.family, batch_size=self.allocation.rows, seed=self.seed, start=0, stop=1, workers=0
-        )
         weights = {name: latent(layer) for name, layer in self.layers.items()}
-        with undisturbed(self.family), visiting(self.family.model, self._where()):
-            batch = {name: tensor.to(self.family.device) for name, tensor in rows.items()}
-            growth = self.allocation.scan(
+        with visiting(self.family.model, self._where()):
+            costs = self.allocation.scan(
                 weights,
                 quantizer=lambda bits: self.quantizer(bits=bits, group_size=self.group_size, symmetric=self.symmetric),
-                loss=lambda: self.total(self.terms(batch)).item(),
+                cost=Divergence(self.family, self._calibration_batches(self.allocation.rows)),
             )
-        return self.allocation.choose(growth, {name: weight.numel() for name, weight in weights.items()}, self.bits)
+        widths = self.allocation.choose(costs, {name: weight.numel() for name, weight in weights.items()}, self.bits)
+        self.allocated = {f"bits{OF_LAYER}{name}": float(width) for name, width in widths.items()}
+        for place, width in enumerate(self.allocation.widths):
+            self.allocated |= {f"rounded_to_{width}_nats{OF_LAYER}{name}": costs[name][place] for name in costs}
+        return widths
 
     def _on_weight(self, name: str, layer: torch.nn.Module) -> Quantizer:
         quantizer = self.quantizer(bits=self.widths[name], group_size=self.group_size, symmetric=self.symmetric)
