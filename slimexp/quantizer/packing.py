@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from slimexp.attachment import INPUT, attached
 from slimexp.kernel.race import told
-from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.base import Granularity, Quantizer
 
 if TYPE_CHECKING:
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
@@ -198,17 +198,20 @@ def _scheme(quantizers: Mapping[str, Quantizer], *, unpacked: bool) -> "Quantiza
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
     weight, activation = quantizers[WEIGHT], quantizers.get(INPUT)
-    group_size = weight.granularity.group_size
-    size: dict[str, Any] = (
-        {"strategy": "channel"} if group_size is None else {"strategy": "group", "group_size": group_size}
-    )
     as_int8 = weight.bits == 8 and (activation is not None or unpacked)
     return QuantizationScheme(
         targets=[],
-        weights=QuantizationArgs(num_bits=weight.bits, symmetric=weight.symmetric, **size),
+        weights=QuantizationArgs(num_bits=weight.bits, symmetric=weight.symmetric, **_strategy(weight.granularity)),
         input_activations=None if activation is None else _activation_args(activation),
         format=(CompressionFormat.int_quantized if as_int8 else CompressionFormat.pack_quantized).value,
     )
+
+
+def _strategy(granularity: Granularity) -> dict[str, Any]:
+    if granularity.per_tensor:
+        return {"strategy": "tensor"}
+    size = granularity.group_size
+    return {"strategy": "channel"} if size is None else {"strategy": "group", "group_size": size}
 
 
 def _activation_args(activation: Quantizer) -> "QuantizationArgs":

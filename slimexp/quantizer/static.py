@@ -24,7 +24,7 @@ class Static(Quantizer):
         self,
         *,
         bits: int,
-        group_size: int | None = None,
+        group_size: int | str | None = None,
         symmetric: bool = True,
         range: Callable[..., Quantizer] | None = None,
     ) -> None:

@@ -37,4 +37,4 @@ class Token(Quantizer):
     def round(self, x: Tensor, grid: Grid) -> Tensor:
         """In the type of ``x`` throughout, as it is served."""
         groups, scale = self.granularity.split(x), grid.scale.unsqueeze(-1)
-        return ((groups / scale).clamp(*self.limits).round() * scale).flatten(-2)
+        return ((groups / scale).clamp(*self.limits).round() * scale).reshape(x.shape)

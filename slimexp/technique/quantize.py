@@ -34,7 +34,7 @@ class Quantize(Finetune):
             training text before anything is rounded.
         bits: Width of the weights, 2 to 8; with ``allocation`` what they take together, in bits per weight.
         group_size: Neighbours in a row of a weight that share a scale; ``None`` for one scale per
-            output channel.
+            output channel, ``"tensor"`` for one per weight.
         symmetric: Whether the integer 0 stands for zero in weights; else every scale has a zero point.
         activation_bits: 8, or ``None`` to leave activations in float.
         calibration_rows: Training rows that the activations' ranges are taken from, >= 1.
@@ -59,7 +59,7 @@ class Quantize(Finetune):
         quantizer: Callable[..., Quantizer],
         activation_quantizer: Callable[..., Quantizer],
         bits: int,
-        group_size: int | None,
+        group_size: int | str | None,
         symmetric: bool,
         activation_bits: int | None,
         calibration_rows: int,

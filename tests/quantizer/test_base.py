@@ -58,17 +58,20 @@ def widths(make: Callable[..., Quantizer]) -> range:
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("group_size", [None, 8])
-def test_levels(make: Callable[..., Quantizer], symmetric: bool, group_size: int | None) -> None:
+@pytest.mark.parametrize("group_size", [None, 8, "tensor"])
+def test_levels(make: Callable[..., Quantizer], symmetric: bool, group_size: int | str | None) -> None:
     for bits in widths(make):
         quantizer = make(bits=bits, group_size=group_size, symmetric=symmetric)
         values = quantizer(tensor())
         assert all(len(group.unique()) <= 2**bits for group in quantizer.granularity.split(values).flatten(0, -2))
+        assert values.shape == SHAPE
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("group_size", [None, 8])
-def test_integers_stand_for_the_values(make: Callable[..., Quantizer], symmetric: bool, group_size: int | None) -> None:
+@pytest.mark.parametrize("group_size", [None, 8, "tensor"])
+def test_integers_stand_for_the_values(
+    make: Callable[..., Quantizer], symmetric: bool, group_size: int | str | None
+) -> None:
     for bits in widths(make):
         quantizer = make(bits=bits, group_size=group_size, symmetric=symmetric)
         x = tensor() + 0.3
@@ -173,5 +176,6 @@ def test_bits_out_of_range(make: Callable[..., Quantizer], bits: int) -> None:
 def test_group_size_must_divide_the_row() -> None:
     with pytest.raises(ValueError, match="group_size must divide the length of a row, got 5 for rows of 32"):
         Granularity(5).split(tensor())
-    with pytest.raises(ValueError, match="group_size must be >= 1"):
-        Granularity(0)
+    for wrong in (0, "row", 2.5):
+        with pytest.raises(ValueError, match=f"group_size must be >= 1, .* or tensor for one in all, got {wrong}"):
+            Granularity(wrong)

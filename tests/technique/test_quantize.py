@@ -17,7 +17,7 @@ from slimexp.model.base import Batch
 from slimexp.model.causal_lm import CausalLm
 from slimexp.model.seq2seq import Seq2Seq
 from slimexp.model.tokenizer import Bytes
-from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.base import Granularity, Quantizer
 from slimexp.quantizer.packing import pack
 from slimexp.technique.quantize import Quantize
 
@@ -63,13 +63,13 @@ def batch(model: CausalLm) -> Batch:
     return model.encode([("one", None, None), ("three", None, None)])
 
 
-@pytest.mark.parametrize(("bits", "group_size"), [(8, None), (4, 16), (2, None)])
-def test_after_training_every_compressible_layer_is_on_its_grid(bits: int, group_size: int | None) -> None:
+@pytest.mark.parametrize(("bits", "group_size"), [(8, None), (4, 16), (2, None), (4, "tensor")])
+def test_after_training_every_compressible_layer_is_on_its_grid(bits: int, group_size: int | str | None) -> None:
     stage = quantize(bits=bits, group_size="null" if group_size is None else group_size)
     stage.prepare(family(), Words(), None)
     coverage = stage.finish()
     for layer in stage.layers.values():
-        groups = layer.weight.detach().unflatten(-1, (-1, group_size or layer.weight.shape[1])).flatten(0, -2)
+        groups = Granularity(group_size).split(layer.weight.detach()).flatten(0, -2)
         assert all(len(group.unique()) <= 2**bits for group in groups)
     assert coverage["bits"] == bits
     assert 0.25 < coverage["share"] < 1
@@ -204,9 +204,11 @@ def test_layers_by_name() -> None:
         quantize(include="['nothing*']").prepare(family(), Words(), None)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_embeddings_and_their_head_are_packed_once_and_loaded_by_plain_transformers(bits: int, tmp_path: Path) -> None:
-    stage = quantize(bits=bits, embeddings="true", activation_bits="null")
+@pytest.mark.parametrize(("bits", "group_size"), [(8, "null"), (4, "null"), (4, "tensor")])
+def test_embeddings_and_their_head_are_packed_once_and_loaded_by_plain_transformers(
+    bits: int, group_size: str, tmp_path: Path
+) -> None:
+    stage = quantize(bits=bits, group_size=group_size, embeddings="true", activation_bits="null")
     stage.prepare(family(), Words(), None)
     assert stage.finish()["share"] > 0.9
     artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])
