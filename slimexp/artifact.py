@@ -27,7 +27,7 @@ from slimexp.model import serving
 from slimexp.model.base import Family, Source
 from slimexp.model.loading import CutOut, Pretrained, family_named, from_folder, without_bars
 from slimexp.quantizer.base import Quantizer
-from slimexp.quantizer.packing import is_scale, pack, plain_state
+from slimexp.quantizer.packing import is_fixed, pack, plain_state
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -153,10 +153,7 @@ def folded(model: PreTrainedModel) -> PreTrainedModel:
 
 def _save_packed(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
     state, quantization = pack(model)
-    cast = {
-        name: t.to(dtype) if t.is_floating_point() and not is_scale(name) else t  # scales are part of the grid
-        for name, t in state.items()
-    }
+    cast = {name: t if is_fixed(name, t) else t.to(dtype) for name, t in state.items()}
     save_file(
         {name: t.contiguous() for name, t in cast.items()}, folder / "model.safetensors", metadata={"format": "pt"}
     )

@@ -1,4 +1,4 @@
-"""What every quantizer is: a tensor rounded to a grid of integers times scales, with a gradient.
+"""What every quantizer is: a tensor rounded to a grid of integers (or small floats) times scales, with a gradient.
 
 The grid that is trained on is the grid that is shipped: ``packing.pack`` stores the integers and
 scales of these very values and checks that they come back bit for bit.
@@ -105,6 +105,7 @@ class Quantizer(Attachment):
         symmetric_only: Whether there is no affine variant.
         on_activations: Whether it rounds activations as a loaded artifact does.
         on_weights: Whether its grid is one that weights can be stored on.
+        stored: Type of the numbers that scales multiply; "integers" below, though they may be small floats.
     """
 
     widths: ClassVar[range] = range(2, 9)
@@ -112,6 +113,7 @@ class Quantizer(Attachment):
     symmetric_only: ClassVar[bool] = False
     on_activations: ClassVar[bool] = False
     on_weights: ClassVar[bool] = True
+    stored: ClassVar[torch.dtype] = torch.int8
     scale: Tensor | None
     zero: Tensor | None
 
@@ -176,9 +178,13 @@ class Quantizer(Attachment):
         grid = self.grid(x)
         self.scale, self.zero = grid.scale, grid.zero
 
+    def nearest(self, steps: Tensor) -> Tensor:
+        """The numbers of ``stored`` nearest to ``steps``, in their type."""
+        return steps.round().clamp(*self.limits)
+
     def integers(self, x: Tensor, grid: Grid) -> Tensor:
-        """Integers of the grid points nearest to ``x``, int8 [..., in]."""
-        return self._steps(x, grid).to(torch.int8)
+        """Integers of the grid points nearest to ``x``, [..., in] in the type ``stored``."""
+        return self._steps(x, grid).to(self.stored)
 
     def values(self, integers: Tensor, grid: Grid) -> Tensor:
         """The numbers that ``integers`` [..., in] stand for, float32."""
@@ -229,7 +235,7 @@ class Quantizer(Attachment):
         steps = self.granularity.split(x).float() / grid.scale.unsqueeze(-1)
         if grid.zero is not None:
             steps = steps + grid.zero.unsqueeze(-1).float()
-        return steps.round().clamp(*self.limits).reshape(x.shape)
+        return self.nearest(steps).reshape(x.shape)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """Make room for what is there only once it is frozen or learned."""

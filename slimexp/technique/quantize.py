@@ -76,11 +76,14 @@ class Quantize(Finetune):
     ) -> None:
         super().__init__(**training)
         # What is wrong is refused now, not at its turn.
-        _check_rounds_weights(quantizer(bits=bits, group_size=group_size, symmetric=symmetric))
+        on_weights = quantizer(bits=bits, group_size=group_size, symmetric=symmetric)
+        _check_rounds_weights(on_weights)
         if activation_bits not in (8, None):
             raise ValueError(f"activation_bits must be 8, or null to leave activations in float, got {activation_bits}")
         if activation_bits is not None:
-            _check_rounds_activations(activation_quantizer(bits=activation_bits, group_size=None))
+            on_inputs = activation_quantizer(bits=activation_bits, group_size=None)
+            _check_rounds_activations(on_inputs)
+            _check_multiplied(on_weights, on_inputs)
         if not 0 <= start <= 1:
             raise ValueError(f"start must be in [0, 1], got {start}")
         if freeze is not None and not start <= freeze <= 1:
@@ -102,6 +105,8 @@ class Quantize(Finetune):
         _check_calibrated(smoothing, rounding, activation_bits=activation_bits)
         if allocation is not None:
             _check_allocation(allocation, bits)
+            for width in allocation.widths:
+                quantizer(bits=width, group_size=group_size, symmetric=symmetric)
         self.allocation = allocation
         self.smoothing = smoothing
         self.rounding = rounding
@@ -237,7 +242,8 @@ def _embeddings(family: Family) -> dict[str, torch.nn.Module]:
 def _check_rounds_weights(quantizer: Quantizer) -> None:
     if not quantizer.on_weights:
         raise ValueError(
-            f"{type(quantizer).__name__} rounds activations: for weights choose minmax, mse, percentile, ternary or lsq"
+            f"{type(quantizer).__name__} rounds activations: for weights choose minmax, mse, percentile, ternary, lsq "
+            "or fp8"
         )
 
 
@@ -245,7 +251,16 @@ def _check_rounds_activations(quantizer: Quantizer) -> None:
     if not quantizer.on_activations:
         raise ValueError(
             f"{type(quantizer).__name__} rounds weights: for activations choose token (a scale per token), static "
-            "(calibrated) or lsq (learned), or set activation_bits to null"
+            "(calibrated) or lsq (learned), beside fp8 weights fp8_token or fp8_static, or set activation_bits to null"
+        )
+
+
+def _check_multiplied(weights: Quantizer, inputs: Quantizer) -> None:
+    if weights.stored != inputs.stored:
+        raise ValueError(
+            f"{type(weights).__name__} and {type(inputs).__name__}: no kernel multiplies integers with fp8; choose "
+            "quantizer fp8 with activation_quantizer fp8_token or fp8_static, or both of integers, "
+            "or set activation_bits to null"
         )
 
 
