@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from slimexp.attachment import attach, attached
 from slimexp.model import serving
 from slimexp.model.base import Family, Source
+from slimexp.model.cache import cache_bits, round_cache
 from slimexp.model.loading import CutOut, Pretrained, family_named, from_folder, without_bars
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.packing import is_fixed, pack, plain_state
@@ -75,6 +76,7 @@ def save(family: Family, folder: Path, *, dtype: torch.dtype, stages: Sequence[M
             "max_length": family.max_length,
             "stages": list(stages),
             "attachments": attachments,
+            "cache_bits": cache_bits(model.config),
             "files": deployable,
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
@@ -93,6 +95,7 @@ def load(folder: Path) -> Family:
         attachment = getattr(importlib.import_module(module_name), class_name)(**row["arguments"])
         attach(modules[row["module"]], row["tensor"], attachment)
     load_model(model, str(folder / TRAINING))
+    round_cache(model, cache_bits(model.config))
     if model.can_generate():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)

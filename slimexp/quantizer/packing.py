@@ -85,6 +85,12 @@ def kernel(model: nn.Module, folder: Path | None = None) -> str:
         model: In memory.
         folder: Where it was loaded from, to name the stored format of weights that were dequantized at load.
     """
+    bits = getattr(getattr(model, "config", None), "cache_bits", None)  # see model.cache
+    cached = "" if bits is None else f"; keys and values cached in {bits} bits, dequantized at every step"
+    return _matmul(model, folder) + cached
+
+
+def _matmul(model: nn.Module, folder: Path | None) -> str:
     if (integers := told(model)) is not None:
         return integers
     dtype = str(next(p.dtype for p in model.parameters() if p.is_floating_point())).removeprefix("torch.")

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 from slimexp.attachment import INPUT, attach, attached
 from slimexp.data.base import Corpus
 from slimexp.model.base import Batch, Family
+from slimexp.model.cache import require_cache, round_cache
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.packing import before, require_loadable
 from slimexp.technique.batches import calibration_batches, training_batches
@@ -37,6 +38,7 @@ class Quantize(Finetune):
             output channel, ``"tensor"`` for one per weight.
         symmetric: Whether the integer 0 stands for zero in weights; else every scale has a zero point.
         activation_bits: 8, or ``None`` to leave activations in float.
+        cache_bits: 8 or 4 for the keys and values that self-attention caches, ``None`` for floats.
         calibration_rows: Training rows that the activations' ranges are taken from, >= 1.
         allocation: Gives each layer a width of its own, by a scan before anything is rounded; ``None``: all alike.
         smoothing: Scales channels before anything is rounded; ``None``: not.
@@ -62,6 +64,7 @@ class Quantize(Finetune):
         group_size: int | str | None,
         symmetric: bool,
         activation_bits: int | None,
+        cache_bits: int | None,
         calibration_rows: int,
         allocation: MixedPrecision | None,
         smoothing: Smoothing | None,
@@ -84,6 +87,8 @@ class Quantize(Finetune):
             on_inputs = activation_quantizer(bits=activation_bits, group_size=None)
             _check_rounds_activations(on_inputs)
             _check_multiplied(on_weights, on_inputs)
+        if cache_bits not in (8, 4, None):
+            raise ValueError(f"cache_bits must be 8, 4, or null to cache keys and values as floats, got {cache_bits}")
         if not 0 <= start <= 1:
             raise ValueError(f"start must be in [0, 1], got {start}")
         if freeze is not None and not start <= freeze <= 1:
@@ -101,6 +106,7 @@ class Quantize(Finetune):
         self.group_size = group_size
         self.symmetric = symmetric
         self.activation_bits = activation_bits
+        self.cache_bits = cache_bits
         self.calibration_rows = calibration_rows
         _check_calibrated(smoothing, rounding, activation_bits=activation_bits)
         if allocation is not None:
@@ -120,6 +126,8 @@ class Quantize(Finetune):
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
         least = self.bits if self.allocation is None else self.allocation.widths[0]
         require_loadable(config, bits=least, activation_bits=self.activation_bits)
+        if self.cache_bits is not None:
+            require_cache(config, self.cache_bits)
         if any(isinstance(stage, Quantize) for stage in before):
             raise ValueError("a pipeline quantizes once: remove one of its quantize stages")
 
@@ -149,10 +157,13 @@ class Quantize(Finetune):
                 self.on_weights[name].active = False  # until its turn has come
             batches, device = self._calibration_batches(self.rounding.rows), self._where()
             round_weights(self.rounding, family, blocks, self.on_weights, batches, device=device)
+        self.on_cache = round_cache(family.model, self.cache_bits)
 
     def on_step(self, progress: float) -> None:
         for quantizer in (*self.on_weights.values(), *self.on_inputs.values()):
             quantizer.active = progress >= self.start
+        if self.on_cache is not None:
+            self.on_cache.active = progress >= self.start
         if self.frozen_from is None or progress < self.frozen_from:
             return
         for name, quantizer in self.on_weights.items():

@@ -6,7 +6,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import BertConfig, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from slimexp import artifact
 from slimexp.attachment import INPUT, attached
@@ -309,6 +309,7 @@ def test_quantizing_twice_is_an_error() -> None:
         ({"group_size": 0}, "group_size must be >= 1"),
         ({"activation_bits": 4}, "activation_bits must be 8, or null"),
         ({"symmetric": "false", "activation_bits": "null", "bits": 1}, "bits must be in 2..8, got 1"),
+        ({"cache_bits": 2}, "cache_bits must be 8, 4, or null"),
         ({"calibration_rows": 0}, "calibration_rows must be >= 1, got 0"),
         ({"start": 0.5, "freeze": 0.2}, r"freeze must be in \[start, 1\] = \[0.5, 1\]"),
         ({"start": 1.5}, r"start must be in \[0, 1\], got 1.5"),
@@ -329,6 +330,32 @@ def test_what_could_not_be_loaded_is_refused_before_training() -> None:
     t5 = Seq2Seq(T5ForConditionalGeneration(config), Bytes().build([]), max_length=16)
     with pytest.raises(ValueError, match="set activation_bits=null, or bits=8"):
         quantize(bits=4, activation_bits=8).validate(t5.model.config, [])
+
+
+def test_a_model_without_a_cache_is_refused_before_training() -> None:
+    with pytest.raises(ValueError, match="a bert reads a text at once and caches no keys and values"):
+        quantize(cache_bits=8).validate(BertConfig(), [])
+
+
+@torch.no_grad()
+def test_keys_and_values_are_rounded_from_start_on_and_by_what_is_loaded(tmp_path: Path) -> None:
+    stages = {bits: quantize(steps=10, start=0.5, activation_bits="null", cache_bits=bits) for bits in ("null", 4)}
+    logits = {}
+    for bits, stage in stages.items():
+        stage.prepare(family(), Words(), None)
+        stage.on_step(0.4)
+        before = stage.family.forward(batch(stage.family))[0]
+        assert torch.equal(before, logits.setdefault("before", before))
+        stage.finish()
+        logits[bits] = stage.family.forward(batch(stage.family))[0]
+    assert 1e-3 < (logits[4] - logits["null"]).norm() / logits["null"].norm() < 0.1
+    folder = tmp_path / "a"
+    artifact.save(stages[4].family, folder, dtype=torch.float32, stages=[])
+    assert artifact.read_manifest(folder)["cache_bits"] == 4
+    for again in (artifact.load(folder), artifact.deployed(folder), artifact.served(folder)):
+        distance = (again.forward(batch(again))[0] - logits[4]).norm() / logits[4].norm()
+        assert distance < 1e-2
+        assert kernel(again.model, folder).endswith("keys and values cached in 4 bits, dequantized at every step")
 
 
 def test_too_little_coverage() -> None:
