@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from slimexp.importance.base import Calibrated
 from slimexp.model.base import Batch, Family
+from slimexp.model.cache import float_cache
 from slimexp.technique.coverage import Layer, latent, matrix, place
 
 
@@ -114,14 +115,20 @@ def watching(importance: Observer, layers: Mapping[str, Layer]) -> Iterator[Stat
 
 @contextmanager
 def undisturbed(family: Family) -> Iterator[None]:
-    """Eval mode and no autocast; eager too, for a compiled model does not notice new hooks."""
+    """Eval mode, no autocast, keys and values as floats; eager too, for a compiled model does not notice new hooks."""
     training = family.model.training
     family.model.eval()
     try:
-        with torch.compiler.set_stance("force_eager"), torch.autocast(family.device.type, enabled=False):
+        with torch.compiler.set_stance("force_eager"), _as_floats(family):
             yield
     finally:
         family.model.train(training)
+
+
+@contextmanager
+def _as_floats(family: Family) -> Iterator[None]:
+    with torch.autocast(family.device.type, enabled=False), float_cache(family.model):
+        yield
 
 
 @contextmanager

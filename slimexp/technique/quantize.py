@@ -11,6 +11,7 @@ from slimexp.allocation import MixedPrecision
 from slimexp.attachment import INPUT, attach, attached
 from slimexp.data.base import Corpus
 from slimexp.model.base import Batch, Family
+from slimexp.model.cache import require_cache, round_cache
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.packing import before, require_loadable
 from slimexp.record import OF_LAYER
@@ -36,9 +37,10 @@ class Quantize(Finetune):
             training text before anything is rounded.
         bits: Width of the weights, 2 to 8; with ``allocation`` what they take together, in bits per weight.
         group_size: Neighbours in a row of a weight that share a scale; ``None`` for one scale per
-            output channel.
+            output channel, ``"tensor"`` for one per weight.
         symmetric: Whether the integer 0 stands for zero in weights; else every scale has a zero point.
         activation_bits: 8, or ``None`` to leave activations in float.
+        cache_bits: 8 or 4 for the keys and values that self-attention caches, ``None`` for floats.
         calibration_rows: Training rows that the activations' ranges are taken from, >= 1.
         allocation: Gives each layer a width of its own, by a scan before anything is rounded; ``None``: all alike.
         smoothing: Scales channels before anything is rounded; ``None``: not.
@@ -61,9 +63,10 @@ class Quantize(Finetune):
         quantizer: Callable[..., Quantizer],
         activation_quantizer: Callable[..., Quantizer],
         bits: int,
-        group_size: int | None,
+        group_size: int | str | None,
         symmetric: bool,
         activation_bits: int | None,
+        cache_bits: int | None,
         calibration_rows: int,
         allocation: MixedPrecision | None,
         smoothing: Smoothing | None,
@@ -78,11 +81,16 @@ class Quantize(Finetune):
     ) -> None:
         super().__init__(**training)
         # What is wrong is refused now, not at its turn.
-        _check_rounds_weights(quantizer(bits=bits, group_size=group_size, symmetric=symmetric))
+        on_weights = quantizer(bits=bits, group_size=group_size, symmetric=symmetric)
+        _check_rounds_weights(on_weights)
         if activation_bits not in (8, None):
             raise ValueError(f"activation_bits must be 8, or null to leave activations in float, got {activation_bits}")
         if activation_bits is not None:
-            _check_rounds_activations(activation_quantizer(bits=activation_bits, group_size=None))
+            on_inputs = activation_quantizer(bits=activation_bits, group_size=None)
+            _check_rounds_activations(on_inputs)
+            _check_multiplied(on_weights, on_inputs)
+        if cache_bits not in (8, 4, None):
+            raise ValueError(f"cache_bits must be 8, 4, or null to cache keys and values as floats, got {cache_bits}")
         if not 0 <= start <= 1:
             raise ValueError(f"start must be in [0, 1], got {start}")
         if freeze is not None and not start <= freeze <= 1:
@@ -100,10 +108,13 @@ class Quantize(Finetune):
         self.group_size = group_size
         self.symmetric = symmetric
         self.activation_bits = activation_bits
+        self.cache_bits = cache_bits
         self.calibration_rows = calibration_rows
         _check_calibrated(smoothing, rounding, activation_bits=activation_bits)
         if allocation is not None:
             _check_allocation(allocation, bits)
+            for width in allocation.widths:
+                quantizer(bits=width, group_size=group_size, symmetric=symmetric)
         self.allocation = allocation
         self.smoothing = smoothing
         self.rounding = rounding
@@ -117,6 +128,8 @@ class Quantize(Finetune):
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
         least = self.bits if self.allocation is None else self.allocation.widths[0]
         require_loadable(config, bits=least, activation_bits=self.activation_bits)
+        if self.cache_bits is not None:
+            require_cache(config, self.cache_bits)
         if any(isinstance(stage, Quantize) for stage in before):
             raise ValueError("a pipeline quantizes once: remove one of its quantize stages")
 
@@ -146,10 +159,13 @@ class Quantize(Finetune):
                 self.on_weights[name].active = False  # until its turn has come
             batches, device = self._calibration_batches(self.rounding.rows), self._where()
             round_weights(self.rounding, family, blocks, self.on_weights, batches, device=device)
+        self.on_cache = round_cache(family.model, self.cache_bits)
 
     def on_step(self, progress: float) -> None:
         for quantizer in (*self.on_weights.values(), *self.on_inputs.values()):
             quantizer.active = progress >= self.start
+        if self.on_cache is not None:
+            self.on_cache.active = progress >= self.start
         if self.frozen_from is None or progress < self.frozen_from:
             return
         for name, quantizer in self.on_weights.items():
@@ -251,7 +267,8 @@ def _embeddings(family: Family) -> dict[str, torch.nn.Module]:
 def _check_rounds_weights(quantizer: Quantizer) -> None:
     if not quantizer.on_weights:
         raise ValueError(
-            f"{type(quantizer).__name__} rounds activations: for weights choose minmax, mse, percentile, ternary or lsq"
+            f"{type(quantizer).__name__} rounds activations: for weights choose minmax, mse, percentile, ternary, lsq "
+            "or fp8"
         )
 
 
@@ -259,7 +276,16 @@ def _check_rounds_activations(quantizer: Quantizer) -> None:
     if not quantizer.on_activations:
         raise ValueError(
             f"{type(quantizer).__name__} rounds weights: for activations choose token (a scale per token), static "
-            "(calibrated) or lsq (learned), or set activation_bits to null"
+            "(calibrated) or lsq (learned), beside fp8 weights fp8_token or fp8_static, or set activation_bits to null"
+        )
+
+
+def _check_multiplied(weights: Quantizer, inputs: Quantizer) -> None:
+    if weights.stored != inputs.stored:
+        raise ValueError(
+            f"{type(weights).__name__} and {type(inputs).__name__}: no kernel multiplies integers with fp8; choose "
+            "quantizer fp8 with activation_quantizer fp8_token or fp8_static, or both of integers, "
+            "or set activation_bits to null"
         )
 
 

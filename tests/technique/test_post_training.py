@@ -86,9 +86,10 @@ def test_gptq_on_every_family_keeps_zeros_and_packs(case: Any, technique: Make) 
 
 
 @pytest.mark.parametrize("method", [AWQ, GPTQ])
-def test_same_grid_as_packed(method: str, case: Any, technique: Make) -> None:
+@pytest.mark.parametrize("group_size", [8, "tensor"])
+def test_same_grid_as_packed(method: str, group_size: int | str, case: Any, technique: Make) -> None:
     family, corpus, _ = case
-    stage = quantize(technique, method)
+    stage = quantize(technique, method, group_size=group_size)
     stage.prepare(family, corpus, None)
     stage.finish()
     on_weights = [a for place, a in attached(family.model) if isinstance(a, Quantizer) and place.tensor == "weight"]
