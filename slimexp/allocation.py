@@ -100,7 +100,7 @@ class MixedPrecision:
         if rows < 1:
             raise ValueError(f"allocation.rows must be >= 1, got {rows}")
         if len(widths) < 2 or any(a >= b for a, b in pairwise(widths)) or widths[0] < 2 or widths[-1] > 8:
-            raise ValueError(f"allocation.widths must be two or more, ascending, in 2..8, got {list(widths)}")
+            raise ValueError(f"allocation.widths must be two or more, ascending, within 2 to 8, got {list(widths)}")
         self.rows = rows
         self.widths = list(widths)
 

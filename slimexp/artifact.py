@@ -109,6 +109,11 @@ def manifest_of(source: Source) -> dict[str, Any]:
     return read_manifest(folder) if folder is not None and (folder / MANIFEST).exists() else {}
 
 
+def is_quantized(source: Source) -> bool:
+    """Whether ``source`` names an artifact with quantizers on it."""
+    return any(row["class"].startswith("slimexp.quantizer.") for row in manifest_of(source).get("attachments", ()))
+
+
 def compressed_by(source: Source, task: str) -> list[str]:
     """What made a model for ``task`` smaller: its stages, or the format of a foreign one; empty for a dense model."""
     if isinstance(source, CutOut):

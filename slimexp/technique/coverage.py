@@ -16,6 +16,16 @@ Layer = nn.Module | Weight
 L = TypeVar("L", bound=Layer)
 
 
+def check_min_coverage(value: float) -> None:
+    """Refuse a threshold that is none.
+
+    Raises:
+        ValueError: It is not in (0, 1].
+    """
+    if not 0 < value <= 1:
+        raise ValueError(f"min_coverage must be in (0, 1], a share of the model's parameters, got {value}")
+
+
 def covered_weights(
     family: Family, *, min_coverage: float, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
 ) -> dict[str, Layer]:

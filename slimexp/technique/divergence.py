@@ -20,12 +20,18 @@ class Divergence:
     Args:
         family: The model as it is at the start.
         batches: Text, on any device; answers to all of it are kept, where the model is.
+
+    Raises:
+        ValueError: An answer is not finite.
     """
 
     def __init__(self, family: Family, batches: Iterable[Batch]) -> None:
         self.family = family
         self.batches = [{name: tensor.to(family.device) for name, tensor in batch.items()} for batch in batches]
         self.before = [self._answers(batch) for batch in self.batches]
+        for place, answers in enumerate(self.before):
+            if not answers.isfinite().all():
+                raise ValueError(f"the model answers with NaN or infinity in calibration batch {place}")
 
     def __call__(self) -> float:
         """In nats."""

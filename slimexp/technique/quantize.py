@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedConfig
 
 from slimexp.allocation import MixedPrecision
@@ -19,11 +18,11 @@ from slimexp.rounding import GPTQ
 from slimexp.smoothing import Smoothing
 from slimexp.technique.batches import calibration_batches
 from slimexp.technique.calibration import visiting
-from slimexp.technique.coverage import coverage, covered_layers, latent
+from slimexp.technique.coverage import check_min_coverage, coverage, covered_layers, latent
 from slimexp.technique.divergence import Divergence
 from slimexp.technique.finetune import Finetune, Training
 from slimexp.technique.inputs import input_values
-from slimexp.technique.post_training import round_weights, smooth
+from slimexp.technique.post_training import round_weights, scaled_layers, smooth
 
 
 class Quantize(Finetune):
@@ -56,6 +55,7 @@ class Quantize(Finetune):
     """
 
     attaches = True
+    quantizes = True
 
     def __init__(
         self,
@@ -102,6 +102,7 @@ class Quantize(Finetune):
             )
         if calibration_rows < 1:
             raise ValueError(f"calibration_rows must be >= 1, got {calibration_rows}")
+        check_min_coverage(min_coverage)
         self.quantizer = quantizer
         self.activation_quantizer = activation_quantizer
         self.bits = bits
@@ -133,11 +134,23 @@ class Quantize(Finetune):
         if any(isinstance(stage, Quantize) for stage in before):
             raise ValueError("a pipeline quantizes once: remove one of its quantize stages")
 
+    def inspect(self, outline: Family) -> None:
+        layers = self._layers_of(outline)
+        if self.embeddings:
+            layers |= _embeddings(outline)
+        for name, layer in layers.items():
+            self._quantizer_of(name, layer, self.bits)
+        if self.smoothing is not None:
+            scaled_layers(outline, layers)
+
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         super().prepare(family, corpus, teacher)
         if taken := [place.module for place, a in attached(family.model) if isinstance(a, Quantizer)]:
             raise ValueError(f"the model is quantized already (e.g. '{taken[0]}'): quantize once per pipeline")
-        self.layers = covered_layers(family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude)
+        self.layers = self._layers_of(family)
+        for name, layer in self.layers.items():
+            if not latent(layer).isfinite().all():
+                raise ValueError(f"layer '{name}': a grid needs finite numbers, its weight holds NaN or infinity")
         self.widths = self._widths()
         self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
         self.smoothed = self._smooth()
@@ -208,14 +221,20 @@ class Quantize(Finetune):
             self.allocated |= {f"rounded_to_{width}_nats{OF_LAYER}{name}": costs[name][place] for name in costs}
         return widths
 
+    def _layers_of(self, family: Family) -> dict[str, torch.nn.Module]:
+        return covered_layers(family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude)
+
     def _on_weight(self, name: str, layer: torch.nn.Module) -> Quantizer:
-        quantizer = self.quantizer(bits=self.widths[name], group_size=self.group_size, symmetric=self.symmetric)
-        weight: Tensor = layer.weight.detach()  # type: ignore[operator]
+        return self._quantizer_of(name, layer, self.widths[name]).to(latent(layer).device)
+
+    def _quantizer_of(self, name: str, layer: torch.nn.Module, bits: int) -> Quantizer:
+        """The quantizer of a layer's weight, which it fits."""
+        quantizer = self.quantizer(bits=bits, group_size=self.group_size, symmetric=self.symmetric)
         try:
-            quantizer.granularity.split(weight)
+            quantizer.granularity.split(torch.empty_like(latent(layer), device="meta"))
         except ValueError as error:
             raise ValueError(f"layer '{name}': {error}") from error
-        return quantizer.to(weight.device)
+        return quantizer
 
     def _smooth(self) -> dict[str, float]:
         if self.smoothing is None:

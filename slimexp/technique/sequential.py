@@ -143,7 +143,7 @@ class _Stack:
         for block, wires in zip(self.blocks, [*wiring, None], strict=True):
             with visiting(block, device):
                 with self._observing(block) as statistics:
-                    for call in calls:
+                    for statistics.batch, call in enumerate(calls):
                         call.on(block)
                 self._prune(statistics)
                 if wires is not None:
@@ -155,7 +155,7 @@ class _Stack:
         with visiting(self.family.model, device):
             for block in self.blocks:
                 with self._observing(block) as statistics, _ending(block):
-                    for batch in batches:
+                    for statistics.batch, batch in enumerate(batches):
                         with suppress(_Stop):
                             self._forward(batch)
                 self._prune(statistics)

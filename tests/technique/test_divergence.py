@@ -10,6 +10,14 @@ from slimexp.technique.batches import calibration_batches
 from slimexp.technique.divergence import Divergence
 
 
+def test_answers_that_are_not_finite_name_their_batch(tiny: Callable[..., Any], corpus: Callable[..., Any]) -> None:
+    family = tiny("causal_lm")
+    batches = list(calibration_batches(corpus("causal_lm"), family, rows=2, seed=0))
+    family.model.model.norm.weight.data.fill_(torch.inf)
+    with pytest.raises(ValueError, match="the model answers with NaN or infinity in calibration batch 0"):
+        Divergence(family, batches)
+
+
 @pytest.mark.parametrize("task", ["seq2seq", "causal_lm", "classification"])
 def test_kullback_leibler_per_token_from_the_start(
     task: str, tiny: Callable[..., Any], corpus: Callable[..., Any]
