@@ -113,6 +113,17 @@ def _listed(names: Iterable[str]) -> str:
     )
 
 
+def check_finite(layers: Mapping[str, Layer]) -> None:
+    """Refuse weights that nothing can be made of.
+
+    Raises:
+        ValueError: A layer's weight holds NaN or infinity.
+    """
+    for name, layer in layers.items():
+        if not latent(layer).isfinite().all():
+            raise ValueError(f"layer '{name}': its weight holds NaN or infinity: load or train the model anew")
+
+
 def coverage(family: Family, layers: Mapping[str, Layer]) -> float:
     """Share of the model's parameters that are weights of ``layers``, tied ones once."""
     return share_of(family, list({id(weight): weight for weight in map(latent, layers.values())}.values()))

@@ -18,7 +18,7 @@ from slimexp.rounding import GPTQ
 from slimexp.smoothing import Smoothing
 from slimexp.technique.batches import calibration_batches
 from slimexp.technique.calibration import visiting
-from slimexp.technique.coverage import check_min_coverage, coverage, covered_layers, latent
+from slimexp.technique.coverage import check_finite, check_min_coverage, coverage, covered_layers, latent
 from slimexp.technique.divergence import Divergence
 from slimexp.technique.finetune import Finetune, Training
 from slimexp.technique.inputs import input_values
@@ -148,9 +148,7 @@ class Quantize(Finetune):
         if taken := [place.module for place, a in attached(family.model) if isinstance(a, Quantizer)]:
             raise ValueError(f"the model is quantized already (e.g. '{taken[0]}'): quantize once per pipeline")
         self.layers = self._layers_of(family)
-        for name, layer in self.layers.items():
-            if not latent(layer).isfinite().all():
-                raise ValueError(f"layer '{name}': a grid needs finite numbers, its weight holds NaN or infinity")
+        check_finite(self.layers)
         self.widths = self._widths()
         self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
         self.smoothed = self._smooth()

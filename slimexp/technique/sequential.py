@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from slimexp.model.base import Batch, Family
 from slimexp.technique.calibration import Observer, Statistics, undisturbed, visiting, watching
-from slimexp.technique.coverage import Layer, place
+from slimexp.technique.coverage import Layer, check_finite, place
 
 _PROBE = 8  # tokens that show how blocks are wired
 Wires = Mapping[str | int, int]  # argument of a block -> which output of the block before it is
@@ -80,8 +80,9 @@ def calibrate_blocks(
         prune: Receives layer -> statistic of one block, and prunes these layers.
 
     Raises:
-        ValueError: A layer was never used.
+        ValueError: A layer was never used; a weight or an input is not finite.
     """
+    check_finite(layers)
     with undisturbed(family):
         for position, blocks in enumerate(family.blocks().values()):
             stack = _Stack(importance, family, layers, list(blocks), prune)

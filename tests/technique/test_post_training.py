@@ -127,7 +127,7 @@ def test_what_is_not_finite_names_its_layer_and_batch(method: str, tiny: Make, c
         quantize(technique, method).prepare(broken, corpus("causal_lm"), None)
     broken = tiny("causal_lm")
     broken.model.model.layers[1].mlp.up_proj.weight.data[0, 0] = torch.nan
-    with pytest.raises(ValueError, match=r"layer 'model\.layers\.1\.mlp\.up_proj': .* its weight holds NaN"):
+    with pytest.raises(ValueError, match=r"layer 'model\.layers\.1\.mlp\.up_proj': its weight holds NaN"):
         quantize(technique, method).prepare(broken, corpus("causal_lm"), None)
 
 

@@ -242,7 +242,7 @@ def test_embeddings_beside_quantized_activations() -> None:
 def test_what_is_not_finite_names_its_layer_and_batch() -> None:
     broken = family()
     broken.model.model.layers[1].mlp.up_proj.weight.data[0, 0] = torch.nan
-    with pytest.raises(ValueError, match=r"layer 'model.layers.1.mlp.up_proj': a grid needs finite numbers"):
+    with pytest.raises(ValueError, match=r"layer 'model.layers.1.mlp.up_proj': its weight holds NaN"):
         quantize().prepare(broken, Words(), None)
     broken = family()
     broken.model.model.embed_tokens.weight.data.fill_(torch.nan)
