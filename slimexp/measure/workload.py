@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 
 from slimexp.model.base import Family
 
@@ -86,6 +87,11 @@ class Request:
         else:
             self.next_ids = prompt
             self._step("input_ids", logits_to_keep=1)
+
+    @property
+    def cache(self) -> Cache | None:
+        """Keys and values of what was read so far; ``None`` where a model keeps none."""
+        return next((kept for kept in self._state.values() if isinstance(kept, Cache)), None)
 
     def decode(self, new_tokens: int) -> None:
         """Decode ``new_tokens`` tokens, one at a time."""

@@ -82,8 +82,9 @@ def refusal(folder: Path) -> str | None:
 
 def _group_refusal(group: dict[str, Any]) -> str | None:
     weights, inputs = group["weights"], group.get("input_activations")
-    if weights.get("type", "int") != "int" or weights["strategy"] not in ("channel", "group"):
-        return f"its weights are {weights.get('type')} per {weights['strategy']}, not integers per channel or group"
+    if weights.get("type", "int") != "int" or weights["strategy"] not in ("tensor", "channel", "group"):
+        kind = f"{weights.get('type')} per {weights['strategy']}"
+        return f"its weights are {kind}, not integers per tensor, channel or group"
     if weights.get("actorder"):
         return "its weights are reordered"
     if group.get("output_activations") is not None:
