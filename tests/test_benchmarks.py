@@ -21,6 +21,7 @@ from benchmarks import (
     prune_large,
     prune_peers,
     prune_structured,
+    quantize_peers,
     quantize_quality,
     startup,
     sweep,
@@ -275,6 +276,7 @@ COMMANDS = [
     prune_large,
     prune_peers,
     prune_structured,
+    quantize_peers,
     quantize_quality,
     startup,
     sweep,
@@ -386,3 +388,47 @@ def test_every_width_and_every_method_of_the_quality_table_is_a_command_that_hol
         if not {row.width, row.method} <= met:
             check(compose(lines))
         met |= {row.width, row.method}
+
+
+@pytest.mark.parametrize("task", ["causal_lm", "seq2seq"])
+def test_a_peer_is_held_against_the_same_rows(
+    task: str, tiny: Callable[..., Any], corpus: Callable[[str], Any], monkeypatch: Any, tmp_path: Path
+) -> None:
+    text, dense = corpus(task), tiny(task)
+    monkeypatch.setattr(quantize_peers, "loaded", lambda *_: tiny(task))
+    monkeypatch.setattr(quantize_peers, "GROUP", 16)
+    widths = {name: width._replace(group=width.group and 16) for name, width in quantize_peers.WIDTHS.items()}
+    monkeypatch.setattr(quantize_peers, "WIDTHS", widths)
+    bench = quantize_peers.Bench("toy", text, dense, tmp_path, list(text.splits["test"]))
+    own = quantize_peers.ours(bench, widths["int8"], quantize_peers.NEAREST)
+    assert own.mb > 0 and bench.grade(own.predictions) == bench.grade(own.predictions, range(len(bench.examples)))
+    assert bench.worse(own.predictions, own.predictions) == (0.0, 0.0)
+    assert {"input_ids", "attention_mask"} <= quantize_peers.calibration(bench)[0].keys()
+
+    def refusing(*_: Any) -> Any:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(quantize_peers, "theirs", refusing)
+    pair = ("int8", quantize_peers.NEAREST, quantize_peers.TORCHAO, "int8_weight_only")
+    (failed,) = quantize_peers.compared(bench, [pair], tmp_path)
+    monkeypatch.setattr(quantize_peers, "theirs", lambda *_: own)
+    (even,) = quantize_peers.compared(bench, [pair], tmp_path)
+    assert quantize_peers.beaten([failed, even], 1.0) == []
+    assert quantize_peers.beaten([even._replace(worse=0.2, error=0.1)], 1.0) == ["toy, int8, to nearest, torchao"]
+    lines = quantize_peers.table("cer", 0.5, [failed, even]).splitlines()
+    assert lines[3].endswith("| torchao | failed: no | | |") and lines[4].endswith("| +0.0000 ± 0.0000 |")
+
+
+@pytest.mark.fast
+def test_the_error_of_a_paired_difference_is_that_of_its_mean(tmp_path: Path) -> None:
+    class Mean(Topics):
+        def grade(self, predictions: Any, examples: Any) -> dict[str, float]:
+            return {"perplexity": float(np.mean(predictions))}
+
+    text = Mean()
+    text.task = "causal_lm"
+    bench = quantize_peers.Bench("toy", text, None, tmp_path, [Example("")] * quantize_peers.BLOCKS)  # type: ignore[arg-type]
+    own, peer = np.random.default_rng(0).normal(size=(2, quantize_peers.BLOCKS))
+    mean, error = bench.worse(own, peer)
+    assert math.isclose(mean, (own - peer).mean())
+    assert math.isclose(error, (own - peer).std(ddof=1) / math.sqrt(quantize_peers.BLOCKS))
