@@ -59,6 +59,16 @@ def test_what_does_not_fit_is_told() -> None:
     assert "8 positions" in (refusal(sliding, 16) or "") and refusal(sliding, 8) is None
 
 
+@pytest.mark.fast
+def test_layers_of_one_input_packed_differently_are_no_matrix() -> None:
+    pytest.importorskip("triton", reason="without Triton nothing fits")
+    model = model_of("llama")
+    attention = model.model.layers[0].self_attn
+    for part, bits in (("q_proj", 8), ("k_proj", 8), ("v_proj", 4)):
+        setattr(attention, part, Words(rounded(getattr(attention, part), bits, None)))
+    assert "q_proj, k_proj, v_proj of model.layers.0.self_attn are packed differently" in (refusal(model, 16) or "")
+
+
 def test_steps_over_a_static_cache_are_those_of_generate() -> None:
     model = model_of("llama")
     ids = torch.randint(67, (1, 9), generator=torch.Generator().manual_seed(1))
