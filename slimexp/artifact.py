@@ -25,9 +25,11 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from slimexp.attachment import attach, attached
 from slimexp.model import serving
 from slimexp.model.base import Family, Source
+from slimexp.model.cache import cache_bits, round_cache
 from slimexp.model.loading import CutOut, Pretrained, family_named, from_folder, without_bars
 from slimexp.quantizer.base import Quantizer
-from slimexp.quantizer.packing import is_scale, pack, plain_state
+from slimexp.quantizer.packing import is_fixed, pack, plain_state
+from slimexp.record import OF_LAYER
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -75,6 +77,7 @@ def save(family: Family, folder: Path, *, dtype: torch.dtype, stages: Sequence[M
             "max_length": family.max_length,
             "stages": list(stages),
             "attachments": attachments,
+            "cache_bits": cache_bits(model.config),
             "files": deployable,
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
@@ -93,6 +96,7 @@ def load(folder: Path) -> Family:
         attachment = getattr(importlib.import_module(module_name), class_name)(**row["arguments"])
         attach(modules[row["module"]], row["tensor"], attachment)
     load_model(model, str(folder / TRAINING))
+    round_cache(model, cache_bits(model.config))
     if model.can_generate():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -103,6 +107,11 @@ def manifest_of(source: Source) -> dict[str, Any]:
     """The manifest of what ``source`` names; empty where it is no artifact."""
     folder = Path(source.folder) if isinstance(source, Pretrained) else None
     return read_manifest(folder) if folder is not None and (folder / MANIFEST).exists() else {}
+
+
+def is_quantized(source: Source) -> bool:
+    """Whether ``source`` names an artifact with quantizers on it."""
+    return any(row["class"].startswith("slimexp.quantizer.") for row in manifest_of(source).get("attachments", ()))
 
 
 def compressed_by(source: Source, task: str) -> list[str]:
@@ -141,6 +150,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def reached(folder: Path) -> dict[str, float]:
+    """What the stages of a model say that they did to it; empty for what is no artifact.
+
+    Returns:
+        ``<stage>_<figure>`` of the model (``quantize_share``: how much was quantized), ``<figure>/<layer>`` of layers.
+    """
+    if not (folder / MANIFEST).exists():
+        return {}
+    stages = read_manifest(folder)["stages"]
+    done = [(stage["name"], *item) for stage in stages for item in stage.get("coverage", {}).items()]
+    return {name if OF_LAYER in name else f"{stage}_{name}": float(value) for stage, name, value in done}
+
+
 def folded(model: PreTrainedModel) -> PreTrainedModel:
     """A plain copy in which every weight is what its attachments make of it."""
     plain = _plain_class(model)(model.config)
@@ -153,10 +175,7 @@ def folded(model: PreTrainedModel) -> PreTrainedModel:
 
 def _save_packed(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
     state, quantization = pack(model)
-    cast = {
-        name: t.to(dtype) if t.is_floating_point() and not is_scale(name) else t  # scales are part of the grid
-        for name, t in state.items()
-    }
+    cast = {name: t if is_fixed(name, t) else t.to(dtype) for name, t in state.items()}
     save_file(
         {name: t.contiguous() for name, t in cast.items()}, folder / "model.safetensors", metadata={"format": "pt"}
     )

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,12 +21,14 @@ from slimexp.measure.base import Measure, Subject, untouched
 from slimexp.measure.resident import MB, plain_tensors, resident_bytes
 from slimexp.measure.workload import Request, Workload
 from slimexp.model.base import Family
+from slimexp.model.cache import bytes_per_token
 
 _RESET = Path("/proc/self/clear_refs")
 
 
 class Memory(Measure):
     """``peak_mb``: most memory that the weights and one request take together (1 MB = 10^6 bytes).
+    ``cache_bytes_per_token``: what self-attention keeps of every token of a sequence, where a model decodes.
 
     On CUDA: the parameters and buffers, and what the allocator gave out on top of what it held before.
 
@@ -44,7 +47,7 @@ class Memory(Measure):
         timeout_s: Longest time the fresh process may take.
     """
 
-    directions: ClassVar[Mapping[str, Direction]] = {"peak_mb": "min"}
+    directions: ClassVar[Mapping[str, Direction]] = {"peak_mb": "min", "cache_bytes_per_token": "min"}
 
     def __init__(self, *, batch: int, tokens: int, new_tokens: int, seed: int, timeout_s: float) -> None:
         self.workload = Workload(batch=batch, tokens=tokens, new_tokens=new_tokens, seed=seed)
@@ -54,9 +57,10 @@ class Memory(Measure):
 
     def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
         shape = self.workload.fitted(subject.family)
-        if subject.family.device.type == "cuda":
-            return {"peak_mb": _cuda_peak(subject, shape) / MB}
-        return {"peak_mb": self._fresh_peak(subject, shape) / MB}
+        kept = _kept(subject.family, shape)
+        on_cuda = subject.family.device.type == "cuda"
+        peak = _cuda_peak(subject, shape) if on_cuda else self._fresh_peak(subject, shape)
+        return {"peak_mb": peak / MB, **({"cache_bytes_per_token": kept} if kept else {})}
 
     def _fresh_peak(self, subject: Subject, shape: Workload) -> int:
         if not _RESET.exists():
@@ -85,6 +89,14 @@ class Memory(Measure):
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise ValueError(f"{subject.folder} cannot be loaded and run in a fresh process: {last}")
         return int(done.stdout.split()[-1])
+
+
+def _kept(family: Family, shape: Workload) -> float:
+    """Bytes that self-attention caches of a token; 0 where it caches nothing."""
+    with untouched(family.model, seed=shape.seed):
+        request = Request(family)
+        request.prefill(replace(shape, tokens=min(shape.tokens, 8)).prompt(family))
+        return 0.0 if request.cache is None else bytes_per_token(request.cache)
 
 
 def _cuda_peak(subject: Subject, shape: Workload) -> int:

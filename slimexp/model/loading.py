@@ -24,6 +24,7 @@ from transformers import (
 
 from slimexp import hub
 from slimexp.model.base import Family, Source
+from slimexp.model.cache import cache_bits, round_cache
 from slimexp.model.causal_lm import CausalLm
 from slimexp.model.encoder import Encoder
 from slimexp.model.seq2seq import Seq2Seq
@@ -227,6 +228,7 @@ def from_folder(folder: str | Path, task: str, max_length: int) -> Family:
 
 def family_of(model: PreTrainedModel, folder: str | Path, task: str, max_length: int) -> Family:
     """A family of a model that is loaded, with the tokenizer in its folder."""
+    round_cache(model, cache_bits(model.config))
     return family_named(task)(model, _with_padding(AutoTokenizer.from_pretrained(folder)), max_length=max_length)
 
 

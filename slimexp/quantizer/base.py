@@ -1,4 +1,4 @@
-"""What every quantizer is: a tensor rounded to a grid of integers times scales, with a gradient.
+"""What every quantizer is: a tensor rounded to a grid of integers (or small floats) times scales, with a gradient.
 
 The grid that is trained on is the grid that is shipped: ``packing.pack`` stores the integers and
 scales of these very values and checks that they come back bit for bit.
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from slimexp.attachment import Attachment
 
+PER_TENSOR = "tensor"  # as a group size: one scale for all entries
 BFLOAT16_DIGITS = 8  # binary digits of a bfloat16 significand, the leading one included
 
 
@@ -27,22 +28,36 @@ class Granularity:
     ``None``, a weight          [out, in]     [out, 1]               per channel
     ``g``, a weight             [out, in]     [out, in / g]          per group
     ``None``, an activation     [B, T, D]     [B, T, 1]              per token
+    ``"tensor"``                any           [1]                    per tensor
     ==========================  ============  =====================  ===================
     """
 
-    group_size: int | None
+    group_size: int | str | None
 
     def __post_init__(self) -> None:
-        if self.group_size is not None and self.group_size < 1:
-            raise ValueError(f"group_size must be >= 1, or null for one scale per row, got {self.group_size}")
+        if self.per_tensor or self.group_size is None or (isinstance(self.group_size, int) and self.group_size >= 1):
+            return
+        raise ValueError(
+            f"group_size must be >= 1, null for one scale per row, or tensor for one in all, got {self.group_size}"
+        )
+
+    @property
+    def per_tensor(self) -> bool:
+        return self.group_size == PER_TENSOR
+
+    def columns(self, row: int) -> int:
+        """Neighbours in a row of so many entries that share a scale."""
+        return self.group_size if isinstance(self.group_size, int) else row
 
     def split(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., groups, in / groups].
+        """[..., in] -> [..., groups, in / groups], or [1, entries] where all share a scale.
 
         Raises:
             ValueError: The group size does not divide the row.
         """
-        size = x.shape[-1] if self.group_size is None else self.group_size
+        if self.per_tensor:
+            return x.reshape(1, -1)
+        size = self.columns(x.shape[-1])
         if x.shape[-1] % size:
             raise ValueError(
                 f"group_size must divide the length of a row, got {size} for rows of {x.shape[-1]}: "
@@ -56,7 +71,8 @@ class Grid:
     """The numbers that quantized values may have: ``(integer - zero) * scale``.
 
     Attributes:
-        scale: Not 0, float32 [..., groups]; negative only where 2 bits reach further to one side, see ``scaled``.
+        scale: Not 0, float32 [..., groups] (per tensor [1]); negative only where 2 bits reach further to one side, see
+            ``scaled``.
         zero: Integer that stands for zero, of the same shape; ``None`` where it is 0 (a symmetric grid).
     """
 
@@ -80,7 +96,7 @@ class Quantizer(Attachment):
 
     Args:
         bits: Width of the integers, one of ``widths``.
-        group_size: Neighbours in a row that share a scale; ``None`` for the whole row.
+        group_size: Neighbours in a row that share a scale; ``None`` for the whole row, ``"tensor"`` for all rows.
         symmetric: Whether the integer 0 stands for zero; else a zero point for every scale does (affine).
 
     Attributes:
@@ -89,6 +105,7 @@ class Quantizer(Attachment):
         symmetric_only: Whether there is no affine variant.
         on_activations: Whether it rounds activations as a loaded artifact does.
         on_weights: Whether its grid is one that weights can be stored on.
+        stored: Type of the numbers that scales multiply; "integers" below, though they may be small floats.
     """
 
     widths: ClassVar[range] = range(2, 9)
@@ -96,13 +113,14 @@ class Quantizer(Attachment):
     symmetric_only: ClassVar[bool] = False
     on_activations: ClassVar[bool] = False
     on_weights: ClassVar[bool] = True
+    stored: ClassVar[torch.dtype] = torch.int8
     scale: Tensor | None
     zero: Tensor | None
 
-    def __init__(self, *, bits: int, group_size: int | None, symmetric: bool = True) -> None:
+    def __init__(self, *, bits: int, group_size: int | str | None, symmetric: bool = True) -> None:
         super().__init__()
         if bits not in self.widths:
-            raise ValueError(f"{type(self).__name__}: bits must be in {_span(self.widths)}, got {bits}")
+            raise ValueError(f"{type(self).__name__}: bits must be {_span(self.widths)}, got {bits}")
         if self.symmetric_only and not symmetric:
             raise ValueError(f"{type(self).__name__} is symmetric: set symmetric=true, or choose another quantizer")
         self.bits = bits
@@ -160,23 +178,32 @@ class Quantizer(Attachment):
         grid = self.grid(x)
         self.scale, self.zero = grid.scale, grid.zero
 
+    def nearest(self, steps: Tensor) -> Tensor:
+        """The numbers of ``stored`` nearest to ``steps``, in their type."""
+        return steps.round().clamp(*self.limits)
+
     def integers(self, x: Tensor, grid: Grid) -> Tensor:
-        """Integers of the grid points nearest to ``x``, int8 [..., in]."""
-        return self._steps(x, grid).flatten(-2).to(torch.int8)
+        """Integers of the grid points nearest to ``x``, [..., in] in the type ``stored``."""
+        return self._steps(x, grid).to(self.stored)
 
     def values(self, integers: Tensor, grid: Grid) -> Tensor:
         """The numbers that ``integers`` [..., in] stand for, float32."""
         groups = self.granularity.split(integers).float()
         if grid.zero is not None:
             groups = groups - grid.zero.unsqueeze(-1).float()
-        return (groups * grid.scale.unsqueeze(-1)).flatten(-2)
+        return (groups * grid.scale.unsqueeze(-1)).reshape(integers.shape)
 
     def round(self, x: Tensor, grid: Grid) -> Tensor:
         """Nearest grid points of ``x``, [..., in], in its type."""
-        return self.values(self._steps(x, grid).flatten(-2), grid).to(x.dtype)
+        return self.values(self._steps(x, grid), grid).to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return straight_through(x, lambda x: self.round(x, self.grid(x))) if self.active else x
+
+    def on_columns(self) -> "Quantizer":
+        """The same for columns that share a scale: one in each row, or one in all where the granularity is so."""
+        size = PER_TENSOR if self.granularity.per_tensor else None
+        return type(self)(**(self.arguments() | {"group_size": size}))
 
     def arguments(self) -> dict[str, Any]:
         return {"bits": self.bits, "group_size": self.granularity.group_size, "symmetric": self.symmetric}
@@ -204,11 +231,11 @@ class Quantizer(Attachment):
         return torch.where(scale > torch.finfo(scale.dtype).tiny, scale, 1.0)
 
     def _steps(self, x: Tensor, grid: Grid) -> Tensor:
-        """Integers of ``x`` as floating-point numbers, [..., groups, in / groups]."""
+        """Integers of ``x`` as floating-point numbers, [..., in]."""
         steps = self.granularity.split(x).float() / grid.scale.unsqueeze(-1)
         if grid.zero is not None:
             steps = steps + grid.zero.unsqueeze(-1).float()
-        return steps.round().clamp(*self.limits)
+        return self.nearest(steps).reshape(x.shape)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """Make room for what is there only once it is frozen or learned."""
@@ -231,7 +258,7 @@ def _check_finite(x: Tensor) -> None:
 
 
 def _span(widths: range) -> str:
-    return f"{widths[0]}..{widths[-1]}" if len(widths) > 1 else str(widths[0])
+    return f"{widths[0]} to {widths[-1]}" if len(widths) > 2 else " or ".join(map(str, widths))
 
 
 def straight_through(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:

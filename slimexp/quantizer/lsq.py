@@ -29,7 +29,7 @@ class Lsq(Quantizer):
     symmetric_only = True
     on_activations = True
 
-    def __init__(self, *, bits: int, group_size: int | None, symmetric: bool = True) -> None:
+    def __init__(self, *, bits: int, group_size: int | str | None, symmetric: bool = True) -> None:
         super().__init__(bits=bits, group_size=group_size, symmetric=symmetric)
         self.register_parameter("step", None)
 
@@ -77,4 +77,4 @@ class _Learned(torch.autograd.Function):
         slope = ctx.quantizer.granularity.split(integers) - torch.where(inside, exact, 0)
         of_step = (upstream * slope).float().reshape(ctx.steps, -1).sum(-1)
         damped = of_step / math.sqrt(exact.numel() / ctx.steps * high)
-        return (upstream * inside).flatten(-2).to(gradient.dtype), damped, None
+        return (upstream * inside).reshape(gradient.shape).to(gradient.dtype), damped, None

@@ -19,7 +19,7 @@ class Mse(Quantizer):
     """
 
     def __init__(
-        self, *, bits: int, group_size: int | None, symmetric: bool = True, candidates: int, smallest: float
+        self, *, bits: int, group_size: int | str | None, symmetric: bool = True, candidates: int, smallest: float
     ) -> None:
         super().__init__(bits=bits, group_size=group_size, symmetric=symmetric)
         if candidates < 1:

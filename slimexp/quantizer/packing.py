@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from slimexp.attachment import INPUT, attached
 from slimexp.kernel.race import told
-from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.base import Granularity, Quantizer
 
 if TYPE_CHECKING:
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
@@ -30,7 +30,7 @@ _ATTACHED = ("parametrizations", "input_attachment")
 def pack(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State dict and ``quantization_config`` of a model with quantizers attached.
 
-    Casting a scale (``is_scale``) changes the grid; casting any other floating-point tensor does not.
+    Casting what is part of a grid (``is_fixed``) changes it; casting any other floating-point tensor does not.
 
     Returns:
         state: Name -> tensor as transformers expects them in ``model.safetensors``: packed integers
@@ -79,12 +79,18 @@ def kernel(model: nn.Module, folder: Path | None = None) -> str:
     """What executes in the linear layers of ``model``, in words: no format is faster than its kernel.
 
     Loaded by ``model.serving``, integers run on the kernels of ``slimexp.kernel``; by plain transformers, every
-    integer format of compressed-tensors runs as a floating-point matmul on dequantized weights.
+    format of compressed-tensors written here runs as a floating-point matmul on dequantized weights.
 
     Args:
         model: In memory.
         folder: Where it was loaded from, to name the stored format of weights that were dequantized at load.
     """
+    bits = getattr(getattr(model, "config", None), "cache_bits", None)  # see model.cache
+    cached = "" if bits is None else f"; keys and values cached in {bits} bits, dequantized at every step"
+    return _matmul(model, folder) + cached
+
+
+def _matmul(model: nn.Module, folder: Path | None) -> str:
     if (integers := told(model)) is not None:
         return integers
     dtype = str(next(p.dtype for p in model.parameters() if p.is_floating_point())).removeprefix("torch.")
@@ -93,13 +99,18 @@ def kernel(model: nn.Module, folder: Path | None = None) -> str:
     schemes = (getattr(module, "quantization_scheme", None) for module in model.modules())
     if executed := next((scheme for scheme in schemes if scheme is not None), None):
         activations = executed.input_activations
-        rounding = "" if activations is None else f", activations rounded to int{activations.num_bits} in {dtype}"
-        return f"int{executed.weights.num_bits} dequantized -> {dtype} matmul{rounding}"
+        rounding = "" if activations is None else f", activations rounded to {_said(dict(activations))} in {dtype}"
+        return f"{_said(dict(executed.weights))} dequantized -> {dtype} matmul{rounding}"
     stored = json.loads((folder / "config.json").read_text()).get("quantization_config") if folder else None
     if stored is None:
         return f"{dtype} matmul" + (" (zeros multiplied like all else)" if _has_zeros(model) else "")
     group = next(iter(stored["config_groups"].values()))
-    return f"int{group['weights']['num_bits']} dequantized -> {dtype} matmul"
+    return f"{_said(group['weights'])} dequantized -> {dtype} matmul"
+
+
+def _said(numbers: Mapping[str, Any]) -> str:
+    """int8, say."""
+    return f"{'fp' if numbers.get('type') == 'float' else 'int'}{numbers['num_bits']}"
 
 
 def _has_zeros(model: nn.Module) -> bool:
@@ -160,9 +171,9 @@ def before(module: nn.Module, quantizer: Quantizer) -> Tensor:
     return weight
 
 
-def is_scale(name: str) -> bool:
+def is_fixed(name: str, tensor: Tensor) -> bool:
     """Whether a tensor of an artifact is part of a grid, so that its type must stay."""
-    return name.endswith((SCALE, INPUT_SCALE))
+    return not tensor.is_floating_point() or tensor.dtype.itemsize == 1 or name.endswith((SCALE, INPUT_SCALE))
 
 
 def _is_attached(name: str) -> bool:
@@ -198,24 +209,34 @@ def _scheme(quantizers: Mapping[str, Quantizer], *, unpacked: bool) -> "Quantiza
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
     weight, activation = quantizers[WEIGHT], quantizers.get(INPUT)
-    group_size = weight.granularity.group_size
-    size: dict[str, Any] = (
-        {"strategy": "channel"} if group_size is None else {"strategy": "group", "group_size": group_size}
-    )
     as_int8 = weight.bits == 8 and (activation is not None or unpacked)
+    kind = CompressionFormat.int_quantized if as_int8 else CompressionFormat.pack_quantized
+    if weight.stored.is_floating_point:
+        kind = CompressionFormat.float_quantized
     return QuantizationScheme(
         targets=[],
-        weights=QuantizationArgs(num_bits=weight.bits, symmetric=weight.symmetric, **size),
+        weights=QuantizationArgs(**_number(weight), symmetric=weight.symmetric, **_strategy(weight.granularity)),
         input_activations=None if activation is None else _activation_args(activation),
-        format=(CompressionFormat.int_quantized if as_int8 else CompressionFormat.pack_quantized).value,
+        format=kind.value,
     )
+
+
+def _number(quantizer: Quantizer) -> dict[str, Any]:
+    return {"num_bits": quantizer.bits, "type": "float" if quantizer.stored.is_floating_point else "int"}
+
+
+def _strategy(granularity: Granularity) -> dict[str, Any]:
+    if granularity.per_tensor:
+        return {"strategy": "tensor"}
+    size = granularity.group_size
+    return {"strategy": "channel"} if size is None else {"strategy": "group", "group_size": size}
 
 
 def _activation_args(activation: Quantizer) -> "QuantizationArgs":
     from compressed_tensors.quantization import QuantizationArgs
 
     strategy = "token" if activation.dynamic else "tensor"
-    return QuantizationArgs(num_bits=activation.bits, symmetric=True, strategy=strategy, dynamic=activation.dynamic)
+    return QuantizationArgs(**_number(activation), symmetric=True, strategy=strategy, dynamic=activation.dynamic)
 
 
 @torch.no_grad()

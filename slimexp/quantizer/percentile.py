@@ -15,7 +15,7 @@ class Percentile(Quantizer):
             values. Affine: as many stay out at either end.
     """
 
-    def __init__(self, *, bits: int, group_size: int | None, symmetric: bool = True, percentile: float) -> None:
+    def __init__(self, *, bits: int, group_size: int | str | None, symmetric: bool = True, percentile: float) -> None:
         super().__init__(bits=bits, group_size=group_size, symmetric=symmetric)
         if not 50 < percentile <= 100:
             raise ValueError(f"percentile must be in (50, 100], got {percentile}")

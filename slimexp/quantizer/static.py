@@ -1,30 +1,25 @@
-"""Static rounding of activations: one scale per layer, calibrated before."""
+"""Static rounding of activations to integers: one scale per layer, calibrated before."""
 
 from collections.abc import Callable
-from typing import Any
 
-import torch
 from torch import Tensor
 
+from slimexp.quantizer.activation import Calibrated
 from slimexp.quantizer.base import Grid, Quantizer
 
 
-class Static(Quantizer):
-    """Symmetric grid for activations, fixed by what was seen at ``start``; integers in the full range, as served.
+class Static(Calibrated):
+    """Symmetric integers in the full range, as served.
 
     Args:
         range: Partial of the quantizer whose range is taken, over all that was seen as if it were one row.
     """
 
-    symmetric_only = True
-    on_activations = True
-    on_weights = False
-
     def __init__(
         self,
         *,
         bits: int,
-        group_size: int | None = None,
+        group_size: int | str | None = None,
         symmetric: bool = True,
         range: Callable[..., Quantizer] | None = None,
     ) -> None:
@@ -39,15 +34,3 @@ class Static(Quantizer):
         if self.range is None:
             raise ValueError("static activations need calibration before they are rounded: train the stage anew")
         return self.range(bits=self.bits, group_size=None, symmetric=True).fitted(x.flatten())
-
-    @torch.no_grad()
-    def start(self, x: Tensor) -> None:
-        self.freeze(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.active and not self.frozen:
-            raise ValueError("static activations need calibration before they are rounded: call start")
-        return super().forward(x)
-
-    def arguments(self) -> dict[str, Any]:
-        return {"bits": self.bits}

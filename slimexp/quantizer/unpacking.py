@@ -49,7 +49,10 @@ def _layer(name: str, state: dict[str, Tensor], scheme: "QuantizationScheme") ->
         integers = state[f"{name}.{WEIGHT}"]
     else:
         integers = unpack_from_int32(packed, bits, state[f"{name}.weight_shape"])
-        zero = None if zero is None else unpack_from_int32(zero, bits, scale.shape, packed_dim=0)
+        packs_zero = scheme.weights.strategy != "tensor"
+        zero = unpack_from_int32(zero, bits, scale.shape, packed_dim=0) if zero is not None and packs_zero else zero
+    if scheme.weights.strategy == "tensor":
+        scale, zero = scale.expand(len(integers), 1), None if zero is None else zero.expand(len(integers), 1)
     inputs = scheme.input_activations
     activation: Literal["token"] | float | None = None
     if inputs is not None:

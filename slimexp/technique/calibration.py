@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from slimexp.importance.base import Calibrated
 from slimexp.model.base import Batch, Family
+from slimexp.model.cache import float_cache
 from slimexp.technique.coverage import Layer, latent, matrix, place
 
 
@@ -40,9 +41,20 @@ class Statistics:
     def __init__(self, importance: Observer, layers: Mapping[str, Layer]) -> None:
         self.importance = importance
         self.layers = layers
+        self.batch = 0  # which is being shown, for messages
         self._sums: dict[str, Tensor] = {}
 
     def add(self, name: str, observed: Tensor) -> None:
+        """What was observed of a layer in this batch.
+
+        Raises:
+            ValueError: It holds NaN or infinity.
+        """
+        if not observed.isfinite().all():
+            raise ValueError(
+                f"layer '{name}': what {type(self.importance).__name__} observes of it holds NaN or infinity in "
+                f"calibration batch {self.batch}"
+            )
         layer = self.layers[name]
         part = self.importance.observe(matrix(layer, latent(layer).detach()), observed.detach())
         self._sums[name] = self.importance.merge(self._sums[name], part) if name in self._sums else part
@@ -88,7 +100,7 @@ def calibrate(
         on_device = ({name: tensor.to(family.device) for name, tensor in batch.items()} for batch in batches)
         if importance.observes == "input":
             with watching(importance, layers) as statistics, torch.no_grad():
-                for batch in on_device:
+                for statistics.batch, batch in enumerate(on_device):
                     family.forward(batch)
         else:
             statistics = Statistics(importance, layers)
@@ -114,14 +126,20 @@ def watching(importance: Observer, layers: Mapping[str, Layer]) -> Iterator[Stat
 
 @contextmanager
 def undisturbed(family: Family) -> Iterator[None]:
-    """Eval mode and no autocast; eager too, for a compiled model does not notice new hooks."""
+    """Eval mode, no autocast, keys and values as floats; eager too, for a compiled model does not notice new hooks."""
     training = family.model.training
     family.model.eval()
     try:
-        with torch.compiler.set_stance("force_eager"), torch.autocast(family.device.type, enabled=False):
+        with torch.compiler.set_stance("force_eager"), _as_floats(family):
             yield
     finally:
         family.model.train(training)
+
+
+@contextmanager
+def _as_floats(family: Family) -> Iterator[None]:
+    with torch.autocast(family.device.type, enabled=False), float_cache(family.model):
+        yield
 
 
 @contextmanager
@@ -138,7 +156,7 @@ def visiting(module: nn.Module, device: torch.device) -> Iterator[None]:
 @torch.enable_grad()
 def _show_gradients(statistics: Statistics, batches: Iterable[Batch], objective: Callable[[Batch], Tensor]) -> None:
     weights = [latent(layer) for layer in statistics.layers.values()]
-    for batch in batches:
+    for statistics.batch, batch in enumerate(batches):
         gradients = torch.autograd.grad(objective(batch), weights, allow_unused=True)
         for name, gradient in zip(statistics.layers, gradients, strict=True):
             if gradient is not None:

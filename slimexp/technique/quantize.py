@@ -1,26 +1,28 @@
 """Integer weights and activations: quantization-aware training, or one-shot after training."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedConfig
 
+from slimexp.allocation import MixedPrecision
 from slimexp.attachment import INPUT, attach, attached
 from slimexp.data.base import Corpus
 from slimexp.model.base import Batch, Family
+from slimexp.model.cache import require_cache, round_cache
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.packing import before, require_loadable
-from slimexp.technique.batches import calibration_batches, training_batches
-from slimexp.technique.calibration import undisturbed, visiting
-from slimexp.technique.coverage import coverage, covered_layers, latent
+from slimexp.record import OF_LAYER
+from slimexp.rounding import GPTQ
+from slimexp.smoothing import Smoothing
+from slimexp.technique.batches import calibration_batches
+from slimexp.technique.calibration import visiting
+from slimexp.technique.coverage import check_finite, check_min_coverage, coverage, covered_layers, latent
+from slimexp.technique.divergence import Divergence
 from slimexp.technique.finetune import Finetune, Training
-from slimexp.technique.gptq import GPTQ
 from slimexp.technique.inputs import input_values
-from slimexp.technique.mixed_precision import MixedPrecision
-from slimexp.technique.post_training import round_weights, smooth
-from slimexp.technique.smoothing import Smoothing
+from slimexp.technique.post_training import round_weights, scaled_layers, smooth
 
 
 class Quantize(Finetune):
@@ -34,9 +36,10 @@ class Quantize(Finetune):
             training text before anything is rounded.
         bits: Width of the weights, 2 to 8; with ``allocation`` what they take together, in bits per weight.
         group_size: Neighbours in a row of a weight that share a scale; ``None`` for one scale per
-            output channel.
+            output channel, ``"tensor"`` for one per weight.
         symmetric: Whether the integer 0 stands for zero in weights; else every scale has a zero point.
         activation_bits: 8, or ``None`` to leave activations in float.
+        cache_bits: 8 or 4 for the keys and values that self-attention caches, ``None`` for floats.
         calibration_rows: Training rows that the activations' ranges are taken from, >= 1.
         allocation: Gives each layer a width of its own, by a scan before anything is rounded; ``None``: all alike.
         smoothing: Scales channels before anything is rounded; ``None``: not.
@@ -52,6 +55,7 @@ class Quantize(Finetune):
     """
 
     attaches = True
+    quantizes = True
 
     def __init__(
         self,
@@ -59,9 +63,10 @@ class Quantize(Finetune):
         quantizer: Callable[..., Quantizer],
         activation_quantizer: Callable[..., Quantizer],
         bits: int,
-        group_size: int | None,
+        group_size: int | str | None,
         symmetric: bool,
         activation_bits: int | None,
+        cache_bits: int | None,
         calibration_rows: int,
         allocation: MixedPrecision | None,
         smoothing: Smoothing | None,
@@ -76,11 +81,16 @@ class Quantize(Finetune):
     ) -> None:
         super().__init__(**training)
         # What is wrong is refused now, not at its turn.
-        _check_rounds_weights(quantizer(bits=bits, group_size=group_size, symmetric=symmetric))
+        on_weights = quantizer(bits=bits, group_size=group_size, symmetric=symmetric)
+        _check_rounds_weights(on_weights)
         if activation_bits not in (8, None):
             raise ValueError(f"activation_bits must be 8, or null to leave activations in float, got {activation_bits}")
         if activation_bits is not None:
-            _check_rounds_activations(activation_quantizer(bits=activation_bits, group_size=None))
+            on_inputs = activation_quantizer(bits=activation_bits, group_size=None)
+            _check_rounds_activations(on_inputs)
+            _check_multiplied(on_weights, on_inputs)
+        if cache_bits not in (8, 4, None):
+            raise ValueError(f"cache_bits must be 8, 4, or null to cache keys and values as floats, got {cache_bits}")
         if not 0 <= start <= 1:
             raise ValueError(f"start must be in [0, 1], got {start}")
         if freeze is not None and not start <= freeze <= 1:
@@ -92,16 +102,20 @@ class Quantize(Finetune):
             )
         if calibration_rows < 1:
             raise ValueError(f"calibration_rows must be >= 1, got {calibration_rows}")
+        check_min_coverage(min_coverage)
         self.quantizer = quantizer
         self.activation_quantizer = activation_quantizer
         self.bits = bits
         self.group_size = group_size
         self.symmetric = symmetric
         self.activation_bits = activation_bits
+        self.cache_bits = cache_bits
         self.calibration_rows = calibration_rows
         _check_calibrated(smoothing, rounding, activation_bits=activation_bits)
         if allocation is not None:
             _check_allocation(allocation, bits)
+            for width in allocation.widths:
+                quantizer(bits=width, group_size=group_size, symmetric=symmetric)
         self.allocation = allocation
         self.smoothing = smoothing
         self.rounding = rounding
@@ -115,14 +129,26 @@ class Quantize(Finetune):
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
         least = self.bits if self.allocation is None else self.allocation.widths[0]
         require_loadable(config, bits=least, activation_bits=self.activation_bits)
+        if self.cache_bits is not None:
+            require_cache(config, self.cache_bits)
         if any(isinstance(stage, Quantize) for stage in before):
             raise ValueError("a pipeline quantizes once: remove one of its quantize stages")
+
+    def inspect(self, outline: Family) -> None:
+        layers = self._layers_of(outline)
+        if self.embeddings:
+            layers |= _embeddings(outline)
+        for name, layer in layers.items():
+            self._quantizer_of(name, layer, self.bits)
+        if self.smoothing is not None:
+            scaled_layers(outline, layers)
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         super().prepare(family, corpus, teacher)
         if taken := [place.module for place, a in attached(family.model) if isinstance(a, Quantizer)]:
             raise ValueError(f"the model is quantized already (e.g. '{taken[0]}'): quantize once per pipeline")
-        self.layers = covered_layers(family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude)
+        self.layers = self._layers_of(family)
+        check_finite(self.layers)
         self.widths = self._widths()
         self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
         self.smoothed = self._smooth()
@@ -144,10 +170,13 @@ class Quantize(Finetune):
                 self.on_weights[name].active = False  # until its turn has come
             batches, device = self._calibration_batches(self.rounding.rows), self._where()
             round_weights(self.rounding, family, blocks, self.on_weights, batches, device=device)
+        self.on_cache = round_cache(family.model, self.cache_bits)
 
     def on_step(self, progress: float) -> None:
         for quantizer in (*self.on_weights.values(), *self.on_inputs.values()):
             quantizer.active = progress >= self.start
+        if self.on_cache is not None:
+            self.on_cache.active = progress >= self.start
         if self.frozen_from is None or progress < self.frozen_from:
             return
         for name, quantizer in self.on_weights.items():
@@ -158,34 +187,52 @@ class Quantize(Finetune):
         self.on_step(1.0)
         held = {latent(layer): self.widths[name] for name, layer in self.layers.items()}  # tied weights once
         bits = sum(weight.numel() * width for weight, width in held.items()) / sum(weight.numel() for weight in held)
-        own = {} if self.allocation is None else {f"bits/{name}": float(width) for name, width in self.widths.items()}
-        return {"share": coverage(self.family, self.layers), "bits": bits, **self.smoothed, **own}
+        return {"share": coverage(self.family, self.layers), "bits": bits, **self.smoothed, **self.allocated}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["quantize"] = {"widths": self.widths, "allocated": self.allocated}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What was chosen before the interruption stays: sums may differ when they are taken again."""
+        super().on_load_checkpoint(checkpoint)
+        own = checkpoint["quantize"]
+        self.widths, self.allocated = own["widths"], own["allocated"]
+        for name, quantizer in self.on_weights.items():
+            quantizer.bits = self.widths[name]
 
     def _widths(self) -> dict[str, int]:
-        """Bits of each layer's weights."""
+        """Bits of each layer's weights; what was found on the way goes into ``allocated``."""
+        self.allocated: dict[str, float] = {}
         if self.allocation is None:
             return dict.fromkeys(self.layers, self.bits)
-        (rows,) = training_batches(
-            self.corpus, self.family, batch_size=self.allocation.rows, seed=self.seed, start=0, stop=1, workers=0
-        )
         weights = {name: latent(layer) for name, layer in self.layers.items()}
-        with undisturbed(self.family), visiting(self.family.model, self._where()):
-            batch = {name: tensor.to(self.family.device) for name, tensor in rows.items()}
-            growth = self.allocation.scan(
+        with visiting(self.family.model, self._where()):
+            costs = self.allocation.scan(
                 weights,
                 quantizer=lambda bits: self.quantizer(bits=bits, group_size=self.group_size, symmetric=self.symmetric),
-                loss=lambda: self.total(self.terms(batch)).item(),
+                cost=Divergence(self.family, self._calibration_batches(self.allocation.rows)),
             )
-        return self.allocation.choose(growth, {name: weight.numel() for name, weight in weights.items()}, self.bits)
+        widths = self.allocation.choose(costs, {name: weight.numel() for name, weight in weights.items()}, self.bits)
+        self.allocated = {f"bits{OF_LAYER}{name}": float(width) for name, width in widths.items()}
+        for place, width in enumerate(self.allocation.widths):
+            self.allocated |= {f"rounded_to_{width}_nats{OF_LAYER}{name}": costs[name][place] for name in costs}
+        return widths
+
+    def _layers_of(self, family: Family) -> dict[str, torch.nn.Module]:
+        return covered_layers(family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude)
 
     def _on_weight(self, name: str, layer: torch.nn.Module) -> Quantizer:
-        quantizer = self.quantizer(bits=self.widths[name], group_size=self.group_size, symmetric=self.symmetric)
-        weight: Tensor = layer.weight.detach()  # type: ignore[operator]
+        return self._quantizer_of(name, layer, self.widths[name]).to(latent(layer).device)
+
+    def _quantizer_of(self, name: str, layer: torch.nn.Module, bits: int) -> Quantizer:
+        """The quantizer of a layer's weight, which it fits."""
+        quantizer = self.quantizer(bits=bits, group_size=self.group_size, symmetric=self.symmetric)
         try:
-            quantizer.granularity.split(weight)
+            quantizer.granularity.split(torch.empty_like(latent(layer), device="meta"))
         except ValueError as error:
             raise ValueError(f"layer '{name}': {error}") from error
-        return quantizer.to(weight.device)
+        return quantizer
 
     def _smooth(self) -> dict[str, float]:
         if self.smoothing is None:
@@ -237,7 +284,8 @@ def _embeddings(family: Family) -> dict[str, torch.nn.Module]:
 def _check_rounds_weights(quantizer: Quantizer) -> None:
     if not quantizer.on_weights:
         raise ValueError(
-            f"{type(quantizer).__name__} rounds activations: for weights choose minmax, mse, percentile, ternary or lsq"
+            f"{type(quantizer).__name__} rounds activations: for weights choose minmax, mse, percentile, ternary, lsq "
+            "or fp8"
         )
 
 
@@ -245,7 +293,16 @@ def _check_rounds_activations(quantizer: Quantizer) -> None:
     if not quantizer.on_activations:
         raise ValueError(
             f"{type(quantizer).__name__} rounds weights: for activations choose token (a scale per token), static "
-            "(calibrated) or lsq (learned), or set activation_bits to null"
+            "(calibrated) or lsq (learned), beside fp8 weights fp8_token or fp8_static, or set activation_bits to null"
+        )
+
+
+def _check_multiplied(weights: Quantizer, inputs: Quantizer) -> None:
+    if weights.stored != inputs.stored:
+        raise ValueError(
+            f"{type(weights).__name__} and {type(inputs).__name__}: no kernel multiplies integers with fp8; choose "
+            "quantizer fp8 with activation_quantizer fp8_token or fp8_static, or both of integers, "
+            "or set activation_bits to null"
         )
 
 

@@ -50,6 +50,20 @@ def test_says_why_a_folder_cannot_be_served(
         Memory(**SHAPE).measure(subject, subject, corpora["seq2seq"])
 
 
+def test_bytes_that_the_cache_keeps_of_a_token(
+    subjects: dict[str, Subject], corpora: dict[str, Corpus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Memory, "_fresh_peak", lambda *_: 10**6)
+    figures = {}
+    for task, subject in subjects.items():
+        figures[task] = Memory(**SHAPE).measure(subject, subject, corpora[task])
+    assert "cache_bytes_per_token" not in figures["classification"]
+    config = subjects["causal_lm"].family.model.config
+    expected = 2 * 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    assert figures["causal_lm"]["cache_bytes_per_token"] == expected
+    assert figures["seq2seq"]["cache_bytes_per_token"] > 0
+
+
 @pytest.mark.fast
 @pytest.mark.parametrize("bad", [{"timeout_s": 0.0}, {"batch": 0}])
 def test_refuses(bad: dict[str, float]) -> None:

@@ -23,9 +23,12 @@ from transformers.quantizers.quantizer_compressed_tensors import CompressedTenso
 from slimexp.attachment import INPUT, attach
 from slimexp.importance.mask import Mask
 from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.fp8 import Fp8
+from slimexp.quantizer.fp8_static import Fp8Static
+from slimexp.quantizer.fp8_token import Fp8Token
 from slimexp.quantizer.lsq import Lsq
 from slimexp.quantizer.minmax import MinMax
-from slimexp.quantizer.packing import decompress, is_scale, kernel, pack, plain_state, require_loadable
+from slimexp.quantizer.packing import decompress, is_fixed, kernel, pack, plain_state, require_loadable
 from slimexp.quantizer.static import Static
 from slimexp.quantizer.ternary import Ternary
 from slimexp.quantizer.token import Token
@@ -66,7 +69,7 @@ def quantized(
     name: str,
     *,
     bits: int,
-    group_size: int | None,
+    group_size: int | str | None,
     activations: bool,
     symmetric: bool = True,
     kind: type[Quantizer] = MinMax,
@@ -96,10 +99,7 @@ def activation(static: bool) -> Quantizer:
 def write(model: PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """A folder as an artifact has it."""
     state, quantization = pack(model)
-    state = {
-        name: (t.to(dtype) if t.is_floating_point() and not is_scale(name) else t).contiguous()
-        for name, t in state.items()
-    }
+    state = {name: (t if is_fixed(name, t) else t.to(dtype)).contiguous() for name, t in state.items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     config = model.config.to_dict() | {"quantization_config": quantization, "dtype": str(dtype).removeprefix("torch.")}
     config["architectures"] = [type(model).__name__]
@@ -144,6 +144,11 @@ FORMATS = [
     {"bits": 4, "group_size": 32, "symmetric": False},
     {"bits": 3, "group_size": None, "symmetric": False},
     {"bits": 2, "group_size": 16, "symmetric": False},
+    {"bits": 8, "group_size": "tensor"},
+    {"bits": 4, "group_size": "tensor"},
+    {"bits": 3, "group_size": "tensor", "symmetric": False},
+    {"bits": 8, "group_size": "tensor", "symmetric": False, "activations": True, "static": True},
+    {"bits": 2, "group_size": "tensor", "kind": Lsq},
     {"bits": 2, "group_size": 16, "kind": Ternary},
     {"bits": 4, "group_size": 32, "kind": Lsq},
     {"bits": 8, "group_size": None, "kind": Lsq, "activations": True},
@@ -176,6 +181,34 @@ def test_every_format_is_reloaded_with_the_logits_and_the_integers(
         static = settings.get("static", False)
         expected = layer.input_attachment.scale.item() if static else "token" if "activations" in settings else None
         assert one.activation == expected
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("group_size", [None, "tensor", 32])
+@pytest.mark.parametrize("on_inputs", [None, Fp8Token, Fp8Static])
+def test_fp8_is_stored_as_it_is_and_reloaded_with_the_logits(
+    name: str, group_size: int | str | None, on_inputs: type[Quantizer] | None, tmp_path: Path
+) -> None:
+    model = quantized(name, bits=8, group_size=group_size, activations=False, kind=Fp8)
+    for layer in in_blocks(model).values():
+        if on_inputs is not None:
+            attach(layer, INPUT, rounds := on_inputs(bits=8, group_size=None))
+            rounds.start(torch.tensor([[[-1.5, 1.0]]]))
+    state = write(model, tmp_path, torch.bfloat16)
+    for layer_name, layer in in_blocks(model).items():
+        assert state[f"{layer_name}.weight"].dtype == torch.float8_e4m3fn
+        assert state[f"{layer_name}.weight"].nbytes == layer.weight.numel()
+    written = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    assert written["format"] == "float-quantized"
+    write(model, tmp_path)
+    again = reload(model, tmp_path)
+    assert torch.allclose(logits(again), logits(model), atol=1e-5, rtol=0)
+    decompress(again)
+    for layer, other in zip(in_blocks(model).values(), in_blocks(again).values(), strict=True):
+        assert torch.equal(layer.weight, other.weight)
+    said = "fp8 dequantized -> float32 matmul"
+    rounding = "" if on_inputs is None else ", activations rounded to fp8 in float32"
+    assert kernel(again, tmp_path) == said + rounding
 
 
 @pytest.mark.parametrize("name", [LLAMA, BERT])

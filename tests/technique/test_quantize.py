@@ -6,7 +6,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import BertConfig, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from slimexp import artifact
 from slimexp.attachment import INPUT, attached
@@ -17,8 +17,8 @@ from slimexp.model.base import Batch
 from slimexp.model.causal_lm import CausalLm
 from slimexp.model.seq2seq import Seq2Seq
 from slimexp.model.tokenizer import Bytes
-from slimexp.quantizer.base import Quantizer
-from slimexp.quantizer.packing import pack
+from slimexp.quantizer.base import Granularity, Quantizer
+from slimexp.quantizer.packing import kernel, pack
 from slimexp.technique.quantize import Quantize
 
 
@@ -63,13 +63,13 @@ def batch(model: CausalLm) -> Batch:
     return model.encode([("one", None, None), ("three", None, None)])
 
 
-@pytest.mark.parametrize(("bits", "group_size"), [(8, None), (4, 16), (2, None)])
-def test_after_training_every_compressible_layer_is_on_its_grid(bits: int, group_size: int | None) -> None:
+@pytest.mark.parametrize(("bits", "group_size"), [(8, None), (4, 16), (2, None), (4, "tensor")])
+def test_after_training_every_compressible_layer_is_on_its_grid(bits: int, group_size: int | str | None) -> None:
     stage = quantize(bits=bits, group_size="null" if group_size is None else group_size)
     stage.prepare(family(), Words(), None)
     coverage = stage.finish()
     for layer in stage.layers.values():
-        groups = layer.weight.detach().unflatten(-1, (-1, group_size or layer.weight.shape[1])).flatten(0, -2)
+        groups = Granularity(group_size).split(layer.weight.detach()).flatten(0, -2)
         assert all(len(group.unique()) <= 2**bits for group in groups)
     assert coverage["bits"] == bits
     assert 0.25 < coverage["share"] < 1
@@ -153,6 +153,14 @@ def with_quantizer(name: str, place: str = "quantizer", **settings: object) -> Q
     return build(compose(["pipeline=quantize", chosen, *overrides]).pipeline.quantize)
 
 
+def with_quantizers(weights: str, inputs: str, **settings: object) -> Quantize:
+    values = {"steps": 0, "batch_size": 2} | settings
+    chosen = [f"quantizer@pipeline.quantize.{place}={name}"
+              for place, name in (("quantizer", weights), ("activation_quantizer", inputs))]  # fmt: skip
+    overrides = [f"pipeline.quantize.{key}={value}" for key, value in values.items()]
+    return build(compose(["pipeline=quantize", *chosen, *overrides]).pipeline.quantize)
+
+
 def test_learned_steps_move_and_are_packed() -> None:
     stage = with_quantizer("lsq", steps=6, bits=3, group_size=16, activation_bits="null", **{"optimizer.lr": 1e-2})
     stage.prepare(family(), Words(), None)
@@ -204,15 +212,20 @@ def test_layers_by_name() -> None:
         quantize(include="['nothing*']").prepare(family(), Words(), None)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_embeddings_and_their_head_are_packed_once_and_loaded_by_plain_transformers(bits: int, tmp_path: Path) -> None:
-    stage = quantize(bits=bits, embeddings="true", activation_bits="null")
+@pytest.mark.parametrize(
+    ("name", "bits", "group_size"),
+    [("minmax", 8, "null"), ("minmax", 4, "null"), ("minmax", 4, "tensor"), ("fp8", 8, "null")],
+)
+def test_embeddings_and_their_head_are_packed_once_and_loaded_by_plain_transformers(
+    name: str, bits: int, group_size: str, tmp_path: Path
+) -> None:
+    stage = with_quantizer(name, bits=bits, group_size=group_size, embeddings="true", activation_bits="null")
     stage.prepare(family(), Words(), None)
     assert stage.finish()["share"] > 0.9
     artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])
     stored = load_file(tmp_path / "a" / "model.safetensors")
     assert not any(name.startswith("lm_head") for name in stored)
-    assert f"model.embed_tokens.weight_{'packed'}" in stored
+    assert "model.embed_tokens.weight_scale" in stored
     again = LlamaForCausalLM.from_pretrained(tmp_path / "a").eval()
     shown = {"input_ids": torch.arange(9)[None]}
     assert torch.allclose(again(**shown).logits, stage.model(**shown).logits, atol=1e-5)
@@ -229,7 +242,7 @@ def test_embeddings_beside_quantized_activations() -> None:
 def test_what_is_not_finite_names_its_layer_and_batch() -> None:
     broken = family()
     broken.model.model.layers[1].mlp.up_proj.weight.data[0, 0] = torch.nan
-    with pytest.raises(ValueError, match=r"layer 'model.layers.1.mlp.up_proj': a grid needs finite numbers"):
+    with pytest.raises(ValueError, match=r"layer 'model.layers.1.mlp.up_proj': its weight holds NaN"):
         quantize().prepare(broken, Words(), None)
     broken = family()
     broken.model.model.embed_tokens.weight.data.fill_(torch.nan)
@@ -242,7 +255,39 @@ def test_a_quantizer_of_weights_cannot_round_activations() -> None:
         with_quantizer("minmax", "activation_quantizer")
 
 
-@pytest.mark.parametrize("option", ["static", "token"])
+@pytest.mark.parametrize(("weights", "inputs"), [("fp8", "token"), ("minmax", "fp8_token"), ("fp8", "static")])
+def test_no_kernel_multiplies_integers_with_fp8(weights: str, inputs: str) -> None:
+    with pytest.raises(ValueError, match="no kernel multiplies integers with fp8"):
+        with_quantizers(weights, inputs)
+
+
+def test_an_allocation_of_widths_that_the_quantizer_lacks() -> None:
+    mixed = ["pipeline=quantize", "quantizer@pipeline.quantize.quantizer=fp8", "pipeline.quantize.activation_bits=null"]
+    mixed += ["+allocation@pipeline.quantize.allocation=mixed_precision"]
+    with pytest.raises(ValueError, match="Fp8: bits must be 8, got 2"):
+        build(compose(mixed).pipeline.quantize)
+
+
+@pytest.mark.parametrize("inputs", [None, "fp8_token", "fp8_static"])
+def test_fp8_is_trained_and_what_is_loaded_is_what_was_trained(inputs: str | None, tmp_path: Path) -> None:
+    settings = {} if inputs is not None else {"activation_bits": "null"}
+    stage = with_quantizers("fp8", inputs or "token", steps=3, **settings)
+    stage.prepare(family(), Words(), None)
+    before = {name: layer.weight.detach().clone() for name, layer in stage.layers.items()}
+    fit(stage, 3)
+    assert not any(torch.equal(layer.weight, before[name]) for name, layer in stage.layers.items())
+    artifact.save(stage.family, tmp_path / "a", dtype=torch.bfloat16, stages=[])
+    for again in (artifact.load(tmp_path / "a"), artifact.served(tmp_path / "a")):
+        for name, layer in stage.layers.items():
+            assert torch.equal(again.model.get_submodule(name).weight, layer.weight)
+    artifact.save(stage.family, tmp_path / "b", dtype=torch.float32, stages=[])
+    expected = stage.family.forward(batch(stage.family))[0]
+    plain = artifact.served(tmp_path / "b")
+    assert torch.allclose(plain.forward(batch(plain))[0], expected, atol=1e-5)
+    assert kernel(plain.model, tmp_path / "b").startswith("fp8 dequantized -> float32 matmul")
+
+
+@pytest.mark.parametrize("option", ["static", "token", "fp8_static", "fp8_token"])
 def test_a_quantizer_of_activations_cannot_round_weights(option: str) -> None:
     with pytest.raises(ValueError, match="rounds activations: for weights choose minmax"):
         with_quantizer(option, "quantizer")
@@ -260,11 +305,14 @@ def test_quantizing_twice_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bits": 9}, "bits must be in 2..8, got 9"),
+        ({"bits": 9}, "bits must be 2 to 8, got 9"),
         ({"group_size": 0}, "group_size must be >= 1"),
         ({"activation_bits": 4}, "activation_bits must be 8, or null"),
-        ({"symmetric": "false", "activation_bits": "null", "bits": 1}, "bits must be in 2..8, got 1"),
+        ({"symmetric": "false", "activation_bits": "null", "bits": 1}, "bits must be 2 to 8, got 1"),
+        ({"cache_bits": 2}, "cache_bits must be 8, 4, or null"),
         ({"calibration_rows": 0}, "calibration_rows must be >= 1, got 0"),
+        ({"min_coverage": 0}, r"min_coverage must be in \(0, 1\], a share of the model's parameters, got 0"),
+        ({"min_coverage": 1.5}, r"min_coverage must be in \(0, 1\]"),
         ({"start": 0.5, "freeze": 0.2}, r"freeze must be in \[start, 1\] = \[0.5, 1\]"),
         ({"start": 1.5}, r"start must be in \[0, 1\], got 1.5"),
     ],
@@ -284,6 +332,32 @@ def test_what_could_not_be_loaded_is_refused_before_training() -> None:
     t5 = Seq2Seq(T5ForConditionalGeneration(config), Bytes().build([]), max_length=16)
     with pytest.raises(ValueError, match="set activation_bits=null, or bits=8"):
         quantize(bits=4, activation_bits=8).validate(t5.model.config, [])
+
+
+def test_a_model_without_a_cache_is_refused_before_training() -> None:
+    with pytest.raises(ValueError, match="a bert reads a text at once and caches no keys and values"):
+        quantize(cache_bits=8).validate(BertConfig(), [])
+
+
+@torch.no_grad()
+def test_keys_and_values_are_rounded_from_start_on_and_by_what_is_loaded(tmp_path: Path) -> None:
+    stages = {bits: quantize(steps=10, start=0.5, activation_bits="null", cache_bits=bits) for bits in ("null", 4)}
+    logits = {}
+    for bits, stage in stages.items():
+        stage.prepare(family(), Words(), None)
+        stage.on_step(0.4)
+        before = stage.family.forward(batch(stage.family))[0]
+        assert torch.equal(before, logits.setdefault("before", before))
+        stage.finish()
+        logits[bits] = stage.family.forward(batch(stage.family))[0]
+    assert 1e-3 < (logits[4] - logits["null"]).norm() / logits["null"].norm() < 0.1
+    folder = tmp_path / "a"
+    artifact.save(stages[4].family, folder, dtype=torch.float32, stages=[])
+    assert artifact.read_manifest(folder)["cache_bits"] == 4
+    for again in (artifact.load(folder), artifact.deployed(folder), artifact.served(folder)):
+        distance = (again.forward(batch(again))[0] - logits[4]).norm() / logits[4].norm()
+        assert distance < 1e-2
+        assert kernel(again.model, folder).endswith("keys and values cached in 4 bits, dequantized at every step")
 
 
 def test_too_little_coverage() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from slimexp.quantizer.minmax import MinMax
-from slimexp.technique.gptq import GPTQ
+from slimexp.rounding import GPTQ
 
 ROWS, COLUMNS, DAMPENING = 12, 24, 0.01
 
@@ -23,21 +23,21 @@ def layer() -> tuple[Tensor, Tensor]:
 def slow(weight: Tensor, x: Tensor, alive: Tensor, quantizer: MinMax, *, act_order: bool) -> np.ndarray:
     """The weight after columns were rounded one by one, in float64, inverting the rest of the Hessian at each."""
     w, tokens = weight.double().numpy() * alive.numpy(), x.double().numpy()
-    size = quantizer.granularity.group_size or COLUMNS
+    size, shared = quantizer.granularity.columns(COLUMNS), quantizer.granularity.per_tensor
     hessian = tokens.T @ tokens
     order = np.argsort(-np.diag(hessian), kind="stable") if act_order else np.arange(COLUMNS)
     hessian += DAMPENING * np.diag(hessian).mean() * np.eye(COLUMNS)
-    by_row = MinMax(bits=quantizer.bits, group_size=None)
-    static = {g: by_row.fitted(torch.from_numpy(w[:, g : g + size]).float()) for g in range(0, COLUMNS, size)}
+    fits = MinMax(bits=quantizer.bits, group_size="tensor" if shared else None)
+    static = {g: fits.fitted(torch.from_numpy(w[:, g : g + size]).float()) for g in range(0, COLUMNS, size)}
     grids: dict[int, Any] = static if act_order else {}
     rest = list(order)
     for j in order:
         group = j // size * size
         if group not in grids:
-            grids[group] = by_row.fitted(torch.from_numpy((w * alive.numpy())[:, group : group + size]).float())
+            grids[group] = fits.fitted(torch.from_numpy((w * alive.numpy())[:, group : group + size]).float())
         inverse = np.linalg.inv(hessian[np.ix_(rest, rest)])
         column = torch.from_numpy(w[:, [j]])
-        rounded = by_row.round(column, grids[group]).numpy()[:, 0] * alive.numpy()[:, j]
+        rounded = fits.round(column, grids[group]).numpy()[:, 0] * alive.numpy()[:, j]
         w[:, rest] -= np.outer((w[:, j] - rounded) / inverse[0, 0], inverse[0])
         w[:, j] = rounded
         rest.remove(j)
@@ -45,10 +45,10 @@ def slow(weight: Tensor, x: Tensor, alive: Tensor, quantizer: MinMax, *, act_ord
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("group_size", [None, 8, 12])
+@pytest.mark.parametrize("group_size", [None, 8, 12, "tensor"])
 @pytest.mark.parametrize("act_order", [False, True])
 @pytest.mark.parametrize("before", [0.0, 0.3])
-def test_against_a_slow_surgeon_in_float64(group_size: int | None, act_order: bool, before: float) -> None:
+def test_against_a_slow_surgeon_in_float64(group_size: int | str | None, act_order: bool, before: float) -> None:
     weight, x = layer()
     alive = torch.rand(ROWS, COLUMNS, generator=torch.Generator().manual_seed(1)) >= before
     gptq = GPTQ(rows=2, dampening=DAMPENING, act_order=act_order)

@@ -170,22 +170,22 @@ def clipped(weight: Tensor, hessian: Tensor, quantizer: Quantizer) -> Tensor:
         hessian: Gram matrix of the inputs, [in, in].
         quantizer: Of this weight, not frozen.
     """
-    size = quantizer.granularity.group_size or weight.shape[1]
-    by_row = type(quantizer)(**(quantizer.arguments() | {"group_size": None}))
+    size, fits = quantizer.granularity.columns(weight.shape[1]), quantizer.on_columns()
     parts = []
     for begin in range(0, weight.shape[1], size):
         here = slice(begin, begin + size)
-        parts.append(_clipped(weight[:, here], hessian[here, here], by_row))
+        parts.append(_clipped(weight[:, here], hessian[here, here], fits))
     return torch.cat(parts, 1)
 
 
-def _clipped(group: Tensor, hessian: Tensor, by_row: Quantizer) -> Tensor:
-    largest = group.abs().amax(1, keepdim=True)
+def _clipped(group: Tensor, hessian: Tensor, fits: Quantizer) -> Tensor:
+    shared = (0, 1) if fits.granularity.per_tensor else 1  # what has one range
+    largest = group.abs().amax(shared, keepdim=True)
     best, least = group, torch.full_like(largest, torch.inf)
     for shrink in _SHRINKS:
         narrow = group.clamp(-shrink * largest, shrink * largest)
-        change = by_row.round(group, by_row.fitted(narrow)) - group
-        error = ((change @ hessian) * change).sum(1, keepdim=True)
+        change = fits.round(group, fits.fitted(narrow)) - group
+        error = ((change @ hessian) * change).sum(shared, keepdim=True)
         best = torch.where(error < least, narrow, best)
         least = torch.minimum(error, least)
     return best

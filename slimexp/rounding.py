@@ -64,8 +64,7 @@ class GPTQ:
             order = hessian.diagonal().argsort(descending=True, stable=True)
         new, alive, hessian = new[:, order], alive[:, order], hessian[order][:, order]
         factor = inverse_factor(hessian, dampening=self.dampening, owner="GPTQ", option="rounding.dampening")
-        size = quantizer.granularity.group_size or new.shape[1]
-        by_row = type(quantizer)(**(quantizer.arguments() | {"group_size": None}))
+        size, fits = quantizer.granularity.columns(new.shape[1]), quantizer.on_columns()
         grids: dict[int, Grid] = {}
 
         def value(j: int, column: Tensor) -> Tensor:
@@ -74,8 +73,8 @@ class GPTQ:
                 here = slice(group * size, (group + 1) * size)
                 if not self.act_order and group:  # the first group stands as it came
                     fitted_to[:, here] = new[:, here] * alive[:, here]
-                grids[group] = by_row.fitted(fitted_to[:, here])
-            rounded[:, j] = by_row.round(column.unsqueeze(1), grids[group]).squeeze(1) * alive[:, j]
+                grids[group] = fits.fitted(fitted_to[:, here])
+            rounded[:, j] = fits.round(column.unsqueeze(1), grids[group]).squeeze(1) * alive[:, j]
             return rounded[:, j]
 
         rounded, places = torch.empty_like(new), order.tolist()

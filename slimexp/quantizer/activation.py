@@ -1,0 +1,56 @@
+"""What rounds activations: per token as they come, or on a grid that was calibrated before."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimexp.quantizer.base import Grid, Quantizer
+
+
+class PerToken(Quantizer):
+    """One scale per token, taken anew from each input.
+
+    ``scale = 2 max |x| / (largest - smallest number)``: the arithmetic that compressed-tensors performs on a loaded
+    artifact, in the type of the input throughout, so that what is trained is what is served. Its scale is not a fixed
+    point: rounding twice may move the largest entry.
+    """
+
+    dynamic = True
+    symmetric_only = True
+    on_activations = True
+    on_weights = False
+
+    def fitted(self, x: Tensor) -> Grid:
+        if x.dim() != 3:
+            raise ValueError(
+                f"activations are quantized per token and need inputs [B, T, D], got shape {list(x.shape)}: "
+                "set activation_bits to null for this model"
+            )
+        low, high = self.limits
+        scale = self.granularity.split(x).abs().amax(-1) / ((high - low) / 2)
+        return Grid(torch.where(scale == 0, torch.finfo(scale.dtype).eps, scale))
+
+    def round(self, x: Tensor, grid: Grid) -> Tensor:
+        groups, scale = self.granularity.split(x), grid.scale.unsqueeze(-1)
+        return (self.nearest(groups / scale) * scale).reshape(x.shape)
+
+
+class Calibrated(Quantizer):
+    """One scale for all entries, fixed by what was seen at ``start``."""
+
+    symmetric_only = True
+    on_activations = True
+    on_weights = False
+
+    @torch.no_grad()
+    def start(self, x: Tensor) -> None:
+        self.freeze(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.active and not self.frozen:
+            raise ValueError("static activations need calibration before they are rounded: call start")
+        return super().forward(x)
+
+    def arguments(self) -> dict[str, Any]:
+        return {"bits": self.bits}
