@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from slimexp.kernel.base import Kernel, Packed
 from slimexp.kernel.build import folder, machine
-from slimexp.kernel.dense import DenseBfloat16, DenseFloat32
+from slimexp.kernel.dense import Dense, DenseBfloat16, DenseFloat32
 from slimexp.kernel.int_mm import IntMM
 from slimexp.kernel.vnni import Vnni
 from slimexp.kernel.weight_only import WeightOnly4, WeightOnly8
@@ -26,6 +26,7 @@ _MARGIN = 0.95  # a later backend must take less than this share of the time: be
 _NEAR, _HOPELESS = 2.0, 50.0  # times the best time: up to the one a backend may yet win, from the other it is stopped
 _AGREE, _WITHIN = 3, 1.1  # a backend's least time is trusted once so many rounds came within this factor of it
 _LEAST_ROUNDS, _MOST_ROUNDS = 7, 40
+_WORTH = 1.25  # times faster that a second kernel for a layer must be, as it holds the weight again
 _REPEATS = 4  # calls per round of a kernel that runs many rows
 _CACHE_BYTES, _MOST_COPIES = 64e6, 16  # float32 weights that no cache holds
 
@@ -144,6 +145,21 @@ def winner(seconds: Mapping[str, Sequence[float]]) -> str:
     return chosen
 
 
+def winners(few: Mapping[str, Sequence[float]], many: Mapping[str, Sequence[float]]) -> tuple[str, str]:
+    """For few and for many rows: one for both where a second would gain little."""
+    best = winner(few), winner(many)
+    for name in best:
+        if _does(name, few) and _does(name, many):
+            return name, name
+    return best
+
+
+def _does(name: str, seconds: Mapping[str, Sequence[float]]) -> bool:
+    """Whether it is near the best, and no slower than a floating-point product."""
+    dense = (min(each) for other, each in seconds.items() if issubclass(_named(other), Dense))
+    return min(seconds[name]) <= min(_WORTH * min(map(min, seconds.values())), *dense)
+
+
 def settled(seconds: Mapping[str, Sequence[float]]) -> bool:
     """Whether the least times can be trusted: of all backends near the best several rounds came close to theirs."""
     return all(sorted(seconds[name])[:_AGREE][-1] <= _WITHIN * min(seconds[name]) for name in _within(_NEAR, seconds))
@@ -185,7 +201,7 @@ def _winners(shape: tuple[object, ...], packed: Packed) -> Winners:
         found = Winners(few, many, settled=True)
     except (OSError, ValueError):
         few_s, many_s = race(packed, FEW), race(packed, MANY)
-        found = Winners(winner(few_s), winner(many_s), settled=settled(few_s) and settled(many_s))
+        found = Winners(*winners(few_s, many_s), settled=settled(few_s) and settled(many_s))
         if found.settled:
             _write(path, json.dumps([found.few, found.many]))
     _raced[shape] = found
