@@ -110,7 +110,8 @@ def race(packed: Packed, rows: int, backends: Sequence[type[Kernel]] = BACKENDS)
     copies = max(1, min(_MOST_COPIES, int(_CACHE_BYTES / (4 * packed.integers.numel())))) if few else 1
     able = [backend for backend in backends if backend.refusal(packed, torch.device("cpu")) is None]
     repeats = 1 if few else _REPEATS
-    runners = {backend.__name__: [backend(packed) for _ in range(copies)] * repeats for backend in able}
+    apart = [packed._replace(integers=packed.integers.clone()) for _ in range(copies)]  # some kernels keep them as is
+    runners = {backend.__name__: [backend(one) for one in apart] * repeats for backend in able}
     x = torch.randn(rows, packed.integers.shape[1], generator=torch.Generator().manual_seed(0))
     taken: dict[str, list[float]] = {name: [] for name in runners}
     with torch.inference_mode():

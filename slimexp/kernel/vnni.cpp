@@ -247,8 +247,10 @@ void rows_of(int64_t m, const Layer& layer, const Rows& in, int64_t row, int64_t
 
 template <int BITS>
 void panels(const Layer& layer, const Rows& in, int64_t row_from, int64_t row_to, int64_t from, int64_t to, float* y) {
+  // One row waits for memory, and waits least for one stream; panels side by side spare loads of more rows.
+  const int64_t most = row_to - row_from == 1 ? 1 : kPanels;
   for (int64_t panel = from; panel < to;) {
-    const int64_t wide = std::min(kPanels, to - panel);
+    const int64_t wide = std::min(most, to - panel);
     for (int64_t row = row_from; row < row_to; row += kRows) {
       const int64_t m = std::min(kRows, row_to - row);
       if (wide == 3) rows_of<3, BITS>(m, layer, in, row, panel, y);
