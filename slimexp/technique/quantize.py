@@ -149,6 +149,7 @@ class Quantize(Finetune):
             raise ValueError(f"the model is quantized already (e.g. '{taken[0]}'): quantize once per pipeline")
         self.layers = self._layers_of(family)
         check_finite(self.layers)
+        self.allocated: dict[str, float] = {}
         self.widths = self._widths()
         self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
         self.smoothed = self._smooth()
@@ -203,7 +204,6 @@ class Quantize(Finetune):
 
     def _widths(self) -> dict[str, int]:
         """Bits of each layer's weights; what was found on the way goes into ``allocated``."""
-        self.allocated: dict[str, float] = {}
         if self.allocation is None:
             return dict.fromkeys(self.layers, self.bits)
         weights = {name: latent(layer) for name, layer in self.layers.items()}
