@@ -108,6 +108,22 @@ def test_fused_kernels_give_the_logits_of_transformers(name: str, bits: int, gro
 
 
 @pytest.mark.gpu
+def test_dense_and_packed_layers_stand_beside_each_other() -> None:
+    pytest.importorskip("triton")
+    model = model_of("llama", "cuda")
+    for key, layer in list(model.named_modules()):
+        if key.endswith("down_proj") or (isinstance(layer, nn.Linear) and "layers.1.self_attn" in key):
+            model.set_submodule(key, Words(rounded(layer, 4, 32)))
+    decoder = Decoder(model, 96)
+    decoder.prefill(torch.randint(67, (1, 30), generator=torch.Generator().manual_seed(1)).cuda())
+    decoder.decode(40)
+    with torch.no_grad():
+        theirs = model(input_ids=decoder.steps.tokens[None, :69]).logits[0, -1]
+    assert decoder.steps.logits is not None
+    assert (decoder.steps.logits - theirs).norm() <= 2e-2 * theirs.norm()
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("bits", [16, 8, 4])
 def test_a_bfloat16_model_decodes_as_its_own_rounding_allows(bits: int) -> None:
     pytest.importorskip("triton")

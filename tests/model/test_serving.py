@@ -56,7 +56,9 @@ def logits(family: Family) -> Tensor:
 def test_on_a_gpu_llama_like_models_run_on_words(
     bits: int, group_size: int | None, tiny: Callable[..., Any], tmp_path: Path
 ) -> None:
-    fake = saved(tiny("causal_lm", intermediate_size=64), tmp_path / "a", bits=bits, group_size=group_size, activations=False)
+    fake = saved(
+        tiny("causal_lm", intermediate_size=64), tmp_path / "a", bits=bits, group_size=group_size, activations=False
+    )
     gpu = torch.device("cuda")
     layers = serving._layers(tmp_path / "a", gpu)
     assert layers is not None and set(layers) == set(fake.compressible())
