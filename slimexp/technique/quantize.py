@@ -262,7 +262,8 @@ def _check_rounds_activations(quantizer: Quantizer) -> None:
     if not quantizer.on_activations:
         raise ValueError(
             f"{type(quantizer).__name__} rounds weights: for activations choose token (a scale per token), static "
-            "(calibrated) or lsq (learned), beside fp8 weights fp8_token or fp8_static, or set activation_bits to null"
+            "(calibrated), lsq or pact (learned), beside fp8 weights fp8_token or fp8_static, "
+            "or set activation_bits to null"
         )
 
 
