@@ -29,6 +29,7 @@ from slimexp.model.cache import cache_bits, round_cache
 from slimexp.model.loading import CutOut, Pretrained, family_named, from_folder, without_bars
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.packing import is_fixed, pack, plain_state
+from slimexp.record import OF_LAYER
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -108,6 +109,11 @@ def manifest_of(source: Source) -> dict[str, Any]:
     return read_manifest(folder) if folder is not None and (folder / MANIFEST).exists() else {}
 
 
+def is_quantized(source: Source) -> bool:
+    """Whether ``source`` names an artifact with quantizers on it."""
+    return any(row["class"].startswith("slimexp.quantizer.") for row in manifest_of(source).get("attachments", ()))
+
+
 def compressed_by(source: Source, task: str) -> list[str]:
     """What made a model for ``task`` smaller: its stages, or the format of a foreign one; empty for a dense model."""
     if isinstance(source, CutOut):
@@ -142,6 +148,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if manifest["format"] > FORMAT:
         raise ValueError(f"'{folder}' is of format {manifest['format']}, this slimexp reads up to {FORMAT}: update it")
     return manifest
+
+
+def reached(folder: Path) -> dict[str, float]:
+    """What the stages of a model say that they did to it; empty for what is no artifact.
+
+    Returns:
+        ``<stage>_<figure>`` of the model (``quantize_share``: how much was quantized), ``<figure>/<layer>`` of layers.
+    """
+    if not (folder / MANIFEST).exists():
+        return {}
+    stages = read_manifest(folder)["stages"]
+    done = [(stage["name"], *item) for stage in stages for item in stage.get("coverage", {}).items()]
+    return {name if OF_LAYER in name else f"{stage}_{name}": float(value) for stage, name, value in done}
 
 
 def folded(model: PreTrainedModel) -> PreTrainedModel:

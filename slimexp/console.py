@@ -1,4 +1,4 @@
-"""What a program says, and its exit status, when its surroundings give way: a disk, a folder, a reader."""
+"""What a program says of a long loop, and when its surroundings give way: a disk, a folder, a reader."""
 
 import errno
 import io
@@ -7,8 +7,11 @@ import re
 import select
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 USER_ERROR = 2
 INTERRUPTED = 128 + signal.SIGINT  # as a shell counts
@@ -33,6 +36,21 @@ def output() -> Iterator[None]:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it once more
         sys.exit(UNREAD)
+
+
+def counted(items: Collection[T], what: str) -> Iterator[T]:
+    """``items``, and how many are done: on a terminal in a line that is written over, else a line at every tenth."""
+    live, last = sys.stdout.isatty(), len(items)
+    try:
+        for done, item in enumerate(items, 1):
+            yield item
+            if live:
+                print(f"\r  {what} {done} of {last}", end="", flush=True)
+            elif 10 * done // last > 10 * (done - 1) // last:
+                print(f"  {what} {done} of {last}", flush=True)
+    finally:
+        if live and last:
+            print()
 
 
 def disk_fault(error: BaseException, folder: str | None, *, setting: str) -> str | None:

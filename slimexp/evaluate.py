@@ -28,6 +28,7 @@ STAGE = "evaluate"
 def evaluate(cfg: DictConfig) -> float | None:
     """Check, load, measure, record; returns the headline, ``None`` if it is not measured."""
     check(cfg, schema=Evaluation)
+    from slimexp import artifact
     from slimexp.measure.base import directions, run, trivial  # torch is imported only once the config is right
     from slimexp.quantizer.packing import kernel
 
@@ -51,6 +52,7 @@ def evaluate(cfg: DictConfig) -> float | None:
             compared |= run({name: measure}, baseline, baseline, corpus)
         metrics |= found
         print("\n".join(_lines(found, {} if baseline is subject else compared)), flush=True)
+    metrics |= artifact.reached(subject.folder)
     runs = Path(cfg.runs)
     row = record.Record(
         time=datetime.now(UTC).isoformat(timespec="seconds"),

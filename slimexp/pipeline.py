@@ -33,15 +33,20 @@ from slimexp.tracker import Tracker
 
 _SHAPES_FIGURES = ("measure", "data/grading")
 _SHAPES_RESULTS = (
+    "allocation",
     "artifact",
     "attachment",
-    "schedule",
     "data",
+    "hessian",
     "importance",
     "loss",
     "model",
     "pattern",
     "quantizer",
+    "rounding",
+    "schedule",
+    "smoothing",
+    "target",
     "technique",
 )
 FINAL = "final"  # what trackers file the last stage's figures under, whatever its name
@@ -77,6 +82,7 @@ class Pipeline:
         reference.check_teachers(self.techniques, self.source, self.dense, self.corpus)
         for position, technique in enumerate(techniques):
             technique.validate(config, before=techniques[:position])
+        reference.check_unquantized(techniques, self.source)
         self._inspect(techniques)
         for measure in self.measures.values():
             measure.validate(self.corpus.task)
@@ -234,7 +240,7 @@ class Pipeline:
             return dict(known["metrics"])
         began = time.monotonic()
         subject = self.baseline if stage is self.reference else self._subject(stage)
-        metrics = run(self.measures, subject, self.baseline, self.corpus)
+        metrics = run(self.measures, subject, self.baseline, self.corpus) | artifact.reached(stage.artifact)
         seconds = {"train": trained or 0.0, "measure": time.monotonic() - began}
         if stage is self.reference:
             self.dense_metrics = metrics

@@ -1,8 +1,8 @@
 """The dense model of a run: what its stages are compared with, and taught by where no other teacher is named."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from slimexp.artifact import compressed_by
+from slimexp.artifact import compressed_by, is_quantized
 from slimexp.data.base import Corpus
 from slimexp.model.base import Source
 from slimexp.model.loading import CutOut, Scratch
@@ -68,6 +68,16 @@ def check_teachers(techniques: Mapping[str, Finetune], source: Source, dense: So
             )
         elif dense is not None and dense is not source:
             _check("baseline", dense, source, corpus)
+
+
+def check_unquantized(techniques: Iterable[Finetune], source: Source) -> None:
+    """Refuse to quantize what is quantized.
+
+    Raises:
+        ValueError: A stage would, and the run starts from an artifact with quantizers on it.
+    """
+    if any(technique.quantizes for technique in techniques) and is_quantized(source):
+        raise ValueError("the model is quantized already: quantize once, starting from the model before that")
 
 
 def _check(where: str, teacher: Source, student: Source, corpus: Corpus) -> None:

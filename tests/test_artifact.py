@@ -227,6 +227,17 @@ def test_the_manifest_says_what_was_done_and_what_is_deployed(masked: Make, tmp_
     assert all((folder / name).exists() for name in manifest["files"])
 
 
+def test_what_stages_reached(tiny: Make, tmp_path: Path) -> None:
+    assert artifact.reached(tmp_path) == {}
+    done = [
+        {"name": "prune", "coverage": {"share": 0.9, "sparsity": 0.5}},
+        {"name": "quantize", "coverage": {"share": 0.8, "bits/a.b": 4.0}},
+    ]
+    artifact.save(tiny("causal_lm"), tmp_path / "a", dtype=torch.float32, stages=done)
+    reached = {"prune_share": 0.9, "prune_sparsity": 0.5, "quantize_share": 0.8, "bits/a.b": 4.0}
+    assert artifact.reached(tmp_path / "a") == reached
+
+
 def test_a_manifest_of_a_newer_format_is_refused(tiny: Make, tmp_path: Path) -> None:
     folder = save(tiny("causal_lm"), tmp_path / "artifact")
     manifest = json.loads((folder / artifact.MANIFEST).read_text())

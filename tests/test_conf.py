@@ -13,6 +13,7 @@ FILES = sorted(path.relative_to(CONF_DIR).with_suffix("") for path in CONF_DIR.g
 EXPERIMENTS = [path.name for path in FILES if path.parts[0] == "experiment"]
 COMPONENTS = [path for path in FILES if path.parts[0] not in ("experiment", "hydra")]
 ROOMS = ("data", "importance", "pattern", "quantizer", "loss", "technique", "measure")  # one file, one YAML, one test
+MODULES = ("allocation", "rounding", "schedule", "smoothing", "stopper")  # groups that one module holds
 SEEN: dict[Path, DictConfig] = {}
 
 
@@ -43,6 +44,12 @@ def test_one_word_everywhere(path: Path) -> None:
     target = component(path)._target_
     assert target.rpartition(".")[0] == f"slimexp.{room}.{name}"
     assert (ROOT / "tests" / room / f"test_{name}.py").is_file(), f"tests/{room}/test_{name}.py is missing"
+
+
+@pytest.mark.parametrize("path", [path for path in COMPONENTS if path.parts[0] in MODULES], ids=str)
+def test_a_small_group_is_a_module_of_its_name(path: Path) -> None:
+    assert component(path)._target_.rpartition(".")[0] == f"slimexp.{path.parts[0]}"
+    assert (ROOT / "tests" / f"test_{path.parts[0]}.py").is_file()
 
 
 @pytest.mark.fast

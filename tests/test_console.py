@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slimexp.console import UNREAD, disk_fault
+from slimexp.console import UNREAD, counted, disk_fault
 
 pytestmark = pytest.mark.fast
 ROOT = Path(__file__).parents[1]
@@ -43,6 +43,18 @@ def test_lines_come_out_as_they_are_printed() -> None:
     code = "from slimexp import console\nwith console.output():\n    print('one')\n    import os; os._exit(3)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (3, "one\n")
+
+
+def test_a_loop_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(counted(range(40), "layer")) == list(range(40))
+    assert capsys.readouterr().out.splitlines() == [f"  layer {done} of 40" for done in range(4, 41, 4)]
+    assert list(counted("ab", "cut")) == ["a", "b"]
+    assert capsys.readouterr().out == "  cut 1 of 2\n  cut 2 of 2\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert list(counted("ab", "cut")) == ["a", "b"]
+    assert capsys.readouterr().out == "\r  cut 1 of 2\r  cut 2 of 2\n"
+    assert list(counted([], "cut")) == []
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

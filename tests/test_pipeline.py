@@ -542,10 +542,46 @@ def test_layers_that_cannot_be_pruned_are_refused_before_anything_is_measured(
         pipeline(overrides("prune", *wrong))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["pipeline.quantize.group_size=20"], r"layer 'encoder\..*': group_size must divide .*, got 20 for rows of 32"),
+        (["pipeline.quantize.include=['*.mlp']"], "include: no layer is called '\\*.mlp'; there are encoder"),
+        (["pipeline.quantize.min_coverage=0.99"], r"min_coverage is 99\.0%"),
+        (["pipeline.quantize.min_coverage=0"], r"min_coverage must be in \(0, 1\]"),
+        (["pipeline.quantize.bits=9"], "bits must be 2 to 8, got 9"),
+        (["pipeline.quantize.bits=4"], "cannot load an encoder-decoder with 4-bit weights and quantized activations"),
+        (["+technique@pipeline.again=quantize", "pipeline.again.steps=0"], "a pipeline quantizes once"),
+        (["quantizer@pipeline.quantize.activation_quantizer=static", "pipeline.quantize.calibration_rows=0"],
+         "calibration_rows must be >= 1, got 0"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_be_quantized_is_refused_before_anything_is_measured(
+    overrides: Make, wrong: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipeline(overrides("quantize", "pipeline.quantize.steps=0", *wrong))
+
+
+def test_a_quantized_artifact_is_not_quantized_again(overrides: Make) -> None:
+    run = pipeline(overrides("quantize", "pipeline.quantize.steps=0"))
+    run.run()
+    dense, quantized = (stage.artifact for stage in run.stages)
+    again = [
+        "pipeline.quantize.steps=0",
+        f"model.path={quantized}",
+        "model@baseline=pretrained",
+        f"baseline.path={dense}",
+    ]
+    with pytest.raises(ValueError, match="the model is quantized already: quantize once"):
+        pipeline(overrides("quantize", *again))
+
+
 def test_layers_that_removal_will_leave_are_not_judged_before_it(overrides: Make) -> None:
     """The students have rows of 25 neurons, which the model has not."""
     cut = ["+technique@pipeline.distill=distill", "+cut@pipeline.distill.cut=keep", "pipeline.distill.cut.ffn=25"]
-    after = ["pipeline.prune.include=['*.wo']", "pipeline.prune.min_coverage=0", "pipeline.prune.pattern.m=5"]
+    after = ["pipeline.prune.include=['*.wo']", "pipeline.prune.min_coverage=0.01", "pipeline.prune.pattern.m=5"]
     lines = overrides("finetune", *cut, "+technique@pipeline.prune=prune", *after, "pipeline.prune.sparsity=0.4",
                       "pattern@pipeline.prune.pattern=n_m", "~pipeline.finetune")  # fmt: skip
     pipeline(lines)

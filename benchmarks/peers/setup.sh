@@ -2,9 +2,10 @@
 # An environment of its own for each peer: benchmarks/peers/.venv/<peer>. Usage: sh benchmarks/peers/setup.sh [peer ...]
 set -e
 here=$(dirname "$0")
-[ $# -gt 0 ] || set -- llm_compressor torch_pruning
+[ $# -gt 0 ] || set -- llm_compressor torch_pruning torchao
 for peer in "$@"; do
     [ -x "$here/.venv/$peer/bin/python" ] || "${PYTHON:-python3}" -m venv "$here/.venv/$peer"
     "$here/.venv/$peer/bin/pip" install --quiet "$(grep '^torch>' "$here/$peer.txt")"
     "$here/.venv/$peer/bin/pip" install --quiet --requirement "$here/$peer.txt"
+    [ "$peer" != torchao ] || "$here/.venv/$peer/bin/pip" install --quiet --editable "$here/../.."
 done

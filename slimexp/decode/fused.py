@@ -1,6 +1,6 @@
 """One decode step of Llama-like models in five Triton kernels per block (``kernels``)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from slimexp.decode.captured import cached
-from slimexp.decode.words import Words
+from slimexp.decode.matrix import Matrix, Tile, Vector, launch, stacked, tile
+from slimexp.decode.words import BLOCK, Words
 
 TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -31,8 +32,8 @@ def refusal(model: PreTrainedModel, length: int) -> str | None:
     if slides and window is not None and window < length:
         return f"attention looks back {window} positions only, and sequences may have {length}"
     width = _head_width(model)
-    if width & (width - 1):
-        return f"a head has {width} channels, which is no power of two"
+    if width & (width - 1) or width < BLOCK:
+        return f"a head has {width} channels, which is no power of two from {BLOCK} on"
     if strange := [name for name, one in _layers(model).items() if not isinstance(one, nn.Linear | Words)]:
         return f"{strange[0]} is neither a linear layer nor one of packed words"
     return None
@@ -46,145 +47,6 @@ def _layers(model: PreTrainedModel) -> dict[str, nn.Module]:
 def _head_width(model: PreTrainedModel) -> int:
     config = model.config
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-
-
-@dataclass(frozen=True)
-class Tile:
-    """How a product is cut.
-
-    Attributes:
-        rows: Of a program.
-        columns: Read at once, a power of two.
-        warps: Of a program.
-        fold: Of packed rows, how many are read beside each other: for rows shorter than what a warp reads at once,
-            or no multiple of it. ``columns`` of each are read.
-        ahead: How many times that is on its way at once.
-    """
-
-    rows: int
-    columns: int
-    warps: int
-    fold: int = 1
-    ahead: int = 1
-
-
-@dataclass
-class Matrix:
-    """One weight, or several that read the same input, below each other.
-
-    Attributes:
-        weight: [rows, columns], or words [rows, chunks, width].
-        bits: 16 for a dense weight.
-    """
-
-    weight: Tensor
-    bits: int
-    scale: Tensor | None
-    zero: Tensor | None
-    bias: Tensor | None
-
-    @property
-    def rows(self) -> int:
-        return self.weight.shape[0]
-
-    @property
-    def columns(self) -> int:
-        return self.weight[0].numel() * (32 // self.bits if self.bits < 16 else 1)
-
-    @property
-    def bytes(self) -> int:
-        """What a step reads of it."""
-        tensors = (self.weight, self.scale, self.zero, self.bias)
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
-
-
-def stacked(layers: Sequence[nn.Module]) -> Matrix:
-    """The weights of ``layers`` as one matrix, of whose memory the layers' own become views."""
-    first = layers[0]
-    bits = {layer.bits if isinstance(layer, Words) else 16 for layer in layers}
-    if len(bits) > 1:
-        raise ValueError(f"layers that read the same input have {sorted(bits)} bits: quantize them alike")
-    if isinstance(first, nn.Linear):
-        return Matrix(_joined(layers, "weight"), 16, None, None, _joined_or_none(layers, "bias"))
-    return Matrix(
-        _joined(layers, "words"),
-        bits.pop(),
-        _joined(layers, "scale"),
-        _joined_or_none(layers, "zero"),
-        _joined_or_none(layers, "bias"),
-    )
-
-
-def _joined_or_none(layers: Sequence[nn.Module], name: str) -> Tensor | None:
-    return None if getattr(layers[0], name) is None else _joined(layers, name)
-
-
-def _joined(layers: Sequence[nn.Module], name: str) -> Tensor:
-    tensors = [getattr(layer, name).data for layer in layers]
-    if len(tensors) == 1:
-        return tensors[0].contiguous()
-    joined = torch.cat(tensors)
-    for layer, part in zip(layers, joined.split([len(tensor) for tensor in tensors]), strict=True):
-        getattr(layer, name).data = part
-    return joined
-
-
-_DENSE = {
-    "plain": Tile(4, 512, 2), "gated": Tile(2, 1024, 8), "residual": Tile(8, 512, 4), "head": Tile(2, 1024, 4),
-}  # fmt: skip
-
-
-def tile(matrix: Matrix, end: str) -> Tile:
-    """Of 16 bits what ``benchmarks.decode_large --tune`` found quick on an H100; of fewer what compiles to few
-    instructions without spilled registers, not yet timed.
-    """
-    if matrix.bits == 16:
-        return Tile(4, 1024, 4) if end == "residual" and matrix.columns < 4096 else _DENSE[end]
-    rows = 4 if end == "gated" else 8
-    if matrix.bits == 8:
-        return Tile(rows, 256, 1, 2, 2) if matrix.columns > 4096 else Tile(rows // 2, 512, 1, 1, 2)
-    return Tile(rows, 512, 2, 4, 2) if matrix.columns > 4096 else Tile(rows, 512, 1, 2, 2)
-
-
-def launch(
-    matrix: Matrix,
-    x: Tensor,
-    out: Tensor,
-    end: str,
-    tile: Tile,
-    *,
-    squares: Tensor | None = None,
-    hidden: Tensor | None = None,
-    gain: Tensor | None = None,
-    out_squares: Tensor | None = None,
-    best: Tensor | None = None,
-    position: Tensor | None = None,
-    epsilon: float = 0.0,
-    temperature: float = 0.0,
-    seed: int = 0,
-    overlap: bool = False,
-) -> None:
-    """One ``products.product``."""
-    import triton
-
-    from slimexp.decode import products
-
-    rows = matrix.rows // 2 if end == "gated" else matrix.rows
-    width = matrix.weight.shape[-1] if matrix.bits < 16 else 0
-    pack = 32 // matrix.bits if matrix.bits < 16 else 1
-    block = min(tile.columns // pack, triton.next_power_of_2(matrix.columns // pack))
-    steps = triton.cdiv(matrix.columns // pack, block)
-    parts = 0 if squares is None else len(squares)
-    products.product[(triton.cdiv(rows, tile.rows),)](
-        x, squares, matrix.weight, matrix.scale, matrix.zero, matrix.bias, hidden, gain, out, out_squares, best,
-        position, temperature, seed,
-        ROWS=rows, COLS=matrix.columns, WIDTH=width, BITS=matrix.bits,
-        PER_ROW=matrix.scale is not None and matrix.scale.shape[1] == 1,
-        PARTS=parts, PARTS_UP=triton.next_power_of_2(max(parts, 1)), EPSILON=epsilon,
-        END=end, SAMPLED=temperature > 0, BLOCK_ROWS=tile.rows,
-        BLOCK=block * tile.fold, FOLD=tile.fold, AHEAD=min(tile.ahead, steps),
-        PDL=overlap, num_warps=tile.warps, **({"launch_pdl": True} if overlap else {}),
-    )  # fmt: skip
 
 
 @dataclass
@@ -253,12 +115,16 @@ class Fused:
         def empty(*shape: int) -> Tensor:
             return torch.zeros(shape, device=device)
 
+        def vector(size: int, dtype: torch.dtype = self.embedding.dtype) -> Vector:
+            return Vector(size, dtype, device)
+
         block = self.blocks[0]
-        self.hidden, self.normed_in = empty(config.hidden_size), empty(config.hidden_size)
-        self.qkv, self.attended = empty(block.qkv.rows), empty(self.heads * self.width)
-        self.neurons = empty(block.down.columns)
+        self.hidden, self.normed_in = empty(config.hidden_size), vector(config.hidden_size)
+        self.qkv, self.attended = vector(block.qkv.rows, torch.float32), vector(self.heads * self.width)
+        self.neurons = vector(block.down.columns)
         self.squares_o, self.squares_down = (empty(self._programs(one, "residual")) for one in (block.o, block.down))
-        self.logits, self.best = empty(self.head.rows), empty(2, self._programs(self.head, "head"))
+        self.scores, self.best = vector(self.head.rows, torch.float32), empty(2, self._programs(self.head, "head"))
+        self.angles = empty(2, self.width // 2)
         self.partial = empty(self.heads, self.SPLITS, self.width + 2)
         self.arrived = torch.zeros(self.heads, dtype=torch.int32, device=device)
         self.position = torch.zeros((), dtype=torch.int64, device=device)
@@ -316,16 +182,23 @@ class Fused:
                 block.values[:, : count - 1] = layer.values[0]
         self.advance(chooses=False)
 
+    @property
+    def logits(self) -> Tensor:
+        return self.scores.values
+
     def step(self) -> None:
         """One token more."""
-        for block in self.blocks:
+        followers = [block.qkv for block in self.blocks[1:]] + [self.head]
+        for block, following in zip(self.blocks, followers, strict=True):
             self._product(block.qkv, self.normed_in, self.qkv, "plain", squares=self.squares_down)
             self.attend(block)
-            self._residual(block.o, self.attended, block.middle_gain, self.squares_o)
-            self._product(block.gated, self.normed_in, self.neurons, "gated", squares=self.squares_o)
-            self._residual(block.down, self.neurons, block.next_gain, self.squares_down)
+            self._residual(block.o, self.attended, block.middle_gain, self.squares_o, rounds=block.gated.packed)
+            self._product(
+                block.gated, self.normed_in, self.neurons, "gated", squares=self.squares_o, rounds=block.down.packed,
+            )  # fmt: skip
+            self._residual(block.down, self.neurons, block.next_gain, self.squares_down, rounds=following.packed)
         self._product(
-            self.head, self.normed_in, self.logits, "head", squares=self.squares_down, best=self.best,
+            self.head, self.normed_in, self.scores, "head", squares=self.squares_down, best=self.best,
             position=self.position, temperature=self.temperature, seed=self.seed,
         )  # fmt: skip
         self.advance(chooses=True)
@@ -336,8 +209,8 @@ class Fused:
 
         splits = self.SPLITS
         kernels.attend[(self.heads, splits)](
-            self.qkv, *block.head_gains, self.cosine, self.sine, block.keys, block.values, self.position,
-            self.attended, self.partial, self.arrived,
+            self.qkv.values, *block.head_gains, self.angles, block.keys, block.values, self.position,
+            *self.attended.written(block.o.packed), self.partial, self.arrived,
             SCALE=self.width**-0.5, EPSILON=self.epsilon, HEADS=self.heads, KV_HEADS=self.kv_heads,
             HALF=self.width // 2, LENGTH=self.length, SPLITS=splits, BLOCK=self.KEYS, num_warps=self.WARPS,
             **self._overlapped(),
@@ -346,13 +219,13 @@ class Fused:
     def _overlapped(self) -> dict[str, Any]:
         return {"PDL": True, "launch_pdl": True} if self.overlap else {"PDL": False}
 
-    def _product(self, matrix: Matrix, x: Tensor, out: Tensor, end: str, **others: Any) -> None:
+    def _product(self, matrix: Matrix, x: Vector, out: Vector, end: str, **others: Any) -> None:
         cut = self.tiles(matrix, end)
         launch(matrix, x, out, end, cut, epsilon=self.epsilon, overlap=self.overlap, **others)
 
-    def _residual(self, matrix: Matrix, x: Tensor, gain: Tensor, squares: Tensor) -> None:
+    def _residual(self, matrix: Matrix, x: Vector, gain: Tensor, squares: Tensor, **others: Any) -> None:
         out = {"hidden": self.hidden, "gain": gain, "out_squares": squares}
-        self._product(matrix, x, self.normed_in, "residual", **out)
+        self._product(matrix, x, self.normed_in, "residual", **out, **others)
 
     def advance(self, *, chooses: bool) -> None:
         """Put the embedding of the token that won, or of the one at ``position``, on the residual stream."""
@@ -362,9 +235,10 @@ class Fused:
 
         size, programs, parts = len(self.hidden), self.best.shape[1], len(self.squares_down)
         kernels.advance[(1,)](
-            self.best, self.tokens, self.position, self.embedding, self.first_gain, self.hidden, self.normed_in,
-            self.squares_down,
+            self.best, self.tokens, self.position, self.embedding, self.first_gain, self.cosine, self.sine, self.angles,
+            self.hidden, *self.normed_in.written(self.blocks[0].qkv.packed), self.squares_down,
             SIZE=size, SIZE_UP=triton.next_power_of_2(size),
             PROGRAMS=programs, PROGRAMS_UP=triton.next_power_of_2(programs),
-            PARTS=parts, PARTS_UP=triton.next_power_of_2(parts), CHOOSES=chooses, num_warps=8, **self._overlapped(),
+            PARTS=parts, PARTS_UP=triton.next_power_of_2(parts), HALF=self.width // 2,
+            CHOOSES=chooses, num_warps=8, **self._overlapped(),
         )  # fmt: skip

@@ -2,17 +2,15 @@
 
 A step moves every weight once and little else, so the kernels are about reading: 16 bytes per thread and load, the
 first tile of a weight on its way before the kernel before has ended (programmatic dependent launch, ``PDL``).
-Activations are float32 throughout; they are a few kilobytes.
 
 RMSNorm needs no pass of its own: who writes the residual stream h also writes h * gain and, per program, the sum of
 h^2; who reads multiplies its sums by 1 / rms at the end.
 
-Packed weights are never turned into numbers one by one. An unsigned u of s bits is put into the mantissa of a float32,
-under the exponent of 1: at the top of it, that number is 1 + u / 2^s. So ``sum x * (1 + u / 2^s)`` needs a masking and
-a multiply-add per weight and a shift for one or two, and what the offsets contribute is subtracted once per group. An
-H100 that reads 3 TB/s has time for ten instructions per byte.
+Packed weights are multiplied as integers, four per instruction, by inputs that who writes them rounds to int8 with one
+scale per 32 neighbours: turned into floats one by one, they would cost more time than reading them. Activations that
+meet dense weights stay float32; they are a few kilobytes.
 
-Shapes: x [COLS], weight [ROWS, COLS]; words [ROWS, CHUNKS, WIDTH] int32 (see ``words``).
+Shapes: x [COLS], weight [ROWS, COLS]; words [ROWS, COLS * BITS / 32] int32 (see ``words``).
 """
 
 import triton
@@ -21,13 +19,46 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @triton.jit
-def _normed(first, second, gain, half, HALF: tl.constexpr, EPSILON: tl.constexpr):
-    """RMSNorm of one head, given as its two halves."""
-    scale = tl.rsqrt((tl.sum(first * first, 0) + tl.sum(second * second, 0)) / (2 * HALF) + EPSILON)
-    return (
-        first * scale * tl.load(gain + half).to(tl.float32),
-        second * scale * tl.load(gain + HALF + half).to(tl.float32),
-    )
+def leave(y, start, SIZE: tl.constexpr, out, out_scale, COUNT: tl.constexpr):
+    """Store ``y`` [COUNT] from ``start`` on, as it is or as int8 with one scale per 32 neighbours."""
+    if out_scale is None:
+        place = start + tl.arange(0, COUNT)
+        tl.store(out + place, y, mask=place < SIZE)
+    else:
+        block = tl.arange(0, COUNT // 32)
+        y = tl.reshape(y, [COUNT // 32, 32])
+        step = tl.maximum(tl.max(tl.abs(y), 1), 1e-30) / 127
+        nearest = tl.inline_asm_elementwise(
+            "cvt.rni.s32.f32 $0, $1;", "=r,r", [y / step[:, None]], dtype=tl.int32, is_pure=True, pack=1
+        )
+        place = start + block[:, None] * 32 + tl.arange(0, 32)[None, :]
+        tl.store(out + place, nearest.to(tl.int8), mask=place < SIZE)
+        tl.store(out_scale + start // 32 + block, step, mask=start + block * 32 < SIZE)
+
+
+@triton.jit
+def _normed(vector, gain, EPSILON: tl.constexpr):
+    """RMSNorm of one head."""
+    WIDTH: tl.constexpr = vector.shape[0]
+    scale = tl.rsqrt(tl.sum(vector * vector, 0) / WIDTH + EPSILON)
+    return vector * scale * tl.load(gain + tl.arange(0, WIDTH)).to(tl.float32)
+
+
+@triton.jit
+def _cached(cache, kv, block, LENGTH: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Of one block of positions, all channels [BLOCK, WIDTH] of ``cache`` [KV heads, LENGTH, WIDTH]."""
+    there = block * BLOCK + tl.arange(0, BLOCK)
+    place = (kv.to(tl.int64) * LENGTH + there[:, None]) * WIDTH + tl.arange(0, WIDTH)[None, :]
+    return tl.load(cache + place, mask=there[:, None] < LENGTH, other=0.0)
+
+
+@triton.jit
+def _turned(vector, c, s):
+    """RoPE: the two halves of a head turned against each other."""
+    HALF: tl.constexpr = c.shape[0]
+    first, second = tl.split(tl.trans(tl.reshape(vector, [2, HALF])))
+    turned = tl.join(first * c - second * s, second * c + first * s)
+    return tl.reshape(tl.trans(turned), [2 * HALF])
 
 
 @triton.jit
@@ -35,12 +66,12 @@ def attend(
     qkv,
     query_gain,
     key_gain,
-    cosine,
-    sine,
+    angles,
     keys,
     values,
     position,
     out,
+    out_scale,
     partial,
     arrived,
     SCALE: tl.constexpr,
@@ -55,83 +86,77 @@ def attend(
 ):
     """RoPE, the cache's new entry, and attention of one head over its part of the cache.
 
-    Grid [heads, splits]. Positions before this one are cut into parts of whole blocks; programs without a part leave.
-    Each leaves its sum, its largest score and its mass (Dao et al., Flash-Decoding, 2023) in ``partial``
+    Grid [heads, splits]. Split s takes blocks s, s + SPLITS, ... of the positions before this one; those without a
+    block leave. Each leaves its sum, its largest score and its mass (Dao et al., Flash-Decoding, 2023) in ``partial``
     [heads, splits, 2 HALF + 2]; who comes last of a head puts them together. ``keys``, ``values`` [KV heads, LENGTH,
-    2 HALF] hold the positions before this one; nobody reads the entry that is written.
+    2 HALF] hold the positions before this one; what is read of others counts for nothing.
+
+    A program of few bytes takes as long as its chain of loads: all that do not depend on each other come first.
     """
     head = tl.program_id(0)
     split = tl.program_id(1)
+    WIDTH: tl.constexpr = 2 * HALF
+    group: tl.constexpr = HEADS // KV_HEADS
+    kv = head // group
+    half = tl.arange(0, HALF)
+    wide = tl.arange(0, WIDTH)
     if PDL:
         gdc_launch_dependents()
         gdc_wait()
     at = tl.load(position).to(tl.int32)
-    share = tl.maximum(tl.cdiv(tl.cdiv(at, SPLITS), BLOCK), 1) * BLOCK
-    active = tl.maximum(tl.cdiv(at, share), 1)
+    key = _cached(keys, kv, split, LENGTH, WIDTH, BLOCK)
+    value = _cached(values, kv, split, LENGTH, WIDTH, BLOCK)
+    q = tl.load(qkv + head * WIDTH + wide)
+    own = qkv + (HEADS + kv) * WIDTH
+    k = tl.load(own + wide)
+    v = tl.load(own + KV_HEADS * WIDTH + wide).to(values.dtype.element_ty)
+    c = tl.load(angles + half)
+    s = tl.load(angles + HALF + half)
+    active = tl.minimum(tl.maximum(tl.cdiv(at, BLOCK), 1), SPLITS)
     if split < active:
-        group: tl.constexpr = HEADS // KV_HEADS
-        kv = head // group
-        half = tl.arange(0, HALF)
-        wide = tl.arange(0, 2 * HALF)
-        q1 = tl.load(qkv + head * 2 * HALF + half)
-        q2 = tl.load(qkv + head * 2 * HALF + HALF + half)
-        own = qkv + (HEADS + kv) * 2 * HALF
-        k1 = tl.load(own + half)
-        k2 = tl.load(own + HALF + half)
-        v = tl.load(own + KV_HEADS * 2 * HALF + wide)
         if query_gain is not None:
-            q1, q2 = _normed(q1, q2, query_gain, half, HALF, EPSILON)
-            k1, k2 = _normed(k1, k2, key_gain, half, HALF, EPSILON)
-        c = tl.load(cosine + at * HALF + half)
-        s = tl.load(sine + at * HALF + half)
-        q1, q2 = (q1 * c - q2 * s) * SCALE, (q2 * c + q1 * s) * SCALE
-        k1, k2 = (k1 * c - k2 * s).to(keys.dtype.element_ty), (k2 * c + k1 * s).to(keys.dtype.element_ty)
-        v = v.to(values.dtype.element_ty)
-        is_last = split == active - 1
-        cache = kv.to(tl.int64) * LENGTH * 2 * HALF
-        if is_last and head % group == 0:
-            tl.store(keys + cache + at * 2 * HALF + half, k1)
-            tl.store(keys + cache + at * 2 * HALF + HALF + half, k2)
-            tl.store(values + cache + at * 2 * HALF + wide, v)
-        peak = tl.where(is_last, tl.sum(q1 * k1.to(tl.float32), 0) + tl.sum(q2 * k2.to(tl.float32), 0), float("-inf"))
-        mass = tl.where(is_last, 1.0, 0.0)
-        total = tl.where(is_last, v.to(tl.float32), 0.0)
-        for start in tl.range(split * share, tl.minimum(at, (split + 1) * share), BLOCK):
-            there = start + tl.arange(0, BLOCK)
-            real = there < at
-            key = keys + cache + there[:, None] * 2 * HALF + half[None, :]
-            key1 = tl.load(key, mask=real[:, None], other=0.0).to(tl.float32)
-            key2 = tl.load(key + HALF, mask=real[:, None], other=0.0).to(tl.float32)
-            value = tl.load(
-                values + cache + there[:, None] * 2 * HALF + wide[None, :], mask=real[:, None], other=0.0
-            ).to(tl.float32)
-            score = tl.sum(key1 * q1[None, :] + key2 * q2[None, :], 1)
-            score = tl.where(real, score, float("-inf"))
+            q, k = _normed(q, query_gain, EPSILON), _normed(k, key_gain, EPSILON)
+        q = _turned(q, c, s) * SCALE
+        newest = _turned(k, c, s).to(keys.dtype.element_ty)
+        first = split == 0
+        if first and head % group == 0:
+            place = (kv.to(tl.int64) * LENGTH + at) * WIDTH + wide
+            tl.store(keys + place, newest)
+            tl.store(values + place, v)
+        peak = tl.where(first, tl.sum(q * newest.to(tl.float32), 0), float("-inf"))
+        mass = tl.where(first, 1.0, 0.0)
+        total = tl.where(first, v.to(tl.float32), 0.0)
+        for block in tl.range(split, tl.maximum(tl.cdiv(at, BLOCK), split + 1), SPLITS):
+            if block > split:
+                key = _cached(keys, kv, block, LENGTH, WIDTH, BLOCK)
+                value = _cached(values, kv, block, LENGTH, WIDTH, BLOCK)
+            score = tl.sum(key.to(tl.float32) * q[None, :], 1)
+            score = tl.where(block * BLOCK + tl.arange(0, BLOCK) < at, score, float("-inf"))
             higher = tl.maximum(peak, tl.max(score, 0))
             weight = tl.exp(score - higher)
             keep = tl.exp(peak - higher)
             mass = mass * keep + tl.sum(weight, 0)
-            total = total * keep + tl.sum(value * weight[:, None], 0)
+            total = total * keep + tl.sum(value.to(tl.float32) * weight[:, None], 0)
             peak = higher
         if active == 1:
-            tl.store(out + head * 2 * HALF + wide, total / mass)
+            leave(total / mass, head * WIDTH, HEADS * WIDTH, out, out_scale, WIDTH)
         else:
-            mine = partial + (head * SPLITS + split) * (2 * HALF + 2)
+            mine = partial + (head * SPLITS + split) * (WIDTH + 2)
             tl.store(mine + wide, total)
-            tl.store(mine + 2 * HALF, peak)
-            tl.store(mine + 2 * HALF + 1, mass)
+            tl.store(mine + WIDTH, peak)
+            tl.store(mine + WIDTH + 1, mass)
             tl.debug_barrier()
             if tl.atomic_add(arrived + head, 1) == active - 1:
                 tl.debug_barrier()
                 each = tl.arange(0, SPLITS)
-                theirs = partial + (head * SPLITS + each) * (2 * HALF + 2)
+                theirs = partial + (head * SPLITS + each) * (WIDTH + 2)
                 here = each < active
-                peaks = tl.load(theirs + 2 * HALF, mask=here, other=float("-inf"), cache_modifier=".cg")
-                masses = tl.load(theirs + 2 * HALF + 1, mask=here, other=0.0, cache_modifier=".cg")
+                peaks = tl.load(theirs + WIDTH, mask=here, other=float("-inf"), cache_modifier=".cg")
+                masses = tl.load(theirs + WIDTH + 1, mask=here, other=0.0, cache_modifier=".cg")
                 parts = tl.load(theirs[:, None] + wide[None, :], mask=here[:, None], other=0.0, cache_modifier=".cg")
                 weights = tl.exp(peaks - tl.max(peaks, 0))
                 mixed = tl.sum(parts * weights[:, None], 0) / tl.sum(masses * weights, 0)
-                tl.store(out + head * 2 * HALF + wide, mixed)
+                leave(mixed, head * WIDTH, HEADS * WIDTH, out, out_scale, WIDTH)
                 tl.store(arrived + head, 0)
 
 
@@ -142,8 +167,12 @@ def advance(
     position,
     embedding,
     gain,
+    cosine,
+    sine,
+    angles,
     hidden,
     out,
+    out_scale,
     squares,
     SIZE: tl.constexpr,
     SIZE_UP: tl.constexpr,
@@ -151,11 +180,13 @@ def advance(
     PROGRAMS_UP: tl.constexpr,
     PARTS: tl.constexpr,
     PARTS_UP: tl.constexpr,
+    HALF: tl.constexpr,
     CHOOSES: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Take the token that won, count on, and put its embedding on the residual stream. One program.
 
+    ``angles`` [2, HALF] takes the cosine and sine of its position.
     Without ``CHOOSES`` the token is the one that ``tokens`` already has at ``position``.
     """
     if PDL:
@@ -173,10 +204,13 @@ def advance(
         tl.store(position, at)
     else:
         token = tl.load(tokens + at)
+    half = tl.arange(0, HALF)
+    tl.store(angles + half, tl.load(cosine + at * HALF + half))
+    tl.store(angles + HALF + half, tl.load(sine + at * HALF + half))
     channel = tl.arange(0, SIZE_UP)
     real = channel < SIZE
     h = tl.load(embedding + token * SIZE + channel, mask=real, other=0.0).to(tl.float32)
     tl.store(hidden + channel, h, mask=real)
-    tl.store(out + channel, h * tl.load(gain + channel, mask=real, other=0.0).to(tl.float32), mask=real)
+    leave(h * tl.load(gain + channel, mask=real, other=0.0).to(tl.float32), 0, SIZE, out, out_scale, SIZE_UP)
     part = tl.arange(0, PARTS_UP)
     tl.store(squares + part, tl.where(part == 0, tl.sum(h * h, 0), 0.0), mask=part < PARTS)

@@ -4,31 +4,15 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-
-@triton.constexpr_function
-def _place(FIELD, BITS):
-    """Of a field's lowest bit when ``_number`` has moved it into the mantissa; two of 4 bits share a shift."""
-    return 15 + BITS * (FIELD % (8 // BITS))
-
-
-@triton.constexpr_function
-def _raised(FIELD, BITS):
-    """What the input of a field is multiplied by, for its place."""
-    return 2.0 ** (23 - BITS - _place(FIELD, BITS))
+from slimexp.decode.kernels import leave
 
 
 @triton.jit
-def _number(words, FIELD: tl.constexpr, BITS: tl.constexpr):
-    """1 + u 2^(place - 23) of field u."""
-    PLACE: tl.constexpr = _place(FIELD, BITS)
-    LEFT: tl.constexpr = PLACE - FIELD * BITS
-    if LEFT > 0:
-        words = words << LEFT
-    elif LEFT < 0:
-        words = words >> -LEFT
-    # (words & mask) | 1.0, spelt out because ptxas makes two instructions of it
-    MASK: tl.constexpr = f"lop3.b32 $0, $1, {((1 << BITS) - 1) << PLACE}, 0x3F800000, 0xEA;"
-    return tl.inline_asm_elementwise(MASK, "=f,r", [words], tl.float32, is_pure=True, pack=1)
+def _dot(words, x, sums):
+    """``sums`` + the product of four signed bytes with four."""
+    return tl.inline_asm_elementwise(
+        "dp4a.s32.s32 $0, $1, $2, $3;", "=r,r,r,r", [words, x, sums], dtype=tl.int32, is_pure=True, pack=1
+    )
 
 
 @triton.jit
@@ -38,21 +22,28 @@ def _of_four(values):
 
 
 @triton.jit
-def _dense(x, weight, rows, COLS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr):
-    """weight[rows] @ x, [rows]."""
-    here = tl.arange(0, BLOCK)
-    source = weight + rows[:, None].to(tl.int64) * COLS + here[None, :]
-    tile = tl.load(source, mask=here[None, :] < COLS, other=0.0, eviction_policy="evict_first")
+def _cut(weight, rows, START: tl.constexpr, COLS: tl.constexpr, BLOCK: tl.constexpr):
+    """``BLOCK`` columns of ``rows`` from ``START`` on."""
+    column = START + tl.arange(0, BLOCK)[None, :]
+    source = weight + rows[:, None].to(tl.int64) * COLS + column
+    return tl.load(source, mask=column < COLS, other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
+def _dense(x, weight, rows, COLS: tl.constexpr, BLOCK: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr):
+    """weight[rows] @ x, [rows]; ``BLOCK`` columns at a time, ``AHEAD`` times that on their way."""
+    parts = ()
+    for i in tl.static_range(AHEAD):
+        parts += (_cut(weight, rows, i * BLOCK, COLS, BLOCK),)
     if PDL:
         gdc_wait()
     total = tl.zeros([rows.shape[0], BLOCK], tl.float32)
-    for start in tl.static_range(0, COLS, BLOCK):
-        values = tl.load(x + start + here, mask=start + here < COLS, other=0.0)
-        now = tile
-        if start + BLOCK < COLS:
-            ahead = start + BLOCK
-            tile = tl.load(source + ahead, mask=ahead + here[None, :] < COLS, other=0.0, eviction_policy="evict_first")
-        total += now.to(tl.float32) * values[None, :]
+    for i in tl.static_range((COLS + BLOCK - 1) // BLOCK):
+        now = parts[i]
+        if (i + AHEAD) * BLOCK < COLS:
+            parts += (_cut(weight, rows, (i + AHEAD) * BLOCK, COLS, BLOCK),)
+        here = i * BLOCK + tl.arange(0, BLOCK)
+        total += now.to(tl.float32) * tl.load(x + here, mask=here < COLS, other=0.0).to(tl.float32)[None, :]
     return tl.sum(total, 1)
 
 
@@ -72,9 +63,8 @@ def _part(
     scale,
     zero,
     START: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PER_ROW: tl.constexpr,
+    WORDS: tl.constexpr,
+    GROUP: tl.constexpr,
     LINES: tl.constexpr,
     BLOCK: tl.constexpr,
     FOLD: tl.constexpr,
@@ -88,39 +78,34 @@ def _part(
     place = tl.arange(0, BLOCK)
     rows = _rows(line[:, None] * FOLD + place[None, :] // SPAN, ROWS, BLOCK_ROWS, END)
     word = START + place[None, :] % SPAN
-    tile = tl.load(
-        words + rows.to(tl.int64) * (CHUNKS * WIDTH) + word,
-        mask=word < CHUNKS * WIDTH,
-        other=0,
-        eviction_policy="evict_first",
-    )
+    tile = tl.load(words + rows.to(tl.int64) * WORDS + word, mask=word < WORDS, other=0, eviction_policy="evict_first")
     # lines come last, for Triton spreads the first dimension over a warp's threads
     four = tl.arange(0, BLOCK // 4)[:, None]
     rows = _rows(line[None, :] * FOLD + four // (SPAN // 4), ROWS, BLOCK_ROWS, END)
-    chunk = (START // 4 + four % (SPAN // 4)) // (WIDTH // 4)
+    word = START + four % (SPAN // 4) * 4
     factor = 1.0
     nought = 0
-    if PER_ROW:
+    if GROUP == WORDS:
         if zero is not None:
             nought = tl.trans(tl.load(zero + rows))
     else:
-        group = rows * CHUNKS + chunk
-        factor = tl.trans(tl.load(scale + group, mask=chunk < CHUNKS, other=0.0))
+        group = rows * (WORDS // GROUP) + word // GROUP
+        factor = tl.trans(tl.load(scale + group, mask=word < WORDS, other=0.0)).to(tl.float32)
         if zero is not None:
-            nought = tl.trans(tl.load(zero + group, mask=chunk < CHUNKS, other=0))
+            nought = tl.trans(tl.load(zero + group, mask=word < WORDS, other=0))
     return tile, factor, nought
 
 
 @triton.jit
 def _packed(
     x,
+    x_scale,
     words,
     scale,
     zero,
-    CHUNKS: tl.constexpr,
-    WIDTH: tl.constexpr,
+    WORDS: tl.constexpr,
+    GROUP: tl.constexpr,
     BITS: tl.constexpr,
-    PER_ROW: tl.constexpr,
     LINES: tl.constexpr,
     BLOCK: tl.constexpr,
     FOLD: tl.constexpr,
@@ -135,51 +120,52 @@ def _packed(
     ``FOLD`` rows lie beside each other in a line. Where a line has 4 words per thread, a thread's inputs are its own
     for all lines, and nothing passes between threads but the last sum.
     """
-    FIELDS: tl.constexpr = 32 // BITS
     SPAN: tl.constexpr = BLOCK // FOLD
+    UPPER: tl.constexpr = -0x0F0F0F10  # 0xF0F0F0F0: the upper half of each byte, a signed number times 16
+    ONES: tl.constexpr = 0x01010101
     parts = ()
     for i in tl.static_range(AHEAD):
         parts += (
-            _part(
-                words, scale, zero, i * SPAN, CHUNKS, WIDTH, PER_ROW, LINES, BLOCK, FOLD, ROWS, BLOCK_ROWS, END
-            ),
+            _part(words, scale, zero, i * SPAN, WORDS, GROUP, LINES, BLOCK, FOLD, ROWS, BLOCK_ROWS, END),
         )  # fmt: skip
     if PDL:
         gdc_wait()
     total = tl.zeros([LINES, BLOCK // 4], tl.float32)
-    for i in tl.static_range((CHUNKS * WIDTH + SPAN - 1) // SPAN):
+    for i in tl.static_range((WORDS + SPAN - 1) // SPAN):
         tile, factor, nought = parts[i]
-        if (i + AHEAD) * SPAN < CHUNKS * WIDTH:
+        if (i + AHEAD) * SPAN < WORDS:
             parts += (
                 _part(
-                    words, scale, zero, (i + AHEAD) * SPAN, CHUNKS, WIDTH, PER_ROW, LINES, BLOCK, FOLD, ROWS,
-                    BLOCK_ROWS, END,
+                    words, scale, zero, (i + AHEAD) * SPAN, WORDS, GROUP, LINES, BLOCK, FOLD, ROWS, BLOCK_ROWS, END
                 ),
             )  # fmt: skip
         word = i * SPAN + tl.arange(0, BLOCK) % SPAN
-        place = word // WIDTH * (WIDTH * FIELDS) + word % WIDTH
-        source = x + tl.max_contiguous(tl.multiple_of(place, 4), 4)
-        sums = tl.zeros([BLOCK], tl.float32)
-        offsets = tl.zeros([BLOCK], tl.float32)
-        product = tl.zeros([LINES, BLOCK], tl.float32)
-        for field in tl.static_range(FIELDS):
-            value = tl.load(source + field * WIDTH, mask=word < CHUNKS * WIDTH, other=0.0)
-            product += _number(tile, field, BITS) * (value * _raised(field, BITS))[None, :]
-            offsets += value * (_raised(field, BITS) + 0.5)  # of the 1, and of the 2^(BITS - 1) that u has too much
-            sums += value
-        product = _of_four(product) - _of_four(offsets[None, :])
+        four = i * (SPAN // 4) + tl.arange(0, BLOCK // 4) % (SPAN // 4)
+        step = tl.load(x_scale + four // (BITS // 4), mask=four < WORDS // 4, other=0.0)
+        if BITS == 4:
+            place = tl.max_contiguous(tl.multiple_of(word // 4 * 8 + word % 4, 4), 4)
+            first = tl.load(x + place, mask=word < WORDS, other=0)
+            second = tl.load(x + place + 4, mask=word < WORDS, other=0)
+            dots = _dot((tile << 4) & UPPER, first[None, :], _dot(tile & UPPER, second[None, :], 0))
+            sums = _dot(ONES, first, _dot(ONES, second, 0)) * 16
+        else:
+            first = tl.load(x + word, mask=word < WORDS, other=0)
+            dots = _dot(tile, first[None, :], 0)
+            sums = _dot(ONES, first, 0)
+        dots = _of_four(dots)
         if zero is not None:
-            product -= nought.to(tl.float32) * _of_four(sums[None, :]) * 0.5**BITS
-        total += product * factor
-    result = tl.reshape(tl.sum(tl.reshape(total, [LINES, FOLD, SPAN // 4]), 2), [LINES * FOLD]) * 2**BITS
-    if PER_ROW:
+            dots -= nought.to(tl.int32) * _of_four(sums[None, :])
+        total += dots.to(tl.float32) * (factor * step[None, :])
+    result = tl.reshape(tl.sum(tl.reshape(total, [LINES, FOLD, SPAN // 4]), 2), [LINES * FOLD])
+    if GROUP == WORDS:
         result *= tl.load(scale + _rows(tl.arange(0, LINES * FOLD), ROWS, BLOCK_ROWS, END)).to(tl.float32)
-    return result
+    return result / 16 if BITS == 4 else result
 
 
 @triton.jit
 def product(
     x,
+    x_scale,
     squares,
     weight,
     scale,
@@ -188,6 +174,7 @@ def product(
     hidden,
     gain,
     out,
+    out_scale,
     out_squares,
     best,
     position,
@@ -195,9 +182,8 @@ def product(
     seed,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
-    WIDTH: tl.constexpr,
+    GROUP: tl.constexpr,
     BITS: tl.constexpr,
-    PER_ROW: tl.constexpr,
     PARTS: tl.constexpr,
     PARTS_UP: tl.constexpr,
     EPSILON: tl.constexpr,
@@ -215,6 +201,7 @@ def product(
     ``out`` = silu(gate) * up. ``"residual"``: ``hidden`` += product, ``out`` = hidden * gain,
     ``out_squares`` [programs] = sums of hidden^2.
     ``"head"``: ``out`` = logits, ``best`` [2, programs] = the largest and its row.
+    Where the next weight is packed, ``out`` is rounded (``kernels.leave``).
     ``PARTS`` is the number of sums in ``squares``; 0 where ``x`` is not normed. ``BITS`` is 16 for a dense weight.
     """
     program = tl.program_id(0)
@@ -223,10 +210,10 @@ def product(
     if PDL:
         gdc_launch_dependents()
     if BITS == 16:
-        y = _dense(x, weight, rows, COLS, BLOCK, PDL)
+        y = _dense(x, weight, rows, COLS, BLOCK, AHEAD, PDL)
     else:
         y = _packed(
-            x, weight, scale, zero, COLS * BITS // 32 // WIDTH, WIDTH, BITS, PER_ROW, RESULTS // FOLD, BLOCK, FOLD,
+            x, x_scale, weight, scale, zero, COLS * BITS // 32, GROUP * BITS // 32, BITS, RESULTS // FOLD, BLOCK, FOLD,
             AHEAD, ROWS, BLOCK_ROWS, END, PDL,
         )  # fmt: skip
     if PARTS > 0:
@@ -241,11 +228,11 @@ def product(
         tl.store(out + place, y, mask=real)
     elif END == "gated":
         gate, up = tl.split(tl.reshape(y, [BLOCK_ROWS, 2]))
-        tl.store(out + place, gate * tl.sigmoid(gate) * up, mask=real)
+        leave(gate * tl.sigmoid(gate) * up, program * BLOCK_ROWS, ROWS, out, out_scale, BLOCK_ROWS)
     elif END == "residual":
         y = tl.where(real, y + tl.load(hidden + rows), 0.0)
         tl.store(hidden + place, y, mask=real)
-        tl.store(out + place, y * tl.load(gain + rows).to(tl.float32), mask=real)
+        leave(y * tl.load(gain + rows).to(tl.float32), program * BLOCK_ROWS, ROWS, out, out_scale, BLOCK_ROWS)
         tl.store(out_squares + program, tl.sum(y * y, 0))
     else:
         tl.store(out + place, y, mask=real)

@@ -1,41 +1,34 @@
-"""Integers of 8 or 4 bits packed into 32-bit words, in the order in which the GPU's threads read them."""
+"""Integers of 8 or 4 bits packed into 32-bit words, in the order in which the GPU multiplies them."""
 
-import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slimexp.kernel.base import Kernel, Packed, rounded_input
+from slimexp.kernel.base import Kernel, Packed
 
-CHUNK = 128  # weights of a row that lie together, at most
-_LEAST = 32  # below, a thread's 16 bytes would span chunks
-
-
-def chunk_of(packed: Packed) -> int:
-    """Neighbours in a row that are packed together: a group, or a power-of-two part of it."""
-    columns, groups = packed.integers.shape[1], packed.scale.shape[1]
-    return math.gcd(columns // groups, CHUNK)
+BLOCK = 32  # inputs that share a scale
 
 
 class Words(Kernel):
-    """A packed layer on a GPU.
+    """A packed layer on a GPU, its inputs rounded to int8 with one scale per 32 neighbours.
 
-    A row is cut into chunks; element ``j * width + i`` of a chunk is field ``j`` of its word ``i``, ``width`` words
-    in a chunk. So the threads that hold neighbouring words need neighbouring inputs. Fields hold integers plus half
-    their range, 2 to 4 bits in 4 and 5 to 8 bits in 8.
+    Of 8 bits, a word is four neighbours. Of 4 bits, 32 neighbours are four words: byte b of word i holds number
+    4 i + b below and number 16 + 4 i + b above. So four neighbouring inputs meet four weights in one instruction.
+    Fields are signed; 2 to 4 bits take 4 and 5 to 8 bits take 8.
 
     The decode loop multiplies the words themselves (``products.product``). Called as a layer, as in reading a prompt,
     where arithmetic and not memory is the limit, it turns them into a matrix first.
 
     Attributes:
-        words: int32 [out, chunks, width].
-        scale: [out, chunks], or [out, 1] where a row has one; bfloat16 where that loses nothing, else float32.
+        words: int32 [out, in * bits / 32].
+        scale: [out, groups]; bfloat16 where that loses nothing, else float32.
         zero: Integer that stands for zero, as ``scale``; ``None`` where it is 0.
         bits: Of a field, 8 or 4.
     """
 
-    label = "int words"
+    label = "int words, inputs int8"
     words: Tensor
     scale: Tensor
     zero: Tensor | None
@@ -52,38 +45,41 @@ class Words(Kernel):
         """Why ``packed`` cannot be laid out so, on whatever device."""
         if packed.bits > 8:
             return f"holds at most 8 bits, not {packed.bits}"
-        if (chunk := chunk_of(packed)) < _LEAST:
-            return f"needs groups of a multiple of {_LEAST} weights, and {packed.group_size} leaves chunks of {chunk}"
+        if packed.group_size % BLOCK:
+            return f"needs groups of a multiple of {BLOCK} weights, not of {packed.group_size}"
+        if isinstance(packed.activation, float):
+            return "rounds inputs by their own largest, not by a scale fixed beforehand"
         return None
 
     def __init__(self, packed: Packed) -> None:
         super().__init__(packed)
-        self.bits = 4 if packed.bits <= 4 else 8
-        self.activation = packed.activation
-        self.register_buffer("words", _laid_out(packed.integers, self.bits, chunk_of(packed)))
-        self.register_buffer("scale", _exactly_small(self._per_chunk(packed.scale, packed)))
-        zero = packed.zero
-        self.register_buffer("zero", None if zero is None else self._per_chunk(zero, packed).to(torch.int8))
+        self.bits: Literal[4, 8] = 4 if packed.bits <= 4 else 8
+        self.register_buffer("words", _laid_out(packed.integers, self.bits))
+        self.register_buffer("scale", _exactly_small(packed.scale.contiguous()))
+        self.register_buffer("zero", None if packed.zero is None else packed.zero.to(torch.int8).contiguous())
         self.register_buffer("bias", packed.bias)
-
-    def _per_chunk(self, per_group: Tensor, packed: Packed) -> Tensor:
-        if per_group.shape[1] == 1:
-            return per_group.contiguous()
-        return per_group.repeat_interleave(packed.group_size // chunk_of(packed), dim=1).contiguous()
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """The weight as [out, in]."""
-        fields = 32 // self.bits
-        shifts = torch.arange(fields, device=self.words.device, dtype=torch.int32) * self.bits
-        numbers = (self.words.unsqueeze(-2) >> shifts[:, None]) & (2**self.bits - 1)
-        numbers = numbers.flatten(-2) - 2 ** (self.bits - 1)
+        numbers = self.words.view(torch.int8)
+        if self.bits == 4:
+            halves = numbers.unflatten(-1, (-1, 1, 16))
+            numbers = torch.cat([halves << 4 >> 4, halves >> 4], -2).flatten(-3)
+        groups = numbers.unflatten(-1, (self.scale.shape[1], -1)).float()
         if self.zero is not None:
-            numbers = numbers - self.zero.unsqueeze(-1)
-        return (numbers * self.scale.float().unsqueeze(-1)).flatten(-2).to(dtype)
+            groups = groups - self.zero.unsqueeze(-1)
+        return (groups * self.scale.float().unsqueeze(-1)).flatten(-2).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(rounded_input(x, self.activation), self.matrix(x.dtype), bias)
+        return F.linear(rounded_in_blocks(x), self.matrix(x.dtype), bias)
+
+
+def rounded_in_blocks(x: Tensor) -> Tensor:
+    """``x`` [..., in] rounded to int8, each 32 neighbours by the largest of them."""
+    blocks = x.float().unflatten(-1, (-1, BLOCK))
+    step = blocks.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
+    return ((blocks / step).round() * step).flatten(-2).to(x.dtype)
 
 
 def rounded(layer: nn.Linear, bits: int, group: int | None) -> Packed:
@@ -96,14 +92,12 @@ def rounded(layer: nn.Linear, bits: int, group: int | None) -> Packed:
     return Packed(integers.flatten(-2).to(torch.int8), scale, None, bits, bias, None)
 
 
-def _laid_out(integers: Tensor, bits: int, chunk: int) -> Tensor:
-    """int8 [out, in] -> int32 [out, chunks, width]."""
-    fields = 32 // bits
-    numbers = (integers.to(torch.int32) + 2 ** (bits - 1)).unflatten(-1, (-1, fields, chunk // fields))
-    words = torch.zeros_like(numbers[..., 0, :])
-    for field in range(fields):
-        words |= numbers[..., field, :] << (bits * field)
-    return words.contiguous()
+def _laid_out(integers: Tensor, bits: int) -> Tensor:
+    """int8 [out, in] -> int32 [out, in * bits / 32]."""
+    if bits == 4:
+        below, above = integers.unflatten(-1, (-1, 2, BLOCK // 2)).unbind(-2)
+        integers = (below & 15 | above << 4).flatten(-2)
+    return integers.contiguous().view(torch.int32)
 
 
 def _exactly_small(scale: Tensor) -> Tensor:

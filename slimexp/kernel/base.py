@@ -78,14 +78,20 @@ class Kernel(nn.Module):
         return f"{self.in_features}, {self.out_features}, {self.label}"
 
 
-def rounded_input(x: Tensor, activation: Literal["token"] | float | None) -> Tensor:
-    """``x`` [..., in] as a layer sees it that rounds its input to ``Packed.activation``'s grid."""
-    if activation is None:
-        return x
+def rounding(x: Tensor, activation: Literal["token"] | float) -> tuple[Tensor, Tensor]:
+    """The integers, in the type of ``x`` [..., in], and the scale, [..., 1] or a scalar, of inputs rounded so."""
     low, high = -(2 ** (ACTIVATION_BITS - 1)), 2 ** (ACTIVATION_BITS - 1) - 1
     if activation == "token":
         scale = x.abs().amax(-1, keepdim=True) / ((high - low) / 2)
         scale = torch.where(scale == 0, torch.finfo(scale.dtype).eps, scale)
     else:
         scale = torch.tensor(activation, dtype=x.dtype, device=x.device)
-    return (x / scale).clamp(low, high).round() * scale
+    return (x / scale).clamp(low, high).round(), scale
+
+
+def rounded_input(x: Tensor, activation: Literal["token"] | float | None) -> Tensor:
+    """``x`` [..., in] as a layer sees it that rounds its input to ``Packed.activation``'s grid."""
+    if activation is None:
+        return x
+    integers, scale = rounding(x, activation)
+    return integers * scale

@@ -6,22 +6,41 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from slimexp.kernel.base import Kernel, Packed
-from slimexp.kernel.build import machine
+from slimexp.kernel.build import folder, machine
 from slimexp.kernel.dense import DenseBfloat16, DenseFloat32
+from slimexp.kernel.int_mm import IntMM
 from slimexp.kernel.vnni import Vnni
+from slimexp.kernel.weight_only import WeightOnly4, WeightOnly8
 
-BACKENDS: tuple[type[Kernel], ...] = (Vnni, DenseFloat32, DenseBfloat16)  # the first wins a tie
+# The first wins a tie.
+BACKENDS: tuple[type[Kernel], ...] = (Vnni, IntMM, WeightOnly4, WeightOnly8, DenseFloat32, DenseBfloat16)
 FEW, MANY = 1, 128  # rows that are raced: a token decoded, a sequence read
 _BETWEEN = 16  # rows from which a layer runs what is best for many
 _MARGIN = 0.95  # a later backend must take less than this share of the time: below is noise
-_MOST = 0.8  # share of the rounds in which it must
-_ROUNDS = 11
+_NEAR, _HOPELESS = 2.0, 50.0  # times the best time: up to the one a backend may yet win, from the other it is stopped
+_AGREE, _WITHIN = 3, 1.1  # a backend's least time is trusted once so many rounds came within this factor of it
+_LEAST_ROUNDS, _MOST_ROUNDS = 7, 40
 _CACHE_BYTES, _MOST_COPIES = 64e6, 16  # float32 weights that no cache holds
+
+
+class Winners(NamedTuple):
+    """Names of the fastest backends.
+
+    Attributes:
+        few: For few rows.
+        many: For many.
+        settled: Whether the times agreed; else the machine was busy, and each process races anew.
+    """
+
+    few: str
+    many: str
+    settled: bool
 
 
 class ByRows(nn.Module):
@@ -49,14 +68,18 @@ def put(model: nn.Module, layers: Mapping[str, Packed]) -> None:
 
 def fastest(packed: Packed) -> nn.Module:
     """The layer on the kernels that are fastest for its shape on this CPU; the first layer of a shape is raced."""
-    few, many = (_named(name) for name in _winners(_shape(packed), packed))
-    return few(packed) if few is many else ByRows(few(packed), many(packed))
+    winners = _winners(_shape(packed), packed)
+    few, many = _named(winners.few), _named(winners.many)
+    layer = few(packed) if few is many else ByRows(few(packed), many(packed))
+    layer.settled = winners.settled  # type: ignore[assignment]
+    return layer
 
 
 def told(model: nn.Module) -> str | None:
     """What runs in the layers that were packed, in words; ``None`` where there are none."""
     inside = {id(part) for module in model.modules() if isinstance(module, ByRows) for part in module.children()}
     counts: dict[str, int] = {}
+    unsettled = 0
     for module in model.modules():
         if isinstance(module, ByRows):
             label = f"{module.few.label} below {_BETWEEN} rows and {module.many.label} from there"
@@ -65,17 +88,21 @@ def told(model: nn.Module) -> str | None:
         else:
             continue
         counts[label] = counts.get(label, 0) + 1
+        unsettled += not getattr(module, "settled", True)
     if not counts:
         return None
     (label, count), *others = sorted(counts.items(), key=lambda item: -item[1])
     rest = "".join(f"; {n} {name}" for name, n in others)
+    if unsettled:
+        rest += f"; raced on a busy machine, so {unsettled} may not be on their fastest"
     return f"{label} in {count} of {sum(counts.values())} quantized layers{rest}"
 
 
 def race(packed: Packed, rows: int, backends: Sequence[type[Kernel]] = BACKENDS) -> dict[str, list[float]]:
     """Seconds that each backend takes for ``rows`` rows, in interleaved rounds, over weights no cache holds.
 
-    Backends that refuse are left out.
+    Rounds go on until the times are ``settled``, or there were ``_MOST_ROUNDS``. Backends that refuse are left out;
+    those far behind, as ones without vector instructions are, stop at once.
     """
     copies = max(1, min(_MOST_COPIES, int(_CACHE_BYTES / (4 * packed.integers.numel())))) if rows < _BETWEEN else 1
     able = [backend for backend in backends if backend.refusal(packed, torch.device("cpu")) is None]
@@ -83,28 +110,41 @@ def race(packed: Packed, rows: int, backends: Sequence[type[Kernel]] = BACKENDS)
     x = torch.randn(rows, packed.integers.shape[1], generator=torch.Generator().manual_seed(0))
     taken: dict[str, list[float]] = {name: [] for name in runners}
     with torch.inference_mode():
-        for turn in range(_ROUNDS + 1):
+        for turn in range(_MOST_ROUNDS + 1):
             for name, layers in runners.items():
                 start = time.perf_counter()
                 for layer in layers:
                     layer(x)
                 if turn:  # the first warms up
                     taken[name].append((time.perf_counter() - start) / copies)
+            if turn:
+                runners = {name: runners[name] for name in _within(_HOPELESS, taken) if name in runners}
+            if turn >= _LEAST_ROUNDS and settled(taken):
+                break
     return taken
 
 
 def winner(seconds: Mapping[str, Sequence[float]]) -> str:
-    """The first backend that no later one beats by more than noise, in most rounds.
+    """The first backend that no later one beats by more than noise.
 
-    Rounds are compared one by one: what a busy neighbour does to some of them decides nothing.
+    The least times are compared: a busy neighbour only ever adds to one.
     """
     names = list(seconds)
     chosen = names[0]
     for name in names[1:]:
-        faster = [a < _MARGIN * b for a, b in zip(seconds[name], seconds[chosen], strict=True)]
-        if sum(faster) >= _MOST * len(faster):
+        if min(seconds[name]) < _MARGIN * min(seconds[chosen]):
             chosen = name
     return chosen
+
+
+def settled(seconds: Mapping[str, Sequence[float]]) -> bool:
+    """Whether the least times can be trusted: of all backends near the best several rounds came close to theirs."""
+    return all(sorted(seconds[name])[:_AGREE][-1] <= _WITHIN * min(seconds[name]) for name in _within(_NEAR, seconds))
+
+
+def _within(factor: float, seconds: Mapping[str, Sequence[float]]) -> list[str]:
+    best = min(map(min, seconds.values()))
+    return [name for name, each in seconds.items() if min(each) <= factor * best]
 
 
 def _named(name: str) -> type[Kernel]:
@@ -113,36 +153,36 @@ def _named(name: str) -> type[Kernel]:
 
 def _shape(packed: Packed) -> tuple[object, ...]:
     activation = packed.activation if isinstance(packed.activation, str) else type(packed.activation).__name__
-    return (*packed.integers.shape, packed.scale.shape[1], packed.bits, activation, packed.bias is not None)
+    return (
+        *packed.integers.shape,
+        packed.scale.shape[1],
+        packed.zero is None,
+        packed.bits,
+        activation,
+        packed.bias is None,
+    )
 
 
-_raced: dict[tuple[object, ...], tuple[str, str]] = {}
+_raced: dict[tuple[object, ...], Winners] = {}
 
 
-def _winners(shape: tuple[object, ...], packed: Packed) -> tuple[str, str]:
-    """Names of the backends for few and for many rows, from this process, an earlier one, or a race."""
+def _winners(shape: tuple[object, ...], packed: Packed) -> Winners:
+    """From this process, an earlier one, or a race."""
     if (known := _raced.get(shape)) is not None:
         return known
-    path = (
-        _folder()
-        / f"{hashlib.sha256(json.dumps([*machine(), torch.get_num_threads(), *shape]).encode()).hexdigest()[:16]}.json"
-    )
-    found: tuple[str, str]
+    backends = [backend.__name__ for backend in BACKENDS if backend.refusal(packed, torch.device("cpu")) is None]
+    key = json.dumps([*machine(), torch.get_num_threads(), *shape, *backends])
+    path = folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     try:
         few, many = json.loads(path.read_text())
-        found = few, many
+        found = Winners(few, many, settled=True)
     except (OSError, ValueError):
-        found = winner(race(packed, FEW)), winner(race(packed, MANY))
-        _write(path, json.dumps(found))
+        few_s, many_s = race(packed, FEW), race(packed, MANY)
+        found = Winners(winner(few_s), winner(many_s), settled=settled(few_s) and settled(many_s))
+        if found.settled:
+            _write(path, json.dumps([found.few, found.many]))
     _raced[shape] = found
     return found
-
-
-def _folder() -> Path:
-    """Where results of races are kept: ``$SLIMEXP_CACHE``, else the user's cache folder."""
-    if own := os.environ.get("SLIMEXP_CACHE"):
-        return Path(own) / "kernel"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slimexp" / "kernel"
 
 
 def _write(path: Path, text: str) -> None:

@@ -33,14 +33,15 @@ function chosenPanel(view, holder) {
     },
     "Choose none",
   );
-  const scrolled = holder.querySelector(".layers")?.scrollTop ?? 0;
+  const scrolled = new Map([...holder.querySelectorAll(".layers")].map((one) => [one.dataset.focus, one.scrollTop]));
   holder.replaceChildren(
     node("div", { class: "row" }, node("h3", {}, `${count(points.length, "point")} chosen`), clear),
     curvesBlock(view, points),
+    bitsBlock(view, points),
     layersBlock(view, points),
     comparison(view, points),
   );
-  holder.querySelector(".layers")?.scrollTo(0, scrolled);
+  for (const one of holder.querySelectorAll(".layers")) one.scrollTo(0, scrolled.get(one.dataset.focus) ?? 0);
 }
 
 /* Training curves of the chosen points, of one term of one stage at a time; a line per seed. */

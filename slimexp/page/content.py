@@ -9,8 +9,9 @@ from typing import Any
 from urllib.parse import quote
 
 from slimexp.page.curves import curves
+from slimexp.page.layers import bits, layers, sensitivity
 from slimexp.plot import LOG_FROM, NAMES, kind_of, kinds_of
-from slimexp.point import Point, Spread
+from slimexp.point import Point
 from slimexp.record import Record, read
 from slimexp.section import Section, better
 from slimexp.uncertainty import DECIDED
@@ -36,9 +37,6 @@ _SHORT = {
     "latency_p50_ms": "latency ms",
     "latency_ratio": "latency x dense",
 }
-_SENSITIVITY = "sensitivity_nats"
-_ANYHOW = "Growth of the loss when weights of the layer are set to zero; nothing is trained."  # settings are lost
-_DIGITS = 4  # significant, of a layer's figure; there may be hundreds of layers
 _ERROR = "_stderr"
 _ENDS = ("_low", "_high")  # of the interval that a measure gives with a figure
 
@@ -98,7 +96,7 @@ def _section(section: Section, records: Mapping[str, Record], root: Path, folder
         "growth": section.growth,
         "kinds": kinds_of(section),
         "metrics": [_metric(name, section, own) for name in names],
-        "layers": (layers := _layers(section)),
+        "layers": (names_of_layers := layers(section)),
         "budgets": _budgets(section),
         "environments": section.environments,
         "published": [_published(point, names) for point in section.published],
@@ -106,7 +104,8 @@ def _section(section: Section, records: Mapping[str, Record], root: Path, folder
             {
                 **_point(point, names, records, root, folder),
                 "beaten": probability,
-                "sensitivity": _sensitivity(point, layers, records),
+                "sensitivity": sensitivity(point, names_of_layers, records),
+                "bits": bits(point, names_of_layers, records),
             }
             for point, probability in zip(section.points, section.probabilities, strict=True)
         ],
@@ -133,37 +132,6 @@ def _metric(name: str, section: Section, records: Sequence[Record]) -> dict[str,
         "share": name in _SHARES,
         "main": name in (section.headline, *_MAIN, section.x, section.y),
     }
-
-
-def _layers(section: Section) -> list[str]:
-    """Layers of which a point of the section holds the sensitivity, as the model that has most of them is laid out."""
-    held = sorted((list(point.layers.get(_SENSITIVITY, ())) for point in section.points), key=len, reverse=True)
-    return list(dict.fromkeys(layer for layers in held for layer in layers))
-
-
-def _sensitivity(point: Point, layers: Sequence[str], records: Mapping[str, Record]) -> dict[str, Any] | None:
-    """What the point holds of each of ``layers``, and how it was measured; ``None`` where it was not."""
-    held = point.layers.get(_SENSITIVITY)
-    if held is None:
-        return None
-    asked = [(records[key].config.get("measure") or {}).get("sensitivity") for key in point.keys if key in records]
-    return {
-        "figures": [_rounded(held[layer]) if layer in held else None for layer in layers],
-        "how": next((_how(measure) for measure in asked if measure), _ANYHOW),
-    }
-
-
-def _rounded(spread: Spread) -> list[float]:
-    ends = (spread.mean, spread.low, spread.high) if spread.low < spread.high else (spread.mean,)
-    return [float(f"{end:.{_DIGITS}g}") for end in ends]
-
-
-def _how(measure: Mapping[str, Any]) -> str:
-    loss, importance = (str(measure[part]["_target_"]).rsplit(".", 1)[-1] for part in ("loss", "importance"))
-    return (
-        f"Growth of {loss} on {measure['rows']} rows of validation text when {100 * measure['sparsity']:g} % of the "
-        f"layer's weights that are not zero yet (chosen by {importance}) are set to zero; nothing is trained."
-    )
 
 
 def _budgets(section: Section) -> list[dict[str, Any]]:

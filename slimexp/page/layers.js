@@ -1,24 +1,104 @@
-/* How much each layer minds being pruned by itself: a bar per layer and chosen point, on one scale. */
+/* Single layers of the chosen points: a bar per layer and point, on one scale. */
 
+/* How much each layer minds being pruned by itself. */
 function layersBlock(view, points) {
   const measured = points.filter((point) => point.sensitivity);
   if (!measured.length) return "";
-  const { layers } = view.section;
   const values = measured.flatMap(({ sensitivity }) => sensitivity.figures.flatMap((one) => one ?? []));
   const low = Math.min(0, ...values),
     span = Math.max(0, ...values) - low || 1,
     unit = unitOf(span);
+  const cell = (point, index) => {
+    const figure = point.sensitivity.figures[index];
+    return figure && barred(figure, { low, span, unit, bar: `fill-${view.state.chosen.indexOf(point.id)}` });
+  };
+  return node(
+    "div",
+    { class: "sensitivity" },
+    node("h4", {}, "Sensitivity: what pruning one layer alone would cost"),
+    ...howBlock(view, points, measured, ({ sensitivity }) => sensitivity.how),
+    layersTable(view, measured, { label: "Sensitivity by layer", unit: unit.name, cell }),
+  );
+}
+
+/* How many bits each layer's weights got, above what rounding it alone would cost at a width of the reader's choice. */
+function bitsBlock(view, points) {
+  const measured = points.filter((point) => point.bits);
+  if (!measured.length) return "";
+  const widths = [...new Set(measured.flatMap(({ bits }) => Object.keys(bits.growth)))].sort((a, b) => a - b);
+  const width = widths.includes(view.state.width) ? view.state.width : widths[0];
+  const grown = (point, index) => point.bits.growth[width]?.[index];
+  const values = measured.flatMap(({ bits }) => (bits.growth[width] ?? []).flatMap((one) => one ?? []));
+  const low = Math.min(0, ...values),
+    span = Math.max(0, ...values) - low || 1,
+    unit = unitOf(span);
+  const cell = (point, index) => {
+    const figure = point.bits.figures[index],
+      cost = grown(point, index),
+      bar = `fill-${view.state.chosen.indexOf(point.id)}`;
+    if (!figure) return null;
+    const got = barred(figure, { low: 0, span: WIDEST, unit: { size: 1 }, bar });
+    if (cost) got.append(...barred(cost, { low, span, unit, bar: "fill-cost" }).childNodes);
+    return got;
+  };
+  const pick = node(
+    "select",
+    {
+      "data-focus": "width",
+      on: {
+        change: () => {
+          view.state.width = pick.value;
+          view.mark();
+        },
+      },
+    },
+    ...widths.map((one) => node("option", { value: one, selected: one === width }, `${one} bits`)),
+  );
+  const asked = node("label", {}, "Thin bar: what the layer alone would cost at ", pick, ` (${unit.name})`);
+  return node(
+    "div",
+    { class: "sensitivity allotted" },
+    node("h4", {}, "Bits: what each layer's weights got"),
+    ...howBlock(view, points, measured, ({ bits }) => bits.how),
+    widths.length ? asked : "",
+    layersTable(view, measured, { label: "Bits by layer", unit: "bits", cell }),
+  );
+}
+
+const WIDEST = 8; // bits
+
+/* How it was measured, of whom where that differs, and who lacks it. */
+function howBlock(view, points, measured, how) {
+  const ways = [...new Set(measured.map(how))];
+  const told = ways.map((way) => {
+    const letters = measured.filter((point) => how(point) === way).map((point) => letterOf(view, point));
+    return node("p", { class: "quiet" }, (ways.length > 1 ? `${letters.join(", ")}: ` : "") + way);
+  });
+  const without = points.filter((point) => !measured.includes(point)).map((point) => letterOf(view, point));
+  return [...told, without.length ? node("p", { class: "quiet" }, `Not measured: ${without.join(", ")}.`) : ""];
+}
+
+/* A row per layer of which a point has a figure, under the name of its block. */
+function layersTable(view, measured, { label, unit, cell }) {
   const bodies = new Map(); // block -> its rows
-  layers.forEach((layer, index) => {
-    const figures = measured.map(({ sensitivity }) => sensitivity.figures[index]);
-    if (!figures.some(Boolean)) return;
+  view.section.layers.forEach((layer, index) => {
+    const cells = measured.map((point) => cell(point, index));
+    if (!cells.some(Boolean)) return;
     const [block, name] = parted(layer);
-    const cells = measured.map((point, place) => layerCell(view, point, figures[place], { low, span, unit }));
     if (!bodies.has(block)) bodies.set(block, []);
-    bodies.get(block).push(node("tr", {}, node("th", { scope: "row", title: layer }, ...breakable(name)), ...cells));
+    bodies
+      .get(block)
+      .push(
+        node(
+          "tr",
+          {},
+          node("th", { scope: "row", title: layer }, ...breakable(name)),
+          ...cells.map((one) => node("td", {}, one || "–")),
+        ),
+      );
   });
   const head = measured.map((point) =>
-    node("th", { scope: "col", title: point.label }, node("span", { class: "letter" }, letterOf(view, point)), ` ${unit.name}`),
+    node("th", { scope: "col", title: point.label }, node("span", { class: "letter" }, letterOf(view, point)), ` ${unit}`),
   );
   const table = node(
     "table",
@@ -33,28 +113,14 @@ function layersBlock(view, points) {
       ),
     ),
   );
-  const without = points.filter((point) => !point.sensitivity).map((point) => letterOf(view, point));
-  const ways = [...new Set(measured.map(({ sensitivity }) => sensitivity.how))];
-  const how = ways.map((way) => {
-    const letters = measured.filter(({ sensitivity }) => sensitivity.how === way);
-    const whose = ways.length > 1 ? `${letters.map((point) => letterOf(view, point)).join(", ")}: ` : "";
-    return node("p", { class: "quiet" }, whose + way);
-  });
   const region = node(
     "div",
-    { class: "scroll layers", tabindex: 0, role: "region", "aria-label": "Sensitivity by layer", "data-focus": "layers" },
+    { class: "scroll layers", tabindex: 0, role: "region", "aria-label": label, "data-focus": label },
     table,
   );
   table.style.minWidth = `${168 + 140 * measured.length}px`;
   region.style.maxWidth = `${254 + 440 * measured.length}px`;
-  return node(
-    "div",
-    { class: "sensitivity" },
-    node("h4", {}, "Sensitivity: what pruning one layer alone would cost"),
-    ...how,
-    without.length ? node("p", { class: "quiet" }, `Not measured: ${without.join(", ")}.`) : "",
-    region,
-  );
+  return region;
 }
 
 /* The power of a thousand in which the largest value is read without zeros before it. */
@@ -75,25 +141,20 @@ function parted(layer) {
   return [block, name];
 }
 
-function layerCell(view, point, figure, { low, span, unit }) {
-  if (!figure) return node("td", {}, "–");
-  const [mean, from, to] = figure,
-    share = (size) => `${((100 * size) / span).toFixed(2)}%`,
+/* A bar from zero, and its figure with the ends of its range. */
+function barred([mean, from, to], { low, span, unit, bar }) {
+  const share = (size) => `${((100 * size) / span).toFixed(2)}%`,
     text = (size) => short(size / unit.size);
-  const bar = node("rect", {
-    class: `bar fill-${view.state.chosen.indexOf(point.id)}`,
+  const drawn = node("rect", {
+    class: `bar ${bar}`,
     x: share(Math.min(0, mean) - low),
     width: share(Math.abs(mean)),
     height: "100%",
   });
   return node(
-    "td",
-    {},
-    node(
-      "div",
-      { class: "barred" },
-      node("svg", { height: 11, "aria-hidden": "true" }, bar),
-      node("span", {}, text(mean), from === undefined ? null : node("small", {}, `${text(from)} to ${text(to)}`)),
-    ),
+    "div",
+    { class: "barred" },
+    node("svg", { height: 11, "aria-hidden": "true" }, drawn),
+    node("span", {}, text(mean), from === undefined ? null : node("small", {}, `${text(from)} to ${text(to)}`)),
   );
 }

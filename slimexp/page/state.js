@@ -15,6 +15,7 @@ function fresh(section) {
     sort: { metric: null, way: "ascending" },
     every: false,
     curve: null,
+    width: null,
   };
 }
 

@@ -120,7 +120,7 @@ class Quantizer(Attachment):
     def __init__(self, *, bits: int, group_size: int | str | None, symmetric: bool = True) -> None:
         super().__init__()
         if bits not in self.widths:
-            raise ValueError(f"{type(self).__name__}: bits must be in {_span(self.widths)}, got {bits}")
+            raise ValueError(f"{type(self).__name__}: bits must be {_span(self.widths)}, got {bits}")
         if self.symmetric_only and not symmetric:
             raise ValueError(f"{type(self).__name__} is symmetric: set symmetric=true, or choose another quantizer")
         self.bits = bits
@@ -258,7 +258,7 @@ def _check_finite(x: Tensor) -> None:
 
 
 def _span(widths: range) -> str:
-    return f"{widths[0]}..{widths[-1]}" if len(widths) > 1 else str(widths[0])
+    return f"{widths[0]} to {widths[-1]}" if len(widths) > 2 else " or ".join(map(str, widths))
 
 
 def straight_through(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:

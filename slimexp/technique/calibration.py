@@ -41,9 +41,20 @@ class Statistics:
     def __init__(self, importance: Observer, layers: Mapping[str, Layer]) -> None:
         self.importance = importance
         self.layers = layers
+        self.batch = 0  # which is being shown, for messages
         self._sums: dict[str, Tensor] = {}
 
     def add(self, name: str, observed: Tensor) -> None:
+        """What was observed of a layer in this batch.
+
+        Raises:
+            ValueError: It holds NaN or infinity.
+        """
+        if not observed.isfinite().all():
+            raise ValueError(
+                f"layer '{name}': what {type(self.importance).__name__} observes of it holds NaN or infinity in "
+                f"calibration batch {self.batch}"
+            )
         layer = self.layers[name]
         part = self.importance.observe(matrix(layer, latent(layer).detach()), observed.detach())
         self._sums[name] = self.importance.merge(self._sums[name], part) if name in self._sums else part
@@ -89,7 +100,7 @@ def calibrate(
         on_device = ({name: tensor.to(family.device) for name, tensor in batch.items()} for batch in batches)
         if importance.observes == "input":
             with watching(importance, layers) as statistics, torch.no_grad():
-                for batch in on_device:
+                for statistics.batch, batch in enumerate(on_device):
                     family.forward(batch)
         else:
             statistics = Statistics(importance, layers)
@@ -145,7 +156,7 @@ def visiting(module: nn.Module, device: torch.device) -> Iterator[None]:
 @torch.enable_grad()
 def _show_gradients(statistics: Statistics, batches: Iterable[Batch], objective: Callable[[Batch], Tensor]) -> None:
     weights = [latent(layer) for layer in statistics.layers.values()]
-    for batch in batches:
+    for statistics.batch, batch in enumerate(batches):
         gradients = torch.autograd.grad(objective(batch), weights, allow_unused=True)
         for name, gradient in zip(statistics.layers, gradients, strict=True):
             if gradient is not None:

@@ -16,6 +16,16 @@ Layer = nn.Module | Weight
 L = TypeVar("L", bound=Layer)
 
 
+def check_min_coverage(value: float) -> None:
+    """Refuse a threshold that is none.
+
+    Raises:
+        ValueError: It is not in (0, 1].
+    """
+    if not 0 < value <= 1:
+        raise ValueError(f"min_coverage must be in (0, 1], a share of the model's parameters, got {value}")
+
+
 def covered_weights(
     family: Family, *, min_coverage: float, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
 ) -> dict[str, Layer]:
@@ -101,6 +111,17 @@ def _listed(names: Iterable[str]) -> str:
         before + (f"{{{numbers[0]}..{numbers[-1]}}}" if len(numbers) > 1 else numbers[0]) + after
         for (before, after), numbers in blocks.items()
     )
+
+
+def check_finite(layers: Mapping[str, Layer]) -> None:
+    """Refuse weights that nothing can be made of.
+
+    Raises:
+        ValueError: A layer's weight holds NaN or infinity.
+    """
+    for name, layer in layers.items():
+        if not latent(layer).isfinite().all():
+            raise ValueError(f"layer '{name}': its weight holds NaN or infinity: load or train the model anew")
 
 
 def coverage(family: Family, layers: Mapping[str, Layer]) -> float:

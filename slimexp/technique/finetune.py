@@ -64,10 +64,12 @@ class Finetune(pl.LightningModule):
 
     Attributes:
         attaches: Whether it leaves masks or quantizers on the weights.
+        quantizes: Whether it leaves quantizers.
         workplace: Where to compute outside of training; ``None`` for where the model is.
     """
 
     attaches: ClassVar[bool] = False
+    quantizes: ClassVar[bool] = False
     workplace: torch.device | None = None
 
     def __init__(self, **training: Unpack[Training]) -> None:

@@ -8,10 +8,10 @@ from torch import Tensor
 from slimexp.model.base import Batch, Family
 from slimexp.model.scaling import Scaling, scalings
 from slimexp.quantizer.base import Quantizer
+from slimexp.rounding import GPTQ
+from slimexp.smoothing import Smoothing, clipped
 from slimexp.technique.coverage import Layer, latent, matrix, place
-from slimexp.technique.gptq import GPTQ
 from slimexp.technique.sequential import calibrate_blocks
-from slimexp.technique.smoothing import Smoothing, clipped
 
 
 @torch.no_grad()
@@ -42,11 +42,7 @@ def smooth(
     Raises:
         ValueError: It is none, or nothing is known of the model's type.
     """
-    found = {block: scalings(family, block) for stack in family.blocks().values() for block in stack}
-    of_layer = {name: one for every in found.values() for one in every for name in one.after}
-    touched = sum(latent(layer).numel() for name, layer in layers.items() if name in of_layer)
-    if not touched:
-        raise ValueError("smoothing scales the inputs of none of the layers: set smoothing=null")
+    of_layer = scaled_layers(family, layers)
 
     def scale(statistics: Mapping[str, Tensor]) -> None:
         done: dict[str, Tensor] = {}
@@ -61,7 +57,20 @@ def smooth(
 
     home = family.device
     calibrate_blocks(smoothing, family, layers, batches, device=device, prune=scale)
-    return touched / sum(latent(layer).numel() for layer in layers.values())
+    return sum(latent(layers[name]).numel() for name in of_layer) / sum(map(torch.numel, map(latent, layers.values())))
+
+
+def scaled_layers(family: Family, layers: Mapping[str, Layer]) -> dict[str, Scaling]:
+    """Those of ``layers`` whose inputs can be scaled, with where.
+
+    Raises:
+        ValueError: There are none, or nothing is known of the model's type.
+    """
+    found = [one for stack in family.blocks().values() for block in stack for one in scalings(family, block)]
+    of_layer = {name: one for one in found for name in one.after if name in layers}
+    if not of_layer:
+        raise ValueError("smoothing scales the inputs of none of the layers: set smoothing=null")
+    return of_layer
 
 
 @torch.no_grad()
@@ -90,9 +99,9 @@ def round_weights(
             weight = _weight(layers[name])
             try:
                 new, fitted_to = gptq.round(weight, weight != 0, hessian, quantizers[name])
+                quantizers[name].freeze(fitted_to)
             except ValueError as error:
                 raise ValueError(f"layer '{name}': {error}") from error
-            quantizers[name].freeze(fitted_to)
             matrix(layers[name], latent(layers[name])).copy_(new)
             quantizers[name].active = True
 
@@ -107,8 +116,8 @@ def _scale(
     statistics: Mapping[str, Tensor],
 ) -> Tensor:
     """Scale, and say by how much every input channel was."""
-    weights = {name: _weight(layers[name]) for name in scaling.after}
-    statistic = statistics[next(iter(scaling.after))]  # the layers read the same inputs
+    weights = {name: _weight(layers[name]) for name in scaling.after if name in layers}
+    statistic = statistics[next(iter(weights))]  # the layers read the same inputs
     scales = smoothing.scales(scaling, weights, statistic, quantizers)
     scaling.apply(scales)
     return scaling.spread(scales)

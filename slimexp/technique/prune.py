@@ -7,15 +7,15 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
+from slimexp.allocation import Sensitivity
 from slimexp.data.base import Corpus
 from slimexp.importance.base import Calibrated, Compensating, Gated, Importance, Learned
 from slimexp.model.base import Batch, Family
 from slimexp.pattern.base import Pattern
 from slimexp.schedule import Schedule
-from slimexp.technique.allocation import Sensitivity
 from slimexp.technique.batches import calibration_batches, training_batches
 from slimexp.technique.calibration import calibrate, undisturbed, visiting
-from slimexp.technique.coverage import Layer, coverage, covered_weights, latent, matrix
+from slimexp.technique.coverage import Layer, check_min_coverage, coverage, covered_weights, latent, matrix
 from slimexp.technique.finetune import Finetune, Training
 from slimexp.technique.gating import Gating
 from slimexp.technique.masking import mask_of, sparsity
@@ -93,6 +93,7 @@ class Prune(Finetune):
         if isinstance(importance, Calibrated) and importance.observes == "gradient" and not training["losses"]:
             name = type(importance).__name__
             raise ValueError(f"{name} needs the gradient of a loss: add one, e.g. /loss@losses.ce: cross_entropy")
+        check_min_coverage(min_coverage)
         self.importance = importance
         self.pattern = pattern
         self.sparsity = sparsity

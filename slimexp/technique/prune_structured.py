@@ -19,6 +19,7 @@ from slimexp.model.surgery import remove
 from slimexp.target.base import Space, Target
 from slimexp.technique.batches import calibration_batches, training_batches
 from slimexp.technique.calibration import visiting
+from slimexp.technique.coverage import check_min_coverage
 from slimexp.technique.finetune import Finetune, Training
 from slimexp.technique.solver import Loss, Unreachable, described, solve
 from slimexp.technique.structure import Ranking, rank
@@ -74,6 +75,7 @@ class PruneStructured(Finetune):
         for name, value in (("multiple", multiple), ("rows", rows), ("candidates", candidates)):
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
+        check_min_coverage(min_coverage)
         self.target = target
         self.axes = list(axes)
         self.multiple = multiple

@@ -1,27 +1,28 @@
 """Integer weights and activations: quantization-aware training, or one-shot after training."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedConfig
 
+from slimexp.allocation import MixedPrecision
 from slimexp.attachment import INPUT, attach, attached
 from slimexp.data.base import Corpus
 from slimexp.model.base import Batch, Family
 from slimexp.model.cache import require_cache, round_cache
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.packing import before, require_loadable
-from slimexp.technique.batches import calibration_batches, training_batches
-from slimexp.technique.calibration import undisturbed, visiting
-from slimexp.technique.coverage import coverage, covered_layers, latent
+from slimexp.record import OF_LAYER
+from slimexp.rounding import GPTQ
+from slimexp.smoothing import Smoothing
+from slimexp.technique.batches import calibration_batches
+from slimexp.technique.calibration import visiting
+from slimexp.technique.coverage import check_finite, check_min_coverage, coverage, covered_layers, latent
+from slimexp.technique.divergence import Divergence
 from slimexp.technique.finetune import Finetune, Training
-from slimexp.technique.gptq import GPTQ
 from slimexp.technique.inputs import input_values
-from slimexp.technique.mixed_precision import MixedPrecision
-from slimexp.technique.post_training import round_weights, smooth
-from slimexp.technique.smoothing import Smoothing
+from slimexp.technique.post_training import round_weights, scaled_layers, smooth
 
 
 class Quantize(Finetune):
@@ -54,6 +55,7 @@ class Quantize(Finetune):
     """
 
     attaches = True
+    quantizes = True
 
     def __init__(
         self,
@@ -100,6 +102,7 @@ class Quantize(Finetune):
             )
         if calibration_rows < 1:
             raise ValueError(f"calibration_rows must be >= 1, got {calibration_rows}")
+        check_min_coverage(min_coverage)
         self.quantizer = quantizer
         self.activation_quantizer = activation_quantizer
         self.bits = bits
@@ -131,11 +134,21 @@ class Quantize(Finetune):
         if any(isinstance(stage, Quantize) for stage in before):
             raise ValueError("a pipeline quantizes once: remove one of its quantize stages")
 
+    def inspect(self, outline: Family) -> None:
+        layers = self._layers_of(outline)
+        if self.embeddings:
+            layers |= _embeddings(outline)
+        for name, layer in layers.items():
+            self._quantizer_of(name, layer, self.bits)
+        if self.smoothing is not None:
+            scaled_layers(outline, layers)
+
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         super().prepare(family, corpus, teacher)
         if taken := [place.module for place, a in attached(family.model) if isinstance(a, Quantizer)]:
             raise ValueError(f"the model is quantized already (e.g. '{taken[0]}'): quantize once per pipeline")
-        self.layers = covered_layers(family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude)
+        self.layers = self._layers_of(family)
+        check_finite(self.layers)
         self.widths = self._widths()
         self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
         self.smoothed = self._smooth()
@@ -174,34 +187,52 @@ class Quantize(Finetune):
         self.on_step(1.0)
         held = {latent(layer): self.widths[name] for name, layer in self.layers.items()}  # tied weights once
         bits = sum(weight.numel() * width for weight, width in held.items()) / sum(weight.numel() for weight in held)
-        own = {} if self.allocation is None else {f"bits/{name}": float(width) for name, width in self.widths.items()}
-        return {"share": coverage(self.family, self.layers), "bits": bits, **self.smoothed, **own}
+        return {"share": coverage(self.family, self.layers), "bits": bits, **self.smoothed, **self.allocated}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["quantize"] = {"widths": self.widths, "allocated": self.allocated}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What was chosen before the interruption stays: sums may differ when they are taken again."""
+        super().on_load_checkpoint(checkpoint)
+        own = checkpoint["quantize"]
+        self.widths, self.allocated = own["widths"], own["allocated"]
+        for name, quantizer in self.on_weights.items():
+            quantizer.bits = self.widths[name]
 
     def _widths(self) -> dict[str, int]:
-        """Bits of each layer's weights."""
+        """Bits of each layer's weights; what was found on the way goes into ``allocated``."""
+        self.allocated: dict[str, float] = {}
         if self.allocation is None:
             return dict.fromkeys(self.layers, self.bits)
-        (rows,) = training_batches(
-            self.corpus, self.family, batch_size=self.allocation.rows, seed=self.seed, start=0, stop=1, workers=0
-        )
         weights = {name: latent(layer) for name, layer in self.layers.items()}
-        with undisturbed(self.family), visiting(self.family.model, self._where()):
-            batch = {name: tensor.to(self.family.device) for name, tensor in rows.items()}
-            growth = self.allocation.scan(
+        with visiting(self.family.model, self._where()):
+            costs = self.allocation.scan(
                 weights,
                 quantizer=lambda bits: self.quantizer(bits=bits, group_size=self.group_size, symmetric=self.symmetric),
-                loss=lambda: self.total(self.terms(batch)).item(),
+                cost=Divergence(self.family, self._calibration_batches(self.allocation.rows)),
             )
-        return self.allocation.choose(growth, {name: weight.numel() for name, weight in weights.items()}, self.bits)
+        widths = self.allocation.choose(costs, {name: weight.numel() for name, weight in weights.items()}, self.bits)
+        self.allocated = {f"bits{OF_LAYER}{name}": float(width) for name, width in widths.items()}
+        for place, width in enumerate(self.allocation.widths):
+            self.allocated |= {f"rounded_to_{width}_nats{OF_LAYER}{name}": costs[name][place] for name in costs}
+        return widths
+
+    def _layers_of(self, family: Family) -> dict[str, torch.nn.Module]:
+        return covered_layers(family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude)
 
     def _on_weight(self, name: str, layer: torch.nn.Module) -> Quantizer:
-        quantizer = self.quantizer(bits=self.widths[name], group_size=self.group_size, symmetric=self.symmetric)
-        weight: Tensor = layer.weight.detach()  # type: ignore[operator]
+        return self._quantizer_of(name, layer, self.widths[name]).to(latent(layer).device)
+
+    def _quantizer_of(self, name: str, layer: torch.nn.Module, bits: int) -> Quantizer:
+        """The quantizer of a layer's weight, which it fits."""
+        quantizer = self.quantizer(bits=bits, group_size=self.group_size, symmetric=self.symmetric)
         try:
-            quantizer.granularity.split(weight)
+            quantizer.granularity.split(torch.empty_like(latent(layer), device="meta"))
         except ValueError as error:
             raise ValueError(f"layer '{name}': {error}") from error
-        return quantizer.to(weight.device)
+        return quantizer
 
     def _smooth(self) -> dict[str, float]:
         if self.smoothing is None:

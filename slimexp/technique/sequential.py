@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from slimexp.model.base import Batch, Family
 from slimexp.technique.calibration import Observer, Statistics, undisturbed, visiting, watching
-from slimexp.technique.coverage import Layer, place
+from slimexp.technique.coverage import Layer, check_finite, place
 
 _PROBE = 8  # tokens that show how blocks are wired
 Wires = Mapping[str | int, int]  # argument of a block -> which output of the block before it is
@@ -80,8 +80,9 @@ def calibrate_blocks(
         prune: Receives layer -> statistic of one block, and prunes these layers.
 
     Raises:
-        ValueError: A layer was never used.
+        ValueError: A layer was never used; a weight or an input is not finite.
     """
+    check_finite(layers)
     with undisturbed(family):
         for position, blocks in enumerate(family.blocks().values()):
             stack = _Stack(importance, family, layers, list(blocks), prune)
@@ -143,7 +144,7 @@ class _Stack:
         for block, wires in zip(self.blocks, [*wiring, None], strict=True):
             with visiting(block, device):
                 with self._observing(block) as statistics:
-                    for call in calls:
+                    for statistics.batch, call in enumerate(calls):
                         call.on(block)
                 self._prune(statistics)
                 if wires is not None:
@@ -155,7 +156,7 @@ class _Stack:
         with visiting(self.family.model, device):
             for block in self.blocks:
                 with self._observing(block) as statistics, _ending(block):
-                    for batch in batches:
+                    for statistics.batch, batch in enumerate(batches):
                         with suppress(_Stop):
                             self._forward(batch)
                 self._prune(statistics)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice, product
 
+from slimexp.console import counted
 from slimexp.model.shape import Shape
 from slimexp.target.base import Price
 
@@ -56,11 +57,9 @@ def solve(
     whole = {word: options[0] for word, options in lattice.items()}
     useful = {word: _useful(word, options, whole, price, limit) for word, options in lattice.items()}
     base = loss(whole)
-    damage = {
-        (word, units): loss({**whole, word: units}) - base if units < whole[word] else 0.0
-        for word, options in useful.items()
-        for units in options
-    }
+    cuts = [(word, units) for word, options in useful.items() for units in options if units < whole[word]]
+    damage = dict.fromkeys(whole.items(), 0.0)
+    damage |= {(word, units): loss({**whole, word: units}) - base for word, units in counted(cuts, "solving: cut")}
 
     def fits(shape: Shape) -> bool:
         return price(shape) <= limit and allowed(shape)
@@ -72,7 +71,8 @@ def solve(
     best = list(islice(tight, candidates))
     if not best:
         raise Unreachable(least, price(least))
-    return min(best, key=loss)
+    losses = [loss(shape) for shape in counted(best, "solving: candidate")]
+    return best[losses.index(min(losses))]
 
 
 def described(shape: Shape) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimexp.decode.words import Words, rounded
+from slimexp.decode.words import Words, rounded, rounded_in_blocks
 from slimexp.kernel.base import Packed
 
 
@@ -26,7 +26,16 @@ def test_words_are_the_matrix(bits: int, groups: int, affine: bool) -> None:
     assert torch.equal(words.matrix(torch.float32), layer.weight())
     assert words.words.numel() * 4 == layer.integers.numel() * (4 if bits <= 4 else 8) // 8
     x = torch.randn(2, 192)
-    torch.testing.assert_close(words(x), x @ layer.weight().T + layer.bias)
+    torch.testing.assert_close(words(x), rounded_in_blocks(x) @ layer.weight().T + layer.bias)
+
+
+@pytest.mark.fast
+def test_inputs_are_rounded_by_the_largest_of_32() -> None:
+    x = torch.tensor([[127.0] + [0.4] * 31 + [0.0] * 32])
+    assert torch.equal(rounded_in_blocks(x), torch.tensor([[127.0] + [0.0] * 63]))
+    x = torch.randn(2, 64)
+    steps = x.abs().unflatten(-1, (2, 32)).amax(-1) / 127
+    assert ((rounded_in_blocks(x) - x).abs().unflatten(-1, (2, 32)).amax(-1) <= steps / 2 + 1e-7).all()
 
 
 @pytest.mark.fast
@@ -36,8 +45,9 @@ def test_a_scale_keeps_its_value() -> None:
 
 
 @pytest.mark.fast
-def test_small_groups_are_refused() -> None:
+def test_what_it_cannot_hold_is_refused() -> None:
     assert "multiple of 32" in (Words.unfit(packed(4, 12)) or "")
+    assert "by their own largest" in (Words.unfit(packed(4, 3)._replace(activation=0.1)) or "")
     assert "CUDA" in (Words.refusal(packed(4, 3), torch.device("cpu")) or "")
     assert Words.refusal(packed(4, 3), torch.device("cuda")) is None
 

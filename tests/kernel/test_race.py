@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from slimexp.kernel import race
 from slimexp.kernel.base import Packed
 from slimexp.kernel.dense import DenseBfloat16, DenseFloat32
-from slimexp.kernel.race import ByRows, fastest, put, told, winner
+from slimexp.kernel.race import ByRows, fastest, put, settled, told, winner
 
 REAL = race.race
 
@@ -44,6 +44,38 @@ def test_a_later_backend_wins_only_beyond_noise() -> None:
 def test_a_busy_neighbour_decides_nothing() -> None:
     assert winner({"integers": [1.0, 9.0, 1.0, 8.0, 1.0], "dense": [2.0, 2.0, 2.0, 2.0, 2.0]}) == "integers"
     assert winner({"integers": [1.0] * 5, "dense": [0.5, 0.5, 0.5, 0.5, 7.0]}) == "dense"
+    assert winner({"integers": [8.0, 8.0, 8.0, 8.0, 1.0], "dense": [2.0, 2.0, 2.0, 2.0, 2.0]}) == "integers"
+
+
+def test_times_are_trusted_once_some_agree() -> None:
+    assert settled({"integers": [9.0, 1.0, 1.05, 1.1], "dense": [1.5] * 4})
+    assert not settled({"integers": [9.0, 1.0, 1.05, 1.2], "dense": [1.5] * 4})
+    assert not settled({"integers": [1.0] * 4, "dense": [1.5, 1.7, 1.8, 1.9]})
+    assert settled({"integers": [1.0] * 4, "dense": [2.5, 9.0, 9.0, 9.0]})  # too far behind to matter
+
+
+def test_a_race_that_is_not_settled_is_told_and_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(race, "race", lambda layer, rows: {"DenseFloat32": [1.0, 2.0, 3.0]})
+    layer = fastest(packed())
+    assert told(nn.Sequential(layer)) == (
+        "dense float32 in 1 of 1 quantized layers; raced on a busy machine, so 1 may not be on their fastest"
+    )
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_race_ends_when_times_agree_and_stops_who_is_far_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    class Slow(DenseFloat32):
+        def forward(self, x: Tensor) -> Tensor:
+            ran.append("slow")
+            return x
+
+    clock = iter(range(10_000))
+    monkeypatch.setattr(race.time, "perf_counter", lambda: float(next(clock)) + 1e4 * len(ran))
+    monkeypatch.setattr(race, "_MOST_COPIES", 1)
+    seconds = REAL(packed(), 1, (DenseFloat32, Slow))
+    assert len(seconds["DenseFloat32"]) == race._LEAST_ROUNDS and len(seconds["Slow"]) == 1
 
 
 def test_every_backend_that_can_is_timed() -> None:

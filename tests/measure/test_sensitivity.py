@@ -140,7 +140,7 @@ def test_a_pruned_layer_is_given_further_zeros(tiny: Callable[..., Any], monkeyp
 def test_a_quantized_model_is_measured_as_it_is_deployed(
     tiny: Callable[..., Any], tmp_path: Path, corpora: Mapping[str, Corpus], activation_bits: str
 ) -> None:
-    changes = {"steps": 0, "bits": 8, "min_coverage": 0, "activation_bits": activation_bits}
+    changes = {"steps": 0, "bits": 8, "min_coverage": 0.01, "activation_bits": activation_bits}
     asked = ["pipeline=quantize", *(f"pipeline.quantize.{name}={value}" for name, value in changes.items())]
     technique = build(compose(asked).pipeline.quantize)
     corpus = corpora["causal_lm"]

@@ -23,6 +23,12 @@ SENSITIVITY = {
     "sensitivity_nats/encoder.block.0.layer.1.wo": 0.04,
     "sensitivity_nats/decoder.block.0.layer.0.SelfAttention.q": -0.001,
 }
+LAYERS = [name.partition("/")[2] for name in SENSITIVITY]
+BITS = {
+    **{f"bits/{layer}": bits for layer, bits in zip(LAYERS, (4.0, 8.0, 2.0), strict=True)},
+    **{f"rounded_to_2_nats/{layer}": nats for layer, nats in zip(LAYERS, (0.01, 0.04, 0.002), strict=True)},
+    **{f"rounded_to_4_nats/{layer}": nats for layer, nats in zip(LAYERS, (6e-4, 2e-3, 1e-4), strict=True)},
+}
 MEASURED = {
     "data": {"_target_": "slimexp.data.spelling.Spelling"},
     "pipeline": {"prune": {"key": "bare"}},
@@ -83,7 +89,11 @@ def sweep() -> list[Record]:
     return [
         made("d", "dense", DENSE, parent=None),
         made("q8", "quantize", {"cer": 0.016, "exact_match": 0.59, "disk_mb": 8.612345, **ratios(0.7)}),
-        made("q4", "quantize", {"cer": 0.02, "exact_match": 0.61, "disk_mb": 5.1, **ratios(1.4), "latency_noisy": 1.0}),
+        made(
+            "q4",
+            "quantize",
+            {"cer": 0.02, "exact_match": 0.61, "disk_mb": 5.1, **ratios(1.4), "latency_noisy": 1.0, **BITS},
+        ),
         made("q2", "quantize", {"cer": 0.09, "exact_match": 0.0, "disk_mb": 2.4, **ratios(1.3)}),  # worse than no model
         made("p", "prune", {"cer": 0.03, "exact_match": 0.5, "disk_mb": 16.1}, config=nasty),
         made("bare", "prune", {"cer": 0.021} | SENSITIVITY, config=MEASURED),

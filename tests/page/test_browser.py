@@ -229,6 +229,35 @@ def test_a_bar_for_each_layer_of_a_chosen_point_that_has_them(page: "Page") -> N
     assert page.evaluate(f"{region}.scrollWidth === {region}.clientWidth")
 
 
+def test_bits_of_each_layer_above_what_it_would_cost(page: "Page") -> None:
+    page.locator("tbody .name", has_text="key=q8").click()
+    page.locator("tbody .name", has_text="key=q4").click()
+    region = page.get_by_role("region", name="Bits by layer")
+
+    def told() -> list[str]:
+        return [" ".join(row.split()) for row in region.get_by_role("row").all_inner_texts()]
+
+    assert told() == [
+        "layer B bits",
+        "encoder.block.0",
+        "layer.0.SelfAttention.q 4 10",
+        "layer.1.wo 8 40",
+        "decoder.block.0",
+        "layer.0.SelfAttention.q 2 2",
+    ]
+    widths = region.locator(".bar").evaluate_all("all => all.map(one => one.getAttribute('width'))")
+    assert widths == ["50.00%", "25.00%", "100.00%", "100.00%", "25.00%", "5.00%"]
+    assert "Not measured: A." in page.inner_text(".allotted")
+    assert "(10⁻³ nats)" in page.inner_text(".allotted label")
+    select = page.locator("[data-focus=width]")
+    select.focus()
+    page.keyboard.press("ArrowDown")  # by keyboard alone, and the choice keeps the focus
+    assert told()[3] == "layer.1.wo 8 2"
+    assert page.evaluate("document.activeElement.dataset.focus") == "width"
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
 def test_words_of_the_data_are_text(page: "Page") -> None:
     page.locator("tbody .name", has_text="<img").first.click()
     assert "</script><script>window.hacked = 1</script>" in page.inner_text(".comparison")

@@ -155,6 +155,21 @@ def test_figures_of_layers_over_seeds_and_of_a_model_that_lacks_some(runs: Path)
     assert found["how"].startswith("Growth of the loss when")
 
 
+def test_bits_of_layers_beside_what_each_would_cost(runs: Path) -> None:
+    (section,) = content(load(runs), runs, None)["sections"]
+    assert named(section, "q8")["bits"] is None
+    found = named(section, "q4")["bits"]
+    assert found["figures"] == [[4.0], [8.0], [2.0]]
+    assert found["growth"] == {"2": [[0.01], [0.04], [0.002]], "4": [[0.0006], [0.002], [0.0001]]}
+    assert found["how"] == "Bits that the weights of each layer got."
+    one = next(one for one in read(runs) if one.key == "q4")
+    stage = {"bits": 4, "allocation": {"rows": 8, "widths": [2, 4, 8]}}
+    append(runs / record.FILE, replace(one, key="mixed", config={**one.config, "pipeline": {"quantize": stage}}))
+    (section,) = content(load(runs), runs, None)["sections"]
+    assert named(section, "mixed")["bits"]["how"].startswith("Of 2, 4, 8 bits, within the bytes of one width")
+    assert "8 rows of training text" in named(section, "mixed")["bits"]["how"]
+
+
 def test_published_points_stand_apart(runs: Path) -> None:
     points = runs.parent / "points.csv"
     points.write_text("label,cer,disk_mb\nOthers 2024,0.001,0.1\n")

@@ -176,7 +176,7 @@ def test_rebuilt_from_json(make: Callable[..., Quantizer]) -> None:
 @pytest.mark.fast
 @pytest.mark.parametrize("bits", [1, 9])
 def test_bits_out_of_range(make: Callable[..., Quantizer], bits: int) -> None:
-    with pytest.raises(ValueError, match=f"bits must be in {widths(make)[0]}.*, got {bits}"):
+    with pytest.raises(ValueError, match=f"bits must be {widths(make)[0]}.*, got {bits}"):
         make(bits=bits, group_size=None)
 
 

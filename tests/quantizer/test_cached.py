@@ -21,5 +21,5 @@ def test_a_grid_per_head_and_token(bits: int) -> None:
 
 @pytest.mark.fast
 def test_other_widths() -> None:
-    with pytest.raises(ValueError, match="bits must be in 4"):
+    with pytest.raises(ValueError, match="bits must be 4 or 8, got"):
         Cached(bits=6, group_size=None)

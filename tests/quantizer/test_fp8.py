@@ -37,7 +37,7 @@ def test_what_is_beyond_a_frozen_grid_is_clipped_and_no_nan() -> None:
 
 @pytest.mark.fast
 def test_there_is_no_other_width_and_no_zero_point() -> None:
-    with pytest.raises(ValueError, match="Fp8: bits must be in 8, got 4"):
+    with pytest.raises(ValueError, match="Fp8: bits must be 8, got 4"):
         Fp8(bits=4, group_size=None)
     with pytest.raises(ValueError, match="Fp8 is symmetric"):
         Fp8(bits=8, group_size=None, symmetric=False)

@@ -12,7 +12,7 @@ def test_three_levels_of_the_mean() -> None:
 
 @pytest.mark.fast
 def test_it_is_of_two_bits_and_symmetric() -> None:
-    with pytest.raises(ValueError, match="Ternary: bits must be in 2, got 4"):
+    with pytest.raises(ValueError, match="Ternary: bits must be 2, got 4"):
         Ternary(bits=4, group_size=None)
     with pytest.raises(ValueError, match="Ternary is symmetric"):
         Ternary(bits=2, group_size=None, symmetric=False)

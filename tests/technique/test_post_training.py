@@ -108,6 +108,40 @@ def test_same_grid_as_packed(method: str, group_size: int | str, case: Any, tech
     pack(family.model)
 
 
+def test_layers_that_are_left_out_of_a_norm_that_scales_them_too(tiny: Make, corpus: Make, technique: Make) -> None:
+    family = tiny("causal_lm")
+    before = logits(family)
+    stage = quantize(technique, AWQ, exclude="['*.k_proj', '*.gate_proj']")
+    stage.prepare(family, corpus("causal_lm"), None)
+    stage.finish()
+    for quantizer in stage.on_weights.values():
+        quantizer.active = False
+    torch.testing.assert_close(logits(family), before, rtol=0, atol=1e-5)
+
+
+def test_where_nothing_can_be_scaled_it_is_said_by_the_outline(tiny: Make, technique: Make) -> None:
+    with torch.device("meta"):
+        outline = tiny("causal_lm")
+    quantize(technique, AWQ).inspect(outline)
+    outline.model.config.model_type = "gpt_neox"
+    with pytest.raises(ValueError, match="smoothing does not know where to scale a model of type gpt_neox"):
+        quantize(technique, AWQ).inspect(outline)
+
+
+@pytest.mark.parametrize("method", [AWQ, GPTQ])
+def test_what_is_not_finite_names_its_layer_and_batch(method: str, tiny: Make, corpus: Make, technique: Make) -> None:
+    broken = tiny("causal_lm")
+    broken.model.model.embed_tokens.weight.data.fill_(torch.nan)
+    with pytest.raises(
+        ValueError, match=r"layer 'model\.layers\.0\..*': what .* NaN or infinity in calibration batch 0"
+    ):
+        quantize(technique, method).prepare(broken, corpus("causal_lm"), None)
+    broken = tiny("causal_lm")
+    broken.model.model.layers[1].mlp.up_proj.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"layer 'model\.layers\.1\.mlp\.up_proj': its weight holds NaN"):
+        quantize(technique, method).prepare(broken, corpus("causal_lm"), None)
+
+
 @pytest.mark.parametrize(
     ("overrides", "settings", "message"),
     [
@@ -130,7 +164,7 @@ def test_gptq_beats_rounding_to_nearest_on_a_trained_model(technique: Make) -> N
     losses = {}
     for name, overrides in (("nearest", []), ("gptq", [GPTQ, "pipeline.quantize.rounding.rows=16"])):
         family = source.load(task=text.task, texts=lambda: [], labels=())
-        settings = {"include": "[model.layers.0.*]", "min_coverage": 0, "bits": 3, "group_size": 64}
+        settings = {"include": "[model.layers.0.*]", "min_coverage": 0.01, "bits": 3, "group_size": 64}
         stage = technique("quantize", *overrides, activation_bits=None, **settings)
         stage.prepare(family, text, None)
         stage.finish()

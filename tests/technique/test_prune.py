@@ -425,7 +425,7 @@ def test_resumed_regrowth_equals_the_straight_run(tmp_path: Path) -> None:
 
 
 def test_only_layers_that_are_asked_for_are_pruned() -> None:
-    technique = prune(sparsity=0.5, min_coverage=0, include="['*.SelfAttention.*']", exclude="['decoder.*', '*.o']")
+    technique = prune(sparsity=0.5, min_coverage=0.01, include="['*.SelfAttention.*']", exclude="['decoder.*', '*.o']")
     technique.prepare(family(), Words(), None)
     technique.finish()
     dense = family().compressible()
@@ -571,7 +571,7 @@ def test_a_target_that_is_reached_already_changes_nothing() -> None:
     ("importance", "message"),
     [
         ("magnitude", r"Magnitude gave scores of layer '.*' that are not finite"),
-        ("sparsegpt", r"SparseGPT gave weights of layer '.*' that are not finite"),
+        ("sparsegpt", r"layer '.*\.q': its weight holds NaN or infinity"),
     ],
 )
 def test_scores_that_are_not_finite(importance: str, message: str) -> None:

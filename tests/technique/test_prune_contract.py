@@ -77,7 +77,7 @@ def prepared(importance: str, pattern: str, along: str = "cubic", **changes: Any
         "schedule": schedule(along),
         "losses": {"ce": loss},
     }
-    numbers = {"steps": 4, "every": 1, "ramp": 0.5, "batch_size": 2, "min_coverage": 0.0, "sparsity": 0.5}
+    numbers = {"steps": 4, "every": 1, "ramp": 0.5, "batch_size": 2, "min_coverage": 0.01, "sparsity": 0.5}
     technique = build(CFG.pipeline.prune, **parts, **numbers | changes)
     technique.prepare(family(), Words(), None)
     return technique

@@ -257,7 +257,7 @@ def test_embeddings_beside_quantized_activations() -> None:
 def test_what_is_not_finite_names_its_layer_and_batch() -> None:
     broken = family()
     broken.model.model.layers[1].mlp.up_proj.weight.data[0, 0] = torch.nan
-    with pytest.raises(ValueError, match=r"layer 'model.layers.1.mlp.up_proj': a grid needs finite numbers"):
+    with pytest.raises(ValueError, match=r"layer 'model.layers.1.mlp.up_proj': its weight holds NaN"):
         quantize().prepare(broken, Words(), None)
     broken = family()
     broken.model.model.embed_tokens.weight.data.fill_(torch.nan)
@@ -279,7 +279,7 @@ def test_no_kernel_multiplies_integers_with_fp8(weights: str, inputs: str) -> No
 def test_an_allocation_of_widths_that_the_quantizer_lacks() -> None:
     mixed = ["pipeline=quantize", "quantizer@pipeline.quantize.quantizer=fp8", "pipeline.quantize.activation_bits=null"]
     mixed += ["+allocation@pipeline.quantize.allocation=mixed_precision"]
-    with pytest.raises(ValueError, match="Fp8: bits must be in 8, got 2"):
+    with pytest.raises(ValueError, match="Fp8: bits must be 8, got 2"):
         build(compose(mixed).pipeline.quantize)
 
 
@@ -320,12 +320,14 @@ def test_quantizing_twice_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bits": 9}, "bits must be in 2..8, got 9"),
+        ({"bits": 9}, "bits must be 2 to 8, got 9"),
         ({"group_size": 0}, "group_size must be >= 1"),
         ({"activation_bits": 4}, "activation_bits must be 8, or null"),
-        ({"symmetric": "false", "activation_bits": "null", "bits": 1}, "bits must be in 2..8, got 1"),
+        ({"symmetric": "false", "activation_bits": "null", "bits": 1}, "bits must be 2 to 8, got 1"),
         ({"cache_bits": 2}, "cache_bits must be 8, 4, or null"),
         ({"calibration_rows": 0}, "calibration_rows must be >= 1, got 0"),
+        ({"min_coverage": 0}, r"min_coverage must be in \(0, 1\], a share of the model's parameters, got 0"),
+        ({"min_coverage": 1.5}, r"min_coverage must be in \(0, 1\]"),
         ({"start": 0.5, "freeze": 0.2}, r"freeze must be in \[start, 1\] = \[0.5, 1\]"),
         ({"start": 1.5}, r"start must be in \[0, 1\], got 1.5"),
     ],

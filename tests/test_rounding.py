@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from slimexp.quantizer.minmax import MinMax
-from slimexp.technique.gptq import GPTQ
+from slimexp.rounding import GPTQ
 
 ROWS, COLUMNS, DAMPENING = 12, 24, 0.01
 
