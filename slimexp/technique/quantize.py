@@ -55,6 +55,7 @@ class Quantize(Finetune):
     """
 
     attaches = True
+    allocated: dict[str, float]
     quantizes = True
 
     def __init__(
@@ -203,7 +204,7 @@ class Quantize(Finetune):
 
     def _widths(self) -> dict[str, int]:
         """Bits of each layer's weights; what was found on the way goes into ``allocated``."""
-        self.allocated: dict[str, float] = {}
+        self.allocated = {}
         if self.allocation is None:
             return dict.fromkeys(self.layers, self.bits)
         weights = {name: latent(layer) for name, layer in self.layers.items()}
