@@ -55,6 +55,7 @@ class Quantize(Finetune):
     """
 
     attaches = True
+    allocated: dict[str, float]
     quantizes = True
 
     def __init__(
@@ -149,7 +150,7 @@ class Quantize(Finetune):
             raise ValueError(f"the model is quantized already (e.g. '{taken[0]}'): quantize once per pipeline")
         self.layers = self._layers_of(family)
         check_finite(self.layers)
-        self.allocated: dict[str, float] = {}
+        self.allocated = {}
         self.widths = self._widths()
         self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
         self.smoothed = self._smooth()
@@ -293,7 +294,8 @@ def _check_rounds_activations(quantizer: Quantizer) -> None:
     if not quantizer.on_activations:
         raise ValueError(
             f"{type(quantizer).__name__} rounds weights: for activations choose token (a scale per token), static "
-            "(calibrated) or lsq (learned), beside fp8 weights fp8_token or fp8_static, or set activation_bits to null"
+            "(calibrated), lsq or pact (learned), beside fp8 weights fp8_token or fp8_static, "
+            "or set activation_bits to null"
         )
 
 

@@ -27,7 +27,7 @@ TASKS = ["seq2seq", "causal_lm", "classification"]
 
 
 @pytest.fixture(autouse=True)
-def _the_first_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def _the_first_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tiny layers are as fast on one kernel as on another: no clock decides here."""
 
     def able(packed: Packed, rows: int) -> dict[str, list[float]]:
@@ -35,6 +35,7 @@ def _the_first_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(race, "race", able)
     monkeypatch.setattr(race, "_raced", {})
+    monkeypatch.setenv("SLIMEXP_CACHE", str(tmp_path))  # other tests may have raced the same shapes
 
 
 def saved(family: Family, folder: Path, *, bits: int, group_size: int | str | None, activations: bool) -> Family:

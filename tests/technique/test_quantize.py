@@ -190,6 +190,21 @@ def test_learned_steps_move_and_are_packed() -> None:
     pack(stage.model)
 
 
+@pytest.mark.parametrize("name", ["pact", "lsq"])
+def test_learned_ranges_of_activations_move_and_are_what_is_loaded(name: str, tmp_path: Path) -> None:
+    settings = {"steps": 6, "optimizer.lr": 1e-2, "bits": 8}
+    stage = with_quantizer(name, "activation_quantizer", **settings)
+    stage.prepare(family(), Words(), None)
+    before = {layer: next(quantizer.parameters()).detach().clone() for layer, quantizer in stage.on_inputs.items()}
+    fit(stage, 6)
+    moved = [not torch.equal(next(one.parameters()), before[layer]) for layer, one in stage.on_inputs.items()]
+    assert sum(moved) > 0.5 * len(moved)  # what nothing was clipped by stays
+    artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])
+    expected = stage.family.forward(batch(stage.family))[0]
+    for again in (artifact.load(tmp_path / "a"), artifact.deployed(tmp_path / "a")):
+        assert torch.allclose(again.forward(batch(again))[0], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(("share", "frozen"), [(0.5, True), ("null", False)])
 def test_grids_stay_from_freeze_on(share: object, frozen: bool) -> None:
     stage = quantize(steps=4, bits=4, freeze=share)
@@ -307,7 +322,7 @@ def test_fp8_is_trained_and_what_is_loaded_is_what_was_trained(inputs: str | Non
     assert kernel(plain.model, tmp_path / "b").startswith("fp8 dequantized -> float32 matmul")
 
 
-@pytest.mark.parametrize("option", ["static", "token", "fp8_static", "fp8_token"])
+@pytest.mark.parametrize("option", ["static", "token", "pact", "fp8_static", "fp8_token"])
 def test_a_quantizer_of_activations_cannot_round_weights(option: str) -> None:
     with pytest.raises(ValueError, match="rounds activations: for weights choose minmax"):
         with_quantizer(option, "quantizer")
