@@ -55,8 +55,8 @@ class Quantize(Finetune):
     """
 
     attaches = True
-    allocated: dict[str, float]
     quantizes = True
+    allocated: dict[str, float]  # figure/layer, of the scan and what it led to
 
     def __init__(
         self,
