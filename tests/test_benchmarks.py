@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks import (
     baselines,
+    cpu_kernels,
     distill_length,
     overhead,
     prune_curve,
@@ -268,8 +269,22 @@ def test_a_peer_that_cuts_better_is_named_and_one_that_hangs_says_where() -> Non
     assert "| heads, ffn | peer | failed: no | | |" in prune_peers.cuts_table("f1", {("heads, ffn", "peer"): "no"})
 
 
+def test_a_toy_goes_through_every_kernel_of_the_cpu(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--toy", "--rounds", "2", "--tokens", "2"])
+    cpu_kernels.main()
+    said = capsys.readouterr().out
+    assert "| int8, no compiler |" in said and "| int8, head in float32 |" in said
+    assert "of 4 layer shapes are not slower than the best float type" in said
+
+
+@pytest.mark.fast
+def test_ratios_are_taken_round_by_round() -> None:
+    assert cpu_kernels.ratios([2.0, 20.0, 6.0], [1.0, 10.0, 2.0])[0] == 2.0
+
+
 COMMANDS = [
     baselines,
+    cpu_kernels,
     distill_length,
     overhead,
     prune_curve,
