@@ -51,6 +51,14 @@ def test_a_model_on_the_cpu_is_refused() -> None:
 
 
 @pytest.mark.fast
+def test_a_model_whose_cache_is_rounded_is_refused() -> None:
+    model = model_of("llama")
+    model.config.cache_bits = 8
+    with pytest.raises(ValueError, match="the decode loop caches keys and values as floats, and this model in 8 bits"):
+        Decoder(model, 16)
+
+
+@pytest.mark.fast
 def test_what_does_not_fit_is_told() -> None:
     pytest.importorskip("triton", reason="without Triton nothing fits")
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=67, n_embd=16, n_layer=1, n_head=2))
@@ -105,6 +113,22 @@ def test_fused_kernels_give_the_logits_of_transformers(name: str, bits: int, gro
         with torch.no_grad():
             theirs = model(input_ids=decoder.steps.tokens[None, :at]).logits[0, -1]
         assert (decoder.steps.logits - theirs).norm() <= tolerance * theirs.norm()
+
+
+@pytest.mark.gpu
+def test_dense_and_packed_layers_stand_beside_each_other() -> None:
+    pytest.importorskip("triton")
+    model = model_of("llama", "cuda")
+    for key, layer in list(model.named_modules()):
+        if key.endswith("down_proj") or (isinstance(layer, nn.Linear) and "layers.1.self_attn" in key):
+            model.set_submodule(key, Words(rounded(layer, 4, 32)))
+    decoder = Decoder(model, 96)
+    decoder.prefill(torch.randint(67, (1, 30), generator=torch.Generator().manual_seed(1)).cuda())
+    decoder.decode(40)
+    with torch.no_grad():
+        theirs = model(input_ids=decoder.steps.tokens[None, :69]).logits[0, -1]
+    assert decoder.steps.logits is not None
+    assert (decoder.steps.logits - theirs).norm() <= 2e-2 * theirs.norm()
 
 
 @pytest.mark.gpu
