@@ -130,15 +130,15 @@ class MixedPrecision:
                 raise ValueError(f"layer '{name}': rounded by itself it costs {costs[name]} at {self.widths} bits")
         return costs
 
-    def choose(self, costs: Mapping[str, Sequence[float]], sizes: Mapping[str, int], bits: int) -> dict[str, int]:
-        """Layer -> its width; together they take at most the bytes of ``bits`` in all layers.
-
-        Scales count for nothing here: a layer has as many of them at any width.
+    def choose(
+        self, costs: Mapping[str, Sequence[float]], stored: Mapping[str, Mapping[int, int]], budget: int
+    ) -> dict[str, int]:
+        """Layer -> its width; together they take at most ``budget``.
 
         Args:
             costs: As ``scan`` gives it.
-            sizes: Layer -> number of its weights.
-            bits: At least the first width.
+            stored: Layer -> width -> what the layer takes, scales included.
+            budget: At least what all layers take at the first width.
         """
         import numpy as np
         from scipy.optimize import LinearConstraint, milp
@@ -146,8 +146,7 @@ class MixedPrecision:
         layers, widths = len(costs), len(self.widths)
         cost = np.array(list(costs.values()))
         cost *= 1e4 / max(cost.max(), 1e-30)  # the solver holds two sums that differ by 1e-6 for equal
-        taken = np.array([[sizes[name] * width for width in self.widths] for name in costs], dtype=float)
-        budget = float(bits * sum(sizes.values()))
+        taken = np.array([[stored[name][width] for width in self.widths] for name in costs], dtype=float)
         found = milp(
             cost.ravel(),
             integrality=np.ones(cost.size),

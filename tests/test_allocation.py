@@ -80,17 +80,21 @@ def test_exact_against_all_choices(seed: int, bits: int) -> None:
     allocation = MixedPrecision(rows=1, widths=[2, 4, 8])
     sizes = {name: int(random.integers(1, 9)) for name in "abcde"}
     costs = {name: sorted(1e-6 * random.random(3), reverse=True) for name in sizes}  # smaller than a solver's tolerance
-    chosen = allocation.choose(costs, sizes, bits)
+    stored = {
+        name: {width: size * width + (2 if width > 4 else 1) for width in (2, 3, 4, 5, 8)}
+        for name, size in sizes.items()
+    }
+    chosen = allocation.choose(costs, stored, budget := sum(taken[bits] for taken in stored.values()))
     column = {width: i for i, width in enumerate(allocation.widths)}
 
     def total(widths: dict[str, int]) -> float:
         return sum(costs[name][column[width]] for name, width in widths.items())
 
     def taken(widths: dict[str, int]) -> int:
-        return sum(sizes[name] * width for name, width in widths.items())
+        return sum(stored[name][width] for name, width in widths.items())
 
     choices = [dict(zip(sizes, choice, strict=True)) for choice in product(allocation.widths, repeat=5)]
-    fitting = [widths for widths in choices if taken(widths) <= bits * sum(sizes.values())]
+    fitting = [widths for widths in choices if taken(widths) <= budget]
     assert chosen in fitting
     assert total(chosen) == pytest.approx(min(map(total, fitting)), rel=1e-6, abs=0)
 
@@ -119,7 +123,14 @@ def test_layers_differ_and_pack(tiny: Callable[..., Any], corpus: Callable[..., 
     assert {f"bits/{name}": float(width) for name, width in widths.items()}.items() <= reached.items()
     costs = {bits: [reached[f"rounded_to_{bits}_nats/{name}"] for name in widths] for bits in (2, 8)}
     assert sum(costs[2]) > sum(costs[8]) and min(costs[8]) >= 0
-    pack(stage.model)
+    state, _ = pack(stage.model)
+    taken = sum(tensor.nbytes for key, tensor in state.items() if key.endswith(("weight_packed", "weight_scale")))
+    ones = technique("quantize", bits=4, group_size=8, activation_bits=None)
+    ones.prepare(tiny("causal_lm"), corpus("causal_lm"), None)
+    state, _ = pack(ones.model)
+    assert taken <= sum(
+        tensor.nbytes for key, tensor in state.items() if key.endswith(("weight_packed", "weight_scale"))
+    )
 
 
 @pytest.mark.fast

@@ -25,7 +25,8 @@ class WeightOnly8(Kernel):
 
     def __init__(self, packed: Packed) -> None:
         super().__init__(packed)
-        self.register_buffer("integers", packed.integers.contiguous(), persistent=False)
+        # A copy: torch 2.13 reads 16 bytes at once and crashes where they are not aligned, as in a file that is mapped.
+        self.register_buffer("integers", packed.integers.clone().contiguous(), persistent=False)
         self.register_buffer("scale", packed.scale.flatten().bfloat16(), persistent=False)
         self.register_buffer("bias", _bias(packed), persistent=False)
 

@@ -146,6 +146,11 @@ class Quantizer(Attachment):
         return BFLOAT16_DIGITS - (self.bits - self.symmetric) if self.bits <= 4 else BFLOAT16_DIGITS
 
     @property
+    def scale_bits(self) -> int:
+        """What a stored scale takes: a bfloat16 where products with it are exact in bfloat16, else a float32."""
+        return 16 if self.bits <= 4 else 32
+
+    @property
     def frozen(self) -> bool:
         """Whether the grid no longer follows what is quantized."""
         return self.scale is not None

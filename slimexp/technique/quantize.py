@@ -214,7 +214,9 @@ class Quantize(Finetune):
                 quantizer=lambda bits: self.quantizer(bits=bits, group_size=self.group_size, symmetric=self.symmetric),
                 cost=Divergence(self.family, self._calibration_batches(self.allocation.rows)),
             )
-        widths = self.allocation.choose(costs, {name: weight.numel() for name, weight in weights.items()}, self.bits)
+        tried = {*self.allocation.widths, self.bits}
+        stored = {name: {bits: self._stored(name, bits) for bits in tried} for name in weights}
+        widths = self.allocation.choose(costs, stored, sum(taken[self.bits] for taken in stored.values()))
         self.allocated = {f"bits{OF_LAYER}{name}": float(width) for name, width in widths.items()}
         for place, width in enumerate(self.allocation.widths):
             self.allocated |= {f"rounded_to_{width}_nats{OF_LAYER}{name}": costs[name][place] for name in costs}
@@ -222,6 +224,13 @@ class Quantize(Finetune):
 
     def _layers_of(self, family: Family) -> dict[str, torch.nn.Module]:
         return covered_layers(family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude)
+
+    def _stored(self, name: str, bits: int) -> int:
+        """Bits that a layer's weight takes in an artifact, in rows of whole words, with its scales and zero points."""
+        weight, quantizer = latent(self.layers[name]), self._quantizer_of(name, self.layers[name], bits)
+        scales = quantizer.granularity.split(torch.empty_like(weight, device="meta")).shape[:-1].numel()
+        rows, columns = weight.shape
+        return rows * -(-columns * bits // 32) * 32 + scales * (quantizer.scale_bits + (0 if self.symmetric else bits))
 
     def _on_weight(self, name: str, layer: torch.nn.Module) -> Quantizer:
         return self._quantizer_of(name, layer, self.widths[name]).to(latent(layer).device)

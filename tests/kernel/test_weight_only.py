@@ -21,6 +21,17 @@ def test_they_compute_the_same(packed: Make, distance: Callable[..., float], row
             assert distance(WeightOnly4, packed(48, 64, 32, bits=bits, activation=None, **more), rows) < 1e-2
 
 
+def test_integers_that_lie_where_a_file_put_them(packed: Make) -> None:
+    """Not at a multiple of 16 bytes: the process would end here."""
+    layer = packed(32, 32, 32, activation=None)
+    room = torch.empty(32 * 32 + 64, dtype=torch.int8)
+    begin = -room.data_ptr() % 64 + 24
+    held = room[begin : begin + 32 * 32].view(32, 32).copy_(layer.integers)
+    kernel = WeightOnly8(layer._replace(integers=held))
+    assert kernel.integers.data_ptr() % 16 == 0
+    assert kernel(torch.randn(128, 32)).shape == (128, 32)
+
+
 def test_shapes_types_and_what_they_hold(packed: Make) -> None:
     for kernel, bits, size in ((WeightOnly8, 8, 48 * 64), (WeightOnly4, 4, 48 * 64 // 2)):
         layer = kernel(packed(48, 64, 64, bits=bits, activation=None))
