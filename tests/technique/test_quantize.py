@@ -145,6 +145,26 @@ def test_zeros_of_a_pruned_model_stay_on_affine_grids() -> None:
     assert all(f"{name}.weight_zero_point" in state for name in stage.layers)
 
 
+@pytest.mark.parametrize(("name", "symmetric"), [("minmax", "true"), ("minmax", "false"), ("lsq", "true")])
+def test_zeros_of_a_pruned_model_are_zeros_of_the_packed_one(name: str, symmetric: str, tmp_path: Path) -> None:
+    """Trained on under weight decay, saved, and read back by plain transformers."""
+    pruned = technique("prune", sparsity=0.5)
+    pruned.prepare(family(), Words(), None)
+    pruned.finish()
+    settings = {"bits": 4, "group_size": 16, "activation_bits": "null", "symmetric": symmetric}
+    stage = with_quantizer(name, steps=4, **settings, **{"optimizer.weight_decay": 0.5})
+    stage.prepare(pruned.family, Words(), None)
+    fit(stage, 4)
+    artifact.save(stage.family, tmp_path / "a", dtype=torch.bfloat16, stages=[])
+    masks = {place.module: a.mask for place, a in attached(stage.model) if isinstance(a, Mask)}
+    layers = artifact.deployed(tmp_path / "a").compressible()
+    assert masks.keys() == layers.keys()
+    for layer_name, mask in masks.items():
+        assert mask.float().mean() == 0.5
+        assert (layers[layer_name].weight[~mask] == 0).all()
+        assert torch.equal(layers[layer_name].weight, stage.layers[layer_name].weight)
+
+
 def with_quantizer(name: str, place: str = "quantizer", **settings: object) -> Quantize:
     overrides = [
         f"pipeline.quantize.{key}={value}" for key, value in ({"steps": 0, "batch_size": 2} | settings).items()
@@ -347,6 +367,9 @@ def test_what_could_not_be_loaded_is_refused_before_training() -> None:
     t5 = Seq2Seq(T5ForConditionalGeneration(config), Bytes().build([]), max_length=16)
     with pytest.raises(ValueError, match="set activation_bits=null, or bits=8"):
         quantize(bits=4, activation_bits=8).validate(t5.model.config, [])
+    with pytest.raises(ValueError, match="4-bit weights with zero points beside quantized activations: set symmetric"):
+        quantize(bits=4, activation_bits=8, symmetric="false").validate(family().model.config, [])
+    quantize(bits=8, activation_bits=8, symmetric="false").validate(family().model.config, [])
 
 
 def test_a_model_without_a_cache_is_refused_before_training() -> None:
