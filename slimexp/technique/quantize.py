@@ -294,8 +294,8 @@ def _embeddings(family: Family) -> dict[str, torch.nn.Module]:
 def _check_rounds_weights(quantizer: Quantizer) -> None:
     if not quantizer.on_weights:
         raise ValueError(
-            f"{type(quantizer).__name__} rounds activations: for weights choose minmax, mse, percentile, ternary, lsq "
-            "or fp8"
+            f"{type(quantizer).__name__} rounds activations: for weights choose minmax, mse, percentile, hqq, ternary, "
+            "lsq or fp8"
         )
 
 

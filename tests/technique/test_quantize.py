@@ -392,9 +392,9 @@ def test_keys_and_values_are_rounded_from_start_on_and_by_what_is_loaded(tmp_pat
     folder = tmp_path / "a"
     artifact.save(stages[4].family, folder, dtype=torch.float32, stages=[])
     assert artifact.read_manifest(folder)["cache_bits"] == 4
-    for again in (artifact.load(folder), artifact.deployed(folder), artifact.served(folder)):
-        distance = (again.forward(batch(again))[0] - logits[4]).norm() / logits[4].norm()
-        assert distance < 1e-2
+    for load, most in ((artifact.load, 1e-4), (artifact.deployed, 1e-4), (artifact.served, 0.05)):
+        again = load(folder)  # what serves may round inputs too, whichever kernel was fastest
+        assert (again.forward(batch(again))[0] - logits[4]).norm() < most * logits[4].norm()
         assert kernel(again.model, folder).endswith("keys and values cached in 4 bits, dequantized at every step")
 
 
