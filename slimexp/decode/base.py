@@ -10,6 +10,11 @@ from slimexp.decode.fused import Fused, refusal
 _BURST = 32  # tokens between two looks at whether the text has ended: a look waits for the GPU
 
 
+def capturable(model: PreTrainedModel) -> bool:
+    """Whether ``model`` runs in fused kernels, or transformers says that its step can be captured."""
+    return refusal(model, 2) is None or bool(getattr(model, "_can_compile_fullgraph", False))
+
+
 class Decoder:
     """Generates from a causal LM on a CUDA device, one sequence at a time.
 

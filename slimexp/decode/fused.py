@@ -36,6 +36,19 @@ def refusal(model: PreTrainedModel, length: int) -> str | None:
         return f"a head has {width} channels, which is no power of two from {BLOCK} on"
     if strange := [name for name, one in _layers(model).items() if not isinstance(one, nn.Linear | Words)]:
         return f"{strange[0]} is neither a linear layer nor one of packed words"
+    return _unlike(model)
+
+
+def _unlike(model: PreTrainedModel) -> str | None:
+    """Which layers read the same input and cannot be one matrix, because they are packed differently."""
+    for name, block in model.named_modules():
+        for parts in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
+            layers = [one for part in parts if (one := getattr(block, part, None)) is not None]
+            kinds = {
+                (one.bits, one.group, one.zero is None) if isinstance(one, Words) else (16, 0, True) for one in layers
+            }
+            if len(kinds) > 1:
+                return f"{', '.join(parts)} of {name} are packed differently"
     return None
 
 

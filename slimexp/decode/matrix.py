@@ -109,6 +109,7 @@ _TILES = {
         "residual": Tile(32, 1024, 8, 1, 5), "head": Tile(32, 512, 8, 2, 3),
     },
 }  # fmt: skip
+_FOR_PACKED = Tile(BLOCK, 256, 16, 1, 2)  # of a dense weight before a packed one
 
 
 def tile(matrix: Matrix, end: str) -> Tile:
@@ -155,6 +156,8 @@ def launch(
 
     from slimexp.decode import products
 
+    if rounds and tile.rows < BLOCK:  # a scale is of one program's results
+        tile = _FOR_PACKED
     rows = matrix.rows // 2 if end == "gated" else matrix.rows
     pack = 32 // matrix.bits if matrix.packed else 1
     block = min(tile.columns // pack, triton.next_power_of_2(matrix.columns // pack))

@@ -59,6 +59,11 @@ class Words(Kernel):
         self.register_buffer("zero", None if packed.zero is None else packed.zero.to(torch.int8).contiguous())
         self.register_buffer("bias", packed.bias)
 
+    @property
+    def group(self) -> int:
+        """Weights of a row that share a scale."""
+        return self.in_features // self.scale.shape[1]
+
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """The weight as [out, in]."""
         numbers = self.words.view(torch.int8)

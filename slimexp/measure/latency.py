@@ -13,7 +13,7 @@ from torch import Tensor
 
 from slimexp.data.base import Corpus, Direction
 from slimexp.measure.base import Measure, Subject, untouched
-from slimexp.measure.workload import Request, Workload
+from slimexp.measure.workload import Runner, Workload, runner
 
 _FEWEST_PAIRS = 6  # below, no two order statistics enclose the median with 95 % confidence
 
@@ -52,6 +52,7 @@ class _CpuClock:
 class Latency(Measure):
     """Latency of a whole request (prompt and answer) and throughput of its two parts.
 
+    On a GPU a causal LM decodes one sequence by ``decode.Decoder``, the model and its baseline alike.
     Subject and baseline take turns (A B, B A, A B, ...), so that what else the machine does falls on both;
     each pair gives a ratio. Figures:
 
@@ -156,18 +157,19 @@ class Latency(Measure):
 
     def _interleaved(self, subject: Subject, baseline: Subject, shape: Workload) -> tuple[list[_Times], list[_Times]]:
         """Times of subject and baseline, pair by pair."""
-        runners = [(family, shape.prompt(family)) for family in (subject.family, baseline.family)]
+        families = (subject.family, baseline.family)
+        runners = [(runner(family, shape), shape.prompt(family)) for family in families]
         taken: tuple[list[_Times], list[_Times]] = ([], [])
         start = time.perf_counter()
-        for family, prompt in runners * self.warmup:
-            _timed(Request(family), prompt, shape.new_tokens)
+        for request, prompt in runners * self.warmup:
+            _timed(request, prompt, shape.new_tokens)
         collecting = gc.isenabled()
         gc.disable()
         try:
             for pair in range(self.repeats):
                 for which in (0, 1) if pair % 2 == 0 else (1, 0):
-                    family, prompt = runners[which]
-                    taken[which].append(_timed(Request(family), prompt, shape.new_tokens))
+                    request, prompt = runners[which]
+                    taken[which].append(_timed(request, prompt, shape.new_tokens))
                 if pair + 1 >= _FEWEST_PAIRS and time.perf_counter() - start > self.seconds:
                     break
         finally:
@@ -193,7 +195,7 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     return ordered[k - 1], ordered[n - k]
 
 
-def _timed(request: Request, prompt: Tensor, new_tokens: int) -> _Times:
+def _timed(request: Runner, prompt: Tensor, new_tokens: int) -> _Times:
     start = _now(prompt.device)
     request.prefill(prompt)
     filled = _now(prompt.device)

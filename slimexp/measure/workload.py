@@ -6,13 +6,15 @@ Decode is one token at a time with a key-value cache, never stopped by an end to
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from slimexp.decode.base import Decoder, capturable
 from slimexp.model.base import Family
+from slimexp.model.cache import cache_bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +63,26 @@ class Workload:
         return ids[drawn].to(family.device)
 
 
+class Runner(Protocol):
+    """What requests go through, one after the other."""
+
+    def prefill(self, prompt: Tensor) -> None:
+        """Read ``prompt`` [B, T]."""
+
+    def decode(self, new_tokens: int) -> None:
+        """Decode ``new_tokens`` tokens, one at a time."""
+
+
+def runner(family: Family, shape: Workload) -> Runner:
+    """The fastest way through ``family``: on a GPU, a causal LM decodes one sequence as a CUDA graph per token."""
+    alone = family.device.type == "cuda" and family.task == "causal_lm" and shape.batch == 1
+    if alone and cache_bits(family.model.config) is None and capturable(family.model):
+        return Decoder(family.model, shape.tokens + max(shape.new_tokens, 1))
+    return Request(family)
+
+
 class Request:
-    """One request on its way through a model: ``prefill`` once, then ``decode``.
+    """One request on its way through a model: ``prefill``, then ``decode``.
 
     Attributes:
         next_ids: What the model reads next: the tokens decoded last, [B, 1].
@@ -75,7 +95,8 @@ class Request:
         self._state: dict[str, Any] = {}
 
     def prefill(self, prompt: Tensor) -> None:
-        """Read ``prompt`` [B, T]."""
+        """Read ``prompt`` [B, T]; what was read before is forgotten."""
+        self._state = {}
         if self.task == "classification":
             self.model(input_ids=prompt)
         elif self.task == "seq2seq":

@@ -1,7 +1,7 @@
 """A compressed model as it is served: its quantized layers on the kernels that are fastest here."""
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
-from slimexp.kernel.base import ACTIVATION_BITS
+from slimexp.decode.fused import TYPES
+from slimexp.decode.words import Words
+from slimexp.kernel.base import ACTIVATION_BITS, Packed
 from slimexp.kernel.race import put
 from slimexp.model.base import Family
 from slimexp.model.loading import family_of, from_folder
@@ -22,8 +24,9 @@ from slimexp.quantizer.unpacking import unpacked
 def served(folder: str | Path, task: str, max_length: int, *, device: str | torch.device = "cpu") -> Family:
     """A family from a model folder, its integers multiplied as they are.
 
-    Weights that are not quantized, and models that no kernel here can run (``refusal``, or a
-    device other than a CPU), are as ``from_folder`` loads them. No quantized layer exists as floats meanwhile.
+    On a CPU each layer runs on the fastest kernel (``race``), on a GPU Llama-like models run on packed words
+    (``decode.words``). Weights that are not quantized, and models that no kernel here can run (``refusal``), are as
+    ``from_folder`` loads them. No quantized layer exists as floats meanwhile.
 
     Args:
         folder: In the hub's format.
@@ -32,23 +35,39 @@ def served(folder: str | Path, task: str, max_length: int, *, device: str | torc
         device: Where it runs.
     """
     folder, device = Path(folder), torch.device(device)
-    if device.type != "cpu" or refusal(folder) is not None:
+    layers = _layers(folder, device)
+    if layers is None:
         family = from_folder(folder, task, max_length)
-        nn.Module.to(family.model, device)
-        return family
-    return family_of(_integers(folder), folder, task, max_length)
+    else:
+        family = family_of(_integers(folder, layers, device), folder, task, max_length)
+    nn.Module.to(family.model, device)
+    return family
 
 
-def _integers(folder: Path) -> PreTrainedModel:
+def _layers(folder: Path, device: torch.device) -> dict[str, Packed] | None:
+    """What runs as integers on ``device``; ``None`` where nothing does."""
+    if refusal(folder) is not None or device.type not in ("cpu", "cuda"):
+        return None
+    if device.type == "cuda" and json.loads((folder / "config.json").read_text())["model_type"] not in TYPES:
+        return None
+    layers = unpacked(folder)
+    if device.type == "cuda" and any(Words.unfit(one) is not None for one in layers.values()):
+        return None
+    return layers
+
+
+def _integers(folder: Path, layers: Mapping[str, Packed], device: torch.device) -> PreTrainedModel:
     import transformers
 
     config = AutoConfig.from_pretrained(folder)
     del config.quantization_config
     with _without_weights():
         model: PreTrainedModel = getattr(transformers, config.architectures[0])(config)
-    layers = unpacked(folder)
     linear = {name: one for name, one in layers.items() if isinstance(model.get_submodule(name), nn.Linear)}
-    put(model, linear)
+    if device.type == "cpu":
+        put(model, linear)
+    for name, one in linear.items() if device.type == "cuda" else ():
+        model.set_submodule(name, Words(one))
     floats = _floats(folder, layers)
     floats |= {f"{name}.weight": one.weight() for name, one in layers.items() if name not in linear}  # embeddings
     model.load_state_dict(floats, strict=False, assign=True)  # tied weights are in it once

@@ -59,6 +59,16 @@ def test_what_does_not_fit_is_told() -> None:
     assert "8 positions" in (refusal(sliding, 16) or "") and refusal(sliding, 8) is None
 
 
+@pytest.mark.fast
+def test_layers_of_one_input_packed_differently_are_no_matrix() -> None:
+    pytest.importorskip("triton", reason="without Triton nothing fits")
+    model = model_of("llama")
+    attention = model.model.layers[0].self_attn
+    for part, bits in (("q_proj", 8), ("k_proj", 8), ("v_proj", 4)):
+        setattr(attention, part, Words(rounded(getattr(attention, part), bits, None)))
+    assert "q_proj, k_proj, v_proj of model.layers.0.self_attn are packed differently" in (refusal(model, 16) or "")
+
+
 def test_steps_over_a_static_cache_are_those_of_generate() -> None:
     model = model_of("llama")
     ids = torch.randint(67, (1, 9), generator=torch.Generator().manual_seed(1))
@@ -95,6 +105,22 @@ def test_fused_kernels_give_the_logits_of_transformers(name: str, bits: int, gro
         with torch.no_grad():
             theirs = model(input_ids=decoder.steps.tokens[None, :at]).logits[0, -1]
         assert (decoder.steps.logits - theirs).norm() <= tolerance * theirs.norm()
+
+
+@pytest.mark.gpu
+def test_dense_and_packed_layers_stand_beside_each_other() -> None:
+    pytest.importorskip("triton")
+    model = model_of("llama", "cuda")
+    for key, layer in list(model.named_modules()):
+        if key.endswith("down_proj") or (isinstance(layer, nn.Linear) and "layers.1.self_attn" in key):
+            model.set_submodule(key, Words(rounded(layer, 4, 32)))
+    decoder = Decoder(model, 96)
+    decoder.prefill(torch.randint(67, (1, 30), generator=torch.Generator().manual_seed(1)).cuda())
+    decoder.decode(40)
+    with torch.no_grad():
+        theirs = model(input_ids=decoder.steps.tokens[None, :69]).logits[0, -1]
+    assert decoder.steps.logits is not None
+    assert (decoder.steps.logits - theirs).norm() <= 2e-2 * theirs.norm()
 
 
 @pytest.mark.gpu

@@ -1,10 +1,13 @@
 """The request that latency, memory and FLOPs are stated for."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from slimexp.decode.base import Decoder
 from slimexp.measure.base import Subject
-from slimexp.measure.workload import Request, Workload
+from slimexp.measure.workload import Request, Workload, runner
 
 SHAPE = Workload(batch=2, tokens=12, new_tokens=5, seed=0)
 
@@ -25,6 +28,37 @@ def test_decoding_with_the_cache_is_greedy_generation(task: str, subjects: dict[
             eos_token_id=None,
         )  # fmt: skip
     assert torch.equal(torch.cat(ours, dim=1), theirs[:, -5:])
+
+
+def test_a_request_forgets_the_one_before(subjects: dict[str, Subject]) -> None:
+    family = subjects["causal_lm"].family
+    prompt = SHAPE.prompt(family)
+    request = runner(family, SHAPE)
+    assert isinstance(request, Request)
+    said = []
+    with torch.no_grad():
+        for _ in range(2):
+            request.prefill(prompt)
+            request.decode(3)
+            said.append(request.next_ids)
+    assert said[0] is not None and said[1] is not None and torch.equal(said[0], said[1])
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_one_sequence_decodes_as_a_graph(subjects: dict[str, Subject]) -> None:
+    family = subjects["causal_lm"].family
+    family.model.cuda()
+    one = replace(SHAPE, batch=1)
+    graph = runner(family, one)
+    assert isinstance(graph, Decoder) and isinstance(runner(family, SHAPE), Request)
+    prompt = one.prompt(family)
+    request = Request(family)
+    with torch.no_grad():
+        for way in (graph, request):
+            way.prefill(prompt)
+            way.decode(4)
+    last = graph.steps.tokens[int(graph.steps.position) - 1]
+    assert request.next_ids is not None and int(last) == int(request.next_ids)
 
 
 @pytest.mark.parametrize("task", ["seq2seq", "causal_lm", "classification"])

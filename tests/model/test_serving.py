@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 from slimexp import artifact
 from slimexp.attachment import INPUT, attach
+from slimexp.decode.words import Words
 from slimexp.kernel import race
 from slimexp.kernel.base import Kernel, Packed
 from slimexp.measure.size import count
+from slimexp.model import serving
 from slimexp.model.base import Family
+from slimexp.model.loading import family_of
 from slimexp.quantizer.minmax import MinMax
 from slimexp.quantizer.packing import kernel
 from slimexp.quantizer.token import Token
@@ -47,6 +50,23 @@ def saved(family: Family, folder: Path, *, bits: int, group_size: int | str | No
 def logits(family: Family) -> Tensor:
     batch = family.encode([("some words to read", "and to write", 0), ("more", "less", 1)])
     return family.forward(batch)[0]
+
+
+@pytest.mark.parametrize(("bits", "group_size"), [(8, None), (4, 32)])
+def test_on_a_gpu_llama_like_models_run_on_words(
+    bits: int, group_size: int | None, tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    fake = saved(
+        tiny("causal_lm", intermediate_size=64), tmp_path / "a", bits=bits, group_size=group_size, activations=False
+    )
+    gpu = torch.device("cuda")
+    layers = serving._layers(tmp_path / "a", gpu)
+    assert layers is not None and set(layers) == set(fake.compressible())
+    real = family_of(serving._integers(tmp_path / "a", layers, gpu), tmp_path / "a", "causal_lm", fake.max_length)
+    assert all(isinstance(real.model.get_submodule(name), Words) for name in fake.compressible())
+    assert (logits(real) - logits(fake)).norm() < 2e-2 * logits(fake).norm()  # inputs are rounded to int8
+    saved(tiny("seq2seq"), tmp_path / "b", bits=8, group_size=None, activations=False)
+    assert serving._layers(tmp_path / "b", gpu) is None
 
 
 @pytest.mark.parametrize("task", TASKS)
