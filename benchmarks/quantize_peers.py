@@ -8,7 +8,7 @@ many scales (one per output channel at 8 bits, one per ``GROUP`` neighbours at 4
 as they are and read the same ``CALIBRATION`` training rows, token by token. All are graded by slimexp on the same rows
 of the test split: slimexp's folder and llm-compressor's as plain transformers loads them, torchao's model as it
 computes. torchao's int4 is its ``IntxWeightOnlyConfig``, as ``Int4WeightOnlyConfig`` has no layout for a CPU; it stores
-a byte per weight.
+a byte per weight. llm-compressor's AWQ runs on a GPU alone.
 
 Worse is slimexp's figure less the peer's, on the same rows, with the standard error of that difference (a jackknife
 over ``BLOCKS`` stretches of the test rows). MB: of the tensors saved.
@@ -295,7 +295,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--peers", nargs="+", choices=(TORCHAO, LLM_COMPRESSOR), default=[TORCHAO, LLM_COMPRESSOR])
     parser.add_argument("--rows", type=int, default=300, help="of the test split")
-    parser.add_argument("--errors", type=float, default=1.0, help="standard errors by which slimexp may be worse")
+    parser.add_argument("--errors", type=float, default=2.0, help="standard errors by which slimexp may be worse")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--environments", type=Path, default=PEERS / ".venv", help="what setup.sh made")
     arguments = parser.parse_args()

@@ -144,7 +144,7 @@ def test_a_cost_that_is_no_number_names_the_layer() -> None:
 
 
 def test_better_than_one_width_for_all_of_the_same_bytes(technique: Any) -> None:
-    """Three bits in the first block of the shipped Llama; held-out text."""
+    """Three bits in the second block of the shipped Llama; held-out text."""
     cfg = compose(["model=llama_python_source", "data=python_source"])
     text, source = build(cfg.data), build(cfg.model)
     rows = [(row.source, row.target, row.label) for row in text.splits["validation"][:6]]
@@ -152,7 +152,7 @@ def test_better_than_one_width_for_all_of_the_same_bytes(technique: Any) -> None
     losses = {}
     for name, overrides in (("one", []), ("mixed", mixed)):
         family = source.load(task=text.task, texts=lambda: [], labels=())
-        settings = {"include": "[model.layers.0.*]", "min_coverage": 0.01, "bits": 3, "group_size": 64}
+        settings = {"include": "[model.layers.1.*]", "min_coverage": 0.01, "bits": 3, "group_size": 64}
         stage = technique("quantize", *overrides, activation_bits=None, **settings)
         stage.prepare(family, text, None)
         assert stage.finish()["bits"] <= 3

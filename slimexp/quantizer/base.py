@@ -71,7 +71,7 @@ class Grid:
     """The numbers that quantized values may have: ``(integer - zero) * scale``.
 
     Attributes:
-        scale: Not 0, float32 [..., groups] (per tensor [1]); negative only where 2 bits reach further to one side, see
+        scale: Not 0, float32 [..., groups] (per tensor [1]); negative where the positive side reaches further, see
             ``scaled``.
         zero: Integer that stands for zero, of the same shape; ``None`` where it is 0 (a symmetric grid).
     """
@@ -132,9 +132,9 @@ class Quantizer(Attachment):
 
     @property
     def limits(self) -> tuple[int, int]:
-        """Smallest and largest integer of a grid: all that ``bits`` can hold, unless both sides must reach as far."""
+        """Smallest and largest integer of a grid: all that ``bits`` can hold; at 8 bits, symmetric, -128 lies idle."""
         largest = 2 ** (self.bits - 1) - 1
-        return (-largest if self.symmetric and self.bits > 2 else -largest - 1), largest
+        return (-largest if self.symmetric and self.bits == 8 else -largest - 1), largest
 
     @property
     def digits(self) -> int:
@@ -216,8 +216,9 @@ class Quantizer(Attachment):
     def scaled(self, low: Tensor, high: Tensor) -> Grid:
         """The grid whose integers span ``low`` to ``high``, both [..., groups]; zero is always on it.
 
-        Symmetric: ``scale = max(|low|, |high|) / (2^(bits-1) - 1)``; at 2 bits the integers are -2..1, and the scale is
-        negative where the positive side reaches further, so that the largest entry is -2 either way.
+        Symmetric: ``scale = max(|low|, |high|) / 2^(bits-1)``, negative where the positive side reaches further, so
+        that the largest entry is the least integer either way. No level lies idle: between 1 - 2^(bits-1) and its
+        opposite, as at 8 bits, steps would be 14 % wider at 4 bits, and 33 % at 3.
         Affine: ``scale = (high - low) / (2^bits - 1)``, ``zero = least integer - low / scale``.
         """
         low, high = low.float().clamp(max=0), high.float().clamp(min=0)

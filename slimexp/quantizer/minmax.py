@@ -8,8 +8,8 @@ from slimexp.quantizer.base import Grid, Quantizer
 class MinMax(Quantizer):
     """Grid for weights, taken from the current weight in every forward until it is frozen.
 
-    Symmetric integers are in ±(2^(bits-1) - 1), but for 2 bits, see ``Quantizer.scaled``. Rounding the scale costs at
-    most half a step at the largest entry, and quantizing twice on a symmetric grid changes nothing.
+    Symmetric integers use every level, see ``Quantizer.scaled``. Rounding the scale costs at most half a step at the
+    largest entry, and quantizing twice on a symmetric grid changes nothing.
     """
 
     def fitted(self, x: Tensor) -> Grid:
