@@ -95,12 +95,12 @@ def copy_bandwidth(gigabytes: float) -> float:
     return 2 * source.numel() * source.element_size() / seconds
 
 
-def random_model(sizes: Mapping[str, Any], arm: Arm) -> PreTrainedModel:
+def random_model(sizes: Mapping[str, Any], arm: Arm, device: str = "cuda") -> PreTrainedModel:
     torch.manual_seed(0)
     layers = max(1, round(arm.layers * sizes["num_hidden_layers"]))
     config = LlamaConfig(**{**sizes, "num_hidden_layers": layers})
     torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda"):
+    with torch.device(device):
         model = LlamaForCausalLM(config).eval()
     torch.set_default_dtype(torch.float32)
     if arm.bits < 16:

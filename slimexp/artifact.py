@@ -151,14 +151,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def reached(folder: Path) -> dict[str, float]:
-    """What the stages of a model say that they did to it; empty for what is no artifact.
+    """What the stages that compressed a model say that they did to it; empty for what is no artifact.
 
     Returns:
         ``<stage>_<figure>`` of the model (``quantize_share``: how much was quantized), ``<figure>/<layer>`` of layers.
     """
     if not (folder / MANIFEST).exists():
         return {}
-    stages = read_manifest(folder)["stages"]
+    stages = [one for one in read_manifest(folder)["stages"] if one.get("technique") != _LEAVES_DENSE]
     done = [(stage["name"], *item) for stage in stages for item in stage.get("coverage", {}).items()]
     return {name if OF_LAYER in name else f"{stage}_{name}": float(value) for stage, name, value in done}
 

@@ -230,6 +230,7 @@ def test_the_manifest_says_what_was_done_and_what_is_deployed(masked: Make, tmp_
 def test_what_stages_reached(tiny: Make, tmp_path: Path) -> None:
     assert artifact.reached(tmp_path) == {}
     done = [
+        {"name": "train", "technique": "Finetune", "coverage": {"share": 1.0}},
         {"name": "prune", "coverage": {"share": 0.9, "sparsity": 0.5}},
         {"name": "quantize", "coverage": {"share": 0.8, "bits/a.b": 4.0}},
     ]

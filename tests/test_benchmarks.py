@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks import (
     baselines,
+    cpu_kernels,
     distill_length,
     overhead,
     prune_curve,
@@ -268,8 +269,22 @@ def test_a_peer_that_cuts_better_is_named_and_one_that_hangs_says_where() -> Non
     assert "| heads, ffn | peer | failed: no | | |" in prune_peers.cuts_table("f1", {("heads, ffn", "peer"): "no"})
 
 
+def test_a_toy_goes_through_every_kernel_of_the_cpu(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--toy", "--rounds", "2", "--tokens", "2"])
+    cpu_kernels.main()
+    said = capsys.readouterr().out
+    assert "| int8, no compiler |" in said and "| int8, head in float32 |" in said
+    assert "of 4 layer shapes are not slower than the best float type" in said
+
+
+@pytest.mark.fast
+def test_ratios_are_taken_round_by_round() -> None:
+    assert cpu_kernels.ratios([2.0, 20.0, 6.0], [1.0, 10.0, 2.0])[0] == 2.0
+
+
 COMMANDS = [
     baselines,
+    cpu_kernels,
     distill_length,
     overhead,
     prune_curve,
@@ -432,3 +447,56 @@ def test_the_error_of_a_paired_difference_is_that_of_its_mean(tmp_path: Path) ->
     mean, error = bench.worse(own, peer)
     assert math.isclose(mean, (own - peer).mean())
     assert math.isclose(error, (own - peer).std(ddof=1) / math.sqrt(quantize_peers.BLOCKS))
+
+
+@pytest.fixture
+def decode_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """The module, which points Triton's cache at a folder of its own when it is imported."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))  # put back at the end
+    from benchmarks import decode_large
+
+    return decode_large
+
+
+def test_decoding_arms_build_at_the_size_of_a_toy(decode_large: Any) -> None:
+    import torch
+
+    from slimexp.decode.words import Words
+
+    for arm in decode_large.ARMS.values():
+        model = decode_large.random_model(prune_large.TOY, arm, "cpu")
+        assert len(model.model.layers) == max(1, round(arm.layers * prune_large.TOY["num_hidden_layers"]))
+        layers = [one for one in model.modules() if isinstance(one, torch.nn.Linear | Words)]
+        assert all(isinstance(one, Words) == (arm.bits < 16) for one in layers) and layers
+        dense = 2 * sum(one.in_features * one.out_features for one in layers if isinstance(one, torch.nn.Linear))
+        read = decode_large.stacked_bytes(model)
+        assert read == dense if arm.bits == 16 else read > 0
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.fast
+def test_decoding_targets_scale_with_the_card(decode_large: Any) -> None:
+    half = decode_large.BANDWIDTH / 2
+    fast, slow = (decode_large.Speed(rate, 1.0, 5.0, 10**9, 0.01) for rate in (401.0, 399.0))
+    assert decode_large.missed({"fused, bf16": fast, "generate": slow}, half) == []
+    assert decode_large.missed({"fused, bf16": slow}, half) == ["fused, bf16: 399 < 400"]
+    assert "| fused, bf16 | 401 | 19% | 400 | 1.0 | 5.0 | 1.00 | 1.00% |" in decode_large.table(
+        {"fused, bf16": fast}, half
+    )
+
+
+def test_decoding_at_the_size_of_a_toy(decode_large: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    import torch
+
+    monkeypatch.setattr(sys, "argv", ["decode_large", "--tune", "soon"])
+    with pytest.raises(SystemExit) as refused:
+        decode_large.main()
+    assert refused.value.code == 2 and "argument --tune: invalid float value: 'soon'" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["decode_large", "--toy"])
+    if not torch.cuda.is_available():
+        with pytest.raises(SystemExit, match="decoding is measured on a CUDA GPU, and there is none"):
+            decode_large.main()
+        return
+    decode_large.main()
+    told = capsys.readouterr().out
+    assert all(f"| {name} | " in told for name in decode_large.ARMS)

@@ -300,6 +300,62 @@ def test_resumed_equals_straight_bit_for_bit(
     assert [stage.key for stage in resumed.stages] == [stage.key for stage in straight.stages]
 
 
+@pytest.mark.parametrize(
+    ("task", "more"),
+    [
+        ("seq2seq", ["pipeline.quantize.freeze=0.3"]),
+        ("causal_lm", ["quantizer@pipeline.quantize.quantizer=lsq", "pipeline.quantize.freeze=0.3",
+                       "pipeline.quantize.activation_bits=null", "pipeline.quantize.bits=4"]),
+        ("causal_lm", ["quantizer@pipeline.quantize.activation_quantizer=static", "pipeline.quantize.freeze=0.3",
+                       "pipeline.quantize.calibration_rows=4"]),
+        ("causal_lm", ["+allocation@pipeline.quantize.allocation=mixed_precision", "pipeline.quantize.bits=4",
+                       "pipeline.quantize.allocation.rows=2", "pipeline.quantize.activation_bits=null",
+                       "pipeline.quantize.freeze=0.3"]),
+    ],
+    ids=["per token", "learned", "static", "mixed"],
+)  # fmt: skip
+def test_quantization_resumed_after_its_grids_were_frozen_equals_straight(
+    overrides: Make, kill_after: Make, monkeypatch: pytest.MonkeyPatch, task: str, more: list[str]
+) -> None:
+    more = [*short("quantize", steps=7), *CHECKPOINTS, *more]
+
+    def make(runs: str) -> Pipeline:
+        return pipeline(overrides("quantize", *more, task=task, runs=runs))
+
+    straight = make("straight")
+    expected = straight.run()
+    with monkeypatch.context():
+        kill_after(2)
+        interrupted = make("resumed")
+        with pytest.raises(Killed):
+            interrupted.run()
+        monkeypatch.undo()
+    held = torch.load(interrupted.stages[-1].checkpoint, weights_only=True)
+    assert held["global_step"] == 4
+    assert any(name.endswith("scale") for name in held["state_dict"])  # frozen by then
+    resumed = make("resumed")
+    assert resumed.run() == expected
+    assert same(weights(resumed), weights(straight))
+    assert resumed.stages[-1].curves.read_text() == straight.stages[-1].curves.read_text()
+
+
+def test_quantization_with_a_teacher_is_a_config(overrides: Make, tiny_folder: Make) -> None:
+    kl = ["+loss@pipeline.quantize.losses.kl=kl", *short("quantize")]
+    run = pipeline(overrides("quantize", *kl))
+    run.run()  # the dense model teaches where no other is named
+    rows = [json.loads(line) for line in run.stages[-1].curves.read_text().splitlines()]
+    assert all({"ce", "kl"} <= row.keys() for row in rows) and rows[0]["kl"] > 0
+    large = tiny_folder("seq2seq", name="large", d_model=64)
+    named = ["+model@pipeline.quantize.teacher=pretrained", f"pipeline.quantize.teacher.path={large}",
+             "pipeline.quantize.teacher.max_length=16"]  # fmt: skip
+    other = pipeline(overrides("quantize", *kl, *named))
+    other.run()
+    taught = [json.loads(line) for line in other.stages[-1].curves.read_text().splitlines()]
+    assert taught[0]["ce"] == rows[0]["ce"] and taught[0]["kl"] != rows[0]["kl"]
+    with pytest.raises(ValueError, match="no loss reads the teacher"):
+        pipeline(overrides("quantize", *short("quantize"), *named))
+
+
 def test_the_checkpoint_of_a_distillation_holds_no_teacher(
     overrides: Make, kill_after: Make, tiny_folder: Make
 ) -> None:

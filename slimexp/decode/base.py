@@ -33,10 +33,15 @@ class Decoder:
         reason: Why the fused kernels do not; ``None`` where they do.
 
     Raises:
-        ValueError: The model is not on a CUDA device, or the length or the temperature is none.
+        ValueError: The model is not on a CUDA device or caches keys and values as integers, or the length or the
+            temperature is none.
     """
 
     def __init__(self, model: PreTrainedModel, length: int, *, temperature: float = 0.0, seed: int = 0) -> None:
+        if (bits := getattr(model.config, "cache_bits", None)) is not None:  # see model.cache
+            raise ValueError(
+                f"the decode loop caches keys and values as floats, and this model in {bits} bits: use model.generate"
+            )
         if model.device.type != "cuda":
             raise ValueError(f"the decode loop is a CUDA graph, and the model is on {model.device}: use model.generate")
         if length < 2:

@@ -78,12 +78,20 @@ class Kernel(nn.Module):
         return f"{self.in_features}, {self.out_features}, {self.label}"
 
 
+def token_scale(x: Tensor, low: float, high: float) -> Tensor:
+    """[..., in] -> [...]: the scale of a symmetric grid of ``low`` to ``high`` that each row's largest entry fills.
+
+    What is trained (``quantizer.activation.PerToken``) and what is served take it from here.
+    """
+    scale = x.abs().amax(-1) / ((high - low) / 2)
+    return torch.where(scale == 0, torch.finfo(scale.dtype).eps, scale)
+
+
 def rounding(x: Tensor, activation: Literal["token"] | float) -> tuple[Tensor, Tensor]:
     """The integers, in the type of ``x`` [..., in], and the scale, [..., 1] or a scalar, of inputs rounded so."""
     low, high = -(2 ** (ACTIVATION_BITS - 1)), 2 ** (ACTIVATION_BITS - 1) - 1
     if activation == "token":
-        scale = x.abs().amax(-1, keepdim=True) / ((high - low) / 2)
-        scale = torch.where(scale == 0, torch.finfo(scale.dtype).eps, scale)
+        scale = token_scale(x, low, high).unsqueeze(-1)
     else:
         scale = torch.tensor(activation, dtype=x.dtype, device=x.device)
     return (x / scale).clamp(low, high).round(), scale

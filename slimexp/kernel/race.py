@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from slimexp.kernel.base import Kernel, Packed
 from slimexp.kernel.build import folder, machine
-from slimexp.kernel.dense import DenseBfloat16, DenseFloat32
+from slimexp.kernel.dense import Dense, DenseBfloat16, DenseFloat32
 from slimexp.kernel.int_mm import IntMM
 from slimexp.kernel.vnni import Vnni
 from slimexp.kernel.weight_only import WeightOnly4, WeightOnly8
@@ -26,6 +26,8 @@ _MARGIN = 0.95  # a later backend must take less than this share of the time: be
 _NEAR, _HOPELESS = 2.0, 50.0  # times the best time: up to the one a backend may yet win, from the other it is stopped
 _AGREE, _WITHIN = 3, 1.1  # a backend's least time is trusted once so many rounds came within this factor of it
 _LEAST_ROUNDS, _MOST_ROUNDS = 7, 40
+_WORTH = 1.25  # times faster that a second kernel for a layer must be, as it holds the weight again
+_REPEATS = 4  # calls per round of a kernel that runs many rows
 _CACHE_BYTES, _MOST_COPIES = 64e6, 16  # float32 weights that no cache holds
 
 
@@ -99,29 +101,35 @@ def told(model: nn.Module) -> str | None:
 
 
 def race(packed: Packed, rows: int, backends: Sequence[type[Kernel]] = BACKENDS) -> dict[str, list[float]]:
-    """Seconds that each backend takes for ``rows`` rows, in interleaved rounds, over weights no cache holds.
+    """Least seconds that each backend takes for ``rows`` rows in interleaved rounds, over weights no cache holds.
 
     Rounds go on until the times are ``settled``, or there were ``_MOST_ROUNDS``. Backends that refuse are left out;
     those far behind, as ones without vector instructions are, stop at once.
     """
-    copies = max(1, min(_MOST_COPIES, int(_CACHE_BYTES / (4 * packed.integers.numel())))) if rows < _BETWEEN else 1
+    few = rows < _BETWEEN  # then reading the weights takes the time
+    copies = max(1, min(_MOST_COPIES, int(_CACHE_BYTES / (4 * packed.integers.numel())))) if few else 1
     able = [backend for backend in backends if backend.refusal(packed, torch.device("cpu")) is None]
-    runners = {backend.__name__: [backend(packed) for _ in range(copies)] for backend in able}
+    repeats = 1 if few else _REPEATS
+    runners = {backend.__name__: [backend(packed) for _ in range(copies)] * repeats for backend in able}
     x = torch.randn(rows, packed.integers.shape[1], generator=torch.Generator().manual_seed(0))
     taken: dict[str, list[float]] = {name: [] for name in runners}
     with torch.inference_mode():
         for turn in range(_MOST_ROUNDS + 1):
             for name, layers in runners.items():
-                start = time.perf_counter()
-                for layer in layers:
-                    layer(x)
+                least = min(_seconds(layer, x) for layer in layers)  # one by one: a short call is seldom interrupted
                 if turn:  # the first warms up
-                    taken[name].append((time.perf_counter() - start) / copies)
+                    taken[name].append(least)
             if turn:
                 runners = {name: runners[name] for name in _within(_HOPELESS, taken) if name in runners}
             if turn >= _LEAST_ROUNDS and settled(taken):
                 break
     return taken
+
+
+def _seconds(layer: Kernel, x: Tensor) -> float:
+    start = time.perf_counter()
+    layer(x)
+    return time.perf_counter() - start
 
 
 def winner(seconds: Mapping[str, Sequence[float]]) -> str:
@@ -135,6 +143,21 @@ def winner(seconds: Mapping[str, Sequence[float]]) -> str:
         if min(seconds[name]) < _MARGIN * min(seconds[chosen]):
             chosen = name
     return chosen
+
+
+def winners(few: Mapping[str, Sequence[float]], many: Mapping[str, Sequence[float]]) -> tuple[str, str]:
+    """For few and for many rows: one for both where a second would gain little."""
+    best = winner(few), winner(many)
+    for name in best:
+        if _does(name, few) and _does(name, many):
+            return name, name
+    return best
+
+
+def _does(name: str, seconds: Mapping[str, Sequence[float]]) -> bool:
+    """Whether it is near the best, and no slower than a floating-point product."""
+    dense = (min(each) for other, each in seconds.items() if issubclass(_named(other), Dense))
+    return min(seconds[name]) <= min(_WORTH * min(map(min, seconds.values())), *dense)
 
 
 def settled(seconds: Mapping[str, Sequence[float]]) -> bool:
@@ -178,7 +201,7 @@ def _winners(shape: tuple[object, ...], packed: Packed) -> Winners:
         found = Winners(few, many, settled=True)
     except (OSError, ValueError):
         few_s, many_s = race(packed, FEW), race(packed, MANY)
-        found = Winners(winner(few_s), winner(many_s), settled=settled(few_s) and settled(many_s))
+        found = Winners(*winners(few_s, many_s), settled=settled(few_s) and settled(many_s))
         if found.settled:
             _write(path, json.dumps([found.few, found.many]))
     _raced[shape] = found

@@ -32,8 +32,8 @@ class Vnni(Kernel):
     def __init__(self, packed: Packed) -> None:
         super().__init__(packed)
         self.bits = 4 if packed.bits <= 4 else 8
-        self.fixed = packed.activation if isinstance(packed.activation, float) else 0.0
-        self.activation = {"token": _TOKEN, None: _GROUP}.get(packed.activation, _STATIC)  # type: ignore[arg-type]
+        fixed = packed.activation if isinstance(packed.activation, float) else 0.0
+        activation = {"token": _TOKEN, None: _GROUP}.get(packed.activation, _STATIC)  # type: ignore[arg-type]
         groups, offset = packed.scale.shape[1], 2 ** (packed.bits - 1)
         zero = torch.full_like(packed.scale, offset, dtype=torch.int32)
         if packed.zero is not None:
@@ -44,15 +44,16 @@ class Vnni(Kernel):
         self.register_buffer("zero", _lanes(zero), persistent=False)
         bias = torch.zeros(self.out_features) if packed.bias is None else packed.bias.detach().float()
         self.register_buffer("bias", pad(bias, (0, -self.out_features % _LANES)), persistent=False)
+        # at hand: a module's look-ups take as long as a small product
+        self._operands = (
+            self.integers, self.scale, self.zero, self.bias, self.out_features, self.bits, activation, fixed,
+        )  # fmt: skip
         self.label = f"int{self.bits} {'AVX512-VNNI' if build.has_vnni() else 'portable C++'}" + (
             ", inputs rounded to int8" if packed.activation is None else ""
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.slimexp.linear(
-            x.float(), self.integers, self.scale, self.zero, self.bias,
-            self.out_features, self.bits, self.activation, self.fixed,
-        )  # fmt: skip
+        y: Tensor = torch.ops.slimexp.linear.default(x.float(), *self._operands)
         return y.to(x.dtype)
 
 

@@ -1,6 +1,6 @@
 """Where channels can be scaled and the model stay what it is: one layer multiplies by s, those that read it divide."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,20 @@ def _t5(config: PreTrainedConfig) -> Sequence[Rule]:
     return rules
 
 
+def _deepseek(config: PreTrainedConfig) -> Sequence[Rule]:
+    """Latent attention; a mixture's norm is left out, for experts that are no linear layers read it too."""
+    low_rank = config.q_lora_rank is not None
+    queries = "self_attn.q_a_proj" if low_rank else "self_attn.q_proj"
+    return (
+        ("input_layernorm", (queries, "self_attn.kv_a_proj_with_mqa")),
+        *([("self_attn.q_a_layernorm", ("self_attn.q_b_proj",))] if low_rank else []),
+        ("self_attn.kv_a_layernorm", ("self_attn.kv_b_proj",)),
+        ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
+        ("mlp.up_proj", ("mlp.down_proj",)),
+        ("mlp.shared_experts.up_proj", ("mlp.shared_experts.down_proj",)),
+    )
+
+
 _RULES: Mapping[str, Sequence[Rule]] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
@@ -52,6 +66,14 @@ _RULES: Mapping[str, Sequence[Rule]] = {
     "bert": _BERT,
     "roberta": _BERT,
     "distilbert": _DISTILBERT,
+}
+
+
+_MADE: Mapping[str, Callable[[PreTrainedConfig], Sequence[Rule]]] = {
+    "t5": _t5,
+    "mt5": _t5,
+    "deepseek_v2": _deepseek,
+    "deepseek_v3": _deepseek,
 }
 
 
@@ -104,11 +126,12 @@ def scalings(family: Family, block: nn.Module) -> list[Scaling]:
         ValueError: Nothing is known of the model's type; names those it is known of.
     """
     config = family.model.config
-    rules = _t5(config) if config.model_type in ("t5", "mt5") else _RULES.get(config.model_type)
+    kind = config.model_type
+    rules = _MADE[kind](config) if kind in _MADE else _RULES.get(kind)
     if rules is None:
-        known = ", ".join(sorted([*_RULES, "t5", "mt5"]))
+        known = ", ".join(sorted([*_RULES, *_MADE]))
         raise ValueError(
-            f"smoothing does not know where to scale a model of type {config.model_type}; types it knows: {known}: "
+            f"smoothing does not know where to scale a model of type {kind}; types it knows: {known}: "
             "set smoothing=null"
         )
     names = {module: name for name, module in family.model.named_modules()}

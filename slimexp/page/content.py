@@ -28,6 +28,7 @@ _MAIN = (
     "latency_ratio",
 )
 _SHARES = frozenset({"kept", "sparsity"})  # shown in per cent
+_SHARES_OF_STAGES = ("_share", "_sparsity")  # quantize_share: of the parameters
 _SHORT = {
     "kept": "kept",
     "disk_mb": "disk MB",
@@ -129,7 +130,7 @@ def _metric(name: str, section: Section, records: Sequence[Record]) -> dict[str,
         "short": _SHORT.get(name, name.replace("_", " ").replace(" mb", " MB")),
         "better": ways.get(name) or better(name, records),
         "known": known,  # whether a record says which way is better
-        "share": name in _SHARES,
+        "share": name in _SHARES or name.endswith(_SHARES_OF_STAGES),
         "main": name in (section.headline, *_MAIN, section.x, section.y),
     }
 

@@ -16,7 +16,7 @@ function layersBlock(view, points) {
     "div",
     { class: "sensitivity" },
     node("h4", {}, "Sensitivity: what pruning one layer alone would cost"),
-    ...howBlock(view, points, measured, ({ sensitivity }) => sensitivity.how),
+    ...howBlock(view, points, measured, ({ sensitivity }) => sensitivity.how, "Not measured"),
     layersTable(view, measured, { label: "Sensitivity by layer", unit: unit.name, cell }),
   );
 }
@@ -59,7 +59,7 @@ function bitsBlock(view, points) {
     "div",
     { class: "sensitivity allotted" },
     node("h4", {}, "Bits: what each layer's weights got"),
-    ...howBlock(view, points, measured, ({ bits }) => bits.how),
+    ...howBlock(view, points, measured, ({ bits }) => bits.how, "All layers alike"),
     widths.length ? asked : "",
     layersTable(view, measured, { label: "Bits by layer", unit: "bits", cell }),
   );
@@ -67,15 +67,15 @@ function bitsBlock(view, points) {
 
 const WIDEST = 8; // bits
 
-/* How it was measured, of whom where that differs, and who lacks it. */
-function howBlock(view, points, measured, how) {
+/* How it was measured, of whom where that differs, and who lacks it and why. */
+function howBlock(view, points, measured, how, why) {
   const ways = [...new Set(measured.map(how))];
   const told = ways.map((way) => {
     const letters = measured.filter((point) => how(point) === way).map((point) => letterOf(view, point));
     return node("p", { class: "quiet" }, (ways.length > 1 ? `${letters.join(", ")}: ` : "") + way);
   });
   const without = points.filter((point) => !measured.includes(point)).map((point) => letterOf(view, point));
-  return [...told, without.length ? node("p", { class: "quiet" }, `Not measured: ${without.join(", ")}.`) : ""];
+  return [...told, without.length ? node("p", { class: "quiet" }, `${why}: ${without.join(", ")}.`) : ""];
 }
 
 /* A row per layer of which a point has a figure, under the name of its block. */

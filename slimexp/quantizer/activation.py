@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimexp.kernel.base import token_scale
 from slimexp.quantizer.base import Grid, Quantizer
 
 
@@ -27,9 +28,7 @@ class PerToken(Quantizer):
                 f"activations are quantized per token and need inputs [B, T, D], got shape {list(x.shape)}: "
                 "set activation_bits to null for this model"
             )
-        low, high = self.limits
-        scale = self.granularity.split(x).abs().amax(-1) / ((high - low) / 2)
-        return Grid(torch.where(scale == 0, torch.finfo(scale.dtype).eps, scale))
+        return Grid(token_scale(self.granularity.split(x), *self.limits))
 
     def round(self, x: Tensor, grid: Grid) -> Tensor:
         groups, scale = self.granularity.split(x), grid.scale.unsqueeze(-1)

@@ -119,21 +119,28 @@ def _has_zeros(model: nn.Module) -> bool:
     return any(torch.count_nonzero(weight) < 0.99 * weight.numel() for weight in weights)
 
 
-def require_loadable(config: Any, *, bits: int, activation_bits: int | None) -> None:
+def require_loadable(config: Any, *, bits: int, activation_bits: int | None, symmetric: bool = True) -> None:
     """Refuse, before anything is trained, what transformers could not load again.
 
     Args:
         config: The model's transformers config.
         bits: Width of the weights.
         activation_bits: Width of the activations; ``None`` for float.
+        symmetric: Whether weights have no zero points.
 
     Raises:
-        ValueError: An encoder-decoder (T5 looks for its weights while they are packed) with weights of
+        ValueError: Zero points of weights of less than 8 bits beside quantized activations (transformers looks for them
+            unpacked), or an encoder-decoder (T5 looks for its weights while they are packed) with weights of
             less than 8 bits, and either quantized activations or transformers before 5.21.
     """
     from transformers import __version__
     from transformers.quantizers.quantizer_compressed_tensors import CompressedTensorsHfQuantizer
 
+    if bits < 8 and activation_bits is not None and not symmetric:
+        raise ValueError(
+            f"transformers cannot load {bits}-bit weights with zero points beside quantized activations: "
+            "set symmetric=true, activation_bits=null, or bits=8"
+        )
     if bits == 8 or not config.is_encoder_decoder:
         return
     if activation_bits is not None:

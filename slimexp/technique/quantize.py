@@ -56,6 +56,7 @@ class Quantize(Finetune):
 
     attaches = True
     quantizes = True
+    allocated: dict[str, float]  # figure/layer, of the scan and what it led to
 
     def __init__(
         self,
@@ -128,7 +129,7 @@ class Quantize(Finetune):
 
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
         least = self.bits if self.allocation is None else self.allocation.widths[0]
-        require_loadable(config, bits=least, activation_bits=self.activation_bits)
+        require_loadable(config, bits=least, activation_bits=self.activation_bits, symmetric=self.symmetric)
         if self.cache_bits is not None:
             require_cache(config, self.cache_bits)
         if any(isinstance(stage, Quantize) for stage in before):
@@ -149,6 +150,7 @@ class Quantize(Finetune):
             raise ValueError(f"the model is quantized already (e.g. '{taken[0]}'): quantize once per pipeline")
         self.layers = self._layers_of(family)
         check_finite(self.layers)
+        self.allocated = {}
         self.widths = self._widths()
         self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
         self.smoothed = self._smooth()
@@ -203,7 +205,6 @@ class Quantize(Finetune):
 
     def _widths(self) -> dict[str, int]:
         """Bits of each layer's weights; what was found on the way goes into ``allocated``."""
-        self.allocated: dict[str, float] = {}
         if self.allocation is None:
             return dict.fromkeys(self.layers, self.bits)
         weights = {name: latent(layer) for name, layer in self.layers.items()}
@@ -293,7 +294,8 @@ def _check_rounds_activations(quantizer: Quantizer) -> None:
     if not quantizer.on_activations:
         raise ValueError(
             f"{type(quantizer).__name__} rounds weights: for activations choose token (a scale per token), static "
-            "(calibrated) or lsq (learned), beside fp8 weights fp8_token or fp8_static, or set activation_bits to null"
+            "(calibrated), lsq or pact (learned), beside fp8 weights fp8_token or fp8_static, "
+            "or set activation_bits to null"
         )
 
 

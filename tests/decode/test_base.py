@@ -51,6 +51,14 @@ def test_a_model_on_the_cpu_is_refused() -> None:
 
 
 @pytest.mark.fast
+def test_a_model_whose_cache_is_rounded_is_refused() -> None:
+    model = model_of("llama")
+    model.config.cache_bits = 8
+    with pytest.raises(ValueError, match="the decode loop caches keys and values as floats, and this model in 8 bits"):
+        Decoder(model, 16)
+
+
+@pytest.mark.fast
 def test_what_does_not_fit_is_told() -> None:
     pytest.importorskip("triton", reason="without Triton nothing fits")
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=67, n_embd=16, n_layer=1, n_head=2))

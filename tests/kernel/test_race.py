@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from slimexp.kernel import race
 from slimexp.kernel.base import Packed
 from slimexp.kernel.dense import DenseBfloat16, DenseFloat32
-from slimexp.kernel.race import ByRows, fastest, put, settled, told, winner
+from slimexp.kernel.race import ByRows, fastest, put, settled, told, winner, winners
 
 REAL = race.race
 
@@ -28,11 +28,12 @@ def decide(monkeypatch: pytest.MonkeyPatch, few: str, many: str) -> list[int]:
     """Let a race be won so; returns the rows that are raced."""
     asked: list[int] = []
 
-    def won(layer: Packed, rows: int) -> dict[str, list[float]]:
+    def timed(layer: Packed, rows: int) -> dict[str, list[float]]:
         asked.append(rows)
-        return {few if rows == race.FEW else many: [1.0]}
+        won = few if rows == race.FEW else many
+        return {name: [1.0 if name == won else 2.0] for name in ("DenseFloat32", "DenseBfloat16")}
 
-    monkeypatch.setattr(race, "race", won)
+    monkeypatch.setattr(race, "race", timed)
     return asked
 
 
@@ -45,6 +46,14 @@ def test_a_busy_neighbour_decides_nothing() -> None:
     assert winner({"integers": [1.0, 9.0, 1.0, 8.0, 1.0], "dense": [2.0, 2.0, 2.0, 2.0, 2.0]}) == "integers"
     assert winner({"integers": [1.0] * 5, "dense": [0.5, 0.5, 0.5, 0.5, 7.0]}) == "dense"
     assert winner({"integers": [8.0, 8.0, 8.0, 8.0, 1.0], "dense": [2.0, 2.0, 2.0, 2.0, 2.0]}) == "integers"
+
+
+def test_a_second_kernel_for_a_layer_must_be_worth_its_memory() -> None:
+    few = {"Vnni": [1.2], "IntMM": [1.0], "DenseFloat32": [3.0]}
+    many = {"Vnni": [1.0], "IntMM": [2.0], "DenseFloat32": [4.0]}
+    assert winners(few, many) == ("Vnni", "Vnni")
+    assert winners(few | {"IntMM": [0.9]}, many) == ("IntMM", "Vnni")
+    assert winners(few | {"DenseFloat32": [1.1]}, many) == ("IntMM", "Vnni")  # never slower than floats
 
 
 def test_times_are_trusted_once_some_agree() -> None:

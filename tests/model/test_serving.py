@@ -21,11 +21,13 @@ from slimexp.quantizer.minmax import MinMax
 from slimexp.quantizer.packing import kernel
 from slimexp.quantizer.token import Token
 
+Make = Callable[..., Any]
+STATIC = "quantizer@pipeline.quantize.activation_quantizer=static"
 TASKS = ["seq2seq", "causal_lm", "classification"]
 
 
 @pytest.fixture(autouse=True)
-def _the_first_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def _the_first_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tiny layers are as fast on one kernel as on another: no clock decides here."""
 
     def able(packed: Packed, rows: int) -> dict[str, list[float]]:
@@ -33,6 +35,7 @@ def _the_first_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(race, "race", able)
     monkeypatch.setattr(race, "_raced", {})
+    monkeypatch.setenv("SLIMEXP_CACHE", str(tmp_path))  # other tests may have raced the same shapes
 
 
 def saved(family: Family, folder: Path, *, bits: int, group_size: int | str | None, activations: bool) -> Family:
@@ -80,6 +83,32 @@ def test_fake_and_real_logits_agree(
     distance = (logits(real) - logits(fake)).norm() / logits(fake).norm()
     assert distance < 1e-2
     assert f"in {len(fake.compressible())} of" in kernel(real.model, tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("task", "overrides", "settings"),
+    [
+        *[(task, [], {"bits": 8, "activation_bits": None, "symmetric": False}) for task in TASKS],
+        *[(task, [], {"bits": 4, "activation_bits": None, "symmetric": False, "group_size": 8}) for task in TASKS],
+        *[(task, [STATIC], {"bits": 8, "activation_bits": 8}) for task in TASKS],
+        ("causal_lm", [STATIC], {"bits": 4, "activation_bits": 8, "group_size": 8}),
+        ("causal_lm", [], {"bits": 8, "activation_bits": None, "embeddings": True}),
+        ("causal_lm", [], {"bits": 4, "activation_bits": None, "embeddings": True, "group_size": 8}),
+    ],
+    ids=str,
+)
+def test_kernels_and_plain_transformers_agree(
+    task: str, overrides: list[str], settings: dict[str, Any], tiny: Make, corpus: Make, technique: Make, tmp_path: Path
+) -> None:
+    """Within 1 % of the logits: kernels round inputs that plain transformers leaves as floats to int8."""
+    stage = technique("quantize", *overrides, **settings)
+    stage.prepare(tiny(task), corpus(task), None)
+    stage.finish()
+    artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])
+    plain, real = artifact.deployed(tmp_path / "a"), artifact.served(tmp_path / "a")
+    assert any(isinstance(module, Kernel) for module in real.model.modules())
+    torch.testing.assert_close(logits(plain), logits(stage.family), rtol=0, atol=1e-5)
+    assert (logits(real) - logits(plain)).norm() < 1e-2 * logits(plain).norm()
 
 
 @pytest.mark.parametrize("task", ["seq2seq", "causal_lm"])

@@ -247,7 +247,7 @@ def test_bits_of_each_layer_above_what_it_would_cost(page: "Page") -> None:
     ]
     widths = region.locator(".bar").evaluate_all("all => all.map(one => one.getAttribute('width'))")
     assert widths == ["50.00%", "25.00%", "100.00%", "100.00%", "25.00%", "5.00%"]
-    assert "Not measured: A." in page.inner_text(".allotted")
+    assert "All layers alike: A." in page.inner_text(".allotted")
     assert "(10⁻³ nats)" in page.inner_text(".allotted label")
     select = page.locator("[data-focus=width]")
     select.focus()

@@ -16,11 +16,22 @@ AWQ, SMOOTHQUANT, GPTQ = (
     f"+{group}@pipeline.quantize.{group}={name}"
     for group, name in (("smoothing", "awq"), ("smoothing", "smoothquant"), ("rounding", "gptq"))
 )
+LATENT = {
+    "num_key_value_heads": 4, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8,
+    "moe_intermediate_size": 16, "n_routed_experts": 2, "num_experts_per_tok": 1, "n_shared_experts": 1,
+    "first_k_dense_replace": 1, "q_lora_rank": 16, "n_group": 1, "topk_group": 1,
+}  # fmt: skip
 MODELS = [
     ("seq2seq", {}, 13 / 16),  # all but keys and values of the decoder's cross-attention
     ("seq2seq", {"feed_forward_proj": "gated-gelu"}, 15 / 17),
     ("causal_lm", {}, 1),
     ("classification", {}, 1 / 7),  # the output of attention alone
+    (
+        "causal_lm",
+        {"model_type": "deepseek_v3", **LATENT},
+        0.73,
+    ),  # not the output of attention, nor into shared experts
+    ("causal_lm", {"model_type": "deepseek_v2", **LATENT, "q_lora_rank": None, "n_group": None}, 0.7),
 ]
 Make = Callable[..., Any]
 

@@ -145,6 +145,26 @@ def test_zeros_of_a_pruned_model_stay_on_affine_grids() -> None:
     assert all(f"{name}.weight_zero_point" in state for name in stage.layers)
 
 
+@pytest.mark.parametrize(("name", "symmetric"), [("minmax", "true"), ("minmax", "false"), ("lsq", "true")])
+def test_zeros_of_a_pruned_model_are_zeros_of_the_packed_one(name: str, symmetric: str, tmp_path: Path) -> None:
+    """Trained on under weight decay, saved, and read back by plain transformers."""
+    pruned = technique("prune", sparsity=0.5)
+    pruned.prepare(family(), Words(), None)
+    pruned.finish()
+    settings = {"bits": 4, "group_size": 16, "activation_bits": "null", "symmetric": symmetric}
+    stage = with_quantizer(name, steps=4, **settings, **{"optimizer.weight_decay": 0.5})
+    stage.prepare(pruned.family, Words(), None)
+    fit(stage, 4)
+    artifact.save(stage.family, tmp_path / "a", dtype=torch.bfloat16, stages=[])
+    masks = {place.module: a.mask for place, a in attached(stage.model) if isinstance(a, Mask)}
+    layers = artifact.deployed(tmp_path / "a").compressible()
+    assert masks.keys() == layers.keys()
+    for layer_name, mask in masks.items():
+        assert mask.float().mean() == 0.5
+        assert (layers[layer_name].weight[~mask] == 0).all()
+        assert torch.equal(layers[layer_name].weight, stage.layers[layer_name].weight)
+
+
 def with_quantizer(name: str, place: str = "quantizer", **settings: object) -> Quantize:
     overrides = [
         f"pipeline.quantize.{key}={value}" for key, value in ({"steps": 0, "batch_size": 2} | settings).items()
@@ -168,6 +188,21 @@ def test_learned_steps_move_and_are_packed() -> None:
     fit(stage, 6)
     assert all(not torch.equal(quantizer.step, before[name]) for name, quantizer in stage.on_weights.items())
     pack(stage.model)
+
+
+@pytest.mark.parametrize("name", ["pact", "lsq"])
+def test_learned_ranges_of_activations_move_and_are_what_is_loaded(name: str, tmp_path: Path) -> None:
+    settings = {"steps": 6, "optimizer.lr": 1e-2, "bits": 8}
+    stage = with_quantizer(name, "activation_quantizer", **settings)
+    stage.prepare(family(), Words(), None)
+    before = {layer: next(quantizer.parameters()).detach().clone() for layer, quantizer in stage.on_inputs.items()}
+    fit(stage, 6)
+    moved = [not torch.equal(next(one.parameters()), before[layer]) for layer, one in stage.on_inputs.items()]
+    assert sum(moved) > 0.5 * len(moved)  # what nothing was clipped by stays
+    artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])
+    expected = stage.family.forward(batch(stage.family))[0]
+    for again in (artifact.load(tmp_path / "a"), artifact.deployed(tmp_path / "a")):
+        assert torch.allclose(again.forward(batch(again))[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("share", "frozen"), [(0.5, True), ("null", False)])
@@ -287,7 +322,7 @@ def test_fp8_is_trained_and_what_is_loaded_is_what_was_trained(inputs: str | Non
     assert kernel(plain.model, tmp_path / "b").startswith("fp8 dequantized -> float32 matmul")
 
 
-@pytest.mark.parametrize("option", ["static", "token", "fp8_static", "fp8_token"])
+@pytest.mark.parametrize("option", ["static", "token", "pact", "fp8_static", "fp8_token"])
 def test_a_quantizer_of_activations_cannot_round_weights(option: str) -> None:
     with pytest.raises(ValueError, match="rounds activations: for weights choose minmax"):
         with_quantizer(option, "quantizer")
@@ -332,6 +367,9 @@ def test_what_could_not_be_loaded_is_refused_before_training() -> None:
     t5 = Seq2Seq(T5ForConditionalGeneration(config), Bytes().build([]), max_length=16)
     with pytest.raises(ValueError, match="set activation_bits=null, or bits=8"):
         quantize(bits=4, activation_bits=8).validate(t5.model.config, [])
+    with pytest.raises(ValueError, match="4-bit weights with zero points beside quantized activations: set symmetric"):
+        quantize(bits=4, activation_bits=8, symmetric="false").validate(family().model.config, [])
+    quantize(bits=8, activation_bits=8, symmetric="false").validate(family().model.config, [])
 
 
 def test_a_model_without_a_cache_is_refused_before_training() -> None:

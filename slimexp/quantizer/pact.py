@@ -1,0 +1,92 @@
+"""PACT: static rounding of activations whose clipping is learned with the weights."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimexp.quantizer.activation import Calibrated
+from slimexp.quantizer.base import Grid, Quantizer
+
+
+class Pact(Calibrated):
+    """Integers times one scale per layer, the scale such that the largest integer is a learned bound.
+
+    Choi et al. 2018, "PACT: parameterized clipping activation for quantized neural networks", equations 1 to 3: what
+    is clipped passes its gradient to the bound, what is not passes it straight to the activation. Signed here, where
+    the paper follows ReLU: what is clipped below passes its gradient with the sign of the smallest integer. The bound
+    is learned as a share of the one it starts from, so that a learning rate means the same in every layer; it starts
+    within the range that was seen, and not above it under a penalty that pulls it in.
+
+    Args:
+        range: Partial of the quantizer whose range of all that was seen the bound starts from; one that clips, for
+            without anything clipped there is no gradient.
+
+    Attributes:
+        share: The bound over the one at the start, [1], learned; ``None`` before ``start``.
+    """
+
+    share: nn.Parameter | None
+    first: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        bits: int,
+        group_size: int | str | None = None,
+        symmetric: bool = True,
+        range: Callable[..., Quantizer] | None = None,
+    ) -> None:
+        super().__init__(bits=bits, group_size=None, symmetric=symmetric)
+        self.range = range
+        self.register_parameter("share", None)
+        self.register_buffer("first", None)
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        return -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
+
+    @property
+    def frozen(self) -> bool:
+        return self.share is not None or super().frozen
+
+    @torch.no_grad()
+    def start(self, x: Tensor) -> None:
+        if not x.isfinite().all():
+            raise ValueError("a grid needs finite numbers, found NaN or infinity")
+        self.first = self.fitted(x).scale
+        self.share = nn.Parameter(torch.ones_like(self.first))
+
+    def grid(self, x: Tensor) -> Grid:
+        if self.share is None or self.first is None:
+            return super().grid(x)
+        return Grid(self._exact(self.first * self.share.detach().abs()))
+
+    def fitted(self, x: Tensor) -> Grid:
+        if self.range is None:
+            raise ValueError("static activations need calibration before they are rounded: train the stage anew")
+        return self.range(bits=self.bits, group_size=None, symmetric=True).fitted(x.flatten())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.share is None or not self.active:
+            return super().forward(x)
+        values: Tensor = _Clipped.apply(x, self.share, self)
+        return values
+
+
+class _Clipped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: Tensor, quantizer: Pact) -> Tensor:
+        grid = quantizer.grid(x)
+        low, high = quantizer.limits
+        ctx.save_for_backward(x < low * grid.scale, x > high * grid.scale)
+        ctx.limits, ctx.first = quantizer.limits, quantizer.first
+        return quantizer.round(x, grid)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        below, above = ctx.saved_tensors
+        low, high = ctx.limits
+        of_share = (low * gradient[below].float().sum() + high * gradient[above].float().sum()) * ctx.first
+        return gradient.masked_fill(below | above, 0), of_share, None
