@@ -195,6 +195,14 @@ def _read(bench: Bench, folder: Path, seconds: float) -> Made:
     return Made(family.predict(bench.texts, batch_size=16), _megabytes(folder), seconds)
 
 
+def _dequantize_at_load(folder: Path) -> None:
+    """Without it, transformers looks for a T5's weights while they are packed, and finds none."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"]["dequantize"] = True
+    path.write_text(json.dumps(config))
+
+
 def _megabytes(folder: Path) -> float:
     """Of all tensors."""
     return sum(file.stat().st_size for file in folder.glob("model*.safetensors")) / 1e6
@@ -219,6 +227,8 @@ def theirs(bench: Bench, width: Width, method: str, peer: str, recipe: str, envi
         own = {"method": method, **width._asdict(), "rows": calibration(bench)}
         seconds = _asked(environments / peer, "llm_compressor_quantize", {**common, **own, "into": str(into)})
         bench.dense.tokenizer.save_pretrained(into)
+        if width.activation_bits is None:
+            _dequantize_at_load(into)
         return _read(bench, into, seconds)
 
 
