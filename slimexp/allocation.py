@@ -111,7 +111,7 @@ class MixedPrecision:
         """Layer -> its cost at each width; the weights are put back.
 
         Args:
-            weights: Those that the model multiplies with.
+            weights: Those beneath any masks, which are written to; what is masked counts in the range of its group.
             quantizer: Width -> what rounds a weight.
             cost: Of the model as it stands; 0 as it is now.
 

@@ -31,7 +31,7 @@ from slimexp.stage import DENSE, START, Stage, code_version, key, shaping
 from slimexp.technique.finetune import Finetune
 from slimexp.tracker import Tracker
 
-_SHAPES_FIGURES = ("measure", "data/grading")
+_SHAPES_FIGURES = ("measure", "data/grading", "kernel", "decode")
 _SHAPES_RESULTS = (
     "allocation",
     "artifact",
@@ -39,6 +39,7 @@ _SHAPES_RESULTS = (
     "data",
     "hessian",
     "importance",
+    "kernel/base",
     "loss",
     "model",
     "pattern",

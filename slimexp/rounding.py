@@ -1,5 +1,7 @@
 """GPTQ: rounding to a grid, where the weights still to be rounded make up for those that were."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -41,7 +43,7 @@ class GPTQ:
         return total.add_(part)
 
     @torch.no_grad()
-    def round(self, weight: Tensor, alive: Tensor, hessian: Tensor, quantizer: Quantizer) -> tuple[Tensor, Tensor]:
+    def round(self, weight: Tensor, alive: Tensor, hessian: Tensor, quantizer: Quantizer) -> tuple[Tensor, Grid]:
         """Round a layer.
 
         Args:
@@ -51,18 +53,16 @@ class GPTQ:
             quantizer: Fits grids; it is left as it is.
 
         Returns:
-            The new weight in float32, on its grid and zero where it is dead, and the weights that the grids were
-            fitted to, for ``Quantizer.freeze``.
+            The new weight in float32, zero where it is dead, and the grid that it is on, for ``Quantizer.keep``.
 
         Raises:
             ValueError: The Hessian does not allow it.
         """
-        new, alive = weight.float() * alive, alive.bool()
-        fitted_to = new.clone()
-        order = torch.arange(new.shape[1], device=new.device)
+        before, alive = weight.float() * alive, alive.bool()
+        order = torch.arange(before.shape[1], device=before.device)
         if self.act_order:
             order = hessian.diagonal().argsort(descending=True, stable=True)
-        new, alive, hessian = new[:, order], alive[:, order], hessian[order][:, order]
+        new, alive, hessian = before[:, order], alive[:, order], hessian[order][:, order]
         factor = inverse_factor(hessian, dampening=self.dampening, owner="GPTQ", option="rounding.dampening")
         size, fits = quantizer.granularity.columns(new.shape[1]), quantizer.on_columns()
         grids: dict[int, Grid] = {}
@@ -71,9 +71,7 @@ class GPTQ:
             group = int(places[j]) // size
             if group not in grids:
                 here = slice(group * size, (group + 1) * size)
-                if not self.act_order and group:  # the first group stands as it came
-                    fitted_to[:, here] = new[:, here] * alive[:, here]
-                grids[group] = fits.fitted(fitted_to[:, here])
+                grids[group] = fits.fitted(before[:, here] if self.act_order else new[:, here] * alive[:, here])
             rounded[:, j] = fits.round(column.unsqueeze(1), grids[group]).squeeze(1) * alive[:, j]
             return rounded[:, j]
 
@@ -82,7 +80,13 @@ class GPTQ:
         strip = self.strip if self.act_order or size >= new.shape[1] else _divisor(size, self.strip)
         for begin in range(0, new.shape[1], strip):
             settle(new, begin, min(begin + strip, new.shape[1]), factor, value)
-        return rounded[:, order.argsort()], fitted_to
+        return rounded[:, order.argsort()], _side_by_side([grids[group] for group in sorted(grids)])
+
+
+def _side_by_side(grids: Sequence[Grid]) -> Grid:
+    """Grids of groups of columns, [out, 1] each, as one [out, groups]."""
+    zeros = [grid.zero for grid in grids if grid.zero is not None]
+    return Grid(torch.cat([grid.scale for grid in grids], -1), torch.cat(zeros, -1) if zeros else None)
 
 
 def _divisor(size: int, most: int) -> int:

@@ -110,7 +110,8 @@ def as_floats(tree: Any) -> Any:
 def code_version(names: Sequence[str]) -> str:
     """Digest of the sources of modules or rooms: another version of them is other work."""
     root = Path(__file__).parent
-    files = sorted(path for name in names for path in [*root.glob(f"{name}.py"), *root.glob(f"{name}/*.py")])
+    patterns = ("{}.py", "{}/*.py", "{}/*.cpp")
+    files = sorted(path for name in names for pattern in patterns for path in root.glob(pattern.format(name)))
     digest = hashlib.sha256(__version__.encode())
     for path in files:
         digest.update(path.read_bytes())

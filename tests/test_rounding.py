@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from torch import Tensor
 
+from slimexp.config import CONF_DIR, build
 from slimexp.quantizer.minmax import MinMax
 from slimexp.rounding import GPTQ
 
@@ -54,12 +56,29 @@ def test_against_a_slow_surgeon_in_float64(group_size: int | str | None, act_ord
     gptq = GPTQ(rows=2, dampening=DAMPENING, act_order=act_order)
     quantizer = MinMax(bits=4, group_size=group_size)
     hessian = gptq.observe(weight, x[:150]) + gptq.observe(weight, x[150:])
-    new, fitted_to = gptq.round(weight, alive, hessian, quantizer)
+    new, grid = gptq.round(weight, alive, hessian, quantizer)
     expected = slow(weight, x, alive, quantizer, act_order=act_order)
     np.testing.assert_allclose(new.numpy(), expected, rtol=1e-5, atol=1e-6)
     assert (new[~alive] == 0).all()
-    quantizer.freeze(fitted_to)
+    quantizer.keep(grid)
     assert torch.equal(quantizer(new), new)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("group_size", [None, 8, "tensor"])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("name", ["minmax", "percentile", "mse", "hqq"])
+def test_the_new_weight_is_on_the_grid_that_is_kept(name: str, symmetric: bool, group_size: int | str | None) -> None:
+    """Whatever a grid is fitted by: fitted again to all groups at once it may be another."""
+    weight, x = layer()
+    gptq = GPTQ(rows=2, dampening=DAMPENING, act_order=False)
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        made = build(compose(overrides=[f"+quantizer={name}"]).quantizer)
+    quantizer = made(bits=3, group_size=group_size, symmetric=symmetric)
+    new, grid = gptq.round(weight, torch.ones_like(weight), gptq.observe(weight, x), quantizer)
+    quantizer.keep(grid)
+    assert torch.equal(quantizer(new), new)
+    assert quantizer.granularity.split(weight).shape[:-1] == grid.scale.shape
 
 
 @pytest.mark.fast

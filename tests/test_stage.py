@@ -57,3 +57,13 @@ def test_keys_are_of_the_content() -> None:
     assert key({"a": [5, {"b": 1}]}) == key({"a": [5.0, {"b": 1.0}]}) != key({"a": [5, {"b": True}]})
     assert code_version(["loss"]) == code_version(["loss"]) != code_version(["loss", "data"])
     assert shaping({"precision": "32-true", "logger": False}) == {"precision": "32-true"}
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", ["kernel/vnni.py", "kernel/vnni.cpp", "schedule.py"])
+def test_every_source_is_part_of_the_version(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("slimexp.stage.__file__", str(tmp_path / "stage.py"))
+    (tmp_path / "kernel").mkdir()
+    before = code_version(["kernel", "schedule"])
+    (tmp_path / name).write_text("1")
+    assert code_version(["kernel", "schedule"]) != before

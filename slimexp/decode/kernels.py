@@ -8,7 +8,7 @@ h^2; who reads multiplies its sums by 1 / rms at the end.
 
 Packed weights are multiplied as integers, four per instruction, by inputs that who writes them rounds to int8 with one
 scale per 32 neighbours: turned into floats one by one, they would cost more time than reading them. Activations that
-meet dense weights stay float32; they are a few kilobytes.
+meet dense weights have the type of the embedding.
 
 Shapes: x [COLS], weight [ROWS, COLS]; words [ROWS, COLS * BITS / 32] int32 (see ``words``).
 """

@@ -102,6 +102,7 @@ class Pretrained(Source):
         with without_bars():
             decompress(model)
         vars(model.config).pop("quantization_config", None)  # its weights are plain numbers now
+        round_cache(model, cache_bits(model.config))
         return family(model, self.load_tokenizer(texts), max_length=self.max_length)
 
     def fingerprint(self) -> str:

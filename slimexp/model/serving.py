@@ -20,6 +20,8 @@ from slimexp.model.base import Family
 from slimexp.model.loading import family_of, from_folder
 from slimexp.quantizer.unpacking import unpacked
 
+_FORMATS = {"int-quantized", "pack-quantized", "mixed-precision"}
+
 
 def served(folder: str | Path, task: str, max_length: int, *, device: str | torch.device = "cpu") -> Family:
     """A family from a model folder, its integers multiplied as they are.
@@ -96,7 +98,14 @@ def refusal(folder: Path) -> str | None:
         return f"its format is {config.get('quant_method')}, not compressed-tensors"
     if not (folder / "model.safetensors").exists():
         return "its weights are not in one model.safetensors"
-    return next((why for group in config["config_groups"].values() if (why := _group_refusal(group))), None)
+    groups = list(config["config_groups"].values())
+    kinds = {config["format"], *(group.get("format") or config["format"] for group in groups)}
+    if strange := kinds - _FORMATS:
+        return f"its weights are stored as {', '.join(sorted(strange))}, not as {', '.join(sorted(_FORMATS))}"
+    targets = [target for group in groups for target in group["targets"]]
+    if len(groups) > 1 and any(target.startswith("re:") or hasattr(nn, target) for target in targets):
+        return "which of its formats a layer has is told by patterns or classes, not by names"
+    return next((why for group in groups if (why := _group_refusal(group))), None)
 
 
 def _group_refusal(group: dict[str, Any]) -> str | None:

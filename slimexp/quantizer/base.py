@@ -180,7 +180,10 @@ class Quantizer(Attachment):
             ValueError: ``x`` is not finite.
         """
         _check_finite(x)
-        grid = self.grid(x)
+        self.keep(self.grid(x))
+
+    def keep(self, grid: Grid) -> None:
+        """Quantize on ``grid`` from now on."""
         self.scale, self.zero = grid.scale, grid.zero
 
     def nearest(self, steps: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ class Hqq(Quantizer):
     squares; ``penalty`` grows from turn to turn. The paper moves a floating-point zero point and keeps the scale. Grids
     here have integer zero points, on which pruned weights stay zero and which kernels read; rounded to an integer, the
     paper's zero point is that of min-max again. So it is the scale that moves, to the least squares of the rest; errors
-    are counted in root mean squares of the weights, so that one penalty suits all layers; and of all turns the one with
-    the least norm is taken.
+    are counted in root mean squares of the weights that share a scale, so that one penalty suits all; and of all turns
+    the one with the least norm is taken.
 
     Args:
         turns: How often, >= 1.
@@ -52,7 +52,7 @@ class Hqq(Quantizer):
     def fitted(self, x: Tensor) -> Grid:
         groups = self.granularity.split(x).float()
         low, high = groups.aminmax(dim=-1)
-        size = groups.square().mean().sqrt().clamp(min=torch.finfo(groups.dtype).tiny)
+        size = groups.square().mean(-1, keepdim=True).sqrt().clamp(min=torch.finfo(groups.dtype).tiny)
         best = grid = self.scaled(low, high)
         least, exact = torch.full_like(grid.scale, torch.inf), grid.scale
         for turn in range(self.turns + 1):

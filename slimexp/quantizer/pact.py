@@ -25,6 +25,7 @@ class Pact(Calibrated):
 
     Attributes:
         share: The bound over the one at the start, [1], learned; ``None`` before ``start``.
+        first: The scale at the start, [1].
     """
 
     share: nn.Parameter | None
@@ -53,8 +54,7 @@ class Pact(Calibrated):
 
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
-        if not x.isfinite().all():
-            raise ValueError("a grid needs finite numbers, found NaN or infinity")
+        Quantizer.start(self, x)  # not that of Calibrated, which freezes
         self.first = self.fitted(x).scale
         self.share = nn.Parameter(torch.ones_like(self.first))
 

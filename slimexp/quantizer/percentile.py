@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from slimexp.quantizer.base import Grid, Quantizer
@@ -24,9 +25,9 @@ class Percentile(Quantizer):
     def fitted(self, x: Tensor) -> Grid:
         groups = self.granularity.split(x)
         if self.symmetric:
-            groups = groups.abs().sort(-1).values
-            high = _entry(groups, self.percentile / 100)
-            return self.scaled(-high, high)
+            reach = _entry(groups.abs().sort(-1).values, self.percentile / 100)
+            low, high = groups.aminmax(dim=-1)
+            return self.scaled(torch.maximum(low, -reach), torch.minimum(high, reach))
         groups = groups.sort(-1).values
         outside = (1 - self.percentile / 100) / 2
         return self.scaled(_entry(groups, outside), _entry(groups, 1 - outside))

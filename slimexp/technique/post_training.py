@@ -98,10 +98,10 @@ def round_weights(
         for name, hessian in statistics.items():
             weight = _weight(layers[name])
             try:
-                new, fitted_to = gptq.round(weight, weight != 0, hessian, quantizers[name])
-                quantizers[name].freeze(fitted_to)
+                new, grid = gptq.round(weight, weight != 0, hessian, quantizers[name])
             except ValueError as error:
                 raise ValueError(f"layer '{name}': {error}") from error
+            quantizers[name].keep(grid)
             matrix(layers[name], latent(layers[name])).copy_(new)
             quantizers[name].active = True
 

@@ -130,6 +130,8 @@ class Quantize(Finetune):
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
         least = self.bits if self.allocation is None else self.allocation.widths[0]
         require_loadable(config, bits=least, activation_bits=self.activation_bits, symmetric=self.symmetric)
+        if self.allocation is not None and config.is_encoder_decoder:
+            raise ValueError("transformers loads an encoder-decoder with one width for all layers: set allocation=null")
         if self.cache_bits is not None:
             require_cache(config, self.cache_bits)
         if any(isinstance(stage, Quantize) for stage in before):

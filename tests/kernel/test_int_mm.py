@@ -21,8 +21,9 @@ def test_inputs_rounded_as_trained(
     assert distance(IntMM, packed(64, 64, 64, bits=bits, activation=activation, bias=None), rows) < 1e-6
 
 
-def test_shapes_types_and_odd_inputs(packed: Make) -> None:
-    layer = IntMM(packed(33, 37, 37))
+@pytest.mark.parametrize("activation", ["token", 0.03])
+def test_shapes_types_and_odd_inputs(packed: Make, activation: object) -> None:
+    layer = IntMM(packed(33, 37, 37, activation=activation))
     x = torch.randn(2, 3, 37)
     assert layer(x.bfloat16()).dtype == torch.bfloat16
     assert layer(x).shape == (2, 3, 33) and layer(x[0, 0]).shape == (33,) and layer(x[:0]).shape == (0, 3, 33)

@@ -10,6 +10,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForCo
 
 from slimexp.config import build, compose
 from slimexp.model.base import Family
+from slimexp.model.cache import round_cache
 from slimexp.model.loading import ZOO, CutOut, Pretrained, Scratch, family_named, from_folder, without_bars
 from slimexp.model.surgery import Cut
 from slimexp.model.tokenizer import Bpe, Bytes
@@ -50,6 +51,17 @@ def test_a_local_folder_in_the_hubs_format_gives_the_same_model(tiny: Tiny, tiny
     assert torch.equal(logits(loaded), logits(tiny(task)))
     assert torch.equal(logits(from_folder(folder, task, 32)), logits(loaded))
     assert all(p.dtype == torch.float32 for p in loaded.model.parameters())
+
+
+@pytest.mark.parametrize("task", ["seq2seq", "causal_lm"])
+def test_a_folder_that_says_so_caches_integers(tiny: Tiny, tmp_path: Path, task: str) -> None:
+    family = tiny(task)
+    floats = logits(family)
+    round_cache(family.model, 4)
+    family.model.save_pretrained(tmp_path)
+    family.tokenizer.save_pretrained(tmp_path)
+    loaded = load(Pretrained(path=str(tmp_path), max_length=32), task)
+    assert torch.equal(logits(loaded), logits(family)) and not torch.equal(logits(loaded), floats)
 
 
 @pytest.mark.parametrize("task", TASKS)

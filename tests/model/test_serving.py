@@ -1,5 +1,6 @@
 """An artifact's integers run as they are, and compute what was trained."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,31 @@ def test_a_dense_model_is_served_as_it_is(tiny: Callable[..., Any], tmp_path: Pa
     real = artifact.served(tmp_path / "a")
     assert not any(isinstance(module, Kernel) for module in real.model.modules())
     assert isinstance(next(iter(real.compressible().values())), nn.Linear)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({}, None),
+        ({"format": "marlin-24"}, "stored as marlin-24"),
+        ({"targets": [["re:.*mlp.*"], ["re:.*attn.*"]]}, "told by patterns or classes"),
+        ({"targets": [["model.layers.0.mlp.up_proj"], ["Linear"]]}, "told by patterns or classes"),
+        ({"targets": [["model.layers.0.mlp.up_proj"], ["model.layers.0.mlp.down_proj"]]}, None),
+    ],
+    ids=str,
+)
+def test_what_others_saved_and_no_kernel_here_reads_is_refused(
+    change: dict[str, Any], why: str | None, tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    saved(tiny("causal_lm"), tmp_path / "a", bits=4, group_size=8, activations=False)
+    path = tmp_path / "a" / "config.json"
+    config = json.loads(path.read_text())
+    stored = config["quantization_config"]
+    (group,) = stored["config_groups"].values()
+    if "format" in change:
+        stored["format"] = group["format"] = change["format"]
+    if "targets" in change:
+        stored["config_groups"] = {str(n): {**group, "targets": one} for n, one in enumerate(change["targets"])}
+    path.write_text(json.dumps(config))
+    found = serving.refusal(tmp_path / "a")
+    assert found is None if why is None else why in str(found)

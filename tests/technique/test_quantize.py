@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import BertConfig, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from slimexp import artifact
+from slimexp.allocation import MixedPrecision
 from slimexp.attachment import INPUT, attached
 from slimexp.config import build, compose
 from slimexp.data.base import Corpus, Example, Split
@@ -370,6 +371,11 @@ def test_what_could_not_be_loaded_is_refused_before_training() -> None:
     with pytest.raises(ValueError, match="4-bit weights with zero points beside quantized activations: set symmetric"):
         quantize(bits=4, activation_bits=8, symmetric="false").validate(family().model.config, [])
     quantize(bits=8, activation_bits=8, symmetric="false").validate(family().model.config, [])
+    mixed = quantize(bits=4, activation_bits="null")
+    mixed.allocation = MixedPrecision(rows=2, widths=[2, 4])
+    mixed.validate(family().model.config, [])
+    with pytest.raises(ValueError, match="one width for all layers: set allocation=null"):
+        mixed.validate(t5.model.config, [])
 
 
 def test_a_model_without_a_cache_is_refused_before_training() -> None:
