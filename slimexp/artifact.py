@@ -129,8 +129,9 @@ def deployed(folder: Path) -> Family:
     return from_folder(folder, manifest["family"], manifest["max_length"])
 
 
-def served(folder: Path, device: str | torch.device = "cpu") -> Family:
+def served(folder: str | Path, device: str | torch.device = "cpu") -> Family:
     """The model as it is measured: its integers on the fastest kernels of ``device``, see ``model.serving``."""
+    folder = Path(folder)
     manifest = read_manifest(folder)
     return serving.served(folder, manifest["family"], manifest["max_length"], device=device)
 
@@ -139,12 +140,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """What was done to the model in ``folder``.
 
     Raises:
-        ValueError: There is no manifest, or it is of a newer format.
+        ValueError: There is no manifest, or it cannot be read, or it is of a newer format.
     """
     path = folder / MANIFEST
     if not path.exists():
         raise ValueError(f"'{folder}' is no slimexp artifact: it holds no {MANIFEST}")
-    manifest: dict[str, Any] = json.loads(path.read_text())
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"'{path}' is damaged ({error}): copy or train the model anew") from error
     if manifest["format"] > FORMAT:
         raise ValueError(f"'{folder}' is of format {manifest['format']}, this slimexp reads up to {FORMAT}: update it")
     return manifest

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, ValueNode
 from omegaconf.errors import OmegaConfBaseException
 
 from slimexp.signature import PackageNotFound, Parameter, Signature, TargetNotFound, signature
@@ -39,8 +40,15 @@ def items(node: Container, path: str = "") -> Iterator[tuple[str, Container, str
             yield from items(child, below)
 
 
-def faults(path: str, parent: Container, key: str | int) -> Iterator[str]:
-    """What is wrong with one item, one line each."""
+def faults(path: str, parent: Container, key: str | int, registry: Path | None = None) -> Iterator[str]:
+    """What is wrong with one item, one line each.
+
+    Args:
+        path: Dotted path of the item.
+        parent: Holds it.
+        key: It, in there.
+        registry: Folder with a folder of options per group, to tell a component from a plain word.
+    """
     if OmegaConf.is_missing(parent, key):
         yield f"{path} has no value: add {path}=<{_kind(parent, key)}> to the command line"
         return
@@ -50,7 +58,7 @@ def faults(path: str, parent: Container, key: str | int) -> Iterator[str]:
         yield f"{path}: {str(error).splitlines()[0]}"
         return
     if isinstance(value, DictConfig) and "_target_" in value and not OmegaConf.is_interpolation(parent, key):
-        yield from _call_faults(path, value)
+        yield from _call_faults(path, value, registry)
 
 
 def unknown(key: str, path: str, known: Sequence[str], of: str = "") -> str:
@@ -60,7 +68,7 @@ def unknown(key: str, path: str, known: Sequence[str], of: str = "") -> str:
     return f"unknown key '{_join(path, key)}'{f' of {of}' if of else ''};{hint} valid: {', '.join(known) or 'none'}"
 
 
-def _call_faults(path: str, node: DictConfig) -> Iterator[str]:
+def _call_faults(path: str, node: DictConfig, registry: Path | None) -> Iterator[str]:
     if OmegaConf.is_missing(node, "_target_"):
         return  # reported by itself
     target = str(node["_target_"])
@@ -79,6 +87,8 @@ def _call_faults(path: str, node: DictConfig) -> Iterator[str]:
     for name in keys:
         if name in parameters and not _fits(node, name, parameters[name]):
             yield f"{path}.{name} of {target} must be {parameters[name].annotation}, got {node[name]!r}"
+        elif registry is not None and name in parameters and target.startswith("slimexp."):
+            yield from _word_faults(f"{path}.{name}", node, parameters[name], registry)
     if not node.get("_partial_", False):
         absent = [name for name, item in parameters.items() if item.required and name not in keys]
         yield from (f"{path} lacks '{name}', which {target} requires" for name in absent)
@@ -103,6 +113,24 @@ def _fits(node: DictConfig, key: str, parameter: Parameter) -> bool:
     if isinstance(value, bool):
         return "bool" in kinds
     return any(isinstance(value, _PLAIN[kind]) for kind in kinds)
+
+
+def _word_faults(path: str, node: DictConfig, parameter: Parameter, registry: Path) -> Iterator[str]:
+    """A word or number where a component belongs: how its group is given instead."""
+    annotation = parameter.annotation or ""
+    kinds = {kind.partition("[")[0] for kind in annotation.split(" | ")} - {"None"}
+    value = node._get_node(parameter.name)
+    if kinds & set(_PLAIN) or not isinstance(value, ValueNode) or value._is_none() or value._is_interpolation():
+        return
+    for group in (parameter.name.rpartition("_")[2], *(kind.lower() for kind in kinds)):
+        if options := sorted(option.stem for option in (registry / group).glob("*.yaml")):
+            sign = "+" if "None" in annotation else ""  # what may be absent is, until it is added
+            chosen = value._value() if value._value() in options else "<option>"
+            yield (
+                f"{path} must be a component, got {value._value()!r}: write {sign}{group}@{path}={chosen}; "
+                f"options: {', '.join(options)}"
+            )
+            return
 
 
 def _kind(parent: Container, key: str | int) -> str:

@@ -188,7 +188,7 @@ def check(cfg: DictConfig, schema: type = Run) -> None:
         elif parent is cfg and OmegaConf.is_missing(cfg, key) and options(str(key)):
             errors.append(f"{key} is not chosen: add {key}=<option>; options: {', '.join(options(str(key)))}")
         else:
-            errors += binding.faults(path, parent, key)
+            errors += binding.faults(path, parent, key, CONF_DIR)
     if "pipeline" in known and isinstance(cfg.get("pipeline"), DictConfig):
         errors += _pipeline_faults(cfg.pipeline)
     if errors:

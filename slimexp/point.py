@@ -1,6 +1,7 @@
 """Records -> points: what differs in nothing but the seed is one, with mean, range and standard error."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -26,7 +27,7 @@ _SHARED = ("model", "trainer", "save_dtype")  # what shapes every stage of a run
 _LESS_TELLING = frozenset(
     {"steps", "batch_size", "dropout", "workers", "pad_to", "clip_norm", "optimizer", "scheduler"}
 )
-_SHOWN = 4  # settings a stage's label holds
+_SHOWN = 4  # settings a stage's label holds, where they tell it from others
 
 
 @dataclass(frozen=True)
@@ -246,26 +247,29 @@ def _labels(records: Sequence[Record], parents: Mapping[str, Record]) -> list[st
         return partly or len({json.dumps(one[key]) for one in settings if key in one}) > 1
 
     varying = {key for key in {key for one in settings for key in one} if varies(key)}
-    labels = []
-    for record, one, chain in zip(records, settings, chains, strict=True):
+
+    def label(index: int, most: int | None) -> str:
+        record, one, chain = records[index], settings[index], chains[index]
         told = {key: value for key, value in one.items() if key in varying and value is not None}
-        label = " → ".join(_stage_label(stage, told) for stage in chain)
+        name = " → ".join(_stage_label(stage, told, most) for stage in chain)
         common = ", ".join(_setting(key, value) for key, value in told.items() if key.split(".")[0] in _SHARED)
         prefix = f"{DENSE}: " if record.dense and chain != [DENSE] else ""
-        labels.append(f"{prefix}{label}{f' [{common}]' if common else ''}")
-    return [
-        f"{label} [{record.name}]" if labels.count(label) > 1 else label
-        for record, label in zip(records, labels, strict=True)
-    ]
+        return f"{prefix}{name}{f' [{common}]' if common else ''}"
+
+    short = [label(index, _SHOWN) for index in range(len(records))]
+    met = Counter(short)
+    full = [label(index, None) if met[name] > 1 else name for index, name in enumerate(short)]
+    met = Counter(full)
+    return [f"{name} [{record.name}]" if met[name] > 1 else name for record, name in zip(records, full, strict=True)]
 
 
-def _stage_label(stage: str, settings: Mapping[str, Any]) -> str:
-    """``prune(sparsity=0.5)``."""
+def _stage_label(stage: str, settings: Mapping[str, Any], most: int | None) -> str:
+    """``prune(sparsity=0.5)``, with at most so many settings."""
     own = [(key, value) for key, value in settings.items() if key.split(".")[0] == stage]
     own.sort(key=lambda pair: (pair[0].split(".")[1] in _LESS_TELLING, pair[0].count(".")))
     parts = [_setting(key, value) for key, value in own]
-    more = [f"+{len(parts) - _SHOWN}"] if len(parts) > _SHOWN else []
-    return f"{stage}({', '.join(parts[:_SHOWN] + more)})" if parts else stage
+    more = [f"+{len(parts) - most}"] if most is not None and len(parts) > most else []
+    return f"{stage}({', '.join(parts[:most] + more)})" if parts else stage
 
 
 def _setting(key: str, value: Any) -> str:

@@ -239,6 +239,12 @@ def test_what_stages_reached(tiny: Make, tmp_path: Path) -> None:
     assert artifact.reached(tmp_path / "a") == reached
 
 
+def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
+    (tmp_path / artifact.MANIFEST).write_text("{")
+    with pytest.raises(ValueError, match=r"manifest.json' is damaged .*: copy or train the model anew"):
+        artifact.read_manifest(tmp_path)
+
+
 def test_a_manifest_of_a_newer_format_is_refused(tiny: Make, tmp_path: Path) -> None:
     folder = save(tiny("causal_lm"), tmp_path / "artifact")
     manifest = json.loads((folder / artifact.MANIFEST).read_text())

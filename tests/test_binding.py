@@ -4,6 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from slimexp import binding
+from slimexp.config import CONF_DIR
 
 pytestmark = pytest.mark.fast
 
@@ -35,6 +36,34 @@ def test_faults(node: dict[str, object], expected: list[str]) -> None:
     found = list(binding.faults("x", OmegaConf.create(node), "x"))
     assert len(found) == len(expected)
     assert all(said.startswith(start) for said, start in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        (
+            "rounding",
+            "gptq",
+            "x.rounding must be a component, got 'gptq': write +rounding@x.rounding=gptq; options: gptq",
+        ),
+        ("quantizer", "hqq", "got 'hqq': write quantizer@x.quantizer=hqq; options: fp8, "),
+        ("activation_quantizer", 8, "got 8: write quantizer@x.activation_quantizer=<option>; options: fp8, "),
+        ("smoothing", None, None),
+        ("smoothing", "${none}", None),
+        ("group_size", "tensor", None),
+        ("losses", {"ce": 1}, None),
+    ],
+)
+def test_a_word_in_place_of_a_component_is_told_its_group(key: str, value: object, said: str | None) -> None:
+    node = {"x": {"_target_": "slimexp.technique.quantize.Quantize", "_partial_": True, key: value}, "none": None}
+    found = list(binding.faults("x", OmegaConf.create(node), "x", CONF_DIR))
+    assert len(found) == (said is not None)
+    assert all(said in one for one in found if said is not None)
+
+
+def test_a_word_is_fine_where_a_constructor_of_others_takes_it() -> None:
+    node = OmegaConf.create({"x": {"_target_": "pytorch_lightning.Trainer", "logger": "none", "strategy": "auto"}})
+    assert list(binding.faults("x", node, "x", CONF_DIR)) == []
 
 
 def test_unknown_names_the_nearest_key_where_there_is_one() -> None:

@@ -56,6 +56,20 @@ def test_settings_tell_points_apart_and_the_kind_of_a_number_does_not(seeded: Ma
     ]
 
 
+def test_settings_that_alone_tell_points_apart_are_not_cut_from_their_labels(make_record: Make) -> None:
+    def made(key: str, **settings: int) -> Record:
+        stage = dict.fromkeys(("a", "b", "c", "d", "e"), 0) | settings
+        return make_record(key=key, config={"pipeline": {"prune": stage}})
+
+    alone = dict.fromkeys(("a", "b", "c", "d"), 1)
+    found = points([made("1"), made("2", e=1), made("3", **alone)], {})
+    assert [point.label for point in found] == [
+        "prune(a=0, b=0, c=0, d=0, e=0)",
+        "prune(a=0, b=0, c=0, d=0, e=1)",
+        "prune(a=1, b=1, c=1, d=1, +1)",
+    ]
+
+
 def test_derived_figures(make_record: Make) -> None:
     metrics = {"cer": 0.046, "cer_stderr": 0.0031, "disk_mb": 4.0, "params_live": 4e6, "params_nonzero": 1e6}
     record = make_record(metrics={**metrics, "weights_mb": 2.0}, baseline={"cer": 0.015, "disk_mb": 16.0})

@@ -9,6 +9,7 @@ from unittest import mock
 
 import huggingface_hub
 import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import (
     AutoConfig,
@@ -250,7 +251,7 @@ def _reach(auto: Any, path: str, **options: Any) -> Any:
     try:
         with nullcontext() if local else hub.reached(), without_bars():
             return auto.from_pretrained(path, **options)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the second: a file that was cut short
         why = str(error) if local else hub.missing(path, "model", error, key="model.path")
         raise ValueError(f"model '{path}' cannot be had: {why}") from error
 

@@ -178,6 +178,14 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
         Pretrained(path=str(tmp_path), max_length=32).validate("seq2seq")
 
 
+def test_weights_that_were_cut_short(tiny_folder: Tiny) -> None:
+    folder = tiny_folder("seq2seq")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"model '.+' cannot be had: "):
+        load(Pretrained(path=str(folder), max_length=32), "seq2seq")
+
+
 def test_a_folder_without_weights(tiny_folder: Tiny) -> None:
     folder = tiny_folder("seq2seq")
     (folder / "model.safetensors").unlink()

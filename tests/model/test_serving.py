@@ -106,7 +106,7 @@ def test_kernels_and_plain_transformers_agree(
     stage.prepare(tiny(task), corpus(task), None)
     stage.finish()
     artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])
-    plain, real = artifact.deployed(tmp_path / "a"), artifact.served(tmp_path / "a")
+    plain, real = artifact.deployed(tmp_path / "a"), artifact.served(str(tmp_path / "a"))
     assert any(isinstance(module, Kernel) for module in real.model.modules())
     torch.testing.assert_close(logits(plain), logits(stage.family), rtol=0, atol=1e-5)
     assert (logits(real) - logits(plain)).norm() < 1e-2 * logits(plain).norm()
