@@ -116,7 +116,13 @@ class Quantize(Finetune):
         if allocation is not None:
             _check_allocation(allocation, bits)
             for width in allocation.widths:
-                quantizer(bits=width, group_size=group_size, symmetric=symmetric)
+                try:
+                    quantizer(bits=width, group_size=group_size, symmetric=symmetric)
+                except ValueError as error:
+                    raise ValueError(
+                        f"allocation.widths has {width}, and {error}: choose other widths, another quantizer, or "
+                        "allocation=null"
+                    ) from None
         self.allocation = allocation
         self.smoothing = smoothing
         self.rounding = rounding
