@@ -64,16 +64,13 @@ class Matrix:
 
 
 def stacked(layers: Sequence[nn.Module]) -> Matrix:
-    """The weights of ``layers`` as one matrix, of whose memory the layers' own become views."""
+    """The weights of ``layers``, packed alike, as one matrix, of whose memory the layers' own become views."""
     first = layers[0]
-    bits = {layer.bits if isinstance(layer, Words) else 16 for layer in layers}
-    if len(bits) > 1:
-        raise ValueError(f"layers that read the same input have {sorted(bits)} bits: quantize them alike")
-    if isinstance(first, nn.Linear):
+    if not isinstance(first, Words):
         return Matrix(_joined(layers, "weight"), 16, None, None, _joined_or_none(layers, "bias"))
     return Matrix(
         _joined(layers, "words"),
-        bits.pop(),
+        first.bits,
         _joined(layers, "scale"),
         _joined_or_none(layers, "zero"),
         _joined_or_none(layers, "bias"),

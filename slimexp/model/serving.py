@@ -68,8 +68,9 @@ def _integers(folder: Path, layers: Mapping[str, Packed], device: torch.device) 
     linear = {name: one for name, one in layers.items() if isinstance(model.get_submodule(name), nn.Linear)}
     if device.type == "cpu":
         put(model, linear)
-    for name, one in linear.items() if device.type == "cuda" else ():
-        model.set_submodule(name, Words(one))
+    else:
+        for name, one in linear.items():
+            model.set_submodule(name, Words(one))
     floats = _floats(folder, layers)
     floats |= {f"{name}.weight": one.weight() for name, one in layers.items() if name not in linear}  # embeddings
     model.load_state_dict(floats, strict=False, assign=True)  # tied weights are in it once

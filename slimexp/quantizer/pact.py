@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimexp.quantizer.activation import Calibrated
+from slimexp.quantizer.activation import Ranged
 from slimexp.quantizer.base import Grid, Quantizer
 
 
-class Pact(Calibrated):
+class Pact(Ranged):
     """Integers times one scale per layer, the scale such that the largest integer is a learned bound.
 
     Choi et al. 2018, "PACT: parameterized clipping activation for quantized neural networks", equations 1 to 3: what
@@ -39,14 +39,9 @@ class Pact(Calibrated):
         symmetric: bool = True,
         range: Callable[..., Quantizer] | None = None,
     ) -> None:
-        super().__init__(bits=bits, group_size=None, symmetric=symmetric)
-        self.range = range
+        super().__init__(bits=bits, group_size=None, symmetric=symmetric, range=range)
         self.register_parameter("share", None)
         self.register_buffer("first", None)
-
-    @property
-    def limits(self) -> tuple[int, int]:
-        return -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
 
     @property
     def frozen(self) -> bool:
@@ -62,11 +57,6 @@ class Pact(Calibrated):
         if self.share is None or self.first is None:
             return super().grid(x)
         return Grid(self._exact(self.first * self.share.detach().abs()))
-
-    def fitted(self, x: Tensor) -> Grid:
-        if self.range is None:
-            raise ValueError("static activations need calibration before they are rounded: train the stage anew")
-        return self.range(bits=self.bits, group_size=None, symmetric=True).fitted(x.flatten())
 
     def forward(self, x: Tensor) -> Tensor:
         if self.share is None or not self.active:
