@@ -20,7 +20,7 @@ import torch
 import transformers
 from safetensors.torch import load_model, save_file, save_model
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from slimexp.attachment import attach, attached
 from slimexp.model import serving
@@ -58,7 +58,7 @@ def save(family: Family, folder: Path, *, dtype: torch.dtype, stages: Sequence[M
             nn.Module.to(plain, dtype)
             with without_bars():
                 plain.save_pretrained(partial)
-        family.tokenizer.save_pretrained(partial)
+        _save_tokenizer(family.tokenizer, partial)
         deployable = sorted(path.name for path in partial.iterdir())
         attachments = [
             {
@@ -191,6 +191,12 @@ def _save_packed(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> No
     config |= {"quantization_config": quantization, "dtype": str(dtype).removeprefix("torch.")}
     config["architectures"] = [_plain_class(model).__name__]
     path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    tokenizer.save_pretrained(folder)
+    if tokenizer.is_fast:  # the file again without its indentation, which is more than half of it
+        tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
 
 
 def _empty(folder: Path) -> PreTrainedModel:

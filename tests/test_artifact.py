@@ -124,6 +124,16 @@ def test_generation_goes_on_as_it_was_configured(tiny: Make, masked: Make, tmp_p
             assert loaded.model.generation_config.max_new_tokens == 7
 
 
+def test_the_tokenizer_is_stored_once_and_without_indentation(tiny: Make, tmp_path: Path) -> None:
+    family = tiny("causal_lm")
+    folder = save(family, tmp_path / "artifact")
+    family.tokenizer.save_pretrained(tmp_path / "indented")
+    compact, indented = ((tmp_path / name / "tokenizer.json").read_text() for name in ("artifact", "indented"))
+    assert json.loads(compact) == json.loads(indented)
+    assert len(compact) < 0.7 * len(indented)
+    assert not {"vocab.json", "vocab.txt", "merges.txt"} & {path.name for path in folder.iterdir()}
+
+
 # --- masked ----------------------------------------------------------------------------------------
 
 

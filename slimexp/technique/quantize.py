@@ -47,7 +47,7 @@ class Quantize(Finetune):
             their grids; ``None``: to nearest.
         start: Share of the steps after which rounding is on, in [0, 1].
         freeze: Share of the steps after which the weights' grids stay as they are, in [start, 1]; ``None`` for never.
-        embeddings: Whether the input embeddings, and a head tied to them, are quantized like the layers.
+        embeddings: Whether embeddings (of tokens, positions, segments), and a head tied to them, are quantized too.
         include: Patterns of layers' names (``*`` for anything); a layer must match one.
         exclude: Patterns of names to leave out of those.
         min_coverage: Least share of the model's parameters that the layers must hold.
@@ -96,10 +96,10 @@ class Quantize(Finetune):
             raise ValueError(f"start must be in [0, 1], got {start}")
         if freeze is not None and not start <= freeze <= 1:
             raise ValueError(f"freeze must be in [start, 1] = [{start}, 1], or null for never, got {freeze}")
-        if embeddings and activation_bits is not None:
+        if embeddings and (activation_bits is not None or allocation is not None):
             raise ValueError(
-                "transformers loads quantized embeddings only where activations are left in float: "
-                "set activation_bits=null, or embeddings=false"
+                "transformers loads quantized embeddings only where activations are left in float and all layers have "
+                "one width: set activation_bits=null and allocation=null, or embeddings=false"
             )
         if calibration_rows < 1:
             raise ValueError(f"calibration_rows must be >= 1, got {calibration_rows}")
@@ -135,7 +135,13 @@ class Quantize(Finetune):
 
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
         least = self.bits if self.allocation is None else self.allocation.widths[0]
-        require_loadable(config, bits=least, activation_bits=self.activation_bits, symmetric=self.symmetric)
+        require_loadable(
+            config,
+            bits=least,
+            activation_bits=self.activation_bits,
+            symmetric=self.symmetric,
+            embeddings=self.embeddings,
+        )
         if self.allocation is not None and config.is_encoder_decoder:
             raise ValueError("transformers loads an encoder-decoder with one width for all layers: set allocation=null")
         if self.cache_bits is not None:
@@ -164,11 +170,7 @@ class Quantize(Finetune):
         self.smoothed = self._smooth()
         blocks = dict(self.layers)
         if self.embeddings:
-            tied = _embeddings(family)
-            name, module = next(iter(tied.items()))
-            self.widths |= dict.fromkeys(tied, self.bits)
-            self.on_weights |= dict.fromkeys(tied, self._on_weight(name, module))
-            self.layers |= tied
+            self._add(_embeddings(family))
         self._start([name for name in self.layers if self.rounding is None or name not in blocks])
         self.on_inputs = self._on_inputs()
         for name, layer in self.layers.items():
@@ -229,6 +231,14 @@ class Quantize(Finetune):
         for place, width in enumerate(self.allocation.widths):
             self.allocated |= {f"rounded_to_{width}_nats{OF_LAYER}{name}": costs[name][place] for name in costs}
         return widths
+
+    def _add(self, embeddings: Mapping[str, torch.nn.Module]) -> None:
+        """Quantize these too, those that share a weight by one quantizer."""
+        self.widths |= dict.fromkeys(embeddings, self.bits)
+        self.layers |= embeddings
+        of_weight: dict[torch.Tensor, Quantizer] = {}
+        for name, module in embeddings.items():
+            self.on_weights[name] = of_weight.setdefault(latent(module), self._on_weight(name, module))
 
     def _layers_of(self, family: Family) -> dict[str, torch.nn.Module]:
         return covered_layers(family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude)
@@ -291,12 +301,20 @@ class Quantize(Finetune):
 
 
 def _embeddings(family: Family) -> dict[str, torch.nn.Module]:
-    """Name -> module of the input embeddings and of all that share their weight."""
-    weight = latent(family.model.get_input_embeddings())
-    candidates = (
-        (n, m) for n, m in family.model.named_modules() if isinstance(m, torch.nn.Embedding | torch.nn.Linear)
-    )
-    return {name: module for name, module in candidates if latent(module) is weight}
+    """Name -> module of the embeddings that add up to the first hidden state, and of all that share a weight with one.
+
+    T5's embedding of relative positions, within a block and as wide as there are heads, is none of these.
+    """
+    modules = dict(family.model.named_modules())
+    width = latent(family.model.get_input_embeddings()).shape[1]
+    in_blocks = {module for stack in family.blocks().values() for module in stack.modules()}
+    first = {
+        latent(module)
+        for module in modules.values()
+        if isinstance(module, torch.nn.Embedding) and module not in in_blocks and latent(module).shape[1] == width
+    }
+    sharing = (torch.nn.Embedding, torch.nn.Linear)
+    return {name: module for name, module in modules.items() if isinstance(module, sharing) and latent(module) in first}
 
 
 def _check_rounds_weights(quantizer: Quantizer) -> None:

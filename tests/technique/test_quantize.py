@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from safetensors.torch import load_file
 from transformers import BertConfig, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from slimexp import artifact
@@ -246,33 +245,6 @@ def test_layers_by_name() -> None:
     assert "model.layers.0.mlp.down_proj" in config["ignore"]
     with pytest.raises(ValueError, match=r"include: no layer is called 'nothing\*'"):
         quantize(include="['nothing*']").prepare(family(), Words(), None)
-
-
-@pytest.mark.parametrize(
-    ("name", "bits", "group_size"),
-    [("minmax", 8, "null"), ("minmax", 4, "null"), ("minmax", 4, "tensor"), ("fp8", 8, "null")],
-)
-def test_embeddings_and_their_head_are_packed_once_and_loaded_by_plain_transformers(
-    name: str, bits: int, group_size: str, tmp_path: Path
-) -> None:
-    stage = with_quantizer(name, bits=bits, group_size=group_size, embeddings="true", activation_bits="null")
-    stage.prepare(family(), Words(), None)
-    assert stage.finish()["share"] > 0.9
-    artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])
-    stored = load_file(tmp_path / "a" / "model.safetensors")
-    assert not any(name.startswith("lm_head") for name in stored)
-    assert "model.embed_tokens.weight_scale" in stored
-    again = LlamaForCausalLM.from_pretrained(tmp_path / "a").eval()
-    shown = {"input_ids": torch.arange(9)[None]}
-    assert torch.allclose(again(**shown).logits, stage.model(**shown).logits, atol=1e-5)
-    assert again.lm_head.weight is again.model.embed_tokens.weight
-    resumed = artifact.load(tmp_path / "a")
-    assert torch.equal(resumed.model(**shown).logits, stage.model(**shown).logits)
-
-
-def test_embeddings_beside_quantized_activations() -> None:
-    with pytest.raises(ValueError, match="loads quantized embeddings only where activations are left in float"):
-        quantize(embeddings="true")
 
 
 def test_what_is_not_finite_names_its_layer_and_batch() -> None:
