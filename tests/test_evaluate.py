@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from slimexp import artifact, record
 from slimexp.config import compose, main
@@ -123,3 +125,32 @@ def test_a_baseline_stands_beside_every_figure(
     ratio = row.metrics["params_nonzero"] / row.baseline["params_nonzero"]
     assert line.endswith(f"   {ratio:.3g}x") and f"dense {row.baseline['params_nonzero']:.6g}" in line
     assert lines[-1].startswith("recorded in ")
+
+
+def test_weights_that_are_not_finite_are_not_measured(
+    tiny_folder: Callable[..., Path], evaluated: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        evaluated(broken(tiny_folder("seq2seq")))
+    said = capsys.readouterr()
+    assert "'shared.weight' in model.safetensors holds NaN or infinity" in said.err
+    assert "cer" not in said.out
+    assert not (tmp_path / "evaluated" / record.FILE).exists()
+
+
+def test_nor_before_they_are_compressed(tiny_folder: Callable[..., Path], data: Sequence[str], tmp_path: Path) -> None:
+    arguments = [
+        "model=pretrained", f"model.path={broken(tiny_folder('seq2seq'))}", "model.max_length=16", *data,
+        "pipeline=quantize", "pipeline.quantize.steps=0", "logger=none", f"runs={tmp_path / 'runs'}", MEASURES,
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"'shared\.weight' in model\.safetensors holds NaN or infinity"):
+        Pipeline(compose(arguments), overrides=arguments).run()
+    assert not (tmp_path / "runs" / record.FILE).exists()
+
+
+def broken(folder: Path) -> Path:
+    """The folder with a NaN in its embedding."""
+    state = load_file(folder / "model.safetensors")
+    state["shared.weight"][0, 0] = torch.nan
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder

@@ -1,6 +1,7 @@
 """Models by hub id, by local folder, from the zoo, or from a config alone."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -10,6 +11,7 @@ from unittest import mock
 import huggingface_hub
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from tqdm import tqdm
 from transformers import (
     AutoConfig,
@@ -102,6 +104,7 @@ class Pretrained(Source):
         model = _reach(auto, self.folder, dtype=torch.float32, **options)
         with without_bars():
             decompress(model)
+        check_finite(model.named_parameters(), self.folder)
         vars(model.config).pop("quantization_config", None)  # its weights are plain numbers now
         round_cache(model, cache_bits(model.config))
         return family(model, self.load_tokenizer(texts), max_length=self.max_length)
@@ -225,6 +228,7 @@ def from_folder(folder: str | Path, task: str, max_length: int) -> Family:
     with without_bars():
         model = auto.from_pretrained(folder, dtype=torch.float32)
         decompress(model)
+    check_finite(model.named_parameters(), folder)
     return family_of(model.eval(), folder, task, max_length)
 
 
@@ -232,6 +236,34 @@ def family_of(model: PreTrainedModel, folder: str | Path, task: str, max_length:
     """A family of a model that is loaded, with the tokenizer in its folder."""
     round_cache(model, cache_bits(model.config))
     return family_named(task)(model, _with_padding(AutoTokenizer.from_pretrained(folder)), max_length=max_length)
+
+
+def check_finite(tensors: Iterable[tuple[str, Tensor]], path: str | Path) -> None:
+    """Refuse a checkpoint that nothing can be made of, before anything is.
+
+    Args:
+        tensors: What was loaded, by name.
+        path: Where from, a folder or a hub id.
+
+    Raises:
+        ValueError: One of the tensors holds NaN or infinity.
+    """
+    for name, tensor in tensors:
+        if not tensor.isfinite().all():
+            file = _file_of(name, Path(path))
+            raise ValueError(
+                f"model '{path}': '{name}'{f' in {file}' if file else ''} holds NaN or infinity: get the file anew, "
+                "or train the model anew"
+            )
+
+
+def _file_of(tensor: str, folder: Path) -> str | None:
+    """The file in ``folder`` that holds ``tensor``, as far as can be told."""
+    if (index := next(folder.glob("*.index.json"), None)) is not None:
+        found: str | None = json.loads(index.read_text())["weight_map"].get(tensor)
+        return found
+    weights = (folder / name for name in ("model.safetensors", "pytorch_model.bin"))
+    return next((file.name for file in weights if file.exists()), None)
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from slimexp.decode.words import Words
 from slimexp.kernel.base import ACTIVATION_BITS, Packed
 from slimexp.kernel.race import put
 from slimexp.model.base import Family
-from slimexp.model.loading import family_of, from_folder
+from slimexp.model.loading import check_finite, family_of, from_folder
+from slimexp.quantizer.packing import SCALE
 from slimexp.quantizer.unpacking import unpacked
 
 _FORMATS = {"int-quantized", "pack-quantized", "mixed-precision"}
@@ -61,6 +62,8 @@ def _layers(folder: Path, device: torch.device) -> dict[str, Packed] | None:
 def _integers(folder: Path, layers: Mapping[str, Packed], device: torch.device) -> PreTrainedModel:
     import transformers
 
+    floats = _floats(folder, layers)
+    check_finite([*floats.items(), *((f"{name}.{SCALE}", one.scale) for name, one in layers.items())], folder)
     config = AutoConfig.from_pretrained(folder)
     del config.quantization_config
     with _without_weights():
@@ -71,7 +74,6 @@ def _integers(folder: Path, layers: Mapping[str, Packed], device: torch.device) 
     else:
         for name, one in linear.items():
             model.set_submodule(name, Words(one))
-    floats = _floats(folder, layers)
     floats |= {f"{name}.weight": one.weight() for name, one in layers.items() if name not in linear}  # embeddings
     model.load_state_dict(floats, strict=False, assign=True)  # tied weights are in it once
     model.tie_weights()

@@ -186,6 +186,23 @@ def test_weights_that_were_cut_short(tiny_folder: Tiny) -> None:
         load(Pretrained(path=str(folder), max_length=32), "seq2seq")
 
 
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+@pytest.mark.parametrize("shards", [False, True])
+def test_weights_that_are_not_finite_name_tensor_and_file(
+    tiny: Tiny, tmp_path: Path, value: float, shards: bool
+) -> None:
+    family, name = tiny("causal_lm"), "model.layers.1.mlp.up_proj.weight"
+    family.model.get_parameter(name).data[0, 0] = value
+    family.model.save_pretrained(tmp_path, max_shard_size="20KB" if shards else "1GB")
+    family.tokenizer.save_pretrained(tmp_path)
+    file = r"model-\d+-of-\d+\.safetensors" if shards else r"model\.safetensors"
+    said = rf"model '.*': '{name}' in {file} holds NaN or infinity: get the file anew, or train"
+    with pytest.raises(ValueError, match=said):
+        load(Pretrained(path=str(tmp_path), max_length=32), "causal_lm")
+    with pytest.raises(ValueError, match=said):
+        from_folder(tmp_path, "causal_lm", 32)
+
+
 def test_a_folder_without_weights(tiny_folder: Tiny) -> None:
     folder = tiny_folder("seq2seq")
     (folder / "model.safetensors").unlink()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from slimexp import artifact
@@ -161,3 +162,14 @@ def test_what_others_saved_and_no_kernel_here_reads_is_refused(
     path.write_text(json.dumps(config))
     found = serving.refusal(tmp_path / "a")
     assert found is None if why is None else why in str(found)
+
+
+@pytest.mark.parametrize("name", ["model.layers.0.mlp.up_proj.weight_scale", "model.norm.weight"])
+def test_what_is_not_finite_is_refused_by_name(name: str, tiny: Callable[..., Any], tmp_path: Path) -> None:
+    saved(tiny("causal_lm"), tmp_path / "a", bits=4, group_size=8, activations=False)
+    file = tmp_path / "a" / "model.safetensors"
+    state = load_file(file)
+    state[name].view(-1)[0] = torch.nan
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"'{name}' in model.safetensors holds NaN or infinity"):
+        artifact.served(tmp_path / "a")
