@@ -61,9 +61,9 @@ def faults(path: str, parent: Container, key: str | int, registry: Path | None =
         yield from _call_faults(path, value, registry)
 
 
-def unknown(key: str, path: str, known: Sequence[str], of: str = "") -> str:
-    """One line about a key that nothing reads."""
-    close = get_close_matches(key, known, n=1)
+def unknown(key: str, path: str, known: Sequence[str], of: str = "", also: Sequence[str] = ()) -> str:
+    """One line about a key that nothing reads; ``also`` are other words that may have been meant."""
+    close = [word for word in get_close_matches(key, [*known, *also], n=1) if word != key]
     hint = f" did you mean '{_join(path, close[0])}'?" if close else ""
     return f"unknown key '{_join(path, key)}'{f' of {of}' if of else ''};{hint} valid: {', '.join(known) or 'none'}"
 

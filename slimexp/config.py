@@ -184,7 +184,7 @@ def check(cfg: DictConfig, schema: type = Run) -> None:
     errors = []
     for path, parent, key in binding.items(cfg):
         if parent is cfg and key not in known:
-            errors.append(binding.unknown(str(key), "", known))
+            errors.append(binding.unknown(str(key), "", known, also=groups()))
         elif parent is cfg and OmegaConf.is_missing(cfg, key) and options(str(key)):
             errors.append(f"{key} is not chosen: add {key}=<option>; options: {', '.join(options(str(key)))}")
         else:
@@ -198,6 +198,11 @@ def check(cfg: DictConfig, schema: type = Run) -> None:
 def chosen(group: DictConfig) -> dict[str, DictConfig]:
     """Components of a group by name; what an experiment sets of one that was not chosen is no component."""
     return {str(name): node for name, node in group.items() if "_target_" in node}
+
+
+def groups() -> list[str]:
+    """The config groups."""
+    return sorted({path.parent.relative_to(CONF_DIR).as_posix() for path in CONF_DIR.glob("*/**/*.yaml")})
 
 
 def options(group: str) -> list[str]:
@@ -265,14 +270,13 @@ def _help(task: Task) -> str:
     """Hydra's own help copies its repository once per group and file, which takes longer than composing."""
     module = sys.modules[task.__module__]
     program = module.__spec__.name if module.__spec__ else module.__name__
-    groups = sorted({str(path.parent.relative_to(CONF_DIR)) for path in CONF_DIR.glob("*/**/*.yaml")})
     lines = [
         f"python -m {program} [+experiment=NAME] [GROUP=OPTION ...] [KEY=VALUE ...]",
         "",
         (module.__doc__ or task.__doc__ or "").strip(),
         "",
         "Groups and their options:",
-        *(f"  {group:<21} {', '.join(options(group))}" for group in groups),
+        *(f"  {group:<21} {', '.join(options(group))}" for group in groups()),
         "",
         "--cfg job      print the composed config instead of running (any of its KEYs can be set, dots go down)",
         "-m             run every combination of comma-separated values",
@@ -358,6 +362,10 @@ def _explain_composition(error: ConfigCompositionException, config_name: str) ->
     text = "\n".join([str(error), *cause]).strip()
     if re.match(r"Could not override '", text):
         return _explain_overrides(text, config_name)
+    if match := re.search(r"config group '(.+)' does not exist", text):
+        close = get_close_matches(match[1], groups(), n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        return f"there is no config group '{match[1]}': {hint}groups: {', '.join(groups())}"
     if match := re.match(r"In '(.+)': ConfigKeyError raised.*\nKey '(.+)' not in 'Run'", text):
         return f"conf/{match[1]}.yaml: {binding.unknown(match[2], '', [item.name for item in fields(Run)])}"
     return text
@@ -376,8 +384,8 @@ def _explain_overrides(text: str, config_name: str) -> str:
             cfg, text = compose([override.first(item) for item in overrides], config_name), ""
         except ConfigCompositionException as error:
             cfg, text = DictConfig({}), str(error)
-    keys = [path for path, _, _ in binding.items(cfg)] + _of_sweeper()
-    return "\n".join(_nearest_key(key, keys) for key in wrong)
+    keys = [path for path, _, _ in binding.items(cfg)]
+    return "\n".join(_nearest(key, keys) for key in wrong)
 
 
 def _of_sweeper() -> list[str]:
@@ -386,15 +394,7 @@ def _of_sweeper() -> list[str]:
     return [f"hydra.sweeper.{path}" for path, _, _ in binding.items(node) if not path.startswith(("_", "defaults"))]
 
 
-def _nearest_key(wrong: str, keys: Sequence[str]) -> str:
-    group, at, _ = wrong.partition("@")
-    if choices := options(group):
-        return f"nothing is chosen for '{wrong}' yet: write +{wrong}=<option>; options: {', '.join(choices)}"
-    if wrong in _of_sweeper() and f"hydra/sweeper={_PARETO}" not in sys.argv:
+def _nearest(wrong: str, keys: Sequence[str]) -> str:
+    if wrong in (others := _of_sweeper()) and f"hydra/sweeper={_PARETO}" not in sys.argv:
         return f"'{wrong}' is a setting of another sweeper: add hydra/sweeper={_PARETO}"
-    groups = [] if at else [path.name for path in CONF_DIR.iterdir() if path.is_dir()]
-    close = get_close_matches(wrong, [*keys, *groups], n=1)
-    parent, dot, _ = wrong.rpartition(".")
-    names = [key.removeprefix(parent + dot) for key in keys if key.rpartition(".")[0] == parent]
-    valid = ", ".join(name for name in names if not name.startswith("_"))
-    return f"unknown key '{wrong}';" + (f" did you mean '{close[0]}'?" if close else "") + f" valid: {valid}"
+    return override.nearest(wrong, [*keys, *others], options, groups())

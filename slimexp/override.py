@@ -1,6 +1,7 @@
 """Overrides of a command line, as text."""
 
 from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -36,3 +37,41 @@ def nameless(overrides: Sequence[str], options: Callable[[str], Sequence[str]]) 
         if choices and not isinstance(parsed.value(), (str, list)):
             name, _, value = text.lstrip("+").partition("=")
             yield f"{name} must be the name of an option, got {value}; options: {', '.join(choices)}"
+
+
+def nearest(wrong: str, keys: Sequence[str], options: Callable[[str], Sequence[str]], groups: Sequence[str]) -> str:
+    """One line about a key that could not be overridden.
+
+    Args:
+        wrong: As in ``key``, or ``group@place``.
+        keys: Dotted paths of all that is there.
+        options: What can be chosen in a group; nothing where there is no such group.
+        groups: Names of the groups.
+    """
+    group, at, place = wrong.partition("@")
+    if choices := options(group):
+        return f"nothing is chosen for '{wrong}' yet: {_advice(group, place, keys)} options: {', '.join(choices)}"
+    close = get_close_matches(wrong, [*keys, *([] if at else groups)], n=1)
+    valid = ", ".join(name for name in _beside(wrong, keys) if not name.startswith("_"))
+    return f"unknown key '{wrong}';" + (f" did you mean '{close[0]}'?" if close else "") + f" valid: {valid}"
+
+
+def _advice(group: str, place: str, keys: Sequence[str]) -> str:
+    """How to choose an option of ``group`` where nothing of it is chosen at ``place``, which may be misspelt."""
+    if not place:
+        found = next((key for key in keys if key.endswith(f".{group}")), None)
+        return f"say where, {group}@{found}=<option>;" if found else f"write +{group}=<option>;"
+    parent, _, name = place.rpartition(".")
+    known = place in keys
+    if not known and parent and parent not in keys:
+        close = get_close_matches(place, keys, n=1)
+        return f"did you mean '{group}@{close[0]}'?" if close else f"there is no '{parent}';"
+    close = [] if known else get_close_matches(name, _beside(place, keys), n=1)
+    meant = f"did you mean '{group}@{place.removesuffix(name)}{close[0]}'? Else " if close else ""
+    return f"{meant}write +{group}@{place}=<option>;"
+
+
+def _beside(path: str, keys: Sequence[str]) -> list[str]:
+    """Names of all that lies where ``path`` does."""
+    parent, dot, _ = path.rpartition(".")
+    return [key.removeprefix(parent + dot) for key in keys if key.rpartition(".")[0] == parent]

@@ -219,6 +219,12 @@ def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["pipeline=shrink", "sede=1", "model.sise=2"], "unknown key 'sede'; did you mean 'seed'?"),
         (["pipeline=null"], "pipeline must be the name of an option, got null; options: "),
         (["pipeline=shrink", "modle=tool"], "did you mean 'model'?"),
+        (
+            ["pipeline=shrink", "modle@pipeline.x=tool"],
+            "there is no config group 'modle': did you mean 'model'? groups: ",
+        ),
+        (["pipeline=shrink", "model@pipline.shrink.tool=tool"], "did you mean 'model@pipeline.shrink'? options: "),
+        (["pipeline=shrink", "+experimnt=shrink_tool"], "unknown key 'experimnt'; did you mean 'experiment'? valid: "),
         (["pipeline=shrink", "seed=x"], "could not be converted to Integer"),
         (["pipeline=shrink", "seed=1,2"], "add --multirun"),
         (["pipeline=shrink", "seed=[1"], "cannot read 'seed=[1'"),

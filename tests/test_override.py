@@ -34,3 +34,23 @@ def test_options_without_a_name() -> None:
 
 def test_flags_and_deletions_give_no_value() -> None:
     assert override.given(["-m", "a=1", "~b", "--config-dir=c", "+d=2"]) == ["a=1", "+d=2"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("stage.bts", "unknown key 'stage.bts'; did you mean 'stage.bits'? valid: grid, loss, bits, smooth"),
+        ("gird", "unknown key 'gird'; did you mean 'grid'? valid: stage"),
+        ("grid", "nothing is chosen for 'grid' yet: say where, grid@stage.grid=<option>; options: even"),
+        ("model", "nothing is chosen for 'model' yet: write +model=<option>; options: toy"),
+        ("loss@stage.loss.b", "yet: write +loss@stage.loss.b=<option>; options: kl"),
+        ("grid@stage.smooth", "yet: write +grid@stage.smooth=<option>; options: even"),
+        ("grid@stage.gird", "yet: did you mean 'grid@stage.grid'? Else write +grid@stage.gird=<option>; options: even"),
+        ("grid@stag.grid", "yet: did you mean 'grid@stage.grid'? options: even"),
+        ("grid@x.y.z", "yet: there is no 'x.y'; options: even"),
+    ],
+)
+def test_the_nearest_key_is_not_the_misspelt_one(wrong: str, said: str) -> None:
+    groups = {"grid": ["even"], "loss": ["kl"], "model": ["toy"]}
+    keys = ["stage", "stage.grid", "stage.loss", "stage.loss.a", "stage.bits", "stage.smooth"]
+    assert override.nearest(wrong, keys, lambda group: groups.get(group, []), list(groups)).endswith(said)
