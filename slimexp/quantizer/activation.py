@@ -60,7 +60,8 @@ class Ranged(Calibrated):
     """Symmetric integers in the full range, as served; another quantizer says which range that is.
 
     Args:
-        range: Partial of the quantizer whose range is taken, over all that was seen as if it were one row.
+        range: Partial of the quantizer whose range is taken, over all that was seen as if it were one row; of weights,
+            with integers of the same width.
     """
 
     def __init__(
@@ -72,6 +73,8 @@ class Ranged(Calibrated):
         range: Callable[..., Quantizer] | None = None,
     ) -> None:
         super().__init__(bits=bits, group_size=None, symmetric=symmetric)
+        if range is not None:
+            _check_range(range, bits)
         self.range = range
 
     @property
@@ -82,3 +85,14 @@ class Ranged(Calibrated):
         if self.range is None:
             raise ValueError("static activations need calibration before they are rounded: train the stage anew")
         return self.range(bits=self.bits, group_size=None, symmetric=True).fitted(x.flatten())
+
+
+def _check_range(range: Callable[..., Quantizer], bits: int) -> None:
+    """Refuse a quantizer whose scale is no range of integers of ``bits``: under that of fp8 they would clip."""
+    way_out = "for range choose minmax, percentile or mse"
+    try:
+        quantizer = range(bits=bits, group_size=None, symmetric=True)
+    except ValueError as error:
+        raise ValueError(f"range: {error}: {way_out}") from error
+    if quantizer.stored.is_floating_point or not quantizer.on_weights:
+        raise ValueError(f"{type(quantizer).__name__} has no range of integers that activations could take: {way_out}")

@@ -120,7 +120,7 @@ class Quantizer(Attachment):
     def __init__(self, *, bits: int, group_size: int | str | None, symmetric: bool = True) -> None:
         super().__init__()
         if bits not in self.widths:
-            raise ValueError(f"{type(self).__name__}: bits must be {_span(self.widths)}, got {bits}")
+            raise ValueError(f"{type(self).__name__}: bits must be {self.span()}, got {bits}")
         if self.symmetric_only and not symmetric:
             raise ValueError(f"{type(self).__name__} is symmetric: set symmetric=true, or choose another quantizer")
         self.bits = bits
@@ -129,6 +129,11 @@ class Quantizer(Attachment):
         self.active = True
         self.register_buffer("scale", None)
         self.register_buffer("zero", None)
+
+    @classmethod
+    def span(cls) -> str:
+        """The widths in words."""
+        return f"{cls.widths[0]} to {cls.widths[-1]}" if len(cls.widths) > 2 else " or ".join(map(str, cls.widths))
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -264,10 +269,6 @@ def rounded(x: Tensor, *, digits: int) -> Tensor:
 def _check_finite(x: Tensor) -> None:
     if not x.isfinite().all():
         raise ValueError("a grid needs finite numbers, found NaN or infinity")
-
-
-def _span(widths: range) -> str:
-    return f"{widths[0]} to {widths[-1]}" if len(widths) > 2 else " or ".join(map(str, widths))
 
 
 def straight_through(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:

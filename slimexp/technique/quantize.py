@@ -114,15 +114,7 @@ class Quantize(Finetune):
         self.calibration_rows = calibration_rows
         _check_calibrated(smoothing, rounding, activation_bits=activation_bits)
         if allocation is not None:
-            _check_allocation(allocation, bits)
-            for width in allocation.widths:
-                try:
-                    quantizer(bits=width, group_size=group_size, symmetric=symmetric)
-                except ValueError as error:
-                    raise ValueError(
-                        f"allocation.widths has {width}, and {error}: choose other widths, another quantizer, or "
-                        "allocation=null"
-                    ) from None
+            _check_allocation(allocation, bits, on_weights)
         self.allocation = allocation
         self.smoothing = smoothing
         self.rounding = rounding
@@ -356,11 +348,16 @@ def _check_calibrated(smoothing: Smoothing | None, rounding: GPTQ | None, *, act
         )
 
 
-def _check_allocation(allocation: MixedPrecision, bits: int) -> None:
-    """Refuse an allocation of something else, or one that cannot meet the budget."""
+def _check_allocation(allocation: MixedPrecision, bits: int, quantizer: Quantizer) -> None:
+    """Refuse an allocation of something else, one that cannot meet the budget, and widths that no grid has."""
     if not isinstance(allocation, MixedPrecision):
         raise ValueError(
             f"allocation must be mixed_precision or null where weights are quantized, got {type(allocation).__name__}"
+        )
+    if not {*allocation.widths} <= {*quantizer.widths}:
+        raise ValueError(
+            f"{type(quantizer).__name__} has {quantizer.span()} bits alone, so allocation cannot give layers "
+            f"{allocation.widths}: set allocation=null, or choose another quantizer, such as minmax"
         )
     if bits < allocation.widths[0]:
         raise ValueError(
