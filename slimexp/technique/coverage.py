@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
@@ -26,46 +27,44 @@ def check_min_coverage(value: float) -> None:
         raise ValueError(f"min_coverage must be in (0, 1], a share of the model's parameters, got {value}")
 
 
-def covered_weights(
-    family: Family, *, min_coverage: float, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
-) -> dict[str, Layer]:
-    """Compressible layers by name, and the weights of the blocks that are in no ``nn.Linear``.
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """Which layers a technique takes hold of.
 
-    Args:
-        family: The model.
-        min_coverage: Least share of the model's parameters that they must hold.
+    Attributes:
         include: Patterns of names (``*`` for anything, as in a shell); a layer must match one.
         exclude: Patterns of names to leave out of those.
-
-    Raises:
-        ValueError: There are none, a pattern matches none, or they hold less than ``min_coverage`` of the parameters.
+        min_coverage: Least share of the model's parameters that they must hold, in (0, 1].
     """
-    layers: dict[str, Layer] = {**family.compressible(), **family.other_weights()}
-    _check_found(family, layers)
-    layers = _matching(layers, include, exclude)
-    _check_share(family, layers, min_coverage)
-    return layers
 
+    include: Sequence[str]
+    exclude: Sequence[str]
+    min_coverage: float
 
-def covered_layers(
-    family: Family, *, min_coverage: float, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
-) -> dict[str, nn.Module]:
-    """Compressible layers by name.
+    def __post_init__(self) -> None:
+        check_min_coverage(self.min_coverage)
 
-    Args:
-        family: The model.
-        min_coverage: Least share of the model's parameters that they must hold.
-        include: Patterns of names, as for ``covered_weights``.
-        exclude: Likewise.
+    def layers(self, family: Family) -> dict[str, nn.Module]:
+        """Compressible layers by name.
 
-    Raises:
-        ValueError: There are none, a pattern matches none, or they hold less than ``min_coverage`` of the parameters.
-    """
-    layers = family.compressible()
-    _check_found(family, layers)
-    layers = _matching(layers, include, exclude)
-    _check_share(family, layers, min_coverage)
-    return layers
+        Raises:
+            ValueError: There are none, a pattern matches none, or they hold less than ``min_coverage``.
+        """
+        return self._of(family, family.compressible())
+
+    def weights(self, family: Family) -> dict[str, Layer]:
+        """The same, and the weights of the blocks that are in no ``nn.Linear``.
+
+        Raises:
+            ValueError: As ``layers``.
+        """
+        return self._of(family, {**family.compressible(), **family.other_weights()})
+
+    def _of(self, family: Family, layers: dict[str, L]) -> dict[str, L]:
+        _check_found(family, layers)
+        layers = _matching(layers, self.include, self.exclude)
+        _check_share(family, layers, self.min_coverage)
+        return layers
 
 
 def _check_found(family: Family, layers: Mapping[str, Layer]) -> None:

@@ -15,7 +15,7 @@ from slimexp.pattern.base import Pattern
 from slimexp.schedule import Schedule
 from slimexp.technique.batches import calibration_batches, training_batches
 from slimexp.technique.calibration import calibrate, undisturbed, visiting
-from slimexp.technique.coverage import Layer, check_min_coverage, coverage, covered_weights, latent, matrix
+from slimexp.technique.coverage import Layer, Reach, coverage, latent, matrix
 from slimexp.technique.finetune import Finetune, Training
 from slimexp.technique.gating import Gating
 from slimexp.technique.masking import mask_of, sparsity
@@ -46,7 +46,7 @@ class Prune(Finetune):
         ramp: Share of the steps after which the masks are final, in (0, 1].
         regrow: Share of the living weights that change places with zeros at the first update, in [0, 1).
         allocation: Gives each layer a sparsity of its own, by a scan before the first step; ``None``: all alike.
-        include: Patterns of layers' names; see ``covered_weights``.
+        include: Patterns of layers' names; see ``Reach``.
         exclude: Patterns of layers' names to leave out.
         min_coverage: Least share of the model's parameters that the layers must hold.
         training: See ``Training``.
@@ -93,7 +93,6 @@ class Prune(Finetune):
         if isinstance(importance, Calibrated) and importance.observes == "gradient" and not training["losses"]:
             name = type(importance).__name__
             raise ValueError(f"{name} needs the gradient of a loss: add one, e.g. /loss@losses.ce: cross_entropy")
-        check_min_coverage(min_coverage)
         self.importance = importance
         self.pattern = pattern
         self.sparsity = sparsity
@@ -102,9 +101,7 @@ class Prune(Finetune):
         self.ramp = ramp
         self.regrow = regrow
         self.allocation = allocation
-        self.include = include
-        self.exclude = exclude
-        self.min_coverage = min_coverage
+        self.reach = Reach(include=include, exclude=exclude, min_coverage=min_coverage)
 
     def inspect(self, outline: Family) -> None:
         self._layers_of(outline)
@@ -250,7 +247,7 @@ class Prune(Finetune):
         Raises:
             ValueError: There are none or too few, or the importance or the pattern does not take one of them.
         """
-        layers = covered_weights(family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude)
+        layers = self.reach.weights(family)
         reads_inputs = isinstance(self.importance, Calibrated) and self.importance.observes == "input"
         for name, layer in layers.items():
             weight = latent(layer)

@@ -1,6 +1,7 @@
 """Integer weights and activations: quantization-aware training, or one-shot after training."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Unpack
 
 import torch
@@ -18,7 +19,7 @@ from slimexp.rounding import GPTQ
 from slimexp.smoothing import Smoothing
 from slimexp.technique.batches import calibration_batches
 from slimexp.technique.calibration import visiting
-from slimexp.technique.coverage import check_finite, check_min_coverage, coverage, covered_layers, latent
+from slimexp.technique.coverage import Reach, check_finite, coverage, latent
 from slimexp.technique.divergence import Divergence
 from slimexp.technique.finetune import Finetune, Training
 from slimexp.technique.inputs import input_values
@@ -82,12 +83,14 @@ class Quantize(Finetune):
     ) -> None:
         super().__init__(**training)
         # What is wrong is refused now, not at its turn.
-        on_weights = quantizer(bits=bits, group_size=group_size, symmetric=symmetric)
+        self.quantizer = partial(quantizer, group_size=group_size, symmetric=symmetric)
+        on_weights = self.quantizer(bits=bits)
         _check_rounds_weights(on_weights)
         if activation_bits not in (8, None):
             raise ValueError(f"activation_bits must be 8, or null to leave activations in float, got {activation_bits}")
+        self.activation_quantizer = partial(activation_quantizer, bits=activation_bits, group_size=None)
         if activation_bits is not None:
-            on_inputs = activation_quantizer(bits=activation_bits, group_size=None)
+            on_inputs = self.activation_quantizer()
             _check_rounds_activations(on_inputs)
             _check_multiplied(on_weights, on_inputs)
         if cache_bits not in (8, 4, None):
@@ -103,11 +106,7 @@ class Quantize(Finetune):
             )
         if calibration_rows < 1:
             raise ValueError(f"calibration_rows must be >= 1, got {calibration_rows}")
-        check_min_coverage(min_coverage)
-        self.quantizer = quantizer
-        self.activation_quantizer = activation_quantizer
         self.bits = bits
-        self.group_size = group_size
         self.symmetric = symmetric
         self.activation_bits = activation_bits
         self.cache_bits = cache_bits
@@ -121,9 +120,7 @@ class Quantize(Finetune):
         self.start = start
         self.frozen_from = freeze  # Lightning has a method freeze
         self.embeddings = embeddings
-        self.include = include
-        self.exclude = exclude
-        self.min_coverage = min_coverage
+        self.reach = Reach(include=include, exclude=exclude, min_coverage=min_coverage)
 
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
         least = self.bits if self.allocation is None else self.allocation.widths[0]
@@ -142,7 +139,7 @@ class Quantize(Finetune):
             raise ValueError("a pipeline quantizes once: remove one of its quantize stages")
 
     def inspect(self, outline: Family) -> None:
-        layers = self._layers_of(outline)
+        layers = self.reach.layers(outline)
         if self.embeddings:
             layers |= _embeddings(outline)
         for name, layer in layers.items():
@@ -154,7 +151,7 @@ class Quantize(Finetune):
         super().prepare(family, corpus, teacher)
         if taken := [place.module for place, a in attached(family.model) if isinstance(a, Quantizer)]:
             raise ValueError(f"the model is quantized already (e.g. '{taken[0]}'): quantize once per pipeline")
-        self.layers = self._layers_of(family)
+        self.layers = self.reach.layers(family)
         check_finite(self.layers)
         self.allocated = {}
         self.widths = self._widths()
@@ -213,7 +210,7 @@ class Quantize(Finetune):
         with visiting(self.family.model, self._where()):
             costs = self.allocation.scan(
                 weights,
-                quantizer=lambda bits: self.quantizer(bits=bits, group_size=self.group_size, symmetric=self.symmetric),
+                quantizer=lambda bits: self.quantizer(bits=bits),
                 cost=Divergence(self.family, self._calibration_batches(self.allocation.rows)),
             )
         tried = {*self.allocation.widths, self.bits}
@@ -232,9 +229,6 @@ class Quantize(Finetune):
         for name, module in embeddings.items():
             self.on_weights[name] = of_weight.setdefault(latent(module), self._on_weight(name, module))
 
-    def _layers_of(self, family: Family) -> dict[str, torch.nn.Module]:
-        return covered_layers(family, min_coverage=self.min_coverage, include=self.include, exclude=self.exclude)
-
     def _stored(self, name: str, bits: int) -> int:
         """Bits that a layer's weight takes in an artifact, in rows of whole words, with its scales and zero points."""
         weight, quantizer = latent(self.layers[name]), self._quantizer_of(name, self.layers[name], bits)
@@ -247,7 +241,7 @@ class Quantize(Finetune):
 
     def _quantizer_of(self, name: str, layer: torch.nn.Module, bits: int) -> Quantizer:
         """The quantizer of a layer's weight, which it fits."""
-        quantizer = self.quantizer(bits=bits, group_size=self.group_size, symmetric=self.symmetric)
+        quantizer = self.quantizer(bits=bits)
         try:
             quantizer.granularity.split(torch.empty_like(latent(layer), device="meta"))
         except ValueError as error:
@@ -281,10 +275,7 @@ class Quantize(Finetune):
         """Quantizers of the layers' inputs, calibrated where they need it."""
         if self.activation_bits is None:
             return {}
-        quantizers = {
-            name: self.activation_quantizer(bits=self.activation_bits, group_size=None).to(latent(layer).device)
-            for name, layer in self.layers.items()
-        }
+        quantizers = {name: self.activation_quantizer().to(latent(layer).device) for name, layer in self.layers.items()}
         if not all(quantizer.dynamic for quantizer in quantizers.values()):
             batches = self._calibration_batches(self.calibration_rows)
             for name, values in input_values(self.family, self.layers, batches).items():

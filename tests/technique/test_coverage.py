@@ -10,7 +10,7 @@ import torch
 from slimexp import artifact
 from slimexp.attachment import attached
 from slimexp.model.base import Family
-from slimexp.technique.coverage import coverage, covered_weights, latent, matrix, place
+from slimexp.technique.coverage import Reach, coverage, latent, matrix, place
 from slimexp.technique.prune import Prune
 
 Make = Callable[..., Any]
@@ -23,6 +23,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "n_group": 1, "topk_group": 1,
     },
 }  # fmt: skip
+ALL = Reach(include=["*"], exclude=[], min_coverage=0.01)
 ROWS = [("one", None, None), ("three and four", None, None)]
 
 
@@ -34,7 +35,7 @@ def pruned(technique: Prune, family: Family, corpus: Any) -> dict[str, float]:
 @pytest.mark.parametrize("name", MODELS)
 def test_all_matrices_of_the_blocks_but_routers_are_reached(tiny: Make, name: str) -> None:
     family: Family = tiny("causal_lm", **MODELS[name])
-    reached = covered_weights(family, min_coverage=0.0)
+    reached = ALL.weights(family)
     prefix = {"gpt2": "transformer.h.", "deepseek-v3": "model.layers."}[name]
     matrices = {
         key: parameter
@@ -61,7 +62,7 @@ def test_zeros_lie_along_inputs_and_are_what_is_saved(
     artifact.save(family, tmp_path / "a", dtype=torch.float32, stages=[])
     deployed, resumed = artifact.deployed(tmp_path / "a"), artifact.load(tmp_path / "a")
     group = 4 if pattern == "n_m" else None
-    for layer in covered_weights(deployed, min_coverage=0.0).values():
+    for layer in ALL.weights(deployed).values():
         rows = matrix(layer, latent(layer))
         units = rows if group is None else rows.reshape(-1, group)
         assert ((units == 0).sum(1) == units.shape[1] // 2).all()

@@ -17,7 +17,7 @@ from slimexp.loss.base import Outputs
 from slimexp.model.causal_lm import CausalLm
 from slimexp.model.seq2seq import Seq2Seq
 from slimexp.model.tokenizer import Bytes
-from slimexp.technique.coverage import covered_layers, latent
+from slimexp.technique.coverage import Reach, latent
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.prune import Prune
 
@@ -551,7 +551,7 @@ def test_sparsegpt_where_layers_compete() -> None:
 def test_no_linear_layer_names_what_was_looked_for_and_found() -> None:
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=259, n_embd=16, n_layer=1, n_head=2, n_positions=16))
     with pytest.raises(ValueError, match=r"looked for Linear in the blocks of GPT2LMHeadModel, found .*Conv1D \(4\)"):
-        covered_layers(CausalLm(gpt2, Bytes().build([]), max_length=16), min_coverage=0.0)
+        Reach(include=["*"], exclude=[], min_coverage=0.01).layers(CausalLm(gpt2, Bytes().build([]), max_length=16))
 
 
 def test_too_little_coverage() -> None:
