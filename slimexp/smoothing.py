@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,6 +10,23 @@ from torch import Tensor
 from slimexp.hessian import gram
 from slimexp.model.scaling import Scaling
 from slimexp.quantizer.base import Quantizer
+
+
+@dataclass(frozen=True)
+class Readers:
+    """Layers that read one input whose channels can be scaled.
+
+    Attributes:
+        scaling: What would be scaled.
+        weights: Of the layers, float32 [out, in], zero where masked.
+        statistic: What was observed of their input.
+        quantizers: Of these weights, not frozen.
+    """
+
+    scaling: Scaling
+    weights: Mapping[str, Tensor]
+    statistic: Tensor
+    quantizers: Mapping[str, Quantizer]
 
 
 class Smoothing(ABC):
@@ -39,21 +57,8 @@ class Smoothing(ABC):
         return total.add_(part)
 
     @abstractmethod
-    def scales(
-        self,
-        scaling: Scaling,
-        weights: Mapping[str, Tensor],
-        statistic: Tensor,
-        quantizers: Mapping[str, Quantizer],
-    ) -> Tensor:
-        """Positive scales, one per output channel of ``scaling.before``.
-
-        Args:
-            scaling: What would be scaled.
-            weights: Of the layers after, float32 [out, in], zero where masked.
-            statistic: What was observed of their common input.
-            quantizers: Of these weights, not frozen.
-        """
+    def scales(self, readers: Readers) -> Tensor:
+        """Positive scales, one per output channel of ``readers.scaling.before``."""
 
 
 class SmoothQuant(Smoothing):
@@ -82,15 +87,9 @@ class SmoothQuant(Smoothing):
     def merge(self, total: Tensor, part: Tensor) -> Tensor:
         return torch.maximum(total, part)
 
-    def scales(
-        self,
-        scaling: Scaling,
-        weights: Mapping[str, Tensor],
-        statistic: Tensor,
-        quantizers: Mapping[str, Quantizer],
-    ) -> Tensor:
-        largest = torch.stack([weight.abs().amax(0) for weight in weights.values()]).amax(0)
-        inputs, largest = scaling.shared(statistic), scaling.shared(largest)
+    def scales(self, readers: Readers) -> Tensor:
+        largest = torch.stack([weight.abs().amax(0) for weight in readers.weights.values()]).amax(0)
+        inputs, largest = readers.scaling.shared(readers.statistic), readers.scaling.shared(largest)
         scales = inputs**self.alpha / largest ** (1 - self.alpha)
         return _usable(scales, (inputs > 0) & (largest > 0))
 
@@ -122,41 +121,29 @@ class AWQ(Smoothing):
     def observe(self, weight: Tensor, observed: Tensor) -> Tensor:
         return gram(observed)
 
-    def scales(
-        self,
-        scaling: Scaling,
-        weights: Mapping[str, Tensor],
-        statistic: Tensor,
-        quantizers: Mapping[str, Quantizer],
-    ) -> Tensor:
-        strength = scaling.shared(statistic.diagonal()).sqrt()
+    def scales(self, readers: Readers) -> Tensor:
+        strength = readers.scaling.shared(readers.statistic.diagonal()).sqrt()
         woken = strength > 0
         best = torch.ones_like(strength)
-        least = self._error(best, scaling, weights, statistic, quantizers)
+        least = _error(best, readers)
         for k in range(1, self.points + 1):
             scales = _usable(strength ** (k / self.points), woken)
             scales = scales / (scales.max() * scales.min()).sqrt()
-            error = self._error(scales, scaling, weights, statistic, quantizers)
+            error = _error(scales, readers)
             if error < least:
                 best, least = scales, error
         return best
 
-    @staticmethod
-    def _error(
-        scales: Tensor,
-        scaling: Scaling,
-        weights: Mapping[str, Tensor],
-        hessian: Tensor,
-        quantizers: Mapping[str, Quantizer],
-    ) -> float:
-        """Squared error of the layers' outputs under ``scales``."""
-        columns = scaling.spread(scales)
-        errors = []
-        for name, weight in weights.items():
-            scaled, quantizer = weight * columns, quantizers[name]
-            change = quantizer.round(scaled, quantizer.fitted(scaled)) / columns - weight
-            errors.append(((change @ hessian) * change).sum())
-        return float(torch.stack(errors).sum())
+
+def _error(scales: Tensor, readers: Readers) -> float:
+    """Squared error of the layers' outputs under ``scales``; the statistic is their inputs' Gram matrix."""
+    columns = readers.scaling.spread(scales)
+    errors = []
+    for name, weight in readers.weights.items():
+        scaled, quantizer = weight * columns, readers.quantizers[name]
+        change = quantizer.round(scaled, quantizer.fitted(scaled)) / columns - weight
+        errors.append(((change @ readers.statistic) * change).sum())
+    return float(torch.stack(errors).sum())
 
 
 _SHRINKS = tuple(1 - step / 20 for step in range(11))  # Lin et al.'s grid: 20 points, down to half

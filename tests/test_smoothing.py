@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from slimexp.model.scaling import Scaling
 from slimexp.quantizer.minmax import MinMax
-from slimexp.smoothing import AWQ, SmoothQuant, clipped
+from slimexp.smoothing import AWQ, Readers, SmoothQuant, clipped
 
 pytestmark = pytest.mark.fast
 ROWS, COLUMNS = 6, 8
@@ -39,7 +39,7 @@ def test_smoothquant_is_equation_4() -> None:
     weights, x = layers()
     smoothing = SmoothQuant(rows=1, alpha=0.3)
     seen = smoothing.merge(smoothing.observe(weights["a"], x[:20]), smoothing.observe(weights["a"], x[20:]))
-    scales = smoothing.scales(scaling(), weights, seen, {})
+    scales = smoothing.scales(Readers(scaling(), weights, seen, {}))
     largest = np.maximum(*(w.abs().numpy().max(0) for w in weights.values()))
     with np.errstate(divide="ignore"):
         expected = np.abs(x.numpy()).max(0) ** 0.3 / largest**0.7
@@ -50,7 +50,7 @@ def test_smoothquant_is_equation_4() -> None:
 def test_heads_that_share_a_channel_share_a_scale() -> None:
     weights, x = layers()
     smoothing, two = SmoothQuant(rows=1, alpha=0.5), scaling(copies=2)
-    scales = smoothing.scales(two, weights, smoothing.observe(weights["a"], x), {})
+    scales = smoothing.scales(Readers(two, weights, smoothing.observe(weights["a"], x), {}))
     assert scales.shape == (COLUMNS // 2,)
     assert torch.equal(two.spread(scales), scales.repeat(2))
 
@@ -59,7 +59,7 @@ def test_awq_takes_the_exponent_of_least_error() -> None:
     weights, x = layers()
     awq, quantizer = AWQ(rows=1, points=5, clip=False), MinMax(bits=3, group_size=None)
     hessian = awq.merge(awq.observe(weights["a"], x[:20]), awq.observe(weights["a"], x[20:]))
-    chosen = awq.scales(scaling(), weights, hessian, dict.fromkeys(weights, quantizer))
+    chosen = awq.scales(Readers(scaling(), weights, hessian, dict.fromkeys(weights, quantizer)))
 
     def error(scales: np.ndarray) -> float:
         changes = [

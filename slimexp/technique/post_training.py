@@ -9,7 +9,7 @@ from slimexp.model.base import Batch, Family
 from slimexp.model.scaling import Scaling, scalings
 from slimexp.quantizer.base import Quantizer
 from slimexp.rounding import GPTQ
-from slimexp.smoothing import Smoothing, clipped
+from slimexp.smoothing import Readers, Smoothing, clipped
 from slimexp.technique.coverage import Layer, latent, matrix, place
 from slimexp.technique.sequential import calibrate_blocks
 
@@ -118,7 +118,7 @@ def _scale(
     """Scale, and say by how much every input channel was."""
     weights = {name: _weight(layers[name]) for name in scaling.after if name in layers}
     statistic = statistics[next(iter(weights))]  # the layers read the same inputs
-    scales = smoothing.scales(scaling, weights, statistic, quantizers)
+    scales = smoothing.scales(Readers(scaling, weights, statistic, quantizers))
     scaling.apply(scales)
     return scaling.spread(scales)
 
