@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel, DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from benchmarks.rounding import rounded
 from slimexp.kernel.base import Kernel, Packed
 from slimexp.kernel.int_mm import IntMM
 from slimexp.kernel.race import fastest, put, told
@@ -37,13 +38,9 @@ LOST = 1.05
 GROUP = 128
 
 
-def rounded(weight: torch.Tensor, bias: torch.Tensor | None, bits: int) -> Packed:
-    """``weight`` in ``bits``: 8 per row with inputs rounded per token, 4 per group with float inputs."""
-    group = weight.shape[1] if bits == 8 else GROUP
-    groups = weight.detach().float().unflatten(-1, (-1, group))
-    scale = groups.abs().amax(-1) / (2 ** (bits - 1) - 1)
-    integers = (groups / scale.unsqueeze(-1)).round().to(torch.int8).flatten(-2)
-    return Packed(integers, scale, None, bits, bias, "token" if bits == 8 else None)
+def narrow(layer: nn.Linear, bits: int) -> Packed:
+    """``layer`` in ``bits``: 8 per row with inputs rounded per token, 4 per group with float inputs."""
+    return rounded(layer, 8, None)._replace(activation="token") if bits == 8 else rounded(layer, bits, GROUP)
 
 
 def quantized(
@@ -59,7 +56,7 @@ def quantized(
     layers = {name: one for name, one in model.named_modules() if isinstance(one, nn.Linear)}
     if not head:
         layers.pop("lm_head")
-    packed = {n: rounded(one.weight, one.bias, 8 if n == "lm_head" else bits) for n, one in layers.items()}
+    packed = {n: narrow(one, 8 if n == "lm_head" else bits) for n, one in layers.items()}
     if on is None:
         put(model, packed)
     else:
@@ -150,7 +147,7 @@ def grid(sizes: Mapping[str, Sequence[int]], rounds: int) -> list[tuple[int, int
         copies = max(1, min(16, int(64e6 / (4 * out * size))))
         single = [nn.Linear(size, out, bias=False) for _ in range(copies)]
         half = [nn.Linear(size, out, bias=False, dtype=torch.bfloat16) for _ in range(copies)]
-        packed = rounded(single[0].weight, None, 8)
+        packed = narrow(single[0], 8)
         kernels = [fastest(packed) for _ in range(copies)]
         for rows in sizes["rows"]:
             x = torch.randn(rows, size)

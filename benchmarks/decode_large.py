@@ -30,10 +30,11 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from benchmarks.prune_large import LARGE, TOY
+from benchmarks.rounding import rounded
 from slimexp.decode.base import Decoder
 from slimexp.decode.fused import Fused
 from slimexp.decode.matrix import Tile, Vector, launch, stacked
-from slimexp.decode.words import BLOCK, Words, rounded
+from slimexp.decode.words import BLOCK, Words
 
 PROMPT, TOKENS, LENGTH = 128, 256, 512
 BANDWIDTH = 4.23e12  # bytes per second, of the card that targets were set on

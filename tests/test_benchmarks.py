@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import (
     baselines,
@@ -24,12 +25,14 @@ from benchmarks import (
     prune_structured,
     quantize_peers,
     quantize_quality,
+    rounding,
     startup,
     sweep,
     wandb_runs,
 )
 from slimexp import mirror
 from slimexp.data.base import Corpus, Example
+from slimexp.quantizer.minmax import MinMax
 
 TRAIN = [b"def add(a, b):\n    return a + b\n", b"def sub(a, b):\n    return a - b\n", b"import os\n", b"x = 1\n"] * 3
 
@@ -293,6 +296,7 @@ COMMANDS = [
     prune_structured,
     quantize_peers,
     quantize_quality,
+    rounding,
     startup,
     sweep,
 ]
@@ -447,6 +451,16 @@ def test_the_error_of_a_paired_difference_is_that_of_its_mean(tmp_path: Path) ->
     mean, error = bench.worse(own, peer)
     assert math.isclose(mean, (own - peer).mean())
     assert math.isclose(error, (own - peer).std(ddof=1) / math.sqrt(quantize_peers.BLOCKS))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("group", [None, 32])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_layers_are_rounded_as_the_quantizer_does(bits: int, group: int | None) -> None:
+    layer = torch.nn.Linear(64, 8)
+    packed = rounding.rounded(layer, bits, group)
+    assert torch.equal(packed.weight(), MinMax(bits=bits, group_size=group)(layer.weight))
+    assert packed.integers.dtype == torch.int8 and packed.bits == bits
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from slimexp.kernel.base import Kernel, Packed
@@ -85,16 +85,6 @@ def rounded_in_blocks(x: Tensor) -> Tensor:
     blocks = x.float().unflatten(-1, (-1, BLOCK))
     step = blocks.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
     return ((blocks / step).round() * step).flatten(-2).to(x.dtype)
-
-
-def rounded(layer: nn.Linear, bits: int, group: int | None) -> Packed:
-    """A layer's weight rounded to nearest, symmetric: one scale per row, or per ``group`` of its weights."""
-    weight = layer.weight.detach().float()
-    groups = weight.unflatten(-1, (-1, group or weight.shape[1]))
-    scale = (groups.abs().amax(-1) / (2 ** (bits - 1) - 0.5)).clamp_min(1e-8).bfloat16().float()
-    integers = (groups / scale.unsqueeze(-1)).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    bias = None if layer.bias is None else layer.bias.detach().float()
-    return Packed(integers.flatten(-2).to(torch.int8), scale, None, bits, bias, None)
 
 
 def _laid_out(integers: Tensor, bits: int) -> Tensor:

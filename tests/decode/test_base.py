@@ -17,10 +17,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from benchmarks.rounding import rounded
 from slimexp.decode.base import Decoder
 from slimexp.decode.captured import Captured
 from slimexp.decode.fused import refusal
-from slimexp.decode.words import Words, rounded
+from slimexp.decode.words import Words
 
 SIZES = {
     "vocab_size": 67, "hidden_size": 128, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4,
