@@ -1,0 +1,66 @@
+"""A benchmark's docstring says its command; a student is held against its target."""
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from benchmarks import (
+    baselines,
+    cpu_kernels,
+    distill_length,
+    overhead,
+    prune_curve,
+    prune_large,
+    prune_peers,
+    prune_structured,
+    quantize_peers,
+    quantize_quality,
+    startup,
+    sweep,
+)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("student", "parameters", "holds"), [(0.03, 50, True), (0.05, 50, False), (0.03, 51, False)])
+def test_a_student_must_be_as_small_and_as_good_as_its_target(
+    make_record: Callable[..., Any], student: float, parameters: float, holds: bool
+) -> None:
+    rows = [
+        make_record(
+            headline="cer", direction="min", trivial=0.1, seconds={"train": 9.0},
+            metrics={"cer": cer, "params_live": parameters, "disk_mb": 1.0},
+            baseline={"cer": 0.0, "params_live": 100.0},
+        )
+        for cer in (student - 0.01, student + 0.01)
+    ]  # fmt: skip
+    size = distill_length.summary("half", distill_length.Size(0.5, 0.7), rows)
+    assert size["holds"] is holds
+    assert math.isclose(sum(size["kept"]) / 2, 1 - student / 0.1)
+    assert f"| half | {parameters:.1f}% |" in distill_length.table([size])
+
+
+COMMANDS = [
+    baselines,
+    cpu_kernels,
+    distill_length,
+    overhead,
+    prune_curve,
+    prune_large,
+    prune_peers,
+    prune_structured,
+    quantize_peers,
+    quantize_quality,
+    startup,
+    sweep,
+]
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_docstrings_say_the_command(module: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        module.main()
+    assert f"python -m {module.__name__}" in capsys.readouterr().out
