@@ -118,6 +118,41 @@ def table(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def overrides(tiny_folder: Callable[..., Path], table: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """Pipeline (and more overrides) -> the command line of a run that takes a second."""
+    folders: dict[str, Path] = {}
+
+    def make(pipeline: str, *more: str, task: str = "seq2seq", runs: str = "runs", **config: Any) -> list[str]:
+        kind = f"{task}{config}"
+        if kind not in folders:
+            folders[kind] = tiny_folder(task, name=f"dense{len(folders)}", **config)
+        return [
+            "model=pretrained", f"model.path={folders[kind]}", "model.max_length=16",
+            "data=files", f"data.path={table}", f"data.task={task}",
+            f"pipeline={pipeline}", "logger=none", "trainer=fast", f"runs={tmp_path / runs}", "measure=[size,task]",
+            *more,
+        ]  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows by the technique's name at every training."""
+    import pytorch_lightning as pl
+
+    seen: list[str] = []
+    fit = pl.Trainer.fit
+
+    def counting(self: pl.Trainer, model: Any, *arguments: Any, **options: Any) -> None:
+        seen.append(type(model).__name__)
+        fit(self, model, *arguments, **options)
+
+    monkeypatch.setattr(pl.Trainer, "fit", counting)
+    return seen
+
+
+@pytest.fixture
 def corpus(table: Path) -> Callable[[str], Any]:
     """Task -> the corpus of ``table``."""
     from slimexp.config import build, compose

@@ -1,11 +1,13 @@
 """A small sweep with all that a page must bear: seeds, noise, what is slower, what was not measured, and bad words."""
 
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +15,11 @@ from slimexp import record
 from slimexp.page.server import LivePage, Server
 from slimexp.record import Record, append
 from slimexp.section import Section, load
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 DENSE = {"cer": 0.015, "exact_match": 0.6, "disk_mb": 16.1, "latency_p50_ms": 80.0, "latency_ratio": 1.0}
 GUESS = 0.08
@@ -141,3 +148,42 @@ def served(runs: Path) -> Iterator[Server]:
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator["Page"]:
+    """A window of a real browser."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome on PATH")
+    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e '.[dev]')")
+    sandbox = [] if os.geteuid() else ["--no-sandbox"]  # which root cannot have
+    with driver.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*sandbox, "--disable-gpu"])
+        opened = browser.new_page()
+        opened.set_default_timeout(10_000)
+        yield opened
+        browser.close()
+
+
+@pytest.fixture
+def said(window: "Page") -> Iterator[list[str]]:
+    """What a page says on its console and asks of a network."""
+    heard: list[str] = []
+    listeners: dict[str, Any] = {
+        "console": lambda message: heard.append(message.text),
+        "pageerror": lambda error: heard.append(str(error)),
+        "request": lambda request: heard.append(request.url),
+    }
+    window.set_viewport_size({"width": 1280, "height": 900})
+    window.goto("about:blank")  # a new address that differs behind the # only would not load anew
+    for event, listener in listeners.items():
+        window.on(event, listener)  # type: ignore[call-overload]
+    yield heard
+    for event, listener in listeners.items():
+        window.remove_listener(event, listener)
+
+
+@pytest.fixture
+def section(sections: list[Section]) -> Section:
+    (one,) = sections
+    return one

@@ -1,9 +1,7 @@
 """The page in a real Chromium: it computes what Python computes, by mouse, by keyboard and on a phone."""
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,45 +19,6 @@ from slimexp.select import Budget, choose
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH")
-
-
-@pytest.fixture(scope="module")
-def window() -> Iterator["Page"]:
-    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e '.[dev]')")
-    sandbox = [] if os.geteuid() else ["--no-sandbox"]  # which root cannot have
-    with driver.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*sandbox, "--disable-gpu"])
-        opened = browser.new_page()
-        opened.set_default_timeout(10_000)
-        yield opened
-        browser.close()
-
-
-@pytest.fixture
-def said(window: "Page") -> Iterator[list[str]]:
-    """What a page says on its console and asks of a network."""
-    heard: list[str] = []
-    listeners: dict[str, Any] = {
-        "console": lambda message: heard.append(message.text),
-        "pageerror": lambda error: heard.append(str(error)),
-        "request": lambda request: heard.append(request.url),
-    }
-    window.set_viewport_size({"width": 1280, "height": 900})
-    window.goto("about:blank")  # a new address that differs behind the # only would not load anew
-    for event, listener in listeners.items():
-        window.on(event, listener)  # type: ignore[call-overload]
-    yield heard
-    for event, listener in listeners.items():
-        window.remove_listener(event, listener)
-
-
-@pytest.fixture
-def section(sections: list[Section]) -> Section:
-    (one,) = sections
-    return one
 
 
 @pytest.fixture
