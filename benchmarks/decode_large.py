@@ -3,7 +3,7 @@
     python -m benchmarks.decode_large               # one GPU
     python -m benchmarks.decode_large --toy         # seconds: does it run?
     python -m benchmarks.decode_large --only int4   # these arms alone
-    python -m benchmarks.decode_large --tune 60     # times ways to cut each product, instead
+    python -m benchmarks.decode_large --tune 60     # times ways to cut each product, instead; --only fp8 of these alone
 
 A Llama-shaped model of random weights decodes 256 tokens behind a prompt of 128, batch 1. A step reads every weight
 once, so the card's copy bandwidth, measured in the same run, bounds tokens per second; targets were set for 4.23 TB/s
@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 from unittest.mock import patch
 
 os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp()  # what compiling costs is measured too
@@ -33,26 +33,30 @@ from benchmarks.prune_large import LARGE, TOY
 from benchmarks.rounding import rounded
 from slimexp.decode.base import Decoder
 from slimexp.decode.fused import Fused
-from slimexp.decode.matrix import Tile, Vector, launch, stacked
+from slimexp.decode.matrix import Kind, Tile, Vector, launch, stacked
 from slimexp.decode.words import BLOCK, Words
+from slimexp.kernel.base import FLOAT8, Packed
+from slimexp.kernel.capture import captured
+from slimexp.kernel.scaled_mm import ScaledMM
 
 PROMPT, TOKENS, LENGTH = 128, 256, 512
 BANDWIDTH = 4.23e12  # bytes per second, of the card that targets were set on
 SMALLER = 0.75
+ATTENTION = ((16, 1, 16), (16, 1, 32), (32, 1, 16), (32, 2, 16), (32, 4, 8), (64, 4, 8), (64, 8, 8), (128, 8, 4))
 
 
 class Arm(NamedTuple):
     """A way to decode.
 
     Attributes:
-        bits: Of the weights.
+        kind: Of the weights.
         group: Weights that share a scale; ``None`` for a row.
         how: ``"generate"``, ``"captured"`` or ``"fused"``.
         layers: Share of the model's.
         target: Tokens per second at ``BANDWIDTH``; ``None`` where there is none.
     """
 
-    bits: int = 16
+    kind: Kind = "dense"
     group: int | None = None
     how: str = "fused"
     layers: float = 1.0
@@ -63,10 +67,11 @@ ARMS = {
     "generate": Arm(how="generate"),
     "captured step": Arm(how="captured"),
     "fused, bf16": Arm(target=800),
-    "fused, int8": Arm(8, target=1300),
-    "fused, int4 group 128": Arm(4, 128, target=1800),
+    "fused, int8": Arm("int8", target=1300),
+    "fused, fp8": Arm("fp8"),
+    "fused, int4 group 128": Arm("int4", 128, target=1800),
     "a quarter of the layers gone, bf16": Arm(layers=SMALLER),
-    "a quarter of the layers gone, int4": Arm(4, 128, layers=SMALLER),
+    "a quarter of the layers gone, int4": Arm("int4", 128, layers=SMALLER),
 }
 
 
@@ -104,12 +109,20 @@ def random_model(sizes: Mapping[str, Any], arm: Arm, device: str = "cuda") -> Pr
     with torch.device(device):
         model = LlamaForCausalLM(config).eval()
     torch.set_default_dtype(torch.float32)
-    if arm.bits < 16:
+    if arm.kind != "dense":
         for name, layer in list(model.named_modules()):
             if isinstance(layer, nn.Linear):
-                group = arm.group if arm.group and layer.in_features % arm.group == 0 else None
-                model.set_submodule(name, Words(rounded(layer, arm.bits, group)))
+                model.set_submodule(name, _rounded(layer, arm))
     return model
+
+
+def _rounded(layer: nn.Linear, arm: Arm) -> nn.Module:
+    if arm.kind == "fp8":
+        weight = layer.weight.detach().float()
+        scale = weight.abs().amax(-1, keepdim=True) / torch.finfo(FLOAT8).max
+        return ScaledMM(Packed((weight / scale).to(FLOAT8), scale, None, 8, None, None))
+    group = arm.group if arm.group and layer.in_features % arm.group == 0 else None
+    return Words(rounded(layer, 4 if arm.kind == "int4" else 8, group))
 
 
 @torch.inference_mode()
@@ -168,7 +181,7 @@ def _error(decoder: Decoder) -> float:
 
 
 def stacked_bytes(model: PreTrainedModel) -> int:
-    layers = [one for one in model.modules() if isinstance(one, nn.Linear | Words)]
+    layers = [one for one in model.modules() if isinstance(one, nn.Linear | Words | ScaledMM)]
     return sum(stacked([layer]).bytes for layer in layers)
 
 
@@ -186,36 +199,25 @@ def _seconds(run: Callable[[], Any], times: int) -> float:
     return sorted(taken[1:])[1]
 
 
-def _replayed(run: Callable[[], None]) -> Callable[[], None]:
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
-
-
-def candidates(bits: int, end: str, columns: int) -> Iterator[Tile]:
+def candidates(kind: Kind, end: str, columns: int) -> Iterator[Tile]:
     """Ways that keep 4 to 24 loads of 16 bytes per thread on their way; of packed words a warp reads a row, or two."""
     both = 2 if end == "gated" else 1
-    warp = 32 * 128 // bits  # columns that a warp reads at once
-    for wide, fold in ((warp, 1), (warp // 2, 2)) if bits < 16 else ((warp << up, 1) for up in range(4)):
+    warp = 32 * 128 // {"dense": 16, "int4": 4}.get(kind, 8)  # columns that a warp reads at once
+    words = kind in ("int8", "int4")
+    for wide, fold in ((warp, 1), (warp // 2, 2)) if words else ((warp << up, 1) for up in range(4)):
         for rows, warps, ahead in itertools.product((2, 4, 8, 16, 32, 64), (4, 8, 16), (1, 2, 3, 5, 7, 10)):
             loads = rows * both * wide / (warps * warp)
-            rounds = bits < 16 and end in ("gated", "residual")  # results by 32
+            rounds = words and end in ("gated", "residual")  # results by 32
             fits = loads >= 1 and ahead <= -(-columns // wide) and (rows >= BLOCK or not rounds)
-            if fits and loads <= (8 if bits < 16 else 4) and 4 <= loads * ahead <= (24 if bits < 16 else 16):
+            if fits and loads <= (8 if words else 4) and 4 <= loads * ahead <= (24 if words else 16):
                 yield Tile(rows, wide, warps, fold, ahead)
 
 
 @torch.inference_mode()
-def tune(sizes: Mapping[str, Any], deadline: float) -> None:
+def tune(sizes: Mapping[str, Any], words: str, deadline: float) -> None:
     """Print microseconds and bandwidth of every way to cut every product, over the weights of all blocks in turn."""
-    for bits, group in ((4, 128), (8, None), (16, None)):
-        model = random_model(sizes, Arm(bits, group))
+    for kind in (kind for kind in get_args(Kind)[::-1] if words in kind):
+        model = random_model(sizes, Arm(kind, 128 if kind == "int4" else None))
         fused = Fused(model, LENGTH, overlap=True)
         ends = {"plain": "qkv", "gated": "gated", "residual o": "o", "residual down": "down", "head": "head"}
         for what, name in ends.items():
@@ -230,10 +232,10 @@ def tune(sizes: Mapping[str, Any], deadline: float) -> None:
             ]
             rate = matrices[0].bytes / ranked[0][1] / 1e12
             print(
-                f"{bits} bits {what}: best {rate:.2f} TB/s; µs, rows x columns / warps fold ahead: {', '.join(told)}",
+                f"{kind} {what}: best {rate:.2f} TB/s; µs, rows x columns / warps fold ahead: {', '.join(told)}",
                 flush=True,
             )
-        if bits == 16:
+        if kind == "dense":
             tune_rest(fused)
         del fused, model, matrices
         gc.collect()
@@ -243,11 +245,11 @@ def tune(sizes: Mapping[str, Any], deadline: float) -> None:
 def _by_tile(fused: Fused, matrices: list[Any], end: str, deadline: float) -> dict[Tile, float]:
     """Seconds of a product by how it is cut; what does not run is told and left out."""
     taken: dict[Tile, float] = {}
-    for cut in candidates(matrices[0].bits, end, matrices[0].columns):
+    for cut in candidates(matrices[0].kind, end, matrices[0].columns):
         if time.monotonic() > deadline:
             break
         try:
-            taken[cut] = _seconds(_replayed(partial(_all, fused, matrices, end, cut)), 10) / len(matrices)
+            taken[cut] = _seconds(captured(partial(_all, fused, matrices, end, cut)).replay, 10) / len(matrices)
         except (RuntimeError, ValueError) as error:
             print(f"{cut} does not run: {error}", flush=True)
     return taken
@@ -256,22 +258,22 @@ def _by_tile(fused: Fused, matrices: list[Any], end: str, deadline: float) -> di
 def tune_rest(fused: Fused) -> None:
     """Print microseconds of attention by position, and of a whole step with and without overlap."""
     blocks = fused.blocks
-    for keys, warps, splits in ((16, 1, 16), (16, 1, 32), (32, 1, 16), (32, 2, 16), (32, 4, 8)):
-        fused.KEYS, fused.SPLITS, fused.WARPS = keys, splits, warps
+    for keys, warps, splits in ATTENTION:
+        fused.KEYS, fused.splits, fused.WARPS = keys, splits, warps
         fused.partial = torch.zeros(fused.heads, splits, fused.width + 2, device="cuda")
         told = []
         for position in (1, 128, 256, 500):
             fused.position.fill_(position)
-            run = _replayed(lambda: [fused.attend(block) for block in blocks] and None)
+            run = captured(lambda: [fused.attend(block) for block in blocks]).replay
             told.append(f"{1e6 * _seconds(run, 10) / len(blocks):.2f}")
         print(f"attention, {keys} keys, {warps} warps, {splits} splits, at 1, 128, 256, 500: {' '.join(told)} µs")
     fused.position.fill_(0)
-    run = _replayed(lambda: [fused.advance(chooses=False) for _ in range(20)] and None)
+    run = captured(lambda: [fused.advance(chooses=False) for _ in range(20)]).replay
     print(f"advance: {1e6 * _seconds(run, 10) / 20:.2f} µs", flush=True)
     for overlap in (True, False):
         fused.overlap = overlap
         fused.position.fill_(128)
-        print(f"step, overlap {overlap}: {1e6 * _seconds(_replayed(fused.step), 30):.0f} µs", flush=True)
+        print(f"step, overlap {overlap}: {1e6 * _seconds(captured(fused.step).replay, 30):.0f} µs", flush=True)
 
 
 def _all(fused: Fused, matrices: list[Any], end: str, cut: Tile) -> None:
@@ -321,7 +323,7 @@ def main() -> None:
         f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}, copies {bandwidth / 1e12:.2f} TB/s\n", flush=True
     )
     if arguments.tune:
-        return tune(sizes, time.monotonic() + arguments.tune)
+        return tune(sizes, arguments.only, time.monotonic() + arguments.tune)
     tokens, prompt = (16, 8) if arguments.toy else (TOKENS, PROMPT)
     ids = torch.randint(sizes["vocab_size"], (1, prompt), generator=torch.Generator().manual_seed(0)).cuda()
     reached: dict[str, Speed] = {}

@@ -6,6 +6,7 @@ from transformers import PreTrainedModel
 
 from slimexp.decode.captured import Captured
 from slimexp.decode.fused import Fused, refusal
+from slimexp.kernel.capture import captured
 
 _BURST = 32  # tokens between two looks at whether the text has ended: a look waits for the GPU
 
@@ -61,17 +62,8 @@ class Decoder:
 
     @torch.inference_mode()
     def _captured(self) -> torch.cuda.CUDAGraph:
-        side = torch.cuda.Stream(self.model.device)
-        side.wait_stream(torch.cuda.current_stream(self.model.device))
-        with torch.cuda.stream(side):
-            self.steps.prefill(torch.zeros(1, 1, dtype=torch.int64, device=self.model.device))
-            self.steps.step()  # compiles, and allocates what is allocated once
-        torch.cuda.current_stream(self.model.device).wait_stream(side)
         self.steps.prefill(torch.zeros(1, 1, dtype=torch.int64, device=self.model.device))
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.steps.step()
-        return graph
+        return captured(self.steps.step)
 
     def prefill(self, ids: Tensor) -> None:
         """Read a prompt [1, T].

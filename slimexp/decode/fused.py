@@ -1,6 +1,5 @@
 """One decode step of Llama-like models in five Triton kernels per block (``kernels``)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -10,8 +9,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from slimexp.decode.captured import cached
-from slimexp.decode.matrix import Matrix, Tile, Vector, launch, stacked, tile
+from slimexp.decode.matrix import Matrix, Vector, launch, programs, stacked, tile
 from slimexp.decode.words import BLOCK, Words
+from slimexp.kernel.scaled_mm import ScaledMM
 
 TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -34,21 +34,8 @@ def refusal(model: PreTrainedModel, length: int) -> str | None:
     width = _head_width(model)
     if width & (width - 1) or width < BLOCK:
         return f"a head has {width} channels, which is no power of two from {BLOCK} on"
-    if strange := [name for name, one in _layers(model).items() if not isinstance(one, nn.Linear | Words)]:
-        return f"{strange[0]} is neither a linear layer nor one of packed words"
-    return _unlike(model)
-
-
-def _unlike(model: PreTrainedModel) -> str | None:
-    """Which layers read the same input and cannot be one matrix, because they are packed differently."""
-    for name, block in model.named_modules():
-        for parts in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
-            layers = [one for part in parts if (one := getattr(block, part, None)) is not None]
-            kinds = {
-                (one.bits, one.group, one.zero is None) if isinstance(one, Words) else (16, 0, True) for one in layers
-            }
-            if len(kinds) > 1:
-                return f"{', '.join(parts)} of {name} are packed differently"
+    if strange := [name for name, one in _layers(model).items() if not isinstance(one, nn.Linear | Words | ScaledMM)]:
+        return f"{strange[0]} is neither a linear layer nor one of packed words or float8"
     return None
 
 
@@ -86,7 +73,6 @@ class Fused:
         temperature: 0 takes the likeliest token.
         seed: Of sampling.
         overlap: Whether a kernel may start before the one before ends (compute capability 9.0).
-        tiles: How a product is cut, by matrix and end.
 
     Attributes:
         tokens: Ids by position [length].
@@ -107,9 +93,8 @@ class Fused:
         temperature: float = 0.0,
         seed: int = 0,
         overlap: bool = False,
-        tiles: Callable[[Matrix, str], Tile] = tile,
     ) -> None:
-        self.model, self.length, self.overlap, self.tiles = model, length, overlap, tiles
+        self.model, self.length, self.overlap = model, length, overlap
         self.temperature, self.seed = temperature, seed
         base, config = model.model, model.config
         self.epsilon = config.rms_norm_eps
@@ -135,10 +120,12 @@ class Fused:
         self.hidden, self.normed_in = empty(config.hidden_size), vector(config.hidden_size)
         self.qkv, self.attended = vector(block.qkv.rows, torch.float32), vector(self.heads * self.width)
         self.neurons = vector(block.down.columns)
-        self.squares_o, self.squares_down = (empty(self._programs(one, "residual")) for one in (block.o, block.down))
-        self.scores, self.best = vector(self.head.rows, torch.float32), empty(2, self._programs(self.head, "head"))
+        self.squares_o, self.squares_down = empty(config.hidden_size), empty(config.hidden_size)
+        self.squares_in = self.squares_down[: programs(block.down, "residual")]  # what ``advance`` leaves
+        self.scores, self.best = vector(self.head.rows, torch.float32), empty(2, programs(self.head, "head"))
         self.angles = empty(2, self.width // 2)
-        self.partial = empty(self.heads, self.SPLITS, self.width + 2)
+        self.splits = min(self.SPLITS, -(-length // self.KEYS))  # more would have nothing to attend to
+        self.partial = empty(self.heads, self.splits, self.width + 2)
         self.arrived = torch.zeros(self.heads, dtype=torch.int32, device=device)
         self.position = torch.zeros((), dtype=torch.int64, device=device)
         self.tokens = torch.zeros(length + 1, dtype=torch.int64, device=device)
@@ -148,9 +135,6 @@ class Fused:
         """Weights that a step reads."""
         matrices = [one for block in self.blocks for one in (block.qkv, block.o, block.gated, block.down)]
         return sum(matrix.bytes for matrix in (*matrices, self.head))
-
-    def _programs(self, matrix: Matrix, end: str) -> int:
-        return -(-matrix.rows // self.tiles(matrix, end).rows)
 
     def _block(self, index: int) -> Block:
         base = self.model.model
@@ -202,43 +186,51 @@ class Fused:
     def step(self) -> None:
         """One token more."""
         followers = [block.qkv for block in self.blocks[1:]] + [self.head]
+        squares = self.squares_in
         for block, following in zip(self.blocks, followers, strict=True):
-            self._product(block.qkv, self.normed_in, self.qkv, "plain", squares=self.squares_down)
+            self._product(block.qkv, self.normed_in, self.qkv, "plain", squares=squares)
             self.attend(block)
-            self._residual(block.o, self.attended, block.middle_gain, self.squares_o, rounds=block.gated.packed)
+            squares = self._residual(block.o, self.attended, block.middle_gain, self.squares_o, block.gated.packed)
             self._product(
-                block.gated, self.normed_in, self.neurons, "gated", squares=self.squares_o, rounds=block.down.packed,
+                block.gated, self.normed_in, self.neurons, "gated", squares=squares, rounds=block.down.packed
             )  # fmt: skip
-            self._residual(block.down, self.neurons, block.next_gain, self.squares_down, rounds=following.packed)
+            squares = self._residual(block.down, self.neurons, block.next_gain, self.squares_down, following.packed)
         self._product(
-            self.head, self.normed_in, self.scores, "head", squares=self.squares_down, best=self.best,
+            self.head, self.normed_in, self.scores, "head", squares=squares, best=self.best,
             position=self.position, temperature=self.temperature, seed=self.seed,
         )  # fmt: skip
         self.advance(chooses=True)
 
     def attend(self, block: Block) -> None:
         """Attention of one block, from ``qkv`` to ``attended``."""
+        import triton
+
         from slimexp.decode import kernels
 
-        splits = self.SPLITS
-        kernels.attend[(self.heads, splits)](
+        kernels.attend[(self.heads, self.splits)](
             self.qkv.values, *block.head_gains, self.angles, block.keys, block.values, self.position,
             *self.attended.written(block.o.packed), self.partial, self.arrived,
             SCALE=self.width**-0.5, EPSILON=self.epsilon, HEADS=self.heads, KV_HEADS=self.kv_heads,
-            HALF=self.width // 2, LENGTH=self.length, SPLITS=splits, BLOCK=self.KEYS, num_warps=self.WARPS,
-            **self._overlapped(),
+            HALF=self.width // 2, LENGTH=self.length,
+            SPLITS=self.splits, SPLITS_UP=triton.next_power_of_2(self.splits), BLOCK=self.KEYS,
+            num_warps=self.WARPS, **self._overlapped(),
         )  # fmt: skip
 
     def _overlapped(self) -> dict[str, Any]:
         return {"PDL": True, "launch_pdl": True} if self.overlap else {"PDL": False}
 
-    def _product(self, matrix: Matrix, x: Vector, out: Vector, end: str, **others: Any) -> None:
-        cut = self.tiles(matrix, end)
-        launch(matrix, x, out, end, cut, epsilon=self.epsilon, overlap=self.overlap, **others)
+    def _product(
+        self, matrix: Matrix, x: Vector, out: Vector, end: str, *, rounds: bool = False, **others: Any
+    ) -> None:
+        cut = tile(matrix, end, rounds)
+        launch(matrix, x, out, end, cut, rounds=rounds, epsilon=self.epsilon, overlap=self.overlap, **others)
 
-    def _residual(self, matrix: Matrix, x: Vector, gain: Tensor, squares: Tensor, **others: Any) -> None:
+    def _residual(self, matrix: Matrix, x: Vector, gain: Tensor, squares: Tensor, rounds: bool) -> Tensor:
+        """The sums that it leaves in ``squares``."""
+        squares = squares[: programs(matrix, "residual", rounds)]
         out = {"hidden": self.hidden, "gain": gain, "out_squares": squares}
-        self._product(matrix, x, self.normed_in, "residual", **out, **others)
+        self._product(matrix, x, self.normed_in, "residual", rounds=rounds, **out)
+        return squares
 
     def advance(self, *, chooses: bool) -> None:
         """Put the embedding of the token that won, or of the one at ``position``, on the residual stream."""
@@ -246,10 +238,10 @@ class Fused:
 
         from slimexp.decode import kernels
 
-        size, programs, parts = len(self.hidden), self.best.shape[1], len(self.squares_down)
+        size, programs, parts = len(self.hidden), self.best.shape[1], len(self.squares_in)
         kernels.advance[(1,)](
             self.best, self.tokens, self.position, self.embedding, self.first_gain, self.cosine, self.sine, self.angles,
-            self.hidden, *self.normed_in.written(self.blocks[0].qkv.packed), self.squares_down,
+            self.hidden, *self.normed_in.written(self.blocks[0].qkv.packed), self.squares_in,
             SIZE=size, SIZE_UP=triton.next_power_of_2(size),
             PROGRAMS=programs, PROGRAMS_UP=triton.next_power_of_2(programs),
             PARTS=parts, PARTS_UP=triton.next_power_of_2(parts), HALF=self.width // 2,

@@ -81,6 +81,7 @@ def attend(
     HALF: tl.constexpr,
     LENGTH: tl.constexpr,
     SPLITS: tl.constexpr,
+    SPLITS_UP: tl.constexpr,
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -148,7 +149,7 @@ def attend(
             tl.debug_barrier()
             if tl.atomic_add(arrived + head, 1) == active - 1:
                 tl.debug_barrier()
-                each = tl.arange(0, SPLITS)
+                each = tl.arange(0, SPLITS_UP)
                 theirs = partial + (head * SPLITS + each) * (WIDTH + 2)
                 here = each < active
                 peaks = tl.load(theirs + WIDTH, mask=here, other=float("-inf"), cache_modifier=".cg")

@@ -1,12 +1,18 @@
 """Matrices as the fused kernels read them, vectors as they hand them on, and how a product is cut."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from slimexp.decode.words import BLOCK, Words
+from slimexp.kernel.base import Packed
+from slimexp.kernel.scaled_mm import ScaledMM
+
+Kind = Literal["dense", "fp8", "int8", "int4"]
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,11 @@ class Matrix:
 
     Attributes:
         weight: [rows, columns], or words [rows, columns * bits / 32].
-        bits: 16 for a dense weight.
+        kind: What it is of.
     """
 
     weight: Tensor
-    bits: int
+    kind: Kind
     scale: Tensor | None
     zero: Tensor | None
     bias: Tensor | None
@@ -54,7 +60,13 @@ class Matrix:
 
     @property
     def packed(self) -> bool:
-        return self.bits < 16
+        """Whether it is of words."""
+        return self.kind in ("int8", "int4")
+
+    @property
+    def bits(self) -> int:
+        """Of an integer in a word; 0 where there are none."""
+        return {"int8": 8, "int4": 4}.get(self.kind, 0)
 
     @property
     def bytes(self) -> int:
@@ -64,16 +76,55 @@ class Matrix:
 
 
 def stacked(layers: Sequence[nn.Module]) -> Matrix:
-    """The weights of ``layers``, packed alike, as one matrix, of whose memory the layers' own become views."""
+    """The weights of ``layers`` as one matrix, of whose memory the layers' own become views.
+
+    Layers packed differently keep what they have, and the matrix is of the least that holds all of them: words of the
+    most bits and the smallest groups, or dense.
+    """
+    if len({_form(layer) for layer in layers}) > 1:
+        layers = _alike(layers)
     first = layers[0]
-    if not isinstance(first, Words):
-        return Matrix(_joined(layers, "weight"), 16, None, None, _joined_or_none(layers, "bias"))
-    return Matrix(
-        _joined(layers, "words"),
-        first.bits,
-        _joined(layers, "scale"),
-        _joined_or_none(layers, "zero"),
-        _joined_or_none(layers, "bias"),
+    bias = _joined_or_none(layers, "bias")
+    if isinstance(first, Words):
+        kind: Kind = "int4" if first.bits == 4 else "int8"
+        return Matrix(_joined(layers, "words"), kind, _joined(layers, "scale"), _joined_or_none(layers, "zero"), bias)
+    if isinstance(first, ScaledMM):
+        return Matrix(_joined(layers, "numbers"), "fp8", _joined(layers, "scale"), None, bias)
+    return Matrix(_joined(layers, "weight"), "dense", None, None, bias)
+
+
+def _form(layer: nn.Module) -> tuple[object, ...]:
+    """Equal for layers whose weights can lie below each other."""
+    return (type(layer), layer.bits, layer.group, layer.zero is None) if isinstance(layer, Words) else (type(layer),)
+
+
+def _alike(layers: Sequence[nn.Module]) -> Sequence[nn.Module]:
+    words = [layer for layer in layers if isinstance(layer, Words)]
+    if len(words) < len(layers):
+        return [_dense(layer) for layer in layers]
+    bits, group = max(one.bits for one in words), math.gcd(*(one.group for one in words))
+    affine = any(one.zero is not None for one in words)
+    return [_widened(one.packed(), bits, group, affine) for one in words]
+
+
+def _dense(layer: nn.Module) -> nn.Module:
+    if isinstance(layer, nn.Linear):
+        return layer
+    assert isinstance(layer, Words | ScaledMM)
+    dense = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+    dense.weight = nn.Parameter(layer.matrix(torch.bfloat16), requires_grad=False)
+    if layer.bias is not None:
+        dense.bias = nn.Parameter(layer.bias, requires_grad=False)
+    return dense
+
+
+def _widened(packed: Packed, bits: int, group: int, affine: bool) -> Words:
+    """The same numbers in fields of ``bits``, a scale for each ``group`` of them."""
+    times = packed.group_size // group
+    zero = torch.zeros_like(packed.scale, dtype=torch.int8) if packed.zero is None and affine else packed.zero
+    scale = packed.scale.repeat_interleave(times, -1)
+    return Words(
+        packed._replace(bits=bits, scale=scale, zero=None if zero is None else zero.repeat_interleave(times, -1))
     )
 
 
@@ -92,16 +143,20 @@ def _joined(layers: Sequence[nn.Module], name: str) -> Tensor:
 
 
 # what ``benchmarks.decode_large --tune`` found quick on an H200; "small" ends as "residual" does, on a short row
-_TILES = {
-    16: {
+_TILES: dict[Kind, dict[str, Tile]] = {
+    "dense": {
         "plain": Tile(32, 256, 16, 1, 7), "gated": Tile(2, 1024, 4, 1, 3), "small": Tile(32, 256, 16, 1, 5),
         "residual": Tile(32, 256, 16, 1, 7), "head": Tile(4, 1024, 4, 1, 3),
     },
-    8: {
+    "fp8": {
+        "plain": Tile(16, 512, 8, 1, 5), "gated": Tile(32, 512, 16, 1, 1), "small": Tile(8, 1024, 4, 1, 3),
+        "residual": Tile(8, 512, 8, 1, 7), "head": Tile(4, 512, 4, 1, 5),
+    },
+    "int8": {
         "plain": Tile(16, 256, 8, 2, 10), "gated": Tile(32, 512, 8, 1, 2), "small": Tile(32, 512, 8, 1, 5),
         "residual": Tile(32, 512, 16, 1, 10), "head": Tile(64, 512, 8, 1, 2),
     },
-    4: {
+    "int4": {
         "plain": Tile(32, 1024, 8, 1, 3), "gated": Tile(32, 1024, 8, 1, 2), "small": Tile(32, 1024, 16, 1, 3),
         "residual": Tile(32, 1024, 8, 1, 5), "head": Tile(32, 512, 8, 2, 3),
     },
@@ -109,9 +164,15 @@ _TILES = {
 _FOR_PACKED = Tile(BLOCK, 256, 16, 1, 2)  # of a dense weight before a packed one
 
 
-def tile(matrix: Matrix, end: str) -> Tile:
-    """How a product is cut."""
-    return _TILES[matrix.bits]["small" if end == "residual" and matrix.columns < 4096 else end]
+def tile(matrix: Matrix, end: str, rounds: bool = False) -> Tile:
+    """How a product is cut; ``rounds`` where the next weight is of words."""
+    found = _TILES[matrix.kind]["small" if end == "residual" and matrix.columns < 4096 else end]
+    return _FOR_PACKED if rounds and found.rows < BLOCK else found  # a scale is of one program's results
+
+
+def programs(matrix: Matrix, end: str, rounds: bool = False) -> int:
+    """Of the kernel that multiplies ``matrix``; each leaves a sum of squares, or a best token."""
+    return -(-matrix.rows // tile(matrix, end, rounds).rows)
 
 
 class Vector:
@@ -148,13 +209,11 @@ def launch(
     seed: int = 0,
     overlap: bool = False,
 ) -> None:
-    """One ``products.product``; ``rounds`` where the next weight is packed."""
+    """One ``products.product``; ``rounds`` where the next weight is of words."""
     import triton
 
     from slimexp.decode import products
 
-    if rounds and tile.rows < BLOCK:  # a scale is of one program's results
-        tile = _FOR_PACKED
     rows = matrix.rows // 2 if end == "gated" else matrix.rows
     pack = 32 // matrix.bits if matrix.packed else 1
     block = min(tile.columns // pack, triton.next_power_of_2(matrix.columns // pack))

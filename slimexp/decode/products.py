@@ -202,15 +202,18 @@ def product(
     ``out_squares`` [programs] = sums of hidden^2.
     ``"head"``: ``out`` = logits, ``best`` [2, programs] = the largest and its row.
     Where the next weight is packed, ``out`` is rounded (``kernels.leave``).
-    ``PARTS`` is the number of sums in ``squares``; 0 where ``x`` is not normed. ``BITS`` is 16 for a dense weight.
+    ``PARTS`` is the number of sums in ``squares``; 0 where ``x`` is not normed. ``BITS`` is 0 where ``weight`` is not
+    of words; if it is of float8 it has a scale per row.
     """
     program = tl.program_id(0)
     RESULTS: tl.constexpr = 2 * BLOCK_ROWS if END == "gated" else BLOCK_ROWS
     rows = _rows(tl.arange(0, RESULTS), ROWS, BLOCK_ROWS, END)
     if PDL:
         gdc_launch_dependents()
-    if BITS == 16:
+    if BITS == 0:
         y = _dense(x, weight, rows, COLS, BLOCK, AHEAD, PDL)
+        if scale is not None:
+            y *= tl.load(scale + rows)
     else:
         y = _packed(
             x, x_scale, weight, scale, zero, COLS * BITS // 32, GROUP * BITS // 32, BITS, RESULTS // FOLD, BLOCK, FOLD,

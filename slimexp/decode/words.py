@@ -28,6 +28,7 @@ class Words(Kernel):
         bits: Of a field, 8 or 4.
     """
 
+    devices = ("cuda",)
     label = "int words, inputs int8"
     words: Tensor
     scale: Tensor
@@ -35,14 +36,7 @@ class Words(Kernel):
     bias: Tensor | None
 
     @classmethod
-    def refusal(cls, packed: Packed, device: torch.device) -> str | None:
-        if device.type != "cuda":
-            return f"is for CUDA devices, not {device.type}"
-        return cls.unfit(packed)
-
-    @classmethod
     def unfit(cls, packed: Packed) -> str | None:
-        """Why ``packed`` cannot be laid out so, on whatever device."""
         if packed.bits > 8:
             return f"holds at most 8 bits, not {packed.bits}"
         if packed.group_size % BLOCK:
@@ -54,7 +48,7 @@ class Words(Kernel):
     def __init__(self, packed: Packed) -> None:
         super().__init__(packed)
         self.bits: Literal[4, 8] = 4 if packed.bits <= 4 else 8
-        self.register_buffer("words", _laid_out(packed.integers, self.bits))
+        self.register_buffer("words", _laid_out(packed.numbers, self.bits))
         self.register_buffer("scale", _exactly_small(packed.scale.contiguous()))
         self.register_buffer("zero", None if packed.zero is None else packed.zero.to(torch.int8).contiguous())
         self.register_buffer("bias", packed.bias)
@@ -64,16 +58,17 @@ class Words(Kernel):
         """Weights of a row that share a scale."""
         return self.in_features // self.scale.shape[1]
 
-    def matrix(self, dtype: torch.dtype) -> Tensor:
-        """The weight as [out, in]."""
+    def packed(self) -> Packed:
+        """What it was made of, but for how inputs are rounded."""
         numbers = self.words.view(torch.int8)
         if self.bits == 4:
             halves = numbers.unflatten(-1, (-1, 1, 16))
             numbers = torch.cat([halves << 4 >> 4, halves >> 4], -2).flatten(-3)
-        groups = numbers.unflatten(-1, (self.scale.shape[1], -1)).float()
-        if self.zero is not None:
-            groups = groups - self.zero.unsqueeze(-1)
-        return (groups * self.scale.float().unsqueeze(-1)).flatten(-2).to(dtype)
+        return Packed(numbers, self.scale.float(), self.zero, self.bits, self.bias, None)
+
+    def matrix(self, dtype: torch.dtype) -> Tensor:
+        """The weight as [out, in]."""
+        return self.packed().weight().to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)

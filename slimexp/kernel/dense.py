@@ -6,28 +6,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from slimexp.kernel.base import Kernel, Packed, rounded_input
+from slimexp.kernel.base import FLOAT8, Kernel, Packed
+from slimexp.kernel.rows import rounded_values
 
 
 class Dense(Kernel):
     """Runs everywhere; inputs are rounded as the layer was trained, so that it computes the same."""
 
+    devices = ("cpu", "cuda")
+    takes = (torch.int8, FLOAT8)
     dtype: ClassVar[torch.dtype]
     dequantized: Tensor
     bias: Tensor | None
 
-    @classmethod
-    def refusal(cls, packed: Packed, device: torch.device) -> str | None:
-        return None
-
     def __init__(self, packed: Packed) -> None:
         super().__init__(packed)
-        self.activation = packed.activation
+        self.activation, self.kind = packed.activation, packed.numbers.dtype
         self.register_buffer("dequantized", packed.weight().to(self.dtype), persistent=False)
         self.register_buffer("bias", None if packed.bias is None else packed.bias.detach().to(self.dtype), False)
 
     def forward(self, x: Tensor) -> Tensor:
-        rounded = rounded_input(x.float(), self.activation).to(self.dtype)
+        rounded = rounded_values(x, self.activation, self.kind, self.dtype)
         return linear(rounded, self.dequantized, self.bias).to(x.dtype)
 
 

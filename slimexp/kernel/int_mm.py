@@ -1,16 +1,20 @@
-"""Torch's own product of int8 matrices, which needs no compiler."""
+"""Torch's own product of int8 matrices, which needs no C++ compiler."""
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from slimexp.kernel.base import Kernel, Packed, rounding
+from slimexp.kernel.base import Kernel, Packed
+from slimexp.kernel.rows import rounded_rows
 
+_LEAST, _STEP = 17, 8  # rows, and what sizes are multiples of, on a GPU
 _LONGEST = 2**31 // (128 * 128)  # products that an int32 can add up
 
 
 class IntMM(Kernel):
     """``torch._int_mm``: weights of one scale per row, whatever their bits, lie in a byte each."""
 
+    devices = ("cpu", "cuda")
     label = "int8 torch._int_mm"
     integers: Tensor
     scale: Tensor
@@ -18,8 +22,13 @@ class IntMM(Kernel):
 
     @classmethod
     def refusal(cls, packed: Packed, device: torch.device) -> str | None:
-        if device.type != "cpu":
-            return f"it runs on a CPU, not on {device.type}"
+        if device.type == "cuda" and any(size % _STEP for size in packed.numbers.shape):
+            sizes = " and ".join(map(str, packed.numbers.shape))
+            return f"on a GPU its sizes must be multiples of {_STEP}, got {sizes}"
+        return super().refusal(packed, device)
+
+    @classmethod
+    def unfit(cls, packed: Packed) -> str | None:
         if packed.activation is None:
             return "inputs must be rounded to integers, and these are left in float"
         if packed.scale.shape[1] > 1 or packed.zero is not None:
@@ -32,15 +41,17 @@ class IntMM(Kernel):
         super().__init__(packed)
         assert packed.activation is not None
         self.activation = packed.activation
-        self.register_buffer("integers", packed.integers.contiguous(), persistent=False)
+        self.register_buffer("integers", packed.numbers.contiguous(), persistent=False)
         self.register_buffer("scale", packed.scale.float().flatten(), persistent=False)
         self.register_buffer("bias", None if packed.bias is None else packed.bias.detach().float(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.float().reshape(-1, self.in_features)
-        integers, scale = rounding(rows, self.activation)
-        scale = scale + 0 * integers.sum(-1, keepdim=True)  # as an integer NaN would pass for a number
-        y = torch._int_mm(integers.to(torch.int8), self.integers.t()) * scale * self.scale
+        integers, scale = rounded_rows(x.reshape(-1, self.in_features), self.activation, torch.int8)
+        if x.is_cuda and (missing := _LEAST - len(integers)) > 0:
+            y = torch._int_mm(pad(integers, (0, 0, 0, missing)), self.integers.t())[:-missing]
+        else:
+            y = torch._int_mm(integers, self.integers.t())
+        y = y * scale * self.scale
         if self.bias is not None:
             y += self.bias
         return y.to(x.dtype).view(*x.shape[:-1], self.out_features)

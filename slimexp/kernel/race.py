@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from slimexp.kernel.base import Kernel, Packed
 from slimexp.kernel.build import folder, machine
+from slimexp.kernel.capture import captured
 from slimexp.kernel.dense import Dense, DenseBfloat16, DenseFloat32
 from slimexp.kernel.int_mm import IntMM
+from slimexp.kernel.scaled_mm import ScaledMM
 from slimexp.kernel.vnni import Vnni
 from slimexp.kernel.weight_only import WeightOnly4, WeightOnly8
 
 # The first wins a tie.
-BACKENDS: tuple[type[Kernel], ...] = (Vnni, IntMM, WeightOnly4, WeightOnly8, DenseFloat32, DenseBfloat16)
+BACKENDS: tuple[type[Kernel], ...] = (Vnni, IntMM, ScaledMM, WeightOnly4, WeightOnly8, DenseFloat32, DenseBfloat16)
 FEW, MANY = 1, 128  # rows that are raced: a token decoded, a sequence read
 _BETWEEN = 16  # rows from which a layer runs what is best for many
 _MARGIN = 0.95  # a later backend must take less than this share of the time: below is noise
@@ -28,7 +30,8 @@ _AGREE, _WITHIN = 3, 1.1  # a backend's least time is trusted once so many round
 _LEAST_ROUNDS, _MOST_ROUNDS = 7, 40
 _WORTH = 1.25  # times faster that a second kernel for a layer must be, as it holds the weight again
 _REPEATS = 4  # calls per round of a kernel that runs many rows
-_CACHE_BYTES, _MOST_COPIES = 64e6, 16  # float32 weights that no cache holds
+_IN_A_ROW = 32  # calls on a GPU between two looks at the clock
+_CACHE_BYTES, _MOST_COPIES, _MOST_ON_GPU = 64e6, 16, 64  # weights that no cache holds
 
 
 class Winners(NamedTuple):
@@ -63,13 +66,13 @@ class ByRows(nn.Module):
 
 
 def put(model: nn.Module, layers: Mapping[str, Packed]) -> None:
-    """Replace the linear layers named in ``layers`` by kernels that run them, in place."""
+    """Replace the linear layers named in ``layers`` by kernels that run them where they are, in place."""
     for name, packed in layers.items():
         model.set_submodule(name, fastest(packed))
 
 
 def fastest(packed: Packed) -> nn.Module:
-    """The layer on the kernels that are fastest for its shape on this CPU; the first layer of a shape is raced."""
+    """The layer on the kernels that are fastest for its shape on its device; the first layer of a shape is raced."""
     winners = _winners(_shape(packed), packed)
     few, many = _named(winners.few), _named(winners.many)
     layer = few(packed) if few is many else ByRows(few(packed), many(packed))
@@ -107,19 +110,20 @@ def race(packed: Packed, rows: int, backends: Sequence[type[Kernel]] = BACKENDS)
     those far behind, as ones without vector instructions are, stop at once.
     """
     few = rows < _BETWEEN  # then reading the weights takes the time
-    copies = max(1, min(_MOST_COPIES, int(_CACHE_BYTES / (4 * packed.integers.numel())))) if few else 1
-    able = [backend for backend in backends if backend.refusal(packed, torch.device("cpu")) is None]
-    repeats = 1 if few else _REPEATS
-    apart = [packed._replace(integers=packed.integers.clone()) for _ in range(copies)]  # some kernels keep them as is
-    runners = {backend.__name__: [backend(one) for one in apart] * repeats for backend in able}
-    x = torch.randn(rows, packed.integers.shape[1], generator=torch.Generator().manual_seed(0))
-    taken: dict[str, list[float]] = {name: [] for name in runners}
+    gpu = packed.numbers.is_cuda
+    copies = _copies(packed.numbers.numel(), gpu) if few else 1
+    repeats = -(-_IN_A_ROW // copies) if gpu else 1 if few else _REPEATS
+    apart = [packed._replace(numbers=packed.numbers.clone()) for _ in range(copies)]  # some kernels keep them as is
+    x = torch.randn(rows, packed.numbers.shape[1], generator=torch.Generator().manual_seed(0)).to(packed.numbers.device)
+    timer = _on_gpu if gpu else _on_cpu
     with torch.inference_mode():
+        runners = {one.__name__: timer([one(each) for each in apart] * repeats, x) for one in _able(packed, backends)}
+        taken: dict[str, list[float]] = {name: [] for name in runners}
         for turn in range(_MOST_ROUNDS + 1):
-            for name, layers in runners.items():
-                least = min(_seconds(layer, x) for layer in layers)  # one by one: a short call is seldom interrupted
+            for name, least in runners.items():
+                seconds = least()
                 if turn:  # the first warms up
-                    taken[name].append(least)
+                    taken[name].append(seconds)
             if turn:
                 runners = {name: runners[name] for name in _within(_HOPELESS, taken) if name in runners}
             if turn >= _LEAST_ROUNDS and settled(taken):
@@ -127,10 +131,40 @@ def race(packed: Packed, rows: int, backends: Sequence[type[Kernel]] = BACKENDS)
     return taken
 
 
+def _copies(weights: int, gpu: bool) -> int:
+    """Of a layer of so many ``weights`` that no cache holds: on a GPU, not even of a byte each."""
+    least, most = (1, _MOST_ON_GPU) if gpu else (4, _MOST_COPIES)
+    return max(1, min(most, int(_CACHE_BYTES / (least * weights))))
+
+
+def _able(packed: Packed, backends: Sequence[type[Kernel]]) -> list[type[Kernel]]:
+    return [backend for backend in backends if backend.refusal(packed, packed.numbers.device) is None]
+
+
+def _on_cpu(layers: Sequence[Kernel], x: Tensor) -> Callable[[], float]:
+    """Least seconds of a call; one by one, as a short call is seldom interrupted."""
+    return lambda: min(_seconds(layer, x) for layer in layers)
+
+
 def _seconds(layer: Kernel, x: Tensor) -> float:
     start = time.perf_counter()
     layer(x)
     return time.perf_counter() - start
+
+
+def _on_gpu(layers: Sequence[Kernel], x: Tensor) -> Callable[[], float]:
+    """Mean seconds of a call, all as one CUDA graph: without the time that Python takes to launch them."""
+    graph = captured(lambda: [layer(x) for layer in layers])
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def timed() -> float:
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3 / len(layers)
+
+    return timed
 
 
 def winner(seconds: Mapping[str, Sequence[float]]) -> str:
@@ -178,12 +212,14 @@ def _named(name: str) -> type[Kernel]:
 def _shape(packed: Packed) -> tuple[object, ...]:
     activation = packed.activation if isinstance(packed.activation, str) else type(packed.activation).__name__
     return (
-        *packed.integers.shape,
+        *packed.numbers.shape,
         packed.scale.shape[1],
         packed.zero is None,
         packed.bits,
         activation,
         packed.bias is None,
+        str(packed.numbers.dtype),
+        torch.cuda.get_device_name(packed.numbers.device) if packed.numbers.is_cuda else "cpu",
     )
 
 
@@ -194,7 +230,7 @@ def _winners(shape: tuple[object, ...], packed: Packed) -> Winners:
     """From this process, an earlier one, or a race."""
     if (known := _raced.get(shape)) is not None:
         return known
-    backends = [backend.__name__ for backend in BACKENDS if backend.refusal(packed, torch.device("cpu")) is None]
+    backends = [backend.__name__ for backend in _able(packed, BACKENDS)]
     key = json.dumps([*machine(), torch.get_num_threads(), *shape, *backends])
     path = folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     try:

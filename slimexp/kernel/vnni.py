@@ -22,9 +22,7 @@ class Vnni(Kernel):
     label = "integer VNNI"
 
     @classmethod
-    def refusal(cls, packed: Packed, device: torch.device) -> str | None:
-        if device.type != "cpu":
-            return f"it runs on a CPU, not on {device.type}"
+    def unfit(cls, packed: Packed) -> str | None:
         if packed.group_size > _LONGEST:
             return f"groups must be at most {_LONGEST} long, got {packed.group_size}"
         return build.failure()
@@ -38,7 +36,7 @@ class Vnni(Kernel):
         zero = torch.full_like(packed.scale, offset, dtype=torch.int32)
         if packed.zero is not None:
             zero += packed.zero.to(torch.int32)
-        unsigned = (packed.integers.to(torch.int16) + offset).to(torch.uint8)
+        unsigned = (packed.numbers.to(torch.int16) + offset).to(torch.uint8)
         self.register_buffer("integers", _in_panels(unsigned.unflatten(-1, (groups, -1)), self.bits), persistent=False)
         self.register_buffer("scale", _lanes(packed.scale.float()), persistent=False)
         self.register_buffer("zero", _lanes(zero), persistent=False)

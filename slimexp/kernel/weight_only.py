@@ -18,15 +18,15 @@ class WeightOnly8(Kernel):
     bias: Tensor | None
 
     @classmethod
-    def refusal(cls, packed: Packed, device: torch.device) -> str | None:
+    def unfit(cls, packed: Packed) -> str | None:
         if packed.scale.shape[1] > 1 or packed.zero is not None:
             return "weights must have one scale per row and no zero point"
-        return _refusal(packed, device)
+        return _unfit(packed)
 
     def __init__(self, packed: Packed) -> None:
         super().__init__(packed)
         # A copy: torch 2.13 reads 16 bytes at once and crashes where they are not aligned, as in a file that is mapped.
-        self.register_buffer("integers", packed.integers.clone().contiguous(), persistent=False)
+        self.register_buffer("integers", packed.numbers.clone().contiguous(), persistent=False)
         self.register_buffer("scale", packed.scale.flatten().bfloat16(), persistent=False)
         self.register_buffer("bias", _bias(packed), persistent=False)
 
@@ -44,17 +44,17 @@ class WeightOnly4(Kernel):
     bias: Tensor | None
 
     @classmethod
-    def refusal(cls, packed: Packed, device: torch.device) -> str | None:
+    def unfit(cls, packed: Packed) -> str | None:
         if packed.bits > 4 or packed.group_size not in _GROUPS:
             return f"weights must have at most 4 bits in groups of {_GROUPS}"
-        return _refusal(packed, device)
+        return _unfit(packed)
 
     def __init__(self, packed: Packed) -> None:
         super().__init__(packed)
         self.group_size = packed.group_size
         zero = torch.zeros_like(packed.scale) if packed.zero is None else packed.zero * packed.scale
         grid = torch.stack([packed.scale, -zero], -1).transpose(0, 1).bfloat16().contiguous()  # [groups, out, 2]
-        words = torch._convert_weight_to_int4pack_for_cpu(packed.integers.to(torch.int32) + 8, 1)
+        words = torch._convert_weight_to_int4pack_for_cpu(packed.numbers.to(torch.int32) + 8, 1)
         self.register_buffer("words", words, persistent=False)
         self.register_buffer("grid", grid, persistent=False)
         self.register_buffer("bias", _bias(packed), persistent=False)
@@ -64,12 +64,10 @@ class WeightOnly4(Kernel):
         return _outputs(torch._weight_int4pack_mm_for_cpu(rows, self.words, self.group_size, self.grid), self.bias, x)
 
 
-def _refusal(packed: Packed, device: torch.device) -> str | None:
-    if device.type != "cpu":
-        return f"it runs on a CPU, not on {device.type}"
+def _unfit(packed: Packed) -> str | None:
     if packed.activation is not None:
         return "inputs must be left in float"
-    out, size = packed.integers.shape
+    out, size = packed.numbers.shape
     if out % _OUT or size % _IN:
         return f"its sizes must be multiples of {_OUT} (out) and {_IN} (in), got {out} and {size}"
     return None

@@ -52,7 +52,7 @@ class _CpuClock:
 class Latency(Measure):
     """Latency of a whole request (prompt and answer) and throughput of its two parts.
 
-    On a GPU a causal LM decodes one sequence by ``decode.Decoder``, the model and its baseline alike.
+    On a GPU both run as CUDA graphs (``workload.runner``), a causal LM's decoding by ``decode.Decoder``.
     Subject and baseline take turns (A B, B A, A B, ...), so that what else the machine does falls on both;
     each pair gives a ratio. Figures:
 

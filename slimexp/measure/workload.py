@@ -10,9 +10,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, EncoderDecoderCache, StaticCache
 
 from slimexp.decode.base import Decoder, capturable
+from slimexp.decode.captured import cached
+from slimexp.kernel.capture import captured
 from slimexp.model.base import Family
 from slimexp.model.cache import cache_bits
 
@@ -74,11 +76,25 @@ class Runner(Protocol):
 
 
 def runner(family: Family, shape: Workload) -> Runner:
-    """The fastest way through ``family``: on a GPU, a causal LM decodes one sequence as a CUDA graph per token."""
-    alone = family.device.type == "cuda" and family.task == "causal_lm" and shape.batch == 1
-    if alone and cache_bits(family.model.config) is None and capturable(family.model):
+    """The fastest way through ``family``: on a GPU as CUDA graphs.
+
+    A causal LM decodes one sequence by ``decode.Decoder``; of several, and where keys and values are cached as integers
+    or the model cannot be captured, nothing is a graph.
+    """
+    if family.device.type != "cuda" or cache_bits(family.model.config) is not None:
+        return Request(family)
+    if family.task != "causal_lm":
+        return _replayed(family, shape)
+    if shape.batch == 1 and capturable(family.model):
         return Decoder(family.model, shape.tokens + max(shape.new_tokens, 1))
     return Request(family)
+
+
+def _replayed(family: Family, shape: Workload) -> Runner:
+    try:
+        return Replayed(family, shape)
+    except RuntimeError:  # what it does depends on numbers that the GPU holds
+        return Request(family)
 
 
 class Request:
@@ -96,18 +112,22 @@ class Request:
 
     def prefill(self, prompt: Tensor) -> None:
         """Read ``prompt`` [B, T]; what was read before is forgotten."""
-        self._state = {}
+        self._state = self._emptied()
         if self.task == "classification":
             self.model(input_ids=prompt)
         elif self.task == "seq2seq":
             encoded = self.model.get_encoder()(input_ids=prompt)
             start = self.model.config.decoder_start_token_id
             self.next_ids = torch.full_like(prompt[:, :1], start if start is not None else 0)
-            self._state = {"encoder_outputs": encoded}
+            self._state["encoder_outputs"] = encoded
             self._step("decoder_input_ids")
         else:
             self.next_ids = prompt
             self._step("input_ids", logits_to_keep=1)
+
+    def _emptied(self) -> dict[str, Any]:
+        """What the model is told beside its first ids."""
+        return {}
 
     @property
     def cache(self) -> Cache | None:
@@ -125,3 +145,47 @@ class Request:
         cache = "cache" if "cache" in output else "past_key_values"  # transformers 5.24 renamed it
         self._state[cache] = output[cache]
         self.next_ids = output.logits[:, -1:].argmax(-1)
+
+
+class Replayed(Request):
+    """A request of one shape as two CUDA graphs, one to read the prompt and one per token; for all but causal LMs.
+
+    Raises:
+        RuntimeError: The model cannot be captured.
+    """
+
+    @torch.no_grad()
+    def __init__(self, family: Family, shape: Workload) -> None:
+        super().__init__(family)
+        self._prompt = shape.prompt(family)
+        self._kept: Cache | None = None
+        if self.task == "seq2seq":
+            config = self.model.config.get_text_config(decoder=True)
+            lengths = shape.new_tokens + 1, shape.tokens
+            self._kept = EncoderDecoderCache(*(StaticCache(config, max_cache_len=length) for length in lengths))
+        self._read = captured(lambda: Request.prefill(self, self._prompt))
+        self._token = self.next_ids
+        self._next = captured(self._replace) if shape.new_tokens else None
+        self.next_ids = self._token
+
+    def _emptied(self) -> dict[str, Any]:
+        if self._kept is None:
+            return {}
+        self._kept.reset()
+        return {next(iter(cached(self.model, self._kept))): self._kept}
+
+    def _replace(self) -> None:
+        """Take ``_token`` for the one that follows it."""
+        assert self._token is not None
+        self.next_ids = self._token
+        self._step("decoder_input_ids")
+        self._token.copy_(self.next_ids)
+
+    def prefill(self, prompt: Tensor) -> None:
+        self._prompt.copy_(prompt)
+        self._read.replay()
+
+    def decode(self, new_tokens: int) -> None:
+        for _ in range(new_tokens):
+            assert self._next is not None
+            self._next.replay()

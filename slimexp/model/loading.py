@@ -249,7 +249,8 @@ def check_finite(tensors: Iterable[tuple[str, Tensor]], path: str | Path) -> Non
         ValueError: One of the tensors holds NaN or infinity.
     """
     for name, tensor in tensors:
-        if not tensor.isfinite().all():
+        values = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # torch does not ask this of a float8
+        if not values.isfinite().all():
             file = _file_of(name, Path(path))
             raise ValueError(
                 f"model '{path}': '{name}'{f' in {file}' if file else ''} holds NaN or infinity: get the file anew, "

@@ -14,22 +14,23 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from slimexp.decode.fused import TYPES
 from slimexp.decode.words import Words
-from slimexp.kernel.base import ACTIVATION_BITS, Packed
+from slimexp.kernel.base import ACTIVATION_BITS, FLOAT8, Kernel, Packed
 from slimexp.kernel.race import put
+from slimexp.kernel.scaled_mm import ScaledMM
 from slimexp.model.base import Family
 from slimexp.model.loading import check_finite, family_of, from_folder
 from slimexp.quantizer.packing import SCALE
 from slimexp.quantizer.unpacking import unpacked
 
-_FORMATS = {"int-quantized", "pack-quantized", "mixed-precision"}
+_FORMATS = {"int-quantized", "pack-quantized", "float-quantized", "mixed-precision"}
 
 
 def served(folder: str | Path, task: str, max_length: int, *, device: str | torch.device = "cpu") -> Family:
-    """A family from a model folder, its integers multiplied as they are.
+    """A family from a model folder, its packed numbers multiplied as they are.
 
-    On a CPU each layer runs on the fastest kernel (``race``), on a GPU Llama-like models run on packed words
-    (``decode.words``). Weights that are not quantized, and models that no kernel here can run (``refusal``), are as
-    ``from_folder`` loads them. No quantized layer exists as floats meanwhile.
+    Each layer runs on the fastest kernel (``race``); on a GPU, those of Llama-like models lie as the decode loop reads
+    them. Weights that are not quantized, and models that no kernel here can run (``refusal``), are as ``from_folder``
+    loads them. No quantized layer exists as floats meanwhile.
 
     Args:
         folder: In the hub's format.
@@ -38,30 +39,18 @@ def served(folder: str | Path, task: str, max_length: int, *, device: str | torc
         device: Where it runs.
     """
     folder, device = Path(folder), torch.device(device)
-    layers = _layers(folder, device)
-    if layers is None:
-        family = from_folder(folder, task, max_length)
+    if refusal(folder) is None and device.type in ("cpu", "cuda"):
+        family = family_of(_packed(folder, device), folder, task, max_length)
     else:
-        family = family_of(_integers(folder, layers, device), folder, task, max_length)
+        family = from_folder(folder, task, max_length)
     nn.Module.to(family.model, device)
     return family
 
 
-def _layers(folder: Path, device: torch.device) -> dict[str, Packed] | None:
-    """What runs as integers on ``device``; ``None`` where nothing does."""
-    if refusal(folder) is not None or device.type not in ("cpu", "cuda"):
-        return None
-    if device.type == "cuda" and json.loads((folder / "config.json").read_text())["model_type"] not in TYPES:
-        return None
-    layers = unpacked(folder)
-    if device.type == "cuda" and any(Words.unfit(one) is not None for one in layers.values()):
-        return None
-    return layers
-
-
-def _integers(folder: Path, layers: Mapping[str, Packed], device: torch.device) -> PreTrainedModel:
+def _packed(folder: Path, device: torch.device) -> PreTrainedModel:
     import transformers
 
+    layers = unpacked(folder)
     floats = _floats(folder, layers)
     check_finite([*floats.items(), *((f"{name}.{SCALE}", one.scale) for name, one in layers.items())], folder)
     config = AutoConfig.from_pretrained(folder)
@@ -69,11 +58,12 @@ def _integers(folder: Path, layers: Mapping[str, Packed], device: torch.device) 
     with _without_weights():
         model: PreTrainedModel = getattr(transformers, config.architectures[0])(config)
     linear = {name: one for name, one in layers.items() if isinstance(model.get_submodule(name), nn.Linear)}
-    if device.type == "cpu":
-        put(model, linear)
+    read = _read_by_decoding(linear, device) if config.model_type in TYPES else None
+    if read is None:
+        put(model, {name: one.to(device) for name, one in linear.items()})
     else:
         for name, one in linear.items():
-            model.set_submodule(name, Words(one))
+            model.set_submodule(name, read[name](one))
     floats |= {f"{name}.weight": one.weight() for name, one in layers.items() if name not in linear}  # embeddings
     model.load_state_dict(floats, strict=False, assign=True)  # tied weights are in it once
     model.tie_weights()
@@ -82,6 +72,14 @@ def _integers(folder: Path, layers: Mapping[str, Packed], device: torch.device) 
     if model.can_generate():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval()
+
+
+def _read_by_decoding(layers: Mapping[str, Packed], device: torch.device) -> dict[str, type[Kernel]] | None:
+    """What the decode loop reads each layer as; ``None`` unless it reads all of them."""
+    read: dict[str, type[Kernel]] = {
+        name: ScaledMM if one.numbers.dtype == FLOAT8 else Words for name, one in layers.items()
+    }
+    return read if all(kernel.refusal(layers[name], device) is None for name, kernel in read.items()) else None
 
 
 def _floats(folder: Path, layers: Collection[str]) -> dict[str, Tensor]:
@@ -113,15 +111,19 @@ def refusal(folder: Path) -> str | None:
 
 def _group_refusal(group: dict[str, Any]) -> str | None:
     weights, inputs = group["weights"], group.get("input_activations")
-    if weights.get("type", "int") != "int" or weights["strategy"] not in ("tensor", "channel", "group"):
-        kind = f"{weights.get('type')} per {weights['strategy']}"
-        return f"its weights are {kind}, not integers per tensor, channel or group"
+    kind = weights.get("type", "int")
+    if weights["strategy"] not in ("tensor", "channel", "group"):
+        return f"its weights are rounded per {weights['strategy']}, not per tensor, channel or group"
+    if kind == "float" and weights["num_bits"] != 8:
+        return f"its weights are floats of {weights['num_bits']} bits, not of 8"
     if weights.get("actorder"):
         return "its weights are reordered"
     if group.get("output_activations") is not None:
         return "its outputs are rounded"
     if inputs is None:
         return None
+    if inputs.get("type", "int") != kind:
+        return f"its weights are {kind}s and its inputs {inputs.get('type', 'int')}s"
     if inputs["num_bits"] != ACTIVATION_BITS or not inputs.get("symmetric", True):
         return f"its inputs are rounded to {inputs['num_bits']} bits, symmetric: {inputs.get('symmetric', True)}"
     if inputs["strategy"] != ("token" if inputs.get("dynamic") else "tensor"):

@@ -111,4 +111,4 @@ def test_layers_are_rounded_as_the_quantizer_does(bits: int, group: int | None) 
     layer = torch.nn.Linear(64, 8)
     packed = rounding.rounded(layer, bits, group)
     assert torch.equal(packed.weight(), MinMax(bits=bits, group_size=group)(layer.weight))
-    assert packed.integers.dtype == torch.int8 and packed.bits == bits
+    assert packed.numbers.dtype == torch.int8 and packed.bits == bits

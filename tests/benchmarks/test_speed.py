@@ -96,16 +96,16 @@ def decode_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 def test_decoding_arms_build_at_the_size_of_a_toy(decode_large: Any) -> None:
 
-    from slimexp.decode.words import Words
+    from slimexp.kernel.base import Kernel
 
     for arm in decode_large.ARMS.values():
         model = decode_large.random_model(prune_large.TOY, arm, "cpu")
         assert len(model.model.layers) == max(1, round(arm.layers * prune_large.TOY["num_hidden_layers"]))
-        layers = [one for one in model.modules() if isinstance(one, torch.nn.Linear | Words)]
-        assert all(isinstance(one, Words) == (arm.bits < 16) for one in layers) and layers
+        layers = [one for one in model.modules() if isinstance(one, torch.nn.Linear | Kernel)]
+        assert all(isinstance(one, Kernel) == (arm.kind != "dense") for one in layers) and layers
         dense = 2 * sum(one.in_features * one.out_features for one in layers if isinstance(one, torch.nn.Linear))
         read = decode_large.stacked_bytes(model)
-        assert read == dense if arm.bits == 16 else read > 0
+        assert read == dense if arm.kind == "dense" else read > 0
     assert torch.get_default_dtype() == torch.float32
 
 

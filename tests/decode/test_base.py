@@ -22,6 +22,8 @@ from slimexp.decode.base import Decoder
 from slimexp.decode.captured import Captured
 from slimexp.decode.fused import refusal
 from slimexp.decode.words import Words
+from slimexp.kernel.base import FLOAT8, Packed
+from slimexp.kernel.scaled_mm import ScaledMM
 
 SIZES = {
     "vocab_size": 67, "hidden_size": 128, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -45,6 +47,12 @@ def model_of(name: str, device: str = "cpu") -> PreTrainedModel:
     return model.to(device)
 
 
+def in_float8(layer: nn.Linear) -> ScaledMM:
+    """Its inputs left in float."""
+    scale = layer.weight.detach().abs().amax(-1, keepdim=True) / 448
+    return ScaledMM(Packed((layer.weight.detach() / scale).to(FLOAT8), scale, None, 8, layer.bias, None))
+
+
 @pytest.mark.fast
 def test_a_model_on_the_cpu_is_refused() -> None:
     with pytest.raises(ValueError, match="CUDA"):
@@ -66,16 +74,6 @@ def test_what_does_not_fit_is_told() -> None:
     assert "gpt2" in (refusal(gpt2, 16) or "")
     sliding = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8))
     assert "8 positions" in (refusal(sliding, 16) or "") and refusal(sliding, 8) is None
-
-
-@pytest.mark.fast
-def test_layers_of_one_input_packed_differently_are_no_matrix() -> None:
-    pytest.importorskip("triton", reason="without Triton nothing fits")
-    model = model_of("llama")
-    attention = model.model.layers[0].self_attn
-    for part, bits in (("q_proj", 8), ("k_proj", 8), ("v_proj", 4)):
-        setattr(attention, part, Words(rounded(getattr(attention, part), bits, None)))
-    assert "q_proj, k_proj, v_proj of model.layers.0.self_attn are packed differently" in (refusal(model, 16) or "")
 
 
 def test_steps_over_a_static_cache_are_those_of_generate() -> None:
@@ -117,19 +115,37 @@ def test_fused_kernels_give_the_logits_of_transformers(name: str, bits: int, gro
 
 
 @pytest.mark.gpu
-def test_dense_and_packed_layers_stand_beside_each_other() -> None:
+def test_layers_packed_differently_stand_beside_each_other() -> None:
     pytest.importorskip("triton")
     model = model_of("llama", "cuda")
     for key, layer in list(model.named_modules()):
-        if key.endswith("down_proj") or (isinstance(layer, nn.Linear) and "layers.1.self_attn" in key):
-            model.set_submodule(key, Words(rounded(layer, 4, 32)))
+        if key.endswith(("down_proj", "v_proj")) or (isinstance(layer, nn.Linear) and "layers.1.self_attn" in key):
+            model.set_submodule(key, Words(rounded(layer, 8 if key.endswith("v_proj") else 4, 32)))
+        elif key.endswith("up_proj"):
+            model.set_submodule(key, in_float8(layer))
     decoder = Decoder(model, 96)
     decoder.prefill(torch.randint(67, (1, 30), generator=torch.Generator().manual_seed(1)).cuda())
     decoder.decode(40)
     with torch.no_grad():
         theirs = model(input_ids=decoder.steps.tokens[None, :69]).logits[0, -1]
     assert decoder.steps.logits is not None
-    assert (decoder.steps.logits - theirs).norm() <= 2e-2 * theirs.norm()
+    assert (decoder.steps.logits - theirs).norm() <= 5e-2 * theirs.norm()  # beside a dense layer no input is rounded
+
+
+@pytest.mark.gpu
+def test_float8_weights_decode_without_rounding_inputs() -> None:
+    pytest.importorskip("triton")
+    model = model_of("qwen2", "cuda")
+    for key, layer in list(model.named_modules()):
+        if isinstance(layer, nn.Linear) and key != "lm_head":
+            model.set_submodule(key, in_float8(layer))
+    decoder = Decoder(model, 96)
+    assert decoder.label == "fused kernels"
+    decoder.prefill(torch.randint(67, (1, 30), generator=torch.Generator().manual_seed(1)).cuda())
+    decoder.decode(40)
+    with torch.no_grad():
+        theirs = model(input_ids=decoder.steps.tokens[None, :69]).logits[0, -1]
+    assert (decoder.steps.logits - theirs).norm() <= 1e-3 * theirs.norm()
 
 
 @pytest.mark.gpu

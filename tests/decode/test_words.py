@@ -25,7 +25,7 @@ def test_words_are_the_matrix(bits: int, groups: int, affine: bool) -> None:
     layer = packed(bits, groups, affine=affine)
     words = Words(layer)
     assert torch.equal(words.matrix(torch.float32), layer.weight())
-    assert words.words.numel() * 4 == layer.integers.numel() * (4 if bits <= 4 else 8) // 8
+    assert words.words.numel() * 4 == layer.numbers.numel() * (4 if bits <= 4 else 8) // 8
     x = torch.randn(2, 192)
     torch.testing.assert_close(words(x), rounded_in_blocks(x) @ layer.weight().T + layer.bias)
 
@@ -49,5 +49,5 @@ def test_a_scale_keeps_its_value() -> None:
 def test_what_it_cannot_hold_is_refused() -> None:
     assert "multiple of 32" in (Words.unfit(packed(4, 12)) or "")
     assert "by their own largest" in (Words.unfit(packed(4, 3)._replace(activation=0.1)) or "")
-    assert "CUDA" in (Words.refusal(packed(4, 3), torch.device("cpu")) or "")
+    assert "runs on cuda, not on cpu" in (Words.refusal(packed(4, 3), torch.device("cpu")) or "")
     assert Words.refusal(packed(4, 3), torch.device("cuda")) is None

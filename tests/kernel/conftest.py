@@ -26,9 +26,10 @@ def distance() -> Callable[[type[Kernel], Packed, int], float]:
     """Relative to what the packed layer means, in float64."""
 
     def measure(kernel: type[Kernel], layer: Packed, rows: int) -> float:
-        x = torch.randn(rows, layer.integers.shape[1], generator=torch.Generator().manual_seed(rows))
+        x = torch.randn(rows, layer.numbers.shape[1], generator=torch.Generator().manual_seed(rows))
+        x = x.to(layer.numbers.device)
         bias = 0 if layer.bias is None else layer.bias.double()
-        exact = rounded_input(x, layer.activation).double() @ layer.weight().double().T + bias
+        exact = rounded_input(x, layer.activation, layer.numbers.dtype).double() @ layer.weight().double().T + bias
         return float((kernel(layer)(x) - exact).norm() / exact.norm())
 
     return measure

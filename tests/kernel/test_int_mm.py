@@ -34,7 +34,8 @@ def test_shapes_types_and_odd_inputs(packed: Make, activation: object) -> None:
 def test_what_it_refuses(packed: Make) -> None:
     cpu = torch.device("cpu")
     assert IntMM.refusal(packed(8, 8, 8), cpu) is None
-    assert "not on cuda" in str(IntMM.refusal(packed(8, 8, 8), torch.device("cuda")))
+    assert "not on mps" in str(IntMM.refusal(packed(8, 8, 8), torch.device("mps")))
+    assert "multiples of 8, got 33 and 8" in str(IntMM.refusal(packed(33, 8, 8), torch.device("cuda")))
     assert "left in float" in str(IntMM.refusal(packed(8, 8, 8, activation=None), cpu))
     assert "one scale per row" in str(IntMM.refusal(packed(8, 8, 4), cpu))
     assert "no zero point" in str(IntMM.refusal(packed(8, 8, 8, zero=torch.ones(8, 1)), cpu))

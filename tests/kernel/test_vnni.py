@@ -63,7 +63,7 @@ def test_it_holds_integers(packed: Make) -> None:
 
 
 def test_what_it_refuses(packed: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Vnni.refusal(packed(8, 8, 8), torch.device("cuda")) == "it runs on a CPU, not on cuda"
+    assert Vnni.refusal(packed(8, 8, 8), torch.device("cuda")) == "it runs on cpu, not on cuda"
     assert "groups must be at most" in str(Vnni.refusal(packed(1, 70000, 70000), CPU))
 
 

@@ -26,8 +26,8 @@ def test_integers_that_lie_where_a_file_put_them(packed: Make) -> None:
     layer = packed(32, 32, 32, activation=None)
     room = torch.empty(32 * 32 + 64, dtype=torch.int8)
     begin = -room.data_ptr() % 64 + 24
-    held = room[begin : begin + 32 * 32].view(32, 32).copy_(layer.integers)
-    kernel = WeightOnly8(layer._replace(integers=held))
+    held = room[begin : begin + 32 * 32].view(32, 32).copy_(layer.numbers)
+    kernel = WeightOnly8(layer._replace(numbers=held))
     assert kernel.integers.data_ptr() % 16 == 0
     assert kernel(torch.randn(128, 32)).shape == (128, 32)
 

@@ -7,7 +7,7 @@ import torch
 
 from slimexp.decode.base import Decoder
 from slimexp.measure.base import Subject
-from slimexp.measure.workload import Request, Workload, runner
+from slimexp.measure.workload import Replayed, Request, Workload, runner
 
 SHAPE = Workload(batch=2, tokens=12, new_tokens=5, seed=0)
 
@@ -50,7 +50,7 @@ def test_on_a_gpu_one_sequence_decodes_as_a_graph(subjects: dict[str, Subject]) 
     family.model.cuda()
     one = replace(SHAPE, batch=1)
     graph = runner(family, one)
-    assert isinstance(graph, Decoder) and isinstance(runner(family, SHAPE), Request)
+    assert isinstance(graph, Decoder) and type(runner(family, SHAPE)) is Request
     prompt = one.prompt(family)
     request = Request(family)
     with torch.no_grad():
@@ -59,6 +59,25 @@ def test_on_a_gpu_one_sequence_decodes_as_a_graph(subjects: dict[str, Subject]) 
             way.decode(4)
     last = graph.steps.tokens[int(graph.steps.position) - 1]
     assert request.next_ids is not None and int(last) == int(request.next_ids)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("task", ["seq2seq", "classification"])
+def test_on_a_gpu_other_models_run_as_graphs(task: str, subjects: dict[str, Subject]) -> None:
+    family = subjects[task].family
+    family.model.cuda()
+    shape = SHAPE.fitted(family)
+    graph, request = runner(family, shape), Request(family)
+    assert isinstance(graph, Replayed)
+    for seed in (0, 1):  # the second time over what the first left
+        prompt = replace(shape, seed=seed).prompt(family)
+        with torch.no_grad():
+            for way in (graph, request):
+                way.prefill(prompt)
+                way.decode(shape.new_tokens)
+        if task == "seq2seq":
+            assert graph.next_ids is not None and request.next_ids is not None
+            assert torch.equal(graph.next_ids, request.next_ids)
 
 
 @pytest.mark.parametrize("task", ["seq2seq", "causal_lm", "classification"])

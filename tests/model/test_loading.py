@@ -11,7 +11,16 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForCo
 from slimexp.config import build, compose
 from slimexp.model.base import Family
 from slimexp.model.cache import round_cache
-from slimexp.model.loading import ZOO, CutOut, Pretrained, Scratch, family_named, from_folder, without_bars
+from slimexp.model.loading import (
+    ZOO,
+    CutOut,
+    Pretrained,
+    Scratch,
+    check_finite,
+    family_named,
+    from_folder,
+    without_bars,
+)
 from slimexp.model.surgery import Cut
 from slimexp.model.tokenizer import Bpe, Bytes
 
@@ -201,6 +210,13 @@ def test_weights_that_are_not_finite_name_tensor_and_file(
         load(Pretrained(path=str(tmp_path), max_length=32), "causal_lm")
     with pytest.raises(ValueError, match=said):
         from_folder(tmp_path, "causal_lm", 32)
+
+
+def test_small_floats_are_looked_at_too() -> None:
+    tensor = torch.tensor([1.0, torch.nan])
+    check_finite([("a", tensor[:1].to(torch.float8_e4m3fn)), ("b", torch.ones(2, dtype=torch.int32))], "x")
+    with pytest.raises(ValueError, match="model 'x': 'c' holds NaN or infinity"):
+        check_finite([("c", tensor.to(torch.float8_e4m3fn))], "x")
 
 
 def test_a_folder_without_weights(tiny_folder: Tiny) -> None:

@@ -25,6 +25,8 @@ from slimexp.quantizer.token import Token
 
 Make = Callable[..., Any]
 STATIC = "quantizer@pipeline.quantize.activation_quantizer=static"
+FLOAT8 = ["quantizer@pipeline.quantize.quantizer=fp8"]
+FLOAT8_TOKEN = "quantizer@pipeline.quantize.activation_quantizer=fp8_token"
 TASKS = ["seq2seq", "causal_lm", "classification"]
 
 
@@ -33,7 +35,7 @@ def _the_first_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tiny layers are as fast on one kernel as on another: no clock decides here."""
 
     def able(packed: Packed, rows: int) -> dict[str, list[float]]:
-        return {one.__name__: [1.0] for one in race.BACKENDS if one.refusal(packed, torch.device("cpu")) is None}
+        return {one.__name__: [1.0] for one in race.BACKENDS if one.refusal(packed, packed.numbers.device) is None}
 
     monkeypatch.setattr(race, "race", able)
     monkeypatch.setattr(race, "_raced", {})
@@ -54,7 +56,7 @@ def saved(family: Family, folder: Path, *, bits: int, group_size: int | str | No
 @torch.no_grad()
 def logits(family: Family) -> Tensor:
     batch = family.encode([("some words to read", "and to write", 0), ("more", "less", 1)])
-    return family.forward(batch)[0]
+    return family.forward({name: tensor.to(family.device) for name, tensor in batch.items()})[0]
 
 
 @pytest.mark.parametrize(("bits", "group_size"), [(8, None), (4, 32)])
@@ -64,14 +66,33 @@ def test_on_a_gpu_llama_like_models_run_on_words(
     fake = saved(
         tiny("causal_lm", intermediate_size=64), tmp_path / "a", bits=bits, group_size=group_size, activations=False
     )
-    gpu = torch.device("cuda")
-    layers = serving._layers(tmp_path / "a", gpu)
-    assert layers is not None and set(layers) == set(fake.compressible())
-    real = family_of(serving._integers(tmp_path / "a", layers, gpu), tmp_path / "a", "causal_lm", fake.max_length)
+    model = serving._packed(tmp_path / "a", torch.device("cuda"))  # laid out for it, and not moved there
+    real = family_of(model, tmp_path / "a", "causal_lm", fake.max_length)
     assert all(isinstance(real.model.get_submodule(name), Words) for name in fake.compressible())
     assert (logits(real) - logits(fake)).norm() < 2e-2 * logits(fake).norm()  # inputs are rounded to int8
-    saved(tiny("seq2seq"), tmp_path / "b", bits=8, group_size=None, activations=False)
-    assert serving._layers(tmp_path / "b", gpu) is None
+
+
+def test_what_the_decode_loop_does_not_read_is_raced() -> None:
+    gpu = torch.device("cuda")
+    layer = Packed(torch.ones(32, 32, dtype=torch.int8), torch.ones(32, 1), None, 8, None, None)
+    assert serving._read_by_decoding({"a": layer, "b": layer}, torch.device("cpu")) is None
+    assert serving._read_by_decoding({"a": layer, "b": layer}, gpu) == {"a": Words, "b": Words}
+    assert serving._read_by_decoding({"a": layer, "b": layer._replace(activation=0.1)}, gpu) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("overrides", [FLOAT8, [*FLOAT8, FLOAT8_TOKEN], [STATIC], []], ids=str)
+def test_on_a_gpu_kernels_and_plain_transformers_agree(
+    task: str, overrides: list[str], tiny: Make, corpus: Make, technique: Make, tmp_path: Path
+) -> None:
+    stage = technique("quantize", *overrides, bits=8, activation_bits=None if overrides == FLOAT8 else 8)
+    stage.prepare(tiny(task), corpus(task), None)
+    stage.finish()
+    artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])
+    plain, real = artifact.deployed(tmp_path / "a"), artifact.served(tmp_path / "a", "cuda")
+    assert any(isinstance(module, Kernel) for module in real.model.modules())
+    assert (logits(real).cpu() - logits(plain)).norm() < 2e-2 * logits(plain).norm()
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -94,6 +115,8 @@ def test_fake_and_real_logits_agree(
         *[(task, [], {"bits": 4, "activation_bits": None, "symmetric": False, "group_size": 8}) for task in TASKS],
         *[(task, [STATIC], {"bits": 8, "activation_bits": 8}) for task in TASKS],
         ("causal_lm", [STATIC], {"bits": 4, "activation_bits": 8, "group_size": 8}),
+        *[(task, FLOAT8, {"bits": 8, "activation_bits": None}) for task in TASKS],
+        *[(task, [*FLOAT8, FLOAT8_TOKEN], {"bits": 8, "activation_bits": 8}) for task in TASKS],
         ("causal_lm", [], {"bits": 8, "activation_bits": None, "embeddings": True}),
         ("causal_lm", [], {"bits": 4, "activation_bits": None, "embeddings": True, "group_size": 8}),
     ],
@@ -102,7 +125,10 @@ def test_fake_and_real_logits_agree(
 def test_kernels_and_plain_transformers_agree(
     task: str, overrides: list[str], settings: dict[str, Any], tiny: Make, corpus: Make, technique: Make, tmp_path: Path
 ) -> None:
-    """Within 1 % of the logits: kernels round inputs that plain transformers leaves as floats to int8."""
+    """Within 1 % of the logits: kernels round inputs that plain transformers leaves as floats to int8.
+
+    Within 2 % where inputs are float8: one that falls to the next number moves by an eighth of itself.
+    """
     stage = technique("quantize", *overrides, **settings)
     stage.prepare(tiny(task), corpus(task), None)
     stage.finish()
@@ -110,7 +136,8 @@ def test_kernels_and_plain_transformers_agree(
     plain, real = artifact.deployed(tmp_path / "a"), artifact.served(str(tmp_path / "a"))
     assert any(isinstance(module, Kernel) for module in real.model.modules())
     torch.testing.assert_close(logits(plain), logits(stage.family), rtol=0, atol=1e-5)
-    assert (logits(real) - logits(plain)).norm() < 1e-2 * logits(plain).norm()
+    tolerance = 2e-2 if FLOAT8_TOKEN in overrides else 1e-2
+    assert (logits(real) - logits(plain)).norm() < tolerance * logits(plain).norm()
 
 
 @pytest.mark.parametrize("task", ["seq2seq", "causal_lm"])

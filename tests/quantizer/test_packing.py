@@ -174,7 +174,7 @@ def test_every_format_is_reloaded_with_the_logits_and_the_integers(
     for layer_name, layer in in_blocks(model).items():
         one = stored[layer_name]
         assert torch.equal(one.weight(), layer.weight)
-        assert one.integers.dtype == torch.int8
+        assert one.numbers.dtype == torch.int8
         assert (one.zero is None) == settings.get("symmetric", True)
         assert one.bits == settings["bits"]
         assert (one.bias is None) == (layer.bias is None)

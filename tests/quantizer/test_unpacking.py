@@ -40,7 +40,7 @@ def test_the_weights_that_were_trained(
     assert found.keys() == family.compressible().keys()
     for name, layer in family.compressible().items():
         one = found[name]
-        assert one.integers.dtype == torch.int8 and one.bits == bits and one.activation is None
+        assert one.numbers.dtype == torch.int8 and one.bits == bits and one.activation is None
         assert torch.equal(one.weight(), layer.weight)
         assert (one.zero is None) == symmetric
         assert one.bias is None if layer.bias is None else torch.equal(one.bias, layer.bias)

@@ -1,0 +1,64 @@
+"""Torch's own product of float8 matrices, which tensor cores from compute capability 8.9 on multiply as they are."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import ScalingType, linear, scaled_mm
+
+from slimexp.kernel.base import FLOAT8, Kernel, Packed
+from slimexp.kernel.rows import rounded_rows
+
+_STEP = 16  # what sizes are multiples of
+_CAPABLE = (8, 9)
+
+
+class ScaledMM(Kernel):
+    """``torch.nn.functional.scaled_mm``: weights of one scale per row, inputs rounded to float8.
+
+    Where inputs are left in float, the weight is turned into a matrix at each call, which is of use to what reads it
+    otherwise (``decode``) alone.
+    """
+
+    devices = ("cpu", "cuda")
+    takes = (FLOAT8,)
+    label = "fp8 torch scaled_mm"
+    numbers: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    @classmethod
+    def refusal(cls, packed: Packed, device: torch.device) -> str | None:
+        if device.type == "cuda" and torch.cuda.get_device_capability(device) < _CAPABLE:
+            return f"this GPU multiplies no float8: that takes compute capability {'.'.join(map(str, _CAPABLE))}"
+        return super().refusal(packed, device)
+
+    @classmethod
+    def unfit(cls, packed: Packed) -> str | None:
+        if packed.scale.shape[1] > 1:
+            return "weights must have one scale per row"
+        if any(size % _STEP for size in packed.numbers.shape):
+            return f"its sizes must be multiples of {_STEP}, got {' and '.join(map(str, packed.numbers.shape))}"
+        return None
+
+    def __init__(self, packed: Packed) -> None:
+        super().__init__(packed)
+        self.activation = packed.activation
+        self.register_buffer("numbers", packed.numbers.contiguous())
+        self.register_buffer("scale", packed.scale.float().contiguous())
+        self.register_buffer("bias", None if packed.bias is None else packed.bias.detach().float())
+
+    def matrix(self, dtype: torch.dtype) -> Tensor:
+        """The weight as [out, in]."""
+        return (self.numbers.float() * self.scale).to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.activation is None:
+            return linear(x, self.matrix(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        numbers, scale = rounded_rows(x.reshape(-1, self.in_features), self.activation, FLOAT8)
+        per_row = ScalingType.RowWise
+        y = scaled_mm(
+            numbers, self.numbers.t(), scale, per_row, self.scale.t(), per_row,
+            output_dtype=torch.float32 if x.dtype == torch.float32 else torch.bfloat16,
+        )  # fmt: skip
+        if self.bias is not None:
+            y = y + self.bias
+        return y.to(x.dtype).view(*x.shape[:-1], self.out_features)
