@@ -196,7 +196,7 @@ def _save_packed(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> No
 
 def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
-    if tokenizer.is_fast:  # the file again without its indentation, which is more than half of it
+    if tokenizer.is_fast:  # the file again without its indentation, which is about half of it
         tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
 
 
