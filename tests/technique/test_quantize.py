@@ -13,12 +13,14 @@ from slimexp.attachment import INPUT, attached
 from slimexp.config import build, compose
 from slimexp.data.base import Corpus, Example, Split
 from slimexp.importance.mask import Mask
+from slimexp.kernel.base import FLOAT8
 from slimexp.model.base import Batch
 from slimexp.model.causal_lm import CausalLm
 from slimexp.model.seq2seq import Seq2Seq
 from slimexp.model.tokenizer import Bytes
 from slimexp.quantizer.base import Granularity, Quantizer
 from slimexp.quantizer.packing import kernel, pack
+from slimexp.quantizer.unpacking import unpacked
 from slimexp.technique.quantize import Quantize
 
 
@@ -287,12 +289,14 @@ def test_fp8_is_trained_and_what_is_loaded_is_what_was_trained(inputs: str | Non
     fit(stage, 3)
     assert not any(torch.equal(layer.weight, before[name]) for name, layer in stage.layers.items())
     artifact.save(stage.family, tmp_path / "a", dtype=torch.bfloat16, stages=[])
-    for again in (artifact.load(tmp_path / "a"), artifact.served(tmp_path / "a")):
+    for again in (artifact.load(tmp_path / "a"), artifact.deployed(tmp_path / "a")):
         for name, layer in stage.layers.items():
             assert torch.equal(again.model.get_submodule(name).weight, layer.weight)
+    for name, packed in unpacked(tmp_path / "a").items():
+        assert packed.numbers.dtype == FLOAT8 and torch.equal(packed.weight(), stage.layers[name].weight)
     artifact.save(stage.family, tmp_path / "b", dtype=torch.float32, stages=[])
     expected = stage.family.forward(batch(stage.family))[0]
-    plain = artifact.served(tmp_path / "b")
+    plain = artifact.deployed(tmp_path / "b")
     assert torch.allclose(plain.forward(batch(plain))[0], expected, atol=1e-5)
     assert kernel(plain.model, tmp_path / "b").startswith("fp8 dequantized -> float32 matmul")
 
