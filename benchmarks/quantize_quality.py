@@ -6,8 +6,9 @@
 
 Every row is ``+experiment=qat_MODEL`` with other widths, or another way to round, for every seed; further overrides go
 to all of them. Quality is that of the saved artifact on the whole test split. Below 8 bits weights lie in groups of
-``--group`` that share a scale: 64, since 128 does not divide the Llama's rows of 704. Rows that are trained at length
-(``--long`` steps: the experiment of the Llama has 64, too few for 2 bits) want a GPU.
+``--group`` that share a scale: 64, since 128 does not divide the Llama's rows of 704. Rows of ``FORMATS``, other ways
+to write the same bits, run for the first seed alone. Rows trained at length (``--long`` steps: the experiment of
+the Llama has 64, too few for 2 bits) want a GPU, which ``--at-length trainer=gpu`` gives to them alone.
 
 Recovered is, of what rounding to nearest loses at the same width, the share that a row does not lose: (nearest -
 row) / (nearest - dense), in perplexity. Two figures of the Llama, means over the seeds, must reach their targets: int8
@@ -37,6 +38,7 @@ GAP = "perplexity"  # what recovered is said of: the other models lose less than
 LEAST_GAP = 0.005  # share of the perplexity; of what is less, a share says nothing
 NEAREST, TRAINED = "to nearest", "trained"
 INT8, INT4 = "int8, activations int8", "int4"
+STATIC = "int8, activations int8 static"
 
 WIDTHS = {
     INT8: ("bits=8", "group_size=null", "activation_bits=8"),
@@ -45,6 +47,17 @@ WIDTHS = {
     "int2": ("bits=2", "activation_bits=null"),
     "ternary": ("bits=2", "activation_bits=null", "quantizer=ternary"),
 }
+_INT8, _FP8 = WIDTHS[INT8], ("bits=8", "activation_bits=8", "quantizer=fp8")
+FORMATS = {
+    "int8 per matrix, activations int8": ("bits=8", "group_size=tensor", "activation_bits=8"),
+    STATIC: (*_INT8, "activation_quantizer=static", "activation_quantizer.range=mse"),
+    "fp8, activations fp8": (*_FP8, "group_size=null", "activation_quantizer=fp8_token"),
+    "fp8 per matrix, activations fp8 static": (*_FP8, "group_size=tensor", "activation_quantizer=fp8_static"),
+    "int8, activations int8, cache int8": (*_INT8, "cache_bits=8"),
+    "int8, activations int8, cache int4": (*_INT8, "cache_bits=4"),
+    "int4 with zero points": (*WIDTHS[INT4], "symmetric=false"),
+    "int3 with zero points": (*WIDTHS["int3"], "symmetric=false"),
+}
 ONE_SHOT = ("steps=0",)
 AT_LENGTH = ("steps={long}",)
 METHODS = {
@@ -52,8 +65,12 @@ METHODS = {
     "GPTQ": (*ONE_SHOT, "rounding=gptq"),
     "AWQ": (*ONE_SHOT, "smoothing=awq"),
     "SmoothQuant": (*ONE_SHOT, "smoothing=smoothquant"),
+    "least squares": (*ONE_SHOT, "quantizer=mse"),
+    "HQQ": (*ONE_SHOT, "quantizer=hqq"),
+    "mixed precision": (*ONE_SHOT, "allocation=mixed_precision"),
     TRAINED: (),
     "trained, LSQ": ("quantizer=lsq",),
+    "trained, PACT": ("activation_quantizer=pact",),
     "trained without a teacher": ("~losses.kl",),
     "trained at length": AT_LENGTH,
     "trained at length, LSQ": (*AT_LENGTH, "quantizer=lsq"),
@@ -62,16 +79,22 @@ _LEARNED = (TRAINED, "trained, LSQ", "trained at length", "trained at length, LS
 ROWS = {  # model -> width -> methods
     "llama": {
         INT8: (NEAREST, "SmoothQuant"),
-        INT4: (NEAREST, "GPTQ", "AWQ", "trained without a teacher", *_LEARNED),
-        "int3": (NEAREST, "GPTQ", "AWQ", *_LEARNED),
+        INT4: (NEAREST, "GPTQ", "AWQ", "mixed precision", "trained without a teacher", *_LEARNED),
+        "int3": (NEAREST, "GPTQ", "AWQ", "mixed precision", *_LEARNED),
         "int2": (NEAREST, "GPTQ", *_LEARNED),
         "ternary": (NEAREST, TRAINED, "trained at length"),
+        **dict.fromkeys(FORMATS, (NEAREST,)),
+        STATIC: (NEAREST, TRAINED, "trained, PACT"),
+        **dict.fromkeys(("int4 with zero points", "int3 with zero points"), (NEAREST, "least squares", "HQQ")),
     },
     "bert": {INT8: (NEAREST,), INT4: (NEAREST, "GPTQ", TRAINED)},
     "t5": {INT8: (NEAREST, TRAINED), INT4: (NEAREST, "GPTQ", TRAINED)},
 }
 GROUPS = {  # an option of the technique that is a component -> how the command line chooses one
     "quantizer": "quantizer",
+    "activation_quantizer": "quantizer",
+    "activation_quantizer.range": "quantizer",
+    "allocation": "+allocation",
     "rounding": "+rounding",
     "smoothing": "+smoothing",
 }
@@ -82,7 +105,7 @@ class Row(NamedTuple):
 
     Attributes:
         model: Of ``ROWS``.
-        width: Of ``WIDTHS``.
+        width: Of ``WIDTHS`` or ``FORMATS``.
         method: Of ``METHODS``.
     """
 
@@ -129,7 +152,7 @@ Rows = dict[Row, "Found | str"]  # a row that failed says why
 def overrides(row: Row, seed: int, arguments: argparse.Namespace) -> list[str]:
     """The command line of one seed of a row."""
     own = [f"{STAGE}.group_size={arguments.group}"]
-    for choice in (*WIDTHS[row.width], *METHODS[row.method]):
+    for choice in (*(WIDTHS | FORMATS)[row.width], *METHODS[row.method]):
         option, _, value = choice.partition("=")
         if choice.startswith("~"):
             own.append(f"~{STAGE}.{choice[1:]}")
@@ -141,6 +164,7 @@ def overrides(row: Row, seed: int, arguments: argparse.Namespace) -> list[str]:
         f"+experiment=qat_{row.model}",
         *("logger=none", "measure.task.limit=null", "trainer.enable_progress_bar=false"),
         *arguments.overrides,
+        *([] if _short(row) else arguments.at_length),
         *(f"seed={seed}", f"runs={arguments.runs}", f"name={arguments.name}"),
         *own,
     ]
@@ -149,7 +173,11 @@ def overrides(row: Row, seed: int, arguments: argparse.Namespace) -> list[str]:
 def planned(arguments: argparse.Namespace) -> dict[Row, list[list[str]]]:
     """Row -> the command lines of its seeds."""
     rows = [Row(model, *rest) for model in arguments.models for rest in _pairs(model) if _wanted(rest, arguments.only)]
-    return {row: [overrides(row, seed, arguments) for seed in arguments.seeds] for row in rows}
+    return {row: [overrides(row, seed, arguments) for seed in _seeds(row, arguments.seeds)] for row in rows}
+
+
+def _seeds(row: Row, seeds: Sequence[int]) -> Sequence[int]:
+    return seeds[:1] if row.width in FORMATS else seeds
 
 
 def _pairs(model: str) -> list[tuple[str, str]]:
@@ -159,6 +187,11 @@ def _pairs(model: str) -> list[tuple[str, str]]:
 def _wanted(words: Sequence[str], only: Sequence[str]) -> bool:
     """Whether a row is named by its width, or by width and method."""
     return not only or words[0] in only or ", ".join(words) in only
+
+
+def _unknown(only: Sequence[str], models: Sequence[str]) -> list[str]:
+    pairs = [pair for model in models for pair in _pairs(model)]
+    return [word for word in only if not any(_wanted(pair, [word]) for pair in pairs)]
 
 
 def train(lines: Sequence[str]) -> str:
@@ -284,6 +317,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--group", type=int, default=64, help="neighbours that share a scale below 8 bits")
     parser.add_argument("--long", type=int, default=1000, help="steps of what is trained at length")
+    parser.add_argument(
+        "--at-length", action="append", default=[], metavar="OVERRIDE", help="of the rows trained at length alone"
+    )
     parser.add_argument("--workers", type=int, default=1, help="rows trained at the same time")
     parser.add_argument("--ratio", type=float, default=1.005, help="of int8's perplexity to the dense model's, at most")
     parser.add_argument("--recovered", type=float, default=0.85, help="of the gap of int4, at least")
@@ -291,9 +327,9 @@ def main() -> None:
     parser.add_argument("--name", default="quantize_quality", help="of the runs' folder and the JSON file")
     arguments, further = parser.parse_known_args()
     arguments.overrides = further
+    if unknown := _unknown(arguments.only, arguments.models):
+        parser.error(f"--only '{unknown[0]}' names no row of {', '.join(arguments.models)}; overrides go before --only")
     plan = planned(arguments)
-    if not plan:
-        sys.exit(f"--only {' '.join(arguments.only)} names no row of {', '.join(arguments.models)}")
     keys = run_all(plan, arguments.workers)
     folder = Path(arguments.runs)
     records = {one.key: one for one in record.read(folder / record.FILE)}  # the latest of each

@@ -396,7 +396,7 @@ def test_every_width_and_every_method_of_the_quality_table_is_a_command_that_hol
     from slimexp.config import check, compose
 
     arguments = argparse.Namespace(
-        models=[model], only=[], seeds=[0], group=64, long=9, runs="r", name="n", overrides=[]
+        models=[model], only=[], seeds=[0], group=64, long=9, runs="r", name="n", overrides=[], at_length=[]
     )
     met: set[str] = set()
     for row, (lines,) in quantize_quality.planned(arguments).items():
