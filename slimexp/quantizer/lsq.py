@@ -34,7 +34,7 @@ class Lsq(LeastError):
 
     Attributes:
         first: The steps at the start, flat.
-        moved: ``log(step / first) / rate``, learned; flat so that optimizers do not decay it; ``None`` before ``start``.
+        moved: ``log(step / first) / rate``, learned; flat so that optimizers do not decay it; ``None`` before start.
     """
 
     first: Tensor | None
