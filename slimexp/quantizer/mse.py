@@ -1,48 +1,10 @@
-"""MSE: the range whose rounding errors, clipping included, are smallest in squares."""
+"""MSE: a grid of least squared error."""
 
-from typing import Any
-
-import torch
-from torch import Tensor
-
-from slimexp.quantizer.base import Grid, Quantizer
+from slimexp.quantizer.least_error import LeastError
 
 
-class Mse(Quantizer):
-    """Min-max times the one of ``candidates`` ratios that leaves the least squared error, per row or group.
+class Mse(LeastError):
+    """Grid for weights, or a range for activations, searched anew in every forward until it is frozen.
 
     Costs ``candidates`` roundings per grid: in training, choose ``freeze``.
-
-    Args:
-        candidates: Ratios to try, evenly from 1 down, >= 1.
-        smallest: The smallest ratio, in (0, 1].
     """
-
-    def __init__(
-        self, *, bits: int, group_size: int | str | None, symmetric: bool = True, candidates: int, smallest: float
-    ) -> None:
-        super().__init__(bits=bits, group_size=group_size, symmetric=symmetric)
-        if candidates < 1:
-            raise ValueError(f"candidates must be >= 1, got {candidates}")
-        if not 0 < smallest <= 1:
-            raise ValueError(f"smallest must be in (0, 1], got {smallest}")
-        self.candidates = candidates
-        self.smallest = smallest
-
-    def fitted(self, x: Tensor) -> Grid:
-        low, high = self.granularity.split(x).aminmax(dim=-1)
-        best = self.scaled(low, high)
-        least = self._error(x, best)
-        for ratio in torch.linspace(1, self.smallest, self.candidates).tolist()[1:]:
-            grid = self.scaled(ratio * low, ratio * high)
-            error = self._error(x, grid)
-            best = grid.where(error < least, best)
-            least = torch.minimum(error, least)
-        return best
-
-    def arguments(self) -> dict[str, Any]:
-        return super().arguments() | {"candidates": self.candidates, "smallest": self.smallest}
-
-    def _error(self, x: Tensor, grid: Grid) -> Tensor:
-        """Squared error per scale."""
-        return self.granularity.split(self.round(x, grid) - x).float().square().sum(-1)

@@ -27,11 +27,20 @@ def test_a_toy_is_quantized_to_a_table_and_a_missed_target_is_named(
     toy += [f"model.path={tiny_folder('causal_lm')}", "trainer=fast"]
     only = ["int4, to nearest", "int4, trained at length, LSQ", "ternary, to nearest", "int8, activations int8"]
     command = ["benchmark", "--models", "llama", "--only", *only, f"--runs={tmp_path}", "--seeds", "0"]
-    monkeypatch.setattr(sys, "argv", [*command, "--group", "16", "--long", "2", "--ratio", "0.5", *toy])
+    command += ["--group", "16", "--long", "2", "--ratio", "0.5", *toy]
+    monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit, match=r"int8, to nearest: .*x dense > 0.5x"):
         quantize_quality.main()
     said = capsys.readouterr().out
-    assert "| int4 | trained at length, LSQ | 2 | " in said and "| ternary | to nearest |  | " in said
+    monkeypatch.setattr(sys, "argv", [*command, "--finished", "--seeds", "0", "1"])  # nothing of seed 1
+    with pytest.raises(SystemExit, match="to nearest"):
+        quantize_quality.main()
+    assert capsys.readouterr().out.endswith(said[said.index("\nllama") :])
+    monkeypatch.setattr(sys, "argv", [*command, "--only", "int4", "seed=1"])
+    with pytest.raises(SystemExit):
+        quantize_quality.main()
+    assert "--only 'seed=1' names no row of llama; overrides go before --only" in capsys.readouterr().err
+    assert "| int4 | trained at length, LSQ | 2 | 1 | " in said and "| ternary | to nearest |  | 1 | " in said
     assert len(json.loads((tmp_path / "quantize_quality.json").read_text())["rows"]) == 5
 
 
@@ -44,11 +53,11 @@ def test_recovered_is_the_share_of_the_gap_that_is_gone() -> None:
     rows: quantize_quality.Rows = {nearest: found, trained: found._replace(values=[10.1, 10.3]), failing: "no"}
     assert math.isclose(quantize_quality.recovered(trained, rows) or 0, 0.8)
     assert quantize_quality.recovered(nearest, rows) is None
-    assert quantize_quality.missed(rows, ratio=1.005, least=0.8) == ["llama, int4, GPTQ failed"]
+    assert quantize_quality.missed(rows, ratio=1.005, least=0.8) == ["llama, int4, GPTQ: no"]
     assert quantize_quality.missed(rows, ratio=1.005, least=0.9)[1] == "llama, int4, trained: recovers 80.0% < 90%"
     lines = quantize_quality.table("llama", rows).splitlines()
-    assert lines[4] == "| int4 | trained |  | 10.2000 ± 0.1414 | 1.020x | 80% | 1.00 |"
-    assert lines[5] == "| int4 | GPTQ | | failed: no | | | |"
+    assert lines[4] == "| int4 | trained |  | 2 | 10.2000 ± 0.1414 | 1.020x | 80% | 1.00 |"
+    assert lines[5] == "| int4 | GPTQ | | | failed: no | | | |"
 
 
 @pytest.mark.parametrize("model", quantize_quality.ROWS)
@@ -56,7 +65,7 @@ def test_every_width_and_every_method_of_the_quality_table_is_a_command_that_hol
     from slimexp.config import check, compose
 
     arguments = argparse.Namespace(
-        models=[model], only=[], seeds=[0], group=64, long=9, runs="r", name="n", overrides=[]
+        models=[model], only=[], seeds=[0], group=64, long=9, runs="r", name="n", overrides=[], trained=[]
     )
     met: set[str] = set()
     for row, (lines,) in quantize_quality.planned(arguments).items():

@@ -1,6 +1,7 @@
 """Fake == packed == reloaded by plain transformers."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def quantized(
     group_size: int | str | None,
     activations: bool,
     symmetric: bool = True,
-    kind: type[Quantizer] = MinMax,
+    kind: Callable[..., Quantizer] = MinMax,
     static: bool = False,
 ) -> PreTrainedModel:
     """A model with half its weights masked and quantizers over the masks."""
@@ -86,6 +87,10 @@ def quantized(
         if activations:
             attach(layer, INPUT, activation(static))
     return model
+
+
+def learned(**settings: Any) -> Quantizer:
+    return Lsq(**settings, candidates=20, smallest=0.4, rate=30.0)
 
 
 def activation(static: bool) -> Quantizer:
@@ -148,10 +153,10 @@ FORMATS = [
     {"bits": 4, "group_size": "tensor"},
     {"bits": 3, "group_size": "tensor", "symmetric": False},
     {"bits": 8, "group_size": "tensor", "symmetric": False, "activations": True, "static": True},
-    {"bits": 2, "group_size": "tensor", "kind": Lsq},
+    {"bits": 2, "group_size": "tensor", "kind": learned},
     {"bits": 2, "group_size": 16, "kind": Ternary},
-    {"bits": 4, "group_size": 32, "kind": Lsq},
-    {"bits": 8, "group_size": None, "kind": Lsq, "activations": True},
+    {"bits": 4, "group_size": 32, "kind": learned},
+    {"bits": 8, "group_size": None, "kind": learned, "activations": True},
     {"bits": 8, "group_size": None, "activations": True, "static": True},
     {"bits": 4, "group_size": 32, "activations": True, "static": True},
     {"bits": 8, "group_size": None, "symmetric": False, "activations": True, "static": True},

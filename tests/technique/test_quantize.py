@@ -186,9 +186,9 @@ def with_quantizers(weights: str, inputs: str, **settings: object) -> Quantize:
 def test_learned_steps_move_and_are_packed() -> None:
     stage = with_quantizer("lsq", steps=6, bits=3, group_size=16, activation_bits="null", **{"optimizer.lr": 1e-2})
     stage.prepare(family(), Words(), None)
-    before = {name: quantizer.step.detach().clone() for name, quantizer in stage.on_weights.items()}
+    before = {name: quantizer.moved.detach().clone() for name, quantizer in stage.on_weights.items()}
     fit(stage, 6)
-    assert all(not torch.equal(quantizer.step, before[name]) for name, quantizer in stage.on_weights.items())
+    assert all(not torch.equal(quantizer.moved, before[name]) for name, quantizer in stage.on_weights.items())
     pack(stage.model)
 
 
