@@ -11,6 +11,7 @@ from transformers import DynamicCache, PreTrainedModel
 from slimexp.decode.captured import cached
 from slimexp.decode.matrix import Matrix, Vector, launch, programs, stacked, tile
 from slimexp.decode.words import BLOCK, Words
+from slimexp.kernel.capture import captured
 from slimexp.kernel.scaled_mm import ScaledMM
 
 TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -84,6 +85,7 @@ class Fused:
     SPLITS = 16
     KEYS = 32  # positions that a program attends to at once
     WARPS = 2
+    LEAST, SHORT = 16, 1024  # tokens of a prompt that is read as a graph: of a longer one, launching takes little time
 
     def __init__(
         self,
@@ -129,6 +131,7 @@ class Fused:
         self.arrived = torch.zeros(self.heads, dtype=torch.int32, device=device)
         self.position = torch.zeros((), dtype=torch.int64, device=device)
         self.tokens = torch.zeros(length + 1, dtype=torch.int64, device=device)
+        self._graphs: dict[int, tuple[Tensor, torch.cuda.CUDAGraph]] = {}
 
     @property
     def bytes(self) -> int:
@@ -170,14 +173,32 @@ class Fused:
         self.tokens[:count] = ids[0]
         self.position.fill_(count - 1)
         self.arrived.zero_()
-        if count > 1:
-            cache = DynamicCache(config=self.model.config)
-            self.model.model(input_ids=ids[:, :-1], **cached(self.model.model, cache))
-            for block, layer in zip(self.blocks, cache.layers, strict=True):
-                assert layer.keys is not None and layer.values is not None
-                block.keys[:, : count - 1] = layer.keys[0]
-                block.values[:, : count - 1] = layer.values[0]
+        if 1 < count <= self.SHORT:
+            self._read_as_graph(ids[:, :-1])
+        elif count > 1:
+            self._read(ids[:, :-1])
         self.advance(chooses=False)
+
+    def _read(self, ids: Tensor) -> None:
+        """Keys and values of ``ids`` [1, T], from the first position on."""
+        count = ids.shape[1]
+        cache = DynamicCache(config=self.model.config)
+        self.model.model(input_ids=ids, **cached(self.model.model, cache))
+        for block, layer in zip(self.blocks, cache.layers, strict=True):
+            assert layer.keys is not None and layer.values is not None
+            block.keys[:, :count] = layer.keys[0]
+            block.values[:, :count] = layer.values[0]
+
+    def _read_as_graph(self, ids: Tensor) -> None:
+        """The same with what is left of the next power of two behind it, which no token of ``ids`` sees."""
+        count = ids.shape[1]
+        size = min(max(1 << (count - 1).bit_length(), self.LEAST), self.length)
+        if size not in self._graphs:
+            prompt = torch.zeros(1, size, dtype=torch.int64, device=ids.device)
+            self._graphs[size] = prompt, captured(lambda: self._read(prompt))
+        prompt, graph = self._graphs[size]
+        prompt[:, :count] = ids
+        graph.replay()
 
     @property
     def logits(self) -> Tensor:

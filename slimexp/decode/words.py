@@ -1,5 +1,6 @@
 """Integers of 8 or 4 bits packed into 32-bit words, in the order in which the GPU multiplies them."""
 
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 from slimexp.kernel.base import Kernel, Packed
 
 BLOCK = 32  # inputs that share a scale
+_PART = 1024  # numbers that a program turns into floats
 
 
 class Words(Kernel):
@@ -68,7 +70,18 @@ class Words(Kernel):
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """The weight as [out, in]."""
-        return self.packed().weight().to(dtype)
+        if not _in_one_kernel(self.words):
+            return self.packed().weight().to(dtype)
+        import triton
+
+        from slimexp.decode.triton_words import unpacked
+
+        matrix = torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.words.device)
+        unpacked[(self.out_features, triton.cdiv(self.in_features, _PART))](
+            self.words.view(torch.int8), self.scale, self.zero, matrix,
+            COLS=self.in_features, GROUPS=self.scale.shape[1], BITS=self.bits, BLOCK=_PART,
+        )  # fmt: skip
+        return matrix
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
@@ -77,9 +90,21 @@ class Words(Kernel):
 
 def rounded_in_blocks(x: Tensor) -> Tensor:
     """``x`` [..., in] rounded to int8, each 32 neighbours by the largest of them."""
+    if _in_one_kernel(x):
+        import triton
+
+        from slimexp.decode.triton_words import rounded
+
+        x, out = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+        rounded[(triton.cdiv(x.numel(), _PART),)](x, out, x.numel(), BLOCK=_PART)
+        return out
     blocks = x.float().unflatten(-1, (-1, BLOCK))
     step = blocks.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
     return ((blocks / step).round() * step).flatten(-2).to(x.dtype)
+
+
+def _in_one_kernel(x: Tensor) -> bool:
+    return x.is_cuda and x.numel() > 0 and find_spec("triton") is not None
 
 
 def _laid_out(integers: Tensor, bits: int) -> Tensor:

@@ -133,6 +133,20 @@ def test_layers_packed_differently_stand_beside_each_other() -> None:
 
 
 @pytest.mark.gpu
+def test_prompts_of_any_length_are_read_as_they_are() -> None:
+    pytest.importorskip("triton")
+    model = model_of("llama", "cuda")
+    decoder = Decoder(model, 100)
+    for count in (2, 17, 70, 33, 99):  # a graph of 16, 64, 100 (what fits), 64 again
+        ids = torch.randint(67, (1, count), generator=torch.Generator().manual_seed(count)).cuda()
+        decoder.prefill(ids)
+        decoder.decode(1)
+        with torch.no_grad():
+            theirs = model(input_ids=ids).logits[0, -1]
+        assert (decoder.steps.logits - theirs).norm() <= 1e-3 * theirs.norm()
+
+
+@pytest.mark.gpu
 def test_float8_weights_decode_without_rounding_inputs() -> None:
     pytest.importorskip("triton")
     model = model_of("qwen2", "cuda")

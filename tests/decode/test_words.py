@@ -39,6 +39,20 @@ def test_inputs_are_rounded_by_the_largest_of_32() -> None:
     assert ((rounded_in_blocks(x) - x).abs().unflatten(-1, (2, 32)).amax(-1) <= steps / 2 + 1e-7).all()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_on_a_gpu_a_kernel_each_gives_the_very_numbers(bits: int, affine: bool) -> None:
+    pytest.importorskip("triton")
+    words = Words(packed(bits, 3, affine=affine))
+    x = torch.randn(5, 192) * torch.logspace(-3, 3, 5)[:, None]
+    for dtype in (torch.float32, torch.bfloat16):
+        expected = words.matrix(dtype), rounded_in_blocks(x.to(dtype))
+        assert torch.equal(words.cuda().matrix(dtype).cpu(), expected[0])
+        assert torch.equal(rounded_in_blocks(x.to(dtype).cuda()).cpu(), expected[1])
+        words.cpu()
+
+
 @pytest.mark.fast
 def test_a_scale_keeps_its_value() -> None:
     assert Words(packed(4, 3)).scale.dtype == torch.float32

@@ -92,7 +92,8 @@ def test_on_a_gpu_kernels_and_plain_transformers_agree(
     artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])
     plain, real = artifact.deployed(tmp_path / "a"), artifact.served(tmp_path / "a", "cuda")
     assert any(isinstance(module, Kernel) for module in real.model.modules())
-    assert (logits(real).cpu() - logits(plain)).norm() < 2e-2 * logits(plain).norm()
+    tolerance = 5e-2 if FLOAT8_TOKEN in overrides else 2e-2  # one input that falls to the next float8 moves by an eighth
+    assert (logits(real).cpu() - logits(plain)).norm() < tolerance * logits(plain).norm()
 
 
 @pytest.mark.parametrize("task", TASKS)
