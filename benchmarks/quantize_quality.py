@@ -19,7 +19,7 @@ the experiment has it, at least ``--recovered``.
 Rows run side by side in ``--workers`` processes, the first seed of each before the second. Finished stages are not done
 again and a killed one goes on, so the same command resumes; several at once may share the rows by ``--only``, and with
 ``--finished`` the whole command gathers what they left and does nothing else. Prints Markdown, writes
-``RUNS/NAME.json``; exits with status 1 on a miss or a row that failed.
+``RUNS/NAME.json``; exits with status 1 on a miss or a row without figures.
 """
 
 import argparse
@@ -149,7 +149,7 @@ class Found(NamedTuple):
         return self.mean / statistics.fmean(self.dense)
 
 
-Rows = dict[Row, "Found | str"]  # a row that failed says why
+Rows = dict[Row, "Found | str"]  # a row without figures says why
 Plan = Mapping[Row, Sequence[Sequence[str]]]  # the command lines of a row's seeds
 
 
@@ -219,7 +219,7 @@ def _started(threads: int) -> None:
 
 
 def run_all(plan: Plan, workers: int, *, finished: bool) -> dict[Row, list[str] | str]:
-    """Every run, a seed's together and the longest first; row -> keys of its seeds' last stages, or why it failed."""
+    """Every run, a seed's together and the longest first; row -> keys of its seeds' last stages, or why it has none."""
     runs = [(place, row, lines) for row in plan for place, lines in enumerate(plan[row])]
     runs.sort(key=lambda run: (run[0], _is_short(run[1]), _is_one_shot(run[1])))
     threads = max(len(os.sched_getaffinity(0)) // workers, 1)
@@ -229,8 +229,8 @@ def run_all(plan: Plan, workers: int, *, finished: bool) -> dict[Row, list[str] 
         for (_, row, _), future in zip(runs, futures, strict=True):
             before = keys[row]
             if (error := future.exception()) is not None:
-                keys[row] = f"{type(error).__name__}: {error}".splitlines()[0]
-                print(f"{row}: {keys[row]}", flush=True)
+                keys[row] = f"failed: {type(error).__name__}: {error}".splitlines()[0]
+                print(f"{row} {keys[row]}", flush=True)
             elif isinstance(before, list) and (key := future.result()) is not None:
                 keys[row] = [*before, key]
     return {row: of_seeds or "not finished" for row, of_seeds in keys.items()}
@@ -278,7 +278,7 @@ def table(model: str, rows: Rows) -> str:
         lines.append(f"| bfloat16 | | | | {statistics.fmean(measured[0].dense):.4f} | 1.000x | | |")
     for row, one in mine.items():
         if isinstance(one, str):
-            lines.append(f"| {row.width} | {row.method} | | | failed: {one} | | | |")
+            lines.append(f"| {row.width} | {row.method} | | | {one} | | | |")
             continue
         share = recovered(row, rows)
         cells = [row.width, row.method, str(one.steps or ""), str(len(one.values)), _spread(one.values)]
@@ -293,7 +293,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def missed(rows: Rows, *, ratio: float, least: float) -> list[str]:
-    """Targets that the Llama does not reach, and rows that failed, in words."""
+    """Targets that the Llama does not reach, and rows without figures, in words."""
     misses = [f"{row}: {one}" for row, one in rows.items() if isinstance(one, str)]
     int8, int4 = Row("llama", INT8, NEAREST), Row("llama", INT4, TRAINED)
     if isinstance(one := rows.get(int8), Found) and one.ratio > ratio:
@@ -311,7 +311,7 @@ def result(rows: Rows, arguments: argparse.Namespace, misses: Sequence[str], las
         "group": arguments.group,
         "rows": [
             {**row._asdict(), "recovered": recovered(row, rows)}
-            | ({"failed": one} if isinstance(one, str) else one._asdict())
+            | ({"without": one} if isinstance(one, str) else one._asdict())
             for row, one in rows.items()
         ],
         "missed": misses,

@@ -22,7 +22,8 @@ class Hqq(Quantizer):
     Args:
         turns: How often, >= 1.
         norm: p, in (0, 1].
-        penalty: Of the first turn, > 0; the larger, the smaller what counts as an outlier.
+        penalty: Of the first turn, > 0; the larger, the smaller an error that is an outlier: at 1 none is, and the
+            scale is that of least squares; far above 100 all are, and it stays that of min-max.
         growth: Factor from turn to turn, >= 1.
     """
 
