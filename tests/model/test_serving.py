@@ -131,6 +131,12 @@ def test_kernels_and_plain_transformers_agree(
     Within 2 % where inputs are float8: one that falls to the next number moves by an eighth of itself.
     """
     stage = technique("quantize", *overrides, **settings)
+    try:
+        stage.validate(tiny(task).model.config, before=[])
+    except ValueError as older:
+        if "install transformers" not in str(older):
+            raise
+        pytest.skip(str(older))
     stage.prepare(tiny(task), corpus(task), None)
     stage.finish()
     artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])
