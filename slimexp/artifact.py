@@ -20,13 +20,14 @@ import torch
 import transformers
 from safetensors.torch import load_model, save_file, save_model
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from slimexp.attachment import attach, attached
 from slimexp.model import serving
 from slimexp.model.base import Family, Source
 from slimexp.model.cache import cache_bits, round_cache
 from slimexp.model.loading import CutOut, Pretrained, check_finite, family_named, from_folder, without_bars
+from slimexp.model.tokenizer import save_tokenizer
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.packing import is_fixed, pack, plain_state
 from slimexp.record import OF_LAYER
@@ -58,7 +59,7 @@ def save(family: Family, folder: Path, *, dtype: torch.dtype, stages: Sequence[M
             nn.Module.to(plain, dtype)
             with without_bars():
                 plain.save_pretrained(partial)
-        _save_tokenizer(family.tokenizer, partial)
+        save_tokenizer(family.tokenizer, partial)
         deployable = sorted(path.name for path in partial.iterdir())
         attachments = [
             {
@@ -192,12 +193,6 @@ def _save_packed(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> No
     config |= {"quantization_config": quantization, "dtype": str(dtype).removeprefix("torch.")}
     config["architectures"] = [_plain_class(model).__name__]
     path.write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    tokenizer.save_pretrained(folder)
-    if tokenizer.is_fast:  # the file again without its indentation, which is about half of it
-        tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
 
 
 def _empty(folder: Path) -> PreTrainedModel:

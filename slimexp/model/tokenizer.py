@@ -1,10 +1,11 @@
-"""Tokenizers that need no download: bytes as they are, or byte-pair encoding trained on the corpus."""
+"""Tokenizers that need no download: bytes as they are, or byte-pair encoding trained on the corpus; and saving any."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 PAD, EOS, UNKNOWN, BOS = "<pad>", "</s>", "<unk>", "<s>"
@@ -81,3 +82,10 @@ class Bpe(TokenizerRecipe):
                 return
             left -= len(text)
             yield text
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write what plain transformers loads, ``tokenizer.json`` without the indentation that is about half of it."""
+    tokenizer.save_pretrained(folder)
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from slimexp.model.tokenizer import save_tokenizer
 from slimexp.target.base import Price, Space, Target
 
 MB = 1e6
@@ -35,7 +36,7 @@ class Disk(Target):
     def price(self, space: Space) -> Price:
         model = space.family.model
         with tempfile.TemporaryDirectory() as folder:
-            space.family.tokenizer.save_pretrained(folder)
+            save_tokenizer(space.family.tokenizer, Path(folder))
             model.config.save_pretrained(folder)
             if model.can_generate():
                 model.generation_config.save_pretrained(folder)
