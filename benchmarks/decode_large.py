@@ -42,6 +42,7 @@ from slimexp.kernel.scaled_mm import ScaledMM
 PROMPT, TOKENS, LENGTH = 128, 256, 512
 BANDWIDTH = 4.23e12  # bytes per second, of the card that targets were set on
 SMALLER = 0.75
+CUDA = torch.device("cuda")
 ATTENTION = ((16, 1, 16), (16, 1, 32), (32, 1, 16), (32, 2, 16), (32, 4, 8), (64, 4, 8), (64, 8, 8), (128, 8, 4))
 
 
@@ -182,7 +183,7 @@ def _error(decoder: Decoder) -> float:
 
 def stacked_bytes(model: PreTrainedModel) -> int:
     layers = [one for one in model.modules() if isinstance(one, nn.Linear | Words | ScaledMM)]
-    return sum(stacked([layer]).bytes for layer in layers)
+    return sum(stacked([layer], torch.bfloat16).bytes for layer in layers)
 
 
 def _seconds(run: Callable[[], Any], times: int) -> float:
@@ -214,9 +215,9 @@ def candidates(kind: Kind, end: str, columns: int) -> Iterator[Tile]:
 
 
 @torch.inference_mode()
-def tune(sizes: Mapping[str, Any], words: str, deadline: float) -> None:
+def tune(sizes: Mapping[str, Any], only: str, deadline: float) -> None:
     """Print microseconds and bandwidth of every way to cut every product, over the weights of all blocks in turn."""
-    for kind in (kind for kind in get_args(Kind)[::-1] if words in kind):
+    for kind in (kind for kind in get_args(Kind)[::-1] if only in kind):
         model = random_model(sizes, Arm(kind, 128 if kind == "int4" else None))
         fused = Fused(model, LENGTH, overlap=True)
         ends = {"plain": "qkv", "gated": "gated", "residual o": "o", "residual down": "down", "head": "head"}
@@ -249,7 +250,7 @@ def _by_tile(fused: Fused, matrices: list[Any], end: str, deadline: float) -> di
         if time.monotonic() > deadline:
             break
         try:
-            taken[cut] = _seconds(captured(partial(_all, fused, matrices, end, cut)).replay, 10) / len(matrices)
+            taken[cut] = _seconds(captured(partial(_all, fused, matrices, end, cut), CUDA).replay, 10) / len(matrices)
         except (RuntimeError, ValueError) as error:
             print(f"{cut} does not run: {error}", flush=True)
     return taken
@@ -264,16 +265,16 @@ def tune_rest(fused: Fused) -> None:
         told = []
         for position in (1, 128, 256, 500):
             fused.position.fill_(position)
-            run = captured(lambda: [fused.attend(block) for block in blocks]).replay
+            run = captured(lambda: [fused.attend(block) for block in blocks], CUDA).replay
             told.append(f"{1e6 * _seconds(run, 10) / len(blocks):.2f}")
         print(f"attention, {keys} keys, {warps} warps, {splits} splits, at 1, 128, 256, 500: {' '.join(told)} µs")
     fused.position.fill_(0)
-    run = captured(lambda: [fused.advance(chooses=False) for _ in range(20)]).replay
+    run = captured(lambda: [fused.advance(chooses=False) for _ in range(20)], CUDA).replay
     print(f"advance: {1e6 * _seconds(run, 10) / 20:.2f} µs", flush=True)
     for overlap in (True, False):
         fused.overlap = overlap
         fused.position.fill_(128)
-        print(f"step, overlap {overlap}: {1e6 * _seconds(captured(fused.step).replay, 30):.0f} µs", flush=True)
+        print(f"step, overlap {overlap}: {1e6 * _seconds(captured(fused.step, CUDA).replay, 30):.0f} µs", flush=True)
 
 
 def _all(fused: Fused, matrices: list[Any], end: str, cut: Tile) -> None:

@@ -39,40 +39,33 @@ KINDS = {"int8": torch.int8, "fp8": FLOAT8}
 
 def layer(out: int, size: int, kind: torch.dtype) -> Packed:
     torch.manual_seed(0)
-    numbers = torch.randint(-127, 128, (out, size), device="cuda").to(kind)
-    scale = torch.full((out, 1), 1e-3, device="cuda")
-    return Packed(numbers, scale, None, 8, torch.zeros(out, device="cuda"), "token")
+    numbers = torch.randint(-127, 128, (out, size)).to(kind)
+    return Packed(numbers, torch.full((out, 1), 1e-3), None, 8, torch.zeros(out), "token")
 
 
 class Plain(DenseBfloat16):
     """A layer that was never quantized."""
 
-    def __init__(self, packed: Packed) -> None:
-        super().__init__(packed)
-        self.bias = None if self.bias is None else self.bias.bfloat16()
-
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x.bfloat16(), self.dequantized, self.bias)
+        return linear(x.bfloat16(), self.dequantized, self.bias).to(x.dtype)
 
 
-def raced(shapes: Mapping[str, tuple[int, int]], rows: Sequence[int]) -> str:
-    """A table: microseconds by shape, type, rows and backend."""
+def show(shapes: Mapping[str, tuple[int, int]], rows: Sequence[int], device: torch.device) -> None:
+    """Print a table, line by line: microseconds by shape, type, rows and backend."""
     backends = [*(backend for backend in BACKENDS if "cuda" in backend.devices), Plain]
     names = [backend.__name__ for backend in backends]
-    lines = [f"| layer | weights | rows | {' | '.join(names)} | fastest but for Plain, x Plain |"]
-    lines.append(f"| --- | --- | ---: | {'---: | ' * len(names)}---: |")
+    print(f"| layer | weights | rows | {' | '.join(names)} | fastest but for Plain, x Plain |")
+    print(f"| --- | --- | ---: | {'---: | ' * len(names)}---: |")
     for shape, (out, size) in shapes.items():
         for kind, dtype in KINDS.items():
             for count in rows:
-                packed = layer(out, size, dtype)
+                packed = layer(out, size, dtype).to(device)
                 seconds = {name: min(each) for name, each in race(packed, count, backends).items()}
                 told = " | ".join(f"{1e6 * seconds[name]:.1f}" if name in seconds else "" for name in names)
                 plain = seconds.pop("Plain")
                 best = min(seconds, key=seconds.__getitem__)
                 gain = plain / seconds[best]
-                lines.append(f"| {shape} {out} x {size} | {kind} | {count} | {told} | {best}, {gain:.2f}x |")
-                print(lines[-1], flush=True)
-    return "\n".join(lines)
+                print(f"| {shape} {out} x {size} | {kind} | {count} | {told} | {best}, {gain:.2f}x |", flush=True)
 
 
 def main() -> None:
@@ -83,7 +76,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("these kernels are raced on a CUDA GPU, and there is none")
     print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}\n", flush=True)
-    print(f"\n{raced(TOY if arguments.toy else SHAPES, arguments.rows)}\n")
+    show(TOY if arguments.toy else SHAPES, arguments.rows, torch.device("cuda"))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from slimexp.attachment import attach, attached
 from slimexp.model import serving
 from slimexp.model.base import Family, Source
 from slimexp.model.cache import cache_bits, round_cache
-from slimexp.model.loading import CutOut, Pretrained, check_finite, family_named, from_folder, without_bars
+from slimexp.model.loading import CutOut, Pretrained, check_checkpoint, family_named, from_folder, without_bars
 from slimexp.model.tokenizer import save_tokenizer
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.packing import is_fixed, pack, plain_state
@@ -97,7 +97,7 @@ def load(folder: Path) -> Family:
         attachment = getattr(importlib.import_module(module_name), class_name)(**row["arguments"])
         attach(modules[row["module"]], row["tensor"], attachment)
     load_model(model, str(folder / TRAINING))
-    check_finite(model.named_parameters(), folder / TRAINING)
+    check_checkpoint(model.named_parameters(), folder / TRAINING)
     round_cache(model, cache_bits(model.config))
     if model.can_generate():
         model.generation_config = GenerationConfig.from_pretrained(folder)

@@ -19,9 +19,9 @@ def capturable(model: PreTrainedModel) -> bool:
 class Decoder:
     """Generates from a causal LM on a CUDA device, one sequence at a time.
 
-    Llama-like models, dense or of packed words, run in few fused kernels (``fused``); others, and where Triton is
-    missing, as a capture of the step that transformers does (``captured``). The weights of layers that read the same
-    input move together in memory; the model's own become views of it.
+    Llama-like models, dense, of packed words or of float8, run in few fused kernels (``fused``); others, and where
+    Triton is missing, as a capture of the step that transformers does (``captured``). The weights of layers that read
+    the same input move together in memory; the model's own become views of it.
 
     Args:
         model: In eval mode on its device.
@@ -62,8 +62,8 @@ class Decoder:
 
     @torch.inference_mode()
     def _captured(self) -> torch.cuda.CUDAGraph:
-        self.steps.prefill(torch.zeros(1, 1, dtype=torch.int64, device=self.model.device))
-        return captured(self.steps.step)
+        self.prefill(torch.zeros(1, 1, dtype=torch.int64, device=self.model.device))
+        return captured(self.steps.step, self.model.device)
 
     def prefill(self, ids: Tensor) -> None:
         """Read a prompt [1, T].
@@ -76,7 +76,8 @@ class Decoder:
                 f"a prompt is one sequence of 1 to {self.length - 1} tokens, [1, T], got {list(ids.shape)}: "
                 "give sequences one by one, or a larger length"
             )
-        self.steps.prefill(ids)
+        with torch.cuda.device(self.model.device):
+            self.steps.prefill(ids)
 
     def decode(self, count: int) -> None:
         """Append ``count`` tokens, whatever they are; without waiting for them."""

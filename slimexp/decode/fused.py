@@ -1,7 +1,6 @@
 """One decode step of Llama-like models in five Triton kernels per block (``kernels``)."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from transformers import DynamicCache, PreTrainedModel
 from slimexp.decode.captured import cached
 from slimexp.decode.matrix import Matrix, Vector, launch, programs, stacked, tile
 from slimexp.decode.words import BLOCK, Words
-from slimexp.kernel.capture import captured
+from slimexp.kernel.capture import captured, has_triton
 from slimexp.kernel.scaled_mm import ScaledMM
 
 TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -20,7 +19,7 @@ TYPES = ("llama", "mistral", "qwen2", "qwen3")
 def refusal(model: PreTrainedModel, length: int) -> str | None:
     """Why the fused kernels cannot run ``model`` on sequences of ``length``; ``None`` if they can."""
     config = model.config
-    if find_spec("triton") is None:
+    if not has_triton():
         return "triton is not installed"
     if config.model_type not in TYPES:
         return f"the kernels know {', '.join(TYPES)}, not {config.model_type}"
@@ -76,7 +75,7 @@ class Fused:
         overlap: Whether a kernel may start before the one before ends (compute capability 9.0).
 
     Attributes:
-        tokens: Ids by position [length].
+        tokens: Ids by position [length + 1].
         position: Of the token that the next step reads.
         logits: Of the last step, float32 [vocabulary].
     """
@@ -85,7 +84,7 @@ class Fused:
     SPLITS = 16
     KEYS = 32  # positions that a program attends to at once
     WARPS = 2
-    LEAST, SHORT = 16, 1024  # tokens of a prompt that is read as a graph: of a longer one, launching takes little time
+    SHORT = 512  # tokens of a prompt that is read as a graph: of a longer one, launching takes little of the time
 
     def __init__(
         self,
@@ -109,7 +108,7 @@ class Fused:
         device = self.embedding.device
         self.blocks = [self._block(index) for index in range(len(base.layers))]
         self.first_gain = base.layers[0].input_layernorm.weight.data
-        self.head = stacked([model.lm_head])
+        self.head = stacked([model.lm_head], self.embedding.dtype)
         self.cosine, self.sine = self._angles()
 
         def empty(*shape: int) -> Tensor:
@@ -132,6 +131,7 @@ class Fused:
         self.position = torch.zeros((), dtype=torch.int64, device=device)
         self.tokens = torch.zeros(length + 1, dtype=torch.int64, device=device)
         self._graphs: dict[int, tuple[Tensor, torch.cuda.CUDAGraph]] = {}
+        self._pool = torch.cuda.graph_pool_handle()
 
     @property
     def bytes(self) -> int:
@@ -145,17 +145,17 @@ class Fused:
         attention, mlp = layer.self_attn, layer.mlp
         last = index + 1 == len(base.layers)
         following = base.norm if last else base.layers[index + 1].input_layernorm
-        shape = (self.kv_heads, self.length, self.width)
+        shape, dtype = (self.kv_heads, self.length, self.width), self.embedding.dtype
         return Block(
-            qkv=stacked([attention.q_proj, attention.k_proj, attention.v_proj]),
-            o=stacked([attention.o_proj]),
-            gated=stacked([mlp.gate_proj, mlp.up_proj]),
-            down=stacked([mlp.down_proj]),
+            qkv=stacked([attention.q_proj, attention.k_proj, attention.v_proj], dtype),
+            o=stacked([attention.o_proj], dtype),
+            gated=stacked([mlp.gate_proj, mlp.up_proj], dtype),
+            down=stacked([mlp.down_proj], dtype),
             head_gains=tuple(getattr(getattr(attention, name, None), "weight", None) for name in ("q_norm", "k_norm")),  # type: ignore[arg-type]
             middle_gain=layer.post_attention_layernorm.weight.data,
             next_gain=following.weight.data,
-            keys=torch.zeros(shape, dtype=self.embedding.dtype, device=self.embedding.device),
-            values=torch.zeros(shape, dtype=self.embedding.dtype, device=self.embedding.device),
+            keys=torch.zeros(shape, dtype=dtype, device=self.embedding.device),
+            values=torch.zeros(shape, dtype=dtype, device=self.embedding.device),
         )
 
     def _angles(self) -> tuple[Tensor, Tensor]:
@@ -169,7 +169,7 @@ class Fused:
     @torch.inference_mode()
     def prefill(self, ids: Tensor) -> None:
         """Read a prompt [1, T] with the transformers model; the next step reads its last token again."""
-        count = ids.shape[1]
+        ids, count = ids.to(self.tokens.device), ids.shape[1]
         self.tokens[:count] = ids[0]
         self.position.fill_(count - 1)
         self.arrived.zero_()
@@ -190,12 +190,13 @@ class Fused:
             block.values[:, :count] = layer.values[0]
 
     def _read_as_graph(self, ids: Tensor) -> None:
-        """The same with what is left of the next power of two behind it, which no token of ``ids`` sees."""
+        """The same with up to a quarter or 31 tokens more behind it, which no token of ``ids`` sees."""
         count = ids.shape[1]
-        size = min(max(1 << (count - 1).bit_length(), self.LEAST), self.length)
+        step = max(32, 1 << (count.bit_length() - 3))
+        size = min(-(-count // step) * step, self.length - 1)
         if size not in self._graphs:
             prompt = torch.zeros(1, size, dtype=torch.int64, device=ids.device)
-            self._graphs[size] = prompt, captured(lambda: self._read(prompt))
+            self._graphs[size] = prompt, captured(lambda: self._read(prompt), ids.device, self._pool)
         prompt, graph = self._graphs[size]
         prompt[:, :count] = ids
         graph.replay()
@@ -259,12 +260,12 @@ class Fused:
 
         from slimexp.decode import kernels
 
-        size, programs, parts = len(self.hidden), self.best.shape[1], len(self.squares_in)
+        size, heads, parts = len(self.hidden), self.best.shape[1], len(self.squares_in)
         kernels.advance[(1,)](
             self.best, self.tokens, self.position, self.embedding, self.first_gain, self.cosine, self.sine, self.angles,
             self.hidden, *self.normed_in.written(self.blocks[0].qkv.packed), self.squares_in,
             SIZE=size, SIZE_UP=triton.next_power_of_2(size),
-            PROGRAMS=programs, PROGRAMS_UP=triton.next_power_of_2(programs),
+            PROGRAMS=heads, PROGRAMS_UP=triton.next_power_of_2(heads),
             PARTS=parts, PARTS_UP=triton.next_power_of_2(parts), HALF=self.width // 2,
             CHOOSES=chooses, num_warps=8, **self._overlapped(),
         )  # fmt: skip

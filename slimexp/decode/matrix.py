@@ -75,16 +75,16 @@ class Matrix:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
-def stacked(layers: Sequence[nn.Module]) -> Matrix:
+def stacked(layers: Sequence[nn.Module], dtype: torch.dtype) -> Matrix:
     """The weights of ``layers`` as one matrix, of whose memory the layers' own become views.
 
-    Layers packed differently keep what they have, and the matrix is of the least that holds all of them: words of the
-    most bits and the smallest groups, or dense.
+    Layers packed differently keep what they have beside it, and the matrix is of the least that holds all of them:
+    words of the most bits and the smallest groups, or dense in ``dtype``, which rounds scaled weights.
     """
     if len({_form(layer) for layer in layers}) > 1:
-        layers = _alike(layers)
+        layers = _alike(layers, dtype)
     first = layers[0]
-    bias = _joined_or_none(layers, "bias")
+    bias = _joined_biases(layers)
     if isinstance(first, Words):
         kind: Kind = "int4" if first.bits == 4 else "int8"
         return Matrix(_joined(layers, "words"), kind, _joined(layers, "scale"), _joined_or_none(layers, "zero"), bias)
@@ -98,21 +98,21 @@ def _form(layer: nn.Module) -> tuple[object, ...]:
     return (type(layer), layer.bits, layer.group, layer.zero is None) if isinstance(layer, Words) else (type(layer),)
 
 
-def _alike(layers: Sequence[nn.Module]) -> Sequence[nn.Module]:
+def _alike(layers: Sequence[nn.Module], dtype: torch.dtype) -> Sequence[nn.Module]:
     words = [layer for layer in layers if isinstance(layer, Words)]
     if len(words) < len(layers):
-        return [_dense(layer) for layer in layers]
+        return [_dense(layer, dtype) for layer in layers]
     bits, group = max(one.bits for one in words), math.gcd(*(one.group for one in words))
     affine = any(one.zero is not None for one in words)
     return [_widened(one.packed(), bits, group, affine) for one in words]
 
 
-def _dense(layer: nn.Module) -> nn.Module:
+def _dense(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
     if isinstance(layer, nn.Linear):
         return layer
     assert isinstance(layer, Words | ScaledMM)
     dense = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
-    dense.weight = nn.Parameter(layer.matrix(torch.bfloat16), requires_grad=False)
+    dense.weight = nn.Parameter(layer.matrix(dtype), requires_grad=False)
     if layer.bias is not None:
         dense.bias = nn.Parameter(layer.bias, requires_grad=False)
     return dense
@@ -130,6 +130,19 @@ def _widened(packed: Packed, bits: int, group: int, affine: bool) -> Words:
 
 def _joined_or_none(layers: Sequence[nn.Module], name: str) -> Tensor | None:
     return None if getattr(layers[0], name) is None else _joined(layers, name)
+
+
+def _joined_biases(layers: Sequence[nn.Module]) -> Tensor | None:
+    """Zeros for a layer that has none beside others that have one."""
+    biases: list[Tensor | None] = [layer.bias for layer in layers]  # type: ignore[misc]
+    there = next((bias for bias in biases if bias is not None), None)
+    if there is None:
+        return None
+    if all(bias is not None for bias in biases):
+        return _joined(layers, "bias")
+    sizes = [int(layer.out_features) for layer in layers]  # type: ignore[arg-type]
+    each = zip(biases, sizes, strict=True)
+    return torch.cat([there.data.new_zeros(size) if bias is None else bias.data for bias, size in each])
 
 
 def _joined(layers: Sequence[nn.Module], name: str) -> Tensor:
@@ -195,7 +208,7 @@ def launch(
     x: Vector,
     out: Vector,
     end: str,
-    tile: Tile,
+    cut: Tile,
     *,
     rounds: bool = False,
     squares: Tensor | None = None,
@@ -216,15 +229,15 @@ def launch(
 
     rows = matrix.rows // 2 if end == "gated" else matrix.rows
     pack = 32 // matrix.bits if matrix.packed else 1
-    block = min(tile.columns // pack, triton.next_power_of_2(matrix.columns // pack))
+    block = min(cut.columns // pack, triton.next_power_of_2(matrix.columns // pack))
     steps = triton.cdiv(matrix.columns // pack, block)
     parts = 0 if squares is None else len(squares)
-    products.product[(triton.cdiv(rows, tile.rows),)](
+    products.product[(triton.cdiv(rows, cut.rows),)](
         *x.read(matrix.packed), squares, matrix.weight, matrix.scale, matrix.zero, matrix.bias, hidden, gain,
         *out.written(rounds), out_squares, best, position, temperature, seed,
         ROWS=rows, COLS=matrix.columns, GROUP=matrix.columns // matrix.scale.shape[1] if matrix.packed else 0,
         BITS=matrix.bits, PARTS=parts, PARTS_UP=triton.next_power_of_2(max(parts, 1)), EPSILON=epsilon,
-        END=end, SAMPLED=temperature > 0, BLOCK_ROWS=tile.rows,
-        BLOCK=block * tile.fold, FOLD=tile.fold, AHEAD=min(tile.ahead, steps),
-        PDL=overlap, num_warps=tile.warps, **({"launch_pdl": True} if overlap else {}),
+        END=end, SAMPLED=temperature > 0, BLOCK_ROWS=cut.rows,
+        BLOCK=block * cut.fold, FOLD=cut.fold, AHEAD=min(cut.ahead, steps),
+        PDL=overlap, num_warps=cut.warps, **({"launch_pdl": True} if overlap else {}),
     )  # fmt: skip

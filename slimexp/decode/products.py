@@ -1,4 +1,4 @@
-"""The Triton kernel of a matrix times a vector, dense or of packed words (shapes and ideas: ``kernels``)."""
+"""The Triton kernel of a matrix times a vector, dense, of float8 or of packed words (shapes and ideas: ``kernels``)."""
 
 import triton
 import triton.language as tl

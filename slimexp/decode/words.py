@@ -1,6 +1,5 @@
 """Integers of 8 or 4 bits packed into 32-bit words, in the order in which the GPU multiplies them."""
 
-from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimexp.kernel.base import Kernel, Packed
+from slimexp.kernel.capture import has_triton
 
 BLOCK = 32  # inputs that share a scale
 _PART = 1024  # numbers that a program turns into floats
@@ -104,7 +104,7 @@ def rounded_in_blocks(x: Tensor) -> Tensor:
 
 
 def _in_one_kernel(x: Tensor) -> bool:
-    return x.is_cuda and x.numel() > 0 and find_spec("triton") is not None
+    return x.is_cuda and x.numel() > 0 and has_triton()
 
 
 def _laid_out(integers: Tensor, bits: int) -> Tensor:

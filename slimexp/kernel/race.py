@@ -1,5 +1,6 @@
 """Which kernel runs a layer: the fastest on this machine for the layer's shape, for few rows and for many."""
 
+import functools
 import hashlib
 import json
 import os
@@ -104,7 +105,7 @@ def told(model: nn.Module) -> str | None:
 
 
 def race(packed: Packed, rows: int, backends: Sequence[type[Kernel]] = BACKENDS) -> dict[str, list[float]]:
-    """Least seconds that each backend takes for ``rows`` rows in interleaved rounds, over weights no cache holds.
+    """Seconds that each backend takes for ``rows`` rows in interleaved rounds; for few, over weights no cache holds.
 
     Rounds go on until the times are ``settled``, or there were ``_MOST_ROUNDS``. Backends that refuse are left out;
     those far behind, as ones without vector instructions are, stop at once.
@@ -154,7 +155,7 @@ def _seconds(layer: Kernel, x: Tensor) -> float:
 
 def _on_gpu(layers: Sequence[Kernel], x: Tensor) -> Callable[[], float]:
     """Mean seconds of a call, all as one CUDA graph: without the time that Python takes to launch them."""
-    graph = captured(lambda: [layer(x) for layer in layers])
+    graph = captured(lambda: [layer(x) for layer in layers], x.device)
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def timed() -> float:
@@ -231,7 +232,7 @@ def _winners(shape: tuple[object, ...], packed: Packed) -> Winners:
     if (known := _raced.get(shape)) is not None:
         return known
     backends = [backend.__name__ for backend in _able(packed, BACKENDS)]
-    key = json.dumps([*machine(), torch.get_num_threads(), *shape, *backends])
+    key = json.dumps([*machine(), _sources(), torch.get_num_threads(), *shape, *backends])
     path = folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     try:
         few, many = json.loads(path.read_text())
@@ -243,6 +244,15 @@ def _winners(shape: tuple[object, ...], packed: Packed) -> Winners:
             _write(path, json.dumps([found.few, found.many]))
     _raced[shape] = found
     return found
+
+
+@functools.cache
+def _sources() -> str:
+    """Digest of the kernels: a race of others says nothing of these."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _write(path: Path, text: str) -> None:

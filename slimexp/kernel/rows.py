@@ -1,19 +1,19 @@
 """Inputs of a product, row by row, as numbers of 8 bits."""
 
-from importlib.util import find_spec
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from slimexp.kernel.base import rounded_input, rounding
+from slimexp.kernel.capture import FLOAT8_FROM, capability, has_triton
 
 Activation = Literal["token"] | float
 
 
 def rounded_values(x: Tensor, activation: Activation | None, kind: torch.dtype, dtype: torch.dtype) -> Tensor:
     """``x`` [..., in] on the grid of ``rounded_rows``, as floats of ``dtype``; as it is without ``activation``."""
-    if activation is not None and _in_one_kernel(x):
+    if activation is not None and _in_one_kernel(x, kind):
         values, _ = _rounded(x.reshape(-1, x.shape[-1]), activation, kind, dtype)
         return values.view(x.shape)
     return rounded_input(x.float(), activation, kind).to(dtype)
@@ -25,15 +25,17 @@ def rounded_rows(x: Tensor, activation: Activation, kind: torch.dtype) -> tuple[
     Returns:
         Numbers of ``kind`` [rows, in] and float32 scales [rows, 1]; a row with a NaN has a scale of NaN.
     """
-    if _in_one_kernel(x):
+    if _in_one_kernel(x, kind):
         return _rounded(x, activation, kind, kind)
     numbers, scale = rounding(x.float(), activation, kind)
     scale = scale + 0 * numbers.sum(-1, keepdim=True)  # as an integer NaN would pass for a number
     return numbers.to(kind), scale
 
 
-def _in_one_kernel(x: Tensor) -> bool:
-    return x.is_cuda and x.numel() > 0 and find_spec("triton") is not None
+def _in_one_kernel(x: Tensor, kind: torch.dtype) -> bool:
+    if not x.is_cuda or not x.numel() or not has_triton():
+        return False
+    return not kind.is_floating_point or capability(x.device) >= FLOAT8_FROM  # below, Triton knows no float8
 
 
 def _rounded(x: Tensor, activation: Activation, kind: torch.dtype, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

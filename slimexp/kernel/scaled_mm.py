@@ -5,10 +5,11 @@ from torch import Tensor
 from torch.nn.functional import ScalingType, linear, scaled_mm
 
 from slimexp.kernel.base import FLOAT8, Kernel, Packed
+from slimexp.kernel.capture import FLOAT8_FROM, capability
 from slimexp.kernel.rows import rounded_rows
 
 _STEP = 16  # what sizes are multiples of
-_CAPABLE = (8, 9)
+_PRECISE = (9, 0)  # compute capability on which sums of float32 leave as they are; on others as bfloat16
 
 
 class ScaledMM(Kernel):
@@ -27,8 +28,8 @@ class ScaledMM(Kernel):
 
     @classmethod
     def refusal(cls, packed: Packed, device: torch.device) -> str | None:
-        if device.type == "cuda" and torch.cuda.get_device_capability(device) < _CAPABLE:
-            return f"this GPU multiplies no float8: that takes compute capability {'.'.join(map(str, _CAPABLE))}"
+        if device.type == "cuda" and capability(device) < FLOAT8_FROM:
+            return f"this GPU multiplies no float8: that takes compute capability {'.'.join(map(str, FLOAT8_FROM))}"
         return super().refusal(packed, device)
 
     @classmethod
@@ -42,6 +43,8 @@ class ScaledMM(Kernel):
     def __init__(self, packed: Packed) -> None:
         super().__init__(packed)
         self.activation = packed.activation
+        if packed.activation is None:
+            self.label = "fp8 weights, turned into a matrix at each call"
         self.register_buffer("numbers", packed.numbers.contiguous())
         self.register_buffer("scale", packed.scale.float().contiguous())
         self.register_buffer("bias", None if packed.bias is None else packed.bias.detach().float())
@@ -56,9 +59,13 @@ class ScaledMM(Kernel):
         numbers, scale = rounded_rows(x.reshape(-1, self.in_features), self.activation, FLOAT8)
         per_row = ScalingType.RowWise
         y = scaled_mm(
-            numbers, self.numbers.t(), scale, per_row, self.scale.t(), per_row,
-            output_dtype=torch.float32 if x.dtype == torch.float32 else torch.bfloat16,
+            numbers, self.numbers.t(), scale, per_row, self.scale.t(), per_row, output_dtype=_output(x)
         )  # fmt: skip
         if self.bias is not None:
             y = y + self.bias
         return y.to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+
+def _output(x: Tensor) -> torch.dtype:
+    precise = x.dtype == torch.float32 and (not x.is_cuda or capability(x.device) == _PRECISE)
+    return torch.float32 if precise else torch.bfloat16

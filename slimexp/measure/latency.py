@@ -52,7 +52,7 @@ class _CpuClock:
 class Latency(Measure):
     """Latency of a whole request (prompt and answer) and throughput of its two parts.
 
-    On a GPU both run as CUDA graphs (``workload.runner``), a causal LM's decoding by ``decode.Decoder``.
+    On a GPU both run as CUDA graphs where they can (``workload.runner``), a causal LM's decoding by ``decode.Decoder``.
     Subject and baseline take turns (A B, B A, A B, ...), so that what else the machine does falls on both;
     each pair gives a ratio. Figures:
 

@@ -93,6 +93,8 @@ def runner(family: Family, shape: Workload) -> Runner:
 def _replayed(family: Family, shape: Workload) -> Runner:
     try:
         return Replayed(family, shape)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:  # what it does depends on numbers that the GPU holds
         return Request(family)
 
@@ -102,19 +104,21 @@ class Request:
 
     Attributes:
         next_ids: What the model reads next: the tokens decoded last, [B, 1].
+        classes: What a classifier answered, [B, classes].
     """
 
     def __init__(self, family: Family) -> None:
         self.model = family.model
         self.task = family.task
         self.next_ids: Tensor | None = None
+        self.classes: Tensor | None = None
         self._state: dict[str, Any] = {}
 
     def prefill(self, prompt: Tensor) -> None:
         """Read ``prompt`` [B, T]; what was read before is forgotten."""
         self._state = self._emptied()
         if self.task == "classification":
-            self.model(input_ids=prompt)
+            self.classes = self.model(input_ids=prompt).logits
         elif self.task == "seq2seq":
             encoded = self.model.get_encoder()(input_ids=prompt)
             start = self.model.config.decoder_start_token_id
@@ -163,9 +167,9 @@ class Replayed(Request):
             config = self.model.config.get_text_config(decoder=True)
             lengths = shape.new_tokens + 1, shape.tokens
             self._kept = EncoderDecoderCache(*(StaticCache(config, max_cache_len=length) for length in lengths))
-        self._read = captured(lambda: Request.prefill(self, self._prompt))
+        self._read = captured(lambda: Request.prefill(self, self._prompt), family.device)
         self._token = self.next_ids
-        self._next = captured(self._replace) if shape.new_tokens else None
+        self._next = captured(self._replace, family.device) if shape.new_tokens else None
         self.next_ids = self._token
 
     def _emptied(self) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class Pretrained(Source):
         model = _reach(auto, self.folder, dtype=torch.float32, **options)
         with without_bars():
             decompress(model)
-        check_finite(model.named_parameters(), self.folder)
+        check_checkpoint(model.named_parameters(), self.folder)
         vars(model.config).pop("quantization_config", None)  # its weights are plain numbers now
         round_cache(model, cache_bits(model.config))
         return family(model, self.load_tokenizer(texts), max_length=self.max_length)
@@ -228,7 +228,7 @@ def from_folder(folder: str | Path, task: str, max_length: int) -> Family:
     with without_bars():
         model = auto.from_pretrained(folder, dtype=torch.float32)
         decompress(model)
-    check_finite(model.named_parameters(), folder)
+    check_checkpoint(model.named_parameters(), folder)
     return family_of(model.eval(), folder, task, max_length)
 
 
@@ -238,7 +238,7 @@ def family_of(model: PreTrainedModel, folder: str | Path, task: str, max_length:
     return family_named(task)(model, _with_padding(AutoTokenizer.from_pretrained(folder)), max_length=max_length)
 
 
-def check_finite(tensors: Iterable[tuple[str, Tensor]], path: str | Path) -> None:
+def check_checkpoint(tensors: Iterable[tuple[str, Tensor]], path: str | Path) -> None:
     """Refuse a checkpoint that nothing can be made of, before anything is.
 
     Args:

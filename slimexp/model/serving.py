@@ -18,8 +18,8 @@ from slimexp.kernel.base import ACTIVATION_BITS, FLOAT8, Kernel, Packed
 from slimexp.kernel.race import put
 from slimexp.kernel.scaled_mm import ScaledMM
 from slimexp.model.base import Family
-from slimexp.model.loading import check_finite, family_of, from_folder
-from slimexp.quantizer.packing import SCALE
+from slimexp.model.loading import check_checkpoint, family_of, from_folder
+from slimexp.quantizer.packing import SCALE, WEIGHT
 from slimexp.quantizer.unpacking import unpacked
 
 _FORMATS = {"int-quantized", "pack-quantized", "float-quantized", "mixed-precision"}
@@ -52,18 +52,23 @@ def _packed(folder: Path, device: torch.device) -> PreTrainedModel:
 
     layers = unpacked(folder)
     floats = _floats(folder, layers)
-    check_finite([*floats.items(), *((f"{name}.{SCALE}", one.scale) for name, one in layers.items())], folder)
+    scales = ((f"{name}.{SCALE}", one.scale) for name, one in layers.items())
+    numbers = ((f"{name}.{WEIGHT}", one.numbers) for name, one in layers.items())
+    check_checkpoint([*floats.items(), *scales, *numbers], folder)
     config = AutoConfig.from_pretrained(folder)
     del config.quantization_config
     with _without_weights():
         model: PreTrainedModel = getattr(transformers, config.architectures[0])(config)
     linear = {name: one for name, one in layers.items() if isinstance(model.get_submodule(name), nn.Linear)}
-    read = _read_by_decoding(linear, device) if config.model_type in TYPES else None
+    decodes = device.type == "cuda" and config.model_type in TYPES
+    read = _read_by_decoding(linear, device) if decodes else None
     if read is None:
         put(model, {name: one.to(device) for name, one in linear.items()})
     else:
         for name, one in linear.items():
-            model.set_submodule(name, read[name](one))
+            model.set_submodule(name, kernel := read[name](one))
+            if isinstance(kernel, ScaledMM):
+                kernel.label += ", decoding with inputs in float"
     floats |= {f"{name}.weight": one.weight() for name, one in layers.items() if name not in linear}  # embeddings
     model.load_state_dict(floats, strict=False, assign=True)  # tied weights are in it once
     model.tie_weights()
@@ -91,7 +96,7 @@ def _floats(folder: Path, layers: Collection[str]) -> dict[str, Tensor]:
 
 
 def refusal(folder: Path) -> str | None:
-    """Why the layers in ``folder`` cannot run as integers; ``None`` if they can."""
+    """Why the layers in ``folder`` cannot run as they are packed; ``None`` if they can."""
     config = json.loads((folder / "config.json").read_text()).get("quantization_config")
     if config is None:
         return "its weights are floats"

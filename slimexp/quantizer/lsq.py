@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from slimexp.quantizer.base import Grid
 from slimexp.quantizer.least_error import LeastError
 
+_FARTHEST = 10.0  # of a step's logarithm from where it began: what runs away stays a number
+
 
 class Lsq(LeastError):
     """A learned scale per row or group, from the first grid on that it is shown.
@@ -75,7 +77,8 @@ class Lsq(LeastError):
     def learned(self, x: Tensor, moved: Tensor) -> Grid:
         """The grid of ``x`` under its steps, or under the one that all entries share."""
         assert self.first is not None
-        scale = self._exact(self.first.abs() * (self.rate * moved).exp()) * self.first.sign()
+        share = (self.rate * moved).clamp(-_FARTHEST, _FARTHEST).exp()
+        scale = self._exact(self.first.abs() * share) * self.first.sign()
         return Grid(scale.view(-1 if scale.numel() == 1 else (*x.shape[:-1], -1)))
 
     def start(self, x: Tensor) -> None:

@@ -227,7 +227,9 @@ class Quantize(Finetune):
         self.layers |= embeddings
         of_weight: dict[torch.Tensor, Quantizer] = {}
         for name, module in embeddings.items():
-            self.on_weights[name] = of_weight.setdefault(latent(module), self._on_weight(name, module))
+            if (weight := latent(module)) not in of_weight:
+                of_weight[weight] = self._on_weight(name, module)
+            self.on_weights[name] = of_weight[weight]
 
     def _stored(self, name: str, bits: int) -> int:
         """Bits that a layer's weight takes in an artifact, in rows of whole words, with its scales and zero points."""

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import cpu_kernels, overhead, prune_large, startup
+from benchmarks import cpu_kernels, gpu_kernels, overhead, prune_large, startup
+from slimexp.kernel.dense import DenseBfloat16, DenseFloat32
+from slimexp.kernel.int_mm import IntMM
+from slimexp.kernel.scaled_mm import ScaledMM
 
 
 @pytest.mark.fast
@@ -83,6 +86,21 @@ def test_a_toy_goes_through_every_kernel_of_the_cpu(capsys: pytest.CaptureFixtur
 @pytest.mark.fast
 def test_ratios_are_taken_round_by_round() -> None:
     assert cpu_kernels.ratios([2.0, 20.0, 6.0], [1.0, 10.0, 2.0])[0] == 2.0
+
+
+def test_layers_of_a_gpu_at_the_size_of_a_toy(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu_kernels", "--toy"])
+    if torch.cuda.is_available():
+        gpu_kernels.main()
+    else:
+        with pytest.raises(SystemExit, match="raced on a CUDA GPU, and there is none"):
+            gpu_kernels.main()
+        only = [ScaledMM, IntMM, DenseFloat32, DenseBfloat16]  # not what runs on a CPU alone
+        monkeypatch.setattr(gpu_kernels, "BACKENDS", only)
+        gpu_kernels.show(gpu_kernels.TOY, [1, 17], torch.device("cpu"))
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| toy")]
+    assert {(kind, count) for _, kind, count, *_ in rows} >= {("int8", "1"), ("fp8", "1")}
+    assert all(line[-1].endswith("x |") and float(line[-1].split(", ")[1][:-3]) > 0 for line in rows)
 
 
 @pytest.fixture

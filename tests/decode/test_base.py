@@ -136,8 +136,19 @@ def test_layers_packed_differently_stand_beside_each_other() -> None:
 def test_prompts_of_any_length_are_read_as_they_are() -> None:
     pytest.importorskip("triton")
     model = model_of("llama", "cuda")
+    _reads_prompts(model)
+
+
+@pytest.mark.gpu
+def test_a_prompt_as_long_as_the_window_is_read() -> None:
+    pytest.importorskip("triton")
+    kind, config, _ = MODELS["mistral"]
+    _reads_prompts(kind(config(**SIZES, sliding_window=100)).eval().cuda())
+
+
+def _reads_prompts(model: PreTrainedModel) -> None:
     decoder = Decoder(model, 100)
-    for count in (2, 17, 70, 33, 99):  # a graph of 16, 64, 100 (what fits), 64 again
+    for count in (2, 17, 70, 33, 99):  # graphs of 32, 96 and 99, what fits
         ids = torch.randint(67, (1, count), generator=torch.Generator().manual_seed(count)).cuda()
         decoder.prefill(ids)
         decoder.decode(1)

@@ -43,7 +43,7 @@ def test_of_one_kind_the_layers_become_views() -> None:
         ("fp8", [float8(one) for one in layers()]),
     ):
         expected = torch.cat([one.weight if kind == "dense" else one.matrix(torch.float32) for one in made])
-        matrix = stacked(made)
+        matrix = stacked(made, torch.bfloat16)
         assert matrix.kind == kind and torch.equal(weight(matrix), expected)
         name = {"dense": "weight", "int4": "words", "fp8": "numbers"}[kind]
         assert getattr(made[0], name).data_ptr() == matrix.weight.data_ptr()
@@ -54,7 +54,7 @@ def test_of_one_kind_the_layers_become_views() -> None:
 def test_of_several_widths_it_is_of_the_least_words_that_hold_all() -> None:
     first, second, third = layers()
     made = [words(first, 8, None), words(second, 4, 32), words(third, 4, 64, zero=-3)]
-    matrix = stacked(made)
+    matrix = stacked(made, torch.bfloat16)
     assert matrix.kind == "int8" and matrix.scale is not None and matrix.scale.shape == (192, 4)
     assert matrix.zero is not None and matrix.zero[:96].eq(0).all() and matrix.zero[96:].eq(-3).all()
     assert torch.equal(weight(matrix), torch.cat([one.matrix(torch.float32) for one in made]))
@@ -65,7 +65,18 @@ def test_of_several_widths_it_is_of_the_least_words_that_hold_all() -> None:
 def test_beside_a_dense_layer_all_are_dense() -> None:
     first, second, third = layers()
     made = [first.bfloat16(), words(second, 4, 32), float8(third)]
-    matrix = stacked(made)
+    matrix = stacked(made, torch.bfloat16)
     assert matrix.kind == "dense" and matrix.weight.dtype == torch.bfloat16
     expected = torch.cat([first.weight, made[1].matrix(torch.bfloat16), made[2].matrix(torch.bfloat16)])
     assert torch.equal(matrix.weight, expected)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("without", [0, 2])
+def test_a_layer_without_a_bias_adds_none(without: int) -> None:
+    made = layers()
+    made[without].bias = None
+    matrix = stacked(made, torch.float32)
+    expected = [torch.zeros(one.out_features) if one.bias is None else one.bias for one in made]
+    assert matrix.bias is not None and torch.equal(matrix.bias, torch.cat(expected))
+    assert stacked([made[without]], torch.float32).bias is None

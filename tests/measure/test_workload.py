@@ -74,10 +74,13 @@ def test_on_a_gpu_other_models_run_as_graphs(task: str, subjects: dict[str, Subj
         with torch.no_grad():
             for way in (graph, request):
                 way.prefill(prompt)
-                way.decode(shape.new_tokens)
-        if task == "seq2seq":
-            assert graph.next_ids is not None and request.next_ids is not None
-            assert torch.equal(graph.next_ids, request.next_ids)
+            for _ in range(shape.new_tokens):
+                assert torch.equal(graph.next_ids, request.next_ids)
+                for way in (graph, request):
+                    way.decode(1)
+        assert (graph.next_ids is None) == (task == "classification")
+        if task == "classification":
+            torch.testing.assert_close(graph.classes, request.classes)
 
 
 @pytest.mark.parametrize("task", ["seq2seq", "causal_lm", "classification"])

@@ -16,7 +16,7 @@ from slimexp.model.loading import (
     CutOut,
     Pretrained,
     Scratch,
-    check_finite,
+    check_checkpoint,
     family_named,
     from_folder,
     without_bars,
@@ -214,9 +214,9 @@ def test_weights_that_are_not_finite_name_tensor_and_file(
 
 def test_small_floats_are_looked_at_too() -> None:
     tensor = torch.tensor([1.0, torch.nan])
-    check_finite([("a", tensor[:1].to(torch.float8_e4m3fn)), ("b", torch.ones(2, dtype=torch.int32))], "x")
+    check_checkpoint([("a", tensor[:1].to(torch.float8_e4m3fn)), ("b", torch.ones(2, dtype=torch.int32))], "x")
     with pytest.raises(ValueError, match="model 'x': 'c' holds NaN or infinity"):
-        check_finite([("c", tensor.to(torch.float8_e4m3fn))], "x")
+        check_checkpoint([("c", tensor.to(torch.float8_e4m3fn))], "x")
 
 
 def test_a_folder_without_weights(tiny_folder: Tiny) -> None:

@@ -1,6 +1,7 @@
 """An artifact's integers run as they are, and compute what was trained."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from slimexp.attachment import INPUT, attach
 from slimexp.decode.words import Words
 from slimexp.kernel import race
 from slimexp.kernel.base import Kernel, Packed
+from slimexp.kernel.dense import DenseFloat32
 from slimexp.measure.size import count
 from slimexp.model import serving
 from slimexp.model.base import Family
 from slimexp.model.loading import family_of
+from slimexp.quantizer.fp8 import Fp8
 from slimexp.quantizer.minmax import MinMax
 from slimexp.quantizer.packing import kernel
 from slimexp.quantizer.token import Token
@@ -72,10 +75,33 @@ def test_on_a_gpu_llama_like_models_run_on_words(
     assert (logits(real) - logits(fake)).norm() < 2e-2 * logits(fake).norm()  # inputs are rounded to int8
 
 
+def test_on_a_cpu_float8_is_raced_like_all_else(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tiny("causal_lm")
+    for layer in fake.compressible().values():
+        attach(layer, "weight", Fp8(bits=8, group_size=None))
+    artifact.save(fake, tmp_path / "a", dtype=torch.float32, stages=[])
+    monkeypatch.setattr(race, "race", lambda *_: {"ScaledMM": [2.0], "DenseFloat32": [1.0]})
+    real = artifact.served(tmp_path / "a")
+    assert all(isinstance(real.model.get_submodule(name), DenseFloat32) for name in fake.compressible())
+
+
+def test_a_nan_among_packed_float8_is_refused(tiny: Make, tmp_path: Path) -> None:
+    fake = tiny("causal_lm")
+    for layer in fake.compressible().values():
+        attach(layer, "weight", Fp8(bits=8, group_size=None))
+    artifact.save(fake, tmp_path / "a", dtype=torch.float32, stages=[])
+    path = tmp_path / "a" / "model.safetensors"
+    state = load_file(path)
+    name = next(name for name, tensor in state.items() if tensor.dtype == torch.float8_e4m3fn)
+    state[name].view(torch.uint8)[0, 0] = 0x7F
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"'{re.escape(name)}' in model.safetensors holds NaN"):
+        artifact.served(tmp_path / "a")
+
+
 def test_what_the_decode_loop_does_not_read_is_raced() -> None:
     gpu = torch.device("cuda")
     layer = Packed(torch.ones(32, 32, dtype=torch.int8), torch.ones(32, 1), None, 8, None, None)
-    assert serving._read_by_decoding({"a": layer, "b": layer}, torch.device("cpu")) is None
     assert serving._read_by_decoding({"a": layer, "b": layer}, gpu) == {"a": Words, "b": Words}
     assert serving._read_by_decoding({"a": layer, "b": layer._replace(activation=0.1)}, gpu) is None
 
