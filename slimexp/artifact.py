@@ -132,7 +132,7 @@ def deployed(folder: Path) -> Family:
 
 
 def served(folder: str | Path, device: str | torch.device = "cpu") -> Family:
-    """The model as it is measured: its integers on the fastest kernels of ``device``, see ``model.serving``."""
+    """The model as it is measured: what is packed on the fastest kernels of ``device``, see ``model.serving``."""
     folder = Path(folder)
     manifest = read_manifest(folder)
     return serving.served(folder, manifest["family"], manifest["max_length"], device=device)

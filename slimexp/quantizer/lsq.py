@@ -20,9 +20,9 @@ class Lsq(LeastError):
     Q the largest integer (section 2.2). The weight's gradient is that of the identity within the grid and 0 outside
     (equation 5). Three things differ:
 
-    - The step starts at the least squared error, as in LSQ+ (Bhalgat et al. 2020), and takes the sign that lets the
-      side that reaches further use the integer that the other side lacks. The paper's ``2 mean |w| / sqrt(Q)`` is
-      about twice as wide for groups of 64, and 64 training steps do not make that good.
+    - The step starts at the least squared error, as in LSQ+ (Bhalgat et al. 2020), and below 8 bits takes the sign
+      that lets the side that reaches further use the integer that the other side lacks. The paper's
+      ``2 mean |w| / sqrt(Q)`` is about twice as wide for groups of 64, and 64 training steps do not make that good.
     - What the optimizer sees is the step's logarithm over ``rate``: under Adam, whose updates have a size of their own,
       every step changes by the same share of itself, ``rate`` times the learning rate at most.
     - What rounds is the step to a few binary digits, like every scale, with the gradient passed straight through.

@@ -78,7 +78,7 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
 def kernel(model: nn.Module, folder: Path | None = None) -> str:
     """What executes in the linear layers of ``model``, in words: no format is faster than its kernel.
 
-    Loaded by ``model.serving``, integers run on the kernels of ``slimexp.kernel``; by plain transformers, every
+    Loaded by ``model.serving``, packed numbers run on the kernels of ``slimexp.kernel``; by plain transformers, every
     format of compressed-tensors written here runs as a floating-point matmul on dequantized weights.
 
     Args:
