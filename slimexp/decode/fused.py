@@ -192,7 +192,7 @@ class Fused:
     def _read_as_graph(self, ids: Tensor) -> None:
         """The same with up to a quarter or 31 tokens more behind it, which no token of ``ids`` sees."""
         count = ids.shape[1]
-        step = max(32, 1 << (count.bit_length() - 3))
+        step = 1 << max(5, count.bit_length() - 3)
         size = min(-(-count // step) * step, self.length - 1)
         if size not in self._graphs:
             prompt = torch.zeros(1, size, dtype=torch.int64, device=ids.device)

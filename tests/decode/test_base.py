@@ -1,9 +1,13 @@
 """The decode loop says the tokens that transformers says, whichever way it runs."""
 
+from collections.abc import Callable
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 from transformers import (
+    DynamicCache,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -18,9 +22,10 @@ from transformers import (
 )
 
 from benchmarks.rounding import rounded
+from slimexp.decode import fused
 from slimexp.decode.base import Decoder
-from slimexp.decode.captured import Captured
-from slimexp.decode.fused import refusal
+from slimexp.decode.captured import Captured, cached
+from slimexp.decode.fused import Fused, refusal
 from slimexp.decode.words import Words
 from slimexp.kernel.base import FLOAT8, Packed
 from slimexp.kernel.scaled_mm import ScaledMM
@@ -86,6 +91,33 @@ def test_steps_over_a_static_cache_are_those_of_generate() -> None:
             steps.step()
         theirs = model.generate(ids, max_new_tokens=12, min_new_tokens=12, do_sample=False)
         assert steps.tokens[:21].tolist() == theirs[0].tolist()
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_a_prompt_is_read_with_what_is_behind_it_unseen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys and values of prompts of any length; graphs, which take a GPU, are the work itself here."""
+    made: list[int] = []
+
+    def captured(work: Callable[[], None], device: torch.device, pool: object) -> SimpleNamespace:
+        made.append(1)
+        return SimpleNamespace(replay=work)
+
+    monkeypatch.setattr(fused, "captured", captured)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(Fused, "advance", lambda *_, **__: None)
+    kind, config, more = MODELS[name]
+    model = kind(config(**SIZES, **more | ({"sliding_window": 100} if name == "mistral" else {}))).eval()
+    steps = Fused(model, 100)
+    for count in (2, 17, 70, 33, 99):
+        ids = torch.randint(67, (1, count), generator=torch.Generator().manual_seed(count))
+        steps.prefill(ids)
+        with torch.no_grad():
+            theirs = DynamicCache()
+            model(input_ids=ids[:, :-1], **cached(model, theirs))
+        for block, layer in zip(steps.blocks, theirs.layers, strict=True):
+            torch.testing.assert_close(block.keys[:, : count - 1], layer.keys[0], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(block.values[:, : count - 1], layer.values[0], rtol=1e-4, atol=1e-4)
+    assert len(made) == 3  # of 32, 96 and 99 tokens
 
 
 @pytest.mark.gpu
