@@ -111,9 +111,18 @@ def manifest_of(source: Source) -> dict[str, Any]:
     return read_manifest(folder) if folder is not None and (folder / MANIFEST).exists() else {}
 
 
-def is_quantized(source: Source) -> bool:
-    """Whether ``source`` names an artifact with quantizers on it."""
-    return any(row["class"].startswith("slimexp.quantizer.") for row in manifest_of(source).get("attachments", ()))
+def is_quantized(source: Source, task: str) -> bool:
+    """Whether ``source`` names a quantized model, an artifact's or another's."""
+    rows = manifest_of(source).get("attachments", ())
+    return any(row["class"].startswith("slimexp.quantizer.") for row in rows) or _format(source, task) is not None
+
+
+def _format(source: Source, task: str) -> str | None:
+    """What the weights of a quantized model are stored as."""
+    if isinstance(source, CutOut):
+        return _format(source.source, task)
+    stored = getattr(source.validate(task), "quantization_config", None)
+    return str(dict(stored).get("quant_method", "quantized")) if stored else None
 
 
 def compressed_by(source: Source, task: str) -> list[str]:
@@ -121,8 +130,8 @@ def compressed_by(source: Source, task: str) -> list[str]:
     if isinstance(source, CutOut):
         return ["cut"]
     done = [stage["name"] for stage in manifest_of(source).get("stages", ()) if stage["technique"] != _LEAVES_DENSE]
-    quantization = getattr(source.validate(task), "quantization_config", None)
-    return done or ([str(dict(quantization).get("quant_method", "quantized"))] if quantization else [])
+    stored = _format(source, task)
+    return done or ([] if stored is None else [stored])
 
 
 def deployed(folder: Path) -> Family:

@@ -83,7 +83,7 @@ class Pipeline:
         reference.check_teachers(self.techniques, self.source, self.dense, self.corpus)
         for position, technique in enumerate(techniques):
             technique.validate(config, before=techniques[:position])
-        reference.check_unquantized(techniques, self.source)
+        reference.check_unquantized(techniques, self.source, self.corpus.task)
         self._inspect(techniques)
         for measure in self.measures.values():
             measure.validate(self.corpus.task)

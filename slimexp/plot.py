@@ -237,7 +237,7 @@ def _draw_notes(section: Section, shown: Sequence[int], axes: "Axes") -> None:
     for group in together:
         points = [noted[one] for one in group]
         axes.annotate(
-            ", ".join(section.points[i].label if section.points[i].dense else str(rank(section, i)) for i in points),
+            ", ".join(_note(section, index) for index in points),
             _place(section, points[0]),
             xytext=(-9 if left else 9, -8 if below else 8),
             textcoords="offset points",
@@ -248,6 +248,12 @@ def _draw_notes(section: Section, shown: Sequence[int], axes: "Axes") -> None:
             zorder=8,
             path_effects=[withStroke(linewidth=3, foreground="white")],
         )
+
+
+def _note(section: Section, index: int) -> str:
+    """A front point's number, or a dense model's name without the settings of its run, which may be a path."""
+    point = section.points[index]
+    return point.label.partition(" [")[0] if point.dense else str(rank(section, index))
 
 
 def _place(section: Section, index: int) -> tuple[float, float]:

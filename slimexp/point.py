@@ -266,10 +266,15 @@ def _labels(records: Sequence[Record], parents: Mapping[str, Record]) -> list[st
 def _stage_label(stage: str, settings: Mapping[str, Any], most: int | None) -> str:
     """``prune(sparsity=0.5)``, with at most so many settings."""
     own = [(key, value) for key, value in settings.items() if key.split(".")[0] == stage]
-    own.sort(key=lambda pair: (pair[0].split(".")[1] in _LESS_TELLING, pair[0].count(".")))
+    own.sort(key=lambda pair: (pair[0].split(".")[1] in _LESS_TELLING, *_depth(pair[0])))
     parts = [_setting(key, value) for key, value in own]
     more = [f"+{len(parts) - most}"] if most is not None and len(parts) > most else []
     return f"{stage}({', '.join(parts[:most] + more)})" if parts else stage
+
+
+def _depth(key: str) -> tuple[bool, int]:
+    """What was chosen comes before its numbers: components, then options of the stage, then those of components."""
+    return not key.endswith("._target_"), key.count(".")
 
 
 def _setting(key: str, value: Any) -> str:

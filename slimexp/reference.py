@@ -70,13 +70,13 @@ def check_teachers(techniques: Mapping[str, Finetune], source: Source, dense: So
             _check("baseline", dense, source, corpus)
 
 
-def check_unquantized(techniques: Iterable[Finetune], source: Source) -> None:
+def check_unquantized(techniques: Iterable[Finetune], source: Source, task: str) -> None:
     """Refuse to quantize what is quantized.
 
     Raises:
-        ValueError: A stage would, and the run starts from an artifact with quantizers on it.
+        ValueError: A stage would, and the run starts from a quantized model.
     """
-    if any(technique.quantizes for technique in techniques) and is_quantized(source):
+    if any(technique.quantizes for technique in techniques) and is_quantized(source, task):
         raise ValueError("the model is quantized already: quantize once, starting from the model before that")
 
 

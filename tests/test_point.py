@@ -70,6 +70,20 @@ def test_settings_that_alone_tell_points_apart_are_not_cut_from_their_labels(mak
     ]
 
 
+def test_what_was_chosen_stands_before_its_numbers(make_record: Make) -> None:
+    def made(key: str, quantizer: str, rounding: str | None, **numbers: int) -> Record:
+        parts: dict[str, Any] = {"quantizer": {"_target_": f"q.{quantizer}", "rate": len(quantizer)}, "rounding": None}
+        if rounding is not None:
+            parts["rounding"] = {"_target_": f"r.{rounding}"}
+        return make_record(key=key, config={"pipeline": {"prune": numbers | parts}})
+
+    numbers = dict.fromkeys(("a", "b", "c"), 0)
+    found = points(
+        [made("1", "MinMax", "Gptq", **numbers), made("2", "Hqq", None, **numbers | {"a": 1, "b": 1, "c": 1})], {}
+    )
+    assert [point.label for point in found] == ["prune(MinMax, Gptq, a=0, b=0, +2)", "prune(Hqq, a=1, b=1, c=1, +1)"]
+
+
 def test_derived_figures(make_record: Make) -> None:
     metrics = {"cer": 0.046, "cer_stderr": 0.0031, "disk_mb": 4.0, "params_live": 4e6, "params_nonzero": 1e6}
     record = make_record(metrics={**metrics, "weights_mb": 2.0}, baseline={"cer": 0.015, "disk_mb": 16.0})

@@ -292,8 +292,15 @@ def _reach(auto: Any, path: str, **options: Any) -> Any:
         with nullcontext() if local else hub.reached(), without_bars():
             return auto.from_pretrained(path, **options)
     except (OSError, SafetensorError) as error:  # the second: a file that was cut short
+        if isinstance(error, SafetensorError):
+            raise damaged(path, error) from error
         why = str(error) if local else hub.missing(path, "model", error, key="model.path")
         raise ValueError(f"model '{path}' cannot be had: {why}") from error
+
+
+def damaged(path: str | Path, error: SafetensorError) -> ValueError:
+    """What to raise where the weights of a model cannot be read."""
+    return ValueError(f"model '{path}': its safetensors file was cut short or is none ({error}): get the file anew")
 
 
 def _check_length(max_length: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
@@ -18,7 +18,7 @@ from slimexp.kernel.base import ACTIVATION_BITS, FLOAT8, Kernel, Packed
 from slimexp.kernel.race import put
 from slimexp.kernel.scaled_mm import ScaledMM
 from slimexp.model.base import Family
-from slimexp.model.loading import check_checkpoint, family_of, from_folder
+from slimexp.model.loading import check_checkpoint, damaged, family_of, from_folder
 from slimexp.quantizer.packing import SCALE, WEIGHT
 from slimexp.quantizer.unpacking import unpacked
 
@@ -50,8 +50,11 @@ def served(folder: str | Path, task: str, max_length: int, *, device: str | torc
 def _packed(folder: Path, device: torch.device) -> PreTrainedModel:
     import transformers
 
-    layers = unpacked(folder)
-    floats = _floats(folder, layers)
+    try:
+        layers = unpacked(folder)
+        floats = _floats(folder, layers)
+    except SafetensorError as error:
+        raise damaged(folder, error) from error
     scales = ((f"{name}.{SCALE}", one.scale) for name, one in layers.items())
     numbers = ((f"{name}.{WEIGHT}", one.numbers) for name, one in layers.items())
     check_checkpoint([*floats.items(), *scales, *numbers], folder)

@@ -254,7 +254,9 @@ class Quantize(Finetune):
         if self.smoothing is None:
             return {}
         batches, device = self._calibration_batches(self.smoothing.rows), self._where()
-        return {"smoothed": smooth(self.smoothing, self.family, self.layers, self.on_weights, batches, device=device)}
+        share = smooth(self.smoothing, self.family, self.layers, self.on_weights, batches, device=device)
+        print(f"  channels of {share:.0%} of the weights scaled by {type(self.smoothing).__name__}")
+        return {"smoothed": share}
 
     def _start(self, names: Iterable[str]) -> None:
         """Let what is learned start from the weights; elsewhere a grid is fitted as rounding goes along."""

@@ -99,6 +99,15 @@ def test_a_nan_among_packed_float8_is_refused(tiny: Make, tmp_path: Path) -> Non
         artifact.served(tmp_path / "a")
 
 
+@pytest.mark.parametrize("size", [0, 5000])
+def test_an_artifact_that_was_cut_short_is_refused(size: int, tiny: Make, tmp_path: Path) -> None:
+    saved(tiny("causal_lm"), tmp_path / "a", bits=8, group_size=None, activations=False)
+    path = tmp_path / "a" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"its safetensors file was cut short or is none .*: get the file anew"):
+        artifact.served(tmp_path / "a")
+
+
 def test_what_the_decode_loop_does_not_read_is_raced() -> None:
     gpu = torch.device("cuda")
     layer = Packed(torch.ones(32, 32, dtype=torch.int8), torch.ones(32, 1), None, 8, None, None)
