@@ -241,12 +241,7 @@ def _labels(records: Sequence[Record], parents: Mapping[str, Record]) -> list[st
     settings = [_settings(record, parents) for record in records]
     chains = [_chain(record, parents) for record in records]
 
-    def varies(key: str) -> bool:
-        held = [chain for one, chain in zip(settings, chains, strict=True) if key in one]
-        partly = any(key not in one and chain in held for one, chain in zip(settings, chains, strict=True))
-        return partly or len({json.dumps(one[key]) for one in settings if key in one}) > 1
-
-    varying = {key for key in {key for one in settings for key in one} if varies(key)}
+    varying = _varying(settings, chains)
 
     def label(index: int, most: int | None) -> str:
         record, one, chain = records[index], settings[index], chains[index]
@@ -261,6 +256,33 @@ def _labels(records: Sequence[Record], parents: Mapping[str, Record]) -> list[st
     full = [label(index, None) if met[name] > 1 else name for index, name in enumerate(short)]
     met = Counter(full)
     return [f"{name} [{record.name}]" if met[name] > 1 else name for record, name in zip(records, full, strict=True)]
+
+
+def _varying(settings: Sequence[Mapping[str, Any]], chains: Sequence[list[str]]) -> set[str]:
+    """Keys in which records that have the same stages differ; numbers of a component, where they have it in common."""
+    keys = {key for one in settings for key in one}
+
+    def component(key: str) -> str:
+        path = key.removesuffix("._target_")
+        while (path := path.rpartition(".")[0]) and f"{path}._target_" not in keys:
+            pass
+        return f"{path}._target_"
+
+    def varies(key: str) -> bool:
+        owner = component(key)
+        alike: dict[str, list[tuple[Mapping[str, Any], list[str]]]] = {}
+        for one, chain in zip(settings, chains, strict=True):
+            alike.setdefault(str(one.get(owner)), []).append((one, chain))
+        return any(_differ(key, group) for group in alike.values())
+
+    return {key for key in keys if varies(key)}
+
+
+def _differ(key: str, group: Sequence[tuple[Mapping[str, Any], list[str]]]) -> bool:
+    """Whether some hold another value, or none though others with their stages do."""
+    held = [chain for one, chain in group if key in one]
+    partly = any(key not in one and chain in held for one, chain in group)
+    return partly or len({json.dumps(one[key]) for one, _ in group if key in one}) > 1
 
 
 def _stage_label(stage: str, settings: Mapping[str, Any], most: int | None) -> str:

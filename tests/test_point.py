@@ -81,7 +81,7 @@ def test_what_was_chosen_stands_before_its_numbers(make_record: Make) -> None:
     found = points(
         [made("1", "MinMax", "Gptq", **numbers), made("2", "Hqq", None, **numbers | {"a": 1, "b": 1, "c": 1})], {}
     )
-    assert [point.label for point in found] == ["prune(MinMax, Gptq, a=0, b=0, +2)", "prune(Hqq, a=1, b=1, c=1, +1)"]
+    assert [point.label for point in found] == ["prune(MinMax, Gptq, a=0, b=0, +1)", "prune(Hqq, a=1, b=1, c=1)"]
 
 
 def test_derived_figures(make_record: Make) -> None:
