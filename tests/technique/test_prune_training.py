@@ -33,6 +33,17 @@ def weights(technique: Prune) -> list[Tensor]:
     return [layer.weight.detach().clone() for layer in technique.layers.values()]
 
 
+def resumes(technique: Callable[[], Prune], fit: Make, folder: Path) -> None:
+    """Interrupted after three steps and resumed, a stage ends where the straight one does."""
+    straight, interrupted, resumed = technique(), technique(), technique()
+    fit(straight)
+    fit(interrupted, max_steps=3).save_checkpoint(folder / "checkpoint.ckpt")
+    fit(resumed, resume=folder / "checkpoint.ckpt")
+    assert straight.finish() == resumed.finish()
+    for one, other in zip(straight.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_grows_along_the_schedule_and_is_final_at_the_ramp(words: Corpus, family: Make, prune: Make) -> None:
     technique = prune(sparsity=0.8, steps=20, every=4, ramp=0.5)
     technique.prepare(family(), words, None)
@@ -85,13 +96,7 @@ def test_resumed_in_the_middle_of_the_ramp_equals_the_straight_run(
         stage.prepare(family(), words, None)
         return stage
 
-    straight, interrupted, resumed = technique(), technique(), technique()
-    fit(straight)
-    fit(interrupted, max_steps=3).save_checkpoint(tmp_path / "checkpoint.ckpt")
-    fit(resumed, resume=tmp_path / "checkpoint.ckpt")
-    assert straight.finish() == resumed.finish()
-    for one, other in zip(straight.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
-        assert torch.equal(one, other)
+    resumes(technique, fit, tmp_path)
 
 
 @pytest.mark.parametrize("importance", ["magnitude", "wanda"])
@@ -208,13 +213,7 @@ def test_resumed_regrowth_equals_the_straight_run(
         stage.prepare(family(), words, None)
         return stage
 
-    straight, interrupted, resumed = technique(), technique(), technique()
-    fit(straight)
-    fit(interrupted, max_steps=3).save_checkpoint(tmp_path / "checkpoint.ckpt")
-    fit(resumed, resume=tmp_path / "checkpoint.ckpt")
-    assert straight.finish() == resumed.finish()
-    for one, other in zip(straight.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
-        assert torch.equal(one, other)
+    resumes(technique, fit, tmp_path)
 
 
 @pytest.mark.parametrize("steps", [0, 3])
