@@ -101,9 +101,11 @@ class Kernel(nn.Module):
 def token_scale(x: Tensor, low: float, high: float) -> Tensor:
     """[..., in] -> [...]: the scale of a symmetric grid of ``low`` to ``high`` that each row's largest entry fills.
 
-    What is trained (``quantizer.activation.PerToken``) and what is served take it from here.
+    What is trained (``quantizer.activation.PerToken``) and what is served take it from here. The divisor is a tensor:
+    by a number of Python, CUDA multiplies with its rounded reciprocal, and an input halfway between two integers would
+    fall to one on a GPU and to the other on a CPU.
     """
-    scale = x.abs().amax(-1) / ((high - low) / 2)
+    scale = x.abs().amax(-1) / x.new_full((), (high - low) / 2)
     return torch.where(scale == 0, torch.finfo(scale.dtype).eps, scale)
 
 

@@ -52,3 +52,11 @@ def test_one_kernel_on_a_gpu_gives_the_very_numbers(activation: object, kind: to
     x[1, 7] = float("nan")
     assert rounded_rows(x.cuda(), activation, kind)[1][1].isnan()
     assert rounded_values(x.cuda(), activation, kind, torch.float32)[1].isnan().all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gpu_rounds_as_a_cpu_does_without_kernels_of_its_own(kind: torch.dtype) -> None:
+    x = torch.randn(4096, 96, generator=torch.Generator().manual_seed(0))
+    for here, there in zip(rounding(x, "token", kind), rounding(x.cuda(), "token", kind), strict=True):
+        assert torch.equal(here, there.cpu())
