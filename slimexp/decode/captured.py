@@ -5,13 +5,29 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, PreTrainedModel, StaticCache
+from transformers import Cache, PreTrainedConfig, PreTrainedModel, StaticCache
+from transformers.cache_utils import StaticLayer, StaticSlidingWindowLayer
 
 
 def cached(model: torch.nn.Module, cache: Cache) -> dict[str, Any]:
     """``cache`` under the name ``model`` takes it by: transformers 5.24 renamed it."""
     name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
     return {name: cache, "use_cache": True}
+
+
+def static_cache(config: PreTrainedConfig, length: int) -> StaticCache:
+    """A cache whose every step is the same work, as a graph needs.
+
+    transformers' layers with a sliding window count positions in Python and change their way once the window is full,
+    which a replayed graph never sees. They keep all ``length`` positions here; the mask still hides what lies outside
+    the window.
+    """
+    cache = StaticCache(config, max_cache_len=length)
+    cache.layers = [
+        StaticLayer(max_cache_len=length) if isinstance(layer, StaticSlidingWindowLayer) else layer
+        for layer in cache.layers
+    ]
+    return cache
 
 
 class Captured:
@@ -32,7 +48,7 @@ class Captured:
 
     def __init__(self, model: PreTrainedModel, length: int, *, temperature: float = 0.0) -> None:
         self.model, self.temperature = model, temperature
-        self.cache = StaticCache(config=model.config, max_cache_len=length)
+        self.cache = static_cache(model.config, length)
         self.position = torch.zeros(1, dtype=torch.int64, device=model.device)
         self.tokens = torch.zeros(length + 1, dtype=torch.int64, device=model.device)
         self.logits: Tensor | None = None

@@ -180,9 +180,13 @@ class Fused:
         self.advance(chooses=False)
 
     def _read(self, ids: Tensor) -> None:
-        """Keys and values of ``ids`` [1, T], from the first position on."""
+        """Keys and values of ``ids`` [1, T], from the first position on.
+
+        The cache keeps every position: ``refusal`` lets no window be shorter than ``length``, and that of a model with
+        a window would copy its size from the CPU, which no capture allows.
+        """
         count = ids.shape[1]
-        cache = DynamicCache(config=self.model.config)
+        cache = DynamicCache()
         self.model.model(input_ids=ids, **cached(self.model.model, cache))
         for block, layer in zip(self.blocks, cache.layers, strict=True):
             assert layer.keys is not None and layer.values is not None

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, EncoderDecoderCache, StaticCache
+from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from slimexp.decode.base import Decoder, capturable
-from slimexp.decode.captured import cached
+from slimexp.decode.captured import cached, static_cache
 from slimexp.kernel.capture import captured
 from slimexp.model.base import Family
 from slimexp.model.cache import cache_bits
@@ -166,7 +166,7 @@ class Replayed(Request):
         if self.task == "seq2seq":
             config = self.model.config.get_text_config(decoder=True)
             lengths = shape.new_tokens + 1, shape.tokens
-            self._kept = EncoderDecoderCache(*(StaticCache(config, max_cache_len=length) for length in lengths))
+            self._kept = EncoderDecoderCache(*(static_cache(config, length) for length in lengths))
         self._read = captured(lambda: Request.prefill(self, self._prompt), family.device)
         self._token = self.next_ids
         self._next = captured(self._replace, family.device) if shape.new_tokens else None

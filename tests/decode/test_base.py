@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from transformers import (
     DynamicCache,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -91,6 +93,40 @@ def test_steps_over_a_static_cache_are_those_of_generate() -> None:
             steps.step()
         theirs = model.generate(ids, max_new_tokens=12, min_new_tokens=12, do_sample=False)
         assert steps.tokens[:21].tolist() == theirs[0].tolist()
+
+
+def windowed() -> PreTrainedModel:
+    """A model whose every other block looks back 8 positions only."""
+    torch.manual_seed(0)
+    return Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=32, sliding_window=8)).eval()
+
+
+def test_steps_go_on_beyond_a_sliding_window_as_one_and_the_same_work() -> None:
+    """A graph repeats what its first step did: no layer may change its way when the window is full."""
+    model = windowed()
+    steps = Captured(model, 40)
+    assert not any(steps.cache.is_sliding)
+    steps.prefill(torch.randint(67, (1, 5), generator=torch.Generator().manual_seed(1)))
+    for _ in range(30):
+        steps.step()
+        with torch.no_grad():
+            theirs = model(input_ids=steps.tokens[None, : int(steps.position)]).logits[0, -1]
+        assert steps.logits is not None
+        torch.testing.assert_close(steps.logits[0, -1], theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_a_graph_decodes_beyond_a_sliding_window() -> None:
+    model = windowed().cuda()
+    decoder = Decoder(model, 40)
+    assert decoder.label == Captured.label
+    decoder.prefill(torch.randint(67, (1, 5), generator=torch.Generator().manual_seed(1)).cuda())
+    for _ in range(30):
+        decoder.decode(1)
+        with torch.no_grad():
+            theirs = model(input_ids=decoder.steps.tokens[None, : int(decoder.steps.position)]).logits[0, -1]
+        assert decoder.steps.logits is not None
+        assert (decoder.steps.logits[0, -1] - theirs).norm() <= 1e-3 * theirs.norm()
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral"])
