@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from slimexp.model import causal_lm
 from slimexp.model.base import IGNORE
-from slimexp.model.causal_lm import CausalLm
+from slimexp.model.causal_lm import CausalLm, token_nats
 from slimexp.model.tokenizer import Bpe
 
 Tiny = Callable[..., Any]
@@ -82,3 +83,33 @@ def test_windows_overlap_by_one_token(tiny: Tiny, length: int) -> None:
 def test_a_text_of_one_token_predicts_nothing(tiny: Tiny) -> None:
     family: CausalLm = tiny("causal_lm")
     assert family.predict([("", None, None), ROWS[0]], batch_size=2)[0] == (0.0, 0, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocabulary", [67, 49_152, 150_000])
+def test_nats_are_those_of_float64_at_any_size_of_vocabulary(vocabulary: int, dtype: torch.dtype) -> None:
+    chance = torch.Generator().manual_seed(vocabulary)
+    logits = (4 * torch.randn(2, 41, vocabulary, generator=chance)).to(dtype)  # 82 tokens: several chunks, one not full
+    labels = torch.randint(vocabulary, (2, 41), generator=chance)
+    labels[1, 30:] = IGNORE
+    exact = -logits.double().log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    nats = token_nats(logits, labels)
+    assert nats.dtype == torch.float64 and (nats[labels == IGNORE] == 0).all()
+    torch.testing.assert_close(nats, exact.masked_fill(labels == IGNORE, 0), rtol=0, atol=1e-9)
+
+
+def test_a_pass_has_as_many_rows_as_its_logits_may_take(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    family: CausalLm = tiny("causal_lm")
+    expected = family.predict(ROWS, batch_size=64)
+    longest = len(family.tokenizer(ROWS[1][0])["input_ids"]) + 1
+    rows: list[int] = []
+    family.model.register_forward_pre_hook(
+        lambda _, args, options: rows.append(len(options["input_ids"])), with_kwargs=True
+    )
+    words = family.model.config.vocab_size
+    for limit, most in ((1, 1), (2 * longest * words, 2), (10**9, 4)):
+        monkeypatch.setattr(causal_lm, "_LOGITS", limit)
+        rows.clear()
+        for got, wanted in zip(family.predict(ROWS, batch_size=64), expected, strict=True):
+            assert got == (pytest.approx(wanted[0], rel=1e-5), *wanted[1:])
+        assert max(rows) == most
