@@ -16,6 +16,7 @@ from torch import nn
 
 from slimexp.data.base import Corpus, Direction, Example
 from slimexp.model.base import Family
+from slimexp.model.serving import served, stored_type
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,18 @@ class Subject:
 
     family: Family
     folder: Path
+
+    def as_shipped(self) -> "Subject":
+        """What speed and memory are measured of: on a GPU, the model in the type that its file holds.
+
+        Quality is graded in float32 on every device. A GPU is made for 16 bits, and a model that ships in them runs in
+        them: it is loaded once more. On a CPU, and where the file holds float32, nothing changes.
+        """
+        model, dtype = self.family.model, stored_type(self.folder)
+        if self.family.device.type != "cuda" or model.dtype != torch.float32 or dtype.itemsize >= model.dtype.itemsize:
+            return self
+        family = served(self.folder, self.family.task, self.family.max_length, device=self.family.device, dtype=dtype)
+        return Subject(family, self.folder)
 
 
 class Measure(ABC):

@@ -68,6 +68,8 @@ class Latency(Measure):
       makes every parallel loop wait for a descheduled thread, ten times slower and quite evenly so.
     - ``latency_batch``, ``latency_tokens``, ``latency_new_tokens``, ``latency_pairs``, ``threads``: what the
       figures are stated for. Tokens are shortened to what the models take.
+    - ``latency_float_bits``, ``latency_float_bits_dense``: width of the floats that each computes in: on a GPU those of
+      its file (``Subject.as_shipped``), on a CPU 32.
 
     Args:
         batch: Sequences at once.
@@ -123,6 +125,9 @@ class Latency(Measure):
         self.crowded_above = crowded_above
 
     def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
+        same = baseline.family is subject.family
+        subject = subject.as_shipped()
+        baseline = subject if same else baseline.as_shipped()
         families = (subject.family, baseline.family)
         if families[0].device != families[1].device:
             raise ValueError(
@@ -152,6 +157,8 @@ class Latency(Measure):
             "latency_tokens": float(shape.tokens),
             "latency_new_tokens": float(shape.new_tokens),
             "latency_pairs": float(len(ours)),
+            "latency_float_bits": float(8 * families[0].model.dtype.itemsize),
+            "latency_float_bits_dense": float(8 * families[1].model.dtype.itemsize),
             "threads": float(torch.get_num_threads()),
         }
 

@@ -222,11 +222,11 @@ def family_named(task: str) -> type[Family]:
     return _FAMILIES[task][1]
 
 
-def from_folder(folder: str | Path, task: str, max_length: int) -> Family:
-    """A family from a model folder, exactly as plain transformers loads it, in float32."""
+def from_folder(folder: str | Path, task: str, max_length: int, dtype: torch.dtype = torch.float32) -> Family:
+    """A family from a model folder, exactly as plain transformers loads it in ``dtype``."""
     auto, _ = _FAMILIES[task]
     with without_bars():
-        model = auto.from_pretrained(folder, dtype=torch.float32)
+        model = auto.from_pretrained(folder, dtype=dtype)
         decompress(model)
     check_checkpoint(model.named_parameters(), folder)
     return family_of(model.eval(), folder, task, max_length)

@@ -25,7 +25,14 @@ from slimexp.quantizer.unpacking import unpacked
 _FORMATS = {"int-quantized", "pack-quantized", "float-quantized", "mixed-precision"}
 
 
-def served(folder: str | Path, task: str, max_length: int, *, device: str | torch.device = "cpu") -> Family:
+def served(
+    folder: str | Path,
+    task: str,
+    max_length: int,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Family:
     """A family from a model folder, its packed numbers multiplied as they are.
 
     Each layer runs on the fastest kernel (``race``); on a GPU, those of Llama-like models lie as the decode loop reads
@@ -37,22 +44,30 @@ def served(folder: str | Path, task: str, max_length: int, *, device: str | torc
         task: The corpus task that it serves.
         max_length: Longest sequence in tokens.
         device: Where it runs.
+        dtype: Of what is not quantized, and of what flows between the layers.
     """
     folder, device = Path(folder), torch.device(device)
     if refusal(folder) is None and device.type in ("cpu", "cuda"):
-        family = family_of(_packed(folder, device), folder, task, max_length)
+        family = family_of(_packed(folder, device, dtype), folder, task, max_length)
     else:
-        family = from_folder(folder, task, max_length)
+        family = from_folder(folder, task, max_length, dtype=dtype)
     nn.Module.to(family.model, device)
     return family
 
 
-def _packed(folder: Path, device: torch.device) -> PreTrainedModel:
+def stored_type(folder: Path) -> torch.dtype:
+    """What the floating-point weights in ``folder`` are stored as, by its config; float32 where that says nothing."""
+    config = json.loads((folder / "config.json").read_text())
+    dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
+    return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else torch.float32
+
+
+def _packed(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     import transformers
 
     try:
         layers = unpacked(folder)
-        floats = _floats(folder, layers)
+        floats = _floats(folder, layers, dtype)
     except SafetensorError as error:
         raise damaged(folder, error) from error
     scales = ((f"{name}.{SCALE}", one.scale) for name, one in layers.items())
@@ -72,7 +87,9 @@ def _packed(folder: Path, device: torch.device) -> PreTrainedModel:
             model.set_submodule(name, kernel := read[name](one))
             if isinstance(kernel, ScaledMM):
                 kernel.label += ", decoding with inputs in float"
-    floats |= {f"{name}.weight": one.weight() for name, one in layers.items() if name not in linear}  # embeddings
+    floats |= {
+        f"{name}.weight": one.weight().to(dtype) for name, one in layers.items() if name not in linear
+    }  # embeddings
     model.load_state_dict(floats, strict=False, assign=True)  # tied weights are in it once
     model.tie_weights()
     if missing := [name for name, tensor in model.named_parameters() if tensor.is_meta]:
@@ -90,12 +107,12 @@ def _read_by_decoding(layers: Mapping[str, Packed], device: torch.device) -> dic
     return read if all(kernel.refusal(layers[name], device) is None for name, kernel in read.items()) else None
 
 
-def _floats(folder: Path, layers: Collection[str]) -> dict[str, Tensor]:
-    """Every tensor that belongs to none of ``layers``."""
+def _floats(folder: Path, layers: Collection[str], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Every tensor that belongs to none of ``layers``, in ``dtype`` where it is of floats."""
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         names = [name for name in file.keys() if name.rpartition(".")[0] not in layers]  # noqa: SIM118 (no mapping)
         state = {name: file.get_tensor(name) for name in names}
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 def refusal(folder: Path) -> str | None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from slimexp import artifact
 from slimexp.config import build, compose
 from slimexp.data.base import Corpus
 from slimexp.measure.base import Measure, Subject, direction, directions, run, spread, untouched
@@ -67,6 +68,8 @@ def test_every_measure_is_flat_finite_and_leaves_no_trace(
 def test_every_measure_runs_on_cuda(
     task: str, path: Path, subjects: dict[str, Subject], corpora: dict[str, Corpus]
 ) -> None:
+    if path.stem == "lm_eval":
+        pytest.importorskip("lm_eval", reason="measure lm_eval needs the package lm_eval")
     folder = subjects[task].folder
     subject = Subject(family=from_folder(folder, task, subjects[task].family.max_length), folder=folder)
     subject.family.model.to("cuda")
@@ -77,6 +80,27 @@ def test_every_measure_runs_on_cuda(
     if "peak_mb" in figures:
         weights = resident_bytes(subject.family.model) / 1e6
         assert weights < figures["peak_mb"] < weights + 100
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("task", ["seq2seq", "causal_lm", "classification"])
+def test_on_a_gpu_speed_and_memory_are_those_of_the_stored_type(
+    task: str, subjects: dict[str, Subject], corpora: dict[str, Corpus], tmp_path: Path
+) -> None:
+    family = subjects[task].family
+    artifact.save(family, tmp_path / "half", dtype=torch.bfloat16, stages=[])
+    half = Subject(artifact.served(tmp_path / "half", "cuda"), tmp_path / "half")
+    full = Subject(from_folder(subjects[task].folder, task, family.max_length), subjects[task].folder)
+    full.family.model.to("cuda")
+    assert half.family.model.dtype == torch.float32 and full.as_shipped() is full
+    assert {t.dtype for t in half.as_shipped().family.model.parameters()} == {torch.bfloat16}
+    latency = _built(CONF[0].with_name("latency.yaml"))
+    for subject, bits in ((half, 16.0), (full, 32.0)):
+        figures = latency.measure(subject, full, corpora[task])
+        assert (figures["latency_float_bits"], figures["latency_float_bits_dense"]) == (bits, 32.0)
+    memory = _built(CONF[0].with_name("memory.yaml"))
+    assert memory.measure(half, full, corpora[task])["peak_mb"] < memory.measure(full, full, corpora[task])["peak_mb"]
 
 
 @pytest.mark.parametrize("path", CONF, ids=lambda path: path.stem)

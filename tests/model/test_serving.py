@@ -85,6 +85,40 @@ def test_on_a_cpu_float8_is_raced_like_all_else(tiny: Make, tmp_path: Path, monk
     assert all(isinstance(real.model.get_submodule(name), DenseFloat32) for name in fake.compressible())
 
 
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("packs", [False, True])
+def test_a_model_runs_in_the_type_that_it_is_stored_in(packs: bool, task: str, tiny: Make, tmp_path: Path) -> None:
+    fake = tiny(task)
+    if packs:
+        for layer in fake.compressible().values():
+            attach(layer, "weight", MinMax(bits=8, group_size=None))
+    artifact.save(fake, tmp_path / "a", dtype=torch.bfloat16, stages=[])
+    assert serving.stored_type(tmp_path / "a") == torch.bfloat16
+    real = serving.served(tmp_path / "a", task, fake.max_length, dtype=torch.bfloat16)
+    assert {tensor.dtype for tensor in real.model.parameters()} == {torch.bfloat16}
+    angles = [buffer.dtype for name, buffer in real.model.named_buffers() if name.endswith("inv_freq")]
+    assert set(angles) <= {torch.float32}, "positions are computed in float32, as plain transformers does"
+    expected = logits(artifact.served(tmp_path / "a"))
+    assert logits(real).dtype == torch.bfloat16
+    assert (logits(real).float() - expected).norm() < 3e-2 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ({"dtype": "bfloat16"}, torch.bfloat16),
+        ({"torch_dtype": "float16"}, torch.float16),
+        ({}, torch.float32),
+        ({"dtype": "int8"}, torch.float32),
+        ({"dtype": None, "torch_dtype": None}, torch.float32),
+        ({"dtype": "manual_seed"}, torch.float32),
+    ],
+)
+def test_the_stored_type_is_what_the_config_says(written: dict[str, Any], read: torch.dtype, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    assert serving.stored_type(tmp_path) == read
+
+
 def test_a_nan_among_packed_float8_is_refused(tiny: Make, tmp_path: Path) -> None:
     fake = tiny("causal_lm")
     for layer in fake.compressible().values():
