@@ -17,14 +17,14 @@ Layer = nn.Module | Weight
 L = TypeVar("L", bound=Layer)
 
 
-def check_min_coverage(value: float) -> None:
+def check_min_coverage(value: float, name: str = "min_coverage", of: str = "the model's parameters") -> None:
     """Refuse a threshold that is none.
 
     Raises:
         ValueError: It is not in (0, 1].
     """
     if not 0 < value <= 1:
-        raise ValueError(f"min_coverage must be in (0, 1], a share of the model's parameters, got {value}")
+        raise ValueError(f"{name} must be in (0, 1], a share of {of}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,20 +35,25 @@ class Reach:
         include: Patterns of names (``*`` for anything, as in a shell); a layer must match one.
         exclude: Patterns of names to leave out of those.
         min_coverage: Least share of the model's parameters that they must hold, in (0, 1].
+        min_block_coverage: Least share that they must hold of the weights of the blocks that the patterns name, in
+            (0, 1]: what is left out may be experts, which are most of a mixture.
     """
 
     include: Sequence[str]
     exclude: Sequence[str]
     min_coverage: float
+    min_block_coverage: float
 
     def __post_init__(self) -> None:
         check_min_coverage(self.min_coverage)
+        check_min_coverage(self.min_block_coverage, "min_block_coverage", "the weights in the blocks")
 
     def layers(self, family: Family) -> dict[str, nn.Module]:
         """Compressible layers by name.
 
         Raises:
-            ValueError: There are none, a pattern matches none, or they hold less than ``min_coverage``.
+            ValueError: There are none, a pattern matches none, or they hold less than ``min_coverage`` of the model
+                or ``min_block_coverage`` of the blocks.
         """
         return self._of(family, family.compressible())
 
@@ -63,8 +68,45 @@ class Reach:
     def _of(self, family: Family, layers: dict[str, L]) -> dict[str, L]:
         _check_found(family, layers)
         layers = _matching(layers, self.include, self.exclude)
+        self._check_blocks(family, layers)
         _check_share(family, layers, self.min_coverage)
         return layers
+
+    def _check_blocks(self, family: Family, layers: Mapping[str, Layer]) -> None:
+        held = {id(latent(layer)) for layer in layers.values()}
+        weights = block_weights(family)
+        named = _match(weights, self.include) - _match(weights, self.exclude)
+        left = {name: weights[name] for name in sorted(named) if id(weights[name]) not in held}
+        reached = sum(weight.numel() for weight in weights.values() if id(weight) in held)
+        total = reached + sum(weight.numel() for weight in left.values())
+        if reached >= self.min_block_coverage * total:
+            return
+        largest = sorted(left, key=lambda name: -left[name].numel())
+        experts = any("expert" in name for name in largest[:1]) or left[largest[0]].ndim > 2
+        what = "the experts, which this technique does not reach" if experts else "weights that it does not reach"
+        raise ValueError(
+            f"compressible layers hold {reached / total:.1%} of the weights in the blocks of "
+            f"{type(family.model).__name__}, min_block_coverage is {self.min_block_coverage:.1%}: most of the others "
+            f"are {what} ({_listed(largest)}); lower min_block_coverage to compress only what is reached"
+        )
+
+
+def block_weights(family: Family) -> dict[str, Tensor]:
+    """Name -> every parameter of two or more dimensions in the blocks that no ``nn.Embedding`` holds, tied ones once.
+
+    Those of linear layers are called as the layer is, without ``.weight``, as filters name them.
+    """
+    names = {module: name for name, module in family.model.named_modules()}
+    found: dict[int, tuple[str, Tensor]] = {}
+    for module in (module for stack in family.blocks().values() for module in stack.modules()):
+        if isinstance(module, nn.Embedding | parametrize.ParametrizationList) or module not in names:
+            continue
+        masked = {tensor: chain.original for tensor, chain in getattr(module, "parametrizations", {}).items()}
+        for tensor, weight in (*module.named_parameters(recurse=False), *masked.items()):
+            if weight.ndim > 1:
+                name = names[module] if tensor == "weight" else f"{names[module]}.{tensor}"
+                found.setdefault(id(weight), (name, weight))
+    return dict(found.values())
 
 
 def _check_found(family: Family, layers: Mapping[str, Layer]) -> None:

@@ -49,6 +49,7 @@ class Prune(Finetune):
         include: Patterns of layers' names; see ``Reach``.
         exclude: Patterns of layers' names to leave out.
         min_coverage: Least share of the model's parameters that the layers must hold.
+        min_block_coverage: Least share that they must hold of the blocks' weights (a mixture's are mostly experts).
         training: See ``Training``.
     """
 
@@ -68,6 +69,7 @@ class Prune(Finetune):
         include: Sequence[str],
         exclude: Sequence[str],
         min_coverage: float,
+        min_block_coverage: float,
         **training: Unpack[Training],
     ) -> None:
         super().__init__(**training)
@@ -101,7 +103,12 @@ class Prune(Finetune):
         self.ramp = ramp
         self.regrow = regrow
         self.allocation = allocation
-        self.reach = Reach(include=include, exclude=exclude, min_coverage=min_coverage)
+        self.reach = Reach(
+            include=include,
+            exclude=exclude,
+            min_coverage=min_coverage,
+            min_block_coverage=min_block_coverage,
+        )
 
     def inspect(self, outline: Family) -> None:
         self._layers_of(outline)

@@ -52,6 +52,7 @@ class Quantize(Finetune):
         include: Patterns of layers' names (``*`` for anything); a layer must match one.
         exclude: Patterns of names to leave out of those.
         min_coverage: Least share of the model's parameters that the layers must hold.
+        min_block_coverage: Least share that they must hold of the blocks' weights (a mixture's are mostly experts).
         training: See ``Training``.
     """
 
@@ -79,6 +80,7 @@ class Quantize(Finetune):
         include: Sequence[str],
         exclude: Sequence[str],
         min_coverage: float,
+        min_block_coverage: float,
         **training: Unpack[Training],
     ) -> None:
         super().__init__(**training)
@@ -120,7 +122,12 @@ class Quantize(Finetune):
         self.start = start
         self.frozen_from = freeze  # Lightning has a method freeze
         self.embeddings = embeddings
-        self.reach = Reach(include=include, exclude=exclude, min_coverage=min_coverage)
+        self.reach = Reach(
+            include=include,
+            exclude=exclude,
+            min_coverage=min_coverage,
+            min_block_coverage=min_block_coverage,
+        )
 
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
         least = self.bits if self.allocation is None else self.allocation.widths[0]

@@ -23,7 +23,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "n_group": 1, "topk_group": 1,
     },
 }  # fmt: skip
-ALL = Reach(include=["*"], exclude=[], min_coverage=0.01)
+ALL = Reach(include=["*"], exclude=[], min_coverage=0.01, min_block_coverage=0.01)
 ROWS = [("one", None, None), ("three and four", None, None)]
 
 
@@ -135,3 +135,50 @@ def test_what_movement_learns_of_a_square_conv1d_is_not_transposed(
     name = "transformer.h.0.attn.c_proj"
     mask, learned = stage.masks[name].mask, stage.learned[name]
     assert mask.shape[0] == mask.shape[1] and learned[mask].min() >= learned[~mask].max()
+
+
+EXPERTS: dict[str, dict[str, Any]] = {
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2},
+    "qwen3-moe": {"model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    "qwen2-moe": {
+        "model_type": "qwen2_moe", "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 32,
+    },
+    "gpt-oss": {"model_type": "gpt_oss", "num_local_experts": 8, "num_experts_per_tok": 2, "head_dim": 8},
+}  # fmt: skip
+
+
+def share_in_blocks(family: Family, layers: set[int]) -> float:
+    """Of the matrices below ``model.layers``, counted by hand."""
+    sizes = {id(p): p.numel() for n, p in family.model.named_parameters() if ".layers." in n and p.ndim > 1}
+    return sum(size for one, size in sizes.items() if one in layers) / sum(sizes.values())
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_a_technique_that_leaves_most_of_the_blocks_out_is_refused_and_says_experts(
+    tiny: Make, technique: Make, name: str
+) -> None:
+    family: Family = tiny("causal_lm", **EXPERTS[name])
+    linear = {id(module.weight) for module in family.model.modules() if isinstance(module, torch.nn.Linear)}
+    share = share_in_blocks(family, linear)
+    assert share < 0.5
+    with pytest.raises(ValueError, match=rf"hold {share:.1%} of the weights in the blocks .* the experts, .*\.experts\."):
+        technique("quantize").inspect(family)
+    technique("quantize", min_block_coverage=share - 0.01, min_coverage=0.01).inspect(family)
+    masks = technique("prune", min_coverage=0.01)
+    if name == "gpt-oss":  # its experts lie the other way round
+        with pytest.raises(ValueError, match="min_block_coverage is 50.0%: most of the others are the experts"):
+            masks.inspect(family)
+    else:
+        masks.inspect(family)
+
+
+def test_weights_that_a_filter_leaves_out_are_not_missed(tiny: Make, technique: Make) -> None:
+    family: Family = tiny("causal_lm")
+    technique("quantize", include="['*.q_proj']", min_coverage=0.01).inspect(family)
+
+
+@pytest.mark.parametrize("value", [0, 1.5, float("nan")])
+def test_no_share_of_the_blocks(technique: Make, value: float) -> None:
+    with pytest.raises(ValueError, match=r"min_block_coverage must be in \(0, 1\], a share of the weights in the blocks"):
+        technique("quantize", min_block_coverage=value)
