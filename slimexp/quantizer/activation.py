@@ -11,11 +11,15 @@ from slimexp.quantizer.base import Grid, Quantizer
 
 
 class PerToken(Quantizer):
-    """One scale per token, taken anew from each input.
+    """One scale per token, taken anew from each input [..., D].
 
     ``scale = 2 max |x| / (largest - smallest number)``: the arithmetic that compressed-tensors performs on a loaded
     artifact, in the type of the input throughout, so that what is trained is what is served. Its scale is not a fixed
     point: rounding twice may move the largest entry.
+
+    Some layers read tokens that were flattened to [N, D] (OPT's feed-forward layers, experts). They are rounded per
+    token here and by the kernels; compressed-tensors (0.20) takes one scale for all tokens of such an input, so that
+    plain transformers computes a coarser version of those layers.
     """
 
     dynamic = True
@@ -24,11 +28,6 @@ class PerToken(Quantizer):
     on_weights = False
 
     def fitted(self, x: Tensor) -> Grid:
-        if x.dim() != 3:
-            raise ValueError(
-                f"activations are quantized per token and need inputs [B, T, D], got shape {list(x.shape)}: "
-                "set activation_bits to null for this model"
-            )
         return Grid(token_scale(self.granularity.split(x), *self.limits))
 
     def round(self, x: Tensor, grid: Grid) -> Tensor:

@@ -27,7 +27,7 @@ class Granularity:
     ==========================  ============  =====================  ===================
     ``None``, a weight          [out, in]     [out, 1]               per channel
     ``g``, a weight             [out, in]     [out, in / g]          per group
-    ``None``, an activation     [B, T, D]     [B, T, 1]              per token
+    ``None``, an activation     [..., D]      [..., 1]               per token
     ``"tensor"``                any           [1]                    per tensor
     ==========================  ============  =====================  ===================
     """

@@ -17,6 +17,10 @@ def test_bit_for_bit_what_a_loaded_artifact_computes(dtype: torch.dtype) -> None
 
 
 @pytest.mark.fast
-def test_inputs_without_tokens() -> None:
-    with pytest.raises(ValueError, match=r"need inputs \[B, T, D\], got shape \[4, 8\]"):
-        Token(bits=8, group_size=None)(torch.randn(4, 8))
+@pytest.mark.parametrize("shape", [(8,), (6, 8), (3, 2, 8), (3, 1, 2, 8), (0, 8)])
+def test_every_row_has_its_own_scale_whatever_the_dimensions(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    rows = x.reshape(-1, 8)
+    scale = rows.abs().amax(-1, keepdim=True) / 127.5
+    expected = (rows / scale).round().clamp(-128, 127) * scale
+    assert torch.equal(Token(bits=8, group_size=None)(x), expected.reshape(shape))

@@ -1,4 +1,4 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -385,3 +385,38 @@ def test_keys_and_values_are_rounded_from_start_on_and_by_what_is_loaded(tmp_pat
 def test_too_little_coverage() -> None:
     with pytest.raises(ValueError, match="min_coverage"):
         quantize(min_coverage=0.99).prepare(family(), Words(), None)
+
+
+FLATTENED: dict[str, dict[str, Any]] = {  # they call layers with tokens in one row, [N, D]
+    "opt": {
+        "model_type": "opt", "ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 64,
+        "do_layer_norm_before": True,
+    },
+    "qwen2-moe": {
+        "model_type": "qwen2_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 32,
+    },
+    "deepseek-v3": {
+        "model_type": "deepseek_v3", "num_key_value_heads": 4, "kv_lora_rank": 16, "q_lora_rank": None,
+        "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8, "moe_intermediate_size": 12,
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "first_k_dense_replace": 1,
+        "n_group": 1, "topk_group": 1,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLATTENED)
+@torch.no_grad()
+def test_models_that_flatten_their_tokens_are_trained_on_and_served_alike(
+    name: str, tiny: Callable[..., Any], corpus: Callable[..., Any], technique: Callable[..., Any], tmp_path: Path
+) -> None:
+    """What a next stage loads computes what was quantized, and so do the kernels."""
+    stage = technique("quantize", bits=8, activation_bits=8, min_coverage=0.01, min_block_coverage=0.01)
+    stage.prepare(tiny("causal_lm", **FLATTENED[name]), corpus("causal_lm"), None)
+    stage.finish()
+    artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])
+    batch = stage.family.encode([("one and two", None, None), ("three", None, None)])
+    expected = stage.family.forward(batch)[0]
+    assert torch.equal(artifact.load(tmp_path / "a").forward(batch)[0], expected)
+    served = artifact.served(tmp_path / "a").forward(batch)[0]
+    assert (served - expected).norm() < 2e-2 * expected.norm()
