@@ -6,11 +6,10 @@ import logging
 import signal
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from slimexp.point import figures, unshrunk
 from slimexp.quantizer.packing import kernel
 from slimexp.stage import DENSE, START, Stage, code_version, key, shaping
 from slimexp.technique.finetune import Finetune
+from slimexp.technique.rows import inspect_stages
 from slimexp.tracker import Tracker
 
 _SHAPES_FIGURES = ("measure", "data/grading", "kernel", "decode")
@@ -84,7 +84,7 @@ class Pipeline:
         for position, technique in enumerate(techniques):
             technique.validate(config, before=techniques[:position])
         reference.check_unquantized(techniques, self.source, self.corpus.task)
-        self._inspect(techniques)
+        self.multiples = inspect_stages(self.techniques, self.source, self.corpus, config)
         for measure in self.measures.values():
             measure.validate(self.corpus.task)
         _ = self.corpus.splits
@@ -109,15 +109,6 @@ class Pipeline:
             return metrics
         finally:
             tracker.finish()
-
-    def _inspect(self, techniques: Sequence[Finetune]) -> None:
-        """Show the model's layers to the stages that meet them as they are: removal leaves others."""
-        meet = list(takewhile(lambda technique: technique.attaches or not technique.alters, techniques))
-        if not any(technique.attaches for technique in meet):
-            return
-        if (outline := self.source.outline(task=self.corpus.task, labels=self.corpus.labels)) is not None:
-            for technique in meet:
-                technique.inspect(outline)
 
     @cached_property
     def reference(self) -> Stage:
@@ -157,6 +148,8 @@ class Pipeline:
         }
         for name, technique in self.techniques.items():
             content = {**training, "parent": parent, "stage": _resolved(self.cfg.pipeline[name])}
+            if name in self.multiples:
+                content["multiple"] = self.multiples[name]
             if technique.teacher is not None:
                 content["teacher"] = technique.teacher.fingerprint()
             yield Stage(name, own := key(content), parent, root / f"{name}-{own}")

@@ -117,6 +117,63 @@ def test_layers_that_removal_will_leave_are_not_judged_before_it(overrides: Make
     pipeline(lines)
 
 
+REMOVES = ["+technique@pipeline.prune_structured=prune_structured", "pipeline.prune_structured.steps=0"]
+ROUNDS = ["+technique@pipeline.quantize=quantize", "pipeline.quantize.steps=0", "~pipeline.finetune"]
+IN_GROUPS = [*ROUNDS, "pipeline.quantize.bits=4", "pipeline.quantize.activation_bits=null"]
+
+
+def test_removal_keeps_to_what_a_later_stage_divides(overrides: Make) -> None:
+    """Rows of 48 neurons and 32 channels: groups of 16 let both be cut, whatever multiple the removal would take."""
+    lines = [*REMOVES, "pipeline.prune_structured.multiple=4", *IN_GROUPS, "pipeline.quantize.group_size=16"]
+    run = pipeline(overrides("finetune", *lines, task="causal_lm"))
+    assert run.multiples == {"prune_structured": 16}
+    assert run.techniques["prune_structured"].multiple == 16
+    keys = {stage.name: stage.key for stage in run.stages}
+    alone = pipeline(overrides("finetune", *REMOVES, "pipeline.prune_structured.multiple=4", "~pipeline.finetune",
+                               task="causal_lm"))  # fmt: skip
+    assert alone.multiples == {} and alone.stages[-1].key != keys["prune_structured"]
+    run.run()
+    assert run.techniques["quantize"].family.model.config.intermediate_size % 16 == 0
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "message"),
+    [
+        (["pipeline.prune_structured.axes=[ffn]"], ["pipeline.quantize.group_size=24"],
+         r"layer 'model\.layers\.0\.\w+\.\w+': group_size must divide the length of a row, got 24 for rows of 32"),
+        ([], ["pipeline.quantize.group_size=64"], "'heads' has no multiple of 64 up to its own 32: lower the multiple"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_removal_cannot_leave_is_refused_before_anything_is_measured(
+    overrides: Make, earlier: list[str], later: list[str], message: str
+) -> None:
+    lines = [*REMOVES, "pipeline.prune_structured.multiple=4", *earlier, *IN_GROUPS, *later]
+    with pytest.raises(ValueError, match=message):
+        pipeline(overrides("finetune", *lines, task="causal_lm"))
+
+
+@pytest.mark.parametrize(
+    ("cut", "later", "message"),
+    [
+        ("ffn=36", ["+technique@pipeline.quantize=quantize", "pipeline.quantize.steps=0", "pipeline.quantize.bits=4",
+                    "pipeline.quantize.activation_bits=null", "pipeline.quantize.group_size=16"],
+         r"pipeline\.distill leaves rows of 36 \(ffn\), and pipeline\.quantize needs multiples of 16: "
+         "let distill keep 32 or 48, or choose another group for quantize"),
+        ("hidden=28", ["+technique@pipeline.prune=prune", "pattern@pipeline.prune.pattern=n_m",
+                       "pipeline.prune.pattern.m=8"],
+         r"pipeline\.distill leaves rows of 28 \(hidden\), and pipeline\.prune needs multiples of 8: let distill"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_a_cut_leaves_is_held_against_later_stages(
+    overrides: Make, cut: str, later: list[str], message: str
+) -> None:
+    lines = ["+technique@pipeline.distill=distill", "+cut@pipeline.distill.cut=keep", f"pipeline.distill.cut.{cut}"]
+    with pytest.raises(ValueError, match=message):
+        pipeline(overrides("finetune", *lines, *later, "~pipeline.finetune", task="causal_lm"))
+
+
 def test_constructing_a_pipeline_writes_nothing(overrides: Make, tmp_path: Path) -> None:
     run = pipeline(overrides("finetune"))
     assert not Path(run.cfg.runs).exists()

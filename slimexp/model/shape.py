@@ -35,16 +35,19 @@ def whole(config: PreTrainedConfig) -> dict[str, int]:
     return depths | {word: size(config, axis) for word, axis in axes.items() if axis in anatomy.sizes}
 
 
-def lattice(config: PreTrainedConfig, axes: Collection[str], *, multiple: int) -> dict[str, list[int]]:
-    """What every stack and width may come to, most units first; the model's own number is always among them.
+def lattice(
+    config: PreTrainedConfig, axes: Collection[str], *, multiple: int, strict: bool = False
+) -> dict[str, list[int]]:
+    """What every stack and width may come to, most units first; the model's own number is among them unless ``strict``.
 
     Args:
         config: Of the model.
         axes: Those of ``AXES`` that may lose units; the others keep what they have.
         multiple: What the rows and columns of a matrix that lost some are a multiple of.
+        strict: Whether a width of ``axes`` that keeps all its units must be a multiple too.
 
     Raises:
-        ValueError: An axis that is none, or that this type cannot lose.
+        ValueError: An axis that is none, that this type cannot lose, or, if ``strict``, that has no such multiple.
     """
     dense, anatomy = whole(config), anatomy_of(config)
     there = [axis for axis in AXES if axis == LAYERS or axis in dense]
@@ -54,16 +57,28 @@ def lattice(config: PreTrainedConfig, axes: Collection[str], *, multiple: int) -
             f"axes of a model of type {config.model_type} that can be cut are {', '.join(there)}; got '{wrong[0]}'"
             + (f": {why}" if why else "")
         )
-    rows = {HEADS: _queries(config, anatomy) * head_width(config), FFN: 1, HIDDEN: 1}  # of a matrix, per unit
     free = {word for word in dense if (word if word in WIDTHS else LAYERS) in axes}
-    return {
+
+    def divides(word: str, units: int) -> bool:
+        return word not in WIDTHS or row_length(config, word, units) % multiple == 0
+
+    options = {
         word: [
             units
             for units in range(most, 0, -1)
-            if units == most or (word in free and (word not in WIDTHS or units * rows[word] % multiple == 0))
+            if (units == most and not (strict and word in free)) or (word in free and divides(word, units))
         ]
         for word, most in dense.items()
     }
+    if lost := [word for word, units in options.items() if not units]:
+        most = row_length(config, lost[0], dense[lost[0]])
+        raise ValueError(f"'{lost[0]}' has no multiple of {multiple} up to its own {most}: lower the multiple")
+    return options
+
+
+def row_length(config: PreTrainedConfig, width: str, units: int) -> int:
+    """Length of the rows of a matrix that reads so many units of a width."""
+    return units * (_queries(config, anatomy_of(config)) * head_width(config) if width == HEADS else 1)
 
 
 def possible(config: PreTrainedConfig, shape: Shape) -> bool:

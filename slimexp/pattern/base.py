@@ -33,6 +33,11 @@ class Pattern(ABC):
     width: int = 1
     group_width: int | None = None
 
+    @property
+    def row_multiple(self) -> int:
+        """What the length of a row must be a multiple of."""
+        return 1
+
     def validate(self, sparsity: float) -> None:
         """Refuse a target that cannot be met.
 

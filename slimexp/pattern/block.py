@@ -1,5 +1,6 @@
 """Block: rectangles of weights are zero together."""
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -35,6 +36,10 @@ class Block(Pattern):
         self.width = width
         self.norm = norm
         self.across_layers = scope == "global"
+
+    @property
+    def row_multiple(self) -> int:
+        return math.lcm(self.height, self.width)  # what is cut of a row of one layer is cut of a column of another
 
     def split(self, x: Tensor) -> Tensor:
         rows, columns = x.shape

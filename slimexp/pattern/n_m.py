@@ -23,6 +23,10 @@ class NM(Pattern):
         self.m = m
         self.group_width = m
 
+    @property
+    def row_multiple(self) -> int:
+        return self.m
+
     def validate(self, sparsity: float) -> None:
         super().validate(sparsity)
         zeros = sparsity * self.m

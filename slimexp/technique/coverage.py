@@ -65,6 +65,12 @@ class Reach:
         """
         return self._of(family, {**family.compressible(), **family.other_weights()})
 
+    def named(self, family: Family) -> dict[str, nn.Module]:
+        """Compressible layers that the patterns name, however few."""
+        layers = family.compressible()
+        chosen = _match(layers, self.include) - _match(layers, self.exclude)
+        return {name: layer for name, layer in layers.items() if name in chosen}
+
     def _of(self, family: Family, layers: dict[str, L]) -> dict[str, L]:
         _check_found(family, layers)
         layers = _matching(layers, self.include, self.exclude)

@@ -1,12 +1,13 @@
 """Teacher-student distillation, the student perhaps cut out of the teacher."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Unpack
 
 from transformers import PreTrainedConfig
 
 from slimexp.attachment import attached
 from slimexp.data.base import Corpus
+from slimexp.model.anatomy import FFN, HEADS, HIDDEN
 from slimexp.model.base import Family
 from slimexp.model.surgery import Cut
 from slimexp.technique.batches import training_batches
@@ -30,6 +31,13 @@ class Distill(Finetune):
     @property
     def alters(self) -> bool:
         return self.cut is not None
+
+    @property
+    def cuts(self) -> Mapping[str, int | None]:
+        if self.cut is None:
+            return {}
+        sizes = {HEADS: self.cut.heads, FFN: self.cut.ffn, HIDDEN: self.cut.hidden}
+        return {width: units for width, units in sizes.items() if units is not None}
 
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
         if self.cut is not None:

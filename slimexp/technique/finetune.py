@@ -1,7 +1,7 @@
 """The base technique: train a model on a corpus with any losses, and perhaps a teacher."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, TypedDict, Unpack
 
 import pytorch_lightning as pl
@@ -115,6 +115,19 @@ class Finetune(pl.LightningModule):
         """Whether the model that is trained is another than the one that came in."""
         return self.attaches
 
+    @property
+    def row_multiple(self) -> int:
+        """What the length of the rows of its layers must be a multiple of; 1 where any will do."""
+        return 1
+
+    @property
+    def cuts(self) -> Mapping[str, int | None]:
+        """Widths (``heads``, ``ffn``, ``hidden``) that it changes -> units that it leaves, ``None`` if it chooses."""
+        return {}
+
+    def leave_multiples(self, multiple: int) -> None:
+        """Leave rows whose length is a multiple of ``multiple``, where it chooses how long they are."""
+
     def validate(self, config: PreTrainedConfig, before: Sequence["Finetune"]) -> None:
         """Refuse, before anything is trained, what this stage cannot do.
 
@@ -134,6 +147,17 @@ class Finetune(pl.LightningModule):
 
         Raises:
             ValueError: Says what cannot be, and the way out.
+        """
+
+    def inspect_rows(self, outline: Family, changed: Collection[str]) -> None:
+        """Refuse layers whose rows do not divide, where an earlier stage changes the model before this one sees it.
+
+        Args:
+            outline: The run's model before that stage, on the meta device.
+            changed: Names of layers whose rows will have another length.
+
+        Raises:
+            ValueError: Names the layer, and the way out.
         """
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:

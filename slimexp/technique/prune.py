@@ -1,7 +1,7 @@
 """Pruning: zeros that stay zero, in any pattern, one-shot or along a schedule while training."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
@@ -19,6 +19,7 @@ from slimexp.technique.coverage import Layer, Reach, coverage, latent, matrix
 from slimexp.technique.finetune import Finetune, Training
 from slimexp.technique.gating import Gating
 from slimexp.technique.masking import mask_of, sparsity
+from slimexp.technique.prune_refusals import check_allocation, check_learned
 from slimexp.technique.regrowth import dense_gradients
 from slimexp.technique.sequential import calibrate_blocks
 
@@ -84,14 +85,14 @@ class Prune(Finetune):
             raise ValueError(f"regrow must be in [0, 1), got {regrow}")
         if regrow and not training["steps"]:
             raise ValueError("regrow needs training between updates: set steps, or regrow=0")
-        _check_learned(importance, sparsity=sparsity, steps=training["steps"], regrow=regrow)
+        check_learned(importance, sparsity=sparsity, steps=training["steps"], regrow=regrow)
         if isinstance(importance, Compensating) and pattern.across_layers:
             raise ValueError(
                 f"{type(importance).__name__} makes up for zeros within a layer, so that layers cannot compete for "
                 "them: set pattern.scope=layer"
             )
         if allocation is not None:
-            _check_allocation(allocation, importance, pattern, sparsity)
+            check_allocation(allocation, importance, pattern, sparsity)
         if isinstance(importance, Calibrated) and importance.observes == "gradient" and not training["losses"]:
             name = type(importance).__name__
             raise ValueError(f"{name} needs the gradient of a loss: add one, e.g. /loss@losses.ce: cross_entropy")
@@ -110,8 +111,15 @@ class Prune(Finetune):
             min_block_coverage=min_block_coverage,
         )
 
+    @property
+    def row_multiple(self) -> int:
+        return self.pattern.row_multiple
+
     def inspect(self, outline: Family) -> None:
         self._layers_of(outline)
+
+    def inspect_rows(self, outline: Family, changed: Collection[str]) -> None:
+        self._check_divided({name: one for name, one in self.reach.named(outline).items() if name not in changed})
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         super().prepare(family, corpus, teacher)
@@ -257,18 +265,21 @@ class Prune(Finetune):
         layers = self.reach.weights(family)
         reads_inputs = isinstance(self.importance, Calibrated) and self.importance.observes == "input"
         for name, layer in layers.items():
-            weight = latent(layer)
-            if reads_inputs and weight.ndim > 2:
+            if reads_inputs and latent(layer).ndim > 2:
                 raise ValueError(
                     f"{type(self.importance).__name__} reads the inputs of layers, and '{name}' is the experts of a "
                     "mixture in one, whose inputs do not show: exclude it, or choose an importance of weights or "
                     "gradients"
                 )
+        self._check_divided(layers)
+        return layers
+
+    def _check_divided(self, layers: Mapping[str, Layer]) -> None:
+        for name, layer in layers.items():
             try:
-                self.pattern.split(matrix(layer, torch.empty_like(weight, device="meta")))
+                self.pattern.split(matrix(layer, torch.empty_like(latent(layer), device="meta")))
             except ValueError as error:
                 raise ValueError(f"layer '{name}': {error}") from error
-        return layers
 
     def _alive(self, name: str) -> Tensor:
         """The mask of a layer, [out, in]; writing to it writes to the mask."""
@@ -366,32 +377,3 @@ class Prune(Finetune):
         if not scores.isfinite().all():
             raise ValueError(f"{type(self.importance).__name__} gave scores of layer '{name}' that are not finite")
         return scores.float()
-
-
-def _check_learned(importance: Importance, *, sparsity: float, steps: int, regrow: float) -> None:
-    """Refuse what leaves an importance that is learned in training without it."""
-    name = type(importance).__name__
-    if not isinstance(importance, Learned | Gated) or not sparsity:
-        return
-    if not steps:
-        raise ValueError(f"{name} is learned while training: set steps, or choose another importance")
-    if regrow and isinstance(importance, Gated):
-        raise ValueError(f"gates of {name} open and shut by themselves: set regrow=0")
-
-
-def _check_allocation(allocation: Sensitivity, importance: Importance, pattern: Pattern, sparsity: float) -> None:
-    """Refuse an allocation of something else, or one that has no scores or no freedom."""
-    if not isinstance(allocation, Sensitivity):
-        name = type(allocation).__name__
-        raise ValueError(f"allocation must be sensitivity or null where weights are pruned, got {name}")
-    if isinstance(importance, Learned | Gated):
-        name = type(importance).__name__
-        raise ValueError(f"allocation scans before {name} has scores: choose another importance, or allocation=null")
-    if pattern.across_layers:
-        raise ValueError("allocation needs layers that do not compete: set pattern.scope=layer, or allocation=null")
-    if not pattern.any_share:
-        raise ValueError(f"allocation needs a pattern that takes any sparsity, {type(pattern).__name__} does not")
-    if sparsity > allocation.sparsities[-1]:
-        raise ValueError(
-            f"sparsity {sparsity} is more than the last of allocation.sparsities, {allocation.sparsities[-1]}: add one"
-        )

@@ -1,6 +1,7 @@
 """Structured pruning: blocks, heads, neurons and channels go, and a smaller plain model is trained on."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, Unpack
 
@@ -14,7 +15,7 @@ from slimexp.data.base import Corpus
 from slimexp.importance.base import Gated, Importance, Learned
 from slimexp.model.base import IGNORE, Batch, Family
 from slimexp.model.rehearsal import rehearsed
-from slimexp.model.shape import HIDDEN, Census, Shape, lattice, possible
+from slimexp.model.shape import HIDDEN, WIDTHS, Census, Shape, lattice, possible
 from slimexp.model.surgery import remove
 from slimexp.target.base import Space, Target
 from slimexp.technique.batches import calibration_batches, training_batches
@@ -79,6 +80,7 @@ class PruneStructured(Finetune):
         self.target = target
         self.axes = list(axes)
         self.multiple = multiple
+        self.strict = False  # whether a width that keeps all its units must be a multiple too
         self.importance = importance
         self.norm = float(norm)
         self.rows = rows
@@ -89,8 +91,15 @@ class PruneStructured(Finetune):
     def alters(self) -> bool:
         return True
 
+    @property
+    def cuts(self) -> Mapping[str, int | None]:
+        return dict.fromkeys(width for width in WIDTHS if width in self.axes)
+
+    def leave_multiples(self, multiple: int) -> None:
+        self.multiple, self.strict = math.lcm(self.multiple, multiple), True
+
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
-        lattice(config, self.axes, multiple=self.multiple)
+        lattice(config, self.axes, multiple=self.multiple, strict=self.strict)
         if HIDDEN in self.axes and self.needs_hidden:
             raise ValueError("a loss on hidden states needs the teacher's width: leave out the loss, or hidden of axes")
         if any(stage.attaches for stage in before):
@@ -102,7 +111,7 @@ class PruneStructured(Finetune):
         if any(attached(family.model)):
             raise ValueError("removal comes first: the model has masks or quantizers, which would not survive it")
         with visiting(family.model, self.workplace or family.device):
-            options = lattice(family.model.config, self.axes, multiple=self.multiple)
+            options = lattice(family.model.config, self.axes, multiple=self.multiple, strict=self.strict)
             ranking = rank(
                 family,
                 self.importance,

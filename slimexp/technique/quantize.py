@@ -1,6 +1,6 @@
 """Integer weights and activations: quantization-aware training, or one-shot after training."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Unpack
 
@@ -153,6 +153,16 @@ class Quantize(Finetune):
             self._quantizer_of(name, layer, self.bits)
         if self.smoothing is not None:
             scaled_layers(outline, layers)
+
+    @property
+    def row_multiple(self) -> int:
+        size = self.quantizer.keywords["group_size"]
+        return size if isinstance(size, int) else 1
+
+    def inspect_rows(self, outline: Family, changed: Collection[str]) -> None:
+        for name, layer in self.reach.named(outline).items():
+            if name not in changed:
+                self._quantizer_of(name, layer, self.bits)
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         super().prepare(family, corpus, teacher)

@@ -28,6 +28,14 @@ def test_the_lattice_goes_in_multiples_down_from_the_whole(tiny: Tiny) -> None:
     assert lattice(config, ["heads"], multiple=32)["heads"] == [2]  # one group is 2 heads of 8 channels
 
 
+def test_a_strict_lattice_has_multiples_only_of_what_may_be_cut(tiny: Tiny) -> None:
+    config = tiny("causal_lm", intermediate_size=44).model.config
+    options = lattice(config, ["ffn"], multiple=16, strict=True)
+    assert options == {"decoder": [2], "heads": [2], "ffn": [32, 16], "hidden": [32]}
+    with pytest.raises(ValueError, match="'ffn' has no multiple of 48 up to its own 44: lower the multiple"):
+        lattice(config, ["ffn"], multiple=48, strict=True)
+
+
 def test_an_axis_that_cannot_go(tiny: Tiny) -> None:
     with pytest.raises(
         ValueError, match="axes of a model of type bert that can be cut are layers, ffn; got 'hidden': its norms"

@@ -104,7 +104,9 @@ def test_sparsegpt_where_layers_compete(prune: Make) -> None:
 def test_no_linear_layer_names_what_was_looked_for_and_found() -> None:
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=259, n_embd=16, n_layer=1, n_head=2, n_positions=16))
     with pytest.raises(ValueError, match=r"looked for Linear in the blocks of GPT2LMHeadModel, found .*Conv1D \(4\)"):
-        Reach(include=["*"], exclude=[], min_coverage=0.01, min_block_coverage=0.01).layers(CausalLm(gpt2, Bytes().build([]), max_length=16))
+        Reach(include=["*"], exclude=[], min_coverage=0.01, min_block_coverage=0.01).layers(
+            CausalLm(gpt2, Bytes().build([]), max_length=16)
+        )
 
 
 def test_too_little_coverage(words: Corpus, family: Make, prune: Make) -> None:
