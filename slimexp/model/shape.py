@@ -35,6 +35,16 @@ def whole(config: PreTrainedConfig) -> dict[str, int]:
     return depths | {word: size(config, axis) for word, axis in axes.items() if axis in anatomy.sizes}
 
 
+def axes_of(config: PreTrainedConfig) -> list[str]:
+    """Those of ``AXES`` that a model of this type can lose units of.
+
+    Raises:
+        ValueError: Its type has no known anatomy; names those that have.
+    """
+    dense = whole(config)
+    return [axis for axis in AXES if axis == LAYERS or axis in dense]
+
+
 def lattice(
     config: PreTrainedConfig, axes: Collection[str], *, multiple: int, strict: bool = False
 ) -> dict[str, list[int]]:
@@ -49,8 +59,7 @@ def lattice(
     Raises:
         ValueError: An axis that is none, that this type cannot lose, or, if ``strict``, that has no such multiple.
     """
-    dense, anatomy = whole(config), anatomy_of(config)
-    there = [axis for axis in AXES if axis == LAYERS or axis in dense]
+    dense, anatomy, there = whole(config), anatomy_of(config), axes_of(config)
     if wrong := [axis for axis in axes if axis not in there]:
         why = anatomy.refusals.get(wrong[0])
         raise ValueError(

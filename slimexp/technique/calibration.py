@@ -68,9 +68,45 @@ class Statistics:
         if unseen := self.layers.keys() - self._sums.keys():
             raise ValueError(
                 f"layer '{min(unseen)}' had no part in the {self.importance.rows} rows that "
-                f"{type(self.importance).__name__} was calibrated on: raise importance.rows"
+                f"{type(self.importance).__name__} was calibrated on: raise importance.rows if no token went to that "
+                "expert, else exclude the layer"
             )
         return self._sums
+
+
+def check_called(outline: Family, layers: Mapping[str, Layer]) -> None:
+    """Refuse layers whose weight the model multiplies itself: their inputs do not show, and no kernel takes their place.
+
+    Mamba does so with ``dt_proj``. The model runs once on the meta device; one whose way depends on numbers (a mixture
+    that routes tokens) does not run there, and is not judged.
+
+    Args:
+        outline: The model, on the meta device.
+        layers: Those that a technique takes hold of.
+
+    Raises:
+        ValueError: Names such a layer, and the way out.
+    """
+    called: set[nn.Module] = set()
+    hooks = [
+        place(layer)[0].register_forward_pre_hook(lambda module, _: called.add(module)) for layer in layers.values()
+    ]
+    ids = torch.zeros(1, 4, dtype=torch.int64, device="meta")
+    decoder = {"decoder_input_ids": ids} if outline.model.config.is_encoder_decoder else {}
+    try:
+        with torch.no_grad():
+            outline.model(input_ids=ids, **decoder)
+    except (RuntimeError, NotImplementedError):
+        return
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if unseen := [name for name, layer in layers.items() if place(layer)[0] not in called]:
+        raise ValueError(
+            f"layer '{unseen[0]}' is never called, {type(outline.model).__name__} multiplies with its weight itself, "
+            "so that nothing shows of its inputs and no kernel can take its place: leave it out by "
+            f"exclude=['*.{unseen[0].rpartition('.')[2]}']"
+        )
 
 
 def calibrate(

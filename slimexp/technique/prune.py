@@ -14,7 +14,7 @@ from slimexp.model.base import Batch, Family
 from slimexp.pattern.base import Pattern
 from slimexp.schedule import Schedule
 from slimexp.technique.batches import calibration_batches, training_batches
-from slimexp.technique.calibration import calibrate, undisturbed, visiting
+from slimexp.technique.calibration import calibrate, check_called, undisturbed, visiting
 from slimexp.technique.coverage import Layer, Reach, coverage, latent, matrix
 from slimexp.technique.finetune import Finetune, Training
 from slimexp.technique.gating import Gating
@@ -116,7 +116,9 @@ class Prune(Finetune):
         return self.pattern.row_multiple
 
     def inspect(self, outline: Family) -> None:
-        self._layers_of(outline)
+        layers = self._layers_of(outline)
+        if self._reads_inputs:
+            check_called(outline, layers)
 
     def inspect_rows(self, outline: Family, changed: Collection[str]) -> None:
         self._check_divided({name: one for name, one in self.reach.named(outline).items() if name not in changed})
@@ -263,9 +265,8 @@ class Prune(Finetune):
             ValueError: There are none or too few, or the importance or the pattern does not take one of them.
         """
         layers = self.reach.weights(family)
-        reads_inputs = isinstance(self.importance, Calibrated) and self.importance.observes == "input"
         for name, layer in layers.items():
-            if reads_inputs and latent(layer).ndim > 2:
+            if self._reads_inputs and latent(layer).ndim > 2:
                 raise ValueError(
                     f"{type(self.importance).__name__} reads the inputs of layers, and '{name}' is the experts of a "
                     "mixture in one, whose inputs do not show: exclude it, or choose an importance of weights or "
@@ -273,6 +274,10 @@ class Prune(Finetune):
                 )
         self._check_divided(layers)
         return layers
+
+    @property
+    def _reads_inputs(self) -> bool:
+        return isinstance(self.importance, Calibrated) and self.importance.observes == "input"
 
     def _check_divided(self, layers: Mapping[str, Layer]) -> None:
         for name, layer in layers.items():

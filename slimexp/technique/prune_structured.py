@@ -15,7 +15,7 @@ from slimexp.data.base import Corpus
 from slimexp.importance.base import Gated, Importance, Learned
 from slimexp.model.base import IGNORE, Batch, Family
 from slimexp.model.rehearsal import rehearsed
-from slimexp.model.shape import HIDDEN, WIDTHS, Census, Shape, lattice, possible
+from slimexp.model.shape import AXES, HIDDEN, WIDTHS, Census, Shape, axes_of, lattice, possible
 from slimexp.model.surgery import remove
 from slimexp.target.base import Space, Target
 from slimexp.technique.batches import calibration_batches, training_batches
@@ -40,7 +40,8 @@ class PruneStructured(Finetune):
 
     Args:
         target: What the model may cost at most.
-        axes: What may go: ``layers``, ``heads``, ``ffn``, ``hidden``.
+        axes: What may go: ``layers``, ``heads``, ``ffn``, ``hidden``; ``None`` for all of these that a model of this
+            type can lose.
         multiple: What the heads' channels, the neurons and the channels that stay are a multiple of, where some go.
         importance: Scores the weights that read a unit; blocks go by their influence (see ``block_influence``).
         norm: How scores of weights become one of a unit: 1 adds them up, 2 is their root of squares.
@@ -54,7 +55,7 @@ class PruneStructured(Finetune):
         self,
         *,
         target: Target,
-        axes: Sequence[str],
+        axes: Sequence[str] | None,
         multiple: int,
         importance: Importance,
         norm: float,
@@ -64,8 +65,8 @@ class PruneStructured(Finetune):
         **training: Unpack[Training],
     ) -> None:
         super().__init__(**training)
-        if not axes:
-            raise ValueError("axes must name what may go, e.g. [layers, heads, ffn, hidden]; got none")
+        if axes is not None and not axes:
+            raise ValueError("axes must name what may go, e.g. [layers, ffn], or be null for all there is; got none")
         if norm not in (1, 2):
             raise ValueError(f"norm must be 1 or 2, got {norm}")
         if isinstance(importance, Learned | Gated):
@@ -78,7 +79,8 @@ class PruneStructured(Finetune):
                 raise ValueError(f"{name} must be >= 1, got {value}")
         check_min_coverage(min_coverage)
         self.target = target
-        self.axes = list(axes)
+        self.all_axes = axes is None
+        self.axes = list(AXES if axes is None else axes)
         self.multiple = multiple
         self.strict = False  # whether a width that keeps all its units must be a multiple too
         self.importance = importance
@@ -99,6 +101,7 @@ class PruneStructured(Finetune):
         self.multiple, self.strict = math.lcm(self.multiple, multiple), True
 
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
+        self._choose_axes(config)
         lattice(config, self.axes, multiple=self.multiple, strict=self.strict)
         if HIDDEN in self.axes and self.needs_hidden:
             raise ValueError("a loss on hidden states needs the teacher's width: leave out the loss, or hidden of axes")
@@ -110,6 +113,7 @@ class PruneStructured(Finetune):
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         if any(attached(family.model)):
             raise ValueError("removal comes first: the model has masks or quantizers, which would not survive it")
+        self._choose_axes(family.model.config)
         with visiting(family.model, self.workplace or family.device):
             options = lattice(family.model.config, self.axes, multiple=self.multiple, strict=self.strict)
             ranking = rank(
@@ -145,6 +149,11 @@ class PruneStructured(Finetune):
                 f"is {self.min_coverage:.1%}: lower min_coverage or the target"
             )
         super().prepare(space.build(shape), corpus, teacher)
+
+    def _choose_axes(self, config: PreTrainedConfig) -> None:
+        """Where none are named: all, but for the width that a loss compares with the teacher's."""
+        if self.all_axes:
+            self.axes = [axis for axis in axes_of(config) if axis != HIDDEN or not self.needs_hidden]
 
     def finish(self) -> dict[str, float]:
         return self.coverage

@@ -18,7 +18,7 @@ from slimexp.record import OF_LAYER
 from slimexp.rounding import GPTQ
 from slimexp.smoothing import Smoothing
 from slimexp.technique.batches import calibration_batches
-from slimexp.technique.calibration import visiting
+from slimexp.technique.calibration import check_called, visiting
 from slimexp.technique.coverage import Reach, check_finite, coverage, latent
 from slimexp.technique.divergence import Divergence
 from slimexp.technique.finetune import Finetune, Training
@@ -147,6 +147,7 @@ class Quantize(Finetune):
 
     def inspect(self, outline: Family) -> None:
         layers = self.reach.layers(outline)
+        check_called(outline, layers)
         if self.embeddings:
             layers |= _embeddings(outline)
         for name, layer in layers.items():

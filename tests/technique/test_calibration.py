@@ -15,7 +15,7 @@ from slimexp.importance.base import Calibrated
 from slimexp.importance.taylor import Taylor
 from slimexp.importance.wanda import Wanda
 from slimexp.quantizer.token import Token
-from slimexp.technique.calibration import calibrate
+from slimexp.technique.calibration import calibrate, check_called
 
 ROWS = [("one two", "one 2", 0), ("three", "3", 1), ("four and five", "four & 5", 1)]
 
@@ -148,3 +148,25 @@ def test_hooks_are_gone_after_an_error(tiny: Callable[..., Any]) -> None:
     with pytest.raises(KeyError):
         calibrate(Wanda(rows=1), family, family.compressible(), [{}], objective=lambda _: torch.zeros(()))
     assert not any(module._forward_pre_hooks for module in family.compressible().values())
+
+
+@pytest.mark.parametrize("task", ["causal_lm", "seq2seq", "classification"])
+def test_layers_that_are_called_pass(task: str, tiny: Callable[..., Any]) -> None:
+    family = tiny(task)
+    family.model.to("meta")
+    check_called(family, family.compressible())
+
+
+@pytest.mark.parametrize("stage", ["quantize", "prune"])
+def test_a_weight_that_the_model_multiplies_itself_is_refused_before_anything_runs(
+    stage: str, tiny: Callable[..., Any], technique: Callable[..., Any]
+) -> None:
+    """Mamba's dt_proj is a Linear that is never called: its inputs show to nobody."""
+    mamba = {"model_type": "mamba", "state_size": 4, "intermediate_size": 64, "time_step_rank": 4}
+    family = tiny("causal_lm", **mamba)
+    family.model.to("meta")
+    chosen = ["importance@pipeline.prune.importance=wanda"] if stage == "prune" else []
+    with pytest.raises(ValueError, match=r"dt_proj' is never called, .* leave it out by exclude=\['\*\.dt_proj'\]"):
+        technique(stage, *chosen).inspect(family)
+    technique(stage, *chosen, exclude="['*.dt_proj']").inspect(family)
+    technique("prune").inspect(family)  # of weights alone

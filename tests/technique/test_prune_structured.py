@@ -197,10 +197,30 @@ def test_masks_and_quantizers_come_later(tiny: Make, technique: Make, corpus: Ma
         stage.prepare(family, corpus("causal_lm"), None)
 
 
+@pytest.mark.parametrize(
+    ("task", "config", "axes"),
+    [
+        ("causal_lm", {}, ["layers", "heads", "ffn", "hidden"]),
+        ("seq2seq", {}, ["layers", "heads", "ffn", "hidden"]),
+        ("classification", {}, ["layers", "ffn"]),
+    ],
+)
+def test_without_names_all_axes_go_that_the_type_can_lose(
+    task: str, config: dict[str, Any], axes: list[str], tiny: Make, technique: Make
+) -> None:
+    model = tiny(task, **config).model
+    stage = technique(NAME)
+    stage.validate(model.config, before=[])
+    assert stage.axes == axes and set(stage.cuts) == {*axes} - {"layers"}
+    compared = technique(NAME, f"+loss@pipeline.{NAME}.losses.hidden=hidden")
+    compared.validate(model.config, before=[])
+    assert compared.axes == [axis for axis in axes if axis != "hidden"]
+
+
 def test_before_anything_is_loaded(tiny: Make, technique: Make) -> None:
     with pytest.raises(ValueError, match="that can be cut are layers, ffn; got 'heads'"):
-        technique(NAME).validate(tiny("classification").model.config, before=[])
-    hidden = technique(NAME, f"+loss@pipeline.{NAME}.losses.hidden=hidden")
+        technique(NAME, axes="[heads,ffn]").validate(tiny("classification").model.config, before=[])
+    hidden = technique(NAME, f"+loss@pipeline.{NAME}.losses.hidden=hidden", axes="[hidden]")
     with pytest.raises(ValueError, match="a loss on hidden states needs the teacher's width"):
         hidden.validate(tiny("causal_lm").model.config, before=[])
 
