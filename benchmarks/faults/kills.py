@@ -105,9 +105,9 @@ def _agree(one: outcome.Figures, other: outcome.Figures, key: str) -> bool:
 
 
 def _left(command: Command, root: Path, said: str) -> outcome.Figures:
-    """The result, and names of the files that are left, without keys."""
+    """The result, and names of the files that are left; a trial that was killed leaves a log of its own."""
     files = outcome.remaining(command.owned)(root / HOME, "")
-    return command.result(root / HOME, said) | {f"file {name}": True for name in files}
+    return command.result(root / HOME, said) | {f"file {name}": True for name in files if not name.endswith(".log")}
 
 
 def _moments(chance: random.Random, changes: int, seconds: float) -> Iterator[int | float]:

