@@ -53,7 +53,7 @@ OVERRIDES: dict[str, tuple[str, ...]] = {  # of a train command, key -> values t
     "+trainer.nonsense": ("1",),
     "logger": ("nothing", "5"),
     "callback": ("nothing", "5"),
-    "name": ("''", "null", "../victim", "/tmp/../x", "'a/b'", ".", "..", "5", f"'{'x' * 300}'", f"'{ESCAPE}'",
+    "name": ("''", "null", "../victim", "../../victim", "'a/b'", ".", "..", "5", f"'{'x' * 300}'", f"'{ESCAPE}'",
              f"'{SCRIPT}'", "'$$'"),
     "runs": ("''", "null", "table.csv", "/proc/nothing", "/dev/null", "table.csv/x", f"'{'x' * 300}'",
     "model/config.json"),

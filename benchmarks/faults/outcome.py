@@ -28,7 +28,8 @@ CANARY = "canary"  # a file that only code out of a damaged file would write
 SCRIPT = "<script>alert(1)</script>"  # what must never stand on a page as it is
 _NEAR = 1e-3  # kernels may differ by so much of a figure
 _MOST_LINES = 12  # of an error, a line for each thing that is wrong
-_CLOCK = re.compile(r"second|latency|time|_s$|disk_mb|size_ratio")  # and what a longer config adds to
+# figures that change from run to run: times, what the fastest kernel holds, and what a longer config adds to
+_VARIES = re.compile(r"second|latency|time|_s$|resident_mb|disk_mb|size_ratio")
 _SAID = re.compile(
     r"skip|damage|again|anew|ignor|left out|cannot be read|not used|no record|unreadable|redo|warning", re.IGNORECASE
 )
@@ -49,7 +50,7 @@ def trained(runs: str) -> Callable[[Path, str], Figures]:
         for path in sorted((home / runs).glob("*/*/curves.jsonl")):
             name = path.parent.name.rpartition("-")[0]
             for number, row in enumerate(_lines(path)):
-                kept = {key: value for key, value in flat(row).items() if not _CLOCK.search(key)}
+                kept = {key: value for key, value in flat(row).items() if not _VARIES.search(key)}
                 found |= {f"curve {path.parents[1].name}/{name} {number} {key}": value for key, value in kept.items()}
         return found
 
@@ -71,7 +72,7 @@ def reported(runs: str) -> Callable[[Path, str], Figures]:
                 for section in sections
                 for point in [*section["points"], *section.get("published", [])]
                 for name, figure in point["figures"].items()
-                if not _CLOCK.search(name)
+                if not _VARIES.search(name)
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
@@ -191,7 +192,7 @@ def _records(runs: Path) -> Figures:
     for row in _lines(runs / "records.jsonl"):
         if isinstance(row, dict) and isinstance(row.get("metrics"), dict):
             name = f"{row.get('name')}/{row.get('stage')}"
-            found |= {f"{name} {key}": value for key, value in row["metrics"].items() if not _CLOCK.search(key)}
+            found |= {f"{name} {key}": value for key, value in row["metrics"].items() if not _VARIES.search(key)}
     return found
 
 

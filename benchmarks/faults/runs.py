@@ -265,7 +265,8 @@ def tables(world: Path) -> Iterator[Case]:
     for suffix in ("csv", "tsv", "jsonl", "parquet"):
         data = (*DATA, f"data.path=table.{suffix}")
         command: Command = evaluate("model", data=data)
-        yield from every("data", f"table.{suffix}", command, damage.BYTES, PLACES, CODE, differs=True)
+        places = {name: change for name, change in PLACES.items() if name != "a terabyte"}  # a corpus may be huge
+        yield from every("data", f"table.{suffix}", command, damage.BYTES, places, CODE, differs=True)
     for name, change in {**JSON, **LINES_OF_CURVES}.items():
         command = evaluate("model", data=(*DATA, "data.path=table.jsonl"))
         yield Case("data", f"table.jsonl: {name}", command, on("table.jsonl", change), True)
