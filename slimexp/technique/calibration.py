@@ -75,7 +75,7 @@ class Statistics:
 
 
 def check_called(outline: Family, layers: Mapping[str, Layer]) -> None:
-    """Refuse layers whose weight the model multiplies itself: their inputs do not show, and no kernel takes their place.
+    """Refuse layers whose weight the model multiplies itself: their inputs do not show, and no kernel can replace them.
 
     Mamba does so with ``dt_proj``. The model runs once on the meta device; one whose way depends on numbers (a mixture
     that routes tokens) does not run there, and is not judged.
