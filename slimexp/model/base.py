@@ -16,6 +16,8 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.pytorch_utils import Conv1D
 
 from slimexp.loss.base import IGNORE as IGNORE  # what no loss counts, no family labels
+from slimexp.model.special_tokens import align
+from slimexp.model.tokenizer import unchanged
 
 Text = tuple[str, str | None, int | None]  # source, target (seq2seq), label (classification)
 Batch = dict[str, Tensor]
@@ -43,18 +45,21 @@ class Family(ABC):
 
     Args:
         model: Any transformers model of this family.
-        tokenizer: Its tokenizer; must have a padding token.
+        tokenizer: Its tokenizer; it stays as it is.
         max_length: Longest sequence in tokens; longer ones are cut.
 
     Attributes:
         task: The corpus task this family serves.
+        pad_id: What batches are padded with.
+
+    Raises:
+        ValueError: Tokenizer, config and generation settings contradict each other, see ``special_tokens.align``.
     """
 
     task: ClassVar[str]
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
-        if tokenizer.pad_token_id is None:
-            raise ValueError(f"tokenizer of {model.config.model_type} has no padding token: set tokenizer.pad_token")
+        self.pad_id = align(model, tokenizer)
         self.model = model
         self.tokenizer = tokenizer
         self.max_length = max_length
@@ -124,17 +129,18 @@ class Family(ABC):
             ids: list[list[int]] = self.tokenizer(list(texts), truncation=truncate, max_length=limit)["input_ids"]
             return ids
         # Straight to the Rust tokenizer: the wrapper around it takes eight times as long for one batch.
-        backend = self.tokenizer.backend_tokenizer
-        backend.no_padding()
-        backend.enable_truncation(self.max_length) if truncate else backend.no_truncation()
-        return [encoding.ids for encoding in backend.encode_batch_fast(list(texts))]
+        backend, side = self.tokenizer.backend_tokenizer, self.tokenizer.truncation_side
+        with unchanged(self.tokenizer):
+            backend.no_padding()
+            backend.enable_truncation(self.max_length, direction=side) if truncate else backend.no_truncation()
+            return [encoding.ids for encoding in backend.encode_batch_fast(list(texts))]
 
     def pad(self, rows: Sequence[Sequence[int]], multiple: int = 1) -> tuple[Tensor, Tensor]:
         """Ids -> (ids [B, T] padded at the end, mask [B, T] of the real ones); T is a multiple of ``multiple``."""
         width = -(-max(len(row) for row in rows) // multiple) * multiple
         lengths = np.array([len(row) for row in rows])
         mask = np.arange(width) < lengths[:, None]
-        ids = np.full(mask.shape, self.tokenizer.pad_token_id, dtype=np.int64)
+        ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
         ids[mask] = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
         return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 

@@ -31,6 +31,7 @@ from slimexp.model.cache import cache_bits, round_cache
 from slimexp.model.causal_lm import CausalLm
 from slimexp.model.encoder import Encoder
 from slimexp.model.seq2seq import Seq2Seq
+from slimexp.model.special_tokens import COUNT_FROM_PADDING
 from slimexp.model.surgery import Cut
 from slimexp.model.tokenizer import TokenizerRecipe
 from slimexp.quantizer.packing import decompress
@@ -44,27 +45,6 @@ _FAMILIES: dict[str, tuple[Any, type[Family]]] = {
 }
 
 _SHAPES_MODEL = (".safetensors", ".bin", ".json", ".txt", ".model", ".tiktoken")  # files of weights, config, tokenizer
-
-# The first token of these is at position pad_token_id + 1 (create_position_ids_from_input_ids of transformers).
-_COUNT_FROM_PADDING = frozenset(
-    {
-        "camembert",
-        "data2vec-text",
-        "esm",
-        "ibert",
-        "layoutlmv3",
-        "lilt",
-        "longformer",
-        "luke",
-        "markuplm",
-        "mpnet",
-        "roberta",
-        "roberta-prelayernorm",
-        "xlm-roberta",
-        "xlm-roberta-xl",
-        "xmod",
-    }
-)
 
 
 class Pretrained(Source):
@@ -87,7 +67,8 @@ class Pretrained(Source):
         return config
 
     def load_tokenizer(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
-        return _with_padding(_reach(AutoTokenizer, self.folder))
+        tokenizer: PreTrainedTokenizerBase = _reach(AutoTokenizer, self.folder)
+        return tokenizer
 
     def outline(self, *, task: str, labels: Sequence[str]) -> Family:
         auto, family = _FAMILIES[task]
@@ -235,7 +216,7 @@ def from_folder(folder: str | Path, task: str, max_length: int, dtype: torch.dty
 def family_of(model: PreTrainedModel, folder: str | Path, task: str, max_length: int) -> Family:
     """A family of a model that is loaded, with the tokenizer in its folder."""
     round_cache(model, cache_bits(model.config))
-    return family_named(task)(model, _with_padding(AutoTokenizer.from_pretrained(folder)), max_length=max_length)
+    return family_named(task)(model, AutoTokenizer.from_pretrained(folder), max_length=max_length)
 
 
 def check_checkpoint(tensors: Iterable[tuple[str, Tensor]], path: str | Path) -> None:
@@ -328,7 +309,7 @@ def _validate(config: PreTrainedConfig, task: str, name: str, max_length: int) -
 def _longest(config: PreTrainedConfig) -> int | None:
     """Tokens that the model has positions for; ``None`` where any length will do."""
     positions: int | None = getattr(config, "max_position_embeddings", None)
-    if positions is not None and config.model_type in _COUNT_FROM_PADDING:
+    if positions is not None and config.model_type in COUNT_FROM_PADDING:
         return positions - (config.pad_token_id or 0) - 1
     return positions
 
@@ -350,9 +331,3 @@ def _label_options(config: PreTrainedConfig, labels: Sequence[str]) -> dict[str,
             "labels, or take a model without a classifier's head"
         )
     return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-
-
-def _with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer

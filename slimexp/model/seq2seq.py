@@ -24,7 +24,7 @@ class Seq2Seq(Family):
         labels = batch["labels"]
         start = self.model.config.decoder_start_token_id
         decoder_input_ids = torch.cat([torch.full_like(labels[:, :1], start), labels[:, :-1]], dim=1)
-        decoder_input_ids = decoder_input_ids.masked_fill(decoder_input_ids == IGNORE, self.tokenizer.pad_token_id)
+        decoder_input_ids = decoder_input_ids.masked_fill(decoder_input_ids == IGNORE, self.pad_id)
         output = self.model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],

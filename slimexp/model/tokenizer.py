@@ -1,7 +1,8 @@
 """Tokenizers that need no download: bytes as they are, or byte-pair encoding trained on the corpus; and saving any."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -82,6 +83,21 @@ class Bpe(TokenizerRecipe):
                 return
             left -= len(text)
             yield text
+
+
+@contextmanager
+def unchanged(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Truncation and padding are what they were before, whatever a batch needs: they are saved with the tokenizer."""
+    if not tokenizer.is_fast:
+        yield
+        return
+    backend = tokenizer.backend_tokenizer
+    truncation, padding = backend.truncation, backend.padding
+    try:
+        yield
+    finally:
+        backend.no_truncation() if truncation is None else backend.enable_truncation(**truncation)
+        backend.no_padding() if padding is None else backend.enable_padding(**padding)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

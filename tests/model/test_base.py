@@ -128,8 +128,10 @@ def test_a_saved_tokenizer_does_not_remember_our_cutting(tiny: Tiny, task: str, 
 
 def test_a_tokenizer_must_pad(tiny: Tiny) -> None:
     family: Family = tiny("causal_lm")
-    family.tokenizer.pad_token = None
-    with pytest.raises(ValueError, match=r"tokenizer of llama has no padding token: set tokenizer\.pad_token"):
+    family.tokenizer.pad_token = family.tokenizer.eos_token = None
+    family.model.config.pad_token_id = family.model.config.eos_token_id = None
+    family.model.generation_config.pad_token_id = family.model.generation_config.eos_token_id = None
+    with pytest.raises(ValueError, match="tokenizer of llama has no padding token, and none that ends texts"):
         type(family)(family.model, family.tokenizer, max_length=8)
 
 

@@ -106,11 +106,13 @@ def test_classes_that_would_be_confused_are_refused(tiny_folder: Tiny, labels: t
 
 def test_a_tokenizer_without_padding_pads_with_its_end_token(tiny: Tiny, tmp_path: Path) -> None:
     family = tiny("causal_lm")
+    family.model.config.pad_token_id = None
     family.model.save_pretrained(tmp_path)
     family.tokenizer.pad_token = None
     family.tokenizer.save_pretrained(tmp_path)
     loaded = load(Pretrained(path=str(tmp_path), max_length=32), "causal_lm")
-    assert loaded.tokenizer.pad_token_id == loaded.tokenizer.eos_token_id
+    assert loaded.pad_id == loaded.tokenizer.eos_token_id and loaded.tokenizer.pad_token is None
+    assert loaded.model.config.pad_token_id == loaded.model.generation_config.pad_token_id == loaded.pad_id
     batch = loaded.encode([("a", None, None), ("abc", None, None)])
     assert batch["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
     assert (batch["labels"] != -100).sum(1).tolist() == [1, 3]  # the end token of a text is a label, padding is not

@@ -1,0 +1,138 @@
+"""Ids of padding, start and end: tokenizer, config and generation settings each hold them, and must mean the same."""
+
+from collections.abc import Iterable
+
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# The first token of these is at position pad_token_id + 1 (create_position_ids_from_input_ids of transformers).
+COUNT_FROM_PADDING = frozenset(
+    {
+        "camembert",
+        "data2vec-text",
+        "esm",
+        "ibert",
+        "layoutlmv3",
+        "lilt",
+        "longformer",
+        "luke",
+        "markuplm",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    }
+)
+_START_FROM_PADDING = ("t5", "mt5", "umt5", "longt5", "switch_transformers")  # as transformers documents of T5
+
+
+def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Let the config and the generation settings of ``model`` mean what its tokenizer means, in place.
+
+    - Padding is the tokenizer's; where it has none, or one that the model has no embedding for, the config's, else the
+      token that ends texts. The tokenizer itself stays as it is, since it is saved with the model.
+    - Generation stops at its own end tokens, and an encoder-decoder also at the one its targets end with.
+    - A decoder starts from the one token that config and generation settings agree on.
+
+    Ids that no embedding has (-1, say) count as not set.
+
+    Args:
+        model: On any device.
+        tokenizer: Its tokenizer.
+
+    Returns:
+        The id that batches are padded with.
+
+    Raises:
+        ValueError: Two of them contradict each other, or an id that is needed is nowhere; says which file to mend.
+    """
+    config, generation = model.config, getattr(model, "generation_config", None)
+    known = range(model.get_input_embeddings().weight.shape[0])  # type: ignore[union-attr,index,arg-type]
+    holders = [config, *([generation] if generation is not None else [])]
+    for holder in holders:
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
+            _drop_unknown(holder, name, known)
+    pad = _padding(config, holders, tokenizer, known)
+    _check_embedded(tokenizer, known, but=tokenizer.pad_token_id)
+    for holder in holders:
+        holder.pad_token_id = pad
+        if not _ids(holder.eos_token_id) and tokenizer.eos_token_id in known:
+            holder.eos_token_id = tokenizer.eos_token_id
+    if config.is_encoder_decoder:
+        _start(config, holders)
+        ends = _ids(generation.eos_token_id) if generation is not None else []
+        if generation is not None and tokenizer.eos_token_id in known and tokenizer.eos_token_id not in ends:
+            generation.eos_token_id = [*ends, tokenizer.eos_token_id]
+    return pad
+
+
+def _padding(
+    config: PreTrainedConfig, holders: Iterable[object], tokenizer: PreTrainedTokenizerBase, known: range
+) -> int:
+    own, counted = tokenizer.pad_token_id, config.pad_token_id
+    if config.model_type in COUNT_FROM_PADDING and counted is not None and own in known and own != counted:
+        raise ValueError(
+            f"positions of a {config.model_type} count from its padding, id {counted} in config.json, and the "
+            f"tokenizer pads with id {own} ('{tokenizer.pad_token}'): set its pad_token to '{_token(tokenizer, counted)}'"
+        )
+    ends = [end for holder in holders for end in _ids(holder.eos_token_id)]  # type: ignore[attr-defined]
+    found = next((one for one in (own, counted, tokenizer.eos_token_id, *ends) if one in known), None)
+    if found is None:
+        raise ValueError(
+            f"tokenizer of {config.model_type} has no padding token, and none that ends texts could stand for it: set "
+            "pad_token in tokenizer_config.json"
+        )
+    return int(found)
+
+
+def _start(config: PreTrainedConfig, holders: Iterable[object]) -> None:
+    """Let a decoder start from one token."""
+    named = {start for one in holders if (start := one.decoder_start_token_id) is not None}  # type: ignore[attr-defined]
+    if len(named) > 1:
+        first, second = sorted(named)
+        raise ValueError(
+            f"decoder_start_token_id is {first} in one of config.json and generation_config.json, and {second} in the "
+            "other: the decoder starts from one token; make them equal"
+        )
+    if not named and config.model_type in _START_FROM_PADDING:
+        named = {config.pad_token_id}
+    if not named and config.bos_token_id is not None:
+        named = {config.bos_token_id}  # as transformers generates
+    if not named:
+        raise ValueError(
+            f"decoder_start_token_id of this {config.model_type} is neither in config.json nor in "
+            "generation_config.json: set it to the token that targets start from"
+        )
+    for holder in holders:
+        holder.decoder_start_token_id = next(iter(named))  # type: ignore[attr-defined]
+
+
+def _check_embedded(tokenizer: PreTrainedTokenizerBase, known: range, *, but: int | None) -> None:
+    """Refuse a tokenizer with tokens that the model has no embedding for; a padding token is never read."""
+    lost = {token: i for token, i in tokenizer.get_vocab().items() if i not in known and i != but}
+    if lost:
+        token, last = max(lost.items(), key=lambda item: item[1])
+        raise ValueError(
+            f"the tokenizer has {len(lost)} tokens that the model has no embedding for, up to '{token}' with id {last} "
+            f"of {len(known)}: the tokenizer is of another model, or its added tokens were never trained; take the one "
+            "that the model was saved with"
+        )
+
+
+def _drop_unknown(holder: object, name: str, known: range) -> None:
+    """Forget ids that no token has."""
+    value = getattr(holder, name, None)
+    kept = [one for one in _ids(value) if one in known]
+    if value is not None and len(kept) != len(_ids(value)):
+        setattr(holder, name, (kept if isinstance(value, list) else kept[0]) if kept else None)
+    elif not hasattr(holder, name):
+        setattr(holder, name, None)
+
+
+def _ids(value: int | list[int] | None) -> list[int]:
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _token(tokenizer: PreTrainedTokenizerBase, index: int) -> str:
+    return str(tokenizer.convert_ids_to_tokens(index))
