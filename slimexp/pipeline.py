@@ -3,7 +3,6 @@
 import gc
 import hashlib
 import logging
-import signal
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from slimexp import artifact, record, reference
 from slimexp.checkpoint import Checkpoint
 from slimexp.config import build, chosen
+from slimexp.console import Terminated
 from slimexp.data.base import Corpus
 from slimexp.measure.base import Measure, Subject, directions, run, trivial
 from slimexp.model.base import Family, Source
@@ -226,11 +226,11 @@ class Pipeline:
                     f"{stage.name} was stopped at step {trainer.global_step} of {technique.steps} and is not finished: "
                     f"the same command goes on from there, or set pipeline.{stage.name}.steps to fewer"
                 )
-        except SystemExit as stop:
+        except SystemExit:
             if not trainer.interrupted:
                 raise
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt from stop  # Lightning makes exit status 1 of Ctrl-C, and ignores it from then on
+            # Lightning makes exit status 1 of Ctrl-C and SIGTERM
+            raise (Terminated if trainer.received_sigterm else KeyboardInterrupt) from None
 
     def _finish_measuring(self, stage: Stage, trained: float | None, tracker: Tracker) -> dict[str, float]:
         """Metrics of the stage, measured once, and its record."""
