@@ -27,7 +27,7 @@ from slimexp.model.base import Family, Source
 from slimexp.model.loading import Scratch
 from slimexp.point import figures, unshrunk
 from slimexp.quantizer.packing import kernel
-from slimexp.stage import DENSE, START, Stage, code_version, key, shaping
+from slimexp.stage import DENSE, START, Stage, at_work, code_version, key, shaping
 from slimexp.technique.finetune import Finetune
 from slimexp.tracker import Tracker
 
@@ -93,6 +93,7 @@ class Pipeline:
     def run(self) -> dict[str, float]:
         """Every stage in turn; returns the metrics of the last."""
         _quiet()
+        held = at_work(Path(self.cfg.runs))
         tracker: Tracker = build(self.cfg.logger)
         tracker.start(name=self.cfg.name, config=_resolved(self.cfg))
         try:
@@ -109,6 +110,7 @@ class Pipeline:
             return metrics
         finally:
             tracker.finish()
+            held.close()
 
     def _inspect(self, techniques: Sequence[Finetune]) -> None:
         """Show the model's layers to the stages that meet them as they are: removal leaves others."""
