@@ -82,7 +82,7 @@ def test_names_are_those_of_artifacts() -> None:
     """Read, not imported: cleaning needs no torch, whose import takes seconds."""
     source = (Path(removal.__file__).parent / "artifact.py").read_text()
     names = dict(re.findall(r'^(MANIFEST|TRAINING) = "(.+)"$', source, re.MULTILINE))
-    assert removal.MANIFEST == names["MANIFEST"] and set(names.values()) == removal.BESIDE
+    assert names["MANIFEST"] == removal.MANIFEST and set(names.values()) == removal.BESIDE
 
 
 def test_only_what_no_front_needs_goes_and_figures_stay(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
