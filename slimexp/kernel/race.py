@@ -259,7 +259,7 @@ def _kept(path: Path | None, backends: Sequence[str]) -> Winners | None:
     except (OSError, ValueError, RecursionError):
         names = None
     if isinstance(names, list) and len(names) == 2 and all(name in backends for name in names):
-        return Winners(*names, settled=True)
+        return Winners(names[0], names[1], settled=True)
     store.say(f"{path} is no result of a race: its layers are raced anew")
     return None
 
