@@ -68,7 +68,7 @@ def interruptible(kept: str = "the same command begins anew") -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end the program alike, by one line and status 130 or 143.
 
     A signal that the process was started to ignore, or that another library handles, is left to them, and processes
-    that are forked from this one end at once, as by default.
+    that are forked from this one heed both as by default.
 
     Args:
         kept: What becomes of the work done so far, for the line.
@@ -76,7 +76,10 @@ def interruptible(kept: str = "the same command begins anew") -> Iterator[None]:
     stops = _Stops()
     try:
         yield
-    except KeyboardInterrupt as stop:
+    except (KeyboardInterrupt, Exception) as error:  # an error after a signal, of a worker that it ended too, is noise
+        stop = error if isinstance(error, KeyboardInterrupt) else stops.raised
+        if stop is None:
+            raise
         what = "terminated" if isinstance(stop, Terminated) else "interrupted"
         print(f"{what}: {kept}", file=sys.stderr)
         sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
@@ -88,7 +91,8 @@ class _Stops:
     """Handlers of SIGINT and SIGTERM: the first raises, what follows at once is the same wish, a later one ends."""
 
     def __init__(self) -> None:
-        self._owner, self._stopped = os.getpid(), 0.0
+        self.raised: KeyboardInterrupt | None = None
+        self._owner, self._since = os.getpid(), 0.0
         defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
         here = threading.current_thread() is threading.main_thread()
         self._before = {number: old for number, old in defaults.items() if here and signal.getsignal(number) is old}
@@ -98,17 +102,20 @@ class _Stops:
     def restore(self) -> None:
         """Put the handlers back, unless the program is about to end by one."""
         for number, old in self._before.items():
-            if not self._stopped:
+            if self.raised is None:
                 signal.signal(number, old)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
+            if number == signal.SIGINT:
+                signal.default_int_handler(number, frame)
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        elif not self._stopped:
-            self._stopped = time.monotonic()
-            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-        elif time.monotonic() - self._stopped > _AGAIN_S:
+        elif self.raised is None:
+            self._since = time.monotonic()
+            self.raised = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+            raise self.raised
+        elif time.monotonic() - self._since > _AGAIN_S:
             _leave(128 + number)
 
 

@@ -138,6 +138,11 @@ STOPS = {
         143,
         "terminated: kept",
     ),
+    "an error after it": (
+        "try: os.kill(os.getpid(), signal.SIGTERM)\n    finally: raise RuntimeError('a worker is killed')",
+        143,
+        "terminated: kept",
+    ),
     "later": (
         "console._AGAIN_S = 0\n"
         "    try: os.kill(os.getpid(), signal.SIGINT)\n"
