@@ -3,30 +3,60 @@
 Weights go, figures stay: records, curves and logs are left, so every point remains in the report, and
 ``python -m slimexp.train`` with the overrides of its record (the page shows them) makes its weights again. What is on
 the front of the axes asked for, may belong there for all that is known, or serves another run as model or teacher
-stays. Says what would go; ``--yes`` does it.
+stays, and so does all that no stage of these runs wrote. Nothing goes while a run is at work. Says what would go;
+``--yes`` does it.
 """
 
 import argparse
-import fcntl
 import os
-import shutil
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from slimexp import console
+from slimexp import console, removal
 from slimexp.point import flat
-from slimexp.record import Record, read
+from slimexp.record import FILE, Record, read
 from slimexp.section import Section, load
+from slimexp.stage import RUNNING
 
 DAY = 86_400  # seconds
+STUCK = 1
+
+
+@dataclass(frozen=True, order=True)
+class Going:
+    """What may go.
+
+    Attributes:
+        path: A model, a checkpoint or what is left of one, in the folder of a stage.
+        key: Of the stage that made the model; ``None`` for what is unfinished.
+        first: Whether that stage is the first of its run.
+    """
+
+    path: Path
+    key: str | None = None
+    first: bool = False
+
+    def check(self, stage: int, name: str) -> int:
+        """Bytes that ``name``, as it is called now in the opened folder ``stage``, would leave free.
+
+        Raises:
+            removal.Kept: It is not this package's to remove.
+            OSError: It cannot be removed.
+        """
+        if self.key is not None:
+            removal.check_model(stage, name, self.key, root=self.first)
+        return removal.size(stage, name)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns 0, or 2 after one line of error."""
-    with console.output():
+    """Command line; returns 0, 1 where something could not be removed, or 2 after one line of error."""
+    with console.output(), console.interruptible("what is removed is gone, the same command goes on from there"):
         return _main(arguments)
 
 
@@ -50,82 +80,154 @@ def _main(arguments: Sequence[str] | None) -> int:
         found = load(asked.runs, x=asked.x, y=asked.y, z=asked.z)
         if not asked.runs.is_dir():
             raise ValueError(f"{asked.runs} is a file: name the folder of the runs")
-        _refuse_sweeps(asked.runs)
-        gone = [*(unfinished(asked.runs) if asked.unfinished else ())]
-        gone += dominated(found, read(asked.runs), asked.runs) if asked.dominated else []
-        total = sum(_cleaned(path, days=asked.days, yes=asked.yes) for path in gone)
-    except (ValueError, OSError) as error:
+        runs = asked.runs.resolve()
+        with ExitStack() as held:
+            _hold(held, removal.locks(runs))
+            gone = [*(unfinished(runs) if asked.unfinished else ())]
+            gone += dominated(found, runs) if asked.dominated else []
+            if asked.yes:
+                _hold(held, _absent_locks(gone, runs))
+            freed = [_cleaned(one, runs, shown=asked.runs, days=asked.days, yes=asked.yes) for one in gone]
+    except (ValueError, OSError, MemoryError) as error:
         print(
             f"error: {console.disk_fault(error, str(asked.runs), setting='another folder') or error}", file=sys.stderr
         )
         return console.USER_ERROR
+    total = sum(bytes_ for bytes_ in freed if bytes_ is not None)
     print(f"{total / 1e6:.1f} MB {'freed' if asked.yes else 'would be freed: add --yes to do it'}")
-    return 0
+    return STUCK if None in freed else 0
 
 
-def unfinished(runs: Path) -> Iterator[Path]:
+def unfinished(runs: Path) -> Iterator[Going]:
     """Checkpoints, and what a kill left half-written; a model set aside to be replaced stays where it is the last."""
-    for stage in sorted({path.parent for path in runs.rglob("lock")}):
-        yield from sorted(stage.glob("checkpoint.*"))
-        yield from sorted(stage.glob(".artifact.*.partial"))
-        if (stage / "artifact").is_dir():
-            yield from sorted(stage.glob(".artifact.*.old"))
+    for stage in removal.stages(runs):
+        whole = (stage / removal.MODEL / removal.MANIFEST).is_file()
+        for name in sorted(os.listdir(stage)):
+            half = removal.HALF.fullmatch(name)
+            if removal.CHECKPOINT.fullmatch(name) or (half and (half["kind"] == "partial" or whole)):
+                yield Going(stage / name)
 
 
-def dominated(found: Sequence[Section], records: Sequence[Record], runs: Path) -> list[Path]:
+def dominated(found: Sequence[Section], runs: Path) -> list[Going]:
     """Models that some section's front beats, no section needs and no record names as a model or teacher."""
-    kept = {Path(leaf).resolve() for record in records for _, leaf in flat(record.config) if isinstance(leaf, str)}
-    beaten: set[Path] = set()
+    beaten: set[str] = set()
+    needed: set[str] = set()
     for section in found:
         for index, point in enumerate(section.points):
-            useful = index in section.front or section.undecided(index) or not section.drawn(index)
-            models = {(runs / artifact).resolve() for artifact in point.artifacts}
-            kept |= models if point.dense or useful else set()
-            beaten |= models
-    return sorted(path for path in beaten - kept if path.is_dir())
+            useful = point.dense or index in section.front or section.undecided(index) or not section.drawn(index)
+            (needed if useful else beaten).update(point.keys)
+    rows = list(_rows(runs))
+    named, stages = _named(rows)
+    named |= {(folder / row.artifact).resolve() for folder, row in rows if row.key in needed if _is_path(row.artifact)}
+    going = {one for folder, row in rows if row.key in beaten - needed and (one := _made(folder, row)) is not None}
+    return sorted(
+        one
+        for one in going
+        if one.path.parent.name not in stages and not any(path.is_relative_to(one.path) for path in named)
+        if os.path.lexists(one.path)
+    )
 
 
-def _refuse_sweeps(runs: Path) -> None:
-    """Trials of a sweep read the stages of others, whatever the locks of these say."""
-    for lock in runs.rglob("sweep/lock"):
-        with _alone(lock.parent) as free:
-            if not free:
-                raise ValueError(f"a sweep is at work in {lock.parent}: clean when it has ended")
+def _rows(runs: Path) -> Iterator[tuple[Path, Record]]:
+    """Every record below ``runs``, and the runs folder that its paths start from."""
+    for at, folders, files in os.walk(runs):
+        folders.sort()
+        if FILE in files:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # ``load`` has told them
+                yield from ((Path(at), row) for row in read(Path(at, FILE)))
 
 
-def _cleaned(path: Path, *, days: float, yes: bool) -> int:
-    """Remove ``path``, or say that it would go; bytes it takes, 0 where it stays."""
-    with _alone(path.parent) as free:
-        if not free or not path.exists() or time.time() - path.stat().st_mtime < days * DAY:
-            return 0
-        files = [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
-        size = sum(file.stat().st_size for file in files)
-        print(f"{'removed' if yes else 'would remove'} {path} ({size / 1e6:.1f} MB)")
-        if yes:
-            _remove(path)
-        return size
+def _made(folder: Path, row: Record) -> Going | None:
+    """The model that a stage of the runs in ``folder`` wrote; ``None`` for one that was only measured."""
+    parts = PurePosixPath(row.artifact).parts if _is_path(row.artifact) else ()
+    own = len(parts) > 2 and parts[-2:] == (f"{row.stage}-{row.key}", removal.MODEL)
+    if not own or ".." in parts or parts[0] == "/" or not removal.STAGE.fullmatch(parts[-2]):
+        return None
+    return Going(folder.joinpath(*parts), row.key, first=row.parent is None)
 
 
-def _remove(path: Path) -> None:
-    """Under another name first: half a model must not be taken for a finished one."""
-    if not path.is_dir():
-        path.unlink()
-        return
-    going = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.partial")
-    os.replace(path, going)
-    shutil.rmtree(going)
+def _named(rows: Sequence[tuple[Path, Record]]) -> tuple[set[Path], set[str]]:
+    """Paths that configurations name, and names of stages in them: a run may have been started from anywhere."""
+    texts = {(folder, text) for folder, row in rows for text in _texts(row.config)}
+    paths: set[Path] = set()
+    for folder, text in texts:
+        home = Path(os.path.expanduser(text))
+        paths |= {Path(os.path.realpath(start / home)) for start in (Path.cwd(), folder, *folder.parents)}
+    return paths, {part for _, text in texts for part in PurePosixPath(text).parts if removal.STAGE.fullmatch(part)}
 
 
-@contextmanager
-def _alone(stage: Path) -> Iterator[bool]:
-    """Whether no process works on the stage; none can begin meanwhile."""
-    with (stage / "lock").open("a") as file:
+def _texts(tree: Any) -> Iterator[str]:
+    """What may be a path in a configuration."""
+    yield from (leaf for _, leaf in flat(tree) if _is_path(leaf))
+
+
+def _is_path(leaf: object) -> bool:
+    """Whether the system could take it for one."""
+    encoded = leaf.encode(errors="replace") if isinstance(leaf, str) else b""
+    return 0 < len(encoded) < 4096 and b"\0" not in encoded and encoded.decode() == leaf
+
+
+def _hold(held: ExitStack, locks: Iterator[Path]) -> None:
+    """Keep runs and sweeps from beginning, and refuse where one is at work: it reads the stages of others.
+
+    Raises:
+        ValueError: One is, or that cannot be told.
+    """
+    for lock in locks:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+            free = held.enter_context(removal.alone(lock, create=not lock.exists()))
+        except removal.Kept as why:
+            raise ValueError(f"whether a run is at work in {lock.parent} is not known: {why}") from None
+        if not free:
+            what = "run" if lock.name == RUNNING else "sweep"
+            raise ValueError(f"a {what} is at work in {_working(lock)}: clean when it has ended")
+
+
+def _working(lock: Path) -> Path:
+    """The stage that is locked, of a run; else the folder of the lock."""
+    for stage in removal.stages(lock.parent) if lock.name == RUNNING else ():
+        try:
+            with removal.alone(stage / removal.LOCK) as free:
+                if not free:
+                    return stage
+        except removal.Kept:
+            continue
+    return lock.parent
+
+
+def _absent_locks(gone: Sequence[Going], runs: Path) -> Iterator[Path]:
+    """Of the runs folders where something goes, those that no run has locked yet."""
+    parents = {folder for one in gone for folder in one.path.parents if folder.is_relative_to(runs)}
+    for folder in sorted(parents):
+        if (folder / FILE).is_file() and not os.path.lexists(folder / RUNNING):
+            yield folder / RUNNING
+
+
+def _cleaned(one: Going, runs: Path, *, shown: Path, days: float, yes: bool) -> int | None:
+    """Remove it, or say that it would go; bytes of disk, 0 where it stays and ``None`` where it cannot be removed."""
+    path, name = shown / one.path.relative_to(runs), one.path.name
+    try:
+        with removal.opened(one.path.parent, runs) as stage, removal.alone(removal.LOCK, stage) as free:
+            if not free:
+                print(f"stays: {path}: a process works on it")
+                return 0
+            changed = os.stat(name, dir_fd=stage, follow_symlinks=False).st_mtime
+            if time.time() - changed < days * DAY:
+                return 0
+            taken = one.check(stage, name)
+            if yes:
+                taken = removal.remove(stage, name, lambda going: one.check(stage, going))
+            print(f"{'removed' if yes else 'would remove'} {path} ({taken / 1e6:.1f} MB)")
+            return taken
+    except FileNotFoundError:
+        return 0  # another process was faster
+    except removal.Kept as why:
+        print(f"stays: {path}: {why}")
+        return 0
+    except OSError as error:
+        print(f"cannot remove {path}: {error.strerror or error}", file=sys.stderr)
+        return None
 
 
 if __name__ == "__main__":

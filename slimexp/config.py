@@ -241,10 +241,10 @@ def main(task: Task, config_name: str = "config") -> None:
     """Run ``task`` on the config that the command line describes.
 
     A user's error, a full disk and a folder that cannot be written are one message on stderr and exit status 2
-    (``SLIMEXP_TRACEBACK=1`` shows where it was raised), a bug a traceback, Ctrl-C one line and status 130. In a
-    multirun every job that fails is reported when it fails and the others go on.
+    (``SLIMEXP_TRACEBACK=1`` shows where it was raised), a bug a traceback, Ctrl-C and SIGTERM one line and status 130
+    or 143. In a multirun every job that fails is reported when it fails and the others go on.
     """
-    with console.output():
+    with console.output(), console.interruptible(console.GOES_ON):
         if {"-h", "--help"} & set(sys.argv[1:]):
             print(_help(task))
         else:
@@ -256,9 +256,6 @@ def _run(task: Task, config_name: str) -> None:
     run = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(_reporting(task))
     try:
         run()
-    except KeyboardInterrupt:
-        print("interrupted: what is finished is kept, the same command goes on from there", file=sys.stderr)
-        sys.exit(console.INTERRUPTED)
     except Exception as error:
         status = _report(error, config_name)
         if status is None and not getattr(error, "reported", False):

@@ -1,4 +1,4 @@
-"""What a program says of a long loop, and when its surroundings give way: a disk, a folder, a reader."""
+"""What a program says of a long loop, and when its surroundings give way: a disk, a folder, a reader, a user."""
 
 import errno
 import io
@@ -7,18 +7,43 @@ import re
 import select
 import signal
 import sys
+import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from types import FrameType
+from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
 
 USER_ERROR = 2
 INTERRUPTED = 128 + signal.SIGINT  # as a shell counts
+TERMINATED = 128 + signal.SIGTERM
 UNREAD = 128 + signal.SIGPIPE
+GOES_ON = "what is finished is kept, the same command goes on from there"
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_SHUT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+_AGAIN_S = 2.0  # ``timeout`` signals a process and then its group, and fingers are impatient
+_TORN = -1  # torch.save does not say why
+_FULL = {
+    errno.ENOSPC: "no space left",
+    errno.EDQUOT: "no space left",
+    _TORN: "a file could not be written whole, for want of space or by a limit (ulimit -f),",
+}
+_SHUT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
+_BROKEN = {errno.EIO, errno.ESTALE, errno.EREMOTEIO}
+_FILES = {errno.EMFILE, errno.ENFILE}
+_NUMBER = re.compile(r"(?:os error |\[?Errno )(\d+)")
+_TOLD = {
+    **{os.strerror(number): number for number in (*_FULL, *_BROKEN, *_FILES, errno.EFBIG, errno.ENOMEM)},
+    "PytorchStreamWriter failed": _TORN,
+    "enforce fail at inline_container": _TORN,
+    "DefaultCPUAllocator: ": errno.ENOMEM,
+    "CUDA out of memory": errno.ENOMEM,
+}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a program as Ctrl-C does."""
 
 
 @contextmanager
@@ -38,6 +63,67 @@ def output() -> Iterator[None]:
         sys.exit(UNREAD)
 
 
+@contextmanager
+def interruptible(kept: str = "the same command begins anew") -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the program alike, by one line and status 130 or 143.
+
+    A signal that the process was started to ignore, or that another library handles, is left to them, and processes
+    that are forked from this one heed both as by default.
+
+    Args:
+        kept: What becomes of the work done so far, for the line.
+    """
+    stops = _Stops()
+    try:
+        yield
+    except (KeyboardInterrupt, Exception) as error:  # an error after a signal, of a worker that it ended too, is noise
+        stop = error if isinstance(error, KeyboardInterrupt) else stops.raised
+        if stop is None:
+            raise
+        what = "terminated" if isinstance(stop, Terminated) else "interrupted"
+        print(f"{what}: {kept}", file=sys.stderr)
+        sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
+    finally:
+        stops.restore()
+
+
+class _Stops:
+    """Handlers of SIGINT and SIGTERM: the first raises, what follows at once is the same wish, a later one ends."""
+
+    def __init__(self) -> None:
+        self.raised: KeyboardInterrupt | None = None
+        self._owner, self._since = os.getpid(), 0.0
+        defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+        here = threading.current_thread() is threading.main_thread()
+        self._before = {number: old for number, old in defaults.items() if here and signal.getsignal(number) is old}
+        for number in self._before:
+            signal.signal(number, self._stop)
+
+    def restore(self) -> None:
+        """Put the handlers back, unless the program is about to end by one."""
+        for number, old in self._before.items():
+            if self.raised is None:
+                signal.signal(number, old)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:
+            if number == signal.SIGINT:
+                signal.default_int_handler(number, frame)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif self.raised is None:
+            self._since = time.monotonic()
+            self.raised = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+            raise self.raised
+        elif time.monotonic() - self._since > _AGAIN_S:
+            _leave(128 + number)
+
+
+def _leave(status: int) -> NoReturn:
+    """End at once: whatever is written is written aside and renamed."""
+    os._exit(status)
+
+
 def counted(items: Collection[T], what: str) -> Iterator[T]:
     """``items``, and how many are done: on a terminal in a line that is written over, else a line at every tenth."""
     live, last = sys.stdout.isatty(), len(items)
@@ -54,30 +140,51 @@ def counted(items: Collection[T], what: str) -> Iterator[T]:
 
 
 def disk_fault(error: BaseException, folder: str | None, *, setting: str) -> str | None:
-    """What to tell of a full disk, or of a folder that cannot be written; ``None`` for anything else.
+    """What to tell of a disk, a folder or a memory that gives way; ``None`` for anything else.
 
     Args:
-        error: An ``OSError``, or what the Rust libraries raise instead, with the number in its text.
+        error: An ``OSError``, or what libraries in C++ and Rust raise instead, with the reason in its text.
         folder: Where the program writes.
         setting: How to choose another folder.
     """
-    number = error.errno if isinstance(error, OSError) else _rust_number(error)
+    number = _number(error)
     file = (error.filename2 or error.filename) if isinstance(error, OSError) else None  # the second is a copy's target
     ours = file is None or folder is None or _related(str(file), folder)
+    where, why = folder or file if ours else file, os.strerror(number or 0)
+    if number == errno.EFBIG:
+        return f"a file in {where} would be larger than allowed: raise ulimit -f, or choose another disk by {setting}"
     if number in _FULL:
         return (
-            f"no space left in {folder or file if ours else file}: free some and repeat the command, which goes on "
+            f"{_FULL[number]} in {where}: free some and repeat the command, which goes on "
             f"from what is finished, or choose a folder on another disk by {setting}"
         )
+    if number in _BROKEN:
+        return f"the disk under {file or where} fails ({why}): repeat the command, or choose another by {setting}"
+    if number in _FILES:
+        return f"{why.lower()}: raise the limit (ulimit -n) or use fewer workers, and repeat the command"
+    if number == errno.ENOMEM:
+        said = (str(error).strip().splitlines() or ["MemoryError"])[0]
+        return f"no memory left ({said[:200]}): free some, or use a smaller model, batch or max_length"
     if number in _SHUT and file is not None and ours:
-        why = "a file has that name" if number in (errno.EEXIST, errno.ENOTDIR) else os.strerror(number)
-        return f"cannot write to {file} ({why}): choose a folder of your own by {setting}"
+        why = "a file has that name" if number in (errno.EEXIST, errno.ENOTDIR) else why
+        return f"cannot write to {_short(str(file))} ({why}): choose a folder of your own by {setting}"
     return None
 
 
-def _rust_number(error: BaseException) -> int | None:
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return int(found[1]) if found else None
+def _number(error: BaseException) -> int | None:
+    """The system's number of an error, by itself or in the text."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
+    text = str(error)
+    if found := _NUMBER.search(text):
+        return int(found[1])
+    return next((number for phrase, number in _TOLD.items() if phrase in text), None)
+
+
+def _short(path: str) -> str:
+    return path if len(path) <= 200 else f"{path[:100]}...{path[-20:]}"
 
 
 def _related(file: str, folder: str) -> bool:

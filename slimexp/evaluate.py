@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,12 @@ STAGE = "evaluate"
 
 
 def evaluate(cfg: DictConfig) -> float | None:
-    """Check, load, measure, record; returns the headline, ``None`` if it is not measured."""
+    """Check, load, measure, record; returns the headline, ``None`` if it is not measured.
+
+    What was measured before an error or an interrupt is recorded too; readers merge it with what follows.
+    """
     check(cfg, schema=Evaluation)
-    from slimexp import artifact
-    from slimexp.measure.base import directions, run, trivial  # torch is imported only once the config is right
-    from slimexp.quantizer.packing import kernel
+    from slimexp.measure.base import run  # torch is imported only once the config is right
 
     began = time.monotonic()
     _check_device(cfg.device)
@@ -46,12 +48,39 @@ def evaluate(cfg: DictConfig) -> float | None:
     baseline = subject if dense in (None, source) else _subject(dense, cfg.device, corpus)
     metrics: dict[str, float] = {}
     compared: dict[str, float] = metrics if baseline is subject else {}
-    for name, measure in measures.items():  # shown as they come: some take a minute
-        found = run({name: measure}, subject, baseline, corpus)
-        if baseline is not subject:
-            compared |= run({name: measure}, baseline, baseline, corpus)
-        metrics |= found
-        print("\n".join(_lines(found, {} if baseline is subject else compared)), flush=True)
+    add = partial(_record, cfg, source, dense, subject, corpus, measures, metrics, compared, began)
+    finished: list[str] = []
+    try:
+        for name, measure in measures.items():  # shown as they come: some take a minute
+            metrics |= (found := run({name: measure}, subject, baseline, corpus))
+            if baseline is not subject:
+                compared |= run({name: measure}, baseline, baseline, corpus)
+            print("\n".join(_lines(found, {} if baseline is subject else compared)), flush=True)
+            finished.append(name)
+    except BaseException:
+        if metrics:
+            print(f"{add()}: {', '.join(finished) or 'the model without its baseline'}, of {', '.join(measures)}")
+        raise
+    print(add())
+    return metrics.get(corpus.headline)
+
+
+def _record(
+    cfg: DictConfig,
+    source: "Pretrained",
+    dense: "Pretrained | None",
+    subject: "Subject",
+    corpus: "Corpus",
+    measures: "dict[str, Measure]",
+    metrics: dict[str, float],
+    compared: dict[str, float],
+    began: float,
+) -> str:
+    """Add a record of ``metrics`` and of ``compared``, those of the dense model; says where to."""
+    from slimexp import artifact
+    from slimexp.measure.base import directions, trivial
+    from slimexp.quantizer.packing import kernel
+
     metrics |= artifact.reached(subject.folder)
     runs = Path(cfg.runs)
     row = record.Record(
@@ -79,8 +108,7 @@ def evaluate(cfg: DictConfig) -> float | None:
         **record.environment(),
     )
     record.append(runs / record.FILE, row)
-    print(f"recorded in {runs / record.FILE}")
-    return metrics.get(corpus.headline)
+    return f"recorded in {runs / record.FILE}"
 
 
 def _lines(metrics: dict[str, float], dense: dict[str, float]) -> Iterator[str]:

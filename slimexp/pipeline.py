@@ -3,7 +3,6 @@
 import gc
 import hashlib
 import logging
-import signal
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -20,13 +19,14 @@ from omegaconf import DictConfig, OmegaConf
 from slimexp import artifact, record, reference
 from slimexp.checkpoint import Checkpoint
 from slimexp.config import build, chosen
+from slimexp.console import Terminated
 from slimexp.data.base import Corpus
 from slimexp.measure.base import Measure, Subject, directions, run, trivial
 from slimexp.model.base import Family, Source
 from slimexp.model.loading import Scratch
 from slimexp.point import figures, unshrunk
 from slimexp.quantizer.packing import kernel
-from slimexp.stage import DENSE, START, Stage, code_version, key, shaping
+from slimexp.stage import DENSE, START, Stage, at_work, code_version, key, shaping
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.rows import inspect_stages
 from slimexp.tracker import Tracker
@@ -93,6 +93,7 @@ class Pipeline:
     def run(self) -> dict[str, float]:
         """Every stage in turn; returns the metrics of the last."""
         _quiet()
+        held = at_work(Path(self.cfg.runs))
         tracker: Tracker = build(self.cfg.logger)
         tracker.start(name=self.cfg.name, config=_resolved(self.cfg))
         try:
@@ -109,6 +110,7 @@ class Pipeline:
             return metrics
         finally:
             tracker.finish()
+            held.close()
 
     @cached_property
     def reference(self) -> Stage:
@@ -219,11 +221,11 @@ class Pipeline:
                     f"{stage.name} was stopped at step {trainer.global_step} of {technique.steps} and is not finished: "
                     f"the same command goes on from there, or set pipeline.{stage.name}.steps to fewer"
                 )
-        except SystemExit as stop:
+        except SystemExit:
             if not trainer.interrupted:
                 raise
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt from stop  # Lightning makes exit status 1 of Ctrl-C, and ignores it from then on
+            # Lightning makes exit status 1 of Ctrl-C and SIGTERM
+            raise (Terminated if trainer.received_sigterm else KeyboardInterrupt) from None
 
     def _finish_measuring(self, stage: Stage, trained: float | None, tracker: Tracker) -> dict[str, float]:
         """Metrics of the stage, measured once, and its record."""

@@ -31,7 +31,7 @@ _COLUMNS = {  # metric -> its column, of every table; the headline stands before
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 after one line of error."""
-    with console.output():
+    with console.output(), console.interruptible():
         return _main(arguments)
 
 

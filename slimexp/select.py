@@ -75,7 +75,7 @@ class Choice(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, 1 where a corpus has no model that fits, 2 after an error."""
-    with console.output():
+    with console.output(), console.interruptible():
         return _main(arguments)
 
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from slimexp import __version__
 
 DENSE = "dense"  # the stage that holds the model which others are compared with
+RUNNING = ".running"  # the file in a runs folder that every run holds, and ``slimexp.clean`` alone
 START = "start"  # the stage that holds what a run starts from, where that is not the dense model
 
 # Of a trainer: what is seen of a training, and the files Lightning would write of its own.
@@ -91,6 +92,21 @@ class Stage:
         partial = self.folder / "measures.partial"
         partial.write_text(json.dumps(content))
         os.replace(partial, self.folder / "measures.json")
+
+
+def at_work(runs: Path) -> IO[str]:
+    """Tell ``slimexp.clean`` that a run needs what lies in ``runs``, until what is returned is closed.
+
+    Runs hold it side by side; one that begins while models are removed waits until that is done.
+    """
+    runs.mkdir(parents=True, exist_ok=True)
+    file = (runs / RUNNING).open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"{runs} is being cleaned, waiting", flush=True)
+        fcntl.flock(file, fcntl.LOCK_SH)
+    return file
 
 
 def key(content: Mapping[str, Any]) -> str:

@@ -1,9 +1,12 @@
 """Run one experiment: ``python -m slimexp.train +experiment=distill_t5``."""
 
+from pathlib import Path
+
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from slimexp.config import check, main
+from slimexp.stage import at_work
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -11,8 +14,9 @@ def train(cfg: DictConfig) -> float | None:
     check(cfg)
     from slimexp.pipeline import Pipeline  # torch and Lightning are imported only once the config is right
 
-    pipeline = Pipeline(cfg, overrides=list(HydraConfig.get().overrides.task))
-    return pipeline.run().get(pipeline.corpus.headline)
+    with at_work(Path(cfg.runs)):  # from planning on: a plan counts on models that are there
+        pipeline = Pipeline(cfg, overrides=list(HydraConfig.get().overrides.task))
+        return pipeline.run().get(pipeline.corpus.headline)
 
 
 if __name__ == "__main__":

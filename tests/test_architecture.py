@@ -27,7 +27,7 @@ LAYERS = [
         "transaction_log",
         "hessian",
     ],
-    ["binding", "override", "uncertainty", "kernel"],
+    ["binding", "override", "uncertainty", "kernel", "removal"],
     ["point"],
     ["published"],
     ["section"],

@@ -1,13 +1,14 @@
 """Full disks, shut folders and readers that leave are told in one line, or in none."""
 
 import errno
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from slimexp.console import UNREAD, counted, disk_fault
+from slimexp.console import UNREAD, counted, disk_fault, interruptible
 
 pytestmark = pytest.mark.fast
 ROOT = Path(__file__).parents[1]
@@ -69,7 +70,23 @@ def test_a_loop_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypat
         (PermissionError(errno.EACCES, "no", "/"), "cannot write to / (Permission denied)"),
         (OSError(errno.EROFS, "no", "/runs"), "cannot write to /runs (Read-only file system)"),
         (FileExistsError(errno.EEXIST, "no", "/runs"), "cannot write to /runs (a file has that name)"),
+        (OSError(errno.ENAMETOOLONG, "no", "/runs/" + "x" * 300), "cannot write to /runs/xxx"),
+        (OSError(errno.ELOOP, "no", "/runs/a"), "cannot write to /runs/a (Too many levels of symbolic links)"),
+        (OSError(errno.EFBIG, "no"), "a file in /runs would be larger than allowed: raise ulimit -f"),
+        (Exception("I/O error: File too large (os error 27)"), "a file in /runs would be larger than allowed"),
+        (OSError(errno.EIO, "no", "/text.csv"), "the disk under /text.csv fails (Input/output error)"),
+        (OSError(errno.EIO, "no"), "the disk under /runs fails (Input/output error)"),
+        (OSError(errno.ESTALE, "no"), "the disk under /runs fails (Stale file handle)"),
+        (RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 1"), "a file could not be written"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"), "a file could not be"),
+        (RuntimeError("write: No space left on device"), "no space left in /runs"),
+        (
+            OSError("Caught OSError in DataLoader worker process 0.\nOSError: [Errno 122] Disk"),
+            "no space left in /runs",
+        ),
         (PermissionError(errno.EACCES, "no", "/text.csv"), None),
+        (OSError(errno.ENOENT, "No space left on device"), None),
+        (TimeoutError(errno.ETIMEDOUT, "no"), None),
         (FileNotFoundError(errno.ENOENT, "no", "/runs/a"), None),
         (PermissionError("no"), None),
         (ValueError("no"), None),
@@ -78,4 +95,104 @@ def test_a_loop_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypat
 def test_what_the_disk_refuses(error: Exception, expected: str | None) -> None:
     said = disk_fault(error, "/runs", setting="runs=FOLDER")
     assert said is None if expected is None else said is not None and said.startswith(expected)
-    assert said is None or said.endswith("by runs=FOLDER")
+    assert said is None or (said.endswith("by runs=FOLDER") and len(said) < 400)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.EMFILE, "no", "/a"), "too many open files: raise the limit (ulimit -n) or use fewer workers"),
+        (OSError(errno.ENFILE, "no"), "too many open files in system: raise the limit"),
+        (RuntimeError("unable to open file: Too many open files"), "too many open files: raise the limit"),
+        (MemoryError(), "no memory left (MemoryError): free some, or use a smaller model, batch or max_length"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "no memory left ([Errno 12] Cannot allocate memory): free"),
+        (Exception("mmap: Cannot allocate memory (os error 12)"), "no memory left (mmap: Cannot allocate memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "no memory left ([enforce fail]"),
+        (RuntimeError("CUDA out of memory. " + "Tried " * 200), "no memory left (CUDA out of memory. Tried"),
+    ],
+)
+def test_what_the_machine_lacks(error: Exception, expected: str) -> None:
+    said = disk_fault(error, "/runs", setting="runs=FOLDER")
+    assert said is not None and said.startswith(expected) and len(said) < 400
+
+
+def test_a_file_that_grows_beyond_the_limit_is_told(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from slimexp import console\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try:\n    open(sys.argv[1], 'wb', 0).write(b'x' * 1000) and open(sys.argv[1], 'ab', 0).write(b'x')\n"
+        "except OSError as error:\n    print(console.disk_fault(error, '/runs', setting='X'))"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "f")], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout.startswith("a file in /runs would be larger than allowed") and not run.stderr
+
+
+STOPS = {
+    "interrupt": ("raise KeyboardInterrupt", 130, "interrupted: kept"),
+    "Ctrl-C": ("os.kill(os.getpid(), signal.SIGINT)", 130, "interrupted: kept"),
+    "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", 143, "terminated: kept"),
+    "both": (
+        "try: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    finally:\n"
+        "        for number in (signal.SIGTERM, signal.SIGINT) * 3: os.kill(os.getpid(), number)",
+        143,
+        "terminated: kept",
+    ),
+    "an error after it": (
+        "try: os.kill(os.getpid(), signal.SIGTERM)\n    finally: raise RuntimeError('a worker is killed')",
+        143,
+        "terminated: kept",
+    ),
+    "later": (
+        "console._AGAIN_S = 0\n"
+        "    try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    finally: os.kill(os.getpid(), signal.SIGTERM); print('not reached')",
+        143,
+        "",
+    ),
+    "at the very end": ("atexit.register(os.kill, os.getpid(), signal.SIGINT)\n    raise KeyboardInterrupt", 130, None),
+    "ignored": ("os.kill(os.getpid(), signal.SIGTERM)", 0, ""),
+    "of another": ("os.kill(os.getpid(), signal.SIGTERM)", 7, ""),
+    "in a child": (
+        "if not (child := os.fork()): time.sleep(60)\n"
+        "    time.sleep(0.1); os.kill(child, signal.SIGTERM)\n"
+        "    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) + 20)",
+        20 - signal.SIGTERM,
+        "",
+    ),
+    "in a thread": (
+        "with concurrent.futures.ThreadPoolExecutor() as pool: pool.submit(inner).result()\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)",
+        143,
+        "terminated: kept",
+    ),
+    "nested": ("with console.interruptible('inner'): os.kill(os.getpid(), signal.SIGTERM)", 143, "terminated: inner"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STOPS)
+def test_a_signal_ends_a_program_by_one_line(case: str) -> None:
+    code, status, expected = STOPS[case]
+    before = {"ignored": "signal.SIG_IGN", "of another": "lambda number, frame: os._exit(7)"}.get(
+        case, "signal.SIG_DFL"
+    )
+    program = (
+        "import atexit, concurrent.futures, os, signal, sys, time; from slimexp import console\n"
+        f"signal.signal(signal.SIGTERM, {before})\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def inner():\n    with console.interruptible('inner'): pass\n"
+        f"with console.output(), console.interruptible('kept'):\n    {code}\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.returncode == status, run.stderr
+    if expected is not None:
+        assert (run.stdout, run.stderr) == ("", f"{expected}\n" if expected else "")
+    else:
+        assert "Traceback" not in run.stderr
+
+
+def test_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with interruptible():
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) != before
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

@@ -154,3 +154,36 @@ def broken(folder: Path) -> Path:
     state["shared.weight"][0, 0] = torch.nan
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError, RuntimeError])
+def test_what_is_measured_before_an_end_is_recorded_and_merged(
+    run: Pipeline, evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    stop: type[BaseException],
+) -> None:  # fmt: skip
+    from slimexp.measure.task import Task
+
+    dense, pruned = run.stages
+    with monkeypatch.context() as broken:
+        broken.setattr(Task, "measure", lambda *_: (_ for _ in ()).throw(stop("no")))
+        with pytest.raises((SystemExit, stop)):
+            evaluated(pruned.artifact, dense.artifact)
+    (row,) = record.read(Path(run.cfg.runs).parent / "evaluated")
+    expected = record.read(run.cfg.runs)[-1]
+    assert row.metrics["disk_mb"] == expected.metrics["disk_mb"] and "cer" not in row.metrics
+    assert row.baseline["disk_mb"] == expected.baseline["disk_mb"]
+    assert capsys.readouterr().out.splitlines()[-1].endswith("records.jsonl: size, of size, task")
+    assert evaluated(pruned.artifact, dense.artifact).metrics == expected.metrics
+    assert len(record.read(Path(run.cfg.runs).parent / "evaluated")) == 1
+    assert sections(record.read(Path(run.cfg.runs).parent / "evaluated"))
+
+
+def test_nothing_is_recorded_where_nothing_was_measured(
+    run: Pipeline, evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from slimexp.measure.size import Size
+
+    monkeypatch.setattr(Size, "measure", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(SystemExit, match="130"):
+        evaluated(run.stages[-1].artifact)
+    assert not (Path(run.cfg.runs).parent / "evaluated" / record.FILE).exists()

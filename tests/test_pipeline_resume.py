@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from slimexp import artifact, checkpoint, record
+from slimexp import artifact, checkpoint, clean, record
 from slimexp.config import check, compose
 from slimexp.pipeline import Pipeline
 
@@ -375,14 +375,21 @@ def test_a_killed_process_goes_on_where_it_was(many_steps: list[str], overrides:
     assert [row.stage for row in record.read(same_place.cfg.runs)] == ["dense", "finetune"]
 
 
-def test_ctrl_c_ends_with_one_line_and_keeps_what_is_finished(many_steps: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "times", "word"), [(signal.SIGINT, 1, "interrupted"), (signal.SIGTERM, 2, "terminated")]
+)
+def test_a_signal_ends_it_by_one_line_and_keeps_what_is_finished(
+    many_steps: list[str], tmp_path: Path, number: int, times: int, word: str
+) -> None:
     expected = pipeline(many_steps)
     process = start(many_steps, tmp_path)
     wait_for(expected.stages[-1].checkpoint, process)
-    process.send_signal(signal.SIGINT)
+    assert clean.main([str(expected.cfg.runs), "--dominated", "--unfinished", "--yes"]) == 2  # a run is at work
+    for _ in range(times):
+        process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.splitlines() == ["interrupted: what is finished is kept, the same command goes on from there"]
+    assert process.returncode == 128 + number
+    assert err.splitlines() == [f"{word}: what is finished is kept, the same command goes on from there"]
     assert [row["stage"] for row in records(expected)] == ["dense"]
     assert torch.load(expected.stages[-1].checkpoint, weights_only=True)["global_step"] >= 1
     artifact.deployed(expected.stages[0].artifact)

@@ -5,27 +5,39 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
+from slimexp.kernel import store
+
 SOURCE = Path(__file__).parent / "vnni.cpp"
 _FLAGS = ("-std=c++20", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
+_LONGEST_S = 300  # to compile, which takes ten
+_LARGEST = 100_000_000  # bytes of a library, which has a hundredth of it
+_SAID = 300  # letters of a compiler's complaint
 
 
 @functools.cache
 def failure() -> str | None:
     """Why there is no compiled kernel on this machine; ``None`` once it is compiled and loaded."""
     try:
-        torch.ops.load_library(_library())
+        _load()
     except subprocess.CalledProcessError as error:
-        lines = error.stderr.strip().splitlines() or [str(error)]
-        return f"it does not compile here: {next((line for line in lines if 'error' in line), lines[0])}"
-    except (RuntimeError, OSError) as error:
-        return str(error).strip().splitlines()[0]
-    return None
+        lines = [line for line in error.stderr.splitlines() if line.strip()] or [str(error)]
+        why = f"it does not compile here: {next((line for line in lines if 'error' in line), lines[0])}"
+    except (RuntimeError, OSError, ValueError) as error:
+        why = str(error).strip().splitlines()[0]
+    else:
+        return None
+    why = "".join(letter if letter.isprintable() else "?" for letter in why[:_SAID])
+    store.say(f"no compiled kernel, so layers run on those of torch: {why}")
+    return why
 
 
 def machine() -> tuple[str, ...]:
@@ -34,46 +46,118 @@ def machine() -> tuple[str, ...]:
     return platform.node(), platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.__version__, source
 
 
-def folder() -> Path:
-    """Where compiled kernels and results of races are kept: ``$SLIMEXP_CACHE``, else the user's cache folder."""
-    return Path(own) / "kernel" if (own := os.environ.get("SLIMEXP_CACHE")) else _users_folder()
-
-
-def _users_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slimexp" / "kernel"
-
-
-def _library() -> Path:
-    """One that is kept, wherever; else compiled now, for which ``_compile`` says what can go wrong."""
-    name = f"vnni-{hashlib.sha256(' '.join((*machine(), *_FLAGS)).encode()).hexdigest()[:16]}.so"
-    for place in (folder(), _users_folder()):
-        if (place / name).exists():
-            return place / name
-    _compile(folder() / name)
-    return folder() / name
-
-
-def _compile(to: Path) -> None:
-    """Aside and then renamed: other processes see a whole library or none.
+def _load() -> None:
+    """One that is kept, wherever; else one compiled now.
 
     Raises:
-        RuntimeError: There is no compiler.
-        subprocess.CalledProcessError: It fails.
+        RuntimeError: There is no compiler or no folder, or what was compiled is no such library.
+        OSError: It cannot be loaded.
+        ValueError: Others can write to the folder.
+        subprocess.CalledProcessError: The compiler fails.
     """
+    name = f"vnni-{hashlib.sha256(' '.join((*machine(), *_FLAGS)).encode()).hexdigest()[:16]}"
+    damaged: list[Path] = []
+    for kept in (kept for place in store.folders() if _own(place) for kept in sorted(place.glob(f"{name}-*.so"))):
+        try:
+            if _digest(store.read(kept, most=_LARGEST, trusted=True)) != kept.stem.rpartition("-")[2]:
+                raise ValueError("it is damaged")
+            _register(kept)
+            return
+        except (OSError, ValueError, RuntimeError) as error:
+            store.say(f"the compiled kernel {kept} is not used, and made anew: {str(error).splitlines()[0]}")
+            damaged.append(kept)
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         raise RuntimeError("no C++ compiler")
-    to.parent.mkdir(parents=True, exist_ok=True)
+    with _aside() as aside:
+        library = _compile(compiler, aside)
+        _register(library)  # before it is kept: what a compiler calls a success need not be one
+        for number, kept in enumerate(damaged):
+            with suppress(OSError):
+                os.rename(kept, aside / f"damaged{number}")
+        # whole or not at all, and its digest is in its name
+        os.replace(library, aside.parent / f"{name}-{_digest(library.read_bytes())}.so")
+
+
+def _own(place: Path) -> bool:
+    """Whether a folder is there, and what lies in it can be trusted."""
+    try:
+        store.check_own(place, place.stat())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _register(library: Path) -> None:
+    torch.ops.load_library(str(library))
+    if not hasattr(torch.ops.slimexp, "vnni"):
+        raise RuntimeError(f"{library.name} is a library without the kernel")
+
+
+@contextmanager
+def _aside() -> Iterator[Path]:
+    """A folder to compile in, inside the first where a library can be kept.
+
+    Raises:
+        RuntimeError: There is none; says why the first is not.
+    """
+    refused: list[str] = []
+    for place in store.folders():
+        try:
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            store.check_own(place, place.stat())
+            made = tempfile.TemporaryDirectory(dir=place, ignore_cleanup_errors=True)
+        except (OSError, ValueError) as error:
+            refused.append(f"{error.strerror}: {place}" if isinstance(error, OSError) else str(error))
+            continue
+        with made as aside:
+            yield Path(aside)
+        return
+    why = refused[0] if refused else "there is no home folder"
+    raise RuntimeError(f"{why}; name a folder of your own by SLIMEXP_CACHE=FOLDER")
+
+
+def _compile(compiler: str, aside: Path) -> Path:
+    """The library, in the folder ``aside``.
+
+    Raises:
+        RuntimeError: The compiler takes too long, or leaves nothing.
+        subprocess.CalledProcessError: It fails.
+    """
     home = Path(torch.__file__).parent
-    with tempfile.TemporaryDirectory(dir=to.parent) as aside:
-        compiled, linked = str(Path(aside) / "kernel.o"), str(Path(aside) / "kernel.so")
-        # Linked without OpenMP its calls find the library that torch has loaded: of two, both pools of threads spin.
-        for command in (
-            [compiler, *_FLAGS, f"-I{home / 'include'}", "-c", str(SOURCE), "-o", compiled],
-            [compiler, "-shared", compiled, f"-L{home / 'lib'}", "-lc10", "-ltorch_cpu", "-o", linked],
-        ):
-            subprocess.run(command, check=True, capture_output=True, text=True)
-        os.replace(linked, to)
+    compiled, linked = aside / "kernel.o", aside / "kernel.so"
+    # Linked without OpenMP its calls find the library that torch has loaded: of two, both pools of threads spin.
+    for command, made in (
+        ([*_FLAGS, f"-I{home / 'include'}", "-c", str(SOURCE), "-o", str(compiled)], compiled),
+        (["-shared", str(compiled), f"-L{home / 'lib'}", "-lc10", "-ltorch_cpu", "-o", str(linked)], linked),
+    ):
+        _run([compiler, *command])
+        if not made.is_file():
+            raise RuntimeError(f"the compiler {compiler} leaves no {made.name}")
+    linked.chmod(0o700)  # whatever the umask
+    return linked
+
+
+def _run(command: list[str]) -> None:
+    """Run a compiler, which is the head of several processes, and end all of them with it."""
+    silent = subprocess.DEVNULL
+    with subprocess.Popen(
+        command, stdin=silent, stdout=silent, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            _, said = process.communicate(timeout=_LONGEST_S)
+        except BaseException as error:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise RuntimeError(f"the compiler {command[0]} takes more than {_LONGEST_S} s") from None
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command[0], stderr=said.decode(errors="replace"))
 
 
 def has_vnni() -> bool:

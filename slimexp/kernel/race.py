@@ -4,16 +4,19 @@ import functools
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from slimexp.kernel import store
 from slimexp.kernel.base import Kernel, Packed
-from slimexp.kernel.build import folder, machine
+from slimexp.kernel.build import machine
 from slimexp.kernel.capture import captured
 from slimexp.kernel.dense import Dense, DenseBfloat16, DenseFloat32
 from slimexp.kernel.int_mm import IntMM
@@ -32,6 +35,7 @@ _LEAST_ROUNDS, _MOST_ROUNDS = 7, 40
 _WORTH = 1.25  # times faster that a second kernel for a layer must be, as it holds the weight again
 _REPEATS = 4  # calls per round of a kernel that runs many rows
 _IN_A_ROW = 32  # calls on a GPU between two looks at the clock
+_LONGEST = 1000  # bytes of a result that is kept
 _CACHE_BYTES, _MOST_COPIES, _MOST_ON_GPU = 64e6, 16, 64  # weights that no cache holds
 
 
@@ -233,17 +237,31 @@ def _winners(shape: tuple[object, ...], packed: Packed) -> Winners:
         return known
     backends = [backend.__name__ for backend in _able(packed, BACKENDS)]
     key = json.dumps([*machine(), _sources(), torch.get_num_threads(), *shape, *backends])
-    path = folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-    try:
-        few, many = json.loads(path.read_text())
-        found = Winners(few, many, settled=True)
-    except (OSError, ValueError):
+    name = f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    path = next((place / name for place in store.folders()), None)
+    if (found := _kept(path, backends)) is None:
         few_s, many_s = race(packed, FEW), race(packed, MANY)
         found = Winners(*winners(few_s, many_s), settled=settled(few_s) and settled(many_s))
-        if found.settled:
+        if found.settled and path is not None:
             _write(path, json.dumps([found.few, found.many]))
     _raced[shape] = found
     return found
+
+
+def _kept(path: Path | None, backends: Sequence[str]) -> Winners | None:
+    """What an earlier race found; ``None`` where there was none, or its result is none of ``backends``."""
+    if path is None:
+        return None
+    try:
+        names = json.loads(store.read(path, most=_LONGEST))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None
+    except (OSError, ValueError, RecursionError):
+        names = None
+    if isinstance(names, list) and len(names) == 2 and all(name in backends for name in names):
+        return Winners(names[0], names[1], settled=True)
+    store.say(f"{path} is no result of a race: its layers are raced anew")
+    return None
 
 
 @functools.cache
@@ -257,10 +275,9 @@ def _sources() -> str:
 
 def _write(path: Path, text: str) -> None:
     """Whole or not at all; where the cache cannot be written each process races for itself."""
-    beside = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text)
-        os.replace(beside, path)
-    except OSError:
-        return
+    with suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as aside:
+            beside = Path(aside) / path.name
+            beside.write_text(text)
+            os.replace(beside, path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
+from slimexp.console import Terminated
 from slimexp.page.content import content, nothing
 from slimexp.page.html import embedded, render
 from slimexp.record import FILE
@@ -145,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def watch(runs: Path, look: Callable[[], list[Section]], *, reference: Path | None, port: int) -> None:
-    """Serve the page until Ctrl-C.
+    """Serve the page until Ctrl-C, or until what stops a program otherwise.
 
     Args:
         runs: As ``LivePage``; so are ``look`` and ``reference``.
@@ -163,5 +164,7 @@ def watch(runs: Path, look: Callable[[], list[Section]], *, reference: Path | No
         try:
             print(f"live at {server.address} until Ctrl-C", flush=True)
             server.serve_forever()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             print()
+            if isinstance(stop, Terminated):
+                raise

@@ -1,5 +1,7 @@
 """The fastest kernel is kept per shape, and what runs is told."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,51 @@ def test_what_runs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     decide(monkeypatch, "DenseBfloat16", "DenseBfloat16")
     put(model, {"2": packed(out=24)})
     assert told(model) == "dense float32 in 2 of 3 quantized layers; 1 dense bfloat16"
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    (path / "inside").mkdir(parents=True)
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        *(lambda path, text=text: path.write_text(text) for text in (
+            "", "[", "null", "3", "NaN", '"ab"', "{}", '{"few": 1, "many": 2}', "[]", '["DenseFloat32"]',
+            '["DenseFloat32", "DenseFloat32", "DenseFloat32"]', "[1, 2]", "[NaN, NaN]", "[null, null]", "[[], {}]",
+            '["Fastest", "DenseFloat32"]', '["Vnni", "IntMM"]', "[" * 900, " " * 2000, "\x00",
+        )),
+        lambda path: path.write_bytes(b"\xff\xfe\x00"),
+        _folder,
+        _pipe,
+    ],
+)  # fmt: skip
+def test_what_is_no_result_is_raced_anew(
+    harm: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(race, "BACKENDS", (DenseFloat32, DenseBfloat16))
+    asked = decide(monkeypatch, "DenseBfloat16", "DenseBfloat16")
+    fastest(packed())
+    (kept,) = tmp_path.rglob("*.json")
+    harm(kept)
+    race.store.say.cache_clear()
+    monkeypatch.setattr(race, "_raced", {})  # another process
+    assert isinstance(fastest(packed()), DenseBfloat16) and len(asked) == 4
+    assert capsys.readouterr().err == f"{kept} is no result of a race: its layers are raced anew\n"
+    if not kept.is_dir():
+        assert kept.read_text() == '["DenseBfloat16", "DenseBfloat16"]'
+    assert [path for path in kept.parent.iterdir() if path.suffix != ".so"] == [kept]
+
+
+def test_without_a_home_each_process_races(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLIMEXP_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "")
+    asked = decide(monkeypatch, "DenseFloat32", "DenseFloat32")
+    assert isinstance(fastest(packed()), DenseFloat32) and len(asked) == 2
