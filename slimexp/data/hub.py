@@ -1,5 +1,6 @@
 """Any dataset of the Hugging Face hub, or a local folder in its format."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,6 +10,8 @@ from slimexp import hub
 from slimexp.data.base import HELD_OUT, Split, Task
 from slimexp.data.reader import Row
 from slimexp.data.table import Columns, Splits, Table
+
+log = logging.getLogger(__name__)
 
 
 class Hub(Table):
@@ -42,6 +45,8 @@ class Hub(Table):
         for split in HELD_OUT:
             if (name := self.split_names.names[split]) in tables:
                 found[split] = self._rows(name, tables[name])
+        if unread := sorted(tables.keys() - {train, *(self.split_names.names[split] for split in found)}):
+            log.warning("splits of dataset %r that are not read: %s", self.path, ", ".join(unread))
         return found, getattr(tables[train].features.get(self.columns.label), "names", None)
 
     def _rows(self, split: str, table: Iterable[Mapping[str, Any]]) -> Iterator[Row]:

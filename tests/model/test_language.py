@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from transformers import (
     AutoConfig,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
-    MBart50Tokenizer,
     MarianTokenizer,
+    MBart50Tokenizer,
     MBartTokenizer,
     NllbTokenizer,
     PreTrainedTokenizerBase,
@@ -43,8 +44,14 @@ ROWS = [("a b", "c d e", None), ("f", "a", None), ("b c d e f", "h", None)]
 
 
 def _mbart(kind: Any, **languages: Any) -> PreTrainedTokenizerBase:
-    special = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -9.0)]
-    vocabulary = [*special, *((f"\u2581{word}", -2.0) for word in WORDS), *((word, -4.0) for word in WORDS)]
+    fairseq, sentencepiece = ("<s>", "<pad>", "</s>", "<unk>"), ("<unk>", "<s>", "</s>")  # MBart50 reorders the latter
+    special = [(token, 0.0) for token in (fairseq if kind is MBartTokenizer else sentencepiece)]
+    vocabulary = [
+        *special,
+        ("\u2581", -9.0),
+        *((f"\u2581{word}", -2.0) for word in WORDS),
+        *((word, -4.0) for word in WORDS),
+    ]
     tokenizer: PreTrainedTokenizerBase = kind(vocab=vocabulary, **languages)
     return tokenizer
 
@@ -92,7 +99,7 @@ def translator(tmp_path: Path) -> Make:
 
 
 def load(folder: Path) -> Seq2Seq:
-    family = Pretrained(path=str(folder), max_length=32).load(task="seq2seq", texts=list, labels=())
+    family = Pretrained(path=str(folder), max_length=8).load(task="seq2seq", texts=list, labels=())
     assert isinstance(family, Seq2Seq)
     family.model.eval()
     return family
@@ -134,7 +141,7 @@ def test_writes_the_language_of_the_tokenizer_as_plain_generate_does_when_told(
     found = family.predict(ROWS, batch_size=1)
     for row, text in zip(ROWS, found, strict=True):
         inputs = tokenizer(row[0], return_tensors="pt")
-        tokens = model.generate(**inputs, max_new_tokens=32, do_sample=False, num_beams=1, **told)
+        tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False, num_beams=1, **told)
         assert tokenizer.batch_decode(tokens, skip_special_tokens=True) == [text]
     family.model.save_pretrained(tmp_path / "saved")
     saved = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "saved").generation_config
@@ -194,22 +201,18 @@ def test_both_sides_are_counted_by_their_own_tokens(translator: Make, monkeypatc
     rows = [Example("one two", "abcd"), Example("one two", "abcde"), Example("a b c d e", "a")]
     assert _cut(family, rows) == 2  # read as written the last two words of none would be cut, or all
 
-    class Corpus:
-        splits = {"train": rows}
-
-    assert list(_ids(family, Corpus())) == [3, 3, 3, 3, 1, 1, 1, 1, 1] + [1] * 10  # type: ignore[arg-type]
+    corpus = SimpleNamespace(splits={"train": rows})
+    assert list(_ids(family, corpus)) == [3, 3, 3, 3, 1, 1, 1, 1, 1] + [1] * 10  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_smaller_vocabulary_keeps_both_languages(translator: Make, kind: str) -> None:
     from slimexp.technique.prune_vocabulary import _ids
 
-    class Corpus:
-        splits = {"train": [Example(source, target) for source, target, _ in ROWS]}
-
+    corpus = SimpleNamespace(splits={"train": [Example(source, target) for source, target, _ in ROWS]})
     family = load(translator(kind))
     whole = family.tokenizer
-    kept = tokens_to_keep(whole, set(_ids(family, Corpus())), rows=len(whole))  # type: ignore[arg-type]
+    kept = tokens_to_keep(whole, set(_ids(family, corpus)), rows=len(whole))  # type: ignore[arg-type]
     small = shrunk(whole, kept.tolist())
     assert len(small) == len(kept)
     for side in (0, 1):
@@ -241,7 +244,7 @@ def test_marian_reads_and_writes_by_two_vocabularies(tmp_path: Path) -> None:
     pad = tokenizer.pad_token_id
     values = SIZES | {"pad_token_id": pad, "eos_token_id": 0, "decoder_start_token_id": pad, "decoder_vocab_size": 16}
     model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model("marian", vocab_size=16, **values))
-    family = Seq2Seq(model.eval(), tokenizer, max_length=32)
+    family = Seq2Seq(model.eval(), tokenizer, max_length=8)
     batch = family.encode([("a b", "aa", None)])
     assert batch["labels"].tolist() == [tokenizer(text_target="aa")["input_ids"]]
     assert batch["input_ids"].tolist() == [tokenizer("a b")["input_ids"]]
