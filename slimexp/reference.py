@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 from slimexp.artifact import compressed_by, is_quantized
 from slimexp.data.base import Corpus
 from slimexp.model.base import Source
-from slimexp.model.labels import by_position, in_model_order
+from slimexp.model.labels import by_position, class_names, in_model_order
 from slimexp.model.loading import CutOut, Scratch
 from slimexp.technique.finetune import Finetune, check_vocabularies
 
@@ -111,5 +111,5 @@ def _check(where: str, teacher: Source, student: Source, corpus: Corpus) -> None
 
 def _say_positions(config: PreTrainedConfig, corpus: Corpus, what: str) -> None:
     if by_position(config, corpus.labels):
-        pairs = [f"{config.id2label[i]} = {name}" for i, name in enumerate(corpus.labels[:8])]
+        pairs = [f"{theirs} = {ours}" for theirs, ours in zip(class_names(config), corpus.labels, strict=True)][:8]
         log.warning("classes of %s are taken by position: %s", what, ", ".join(pairs))

@@ -26,7 +26,7 @@ def in_model_order(config: PreTrainedConfig, labels: Sequence[str]) -> tuple[str
     """
     if not labels or not _tells_classes(config):
         return tuple(labels)
-    theirs = _names(config)
+    theirs = class_names(config)
     if by_position(config, labels):
         return tuple(labels)
     for key in (str, _plain):
@@ -45,7 +45,7 @@ def by_position(config: PreTrainedConfig, labels: Sequence[str]) -> bool:
     """Whether position alone tells which class of the model is which of the corpus."""
     if not labels or not _tells_classes(config):
         return False
-    theirs = _names(config)
+    theirs = class_names(config)
     same = sorted(map(_plain, theirs)) == sorted(map(_plain, labels))
     return len(theirs) == len(labels) and not same and (_only_numbered(theirs) or _only_numbered(labels))
 
@@ -76,7 +76,7 @@ def lay_out(model: PreTrainedModel, labels: Sequence[str]) -> None:
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.copy_(parameter[order])
-    names = _names(model.config)
+    names = class_names(model.config)
     model.config.id2label = {new: names[old] for new, old in enumerate(order)}
     model.config.label2id = {name: new for new, name in model.config.id2label.items()}
 
@@ -85,9 +85,10 @@ def _tells_classes(config: PreTrainedConfig) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
 
 
-def _names(config: PreTrainedConfig) -> list[str]:
+def class_names(config: PreTrainedConfig) -> list[str]:
     """By id: a config's file may list them in any order."""
-    return [str(config.id2label[i]) for i in sorted(config.id2label)]
+    names = {int(i): str(name) for i, name in (config.id2label or {}).items()}
+    return [names[i] for i in sorted(names)]
 
 
 def _only_numbered(names: Sequence[str]) -> bool:
@@ -109,6 +110,6 @@ def _head(model: PreTrainedModel) -> nn.Linear:
     if len(heads) != 1:
         raise ValueError(
             f"the classes of {type(model).__name__} are in another order, and which layer is its head cannot be told: "
-            f"write its classes in the order {_listed(_names(model.config))} everywhere"
+            f"write its classes in the order {_listed(class_names(model.config))} everywhere"
         )
     return heads[0]

@@ -51,7 +51,7 @@ def settle_language(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
 
 def _is_language(token_id: int, tokenizer: PreTrainedTokenizerBase) -> bool:
     token = tokenizer.convert_ids_to_tokens(token_id)
-    return token is not None and _CODE.fullmatch(token) is not None
+    return isinstance(token, str) and _CODE.fullmatch(token) is not None
 
 
 @cache
