@@ -11,6 +11,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 _SHOWN = 8
 
 
+def class_names(config: PreTrainedConfig) -> list[str]:
+    """Names of a model's classes, by id: a config's file may list them in any order."""
+    names = {int(i): str(name) for i, name in (config.id2label or {}).items()}
+    return [names[i] for i in sorted(names)]
+
+
 def in_model_order(config: PreTrainedConfig, labels: Sequence[str]) -> tuple[str, ...]:
     """The corpus' classes in the order of the model's outputs.
 
@@ -83,12 +89,6 @@ def lay_out(model: PreTrainedModel, labels: Sequence[str]) -> None:
 
 def _tells_classes(config: PreTrainedConfig) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
-
-
-def class_names(config: PreTrainedConfig) -> list[str]:
-    """By id: a config's file may list them in any order."""
-    names = {int(i): str(name) for i, name in (config.id2label or {}).items()}
-    return [names[i] for i in sorted(names)]
 
 
 def _only_numbered(names: Sequence[str]) -> bool:
