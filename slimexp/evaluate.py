@@ -33,6 +33,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     """
     check(cfg, schema=Evaluation)
     from slimexp.measure.base import run  # torch is imported only once the config is right
+    from slimexp.reference import number_classes
 
     began = time.monotonic()
     _check_device(cfg.device)
@@ -43,6 +44,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     if not measures:
         raise ValueError("nothing is measured: give measure=[size,task], say")
     source = _source(cfg.model)
+    number_classes(corpus, source.validate(corpus.task, corpus.labels))
     dense = _dense(cfg, source, corpus, [name for name, measure in measures.items() if measure.compares])
     subject = _subject(source, cfg.device, corpus)
     baseline = subject if dense in (None, source) else _subject(dense, cfg.device, corpus)
@@ -176,10 +178,11 @@ def _subject(source: "Pretrained", device: str, corpus: "Corpus") -> "Subject":
     from torch import nn
 
     from slimexp.measure.base import Subject
+    from slimexp.model.labels import in_model_order
     from slimexp.model.serving import refusal, served
 
-    source.validate(corpus.task, corpus.labels)
-    if Path(source.folder).is_dir() and refusal(Path(source.folder)) is None:
+    ordered = in_model_order(source.validate(corpus.task, corpus.labels), corpus.labels) == tuple(corpus.labels)
+    if ordered and Path(source.folder).is_dir() and refusal(Path(source.folder)) is None:
         return Subject(served(source.folder, corpus.task, source.max_length, device=device), Path(source.folder))
     family = source.load(task=corpus.task, texts=corpus.texts, labels=corpus.labels)
     nn.Module.to(family.model.eval(), device)

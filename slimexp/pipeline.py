@@ -77,6 +77,7 @@ class Pipeline:
         if taken := {DENSE, START, FINAL} & self.techniques.keys():
             raise ValueError(f"a stage cannot be called '{min(taken)}', which has a meaning: give it another name")
         config = self.source.validate(self.corpus.task, self.corpus.labels)
+        reference.number_classes(self.corpus, config)
         techniques = list(self.techniques.values())
         named: Source | None = build(cfg.baseline) if cfg.baseline is not None else None
         self.dense = reference.dense(self.source, named, techniques[0], self.corpus)

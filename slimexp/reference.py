@@ -1,14 +1,30 @@
 """The dense model of a run: what its stages are compared with, and taught by where no other teacher is named."""
 
+import logging
 from collections.abc import Iterable, Mapping
+
+from transformers import PreTrainedConfig
 
 from slimexp.artifact import compressed_by, is_quantized
 from slimexp.data.base import Corpus
 from slimexp.model.base import Source
+from slimexp.model.labels import by_position, class_names, in_model_order
 from slimexp.model.loading import CutOut, Scratch
 from slimexp.technique.finetune import Finetune, check_vocabularies
 
+log = logging.getLogger(__name__)
+
 _NAME_IT = "name the dense model by model@baseline=pretrained baseline.path=..."
+
+
+def number_classes(corpus: Corpus, config: PreTrainedConfig) -> None:
+    """Number the corpus' classes as the model's outputs are, so that labels and predictions mean the same.
+
+    Raises:
+        ValueError: The model tells other classes apart.
+    """
+    _say_positions(config, corpus, "the model")
+    corpus.number_classes(in_model_order(config, corpus.labels))
 
 
 def dense(source: Source, named: Source | None, first: Finetune, corpus: Corpus) -> Source | None:
@@ -24,7 +40,7 @@ def dense(source: Source, named: Source | None, first: Finetune, corpus: Corpus)
         ValueError: It is compressed itself, or there is none.
     """
     if named is not None:
-        named.validate(corpus.task, corpus.labels)
+        _say_positions(named.validate(corpus.task, corpus.labels), corpus, "the baseline")
         chosen, way_out = named, "choose another baseline"
     elif isinstance(source, Scratch):
         if type(first) is not Finetune:
@@ -81,7 +97,7 @@ def check_unquantized(techniques: Iterable[Finetune], source: Source, task: str)
 
 
 def _check(where: str, teacher: Source, student: Source, corpus: Corpus) -> None:
-    teacher.validate(corpus.task, corpus.labels)
+    _say_positions(teacher.validate(corpus.task, corpus.labels), corpus, where)
     if teacher.max_length < student.max_length:
         raise ValueError(
             f"{where}.max_length must be >= model.max_length, for the teacher reads what the student reads; got "
@@ -91,3 +107,9 @@ def _check(where: str, teacher: Source, student: Source, corpus: Corpus) -> None
         check_vocabularies(student.load_tokenizer(corpus.texts), teacher.load_tokenizer(corpus.texts))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _say_positions(config: PreTrainedConfig, corpus: Corpus, what: str) -> None:
+    if by_position(config, corpus.labels):
+        pairs = [f"{theirs} = {ours}" for theirs, ours in zip(class_names(config), corpus.labels, strict=True)][:8]
+        log.warning("classes of %s are taken by position: %s", what, ", ".join(pairs))

@@ -6,7 +6,7 @@ A corpus knows text and grading; it knows nothing of tokens (a model family does
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
 from typing import Any, Literal
@@ -74,6 +74,17 @@ class Corpus(ABC):
                     "other split holds"
                 )
         return splits
+
+    def number_classes(self, names: Sequence[str]) -> None:
+        """Number the classes in the order of ``names``, which are those of ``labels``."""
+        if tuple(names) == tuple(self.labels):
+            return
+        new = [names.index(name) for name in self.labels]
+        self.splits = {
+            split: [row if row.label is None else replace(row, label=new[row.label]) for row in rows]
+            for split, rows in self.splits.items()
+        }
+        self.labels = tuple(names)
 
     def training_example(self, index: int, epoch: int) -> Example:
         """Row ``index`` of the training split as seen in ``epoch``.

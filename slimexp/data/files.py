@@ -1,20 +1,33 @@
 """Local files: csv, tsv, jsonl, parquet or txt, one of them or a folder."""
 
-import csv
-import json
-from collections.abc import Callable, Iterator, Sequence
+import logging
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from slimexp.data.base import Split, Task
-from slimexp.data.table import Columns, Row, Splits, Table
+from slimexp.data.reader import READERS, Row, read_file
+from slimexp.data.table import Columns, Splits, Table
+
+log = logging.getLogger(__name__)
+
+# What a split is called where conf names it so (``eval`` is left out: it is validation to some and test to others).
+SPELLINGS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "development"),
+    "test": ("test", "heldout", "held_out", "held-out"),
+}
 
 
 class Files(Table):
     """Text from files on this machine.
 
-    In a folder, a file belongs to the split that its name starts with (``train.csv``,
-    ``test-00000.parquet``) or that its folder is named after; where none does, all files are training
-    rows, from which the held-out splits are taken.
+    In a folder, a file belongs to the split that its name or its folder's has as a word (``train.csv``,
+    ``imdb_test-00000.parquet``, ``dev/a.jsonl``), in any case and spelling of ``SPELLINGS``; files of no split are not
+    read, which is said. Where none has, all files are training rows, from which the held-out splits are taken. Hidden
+    files are none.
+
+    Text of a ``causal_lm`` is held out by whole rows, a txt file being one; where there are too few, by passages.
 
     Args:
         path: A file, or a folder with files of one or several formats.
@@ -28,24 +41,37 @@ class Files(Table):
         super().__init__(task=task, columns=columns, splits=splits, passage=passage)
         self.path = path
 
-    def read(self) -> tuple[dict[Split, Sequence[Row]], Sequence[str] | None]:
+    def read(self) -> tuple[dict[Split, Iterable[Row]], Sequence[str] | None]:
         root = Path(self.path).expanduser()
         if not root.exists():
             raise ValueError(f"no such file or folder: {self.path} (set data.path)")
         if root.is_file():
-            return {"train": list(read_file(root))}, None
-        files = sorted(path for path in root.rglob("*") if path.suffix.lower() in READERS)
+            return {"train": read_file(root)}, None
+        if not root.is_dir():
+            raise ValueError(f"{root} is neither a file nor a folder: save its text in a file (data.path)")
+        present = [
+            path for path in sorted(root.rglob("*")) if not path.is_dir() and not _hidden(path.relative_to(root))
+        ]
+        files = [path for path in present if path.suffix.lower() in READERS and path.is_file()]
         if not files:
             raise ValueError(f"folder {root} has no file that ends with {', '.join(READERS)}")
         splits = self._split(root, files)
-        return {split: [row for path in paths for row in read_file(path)] for split, paths in splits.items()}, None
+        if unread := [path for path in present if not any(path in paths for paths in splits.values())]:
+            names = [str(path.relative_to(root)) for path in unread]
+            log.warning("not read in %s: %s%s", root, ", ".join(names[:8]), ", ..." if len(names) > 8 else "")
+        return {split: _rows(paths) for split, paths in splits.items()}, None
 
     def _split(self, root: Path, files: Sequence[Path]) -> dict[Split, list[Path]]:
         found: dict[Split, list[Path]] = {}
-        for split, name in self.split_names.names.items():
-            paths = [path for path in files if name and _belongs(path.relative_to(root), name)]
-            if paths:
-                found[split] = paths
+        for path in files:
+            place = path.relative_to(root)
+            splits = [split for split, name in self.split_names.names.items() if name and _belongs(place, name)]
+            if len(splits) > 1:
+                raise ValueError(
+                    f"{path} is named after the splits {' and '.join(splits)}: rename it after one of them"
+                )
+            if splits:
+                found.setdefault(splits[0], []).append(path)
         if found and "train" not in found:
             raise ValueError(
                 f"folder {root} has files of split '{next(iter(found))}' and none of train: "
@@ -54,78 +80,16 @@ class Files(Table):
         return found or {"train": list(files)}
 
 
-def read_file(path: Path) -> Iterator[Row]:
-    """Rows of one file.
+def _rows(paths: Iterable[Path]) -> Iterator[Row]:
+    return (row for path in paths for row in read_file(path))
 
-    Raises:
-        ValueError: Unknown ending, unreadable, or malformed; names the file and, where there is one, the line.
-    """
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise ValueError(f"{path}: cannot read '{path.suffix}' files, only {', '.join(READERS)}")
-    try:
-        yield from reader(path)
-    except UnicodeDecodeError as error:
-        problem = f"not UTF-8 text ({error.reason} at byte {error.start})"
-        raise ValueError(f"{path}: {problem}: save the file as UTF-8") from error
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+def _hidden(path: Path) -> bool:
+    """What systems and notebooks leave behind (``.ipynb_checkpoints``, ``__MACOSX``)."""
+    return any(part.startswith((".", "__")) for part in path.parts)
 
 
 def _belongs(path: Path, split: str) -> bool:
-    rest = path.name.removeprefix(split)
-    return split in path.parts[:-1] or (path.name.startswith(split) and not rest[:1].isalnum())
-
-
-def _csv(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        lines = csv.reader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-        try:
-            header = next(lines, [])
-            for fields in lines:
-                if len(fields) not in (0, len(header)):
-                    raise ValueError(
-                        f"{path}, line {lines.line_num}: {len(fields)} fields, the header has {len(header)}: "
-                        "quote fields that hold the delimiter"
-                    )
-                if fields:
-                    yield dict(zip(header, fields, strict=True))
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {lines.line_num}: {error}") from error
-
-
-def _jsonl(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: not JSON: {error.msg} at column {error.colno}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}: each line must be one JSON object, got {type(row).__name__}")
-            yield row
-
-
-def _parquet(path: Path) -> Iterator[Row]:
-    import pyarrow.lib  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
-
-    try:
-        yield from pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.lib.ArrowException as error:
-        raise ValueError(f"{path}: not a readable parquet file: {error}") from error
-
-
-def _txt(path: Path) -> Iterator[Row]:
-    yield {"text": path.read_text(encoding="utf-8-sig")}
-
-
-READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
-    ".csv": _csv,
-    ".tsv": _csv,
-    ".jsonl": _jsonl,
-    ".parquet": _parquet,
-    ".txt": _txt,
-}
+    spellings = SPELLINGS.get(split, (split,))
+    words = "|".join(map(re.escape, spellings))
+    return re.search(rf"(?<![^\W_])(?:{words})(?![^\W\d_])", path.with_suffix("").as_posix(), re.IGNORECASE) is not None

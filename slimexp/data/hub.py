@@ -1,13 +1,17 @@
 """Any dataset of the Hugging Face hub, or a local folder in its format."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from slimexp import hub
 from slimexp.data.base import HELD_OUT, Split, Task
-from slimexp.data.table import Columns, Row, Splits, Table
+from slimexp.data.reader import Row
+from slimexp.data.table import Columns, Splits, Table
+
+log = logging.getLogger(__name__)
 
 
 class Hub(Table):
@@ -29,7 +33,7 @@ class Hub(Table):
         self.path = path
         self.subset = subset
 
-    def read(self) -> tuple[dict[Split, Sequence[Row]], Sequence[str] | None]:
+    def read(self) -> tuple[dict[Split, Iterable[Row]], Sequence[str] | None]:
         tables = {name: self._narrowed(table.flatten()) for name, table in self._tables().items()}
         train = self.split_names.train
         if train not in tables:
@@ -37,11 +41,17 @@ class Hub(Table):
                 f"dataset {self.path!r} has no split '{train}'; it has: {', '.join(tables)} "
                 "(name it in data.splits.train)"
             )
-        found: dict[Split, Sequence[Row]] = {"train": tables[train]}
+        found: dict[Split, Iterable[Row]] = {"train": self._rows(train, tables[train])}
         for split in HELD_OUT:
             if (name := self.split_names.names[split]) in tables:
-                found[split] = tables[name]
+                found[split] = self._rows(name, tables[name])
+        if unread := sorted(tables.keys() - {train, *(self.split_names.names[split] for split in found)}):
+            log.warning("splits of dataset %r that are not read: %s", self.path, ", ".join(unread))
         return found, getattr(tables[train].features.get(self.columns.label), "names", None)
+
+    def _rows(self, split: str, table: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+        origin = f"split '{split}' of dataset '{self.path}'"
+        return (Row(cells, origin, number, "row") for number, cells in enumerate(table, start=1))
 
     def _narrowed(self, table: Any) -> Any:
         """Only the columns that the task reads (reading others may decode pictures), if none is missing."""

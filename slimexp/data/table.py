@@ -2,19 +2,23 @@
 
 import difflib
 import logging
+import re
+import textwrap
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, get_args
 
-from slimexp.data import grading
+from slimexp.data import grading, label
 from slimexp.data.base import HELD_OUT, Corpus, Direction, Example, Split, Task, rank
 from slimexp.data.passage import cut
+from slimexp.data.reader import Row
 
 log = logging.getLogger(__name__)
 
-Row = Mapping[str, Any]
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: JSON can say it, UTF-8 cannot
+_MANY_CLASSES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +106,7 @@ class Table(Corpus):
         self._codes: dict[str, int] = {}
 
     @abstractmethod
-    def read(self) -> tuple[dict[Split, Sequence[Row]], Sequence[str] | None]:
+    def read(self) -> tuple[dict[Split, Iterable[Row]], Sequence[str] | None]:
         """Rows of the splits that the data have, and the names of the classes where the data declare them."""
 
     @cached_property
@@ -115,17 +119,35 @@ class Table(Corpus):
         tables, declared = self.read()
         rows = {split: self._checked(split, table) for split, table in tables.items()}
         if self.task == "classification":
-            values = [str(index) for index in range(len(declared))] if declared else self._values(rows["train"])
-            self._names = tuple(declared or values)
-            self._codes = {value: index for index, value in enumerate(values)}
-        splits = self._held_out({split: self._examples(split, kept) for split, kept in rows.items()})
-        if self.task == "causal_lm" and self.passage is not None:
-            size = self.passage
-            return {
-                split: [Example(piece) for row in examples for piece in cut(row.source, size)]
-                for split, examples in splits.items()
-            }
+            self._find_classes(rows, declared)
+        examples = {split: [self._example(row, split) for row in kept] for split, kept in rows.items()}
+        if self.task == "causal_lm":
+            return self._passages(examples)
+        splits = self._held_out(examples)
+        if unseen := set(range(len(self._names))) - {example.label for example in splits["train"]}:
+            names = ", ".join(sorted(self._names[i] for i in unseen)[:8])
+            log.warning("no training row is of %d of %d classes: %s", len(unseen), len(self._names), names)
         return splits
+
+    def _passages(self, examples: dict[Split, list[Example]]) -> Mapping[Split, Sequence[Example]]:
+        """Whole texts held out and then cut; where they are too few, cut and then held out."""
+        missing = len([split for split in HELD_OUT if split not in examples])
+        too_few = missing and 0 < len(set(map(_key, examples["train"]))) <= missing
+        if self.passage is None:
+            if too_few:
+                raise ValueError(
+                    f"too few training texts to take {missing} splits out of whole ones: set data.passage, so that "
+                    "passages are taken"
+                )
+            return self._held_out(examples)
+        if too_few:
+            log.warning("too few texts to hold whole ones out: passages of %d characters are", self.passage)
+            return self._held_out({split: self._cut(kept) for split, kept in examples.items()})
+        return {split: self._cut(kept) for split, kept in self._held_out(examples).items()}
+
+    def _cut(self, examples: Iterable[Example]) -> list[Example]:
+        assert self.passage is not None
+        return [Example(piece) for example in examples for piece in cut(example.source, self.passage)]
 
     def grade(self, predictions: Sequence[Any], examples: Sequence[Example]) -> dict[str, float]:
         if self.task == "seq2seq":
@@ -142,53 +164,55 @@ class Table(Corpus):
             return grading.byte_bits(self.splits["train"], examples)
         return self.grade([grading.commonest_label(self.splits["train"])] * len(examples), examples)[self.headline]
 
-    def _checked(self, split: Split, table: Iterable[Row]) -> list[tuple[Any, ...]]:
-        """The task's columns of every row that has text."""
+    def _checked(self, split: Split, table: Iterable[Row]) -> list[Row]:
+        """The task's columns of every row that has text; a label by its name."""
         wanted = self.columns.of(self.task)
         texts = wanted[:1] if self.task == "classification" else wanted
-        checked, number = [], 0
-        for number, row in enumerate(table, start=1):
+        checked, count = [], 0
+        for row in table:
+            count += 1
             for column in wanted:
-                if column not in row:
+                if column not in row.cells:
                     raise ValueError(missing_column(column, row, split=split))
             for column in texts:
-                if not isinstance(row[column], str):
-                    raise ValueError(
-                        f"column '{column}' must hold text, row {number} of split '{split}' holds {row[column]!r}: "
-                        "fill or drop the row, or name another column"
-                    )
-            if all(row[column].strip() for column in texts):
-                checked.append(tuple(row[column] for column in wanted))
-        if lacking := number - len(checked):
+                _check_text(column, row)
+            if all(row.cells[column].strip() for column in texts):
+                names = {column: _label_name(column, row) for column in wanted if column not in texts}
+                checked.append(replace(row, cells={column: row.cells[column] for column in texts} | names))
+        if lacking := count - len(checked):
             log.warning(
-                "%d of %d rows of split '%s' lack %s and are left out", lacking, number, split, " or ".join(texts)
+                "%d of %d rows of split '%s' lack %s and are left out", lacking, count, split, " or ".join(texts)
             )
         return checked
 
-    def _values(self, rows: Iterable[tuple[Any, ...]]) -> list[str]:
-        """The distinct labels, sorted: integers, written in digits or not, by value; other text by alphabet."""
-        found = {label for _, label in rows}
-        for label in found:
-            if not isinstance(label, str | int):
-                raise ValueError(f"column '{self.columns.label}' must hold text or integers, got {label!r}")
-        numeric = all(str(label).removeprefix("-").isdecimal() for label in found)
-        return list(map(str, sorted(found, key=int if numeric else str)))
+    def _find_classes(self, rows: Mapping[Split, Sequence[Row]], declared: Sequence[str] | None) -> None:
+        """Name and number the classes: those that the data declare, else those of the training rows."""
+        column = self.columns.label
+        first: dict[str, Row] = {}
+        for row in (row for kept in rows.values() for row in kept):
+            first.setdefault(row.cells[column], row)
+        label.check({name: row.place for name, row in first.items()}, column)
+        trained = {row.cells[column] for row in rows["train"]}
+        label.check_count(trained, len(rows["train"]), column)
+        values = [str(index) for index in range(len(declared))] if declared else label.ordered(trained)
+        if len(values) > _MANY_CLASSES:
+            log.warning("column '%s' holds %d classes", column, len(values))
+        self._names = tuple(declared or values)
+        self._codes = {value: index for index, value in enumerate(values)}
 
-    def _examples(self, split: Split, rows: Iterable[tuple[Any, ...]]) -> list[Example]:
+    def _example(self, row: Row, split: Split) -> Example:
         if self.task == "seq2seq":
-            return [Example(source, target) for source, target in rows]
+            return Example(row.cells[self.columns.source], row.cells[self.columns.target])
         if self.task == "causal_lm":
-            return [Example(text) for (text,) in rows]
-        return [Example(text, label=self._label(label, split)) for text, label in rows]
-
-    def _label(self, label: Any, split: Split) -> int:
-        if str(label) in self._codes:
-            return self._codes[str(label)]
+            return Example(row.cells[self.columns.text])
+        name = row.cells[self.columns.label]
+        if name in self._codes:
+            return Example(row.cells[self.columns.text], label=self._codes[name])
         known = [*self._codes][:8]
         raise ValueError(
-            f"label {label!r} of split '{split}' is none of the {len(self._codes)} classes of the training split "
-            f"({', '.join(known)}{', ...' if len(self._codes) > 8 else ''}): correct it, or, where the data hide the "
-            f"labels of their {split} split, set data.splits.{split}=null to take it out of train"
+            f"{row.place}: label '{name}' of split '{split}' is none of the {len(self._codes)} classes of the training "
+            f"split ({', '.join(known)}{', ...' if len(self._codes) > 8 else ''}): correct it, or, where the data hide "
+            f"the labels of their {split} split, set data.splits.{split}=null to take it out of train"
         )
 
     def _held_out(self, examples: dict[Split, list[Example]]) -> dict[Split, list[Example]]:
@@ -201,10 +225,13 @@ class Table(Corpus):
                 log.warning("split '%s' is taken out of train: %.0f %% of it", split, 100 * self.split_names.held_out)
                 taken, order = set(order[:share]), order[share:]
                 examples[split] = [example for example in train if _key(example) in taken]
+                examples["train"] = [example for example in examples["train"] if _key(example) not in taken]
         held_out: set[str] = set()
         kept: dict[Split, list[Example]] = {}
         for split, limit in self._limits():
             kept[split] = [example for example in examples.get(split, []) if _key(example) not in held_out]
+            if dropped := len(examples.get(split, [])) - len(kept[split]):
+                log.warning("%d rows of split '%s' are left out: a held-out split has the same text", dropped, split)
             held_out.update(map(_key, kept[split]))
             kept[split] = self._limited(kept[split], limit)
         return kept
@@ -226,12 +253,37 @@ class Table(Corpus):
 
 def missing_column(column: str, row: Row, *, split: str) -> str:
     """What to say when ``row`` lacks ``column``."""
-    near = difflib.get_close_matches(column, row, n=1)
+    near = difflib.get_close_matches(column, row.cells, n=1)
     return (
-        f"column '{column}' is missing in split '{split}'; there are: {', '.join(map(str, row)) or 'none'}"
+        f"{row.place}: column '{column}' is missing in split '{split}'; there are: "
+        f"{', '.join(map(str, row.cells)) or 'none'}"
         + (f"; did you mean '{near[0]}'?" if near else "")
         + " (name yours under data.columns)"
     )
+
+
+def _check_text(column: str, row: Row) -> None:
+    value = row.cells[column]
+    if not isinstance(value, str):
+        raise ValueError(
+            f"{row.place}: column '{column}' must hold text, got {textwrap.shorten(repr(value), 40)}: "
+            "fill or drop the row, or name another column"
+        )
+    if half := _LONE_SURROGATE.search(value):
+        raise ValueError(
+            f"{row.place}: column '{column}' holds half a character (\\u{ord(half[0]):x}, character "
+            f"{half.start() + 1}): write the whole one, or drop the row"
+        )
+
+
+def _label_name(column: str, row: Row) -> str:
+    try:
+        name = label.name_of(row.cells[column])
+    except ValueError as error:
+        raise ValueError(f"{row.place}: column '{column}' {error}") from error
+    if not name:
+        raise ValueError(f"{row.place}: column '{column}' is empty: give the row a label, or take it away")
+    return name
 
 
 def _key(example: Example) -> str:

@@ -61,5 +61,6 @@ def _cut(family: Family, examples: Sequence[Example]) -> int:
     """Rows of which the model does not read, or cannot write, the end; language models read on in windows."""
     if family.task == "causal_lm":
         return 0
-    rows = [[text for text in (example.source, example.target) if text is not None] for example in examples]
-    return sum(any(len(ids) > family.max_length for ids in family.token_ids(row, truncate=False)) for row in rows)
+    read = family.token_ids([example.source for example in examples], truncate=False)
+    written = family.token_ids([example.target or "" for example in examples], truncate=False, target=True)
+    return sum(max(len(source), len(target)) > family.max_length for source, target in zip(read, written, strict=True))

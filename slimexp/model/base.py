@@ -122,11 +122,20 @@ class Family(ABC):
                 weights |= {f"{names[module]}.{name}": Weight(module, name) for name in matrices}
         return weights
 
-    def token_ids(self, texts: Sequence[str], *, truncate: bool = True) -> list[list[int]]:
-        """Ids per text, special tokens included."""
-        if not self.tokenizer.is_fast:
+    def token_ids(self, texts: Sequence[str], *, truncate: bool = True, target: bool = False) -> list[list[int]]:
+        """Ids per text, special tokens included.
+
+        Args:
+            texts: What is read, or written.
+            truncate: Cut after ``max_length`` tokens.
+            target: Whether the texts are what a seq2seq model writes: translators encode it by another vocabulary, or
+                with the code of another language.
+        """
+        written = target and hasattr(self.tokenizer, "_switch_to_target_mode")  # so transformers asks, too
+        if written or not self.tokenizer.is_fast:
             limit = self.max_length if truncate else None
-            ids: list[list[int]] = self.tokenizer(list(texts), truncation=truncate, max_length=limit)["input_ids"]
+            side = {"text_target" if written else "text": list(texts)}
+            ids: list[list[int]] = self.tokenizer(**side, truncation=truncate, max_length=limit)["input_ids"]
             return ids
         # Straight to the Rust tokenizer: the wrapper around it takes eight times as long for one batch.
         backend, side = self.tokenizer.backend_tokenizer, self.tokenizer.truncation_side

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from slimexp import hub
+from slimexp.model import labels as classes
 from slimexp.model.base import Family, Source
 from slimexp.model.cache import cache_bits, round_cache
 from slimexp.model.causal_lm import CausalLm
@@ -63,7 +64,7 @@ class Pretrained(Source):
     def validate(self, task: str, labels: Sequence[str] = ()) -> PreTrainedConfig:
         config: PreTrainedConfig = _reach(AutoConfig, self.folder)
         _validate(config, task, self.path, self.max_length)
-        _label_options(config, labels)
+        classes.in_model_order(config, labels)
         return config
 
     def load_tokenizer(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
@@ -73,7 +74,7 @@ class Pretrained(Source):
     def outline(self, *, task: str, labels: Sequence[str]) -> Family:
         auto, family = _FAMILIES[task]
         config = self.validate(task, labels)
-        for name, value in _label_options(config, labels).items():
+        for name, value in classes.options(config, labels).items():
             setattr(config, name, value)
         with torch.device("meta"):
             model = auto.from_config(config)
@@ -81,13 +82,14 @@ class Pretrained(Source):
 
     def load(self, *, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str]) -> Family:
         auto, family = _FAMILIES[task]
-        options = _label_options(self.validate(task), labels)
+        options = classes.options(self.validate(task), labels)
         model = _reach(auto, self.folder, dtype=torch.float32, **options)
         with without_bars():
             decompress(model)
         check_checkpoint(model.named_parameters(), self.folder)
         vars(model.config).pop("quantization_config", None)  # its weights are plain numbers now
         round_cache(model, cache_bits(model.config))
+        classes.lay_out(model, labels)
         return family(model, self.load_tokenizer(texts), max_length=self.max_length)
 
     def fingerprint(self) -> str:
@@ -164,7 +166,7 @@ class Scratch(Source):
         config = AutoConfig.for_model(**{**self.config, **special, "vocab_size": len(tokenizer)})
         if config.is_encoder_decoder:
             config.decoder_start_token_id = tokenizer.pad_token_id
-        for name, value in _label_options(config, labels).items():
+        for name, value in classes.options(config, labels).items():
             setattr(config, name, value)
         auto, family = _FAMILIES[task]
         return family(auto.from_config(config), tokenizer, max_length=self.max_length)
@@ -314,20 +316,3 @@ def _longest(config: PreTrainedConfig) -> int | None:
     return positions
 
 
-def _label_options(config: PreTrainedConfig, labels: Sequence[str]) -> dict[str, Any]:
-    """What names the corpus' classes in a config.
-
-    Raises:
-        ValueError: The model is a classifier of more or fewer classes, or of the same in another order.
-    """
-    theirs = list(config.id2label.values())
-    if not labels or theirs == list(labels):
-        return {}
-    is_classifier = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
-    if is_classifier and (len(theirs) != len(labels) or set(theirs) == set(labels)):
-        raise ValueError(
-            f"the model tells {len(theirs)} classes apart ({', '.join(theirs[:8])}), the corpus {len(labels)} "
-            f"({', '.join(labels[:8])}): they must be as many, and the same ones in the same order; change the corpus' "
-            "labels, or take a model without a classifier's head"
-        )
-    return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}

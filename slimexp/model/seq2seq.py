@@ -1,12 +1,14 @@
-"""Encoder-decoder models (T5, mT5, BART, ...)."""
+"""Encoder-decoder models (T5, mT5, BART, mBART, NLLB, Marian, ...)."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slimexp.model.base import IGNORE, Batch, Family, Text, at_real_tokens, block_list, by_length
+from slimexp.model.language import settle_language
 
 
 class Seq2Seq(Family):
@@ -14,21 +16,22 @@ class Seq2Seq(Family):
 
     task = "seq2seq"
 
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
+        settle_language(model, tokenizer)
+        super().__init__(model, tokenizer, max_length=max_length)
+
     def encode(self, rows: Sequence[Text], *, multiple: int = 1) -> Batch:
         input_ids, attention_mask = self.pad(self.token_ids([row[0] for row in rows]), multiple)
-        targets, real = self.pad(self.token_ids([row[1] or "" for row in rows]), multiple)
+        targets, real = self.pad(self.token_ids([row[1] or "" for row in rows], target=True), multiple)
         labels = targets.masked_fill(real == 0, IGNORE)
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
     def forward(self, batch: Batch, *, hidden: bool = False) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
         labels = batch["labels"]
-        start = self.model.config.decoder_start_token_id
-        decoder_input_ids = torch.cat([torch.full_like(labels[:, :1], start), labels[:, :-1]], dim=1)
-        decoder_input_ids = decoder_input_ids.masked_fill(decoder_input_ids == IGNORE, self.pad_id)
         output = self.model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
-            decoder_input_ids=decoder_input_ids,
+            decoder_input_ids=self._shifted(labels),
             output_hidden_states=hidden,
             use_cache=False,
         )
@@ -41,7 +44,7 @@ class Seq2Seq(Family):
 
     @torch.inference_mode()
     def predict(self, rows: Sequence[Text], *, batch_size: int) -> list[Any]:
-        """Greedy decoding; text without special tokens."""
+        """The likeliest text without special tokens, by as many beams as the generation settings ask for (1: greedy)."""
         predictions: list[Any] = [None] * len(rows)
         for chunk in by_length([row[0] for row in rows], batch_size):
             input_ids, attention_mask = self.pad(self.token_ids([rows[i][0] for i in chunk]))
@@ -50,11 +53,19 @@ class Seq2Seq(Family):
                 attention_mask=attention_mask.to(self.device),
                 max_new_tokens=self.max_length,
                 do_sample=False,
-                num_beams=1,
             )
             for i, text in zip(chunk, self.tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
                 predictions[i] = text
         return predictions
+
+    def _shifted(self, labels: Tensor) -> Tensor:
+        """What the decoder reads: labels moved on by one, as in the model's own loss (mBART starts with their end)."""
+        if hasattr(self.model, "prepare_decoder_input_ids_from_labels"):
+            own: Tensor = self.model.prepare_decoder_input_ids_from_labels(labels=labels)
+            return own
+        start = self.model.config.decoder_start_token_id
+        shifted = torch.cat([torch.full_like(labels[:, :1], start), labels[:, :-1]], dim=1)
+        return shifted.masked_fill(shifted == IGNORE, self.pad_id)
 
     def blocks(self) -> dict[str, nn.ModuleList]:
         return {

@@ -67,8 +67,10 @@ class PruneVocabulary(Finetune):
 
 
 def _ids(family: Family, corpus: Corpus) -> Iterator[int]:
-    """Every token of the training text."""
-    texts = corpus.texts()
-    while some := list(islice(texts, TEXTS_AT_ONCE)):
-        for ids in family.token_ids(some, truncate=False):
-            yield from ids
+    """Every token of the training text, read or written."""
+    rows = corpus.splits["train"]
+    targets = (row.target for row in rows if row.target is not None)
+    for texts, target in (((row.source for row in rows), False), (targets, True)):
+        while some := list(islice(texts, TEXTS_AT_ONCE)):
+            for ids in family.token_ids(some, truncate=False, target=target):
+                yield from ids

@@ -1,6 +1,7 @@
 """Files, and the mapping of columns and splits that it shares with Hub."""
 
 import csv
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,12 +68,40 @@ def test_txt_is_cut_into_passages(tmp_path: Path) -> None:
     assert len(files(tmp_path, "causal_lm").splits["train"]) == 16
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_one_text_is_split_by_its_passages(end: str, tmp_path: Path) -> None:
+    text = "".join(f"line {number} of a long book{end}" for number in range(400))
+    (tmp_path / "book.txt").write_bytes(text.encode())
+    splits = files(tmp_path / "book.txt", "causal_lm", passage=256).splits
+    pieces = [example.source for examples in splits.values() for example in examples]
+    assert sorted("".join(pieces).splitlines()) == sorted(text.splitlines())  # all of it, once
+    share = len(splits["test"]) / len(pieces)
+    assert len(splits["test"]) == len(splits["validation"]) and share == pytest.approx(0.1, abs=0.02)
+    assert splits == files(tmp_path / "book.txt", "causal_lm", passage=256).splits
+    with pytest.raises(ValueError, match=r"too few training texts .* set data.passage"):
+        _ = files(tmp_path / "book.txt", "causal_lm", passage=None).splits
+
+
+def test_one_training_text_beside_a_test_text(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{name} {number}\n" for number in range(400)))
+    splits = files(tmp_path, "causal_lm", passage=256).splits
+    assert all("train" in example.source for name in ("train", "validation") for example in splits[name])
+    assert len(splits["train"]) > len(splits["validation"]) > 0
+    assert all("test" in example.source for example in splits["test"])
+
+
 @pytest.mark.parametrize(
     "names",
     [
         ("train.jsonl", "validation.jsonl", "test.jsonl"),
         ("train-0.jsonl", "validation-0.jsonl", "test-0.jsonl"),
         ("train/a.jsonl", "validation/a.jsonl", "test/a.jsonl"),
+        ("train.jsonl", "dev.jsonl", "test.jsonl"),
+        ("training.jsonl", "valid.jsonl", "heldout.jsonl"),
+        ("imdb_train.jsonl", "imdb_val.jsonl", "imdb-test.jsonl"),
+        ("Train1.jsonl", "DEV1.jsonl", "TEST1.jsonl"),
+        ("latest-devices.train.jsonl", "validate/development.jsonl", "test.2019.jsonl"),
     ],
 )
 def test_folder_with_splits(names: tuple[str, ...], tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
@@ -90,6 +119,40 @@ def test_missing_split_is_taken_out_of_train(tmp_path: Path, rows: Rows, write_j
     assert {split: len(examples) for split, examples in splits.items()} == {"train": 45, "validation": 10, "test": 5}
 
 
+def test_what_is_not_read_is_said(
+    tmp_path: Path, rows: Rows, write_jsonl: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (
+        "train.jsonl",
+        "test.jsonl",
+        "more.jsonl",
+        "eval.jsonl",
+        "README.md",
+        ".ipynb_checkpoints/train.jsonl",
+    ):
+        write_jsonl(tmp_path / name, rows[:40] if name == "train.jsonl" else rows[40:])
+    (tmp_path / "train.csv").mkdir()  # no file
+    assert sum(map(len, files(tmp_path).splits.values())) == 60
+    said = [line for line in caplog.messages if "not read" in line]
+    assert said == [f"not read in {tmp_path}: README.md, eval.jsonl, more.jsonl"]
+
+
+def test_a_split_that_is_not_asked_for_is_not_read(
+    tmp_path: Path, rows: Rows, write_jsonl: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_jsonl(tmp_path / "train.jsonl", rows[:50])
+    write_jsonl(tmp_path / "test.jsonl", rows[50:])
+    assert sum(map(len, files(tmp_path, test=None).splits.values())) == 50
+    assert "test.jsonl" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["train_test.jsonl", "train/dev.jsonl", "valid.test.jsonl"])
+def test_a_file_of_two_splits_is_refused(name: str, tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
+    write_jsonl(tmp_path / name, rows)
+    with pytest.raises(ValueError, match=r"is named after the splits .* and "):
+        _ = files(tmp_path).splits
+
+
 def test_split_ignores_the_order_of_rows_and_keeps_equal_ones_together(
     tmp_path: Path, rows: Rows, write_jsonl: Any
 ) -> None:
@@ -100,11 +163,24 @@ def test_split_ignores_the_order_of_rows_and_keeps_equal_ones_together(
     assert not {example.source for example in backwards["train"]} & {example.source for example in backwards["test"]}
 
 
-def test_training_rows_that_are_held_out_are_dropped(tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
+def test_training_rows_that_are_held_out_are_dropped_and_said(
+    tmp_path: Path, rows: Rows, write_jsonl: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     for name, part in (("train", rows), ("validation", rows[5:25]), ("test", rows[:10])):
         write_jsonl(tmp_path / f"{name}.jsonl", part)
     sizes = {split: len(examples) for split, examples in files(tmp_path).splits.items()}
     assert sizes == {"train": 35, "validation": 15, "test": 10}
+    assert [line for line in caplog.messages if "left out" in line] == [
+        "5 rows of split 'validation' are left out: a held-out split has the same text",
+        "25 rows of split 'train' are left out: a held-out split has the same text",
+    ]
+
+
+def test_rows_taken_out_of_train_are_not_said_to_be_left_out(
+    tmp_path: Path, rows: Rows, write_jsonl: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    _ = files(write_jsonl(tmp_path / "a.jsonl", rows)).splits
+    assert "left out" not in caplog.text
 
 
 def test_limits(tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
@@ -128,6 +204,27 @@ def test_labels_are_sorted(
         assert labels[example.label or 0] == str(values[int(example.source.split()[1]) % 2])
 
 
+@pytest.mark.parametrize(
+    "values", [(1, "1", 1.0, " 1"), ("yes", "yes ", "\u00a0yes", "yes\t"), ("caf\u00e9", "cafe\u0301")]
+)
+def test_spellings_of_a_class_are_one(values: tuple[Any, ...], tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
+    for number, row in enumerate(rows):
+        row["label"] = "other" if number % 2 else values[number // 2 % len(values)]
+    corpus = files(write_jsonl(tmp_path / "rows.jsonl", rows), "classification")
+    assert len(corpus.labels) == 2
+    for example in corpus.splits["train"]:
+        assert (corpus.labels[example.label or 0] == "other") == (int(example.source.split()[1]) % 2 == 1)
+
+
+def test_a_class_that_no_training_row_is_of_is_said(
+    tmp_path: Path, rows: Rows, write_jsonl: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken = files(write_jsonl(tmp_path / "rows.jsonl", rows), "classification").splits["test"][0].source
+    rows[int(taken.split()[1])]["label"] = "rare"
+    _ = files(write_jsonl(tmp_path / "rows.jsonl", rows), "classification").splits
+    assert "no training row is of 1 of 3 classes: rare" in caplog.text
+
+
 def test_blank_rows_are_dropped(tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", [*rows, rows[0] | {"source": "  "}, rows[1] | {"target": ""}])
     assert sum(map(len, files(path).splits.values())) == 60
@@ -144,17 +241,17 @@ def refused(tmp_path: Path, name: str, content: bytes, message: str, **arguments
     [
         ("a.csv", b"source,target\na,b\nc\n", "a.csv, line 3: 1 fields, the header has 2"),
         ("a.csv", b'source,target\n"a"x,b\n', "a.csv, line 2: "),
-        ("a.csv", b"source,target\n\xff\xfe,b\n", "a.csv: not UTF-8 text"),
+        ("a.csv", b"source,target\n\xff\xfe,b\n", "a.csv, line 2: not UTF-8 text"),
         (
             "a.csv",
             b"sourse,target\na,b\n",
             "'source' is missing in split 'train'; there are: sourse, target; did you mean",
         ),
-        ("a.csv", b"source,target\n", "split 'train' of corpus Files is empty"),
-        ("a.csv", b"", "split 'train' of corpus Files is empty"),
+        ("a.csv", b"source,target\n", "a.csv: the file holds no rows"),
+        ("a.csv", b"", "a.csv: the file holds no rows"),
         ("a.jsonl", b'{"source": "a", "target": "b"}\n\n{"source": \n', "a.jsonl, line 3: not JSON: .* at column"),
         ("a.jsonl", b'["a"]\n', "a.jsonl, line 1: each line must be one JSON object, got list"),
-        ("a.jsonl", b'{"source": "a", "target": null}\n', "'target' must hold text, row 1 of split 'train' holds None"),
+        ("a.jsonl", b'{"source": "a", "target": null}\n', "a.jsonl, line 1: column 'target' must hold text, got None"),
         ("a.parquet", b"PAR0", "a.parquet: not a readable parquet file"),
         ("a.txt", b"text", "'source' is missing in split 'train'; there are: text"),
         ("a.docx", b"text", "cannot read '.docx' files, only .csv, .tsv, .jsonl, .parquet, .txt"),
@@ -174,14 +271,62 @@ def test_bad_path(tmp_path: Path, rows: Rows, write_jsonl: Callable[..., Path]) 
         _ = files(tmp_path).splits
 
 
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_what_is_no_file(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv" if kind == "fifo" else Path("/dev/null")
+    if kind == "fifo":
+        os.mkfifo(path)
+    with pytest.raises(ValueError, match="is neither a file nor a folder"):
+        _ = files(path).splits
+    with pytest.raises(ValueError, match="has no file that ends with"):
+        _ = files(tmp_path).splits
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "half \\ud83d", "label": "a"}', r"line 3: column 'text' holds half a character .*character 6"),
+        ('{"text": null, "label": "a"}', "line 3: column 'text' must hold text, got None"),
+        ('{"text": {"en": "a"}, "label": "a"}', "line 3: column 'text' must hold text, got {"),
+        ('{"text": ["a"], "label": "a"}', "line 3: column 'text' must hold text, got \\["),
+        ('{"label": "a"}', "line 3: column 'text' is missing"),
+        ('{"text": "c", "label": null}', "line 3: column 'label' is empty"),
+        ('{"text": "c", "label": NaN}', "line 3: column 'label' is empty"),
+        ('{"text": "c", "label": " "}', "line 3: column 'label' is empty"),
+        ('{"text": "c", "label": 0.5}', "line 3: column 'label' must hold text or integers, got 0.5"),
+        ('{"text": "c", "label": ["a"]}', "line 3: column 'label' must hold text or integers"),
+        ('{"text": "c", "label": "A"}', "line 3: column 'label' holds 'A', and 'a' at .*, line 1"),
+    ],
+)
+def test_bad_cells_are_refused_by_file_line_and_column(line: str, message: str, tmp_path: Path) -> None:
+    content = '{"text": "a", "label": "a"}\n{"text": "b", "label": "b"}\n' + line
+    refused(tmp_path, "a.jsonl", content.encode(), f"a.jsonl, {message}", task="classification")
+
+
+def test_bad_cells_of_parquet(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", [{"text": "a", "label": 1}, {"text": "b", "label": None}])
+    with pytest.raises(ValueError, match=r"a\.parquet, row 2: column 'label' is empty"):
+        _ = files(tmp_path / "a.parquet", "classification").splits
+    write_parquet(tmp_path / "a.parquet", [{"text": b"a", "label": 1}])
+    with pytest.raises(ValueError, match=r"a\.parquet, row 1: column 'text' must hold text, got b'a'"):
+        _ = files(tmp_path / "a.parquet", "classification").splits
+
+
 def test_bad_labels(tmp_path: Path, rows: Rows, write_jsonl: Callable[..., Path]) -> None:
     write_jsonl(tmp_path / "train.jsonl", rows)
     write_jsonl(tmp_path / "test.jsonl", [{"text": "unseen", "label": "c"}])
     with pytest.raises(
-        ValueError, match=r"label 'c' of split 'test' is none of the 2 classes .*\(a, b\).*splits.test=null"
+        ValueError,
+        match=r"test\.jsonl, line 1: label 'c' of split 'test' is none of the 2 classes .*\(a, b\).*splits.test=null",
     ):
         _ = files(tmp_path, "classification").splits
-    refused(tmp_path, "a.jsonl", b'{"text": "a", "label": 0.5}\n', "text or integers, got 0.5", task="classification")
+    (tmp_path / "test.jsonl").unlink()
+    write_jsonl(tmp_path / "train.jsonl", [row | {"label": "a"} for row in rows])
+    with pytest.raises(ValueError, match=r"column 'label' holds one class alone \('a'\)"):
+        _ = files(tmp_path, "classification").splits
+    write_jsonl(tmp_path / "train.jsonl", [row | {"label": row["text"]} for row in rows])
+    with pytest.raises(ValueError, match=r"column 'label' holds 60 classes in 60 training rows"):
+        _ = files(tmp_path, "classification").splits
 
 
 @pytest.mark.fast

@@ -59,6 +59,23 @@ def test_single_table_is_train(tmp_path: Path, rows: Rows) -> None:
     assert len(hub(tmp_path / "saved", "seq2seq").splits["train"]) == 48
 
 
+def test_splits_that_are_not_read_are_said(tmp_path: Path, rows: Rows, caplog: pytest.LogCaptureFixture) -> None:
+    table = datasets.Dataset.from_list(rows)
+    tables = {"train": table.select(range(40)), "test": table.select(range(40, 60)), "dev": table}
+    datasets.DatasetDict(tables).save_to_disk(str(tmp_path / "saved"))
+    _ = hub(tmp_path / "saved", "seq2seq").splits
+    assert [line for line in caplog.messages if "not read" in line] == [
+        f"splits of dataset '{tmp_path / 'saved'}' that are not read: dev"
+    ]
+
+
+def test_labels_of_a_dataset_are_refused_by_row(tmp_path: Path) -> None:
+    table = {"text": ["a", "b"], "label": ["x", None]}
+    datasets.Dataset.from_dict(table).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(ValueError, match=r"split 'train' of dataset '.*', row 2: column 'label' is empty"):
+        _ = hub(tmp_path / "saved", "classification").splits
+
+
 def test_missing_names(tmp_path: Path, rows: Rows) -> None:
     datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(str(tmp_path / "saved"))
     with pytest.raises(ValueError, match="has no split 'training'; it has: train"):

@@ -92,15 +92,17 @@ def test_weights_stored_in_bfloat16_are_trained_in_float32(tiny: Tiny, tmp_path:
     assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
 
 
-def test_a_classifier_gets_the_classes_of_the_corpus(tiny_folder: Tiny) -> None:
-    loaded = load(Pretrained(path=str(tiny_folder("classification")), max_length=32), "classification", ("bad", "good"))
+def test_a_model_without_a_classifier_gets_the_classes_of_the_corpus(tiny_folder: Tiny) -> None:
+    config = tiny_folder("classification") / "config.json"
+    config.write_text(config.read_text().replace("ForSequenceClassification", "ForMaskedLM"))
+    loaded = load(Pretrained(path=str(config.parent), max_length=32), "classification", ("bad", "good"))
     assert loaded.model.config.id2label == {0: "bad", 1: "good"}
     assert loaded.model.config.label2id == {"bad": 0, "good": 1}
 
 
-@pytest.mark.parametrize("labels", [("yes", "no"), ("no", "perhaps", "yes")])
+@pytest.mark.parametrize("labels", [("bad", "good"), ("no", "perhaps", "yes")])
 def test_classes_that_would_be_confused_are_refused(tiny_folder: Tiny, labels: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=r"2 classes apart .* in the same order"):
+    with pytest.raises(ValueError, match=r"2 classes apart \(no, yes\), the corpus"):
         load(Pretrained(path=str(tiny_folder("classification")), max_length=32), "classification", labels)
 
 

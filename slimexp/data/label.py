@@ -1,0 +1,93 @@
+"""Labels as people write them -> names of classes: one spelling for one class."""
+
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # zero-width blanks, the byte order mark
+
+
+def name_of(value: Any) -> str:
+    """The name of a class: text without the blanks around it, composed (NFC); ``1``, ``1.0`` and ``"1"`` are ``1``.
+
+    Returns:
+        Empty where the value names no class: ``None``, NaN or blank.
+
+    Raises:
+        ValueError: It is neither text nor a whole number.
+    """
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if not isinstance(value, str | int):
+        raise ValueError(f"must hold text or integers, got {value!r}")
+    return " ".join(unicodedata.normalize("NFC", str(value)).translate(_INVISIBLE).split())
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Whole numbers by value, other names by alphabet."""
+    found = list(names)
+    numeric = all(name.removeprefix("-").isdecimal() for name in found)
+    return sorted(found, key=int if numeric else str)
+
+
+def check(places: Mapping[str, str], column: str) -> None:
+    """Refuse names that cannot be meant as classes.
+
+    Args:
+        places: Name -> where it occurs first.
+        column: Where labels stand.
+
+    Raises:
+        ValueError: Two names differ in case alone or are the same number, or all are numbers with fractions among them.
+    """
+    seen: dict[Any, str] = {}
+    for name, place in places.items():
+        for key in filter(lambda key: key is not None, (name.casefold(), _number(name), _truth(name))):
+            other = seen.setdefault(key, name)
+            if other != name:
+                raise ValueError(
+                    f"{place}: column '{column}' holds '{name}', and '{other}' at {places[other]}: "
+                    "one class has one spelling; correct one of them"
+                )
+    fraction = next((name for name in places if (number := _number(name)) is not None and number % 1), None)
+    if fraction is not None and all(_number(name) is not None for name in places):
+        raise ValueError(
+            f"{places[fraction]}: column '{column}' holds scores ({fraction}), and a classifier tells classes apart: "
+            "round them, or write classes as words"
+        )
+
+
+def check_count(names: Collection[str], rows: int, column: str) -> None:
+    """Refuse a column that holds no classes.
+
+    Args:
+        names: The classes.
+        rows: Training rows with a label.
+        column: Where labels stand.
+
+    Raises:
+        ValueError: There is one class only, or almost every row has its own.
+    """
+    if len(names) == 1:
+        raise ValueError(
+            f"column '{column}' holds one class alone ('{next(iter(names))}'): there is nothing to tell apart"
+        )
+    if len(names) > max(20, rows / 2):
+        raise ValueError(
+            f"column '{column}' holds {len(names)} classes in {rows} training rows, too few rows of each: is it the "
+            "right one? (data.columns.label)"
+        )
+
+
+def _number(name: str) -> float | None:
+    try:
+        return float(name) if name[-1:].isdigit() or name.endswith(".") else None
+    except ValueError:
+        return None
+
+
+def _truth(name: str) -> str | None:
+    """What JSON's ``true`` shares with ``1``: they would be two classes."""
+    return {"true": "true or 1", "1": "true or 1", "false": "false or 0", "0": "false or 0"}.get(name.casefold())

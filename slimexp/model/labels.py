@@ -1,0 +1,115 @@
+"""The classes that a classifier tells apart, beside those of a corpus: the same by name, whatever their order."""
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+_SHOWN = 8
+
+
+def class_names(config: PreTrainedConfig) -> list[str]:
+    """Names of a model's classes, by id: a config's file may list them in any order."""
+    names = {int(i): str(name) for i, name in (config.id2label or {}).items()}
+    return [names[i] for i in sorted(names)]
+
+
+def in_model_order(config: PreTrainedConfig, labels: Sequence[str]) -> tuple[str, ...]:
+    """The corpus' classes in the order of the model's outputs.
+
+    Names are the same whatever their case and blanks. Where one side has no names but numbers (``LABEL_0`` or ``0``,
+    and so on), classes are taken by position.
+
+    Args:
+        config: Of any model; one without a trained classifier takes the corpus' order.
+        labels: Names of the corpus' classes; none for another task.
+
+    Raises:
+        ValueError: The model tells other classes apart.
+    """
+    if not labels or not _tells_classes(config):
+        return tuple(labels)
+    theirs = class_names(config)
+    if by_position(config, labels):
+        return tuple(labels)
+    for key in (str, _plain):
+        ours = {key(name): name for name in labels}
+        keys = [key(name) for name in theirs]
+        if set(keys) == set(ours) and len(keys) == len(ours) == len(labels):
+            return tuple(ours[name] for name in keys)
+    raise ValueError(
+        f"the model tells {len(theirs)} classes apart ({_listed(theirs)}), the corpus {len(labels)} "
+        f"({_listed(labels)}): the same names must be on both sides, in any order; change the corpus' labels or the "
+        "model's id2label, or take a model without a classifier's head"
+    )
+
+
+def by_position(config: PreTrainedConfig, labels: Sequence[str]) -> bool:
+    """Whether position alone tells which class of the model is which of the corpus."""
+    if not labels or not _tells_classes(config):
+        return False
+    theirs = class_names(config)
+    same = sorted(map(_plain, theirs)) == sorted(map(_plain, labels))
+    return len(theirs) == len(labels) and not same and (_only_numbered(theirs) or _only_numbered(labels))
+
+
+def options(config: PreTrainedConfig, labels: Sequence[str]) -> dict[str, Any]:
+    """What names the corpus' classes in a config; nothing where the model has names of its own, which it keeps.
+
+    Raises:
+        ValueError: See ``in_model_order``.
+    """
+    in_model_order(config, labels)
+    if not labels or _tells_classes(config):
+        return {}
+    return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+
+
+def lay_out(model: PreTrainedModel, labels: Sequence[str]) -> None:
+    """Put the rows of a trained classifier's head, and the names of its classes, in the order of ``labels``.
+
+    Raises:
+        ValueError: They are in another order, and which layer is the head cannot be told.
+    """
+    theirs = in_model_order(model.config, labels)
+    if theirs == tuple(labels):
+        return
+    order = [theirs.index(name) for name in labels]
+    head = _head(model)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(parameter[order])
+    names = class_names(model.config)
+    model.config.id2label = {new: names[old] for new, old in enumerate(order)}
+    model.config.label2id = {name: new for new, name in model.config.id2label.items()}
+
+
+def _tells_classes(config: PreTrainedConfig) -> bool:
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+
+
+def _only_numbered(names: Sequence[str]) -> bool:
+    return any(list(names) == [f"{prefix}{i}" for i in range(len(names))] for prefix in ("LABEL_", ""))
+
+
+def _plain(name: str) -> str:
+    return "".join(unicodedata.normalize("NFC", name).casefold().split())
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def _head(model: PreTrainedModel) -> nn.Linear:
+    base = set(model.base_model.modules())
+    outside = [module for module in model.modules() if isinstance(module, nn.Linear) and module not in base]
+    heads = [module for module in outside if module.out_features == model.config.num_labels]
+    if len(heads) != 1:
+        raise ValueError(
+            f"the classes of {type(model).__name__} are in another order, and which layer is its head cannot be told: "
+            f"write its classes in the order {_listed(class_names(model.config))} everywhere"
+        )
+    return heads[0]
