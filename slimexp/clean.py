@@ -52,7 +52,7 @@ def _main(arguments: Sequence[str] | None) -> int:
             raise ValueError(f"{asked.runs} is a file: name the folder of the runs")
         _refuse_sweeps(asked.runs)
         gone = [*(unfinished(asked.runs) if asked.unfinished else ())]
-        gone += dominated(found, read(asked.runs), asked.runs) if asked.dominated else []
+        gone += dominated(found, read(asked.runs, quiet=True), asked.runs) if asked.dominated else []
         total = sum(_cleaned(path, days=asked.days, yes=asked.yes) for path in gone)
     except (ValueError, OSError) as error:
         print(

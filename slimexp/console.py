@@ -17,6 +17,8 @@ USER_ERROR = 2
 INTERRUPTED = 128 + signal.SIGINT  # as a shell counts
 UNREAD = 128 + signal.SIGPIPE
 
+LABEL = 1_000  # characters of a text from a record that are shown
+
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _SHUT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
@@ -51,6 +53,19 @@ def counted(items: Collection[T], what: str) -> Iterator[T]:
     finally:
         if live and last:
             print()
+
+
+def printable(text: object) -> str:
+    """Text that somebody else wrote, in one line that no terminal obeys: control characters are shown as ``\\x1b``.
+
+    What is longer than ``LABEL`` characters is cut.
+    """
+    line = str(text)
+    if len(line) > LABEL:
+        line = f"{line[:LABEL]}…"
+    if line.isprintable():
+        return line
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
 
 
 def disk_fault(error: BaseException, folder: str | None, *, setting: str) -> str | None:
