@@ -22,6 +22,8 @@ TERMINATED = 128 + signal.SIGTERM
 UNREAD = 128 + signal.SIGPIPE
 GOES_ON = "what is finished is kept, the same command goes on from there"
 
+LABEL = 1_000  # characters of a text from a record that are shown
+
 _AGAIN_S = 2.0  # ``timeout`` signals a process and then its group, and fingers are impatient
 _TORN = -1  # torch.save does not say why
 _FULL = {
@@ -137,6 +139,19 @@ def counted(items: Collection[T], what: str) -> Iterator[T]:
     finally:
         if live and last:
             print()
+
+
+def printable(text: object) -> str:
+    """Text that somebody else wrote, in one line that no terminal obeys: control characters are shown as ``\\x1b``.
+
+    What is longer than ``LABEL`` characters is cut.
+    """
+    line = str(text)
+    if len(line) > LABEL:
+        line = f"{line[:LABEL]}…"
+    if line.isprintable():
+        return line
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
 
 
 def disk_fault(error: BaseException, folder: str | None, *, setting: str) -> str | None:

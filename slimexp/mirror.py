@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import shutil
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from slimexp import record, transaction_log
+from slimexp.console import printable
 from slimexp.record import Record
 from slimexp.section import Point, Section, sections
 from slimexp.tracker import Wandb, say, wandb_module
@@ -79,12 +79,10 @@ def publish(runs: Path, write: Write) -> None:
     runs = runs if runs.is_dir() else runs.parent
     try:
         sweeps: dict[str, list[Record]] = {}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the report has named the lines that are no records
-            merged = {row.key: row for row in record.read(runs)}
+        merged = {row.key: row for row in record.read(runs, quiet=True)}  # the report has warned
         for row in _rows(runs):
             if _is_mirrored(row):
-                sweeps.setdefault(row.config["logger"]["group"] or row.name, []).append(row)
+                sweeps.setdefault(printable(row.config["logger"].get("group") or row.name), []).append(row)
         if not sweeps:
             say("no record is of a run with logger=wandb, so there is nothing to report to it")
             return
@@ -194,11 +192,7 @@ def _figures(section: Section) -> dict[str, float]:
 
 def _rows(runs: Path) -> Iterator[Record]:
     """Every record as it was written: reading them as one, by key, would mix what several runs mirrored."""
-    for line in (line for file in sorted(runs.rglob(record.FILE)) for line in file.read_bytes().split(b"\n")):
-        try:
-            yield Record.from_json(line)
-        except (ValueError, TypeError):
-            continue  # record.read names it
+    yield from record.written(runs, quiet=True)
 
 
 def _is_mirrored(row: Record) -> bool:
@@ -207,7 +201,7 @@ def _is_mirrored(row: Record) -> bool:
 
 def _fault(row: Record, holders: Sequence[Log]) -> str | None:
     """What is missing in ``holders``, the runs of the record's configuration."""
-    what = f"{row.name}: {row.stage} {row.key}"
+    what = f"{printable(row.name)}: {row.stage} {row.key}"
     if not holders:
         return f"{what} is in no run: none has its configuration"
     metrics = {f"{row.stage}/{name}": value for name, value in row.metrics.items()}

@@ -1,6 +1,7 @@
 """Draw sections: quality over cost, the Pareto front and how sure it is, what is slower than dense, and references."""
 
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,9 @@ SLOWER = "#D3222A"
 GREY = "#C9C9C9"  # dominated
 REFERENCE = "#555555"
 SHADES = "viridis"  # of a third objective
+MOST = 70  # sections of a picture, which may have 2^16 pixels; the page has them all
 LINE = 130  # characters of the list below a plot
+WORD = 60  # characters of a title, and of a name within a plot
 NEAR = 0.03  # of an axis: notes of points closer than that would cover one another
 SQUEEZED = 2.0  # the trivial guess is left outside where the axis would grow by more
 LOG_FROM = 12.0  # largest / smallest value from which a cost or an error has a logarithmic axis
@@ -47,19 +50,30 @@ def write_png(found: Sequence[Section], path: Path) -> None:
     from matplotlib.figure import Figure
 
     style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "font.family": "DejaVu Sans"}
-    with rc_context(style):  # type: ignore[arg-type]
-        figure = Figure(figsize=(10, 5.2 * len(found)), layout="constrained")
-        for section, axes in zip(found, figure.subplots(len(found), squeeze=False)[:, 0], strict=True):
+    plain = {"text.parse_math": False, "text.usetex": False}  # words of a record are no formulas
+    with rc_context(style | plain), warnings.catch_warnings():  # type: ignore[arg-type]
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")  # a box is drawn in its place
+        shown = found[:MOST]
+        figure = Figure(figsize=(10, 5.2 * len(shown)), layout="constrained")
+        for section, axes in zip(shown, figure.subplots(len(shown), squeeze=False)[:, 0], strict=True):
             _draw(section, axes)
+        if left := len(found) - len(shown):
+            figure.supxlabel(f"{left} more sections are in the page")
         figure.savefig(path, dpi=160, facecolor="white")
 
 
 def _draw(section: Section, axes: "Axes") -> None:
     """Points, front, dense reference and trivial guess of one section."""
     shown = [index for index in range(len(section.points)) if section.drawn(index)]
-    axes.set_title(section.title, loc="left", fontweight="bold")
+    axes.set_title(_cut(section.title, WORD), loc="left", fontweight="bold")
     if not shown:
-        axes.text(0.5, 0.5, f"no point has both {section.x} and {section.y}", ha="center", transform=axes.transAxes)
+        axes.text(
+            0.5,
+            0.5,
+            f"no point has both {_cut(section.x)} and {_cut(section.y)}",
+            ha="center",
+            transform=axes.transAxes,
+        )
         axes.set_axis_off()
         return
     _scale(section, axes)
@@ -118,7 +132,7 @@ def _limits(ends: Sequence[float], way: Direction) -> tuple[str, tuple[float, fl
 
 def _named(metric: str, way: Direction) -> str:
     """``size on disk (MB)   ← better``."""
-    name = NAMES.get(metric, metric.replace("_", " "))
+    name = NAMES.get(metric) or _cut(metric.replace("_", " "))
     return f"{name}   ← better" if way == "min" else f"{name}   better →"
 
 
@@ -201,7 +215,7 @@ def _draw_published(section: Section, axes: "Axes") -> None:
         axes.plot(_bar(x), [y.mean, y.mean], [x.mean, x.mean], _bar(y), color=REFERENCE, linewidth=1.0, zorder=3)
         axes.scatter(x.mean, y.mean, s=170, marker="*", facecolors="white", edgecolors=REFERENCE, zorder=4)
         axes.annotate(
-            point.label,
+            _cut(point.label),
             (x.mean, y.mean),
             xytext=(9, 6),
             textcoords="offset points",
@@ -253,7 +267,12 @@ def _draw_notes(section: Section, shown: Sequence[int], axes: "Axes") -> None:
 def _note(section: Section, index: int) -> str:
     """A front point's number, or a dense model's name without the settings of its run, which may be a path."""
     point = section.points[index]
-    return point.label.partition(" [")[0] if point.dense else str(rank(section, index))
+    return _cut(point.label.partition(" [")[0]) if point.dense else str(rank(section, index))
+
+
+def _cut(text: str, most: int = WORD) -> str:
+    """No more of a text than a picture has room for."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _place(section: Section, index: int) -> tuple[float, float]:
@@ -275,7 +294,9 @@ def _draw_key(section: Section, kinds: Sequence[str], axes: "Axes") -> None:
 
     entries = [mark("dense (not compressed)", "*", "#111111", markersize=13)]
     plain = section.z is None  # else colours tell z
-    entries += [mark(kind, _look(kind, kinds)[1], _look(kind, kinds)[0] if plain else REFERENCE) for kind in kinds]
+    entries += [
+        mark(_cut(kind), _look(kind, kinds)[1], _look(kind, kinds)[0] if plain else REFERENCE) for kind in kinds
+    ]
     beaten = [i for i, point in enumerate(section.points) if section.drawn(i) and not point.dense]
     beaten = [i for i in beaten if i not in section.front]
     if plain and any(map(section.undecided, beaten)):
@@ -309,9 +330,9 @@ def _bars(section: Section) -> Iterator[tuple[str, str]]:
 def _entry(section: Section, index: int) -> str:
     point = section.points[index]
     seeds = f", {len(point.seeds)} seeds" if len(point.seeds) > 1 else ""
-    values = ", ".join(f"{metric} {number(point.value(metric))}" for metric in section.axes)
+    values = ", ".join(f"{_cut(metric)} {number(point.value(metric))}" for metric in section.axes)
     doubt = f", {100 * (section.probabilities[index] or 0):.0f} % likely dominated" if section.undecided(index) else ""
-    text = f"{rank(section, index)}  {point.label}  ({values}{seeds}{doubt})"
+    text = f"{rank(section, index)}  {_cut(point.label, 2 * LINE)}  ({values}{seeds}{doubt})"
     return textwrap.fill(text, width=LINE, subsequent_indent="    ")
 
 

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from slimexp.console import printable
 from slimexp.record import OF_LAYER, Record, kept
+from slimexp.record_schema import LARGEST
 from slimexp.stage import DENSE, as_floats, shaping
 from slimexp.uncertainty import standard_error
 
@@ -27,6 +29,7 @@ _SHARED = ("model", "trainer", "save_dtype")  # what shapes every stage of a run
 _LESS_TELLING = frozenset(
     {"steps", "batch_size", "dropout", "workers", "pad_to", "clip_norm", "optimizer", "scheduler"}
 )
+LONGEST = 100  # stages of a chain
 _SHOWN = 4  # settings a stage's label holds, where they tell it from others
 
 
@@ -129,7 +132,7 @@ def figures(record: Record) -> dict[str, float]:
             found.setdefault("sparsity", 1 - found["params_nonzero"] / found["params_live"])
         if "weights_mb" in found:
             found.setdefault("bits_per_weight", 8e6 * found["weights_mb"] / found["params_live"])
-    return found
+    return {name: value for name, value in found.items() if abs(value) <= LARGEST}  # a ratio to next to nothing is none
 
 
 def unshrunk(found: Mapping[str, float]) -> bool:
@@ -195,7 +198,7 @@ def _point(group: Sequence[Record], label: str, parents: Mapping[str, Record]) -
         seeds=tuple(sorted(record.seed for record in group)),
         figures=spreads([figures(record) for record in group], dense=dense),
         layers=_layers(group),
-        runs=tuple(sorted({record.name for record in group})),
+        runs=tuple(sorted({printable(record.name) for record in group})),
         keys=tuple(record.key for record in group if record.key),
         artifacts=tuple(record.artifact for record in group if record.key),
         time=max(record.time for record in group),
@@ -211,13 +214,23 @@ def _layers(group: Sequence[Record]) -> dict[str, dict[str, Spread]]:
     return found
 
 
+def lineage(record: Record, parents: Mapping[str, Record]) -> list[Record]:
+    """Records of the stages that led to ``record``, which is the last; at most ``LONGEST``, and none of them twice."""
+    found = {record.key: record}
+    while (parent := parents.get(record.parent or "")) and parent.key not in found and len(found) < LONGEST:
+        found[parent.key] = record = parent
+    return list(found.values())[::-1]
+
+
 def _chain(record: Record, parents: Mapping[str, Record]) -> list[str]:
     """Stages that led to ``record``; where a parent's record is missing, the order of its configuration."""
-    chain = [record.stage]
-    while record.parent in parents and record.parent is not None:
-        record = parents[record.parent]
-        chain.insert(0, record.stage)
-    if record.parent is not None and chain[0] in (planned := list(record.config.get("pipeline") or {})):
+    ancestors = lineage(record, parents)
+    chain, record = [one.stage for one in ancestors], ancestors[0]
+    if (
+        record.parent is not None
+        and record.parent not in parents
+        and chain[0] in (planned := list(record.config.get("pipeline") or {}))
+    ):
         chain = planned[: planned.index(chain[0])] + chain
     return [stage for stage in chain if stage != DENSE] or [DENSE]
 
@@ -225,9 +238,9 @@ def _chain(record: Record, parents: Mapping[str, Record]) -> list[str]:
 def _settings(record: Record, parents: Mapping[str, Record]) -> dict[str, Any]:
     """Flat settings that shaped ``record``: of the stages of its chain as ``stage.key``, and of the run."""
     pipeline = record.config.get("pipeline") or {}
-    stages = {stage: unseeded(pipeline[stage]) for stage in _chain(record, parents) if stage in pipeline}
+    stages = {stage: unseeded(pipeline[stage]) for stage in _chain(record, parents) if pipeline.get(stage)}
     shared = {name: record.config[name] for name in _SHARED if name in record.config}
-    if "trainer" in shared:
+    if shared.get("trainer"):
         shared["trainer"] = shaping(shared["trainer"])
     return dict(flat({**shared, **stages}))
 
@@ -255,7 +268,8 @@ def _labels(records: Sequence[Record], parents: Mapping[str, Record]) -> list[st
     met = Counter(short)
     full = [label(index, None) if met[name] > 1 else name for index, name in enumerate(short)]
     met = Counter(full)
-    return [f"{name} [{record.name}]" if met[name] > 1 else name for record, name in zip(records, full, strict=True)]
+    told = [f"{name} [{record.name}]" if met[name] > 1 else name for record, name in zip(records, full, strict=True)]
+    return list(map(printable, told))
 
 
 def _varying(settings: Sequence[Mapping[str, Any]], chains: Sequence[list[str]]) -> set[str]:
@@ -287,7 +301,7 @@ def _differ(key: str, group: Sequence[tuple[Mapping[str, Any], list[str]]]) -> b
 
 def _stage_label(stage: str, settings: Mapping[str, Any], most: int | None) -> str:
     """``prune(sparsity=0.5)``, with at most so many settings."""
-    own = [(key, value) for key, value in settings.items() if key.split(".")[0] == stage]
+    own = [(key, value) for key, value in settings.items() if key.startswith(f"{stage}.")]
     own.sort(key=lambda pair: (pair[0].split(".")[1] in _LESS_TELLING, *_depth(pair[0])))
     parts = [_setting(key, value) for key, value in own]
     more = [f"+{len(parts) - most}"] if most is not None and len(parts) > most else []

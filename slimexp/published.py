@@ -8,8 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from slimexp import regular_file
+from slimexp.console import printable
 from slimexp.point import Point, spreads
+from slimexp.record_schema import LARGEST
 
+LONGEST = 1 << 24  # bytes of a file
 FORMAT = """\
 a file of published points, drawn as hollow stars, never part of a front or a hypervolume: CSV with a header, or JSON
 lines (.jsonl), with the columns 'label' and any metrics by their names in report.csv (disk_mb, cer, latency_ratio; a
@@ -42,10 +46,10 @@ def read(path: Path, titles: Sequence[str]) -> dict[str, list[Point]]:
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     if path.suffix not in (".csv", ".jsonl"):
         raise ValueError(f"a file of published points must end in .csv or .jsonl, got {path}")
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"no file {path} of published points")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = regular_file.content(path, LONGEST).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as such") from None
     yield from _csv(text, path) if path.suffix == ".csv" else _jsonl(text, path)
@@ -53,21 +57,26 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def _csv(text: str, path: Path) -> Iterator[dict[str, Any]]:
     reader = csv.reader(io.StringIO(text, newline=""))
-    head = [name.strip() for name in next(reader, [])]
+    try:
+        rows = [(reader.line_num, cells) for cells in reader]
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num} of {path} is no CSV: {error}") from None
+    head = [name.strip() for name in rows[0][1]] if rows else []
     if "label" not in head or len(set(head)) < len(head):
         raise ValueError(f"the first line of {path} must name the columns, 'label' among them, each once; got {head}")
-    for cells in filter(None, reader):
-        if len(cells) != len(head):
-            raise ValueError(f"line {reader.line_num} of {path} has {len(cells)} cells, and the header {len(head)}")
-        yield {name: cell.strip() for name, cell in zip(head, cells, strict=True) if cell.strip()}
+    for number, cells in rows[1:]:
+        if cells and len(cells) != len(head):
+            raise ValueError(f"line {number} of {path} has {len(cells)} cells, and the header {len(head)}")
+        if cells:
+            yield {name: cell.strip() for name, cell in zip(head, cells, strict=True) if cell.strip()}
 
 
 def _jsonl(text: str, path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"line {number} of {path} is no JSON: {error}") from None
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} of {path} must be an object, got {type(row).__name__}")
@@ -78,11 +87,15 @@ def _point(row: Mapping[str, Any], where: str) -> Point:
     label = row.get("label")
     if not isinstance(label, str):
         raise ValueError(f"{where} needs a 'label', the name that is drawn beside it")
-    figures = {name: _number(value, f"{name} in {where}") for name, value in row.items() if name != "label"}
+    figures = {
+        printable(name): _number(value, f"{printable(name)} in {where}")
+        for name, value in row.items()
+        if name != "label"
+    }
     if not figures:
         raise ValueError(f"{where} ({label}) holds no metric")
     return Point(
-        label=label,
+        label=printable(label),
         chain=("published",),
         dense=False,
         seeds=(),
@@ -97,9 +110,9 @@ def _point(row: Mapping[str, Any], where: str) -> Point:
 
 def _number(value: object, where: str) -> float:
     try:
-        number = float(value) if isinstance(value, str | int | float) else math.nan
-    except ValueError:
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
         number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{where} must be a finite number, got {value!r}")
+    if not abs(number) <= LARGEST:
+        raise ValueError(f"{where} must be a finite number, got {printable(repr(value))}")
     return number

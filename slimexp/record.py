@@ -1,7 +1,8 @@
 """Records: one JSON line per finished stage, the truth that reports are rebuilt from.
 
 A record file is append-only and safe under parallel processes: lines are written under a lock, in one
-piece. What a killed process left half-written is skipped on reading and never merges with a later line.
+piece. What a killed process left half-written is skipped on reading and never merges with a later line. A line may
+have been written by anybody: what it holds is checked when it is read, see ``record_schema``.
 """
 
 import errno
@@ -10,18 +11,21 @@ import json
 import math
 import os
 import platform
-import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from slimexp import record_schema, regular_file, working_copy
+
 SCHEMA = 1
 FILE = "records.jsonl"
+LONGEST = 1 << 24  # bytes of a line
+REASONS = 10  # of lines of a file that cannot be read, which are told
 OF_LAYER = "/"  # metric/layer: a figure of one layer, which models are not compared by
 PACKAGES = (
     "slimexp",
@@ -118,12 +122,12 @@ class Record:
         """Parse one line.
 
         Raises:
-            ValueError: The line is no JSON object, lacks a field, is of a newer schema, or a metric is no number.
+            ValueError: It is no JSON object, lacks a field, is of a newer schema, or a field is not as it must be.
         """
-        row = json.loads(line)
-        if not isinstance(row, dict):
-            raise ValueError(f"a record must be a JSON object, got {type(row).__name__}")
-        if row.get("schema", SCHEMA) > SCHEMA:
+        row = record_schema.parse(line)
+        if type(schema := row.get("schema", SCHEMA)) is not int or schema < 1:
+            raise ValueError(f"schema must be a whole number from 1, got {schema!r:.60}")
+        if schema > SCHEMA:
             raise ValueError(f"schema {row['schema']} is newer than {SCHEMA}, which this slimexp reads: update slimexp")
         names = [field.name for field in fields(cls)]
         if missing := [name for name in names if name not in row and name != "schema"]:
@@ -131,9 +135,8 @@ class Record:
                 f"it lacks {', '.join(missing)}; if an older slimexp wrote it, "
                 "the same command with resume=false writes it anew"
             )
-        for group in ("metrics", "baseline"):
-            if wrong := [name for name, value in row[group].items() if type(value) not in (int, float)]:
-                raise ValueError(f"{group}.{wrong[0]} must be a number, got {row[group][wrong[0]]!r}")
+        record_schema.check(row)
+        row["time"] = record_schema.in_utc(row["time"])
         return cls(**{name: row[name] for name in names if name in row})
 
 
@@ -156,24 +159,54 @@ def append(path: str | Path, record: Record) -> None:
         os.fsync(file)
 
 
-def read(path: str | Path) -> list[Record]:
+def read(path: str | Path, *, quiet: bool = False) -> list[Record]:
     """Read a record file, or every ``records.jsonl`` below a folder, oldest first.
 
     Records with the same key are one, the latest, with the figures that only earlier ones hold. A line that
-    is no record (the torn last line of a killed process) is skipped with a warning that names it and says why.
+    is no record (the torn last line of a killed process) is skipped with a warning that names it and says why,
+    and so is a file or folder that cannot be read.
+
+    Args:
+        path: A file, or a folder.
+        quiet: Without warnings, where an earlier reading has given them.
+
+    Raises:
+        FileNotFoundError: ``path`` does not exist.
+    """
+    latest: dict[str, Record] = {}
+    for record in sorted(written(path, quiet=quiet), key=lambda record: record.time):
+        latest[record.key] = _merged(latest[record.key], record) if record.key in latest else record
+    return sorted(latest.values(), key=lambda record: record.time)
+
+
+def written(path: str | Path, *, quiet: bool = False) -> list[Record]:
+    """Every record as it was written; what ``read``, which has the same arguments, puts together.
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise FileNotFoundError(f"no file or folder {path}")
-    files = sorted(path.rglob(FILE)) if path.is_dir() else [path]
-    rows = sorted((record for file in files for record in _lines(file)), key=lambda record: record.time)
-    latest: dict[str, Record] = {}
-    for record in rows:
-        latest[record.key] = _merged(latest[record.key], record) if record.key in latest else record
-    return sorted(latest.values(), key=lambda record: record.time)
+    with warnings.catch_warnings():
+        if quiet:
+            warnings.simplefilter("ignore")
+        return [record for file in files(path) for record in _lines(file)]
+
+
+def files(path: Path) -> list[Path]:
+    """The record files below a folder, whose linked folders are not entered, in order; a file is itself the only one.
+
+    A folder that cannot be read is left out with a warning.
+    """
+    if not os.path.isdir(path):
+        return [path]
+
+    def unread(error: OSError) -> None:
+        warnings.warn(f"skipped folder {error.filename}: {error.strerror}", stacklevel=3)
+
+    found = os.walk(path, onerror=unread)
+    return sorted(Path(folder, FILE) for folder, inner, names in found if FILE in names or FILE in inner)
 
 
 def kept(record: Record) -> float | None:
@@ -192,7 +225,7 @@ def kept(record: Record) -> float | None:
 
 def environment() -> dict[str, Any]:
     """What a run depends on besides its configuration: ``git``, ``versions`` and ``hardware``, as in ``Record``."""
-    return {"git": _git(), "versions": _versions(), "hardware": _hardware()}
+    return {"git": working_copy.state(), "versions": _versions(), "hardware": _hardware()}
 
 
 def _merged(older: Record, newer: Record) -> Record:
@@ -211,7 +244,7 @@ def _merged(older: Record, newer: Record) -> Record:
 
 @contextmanager
 def _locked(path: str | Path, flags: int, lock: int) -> Iterator[int]:
-    file = os.open(path, flags, 0o644)
+    file = regular_file.descriptor(path, flags)
     try:
         fcntl.flock(file, lock)
         yield file
@@ -220,18 +253,31 @@ def _locked(path: str | Path, flags: int, lock: int) -> Iterator[int]:
 
 
 def _lines(path: Path) -> Iterator[Record]:
-    with _locked(path, os.O_RDONLY, fcntl.LOCK_SH) as file, os.fdopen(os.dup(file), "rb") as stream:
-        lines = stream.read().split(b"\n")
+    try:
+        with _locked(path, os.O_RDONLY, fcntl.LOCK_SH) as file, os.fdopen(os.dup(file), "rb") as stream:
+            lines = list(regular_file.lines(stream, LONGEST))
+    except OSError as error:
+        warnings.warn(f"skipped {path}: {error.strerror}", stacklevel=3)
+        return
     wrong: dict[str, list[int]] = {}
     for number, line in enumerate(lines, start=1):
-        if line.strip():
+        if line is None:
+            wrong.setdefault(f"it has more than {LONGEST} bytes", []).append(number)
+        elif line.strip():
             try:
                 yield Record.from_json(line)
-            except (ValueError, TypeError) as error:
+            except ValueError as error:
                 wrong.setdefault(str(error), []).append(number)
-    for why, numbers in wrong.items():
+    _tell(path, wrong)
+
+
+def _tell(path: Path, wrong: Mapping[str, Sequence[int]]) -> None:
+    """Warn of lines that were skipped, by reason; of a file of many reasons the first are enough."""
+    for why, numbers in list(wrong.items())[:REASONS]:
         which = f"line {numbers[0]}" + (f" and {len(numbers) - 1} more" if len(numbers) > 1 else "")
-        warnings.warn(f"skipped {which} of {path}, no record that can be read: {why}", stacklevel=3)
+        warnings.warn(f"skipped {which} of {path}, no record that can be read: {why}", stacklevel=4)
+    if more := sum(map(len, list(wrong.values())[REASONS:])):
+        warnings.warn(f"skipped {more} more lines of {path} for other reasons", stacklevel=4)
 
 
 def _finite(group: str, numbers: Mapping[str, float]) -> dict[str, float]:
@@ -252,19 +298,6 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
     return str(value)
-
-
-def _git() -> dict[str, Any] | None:
-    """Commit of the working directory, and whether files differ from it (untracked ones included)."""
-
-    def output(*command: str) -> str:
-        options = {"capture_output": True, "text": True, "timeout": 10, "check": True}
-        return subprocess.run(["git", *command], **options).stdout.strip()  # type: ignore[call-overload]
-
-    try:
-        return {"commit": output("rev-parse", "HEAD"), "dirty": bool(output("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _versions() -> dict[str, str]:

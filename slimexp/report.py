@@ -60,7 +60,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         found = look()
         files = write(found, folder, asked.runs)
     except (ValueError, OSError) as error:
-        print(f"error: {console.disk_fault(error, str(folder), setting='--out DIR') or error}", file=sys.stderr)
+        told = console.disk_fault(error, str(folder), setting="--out DIR") or error
+        print(f"error: {console.printable(told)}", file=sys.stderr)
         return console.USER_ERROR
     print("\n\n".join(table(section) for section in found))
     print("\nwritten: " + ", ".join(map(str, files)))
@@ -212,7 +213,7 @@ def _spread(spread: Spread | None) -> str:
 
 def _write_csv(found: Sequence[Section], path: Path) -> None:
     metrics = sorted({name for section in found for point in section.points for name in point.figures})
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
         flags = ["dense", "front", "slower", "dominated_probability", "time", "cover_after"]
         heads = [f"{name}{end}" for name in metrics for end in ("", "_lowest", "_highest", "_error")]

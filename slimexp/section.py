@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimexp import pareto, published
+from slimexp.console import printable
 from slimexp.point import Point, figures, flat, grouped, points, unseeded
 from slimexp.record import Record, read
 from slimexp.stage import DENSE
@@ -141,7 +142,7 @@ def load(
         warnings.simplefilter("always")
         records = read(runs)
     for warning in caught:
-        print(f"warning: {warning.message}", file=sys.stderr)
+        print(f"warning: {printable(warning.message)}", file=sys.stderr)
     if not records:
         raise ValueError(f"no records in {runs}: train something first, or name the folder that holds records.jsonl")
     found = sections(records, x=x, y=y, z=z)
@@ -165,8 +166,9 @@ def _section(
     found = points(records, parents)
     measured = {metric for point in found for metric in point.figures}
     headline = records[0].headline
-    x = x or next((metric for metric in X_AXES if metric in measured), X_AXES[0])
     y = y or headline
+    costs = [metric for metric in X_AXES if metric not in (y, z)]  # the headline may be one of them
+    x = x or next((metric for metric in costs if metric in measured), costs[0])
     if len({x, y, z}) < 3:
         named = ", ".join(filter(None, (x, y, z)))
         raise ValueError(
@@ -230,9 +232,10 @@ def _corner(found: Sequence[Point], axes: Mapping[str, Direction], headline: str
     return corner
 
 
-def _volume(values: NDArray[np.float64], corner: Sequence[float], ways: Sequence[Direction]) -> float:
+def _volume(values: NDArray[np.float64], corner: Sequence[float], ways: Sequence[Direction]) -> float | None:
     units = np.array([abs(end) or 1.0 for end in corner])
-    return pareto.hypervolume(values / units, np.array(corner) / units, ways)
+    volume = pareto.hypervolume(values / units, np.array(corner) / units, ways)
+    return volume if np.isfinite(volume) else None  # where a dense figure is next to nothing
 
 
 def _finished(found: Sequence[Point]) -> list[int]:
@@ -292,7 +295,7 @@ def _titles(groups: Sequence[Sequence[Record]]) -> list[str]:
         differs = [key for key in mine if len({json.dumps(other.get(key)) for other in same}) > 1]
         titles.append(f"{word} ({', '.join(f'{key}={mine[key]}' for key in differs)})" if differs else word)
     return [
-        f"{title} on {_rows(group[0])}" if titles.count(title) > 1 else title
+        printable(f"{title} on {_rows(group[0])}" if titles.count(title) > 1 else title)
         for title, group in zip(titles, groups, strict=True)
     ]
 
@@ -322,8 +325,9 @@ def _graded_on(record: Record) -> tuple[str, str, float | None, str | None]:
     """What must be equal for two headlines to be compared: corpus, headline, number of rows and their split."""
     task = (record.config.get("measure") or {}).get("task") or {}
     rows = record.metrics.get("task_examples", record.baseline.get("task_examples"))
-    return _canonical(record.config.get("data")), record.headline, rows, task.get("split")
+    split = task.get("split")
+    return _canonical(record.config.get("data")), record.headline, rows, None if split is None else str(split)
 
 
 def _canonical(corpus: Mapping[str, Any] | None) -> str:
-    return json.dumps(sorted(flat(unseeded(corpus or {}))))
+    return json.dumps(sorted(flat(unseeded(corpus or {})), key=json.dumps))

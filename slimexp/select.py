@@ -2,6 +2,10 @@
 
 Budgets are ``max_METRIC=NUMBER`` and ``min_METRIC=NUMBER``, of any figure in the records. Among the models that keep
 all of them the one with the best headline is named, of equals the smallest; where none does, the nearest one.
+
+Each corpus has its own answer. One where no model has a figure of the budgets, or the headline, is not asked: it is
+named as such and does not count. The exit status is 0 where every corpus that is asked has a model that fits, 1 where
+one has none or none could be asked, 2 after an error.
 """
 
 import argparse
@@ -74,7 +78,7 @@ class Choice(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns 0, 1 where a corpus has no model that fits, 2 after an error."""
+    """Command line; returns 0, 1 where a corpus that is asked has no model that fits, 2 after an error."""
     with console.output(), console.interruptible():
         return _main(arguments)
 
@@ -91,12 +95,17 @@ def _main(arguments: Sequence[str] | None) -> int:
         found = load(asked.runs)
         _check(budgets, found)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {console.printable(error)}", file=sys.stderr)
         return console.USER_ERROR
-    choices = [choose(section, budgets) for section in found]
     folder = asked.runs if asked.runs.is_dir() else asked.runs.parent
-    print("\n\n".join("\n".join(_told(*pair, budgets, folder)) for pair in zip(found, choices, strict=True)))
-    return 0 if all(choice.fits for choice in choices) else NONE_FITS
+    concerned = [section for section in found if not _unmeasured(section, budgets)]
+    choices = [choose(section, budgets) for section in concerned]
+    told = ["\n".join(_told(*pair, budgets, folder)) for pair in zip(concerned, choices, strict=True)]
+    for section in found:
+        if absent := _unmeasured(section, budgets):
+            told.append(f"{section.title}: not asked, no model there has {', '.join(absent)}")
+    print("\n\n".join(told))
+    return 0 if choices and all(choice.fits for choice in choices) else NONE_FITS
 
 
 def choose(section: Section, budgets: Sequence[Budget]) -> Choice:
@@ -113,6 +122,12 @@ def choose(section: Section, budgets: Sequence[Budget]) -> Choice:
     point = min(points, key=cost, default=None)
     within = sorted((one for one in points if excess(one) <= 0), key=cost)
     return Choice(point, bool(within), _rivals(within, section.headline, section.direction))
+
+
+def _unmeasured(section: Section, budgets: Sequence[Budget]) -> list[str]:
+    """Metrics, of the budgets and the headline, that no model of the section has."""
+    metrics = dict.fromkeys([*(budget.metric for budget in budgets), section.headline])
+    return [metric for metric in metrics if not any(metric in point.figures for point in section.points)]
 
 
 def _rivals(points: Sequence[Point], headline: str, direction: str) -> tuple[Point, ...]:

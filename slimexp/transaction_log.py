@@ -10,8 +10,12 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from slimexp import regular_file
+
+LONGEST = 1 << 26  # bytes of a record
+DEPTH = 100  # levels of a configuration
 BLOCK = 32768  # bytes; no frame goes over the end of one
 HEADER = struct.Struct("<IHB")  # of a frame: checksum, length, kind
 MAGIC = b":W&B"
@@ -48,20 +52,24 @@ def logs(folder: Path) -> list[Log]:
 
 
 def read(path: Path) -> Log:
-    """One log, up to where it is cut or damaged."""
+    """One log, up to where it is cut or damaged; nothing of what is no file."""
     run: Any = None
     config: dict[str, Any] = {}
     summary: dict[str, Any] = {}
     finished = False
-    for record in records(path):
+    for record in _sound(path):
         kind = record.WhichOneof("record_type")
-        if kind == "run":
-            run = record.run
-            _change(config, run.config)
-        elif kind == "config":
-            _change(config, record.config)
-        elif kind == "summary":
-            _change(summary, record.summary)
+        try:
+            if kind == "run":
+                run = record.run
+                _change(config, run.config)
+            elif kind == "config":
+                _change(config, record.config)
+            elif kind == "summary":
+                _change(summary, record.summary)
+        except (ValueError, RecursionError):  # no JSON
+            finished = False
+            break
         finished = finished or kind == "exit"
     return Log(
         folder=path.parent,
@@ -75,30 +83,47 @@ def read(path: Path) -> Log:
 
 
 def records(path: Path) -> Iterator[Any]:
-    """W&B's ``Record`` messages of a log, up to the first that is not whole."""
+    """W&B's ``Record`` messages of a log, up to the first that is not whole.
+
+    Raises:
+        OSError: ``path`` is no file that can be read.
+    """
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
-    for content in _contents(path.read_bytes()):
-        yield Record.FromString(content)
+    with regular_file.opened(path) as stream:
+        for content in _contents(stream):
+            try:
+                yield Record.FromString(content)
+            except DecodeError:
+                return
 
 
-def _contents(data: bytes) -> Iterator[bytes]:
-    if not data.startswith(MAGIC):
+def _sound(path: Path) -> Iterator[Any]:
+    try:
+        yield from records(path)
+    except OSError:
         return
-    place, content = 7, b""  # after the file's own header
-    while place + HEADER.size <= len(data):
-        if (left := BLOCK - place % BLOCK) < HEADER.size:
-            place += left
-            continue
-        checksum, length, kind = HEADER.unpack_from(data, place)
-        part = data[place + HEADER.size : place + HEADER.size + length]
-        if len(part) < length or zlib.crc32(part, zlib.crc32(bytes([kind]))) != checksum:
-            return
-        place += HEADER.size + length
-        content += part
-        if kind in (_WHOLE, _LAST):
-            yield content
-            content = b""
+
+
+def _contents(stream: BinaryIO) -> Iterator[bytes]:
+    block, place, content = stream.read(BLOCK), 7, bytearray()  # after the file's own header
+    if not block.startswith(MAGIC):
+        return
+    while block:
+        while place + HEADER.size <= len(block):
+            checksum, length, kind = HEADER.unpack_from(block, place)
+            part = block[place + HEADER.size : place + HEADER.size + length]
+            if len(part) < length or zlib.crc32(part, zlib.crc32(bytes([kind]))) != checksum:
+                return
+            place += HEADER.size + length
+            content += part
+            if len(content) > LONGEST:
+                return
+            if kind in (_WHOLE, _LAST):
+                yield bytes(content)
+                content.clear()
+        block, place = stream.read(BLOCK), 0
 
 
 def _change(tree: dict[str, Any], change: Any) -> None:
@@ -112,7 +137,9 @@ def _change(tree: dict[str, Any], change: Any) -> None:
 
 
 def _path(item: Any) -> list[str]:
-    return list(item.nested_key) or [item.key]
+    if len(path := list(item.nested_key)) > DEPTH:
+        raise ValueError(f"a configuration is nested at most {DEPTH} levels deep")
+    return path or [item.key]
 
 
 def _below(tree: dict[str, Any], path: Iterable[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ LONGEST = 400
 
 # A room or module may import those of lower rows only. Rows within one layer order its parts.
 LAYERS = [
+    ["record_schema", "regular_file", "working_copy"],
     [
         "signature",
         "schedule",

@@ -1,9 +1,11 @@
 """Points of others: read, matched with their corpus, and refused in one line that says where."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from slimexp import published
 from slimexp.published import read
 
 pytestmark = pytest.mark.fast
@@ -68,6 +70,14 @@ def test_a_point_belongs_to_one_corpus(tmp_path: Path) -> None:
         ("points.csv", "label,cer\na,1\n", "row 1 of .* names no corpus: 'corpus' must be one of"),
         ("points.jsonl", "{\n", "line 1 of .* is no JSON"),
         ("points.jsonl", "[1]\n", "line 1 of .* must be an object, got list"),
+        ("points.csv", "label,cer\na,1e200\n", "must be a finite number, got '1e200'"),
+        ("points.csv", "label,cer\n" + "x" * 200_000 + ",1\n", "line 2 of .* is no CSV: field larger"),
+        ("points.csv", "label,\x1b[2J\na,x\n", r"^\\x1b\[2J in row 1 of .* must be a finite number, got 'x'"),
+        ("points.jsonl", '{"label": "a", "cer": true}', "must be a finite number, got True"),
+        ("points.jsonl", '{"label": "a", "cer": 1' + "0" * 400 + "}", "must be a finite number, got 10000"),
+        ("points.jsonl", '{"label": "a", "cer": 1' + "0" * 5_000 + "}", "line 1 of .* is no JSON"),
+        ("points.jsonl", '{"label": "a", "cer": NaN}', "must be a finite number, got nan"),
+        ("points.jsonl", "[" * 100_000, "line 1 of .* is no JSON"),
         ("points.jsonl", '{"label": "a", "corpus": ["spelling"], "cer": 1}', r"is of corpus \['spelling'\]"),
         ("points.jsonl", '{"label": "a", "corpus": "other", "cer": [1]}', r"must be a finite number, got \[1\]"),
     ],
@@ -83,3 +93,21 @@ def test_no_file_and_no_text(tmp_path: Path) -> None:
     (tmp_path / "points.csv").write_bytes(b"label,cer\n\xff,1\n")
     with pytest.raises(ValueError, match="is no UTF-8 text"):
         read(tmp_path / "points.csv", ["spelling"])
+
+
+def test_what_is_no_file_of_bounded_size_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
+    for name in ("pipe.csv", "folder.csv", "zero.jsonl"):
+        with pytest.raises(OSError, match="not a regular file"):
+            read(tmp_path / name, ["spelling"])
+    monkeypatch.setattr(published, "LONGEST", 5)
+    with pytest.raises(ValueError, match="is too large"):
+        read(written(tmp_path, "label,cer\na,1\n"), ["spelling"])
+
+
+def test_a_label_is_one_line_that_no_terminal_obeys(tmp_path: Path) -> None:
+    path = written(tmp_path, '{"label": "a\\nb\\u001b\\ud800", "cer": 1}', "points.jsonl")
+    (point,) = read(path, ["spelling"])["spelling"]
+    assert point.label == r"a\nb\x1b\ud800"

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,9 +77,9 @@ def test_a_configuration_may_hold_what_json_cannot_say() -> None:
 
 
 def test_a_folder_gives_all_records_below_it_and_the_later_of_equal_keys(tmp_path: Path) -> None:
-    append(tmp_path / "one" / record.FILE, make("a", time="2026-01-03", seed=3))
-    append(tmp_path / "two" / "deep" / record.FILE, make("a", time="2026-01-01", seed=1))
-    append(tmp_path / "two" / "deep" / record.FILE, make("b", time="2026-01-02", seed=2))
+    append(tmp_path / "one" / record.FILE, make("a", time="2026-01-03T00:00:00+00:00", seed=3))
+    append(tmp_path / "two" / "deep" / record.FILE, make("a", time="2026-01-01T00:00:00+00:00", seed=1))
+    append(tmp_path / "two" / "deep" / record.FILE, make("b", time="2026-01-02T00:00:00+00:00", seed=2))
     assert [(one.key, one.seed) for one in read(tmp_path)] == [("b", 2), ("a", 3)]
     append(tmp_path / "same.jsonl", make("a", seed=1))
     append(tmp_path / "same.jsonl", make("a", seed=2))
@@ -198,15 +197,3 @@ def test_environment_fits_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found["hardware"]["cores"] >= 1
     assert found["hardware"]["memory_gb"] > 0
     assert Record.from_json(make(**found).to_json()).hardware == found["hardware"]
-
-
-def test_git_tells_the_commit_and_whether_files_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-    subprocess.run(["git", "init", "-q"], check=True)
-    subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
-    clean = environment()["git"]
-    assert len(clean["commit"]) == 40
-    assert clean["dirty"] is False
-    (tmp_path / "new.py").touch()
-    assert environment()["git"] == {"commit": clean["commit"], "dirty": True}

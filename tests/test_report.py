@@ -19,7 +19,7 @@ def point(key: str, stage: str, cer: float, disk: float, **metrics: float) -> Re
     dense = {"cer": 0.015, "disk_mb": 16.1, "latency_ratio": 1.0}
     technique = stage.title() if stage != "dense" else "dense"
     return Record(
-        time="2026-01-01",
+        time="2026-01-01T00:00:00+00:00",
         name="run",
         stage=stage,
         key=key,
@@ -122,7 +122,10 @@ def test_doubt_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     rows = [("a", 0.016, 5.0), ("b", 0.0161, 6.0), ("c", 0.05, 7.0)]
     for key, cer, disk in rows:
         one = point(key, "quantize", cer, disk, cer_stderr=0.001)
-        append(tmp_path / record.FILE, replace(one, baseline=dense, time=f"2026-01-0{1 + ord('c') - ord(key)}"))
+        append(
+            tmp_path / record.FILE,
+            replace(one, baseline=dense, time=f"2026-01-0{1 + ord('c') - ord(key)}T00:00:00+00:00"),
+        )
     assert main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert re.search(r"^\*\s+quantize\(key=a\) .* 0\.016 ± 0\.001 .* 0 %$", out, re.M)

@@ -28,7 +28,7 @@ def make(
     """A record whose key is its content."""
     pipeline = pipeline if pipeline is not None else {stage: {}}
     fields: dict[str, Any] = {
-        "time": "2026-01-01",
+        "time": "2026-01-01T00:00:00+00:00",
         "name": "run",
         "stage": stage,
         "key": f"{stage}-{parent}-{seed}-{pipeline}-{data}",
@@ -165,10 +165,10 @@ def test_cover_grows_as_points_finish() -> None:
     """Whatever their order in the section, which is by size."""
     sizes = {"c": (4.0, 0.0305), "a": (8.0, 0.015), "b": (16.0, 0.01), "d": (2.0, 0.0305), "e": (3.0, 0.1)}
     records = [
-        make("prune", {"cer": cer, "disk_mb": disk}, {"prune": {"x": name}}, time=f"2026-01-0{day}")
+        make("prune", {"cer": cer, "disk_mb": disk}, {"prune": {"x": name}}, time=f"2026-01-0{day}T00:00:00+00:00")
         for day, (name, (disk, cer)) in enumerate(sizes.items(), start=1)
     ]
-    section = only([*records, make("dense", DENSE, {}, time="2026-02-01")])
+    section = only([*records, make("dense", DENSE, {}, time="2026-02-01T00:00:00+00:00")])
     assert [section.points[index].label for index in section.finished] == [f"prune(x={name})" for name in sizes]
     kept = (0.077 - 0.0305) / (0.077 - 0.015)
     first, second = 0.75 * kept, 0.75 * kept + 0.5 * (1 - kept)

@@ -91,3 +91,32 @@ def test_no_records_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main([str(tmp_path), "max_size_mb=1"]) == 2
     assert "no records in" in capsys.readouterr().err
     assert main([str(tmp_path / "nowhere")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("budgets", "status", "told"),
+    [
+        (["min_exact_match=0.5"], 0, "other: not asked, no model there has exact_match"),
+        (["max_size_mb=10"], 1, "other: none fits; the nearest is"),
+        (["max_size_mb=10", "min_exact_match=0.5"], 0, "other: not asked"),
+        (["max_size_mb=1", "min_exact_match=0.5"], 1, "none fits"),
+        (["max_f1=1", "min_exact_match=0.5"], 1, "unknown corpus: not asked, no model there has f1"),
+    ],
+)
+def test_a_corpus_that_a_budget_does_not_concern_does_not_count(
+    runs: Path,
+    budgets: list[str],
+    status: int,
+    told: str,
+    make_record: Callable[..., Record],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = {"_target_": "slimexp.data.other.Other"}
+    changes: dict[str, Any] = {"headline": "f1", "direction": "max", "baseline": {"f1": 0.9}, "baseline_key": "d2"}
+    figures = {"f1": 0.8, "disk_mb": 300.0}
+    append(runs / record.FILE, make_record("o", config={"data": data}, metrics=figures, **changes))
+    unranked = {"_target_": "slimexp.data.timed.Timed"}
+    append(runs / record.FILE, make_record("t", config={"data": unranked}, metrics={"disk_mb": 99.0}, baseline={}))
+    assert main([str(runs), *budgets]) == status
+    out = capsys.readouterr().out
+    assert told in out and "timed: not asked, no model there has" in out

@@ -1,8 +1,10 @@
 """Transaction logs are read as W&B reads them, up to where they are cut or damaged."""
 
 import json
+import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from slimexp import transaction_log
 from slimexp.tracker import Wandb
-from slimexp.transaction_log import BLOCK
+from slimexp.transaction_log import BLOCK, HEADER, MAGIC
 
 CONFIG = {"seed": 3, "pipeline": {"prune": {"sparsity": 0.5, "note": None}}, "long": "x" * (2 * BLOCK)}
 
@@ -72,3 +74,52 @@ def test_what_is_no_log_holds_nothing(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "run-1.wandb").write_bytes(b"something else")
     assert transaction_log.logs(tmp_path) == []
+
+
+def framed(*contents: bytes) -> bytes:
+    """A log of small records."""
+    frames = [HEADER.pack(zlib.crc32(one, zlib.crc32(b"\1")), len(one), 1) + one for one in contents]
+    return MAGIC + b"\0\0\0" + b"".join(frames)
+
+
+def change(value: str, *path: str) -> bytes:
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+    one = Record()
+    item = one.config.update.add(value_json=value)
+    item.nested_key.extend(path)
+    return bytes(one.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff" * 50,
+        change("{"),
+        change("[" * 9_000, "a"),
+        change("1" * 5_000, "a"),
+        change("1", *"a" * 5_000),
+    ],
+    ids=["no message", "no JSON", "deep", "5,000 digits", "a deep key"],
+)
+def test_what_is_sound_before_a_hostile_record_is_read(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(framed(change("1", "seed"), content, change("2", "late")))
+    found = transaction_log.read(tmp_path / "log")
+    assert found.config == {"seed": 1} and not found.finished
+
+
+def test_what_is_no_file_is_no_log(tmp_path: Path) -> None:
+    folder = tmp_path / "wandb" / "run-1"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "run-1.wandb")
+    (folder / "run-2.wandb").symlink_to("/dev/zero")
+    (folder / "run-3.wandb").mkdir()
+    assert transaction_log.logs(tmp_path) == []
+
+
+def test_a_record_without_end_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transaction_log, "LONGEST", 1_000)
+    part = b"x" * 500
+    frame = HEADER.pack(zlib.crc32(part, zlib.crc32(b"\3")), len(part), 3) + part
+    (tmp_path / "log").write_bytes(framed(change("1", "seed")) + 50 * frame)
+    assert transaction_log.read(tmp_path / "log").config == {"seed": 1}

@@ -44,7 +44,7 @@ class Seq2Seq(Family):
 
     @torch.inference_mode()
     def predict(self, rows: Sequence[Text], *, batch_size: int) -> list[Any]:
-        """The likeliest text without special tokens, by as many beams as the generation settings ask for (1: greedy)."""
+        """The likeliest text without special tokens, by as many beams as the generation settings ask for."""
         predictions: list[Any] = [None] * len(rows)
         for chunk in by_length([row[0] for row in rows], batch_size):
             input_ids, attention_mask = self.pad(self.token_ids([rows[i][0] for i in chunk]))

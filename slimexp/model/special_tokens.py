@@ -74,7 +74,7 @@ def _padding(
     if config.model_type in COUNT_FROM_PADDING and counted is not None and own in known and own != counted:
         raise ValueError(
             f"positions of a {config.model_type} count from its padding, id {counted} in config.json, and the "
-            f"tokenizer pads with id {own} ('{tokenizer.pad_token}'): set its pad_token to '{_token(tokenizer, counted)}'"
+            f"tokenizer pads with id {own} ('{tokenizer.pad_token}'): set pad_token to '{_token(tokenizer, counted)}'"
         )
     ends = [end for holder in holders for end in _ids(holder.eos_token_id)]  # type: ignore[attr-defined]
     found = next((one for one in (own, counted, tokenizer.eos_token_id, *ends) if one in known), None)

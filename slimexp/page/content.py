@@ -2,16 +2,16 @@
 
 import os
 import shlex
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from slimexp import regular_file
 from slimexp.page.curves import curves
 from slimexp.page.layers import bits, layers, sensitivity
 from slimexp.plot import LOG_FROM, NAMES, kind_of, kinds_of
-from slimexp.point import Point
+from slimexp.point import Point, lineage
 from slimexp.record import Record, read
 from slimexp.section import Section, better
 from slimexp.uncertainty import DECIDED
@@ -50,9 +50,7 @@ def content(found: Sequence[Section], runs: Path, folder: Path | None) -> dict[s
         runs: The folder or file they were read from.
         folder: Where the page will lie, for links to artifacts; ``None`` for a served page, which has none.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the reader of the sections has told of lines that are no records
-        records = {record.key: record for record in read(runs)}
+    records = {record.key: record for record in read(runs, quiet=True)}  # the reader of the sections has warned
     shown = {key for section in found for point in section.points for key in point.keys} & records.keys()
     root = runs if runs.is_dir() else runs.parent
     return {
@@ -65,11 +63,11 @@ def content(found: Sequence[Section], runs: Path, folder: Path | None) -> dict[s
         "sections": [_section(section, records, root, folder) for section in found],
         "curves": curves(
             {
-                record.key: root / record.curves
+                record.key: path
                 for section in found
                 for point in section.points
                 for record in _lineage(point, records)
-                if record.curves
+                if record.curves and (path := regular_file.within(root, record.curves))
             }
         ),
     }
@@ -162,7 +160,7 @@ def _point(
         "seeds": point.seeds,
         "runs": point.runs,
         "figures": {name: _figure(point, name) for name in names if name in point.figures},
-        "artifacts": [_artifact(root / artifact, folder) for artifact in point.artifacts],
+        "artifacts": [_artifact(artifact, root, folder) for artifact in point.artifacts],
         "curves": [
             {"key": record.key, "stage": record.stage, "seed": record.seed}
             for record in _lineage(point, records)
@@ -195,15 +193,16 @@ def _lineage(point: Point, records: Mapping[str, Record]) -> list[Record]:
     """Records of the stages that led to a point, first stage first, of each of its seeds."""
     found: dict[str, Record] = {}
     for key in point.keys:
-        chain: list[str] = []
-        while (record := records.get(key)) is not None and key not in chain:
-            chain.insert(0, key)
-            key = record.parent or ""
-        found |= {one: records[one] for one in chain}
+        if key in records:
+            found |= {one.key: one for one in lineage(records[key], records)}
     return list(found.values())
 
 
-def _artifact(path: Path, folder: Path | None) -> dict[str, str | None]:
-    """A model folder as a path to type and, where the page can link to it, an address relative to the page."""
-    link = folder is not None and path.is_dir()
+def _artifact(artifact: str, root: Path, folder: Path | None) -> dict[str, str | None]:
+    """A model folder as a path to type and, where the page can link to it, an address relative to the page.
+
+    To a folder outside the runs (a model that was evaluated) there is no link.
+    """
+    path = root / artifact
+    link = folder is not None and (inner := regular_file.within(root, artifact)) is not None and inner.is_dir()
     return {"path": str(path), "href": quote(os.path.relpath(path, folder)) + "/" if link else None}

@@ -8,6 +8,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from slimexp import regular_file
+
+LONGEST = 1 << 26  # bytes of a file
+NAMES = 100  # terms of a curve, and characters of a term
+LARGEST = 1e100  # of a term: what is beyond counts as not finite
 NUMBERS = 60_000  # that all curves of a page may hold; about half a megabyte of text
 ROWS = (16, 240)  # fewest and most rows of one curve
 DIGITS = 4  # significant; more cannot be seen
@@ -54,7 +59,7 @@ def _read(path: Path) -> tuple[list[Row], int]:
     """Rows of a file, no more than a page shows at best, and how many logged ones each stands for."""
     try:
         state = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return [], 1
     return _read_once(path, state.st_mtime_ns, state.st_size)
 
@@ -76,19 +81,23 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    """Logged steps; what is no such line (the torn last one of a killed process) is left out."""
+    """Logged steps; what is no such line (the torn last one of a killed process) or is too large is left out."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        lines = regular_file.content(path, LONGEST).decode("utf-8", errors="replace").split("\n")
+    except (OSError, ValueError):
         return
+    names = {_STEP}
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and isinstance(row.get(_STEP), int):
-            yield {name: _finite(value) for name, value in row.items() if type(value) in (int, float, type(None))}
+        if not isinstance(row, dict) or type(row.get(_STEP)) is not int or _finite(row[_STEP]) is None:
+            continue
+        terms = {name: value for name, value in row.items() if type(value) in (int, float, type(None))}
+        names |= {name for name in list(terms)[:NAMES] if len(names) < NAMES and len(name) <= NAMES}
+        yield {name: _finite(value) for name, value in terms.items() if name in names}
 
 
 def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    return value if value is not None and abs(value) <= LARGEST else None

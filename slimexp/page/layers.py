@@ -62,23 +62,28 @@ def _rounded(spread: Spread) -> list[float]:
 
 
 def _how(measure: Mapping[str, Any]) -> str:
-    loss, importance = (str(measure[part]["_target_"]).rsplit(".", 1)[-1] for part in ("loss", "importance"))
+    try:
+        loss, importance = (str(measure[part]["_target_"]).rsplit(".", 1)[-1] for part in ("loss", "importance"))
+        rows, share = measure["rows"], f"{100 * measure['sparsity']:g} %"
+    except (KeyError, TypeError, ValueError):
+        return _ANYHOW
     return (
-        f"Growth of {loss} on {measure['rows']} rows of validation text when {100 * measure['sparsity']:g} % of the "
+        f"Growth of {loss} on {rows} rows of validation text when {share} of the "
         f"layer's weights that are not zero yet (chosen by {importance}) are set to zero; nothing is trained."
     )
 
 
 def _stages(record: Record) -> list[Mapping[str, Any]]:
-    return list((record.config.get("pipeline") or {}).values())
+    return [stage for stage in (record.config.get("pipeline") or {}).values() if stage]
 
 
 def _allocated(stage: Mapping[str, Any]) -> bool:
-    return "bits" in stage and bool((stage.get("allocation") or {}).get("widths"))
+    allocation = stage.get("allocation")
+    return "bits" in stage and isinstance(allocation, dict) and isinstance(allocation.get("widths"), list)
 
 
 def _how_bits(stage: Mapping[str, Any]) -> str:
-    rows, widths = stage["allocation"]["rows"], ", ".join(map(str, stage["allocation"]["widths"]))
+    rows, widths = stage["allocation"].get("rows", "some"), ", ".join(map(str, stage["allocation"]["widths"]))
     return (
         f"Of {widths} bits, within the bytes of one width for all layers, so that the sum of the layers' costs is "
         "least. A cost is how far rounding that layer alone takes the model's answers from what they were: "

@@ -45,7 +45,7 @@ async function poll(version) {
     const reply = await fetch("data.json", { headers: { "If-None-Match": version }, cache: "no-store" });
     if (reply.status === 200) {
       version = reply.headers.get("ETag");
-      DATA = await reply.json();
+      DATA = parsed(await reply.text());
       const at = scrollY;
       show();
       scrollTo(0, at);

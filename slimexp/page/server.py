@@ -2,24 +2,29 @@
 
 import errno
 import hashlib
+import socket
 import socketserver
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Lock
-from typing import NamedTuple
+from threading import BoundedSemaphore, Lock, Timer
+from typing import Any, NamedTuple
 
 from slimexp.console import Terminated
 from slimexp.page.content import content, nothing
 from slimexp.page.html import embedded, render
-from slimexp.record import FILE
+from slimexp.record import files
 from slimexp.section import Section
 
 HOST = "127.0.0.1"
 PORTS = range(65536)
+CLIENTS = 32  # at once; a browser opens six
+SILENCE = 10  # seconds without a byte from or to a client
+SECONDS = 60  # that a request and its answer may take in all
 
 
 class Snapshot(NamedTuple):
@@ -69,8 +74,10 @@ class LivePage:
 
     def _stamps(self) -> list[tuple[str, int, int]]:
         found = []
-        files = sorted(self.runs.rglob(FILE)) if self.runs.is_dir() else [self.runs]
-        for path in [*files, self.reference] if self.reference else files:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whoever reads the records tells of folders that cannot be read
+            read = files(self.runs)
+        for path in [*read, self.reference] if self.reference else read:
             with suppress(OSError):  # gone since
                 state = path.stat()
                 found.append((str(path), state.st_mtime_ns, state.st_size))
@@ -89,6 +96,7 @@ class Server(socketserver.ThreadingTCPServer):
 
     def __init__(self, live: LivePage, port: int) -> None:
         self.live = live
+        self._free = BoundedSemaphore(CLIENTS)
         try:
             super().__init__((HOST, port), _Handler)
         except OSError as error:
@@ -97,9 +105,30 @@ class Server(socketserver.ThreadingTCPServer):
             why = "in use" if error.errno == errno.EADDRINUSE else "reserved for the system"
             raise ValueError(f"port {port} is {why}: leave out --port to get a free one, or name another") from error
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """A thread for each client, of whom there may be ``CLIENTS``; one more is sent away."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+            return
+        with suppress(OSError):
+            request.settimeout(1)
+            request.sendall(b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 1\r\n\r\n")
+        self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer, and end the connection when its time is over, whatever it is doing."""
+        end = Timer(SECONDS, _cut, [request])
+        end.daemon = True
+        end.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            end.cancel()
+            self._free.release()
+
     def handle_error(self, request: object, client_address: object) -> None:
-        """A reader that went away amid an answer is no error."""
-        if not isinstance(sys.exception(), ConnectionError):
+        """A reader that went away amid an answer, or is too slow for it, is no error."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
     @property
@@ -111,10 +140,12 @@ class Server(socketserver.ThreadingTCPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: Server
     server_version = "slimexp"
+    timeout = SILENCE
 
     def do_GET(self) -> None:
         port = self.server.server_address[1]
-        if self.headers.get("Host") not in (f"{HOST}:{port}", f"localhost:{port}"):  # a page elsewhere that renamed us
+        hosts = self.headers.get_all("Host")
+        if hosts not in ([f"{HOST}:{port}"], [f"localhost:{port}"]):  # a page elsewhere that renamed us
             self.send_error(HTTPStatus.FORBIDDEN)
             return
         live, path = self.server.live.snapshot(), self.path.partition("?")[0]
@@ -128,6 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_error(HTTPStatus.NOT_FOUND)
 
+    do_HEAD = do_GET
+
     def _answer(self, body: bytes, kind: str, version: str) -> None:
         self.send_response(HTTPStatus.OK)
         for name, value in {
@@ -139,10 +172,16 @@ class _Handler(BaseHTTPRequestHandler):
         }.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
         """A request every two seconds is no news."""
+
+
+def _cut(connection: socket.socket) -> None:
+    with suppress(OSError):  # it has ended by itself
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def watch(runs: Path, look: Callable[[], list[Section]], *, reference: Path | None, port: int) -> None:

@@ -1,6 +1,13 @@
 /* What the reader has asked for, per section: plain data that survives a reload and new records. */
 
-let DATA = JSON.parse(document.getElementById("data").textContent);
+let DATA = parsed(document.getElementById("data").textContent);
+
+/* Objects hold their own names and no others: a metric or a key may be called "constructor". */
+function parsed(text) {
+  const own = (_, held) =>
+    held && typeof held === "object" && !Array.isArray(held) ? Object.assign(Object.create(null), held) : held;
+  return JSON.parse(text, own);
+}
 const STATES = remembered();
 function fresh(section) {
   return {

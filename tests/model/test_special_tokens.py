@@ -96,7 +96,7 @@ def test_a_start_that_is_nowhere_or_two_is_refused(tiny: Make) -> None:
     family.model.config.model_type = "bart"
     family.model.config.decoder_start_token_id = family.model.generation_config.decoder_start_token_id = None
     family.model.config.bos_token_id = None
-    with pytest.raises(ValueError, match="of this bart is neither in config.json nor in generation_config.json"):
+    with pytest.raises(ValueError, match=r"of this bart is neither in config\.json nor in generation_config\.json"):
         align(family.model, family.tokenizer)
     family.model.config.bos_token_id = 4  # as transformers falls back
     align(family.model, family.tokenizer)

@@ -1,11 +1,13 @@
 """Thinned curves: means of neighbours, gaps where a value was not finite, a size that does not grow with the sweep."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from slimexp.page.curves import NUMBERS, ROWS, curves, thinned
+from slimexp.page import curves as module
+from slimexp.page.curves import NAMES, NUMBERS, ROWS, curves, thinned
 
 pytestmark = pytest.mark.fast
 
@@ -49,3 +51,38 @@ def test_a_file_that_grew_is_read_again(tmp_path: Path) -> None:
     assert curves({"k": path})["k"]["step"] == [0]
     path.write_text('{"step": 0, "loss": 1}\n{"step": 1, "loss": 1}\n')
     assert curves({"k": path})["k"]["step"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 1' + "0" * 400 + ', "loss": 1}',
+        '{"step": 1' + "0" * 5_000 + ', "loss": 1}',
+        '{"step": true, "loss": 1}',
+        '{"step": 1.5, "loss": 1}',
+        '{"step": 1, "loss": ' + "[" * 100_000,
+        '{"step": 1, "' + "x" * 10_000 + '": 1}',
+        "\x00\x1b\u2028",
+    ],
+)
+def test_a_damaged_row_hides_no_other(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "curves.jsonl"
+    path.write_text(f'{{"step": 0, "loss": 0.5}}\n{line}\n{{"step": 2, "loss": 1e308}}\n', encoding="utf-8")
+    found = curves({"k": path})["k"]
+    assert set(found["terms"]) == {"loss"} and found["step"][0] == 0 and found["step"][-1] == 2
+    assert found["terms"]["loss"][0] == 0.5 and found["terms"]["loss"][-1] is None
+
+
+def test_terms_are_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "curves.jsonl"
+    rows = [{"step": step, **{f"{step}-{term}": 1 for term in range(300)}} for step in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert 0 < len(curves({"k": path})["k"]["terms"]) <= NAMES
+
+
+def test_what_is_no_file_or_too_large_is_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_text('{"step": 0, "loss": 1}\n')
+    monkeypatch.setattr(module, "LONGEST", 10)
+    paths = {name: tmp_path / name for name in ("pipe", "large", "\0")}
+    assert curves({**paths, "device": Path("/dev/zero")}) == {}

@@ -6,14 +6,17 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from slimexp import record
+from slimexp.page import server
 from slimexp.page.server import HOST, LivePage, Server
 from slimexp.record import append, read
 from slimexp.report import main
@@ -102,3 +105,58 @@ def test_an_interrupt_ends_it_quietly_and_it_writes_nothing(runs: Path) -> None:
             process.kill()
     assert (process.returncode, out.strip(), err) == (0, "", "")
     assert set(runs.rglob("*")) == before
+
+
+def raw(served: Server, request: bytes) -> bytes:
+    """What the server sends until it ends the connection."""
+    with socket.create_connection(served.server_address[:2], timeout=10) as client:
+        client.sendall(request)
+        told = b""
+        while piece := client.recv(65536):
+            told += piece
+    return told
+
+
+def test_only_reading_is_answered_and_one_name_is_needed(served: Server) -> None:
+    host = f"Host: {HOST}:{served.server_address[1]}\r\n".encode()
+    head = raw(served, b"HEAD / HTTP/1.0\r\n" + host + b"\r\n")
+    assert head.startswith(b"HTTP/1.0 200") and head.endswith(b"\r\n\r\n") and b"<" not in head
+    for method in (b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT"):
+        assert b" 501 " in raw(served, method + b" / HTTP/1.0\r\n" + host + b"\r\n")
+    for names in (b"", host + b"Host: evil.example\r\n", host + host):
+        assert b" 403 " in raw(served, b"GET /data.json HTTP/1.0\r\n" + names + b"\r\n")
+    assert b" 414 " in raw(served, b"GET /" + b"x" * 70_000 + b" HTTP/1.0\r\n\r\n")[:100]
+    assert b" 431 " in raw(served, b"GET / HTTP/1.0\r\n" + b"a: b\r\n" * 101 + b"\r\n")[:100]
+
+
+def test_clients_that_say_nothing_are_few_and_do_not_stay(
+    served: Server, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server, "CLIENTS", 2)
+    monkeypatch.setattr(server, "SECONDS", 0.5)
+    with Server(LivePage(runs, partial(load, runs), None), 0) as one:
+        thread = Thread(target=one.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        silent = [socket.create_connection(one.server_address[:2], timeout=10) for _ in range(2)]
+        silent[0].sendall(b"GET / HT")
+        for _ in range(50):  # both are held
+            if b"503" in raw(one, b""):
+                break
+        else:
+            raise AssertionError("a third client was taken")
+        assert [client.recv(1) for client in silent] == [b"", b""]  # ended by the server
+        for client in silent:
+            client.close()
+        for _ in range(100):
+            try:
+                if asked(one, "/")[0].status == 200:
+                    break
+            except ConnectionError:
+                pass
+            time.sleep(0.02)
+        else:
+            raise AssertionError("the page is not answered any more")
+        one.shutdown()
+        thread.join()
+    assert capsys.readouterr().err == ""
+    assert server._Handler.timeout == server.SILENCE
