@@ -1,9 +1,23 @@
 """Overrides of a command line, as text."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+
+# The URL of a database with a password: USER:PASSWORD@, or a setting of such a name.
+_PASSWORD = re.compile(r"://[^/?#\s]*:\S*@|[?&;][^=&;\s]*(?:pass|pwd|secret|token)[^=&;\s]*=", re.IGNORECASE)
+
+
+def holds_password(text: str) -> bool:
+    """Whether there is a password in a URL in it."""
+    return _PASSWORD.search(text) is not None
+
+
+def shown(override: str) -> str:
+    """As it may be shown: without its value, where that holds a password."""
+    return f"{override.partition('=')[0]}=***" if holds_password(override) else override
 
 
 def given(arguments: Sequence[str]) -> list[str]:
