@@ -7,7 +7,6 @@ create them, so a line that is lost must not shift those after it. The file as i
 
 import itertools
 import json
-import math
 import os
 import re
 import shutil
@@ -33,6 +32,7 @@ _DELETE_STUDY, _DISCARD = 1, 10  # which no sweep writes
 _OF_STUDY = {_DELETE_STUDY, 2, 3}  # 2 and 3: attributes
 _OF_TRIAL = {_PARAM, _STATE, 7, _USER, 9}
 _COMPLETE = TrialState.COMPLETE.value
+_STATES = {state.value for state in TrialState}
 _ENDS = {state.value for state in TrialState if state.is_finished()}
 _BEGIN = re.compile(rb'\{\s*"op_code"')
 _LEAST_BYTES = 100  # of a line that creates a trial
@@ -76,11 +76,13 @@ class Expected:
     Attributes:
         study: Its name, where the line that created it is lost.
         directions: Of its objectives.
-        mark: User attribute of every trial that has ended.
+        objectives: Their names.
+        mark: User attribute of every trial that has ended, with its ``metrics``.
     """
 
     study: str
     directions: Sequence[StudyDirection]
+    objectives: Sequence[str]
     mark: str
 
 
@@ -100,7 +102,7 @@ def open_journal(path: Path, sweep: Expected) -> JournalStorage:
         journal = _read(path) if path.exists() else _Journal()
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): the sweep's trials are written there") from error
-    if not journal.faults and _is_in_order(journal.lines):
+    if not journal.faults and _is_in_order(journal.lines) and _is_complete(journal.lines, sweep):
         try:
             return _opened(path)
         except OSError:
@@ -211,6 +213,11 @@ def _is_in_order(lines: Sequence[tuple[int, Op]]) -> bool:
     return True
 
 
+def _is_complete(lines: Sequence[tuple[int, Op]], sweep: Expected) -> bool:
+    """Whether no line is missing without a trace."""
+    return len(_complete([op for _, op in lines], sweep)) == len(lines)
+
+
 def _mend(path: Path, journal: _Journal, sweep: Expected) -> None:
     """Write the file anew with what is whole, keep what it was, and say so."""
     ops = _complete(_replayable(_sorted(journal, sweep), journal), sweep)
@@ -313,29 +320,34 @@ def _replayable(ops: list[Op], journal: _Journal) -> list[Op]:
             wrong.add(backend.at)
 
 
-def _complete(ops: list[Op], sweep: Expected) -> list[Op]:
-    """Without the end of a trial that succeeded and of which a line is lost: no sampler is to learn from half of it."""
+def _complete(ops: Sequence[Op], sweep: Expected) -> list[Op]:
+    """Each trial with one end, and without that of a success of which a line is lost or another trial's.
+
+    No sampler is to learn from half of a trial. One whose outcome is whole gets its end anew from it.
+    """
     params: dict[int, set[str]] = defaultdict(set)
-    ended: set[int] = set()
+    values: dict[int, list[Any]] = {}
     for op in ops:
         if op["op_code"] == _PARAM:
-            params[op["trial_id"]].add(op["param_name"])
-        elif op["op_code"] == _USER and sweep.mark in op["user_attr"]:
-            ended.add(op["trial_id"])
-    every = set().union(*params.values())
+            params[op["trial_id"]].add(str(op.get("param_name")))
+        elif op["op_code"] == _USER and isinstance(op.get("user_attr"), dict) and sweep.mark in op["user_attr"]:
+            values[op["trial_id"]] = _values(op["user_attr"][sweep.mark], sweep.objectives)
+    every, ended, kept = set().union(*params.values()), set[int](), list[Op]()
+    for op in ops:
+        if op["op_code"] == _STATE:
+            trial = op["trial_id"]
+            whole = params[trial] == every and trial in values and op.get("values") == values[trial]
+            if trial in ended or op.get("state") not in _STATES or (op["state"] == _COMPLETE and not whole):
+                continue
+            if op["state"] in _ENDS:
+                ended.add(trial)
+        kept.append(op)
+    return kept
 
-    def is_whole(op: Op) -> bool:
-        values = op.get("values")
-        return (
-            op["trial_id"] in ended
-            and params[op["trial_id"]] == every
-            and isinstance(values, list)
-            and len(values) == len(sweep.directions)
-            and all(isinstance(one, int | float) and math.isfinite(one) for one in values)
-        )
 
-    lost = {id(op) for op in ops if op["op_code"] == _STATE and op["state"] == _COMPLETE and not is_whole(op)}
-    return [op for op in ops if id(op) not in lost]
+def _values(outcome: object, objectives: Sequence[str]) -> list[Any]:
+    metrics = outcome.get("metrics") if isinstance(outcome, dict) else None
+    return [metrics.get(name) for name in objectives] if isinstance(metrics, dict) else []
 
 
 def _keep(path: Path) -> Path:
@@ -358,5 +370,5 @@ def _said(faults: Mapping[int, str]) -> str:
     """``line 3 is no JSON, line 7 is blank``."""
     named = [f"line {number} {fault}" if number else fault for number, fault in sorted(faults.items())]
     more = f" and {len(named) - _NAMED} more lines" if len(named) > _NAMED else ""
-    said = f"{', '.join(named[:_NAMED])}{more}" if named else "its lines are out of order"
+    said = f"{', '.join(named[:_NAMED])}{more}" if named else "lines are missing or out of order"
     return f"{said}: what is whole in it counts, and trials of which a line is lost are done again"

@@ -289,7 +289,8 @@ class Sweep:
             ValueError: The folder holds another sweep.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        expected = Expected(study=str(self.folder), directions=self.directions, mark=OUTCOME)
+        names = list(self.objectives)
+        expected = Expected(study=str(self.folder), directions=self.directions, objectives=names, mark=OUTCOME)
         opened = open_storage(storage, self.folder, expected)
         name = study_name(opened, self.folder, journal=storage is None)
         lock_in_database(self._lock, storage, name)
