@@ -11,8 +11,10 @@ from slimexp.sweeper.pareto import Sweep
 from slimexp.sweeper.space import Space
 
 FAKE = """
-import os, signal, time
+import errno, os, signal, subprocess, sys, time
 from pathlib import Path
+
+HERE = Path(__file__).parent
 
 def prepare(threads):
     return run
@@ -32,6 +34,24 @@ def run(overrides):
         raise Stopped("distill was stopped")
     if x == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if x == "full" and not (HERE / "freed").exists():
+        raise RuntimeError("cannot save") from OSError(errno.ENOSPC, "No space left on device")
+    if x == "memory" and not (HERE / "freed").exists():
+        raise MemoryError
+    if x == "flaky" and not (HERE / "flaky").exists():
+        (HERE / "flaky").touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+    if x == "endless":
+        child = subprocess.Popen(["sleep", "600"])
+        (HERE / "pids.partial").write_text(f"{os.getpid()} {child.pid}")
+        os.replace(HERE / "pids.partial", HERE / "pids")
+        child.wait()
+    if x == "told":
+        print(sys.argv, Path("/proc/self/cmdline").read_bytes(), dict(os.environ))
+    if x == "fixed" and not (HERE / "freed").exists():
+        raise ValueError("a file is missing")
+    if x in ("full", "memory", "flaky", "told", "fixed"):
+        x = 7
     if x == "slow":
         time.sleep(1.0)
         x = 50

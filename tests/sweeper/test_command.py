@@ -124,7 +124,7 @@ def test_wrong_sweeps_are_one_error_before_the_first_trial(
         ({"objectives": ["cer"]}, r"objectives must be metrics with min or max each"),
         ({"seeds": 3}, r"seeds must be a list of whole numbers, got 3"),
         ({"seeds": [True]}, r"seeds must be a list of whole numbers"),
-        ({"storage": 5}, r"storage must be the URL of a database, or null, got 5"),
+        ({"storage": 5}, r"storage must be the URL of a database, or null, got a value of type int"),
         ({"fail_fast": "maybe"}, r"fail_fast must be true or false, got 'maybe'"),
         ({"workers": None}, r"workers must be a whole number, got None"),
         ({"promote": {"most": 1}}, r"promote must hold most, overrides and seeds"),

@@ -61,6 +61,12 @@ class Here:
 _WHOLE: Lines = []  # of one sweep; in another folder it goes on as a moved one
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No power cut is waited for."""
+    monkeypatch.setattr(os, "fsync", lambda number: None)
+
+
 @pytest.fixture
 def whole(make: Make, tmp_path: Path) -> Lines:
     """Lines of the journal of the finished sweep."""
@@ -110,6 +116,10 @@ def moved(place: int, to: int) -> Callable[[Lines], Lines]:
         return [*lines[:to], line, *lines[to:]]
 
     return damage
+
+
+def cut_out(place: int) -> Callable[[Lines], Lines]:
+    return lambda lines: [*lines[:place], *lines[place + 1 :]]
 
 
 def glued(place: int, cut: int | None) -> Callable[[Lines], Lines]:
@@ -194,10 +204,7 @@ DAMAGES: dict[str, tuple[Callable[[Lines], Lines], list[str]]] = {
         for place in (STUDY, SWEEP, *(at(trial, part) for trial in (0, 2, 3) for part in (CREATE, STATE)))
     },
     **{
-        f"line {at(trial, part)} missing": (
-            lambda lines, p=at(trial, part): [*lines[:p], *lines[p + 1 :]],
-            [f"{trial + 1}"],
-        )
+        f"line {at(trial, part)} missing": (cut_out(at(trial, part)), [f"{trial + 1}"])
         for trial in range(4)
         for part in (X, Y, ENDED)
     },
@@ -242,8 +249,8 @@ def test_the_warning_names_the_lines(go_on: Any, tmp_path: Path, capsys: pytest.
     journal.write_bytes(b"".join([*lines, b'{"op_']))
     go_on()
     assert capsys.readouterr().err == (
-        f"warning: {journal}: line 5 is blank, line 10 is no operation, line 23 is cut off: what is whole in it counts, "
-        f"and trials of which a line is lost are done again; the file as it was is {FILE}.damaged\n"
+        f"warning: {journal}: line 5 is blank, line 10 is no operation, line 23 is cut off: what is whole in it "
+        f"counts, and trials of which a line is lost are done again; the file as it was is {FILE}.damaged\n"
     )
 
 
