@@ -314,7 +314,7 @@ def _report(error: Exception, config_name: str = "config") -> int | None:
         return None
     if not getattr(error, "reported", False):
         if os.environ.get("SLIMEXP_TRACEBACK") == "1":
-            traceback.print_exception(error)
+            print(override.masked("".join(traceback.format_exception(error))), file=sys.stderr)
         print(f"error: {message}", file=sys.stderr)
     return console.USER_ERROR
 

@@ -2,9 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import optuna
@@ -13,7 +13,6 @@ import pytest
 from slimexp.sweeper.account import OUTCOME
 from slimexp.sweeper.journal import DAMAGED, FILE
 from slimexp.sweeper.pareto import Sweep
-from slimexp.sweeper.worker import Job, Outcome
 
 Make = Callable[..., Sweep]
 Lines = list[bytes]
@@ -28,36 +27,6 @@ def at(trial: int, part: int) -> int:
     return 2 + 5 * trial + part
 
 
-class Here:
-    """A pool that does its jobs in this process; ``ran`` lists them."""
-
-    def __init__(self, ran: list[str], **settings: Any) -> None:
-        self.ran, self._jobs = ran, list[Job]()
-
-    def __enter__(self) -> "Here":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        pass
-
-    @property
-    def free(self) -> int:
-        return 1 - len(self._jobs)
-
-    @property
-    def busy(self) -> int:
-        return len(self._jobs)
-
-    def submit(self, job: Job) -> None:
-        self._jobs.append(job)
-
-    def finished(self) -> Iterator[tuple[Job, Outcome]]:
-        job = self._jobs.pop()
-        x = next(word for word in job.overrides[0] if word.startswith("x=")).removeprefix("x=")
-        self.ran.append(x)
-        yield job, Outcome(({"cer": (float(x) - 2) ** 2, "disk_mb": 5 - float(x)},), None, 0.0)
-
-
 _WHOLE: Lines = []  # of one sweep; in another folder it goes on as a moved one
 
 
@@ -68,23 +37,23 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def whole(make: Make, tmp_path: Path) -> Lines:
+def whole(make: Make, here: Any, tmp_path: Path) -> Lines:
     """Lines of the journal of the finished sweep."""
     if not _WHOLE:
         ran: list[str] = []
-        make(*COMMAND, pool=lambda **given: Here(ran, **given), workers=1, folder=tmp_path / "whole").run()
+        make(*COMMAND, pool=partial(here, ran), workers=1, folder=tmp_path / "whole").run()
         _WHOLE.extend((tmp_path / "whole" / FILE).read_bytes().splitlines(keepends=True))
     assert len(_WHOLE) == 22
     return _WHOLE
 
 
 @pytest.fixture
-def go_on(make: Make) -> Callable[[], tuple[Sweep, list[str]]]:
+def go_on(make: Make, here: Any) -> Callable[[], tuple[Sweep, list[str]]]:
     """Gives the command, once more; the sweep, and what was done for it."""
 
     def call(**settings: Any) -> tuple[Sweep, list[str]]:
         ran: list[str] = []
-        sweep = make(*COMMAND, pool=lambda **given: Here(ran, **given), workers=1, **settings)
+        sweep = make(*COMMAND, pool=partial(here, ran), workers=1, **settings)
         front = [trial.params["x"] for trial in sweep.run()]
         assert front == ["4", "3", "2"] and sweep.done == sweep.total == 4 and sweep.failures == 0
         return sweep, ran
@@ -255,14 +224,14 @@ def test_the_warning_names_the_lines(go_on: Any, tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize("sampler", ["TPESampler", "NSGAIISampler", "RandomSampler"])
-def test_a_sampler_goes_on_from_a_damaged_journal(make: Make, tmp_path: Path, sampler: str) -> None:
+def test_a_sampler_goes_on_from_a_damaged_journal(make: Make, here: Any, tmp_path: Path, sampler: str) -> None:
     made = getattr(optuna.samplers, sampler)
 
     def command(trials: int) -> Sweep:
         ran: list[str] = []
         return make(
             "x=interval(0.0,9.0)", "y=1", sampler=lambda **more: made(seed=0, **more), trials=trials, workers=1,
-            pool=lambda **given: Here(ran, **given),
+            pool=partial(here, ran),
         )  # fmt: skip
 
     command(12).run()

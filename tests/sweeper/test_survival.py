@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,14 +206,15 @@ def test_sigterm_is_left_to_who_handles_it() -> None:
 @pytest.mark.parametrize("storage", [None, "sqlite"])
 @pytest.mark.parametrize("how", ["moved", "linked", "relative", "absolute"])
 def test_a_sweep_goes_on_wherever_its_folder_is(
-    make: Make, ran: Ran, tmp_path: Path, monkeypatch: Any, how: str, storage: str | None, named: bool
+    make: Make, here: Any, tmp_path: Path, monkeypatch: Any, how: str, storage: str | None, named: bool
 ) -> None:
     url = storage and f"sqlite:///{tmp_path / 'sweeps.db'}"
     monkeypatch.chdir(tmp_path)
     began = {"relative": tmp_path / "a/sweep", "absolute": Path("a/sweep")}.get(how, tmp_path / "a/sweep")
-    earnest = {"promotion": Promotion(most=1, overrides=("z=1",))}
+    ran: list[str] = []
+    earnest = {"promotion": Promotion(most=1, overrides=("z=1",)), "pool": partial(here, ran), "workers": 1}
     make("x=1,2", f"runs={began.parent}", folder=began, storage=url, **earnest).run()
-    done = len(ran())
+    assert sorted(ran[:2]) == ["1", "2"] and len(ran) == 3
     if not named:
         (tmp_path / "a/sweep/study").unlink()
         if storage and how == "moved":
@@ -225,4 +227,4 @@ def test_a_sweep_goes_on_wherever_its_folder_is(
     again = make("x=1,2", f"runs={now.parent}", folder=now, storage=url, **earnest)
     assert again.done == 2
     again.run()
-    assert len(ran()) == done and len(again.promoted) == 1
+    assert len(ran) == 3 and len(again.promoted) == 1
