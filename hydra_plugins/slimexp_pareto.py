@@ -21,7 +21,14 @@ class ParetoSweeper(Sweeper):
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        _forget_password(config)
+        pool = config.hydra.runtime.choices.get("hydra/sweeper/pool")
+        if _forget_password(config) and pool == "ray":
+            from slimexp.config import ConfigError
+
+            raise ConfigError(
+                "hydra.sweeper.storage holds a password, and Ray shows a command line to whoever sees the cluster: "
+                "keep the password in ~/.pgpass"
+            )
         self.composed = partial(hydra_context.config_loader.load_sweep_config, config)
 
     def sweep(self, arguments: list[str]) -> Sequence[Any]:
@@ -30,15 +37,15 @@ class ParetoSweeper(Sweeper):
         return sweep(arguments, self.composed, self.settings)
 
 
-def _forget_password(config: DictConfig) -> None:
+def _forget_password(config: DictConfig) -> bool:
     """Take the password of a database out of what others write down: this process' arguments, and Hydra's config.
 
-    Workers get the arguments of their controller, and W&B and Ray record those of a process.
+    Workers get the arguments of their controller, and W&B records those of a process. Returns whether there was one.
     """
     from slimexp.override import holds_password, shown
 
     arguments = [shown(argument) if "hydra" in argument else argument for argument in sys.argv]
-    if arguments != sys.argv:
+    if typed := arguments != sys.argv:
         sys.argv[:] = arguments
         print(
             "warning: whoever may list this machine's processes can read the password in hydra.sweeper.storage: leave "
@@ -50,3 +57,4 @@ def _forget_password(config: DictConfig) -> None:
             config.hydra.sweeper.storage = "***"
         given = config.hydra.overrides.hydra
         config.hydra.overrides.hydra = [shown(one) for one in given]
+    return typed

@@ -330,8 +330,7 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
     if isinstance(error, InstantiationException):
         return str(error) if _refused(error.__cause__) else None
     if isinstance(error, OverrideParseException):
-        why = str(error).splitlines()[0]
-        return f"cannot read '{override.shown(error.override)}': {'quote it' if override.holds_password(why) else why}"
+        return override.unreadable(error.override, str(error).splitlines()[0])
     if isinstance(error, (ConfigError, CompactHydraException, YAMLError)):
         return str(error)
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):

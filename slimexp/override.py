@@ -26,6 +26,11 @@ def masked(text: str) -> str:
     return _SETTING.sub(r"\1***", _OF_USER.sub("://***@", text))
 
 
+def unreadable(override: str, why: str) -> str:
+    """One line about an override that breaks the grammar, in the parser's words."""
+    return f"cannot read '{shown(override)}': {masked(why) if shown(override) == override else 'put it in quotes'}"
+
+
 def given(arguments: Sequence[str]) -> list[str]:
     """Those arguments of a command line that give something a value."""
     return [argument for argument in arguments if "=" in argument and not argument.startswith("-")]

@@ -160,18 +160,18 @@ def _json(text: bytes) -> tuple[Any] | None:
 
 
 def _glued(line: bytes) -> Iterator[Op]:
-    """Operations within a line, each from where one begins to where it ends."""
-    decoder, end = json.JSONDecoder(), 0
-    for begin in _BEGIN.finditer(line):
-        if begin.start() < end:
-            continue  # within the one before
-        text = line[begin.start() :].decode(errors="replace")
+    """Operations within a line: what is whole between two places where one begins."""
+    decoder = json.JSONDecoder()
+    begins = [found.start() for found in _BEGIN.finditer(line)]
+    for begin, end in zip(begins, [*begins[1:], len(line)], strict=False):
+        if end - begin < _LEAST_BYTES // 2:
+            continue
         try:
+            text = line[begin:end].decode("latin-1")
             op, length = decoder.raw_decode(text)
         except (ValueError, RecursionError):
             continue
-        if _is_operation(op) and "\ufffd" not in text[:length]:
-            end = begin.start() + len(text[:length].encode())
+        if _is_operation(op) and text[:length].isascii():  # as Optuna writes it
             yield op
 
 
