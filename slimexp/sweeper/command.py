@@ -79,10 +79,14 @@ def sweep(
         front = one.run()
     print("\n".join([*_table(one, front), *_in_earnest(one, front)]))
     print(f"python -m slimexp.report {runs}   draws every stage that was measured (--watch, --wandb: see --help)")
+    _end_where_all_failed(one)
+    return front
+
+
+def _end_where_all_failed(one: Sweep) -> None:
     if 0 < one.failures == one.done:
         print(f"error: all {one.done} trials failed: {_AGAIN}", file=sys.stderr)
         sys.exit(ALL_FAILED)
-    return front
 
 
 class _Terminated(KeyboardInterrupt):

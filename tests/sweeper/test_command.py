@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler
 
 from slimexp import record
 from slimexp.config import CONF_DIR
-from slimexp.sweeper.command import sweep
+from slimexp.sweeper.command import _end_where_all_failed, sweep
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,6 +149,18 @@ def test_a_setting_that_is_none_is_named() -> None:
         ValueError, match=r"unknown key 'hydra\.sweeper\.worker'; did you mean 'hydra\.sweeper\.workers'"
     ):
         sweep(["seed=1,2"], lambda overrides: OmegaConf.create(), {**settings, "worker": 3})  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("values", "status"), [("wrong,nan", 1), ("wrong,3", None), ("hopeless,wrong", None)])
+def test_the_exit_status_tells_of_a_sweep_that_only_failed(make: Any, values: str, status: int | None) -> None:
+    one = make(f"x={values}", workers=1)
+    one.run()
+    try:
+        _end_where_all_failed(one)
+        ended = None
+    except SystemExit as end:
+        ended = end.code
+    assert ended == status
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF_DIR / "hydra/sweeper/sampler").glob("*.yaml")))
