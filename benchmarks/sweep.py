@@ -11,7 +11,9 @@ journal (asking, writing down, telling, handing over), at the start of the sweep
 URL of a database instead of the journal file. Target: 20 ms, flat.
 
 ``chaos``: fake trials of 20 ms on several workers, while workers and the controller are killed (``kill -9``) at random;
-the same command goes on until nothing is missing. Target: none lost, none counted twice, no error of a lock.
+the same command goes on until nothing is missing. Before every second restart the journal is damaged too: a torn tail,
+lines that are cut, glued, doubled, exchanged or overwritten. Target: none lost, none counted twice, no error of a lock,
+no worker that outlives its controller.
 
 ``idle``: fake trials that sleep between ``--seconds`` LOW HIGH, on ``--workers`` of a ``--pool`` (local, ray, or
 submitit for processes started one per trial). The share of their time that workers wait while there are trials left,
@@ -137,6 +139,28 @@ def _controller(folder: Path, trials: int, workers: int) -> None:
     make(folder, fake(trials, 0.02), workers).run()
 
 
+def damage(journal: Path, chance: random.Random) -> None:
+    """What a full disk or a power cut may make of a journal: a few of its lines, anywhere in it."""
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for _ in range(chance.randint(1, 5)):
+        place = chance.randrange(len(lines) - 1)
+        line, cut = lines[place], chance.randrange(len(lines[place]))
+        other = chance.randrange(len(lines))
+        lines[place : place + 2] = chance.choice(
+            [
+                [line[:cut] + b"\n", lines[place + 1]],
+                [line[:cut] + lines[place + 1]],
+                [line.rstrip() + lines[place + 1]],
+                [line, line, lines[place + 1]],
+                [lines[place + 1], line],
+                [b"\0" * len(line) + b"\n", lines[place + 1]],
+                [line, lines[other], lines[place + 1]],
+            ]
+        )
+    lines[-1] = lines[-1][: chance.randrange(1, len(lines[-1]) + 1)]
+    journal.write_bytes(b"".join(lines))
+
+
 def chaos(arguments: argparse.Namespace) -> bool:
     """Kill until it is done; whether every trial is there once."""
     import psutil
@@ -144,7 +168,7 @@ def chaos(arguments: argparse.Namespace) -> bool:
     chance = random.Random(arguments.seed)
     context = multiprocessing.get_context("spawn")
     kills = {"worker": 0, "controller": 0}
-    restarts = 0
+    restarts = damages = 0
     while True:
         controller = context.Process(target=_controller, args=(arguments.folder, arguments.trials, arguments.workers))
         controller.start()
@@ -161,19 +185,29 @@ def chaos(arguments: argparse.Namespace) -> bool:
                 continue
             os.kill(int(victim or 0), signal.SIGKILL)
             kills[what] += 1
+            if what == "controller":
+                controller.join()
+                _, outliving = psutil.wait_procs(children, timeout=10)
+                if outliving:
+                    print(f"{len(outliving)} workers outlived their controller")
+                    return False
         if controller.exitcode == 0:
             break
         if controller.exitcode != -signal.SIGKILL:
             print(f"the controller ended with status {controller.exitcode}")
             return False
         restarts += 1
+        if restarts % 2 == 0 and (journal := arguments.folder / "journal.jsonl").stat().st_size > 1000:
+            damage(journal, chance)
+            damages += 1
     sweep = make(arguments.folder, fake(arguments.trials, 0.02), arguments.workers)
-    finished = [trial for trial in sweep.study.trials if "outcome" in trial.user_attrs]
+    finished = [trial for trial in sweep.study.trials if sweep._ended(trial)]
     combinations = {tuple(trial.params.items()) for trial in finished}
     lost, twice = arguments.trials - len(combinations), len(finished) - len(combinations)
     print(
         f"\n{arguments.trials} trials, {arguments.workers} workers; killed: {kills['worker']} workers and "
-        f"{kills['controller']} controllers; {restarts} restarts: {lost} lost, {twice} counted twice, "
+        f"{kills['controller']} controllers; {restarts} restarts, "
+        f"{damages} of them from a damaged journal: {lost} lost, {twice} counted twice, "
         f"{sweep.failures} recorded as failed"
     )
     return lost == twice == 0

@@ -311,7 +311,7 @@ def _report(error: Exception, config_name: str = "config") -> int | None:
         return None
     if not getattr(error, "reported", False):
         if os.environ.get("SLIMEXP_TRACEBACK") == "1":
-            traceback.print_exception(error)
+            print(override.masked("".join(traceback.format_exception(error))), file=sys.stderr)
         print(f"error: {message}", file=sys.stderr)
     return console.USER_ERROR
 
@@ -327,7 +327,7 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
     if isinstance(error, InstantiationException):
         return str(error) if _refused(error.__cause__) else None
     if isinstance(error, OverrideParseException):
-        return f"cannot read '{error.override}': {str(error).splitlines()[0]}"
+        return override.unreadable(error.override, str(error).splitlines()[0])
     if isinstance(error, (ConfigError, CompactHydraException, YAMLError)):
         return str(error)
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):

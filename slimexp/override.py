@@ -1,9 +1,34 @@
 """Overrides of a command line, as text."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+
+# The URL of a database with a password: USER:PASSWORD@, or a setting of such a name.
+_OF_USER = re.compile(r"://[^/?#\s]*:\S*@")
+_SETTING = re.compile(r"([?&;][^=&;\s]*(?:pass|pwd|secret|token)[^=&;\s]*=)[^&\s'\"]*", re.IGNORECASE)
+
+
+def holds_password(text: str) -> bool:
+    """Whether there is a password in a URL in it."""
+    return (_OF_USER.search(text) or _SETTING.search(text)) is not None
+
+
+def shown(override: str) -> str:
+    """As it may be shown: without its value, where that holds a password."""
+    return f"{override.partition('=')[0]}=***" if holds_password(override) else override
+
+
+def masked(text: str) -> str:
+    """With three stars in place of every password."""
+    return _SETTING.sub(r"\1***", _OF_USER.sub("://***@", text))
+
+
+def unreadable(override: str, why: str) -> str:
+    """One line about an override that breaks the grammar, in the parser's words."""
+    return f"cannot read '{shown(override)}': {masked(why) if shown(override) == override else 'put it in quotes'}"
 
 
 def given(arguments: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ import os
 import statistics
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,5 +142,11 @@ def write(path: Path, grade: dict[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """Trial -> its grade at a rung."""
-    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    """Trial -> its grade at a rung; a file that a full disk or a power cut has damaged decides nothing."""
+    grades = {}
+    for path in folder.glob("*.json"):
+        with suppress(OSError, ValueError, RecursionError):
+            grade = json.loads(path.read_bytes())
+            if isinstance(grade, dict) and "among" in grade and type(grade.get("loss")) in (int, float):
+                grades[path.stem] = grade
+    return grades

@@ -115,6 +115,16 @@ def test_a_hopeless_trial_is_stopped_at_its_rung_and_a_good_one_is_not(
     assert len(list((tmp_path / "runs/a").glob("finetune-*/artifact"))) == 2
 
 
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b"3", b"\0\0", b"\xff", b'{"loss": 1}', b'{"among": "", "loss": "low"}', b"[" * 10**5]
+)
+def test_a_damaged_grade_decides_nothing(tmp_path: Path, text: bytes) -> None:
+    leave(tmp_path, "finetune-whole", GOOD)
+    (tmp_path / "finetune-damaged.json").write_bytes(text)
+    assert stopper.read(tmp_path) == {"finetune-whole": {"among": "", "loss": GOOD}}
+
+
 def test_few_at_a_rung_decide_nothing(run: Callable[..., Any], tmp_path: Path) -> None:
     leave(tmp_path / "runs/a/rungs/finetune-at-0.5", "finetune-other", GOOD)
     run("+stopper@callback.stopper=median", "callback.stopper.rungs=[0.5]", "callback.stopper.least=3")

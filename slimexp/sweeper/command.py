@@ -1,6 +1,10 @@
 """What ``hydra/sweeper=pareto`` does with a command line: check it, sweep, show the front."""
 
+import signal
+import sys
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -12,13 +16,13 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import FrozenTrial
 
-from slimexp.binding import unknown
 from slimexp.config import CONF_DIR, build, check, chosen, options
 from slimexp.point import flat
 from slimexp.stage import key
 from slimexp.stage import shaping as trainer
-from slimexp.sweeper.pareto import Direction, Sweep
-from slimexp.sweeper.promotion import Promotion
+from slimexp.sweeper.pareto import Sweep
+from slimexp.sweeper.settings import MOST_SEED, Direction, check_settings
+from slimexp.sweeper.settings import promotion as promoted
 from slimexp.sweeper.space import Space
 
 _OURS = ("space", "content", "fixed", "folder", "promotion", "prepare")  # of a sweep's arguments: no settings
@@ -26,6 +30,8 @@ _RULES = "slimexp.stopper."  # callbacks that stop a trial
 _SHAPING = ("model", "baseline", "data", "pipeline", "trainer", "measure")
 FOLDER = "sweep"  # below the run's: the journal, and the trials' logs
 SIZE = "disk_mb"
+ALL_FAILED = 1  # exit status
+_AGAIN = "mend what their lines above say, and add hydra.sweeper.retry_failed=true to do them again"
 
 
 def sweep(
@@ -41,9 +47,11 @@ def sweep(
     Raises:
         ValueError: Something in them is wrong; said before the first trial.
     """
-    _check_settings(settings)
+    check_settings(settings, [*(name for name in signature(Sweep).parameters if name not in _OURS), "promote"])
     space = Space.parse(arguments)
-    promotion = _promotion(settings["promote"])
+    if settings["sampler"] is None:
+        space.check_grid(settings["trials"])
+    promotion = promoted(settings["promote"])
     configs = [_checked(composed(space.overrides(values))) for values in space.singles()]
     cfg = configs[0]
     if rules := [name for name, node in cfg.callback.items() if str(node.get("_target_")).startswith(_RULES)]:
@@ -67,10 +75,43 @@ def sweep(
             "go on with them, or give name=... for a new sweep"
         )
     print(f"sweep: {one.total} trials, {settings['workers']} at a time; logs and journal in {one.folder}", flush=True)
-    front = one.run()
+    with _terminable():
+        front = one.run()
     print("\n".join([*_table(one, front), *_in_earnest(one, front)]))
     print(f"python -m slimexp.report {runs}   draws every stage that was measured (--watch, --wandb: see --help)")
+    _end_where_all_failed(one)
     return front
+
+
+def _end_where_all_failed(one: Sweep) -> None:
+    if 0 < one.failures == one.done:
+        print(f"error: all {one.done} trials failed: {_AGAIN}", file=sys.stderr)
+        sys.exit(ALL_FAILED)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a sweep as Ctrl-C does, where it would end the process and nothing else."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield  # whoever handles it, ends the workers by an exception
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except _Terminated:
+        print("terminated: what is finished is kept, the same command goes on from there", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once is enough: the workers are ended
+    raise _Terminated
 
 
 def _checked(cfg: DictConfig) -> DictConfig:
@@ -78,6 +119,8 @@ def _checked(cfg: DictConfig) -> DictConfig:
     with open_dict(cfg):
         cfg.pop("hydra", None)
     check(cfg)
+    if not 0 <= cfg.seed <= MOST_SEED:
+        raise ValueError(f"seed must be in 0 to {MOST_SEED}, got {cfg.seed}")
     for group in ("pipeline", "measure", "callback"):
         for node in cfg[group].values():
             build(node)  # refuses values out of range
@@ -99,49 +142,6 @@ def _refuse_seeds(seeds: Sequence[int]) -> None:
             f"hydra.sweeper.seeds must be empty where a rule stops trials, got {list(seeds)}: a trial would have to "
             "pass once per seed; give hydra.sweeper.promote.seeds to the points that are left"
         )
-
-
-def _promotion(asked: Mapping[str, Any]) -> Promotion:
-    if not isinstance(asked, Mapping) or set(asked) != {"most", "overrides", "seeds"}:
-        raise ValueError(f"hydra.sweeper.promote must hold most, overrides and seeds, got {asked}")
-    if not _is_whole(asked["most"]):
-        raise ValueError(f"hydra.sweeper.promote.most must be a whole number, got {asked['most']!r}")
-    for name, right, what in (("overrides", _is_text, "overrides"), ("seeds", _is_whole, "whole numbers")):
-        if not (_is_list(asked[name]) and all(map(right, asked[name]))):
-            raise ValueError(f"hydra.sweeper.promote.{name} must be a list of {what}, got {asked[name]!r}")
-    return Promotion(asked["most"], tuple(asked["overrides"]), tuple(asked["seeds"]))
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def _check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse unknown keys and values of the wrong kind; Hydra holds its own node against no signature."""
-    known = [*(name for name in signature(Sweep).parameters if name not in _OURS), "promote"]
-    if stray := [name for name in settings if name not in known]:
-        raise ValueError(unknown(stray[0], "hydra.sweeper", known))
-    if not isinstance(settings["fail_fast"], bool):
-        raise ValueError(f"hydra.sweeper.fail_fast must be true or false, got {settings['fail_fast']!r}")
-    if not isinstance(settings["storage"], str | None):
-        raise ValueError(f"hydra.sweeper.storage must be the URL of a database, or null, got {settings['storage']!r}")
-    for name, optional in (("workers", False), ("threads", False), ("trials", True), ("max_failures", True)):
-        if not _is_whole(value := settings[name]) and not (optional and value is None):
-            raise ValueError(f"hydra.sweeper.{name} must be a whole number, got {value!r}")
-    for name, kinds, what in (("objectives", (str,), "min or max"), ("limits", (int, float), "a number")):
-        value = settings[name]
-        if value and not (isinstance(value, Mapping) and all(isinstance(one, kinds) for one in value.values())):
-            raise ValueError(f"hydra.sweeper.{name} must be metrics with {what} each, as {{cer: ...}}; got {value}")
-    if not _is_list(settings["seeds"]) or not all(map(_is_whole, settings["seeds"])):
-        raise ValueError(f"hydra.sweeper.seeds must be a list of whole numbers, got {settings['seeds']}")
 
 
 def _objectives(cfg: DictConfig, asked: Mapping[str, Direction] | None) -> dict[str, Direction]:

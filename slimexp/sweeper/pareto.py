@@ -4,81 +4,44 @@ A freed worker gets the next trial at once, whatever the others do. Every trial 
 and after, so the same command goes on with what is missing. Stages that trials share are trained once.
 """
 
-import inspect
 import json
-import math
+import sys
 import time
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from slimexp import pareto
-from slimexp.record import OF_LAYER
+from slimexp.sweeper.account import OUTCOME, REPEATS, Told, ended, means, over, same, told
 from slimexp.sweeper.difference import CONTENT, FIXED, changes
+from slimexp.sweeper.journal import Expected
+from slimexp.sweeper.planned import MakeSampler, Params, planned
 from slimexp.sweeper.pool import local
 from slimexp.sweeper.promotion import Promotion
 from slimexp.sweeper.screen import Lines, clock, screen
+from slimexp.sweeper.settings import (
+    Direction,
+    check_count,
+    check_limits,
+    check_objectives,
+    check_seeds,
+    check_timeout,
+)
 from slimexp.sweeper.space import Space
-from slimexp.sweeper.storage import alone, open_storage
+from slimexp.sweeper.storage import alone, lasting, lock_in_database, open_storage, study_name
 from slimexp.sweeper.worker import Job, MakePool, Outcome, Prepare, train
 
-Direction = Literal["min", "max"]
-Params = dict[str, Any]
-MakeSampler = Callable[..., BaseSampler]
+TRIES = 3  # of a trial whose worker is lost, in one command
 
 _OPTUNAS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
-_SWEEP, _OUTCOME = "sweep", "outcome"  # user attributes: of the study, and of a trial
+_SWEEP = "sweep"  # user attribute of the study
 _PROMOTED = "promoted-{}"  # of the study, by trial: what is finished takes no more attributes
-
-
-class Planned(BaseSampler):
-    """Hands out given combinations first, then asks another sampler.
-
-    Args:
-        space: Key -> distribution.
-        then: What proposes once the plan is through; ``None`` for a sweep of the plan alone.
-    """
-
-    def __init__(self, space: Mapping[str, BaseDistribution], then: BaseSampler | None) -> None:
-        self.space = dict(space)
-        self.then = then
-        self.plan: deque[Params] = deque()
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        if self.plan or self.then is None:
-            return self.space
-        return self.then.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        if self.plan:
-            return self.plan.popleft()
-        assert self.then is not None
-        return self.then.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        assert self.then is not None
-        return self.then.sample_independent(study, trial, param_name, param_distribution)
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        if self.then is not None:
-            self.then.before_trial(study, trial)
-
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        if self.then is not None:
-            self.then.after_trial(study, trial, state, values)
+_PLACES = ("runs=", "logger.group=")  # overrides that change nothing of a result
 
 
 class Sweep:
@@ -99,6 +62,8 @@ class Sweep:
         threads: Of torch, in each.
         fail_fast: Whether the first failure ends the sweep.
         max_failures: Failures with which it goes on; ``None`` for any number.
+        trial_timeout: Seconds after which a trial is ended, and has failed; ``None`` for no limit.
+        retry_failed: Whether trials that failed in an earlier command are done again.
         promotion: Which points of the front are run again, in earnest.
         pool: Where the workers are; a partial without their number, threads and work.
         prepare: What a worker does first.
@@ -124,23 +89,23 @@ class Sweep:
         threads: int,
         fail_fast: bool,
         max_failures: int | None,
+        trial_timeout: float | None = None,
+        retry_failed: bool = False,
         promotion: Promotion = Promotion(),  # noqa: B008 (frozen)
         pool: MakePool = local.Pool,
         prepare: Prepare = train,
     ) -> None:
         for name, value in {"workers": workers, "threads": threads, "trials": trials}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"hydra.sweeper.{name} must be >= 1, got {value}")
-        if max_failures is not None and max_failures < 0:
-            raise ValueError(f"hydra.sweeper.max_failures must be >= 0, or null for any number, got {max_failures}")
-        if len(set(seeds)) < len(seeds):
-            raise ValueError(f"hydra.sweeper.seeds must be distinct, got {list(seeds)}")
+            check_count(name, value)
+        check_count("max_failures", max_failures)
+        check_timeout(trial_timeout)
+        check_seeds("hydra.sweeper.seeds", seeds)
+        check_limits(limits)
         if seeds and "seed" in space.swept:
             raise ValueError("seed is swept and hydra.sweeper.seeds sets it: leave one of them out")
         if not objectives:
             raise ValueError("a sweep needs an objective: give hydra.sweeper.objectives={METRIC: min}")
-        if wrong := {name: way for name, way in objectives.items() if way not in get_args(Direction)}:
-            raise ValueError(f"an objective must be min or max, got {wrong}")
+        check_objectives(objectives)
         if sampler is not None and trials is None:
             raise ValueError("a sampler proposes without end: say how many by hydra.sweeper.trials=N")
         self.space = space
@@ -150,24 +115,32 @@ class Sweep:
         self.limits = dict(limits)
         self.seeds = list(seeds)
         self.folder = folder
+        self.storage = storage
         self.fail_fast = fail_fast
         self.max_failures = max_failures
+        self.trial_timeout = trial_timeout
+        self.retry_failed = retry_failed
         self.promotion = promotion
         self.promoted: dict[int, dict[str, Any]] = {}
         try:
             self.pool = pool(workers=workers, threads=threads, prepare=prepare)
         except TypeError as error:
             raise ValueError(f"hydra.sweeper.pool: {error}") from error
-        self.sampler = Planned(space.swept, _made(sampler, self.limits))
-        grid = list(space.grid()) if sampler is None else []
-        self.total = min(trials or len(grid), len(grid)) if sampler is None else int(trials or 0)
+        self.directions = [_OPTUNAS[way] for way in self.objectives.values()]
+        self.sampler = planned(space.swept, sampler, self.limits, self.directions)
+        grid = list(space.grid(trials)) if sampler is None else []
+        self.total = len(grid) if sampler is None else int(trials or 0)
         self._asked: dict[int, Trial] = {}
+        self._tries: Counter[Job] = Counter()
+        self._again: deque[Job] = deque()
+        self._repeats: dict[Any, list[int]] = defaultdict(list)
         self.done, self.failures, self.stopped = 0, 0, 0
         self.screen = Lines()
-        self._lock = alone(storage, folder)
+        self._lock = alone(folder)
         try:
-            self.study = self._study(storage)
-            self._take_up(grid)
+            with lasting(storage):
+                self.study = self._study(storage)
+                self._take_up(grid)
         except BaseException:
             self._lock.close()
             raise
@@ -181,13 +154,16 @@ class Sweep:
         self.screen = screen(list(self.space.swept), self.objectives, self.total, self.done, self.failures)
         for trial in self.front() if known else ():
             self.screen.reached(trial.number, trial.params, trial.values)
-        with self._lock, self.pool, self.screen:
+        with self._lock, lasting(self.storage), self.pool, self.screen:
             while True:
-                while self.pool.free and self.done + self.pool.busy < self.total:
+                while self.pool.free and (self._again or self._missing > 0):
                     self._start()
                 if not self.pool.busy:
                     break
                 for job, outcome in self.pool.finished():
+                    if lost := self._lost(job, outcome):
+                        self.screen.returned(job.number, lost)
+                        continue
                     said = self._finish(job, outcome)
                     left = (time.monotonic() - began) / (self.done - known) * (self.total - self.done)
                     self.screen.finished(job.number, said, failures=self.failures, left=left)
@@ -196,9 +172,15 @@ class Sweep:
             self._promote(front)
             return front
 
+    @property
+    def _missing(self) -> int:
+        """Trials that no worker has had yet."""
+        return self.total - self.done - self.pool.busy - len(self._again)
+
     def front(self) -> list[FrozenTrial]:
         """Finished trials that no other dominates, among those that keep the limits, by the last objective."""
-        trials = [trial for trial in self.study.get_trials(states=[TrialState.COMPLETE]) if max(_over(trial)) <= 0]
+        known = self.study.get_trials(states=[TrialState.COMPLETE])
+        trials = [trial for trial in known if self._ended(trial) and max(over(trial)) <= 0]
         front = pareto.front([trial.values for trial in trials], list(self.objectives.values()))
         return sorted((trials[index] for index in front), key=lambda trial: trial.values[-1])
 
@@ -209,54 +191,87 @@ class Sweep:
             overrides = (*self.space.overrides(trial.params), *self.promotion.overrides)
             commands = _seeded(overrides, self.promotion.seeds or self.seeds)
             known = self.study.user_attrs.get(_PROMOTED.format(trial.number))
-            if known is not None and known["commands"] == json.loads(json.dumps(commands)):
-                self.promoted[trial.number] = known
+            if isinstance(known, Mapping) and _placeless(known.get("commands")) == _placeless(commands):
+                self.promoted[trial.number] = dict(known)
             else:
-                jobs.append(Job(trial.number, commands, self.folder / f"trial-{trial.number:04d}-promoted.log"))
+                log = self.folder / f"trial-{trial.number:04d}-promoted.log"
+                jobs.append(Job(trial.number, commands, log, self.trial_timeout))
         if jobs:
             print(f"the front in earnest: {len(jobs)} points under {' '.join(self.promotion.overrides)}", flush=True)
-        while jobs or self.pool.busy:
-            while jobs and self.pool.free:
-                self.pool.submit(jobs.popleft())
+        while jobs or self._again or self.pool.busy:
+            while self.pool.free and (self._again or jobs):
+                self.pool.submit((self._again or jobs).popleft())
             for job, outcome in self.pool.finished():
-                told = {"commands": job.overrides, "metrics": _means(outcome.metrics), "error": outcome.error}
-                self.promoted[job.number] = told
+                if lost := self._lost(job, outcome):
+                    print(f"trial {job.number} in earnest: {lost}", flush=True)
+                    continue
+                figures = {"commands": job.overrides, "metrics": means(outcome.metrics), "error": outcome.error}
+                self.promoted[job.number] = figures
                 if outcome.error is None:
-                    self.study.set_user_attr(_PROMOTED.format(job.number), told)
+                    self.study.set_user_attr(_PROMOTED.format(job.number), figures)
                 else:
                     print(f"FAILED  trial {job.number} in earnest: {outcome.error} (all in {job.log})", flush=True)
 
     def _start(self) -> None:
+        """Give a worker the next trial, or one again that was lost."""
+        if self._again:
+            job = self._again.popleft()
+            self.screen.started(job.number, self._asked[job.number].params)
+            self.pool.submit(job)
+            return
         trial = self.study.ask(fixed_distributions=dict(self.space.swept))
+        if numbers := self._repeats.get(same(trial.params)):
+            trial.set_user_attr(REPEATS, numbers.pop(0))
         commands = _seeded(self.space.overrides(trial.params), self.seeds)
         self._asked[trial.number] = trial
         self.screen.started(trial.number, trial.params)
-        self.pool.submit(Job(trial.number, commands, self.folder / f"trial-{trial.number:04d}.log"))
+        log = self.folder / f"trial-{trial.number:04d}.log"
+        self.pool.submit(Job(trial.number, commands, log, self.trial_timeout))
+
+    def _lost(self, job: Job, outcome: Outcome) -> str | None:
+        """Put a job back whose worker is lost, a few times; the line that tells it."""
+        if outcome.error is None or outcome.cause != "worker":
+            return None
+        self._tries[job] += 1
+        if self._tries[job] == TRIES:
+            return None
+        self._again.append(job)
+        swept = _words(self._asked[job.number].params) if job.number in self._asked else ""
+        return f"lost     {swept}: {outcome.error}; it is done again"
 
     def _finish(self, job: Job, outcome: Outcome) -> str:
         """Write down what became of a trial; the line that tells it."""
         trial = self._asked.pop(job.number)
-        metrics = _means(outcome.metrics)
-        error = outcome.error or _absent(metrics, [*self.objectives, *self.limits])
-        self.done += 1
-        swept = " ".join(f"{_short(key)}={value}" for key, value in trial.params.items())
-        over = [] if error else [metrics[name] - limit for name, limit in self.limits.items()]
-        told = {"metrics": metrics, "error": error, "seconds": outcome.seconds, "over": over}
-        trial.set_user_attr(_OUTCOME, told)
-        if outcome.stopped:
-            self.stopped += 1
-            self.study.tell(trial, state=TrialState.PRUNED)
-            return f"[{self.done}/{self.total}] stopped  {swept}: {error}"
+        if self._tries[job] == TRIES:  # whatever it is, it follows the trial
+            outcome = Outcome((), f"{outcome.error}, {TRIES} times", outcome.seconds)
+        what = told(outcome, list(self.objectives), self.limits)
+        trial.set_user_attr(OUTCOME, what)
+        self._tell(trial, what)
+        self._count(what)
+        swept, begin = _words(trial.params), f"[{self.done}/{self.total}]"
+        metrics, error = what["metrics"], what["error"]
+        if what["stopped"]:
+            return f"{begin} stopped  {swept}: {error}"
         if error is not None:
-            self.failures += 1
-            self.study.tell(trial, state=TrialState.FAIL)
-            return f"[{self.done}/{self.total}] FAILED  {swept}: {error} (all in {job.log})"
-        values = [metrics[name] for name in self.objectives]
-        self.study.tell(trial, values)
-        if max(over, default=0) <= 0:
-            self.screen.reached(trial.number, trial.params, values)
+            then = "; the same command does it again" if what["again"] else ""
+            return f"{begin} FAILED  {swept}: {error} (all in {job.log}){then}"
+        if max(what["over"], default=0) <= 0:
+            self.screen.reached(trial.number, trial.params, [metrics[name] for name in self.objectives])
         figures = ", ".join(f"{name} {metrics[name]:.4g}" for name in self.objectives)
-        return f"[{self.done}/{self.total}] {figures}  {swept}  {clock(outcome.seconds)}"
+        return f"{begin} {figures}  {swept}  {clock(outcome.seconds)}"
+
+    def _tell(self, trial: Trial | int, what: Told) -> None:
+        if what["stopped"]:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        elif what["error"] is not None:
+            self.study.tell(trial, state=TrialState.FAIL)
+        else:
+            self.study.tell(trial, [what["metrics"][name] for name in self.objectives])
+
+    def _count(self, what: Told) -> None:
+        self.done += 1
+        self.stopped += what["stopped"]
+        self.failures += what["error"] is not None and not what["stopped"]
 
     def _give_up(self, job: Job) -> None:
         allowed = 0 if self.fail_fast else self.max_failures
@@ -274,12 +289,13 @@ class Sweep:
             ValueError: The folder holds another sweep.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        names = list(self.objectives)
+        expected = Expected(study=str(self.folder), directions=self.directions, objectives=names, mark=OUTCOME)
+        opened = open_storage(storage, self.folder, expected)
+        name = study_name(opened, self.folder, journal=storage is None)
+        lock_in_database(self._lock, storage, name)
         study = optuna.create_study(
-            study_name=str(self.folder),
-            storage=open_storage(storage, self.folder),
-            sampler=self.sampler,
-            directions=[_OPTUNAS[way] for way in self.objectives.values()],
-            load_if_exists=True,
+            study_name=name, storage=opened, sampler=self.sampler, directions=self.directions, load_if_exists=True
         )
         mine = {
             **self.space.described(),
@@ -290,48 +306,56 @@ class Sweep:
             FIXED: self.fixed,
         }
         theirs = study.user_attrs.get(_SWEEP)
-        if theirs is None:
+        if not isinstance(theirs, Mapping):
+            if study.get_trials(deepcopy=False):
+                print(f"warning: what {self.folder} is a sweep of is lost: it is taken to be this one", file=sys.stderr)
             study.set_user_attr(_SWEEP, mine)
         elif changed := changes(theirs, json.loads(json.dumps(mine))):
             raise ValueError(
                 f"{self.folder} holds another sweep ({changed}): repeat its command to go on with it, or give name=... "
                 "for a new one"
             )
+        if study.directions != self.directions:
+            raise ValueError(f"the journal in {self.folder} is of other objectives: give name=... for a new sweep")
         return study
 
     def _take_up(self, grid: Iterable[Params]) -> None:
         """Count what is finished, and plan what is missing; what a dead controller left running is missing."""
-        finished = set()
-        for trial in self.study.get_trials(deepcopy=False):
+        trials = self.study.get_trials(deepcopy=False)
+        known = {trial.number: self._ended(trial) for trial in trials}
+        repeated = {trial.user_attrs.get(REPEATS) for trial in trials if known[trial.number]}
+        finished: dict[Any, Told] = {}
+        for trial in trials:
+            what = known[trial.number]
             if trial.state == TrialState.RUNNING:
-                self.study.tell(trial.number, state=TrialState.FAIL)
-                if trial.params.keys() == self.space.swept.keys() and self.sampler.then is not None:
-                    self.sampler.plan.append(trial.params)
-            elif _OUTCOME in trial.user_attrs:
-                self.done += 1
-                self.failures += trial.state == TrialState.FAIL
-                self.stopped += trial.state == TrialState.PRUNED
-                finished.add(_same(trial.params))
-        self.sampler.plan.extend(params for params in grid if _same(params) not in finished)
+                self._close(trial, what)
+            if what is None or trial.number in repeated:
+                continue
+            if what["again"] or (self.retry_failed and what["error"] is not None and not what["stopped"]):
+                self._plan_again(trial)
+                continue
+            finished[same(trial.params) if self.sampler.then is None else trial.number] = what
+        for what in finished.values():
+            self._count(what)
+        self.sampler.plan.extend(params for params in grid if same(params) not in finished)
 
+    def _close(self, trial: FrozenTrial, what: Told | None) -> None:
+        """End a trial that a dead controller left running, as it did where that is written down; else plan it again."""
+        if what is not None:
+            self._tell(trial.number, what)
+            return
+        self.study.tell(trial.number, state=TrialState.FAIL)
+        if trial.params.keys() == self.space.swept.keys() and REPEATS not in trial.user_attrs:
+            self._plan_again(trial)
 
-def _made(sampler: MakeSampler | None, limits: Mapping[str, float]) -> BaseSampler | None:
-    """The sampler, told of the limits where it can keep to them."""
-    if sampler is None:
-        return None
-    parameters = inspect.signature(getattr(sampler, "func", sampler)).parameters
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # some have been so for years
-        warnings.simplefilter("ignore", FutureWarning)  # constraints_func: what follows it is not in Optuna 4
-        try:
-            return sampler(constraints_func=_over) if limits and "constraints_func" in parameters else sampler()
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"hydra.sweeper.sampler: {error}") from error
+    def _plan_again(self, trial: FrozenTrial) -> None:
+        """Have a combination proposed once more, where no grid does it, and note what it is instead of."""
+        if self.sampler.then is not None:
+            self.sampler.plan.append(dict(trial.params))
+            self._repeats[same(trial.params)].append(trial.number)
 
-
-def _over(trial: FrozenTrial) -> list[float]:
-    """How far a trial is above each limit; at most 0 where it keeps it."""
-    return trial.user_attrs.get(_OUTCOME, {}).get("over") or [0.0]
+    def _ended(self, trial: FrozenTrial) -> Told | None:
+        return ended(trial, self.space.swept, list(self.objectives))
 
 
 def _seeded(overrides: Sequence[str], seeds: Sequence[int]) -> tuple[tuple[str, ...], ...]:
@@ -339,28 +363,13 @@ def _seeded(overrides: Sequence[str], seeds: Sequence[int]) -> tuple[tuple[str, 
     return tuple((*overrides, f"seed={seed}") for seed in seeds) or (tuple(overrides),)
 
 
-def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Metric -> mean over seeds, of those that every seed has."""
-    if not rows:
-        return {}
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if all(name in row for row in rows)}
+def _placeless(commands: object) -> object:
+    """Command lines as JSON has them, without what tells where results lie."""
+    if not isinstance(commands, Sequence) or not all(isinstance(line, Sequence) for line in commands):
+        return None
+    return [[word for word in line if not str(word).startswith(_PLACES)] for line in commands]
 
 
-def _absent(metrics: Mapping[str, float], wanted: Sequence[str]) -> str | None:
-    """What is wrong with the metrics that a trial gave."""
-    for name in wanted:
-        if name not in metrics:
-            known = sorted(one for one in metrics if OF_LAYER not in one)
-            return f"'{name}' was not measured; there are {', '.join(known)}"
-        if not math.isfinite(metrics[name]):
-            return f"'{name}' is {metrics[name]}"
-    return None
-
-
-def _same(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(params.items()))
-
-
-def _short(key: str) -> str:
-    """``pipeline.prune.sparsity`` -> ``prune.sparsity``."""
-    return key.removeprefix("pipeline.")
+def _words(params: Mapping[str, Any]) -> str:
+    """``prune.sparsity=0.5 quantize.bits=4``."""
+    return " ".join(f"{key.removeprefix('pipeline.')}={value}" for key, value in params.items())

@@ -31,6 +31,10 @@ class Lines:
     def reached(self, number: int, params: Mapping[str, Any], values: Sequence[float]) -> None:
         """A trial gave its objectives, and keeps the limits."""
 
+    def returned(self, number: int, said: str) -> None:
+        """A trial has lost its worker, and waits for another."""
+        print(said, flush=True)
+
     def finished(self, number: int, said: str, *, failures: int, left: float) -> None:
         """A trial has ended.
 
@@ -90,6 +94,12 @@ class Live(Lines):
         known = [*self._front, (number, params, values)]
         best = pareto.front([one[2] for one in known], list(self.objectives.values()))
         self._front = sorted((known[index] for index in best), key=lambda one: one[2][-1])
+
+    def returned(self, number: int, said: str) -> None:
+        from rich.text import Text
+
+        self._running.pop(number, None)
+        self.console.print(Text(said, style="yellow"))
 
     def finished(self, number: int, said: str, *, failures: int, left: float) -> None:
         from rich.text import Text

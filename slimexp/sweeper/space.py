@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, QuotedString, RangeSweep, Transformer
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -16,6 +16,12 @@ from optuna.distributions import (
     IntDistribution,
     distribution_to_json,
 )
+
+MOST_VALUES = 10_000  # of one key: all of them stand in every line of a journal
+MOST_COMBINATIONS = 1_000_000
+_CHECKED = 1000  # values of one key that are looked at before the first trial
+_WHOLE = 2**53  # beyond, not every whole number is a float
+_PLACE = {"name": "names the folder of a sweep", "runs": "is where a sweep lies", "resume": "is said of a whole sweep"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Space:
         fixed, swept, seen = [], {}, Counter[str]()
         for override in OverridesParser.create().parse_overrides(list(overrides)):
             if override.is_sweep_override():
+                _check_key(_key(override))
                 swept[_key(override)] = _distribution(override)
             else:
                 fixed.append(str(override.input_line))
@@ -63,20 +70,39 @@ class Space:
         counts = [_count(distribution) for distribution in self.swept.values()]
         return None if None in counts else math.prod(count for count in counts if count is not None)
 
-    def grid(self) -> Iterator[dict[str, Any]]:
-        """Every combination, the last key fastest.
+    def check_grid(self, trials: int | None) -> None:
+        """Refuse what no grid can go through; none is made for it.
+
+        Args:
+            trials: How many of the combinations are asked for; ``None`` for all.
 
         Raises:
-            ValueError: A key is continuous.
+            ValueError: A key is continuous, or there are too many combinations.
         """
         for key, distribution in self.swept.items():
-            if _count(distribution) is None:
+            count = _count(distribution)
+            if count is None:
                 raise ValueError(f"{key} has an interval, which a grid cannot go through: give choices or a sampler")
-        for values in itertools.product(*map(_values, self.swept.values())):
+            if count > MOST_COMBINATIONS:
+                raise ValueError(f"{key} has {count} values, a grid at most {MOST_COMBINATIONS}: choose a sampler")
+        if trials is None and self.size is not None and self.size > MOST_COMBINATIONS:
+            raise ValueError(
+                f"a grid of {self.size} combinations is more than {MOST_COMBINATIONS}: give fewer values, "
+                "hydra.sweeper.trials=N, or choose a sampler by hydra/sweeper/sampler=tpe"
+            )
+
+    def grid(self, trials: int | None = None) -> Iterator[dict[str, Any]]:
+        """Every combination, the last key fastest, or the first ``trials`` of them.
+
+        Raises:
+            ValueError: As ``check_grid`` does.
+        """
+        self.check_grid(trials)
+        for values in itertools.islice(itertools.product(*map(_values, self.swept.values())), trials):
             yield dict(zip(self.swept, values, strict=True))
 
     def singles(self) -> Iterator[dict[str, Any]]:
-        """Combinations in which every value of every key occurs at least once: what a check must see."""
+        """Combinations in which every value of every key (of very many, some) occurs: what a check must see."""
         ends = {key: _ends(distribution) for key, distribution in self.swept.items()}
         first = {key: values[0] for key, values in ends.items()}
         yield first
@@ -93,34 +119,85 @@ def _key(override: Override) -> str:
     return str(override.input_line).partition("=")[0]
 
 
+def _check_key(key: str) -> None:
+    """Refuse to sweep what is one for all trials."""
+    bare = key.lstrip("+")
+    if key.startswith("~"):
+        raise ValueError(f"{key} takes something away, and cannot have several values: write it without any")
+    if bare in _PLACE:
+        raise ValueError(f"{bare} cannot be swept: it {_PLACE[bare]}; give it one value, and another key several")
+
+
 def _distribution(override: Override) -> BaseDistribution:
     value, key = override.value(), _key(override)
+    typed = str(override.input_line).partition("=")[2]
     if isinstance(value, Glob):
         raise ValueError(f"{key}=glob(...) is not taken here: write its values out, as {key}=a,b")
     if isinstance(value, IntervalSweep):
-        low, high, log = value.start, value.end, "log" in value.tags
-        assert low is not None and high is not None
-        if not low < high or (log and low <= 0):
-            need = "0 < low < high" if log else "low < high"
-            raise ValueError(f"{key} needs an interval with {need}, got interval({low}, {high})")
-        if isinstance(low, int) and isinstance(high, int):
-            return IntDistribution(low, high, log=log)
-        return FloatDistribution(low, high, log=log)
+        return _between(key, typed, value)
     if isinstance(value, RangeSweep):
-        values = list(value.range())
-        if not values:
-            raise ValueError(f"{key} goes through nothing: range({value.start}, {value.stop}, {value.step}) is empty")
-        return CategoricalDistribution([f"{one:.15g}" for one in sorted(values)])
+        return CategoricalDistribution(_range(key, typed, value))
     words = list(override.sweep_string_iterator())
-    if twice := {word for word in words if words.count(word) > 1}:
-        raise ValueError(f"{key} has {', '.join(sorted(twice))} twice: give each value once")
+    seen: dict[object, str] = {}
+    for word, one in zip(words, override.sweep_iterator(transformer=Transformer.identity), strict=True):
+        if (meant := _meant(one)) in seen:
+            also = "" if seen[meant] == word else f" (as {seen[meant]} and {word})"
+            raise ValueError(f"{key} has {word} twice{also}: give each value once")
+        seen[meant] = word
+    if len(words) > MOST_VALUES:
+        raise ValueError(f"{key} has {len(words)} values, at most {MOST_VALUES} are taken")
     return CategoricalDistribution(words)
+
+
+def _between(key: str, typed: str, value: IntervalSweep) -> BaseDistribution:
+    low, high, log = value.start, value.end, "log" in value.tags
+    assert low is not None and high is not None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high) or (log and low <= 0):
+        need = "0 < low < high" if log else "low < high"
+        whole = ", both whole numbers" if isinstance(low, int) else ""
+        raise ValueError(f"{key} needs an interval with {need}{whole}, got {typed}")
+    if isinstance(low, int) and isinstance(high, int):
+        if max(abs(low), abs(high)) > _WHOLE:
+            raise ValueError(f"{key} needs whole numbers of at most 2**53, got {typed}")
+        return IntDistribution(low, high, log=log)
+    return FloatDistribution(low, high, log=log)
+
+
+def _range(key: str, typed: str, value: RangeSweep) -> list[str]:
+    """Words of a range, in order; none is made before their number is known."""
+    start, stop, step = (float(one) if one is not None else math.nan for one in (value.start, value.stop, value.step))
+    if not (math.isfinite(start) and math.isfinite(stop) and math.isfinite(step)) or step == 0:
+        raise ValueError(f"{key} needs a range of finite numbers, and a step that is not 0, got {typed}")
+    if (stop - start) / step > MOST_VALUES:
+        raise ValueError(f"{key} goes through more than {MOST_VALUES} values: {typed}; give a larger step")
+    words = [f"{one:.15g}" for one in sorted(value.range())]
+    if not words:
+        raise ValueError(f"{key} goes through nothing: {typed} is empty")
+    if len(set(words)) < len(words):
+        raise ValueError(f"{key} goes through the same value twice: {typed}; give a larger step")
+    return words
+
+
+def _meant(value: object) -> object:
+    """What a value is to a run: 0.5 and 0.50, or x and 'x', are one; true and 1 are two."""
+    if isinstance(value, bool | None):
+        return ("is", value)
+    if isinstance(value, int | float):
+        return value if value == value else ("is", "nan")
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, Mapping):
+        return ("dict", tuple((str(name), _meant(one)) for name, one in value.items()))
+    return ("list", tuple(map(_meant, value))) if isinstance(value, list) else str(value)
 
 
 def _count(distribution: BaseDistribution) -> int | None:
     if isinstance(distribution, FloatDistribution):
         return None
-    return len(_values(distribution))
+    if isinstance(distribution, IntDistribution):
+        return int(distribution.high) - int(distribution.low) + 1
+    assert isinstance(distribution, CategoricalDistribution)
+    return len(distribution.choices)
 
 
 def _values(distribution: BaseDistribution) -> Sequence[Any]:
@@ -132,6 +209,8 @@ def _values(distribution: BaseDistribution) -> Sequence[Any]:
 
 def _ends(distribution: BaseDistribution) -> Sequence[Any]:
     if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices
+        choices, last = distribution.choices, len(distribution.choices) - 1
+        some = (round(place * last / (_CHECKED - 1)) for place in range(_CHECKED))
+        return choices if last < _CHECKED else [choices[place] for place in some]
     assert isinstance(distribution, IntDistribution | FloatDistribution)
     return distribution.low, distribution.high

@@ -1,54 +1,90 @@
 """Where a sweep's trials are written down: a journal file in its folder, or a database; and who may write there."""
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus
 
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, RDBStorage
 
+from slimexp.override import holds_password
 from slimexp.sweeper.extra import require
+from slimexp.sweeper.journal import FILE, Expected, open_journal
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 ANSWER_S = 5  # that a database has to answer
+_NAME = "study"  # file in a sweep's folder: the study's name, which stays when the folder is moved
 _DRIVER = "postgresql+psycopg"  # whichever SQLAlchemy takes by default
 _ELSEWHERE = "wait for it, or give name=... for another sweep"
 
 
-class _Unlocked(JournalFileOpenLock):
-    """For a journal that ``alone`` guards already: Optuna's own lock outlives a killed process by half a minute."""
-
-    def __init__(self) -> None:
-        pass
-
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-
-def open_storage(url: str | None, folder: Path) -> BaseStorage:
+def open_storage(url: str | None, folder: Path, sweep: Expected) -> BaseStorage:
     """The database at ``url``; ``None`` for the journal file in ``folder``.
 
     Raises:
-        ValueError: Its driver is not installed, or it does not answer.
+        ValueError: Its driver is not installed, it does not answer, or the journal is no file.
     """
     if url is None:
-        return JournalStorage(JournalFileBackend(str(folder / "journal.jsonl"), lock_obj=_Unlocked()))
+        return open_journal(folder / FILE, sweep)
     with _answering(url) as (address, settings):
-        return RDBStorage(address, engine_kwargs={**settings, "pool_pre_ping": True})
+        template = address.replace("{", "{{").replace("}", "}}")  # Optuna formats it
+        return RDBStorage(template, engine_kwargs={**settings, "pool_pre_ping": True})
 
 
-def alone(url: str | None, folder: Path) -> ExitStack:
-    """Be the only controller of a sweep until what is returned is closed, or the process dies.
-
-    In a folder by a lock on a file; in PostgreSQL by one that the server holds as long as the connection lives, so that
-    the same command on another machine, which would be another folder with this one's name, is refused too.
+@contextmanager
+def lasting(url: str | None) -> Iterator[None]:
+    """A database that is lost in the midst of a sweep is an error of the user's, without its address.
 
     Raises:
-        ValueError: Another is at work, or the database does not answer.
+        ValueError: It does not answer any more.
+    """
+    try:
+        yield
+    except Exception as error:
+        if url is None or not (isinstance(error, StorageInternalError) or type(error).__module__.startswith("sqlalch")):
+            raise
+        kind = type(error.__cause__ or error).__name__
+        raise ValueError(
+            f"hydra.sweeper.storage: the database does not answer any more ({kind}): what is finished is kept, the "
+            "same command goes on from there"
+        ) from None
+
+
+def study_name(storage: BaseStorage, folder: Path, *, journal: bool) -> str:
+    """Name of the sweep's study, as it was given when it began; wherever its folder lies now.
+
+    A study of an older slimexp, which wrote no name down, is looked up by every way to say where the folder is; in a
+    journal, which is that of one sweep, it may have any name.
+    """
+    try:
+        written = (folder / _NAME).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        written = ""
+    studies = {one.study_name: one._study_id for one in storage.get_all_studies()}
+    ways = [folder, os.path.relpath(folder), folder.absolute(), folder.resolve(), os.path.relpath(folder.resolve())]
+    names = [name for name in (written, *map(str, ways)) if name]
+    found = next((name for name in names if name in studies), None)
+    if found is None and journal and studies:
+        found = max(studies, key=lambda name: storage.get_n_trials(studies[name]))
+    name = found or names[0]
+    if name != written:
+        partial = folder / f"{_NAME}.partial"
+        partial.write_text(name + "\n", encoding="utf-8")
+        os.replace(partial, folder / _NAME)
+    return name
+
+
+def alone(folder: Path) -> ExitStack:
+    """Be the only controller of a sweep until what is returned is closed, or the process dies.
+
+    Raises:
+        ValueError: Another is at work.
     """
     with ExitStack() as held:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,12 +93,19 @@ def alone(url: str | None, folder: Path) -> ExitStack:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(f"another process is at work on the sweep in {folder}: {_ELSEWHERE}") from error
-        if url is not None and url.startswith("postgres"):
-            _lock_in_database(held, url, str(folder))
         return held.pop_all()
 
 
-def _lock_in_database(held: ExitStack, url: str, study: str) -> None:
+def lock_in_database(held: ExitStack, url: str | None, study: str) -> None:
+    """Be the only controller of a study in PostgreSQL, by a lock that the server holds as long as the connection lives.
+
+    So the same command on another machine, which would be another folder with this one's name, is refused too.
+
+    Raises:
+        ValueError: Another is at work, or the database does not answer.
+    """
+    if url is None or not url.startswith("postgres"):
+        return
     import sqlalchemy
 
     with _answering(url) as (address, settings):
@@ -88,10 +131,8 @@ def _answering(url: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
     try:
         parsed = sqlalchemy.make_url(url)
-    except (sqlalchemy.exc.ArgumentError, ValueError) as error:  # its text is not shown: there may be a password in it
-        raise ValueError(
-            "hydra.sweeper.storage must be like postgresql://USER@HOST:PORT/DATABASE, it is not"
-        ) from error
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # their text is not shown: there may be a password in it
+        raise ValueError("hydra.sweeper.storage must be like postgresql://USER@HOST:PORT/DATABASE, it is not") from None
     settings: dict[str, Any] = {}
     if parsed.drivername in ("postgres", "postgresql", _DRIVER):
         require("psycopg", extra="postgres", by="hydra.sweeper.storage=postgresql://...")
@@ -100,8 +141,21 @@ def _answering(url: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         yield parsed.render_as_string(hide_password=False), settings
     except ImportError as error:
-        raise ValueError(f"hydra.sweeper.storage: {parsed.drivername} needs a driver ({error}): install it") from error
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
+        why = without_password(str(error), parsed)
+        raise ValueError(f"hydra.sweeper.storage: {parsed.drivername} needs a driver ({why}): install it") from None
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, TypeError) as error:
+        said = without_password((str(error).splitlines() or [type(error).__name__])[0], parsed)
         where = parsed.set(query={})  # which may hold a password too
-        raise ValueError(f"hydra.sweeper.storage: no database answers at {where!r} ({said})") from error
+        raise ValueError(f"hydra.sweeper.storage: no database answers at {where!r} ({said})") from None
+
+
+def without_password(text: str, url: "URL") -> str:
+    """A library's words on a database, without the password in its URL."""
+    secrets = [str(url.password or "")]
+    for key, value in url.query.items():
+        if holds_password(f"?{key}="):
+            secrets += [value] if isinstance(value, str) else value
+    forms = {form for one in secrets for form in (one, quote(one), quote(one, safe=""), quote_plus(one)) if form}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, "***")
+    return text

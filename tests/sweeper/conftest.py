@@ -1,18 +1,22 @@
 """Workers with nothing to train: they are told what to do by the value of ``x``."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import pytest
 
 from slimexp.sweeper.pareto import Sweep
 from slimexp.sweeper.space import Space
+from slimexp.sweeper.worker import Job, Outcome
 
 FAKE = """
-import os, signal, time
+import errno, os, signal, subprocess, sys, time
 from pathlib import Path
+
+HERE = Path(__file__).parent
 
 def prepare(threads):
     return run
@@ -32,6 +36,24 @@ def run(overrides):
         raise Stopped("distill was stopped")
     if x == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if x == "full" and not (HERE / "freed").exists():
+        raise RuntimeError("cannot save") from OSError(errno.ENOSPC, "No space left on device")
+    if x == "memory" and not (HERE / "freed").exists():
+        raise MemoryError
+    if x == "flaky" and not (HERE / "flaky").exists():
+        (HERE / "flaky").touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+    if x == "endless":
+        child = subprocess.Popen(["sleep", "600"])
+        (HERE / "pids.partial").write_text(f"{os.getpid()} {child.pid}")
+        os.replace(HERE / "pids.partial", HERE / "pids")
+        child.wait()
+    if x == "told":
+        print(sys.argv, Path("/proc/self/cmdline").read_bytes(), dict(os.environ))
+    if x == "fixed" and not (HERE / "freed").exists():
+        raise ValueError("a file is missing")
+    if x in ("full", "memory", "flaky", "told", "fixed"):
+        x = 7
     if x == "slow":
         time.sleep(1.0)
         x = 50
@@ -65,6 +87,42 @@ def make(fake: Any, tmp_path: Path) -> Callable[..., Sweep]:
         return Sweep(space=Space.parse(overrides), prepare=fake.prepare, **chosen)
 
     return build
+
+
+class Here:
+    """A pool that does its jobs in this process; ``ran`` lists them."""
+
+    def __init__(self, ran: list[str], **settings: Any) -> None:
+        self.ran, self._jobs = ran, list[Job]()
+
+    def __enter__(self) -> "Here":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        pass
+
+    @property
+    def free(self) -> int:
+        return 1 - len(self._jobs)
+
+    @property
+    def busy(self) -> int:
+        return len(self._jobs)
+
+    def submit(self, job: Job) -> None:
+        self._jobs.append(job)
+
+    def finished(self) -> Iterator[tuple[Job, Outcome]]:
+        job = self._jobs.pop()
+        x = next(word for word in job.overrides[0] if word.startswith("x=")).removeprefix("x=")
+        self.ran.append(x)
+        yield job, Outcome(({"cer": (float(x) - 2) ** 2, "disk_mb": 5 - float(x)},), None, 0.0)
+
+
+@pytest.fixture
+def here() -> type[Here]:
+    """Makes a pool without processes."""
+    return Here
 
 
 @pytest.fixture

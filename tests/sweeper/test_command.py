@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler
 
 from slimexp import record
 from slimexp.config import CONF_DIR
-from slimexp.sweeper.command import sweep
+from slimexp.sweeper.command import _end_where_all_failed, sweep
 
 ROOT = Path(__file__).parents[2]
 
@@ -124,7 +124,7 @@ def test_wrong_sweeps_are_one_error_before_the_first_trial(
         ({"objectives": ["cer"]}, r"objectives must be metrics with min or max each"),
         ({"seeds": 3}, r"seeds must be a list of whole numbers, got 3"),
         ({"seeds": [True]}, r"seeds must be a list of whole numbers"),
-        ({"storage": 5}, r"storage must be the URL of a database, or null, got 5"),
+        ({"storage": 5}, r"storage must be the URL of a database, or null, got a value of type int"),
         ({"fail_fast": "maybe"}, r"fail_fast must be true or false, got 'maybe'"),
         ({"workers": None}, r"workers must be a whole number, got None"),
         ({"promote": {"most": 1}}, r"promote must hold most, overrides and seeds"),
@@ -149,6 +149,18 @@ def test_a_setting_that_is_none_is_named() -> None:
         ValueError, match=r"unknown key 'hydra\.sweeper\.worker'; did you mean 'hydra\.sweeper\.workers'"
     ):
         sweep(["seed=1,2"], lambda overrides: OmegaConf.create(), {**settings, "worker": 3})  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("values", "status"), [("wrong,nan", 1), ("wrong,3", None), ("hopeless,wrong", None)])
+def test_the_exit_status_tells_of_a_sweep_that_only_failed(make: Any, values: str, status: int | None) -> None:
+    one = make(f"x={values}", workers=1)
+    one.run()
+    try:
+        _end_where_all_failed(one)
+        ended = None
+    except SystemExit as end:
+        ended = end.code
+    assert ended == status
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF_DIR / "hydra/sweeper/sampler").glob("*.yaml")))

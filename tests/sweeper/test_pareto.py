@@ -12,7 +12,8 @@ import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from slimexp.sweeper.pareto import Planned, Sweep
+from slimexp.sweeper.pareto import Sweep
+from slimexp.sweeper.planned import Planned
 from slimexp.sweeper.pool import local
 
 Make = Callable[..., Sweep]
@@ -31,11 +32,13 @@ def test_failures_are_outcomes_shown_at_once(make: Make, capsys: pytest.CaptureF
     sweep = make("x=nan,wrong,killed,3")
     assert [trial.params["x"] for trial in sweep.run()] == ["3"]
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4 and sweep.failures == 3
+    assert len(lines) == 4 + 2 and sweep.failures == 3
+    lost = [line for line in lines if line.startswith("lost ")]
+    assert lost == ["lost     x=killed: the worker was killed by SIGKILL (out of memory?); it is done again"] * 2
     for said in (
         "x=nan: 'cer' is nan",
         "x=wrong: ValueError: x is wrong",
-        "x=killed: the worker was killed by SIGKILL",
+        "x=killed: the worker was killed by SIGKILL (out of memory?), 3 times",
     ):
         (line,) = [line for line in lines if said in line]
         log = Path(line.partition("(all in ")[2].partition(")")[0])

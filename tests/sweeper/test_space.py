@@ -55,7 +55,7 @@ def test_singles_hold_every_value() -> None:
     ("overrides", "message"),
     [
         (["seed=1"], "nothing is swept: give a key several values"),
-        (["a=interval(0.9,0.1)"], r"a needs an interval with low < high, got interval\(0.9, 0.1\)"),
+        (["a=interval(0.9,0.1)"], r"a needs an interval with low < high, got interval\(0\.9,0\.1\)"),
         (["a=tag(log, interval(0.0,0.1))"], "a needs an interval with 0 < low < high"),
         (["a=range(3,3)"], "a goes through nothing"),
         (["a=1,2,1"], "a has 1 twice"),

@@ -1,13 +1,18 @@
 """Warm processes of this machine: imports are paid once, and a trial that dies takes nothing with it."""
 
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 
-from slimexp.sweeper.worker import Job, Outcome, Prepare, work
+from slimexp.sweeper.worker import Job, Outcome, Prepare, end_with_children, gone, work
+
+MOST = 1000  # processes of one machine
 
 
 class Pool:
@@ -17,9 +22,14 @@ class Pool:
         workers: Most processes at a time.
         threads: Of torch, in each.
         prepare: What a worker does first; must be importable.
+
+    Raises:
+        ValueError: More workers than a machine can hold.
     """
 
     def __init__(self, *, workers: int, threads: int, prepare: Prepare) -> None:
+        if workers > MOST:
+            raise ValueError(f"hydra.sweeper.workers must be at most {MOST} on one machine, got {workers}")
         self.workers = workers
         self.threads = threads
         self.prepare = prepare
@@ -64,12 +74,16 @@ class Pool:
 
 
 class _Worker:
+    """A process, leader of a group of its own, so that whoever ends it ends what it started too."""
+
     def __init__(self, threads: int, prepare: Prepare) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, threads, prepare), daemon=True)
+        alive, self._alive = context.Pipe(duplex=False)
+        self.process = context.Process(target=_serve, args=(theirs, alive, threads, prepare))
         self.process.start()
-        theirs.close()  # so that reading ends when the process does
+        for end in (theirs, alive):
+            end.close()  # so that reading ends when the process does
         self.job: Job | None = None
         self.began = 0.0
 
@@ -89,22 +103,40 @@ class _Worker:
         try:
             return self.job, self.connection.recv(), True
         except (EOFError, OSError):
-            self.process.join()
-            code = self.process.exitcode or 0
-            why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-            hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-            return self.job, Outcome((), f"the worker was {why}{hint}", time.monotonic() - self.began), False
+            self._end()
+            why = f"the worker {_ending(self.process.exitcode or 0)}"
+            return self.job, gone(self.job, why, time.monotonic() - self.began), False
 
     def stop(self, *, at_once: bool) -> None:
         if at_once:
             self.process.kill()
+            self._end()
         self.connection.close()  # an idle worker ends by itself
         self.process.join()
+        self._alive.close()
+
+    def _end(self) -> None:
+        """Of a process that is dead or dying: wait for it, and end what it has left behind."""
+        self.process.join()
+        assert self.process.pid
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
-def _serve(connection: Connection, threads: int, prepare: Prepare) -> None:
+def _ending(code: int) -> str:
+    """What became of a process, by its exit code as Python tells it."""
+    if code >= 0:
+        return f"ended with status {code}"
+    names = {one.value: one.name for one in signal.Signals}
+    hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+    return f"was killed by {names.get(-code, f'signal {-code}')}{hint}"
+
+
+def _serve(connection: Connection, controller: Connection, threads: int, prepare: Prepare) -> None:
     """A worker's life."""
+    os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's, which ends its workers
+    threading.Thread(target=_outlive_not, args=(controller,), daemon=True).start()
     run = prepare(threads)
     while True:
         try:
@@ -116,3 +148,10 @@ def _serve(connection: Connection, threads: int, prepare: Prepare) -> None:
             connection.send(outcome)
         except OSError:
             return  # the controller is gone; what is finished is on disk
+
+
+def _outlive_not(controller: Connection) -> None:
+    """End with the controller, in the midst of a job too: it says nothing here, and what is read ends when it does."""
+    with suppress(EOFError, OSError):
+        controller.recv_bytes()
+    end_with_children()

@@ -1,6 +1,7 @@
 """Warm actors on a Ray cluster: this machine's cores as one, or all machines of a real one."""
 
 import logging
+import math
 import os
 import socket
 import time
@@ -10,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from slimexp.sweeper.extra import require
-from slimexp.sweeper.worker import Job, Outcome, Prepare, Run, work
+from slimexp.sweeper.worker import Job, Outcome, Prepare, Run, gone, work
 
 LOCAL = "local"
 ANSWER_S = 5.0
@@ -28,10 +29,14 @@ class Pool:
         gpus: Of each actor; a part of one lets several share it.
 
     Raises:
-        ValueError: Ray is not installed.
+        ValueError: Ray is not installed, or a setting is of another kind.
     """
 
     def __init__(self, *, workers: int, threads: int, prepare: Prepare, address: str, gpus: float) -> None:
+        if not isinstance(address, str) or not address:
+            raise ValueError(f"hydra.sweeper.pool.address must be local, auto or HOST:PORT, got {address!r}")
+        if not isinstance(gpus, int | float) or isinstance(gpus, bool) or not 0 <= gpus < math.inf:
+            raise ValueError(f"hydra.sweeper.pool.gpus must be a number >= 0, got {gpus!r}")
         self.workers = workers
         self.threads = threads
         self.prepare = prepare
@@ -98,7 +103,7 @@ class Pool:
                 self._idle.append(actor)
             except self._ray.exceptions.RayError as error:
                 self._ray.kill(actor)
-                outcome = Outcome((), _reason(error), time.monotonic() - began)
+                outcome = gone(job, _reason(error), time.monotonic() - began)
             yield job, outcome
 
     def _release_idle(self) -> None:
@@ -119,9 +124,8 @@ class _Worker:
     def work(self, job: Job) -> Outcome:
         if self.run is None:
             if not self.folder.is_dir():
-                return Outcome(
-                    (), f"{socket.gethostname()} has no {self.folder}: a cluster must share that folder", 0.0
-                )
+                why = f"{socket.gethostname()} has no {self.folder}: a cluster must share that folder"
+                return Outcome((), why, 0.0, cause="machine")
             os.chdir(self.folder)  # what the controller calls runs/ is runs/ here too
             self.run = self.prepare(self.threads)
         return work(self.run, job)

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, cast
 
 from slimexp.sweeper.extra import require
-from slimexp.sweeper.worker import Job, Outcome, Prepare, line, work
+from slimexp.sweeper.worker import Job, Outcome, Prepare, gone, line, work
 
 POLL_S = 0.2  # between two looks at the jobs' result files
 LATE_S = 15.0  # that a shared filesystem may take to show one
@@ -26,12 +26,16 @@ class Pool:
         parameters: Of submitit's ``AutoExecutor``: ``timeout_min``, ``mem_gb``, ``slurm_partition`` ...
 
     Raises:
-        ValueError: submitit is not installed.
+        ValueError: submitit is not installed, or a setting is of another kind.
     """
 
     def __init__(
         self, *, workers: int, threads: int, prepare: Prepare, cluster: str, parameters: Mapping[str, Any]
     ) -> None:
+        if not isinstance(cluster, str) or not cluster:
+            raise ValueError(f"hydra.sweeper.pool.cluster must be slurm or local, got {cluster!r}")
+        if not isinstance(parameters, Mapping):
+            raise ValueError(f"hydra.sweeper.pool.parameters must be settings by name, got {parameters!r}")
         self.workers = workers
         self.threads = threads
         self.prepare = prepare
@@ -79,7 +83,7 @@ class Pool:
             time.sleep(POLL_S)
         for job, submitted, began in ended:
             self._busy.remove((job, submitted, began))
-            yield job, _outcome(submitted, time.monotonic() - began)
+            yield job, _outcome(job, submitted, time.monotonic() - began)
 
     def _ended(self, submitted: Any) -> bool:
         """Whether a job has left a result, or has gone without one; asked of a dead one, submitit would hold us up."""
@@ -117,11 +121,12 @@ class _Trial:
         return helpers.DelayedSubmission(self, job)
 
 
-def _outcome(submitted: Any, seconds: float) -> Outcome:
+def _outcome(job: Job, submitted: Any, seconds: float) -> Outcome:
     if not submitted.paths.result_pickle.exists():
-        why = f"the job is gone ({submitted.state.lower()}; out of memory?): see {submitted.paths.stderr}"
-        return Outcome((), why, seconds)
+        state = submitted.state.lower()
+        return gone(job, f"the job is gone ({state}; out of memory?): see {submitted.paths.stderr}", seconds)
     try:
         return cast(Outcome, submitted.result())
     except Exception as error:
-        return Outcome((), f"{line(error)[:200]} (see {submitted.paths.stderr})", seconds)
+        why = f"{line(error)[:200]} (see {submitted.paths.stderr})"
+        return Outcome((), why, seconds, cause="worker")

@@ -1,0 +1,141 @@
+"""What ``conf/hydra/sweeper/pareto.yaml`` may hold: Hydra holds its own node against no signature."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from slimexp.binding import unknown
+from slimexp.sweeper.promotion import Promotion
+
+Direction = Literal["min", "max"]
+
+MOST_SEED = 2**32 - 1  # of NumPy's, and so of Lightning's seed_everything
+MOST_TRIALS = 1_000_000  # that a journal and a plan in memory can hold
+_MOST = {"workers": 100_000, "threads": 4096, "trials": MOST_TRIALS, "max_failures": MOST_TRIALS}
+_LEAST = {"max_failures": 0}
+_OPTIONAL = {"trials", "max_failures"}
+_PROMOTE = ("most", "overrides", "seeds")
+
+
+def check_settings(settings: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse unknown keys and values of the wrong kind or out of range.
+
+    Args:
+        settings: Of the sweep, by name.
+        known: Their names.
+
+    Raises:
+        ValueError: The first that is wrong.
+    """
+    if stray := [name for name in settings if name not in known]:
+        raise ValueError(unknown(str(stray[0]), "hydra.sweeper", known))
+    for name in ("fail_fast", "retry_failed"):
+        if not isinstance(settings[name], bool):
+            raise ValueError(f"hydra.sweeper.{name} must be true or false, got {settings[name]!r}")
+    if not isinstance(settings["storage"], str | None):
+        kind = type(settings["storage"]).__name__  # not the value: there may be a password in it
+        raise ValueError(f"hydra.sweeper.storage must be the URL of a database, or null, got a value of type {kind}")
+    if "pool" in settings and not callable(settings["pool"]):
+        raise ValueError(f"hydra.sweeper.pool must be chosen by hydra/sweeper/pool=NAME, got {settings['pool']!r}")
+    if settings["sampler"] is not None and not callable(settings["sampler"]):
+        given = settings["sampler"]
+        raise ValueError(f"hydra.sweeper.sampler must be chosen by hydra/sweeper/sampler=NAME, got {given!r}")
+    for name in _MOST:
+        check_count(name, settings[name])
+    check_timeout(settings["trial_timeout"])
+    if settings["objectives"] is not None:
+        check_objectives(settings["objectives"])
+    if settings["limits"] is not None:
+        check_limits(settings["limits"])
+    check_seeds("hydra.sweeper.seeds", settings["seeds"])
+
+
+def check_count(name: str, value: object) -> None:
+    """Refuse what is no whole number, or too few or many."""
+    if value is None and name in _OPTIONAL:
+        return
+    least = _LEAST.get(name, 1)
+    if not _is_whole(value):
+        raise ValueError(f"hydra.sweeper.{name} must be a whole number, got {value!r}")
+    if value < least:  # type: ignore[operator]
+        none = ", or null for any number" if name == "max_failures" else ""
+        raise ValueError(f"hydra.sweeper.{name} must be >= {least}{none}, got {value}")
+    if value > _MOST[name]:  # type: ignore[operator]
+        raise ValueError(f"hydra.sweeper.{name} must be at most {_MOST[name]}, got {value}")
+
+
+def check_timeout(value: object) -> None:
+    """Refuse what is no time to wait."""
+    if value is not None and not (_is_number(value) and 0 < value <= 1e9):  # type: ignore[operator]
+        raise ValueError(f"hydra.sweeper.trial_timeout must be seconds > 0, or null for no limit, got {value!r}")
+
+
+def check_objectives(value: object) -> None:
+    """Refuse what is no metric -> min or max."""
+    if not isinstance(value, Mapping) or not all(_is_text(name) and _is_text(way) for name, way in value.items()):
+        raise ValueError(
+            f"hydra.sweeper.objectives must be metrics with min or max each, as {{cer: min}}; got {_plain(value)}"
+        )
+    if wrong := {name: way for name, way in value.items() if way not in get_args(Direction)}:
+        raise ValueError(f"an objective must be min or max, got {wrong}")
+
+
+def check_limits(value: object) -> None:
+    """Refuse what is no metric -> largest value."""
+    if not isinstance(value, Mapping) or not all(_is_text(name) and _is_number(one) for name, one in value.items()):
+        raise ValueError(
+            f"hydra.sweeper.limits must be metrics with a number each, as {{cer: 0.1}}; got {_plain(value)}"
+        )
+    if endless := {name: one for name, one in value.items() if not math.isfinite(one)}:
+        raise ValueError(f"hydra.sweeper.limits must be finite, got {endless}: leave out what has no limit")
+
+
+def check_seeds(name: str, value: object) -> None:
+    """Refuse what are no seeds, or the same ones."""
+    if not _is_list(value) or not all(map(_is_whole, value)):  # type: ignore[call-overload]
+        raise ValueError(f"{name} must be a list of whole numbers, got {_plain(value)}")
+    assert isinstance(value, Iterable)
+    seeds = list(value)
+    if wrong := [seed for seed in seeds if not 0 <= seed <= MOST_SEED]:
+        raise ValueError(f"{name} must be in 0 to {MOST_SEED}, got {wrong[0]}")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{name} must be distinct, got {seeds}")
+
+
+def promotion(asked: object) -> Promotion:
+    """What is asked to be promoted.
+
+    Raises:
+        ValueError: It is of another kind.
+    """
+    if not isinstance(asked, Mapping) or set(asked) != set(_PROMOTE):
+        raise ValueError(f"hydra.sweeper.promote must hold most, overrides and seeds, got {_plain(asked)}")
+    if not _is_whole(asked["most"]):
+        raise ValueError(f"hydra.sweeper.promote.most must be a whole number, got {asked['most']!r}")
+    if not _is_list(asked["overrides"]) or not all(map(_is_text, asked["overrides"])):
+        raise ValueError(f"hydra.sweeper.promote.overrides must be a list of overrides, got {asked['overrides']!r}")
+    check_seeds("hydra.sweeper.promote.seeds", asked["seeds"])
+    return Promotion(asked["most"], tuple(asked["overrides"]), tuple(asked["seeds"]))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _plain(value: object) -> object:
+    """As it is typed: no class of OmegaConf's around it."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if _is_list(value) else value  # type: ignore[call-overload]

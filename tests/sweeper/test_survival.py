@@ -1,0 +1,230 @@
+"""What ends a trial, a worker or a controller from without loses nothing, and leaves no process behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+
+from slimexp.sweeper.command import _terminable
+from slimexp.sweeper.pareto import Sweep
+from slimexp.sweeper.promotion import Promotion
+from slimexp.sweeper.worker import _cause
+
+Make = Callable[..., Sweep]
+Ran = Callable[[], list[str]]
+
+CONTROLLER = """
+import sys
+from pathlib import Path
+import fake_worker
+from slimexp.sweeper.pareto import Sweep
+from slimexp.sweeper.space import Space
+
+if __name__ == "__main__":
+    Sweep(
+        space=Space.parse(["x=endless,3", "y=1"]), objectives={"cer": "min", "disk_mb": "min"}, limits={}, sampler=None,
+        trials=None, seeds=[], storage=None, workers=1, threads=1, fail_fast=False, max_failures=None,
+        folder=Path(sys.argv[1]), prepare=fake_worker.prepare,
+    ).run()
+"""
+
+
+def until(true: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """Wait for it; what it gave."""
+    end = time.monotonic() + seconds
+    while not (given := true()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return given
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def pids(folder: Path) -> list[int]:
+    """Of a worker at an endless trial, and of what it has started."""
+    file = folder / "pids"
+    return [int(word) for word in file.read_text().split()] if file.exists() else []
+
+
+def test_busy_workers_and_what_they_started_end_with_their_controller(fake: Any, tmp_path: Path, make: Make) -> None:
+    (tmp_path / "controller.py").write_text(CONTROLLER)
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    controller = subprocess.Popen(
+        [sys.executable, tmp_path / "controller.py", tmp_path / "sweep"], env={**os.environ, "PYTHONPATH": path}
+    )
+    started = until(lambda: pids(tmp_path), 60)
+    assert started and all(map(is_alive, started))
+    controller.send_signal(signal.SIGKILL)
+    controller.wait()
+    assert until(lambda: not any(map(is_alive, started)))
+    (tmp_path / "pids").unlink()
+    again = make("x=endless,3", "y=1", trial_timeout=0.5, workers=1)
+    assert again.done == 0 and again.run() and again.done == 2
+
+
+def test_a_trial_has_its_time_and_leaves_nothing_running(make: Make, tmp_path: Path, ran: Ran) -> None:
+    sweep = make("x=endless,3", trial_timeout=0.5, workers=1)
+    assert [trial.params["x"] for trial in sweep.run()] == ["3"]
+    assert sweep.failures == 1 and len(ran()) == 2
+    (error,) = {trial.user_attrs["outcome"]["error"] for trial in sweep.study.trials} - {None}
+    assert error == "took longer than hydra.sweeper.trial_timeout=0.5"
+    assert until(lambda: not any(map(is_alive, pids(tmp_path))))
+    again = make("x=endless,3", trial_timeout=0.5)
+    assert (again.done, again.failures) == (2, 1)  # it is the trial's own fault
+
+
+def test_an_interrupted_sweep_leaves_nothing_running(make: Make, tmp_path: Path, monkeypatch: Any) -> None:
+    sweep = make("x=endless,3", workers=1)
+
+    def interrupted(**given: Any) -> Any:
+        assert until(lambda: pids(tmp_path))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep.pool, "finished", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run()
+    assert until(lambda: not any(map(is_alive, pids(tmp_path))))
+
+
+@pytest.mark.parametrize("sampler", [None, optuna.samplers.TPESampler])
+@pytest.mark.parametrize("cause", ["full", "memory"])
+def test_what_the_machine_ended_is_done_again_by_the_same_command(
+    make: Make, ran: Ran, tmp_path: Path, cause: str, sampler: Any
+) -> None:
+    settings = {"sampler": sampler and (lambda **more: sampler(seed=0, **more)), "trials": 6 if sampler else None}
+    command = f"x={cause},wrong,3" if sampler is None else f"x={cause},3"
+    first = make(command, **settings)
+    first.run()
+    failed = first.failures
+    assert first.done == first.total and failed >= 1
+    (tmp_path / "freed").touch()
+    before = len(ran())
+    second = make(command, **settings)
+    assert second.total - second.done == (1 if sampler is None else failed)
+    second.run()
+    assert all(line.startswith(f"x={cause}") for line in ran()[before:]) and len(ran()) > before
+    assert (second.done, second.failures) == (second.total, 1 if sampler is None else 0)
+    third = make(command, **settings)
+    third.run()
+    assert (third.done, third.failures) == (second.done, second.failures) and len(ran()) == before + len(ran()[before:])
+
+
+def test_what_is_wrong_is_done_again_where_that_is_asked_for(make: Make, ran: Ran, tmp_path: Path) -> None:
+    make("x=fixed,wrong,hopeless,3").run()
+    assert len(ran()) == 4
+    assert make("x=fixed,wrong,hopeless,3").run() and len(ran()) == 4
+    (tmp_path / "freed").touch()
+    again = make("x=fixed,wrong,hopeless,3", retry_failed=True)
+    assert (again.done, again.failures) == (2, 0)
+    again.run()
+    assert sorted(ran()[4:]) == ["x=fixed", "x=wrong"] and (again.done, again.failures) == (4, 1)
+    last = make("x=fixed,wrong,hopeless,3")
+    assert (last.done, last.failures, last.stopped) == (4, 1, 1)
+    last._lock.close()
+
+
+def test_a_worker_that_is_lost_once_costs_no_trial(make: Make, ran: Ran, capsys: Any) -> None:
+    sweep = make("x=flaky,3", workers=1)
+    sweep.run()
+    assert sorted(ran()) == ["x=3", "x=flaky", "x=flaky"] and (sweep.done, sweep.failures) == (2, 0)
+    assert "lost     x=flaky: the worker was killed by SIGTERM; it is done again" in capsys.readouterr().out
+
+
+def test_what_kills_its_workers_is_given_up(make: Make, ran: Ran) -> None:
+    sweep = make("x=killed,3", workers=1)
+    sweep.run()
+    assert ran().count("x=killed") == 3 and sweep.failures == 1
+    again = make("x=killed,3")
+    assert again.done == 2
+    again._lock.close()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (OSError(28, "No space left on device"), "machine"),
+        (OSError(122, "Disk quota exceeded"), "machine"),
+        (OSError(5, "Input/output error"), "machine"),
+        (OSError(12, "Cannot allocate memory"), "machine"),
+        (OSError(24, "Too many open files"), "machine"),
+        (MemoryError(), "machine"),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), "machine"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), "machine"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "machine"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "machine"),
+        (ValueError("x is wrong"), "trial"),
+        (FileNotFoundError(2, "No such file"), "trial"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "trial"),
+        (KeyError("cer"), "trial"),
+    ],
+)
+def test_whose_fault_an_error_is(error: Exception, cause: str) -> None:
+    assert _cause(error) == cause
+    behind = RuntimeError("cannot save")
+    behind.__cause__ = error
+    assert _cause(behind) == cause
+
+
+def test_sigterm_ends_like_ctrl_c(capsys: Any) -> None:
+    with pytest.raises(SystemExit) as said, _terminable():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert said.value.code == 143 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert capsys.readouterr().err == "terminated: what is finished is kept, the same command goes on from there\n"
+
+
+def test_sigterm_is_left_to_who_handles_it() -> None:
+    def other(number: int, frame: object) -> None:
+        pass
+
+    before = signal.signal(signal.SIGTERM, other)
+    try:
+        with _terminable():
+            assert signal.getsignal(signal.SIGTERM) is other
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# --- a folder that is moved ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["now", "an older slimexp"])
+@pytest.mark.parametrize("storage", [None, "sqlite"])
+@pytest.mark.parametrize("how", ["moved", "linked", "relative", "absolute"])
+def test_a_sweep_goes_on_wherever_its_folder_is(
+    make: Make, here: Any, tmp_path: Path, monkeypatch: Any, how: str, storage: str | None, named: bool
+) -> None:
+    url = storage and f"sqlite:///{tmp_path / 'sweeps.db'}"
+    monkeypatch.chdir(tmp_path)
+    began = {"relative": tmp_path / "a/sweep", "absolute": Path("a/sweep")}.get(how, tmp_path / "a/sweep")
+    ran: list[str] = []
+    earnest = {"promotion": Promotion(most=1, overrides=("z=1",)), "pool": partial(here, ran), "workers": 1}
+    make("x=1,2", f"runs={began.parent}", folder=began, storage=url, **earnest).run()
+    assert sorted(ran[:2]) == ["1", "2"] and len(ran) == 3
+    if not named:
+        (tmp_path / "a/sweep/study").unlink()
+        if storage and how == "moved":
+            pytest.skip("a database does not know that a folder was moved")
+    if how == "moved":
+        (tmp_path / "a").rename(tmp_path / "b")
+    elif how == "linked":
+        (tmp_path / "b").symlink_to(tmp_path / "a")
+    now = {"relative": Path("a/sweep"), "absolute": tmp_path / "a/sweep"}.get(how, tmp_path / "b/sweep")
+    again = make("x=1,2", f"runs={now.parent}", folder=now, storage=url, **earnest)
+    assert again.done == 2
+    again.run()
+    assert len(ran) == 3 and len(again.promoted) == 1
