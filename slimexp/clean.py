@@ -11,9 +11,8 @@ import argparse
 import os
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -133,9 +132,8 @@ def _rows(runs: Path) -> Iterator[tuple[Path, Record]]:
     for at, folders, files in os.walk(runs):
         folders.sort()
         if FILE in files:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # ``load`` has told them
-                yield from ((Path(at), row) for row in read(Path(at, FILE)))
+            with suppress(OSError):  # ``load`` has named what cannot be read
+                yield from ((Path(at), row) for row in read(Path(at, FILE), quiet=True))
 
 
 def _made(folder: Path, row: Record) -> Going | None:
