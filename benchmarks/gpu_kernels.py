@@ -60,7 +60,7 @@ def show(shapes: Mapping[str, tuple[int, int]], rows: Sequence[int], device: tor
         for kind, dtype in KINDS.items():
             for count in rows:
                 packed = layer(out, size, dtype).to(device)
-                seconds = {name: min(each) for name, each in race(packed, count, backends).items()}
+                seconds = {name: min(each) for name, each in race(packed, count, backends=backends).items()}
                 told = " | ".join(f"{1e6 * seconds[name]:.1f}" if name in seconds else "" for name in names)
                 plain = seconds.pop("Plain")
                 best = min(seconds, key=seconds.__getitem__)

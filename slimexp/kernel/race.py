@@ -70,15 +70,21 @@ class ByRows(nn.Module):
         return y
 
 
-def put(model: nn.Module, layers: Mapping[str, Packed]) -> None:
-    """Replace the linear layers named in ``layers`` by kernels that run them where they are, in place."""
+def put(model: nn.Module, layers: Mapping[str, Packed], dtype: torch.dtype = torch.float32) -> None:
+    """Replace the linear layers named in ``layers`` by kernels that run them where they are, in place.
+
+    Args:
+        model: Their model.
+        layers: Name -> what is packed.
+        dtype: Of what flows between the layers.
+    """
     for name, packed in layers.items():
-        model.set_submodule(name, fastest(packed))
+        model.set_submodule(name, fastest(packed, dtype))
 
 
-def fastest(packed: Packed) -> nn.Module:
+def fastest(packed: Packed, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The layer on the kernels that are fastest for its shape on its device; the first layer of a shape is raced."""
-    winners = _winners(_shape(packed), packed)
+    winners = _winners((*_shape(packed), str(dtype)), packed, dtype)
     few, many = _named(winners.few), _named(winners.many)
     layer = few(packed) if few is many else ByRows(few(packed), many(packed))
     layer.settled = winners.settled  # type: ignore[assignment]
@@ -108,7 +114,9 @@ def told(model: nn.Module) -> str | None:
     return f"{label} in {count} of {sum(counts.values())} quantized layers{rest}"
 
 
-def race(packed: Packed, rows: int, backends: Sequence[type[Kernel]] = BACKENDS) -> dict[str, list[float]]:
+def race(
+    packed: Packed, rows: int, dtype: torch.dtype = torch.float32, backends: Sequence[type[Kernel]] = BACKENDS
+) -> dict[str, list[float]]:
     """Seconds that each backend takes for ``rows`` rows in interleaved rounds; for few, over weights no cache holds.
 
     Rounds go on until the times are ``settled``, or there were ``_MOST_ROUNDS``. Backends that refuse are left out;
@@ -119,7 +127,8 @@ def race(packed: Packed, rows: int, backends: Sequence[type[Kernel]] = BACKENDS)
     copies = _copies(packed.numbers.numel(), gpu) if few else 1
     repeats = -(-_IN_A_ROW // copies) if gpu else 1 if few else _REPEATS
     apart = [packed._replace(numbers=packed.numbers.clone()) for _ in range(copies)]  # some kernels keep them as is
-    x = torch.randn(rows, packed.numbers.shape[1], generator=torch.Generator().manual_seed(0)).to(packed.numbers.device)
+    x = torch.randn(rows, packed.numbers.shape[1], generator=torch.Generator().manual_seed(0))
+    x = x.to(packed.numbers.device, dtype)
     timer = _on_gpu if gpu else _on_cpu
     with torch.inference_mode():
         runners = {one.__name__: timer([one(each) for each in apart] * repeats, x) for one in _able(packed, backends)}
@@ -231,7 +240,7 @@ def _shape(packed: Packed) -> tuple[object, ...]:
 _raced: dict[tuple[object, ...], Winners] = {}
 
 
-def _winners(shape: tuple[object, ...], packed: Packed) -> Winners:
+def _winners(shape: tuple[object, ...], packed: Packed, dtype: torch.dtype) -> Winners:
     """From this process, an earlier one, or a race."""
     if (known := _raced.get(shape)) is not None:
         return known
@@ -240,7 +249,7 @@ def _winners(shape: tuple[object, ...], packed: Packed) -> Winners:
     name = f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     path = next((place / name for place in store.folders()), None)
     if (found := _kept(path, backends)) is None:
-        few_s, many_s = race(packed, FEW), race(packed, MANY)
+        few_s, many_s = race(packed, FEW, dtype), race(packed, MANY, dtype)
         found = Winners(*winners(few_s, many_s), settled=settled(few_s) and settled(many_s))
         if found.settled and path is not None:
             _write(path, json.dumps([found.few, found.many]))

@@ -314,5 +314,3 @@ def _longest(config: PreTrainedConfig) -> int | None:
     if positions is not None and config.model_type in COUNT_FROM_PADDING:
         return positions - (config.pad_token_id or 0) - 1
     return positions
-
-

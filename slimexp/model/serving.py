@@ -81,7 +81,7 @@ def _packed(folder: Path, device: torch.device, dtype: torch.dtype = torch.float
     decodes = device.type == "cuda" and config.model_type in TYPES
     read = _read_by_decoding(linear, device) if decodes else None
     if read is None:
-        put(model, {name: one.to(device) for name, one in linear.items()})
+        put(model, {name: one.to(device) for name, one in linear.items()}, dtype)
     else:
         for name, one in linear.items():
             model.set_submodule(name, kernel := read[name](one))

@@ -30,7 +30,7 @@ def decide(monkeypatch: pytest.MonkeyPatch, few: str, many: str) -> list[int]:
     """Let a race be won so; returns the rows that are raced."""
     asked: list[int] = []
 
-    def timed(layer: Packed, rows: int) -> dict[str, list[float]]:
+    def timed(layer: Packed, rows: int, dtype: torch.dtype) -> dict[str, list[float]]:
         asked.append(rows)
         won = few if rows == race.FEW else many
         return {name: [1.0 if name == won else 2.0] for name in ("DenseFloat32", "DenseBfloat16")}
@@ -66,7 +66,7 @@ def test_times_are_trusted_once_some_agree() -> None:
 
 
 def test_a_race_that_is_not_settled_is_told_and_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(race, "race", lambda layer, rows: {"DenseFloat32": [1.0, 2.0, 3.0]})
+    monkeypatch.setattr(race, "race", lambda layer, rows, dtype: {"DenseFloat32": [1.0, 2.0, 3.0]})
     layer = fastest(packed())
     assert told(nn.Sequential(layer)) == (
         "dense float32 in 1 of 1 quantized layers; raced on a busy machine, so 1 may not be on their fastest"
@@ -85,12 +85,12 @@ def test_a_race_ends_when_times_agree_and_stops_who_is_far_behind(monkeypatch: p
     clock = iter(range(10_000))
     monkeypatch.setattr(race.time, "perf_counter", lambda: float(next(clock)) + 1e4 * len(ran))
     monkeypatch.setattr(race, "_MOST_COPIES", 1)
-    seconds = REAL(packed(), 1, (DenseFloat32, Slow))
+    seconds = REAL(packed(), 1, backends=(DenseFloat32, Slow))
     assert len(seconds["DenseFloat32"]) == race._LEAST_ROUNDS and len(seconds["Slow"]) == 1
 
 
 def test_every_backend_that_can_is_timed() -> None:
-    seconds = REAL(packed(), 1, (DenseFloat32, DenseBfloat16))
+    seconds = REAL(packed(), 1, backends=(DenseFloat32, DenseBfloat16))
     assert list(seconds) == ["DenseFloat32", "DenseBfloat16"] and min(map(min, seconds.values())) > 0
 
 

@@ -37,7 +37,7 @@ TASKS = ["seq2seq", "causal_lm", "classification"]
 def _the_first_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tiny layers are as fast on one kernel as on another: no clock decides here."""
 
-    def able(packed: Packed, rows: int) -> dict[str, list[float]]:
+    def able(packed: Packed, rows: int, dtype: torch.dtype) -> dict[str, list[float]]:
         return {one.__name__: [1.0] for one in race.BACKENDS if one.refusal(packed, packed.numbers.device) is None}
 
     monkeypatch.setattr(race, "race", able)
