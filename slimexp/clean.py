@@ -35,7 +35,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         "python -m slimexp.clean", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=Path, help="folder with records.jsonl somewhere below")
-    parser.add_argument("--unfinished", action="store_true", help="checkpoints and half-written models")
+    parser.add_argument(
+        "--unfinished", action="store_true", help="checkpoints, half-written models, what is set aside as damaged"
+    )
     parser.add_argument("--dominated", action="store_true", help="weights of points on no front of the report")
     for axis in ("x", "y", "z"):
         parser.add_argument(f"--{axis}", metavar="METRIC", help="axis of that front, as of slimexp.report")
@@ -64,9 +66,13 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def unfinished(runs: Path) -> Iterator[Path]:
-    """Checkpoints, and what a kill left half-written; a model set aside to be replaced stays where it is the last."""
-    for stage in sorted({path.parent for path in runs.rglob("lock")}):
+    """Checkpoints, what a kill left half-written and what was set aside as damaged.
+
+    A model set aside to be replaced stays where it is the last.
+    """
+    for stage in sorted({path.parent for path in runs.rglob("lock") if path.is_file()}):
         yield from sorted(stage.glob("checkpoint.*"))
+        yield from sorted(stage.glob("damaged-*"))
         yield from sorted(stage.glob(".artifact.*.partial"))
         if (stage / "artifact").is_dir():
             yield from sorted(stage.glob(".artifact.*.old"))

@@ -41,6 +41,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     if not measures:
         raise ValueError("nothing is measured: give measure=[size,task], say")
     source = _source(cfg.model)
+    record.check_place(Path(cfg.runs) / record.FILE)
     dense = _dense(cfg, source, corpus, [name for name, measure in measures.items() if measure.compares])
     subject = _subject(source, cfg.device, corpus)
     baseline = subject if dense in (None, source) else _subject(dense, cfg.device, corpus)
@@ -100,6 +101,7 @@ def _source(node: DictConfig) -> "Pretrained":
     source = build(node)
     if not isinstance(source, Pretrained):
         raise ValueError("only a trained model can be evaluated: choose model=pretrained model.path=...")
+    artifact.check_source(source)
     source.max_length = node.max_length = artifact.manifest_of(source).get("max_length", source.max_length)
     return source
 

@@ -279,7 +279,7 @@ def full(*_: Any, **__: Any) -> None:
 BREAKS = {
     "weights": lambda patch: patch.setattr(artifact.PreTrainedModel, "save_pretrained", full),
     "tokenizer": lambda patch: patch.setattr(PreTrainedTokenizerBase, "save_pretrained", full),
-    "training state": lambda patch: patch.setattr(artifact, "save_model", full),
+    "training state": lambda patch: patch.setattr(artifact, "save_file", full),
     "manifest": lambda patch: patch.setattr(artifact.json, "dumps", full),
 }
 

@@ -40,6 +40,7 @@ class Run:
         self.callback.on_train_start(self.trainer, None)  # type: ignore[arg-type]
         while self.batch < 20 * self.accumulate:
             index = self.batch
+            self.callback.on_train_batch_start(self.trainer, None, None, index)  # type: ignore[arg-type]
             self.batch += 1
             self.clock += 1
             self.callback.on_train_batch_end(self.trainer, None, None, None, index)  # type: ignore[arg-type]
@@ -51,7 +52,8 @@ class Run:
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
     def make(*, every_steps: int, every_seconds: float, **settings: Any) -> Run:
         callback = Checkpoint(
-            path=tmp_path / "checkpoint.ckpt", every_seconds=every_seconds, every_steps=every_steps
+            path=tmp_path / "checkpoint.ckpt", key="k", curves=tmp_path / "curves.jsonl",
+            every_seconds=every_seconds, every_steps=every_steps,
         )  # fmt: skip
         run = Run(callback, **settings)
         monkeypatch.setattr(checkpoint.time, "monotonic", lambda: run.clock)
