@@ -2,6 +2,8 @@
 
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,19 +83,26 @@ class Checkpoint(pl.Callback):
 
     def _save(self, trainer: pl.Trainer) -> None:
         integrity.remove(self._partial)
-        try:
+        with self._gone_if_it_fails():
             trainer.save_checkpoint(self._partial)
-        except BaseException:
-            integrity.remove(self._partial)
-            raise
         self._waits = True
         self._last_step, self._last_time = trainer.global_step, time.monotonic()
 
     def _publish(self) -> None:
-        if self.curves.exists():
-            integrity.sync(self.curves)
-        integrity.publish(self._partial, self.path)
         self._waits = False
+        with self._gone_if_it_fails():
+            if self.curves.exists():
+                integrity.sync(self.curves)
+            integrity.publish(self._partial, self.path)
+
+    @contextmanager
+    def _gone_if_it_fails(self) -> Iterator[None]:
+        """On a full disk above all, half a checkpoint is of no use."""
+        try:
+            yield
+        except BaseException:
+            integrity.remove(self._partial)
+            raise
 
 
 def check(path: Path, key: str) -> Held:
@@ -119,9 +128,9 @@ def check(path: Path, key: str) -> Held:
 def _held(content: Any, key: str) -> Held:
     try:
         state, step = content["callbacks"][Checkpoint.__qualname__], content["global_step"]
-        found, curves = state["key"], state["curves"]
-    except (KeyError, TypeError, IndexError) as error:
+        found, held = state["key"], Held(int(step), int(state["curves"]))
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         raise Damaged("it is no checkpoint of a stage") from error
     if found != key:
         raise Damaged(f"it is of another stage, {found}")
-    return Held(step, curves)
+    return held

@@ -7,10 +7,10 @@ leaves the old or the new one. What other programs, a full disk or a failing one
 import errno
 import hashlib
 import json
-import math
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,13 @@ def check_numbers(figures: Any, what: str) -> None:
     if not isinstance(figures, dict):
         raise Damaged(f"{what} are no figures by name")
     for name, value in figures.items():
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if type(value) not in (int, float) or not is_finite(value):
             raise Damaged(f"{what}.{name} is no finite number")
+
+
+def is_finite(value: float) -> bool:
+    """Of integers that no float can hold too, which ``math.isfinite`` fails at."""
+    return abs(value) <= sys.float_info.max
 
 
 def write(path: Path, text: str) -> None:

@@ -313,7 +313,7 @@ def _step(line: bytes) -> float | None:
         return None
     if not isinstance(row, dict) or not {type(value) for value in row.values()} <= {int, float, type(None)}:
         return None
-    known = "step" in row and all(value is None or math.isfinite(value) for value in row.values())
+    known = "step" in row and all(value is None or integrity.is_finite(value) for value in row.values())
     return (row["step"] or 0) if known else None
 
 

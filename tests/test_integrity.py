@@ -37,7 +37,7 @@ def test_what_is_wrong_is_said_with_its_sizes(tmp_path: Path) -> None:
         with pytest.raises(Damaged, match=f"^{why}$"):
             integrity.check_files(tmp_path, expected)
     (tmp_path / "a").unlink()
-    with pytest.raises(Damaged, match="^a is missing$"):
+    with pytest.raises(Damaged, match=r"^a is missing$"):
         integrity.check_files(tmp_path, expected)
 
 
@@ -65,7 +65,8 @@ def test_a_seal_is_of_all_that_is_sealed() -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [(b"", "a is empty"), (b"{", "a is no JSON: "), (b"[1]", "a holds no object"), (b'{"x": NaN}', "NaN is no number"),
-     (b'{"x": -Infinity}', "-Infinity is no number"), (b"\xff\xfe", "a is no JSON: "), (b"[" * 10**5, "a is no JSON: ")],
+     (b'{"x": -Infinity}', "-Infinity is no number"), (b"\xff\xfe", "a is no JSON: "),
+     (b"[" * 10**5, "a is no JSON: ")],
 )  # fmt: skip
 def test_an_object_is_strict_json(tmp_path: Path, content: bytes, why: str) -> None:
     (tmp_path / "a").write_bytes(content)
