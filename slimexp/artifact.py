@@ -2,27 +2,28 @@
 
 ``config.json``, ``model.safetensors`` and the tokenizer are the deployable model. ``manifest.json``
 says what was done to it; ``training.safetensors`` is there only when masks or fake-quantizers sit on
-its weights, and holds the weights beneath them.
+its weights, and holds the weights beneath them. The manifest says the size and digest of each file.
 """
 
 import importlib
 import json
 import os
 import platform
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 import transformers
-from safetensors.torch import load_model, save_file, save_model
+from safetensors.torch import load_model, save_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
 
+from slimexp import integrity
 from slimexp.attachment import attach, attached
+from slimexp.integrity import Damaged
 from slimexp.model import serving
 from slimexp.model.base import Family, Source
 from slimexp.model.cache import cache_bits, round_cache
@@ -38,7 +39,9 @@ TRAINING = "training.safetensors"
 _LEAVES_DENSE = "Finetune"  # the only technique that compresses nothing
 
 
-def save(family: Family, folder: Path, *, dtype: torch.dtype, stages: Sequence[Mapping[str, Any]]) -> None:
+def save(
+    family: Family, folder: Path, *, dtype: torch.dtype, stages: Sequence[Mapping[str, Any]], key: str | None = None
+) -> None:
     """Write the model; an artifact already at ``folder`` survives until the new one is whole.
 
     Args:
@@ -46,6 +49,7 @@ def save(family: Family, folder: Path, *, dtype: torch.dtype, stages: Sequence[M
         folder: Where to.
         dtype: Type of the stored floating-point weights.
         stages: What was done to the model so far, oldest first.
+        key: Key of the stage that the artifact belongs to, where it belongs to one.
 
     Raises:
         OSError: The disk is full or the folder not writable; nothing at ``folder`` has changed.
@@ -71,7 +75,7 @@ def save(family: Family, folder: Path, *, dtype: torch.dtype, stages: Sequence[M
             for place, attachment in attached(model)
         ]
         if attachments:
-            save_model(model, str(partial / TRAINING))
+            _save_training(model, partial / TRAINING)
         manifest = {
             "format": FORMAT,
             "family": family.task,
@@ -80,8 +84,56 @@ def save(family: Family, folder: Path, *, dtype: torch.dtype, stages: Sequence[M
             "attachments": attachments,
             "cache_bits": cache_bits(model.config),
             "files": deployable,
+            "key": key,
+            "digests": integrity.digests(partial),
         }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        (partial / MANIFEST).write_text(json.dumps(integrity.sealed(manifest), indent=2) + "\n")
+
+
+def check(folder: Path, *, key: str | None = None) -> None:
+    """Compare an artifact with its manifest; one of an older slimexp, which has no digests, as far as can be.
+
+    Args:
+        folder: The artifact.
+        key: Key of the stage whose artifact it must be; ``None`` for any.
+
+    Raises:
+        Damaged: A file is missing, cut short or of other content, or it is the artifact of another stage.
+    """
+    if not folder.is_dir():
+        raise Damaged("it is no folder")
+    if not os.path.lexists(folder / MANIFEST):
+        raise Damaged(f"{MANIFEST} is missing")
+    manifest = integrity.read_object(folder / MANIFEST)
+    if missing := [
+        name for name in ("format", "family", "max_length", "stages", "attachments") if name not in manifest
+    ]:
+        raise Damaged(f"{MANIFEST} lacks {', '.join(missing)}")
+    if manifest.keys() & {integrity.SEAL, "digests"}:
+        integrity.check_seal(manifest)
+    try:
+        integrity.check_files(folder, manifest.get("digests", {}))
+        stages = manifest["stages"]
+        made = manifest["key"] if "key" in manifest else stages[-1].get("key", key) if stages else key
+    except (AttributeError, KeyError, TypeError) as error:
+        raise Damaged(f"{MANIFEST} is of another form") from error
+    if key is not None and made != key:
+        raise Damaged(f"it is of another stage, {made}")
+
+
+def check_source(source: Source | None) -> None:
+    """Refuse a model of the user that is a damaged artifact; what is none of ours has nothing to be compared with.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    model = source.source if isinstance(source, CutOut) else source
+    if not isinstance(model, Pretrained) or not os.path.lexists(Path(model.folder) / MANIFEST):
+        return
+    try:
+        check(Path(model.folder))
+    except Damaged as error:
+        raise ValueError(f"model '{model.path}' is damaged ({error}): copy or train the model anew") from error
 
 
 def load(folder: Path) -> Family:
@@ -204,6 +256,17 @@ def _save_packed(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> No
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
+def _save_training(model: PreTrainedModel, path: Path) -> None:
+    """Every tensor once, by the first of its names; the library lists the others in an order that is never the same."""
+    state = model.state_dict()
+    first: dict[Any, str] = {}
+    for name in sorted(state):
+        tensor = state[name]
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
+        first.setdefault(place, name)
+    save_file({name: state[name].contiguous() for name in first.values()}, path)
+
+
 def _empty(folder: Path) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(folder)
     if hasattr(config, "quantization_config"):
@@ -226,10 +289,10 @@ def _aside(folder: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        if folder.exists():
+        if os.path.lexists(folder):
             os.replace(folder, old)
         try:
-            os.replace(partial, folder)
+            integrity.publish(partial, folder)
         except OSError:
             if not (folder / MANIFEST).exists():  # else another process has just finished the same stage
                 raise
@@ -237,7 +300,8 @@ def _aside(folder: Path) -> Iterator[Path]:
         if old.exists() and not folder.exists():
             os.replace(old, folder)
         for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+            with suppress(OSError):
+                integrity.remove(leftover)
 
 
 def _clear(folder: Path) -> None:
@@ -248,4 +312,5 @@ def _clear(folder: Path) -> None:
             continue
         if kind == "old" and not folder.exists():
             os.replace(path, folder)
-        shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            integrity.remove(path)

@@ -64,7 +64,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         "python -m slimexp.clean", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=Path, help="folder with records.jsonl somewhere below")
-    parser.add_argument("--unfinished", action="store_true", help="checkpoints and half-written models")
+    parser.add_argument(
+        "--unfinished", action="store_true", help="checkpoints, half-written models, what is set aside as damaged"
+    )
     parser.add_argument("--dominated", action="store_true", help="weights of points on no front of the report")
     for axis in ("x", "y", "z"):
         parser.add_argument(f"--{axis}", metavar="METRIC", help="axis of that front, as of slimexp.report")
@@ -98,12 +100,19 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def unfinished(runs: Path) -> Iterator[Going]:
-    """Checkpoints, and what a kill left half-written; a model set aside to be replaced stays where it is the last."""
+    """Checkpoints, what a kill left half-written, and what was set aside as damaged.
+
+    A model set aside to be replaced stays where it is the last.
+    """
     for stage in removal.stages(runs):
         whole = (stage / removal.MODEL / removal.MANIFEST).is_file()
         for name in sorted(os.listdir(stage)):
             half = removal.HALF.fullmatch(name)
-            if removal.CHECKPOINT.fullmatch(name) or (half and (half["kind"] == "partial" or whole)):
+            if (
+                removal.CHECKPOINT.fullmatch(name)
+                or removal.DAMAGED.fullmatch(name)
+                or (half and (half["kind"] == "partial" or whole))
+            ):
                 yield Going(stage / name)
 
 

@@ -45,6 +45,7 @@ def evaluate(cfg: DictConfig) -> float | None:
         raise ValueError("nothing is measured: give measure=[size,task], say")
     source = _source(cfg.model)
     number_classes(corpus, source.validate(corpus.task, corpus.labels))
+    record.check_place(Path(cfg.runs) / record.FILE)
     dense = _dense(cfg, source, corpus, [name for name, measure in measures.items() if measure.compares])
     subject = _subject(source, cfg.device, corpus)
     baseline = subject if dense in (None, source) else _subject(dense, cfg.device, corpus)
@@ -130,6 +131,7 @@ def _source(node: DictConfig) -> "Pretrained":
     source = build(node)
     if not isinstance(source, Pretrained):
         raise ValueError("only a trained model can be evaluated: choose model=pretrained model.path=...")
+    artifact.check_source(source)
     source.max_length = node.max_length = artifact.manifest_of(source).get("max_length", source.max_length)
     return source
 

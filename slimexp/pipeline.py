@@ -1,12 +1,12 @@
 """Folds the stages of a run: each builds on the artifact of the one before, and is never done twice."""
 
-import gc
 import hashlib
+import json
 import logging
+import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +17,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from slimexp import artifact, record, reference
-from slimexp.checkpoint import Checkpoint
 from slimexp.config import build, chosen
-from slimexp.console import Terminated
 from slimexp.data.base import Corpus
+from slimexp.fit import curves, fit
+from slimexp.integrity import Damaged
 from slimexp.measure.base import Measure, Subject, directions, run, trivial
 from slimexp.model.base import Family, Source
 from slimexp.model.loading import Scratch
@@ -76,10 +76,13 @@ class Pipeline:
         self.measures: dict[str, Measure] = {name: build(node) for name, node in chosen(cfg.measure).items()}
         if taken := {DENSE, START, FINAL} & self.techniques.keys():
             raise ValueError(f"a stage cannot be called '{min(taken)}', which has a meaning: give it another name")
+        named: Source | None = build(cfg.baseline) if cfg.baseline is not None else None
+        for source in (self.source, named, *(technique.teacher for technique in self.techniques.values())):
+            artifact.check_source(source)
+        record.check_place(Path(cfg.runs) / record.FILE)
         config = self.source.validate(self.corpus.task, self.corpus.labels)
         reference.number_classes(self.corpus, config)
         techniques = list(self.techniques.values())
-        named: Source | None = build(cfg.baseline) if cfg.baseline is not None else None
         self.dense = reference.dense(self.source, named, techniques[0], self.corpus)
         reference.check_teachers(self.techniques, self.source, self.dense, self.corpus)
         for position, technique in enumerate(techniques):
@@ -160,7 +163,7 @@ class Pipeline:
 
     def _finish_training(self, stage: Stage, tracker: Tracker) -> float | None:
         """Leave the stage's artifact on disk; seconds it took, ``None`` if it was there."""
-        if self.cfg.resume and (stage.artifact / artifact.MANIFEST).exists():
+        if self.cfg.resume and _is_finished(stage):
             stage.drop_checkpoint()  # left by a kill after the artifact was saved
             return None
         began = time.monotonic()
@@ -170,63 +173,20 @@ class Pipeline:
         if stage.parent is None:
             source = self.roots[stage.name]
             history = artifact.manifest_of(source).get("stages", [])
-            artifact.save(self._root(source), stage.artifact, dtype=self.dtype, stages=history)
+            artifact.save(self._root(source), stage.artifact, dtype=self.dtype, stages=history, key=stage.key)
             return time.monotonic() - began
         previous = next(one for one in self.stages if one.key == stage.parent)
         technique = self.techniques[stage.name]
         technique.workplace = _device(self.cfg.trainer)
         technique.prepare(artifact.load(previous.artifact), self.corpus, self._teacher(technique))
         if technique.steps:
-            self._fit(technique, stage, tracker)
+            fit(technique, stage, self.cfg, tracker)
         coverage = technique.finish()
         history = artifact.read_manifest(previous.artifact)["stages"]
         done = {"name": stage.name, "technique": type(technique).__name__, "key": stage.key, "coverage": coverage}
-        artifact.save(technique.family, stage.artifact, dtype=self.dtype, stages=[*history, done])
+        artifact.save(technique.family, stage.artifact, dtype=self.dtype, stages=[*history, done], key=stage.key)
         stage.drop_checkpoint()
         return time.monotonic() - began
-
-    def _fit(self, technique: Finetune, stage: Stage, tracker: Tracker) -> None:
-        callbacks = [build(node) for node in self.cfg.callback.values()]
-        if not self.cfg.trainer.get("enable_progress_bar", True):  # Lightning refuses a bar next to this switch
-            callbacks = [callback for callback in callbacks if not isinstance(callback, pl.callbacks.ProgressBar)]
-        settings = self.cfg.checkpoint
-        checkpoint = Checkpoint(
-            path=stage.checkpoint, every_seconds=settings.every_seconds, every_steps=settings.every_steps
-        )
-        trainer = build(
-            self.cfg.trainer,
-            max_steps=technique.steps,
-            accumulate_grad_batches=technique.accumulate,
-            callbacks=[*callbacks, checkpoint],
-            logger=tracker.loggers(stage.name, stage.curves),
-            log_every_n_steps=min(self.cfg.trainer.get("log_every_n_steps", 10), technique.steps),
-            default_root_dir=stage.folder,
-        )
-        if self.cfg.compile:
-            technique.compile()
-        resume = stage.checkpoint if stage.checkpoint.exists() else None
-        if resume is None:
-            stage.curves.unlink(missing_ok=True)
-        if resume:
-            print(f"{stage.name}: resuming from {resume}")
-        print(f"{stage.name}: training {technique.steps} steps of {technique.batch_size * technique.accumulate} rows")
-        pl.seed_everything(self.cfg.seed, verbose=False)
-        # a help for finding bugs that costs every step
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        try:
-            with _collecting_less():
-                trainer.fit(technique, ckpt_path=resume, weights_only=True)
-            if trainer.global_step < technique.steps:  # by a Timer, EarlyStopping or the like
-                checkpoint.write(trainer)
-                raise ValueError(
-                    f"{stage.name} was stopped at step {trainer.global_step} of {technique.steps} and is not finished: "
-                    f"the same command goes on from there, or set pipeline.{stage.name}.steps to fewer"
-                )
-        except SystemExit:
-            if not trainer.interrupted:
-                raise
-            # Lightning makes exit status 1 of Ctrl-C and SIGTERM
-            raise (Terminated if trainer.received_sigterm else KeyboardInterrupt) from None
 
     def _finish_measuring(self, stage: Stage, trained: float | None, tracker: Tracker) -> dict[str, float]:
         """Metrics of the stage, measured once, and its record."""
@@ -234,6 +194,7 @@ class Pipeline:
         known = stage.measured()
         if known and trained is None and {**known, **wanted} == known:
             print(f"{stage.name}: finished before, reused from {stage.folder}")
+            self._restore(stage, known)
             return dict(known["metrics"])
         began = time.monotonic()
         subject = self.baseline if stage is self.reference else self._subject(stage)
@@ -241,13 +202,23 @@ class Pipeline:
         seconds = {"train": trained or 0.0, "measure": time.monotonic() - began}
         if stage is self.reference:
             self.dense_metrics = metrics
-        ran = kernel(subject.family.model, subject.folder)
+        ran, rows = kernel(subject.family.model, subject.folder), curves(stage)
         # The record first: a kill in between repeats the measuring, and readers keep the later of two records.
         row = self._record(stage, metrics, seconds, trained is None, ran)
         record.append(Path(self.cfg.runs) / record.FILE, row)
         print(_line(row, Path(self.cfg.runs)))
-        stage.write_measured({**wanted, "metrics": metrics})
+        stage.write_measured({**wanted, "metrics": metrics, "record": json.loads(row.to_json()), "curves": rows})
         return metrics
+
+    def _restore(self, stage: Stage, known: Mapping[str, Any]) -> None:
+        """Write again what a finished stage lost beside its artifact: its curves, and its line in the records."""
+        if known.get("curves") is not None:
+            stage.restore_curves(known["curves"])
+        if "record" not in known:  # an older slimexp kept none
+            return
+        row = record.Record.from_json(json.dumps(known["record"]))
+        if record.append_again(Path(self.cfg.runs) / record.FILE, row):
+            print(f"{stage.name}: its record was lost, appended again")
 
     def _record(
         self, stage: Stage, metrics: dict[str, float], seconds: dict[str, float], reused: bool, ran: str
@@ -308,15 +279,16 @@ class Pipeline:
         return source.load(task=self.corpus.task, texts=self.corpus.texts, labels=self.corpus.labels)
 
 
-@contextmanager
-def _collecting_less() -> Iterator[None]:
-    """Spare the garbage collector what is there already, the libraries' objects above all, at every pass."""
-    gc.collect()
-    gc.freeze()
+def _is_finished(stage: Stage) -> bool:
+    """Whether its artifact is there and whole."""
+    if not os.path.lexists(stage.artifact):
+        return False
     try:
-        yield
-    finally:
-        gc.unfreeze()
+        artifact.check(stage.artifact, key=stage.key)
+    except Damaged as error:
+        stage.set_aside(stage.artifact, error)
+        return False
+    return True
 
 
 def _quiet() -> None:

@@ -159,6 +159,30 @@ def append(path: str | Path, record: Record) -> None:
         os.fsync(file)
 
 
+def append_again(path: str | Path, record: Record) -> bool:
+    """Append a record that was written before, unless its line is there still; whether it had to be."""
+    try:
+        with _locked(path, os.O_RDONLY, fcntl.LOCK_SH) as file, os.fdopen(os.dup(file), "rb") as stream:
+            there = any(_is_of(line, record.key) for line in stream)
+    except FileNotFoundError:
+        there = False
+    if not there:
+        append(path, record)
+    return not there
+
+
+def check_place(path: Path) -> None:
+    """Refuse, before anything is computed, a place that no record can be appended to.
+
+    Raises:
+        ValueError: Something is there that is no file.
+    """
+    if os.path.lexists(path) and not path.is_file():
+        raise ValueError(
+            f"{path} must be a file, for records are appended to it: move what is there, or set runs=FOLDER"
+        )
+
+
 def read(path: str | Path, *, quiet: bool = False) -> list[Record]:
     """Read a record file, or every ``records.jsonl`` below a folder, oldest first.
 
@@ -278,6 +302,14 @@ def _tell(path: Path, wrong: Mapping[str, Sequence[int]]) -> None:
         warnings.warn(f"skipped {which} of {path}, no record that can be read: {why}", stacklevel=4)
     if more := sum(map(len, list(wrong.values())[REASONS:])):
         warnings.warn(f"skipped {more} more lines of {path} for other reasons", stacklevel=4)
+
+
+def _is_of(line: bytes, key: str) -> bool:
+    """Whether a line is a whole record of ``key``."""
+    try:
+        return key.encode() in line and Record.from_json(line).key == key
+    except (ValueError, TypeError, AttributeError):
+        return False
 
 
 def _finite(group: str, numbers: Mapping[str, float]) -> dict[str, float]:

@@ -22,7 +22,8 @@ from slimexp.stage import RUNNING
 
 LOCK, MODEL, MANIFEST = "lock", "artifact", "manifest.json"
 STAGE = re.compile(r"[^/]+-(?P<key>[0-9a-f]{12})")
-CHECKPOINT = re.compile(r"checkpoint\.(ckpt|\d+\.partial)")
+CHECKPOINT = re.compile(r"checkpoint\.(ckpt|(\d+\.)?partial)")
+DAMAGED = re.compile(r"damaged-(artifact|checkpoint\.ckpt|curves\.jsonl|lock|measures\.json)")
 HALF = re.compile(r"\.artifact\.(.+\.)?\d+\.(?P<kind>partial|old)")
 BESIDE = {MANIFEST, "training.safetensors"}  # what lies in an artifact that its manifest does not list
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

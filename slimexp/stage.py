@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from slimexp import __version__
+from slimexp import __version__, integrity
 
 DENSE = "dense"  # the stage that holds the model which others are compared with
 RUNNING = ".running"  # the file in a runs folder that every run holds, and ``slimexp.clean`` alone
@@ -42,7 +42,8 @@ class Stage:
         name: Its name in the pipeline.
         key: Content hash of everything that shapes its result.
         parent: Key of the stage before it; ``None`` for a root.
-        folder: ``artifact/``, ``measures.json``, ``curves.jsonl`` and, while unfinished, ``checkpoint.ckpt``.
+        folder: ``artifact/``, ``measures.json``, ``curves.jsonl`` and, while unfinished, ``checkpoint.ckpt``; what was
+            found damaged is ``damaged-`` and its name, the newest only.
     """
 
     name: str
@@ -66,7 +67,10 @@ class Stage:
     def alone(self) -> Iterator[None]:
         """Work on the stage as the only process; another that wants it waits here, and then finds it finished."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a") as file:
+        lock = self.folder / "lock"
+        if integrity.is_other_kind(lock):
+            self.set_aside(lock, "it is no file")
+        with lock.open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -77,21 +81,41 @@ class Stage:
     def drop_checkpoint(self) -> None:
         """Remove the checkpoint, and any that a kill left half-written."""
         for path in self.folder.glob(f"{self.checkpoint.stem}.*"):
-            path.unlink(missing_ok=True)
+            integrity.remove(path)
+
+    def set_aside(self, path: Path, why: object, *, then: str = "done again") -> None:
+        """Keep what is damaged under another name, and say so in a line."""
+        aside = integrity.set_aside(path)
+        print(f"{self.name}: its {path.name} is damaged ({why}): set aside as {aside}, {then}", flush=True)
 
     def measured(self) -> dict[str, Any]:
-        """What ``write_measured`` was given last; empty where nothing, or half of it, is there."""
-        try:
-            known = json.loads((self.folder / "measures.json").read_text())
-        except (FileNotFoundError, ValueError):
+        """What ``write_measured`` was given last; empty where nothing is there, or what is damaged and set aside."""
+        path = self.folder / "measures.json"
+        if not os.path.lexists(path):
             return {}
-        return known if isinstance(known, dict) else {}
+        try:
+            known = integrity.read_object(path)
+            integrity.check_numbers(known.get("metrics"), "metrics")
+            integrity.check_seal(known)
+        except integrity.Damaged as error:
+            self.set_aside(path, error)
+            return {}
+        return {name: value for name, value in known.items() if name != integrity.SEAL}
+
+    def restore_curves(self, rows: str) -> None:
+        """Put the curves of a finished stage right where they are not ``rows``."""
+        path, wanted = self.curves, rows.encode()
+        if path.is_file() and path.stat().st_size == len(wanted) and path.read_bytes() == wanted:
+            return
+        if os.path.lexists(path):
+            self.set_aside(path, "it has other content than was written", then="written again")
+        else:
+            print(f"{self.name}: its {path.name} is missing: written again", flush=True)
+        integrity.write(path, rows)
 
     def write_measured(self, content: Mapping[str, Any]) -> None:
-        """Keep metrics with what they were taken by; aside first and then renamed."""
-        partial = self.folder / "measures.partial"
-        partial.write_text(json.dumps(content))
-        os.replace(partial, self.folder / "measures.json")
+        """Keep metrics with what they were taken by."""
+        integrity.write(self.folder / "measures.json", json.dumps(integrity.sealed(content)))
 
 
 def at_work(runs: Path) -> IO[str]:

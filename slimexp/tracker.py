@@ -20,12 +20,14 @@ from urllib.parse import urlsplit
 
 import pytorch_lightning as pl
 
+from slimexp import integrity
 from slimexp.stage import Stopped
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 
 INIT_SECONDS = 20.0  # a compute node without a way out must not hold up training
 FINISH_SECONDS = 60.0  # what is not uploaded by then stays on disk for `wandb sync`
+_LONGEST = 2**20  # bytes of a row
 _EPOCH = "epoch"  # Lightning adds it: a count of its loop, which runs once per stage, or once more when resumed
 _ENVIRONMENT_MODES = {"dryrun": "offline", "run": "online"}  # W&B's older words
 
@@ -222,7 +224,7 @@ class Curves(pl.loggers.Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if not self._opened:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _drop_from(self.path, step or 0)
+            drop_from(self.path, step or 0)
             self._opened = True
         values = {name: float(value) for name, value in metrics.items() if name != _EPOCH}
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -284,22 +286,35 @@ class _StageLogger(pl.loggers.WandbLogger):
         self._log({f"{self._stage}/{name}": value for name, value in row.items() if name != _EPOCH})
 
 
-def _drop_from(path: Path, step: int) -> None:
-    """Keep the lines of ``path`` before ``step``; half a line of a killed process goes too."""
+def drop_from(path: Path, step: float) -> str | None:
+    """Keep the lines of ``path`` before ``step``; half a line of a killed process goes too.
+
+    Returns:
+        The first line that is none of ours, where there is one; such lines go.
+    """
     if not path.exists():
-        return
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and _step(line) < step]
-    aside = path.with_suffix(".new")
-    aside.write_text("".join(kept))
-    aside.replace(path)
+        return None
+    kept, wrong = [], None
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(_LONGEST), b""), start=1):
+            if (found := _step(line)) is not None:
+                kept += [line.decode()] if found < step else []
+            elif line.endswith(b"\n") or len(line) == _LONGEST:
+                wrong = wrong or f"line {number} is no row of it"
+    integrity.write(path, "".join(kept))
+    return wrong
 
 
-def _step(line: str) -> float:
+def _step(line: bytes) -> float | None:
+    """The step of a whole row; ``None`` for anything else."""
     try:
-        return json.loads(line)["step"] or 0
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+        row = json.loads(line, parse_constant=float) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not {type(value) for value in row.values()} <= {int, float, type(None)}:
+        return None
+    known = "step" in row and all(value is None or integrity.is_finite(value) for value in row.values())
+    return (row["step"] or 0) if known else None
 
 
 def say(line: str) -> None:

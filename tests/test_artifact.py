@@ -269,6 +269,36 @@ def test_a_folder_that_is_no_artifact(tmp_path: Path) -> None:
         artifact.load(tmp_path)
 
 
+SAVED = """
+import sys, torch
+from pathlib import Path
+from slimexp import artifact, integrity
+from slimexp.attachment import attach
+from slimexp.importance.mask import Mask
+from slimexp.model.loading import Scratch
+from slimexp.model.tokenizer import Bpe
+torch.manual_seed(0)
+config = {"model_type": "t5", "d_model": 16, "d_kv": 4, "d_ff": 16, "num_heads": 4, "num_layers": 1}
+source = Scratch(config=config, tokenizer=Bpe(vocab_size=270, characters=99), max_length=16)
+family = source.load(task="seq2seq", texts=lambda: ["one two", "three two one"], labels=())
+for layer in family.compressible().values():
+    attach(layer, "weight", Mask(shape=layer.weight.shape))
+for name in "ab":  # the tables of a library in Rust differ even within a process
+    artifact.save(family, Path(sys.argv[1]) / name, dtype=torch.float32, stages=[])
+"""
+
+
+def test_the_same_model_is_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    """Whatever order its sets and the libraries' tables have there: what is the same work must have the same key."""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", SAVED, str(tmp_path / seed)], env=os.environ | {"PYTHONHASHSEED": seed})
+        for seed in "12"
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    first, *others = (contents(tmp_path / seed / name) for seed in "12" for name in "ab")
+    assert artifact.TRAINING in first and others == [first] * 3
+
+
 # --- failures --------------------------------------------------------------------------------------
 
 
@@ -279,7 +309,7 @@ def full(*_: Any, **__: Any) -> None:
 BREAKS = {
     "weights": lambda patch: patch.setattr(artifact.PreTrainedModel, "save_pretrained", full),
     "tokenizer": lambda patch: patch.setattr(PreTrainedTokenizerBase, "save_pretrained", full),
-    "training state": lambda patch: patch.setattr(artifact, "save_model", full),
+    "training state": lambda patch: patch.setattr(artifact, "save_file", full),
     "manifest": lambda patch: patch.setattr(artifact.json, "dumps", full),
 }
 

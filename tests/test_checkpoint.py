@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from slimexp import checkpoint
+from slimexp import checkpoint, integrity
 from slimexp.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.fast
@@ -40,6 +40,7 @@ class Run:
         self.callback.on_train_start(self.trainer, None)  # type: ignore[arg-type]
         while self.batch < 20 * self.accumulate:
             index = self.batch
+            self.callback.on_train_batch_start(self.trainer, None, None, index)  # type: ignore[arg-type]
             self.batch += 1
             self.clock += 1
             self.callback.on_train_batch_end(self.trainer, None, None, None, index)  # type: ignore[arg-type]
@@ -51,7 +52,8 @@ class Run:
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
     def make(*, every_steps: int, every_seconds: float, **settings: Any) -> Run:
         callback = Checkpoint(
-            path=tmp_path / "checkpoint.ckpt", every_seconds=every_seconds, every_steps=every_steps
+            path=tmp_path / "checkpoint.ckpt", key="k", curves=tmp_path / "curves.jsonl",
+            every_seconds=every_seconds, every_steps=every_steps,
         )  # fmt: skip
         run = Run(callback, **settings)
         monkeypatch.setattr(checkpoint.time, "monotonic", lambda: run.clock)
@@ -75,6 +77,26 @@ def test_not_before_its_time_and_only_between_optimizer_steps(start: Callable[..
 
 def test_a_resumed_run_counts_from_where_it_starts(start: Callable[..., Run]) -> None:
     assert start(every_steps=5, every_seconds=0, start=7).go() == [12, 17]
+
+
+def test_it_has_its_name_once_the_step_is_logged(
+    start: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning logs between the end of a batch and the start of the next: the curves are on the disk first."""
+    (tmp_path / "curves.jsonl").touch()
+    done: list[str] = []
+    monkeypatch.setattr(integrity, "sync", lambda path: done.append(path.name))
+    callback = start(every_steps=1, every_seconds=0).callback
+    trainer: Any = SimpleNamespace(
+        global_step=1, max_steps=3, accumulate_grad_batches=1, save_checkpoint=lambda path: path.write_text("1")
+    )
+    callback.on_train_start(SimpleNamespace(global_step=0), None)  # type: ignore[arg-type]
+    callback.on_train_batch_end(trainer, None, None, None, 0)  # type: ignore[arg-type]
+    assert not callback.path.exists() and done == []
+    callback.on_train_batch_start(trainer, None, None, 1)  # type: ignore[arg-type]
+    assert callback.path.read_text() == "1" and done[:2] == ["curves.jsonl", "checkpoint.partial"]
+    callback.on_train_batch_start(trainer, None, None, 2)  # type: ignore[arg-type]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["checkpoint.ckpt", "curves.jsonl"]
 
 
 def test_the_one_before_outlives_a_write_that_fails(start: Callable[..., Run], tmp_path: Path) -> None:

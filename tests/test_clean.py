@@ -53,7 +53,15 @@ def runs(tmp_path: Path, make_record: Callable[..., Any]) -> Path:
         record.append(runs / record.FILE, row)
     torn = runs / TORN
     (torn / ".artifact.host.1.partial").mkdir(parents=True)
-    for name in ("checkpoint.ckpt", "checkpoint.9.partial", "lock", ".artifact.host.1.partial/model.safetensors"):
+    (torn / "damaged-artifact").mkdir()
+    names = (
+        "checkpoint.ckpt",
+        "checkpoint.9.partial",
+        "damaged-artifact/manifest.json",
+        "damaged-measures.json",
+        "lock",
+    )
+    for name in (*names, ".artifact.host.1.partial/model.safetensors"):
         (torn / name).write_bytes(b"x" * 10)
     return runs
 

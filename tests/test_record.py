@@ -197,3 +197,30 @@ def test_environment_fits_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found["hardware"]["cores"] >= 1
     assert found["hardware"]["memory_gb"] > 0
     assert Record.from_json(make(**found).to_json()).hardware == found["hardware"]
+
+
+# --- again ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("damage", [None, b"", b"\n", b'{"key": "a"}\n', b"[" * 9 + b'"a"\n', b"\xff a\n"])
+def test_a_record_that_was_lost_is_appended_again_and_no_other(
+    make_record: Any, tmp_path: Path, damage: bytes | None
+) -> None:
+    path, mine = tmp_path / record.FILE, make_record("a")
+    if damage is not None:
+        path.write_bytes(damage)
+    assert record.append_again(path, mine)
+    assert not record.append_again(path, mine)
+    record.append(path, make_record("b", parent="a"))
+    assert path.read_bytes().count(b"2026-01-01") == 2
+
+
+@pytest.mark.fast
+def test_a_line_that_was_torn_is_no_record(make_record: Any, tmp_path: Path) -> None:
+    path = tmp_path / record.FILE
+    record.append(path, make_record("a"))
+    path.write_bytes(path.read_bytes()[:-9])
+    assert record.append_again(path, make_record("a"))
+    with pytest.warns(UserWarning, match="skipped line 1"):
+        assert [row.key for row in record.read(path)] == ["a"]

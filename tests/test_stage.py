@@ -1,11 +1,14 @@
 """A stage on disk: one process at a time, and nothing half-written is believed."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from slimexp import integrity
 from slimexp.stage import Stage, code_version, key, shaping
 
 HOLD = """
@@ -67,3 +70,31 @@ def test_every_source_is_part_of_the_version(name: str, monkeypatch: pytest.Monk
     before = code_version(["kernel", "schedule"])
     (tmp_path / name).write_text("1")
     assert code_version(["kernel", "schedule"]) != before
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize(
+    "figures", [None, 3, [1.0], {"cer": "low"}, {"cer": True}, {"cer": {"value": 1}}, {"cer": float("nan")},
+                {"cer": float("inf")}, {"cer": 10**400}],
+)  # fmt: skip
+def test_figures_that_are_none_are_set_aside(
+    stage: Stage, figures: Any, sealed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.folder.mkdir()
+    content = {"metrics": figures}
+    (stage.folder / "measures.json").write_text(json.dumps(integrity.sealed(content) if sealed else content))
+    assert stage.measured() == {}
+    assert [path.name for path in stage.folder.iterdir()] == ["damaged-measures.json"]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("prune: its measures.json is damaged (") and line.endswith(", done again")
+
+
+@pytest.mark.fast
+def test_figures_of_another_hand_are_set_aside(stage: Stage) -> None:
+    stage.folder.mkdir()
+    stage.write_measured({"metrics": {"cer": 0.5}, "measure": {}})
+    assert stage.measured() == {"metrics": {"cer": 0.5}, "measure": {}}
+    path = stage.folder / "measures.json"
+    path.write_text(path.read_text().replace("0.5", "0.4"))
+    assert stage.measured() == {}

@@ -96,6 +96,22 @@ def test_without_an_account_everything_is_in_the_offline_file(
     assert len((tmp_path / "curves.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    "wrong",
+    [b"junk", b"[]", b"{}", b'{"step": "1"}', b'{"step": 1, "loss": "low"}', b'{"step": 1, "loss": NaN}',
+     b'{"step": true}', b'{"step": 1, "loss": [1]}', b"\xff\xfe", b"[" * 10**5, b"0" * 2**21,
+     b'{"step": 1, "loss": 1' + b"0" * 400 + b"}"],
+)  # fmt: skip
+def test_rows_that_are_none_go_and_the_first_is_said(tmp_path: Path, wrong: bytes) -> None:
+    path, rows = tmp_path / "curves.jsonl", [b'{"step": 0, "loss": 1.5}\n', b'{"step": 1, "loss": null}\n']
+    path.write_bytes(rows[0] + wrong + b"\n" + rows[1] + b'{"step": 2}\n{"step": 3, "lo')
+    assert tracker.drop_from(path, 2) == "line 2 is no row of it"
+    assert path.read_bytes() == b"".join(rows)
+    assert tracker.drop_from(path, 2) is None  # the last was torn by a kill: no damage
+    assert tracker.drop_from(tmp_path / "none", 2) is None
+
+
 @pytest.mark.usefixtures("no_account")
 def test_what_fails_online_goes_on_offline_and_what_fails_there_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -139,7 +139,7 @@ class KillAfter(pl.Callback):
 def test_resumed_equals_straight_bit_for_bit(
     prepared: Make, fit: Make, task: str, accumulate: int, killed_after: int, tmp_path: Path
 ) -> None:
-    """Weights, learning rates and losses, with dropout, from a checkpoint at step 3 and a kill at or after it."""
+    """Weights, learning rates and losses, with dropout, from a checkpoint at step 2 and a kill after it, or at 4's."""
 
     def stage() -> Any:
         return prepared(task, DROPOUT[task], steps=7, accumulate=accumulate, **{"optimizer.lr": 0.01})
@@ -150,15 +150,14 @@ def test_resumed_equals_straight_bit_for_bit(
     straight, interrupted, resumed = stage(), stage(), stage()
     fit(straight, logger=curves("straight"))
     path = tmp_path / "checkpoint.ckpt"
-    callbacks = [Checkpoint(path=path, every_seconds=0, every_steps=3), KillAfter(killed_after)]
+    checkpoint = Checkpoint(path=path, key="k", curves=tmp_path / "resumed", every_seconds=0, every_steps=2)
     with pytest.raises(Killed):
-        fit(interrupted, logger=curves("resumed"), callbacks=callbacks)
-    assert torch.load(path, weights_only=True)["global_step"] == 3
+        fit(interrupted, logger=curves("resumed"), callbacks=[checkpoint, KillAfter(killed_after)])
+    assert torch.load(path, weights_only=True)["global_step"] == 2  # Lightning logs the fourth after its callbacks
     fit(resumed, logger=curves("resumed"), resume=path)
     assert same(state(straight), state(resumed))
     assert not same(state(straight), state(interrupted))
-    if killed_after > 3:  # Lightning logs a step after its callbacks: killed in between, its one line is missing
-        assert (tmp_path / "straight").read_text() == (tmp_path / "resumed").read_text()
+    assert (tmp_path / "straight").read_text() == (tmp_path / "resumed").read_text()
 
 
 def test_two_straight_runs_are_the_same(prepared: Make, fit: Make) -> None:
@@ -200,7 +199,7 @@ def test_stops_at_once_and_keeps_the_last_good_checkpoint(
     path = tmp_path / "checkpoint.ckpt"
     what = "norm of the gradient is nan" if backwards else "loss is inf"
     with pytest.raises(NonFiniteLoss, match=rf"{what} at step 3: lower .* the last checkpoint before it is kept"):
-        fit(stage, callbacks=[Checkpoint(path=path, every_seconds=0, every_steps=1)])
+        fit(stage, callbacks=[Checkpoint(path=path, key="k", curves=tmp_path / "c", every_seconds=0, every_steps=1)])
     kept = torch.load(path, weights_only=True)
     assert kept["global_step"] == 3
     assert all(tensor.isfinite().all() for tensor in kept["state_dict"].values() if tensor.is_floating_point())
