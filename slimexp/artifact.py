@@ -5,7 +5,6 @@ says what was done to it; ``training.safetensors`` is there only when masks or f
 its weights, and holds the weights beneath them.
 """
 
-import importlib
 import json
 import os
 import platform
@@ -17,23 +16,25 @@ from typing import Any
 
 import psutil
 import torch
-import transformers
-from safetensors.torch import load_model, save_file, save_model
+from safetensors.torch import save_file, save_model
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
-from slimexp.attachment import attach, attached
+from slimexp import manifest
+from slimexp.attachment import attached
+from slimexp.manifest import FORMAT
 from slimexp.model import serving
 from slimexp.model.base import Family, Source
 from slimexp.model.cache import cache_bits, round_cache
-from slimexp.model.loading import CutOut, Pretrained, check_checkpoint, family_named, from_folder, without_bars
+from slimexp.model.loading import CutOut, Pretrained, bare, family_named, from_folder
+from slimexp.model.reading import reach, tokenizer_of, without_bars
 from slimexp.model.tokenizer import save_tokenizer
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.packing import is_fixed, pack, plain_state
 from slimexp.record import OF_LAYER
+from slimexp.training import restore
 
-FORMAT = 1
-MANIFEST = "manifest.json"
+MANIFEST = manifest.NAME
 TRAINING = "training.safetensors"
 _LEAVES_DENSE = "Finetune"  # the only technique that compresses nothing
 
@@ -72,7 +73,7 @@ def save(family: Family, folder: Path, *, dtype: torch.dtype, stages: Sequence[M
         ]
         if attachments:
             save_model(model, str(partial / TRAINING))
-        manifest = {
+        content = {
             "format": FORMAT,
             "family": family.task,
             "max_length": family.max_length,
@@ -81,34 +82,27 @@ def save(family: Family, folder: Path, *, dtype: torch.dtype, stages: Sequence[M
             "cache_bits": cache_bits(model.config),
             "files": deployable,
         }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        (partial / MANIFEST).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def load(folder: Path) -> Family:
     """The model as training left it, attachments in place, so that a further stage goes on from there."""
-    manifest = read_manifest(folder)
-    if not manifest["attachments"]:
+    said = read_manifest(folder)
+    if not said["attachments"]:
         return deployed(folder)
-    family = family_named(manifest["family"])
-    model = _empty(folder)
-    modules = dict(model.named_modules())
-    for row in manifest["attachments"]:
-        module_name, _, class_name = row["class"].rpartition(".")
-        attachment = getattr(importlib.import_module(module_name), class_name)(**row["arguments"])
-        attach(modules[row["module"]], row["tensor"], attachment)
-    load_model(model, str(folder / TRAINING))
-    check_checkpoint(model.named_parameters(), folder / TRAINING)
+    make, config = bare(folder, said["family"], said["max_length"])
+    model = make(config)
+    restore(model, said["attachments"], folder / TRAINING)
     round_cache(model, cache_bits(model.config))
     if model.can_generate():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return family(model.eval(), tokenizer, max_length=manifest["max_length"])
+        model.generation_config = reach(GenerationConfig, folder)
+    return family_named(said["family"])(model.eval(), tokenizer_of(folder), max_length=said["max_length"])
 
 
 def manifest_of(source: Source) -> dict[str, Any]:
     """The manifest of what ``source`` names; empty where it is no artifact."""
     folder = Path(source.folder) if isinstance(source, Pretrained) else None
-    return read_manifest(folder) if folder is not None and (folder / MANIFEST).exists() else {}
+    return read_manifest(folder) if folder is not None and os.path.lexists(folder / MANIFEST) else {}
 
 
 def is_quantized(source: Source, task: str) -> bool:
@@ -129,40 +123,31 @@ def compressed_by(source: Source, task: str) -> list[str]:
     """What made a model for ``task`` smaller: its stages, or the format of a foreign one; empty for a dense model."""
     if isinstance(source, CutOut):
         return ["cut"]
-    done = [stage["name"] for stage in manifest_of(source).get("stages", ()) if stage["technique"] != _LEAVES_DENSE]
+    done = [stage["name"] for stage in manifest_of(source).get("stages", ()) if stage.get("technique") != _LEAVES_DENSE]
     stored = _format(source, task)
     return done or ([] if stored is None else [stored])
 
 
 def deployed(folder: Path) -> Family:
     """The model as a user gets it: by plain transformers, from the deployable files."""
-    manifest = read_manifest(folder)
-    return from_folder(folder, manifest["family"], manifest["max_length"])
+    said = read_manifest(folder)
+    return from_folder(folder, said["family"], said["max_length"])
 
 
 def served(folder: str | Path, device: str | torch.device = "cpu") -> Family:
     """The model as it is measured: what is packed on the fastest kernels of ``device``, see ``model.serving``."""
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    return serving.served(folder, manifest["family"], manifest["max_length"], device=device)
+    said = read_manifest(folder)
+    return serving.served(folder, said["family"], said["max_length"], device=device)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What was done to the model in ``folder``.
 
     Raises:
-        ValueError: There is no manifest, or it cannot be read, or it is of a newer format.
+        ValueError: There is no manifest, or it cannot be read, or it is of a newer format, see ``manifest``.
     """
-    path = folder / MANIFEST
-    if not path.exists():
-        raise ValueError(f"'{folder}' is no slimexp artifact: it holds no {MANIFEST}")
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"'{path}' is damaged ({error}): copy or train the model anew") from error
-    if manifest["format"] > FORMAT:
-        raise ValueError(f"'{folder}' is of format {manifest['format']}, this slimexp reads up to {FORMAT}: update it")
-    return manifest
+    return manifest.read(folder)
 
 
 def reached(folder: Path) -> dict[str, float]:
@@ -171,7 +156,7 @@ def reached(folder: Path) -> dict[str, float]:
     Returns:
         ``<stage>_<figure>`` of the model (``quantize_share``: how much was quantized), ``<figure>/<layer>`` of layers.
     """
-    if not (folder / MANIFEST).exists():
+    if not os.path.lexists(folder / MANIFEST):
         return {}
     stages = [one for one in read_manifest(folder)["stages"] if one.get("technique") != _LEAVES_DENSE]
     done = [(stage["name"], *item) for stage in stages for item in stage.get("coverage", {}).items()]
@@ -202,14 +187,6 @@ def _save_packed(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> No
     config |= {"quantization_config": quantization, "dtype": str(dtype).removeprefix("torch.")}
     config["architectures"] = [_plain_class(model).__name__]
     path.write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _empty(folder: Path) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(folder)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    model: PreTrainedModel = getattr(transformers, config.architectures[0])(config)
-    return model
 
 
 def _plain_class(model: nn.Module) -> type:
