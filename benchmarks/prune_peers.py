@@ -28,7 +28,7 @@ import torch
 from slimexp.config import build, compose
 from slimexp.data.base import Corpus
 from slimexp.model.base import Family
-from slimexp.model.loading import without_bars
+from slimexp.model.reading import without_bars
 from slimexp.technique.batches import calibration_batches
 
 PEERS = Path(__file__).parent / "peers"

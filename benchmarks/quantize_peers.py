@@ -36,7 +36,8 @@ from slimexp.config import build, compose
 from slimexp.data.base import Corpus, Example
 from slimexp.measure.base import spread
 from slimexp.model.base import Family
-from slimexp.model.loading import from_folder, without_bars
+from slimexp.model.loading import from_folder
+from slimexp.model.reading import without_bars
 from slimexp.technique.batches import calibration_batches
 
 LLM_COMPRESSOR, TORCHAO = "llm_compressor", "torchao"

@@ -5,7 +5,6 @@ says what was done to it; ``training.safetensors`` is there only when masks or f
 its weights, and holds the weights beneath them. The manifest says the size and digest of each file.
 """
 
-import importlib
 import json
 import os
 import platform
@@ -16,25 +15,26 @@ from typing import Any
 
 import psutil
 import torch
-import transformers
-from safetensors.torch import load_model, save_file
+from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
-from slimexp import integrity
-from slimexp.attachment import attach, attached
+from slimexp import integrity, manifest
+from slimexp.attachment import attached
 from slimexp.integrity import Damaged
+from slimexp.manifest import FORMAT
 from slimexp.model import serving
 from slimexp.model.base import Family, Source
 from slimexp.model.cache import cache_bits, round_cache
-from slimexp.model.loading import CutOut, Pretrained, check_checkpoint, family_named, from_folder, without_bars
+from slimexp.model.loading import CutOut, Pretrained, bare, family_named, from_folder
+from slimexp.model.reading import reach, tokenizer_of, without_bars
 from slimexp.model.tokenizer import save_tokenizer
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.packing import is_fixed, pack, plain_state
 from slimexp.record import OF_LAYER
+from slimexp.training import restore
 
-FORMAT = 1
-MANIFEST = "manifest.json"
+MANIFEST = manifest.NAME
 TRAINING = "training.safetensors"
 _LEAVES_DENSE = "Finetune"  # the only technique that compresses nothing
 
@@ -76,7 +76,7 @@ def save(
         ]
         if attachments:
             _save_training(model, partial / TRAINING)
-        manifest = {
+        content = {
             "format": FORMAT,
             "family": family.task,
             "max_length": family.max_length,
@@ -87,7 +87,7 @@ def save(
             "key": key,
             "digests": integrity.digests(partial),
         }
-        (partial / MANIFEST).write_text(json.dumps(integrity.sealed(manifest), indent=2) + "\n")
+        (partial / MANIFEST).write_text(json.dumps(integrity.sealed(content), indent=2) + "\n")
 
 
 def check(folder: Path, *, key: str | None = None) -> None:
@@ -104,17 +104,15 @@ def check(folder: Path, *, key: str | None = None) -> None:
         raise Damaged("it is no folder")
     if not os.path.lexists(folder / MANIFEST):
         raise Damaged(f"{MANIFEST} is missing")
-    manifest = integrity.read_object(folder / MANIFEST)
-    if missing := [
-        name for name in ("format", "family", "max_length", "stages", "attachments") if name not in manifest
-    ]:
+    content = integrity.read_object(folder / MANIFEST)
+    if missing := [name for name in ("format", "family", "max_length", "stages", "attachments") if name not in content]:
         raise Damaged(f"{MANIFEST} lacks {', '.join(missing)}")
-    if manifest.keys() & {integrity.SEAL, "digests"}:
-        integrity.check_seal(manifest)
+    if content.keys() & {integrity.SEAL, "digests"}:
+        integrity.check_seal(content)
     try:
-        integrity.check_files(folder, manifest.get("digests", {}))
-        stages = manifest["stages"]
-        made = manifest["key"] if "key" in manifest else stages[-1].get("key", key) if stages else key
+        integrity.check_files(folder, content.get("digests", {}))
+        stages = content["stages"]
+        made = content["key"] if "key" in content else stages[-1].get("key", key) if stages else key
     except (AttributeError, KeyError, TypeError) as error:
         raise Damaged(f"{MANIFEST} is of another form") from error
     if key is not None and made != key:
@@ -138,29 +136,22 @@ def check_source(source: Source | None) -> None:
 
 def load(folder: Path) -> Family:
     """The model as training left it, attachments in place, so that a further stage goes on from there."""
-    manifest = read_manifest(folder)
-    if not manifest["attachments"]:
+    said = read_manifest(folder)
+    if not said["attachments"]:
         return deployed(folder)
-    family = family_named(manifest["family"])
-    model = _empty(folder)
-    modules = dict(model.named_modules())
-    for row in manifest["attachments"]:
-        module_name, _, class_name = row["class"].rpartition(".")
-        attachment = getattr(importlib.import_module(module_name), class_name)(**row["arguments"])
-        attach(modules[row["module"]], row["tensor"], attachment)
-    load_model(model, str(folder / TRAINING))
-    check_checkpoint(model.named_parameters(), folder / TRAINING)
+    make, config = bare(folder, said["family"], said["max_length"])
+    model = make(config)
+    restore(model, said["attachments"], folder / TRAINING)
     round_cache(model, cache_bits(model.config))
     if model.can_generate():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return family(model.eval(), tokenizer, max_length=manifest["max_length"])
+        model.generation_config = reach(GenerationConfig, folder)
+    return family_named(said["family"])(model.eval(), tokenizer_of(folder), max_length=said["max_length"])
 
 
 def manifest_of(source: Source) -> dict[str, Any]:
     """The manifest of what ``source`` names; empty where it is no artifact."""
     folder = Path(source.folder) if isinstance(source, Pretrained) else None
-    return read_manifest(folder) if folder is not None and (folder / MANIFEST).exists() else {}
+    return read_manifest(folder) if folder is not None and os.path.lexists(folder / MANIFEST) else {}
 
 
 def is_quantized(source: Source, task: str) -> bool:
@@ -181,40 +172,31 @@ def compressed_by(source: Source, task: str) -> list[str]:
     """What made a model for ``task`` smaller: its stages, or the format of a foreign one; empty for a dense model."""
     if isinstance(source, CutOut):
         return ["cut"]
-    done = [stage["name"] for stage in manifest_of(source).get("stages", ()) if stage["technique"] != _LEAVES_DENSE]
+    done = [stage["name"] for stage in manifest_of(source).get("stages", ()) if stage.get("technique") != _LEAVES_DENSE]
     stored = _format(source, task)
     return done or ([] if stored is None else [stored])
 
 
 def deployed(folder: Path) -> Family:
     """The model as a user gets it: by plain transformers, from the deployable files."""
-    manifest = read_manifest(folder)
-    return from_folder(folder, manifest["family"], manifest["max_length"])
+    said = read_manifest(folder)
+    return from_folder(folder, said["family"], said["max_length"])
 
 
 def served(folder: str | Path, device: str | torch.device = "cpu") -> Family:
     """The model as it is measured: what is packed on the fastest kernels of ``device``, see ``model.serving``."""
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    return serving.served(folder, manifest["family"], manifest["max_length"], device=device)
+    said = read_manifest(folder)
+    return serving.served(folder, said["family"], said["max_length"], device=device)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What was done to the model in ``folder``.
 
     Raises:
-        ValueError: There is no manifest, or it cannot be read, or it is of a newer format.
+        ValueError: There is no manifest, or it cannot be read, or it is of a newer format, see ``manifest``.
     """
-    path = folder / MANIFEST
-    if not path.exists():
-        raise ValueError(f"'{folder}' is no slimexp artifact: it holds no {MANIFEST}")
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"'{path}' is damaged ({error}): copy or train the model anew") from error
-    if manifest["format"] > FORMAT:
-        raise ValueError(f"'{folder}' is of format {manifest['format']}, this slimexp reads up to {FORMAT}: update it")
-    return manifest
+    return manifest.read(folder)
 
 
 def reached(folder: Path) -> dict[str, float]:
@@ -223,7 +205,7 @@ def reached(folder: Path) -> dict[str, float]:
     Returns:
         ``<stage>_<figure>`` of the model (``quantize_share``: how much was quantized), ``<figure>/<layer>`` of layers.
     """
-    if not (folder / MANIFEST).exists():
+    if not os.path.lexists(folder / MANIFEST):
         return {}
     stages = [one for one in read_manifest(folder)["stages"] if one.get("technique") != _LEAVES_DENSE]
     done = [(stage["name"], *item) for stage in stages for item in stage.get("coverage", {}).items()]
@@ -265,14 +247,6 @@ def _save_training(model: PreTrainedModel, path: Path) -> None:
         place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
         first.setdefault(place, name)
     save_file({name: state[name].contiguous() for name in first.values()}, path)
-
-
-def _empty(folder: Path) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(folder)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    model: PreTrainedModel = getattr(transformers, config.architectures[0])(config)
-    return model
 
 
 def _plain_class(model: nn.Module) -> type:

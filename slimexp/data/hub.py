@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slimexp import hub
+from slimexp.bounded import one_line
 from slimexp.data.base import HELD_OUT, Split, Task
 from slimexp.data.reader import Row
 from slimexp.data.table import Columns, Splits, Table
@@ -69,7 +70,7 @@ class Hub(Table):
                 else:
                     tables = datasets.load_dataset(self.path, self.subset)
         except Exception as error:  # the libraries below raise every kind, from HTTP's to JSON's
-            why = f"{type(error).__name__}: {error}"
+            why = f"{type(error).__name__}: {one_line(error)}"
             if not local:
                 why = f"{hub.missing(self.path, 'dataset', error, key='data.path')}; data=files reads plain files"
             subset = f" (subset {self.subset!r})" if self.subset else ""

@@ -154,6 +154,7 @@ class LmEval(Measure):
             task.set_fewshot_seed(seed=self.seed)
         model = HFLM(
             pretrained=family.model,
+            trust_remote_code=False,
             backend=_BACKENDS[family.task],
             tokenizer=family.tokenizer,
             max_length=family.max_length,

@@ -1,6 +1,5 @@
 """Bytes on disk and in memory, and how many weights they are."""
 
-import json
 from collections.abc import Iterator, Mapping
 from copy import copy
 from fnmatch import fnmatchcase
@@ -11,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from slimexp import manifest
 from slimexp.data.base import Corpus, Direction
 from slimexp.kernel.base import Kernel
 from slimexp.measure.base import Measure, Subject, untouched
@@ -73,9 +73,8 @@ def deployable(folder: Path) -> list[Path]:
     Raises:
         ValueError: A file that the manifest lists is missing, or there are no weights.
     """
-    manifest = folder / "manifest.json"
-    if manifest.exists():
-        files = [folder / name for name in json.loads(manifest.read_text())["files"]]
+    if (folder / manifest.NAME).exists():
+        files = [folder / name for name in manifest.read(folder)["files"]]
         if missing := [file.name for file in files if not file.exists()]:
             raise ValueError(f"{folder} lacks {', '.join(missing)}, which its manifest.json lists: save it again")
         return files

@@ -1,41 +1,35 @@
 """Models by hub id, by local folder, from the zoo, or from a config alone."""
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import huggingface_hub
 import torch
-from safetensors import SafetensorError
-from torch import Tensor
-from tqdm import tqdm
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from slimexp import hub
+from slimexp.bounded import one_line
+from slimexp.manifest import LARGEST
 from slimexp.model import labels as classes
 from slimexp.model.base import Family, Source
-from slimexp.model.cache import cache_bits, round_cache
+from slimexp.model.cache import cache_bits, require_cache, round_cache
 from slimexp.model.causal_lm import CausalLm
 from slimexp.model.encoder import Encoder
+from slimexp.model.reading import check_room, outline, reach, tokenizer_of, weights
 from slimexp.model.seq2seq import Seq2Seq
 from slimexp.model.special_tokens import COUNT_FROM_PADDING
 from slimexp.model.surgery import Cut
 from slimexp.model.tokenizer import TokenizerRecipe
-from slimexp.quantizer.packing import decompress
+from slimexp.model.vetting import SHAPES_MODEL, check_config, require_files
 
 ZOO = Path(__file__).parent.parent / "zoo"
 
@@ -44,8 +38,6 @@ _FAMILIES: dict[str, tuple[Any, type[Family]]] = {
     "causal_lm": (AutoModelForCausalLM, CausalLm),
     "classification": (AutoModelForSequenceClassification, Encoder),
 }
-
-_SHAPES_MODEL = (".safetensors", ".bin", ".json", ".txt", ".model", ".tiktoken")  # files of weights, config, tokenizer
 
 
 class Pretrained(Source):
@@ -62,31 +54,26 @@ class Pretrained(Source):
         self.max_length = max_length
 
     def validate(self, task: str, labels: Sequence[str] = ()) -> PreTrainedConfig:
-        config: PreTrainedConfig = _reach(AutoConfig, self.folder)
+        config: PreTrainedConfig = reach(AutoConfig, self.folder)
         _validate(config, task, self.path, self.max_length)
         classes.in_model_order(config, labels)
         return config
 
     def load_tokenizer(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
-        tokenizer: PreTrainedTokenizerBase = _reach(AutoTokenizer, self.folder)
-        return tokenizer
+        return tokenizer_of(self.folder)
 
     def outline(self, *, task: str, labels: Sequence[str]) -> Family:
         auto, family = _FAMILIES[task]
         config = self.validate(task, labels)
         for name, value in classes.options(config, labels).items():
             setattr(config, name, value)
-        with torch.device("meta"):
-            model = auto.from_config(config)
+        model = outline(auto, config, self.path)
         return family(model, self.load_tokenizer(texts=tuple), max_length=self.max_length)
 
     def load(self, *, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str]) -> Family:
         auto, family = _FAMILIES[task]
         options = classes.options(self.validate(task), labels)
-        model = _reach(auto, self.folder, dtype=torch.float32, **options)
-        with without_bars():
-            decompress(model)
-        check_checkpoint(model.named_parameters(), self.folder)
+        model = weights(auto, self.folder, **options)
         vars(model.config).pop("quantization_config", None)  # its weights are plain numbers now
         round_cache(model, cache_bits(model.config))
         classes.lay_out(model, labels)
@@ -95,10 +82,11 @@ class Pretrained(Source):
     def fingerprint(self) -> str:
         """Digest of a local folder's files, which can change under the same path; of a hub model its commit."""
         if not Path(self.folder).is_dir():
-            return str(_reach(AutoConfig, self.folder)._commit_hash)
+            return str(reach(AutoConfig, self.folder)._commit_hash)
+        require_files(Path(self.folder))
         digest = hashlib.sha256()
         for path in sorted(Path(self.folder).glob("*")):
-            if path.suffix in _SHAPES_MODEL:
+            if path.suffix in SHAPES_MODEL:
                 with path.open("rb") as file:
                     digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
@@ -149,10 +137,11 @@ class Scratch(Source):
         self.max_length = max_length
 
     def validate(self, task: str, labels: Sequence[str] = ()) -> PreTrainedConfig:
+        check_config(self.config, "model.config")
         try:
             config: PreTrainedConfig = AutoConfig.for_model(**self.config)
         except Exception as error:  # of transformers and of huggingface_hub, which checks the types
-            raise ValueError(f"model.config: {' '.join(str(error).split())}") from error
+            raise ValueError(f"model.config: {one_line(error)}") from error
         _validate(config, task, f"a {self.config['model_type']} config", self.max_length)
         return config
 
@@ -169,7 +158,7 @@ class Scratch(Source):
         for name, value in classes.options(config, labels).items():
             setattr(config, name, value)
         auto, family = _FAMILIES[task]
-        return family(auto.from_config(config), tokenizer, max_length=self.max_length)
+        return family(auto.from_config(config, trust_remote_code=False), tokenizer, max_length=self.max_length)
 
 
 class CutOut(Source):
@@ -208,87 +197,43 @@ def family_named(task: str) -> type[Family]:
 def from_folder(folder: str | Path, task: str, max_length: int, dtype: torch.dtype = torch.float32) -> Family:
     """A family from a model folder, exactly as plain transformers loads it in ``dtype``."""
     auto, _ = _FAMILIES[task]
-    with without_bars():
-        model = auto.from_pretrained(folder, dtype=dtype)
-        decompress(model)
-    check_checkpoint(model.named_parameters(), folder)
-    return family_of(model.eval(), folder, task, max_length)
+    _validate(reach(AutoConfig, folder), task, f"model '{folder}'", max_length)
+    return family_of(weights(auto, folder, dtype).eval(), folder, task, max_length)
 
 
 def family_of(model: PreTrainedModel, folder: str | Path, task: str, max_length: int) -> Family:
     """A family of a model that is loaded, with the tokenizer in its folder."""
     round_cache(model, cache_bits(model.config))
-    return family_named(task)(model, AutoTokenizer.from_pretrained(folder), max_length=max_length)
+    return family_named(task)(model, tokenizer_of(folder), max_length=max_length)
 
 
-def check_checkpoint(tensors: Iterable[tuple[str, Tensor]], path: str | Path) -> None:
-    """Refuse a checkpoint that nothing can be made of, before anything is.
-
-    Args:
-        tensors: What was loaded, by name.
-        path: Where from, a folder or a hub id.
+def bare(folder: Path, task: str, max_length: int) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
+    """Class and config of the model that an artifact for ``task`` holds, rounding left out.
 
     Raises:
-        ValueError: One of the tensors holds NaN or infinity.
+        ValueError: It does not serve ``task`` or ``max_length``, or its config and its files do not fit each other.
     """
-    for name, tensor in tensors:
-        if not _is_finite(tensor):
-            file = _file_of(name, Path(path))
-            raise ValueError(
-                f"model '{path}': '{name}'{f' in {file}' if file else ''} holds NaN or infinity: get the file anew, "
-                "or train the model anew"
-            )
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Without the copy that ``isfinite`` makes; of 8-bit floats there is no other way."""
-    if not tensor.is_floating_point() or not tensor.numel():
-        return True
-    ends = (tensor.float() if tensor.dtype.itemsize == 1 else tensor).aminmax()
-    return all(bool(end.isfinite()) for end in ends)
-
-
-def _file_of(tensor: str, folder: Path) -> str | None:
-    """The file in ``folder`` that holds ``tensor``, as far as can be told."""
-    if (index := next(folder.glob("*.index.json"), None)) is not None:
-        found: str | None = json.loads(index.read_text())["weight_map"].get(tensor)
-        return found
-    weights = (folder / name for name in ("model.safetensors", "pytorch_model.bin"))
-    return next((file.name for file in weights if file.exists()), None)
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Hide the progress bars of loading and saving (of transformers and compressed-tensors), not those of downloads."""
-    draw = tqdm.__init__
-
-    def hidden(bar: tqdm, *args: Any, **options: Any) -> None:
-        draw(bar, *args, **options if isinstance(bar, huggingface_hub.utils.tqdm) else {**options, "disable": True})
-
-    with mock.patch.object(tqdm, "__init__", hidden):
-        yield
-
-
-def _reach(auto: Any, path: str, **options: Any) -> Any:
-    local = Path(path).is_dir()
-    try:
-        with nullcontext() if local else hub.reached(), without_bars():
-            return auto.from_pretrained(path, **options)
-    except (OSError, SafetensorError) as error:  # the second: a file that was cut short
-        if isinstance(error, SafetensorError):
-            raise damaged(path, error) from error
-        why = str(error) if local else hub.missing(path, "model", error, key="model.path")
-        raise ValueError(f"model '{path}' cannot be had: {why}") from error
-
-
-def damaged(path: str | Path, error: SafetensorError) -> ValueError:
-    """What to raise where the weights of a model cannot be read."""
-    return ValueError(f"model '{path}': its safetensors file was cut short or is none ({error}): get the file anew")
+    auto, _ = _FAMILIES[task]
+    config: PreTrainedConfig = reach(AutoConfig, folder)
+    _validate(config, task, f"model '{folder}'", max_length)
+    check_room(outline(auto, config, folder), folder)
+    serving = auto._model_mapping[type(config)]
+    known = {one.__name__: one for one in (serving if isinstance(serving, tuple) else (serving,))}
+    named = next(iter(config.architectures or ()), None)
+    if named not in known:
+        raise ValueError(
+            f"model '{folder}': architectures of its config.json must name {' or '.join(known)}, which serves the task "
+            f"'{task}', got {named!r}: get config.json anew"
+        )
+    vars(config).pop("quantization_config", None)
+    return known[named], config
 
 
 def _check_length(max_length: int) -> None:
     if max_length < 2:
         raise ValueError(f"max_length must be >= 2, got {max_length}")
+    if max_length > LARGEST:
+        raise ValueError(f"max_length must be <= {LARGEST}, got {max_length}")
 
 
 def _validate(config: PreTrainedConfig, task: str, name: str, max_length: int) -> None:
@@ -301,6 +246,8 @@ def _validate(config: PreTrainedConfig, task: str, name: str, max_length: int) -
             f"{name} is of type {config.model_type}, which does not serve the task '{task}' of this corpus: "
             "choose another model=... or data=..."
         )
+    if (bits := cache_bits(config)) is not None:
+        require_cache(config, bits)
     longest = _longest(config)
     if longest is not None and max_length > longest:
         raise ValueError(

@@ -10,18 +10,22 @@ from unittest import mock
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
+from slimexp.bounded import one_line
 from slimexp.decode.fused import TYPES
 from slimexp.decode.words import Words
 from slimexp.kernel.base import ACTIVATION_BITS, FLOAT8, Kernel, Packed
 from slimexp.kernel.race import put
 from slimexp.kernel.scaled_mm import ScaledMM
 from slimexp.model.base import Family
-from slimexp.model.loading import check_checkpoint, damaged, family_of, from_folder
+from slimexp.model.loading import bare, family_of, from_folder
+from slimexp.model.reading import check_checkpoint, reach
+from slimexp.model.vetting import damaged, vet
 from slimexp.quantizer.packing import SCALE, WEIGHT
 from slimexp.quantizer.unpacking import unpacked
 
+_WAY_OUT = "get the model anew"
 _FORMATS = {"int-quantized", "pack-quantized", "float-quantized", "mixed-precision"}
 
 
@@ -47,8 +51,9 @@ def served(
         dtype: Of what is not quantized, and of what flows between the layers.
     """
     folder, device = Path(folder), torch.device(device)
+    vet(folder)
     if refusal(folder) is None and device.type in ("cpu", "cuda"):
-        family = family_of(_packed(folder, device, dtype), folder, task, max_length)
+        family = family_of(_packed(folder, task, max_length, device, dtype), folder, task, max_length)
     else:
         family = from_folder(folder, task, max_length, dtype=dtype)
     nn.Module.to(family.model, device)
@@ -62,21 +67,23 @@ def stored_type(folder: Path) -> torch.dtype:
     return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else torch.float32
 
 
-def _packed(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    import transformers
-
+def _packed(
+    folder: Path, task: str, max_length: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    make, config = bare(folder, task, max_length)
     try:
         layers = unpacked(folder)
         floats = _floats(folder, layers, dtype)
     except SafetensorError as error:
         raise damaged(folder, error) from error
+    except Exception as error:  # tensors that are not what quantization_config says fail in every way
+        raise ValueError(f"model '{folder}': its packed weights are damaged ({one_line(error)}): {_WAY_OUT}") from error
     scales = ((f"{name}.{SCALE}", one.scale) for name, one in layers.items())
     numbers = ((f"{name}.{WEIGHT}", one.numbers) for name, one in layers.items())
     check_checkpoint([*floats.items(), *scales, *numbers], folder)
-    config = AutoConfig.from_pretrained(folder)
-    del config.quantization_config
     with _without_weights():
-        model: PreTrainedModel = getattr(transformers, config.architectures[0])(config)
+        model = make(config)
+    _check_shapes(model, floats, layers, folder)
     linear = {name: one for name, one in layers.items() if isinstance(model.get_submodule(name), nn.Linear)}
     decodes = device.type == "cuda" and config.model_type in TYPES
     read = _read_by_decoding(linear, device) if decodes else None
@@ -95,8 +102,32 @@ def _packed(folder: Path, device: torch.device, dtype: torch.dtype = torch.float
     if missing := [name for name, tensor in model.named_parameters() if tensor.is_meta]:
         raise ValueError(f"'{folder}' lacks {', '.join(missing[:3])}: it is not whole, save it again")
     if model.can_generate():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+        model.generation_config = reach(GenerationConfig, folder)
     return model.eval()
+
+
+def _check_shapes(
+    model: PreTrainedModel, floats: Mapping[str, Tensor], layers: Mapping[str, Packed], folder: Path
+) -> None:
+    """Refuse tensors that have no place in the model, or another shape there."""
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    stored = {f"{name}.weight": one.numbers.shape for name, one in layers.items()}
+    stored |= {f"{name}.bias": one.bias.shape for name, one in layers.items() if one.bias is not None}
+    stored |= {name: tensor.shape for name, tensor in floats.items() if name in wanted}
+    for name, shape in stored.items():
+        if wanted.get(name) != shape:
+            raise ValueError(
+                f"model '{folder}': '{name}' must have shape {list(wanted.get(name, ()))} by its config.json, got "
+                f"{list(shape)}: {_WAY_OUT}"
+            )
+    for name, one in layers.items():
+        rows, columns = one.numbers.shape
+        for grid in (one.scale, one.zero):
+            if grid is not None and (grid.ndim != 2 or grid.shape[0] != rows or columns % max(grid.shape[1], 1)):
+                raise ValueError(
+                    f"model '{folder}': '{name}' must have a scale for each row or group, got {list(grid.shape)}: "
+                    f"{_WAY_OUT}"
+                )
 
 
 def _read_by_decoding(layers: Mapping[str, Packed], device: torch.device) -> dict[str, type[Kernel]] | None:
@@ -124,6 +155,13 @@ def refusal(folder: Path) -> str | None:
         return f"its format is {config.get('quant_method')}, not compressed-tensors"
     if not (folder / "model.safetensors").exists():
         return "its weights are not in one model.safetensors"
+    try:
+        return _format_refusal(config)
+    except (AttributeError, KeyError, TypeError) as error:  # settings that are missing or of another type
+        return f"what it says of its format is damaged ({type(error).__name__}: {one_line(error)})"
+
+
+def _format_refusal(config: dict[str, Any]) -> str | None:
     groups = list(config["config_groups"].values())
     kinds = {config["format"], *(group.get("format") or config["format"] for group in groups)}
     if strange := kinds - _FORMATS:

@@ -102,9 +102,9 @@ def _matmul(model: nn.Module, folder: Path | None) -> str:
         rounding = "" if activations is None else f", activations rounded to {_said(dict(activations))} in {dtype}"
         return f"{_said(dict(executed.weights))} dequantized -> {dtype} matmul{rounding}"
     stored = json.loads((folder / "config.json").read_text()).get("quantization_config") if folder else None
-    if stored is None:
+    group = next(iter((stored or {}).get("config_groups", {}).values()), None)
+    if group is None:
         return f"{dtype} matmul" + (" (zeros multiplied like all else)" if _has_zeros(model) else "")
-    group = next(iter(stored["config_groups"].values()))
     return f"{_said(group['weights'])} dequantized -> {dtype} matmul"
 
 

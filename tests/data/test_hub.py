@@ -92,3 +92,12 @@ def test_missing_names(tmp_path: Path, rows: Rows) -> None:
 def test_unreachable(path: str, why: str) -> None:
     with pytest.raises(ValueError, match=f"cannot load dataset '{path}': .*{why}.*data=files"):
         _ = hub(path, "seq2seq").splits
+
+
+def test_a_script_in_a_folder_is_not_run(tmp_path: Path) -> None:
+    (folder := tmp_path / "data").mkdir()
+    (folder / "data.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')")
+    with pytest.raises(ValueError, match="cannot load dataset") as raised:
+        hub(folder, "causal_lm").splits  # noqa: B018 (reading it is what is tried)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "canary").exists()

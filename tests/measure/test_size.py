@@ -43,8 +43,8 @@ def _touch(folder: Path, **sizes: int) -> None:
 @pytest.mark.fast
 def test_manifest_says_what_ships(tmp_path: Path) -> None:
     _touch(tmp_path, model__safetensors=10, config__json=5, training__safetensors=100)
-    manifest: dict[str, Any] = {"files": ["model.safetensors", "config.json"]}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    manifest: dict[str, Any] = {"format": 1, "family": "seq2seq", "max_length": 8, "stages": [], "attachments": []}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"files": ["model.safetensors", "config.json"]}))
     assert {file.name for file in deployable(tmp_path)} == {"model.safetensors", "config.json"}
     (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match=r"lacks config\.json"):

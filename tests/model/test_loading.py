@@ -16,11 +16,10 @@ from slimexp.model.loading import (
     CutOut,
     Pretrained,
     Scratch,
-    check_checkpoint,
     family_named,
     from_folder,
-    without_bars,
 )
+from slimexp.model.reading import check_checkpoint, without_bars
 from slimexp.model.surgery import Cut
 from slimexp.model.tokenizer import Bpe, Bytes
 

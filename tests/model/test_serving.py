@@ -69,7 +69,9 @@ def test_on_a_gpu_llama_like_models_run_on_words(
     fake = saved(
         tiny("causal_lm", intermediate_size=64), tmp_path / "a", bits=bits, group_size=group_size, activations=False
     )
-    model = serving._packed(tmp_path / "a", torch.device("cuda"))  # laid out for it, and not moved there
+    model = serving._packed(
+        tmp_path / "a", "causal_lm", fake.max_length, torch.device("cuda")
+    )  # laid out for it, and not moved there
     real = family_of(model, tmp_path / "a", "causal_lm", fake.max_length)
     assert all(isinstance(real.model.get_submodule(name), Words) for name in fake.compressible())
     assert (logits(real) - logits(fake)).norm() < 2e-2 * logits(fake).norm()  # inputs are rounded to int8
@@ -276,3 +278,52 @@ def test_what_is_not_finite_is_refused_by_name(name: str, tiny: Callable[..., An
     save_file(state, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=f"'{name}' in model.safetensors holds NaN or infinity"):
         artifact.served(tmp_path / "a")
+
+
+LAYER = "model.layers.0.mlp.up_proj"
+PACKED: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
+    "no scale": (lambda state: state.pop(f"{LAYER}.weight_scale"), "lacks model.layers.0.mlp.up_proj.weight"),
+    "no numbers": (lambda state: state.pop(f"{LAYER}.weight_packed"), "packed weights are damaged"),
+    "no shape": (lambda state: state.pop(f"{LAYER}.weight_shape"), "packed weights are damaged"),
+    "another shape": (
+        lambda state: state.update({f"{LAYER}.weight_shape": torch.tensor([48, 16])}),
+        rf"'{LAYER}.weight' must have shape \[48, 32\] by its config.json, got \[48, 16\]",
+    ),
+    "fewer scales": (
+        lambda state: state.update({f"{LAYER}.weight_scale": state[f"{LAYER}.weight_scale"][:8].clone()}),
+        rf"'{LAYER}' must have a scale for each row or group, got \[8, 4\]",
+    ),
+    "another norm": (
+        lambda state: state.update({"model.norm.weight": torch.ones(31)}),
+        r"'model.norm.weight' must have shape \[32\] by its config.json, got \[31\]",
+    ),
+    "a layer more": (
+        lambda state: state.update({k.replace("0", "7"): v.clone() for k, v in state.items() if k.startswith(LAYER)}),
+        r"'model.layers.7.mlp.up_proj.weight' must have shape \[\] by its config.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", PACKED)
+def test_packed_numbers_that_do_not_fit_are_refused(what: str, tiny: Callable[..., Any], tmp_path: Path) -> None:
+    saved(tiny("causal_lm"), tmp_path / "a", bits=4, group_size=8, activations=False)
+    damage, why = PACKED[what]
+    damage(state := load_file(tmp_path / "a" / "model.safetensors"))
+    save_file(state, tmp_path / "a" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=why) as raised:
+        artifact.served(tmp_path / "a")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("groups", [None, 5, {}, {"a": 5}, {"a": {"targets": ["Linear"]}}], ids=str)
+def test_settings_of_a_format_that_are_damaged_are_no_traceback(
+    groups: Any, tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    saved(tiny("causal_lm"), tmp_path / "a", bits=4, group_size=8, activations=False)
+    path = tmp_path / "a" / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"]["config_groups"] = groups
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"model '.*'") as raised:
+        artifact.served(tmp_path / "a")
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,213 @@
+"""What transformers reads of a model: vetted before, all there afterwards, and every failure one line."""
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import huggingface_hub
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from slimexp import hub
+from slimexp.bounded import one_line
+from slimexp.model.vetting import Refused, check_config, damaged, stored_bytes, vet
+from slimexp.quantizer.packing import decompress
+
+
+def reach(auto: Any, path: str | Path, **options: Any) -> Any:
+    """What ``auto.from_pretrained`` reads from a folder that was vetted, or from the hub; no code of the model's runs.
+
+    Raises:
+        ValueError: It cannot be had.
+    """
+    local = Path(path).is_dir()
+    if local:
+        vet(Path(path))
+    if auto is not GenerationConfig:
+        options["trust_remote_code"] = False
+    try:
+        with nullcontext() if local else hub.reached(), without_bars():
+            if not local:
+                check_config(PreTrainedConfig.get_config_dict(path)[0], f"model '{path}'")
+            return auto.from_pretrained(path, **options)
+    except Refused:
+        raise
+    except SafetensorError as error:  # a file that was cut short
+        raise damaged(path, error) from error
+    except BaseException as error:  # the libraries below raise every kind
+        if not isinstance(error, Exception) and not _is_panic(error):
+            raise
+        why = one_line(error)
+        if isinstance(error, OSError) and not local:
+            why = hub.missing(str(path), "model", error, key="model.path")
+        raise ValueError(f"model '{path}' cannot be had: {why}") from error
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether it is how a library written in Rust fails, which is no ``Exception`` of Python's."""
+    return type(error).__name__ == "PanicException"
+
+
+def tokenizer_of(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, which can read a word.
+
+    Raises:
+        ValueError: It cannot be had, or fails on a word.
+    """
+    tokenizer: PreTrainedTokenizerBase = reach(AutoTokenizer, path)
+    try:
+        tokenizer("a"), tokenizer("a", "a")
+    except BaseException as error:  # parts that do not fit each other are a panic of its library only now
+        if isinstance(error, Exception) or _is_panic(error):
+            raise ValueError(f"model '{path}': its tokenizer is damaged ({one_line(error)}): get it anew") from error
+        raise
+    return tokenizer
+
+
+def outline(auto: Any, config: PreTrainedConfig, path: str | Path) -> PreTrainedModel:
+    """A model without weights.
+
+    Raises:
+        ValueError: There is none under this config, or it is too large for what is stored.
+    """
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = auto.from_config(config, trust_remote_code=False)
+    except Exception as error:  # numbers that do not fit each other show up anywhere
+        raise ValueError(f"model '{path}': no model can be made from its config.json ({one_line(error)})") from error
+    return model
+
+
+def weights(auto: Any, path: str | Path, dtype: torch.dtype = torch.float32, **options: Any) -> PreTrainedModel:
+    """A trained model in ``dtype``, as plain transformers loads it, if its weights are all there."""
+    config = reach(AutoConfig, path)
+    check_room(outline(auto, config, path), path)
+    with _without_report():
+        model, found = reach(auto, path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    check_fit(model, found, path)
+    with without_bars():
+        decompress(model)
+    check_checkpoint(model.named_parameters(), path)
+    return model
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Hide the table of transformers about what it missed: ``check_fit`` says it in one line."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def check_room(model: PreTrainedModel, path: str | Path) -> None:
+    """Refuse a model with more weights than its files can hold at a bit for each, before they are allocated."""
+    stored = stored_bytes(Path(path)) if Path(path).is_dir() else 0
+    wanted = sum(parameter.numel() for parameter in model.parameters())
+    if stored and wanted > 8 * stored:
+        raise ValueError(
+            f"model '{path}': its config.json speaks of {wanted:,} weights, and its files hold {stored:,} bytes: "
+            "get config.json anew"
+        )
+
+
+def check_fit(model: PreTrainedModel, found: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse a model that is not the one of its files: transformers makes up what it misses, and drops what is over.
+
+    Args:
+        model: As it was loaded.
+        found: What transformers says about loading it.
+        path: Where from.
+
+    Raises:
+        ValueError: A tensor has another shape than the config says, or the files hold more or fewer blocks.
+    """
+    way_out = "config.json and weights do not belong together: get both anew"
+    for name, stored, wanted in sorted(found["mismatched_keys"]):
+        raise ValueError(
+            f"model '{path}': '{name}' must have shape {list(wanted)} by its config.json, got {list(stored)}: {way_out}"
+        )
+    new = sorted(dict(model.named_parameters()).keys() & set(found["missing_keys"]))
+    if missing := next((name for name in new if not _may_be_new(model, name)), None):
+        raise ValueError(f"model '{path}': its files hold no '{missing}': {way_out}")
+    base = f"{model.base_model_prefix}."
+    for block, module in model.named_modules():
+        if isinstance(module, nn.ModuleList):
+            over = re.compile(rf"(?:{re.escape(base)})?{re.escape(block.removeprefix(base))}\.(\d+)\.")
+            for name in sorted(found["unexpected_keys"]):
+                if (place := over.match(name)) and int(place[1]) >= len(module):
+                    raise ValueError(f"model '{path}': its files hold '{name}', it has {len(module)} blocks: {way_out}")
+
+
+def _may_be_new(model: PreTrainedModel, name: str) -> bool:
+    """Whether a weight is of a classifier's head, a pooler among it, on a model that was saved without one."""
+    kind, base = type(model).__name__, f"{model.base_model_prefix}."
+    if not kind.endswith("ForSequenceClassification") or kind in (model.config.architectures or ()):
+        return False
+    return not name.startswith(base) or name.startswith(f"{base}pooler.")
+
+
+def check_checkpoint(tensors: Iterable[tuple[str, Tensor]], path: str | Path) -> None:
+    """Refuse a checkpoint that nothing can be made of, before anything is.
+
+    Args:
+        tensors: What was loaded, by name.
+        path: Where from, a folder or a hub id.
+
+    Raises:
+        ValueError: One of the tensors holds NaN or infinity.
+    """
+    for name, tensor in tensors:
+        if not _is_finite(tensor):
+            file = _file_of(name, Path(path))
+            raise ValueError(
+                f"model '{path}': '{name}'{f' in {file}' if file else ''} holds NaN or infinity: get the file anew, "
+                "or train the model anew"
+            )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Without the copy that ``isfinite`` makes; of 8-bit floats there is no other way."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    ends = (tensor.float() if tensor.dtype.itemsize == 1 else tensor).aminmax()
+    return all(bool(end.isfinite()) for end in ends)
+
+
+def _file_of(tensor: str, folder: Path) -> str | None:
+    """The file in ``folder`` that holds ``tensor``, as far as can be told."""
+    if (index := next(folder.glob("*.index.json"), None)) is not None:
+        found: str | None = json.loads(index.read_text())["weight_map"].get(tensor)
+        return found
+    weights = (folder / name for name in ("model.safetensors", "pytorch_model.bin"))
+    return next((file.name for file in weights if file.exists()), None)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Hide the progress bars of loading and saving (of transformers and compressed-tensors), not those of downloads."""
+    draw = tqdm.__init__
+
+    def hidden(bar: tqdm, *args: Any, **options: Any) -> None:
+        draw(bar, *args, **options if isinstance(bar, huggingface_hub.utils.tqdm) else {**options, "disable": True})
+
+    with mock.patch.object(tqdm, "__init__", hidden):
+        yield
