@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from slimexp import record, stage
-from slimexp.config import Evaluation, build, check, chosen, main
+from slimexp import record, secret, stage
+from slimexp.command_line import main
+from slimexp.config import Evaluation, build, check, chosen
 
 if TYPE_CHECKING:
     from slimexp.data.base import Corpus
@@ -62,8 +63,8 @@ def evaluate(cfg: DictConfig) -> float | None:
         parent=None,
         technique=STAGE,
         seed=cfg.seed,
-        overrides=list(HydraConfig.get().overrides.task),
-        config=_resolved(cfg),
+        overrides=secret.masked(HydraConfig.get().overrides.task),
+        config=secret.written(cfg),
         kernel=kernel(subject.family.model, subject.folder),
         headline=corpus.headline,
         direction=corpus.direction,

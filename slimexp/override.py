@@ -1,9 +1,12 @@
 """Overrides of a command line, as text."""
 
+import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 
 def given(arguments: Sequence[str]) -> list[str]:
@@ -22,6 +25,18 @@ def first(override: str) -> str:
     if not parsed.is_discrete_sweep():
         return override
     return f"{override.partition('=')[0]}={next(iter(parsed.sweep_string_iterator()))}"
+
+
+def quoted(override: str) -> str:
+    """The word to type into a shell so that its value is read as text; empty where there is no such word."""
+    name, equals, value = override.partition("=")
+    inner = re.sub(r"(\\*)(\"|$)", lambda found: found[1] * 2 + ("\\" if found[2] else "") + found[2], value)
+    word = f'{name}="{inner}"'
+    try:
+        parsed = OverridesParser.create().parse_override(word)
+    except HydraException:
+        return ""
+    return shlex.quote(word) if equals and value.isprintable() and parsed.value() == value else ""
 
 
 def nameless(overrides: Sequence[str], options: Callable[[str], Sequence[str]]) -> Iterator[str]:

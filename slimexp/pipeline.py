@@ -18,7 +18,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from slimexp import artifact, record, reference
+from slimexp import artifact, machine, record, reference, secret
 from slimexp.checkpoint import Checkpoint
 from slimexp.config import build, chosen
 from slimexp.data.base import Corpus
@@ -68,8 +68,8 @@ class Pipeline:
     def __init__(self, cfg: DictConfig, *, overrides: list[str]) -> None:
         self.cfg = cfg
         self.overrides = overrides
-        self.dtype = _float_type(cfg.save_dtype)
-        _check_machine(cfg.trainer, cfg.seed)
+        self.dtype: torch.dtype = getattr(torch, cfg.save_dtype)
+        machine.check(cfg.trainer, cfg.callback)
         self.corpus: Corpus = build(cfg.data)
         self.source: Source = build(cfg.model)
         self.techniques: dict[str, Finetune] = {name: build(node) for name, node in cfg.pipeline.items()}
@@ -94,7 +94,7 @@ class Pipeline:
         """Every stage in turn; returns the metrics of the last."""
         _quiet()
         tracker: Tracker = build(self.cfg.logger)
-        tracker.start(name=self.cfg.name, config=_resolved(self.cfg))
+        tracker.start(name=self.cfg.name, config=secret.written(self.cfg))
         try:
             metrics: dict[str, float] = {}
             for stage in self.stages:
@@ -178,7 +178,7 @@ class Pipeline:
             return time.monotonic() - began
         previous = next(one for one in self.stages if one.key == stage.parent)
         technique = self.techniques[stage.name]
-        technique.workplace = _device(self.cfg.trainer)
+        technique.workplace = machine.device(self.cfg.trainer)
         technique.prepare(artifact.load(previous.artifact), self.corpus, self._teacher(technique))
         if technique.steps:
             self._fit(technique, stage, tracker)
@@ -190,21 +190,17 @@ class Pipeline:
         return time.monotonic() - began
 
     def _fit(self, technique: Finetune, stage: Stage, tracker: Tracker) -> None:
-        callbacks = [build(node) for node in self.cfg.callback.values()]
-        if not self.cfg.trainer.get("enable_progress_bar", True):  # Lightning refuses a bar next to this switch
-            callbacks = [callback for callback in callbacks if not isinstance(callback, pl.callbacks.ProgressBar)]
         settings = self.cfg.checkpoint
         checkpoint = Checkpoint(
             path=stage.checkpoint, every_seconds=settings.every_seconds, every_steps=settings.every_steps
         )
-        trainer = build(
+        trainer = machine.trainer(
             self.cfg.trainer,
-            max_steps=technique.steps,
-            accumulate_grad_batches=technique.accumulate,
-            callbacks=[*callbacks, checkpoint],
-            logger=tracker.loggers(stage.name, stage.curves),
-            log_every_n_steps=min(self.cfg.trainer.get("log_every_n_steps", 10), technique.steps),
-            default_root_dir=stage.folder,
+            steps=technique.steps,
+            accumulate=technique.accumulate,
+            callbacks=[*machine.callbacks(self.cfg.trainer, self.cfg.callback), checkpoint],
+            loggers=tracker.loggers(stage.name, stage.curves),
+            folder=stage.folder,
         )
         if self.cfg.compile:
             technique.compile()
@@ -234,7 +230,9 @@ class Pipeline:
 
     def _finish_measuring(self, stage: Stage, trained: float | None, tracker: Tracker) -> dict[str, float]:
         """Metrics of the stage, measured once, and its record."""
-        wanted = {"measure": _resolved(self.cfg.measure), "code": code_version(_SHAPES_FIGURES)}
+        wanted = {"measure": secret.written(self.cfg.measure), "code": code_version(_SHAPES_FIGURES)}
+        if secret.hides(self.cfg.measure):  # another value is another measure, and only its digest is kept
+            wanted["values"] = key(_resolved(self.cfg.measure))
         known = stage.measured()
         if known and trained is None and {**known, **wanted} == known:
             print(f"{stage.name}: finished before, reused from {stage.folder}")
@@ -265,8 +263,8 @@ class Pipeline:
             parent=stage.parent,
             technique=type(self.techniques[stage.name]).__name__ if stage.parent else stage.name,
             seed=self.cfg.seed,
-            overrides=self.overrides,
-            config=_resolved(self.cfg),
+            overrides=secret.masked(self.overrides),
+            config=secret.written(self.cfg),
             kernel=ran,
             headline=self.corpus.headline,
             direction=self.corpus.direction,
@@ -293,7 +291,7 @@ class Pipeline:
         return trivial(self.measures.values(), self.corpus)
 
     def _subject(self, stage: Stage) -> Subject:
-        return Subject(artifact.served(stage.artifact, _device(self.cfg.trainer)), stage.artifact)
+        return Subject(artifact.served(stage.artifact, machine.device(self.cfg.trainer)), stage.artifact)
 
     def _teacher(self, technique: Finetune) -> Family | None:
         if not technique.needs_teacher:
@@ -355,33 +353,6 @@ def _line(row: record.Record, runs: Path) -> str:
 
 def _resolved(node: DictConfig) -> Any:
     return OmegaConf.to_container(node, resolve=True)
-
-
-def _float_type(name: str) -> torch.dtype:
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"save_dtype must be a torch floating-point type such as bfloat16 or float32, got '{name}'")
-    return dtype
-
-
-def _device(trainer: DictConfig) -> torch.device:
-    """Where stages are measured: where they were trained."""
-    accelerator = trainer.get("accelerator", "auto")
-    cuda = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if cuda else "cpu")
-
-
-def _check_machine(trainer: DictConfig, seed: int) -> None:
-    """Refuse a device that is not there, what would train the same batches once per device, and a seed none takes."""
-    for name in ("devices", "num_nodes"):
-        if (value := trainer.get(name, 1)) not in (1, "1"):
-            raise ValueError(
-                f"trainer.{name} must be 1, got {value}: a stage trains on one device; run seeds side by side"
-            )
-    if _device(trainer).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("trainer.accelerator asks for a GPU, but torch sees no CUDA device: use trainer=cpu")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be in 0..2^32-1, got {seed}")
 
 
 def _digest(corpus: Corpus) -> str:

@@ -3,7 +3,8 @@
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from slimexp.config import check, main
+from slimexp.command_line import main
+from slimexp.config import check
 
 
 def train(cfg: DictConfig) -> float | None:
