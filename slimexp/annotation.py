@@ -19,13 +19,15 @@ _LARGEST = 2**63 - 1  # of whole numbers that libraries take
 def fits(annotation: str | None, value: Any, *, strict: bool) -> bool:
     """Whether ``value`` has the type that ``annotation`` says, as far as that can be told without importing it.
 
+    A number that is ``out_of_range`` fits: it is reported by itself.
+
     Args:
         annotation: As written in the source.
         value: As read from a config.
         strict: Whether ``null`` fits no class that does not say so; others' annotations often leave ``None`` out.
     """
     parsed = _parsed(annotation) if annotation else None
-    return parsed is None or _accepts(parsed, value, strict)
+    return parsed is None or bool(out_of_range(value)) or _accepts(parsed, value, strict)
 
 
 def out_of_range(value: Any) -> str:
@@ -95,7 +97,8 @@ def _all_accepted(kinds: Sequence[ast.expr] | None, values: DictConfig | ListCon
 
 def _accepts_item(kind: ast.expr, values: DictConfig | ListConfig, key: Any, strict: bool) -> bool:
     try:
-        return _accepts(kind, values[key], strict)
+        value = values[key]
+        return bool(out_of_range(value)) or _accepts(kind, value, strict)
     except OmegaConfBaseException:
         return True  # reported by itself
 

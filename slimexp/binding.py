@@ -49,10 +49,16 @@ def faults(path: str, parent: Container, key: str | int, registry: Path | None =
     except OmegaConfBaseException as error:
         yield f"{path}: {str(error).splitlines()[0]}"
         return
-    if why := annotation.out_of_range(value):
+    if why := annotation.out_of_range(value) or _unfit_seed(key, value):
         yield f"{path} {why}, got {secret.written(parent)[key]}"
     if isinstance(value, DictConfig) and "_target_" in value and not OmegaConf.is_interpolation(parent, key):
         yield from _call_faults(path, value, registry)
+
+
+def _unfit_seed(key: str | int, value: object) -> str:
+    """Every library takes seeds of this range, and some take no others."""
+    names = str(key) == "seed" or str(key).endswith("_seed")
+    return "must be in 0..2^32-1" if names and isinstance(value, int) and not 0 <= value < 2**32 else ""
 
 
 def unknown(key: str, path: str, known: Sequence[str], of: str = "", also: Sequence[str] = ()) -> str:
@@ -103,8 +109,7 @@ def _fits(node: DictConfig, key: str, parameter: Parameter, *, strict: bool) -> 
     if OmegaConf.is_missing(node, key):
         return True
     try:
-        value = node[key]
-        return bool(annotation.out_of_range(value)) or annotation.fits(parameter.annotation, value, strict=strict)
+        return annotation.fits(parameter.annotation, node[key], strict=strict)
     except OmegaConfBaseException:
         return True  # reported by itself
 

@@ -68,6 +68,8 @@ def _run(task: Task, config_name: str) -> None:
         if status is None and not getattr(error, "reported", False):
             raise
         sys.exit(status or 1)
+    finally:
+        _mask_dump(config_name)
 
 
 def _check_hydra(config_name: str) -> None:
@@ -76,20 +78,37 @@ def _check_hydra(config_name: str) -> None:
     Raises:
         ConfigError: One line each.
     """
-    arguments = sys.argv[1:]
-    if not any("hydra" in argument or argument.startswith(("-c", "--config")) for argument in arguments):
+    if not any("hydra" in word or word.startswith(("-c", "--config")) for word in sys.argv[1:]):
         return  # composing takes a quarter of a second
+    cfg = _with_hydra(config_name)
+    if cfg is not None and (found := list(allowlist.faults(cfg.hydra, config.CONF_DIR, "hydra"))):
+        raise ConfigError("\n".join(found))
+
+
+def _mask_dump(config_name: str) -> None:
+    """Take secrets of the command line out of the file that Hydra's own sweeper leaves of it."""
+    given = sys.argv[1:]
+    if secret.masked(given) == given or (cfg := _with_hydra(config_name)) is None:
+        return
+    if (path := Path(cfg.hydra.sweep.dir, "multirun.yaml")).exists():
+        dumped = OmegaConf.load(path)
+        for name, words in dumped.hydra.overrides.items():
+            dumped.hydra.overrides[name] = secret.masked(words)
+        path.write_text(OmegaConf.to_yaml(OmegaConf.create(secret.written(dumped))), encoding="utf-8")
+
+
+def _with_hydra(config_name: str) -> DictConfig | None:
+    """What the command line composes to, Hydra's own settings included; ``None`` where Hydra will say why it cannot."""
+    arguments = sys.argv[1:]
     folders = [word for flag, word in pairwise(arguments) if flag in ("-cd", "--config-dir")]
     folders += [word.partition("=")[2] for word in arguments if word.startswith(("-cd=", "--config-dir="))]
     search = [f"hydra.searchpath=[{','.join(f'file://{os.path.abspath(folder)}' for folder in folders)}]"]
-    given = [override.first(word) for word in override.given(arguments)] + (search if folders else [])
     try:
+        given = [override.first(word) for word in override.given(arguments)] + (search if folders else [])
         with hydra.initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
-            cfg = hydra.compose(config_name, given, return_hydra_config=True)
+            return hydra.compose(config_name, given, return_hydra_config=True)
     except Exception:
-        return  # Hydra comes to the same and says it
-    if found := list(allowlist.faults(cfg.hydra, config.CONF_DIR, "hydra")):
-        raise ConfigError("\n".join(found))
+        return None
 
 
 def _help(task: Task) -> str:

@@ -32,6 +32,7 @@ class ConfigError(ValueError):
     """Something the user can put right in a config or on the command line."""
 
 
+OmegaConf.register_new_resolver("home", root.home, replace=True)  # Hydra makes the runs folder before a task can
 ConfigStore.instance().store(name="schema", node=Run)
 ConfigStore.instance().store(name="evaluation_schema", node=Evaluation)
 

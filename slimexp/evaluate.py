@@ -141,6 +141,8 @@ def _check_device(name: str) -> None:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"device must be a torch device such as cpu, cuda or cuda:1, got '{name}'") from error
+    if device.type == "meta":
+        raise ValueError("device must be one that computes, got 'meta': use device=cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device is '{name}', but torch sees {torch.cuda.device_count()} CUDA devices: use device=cpu")
 

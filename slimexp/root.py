@@ -23,7 +23,6 @@ _TAKEN = (  # in the runs folder
     "wandb",
 )
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
-_LAST_SEED = 2**32 - 1
 # What the pipeline itself gives the trainer, or what would change the meaning of a stage's steps -> how it is said.
 _NOT_OF_TRAINER = {
     "accumulate_grad_batches": "set pipeline.<stage>.accumulate",
@@ -172,11 +171,6 @@ def _unfit_runs(runs: str) -> str:
     return ""
 
 
-def _unfit_seed(seed: object) -> str:
-    fits = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed <= _LAST_SEED
-    return "" if fits else "must be in 0..2^32-1"
-
-
 def _unfit_type(name: str) -> str:
     return "" if name in _FLOATS else f"must be a torch floating-point type ({', '.join(_FLOATS)})"
 
@@ -192,7 +186,6 @@ _PATHS = ("path", "runs", "folder")
 _RULES = {
     "name": unfit_name,
     "runs": _unfit_runs,
-    "seed": _unfit_seed,
     "save_dtype": _unfit_type,
     "checkpoint.every_steps": _below(1),
     "checkpoint.every_seconds": _below(0),

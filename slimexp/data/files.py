@@ -82,6 +82,7 @@ def _csv(path: Path) -> Iterator[Row]:
         lines = csv.reader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         try:
             header = next(lines, [])
+            _refuse_twins(header, path)
             for fields in lines:
                 if len(fields) not in (0, len(header)):
                     raise ValueError(
@@ -92,6 +93,14 @@ def _csv(path: Path) -> Iterator[Row]:
                     yield dict(zip(header, fields, strict=True))
         except csv.Error as error:
             raise ValueError(f"{path}, line {lines.line_num}: {error}") from error
+
+
+def _refuse_twins(columns: Sequence[str], path: Path) -> None:
+    """Of two columns of one name a row would keep the last."""
+    if twins := [name for name in columns if name and columns.count(name) > 1]:
+        raise ValueError(
+            f"{path}: {columns.count(twins[0])} columns are called '{twins[0]}': rename or drop the others"
+        )
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
@@ -113,7 +122,9 @@ def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     try:
-        yield from pyarrow.parquet.read_table(path).to_pylist()
+        table = pyarrow.parquet.read_table(path)
+        _refuse_twins(table.column_names, path)
+        yield from table.to_pylist()
     except pyarrow.lib.ArrowException as error:
         raise ValueError(f"{path}: not a readable parquet file: {error}") from error
 

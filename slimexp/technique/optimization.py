@@ -23,8 +23,9 @@ def check(optimizer: Callable[..., Any], scheduler: Callable[..., Any], *, steps
     weight, bias = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))
     groups = [{"params": [weight]}, {"params": [bias], "weight_decay": 0.0}]
     for name, value in _keywords(scheduler).items():
-        if isinstance(value, int | float) and value < 0 and name.endswith("_steps"):
-            raise ValueError(f"scheduler.{name} must be >= 0, got {value}")
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        if name.endswith("_steps") and value is not None and not whole:
+            raise ValueError(f"scheduler.{name} must be a whole number >= 0, got {value!r}")
     made = _made("optimizer", torch.optim.Optimizer, optimizer, groups)
     schedule = _made("scheduler", torch.optim.lr_scheduler.LRScheduler, scheduler, optimizer=made,
                      num_training_steps=max(1, steps))  # fmt: skip
