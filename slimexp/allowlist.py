@@ -14,7 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from slimexp.signature import TargetNotFound, home, lineage
+from slimexp.signature import PackageNotFound, TargetNotFound, home, lineage
 
 OWN_PACKAGES = "SLIMEXP_PACKAGES"
 _TARGET = re.compile(r"^\s*(?:-\s*)?_target_:\s*['\"]?([\w.]+)", re.MULTILINE)
@@ -30,6 +30,7 @@ _MODULES = (  # of other packages: every class in there is a component
 )
 _PLUGINS = ("hydra._internal.core_plugins", "hydra_plugins", "logging", "colorlog")  # of Hydra and its logging
 _ALLOWED = tuple(f"{name}." for name in (*_MODULES, *_PLUGINS[:2]))
+_TOPS = {"slimexp", *(name.partition(".")[0] for name in _MODULES)}
 _LOGGING = tuple(f"{name}." for name in _PLUGINS[2:])
 _SCHEDULES = re.compile(r"transformers\.optimization\.get_\w*schedule\w*")  # functions that are components
 _DEEPEST = 20  # a resolver could make trees without end
@@ -52,8 +53,8 @@ def _is_allowed(target: str, registry: Path) -> bool:
         found = home(target)
         if target.startswith("slimexp."):
             return bool(set(lineage(target)) & _bases(registry))
-    except TargetNotFound:
-        return True  # nothing that could run, which is said in words of its own
+    except TargetNotFound as error:  # a misspelt component and a missing package are said in words of their own
+        return isinstance(error, PackageNotFound) or target.partition(".")[0] in _TOPS
     if found is None:
         return False
     name, is_class = found

@@ -49,7 +49,8 @@ def faults(path: str, parent: Container, key: str | int, registry: Path | None =
     except OmegaConfBaseException as error:
         yield f"{path}: {str(error).splitlines()[0]}"
         return
-    if why := annotation.out_of_range(value) or _unfit_seed(key, value):
+    elsewhere = re.fullmatch(r"\$\{[\w.\[\]]+\}", str(_child(parent, key)._value()))  # type: ignore[attr-defined]
+    if not elsewhere and (why := annotation.out_of_range(value) or _unfit_seed(key, value)):
         yield f"{path} {why}, got {secret.written(parent)[key]}"
     if isinstance(value, DictConfig) and "_target_" in value and not OmegaConf.is_interpolation(parent, key):
         yield from _call_faults(path, value, registry)

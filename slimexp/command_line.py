@@ -172,6 +172,11 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
 
 
 def _explain(error: BaseException, config_name: str) -> str | None:
+    if match := re.search(r"Ambiguous value for argument '(.*)'$", str(error), re.MULTILINE):
+        return (
+            f"'{match[1]}' has several values: add --multirun to run each, or, where the comma is part of one, "
+            f"quote it: {override.quoted(match[1])}"
+        )
     if isinstance(error, MissingConfigException):
         return _explain_missing(error)
     if isinstance(error, ConfigCompositionException):
@@ -182,11 +187,6 @@ def _explain(error: BaseException, config_name: str) -> str | None:
         return str(error) if config.refused(error.__cause__) else None
     if isinstance(error, OverrideParseException):
         return _unread(error)
-    if match := re.search(r"Ambiguous value for argument '(.*)'$", str(error), re.MULTILINE):
-        return (
-            f"'{match[1]}' has several values: add --multirun to run each, or, where the comma is part of one, "
-            f"quote it: {override.quoted(match[1])}"
-        )
     if isinstance(error, (ConfigError, CompactHydraException, YAMLError)):
         return str(error)
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):

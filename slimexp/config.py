@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from slimexp import allowlist, binding, root
+from slimexp import allowlist, binding, root, secret
 from slimexp.root import CheckpointInterval, Evaluation, Run
 from slimexp.signature import TargetNotFound, lineage
 
@@ -102,7 +102,7 @@ def check(cfg: DictConfig, schema: type = Run) -> None:
             errors += binding.faults(path, parent, key, CONF_DIR)
     if "pipeline" in known and isinstance(cfg.get("pipeline"), DictConfig):
         errors += _pipeline_faults(cfg.pipeline)
-    errors += root.faults(cfg)
+    errors += [*root.faults(cfg), *_kind_faults(cfg)]
     if errors:
         raise ConfigError("\n".join(dict.fromkeys(errors)))
 
@@ -120,6 +120,49 @@ def groups() -> list[str]:
 def options(group: str) -> list[str]:
     """What can be chosen in a config group."""
     return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+
+
+def _kind_faults(cfg: DictConfig) -> Iterator[str]:
+    """One line for each component of a root group that has no base in common with all that ``conf/`` offers there."""
+    for group in ("model", "baseline", "data", "trainer", "logger"):
+        yield from _stranger(group, _at_key(cfg, group), group.replace("baseline", "model"))
+    for group in ("measure", "callback"):
+        entries = _at_key(cfg, group)
+        for name in entries if isinstance(entries, DictConfig) else ():
+            node = _at_key(entries, str(name))
+            if not isinstance(node, DictConfig):
+                shown = "null" if node is None else repr(secret.written(entries)[name])
+                yield f"{group}.{name} must be a component, got {shown}: ~{group}.{name} drops it"
+            elif group == "measure":
+                yield from _stranger(f"{group}.{name}", node, group)
+
+
+def _at_key(cfg: DictConfig, key: str) -> Any:
+    try:
+        return cfg.get(key)
+    except OmegaConfBaseException:
+        return DictConfig({})  # reported by itself
+
+
+def _stranger(path: str, node: object, group: str) -> Iterator[str]:
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        return
+    shared = _shared_bases(CONF_DIR / group)
+    try:
+        related = bool(shared & set(lineage(str(node["_target_"]))))
+    except (TargetNotFound, OmegaConfBaseException):
+        return  # reported by itself
+    if shared and not related:
+        kind = min(shared, key=len).rpartition(".")[2]
+        yield f"{path} must be a {kind}, got {node['_target_']}: options: {', '.join(options(group))}"
+
+
+@cache
+def _shared_bases(folder: Path) -> frozenset[str]:
+    """Classes that all options of a group derive from."""
+    found = [OmegaConf.load(path) for path in folder.glob("*.yaml")]
+    bases = [frozenset(lineage(str(node["_target_"]))) for node in found if "_target_" in node]
+    return frozenset.intersection(*bases) if bases else frozenset()
 
 
 def _pipeline_faults(pipeline: DictConfig) -> Iterator[str]:

@@ -86,6 +86,8 @@ def check(node: DictConfig, group: DictConfig) -> None:
         raise ValueError("trainer.accelerator asks for a GPU, but torch sees no CUDA device: use trainer=cpu")
     if (value := node.get("log_every_n_steps", 10)) is None or value < 0:
         raise ValueError(f"trainer.log_every_n_steps must be >= 0, got {value}")
+    if (value := node.get("deterministic")) not in (True, False, None, "warn"):
+        raise ValueError(f"trainer.deterministic must be true, false or warn, got {value!r}")
     _rehearse(node, callbacks(node, group))
 
 

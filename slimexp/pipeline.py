@@ -66,6 +66,7 @@ class Pipeline:
     """
 
     def __init__(self, cfg: DictConfig, *, overrides: list[str]) -> None:
+        _quiet()
         self.cfg = cfg
         self.overrides = overrides
         self.dtype: torch.dtype = getattr(torch, cfg.save_dtype)
@@ -87,13 +88,13 @@ class Pipeline:
         self._inspect(techniques)
         for measure in self.measures.values():
             measure.validate(self.corpus.task)
+        self.tracker: Tracker = build(cfg.logger)
         _ = self.corpus.splits
         self.stages = list(self._plan())
 
     def run(self) -> dict[str, float]:
         """Every stage in turn; returns the metrics of the last."""
-        _quiet()
-        tracker: Tracker = build(self.cfg.logger)
+        tracker = self.tracker
         tracker.start(name=self.cfg.name, config=secret.written(self.cfg))
         try:
             metrics: dict[str, float] = {}

@@ -177,7 +177,7 @@ def _unfit_type(name: str) -> str:
 
 def _below(least: float) -> Any:
     def why(value: float) -> str:
-        return "" if math.isfinite(value) and value >= least else f"must be >= {least}"
+        return f"must be >= {least}" if value < least and math.isfinite(value) else ""
 
     return why
 

@@ -18,8 +18,9 @@ HIDDEN = "***"
 _FROM = "oc.env"
 _LEAST = 6  # letters of a value that messages are searched for; a shorter one stands in words by chance
 _KEY = re.compile(
-    r"(^|[._])((api|access|auth|bearer|hf|hub|hub_auth|private|refresh|use_auth|wandb)_?token|token|pass(word|wd|phrase)"
-    r"|secret|(api|access|secret|private)_?key|credentials?)$",
+    r"(^|\.)token$"  # but no pad_token
+    r"|(^|[._])((api|access|auth|bearer|hf|hub|private|refresh|wandb)_?token|pass(word|wd|phrase)|secret"
+    r"|(api|access|secret|private)_?key|credentials?)$",
     re.IGNORECASE,
 )
 _USER_OF_URL = re.compile(r"(?<=://)[^/@\s'\"]*:[^/@\s'\"]*(?=@)")
@@ -78,10 +79,9 @@ def _masked(override: str) -> str:
 
 
 def _is_secret(key: str, value: object) -> bool:
-    """Whether ``value`` is to be hidden; a number, a switch and the name of a variable are none."""
-    if not isinstance(value, str) or value.lower() in ("", "null", "true", "false", "???") or "${" in value:
-        return False
-    return _KEY.search(key) is not None
+    """Whether ``value`` is to be hidden: nothing, a switch and what names a variable are not."""
+    text = str(value).lower()
+    return text not in ("", "none", "null", "true", "false", "???") and "${" not in text and bool(_KEY.search(key))
 
 
 @contextmanager

@@ -98,9 +98,7 @@ def _csv(path: Path) -> Iterator[Row]:
 def _refuse_twins(columns: Sequence[str], path: Path) -> None:
     """Of two columns of one name a row would keep the last."""
     if twins := [name for name in columns if name and columns.count(name) > 1]:
-        raise ValueError(
-            f"{path}: {columns.count(twins[0])} columns are called '{twins[0]}': rename or drop the others"
-        )
+        raise ValueError(f"{path}: {columns.count(twins[0])} columns are called '{twins[0]}': rename all but one")
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
