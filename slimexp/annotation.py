@@ -74,7 +74,7 @@ def _accepts_parametrised(word: str, inner: Sequence[ast.expr], value: Any, stri
     if word in _SEQUENCES:
         return isinstance(value, ListConfig) and _all_accepted(_per_item(word, inner, len(value)), value, strict)
     if word in _MAPPINGS:
-        values = inner[1:] * len(value) if isinstance(value, DictConfig) else []
+        values: list[ast.expr] = list(inner[1:]) * len(value) if isinstance(value, DictConfig) else []
         return isinstance(value, DictConfig) and _all_accepted(values, value, strict)
     if word in _NO_SCALAR:
         return isinstance(value, DictConfig | ListConfig)

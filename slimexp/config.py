@@ -128,8 +128,8 @@ def _kind_faults(cfg: DictConfig) -> Iterator[str]:
         yield from _stranger(group, _at_key(cfg, group), group.replace("baseline", "model"))
     for group in ("measure", "callback"):
         entries = _at_key(cfg, group)
-        for name in entries if isinstance(entries, DictConfig) else ():
-            node = _at_key(entries, str(name))
+        for name in map(str, entries) if isinstance(entries, DictConfig) else ():
+            node = _at_key(entries, name)
             if not isinstance(node, DictConfig):
                 shown = "null" if node is None else repr(secret.written(entries)[name])
                 yield f"{group}.{name} must be a component, got {shown}: ~{group}.{name} drops it"
@@ -160,7 +160,7 @@ def _stranger(path: str, node: object, group: str) -> Iterator[str]:
 @cache
 def _shared_bases(folder: Path) -> frozenset[str]:
     """Classes that all options of a group derive from."""
-    found = [OmegaConf.load(path) for path in folder.glob("*.yaml")]
+    found = [DictConfig(OmegaConf.load(path)) for path in folder.glob("*.yaml")]
     bases = [frozenset(lineage(str(node["_target_"]))) for node in found if "_target_" in node]
     return frozenset.intersection(*bases) if bases else frozenset()
 

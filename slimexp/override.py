@@ -36,7 +36,7 @@ def quoted(override: str) -> str:
         parsed = OverridesParser.create().parse_override(word)
     except HydraException:
         return ""
-    return shlex.quote(word) if equals and value.isprintable() and parsed.value() == value else ""
+    return shlex.quote(word) if name and equals and value.isprintable() and parsed.value() == value else ""
 
 
 def nameless(overrides: Sequence[str], options: Callable[[str], Sequence[str]]) -> Iterator[str]:

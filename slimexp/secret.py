@@ -34,8 +34,8 @@ class _Withheld(Exception):
 def register() -> None:
     """Remember what a config reads of the environment, so that messages do not repeat it."""
 
-    def read(name: str, default: Any = oc._DEFAULT_MARKER_) -> Any:  # type: ignore[attr-defined]
-        value = oc.env(name) if default is oc._DEFAULT_MARKER_ else oc.env(name, default)  # type: ignore[attr-defined]
+    def read(name: str, default: Any = oc._DEFAULT_MARKER_) -> Any:
+        value = oc.env(name) if default is oc._DEFAULT_MARKER_ else oc.env(name, default)
         if isinstance(value, str) and len(value) >= _LEAST:
             _given[value] = f"${{{_FROM}:{name}}}"
         return value

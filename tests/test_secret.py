@@ -114,7 +114,7 @@ def test_nothing_that_a_run_leaves_holds_it(overrides: Callable[..., list[str]],
     stage = "pipeline.finetune"
     given = overrides(
         "finetune", "measure=[size]", "name=${oc.env:RUN_NAME}", f"{stage}.steps=1", f"{stage}.batch_size=2",
-        f"{stage}.losses.ce.weight=${{oc.decode:${{oc.env:NUMBER}}}}", f"hydra.job.name='https://me:{VALUE}@host'",
+        f'{stage}.losses.ce.weight="${{oc.decode:${{oc.env:NUMBER}}}}"', f"hydra.job.name='https://me:{VALUE}@host'",
     )  # fmt: skip
     given = [line for line in given if line != "logger=none"] + ["data.columns.label=${oc.env:TOKEN}"]
     done = subprocess.run(
