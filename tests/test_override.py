@@ -28,7 +28,8 @@ def test_key_and_first_value(text: str, key: str, first: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["~/my model (1)", "a(b", "a=b", "a b", "a,b", "{x", "x}", "[1", "it's", "modèle", "日本", 'a"b', "a\\", "a\\\\", 'c:\\"y',
+    ["~/my model (1)", "a(b", "a=b", "a b", "a,b", "{x", "x}", "[1", "it's", "modèle", "日本",
+     'a"b', "a\\", "a\\\\", 'c:\\"y',
      "#a", "a;b", "a&b", "${x", "$HOME", "!x", "a<b", "`x`", " lead", "~x", "a^b", "100%", "'q'", '"q"', "null", "1"],
 )  # fmt: skip
 def test_what_is_told_to_type_is_read_as_the_text_that_was_meant(value: str) -> None:

@@ -60,7 +60,8 @@ def test_one_line_says_key_and_value(key: str, value: object, tmp_path: Path) ->
     [
         ("name", "x" * 128), ("name", "my run (1)"), ("name", "été"), ("name", "a.b-c_d=1,2"), ("seed", 2**32 - 1),
         ("seed", 0), ("save_dtype", "float16"), ("save_dtype", "float64"), ("checkpoint.every_seconds", 0),
-        ("checkpoint.every_steps", 1), ("trainer.logger", False), ("trainer.profiler", "simple"), ("runs", "new/folder"),
+        ("checkpoint.every_steps", 1), ("trainer.logger", False), ("trainer.profiler", "simple"),
+        ("runs", "new/folder"),
         ("pipeline.prune.optimizer.lr", 0), ("pipeline.prune.allocation", None), ("logger.entity", None),
     ],
 )  # fmt: skip

@@ -14,7 +14,8 @@ from slimexp.technique import optimization
 ADAMW = partial(torch.optim.AdamW, lr=1e-3)
 COSINE = partial(get_cosine_schedule_with_warmup, num_warmup_steps=0)
 OPTIMIZERS = [
-    (partial(ADAMW, lr=-1), "lr=-1"), (partial(ADAMW, betas=(2, 3)), "betas=(2, 3)"), (partial(ADAMW, eps=-1), "eps=-1"),
+    (partial(ADAMW, lr=-1), "lr=-1"), (partial(ADAMW, betas=(2, 3)), "betas=(2, 3)"),
+    (partial(ADAMW, eps=-1), "eps=-1"),
     (partial(ADAMW, weight_decay=-1), "weight_decay=-1"), (partial(ADAMW, lr="abc"), "lr='abc'"),
     (partial(torch.optim.SGD, lr=0.1, momentum=-1), "momentum=-1"), (partial(torch.optim.SGD, speed=1), "speed=1"),
     (partial(torch.optim.SGD, lr=0.1, nesterov=True), "nesterov=True"), (partial(torch.optim.Muon, lr=0.1), "Muon"),
@@ -24,7 +25,8 @@ LINEAR = get_linear_schedule_with_warmup
 SCHEDULERS = [
     *((partial(LINEAR, num_warmup_steps=steps), repr(steps)) for steps in (-1, 1.5, 1e30, "abc", True)),
     (partial(LINEAR), "num_warmup_steps"), (partial(LINEAR, num_warmup_steps=None), "None"),
-    (partial(get_scheduler, name="abc"), "name='abc'"), (partial(torch.optim.lr_scheduler.StepLR, step_size=1), "StepLR"),
+    (partial(get_scheduler, name="abc"), "name='abc'"),
+    (partial(torch.optim.lr_scheduler.StepLR, step_size=1), "StepLR"),
     (None, "null"), ("abc", "str"),
 ]  # fmt: skip
 
