@@ -54,9 +54,13 @@ def hides(node: Any) -> bool:
     return bool(written(node) != OmegaConf.to_container(node, resolve=True))
 
 
-def masked(overrides: Sequence[str]) -> list[str]:
-    """Overrides of a command line, without what is secret in them."""
-    return [_masked(override) for override in overrides]
+def masked(overrides: Sequence[str] | ListConfig) -> list[str]:
+    """Overrides of a command line as they were typed, without what is secret in them.
+
+    Those in Hydra's own config are nodes, and reading one would put a variable's value in its place.
+    """
+    typed = OmegaConf.to_container(overrides) if isinstance(overrides, ListConfig) else overrides
+    return [_masked(override) for override in typed]  # type: ignore[arg-type, union-attr]
 
 
 def redacted(text: str) -> str:

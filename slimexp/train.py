@@ -5,6 +5,7 @@ from omegaconf import DictConfig
 
 from slimexp.command_line import main
 from slimexp.config import check
+from slimexp.secret import masked
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -12,7 +13,7 @@ def train(cfg: DictConfig) -> float | None:
     check(cfg)
     from slimexp.pipeline import Pipeline  # torch and Lightning are imported only once the config is right
 
-    pipeline = Pipeline(cfg, overrides=list(HydraConfig.get().overrides.task))
+    pipeline = Pipeline(cfg, overrides=masked(HydraConfig.get().overrides.task))
     return pipeline.run().get(pipeline.corpus.headline)
 
 

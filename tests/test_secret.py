@@ -87,6 +87,7 @@ def test_what_was_typed_at_a_secret_key_is_hidden(key: str, value: Any, hidden: 
 )
 def test_overrides(given: str, told: str) -> None:
     assert secret.masked([given]) == [told]
+    assert secret.masked(OmegaConf.create([given])) == [told]  # as Hydra holds them
 
 
 @pytest.mark.fast

@@ -120,9 +120,8 @@ def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     try:
-        table = pyarrow.parquet.read_table(path)
-        _refuse_twins(table.column_names, path)
-        yield from table.to_pylist()
+        _refuse_twins(pyarrow.parquet.read_schema(path).names, path)
+        yield from pyarrow.parquet.read_table(path).to_pylist()
     except pyarrow.lib.ArrowException as error:
         raise ValueError(f"{path}: not a readable parquet file: {error}") from error
 
