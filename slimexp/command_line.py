@@ -94,6 +94,7 @@ def _mask_dump(config_name: str) -> None:
         dumped = OmegaConf.load(path)
         for name, words in dumped.hydra.overrides.items():
             dumped.hydra.overrides[name] = secret.masked(words)
+        dumped.hydra.job.override_dirname = secret.HIDDEN  # the overrides once more, in one word
         path.write_text(OmegaConf.to_yaml(OmegaConf.create(secret.written(dumped))), encoding="utf-8")
 
 

@@ -131,3 +131,14 @@ def test_nothing_that_a_run_leaves_holds_it(overrides: Callable[..., list[str]],
     assert row["config"]["pipeline"]["finetune"]["losses"]["ce"]["weight"] == "${oc.decode:${oc.env:NUMBER}}"
     holding = [path for path in files if VALUE.encode() in path.read_bytes()]
     assert holding == []
+
+
+def test_nothing_that_hydra_dumps_of_a_multirun_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from slimexp.command_line import main
+
+    runs = tmp_path / "runs"
+    monkeypatch.setattr("sys.argv", ["train", "-m", f"runs={runs}", "seed=1,2", f"+data={{token: {VALUE}}}"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    main(lambda cfg: None)
+    assert VALUE not in (runs / "multirun.yaml").read_text()
+    assert "***" in (runs / "multirun.yaml").read_text()
