@@ -50,7 +50,9 @@ class Borrowed(Launcher):
         Raises:
             ConfigError: A job's process died, with which these launchers give up.
         """
-        from slimexp.config import ConfigError, explain
+        from slimexp.command_line import explain
+        from slimexp.config import ConfigError
+        from slimexp.secret import masked
 
         try:
             jobs = self.launcher.launch(job_overrides, initial_job_idx)
@@ -65,5 +67,5 @@ class Borrowed(Launcher):
             if job.status == JobStatus.FAILED:
                 why = job._return_value  # the property raises it
                 said = explain(why) or f"{type(why).__name__}: {why}"
-                print(f"job {number} failed: {' '.join(job.overrides or ())}\nerror: {said}", file=sys.stderr)
+                print(f"job {number} failed: {' '.join(masked(job.overrides or ()))}\nerror: {said}", file=sys.stderr)
         return jobs

@@ -42,7 +42,7 @@ def _forget_password(config: DictConfig) -> bool:
 
     Workers get the arguments of their controller, and W&B records those of a process. Returns whether there was one.
     """
-    from slimexp.override import holds_password, shown
+    from slimexp.secret import holds_password, shown
 
     arguments = [shown(argument) if "hydra" in argument else argument for argument in sys.argv]
     if typed := arguments != sys.argv:

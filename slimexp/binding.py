@@ -10,19 +10,11 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf, ValueNode
 from omegaconf.errors import OmegaConfBaseException
 
+from slimexp import annotation, secret
 from slimexp.signature import PackageNotFound, Parameter, Signature, TargetNotFound, signature
 
 _RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}  # Hydra's own keys
-_PLAIN: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (float, int),
-    "bool": (bool,),
-    "str": (str,),
-    "None": (type(None),),
-    "Sequence": (ListConfig,),
-    "list": (ListConfig,),
-    "tuple": (ListConfig,),
-}
+_PLAIN = {"int", "float", "bool", "str", "Sequence", "list", "tuple"}
 
 Container = DictConfig | ListConfig
 
@@ -57,8 +49,17 @@ def faults(path: str, parent: Container, key: str | int, registry: Path | None =
     except OmegaConfBaseException as error:
         yield f"{path}: {str(error).splitlines()[0]}"
         return
+    elsewhere = re.fullmatch(r"\$\{[\w.\[\]]+\}", str(_child(parent, key)._value()))  # type: ignore[attr-defined]
+    if not elsewhere and (why := annotation.out_of_range(value) or _unfit_seed(key, value)):
+        yield f"{path} {why}, got {secret.written(parent)[key]}"
     if isinstance(value, DictConfig) and "_target_" in value and not OmegaConf.is_interpolation(parent, key):
         yield from _call_faults(path, value, registry)
+
+
+def _unfit_seed(key: str | int, value: object) -> str:
+    """Every library takes seeds of this range, and some take no others."""
+    names = str(key) == "seed" or str(key).endswith("_seed")
+    return "must be in 0..2^32-1" if names and isinstance(value, int) and not 0 <= value < 2**32 else ""
 
 
 def unknown(key: str, path: str, known: Sequence[str], of: str = "", also: Sequence[str] = ()) -> str:
@@ -84,10 +85,13 @@ def _call_faults(path: str, node: DictConfig, registry: Path | None) -> Iterator
     keys = [str(key) for key in node if key not in _RESERVED]
     if not given.open:
         yield from (unknown(key, path, list(parameters), of=target) for key in keys if key not in parameters)
+    ours = target.startswith("slimexp.")
     for name in keys:
-        if name in parameters and not _fits(node, name, parameters[name]):
-            yield f"{path}.{name} of {target} must be {parameters[name].annotation}, got {node[name]!r}"
-        elif registry is not None and name in parameters and target.startswith("slimexp."):
+        if name in parameters and not _fits(node, name, parameters[name], strict=ours):
+            value = secret.written(node)[name]
+            shown = "null" if value is None else repr(value)
+            yield f"{path}.{name} of {target} must be {parameters[name].annotation}, got {shown}"
+        elif registry is not None and name in parameters and ours:
             yield from _word_faults(f"{path}.{name}", node, parameters[name], registry)
     if not node.get("_partial_", False):
         absent = [name for name, item in parameters.items() if item.required and name not in keys]
@@ -101,30 +105,26 @@ def _left(given: Signature, node: DictConfig) -> dict[str, Parameter]:
     return {name: item for name, item in given.parameters.items() if name not in taken}
 
 
-def _fits(node: DictConfig, key: str, parameter: Parameter) -> bool:
-    """Whether a value has its parameter's type, where that is made of plain scalars and sequences."""
-    kinds = [kind.partition("[")[0] for kind in (parameter.annotation or "").split(" | ")]
-    if not all(kind in _PLAIN for kind in kinds) or OmegaConf.is_missing(node, key):
+def _fits(node: DictConfig, key: str, parameter: Parameter, *, strict: bool) -> bool:
+    """Whether a value has its parameter's type."""
+    if OmegaConf.is_missing(node, key):
         return True
     try:
-        value = node[key]
+        return annotation.fits(parameter.annotation, node[key], strict=strict)
     except OmegaConfBaseException:
         return True  # reported by itself
-    if isinstance(value, bool):
-        return "bool" in kinds
-    return any(isinstance(value, _PLAIN[kind]) for kind in kinds)
 
 
 def _word_faults(path: str, node: DictConfig, parameter: Parameter, registry: Path) -> Iterator[str]:
     """A word or number where a component belongs: how its group is given instead."""
-    annotation = parameter.annotation or ""
-    kinds = {kind.partition("[")[0] for kind in annotation.split(" | ")} - {"None"}
+    said = parameter.annotation or ""
+    kinds = {kind.partition("[")[0] for kind in said.split(" | ")} - {"None"}
     value = node._get_node(parameter.name)
-    if kinds & set(_PLAIN) or not isinstance(value, ValueNode) or value._is_none() or value._is_interpolation():
+    if kinds & _PLAIN or not isinstance(value, ValueNode) or value._is_none() or value._is_interpolation():
         return
     for group in (parameter.name.rpartition("_")[2], *(kind.lower() for kind in kinds)):
         if options := sorted(option.stem for option in (registry / group).glob("*.yaml")):
-            sign = "+" if "None" in annotation else ""  # what may be absent is, until it is added
+            sign = "+" if "None" in said else ""  # what may be absent is, until it is added
             chosen = value._value() if value._value() in options else "<option>"
             yield (
                 f"{path} must be a component, got {value._value()!r}: write {sign}{group}@{path}={chosen}; "

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from slimexp import record, stage
-from slimexp.config import Evaluation, build, check, chosen, main
+from slimexp import record, secret, stage
+from slimexp.command_line import main
+from slimexp.config import Evaluation, build, check, chosen
 
 if TYPE_CHECKING:
     from slimexp.data.base import Corpus
@@ -94,8 +95,8 @@ def _record(
         parent=None,
         technique=STAGE,
         seed=cfg.seed,
-        overrides=list(HydraConfig.get().overrides.task),
-        config=_resolved(cfg),
+        overrides=secret.masked(HydraConfig.get().overrides.task),
+        config=secret.written(cfg),
         kernel=kernel(subject.family.model, subject.folder),
         headline=corpus.headline,
         direction=corpus.direction,
@@ -172,6 +173,8 @@ def _check_device(name: str) -> None:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"device must be a torch device such as cpu, cuda or cuda:1, got '{name}'") from error
+    if device.type == "meta":
+        raise ValueError("device must be one that computes, got 'meta': use device=cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device is '{name}', but torch sees {torch.cuda.device_count()} CUDA devices: use device=cpu")
 

@@ -10,9 +10,8 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from slimexp import integrity
+from slimexp import integrity, machine
 from slimexp.checkpoint import Checkpoint, check
-from slimexp.config import build
 from slimexp.console import Terminated
 from slimexp.integrity import Damaged
 from slimexp.stage import Stage
@@ -32,9 +31,6 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
     Raises:
         ValueError: A callback stopped it before its last step.
     """
-    callbacks = [build(node) for node in cfg.callback.values()]
-    if not cfg.trainer.get("enable_progress_bar", True):  # Lightning refuses a bar next to this switch
-        callbacks = [callback for callback in callbacks if not isinstance(callback, pl.callbacks.ProgressBar)]
     checkpoint = Checkpoint(
         path=stage.checkpoint,
         key=stage.key,
@@ -42,14 +38,13 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
         every_seconds=cfg.checkpoint.every_seconds,
         every_steps=cfg.checkpoint.every_steps,
     )
-    trainer = build(
+    trainer = machine.trainer(
         cfg.trainer,
-        max_steps=technique.steps,
-        accumulate_grad_batches=technique.accumulate,
-        callbacks=[*callbacks, checkpoint],
-        logger=tracker.loggers(stage.name, stage.curves),
-        log_every_n_steps=min(cfg.trainer.get("log_every_n_steps", 10), technique.steps),
-        default_root_dir=stage.folder,
+        steps=technique.steps,
+        accumulate=technique.accumulate,
+        callbacks=[*machine.callbacks(cfg.trainer, cfg.callback), checkpoint],
+        loggers=tracker.loggers(stage.name, stage.curves),
+        folder=stage.folder,
     )
     if cfg.compile:
         technique.compile()

@@ -1,34 +1,12 @@
 """Overrides of a command line, as text."""
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-
-# The URL of a database with a password: USER:PASSWORD@, or a setting of such a name.
-_OF_USER = re.compile(r"://[^/?#\s]*:\S*@")
-_SETTING = re.compile(r"([?&;][^=&;\s]*(?:pass|pwd|secret|token)[^=&;\s]*=)[^&\s'\"]*", re.IGNORECASE)
-
-
-def holds_password(text: str) -> bool:
-    """Whether there is a password in a URL in it."""
-    return (_OF_USER.search(text) or _SETTING.search(text)) is not None
-
-
-def shown(override: str) -> str:
-    """As it may be shown: without its value, where that holds a password."""
-    return f"{override.partition('=')[0]}=***" if holds_password(override) else override
-
-
-def masked(text: str) -> str:
-    """With three stars in place of every password."""
-    return _SETTING.sub(r"\1***", _OF_USER.sub("://***@", text))
-
-
-def unreadable(override: str, why: str) -> str:
-    """One line about an override that breaks the grammar, in the parser's words."""
-    return f"cannot read '{shown(override)}': {masked(why) if shown(override) == override else 'put it in quotes'}"
+from hydra.errors import HydraException
 
 
 def given(arguments: Sequence[str]) -> list[str]:
@@ -47,6 +25,18 @@ def first(override: str) -> str:
     if not parsed.is_discrete_sweep():
         return override
     return f"{override.partition('=')[0]}={next(iter(parsed.sweep_string_iterator()))}"
+
+
+def quoted(override: str) -> str:
+    """The word to type into a shell so that its value is read as text; empty where there is no such word."""
+    name, equals, value = override.partition("=")
+    inner = re.sub(r"(\\*)(\"|$)", lambda found: found[1] * 2 + ("\\" if found[2] else "") + found[2], value)
+    word = f'{name}="{inner}"'
+    try:
+        parsed = OverridesParser.create().parse_override(word)
+    except HydraException:
+        return ""
+    return shlex.quote(word) if name and equals and value.isprintable() and parsed.value() == value else ""
 
 
 def nameless(overrides: Sequence[str], options: Callable[[str], Sequence[str]]) -> Iterator[str]:

@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from slimexp import artifact, record, reference
+from slimexp import artifact, machine, record, reference, secret
 from slimexp.config import build, chosen
 from slimexp.data.base import Corpus
 from slimexp.fit import curves, fit
@@ -49,6 +49,7 @@ _SHAPES_RESULTS = (
     "smoothing",
     "target",
     "technique",
+    "training",
 )
 FINAL = "final"  # what trackers file the last stage's figures under, whatever its name
 _SHAPES_NOTHING = ("slimexp.progress.", "slimexp.stopper.")  # callbacks
@@ -66,10 +67,11 @@ class Pipeline:
     """
 
     def __init__(self, cfg: DictConfig, *, overrides: list[str]) -> None:
+        _quiet()
         self.cfg = cfg
         self.overrides = overrides
-        self.dtype = _float_type(cfg.save_dtype)
-        _check_machine(cfg.trainer, cfg.seed)
+        self.dtype: torch.dtype = getattr(torch, cfg.save_dtype)
+        machine.check(cfg.trainer, cfg.callback)
         self.corpus: Corpus = build(cfg.data)
         self.source: Source = build(cfg.model)
         self.techniques: dict[str, Finetune] = {name: build(node) for name, node in cfg.pipeline.items()}
@@ -91,15 +93,15 @@ class Pipeline:
         self.multiples = inspect_stages(self.techniques, self.source, self.corpus, config)
         for measure in self.measures.values():
             measure.validate(self.corpus.task)
+        self.tracker: Tracker = build(cfg.logger)
         _ = self.corpus.splits
         self.stages = list(self._plan())
 
     def run(self) -> dict[str, float]:
         """Every stage in turn; returns the metrics of the last."""
-        _quiet()
         held = at_work(Path(self.cfg.runs))
-        tracker: Tracker = build(self.cfg.logger)
-        tracker.start(name=self.cfg.name, config=_resolved(self.cfg))
+        tracker = self.tracker
+        tracker.start(name=self.cfg.name, config=secret.written(self.cfg))
         try:
             metrics: dict[str, float] = {}
             for stage in self.stages:
@@ -153,7 +155,11 @@ class Pipeline:
             "callback": [node for node in _resolved(self.cfg.callback).values() if not _shapes_nothing(node)],
         }
         for name, technique in self.techniques.items():
-            content = {**training, "parent": parent, "stage": _resolved(self.cfg.pipeline[name])}
+            # more processes that load data give the same batches
+            own_settings = {
+                option: value for option, value in _resolved(self.cfg.pipeline[name]).items() if option != "workers"
+            }
+            content = {**training, "parent": parent, "stage": own_settings}
             if name in self.multiples:
                 content["multiple"] = self.multiples[name]
             if technique.teacher is not None:
@@ -177,7 +183,7 @@ class Pipeline:
             return time.monotonic() - began
         previous = next(one for one in self.stages if one.key == stage.parent)
         technique = self.techniques[stage.name]
-        technique.workplace = _device(self.cfg.trainer)
+        technique.workplace = machine.device(self.cfg.trainer)
         technique.prepare(artifact.load(previous.artifact), self.corpus, self._teacher(technique))
         if technique.steps:
             fit(technique, stage, self.cfg, tracker)
@@ -190,7 +196,9 @@ class Pipeline:
 
     def _finish_measuring(self, stage: Stage, trained: float | None, tracker: Tracker) -> dict[str, float]:
         """Metrics of the stage, measured once, and its record."""
-        wanted = {"measure": _resolved(self.cfg.measure), "code": code_version(_SHAPES_FIGURES)}
+        wanted = {"measure": secret.written(self.cfg.measure), "code": code_version(_SHAPES_FIGURES)}
+        if secret.hides(self.cfg.measure):  # another value is another measure, and only its digest is kept
+            wanted["values"] = key(_resolved(self.cfg.measure))
         known = stage.measured()
         if known and trained is None and {**known, **wanted} == known:
             print(f"{stage.name}: finished before, reused from {stage.folder}")
@@ -232,8 +240,8 @@ class Pipeline:
             parent=stage.parent,
             technique=type(self.techniques[stage.name]).__name__ if stage.parent else stage.name,
             seed=self.cfg.seed,
-            overrides=self.overrides,
-            config=_resolved(self.cfg),
+            overrides=secret.masked(self.overrides),
+            config=secret.written(self.cfg),
             kernel=ran,
             headline=self.corpus.headline,
             direction=self.corpus.direction,
@@ -260,7 +268,7 @@ class Pipeline:
         return trivial(self.measures.values(), self.corpus)
 
     def _subject(self, stage: Stage) -> Subject:
-        return Subject(artifact.served(stage.artifact, _device(self.cfg.trainer)), stage.artifact)
+        return Subject(artifact.served(stage.artifact, machine.device(self.cfg.trainer)), stage.artifact)
 
     def _teacher(self, technique: Finetune) -> Family | None:
         if not technique.needs_teacher:
@@ -323,33 +331,6 @@ def _line(row: record.Record, runs: Path) -> str:
 
 def _resolved(node: DictConfig) -> Any:
     return OmegaConf.to_container(node, resolve=True)
-
-
-def _float_type(name: str) -> torch.dtype:
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"save_dtype must be a torch floating-point type such as bfloat16 or float32, got '{name}'")
-    return dtype
-
-
-def _device(trainer: DictConfig) -> torch.device:
-    """Where stages are measured: where they were trained."""
-    accelerator = trainer.get("accelerator", "auto")
-    cuda = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if cuda else "cpu")
-
-
-def _check_machine(trainer: DictConfig, seed: int) -> None:
-    """Refuse a device that is not there, what would train the same batches once per device, and a seed none takes."""
-    for name in ("devices", "num_nodes"):
-        if (value := trainer.get(name, 1)) not in (1, "1"):
-            raise ValueError(
-                f"trainer.{name} must be 1, got {value}: a stage trains on one device; run seeds side by side"
-            )
-    if _device(trainer).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("trainer.accelerator asks for a GPU, but torch sees no CUDA device: use trainer=cpu")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be in 0..2^32-1, got {seed}")
 
 
 def _digest(corpus: Corpus) -> str:

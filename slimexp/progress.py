@@ -14,6 +14,8 @@ class Progress(pl.callbacks.TQDMProgressBar):
     """
 
     def __init__(self, *, refresh_rate: int) -> None:
+        if refresh_rate < 0:
+            raise ValueError(f"refresh_rate must be >= 0, got {refresh_rate}")
         super().__init__(refresh_rate=refresh_rate)
 
     @property

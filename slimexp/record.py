@@ -56,8 +56,8 @@ class Record:
         parent: Key of the stage before, ``None`` for the first.
         technique: Class name of the technique.
         seed: Seed of the run.
-        overrides: What was changed on the command line.
-        config: The resolved configuration of the run.
+        overrides: What was changed on the command line, without secrets.
+        config: The configuration of the run, resolved but for what ``secret`` keeps back.
         git: ``{"commit", "dirty"}`` or ``None`` outside a repository.
         versions: Package name -> version.
         hardware: What it ran on, see ``environment``.

@@ -90,6 +90,18 @@ def lineage(target: str) -> Iterator[str]:
             queue.extend(_bases(found.module, found.node))
 
 
+def home(target: str) -> tuple[str, bool] | None:
+    """Full name of what ``target`` names, where it is written, and whether it is a class; ``None`` without source.
+
+    Raises:
+        TargetNotFound: There is no such object.
+    """
+    found = _find(target)
+    if found.node is None or found.owner is not None:
+        return None
+    return f"{found.module}.{found.node.name}", isinstance(found.node, ast.ClassDef)
+
+
 def _find(target: str) -> _Found:
     """Follow a dotted name, through re-exports, to a definition."""
     parts = target.split(".")

@@ -134,7 +134,10 @@ def at_work(runs: Path) -> IO[str]:
 
 
 def key(content: Mapping[str, Any]) -> str:
-    """The same work has the same key; 5 and 5.0 are the same."""
+    """The same work has the same key; 5 and 5.0 are the same.
+
+    Values of the environment count in it: another value is other work, and the digest does not show it.
+    """
     return hashlib.sha256(json.dumps(as_floats(content), sort_keys=True).encode()).hexdigest()[:12]
 
 

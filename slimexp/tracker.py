@@ -28,6 +28,8 @@ Mode = Literal["auto", "online", "offline", "disabled"]
 INIT_SECONDS = 20.0  # a compute node without a way out must not hold up training
 FINISH_SECONDS = 60.0  # what is not uploaded by then stays on disk for `wandb sync`
 _LONGEST = 2**20  # bytes of a row
+# W&B would keep the command's arguments and the repository's URL, and either may hold a password.
+_NO_METADATA = {"x_disable_meta": True, "disable_git": True, "disable_code": True}
 _EPOCH = "epoch"  # Lightning adds it: a count of its loop, which runs once per stage, or once more when resumed
 _ENVIRONMENT_MODES = {"dryrun": "offline", "run": "online"}  # W&B's older words
 
@@ -41,7 +43,7 @@ class Tracker(ABC):
 
         Args:
             name: The run's name.
-            config: The resolved configuration.
+            config: The configuration, as ``secret.written`` gives it.
         """
 
     def loggers(self, stage: str, curves: str | Path) -> list[pl.loggers.Logger]:
@@ -162,6 +164,7 @@ class Wandb(Tracker):
         wandb = wandb_module()
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = {"silent": True, "console": "off", "init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS}
+        settings |= _NO_METADATA
         known = wandb.Settings.model_fields  # older versions have no finish_timeout
         return wandb.init(
             project=self.project,

@@ -5,7 +5,9 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from slimexp.config import check, main
+from slimexp.command_line import main
+from slimexp.config import check
+from slimexp.secret import masked
 from slimexp.stage import at_work
 
 
@@ -15,7 +17,7 @@ def train(cfg: DictConfig) -> float | None:
     from slimexp.pipeline import Pipeline  # torch and Lightning are imported only once the config is right
 
     with at_work(Path(cfg.runs)):  # from planning on: a plan counts on models that are there
-        pipeline = Pipeline(cfg, overrides=list(HydraConfig.get().overrides.task))
+        pipeline = Pipeline(cfg, overrides=masked(HydraConfig.get().overrides.task))
         return pipeline.run().get(pipeline.corpus.headline)
 
 

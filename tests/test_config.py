@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from slimexp import config
-from slimexp.config import ConfigError, Run, build, check, compose, explain, main
+from slimexp.command_line import explain, main
+from slimexp.config import ConfigError, Run, build, check, compose
 
 SHOP = """
 from typing import TYPE_CHECKING
@@ -69,6 +71,7 @@ def conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         patch.setattr(config, "CONF_DIR", folder)
+        patch.setenv("SLIMEXP_PACKAGES", "counter")
         patch.setenv("HYDRA_FULL_ERROR", "1")  # main sets it; so it is put back
         yield folder
 
@@ -148,7 +151,7 @@ def test_a_partial_still_refuses_unknown_keys() -> None:
 
 
 def test_another_program_brings_its_own_root() -> None:
-    @config.dataclass
+    @dataclass
     class Root:
         tool: Any = None
 
@@ -339,4 +342,4 @@ def test_errors_of_other_kinds_are_not_explained() -> None:
 
 
 def test_root_keys_are_documented() -> None:
-    assert all(f"{item.name}:" in str(Run.__doc__) for item in config.fields(Run))
+    assert all(f"{item.name}:" in str(Run.__doc__) for item in fields(Run))

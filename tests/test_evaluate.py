@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from slimexp import artifact, record
-from slimexp.config import compose, main
+from slimexp.command_line import main
+from slimexp.config import compose
 from slimexp.evaluate import evaluate
 from slimexp.pipeline import Pipeline
 from slimexp.record import Record

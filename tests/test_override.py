@@ -1,6 +1,9 @@
 """Overrides of a command line."""
 
+import shlex
+
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from slimexp import override
 
@@ -21,6 +24,23 @@ pytestmark = pytest.mark.fast
 def test_key_and_first_value(text: str, key: str, first: str) -> None:
     assert override.key(text) == key
     assert override.first(text) == first
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["~/my model (1)", "a(b", "a=b", "a b", "a,b", "{x", "x}", "[1", "it's", "modèle", "日本",
+     'a"b', "a\\", "a\\\\", 'c:\\"y',
+     "#a", "a;b", "a&b", "${x", "$HOME", "!x", "a<b", "`x`", " lead", "~x", "a^b", "100%", "'q'", '"q"', "null", "1"],
+)  # fmt: skip
+def test_what_is_told_to_type_is_read_as_the_text_that_was_meant(value: str) -> None:
+    (word,) = shlex.split(override.quoted(f"model.path={value}"))
+    parsed = OverridesParser.create().parse_override(word)
+    assert (parsed.key_or_group, parsed.value()) == ("model.path", value)
+
+
+@pytest.mark.parametrize("wrong", ["model.path", "=x", "a=b\nc", "(=x"])
+def test_nothing_is_told_to_type_where_quotes_are_no_way_out(wrong: str) -> None:
+    assert override.quoted(wrong) == ""
 
 
 def test_options_without_a_name() -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from slimexp import artifact, record
 from slimexp.attachment import attached
-from slimexp.config import check, compose, explain
+from slimexp.command_line import explain
+from slimexp.config import check, compose
 from slimexp.importance.mask import Mask
 from slimexp.pipeline import Pipeline
 from slimexp.quantizer.base import Quantizer

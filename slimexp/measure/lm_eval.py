@@ -97,6 +97,8 @@ class LmEval(Measure):
         self.batch_size = batch_size
         self.num_fewshot = num_fewshot
         self.seed = seed
+        if reach_s <= 0:
+            raise ValueError(f"reach_s must be > 0, got {reach_s}")
         self.reach_s = reach_s
         self.verbose = verbose
 

@@ -132,14 +132,14 @@ class Family(ABC):
                 with the code of another language.
         """
         written = target and hasattr(self.tokenizer, "_switch_to_target_mode")  # so transformers asks, too
-        if written or not self.tokenizer.is_fast:
-            limit = self.max_length if truncate else None
-            side = {"text_target" if written else "text": list(texts)}
-            ids: list[list[int]] = self.tokenizer(**side, truncation=truncate, max_length=limit)["input_ids"]
-            return ids
-        # Straight to the Rust tokenizer: the wrapper around it takes eight times as long for one batch.
-        backend, side = self.tokenizer.backend_tokenizer, self.tokenizer.truncation_side
         with unchanged(self.tokenizer):
+            if written or not self.tokenizer.is_fast:
+                limit = self.max_length if truncate else None
+                named = {"text_target" if written else "text": list(texts)}
+                ids: list[list[int]] = self.tokenizer(**named, truncation=truncate, max_length=limit)["input_ids"]
+                return ids
+            # Straight to the Rust tokenizer: the wrapper around it takes eight times as long for one batch.
+            backend, side = self.tokenizer.backend_tokenizer, self.tokenizer.truncation_side
             backend.no_padding()
             backend.enable_truncation(self.max_length, direction=side) if truncate else backend.no_truncation()
             return [encoding.ids for encoding in backend.encode_batch_fast(list(texts))]

@@ -51,6 +51,8 @@ class Bpe(TokenizerRecipe):
     def __init__(self, *, vocab_size: int, characters: int) -> None:
         if vocab_size < 260:
             raise ValueError(f"vocab_size must be >= 260 (256 bytes and 4 special tokens), got {vocab_size}")
+        if characters < 1:
+            raise ValueError(f"characters must be >= 1, got {characters}")
         self.vocab_size = vocab_size
         self.characters = characters
 

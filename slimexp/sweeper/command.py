@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial
 
 from slimexp.config import CONF_DIR, build, check, chosen, options
 from slimexp.point import flat
+from slimexp.secret import written
 from slimexp.stage import key
 from slimexp.stage import shaping as trainer
 from slimexp.sweeper.pareto import Sweep
@@ -133,7 +134,8 @@ def _content(cfg: DictConfig) -> tuple[str, dict[str, Any]]:
         name: OmegaConf.to_container(cfg[name], resolve=True) for name in _SHAPING if cfg.get(name) is not None
     }
     shaping |= {"trainer": trainer(shaping["trainer"]), "save_dtype": cfg.save_dtype, "seed": cfg.seed}
-    return key(shaping), dict(flat(shaping))
+    texts = {name: written(cfg[name]) for name in shaping}
+    return key(shaping), dict(flat({**texts, "trainer": trainer(texts["trainer"])}))
 
 
 def _refuse_seeds(seeds: Sequence[int]) -> None:

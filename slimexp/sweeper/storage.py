@@ -11,7 +11,7 @@ from urllib.parse import quote, quote_plus
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 
-from slimexp.override import holds_password
+from slimexp.secret import holds_password
 from slimexp.sweeper.extra import require
 from slimexp.sweeper.journal import FILE, Expected, open_journal
 

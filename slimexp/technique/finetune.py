@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from slimexp.data.base import Corpus
 from slimexp.loss.base import Loss, Outputs
 from slimexp.model.base import Batch, Family, Source, parameters
+from slimexp.technique import optimization
 from slimexp.technique.batches import training_batches
 
 
@@ -78,6 +79,10 @@ class Finetune(pl.LightningModule):
         for name, least in least_of.items():
             if (value := training[name]) < least:  # type: ignore[literal-required]
                 raise ValueError(f"{name} must be >= {least}, got {value}")
+        for name, loss in training["losses"].items():
+            if not isinstance(loss, Loss):
+                raise ValueError(f"losses.{name} must be a loss, got {loss!r}: ~losses.{name} leaves it out")
+        optimization.check(training["optimizer"], training["scheduler"], steps=training["steps"])
         if training["steps"] and not training["losses"]:
             raise ValueError("training needs at least one loss: add one, e.g. /loss@losses.ce: cross_entropy")
         if training["teacher"] is not None and not any(loss.needs_teacher for loss in training["losses"].values()):

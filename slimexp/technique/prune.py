@@ -75,6 +75,8 @@ class Prune(Finetune):
     ) -> None:
         super().__init__(**training)
         pattern.validate(sparsity)
+        if not 0 <= schedule(0.0) <= 1:
+            raise ValueError(f"schedule must start in [0, 1] (a share of sparsity), got {schedule(0.0)}")
         if schedule(1.0) != 1:
             raise ValueError(f"schedule must end at 1 (the whole of sparsity), got {schedule(1.0)}: set schedule.end=1")
         if every < 1:

@@ -46,10 +46,12 @@ def test_overhead_is_the_median_over_blocks_of_steps(capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("technique", ["finetune", "distill"])
 def test_trainer_and_plain_loop_take_turns_at_the_same_maths(
-    technique: str, tiny_folder: Callable[..., Path], table: Path, tmp_path: Path
+    technique: str, tiny_folder: Callable[..., Path], table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from slimexp.config import check, compose
     from slimexp.pipeline import Pipeline
+
+    monkeypatch.setenv("SLIMEXP_PACKAGES", "benchmarks")
 
     path = tmp_path / "overhead.json"
     dense = tiny_folder("seq2seq", dropout_rate=0.1)

@@ -342,3 +342,17 @@ def test_bad_labels(tmp_path: Path, rows: Rows, write_jsonl: Callable[..., Path]
 def test_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         files(Path("unread"), **arguments)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
+def test_two_columns_of_one_name_are_refused(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"twins.{ending}"
+    if ending == "parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        made = pyarrow.table([["a"], ["b"], ["c"]], names=["source", "target", "source"])
+        pytest.importorskip("pyarrow.parquet").write_table(made, path)
+    else:
+        sign = "," if ending == "csv" else "\t"
+        path.write_text("\n".join(sign.join(row) for row in (("source", "target", "source"), ("a", "b", "c"))) + "\n")
+    with pytest.raises(ValueError, match=r"twins\.\w+: 2 columns are called 'source': rename all but one$"):
+        _ = files(path).splits

@@ -12,7 +12,7 @@ import sqlalchemy
 from omegaconf import OmegaConf
 
 from hydra_plugins.slimexp_pareto import _forget_password
-from slimexp.override import holds_password, masked, shown
+from slimexp.secret import holds_password, redacted, shown
 from slimexp.sweeper.pareto import Sweep
 from slimexp.sweeper.storage import without_password
 
@@ -65,14 +65,14 @@ def test_an_override_is_shown_without_it(url: str) -> None:
 @pytest.mark.fast
 @pytest.mark.parametrize("url", WITH)
 def test_a_text_is_masked(url: str) -> None:
-    told = masked(f"could not override 'storag={url}'\nby '{url}', see https://host/path")
+    told = redacted(f"could not override 'storag={url}'\nby '{url}', see https://host/path")
     assert is_kept_back(told) and told.endswith("see https://host/path") and told.count("***") >= 2
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize("url", WITHOUT)
 def test_what_holds_none_is_shown_whole(url: str) -> None:
-    assert not holds_password(url) and shown(f"x={url}") == f"x={url}" == masked(f"x={url}")
+    assert not holds_password(url) and shown(f"x={url}") == f"x={url}" == redacted(f"x={url}")
 
 
 @pytest.mark.parametrize("url", [url for url in WITH if "@host/" not in url or "sqlite" in url or "nonsense" in url])

@@ -1,0 +1,192 @@
+"""Root keys of a run and of an evaluation, and the rules that hold for their values."""
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf, ValueNode
+from omegaconf.errors import OmegaConfBaseException
+
+_LONGEST = 128  # letters of a name: what W&B takes, and half of what a folder may have
+_TAKEN = (  # in the runs folder
+    "multirun.yaml",
+    "pareto.html",
+    "pareto.png",
+    "records.jsonl",
+    "report.csv",
+    "report.json",
+    "sweep",
+    "wandb",
+)
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+# What the pipeline itself gives the trainer, or what would change the meaning of a stage's steps -> how it is said.
+_NOT_OF_TRAINER = {
+    "accumulate_grad_batches": "set pipeline.<stage>.accumulate",
+    "barebones": "leave it out: stages are logged and kept",
+    "callbacks": "add +callback.<name>={_target_: ...}",
+    "default_root_dir": "set runs and name",
+    "fast_dev_run": "set pipeline.<stage>.steps=1",
+    "gradient_clip_algorithm": "set pipeline.<stage>.clip_norm",
+    "gradient_clip_val": "set pipeline.<stage>.clip_norm",
+    "limit_train_batches": "set pipeline.<stage>.steps",
+    "logger": "choose logger=<option>",
+    "max_epochs": "set pipeline.<stage>.steps",
+    "max_steps": "set pipeline.<stage>.steps",
+    "min_epochs": "set pipeline.<stage>.steps",
+    "min_steps": "set pipeline.<stage>.steps",
+    "overfit_batches": "set data.splits.max_train",
+}
+
+
+@dataclass
+class CheckpointInterval:
+    """How often an unfinished stage is written down.
+
+    Attributes:
+        every_steps: Least optimizer steps between two checkpoints.
+        every_seconds: Least seconds between two.
+    """
+
+    every_steps: int = MISSING
+    every_seconds: float = MISSING
+
+
+@dataclass
+class Run:
+    """Root keys of a run.
+
+    Attributes:
+        seed: Of every random choice.
+        runs: Folder that all runs go to.
+        name: Folder of this run below ``runs``.
+        save_dtype: Floating-point type of saved weights, a torch name such as ``bfloat16``.
+        resume: Whether finished stages and checkpoints are used again.
+        compile: Whether training goes through ``torch.compile``.
+        checkpoint: How often an unfinished stage is written down.
+        model: Where the model comes from.
+        baseline: The dense model that stages are compared with and taught by; ``None`` for ``model`` itself.
+        data: The corpus.
+        pipeline: Stage name -> technique, in order.
+        trainer: The machine: devices, precision, strategy.
+        callback: Name -> Lightning callback.
+        logger: Where curves go.
+        measure: Name -> measure of every finished stage.
+    """
+
+    seed: int = MISSING
+    runs: str = MISSING
+    name: str = MISSING
+    save_dtype: str = MISSING
+    resume: bool = MISSING
+    compile: bool = MISSING
+    checkpoint: CheckpointInterval = field(default_factory=CheckpointInterval)
+    model: Any = MISSING
+    baseline: Any = None
+    data: Any = MISSING
+    pipeline: dict[str, Any] = field(default_factory=dict)
+    trainer: Any = MISSING
+    callback: dict[str, Any] = field(default_factory=dict)
+    logger: Any = None
+    measure: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Evaluation:
+    """Root keys of an evaluation.
+
+    Attributes:
+        name: Of the record.
+        runs: Folder whose records it joins.
+        seed: Of every random choice.
+        device: Where the model runs, a torch name such as ``cpu`` or ``cuda``.
+        model: What is measured.
+        baseline: The dense model it is compared with; ``None`` for itself if it was not compressed.
+        data: The corpus.
+        measure: Name -> measure.
+    """
+
+    name: str = MISSING
+    runs: str = MISSING
+    seed: int = MISSING
+    device: str = MISSING
+    model: Any = MISSING
+    baseline: Any = None
+    data: Any = MISSING
+    measure: dict[str, Any] = field(default_factory=dict)
+
+
+def faults(cfg: DictConfig) -> Iterator[str]:
+    """What is wrong with root keys, one line each; a value of the wrong type is left to the schema."""
+    for key, rule in _RULES.items():
+        try:
+            value = OmegaConf.select(cfg, key)
+        except OmegaConfBaseException:
+            continue  # reported by itself
+        if value is not None and (why := rule(value)):
+            yield f"{key} {why}, got {value!r}"
+    if isinstance(trainer := cfg.get("trainer"), DictConfig):
+        for key, instead in _NOT_OF_TRAINER.items():
+            if key in trainer and not (key == "logger" and trainer[key] is False):
+                yield f"trainer.{key} is not for the trainer to say: {instead}"
+
+
+def expand(cfg: DictConfig) -> None:
+    """Make the ``~`` that a path begins with the home folder, in place: shells leave it alone behind ``key=``."""
+    for key in list(cfg):
+        value = cfg._get_node(key)
+        if isinstance(value, DictConfig) and not (value._is_none() or value._is_missing() or value._is_interpolation()):
+            expand(value)
+        elif str(key) in _PATHS and isinstance(value, ValueNode) and str(text := value._value()).startswith("~"):
+            cfg[key] = home(text)
+
+
+def home(path: str) -> str:
+    """``path``, with the home folder for its ``~``."""
+    return os.path.expanduser(path)
+
+
+def unfit_name(name: str) -> str:
+    """Why ``name`` is no name of a folder; empty if it is."""
+    if not name.strip(". "):
+        return "must be the name of a folder"
+    if name != name.strip() or any(not letter.isprintable() for letter in name) or re.search(r"[/\\]", name):
+        return "must be one folder's name, without slashes, control characters and blanks at its ends"
+    if len(name.encode()) > _LONGEST:
+        return f"must have at most {_LONGEST} letters"
+    if name in _TAKEN:
+        return f"must not be {', '.join(_TAKEN[:-1])} or {_TAKEN[-1]}, which the runs folder has of its own"
+    return ""
+
+
+def _unfit_runs(runs: str) -> str:
+    if not runs.strip() or any(not letter.isprintable() for letter in runs):
+        return "must be a folder, without control characters"
+    path = Path(home(runs))
+    if any(part.exists() and not part.is_dir() for part in (path, *path.parents)):
+        return "must be a folder, and a file has that name"
+    return ""
+
+
+def _unfit_type(name: str) -> str:
+    return "" if name in _FLOATS else f"must be a torch floating-point type ({', '.join(_FLOATS)})"
+
+
+def _below(least: float) -> Any:
+    def why(value: float) -> str:
+        return f"must be >= {least}" if value < least and math.isfinite(value) else ""
+
+    return why
+
+
+_PATHS = ("path", "runs", "folder")
+_RULES = {
+    "name": unfit_name,
+    "runs": _unfit_runs,
+    "save_dtype": _unfit_type,
+    "checkpoint.every_steps": _below(1),
+    "checkpoint.every_seconds": _below(0),
+}
