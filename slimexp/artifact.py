@@ -6,6 +6,7 @@ its weights, and holds the weights beneath them. The manifest says the size and 
 """
 
 import json
+import math
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 import psutil
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from slimexp import integrity, manifest
@@ -60,6 +61,7 @@ def save(
             _save_packed(model, partial, dtype)
         else:
             plain = folded(model)
+            _check_held(plain.state_dict(), dtype)
             nn.Module.to(plain, dtype)
             with without_bars():
                 plain.save_pretrained(partial)
@@ -224,6 +226,7 @@ def folded(model: PreTrainedModel) -> PreTrainedModel:
 
 def _save_packed(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
     state, quantization = pack(model)
+    _check_held({name: t for name, t in state.items() if not is_fixed(name, t)}, dtype)
     cast = {name: t if is_fixed(name, t) else t.to(dtype) for name, t in state.items()}
     save_file(
         {name: t.contiguous() for name, t in cast.items()}, folder / "model.safetensors", metadata={"format": "pt"}
@@ -236,6 +239,24 @@ def _save_packed(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> No
     config |= {"quantization_config": quantization, "dtype": str(dtype).removeprefix("torch.")}
     config["architectures"] = [_plain_class(model).__name__]
     path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _check_held(state: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Refuse weights that ``dtype`` has no number for, before they are infinite in a file.
+
+    Raises:
+        ValueError: Names the first.
+    """
+    most = torch.finfo(dtype).max
+    for name, tensor in state.items():
+        if not tensor.is_floating_point() or tensor.dtype.itemsize <= 1 or not tensor.numel():
+            continue
+        largest = float(tensor.abs().max())
+        if most < largest < math.inf:
+            kind = str(dtype).removeprefix("torch.")
+            raise ValueError(
+                f"'{name}' holds {largest:.4g}, and {kind} at most {most:.0f}: set save_dtype=bfloat16 or float32"
+            )
 
 
 def _save_training(model: PreTrainedModel, path: Path) -> None:

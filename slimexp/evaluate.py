@@ -150,8 +150,10 @@ def _dense(cfg: DictConfig, source: "Pretrained", corpus: "Corpus", comparing: l
         ValueError: The baseline is compressed itself, or a measure cannot do without one.
     """
     from slimexp.artifact import compressed_by
+    from slimexp.reference import check_trained
 
     dense = source if cfg.baseline is None else _source(cfg.baseline)
+    check_trained("the model" if dense is source else "the baseline", dense, corpus)
     history = compressed_by(dense, corpus.task)
     if not history:
         return dense

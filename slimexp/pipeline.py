@@ -23,7 +23,6 @@ from slimexp.fit import curves, fit
 from slimexp.integrity import Damaged
 from slimexp.measure.base import Measure, Subject, directions, run, trivial
 from slimexp.model.base import Family, Source
-from slimexp.model.loading import Scratch
 from slimexp.point import figures, unshrunk
 from slimexp.quantizer.packing import kernel
 from slimexp.stage import DENSE, START, Stage, at_work, code_version, key, shaping
@@ -107,7 +106,7 @@ class Pipeline:
             for stage in self.stages:
                 with stage.alone():
                     trained = self._finish_training(stage, tracker)
-                    if stage.name == START and isinstance(self.source, Scratch):
+                    if stage.name == START and self.dense is None:
                         continue  # random weights are not worth measuring
                     metrics = self._finish_measuring(stage, trained, tracker)
                 tracker.summary(stage.name, metrics)

@@ -14,6 +14,7 @@ from slimexp.technique.finetune import Finetune, check_vocabularies
 
 log = logging.getLogger(__name__)
 
+_NEW_HEAD = "has a classifier that nobody trained"
 _NAME_IT = "name the dense model by model@baseline=pretrained baseline.path=..."
 
 
@@ -28,7 +29,7 @@ def number_classes(corpus: Corpus, config: PreTrainedConfig) -> None:
 
 
 def dense(source: Source, named: Source | None, first: Finetune, corpus: Corpus) -> Source | None:
-    """Where the dense model comes from; ``None`` where the first stage trains it from random weights.
+    """Where the dense model comes from; ``None`` where the first stage trains it, or a classifier's new head.
 
     Args:
         source: What the run starts from.
@@ -37,16 +38,23 @@ def dense(source: Source, named: Source | None, first: Finetune, corpus: Corpus)
         corpus: What the models must serve.
 
     Raises:
-        ValueError: It is compressed itself, or there is none.
+        ValueError: It is compressed itself, a part of it was never trained, or there is none.
     """
     if named is not None:
+        check_trained("the baseline", named, corpus)
         _say_positions(named.validate(corpus.task, corpus.labels), corpus, "the baseline")
         chosen, way_out = named, "choose another baseline"
-    elif isinstance(source, Scratch):
+    elif not source.is_trained(corpus.task):
+        what = "has random weights" if isinstance(source, Scratch) else _NEW_HEAD
         if type(first) is not Finetune:
             raise ValueError(
-                "the run's model has random weights, which nothing can be compared with or taught by: "
-                f"{_NAME_IT}, or train it first by a stage of technique finetune"
+                f"the run's model {what}, which nothing can be compared with or taught by: {_NAME_IT}, or train it "
+                "first by a stage of technique finetune, as pipeline=finetune_prune, finetune_quantize, "
+                "finetune_distill and finetune_prune_quantize do"
+            )
+        if not isinstance(source, Scratch):
+            log.warning(
+                "the run's model %s: the first stage trains it, and what it gives is the dense model", _NEW_HEAD
             )
         return None
     else:
@@ -57,6 +65,19 @@ def dense(source: Source, named: Source | None, first: Finetune, corpus: Corpus)
             f"stages are compared with a dense model, and this {what} is compressed ({', '.join(done)}): {way_out}"
         )
     return chosen
+
+
+def check_trained(what: str, source: Source, corpus: Corpus) -> None:
+    """Refuse a model that a part of was never trained, where it is measured or teaches.
+
+    Raises:
+        ValueError: Its classifier is new, or all of it.
+    """
+    if not source.is_trained(corpus.task):
+        raise ValueError(
+            f"{what} {_NEW_HEAD}, whose answers are random: train it by a run of pipeline=finetune first, and name "
+            "the artifact of that run"
+        )
 
 
 def check_teachers(techniques: Mapping[str, Finetune], source: Source, dense: Source | None, corpus: Corpus) -> None:
@@ -98,6 +119,7 @@ def check_unquantized(techniques: Iterable[Finetune], source: Source, task: str)
 
 def _check(where: str, teacher: Source, student: Source, corpus: Corpus) -> None:
     _say_positions(teacher.validate(corpus.task, corpus.labels), corpus, where)
+    check_trained(where, teacher, corpus)
     if teacher.max_length < student.max_length:
         raise ValueError(
             f"{where}.max_length must be >= model.max_length, for the teacher reads what the student reads; got "

@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from slimexp import artifact, record
-from slimexp.attachment import attached
+from slimexp.attachment import attach, attached
 from slimexp.command_line import explain
 from slimexp.config import check, compose
 from slimexp.importance.mask import Mask
 from slimexp.pipeline import Pipeline
 from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.minmax import MinMax
 
 Make = Callable[..., Any]
 FILES = ["artifact", "curves.jsonl", "lock", "measures.json"]
@@ -209,3 +210,40 @@ def test_what_comes_in_small_is_compared_with_the_dense_model(overrides: Make) -
     history = artifact.read_manifest(again.stages[-1].artifact)["stages"]
     assert [stage["name"] for stage in history] == ["prune", "distill"]
     assert distilled["metrics"]["params_nonzero"] < 0.9 * dense["metrics"]["params_nonzero"]
+
+
+def test_a_new_classifier_is_trained_first_and_what_that_gives_is_the_dense_model(
+    tiny: Make, overrides: Make, tmp_path: Path
+) -> None:
+    """An encoder without a classifier, as sentence encoders are shipped: random answers are no baseline."""
+    family = tiny("classification")
+    family.model.base_model.save_pretrained(tmp_path / "encoder")
+    family.tokenizer.save_pretrained(tmp_path / "encoder")
+    encoder = f"model.path={tmp_path / 'encoder'}"
+    with pytest.raises(ValueError, match="has a classifier that nobody trained"):
+        pipeline(overrides("prune", encoder, task="classification"))
+    lines = overrides(
+        "finetune_quantize", encoder, *short("finetune"), "pipeline.quantize.steps=0", task="classification"
+    )
+    run = pipeline(lines)
+    run.run()
+    start, trained, quantized = run.stages
+    assert (start.name, run.reference) == ("start", trained) and run.dense is None
+    finetuned, last = records(run)  # random answers are recorded nowhere
+    assert finetuned["stage"] == "finetune" and finetuned["key"] == finetuned["baseline_key"] == last["baseline_key"]
+    assert last["stage"] == "quantize" and last["baseline"] == finetuned["metrics"] and quantized.artifact.is_dir()
+
+
+@pytest.mark.parametrize("quantizes", [False, True])
+def test_weights_that_a_type_cannot_hold_are_refused_by_name(quantizes: bool, tiny: Make, tmp_path: Path) -> None:
+    family = tiny("causal_lm")
+    if quantizes:
+        attach(next(iter(family.compressible().values())), "weight", MinMax(bits=8, group_size=None))
+    with torch.no_grad():
+        family.model.model.norm.weight[3] = 1e5
+    artifact.save(family, tmp_path / "whole", dtype=torch.bfloat16, stages=[])
+    with pytest.raises(
+        ValueError, match=r"'model\.norm\.weight' holds 1e\+05, and float16 at most 65504: set save_dtype"
+    ):
+        artifact.save(family, tmp_path / "half", dtype=torch.float16, stages=[])
+    assert not (tmp_path / "half").exists()

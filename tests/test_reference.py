@@ -46,6 +46,36 @@ def test_random_weights_are_trained_first_or_have_a_named_one(
             dense(scratch, None, technique(first), text)
 
 
+@pytest.fixture
+def headless(tiny: Make, tmp_path: Path) -> Pretrained:
+    """A BERT that was saved without a classifier."""
+    family = tiny("classification")
+    family.model.base_model.save_pretrained(tmp_path / "headless")
+    family.tokenizer.save_pretrained(tmp_path / "headless")
+    return Pretrained(path=str(tmp_path / "headless"), max_length=16)
+
+
+def test_a_classifier_that_nobody_trained_is_trained_first_and_teaches_nobody(
+    headless: Pretrained, tiny_folder: Make, technique: Make, corpus: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = corpus("classification")
+    trained = Pretrained(path=str(tiny_folder("classification")), max_length=16)
+    assert trained.is_trained("classification") and not headless.is_trained("classification")
+    assert not CutOut(source=headless, cut=CUT).is_trained("classification")
+    assert dense(headless, None, technique("finetune"), text) is None
+    assert "has a classifier that nobody trained: the first stage trains it" in caplog.text
+    assert dense(headless, trained, technique("prune"), text) is trained
+    for first in ("prune", "quantize", "distill"):
+        with pytest.raises(ValueError, match=r"has a classifier that nobody trained, .* as pipeline=finetune_prune"):
+            dense(headless, None, technique(first), text)
+    with pytest.raises(ValueError, match="the baseline has a classifier that nobody trained, whose answers are random"):
+        dense(trained, headless, technique("prune"), text)
+    taught = technique("distill")
+    taught.teacher = headless
+    with pytest.raises(ValueError, match=r"pipeline\.distill\.teacher has a classifier that nobody trained"):
+        check_teachers({"distill": taught}, trained, trained, text)
+
+
 def test_a_quantized_model_of_other_makers_is_not_dense(
     source: Pretrained, tiny: Make, technique: Make, corpus: Make
 ) -> None:

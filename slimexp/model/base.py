@@ -175,6 +175,10 @@ class Source(ABC):
         """What tells the model from others under the same configuration; empty where the configuration says all."""
         return ""
 
+    def is_trained(self, task: str) -> bool:
+        """Whether nothing of the model for ``task`` starts from random weights."""
+        return True
+
     def outline(self, *, task: str, labels: Sequence[str]) -> Family | None:
         """The model as ``load`` would give it, without its weights; ``None`` where a config does not tell.
 

@@ -17,6 +17,11 @@ def class_names(config: PreTrainedConfig) -> list[str]:
     return [names[i] for i in sorted(names)]
 
 
+def tells_classes(config: PreTrainedConfig) -> bool:
+    """Whether a model was saved with a classifier; one that was not gets a new one, of random weights."""
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+
+
 def in_model_order(config: PreTrainedConfig, labels: Sequence[str]) -> tuple[str, ...]:
     """The corpus' classes in the order of the model's outputs.
 
@@ -30,7 +35,7 @@ def in_model_order(config: PreTrainedConfig, labels: Sequence[str]) -> tuple[str
     Raises:
         ValueError: The model tells other classes apart.
     """
-    if not labels or not _tells_classes(config):
+    if not labels or not tells_classes(config):
         return tuple(labels)
     theirs = class_names(config)
     if by_position(config, labels):
@@ -49,7 +54,7 @@ def in_model_order(config: PreTrainedConfig, labels: Sequence[str]) -> tuple[str
 
 def by_position(config: PreTrainedConfig, labels: Sequence[str]) -> bool:
     """Whether position alone tells which class of the model is which of the corpus."""
-    if not labels or not _tells_classes(config):
+    if not labels or not tells_classes(config):
         return False
     theirs = class_names(config)
     same = sorted(map(_plain, theirs)) == sorted(map(_plain, labels))
@@ -63,7 +68,7 @@ def options(config: PreTrainedConfig, labels: Sequence[str]) -> dict[str, Any]:
         ValueError: See ``in_model_order``.
     """
     in_model_order(config, labels)
-    if not labels or _tells_classes(config):
+    if not labels or tells_classes(config):
         return {}
     return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
 
@@ -85,10 +90,6 @@ def lay_out(model: PreTrainedModel, labels: Sequence[str]) -> None:
     names = class_names(model.config)
     model.config.id2label = {new: names[old] for new, old in enumerate(order)}
     model.config.label2id = {name: new for new, name in model.config.id2label.items()}
-
-
-def _tells_classes(config: PreTrainedConfig) -> bool:
-    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
 
 
 def _only_numbered(names: Sequence[str]) -> bool:

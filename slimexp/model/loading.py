@@ -59,6 +59,9 @@ class Pretrained(Source):
         classes.in_model_order(config, labels)
         return config
 
+    def is_trained(self, task: str) -> bool:
+        return task != "classification" or classes.tells_classes(self.validate(task))
+
     def load_tokenizer(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
         return tokenizer_of(self.folder)
 
@@ -145,6 +148,9 @@ class Scratch(Source):
         _validate(config, task, f"a {self.config['model_type']} config", self.max_length)
         return config
 
+    def is_trained(self, task: str) -> bool:
+        return False
+
     def load_tokenizer(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
         return self.tokenizer.build(texts())
 
@@ -178,6 +184,9 @@ class CutOut(Source):
         config = self.source.validate(task, labels)
         self.cut.validate(config)
         return config
+
+    def is_trained(self, task: str) -> bool:
+        return self.source.is_trained(task)
 
     def fingerprint(self) -> str:
         return self.source.fingerprint()

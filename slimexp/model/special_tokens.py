@@ -48,7 +48,7 @@ def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
         ValueError: Two of them contradict each other, or an id that is needed is nowhere; says which file to mend.
     """
     config, generation = model.config, getattr(model, "generation_config", None)
-    known = range(model.get_input_embeddings().weight.shape[0])
+    known = range(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
     holders = [config, *([generation] if generation is not None else [])]
     for holder in holders:
         for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
