@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from slimexp import record, removal
+from slimexp import manifest, record, removal
 from slimexp.clean import main
 from slimexp.stage import RUNNING, Stage, at_work
 
@@ -88,9 +88,11 @@ def dominate(runs: Path, make_record: Callable[..., Any], name: str = "other", *
 
 def test_names_are_those_of_artifacts() -> None:
     """Read, not imported: cleaning needs no torch, whose import takes seconds."""
-    source = (Path(removal.__file__).parent / "artifact.py").read_text()
-    names = dict(re.findall(r'^(MANIFEST|TRAINING) = "(.+)"$', source, re.MULTILINE))
-    assert names["MANIFEST"] == removal.MANIFEST and set(names.values()) == removal.BESIDE
+    training = re.search(
+        r'^TRAINING = "(.+)"$', Path(removal.__file__).with_name("artifact.py").read_text(), re.MULTILINE
+    )
+    assert training is not None
+    assert manifest.NAME == removal.MANIFEST and {manifest.NAME, training[1]} == removal.BESIDE
 
 
 def test_only_what_no_front_needs_goes_and_figures_stay(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -410,7 +412,7 @@ def test_files_of_others_stay(runs: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     before = tree(runs)
     assert main([str(runs), "--dominated", "--unfinished"]) == 1
-    assert capsys.readouterr().err.count("belongs to another user") == 4 and tree(runs) == before
+    assert capsys.readouterr().err.count("belongs to another user") == 6 and tree(runs) == before
 
 
 def test_what_is_exchanged_in_between_stays(runs: Path, victim: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,10 +217,10 @@ def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     try:
-        table = pyarrow.parquet.read_table(path)
-        if twice := sorted({name for name in table.column_names if table.column_names.count(name) > 1}):
+        names = pyarrow.parquet.read_schema(path).names  # of two columns of one name, reading both fails
+        if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"{path}: two columns are called '{twice[0]}': rename one")
-        for number, cells in enumerate(table.to_pylist(), start=1):
+        for number, cells in enumerate(pyarrow.parquet.read_table(path).to_pylist(), start=1):
             yield Row(cells, str(path), number, "row")
     except pyarrow.lib.ArrowException as error:
         raise ValueError(f"{path}: not a readable parquet file: {error}") from error

@@ -71,7 +71,7 @@ class Pretrained(Source):
         for name, value in classes.options(config, labels).items():
             setattr(config, name, value)
         model = outline(auto, config, self.path)
-        return family(model, self.load_tokenizer(texts=tuple), max_length=self.max_length)
+        return _made(family, model, self.load_tokenizer(texts=tuple), self.max_length, self.path)
 
     def load(self, *, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str]) -> Family:
         auto, family = _FAMILIES[task]
@@ -80,7 +80,7 @@ class Pretrained(Source):
         vars(model.config).pop("quantization_config", None)  # its weights are plain numbers now
         round_cache(model, cache_bits(model.config))
         classes.lay_out(model, labels)
-        return family(model, self.load_tokenizer(texts), max_length=self.max_length)
+        return _made(family, model, self.load_tokenizer(texts), self.max_length, self.path)
 
     def fingerprint(self) -> str:
         """Digest of a local folder's files, which can change under the same path; of a hub model its commit."""
@@ -213,7 +213,21 @@ def from_folder(folder: str | Path, task: str, max_length: int, dtype: torch.dty
 def family_of(model: PreTrainedModel, folder: str | Path, task: str, max_length: int) -> Family:
     """A family of a model that is loaded, with the tokenizer in its folder."""
     round_cache(model, cache_bits(model.config))
-    return family_named(task)(model, tokenizer_of(folder), max_length=max_length)
+    return _made(family_named(task), model, tokenizer_of(folder), max_length, folder)
+
+
+def _made(
+    family: type[Family],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    path: str | Path,
+) -> Family:
+    """The family of a model that was read at ``path``."""
+    try:
+        return family(model, tokenizer, max_length=max_length)
+    except ValueError as error:
+        raise ValueError(f"model '{path}': {error}") from error
 
 
 def bare(folder: Path, task: str, max_length: int) -> tuple[type[PreTrainedModel], PreTrainedConfig]:

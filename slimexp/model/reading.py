@@ -108,14 +108,16 @@ def weights(auto: Any, path: str | Path, dtype: torch.dtype = torch.float32, **o
 
 @contextmanager
 def _without_report() -> Iterator[None]:
-    """Hide the table of transformers about what it missed: ``check_fit`` says it in one line."""
-    logger = logging.getLogger("transformers.modeling_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Hide what transformers says about what it missed, which ``check_fit`` says in one line, and about sharding."""
+    names = ("transformers.modeling_utils", "transformers.distributed.tensor_parallel")
+    levels = {(logger := logging.getLogger(name)): logger.level for name in names}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def check_room(model: PreTrainedModel, path: str | Path) -> None:
