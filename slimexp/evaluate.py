@@ -83,7 +83,6 @@ def _record(
     """Add a record of ``metrics`` and of ``compared``, those of the dense model; says where to."""
     from slimexp import artifact
     from slimexp.measure.base import directions, trivial
-    from slimexp.quantizer.packing import kernel
 
     metrics |= artifact.reached(subject.folder)
     runs = Path(cfg.runs)
@@ -97,7 +96,7 @@ def _record(
         seed=cfg.seed,
         overrides=secret.masked(HydraConfig.get().overrides.task),
         config=secret.written(cfg),
-        kernel=kernel(subject.family.model, subject.folder),
+        kernel=subject.kernel,
         headline=corpus.headline,
         direction=corpus.direction,
         metrics=metrics,

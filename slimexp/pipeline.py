@@ -24,7 +24,6 @@ from slimexp.integrity import Damaged
 from slimexp.measure.base import Measure, Subject, directions, run, trivial
 from slimexp.model.base import Family, Source
 from slimexp.point import figures, unshrunk
-from slimexp.quantizer.packing import kernel
 from slimexp.stage import DENSE, START, Stage, at_work, code_version, key, shaping
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.rows import inspect_stages
@@ -209,7 +208,7 @@ class Pipeline:
         seconds = {"train": trained or 0.0, "measure": time.monotonic() - began}
         if stage is self.reference:
             self.dense_metrics = metrics
-        ran, rows = kernel(subject.family.model, subject.folder), curves(stage)
+        ran, rows = subject.kernel, curves(stage)
         # The record first: a kill in between repeats the measuring, and readers keep the later of two records.
         row = self._record(stage, metrics, seconds, trained is None, ran)
         record.append(Path(self.cfg.runs) / record.FILE, row)

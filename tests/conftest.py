@@ -1,5 +1,6 @@
 """What holds for every test: no network, no tracking, one thread, nothing that changes from run to run."""
 
+import logging
 import os
 import signal
 import socket
@@ -45,6 +46,14 @@ def _refuse_outside(host: Any) -> None:
 def _heed_interrupts() -> None:
     """A shell has what runs in its background ignore interrupts, and the processes that tests start inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _no_handlers_left() -> Iterator[None]:
+    """What a command sets up to log to is closed after its test, and later tests would log to it."""
+    before = logging.root.handlers[:]
+    yield
+    logging.root.handlers[:] = before
 
 
 @pytest.fixture(autouse=True, scope="session")

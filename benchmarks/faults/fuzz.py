@@ -82,9 +82,14 @@ def _config(folder: Path) -> object:
 
 
 def _journal(folder: Path) -> object:
+    from optuna.study import StudyDirection
+
+    from slimexp.sweeper.journal import Expected
     from slimexp.sweeper.storage import open_storage
 
-    storage = open_storage(None, folder)
+    ways = (StudyDirection.MINIMIZE, StudyDirection.MINIMIZE)
+    sweep = Expected(study="swept/s/sweep", directions=ways, objectives=("cer", "disk_mb"), mark="outcome")
+    storage = open_storage(None, folder, sweep)
     return [storage.get_all_trials(study._study_id) for study in storage.get_all_studies()]
 
 

@@ -133,7 +133,7 @@ def _unquoted(cell: str) -> str:
 
 def _quoted(path: Path, text: str, delimiter: str) -> Iterator[Line]:
     """Rows by RFC 4180; those that look like several rows, run together by a quote, are said."""
-    csv.field_size_limit(_LONGEST_CELL)
+    limit = csv.field_size_limit(_LONGEST_CELL)  # of the whole process
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     plain = _LINE_END.split(text)
     began, joined = 1, []
@@ -149,6 +149,8 @@ def _quoted(path: Path, text: str, delimiter: str) -> Iterator[Line]:
         raise ValueError(
             f"{path}, line {began}: {error}: quote the whole cell and double the quotes in it, or none"
         ) from error
+    finally:
+        csv.field_size_limit(limit)
     if joined:
         log.warning(
             "%s: %d rows hold several lines in quotes that each look like a row, the first from line %d: where such a "

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ from torch import nn
 from slimexp.data.base import Corpus, Direction, Example
 from slimexp.model.base import Family
 from slimexp.model.serving import served, stored_type
+from slimexp.quantizer.packing import kernel
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Subject:
     family: Family
     folder: Path
 
-    def as_shipped(self) -> "Subject":
+    @cached_property
+    def shipped(self) -> "Subject":
         """What speed and memory are measured of: on a GPU, the model in the type that its file holds.
 
         Quality is graded in float32 on every device. A GPU is made for 16 bits, and a model that ships in them runs in
@@ -42,6 +45,14 @@ class Subject:
             return self
         family = served(self.folder, self.family.task, self.family.max_length, device=self.family.device, dtype=dtype)
         return Subject(family, self.folder)
+
+    @property
+    def kernel(self) -> str:
+        """What executed in the linear layers, in words: where speed was taken, and where quality was, if elsewhere."""
+        graded, timed = kernel(self.family.model, self.folder), vars(self).get("shipped", self)
+        if timed is self:
+            return graded
+        return f"{kernel(timed.family.model, self.folder)}; graded on {graded}"
 
 
 class Measure(ABC):

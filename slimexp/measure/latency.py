@@ -69,7 +69,7 @@ class Latency(Measure):
     - ``latency_batch``, ``latency_tokens``, ``latency_new_tokens``, ``latency_pairs``, ``threads``: what the
       figures are stated for. Tokens are shortened to what the models take.
     - ``latency_float_bits``, ``latency_float_bits_dense``: width of the floats that each computes in: on a GPU those of
-      its file (``Subject.as_shipped``), on a CPU 32.
+      its file (``Subject.shipped``), on a CPU 32.
 
     Args:
         batch: Sequences at once.
@@ -126,8 +126,8 @@ class Latency(Measure):
 
     def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
         same = baseline.family is subject.family
-        subject = subject.as_shipped()
-        baseline = subject if same else baseline.as_shipped()
+        subject = subject.shipped
+        baseline = subject if same else baseline.shipped
         families = (subject.family, baseline.family)
         if families[0].device != families[1].device:
             raise ValueError(

@@ -30,7 +30,7 @@ class Memory(Measure):
     """``peak_mb``: most memory that the weights and one request take together (1 MB = 10^6 bytes).
     ``cache_bytes_per_token``: what self-attention keeps of every token of a sequence, where a model decodes.
 
-    On CUDA, in the type of the file (``Subject.as_shipped``): the parameters and buffers, and what the allocator gave
+    On CUDA, in the type of the file (``Subject.shipped``): the parameters and buffers, and what the allocator gave
     out on top of what it held before.
 
     On a CPU: growth of the resident set in a fresh process that loads the folder and serves the request
@@ -57,7 +57,7 @@ class Memory(Measure):
         self.timeout_s = timeout_s
 
     def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
-        subject = subject.as_shipped()
+        subject = subject.shipped
         shape = self.workload.fitted(subject.family)
         kept = _kept(subject.family, shape)
         on_cuda = subject.family.device.type == "cuda"

@@ -93,12 +93,13 @@ def test_on_a_gpu_speed_and_memory_are_those_of_the_stored_type(
     half = Subject(artifact.served(tmp_path / "half", "cuda"), tmp_path / "half")
     full = Subject(from_folder(subjects[task].folder, task, family.max_length), subjects[task].folder)
     full.family.model.to("cuda")
-    assert half.family.model.dtype == torch.float32 and full.as_shipped() is full
-    assert {t.dtype for t in half.as_shipped().family.model.parameters()} == {torch.bfloat16}
+    assert half.family.model.dtype == torch.float32 and full.shipped is full
+    assert {t.dtype for t in half.shipped.family.model.parameters()} == {torch.bfloat16}
     latency = _built(CONF[0].with_name("latency.yaml"))
     for subject, bits in ((half, 16.0), (full, 32.0)):
         figures = latency.measure(subject, full, corpora[task])
         assert (figures["latency_float_bits"], figures["latency_float_bits_dense"]) == (bits, 32.0)
+    assert half.kernel == "bfloat16 matmul; graded on float32 matmul" and full.kernel == "float32 matmul"
     memory = _built(CONF[0].with_name("memory.yaml"))
     assert memory.measure(half, full, corpora[task])["peak_mb"] < memory.measure(full, full, corpora[task])["peak_mb"]
 
