@@ -159,7 +159,8 @@ def _report(error: Exception, config_name: str = "config") -> int | None:
     if not getattr(error, "reported", False):
         if os.environ.get("SLIMEXP_TRACEBACK") == "1":
             print(secret.redacted("".join(traceback.format_exception(error))), file=sys.stderr)
-        print(f"error: {message}", file=sys.stderr)
+        shown = "\n".join(map(console.printable, message.splitlines()))  # a file's words may be among it
+        print(f"error: {shown}", file=sys.stderr)
     return console.USER_ERROR
 
 
