@@ -91,7 +91,8 @@ def _main(arguments: Sequence[str] | None) -> int:
             freed = [_cleaned(one, runs, shown=asked.runs, days=asked.days, yes=asked.yes) for one in gone]
     except (ValueError, OSError, MemoryError) as error:
         print(
-            f"error: {console.disk_fault(error, str(asked.runs), setting='another folder') or error}", file=sys.stderr
+            f"error: {console.printable(console.disk_fault(error, str(asked.runs), setting='another folder') or error)}",
+            file=sys.stderr,
         )
         return console.USER_ERROR
     total = sum(bytes_ for bytes_ in freed if bytes_ is not None)
@@ -213,7 +214,7 @@ def _absent_locks(gone: Sequence[Going], runs: Path) -> Iterator[Path]:
 
 def _cleaned(one: Going, runs: Path, *, shown: Path, days: float, yes: bool) -> int | None:
     """Remove it, or say that it would go; bytes of disk, 0 where it stays and ``None`` where it cannot be removed."""
-    path, name = shown / one.path.relative_to(runs), one.path.name
+    path, name = console.printable(shown / one.path.relative_to(runs)), one.path.name
     try:
         with removal.opened(one.path.parent, runs) as stage, removal.alone(removal.LOCK, stage) as free:
             if not free:
@@ -230,10 +231,10 @@ def _cleaned(one: Going, runs: Path, *, shown: Path, days: float, yes: bool) -> 
     except FileNotFoundError:
         return 0  # another process was faster
     except removal.Kept as why:
-        print(f"stays: {path}: {why}")
+        print(f"stays: {path}: {console.printable(why)}")
         return 0
     except OSError as error:
-        print(f"cannot remove {path}: {error.strerror or error}", file=sys.stderr)
+        print(f"cannot remove {path}: {console.printable(error.strerror or error)}", file=sys.stderr)
         return None
 
 
