@@ -90,10 +90,8 @@ def _main(arguments: Sequence[str] | None) -> int:
                 _hold(held, _absent_locks(gone, runs))
             freed = [_cleaned(one, runs, shown=asked.runs, days=asked.days, yes=asked.yes) for one in gone]
     except (ValueError, OSError, MemoryError) as error:
-        print(
-            f"error: {console.printable(console.disk_fault(error, str(asked.runs), setting='another folder') or error)}",
-            file=sys.stderr,
-        )
+        why = console.disk_fault(error, str(asked.runs), setting="another folder") or error
+        print(f"error: {console.printable(why)}", file=sys.stderr)
         return console.USER_ERROR
     total = sum(bytes_ for bytes_ in freed if bytes_ is not None)
     print(f"{total / 1e6:.1f} MB {'freed' if asked.yes else 'would be freed: add --yes to do it'}")
