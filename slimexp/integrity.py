@@ -147,8 +147,8 @@ def remove(path: Path) -> None:
 
 
 def is_other_kind(path: Path) -> bool:
-    """Whether something is there that is no file: a folder, a pipe, a link to nothing."""
-    return os.path.lexists(path) and not path.is_file()
+    """Whether something is there that is no file of its own: a folder, a pipe, a link, whatever that leads to."""
+    return os.path.lexists(path) and (path.is_symlink() or not path.is_file())
 
 
 def _check_regular(path: Path) -> None:

@@ -94,6 +94,8 @@ class Pipeline:
         self.tracker: Tracker = build(cfg.logger)
         _ = self.corpus.splits
         self.stages = list(self._plan())
+        for stage in self.stages:
+            stage.check_place()
 
     def run(self) -> dict[str, float]:
         """Every stage in turn; returns the metrics of the last."""

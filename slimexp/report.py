@@ -4,8 +4,10 @@ import argparse
 import csv
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -82,8 +84,20 @@ def write(found: Sequence[Section], folder: Path, runs: Path) -> list[Path]:
         "pareto.html": lambda found, path: path.write_text(html.render(content(found, runs, folder)), encoding="utf-8"),
     }
     for name, writer in writers.items():
-        writer(found, folder / name)
+        with aside(folder / name) as partial:
+            writer(found, partial)
     return [folder / name for name in writers]
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """Another name for what takes ``path``'s when it is whole: a link there is replaced, and not written through."""
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def table(section: Section) -> str:

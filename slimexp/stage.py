@@ -63,6 +63,15 @@ class Stage:
     def curves(self) -> Path:
         return self.folder / "curves.jsonl"
 
+    def check_place(self) -> None:
+        """Refuse a folder that is a link, before anything is computed: it would be written to wherever that leads.
+
+        Raises:
+            ValueError: It is one.
+        """
+        if self.folder.is_symlink():
+            raise ValueError(f"{self.folder} is a link, and a stage writes below its runs folder only: remove the link")
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Work on the stage as the only process; another that wants it waits here, and then finds it finished."""

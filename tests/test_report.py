@@ -214,6 +214,19 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_code_2(
     assert said.endswith(f"{tmp_path / 'file'} (a file has that name): choose a folder of your own by --out DIR")
 
 
+@pytest.mark.parametrize("name", ["report.csv", "report.json", "pareto.png", "pareto.html"])
+def test_a_link_in_the_place_of_a_file_is_replaced_and_not_written_through(
+    runs: Path, tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "mine.txt").write_text("mine")
+    (out / name).symlink_to(tmp_path / "mine.txt")
+    assert main([str(runs), "--out", str(out)]) == 0
+    assert (tmp_path / "mine.txt").read_text() == "mine" and not (out / name).is_symlink()
+    assert {path.name for path in out.iterdir()} == {"report.csv", "report.json", "pareto.png", "pareto.html"}
+
+
 def test_a_missing_folder_or_metric_is_one_line_and_code_2(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(runs / "nothing")]) == 2
     assert main([str(runs), "--x", "disc_mb"]) == 2

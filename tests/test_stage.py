@@ -98,3 +98,11 @@ def test_figures_of_another_hand_are_set_aside(stage: Stage) -> None:
     path = stage.folder / "measures.json"
     path.write_text(path.read_text().replace("0.5", "0.4"))
     assert stage.measured() == {}
+
+
+def test_a_stage_writes_through_no_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "prune-0").symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match=r"prune-0 is a link, and a stage writes below its runs folder only"):
+        Stage("prune", "0", None, tmp_path / "prune-0").check_place()
+    Stage("prune", "1", None, tmp_path / "prune-1").check_place()
