@@ -70,6 +70,10 @@ class Measure(ABC):
     def validate(self, task: str) -> None:  # noqa: B027 (most measures fit every task)
         """Raise ``ValueError`` if models of this corpus task cannot be measured so. Asked before training."""
 
+    def given(self, task: str) -> Collection[str]:
+        """Figures, or patterns of names, that it may give of models of this corpus task."""
+        return self.directions
+
     def graded(self, corpus: Corpus) -> Sequence[Example]:
         """Rows that the corpus's headline is taken of; none if this measure does not give it."""
         return ()

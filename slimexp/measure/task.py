@@ -1,6 +1,6 @@
 """Quality on held-out text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 from slimexp.data.base import HELD_OUT, Corpus, Direction, Example, Split
@@ -20,15 +20,13 @@ class Task(Measure):
         seed: Of the choice of rows: not the run's seed, so that runs compare on the same rows.
     """
 
+    by_task: ClassVar[Mapping[str, Mapping[str, Direction]]] = {
+        "seq2seq": {"cer": "min", "wer": "min", "exact_match": "max"},
+        "causal_lm": {"bits_per_byte": "min", "perplexity": "min", "token_accuracy": "max"},
+        "classification": {"accuracy": "max", "macro_f1": "max"},
+    }
     directions: ClassVar[Mapping[str, Direction]] = {
-        "cer": "min",
-        "wer": "min",
-        "exact_match": "max",
-        "bits_per_byte": "min",
-        "perplexity": "min",
-        "token_accuracy": "max",
-        "accuracy": "max",
-        "macro_f1": "max",
+        name: way for figures in by_task.values() for name, way in figures.items()
     }
 
     def __init__(self, *, split: Split, limit: int | None, batch_size: int, seed: int) -> None:
@@ -42,6 +40,9 @@ class Task(Measure):
         self.limit = limit
         self.batch_size = batch_size
         self.seed = seed
+
+    def given(self, task: str) -> Collection[str]:
+        return self.by_task[task]
 
     def graded(self, corpus: Corpus) -> Sequence[Example]:
         rows = corpus.splits[self.split]

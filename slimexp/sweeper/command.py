@@ -155,8 +155,9 @@ def _objectives(cfg: DictConfig, asked: Mapping[str, Direction] | None) -> dict[
 
 
 def _check_measured(cfg: DictConfig, wanted: Sequence[str]) -> None:
-    """Refuse a metric that no measure of the run gives."""
-    known = {pattern for node in chosen(cfg.measure).values() for pattern in build(node).directions}
+    """Refuse a metric that no measure of the run gives for models of its corpus."""
+    task = build(cfg.data).task
+    known = {pattern for node in chosen(cfg.measure).values() for pattern in build(node).given(task)}
     for name in wanted:
         if not any(fnmatchcase(name, pattern) for pattern in known):
             raise ValueError(
@@ -166,7 +167,7 @@ def _check_measured(cfg: DictConfig, wanted: Sequence[str]) -> None:
 
 def _way_out(name: str, measures: Sequence[str], known: Collection[str]) -> str:
     """Which measure would give a metric; where none would, what the run's own give."""
-    for other in options("measure"):
+    for other in (name for name in options("measure") if name not in measures):
         measure: Any = get_class(OmegaConf.load(CONF_DIR / "measure" / f"{other}.yaml")._target_)
         if any(fnmatchcase(name, pattern) for pattern in measure.directions):
             return f"{other} does, add it by 'measure=[{','.join([*measures, other])}]'"

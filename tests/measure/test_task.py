@@ -1,10 +1,12 @@
 """Quality on held-out text."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from slimexp.data.base import Corpus
+from slimexp.data import grading
+from slimexp.data.base import Corpus, Example
 from slimexp.measure.base import Subject, trivial
 from slimexp.measure.task import Task
 
@@ -72,3 +74,18 @@ def test_rows_that_are_cut_are_counted(task: str, subjects: dict[str, Subject], 
     finally:
         family.max_length = longest
     assert figures.get("task_cut_rows") == (None if task == "causal_lm" else figures["task_examples"])
+
+
+@pytest.mark.parametrize(
+    ("task", "graded"),
+    [
+        ("seq2seq", lambda: grading.grade_text(["a", "b"], [Example("a", "a"), Example("b", "c")])),
+        ("causal_lm", lambda: grading.grade_likelihood([(1.0, 2, 1), (2.0, 2, 0)], [Example("ab"), Example("cd")])),
+        (
+            "classification",
+            lambda: grading.grade_label([0, 1], [Example("a", label=0), Example("b", label=0)], classes=2),
+        ),
+    ],
+)
+def test_what_it_says_that_it_gives_is_what_corpora_grade(task: str, graded: Callable[[], dict[str, float]]) -> None:
+    assert set(_task().given(task)) == {name for name in graded() if not name.endswith("_stderr")}

@@ -90,6 +90,10 @@ def test_a_rule_stops_trials_but_not_what_is_promoted(
         ),
         (["pipeline.prune.sparsity=0.2"], "nothing is swept"),
         (["pipeline.prune.sparsity=0.2,0.5", "hydra.sweeper.objectives={speed: max}"], "no measure of this run gives"),
+        (
+            ["pipeline.prune.sparsity=0.2,0.5", "hydra.sweeper.objectives={perplexity: min}"],
+            "no measure of this run gives 'perplexity': choose among",
+        ),
         (["pipeline.prune.sparsity=interval(0.9,0.2)"], "needs an interval with low < high"),
         (["pipeline.prune.sparsity=0.2,0.5", "measure.task.split=tst"], "measure.task: split must be one of"),
         (["pipeline.prune.sparsity=0.2,0.5", "hydra.sweeper.storag=x"], "did you mean 'hydra.sweeper.storage'?"),
