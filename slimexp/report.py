@@ -91,13 +91,30 @@ def write(found: Sequence[Section], folder: Path, runs: Path) -> list[Path]:
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """Another name for what takes ``path``'s when it is whole: a link there is replaced, and not written through."""
+    """Another name for what takes ``path``'s when it is whole: a link there is replaced, and not written through.
+
+    What processes that were killed left under such names is removed.
+    """
+    for left in path.parent.glob(f".*.{path.name}"):
+        if (pid := left.name.split(".")[1]).isdigit() and not _is_alive(int(pid)):
+            left.unlink(missing_ok=True)
     partial = path.with_name(f".{os.getpid()}.{path.name}")
+    partial.unlink(missing_ok=True)
     try:
         yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
 
 
 def table(section: Section) -> str:

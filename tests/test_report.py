@@ -222,6 +222,7 @@ def test_a_link_in_the_place_of_a_file_is_replaced_and_not_written_through(
     out.mkdir()
     (tmp_path / "mine.txt").write_text("mine")
     (out / name).symlink_to(tmp_path / "mine.txt")
+    (out / f".99999999.{name}").write_text("left by a process that was killed")
     assert main([str(runs), "--out", str(out)]) == 0
     assert (tmp_path / "mine.txt").read_text() == "mine" and not (out / name).is_symlink()
     assert {path.name for path in out.iterdir()} == {"report.csv", "report.json", "pareto.png", "pareto.html"}
