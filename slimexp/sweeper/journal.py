@@ -12,8 +12,8 @@ import re
 import shutil
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ Op = dict[str, Any]
 
 FILE = "journal.jsonl"
 DAMAGED = ".damaged"  # added to the name of the file that is kept
-_CREATE_STUDY, _CREATE_TRIAL, _PARAM, _STATE, _USER = 0, 4, 5, 6, 8  # Optuna's JournalOperation
+DIRECTIONS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
+_CREATE_STUDY, _OF_SWEEP, _CREATE_TRIAL, _PARAM, _STATE, _USER = 0, 2, 4, 5, 6, 8  # Optuna's JournalOperation
 _DELETE_STUDY, _DISCARD = 1, 10  # which no sweep writes
-_OF_STUDY = {_DELETE_STUDY, 2, 3}  # 2 and 3: attributes
+_OF_STUDY = {_DELETE_STUDY, _OF_SWEEP, 3}  # 3: attributes of Optuna's own
 _OF_TRIAL = {_PARAM, _STATE, 7, _USER, 9}
 _COMPLETE = TrialState.COMPLETE.value
 _STATES = {state.value for state in TrialState}
@@ -75,14 +76,14 @@ class Expected:
 
     Attributes:
         study: Its name, where the line that created it is lost.
-        directions: Of its objectives.
-        objectives: Their names.
+        described: User attribute of the study that says what it is a sweep of.
+        objectives: Metric -> direction, where that is lost too.
         mark: User attribute of every trial that has ended, with its ``metrics``.
     """
 
     study: str
-    directions: Sequence[StudyDirection]
-    objectives: Sequence[str]
+    described: str
+    objectives: Mapping[str, StudyDirection]
     mark: str
 
 
@@ -102,6 +103,7 @@ def open_journal(path: Path, sweep: Expected) -> JournalStorage:
         journal = _read(path) if path.exists() else _Journal()
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): the sweep's trials are written there") from error
+    sweep = replace(sweep, objectives=_objectives(journal.lines, sweep))
     if not journal.faults and _is_in_order(journal.lines) and _is_complete(journal.lines, sweep):
         try:
             return _opened(path)
@@ -190,6 +192,17 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def _objectives(lines: Sequence[tuple[int, Op]], sweep: Expected) -> Mapping[str, StudyDirection]:
+    """Those that the journal says it is of: a command with others is refused, and nothing is judged by it."""
+    for _, op in reversed(lines):
+        if op["op_code"] == _OF_SWEEP and isinstance(attributes := op.get("user_attr"), dict):
+            described = attributes.get(sweep.described)
+            known = described.get("objectives") if isinstance(described, dict) else None
+            if known and isinstance(known, dict) and all(way in ("min", "max") for way in known.values()):
+                return {name: DIRECTIONS[way] for name, way in known.items()}
+    return sweep.objectives
+
+
 # --- mending ---------------------------------------------------------------------------------------------------------
 
 
@@ -255,7 +268,7 @@ def _studies(journal: _Journal, sweep: Expected) -> list[Op]:
     if not about - set(range(len(there))) or len(there) not in about:
         return there
     name = sweep.study if all(op.get("study_name") != sweep.study for op in there) else f"{sweep.study} (lost)"
-    ways = [int(way) for way in sweep.directions]
+    ways = [int(way) for way in sweep.objectives.values()]
     return [{"op_code": _CREATE_STUDY, "worker_id": _MENDER, "study_name": name, "directions": ways}, *there]
 
 
@@ -345,7 +358,7 @@ def _complete(ops: Sequence[Op], sweep: Expected) -> list[Op]:
     return kept
 
 
-def _values(outcome: object, objectives: Sequence[str]) -> list[Any]:
+def _values(outcome: object, objectives: Iterable[str]) -> list[Any]:
     metrics = outcome.get("metrics") if isinstance(outcome, dict) else None
     return [metrics.get(name) for name in objectives] if isinstance(metrics, dict) else []
 

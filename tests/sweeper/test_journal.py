@@ -210,6 +210,44 @@ def test_a_damaged_journal_goes_on(
     assert states.count("COMPLETE") == 4
 
 
+OTHERS = {
+    "another metric": {"cer": "min", "latency_ratio": "min"},
+    "another order": {"disk_mb": "min", "cer": "min"},
+    "another direction": {"cer": "max", "disk_mb": "min"},
+    "one less": {"cer": "min"},
+    "one more": {"cer": "min", "disk_mb": "min", "latency_ratio": "min"},
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_sweep_of_other_objectives_is_refused_and_its_journal_stays(
+    make: Make, go_on: Any, whole: Lines, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    journal = tmp_path / "sweep" / FILE
+    journal.parent.mkdir()
+    journal.write_bytes(b"".join(whole))
+    with pytest.raises(ValueError, match=r"holds another sweep \(objectives was .* and is .*: repeat its command"):
+        make(*COMMAND, objectives=OTHERS[what])
+    assert journal.read_bytes() == b"".join(whole) and capsys.readouterr().err == ""
+    assert sorted(path.name for path in journal.parent.iterdir()) == [FILE, "lock", "study"]
+    _, ran = go_on()
+    assert ran == []
+
+
+@pytest.mark.parametrize("what", OTHERS)
+@pytest.mark.parametrize("lost", [STUDY, at(2, X)])
+def test_a_damaged_journal_is_mended_by_its_own_objectives(
+    make: Make, go_on: Any, whole: Lines, tmp_path: Path, what: str, lost: int
+) -> None:
+    journal = tmp_path / "sweep" / FILE
+    journal.parent.mkdir()
+    journal.write_bytes(b"".join(cut_out(lost)(list(whole))))
+    with pytest.raises(ValueError, match="holds another sweep"):
+        make(*COMMAND, objectives=OTHERS[what])
+    _, ran = go_on()
+    assert ran == ([] if lost == STUDY else ["3"])
+
+
 def test_the_warning_names_the_lines(go_on: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     go_on()
     journal = tmp_path / "sweep" / FILE
