@@ -23,10 +23,14 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, Jour
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from slimexp import regular_file
+from slimexp.integrity import is_other_kind
+
 Op = dict[str, Any]
 
 FILE = "journal.jsonl"
 DAMAGED = ".damaged"  # added to the name of the file that is kept
+LONGEST = 1 << 26  # bytes of a line
 DIRECTIONS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
 _CREATE_STUDY, _OF_SWEEP, _CREATE_TRIAL, _PARAM, _STATE, _USER = 0, 2, 4, 5, 6, 8  # Optuna's JournalOperation
 _DELETE_STUDY, _DISCARD = 1, 10  # which no sweep writes
@@ -97,8 +101,9 @@ def open_journal(path: Path, sweep: Expected) -> JournalStorage:
     Raises:
         ValueError: It is no file, or cannot be read.
     """
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no file, and a sweep's journal must be one: move it away, or give name=...")
+    if is_other_kind(path):
+        what = "is a link" if path.is_symlink() else "is no file"
+        raise ValueError(f"{path} {what}, and a sweep's journal must be one of its own: move it away, or give name=...")
     try:
         journal = _read(path) if path.exists() else _Journal()
     except OSError as error:
@@ -124,12 +129,14 @@ def _opened(path: Path) -> JournalStorage:
 
 def _read(path: Path) -> _Journal:
     journal, created = _Journal(), set[str]()
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            ops, fault = _operations(line)
+    with regular_file.opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        is_ended = os.pread(file.fileno(), 1, max(0, size - 1)) == b"\n"
+        for number, line in enumerate(regular_file.lines(file, LONGEST), 1):
+            ops, fault = _operations(line, is_ended=is_ended or file.tell() < size)
             if fault:
                 journal.faults[number] = fault
-                journal.lost += max(1, len(line) // _LEAST_BYTES) if not ops else 1
+                journal.lost += max(1, (LONGEST if line is None else len(line)) // _LEAST_BYTES) if not ops else 1
             for op in ops:
                 if op["op_code"] in (_CREATE_STUDY, _CREATE_TRIAL):
                     if (text := json.dumps(op)) in created:
@@ -140,17 +147,19 @@ def _read(path: Path) -> _Journal:
     return journal
 
 
-def _operations(line: bytes) -> tuple[list[Op], str | None]:
+def _operations(line: bytes | None, *, is_ended: bool) -> tuple[list[Op], str | None]:
     """Whole operations of a line, and what is wrong with it."""
+    if line is None:
+        return [], f"has more than {LONGEST} bytes"
     whole = _json(line)
     if whole is not None and _is_operation(whole[0]):
-        return [whole[0]], None if line.endswith(b"\n") else "has no end"
+        return [whole[0]], None if is_ended else "has no end"
     found = list(_glued(line))
     if found:
         return found, "is glued or cut"
     if whole is not None:
         return [], "is no operation"
-    return [], "is cut off" if not line.endswith(b"\n") else "is blank" if not line.strip() else "is no JSON"
+    return [], "is cut off" if not is_ended else "is blank" if not line.strip() else "is no JSON"
 
 
 def _json(text: bytes) -> tuple[Any] | None:
@@ -235,7 +244,8 @@ def _mend(path: Path, journal: _Journal, sweep: Expected) -> None:
     """Write the file anew with what is whole, keep what it was, and say so."""
     ops = _complete(_replayable(_sorted(journal, sweep), journal), sweep)
     partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    partial.unlink(missing_ok=True)  # a pipe would be waited for, and a link written through
+    with partial.open("x", encoding="utf-8") as file:
         file.writelines(json.dumps(op, separators=(",", ":")) + "\n" for op in ops)
         file.flush()
         os.fsync(file.fileno())
@@ -372,7 +382,7 @@ def _keep(path: Path) -> Path:
         except FileExistsError:
             continue
         except OSError:  # a filesystem without links
-            if name.exists():
+            if os.path.lexists(name):
                 continue
             shutil.copyfile(path, name)
         return name
