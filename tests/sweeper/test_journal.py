@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 import pytest
 
-from slimexp.sweeper import journal
+from slimexp.sweeper import operation
 from slimexp.sweeper.account import OUTCOME
 from slimexp.sweeper.journal import DAMAGED, FILE
 from slimexp.sweeper.pareto import Sweep
@@ -122,6 +122,8 @@ JUNK = {
     "a study without a name": b'{"op_code": 0, "worker_id": "w", "directions": [1]}\n',
     "an end without a state": b'{"op_code": 6, "worker_id": "w", "trial_id": 3}\n',
     "nested without end": b"[" * 100_000 + b"\n",
+    "an end of a list": b'{"op_code": 6, "worker_id": "w", "trial_id": 3, "state": [1]}\n',
+    "an end in words": b'{"op_code": 6, "worker_id": "w", "trial_id": 3, "state": "1"}\n',
     "a number without end": b"1" * 10_000 + b"\n",
     "a long line": b"x" * 5_000_000 + b"\n",
 }
@@ -262,10 +264,43 @@ def test_the_warning_names_the_lines(go_on: Any, tmp_path: Path, capsys: pytest.
     )
 
 
+DIFFER = "did not end as the other lines say, or one of these is missing"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ([edit(at(1, STATE), values=[7, 7])], f"trial 1 {DIFFER}"),
+        ([edit(at(1, STATE), values=[7, 7]), edit(at(3, STATE), values=[7, 7])], f"trials 1, 3 {DIFFER}"),
+        ([edit(at(1, ENDED), user_attr={OUTCOME: {}})], f"trial 1 {DIFFER}"),
+        ([cut_out(at(2, X))], f"trial 2 {DIFFER}"),
+        ([edit(at(0, STATE), state=77)], "line 7 is no operation of Optuna's"),
+        ([moved(at(1, CREATE), at(1, STATE))], "lines are missing or out of order"),
+        ([cut_out(STUDY)], "lines are missing or out of order"),
+    ],
+)
+def test_where_every_line_is_whole_the_trials_are_named(
+    go_on: Any,
+    whole: Lines,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: list[Callable[[Lines], Lines]],
+    said: str,
+) -> None:
+    lines = list(whole)
+    for one in damage:
+        lines = one(lines)
+    path = tmp_path / "sweep" / FILE
+    path.parent.mkdir()
+    path.write_bytes(b"".join(lines))
+    go_on()
+    assert capsys.readouterr().err.startswith(f"warning: {path}: {said}: what is whole in it counts")
+
+
 def test_a_line_without_end_is_not_held(
     go_on: Any, whole: Lines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(journal, "LONGEST", 10_000)
+    monkeypatch.setattr(operation, "LONGEST", 10_000)
     path = tmp_path / "sweep" / FILE
     path.parent.mkdir()
     path.write_bytes(b"".join(put(at(2, X), edited(whole[at(1, X)], param_name="x" * 20_000))(whole)))

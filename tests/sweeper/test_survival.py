@@ -14,7 +14,6 @@ import optuna
 import psutil
 import pytest
 
-from slimexp.sweeper.command import _terminable
 from slimexp.sweeper.pareto import Sweep
 from slimexp.sweeper.promotion import Promotion
 from slimexp.sweeper.worker import _TOOK_LONGER, Job, _cause, gone, work
@@ -208,26 +207,6 @@ def test_of_a_log_the_end_is_read(tmp_path: Path, last: str, error: str) -> None
             file.seek(before)
             file.write(f"\n{last}\n".encode())
         assert gone(Job(0, ((),), log), "it is gone", 1.0).error == error
-
-
-def test_sigterm_ends_like_ctrl_c(capsys: Any) -> None:
-    with pytest.raises(SystemExit) as said, _terminable():
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
-    assert said.value.code == 143 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert capsys.readouterr().err == "terminated: what is finished is kept, the same command goes on from there\n"
-
-
-def test_sigterm_is_left_to_who_handles_it() -> None:
-    def other(number: int, frame: object) -> None:
-        pass
-
-    before = signal.signal(signal.SIGTERM, other)
-    try:
-        with _terminable():
-            assert signal.getsignal(signal.SIGTERM) is other
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 # --- a folder that is moved ------------------------------------------------------------------------------------------
