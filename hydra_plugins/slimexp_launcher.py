@@ -10,7 +10,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 class OurConfigs(SearchPathPlugin):
@@ -22,11 +22,27 @@ class OurConfigs(SearchPathPlugin):
             registered.pop(f"{name}.yaml", None)
 
 
+def _check_borrowed(plugin: object) -> None:
+    """Refuse whatever else could be imported and called: a config chooses among launchers only.
+
+    Raises:
+        ConfigError: It is none that ``conf/hydra/launcher`` names.
+    """
+    from slimexp.config import CONF_DIR, ConfigError
+
+    files = sorted((CONF_DIR / "hydra" / "launcher").glob("*.yaml"))
+    if plugin not in [OmegaConf.load(file).launcher.plugin for file in files]:
+        raise ConfigError(
+            "hydra.launcher.plugin must be as conf/hydra/launcher has it, "
+            f"got {plugin!r}: leave it out, and choose by hydra/launcher={'|'.join(file.stem for file in files)}"
+        )
+
+
 class Borrowed(Launcher):
     """A launcher of another package; where that is not installed, one sentence on how to get it.
 
     Args:
-        plugin: Module and class of the launcher.
+        plugin: Module and class of the launcher, one that ``conf/hydra/launcher`` names.
         extra: Of slimexp, which installs it.
         settings: Of the launcher.
     """
@@ -39,6 +55,7 @@ class Borrowed(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from slimexp.sweeper.extra import require
 
+        _check_borrowed(self.plugin)
         module, _, name = self.plugin.rpartition(".")
         by = f"hydra/launcher={config.hydra.runtime.choices['hydra/launcher']}"
         self.launcher: Launcher = getattr(require(module, extra=self.extra, by=by), name)(**self.settings)

@@ -21,11 +21,13 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.nn import functional as F
 
+from slimexp import regular_file
 from slimexp.measure.base import spread, untouched
 from slimexp.model.base import IGNORE
 from slimexp.stage import Stopped
 from slimexp.technique.finetune import Finetune
 
+_LONGEST = 1 << 16  # bytes of a grade
 _SEED = 0  # which rows are graded: the same in all trials
 
 
@@ -137,16 +139,18 @@ def write(path: Path, grade: dict[str, Any]) -> None:
     """Write a trial's grade aside and rename it, so that nobody reads half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(grade))
+    partial.unlink(missing_ok=True)  # a pipe would be waited for, and a link written through
+    with partial.open("x") as file:
+        file.write(json.dumps(grade))
     os.replace(partial, path)
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """Trial -> its grade at a rung; a file that a full disk or a power cut has damaged decides nothing."""
+    """Trial -> its grade at a rung; what is no file, or damaged by a full disk or a power cut, decides nothing."""
     grades = {}
     for path in folder.glob("*.json"):
         with suppress(OSError, ValueError, RecursionError):
-            grade = json.loads(path.read_bytes())
+            grade = json.loads(regular_file.content(path, _LONGEST))
             if isinstance(grade, dict) and "among" in grade and type(grade.get("loss")) in (int, float):
                 grades[path.stem] = grade
     return grades

@@ -81,6 +81,36 @@ def test_every_launcher_leaves_the_records_of_the_basic_one(
     assert not list((tmp_path / name).glob("*.log"))
 
 
+@pytest.mark.parametrize(
+    "plugin",
+    [
+        "subprocess.Popen", "os.system", "builtins.exec", "hydra_plugins.slimexp_launcher.sys.exit", "Popen", "", None,
+        ["subprocess.Popen"], "hydra_plugins.slimexp_launcher.Borrowed", f"{__name__}.Fake",
+    ],
+)  # fmt: skip
+def test_nothing_but_a_launcher_of_conf_is_imported(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slimexp.sweeper.extra.require", lambda *given, **named: pytest.fail("it was imported"))
+    with pytest.raises(
+        ConfigError, match=r"^hydra\.launcher\.plugin must be as conf/hydra/launcher has it, got .*=jobl"
+    ):
+        Borrowed(plugin=plugin, extra="none", args=["true"]).setup(
+            hydra_context=None,
+            task_function=print,
+            config=composed("joblib"),  # type: ignore[arg-type]
+        )
+
+
+def test_a_command_line_starts_no_other_program(
+    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    file = tmp_path / "touched"
+    settings = ["~hydra.launcher.n_jobs", "~hydra.launcher.batch_size", "~hydra.launcher.pre_dispatch"]
+    given = ["hydra.launcher.plugin=subprocess.Popen", f"+hydra.launcher.args=[touch,{file}]"]
+    done = command("hydra/launcher=joblib", *given, *settings, f"runs={tmp_path / 'runs'}")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: hydra.launcher.plugin must be") and not file.exists()
+
+
 class Fake(Launcher):
     """Ends as it is told."""
 

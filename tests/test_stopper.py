@@ -1,6 +1,7 @@
 """What is hopeless is stopped in the midst of its training, and what goes on is as without the rule."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,27 @@ def test_a_damaged_grade_decides_nothing(tmp_path: Path, text: bytes) -> None:
     leave(tmp_path, "finetune-whole", GOOD)
     (tmp_path / "finetune-damaged.json").write_bytes(text)
     assert stopper.read(tmp_path) == {"finetune-whole": {"among": "", "loss": GOOD}}
+
+
+@pytest.mark.fast
+def test_what_is_no_grade_is_neither_waited_for_nor_read_to_its_end(tmp_path: Path) -> None:
+    leave(tmp_path, "finetune-whole", GOOD)
+    os.mkfifo(tmp_path / "finetune-pipe.json")
+    (tmp_path / "finetune-device.json").symlink_to("/dev/zero")
+    (tmp_path / "finetune-folder.json").mkdir()
+    (tmp_path / "finetune-long.json").write_text(json.dumps({"among": "x" * 100_000, "loss": GOOD}))
+    assert stopper.read(tmp_path) == {"finetune-whole": {"among": "", "loss": GOOD}}
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("place", ["a.json", f"a.{os.getpid()}.partial"])
+@pytest.mark.parametrize("put", ["pipe", "link"])
+def test_a_grade_is_written_into_no_pipe_and_through_no_link(tmp_path: Path, place: str, put: str) -> None:
+    (tmp_path / "other").write_text("other")
+    os.mkfifo(tmp_path / place) if put == "pipe" else (tmp_path / place).symlink_to("other")
+    leave(tmp_path, "a", GOOD)
+    assert stopper.read(tmp_path)["a"]["loss"] == GOOD and not (tmp_path / "a.json").is_symlink()
+    assert (tmp_path / "other").read_text() == "other"
 
 
 def test_few_at_a_rung_decide_nothing(run: Callable[..., Any], tmp_path: Path) -> None:

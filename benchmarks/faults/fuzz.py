@@ -87,8 +87,8 @@ def _journal(folder: Path) -> object:
     from slimexp.sweeper.journal import Expected
     from slimexp.sweeper.storage import open_storage
 
-    ways = (StudyDirection.MINIMIZE, StudyDirection.MINIMIZE)
-    sweep = Expected(study="swept/s/sweep", directions=ways, objectives=("cer", "disk_mb"), mark="outcome")
+    ways = {"cer": StudyDirection.MINIMIZE, "disk_mb": StudyDirection.MINIMIZE}
+    sweep = Expected(study="swept/s/sweep", described="sweep", objectives=ways, mark="outcome")
     storage = open_storage(None, folder, sweep)
     return [storage.get_all_trials(study._study_id) for study in storage.get_all_studies()]
 

@@ -1,10 +1,7 @@
 """What ``hydra/sweeper=pareto`` does with a command line: check it, sweep, show the front."""
 
-import signal
 import sys
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -16,6 +13,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import FrozenTrial
 
+from slimexp import console
 from slimexp.config import CONF_DIR, build, check, chosen, options
 from slimexp.point import flat
 from slimexp.secret import written
@@ -76,7 +74,7 @@ def sweep(
             "go on with them, or give name=... for a new sweep"
         )
     print(f"sweep: {one.total} trials, {settings['workers']} at a time; logs and journal in {one.folder}", flush=True)
-    with _terminable():
+    with console.interruptible(console.GOES_ON):  # Hydra may be given a task by others than our own main
         front = one.run()
     print("\n".join([*_table(one, front), *_in_earnest(one, front)]))
     print(f"python -m slimexp.report {runs}   draws every stage that was measured (--watch, --wandb: see --help)")
@@ -88,31 +86,6 @@ def _end_where_all_failed(one: Sweep) -> None:
     if 0 < one.failures == one.done:
         print(f"error: all {one.done} trials failed: {_AGAIN}", file=sys.stderr)
         sys.exit(ALL_FAILED)
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM."""
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end a sweep as Ctrl-C does, where it would end the process and nothing else."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield  # whoever handles it, ends the workers by an exception
-        return
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    except _Terminated:
-        print("terminated: what is finished is kept, the same command goes on from there", file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _terminate(number: int, frame: object) -> None:
-    signal.signal(number, signal.SIG_IGN)  # once is enough: the workers are ended
-    raise _Terminated
 
 
 def _checked(cfg: DictConfig) -> DictConfig:

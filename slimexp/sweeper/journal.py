@@ -8,12 +8,11 @@ create them, so a line that is lost must not shift those after it. The file as i
 import itertools
 import json
 import os
-import re
 import shutil
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,28 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, Jour
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-Op = dict[str, Any]
+from slimexp.integrity import is_other_kind
+from slimexp.sweeper.operation import (
+    CREATE_STUDY,
+    CREATE_TRIAL,
+    DELETE_STUDY,
+    OF_STUDY,
+    OF_SWEEP,
+    OF_TRIAL,
+    PARAM,
+    STATE,
+    USER,
+    Journal,
+    Op,
+    read,
+)
 
 FILE = "journal.jsonl"
 DAMAGED = ".damaged"  # added to the name of the file that is kept
-_CREATE_STUDY, _CREATE_TRIAL, _PARAM, _STATE, _USER = 0, 4, 5, 6, 8  # Optuna's JournalOperation
-_DELETE_STUDY, _DISCARD = 1, 10  # which no sweep writes
-_OF_STUDY = {_DELETE_STUDY, 2, 3}  # 2 and 3: attributes
-_OF_TRIAL = {_PARAM, _STATE, 7, _USER, 9}
+DIRECTIONS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
 _COMPLETE = TrialState.COMPLETE.value
 _STATES = {state.value for state in TrialState}
 _ENDS = {state.value for state in TrialState if state.is_finished()}
-_BEGIN = re.compile(rb'\{\s*"op_code"')
-_LEAST_BYTES = 100  # of a line that creates a trial
 _SLACK = 16  # creating lines that may be missing without a trace
 _NAMED = 5  # damaged lines that a warning names
 _MENDER = "mended"  # worker_id of lines that are put in
@@ -54,35 +62,20 @@ class _Unlocked(JournalFileOpenLock):
         pass
 
 
-@dataclass
-class _Journal:
-    """A journal as read.
-
-    Attributes:
-        lines: Number of the line -> whole operations in it, in their order.
-        faults: What is wrong, by number of the line; 0 for the file.
-        lost: Operations that the damaged lines may have held.
-    """
-
-    lines: list[tuple[int, Op]] = field(default_factory=list)
-    faults: dict[int, str] = field(default_factory=dict)
-    lost: int = 0
-
-
 @dataclass(frozen=True, kw_only=True)
 class Expected:
     """What a sweep knows of its study without the journal.
 
     Attributes:
         study: Its name, where the line that created it is lost.
-        directions: Of its objectives.
-        objectives: Their names.
+        described: User attribute of the study that says what it is a sweep of.
+        objectives: Metric -> direction, where that is lost too.
         mark: User attribute of every trial that has ended, with its ``metrics``.
     """
 
     study: str
-    directions: Sequence[StudyDirection]
-    objectives: Sequence[str]
+    described: str
+    objectives: Mapping[str, StudyDirection]
     mark: str
 
 
@@ -96,12 +89,14 @@ def open_journal(path: Path, sweep: Expected) -> JournalStorage:
     Raises:
         ValueError: It is no file, or cannot be read.
     """
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no file, and a sweep's journal must be one: move it away, or give name=...")
+    if is_other_kind(path):
+        what = "is a link" if path.is_symlink() else "is no file"
+        raise ValueError(f"{path} {what}, and a sweep's journal must be one of its own: move it away, or give name=...")
     try:
-        journal = _read(path) if path.exists() else _Journal()
+        journal = read(path) if path.exists() else Journal()
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): the sweep's trials are written there") from error
+    sweep = replace(sweep, objectives=_objectives(journal.lines, sweep))
     if not journal.faults and _is_in_order(journal.lines) and _is_complete(journal.lines, sweep):
         try:
             return _opened(path)
@@ -117,77 +112,15 @@ def _opened(path: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(path), lock_obj=_Unlocked()))
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def _read(path: Path) -> _Journal:
-    journal, created = _Journal(), set[str]()
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            ops, fault = _operations(line)
-            if fault:
-                journal.faults[number] = fault
-                journal.lost += max(1, len(line) // _LEAST_BYTES) if not ops else 1
-            for op in ops:
-                if op["op_code"] in (_CREATE_STUDY, _CREATE_TRIAL):
-                    if (text := json.dumps(op)) in created:
-                        journal.faults[number] = "is there twice"
-                        continue
-                    created.add(text)
-                journal.lines.append((number, op))
-    return journal
-
-
-def _operations(line: bytes) -> tuple[list[Op], str | None]:
-    """Whole operations of a line, and what is wrong with it."""
-    whole = _json(line)
-    if whole is not None and _is_operation(whole[0]):
-        return [whole[0]], None if line.endswith(b"\n") else "has no end"
-    found = list(_glued(line))
-    if found:
-        return found, "is glued or cut"
-    if whole is not None:
-        return [], "is no operation"
-    return [], "is cut off" if not line.endswith(b"\n") else "is blank" if not line.strip() else "is no JSON"
-
-
-def _json(text: bytes) -> tuple[Any] | None:
-    """A value, in a tuple; ``None`` where it is none."""
-    try:
-        return (json.loads(text),)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _glued(line: bytes) -> Iterator[Op]:
-    """Operations within a line: what is whole between two places where one begins."""
-    decoder = json.JSONDecoder()
-    begins = [found.start() for found in _BEGIN.finditer(line)]
-    for begin, end in zip(begins, [*begins[1:], len(line)], strict=False):
-        if end - begin < _LEAST_BYTES // 2:
-            continue
-        try:
-            text = line[begin:end].decode("latin-1")
-            op, length = decoder.raw_decode(text)
-        except (ValueError, RecursionError):
-            continue
-        if _is_operation(op) and text[:length].isascii():  # as Optuna writes it
-            yield op
-
-
-def _is_operation(op: object) -> bool:
-    if not isinstance(op, dict) or not isinstance(op.get("worker_id"), str) or not _is_count(op.get("op_code")):
-        return False
-    code = op["op_code"]
-    if code in _OF_TRIAL:
-        return _is_count(op.get("trial_id"))
-    if code == _CREATE_TRIAL or code in _OF_STUDY:
-        return _is_count(op.get("study_id"))
-    return code in (_CREATE_STUDY, _DISCARD)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _objectives(lines: Sequence[tuple[int, Op]], sweep: Expected) -> Mapping[str, StudyDirection]:
+    """Those that the journal says it is of: a command with others is refused, and nothing is judged by it."""
+    for _, op in reversed(lines):
+        if op["op_code"] == OF_SWEEP and isinstance(attributes := op.get("user_attr"), dict):
+            described = attributes.get(sweep.described)
+            known = described.get("objectives") if isinstance(described, dict) else None
+            if known and isinstance(known, dict) and all(way in ("min", "max") for way in known.values()):
+                return {name: DIRECTIONS[way] for name, way in known.items()}
+    return sweep.objectives
 
 
 # --- mending ---------------------------------------------------------------------------------------------------------
@@ -199,16 +132,16 @@ def _is_in_order(lines: Sequence[tuple[int, Op]]) -> bool:
     ended = set()
     for _, op in lines:
         code = op["op_code"]
-        if code == _CREATE_STUDY:
+        if code == CREATE_STUDY:
             studies += 1
-        elif code == _CREATE_TRIAL or code in _OF_STUDY:
+        elif code == CREATE_TRIAL or code in OF_STUDY:
             if op["study_id"] >= studies:
                 return False
-            trials += code == _CREATE_TRIAL
-        elif code in _OF_TRIAL:
+            trials += code == CREATE_TRIAL
+        elif code in OF_TRIAL:
             if op["trial_id"] >= trials or op["trial_id"] in ended:
                 return False
-            if code == _STATE and op.get("state") in _ENDS:
+            if code == STATE and op.get("state") in _ENDS:
                 ended.add(op["trial_id"])
     return True
 
@@ -218,62 +151,65 @@ def _is_complete(lines: Sequence[tuple[int, Op]], sweep: Expected) -> bool:
     return len(_complete([op for _, op in lines], sweep)) == len(lines)
 
 
-def _mend(path: Path, journal: _Journal, sweep: Expected) -> None:
+def _mend(path: Path, journal: Journal, sweep: Expected) -> None:
     """Write the file anew with what is whole, keep what it was, and say so."""
-    ops = _complete(_replayable(_sorted(journal, sweep), journal), sweep)
+    there = _replayable(_sorted(journal, sweep), journal)
+    ops = _complete(there, sweep)
     partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    partial.unlink(missing_ok=True)  # a pipe would be waited for, and a link written through
+    with partial.open("x", encoding="utf-8") as file:
         file.writelines(json.dumps(op, separators=(",", ":")) + "\n" for op in ops)
         file.flush()
         os.fsync(file.fileno())
     kept = _keep(path)
     os.replace(partial, path)
-    print(f"warning: {path}: {_said(journal.faults)}; the file as it was is {kept.name}", file=sys.stderr, flush=True)
+    said = _said(journal.faults, sorted(_ended(there) - _ended(ops)))
+    print(f"warning: {path}: {said}; the file as it was is {kept.name}", file=sys.stderr, flush=True)
 
 
-def _sorted(journal: _Journal, sweep: Expected) -> list[Op]:
+def _sorted(journal: Journal, sweep: Expected) -> list[Op]:
     """Studies, then trial by trial what creates it, what is said of it, and its end."""
     studies = _studies(journal, sweep)
-    of_studies = [op for _, op in journal.lines if op["op_code"] in _OF_STUDY and _names(op, studies)]
-    deleted = [op for op in of_studies if op["op_code"] == _DELETE_STUDY]
+    of_studies = [op for _, op in journal.lines if op["op_code"] in OF_STUDY and _names(op, studies)]
+    deleted = [op for op in of_studies if op["op_code"] == DELETE_STUDY]
     creating = _creating(journal, studies)
     said: list[list[Op]] = [[] for _ in creating]
     for number, op in journal.lines:
-        if op["op_code"] in _OF_TRIAL and op["trial_id"] < len(said):
+        if op["op_code"] in OF_TRIAL and op["trial_id"] < len(said):
             said[op["trial_id"]].append(op)
-        elif op["op_code"] in _OF_TRIAL or (op["op_code"] in _OF_STUDY and not _names(op, studies)):
+        elif op["op_code"] in OF_TRIAL or (op["op_code"] in OF_STUDY and not _names(op, studies)):
             journal.faults.setdefault(number, "is about what is not there")
     trials = zip(creating, said, strict=True)
-    ordered = (op for begin, ops in trials for op in [begin, *sorted(ops, key=lambda op: op["op_code"] == _STATE)])
+    ordered = (op for begin, ops in trials for op in [begin, *sorted(ops, key=lambda op: op["op_code"] == STATE)])
     return [*studies, *(op for op in of_studies if op not in deleted), *ordered, *deleted]
 
 
-def _studies(journal: _Journal, sweep: Expected) -> list[Op]:
+def _studies(journal: Journal, sweep: Expected) -> list[Op]:
     """What creates the studies; the first line is the one that is lost, where one is."""
-    there = [op for _, op in journal.lines if op["op_code"] == _CREATE_STUDY]
+    there = [op for _, op in journal.lines if op["op_code"] == CREATE_STUDY]
     about = {op["study_id"] for _, op in journal.lines if "study_id" in op}
     if not about - set(range(len(there))) or len(there) not in about:
         return there
     name = sweep.study if all(op.get("study_name") != sweep.study for op in there) else f"{sweep.study} (lost)"
-    ways = [int(way) for way in sweep.directions]
-    return [{"op_code": _CREATE_STUDY, "worker_id": _MENDER, "study_name": name, "directions": ways}, *there]
+    ways = [int(way) for way in sweep.objectives.values()]
+    return [{"op_code": CREATE_STUDY, "worker_id": _MENDER, "study_name": name, "directions": ways}, *there]
 
 
 def _names(op: Op, studies: Sequence[Op]) -> bool:
     return bool(op["study_id"] < len(studies))
 
 
-def _creating(journal: _Journal, studies: Sequence[Op]) -> list[Op]:
+def _creating(journal: Journal, studies: Sequence[Op]) -> list[Op]:
     """What creates the trials, by their place; where such lines are lost, others in their place."""
-    there = [op for _, op in journal.lines if op["op_code"] == _CREATE_TRIAL and _names(op, studies)]
-    about = Counter(op["trial_id"] for _, op in journal.lines if op["op_code"] in _OF_TRIAL)
+    there = [op for _, op in journal.lines if op["op_code"] == CREATE_TRIAL and _names(op, studies)]
+    about = Counter(op["trial_id"] for _, op in journal.lines if op["op_code"] in OF_TRIAL)
     most = len(there) + journal.lost + _SLACK
     wanted = max((trial for trial, ops in about.items() if trial < most and ops > 1), default=-1) + 1
     missing, created = max(0, wanted - len(there)), list[Op]()
     for _, op in journal.lines:
-        if op["op_code"] == _CREATE_TRIAL and _names(op, studies):
+        if op["op_code"] == CREATE_TRIAL and _names(op, studies):
             created.append(op)
-        while missing and op["op_code"] in _OF_TRIAL and len(created) <= op["trial_id"]:
+        while missing and op["op_code"] in OF_TRIAL and len(created) <= op["trial_id"]:
             created.append(_blank(created[-1]["study_id"] if created else 0))
             missing -= 1
     return created
@@ -282,7 +218,7 @@ def _creating(journal: _Journal, studies: Sequence[Op]) -> list[Op]:
 def _blank(study: int) -> Op:
     """A trial of which nothing is known but that it was there."""
     began = datetime.now(tz=UTC).isoformat(timespec="microseconds")
-    return {"op_code": _CREATE_TRIAL, "worker_id": _MENDER, "study_id": study, "datetime_start": began}
+    return {"op_code": CREATE_TRIAL, "worker_id": _MENDER, "study_id": study, "datetime_start": began}
 
 
 class _Memory(BaseJournalBackend):
@@ -301,7 +237,7 @@ class _Memory(BaseJournalBackend):
         raise AssertionError("nothing is written here")
 
 
-def _replayable(ops: list[Op], journal: _Journal) -> list[Op]:
+def _replayable(ops: list[Op], journal: Journal) -> list[Op]:
     """Without those that Optuna cannot replay; another in place of one that creates a trial."""
     numbers = {id(op): number for number, op in journal.lines}
     backend, wrong = _Memory(), set[int]()
@@ -314,7 +250,7 @@ def _replayable(ops: list[Op], journal: _Journal) -> list[Op]:
         except Exception:  # a missing key, a type, a distribution that is none ...
             op = ops[backend.at]
             journal.faults.setdefault(numbers.get(id(op), 0), "is no operation of Optuna's")
-            if op["op_code"] == _CREATE_TRIAL:
+            if op["op_code"] == CREATE_TRIAL:
                 ops = [*ops[: backend.at], _blank(op["study_id"]), *ops[backend.at + 1 :]]
                 return _replayable([op for index, op in enumerate(ops) if index not in wrong], journal)
             wrong.add(backend.at)
@@ -328,13 +264,13 @@ def _complete(ops: Sequence[Op], sweep: Expected) -> list[Op]:
     params: dict[int, set[str]] = defaultdict(set)
     values: dict[int, list[Any]] = {}
     for op in ops:
-        if op["op_code"] == _PARAM:
+        if op["op_code"] == PARAM:
             params[op["trial_id"]].add(str(op.get("param_name")))
-        elif op["op_code"] == _USER and isinstance(op.get("user_attr"), dict) and sweep.mark in op["user_attr"]:
+        elif op["op_code"] == USER and isinstance(op.get("user_attr"), dict) and sweep.mark in op["user_attr"]:
             values[op["trial_id"]] = _values(op["user_attr"][sweep.mark], sweep.objectives)
     every, ended, kept = set().union(*params.values()), set[int](), list[Op]()
     for op in ops:
-        if op["op_code"] == _STATE:
+        if op["op_code"] == STATE:
             trial = op["trial_id"]
             whole = params[trial] == every and trial in values and op.get("values") == values[trial]
             if trial in ended or op.get("state") not in _STATES or (op["state"] == _COMPLETE and not whole):
@@ -345,7 +281,12 @@ def _complete(ops: Sequence[Op], sweep: Expected) -> list[Op]:
     return kept
 
 
-def _values(outcome: object, objectives: Sequence[str]) -> list[Any]:
+def _ended(ops: Iterable[Op]) -> set[int]:
+    """Trials that have an end."""
+    return {op["trial_id"] for op in ops if op["op_code"] == STATE and op["state"] not in _STATES - _ENDS}
+
+
+def _values(outcome: object, objectives: Iterable[str]) -> list[Any]:
     metrics = outcome.get("metrics") if isinstance(outcome, dict) else None
     return [metrics.get(name) for name in objectives] if isinstance(metrics, dict) else []
 
@@ -359,16 +300,21 @@ def _keep(path: Path) -> Path:
         except FileExistsError:
             continue
         except OSError:  # a filesystem without links
-            if name.exists():
+            if os.path.lexists(name):
                 continue
             shutil.copyfile(path, name)
         return name
     raise AssertionError
 
 
-def _said(faults: Mapping[int, str]) -> str:
-    """``line 3 is no JSON, line 7 is blank``."""
+def _said(faults: Mapping[int, str], opened: Sequence[int]) -> str:
+    """``line 3 is no JSON, line 7 is blank``; of a file whose lines are whole, the trials that are opened again."""
     named = [f"line {number} {fault}" if number else fault for number, fault in sorted(faults.items())]
     more = f" and {len(named) - _NAMED} more lines" if len(named) > _NAMED else ""
-    said = f"{', '.join(named[:_NAMED])}{more}" if named else "lines are missing or out of order"
+    said = f"{', '.join(named[:_NAMED])}{more}"
+    if not named and opened:
+        more = f" and {len(opened) - _NAMED} more" if len(opened) > _NAMED else ""
+        trials = f"trial{'s' if len(opened) > 1 else ''} {', '.join(map(str, opened[:_NAMED]))}{more}"
+        said = f"{trials} did not end as the other lines say, or one of these is missing"
+    said = said or "lines are missing or out of order"
     return f"{said}: what is whole in it counts, and trials of which a line is lost are done again"

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from slimexp import pareto
 from slimexp.sweeper.account import OUTCOME, REPEATS, Told, ended, means, over, same, told
 from slimexp.sweeper.difference import CONTENT, FIXED, changes
-from slimexp.sweeper.journal import Expected
+from slimexp.sweeper.journal import DIRECTIONS, Expected
 from slimexp.sweeper.planned import MakeSampler, Params, planned
 from slimexp.sweeper.pool import local
 from slimexp.sweeper.promotion import Promotion
@@ -38,7 +38,6 @@ from slimexp.sweeper.worker import Job, MakePool, Outcome, Prepare, train
 
 TRIES = 3  # of a trial whose worker is lost, in one command
 
-_OPTUNAS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
 _SWEEP = "sweep"  # user attribute of the study
 _PROMOTED = "promoted-{}"  # of the study, by trial: what is finished takes no more attributes
 _PLACES = ("runs=", "logger.group=")  # overrides that change nothing of a result
@@ -126,7 +125,7 @@ class Sweep:
             self.pool = pool(workers=workers, threads=threads, prepare=prepare)
         except TypeError as error:
             raise ValueError(f"hydra.sweeper.pool: {error}") from error
-        self.directions = [_OPTUNAS[way] for way in self.objectives.values()]
+        self.directions = [DIRECTIONS[way] for way in self.objectives.values()]
         self.sampler = planned(space.swept, sampler, self.limits, self.directions)
         grid = list(space.grid(trials)) if sampler is None else []
         self.total = len(grid) if sampler is None else int(trials or 0)
@@ -289,14 +288,17 @@ class Sweep:
             ValueError: The folder holds another sweep.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        names = list(self.objectives)
-        expected = Expected(study=str(self.folder), directions=self.directions, objectives=names, mark=OUTCOME)
+        objectives = dict(zip(self.objectives, self.directions, strict=True))
+        expected = Expected(study=str(self.folder), described=_SWEEP, objectives=objectives, mark=OUTCOME)
         opened = open_storage(storage, self.folder, expected)
         name = study_name(opened, self.folder, journal=storage is None)
         lock_in_database(self._lock, storage, name)
-        study = optuna.create_study(
-            study_name=name, storage=opened, sampler=self.sampler, directions=self.directions, load_if_exists=True
-        )
+        if name in optuna.get_all_study_names(opened):  # asked first: Optuna writes a line when it finds it there
+            study = optuna.load_study(study_name=name, storage=opened, sampler=self.sampler)
+        else:
+            study = optuna.create_study(
+                study_name=name, storage=opened, sampler=self.sampler, directions=self.directions, load_if_exists=True
+            )
         mine = {
             **self.space.described(),
             "seeds": self.seeds,

@@ -11,6 +11,8 @@ from urllib.parse import quote, quote_plus
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 
+from slimexp import regular_file
+from slimexp.integrity import is_other_kind
 from slimexp.secret import holds_password
 from slimexp.sweeper.extra import require
 from slimexp.sweeper.journal import FILE, Expected, open_journal
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 ANSWER_S = 5  # that a database has to answer
 _NAME = "study"  # file in a sweep's folder: the study's name, which stays when the folder is moved
+_LONGEST = 1 << 16  # bytes of it
+_LOCK = "lock"
 _DRIVER = "postgresql+psycopg"  # whichever SQLAlchemy takes by default
 _ELSEWHERE = "wait for it, or give name=... for another sweep"
 
@@ -63,7 +67,7 @@ def study_name(storage: BaseStorage, folder: Path, *, journal: bool) -> str:
     journal, which is that of one sweep, it may have any name.
     """
     try:
-        written = (folder / _NAME).read_text(encoding="utf-8").strip()
+        written = regular_file.content(folder / _NAME, _LONGEST).decode().strip()
     except (OSError, ValueError):
         written = ""
     studies = {one.study_name: one._study_id for one in storage.get_all_studies()}
@@ -75,7 +79,9 @@ def study_name(storage: BaseStorage, folder: Path, *, journal: bool) -> str:
     name = found or names[0]
     if name != written:
         partial = folder / f"{_NAME}.partial"
-        partial.write_text(name + "\n", encoding="utf-8")
+        partial.unlink(missing_ok=True)  # a pipe would be waited for, and a link written through
+        with partial.open("x", encoding="utf-8") as file:
+            file.write(name + "\n")
         os.replace(partial, folder / _NAME)
     return name
 
@@ -84,11 +90,15 @@ def alone(folder: Path) -> ExitStack:
     """Be the only controller of a sweep until what is returned is closed, or the process dies.
 
     Raises:
-        ValueError: Another is at work.
+        ValueError: Another is at work, or what is written there is no file.
     """
     with ExitStack() as held:
         folder.mkdir(parents=True, exist_ok=True)
-        file = held.enter_context((folder / "lock").open("a"))
+        for path in (folder / _LOCK, folder / _NAME):
+            if is_other_kind(path):
+                raise ValueError(f"{path} is a link, a pipe or a folder, and must be a file: remove it")
+        file = regular_file.descriptor(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        held.callback(os.close, file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -13,10 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
+from slimexp import regular_file
 from slimexp.stage import Stopped
 
 Cause = Literal["trial", "worker", "machine"]
 
+_APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW  # for reading too: so a pipe says what it is
+_TAIL = 200  # bytes at the end of a log, which hold its last line
 _TOOK_LONGER = "took longer than hydra.sweeper.trial_timeout="
 _MACHINES = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE}
 _OUT_OF_MEMORY = {"MemoryError", "OutOfMemoryError"}  # torch's, by name: it is not imported for it
@@ -109,28 +112,34 @@ class MakePool(Protocol):
 def work(run: Run, job: Job) -> Outcome:
     """Do a job, whatever becomes of it."""
     began = time.monotonic()
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    with job.log.open("a") as log:
-        _send_output_to(log.fileno())
-        try:
-            with _limited(job):
-                metrics = tuple(run(overrides) for overrides in job.overrides)
-            return Outcome(metrics, None, time.monotonic() - began)
-        except Stopped as verdict:
-            print(verdict)
-            return Outcome((), str(verdict), time.monotonic() - began, stopped=True)
-        except Exception as error:
-            traceback.print_exc()
-            return Outcome((), line(error), time.monotonic() - began, cause=_cause(error))
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+    try:
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        log = regular_file.descriptor(job.log, _APPEND)
+    except OSError as error:
+        return Outcome((), f"its log cannot be written ({line(error)})", 0.0, cause=_cause(error))
+    _send_output_to(log)
+    os.close(log)
+    try:
+        with _limited(job):
+            metrics = tuple(run(overrides) for overrides in job.overrides)
+        return Outcome(metrics, None, time.monotonic() - began)
+    except Stopped as verdict:
+        print(verdict)
+        return Outcome((), str(verdict), time.monotonic() - began, stopped=True)
+    except Exception as error:
+        traceback.print_exc()
+        return Outcome((), line(error), time.monotonic() - began, cause=_cause(error))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
 
 
 def gone(job: Job, why: str, seconds: float) -> Outcome:
     """What became of a job whose worker is gone: its limit of time ended it, or something around it."""
     try:
-        last = job.log.read_bytes()[-200:].decode(errors="replace").strip().rpartition("\n")[2]
+        with regular_file.opened(job.log) as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL))
+            last = log.read(_TAIL).decode(errors="replace").strip().rpartition("\n")[2]
     except OSError:
         last = ""
     if last.startswith(_TOOK_LONGER):

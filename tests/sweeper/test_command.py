@@ -1,7 +1,10 @@
 """``hydra/sweeper=pareto`` as it is typed."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,26 +13,31 @@ import pytest
 from omegaconf import OmegaConf
 from optuna.samplers import BaseSampler
 
-from slimexp import record
-from slimexp.config import CONF_DIR
+from slimexp import console, record
+from slimexp.config import CONF_DIR, compose
 from slimexp.sweeper.command import _end_where_all_failed, sweep
+from slimexp.sweeper.pareto import Sweep
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def command(tiny_folder: Callable[..., Path], table: Path, tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
-    """Overrides -> status, stdout and stderr of a sweep over one-shot pruning of a tiny model."""
-    base = [
-        "-m", "hydra/sweeper=pareto", "pipeline=prune", "pipeline.prune.steps=0", "model=pretrained",
-        f"model.path={tiny_folder('seq2seq')}", "model.max_length=16", "data=files", f"data.path={table}",
-        "data.task=seq2seq", "logger=none", "trainer=fast", f"runs={tmp_path / 'runs'}",
+def base(tiny_folder: Callable[..., Path], table: Path, tmp_path: Path) -> list[str]:
+    """Overrides of one-shot pruning of a tiny model."""
+    return [
+        "pipeline=prune", "pipeline.prune.steps=0", "model=pretrained", f"model.path={tiny_folder('seq2seq')}",
+        "model.max_length=16", "data=files", f"data.path={table}", "data.task=seq2seq", "logger=none", "trainer=fast",
+        f"runs={tmp_path / 'runs'}",
     ]  # fmt: skip
 
+
+@pytest.fixture
+def command(base: list[str]) -> Callable[..., tuple[int, str, str]]:
+    """Overrides -> status, stdout and stderr of a sweep over them."""
+
     def call(*overrides: str) -> tuple[int, str, str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "slimexp.train", *base, *overrides], cwd=ROOT, capture_output=True, text=True
-        )
+        line = [sys.executable, "-m", "slimexp.train", "-m", "hydra/sweeper=pareto", *base, *overrides]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
         return done.returncode, done.stdout, done.stderr
 
     return call
@@ -153,6 +161,52 @@ def test_a_setting_that_is_none_is_named() -> None:
         ValueError, match=r"unknown key 'hydra\.sweeper\.worker'; did you mean 'hydra\.sweeper\.workers'"
     ):
         sweep(["seed=1,2"], lambda overrides: OmegaConf.create(), {**settings, "worker": 3})  # type: ignore[misc]
+
+
+ENDED = {signal.SIGTERM: (143, "terminated"), signal.SIGINT: (130, "interrupted")}
+STOPPED = """
+import os, signal, time
+from slimexp import train
+from slimexp.sweeper import command
+def run(sweep):
+    os.kill(os.getpid(), {number})
+    time.sleep(60)
+command.Sweep.run = run
+train.main(train.train)
+"""
+
+
+@pytest.mark.parametrize("number", ENDED)
+def test_a_signal_ends_a_command_by_one_line(base: list[str], number: int) -> None:
+    typed = ["-m", "hydra/sweeper=pareto", *base, "pipeline.prune.sparsity=0.2,0.5"]
+    program = [sys.executable, "-c", STOPPED.format(number=int(number)), *typed]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    status, word = ENDED[signal.Signals(number)]
+    assert done.returncode == status
+    assert done.stderr == f"{word}: what is finished is kept, the same command goes on from there\n"
+
+
+@pytest.mark.parametrize("number", ENDED)
+def test_a_signal_ends_a_sweep_that_another_program_began_likewise(
+    base: list[str], number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(one: Sweep) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    monkeypatch.setattr(Sweep, "run", run)
+    shipped = dict(OmegaConf.load(CONF_DIR / "hydra/sweeper/pareto.yaml"))
+    settings = {name: value for name, value in shipped.items() if name not in ("defaults", "_target_")}
+    handlers = {signum: signal.getsignal(signum) for signum in ENDED}
+    try:
+        with pytest.raises(SystemExit) as said:
+            sweep([*base, "pipeline.prune.sparsity=0.2,0.5"], compose, {**settings, "sampler": None})
+    finally:  # a program that is about to end keeps its own
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+    status, word = ENDED[signal.Signals(number)]
+    assert said.value.code == status
+    assert capsys.readouterr().err == f"{word}: {console.GOES_ON}\n"
 
 
 @pytest.mark.parametrize(("values", "status"), [("wrong,nan", 1), ("wrong,3", None), ("hopeless,wrong", None)])

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 import pytest
 
+from slimexp.sweeper import operation
 from slimexp.sweeper.account import OUTCOME
 from slimexp.sweeper.journal import DAMAGED, FILE
 from slimexp.sweeper.pareto import Sweep
@@ -121,6 +122,8 @@ JUNK = {
     "a study without a name": b'{"op_code": 0, "worker_id": "w", "directions": [1]}\n',
     "an end without a state": b'{"op_code": 6, "worker_id": "w", "trial_id": 3}\n',
     "nested without end": b"[" * 100_000 + b"\n",
+    "an end of a list": b'{"op_code": 6, "worker_id": "w", "trial_id": 3, "state": [1]}\n',
+    "an end in words": b'{"op_code": 6, "worker_id": "w", "trial_id": 3, "state": "1"}\n',
     "a number without end": b"1" * 10_000 + b"\n",
     "a long line": b"x" * 5_000_000 + b"\n",
 }
@@ -189,19 +192,19 @@ def test_a_damaged_journal_goes_on(
     capsys: pytest.CaptureFixture[str],
     what: str,
 ) -> None:
-    journal = tmp_path / "sweep" / FILE
-    journal.parent.mkdir()
+    path = tmp_path / "sweep" / FILE
+    path.parent.mkdir()
     damage, redone = DAMAGES[what]
-    journal.write_bytes(b"".join(damage(list(whole))))
-    damaged = journal.read_bytes()
+    path.write_bytes(b"".join(damage(list(whole))))
+    damaged = path.read_bytes()
     _, ran = go_on()
     assert ran == redone
-    copy = journal.with_name(FILE + DAMAGED)
+    copy = path.with_name(FILE + DAMAGED)
     if copy.exists():
         assert copy.read_bytes() == damaged
-        assert capsys.readouterr().err.startswith(f"warning: {journal}: ")
+        assert capsys.readouterr().err.startswith(f"warning: {path}: ")
     else:
-        assert journal.read_bytes().startswith(damaged)  # nothing but what Optuna itself puts up with
+        assert path.read_bytes().startswith(damaged)  # nothing but what Optuna itself puts up with
     capsys.readouterr()
     sweep, ran = go_on()
     assert ran == [] and capsys.readouterr().err == ""
@@ -210,17 +213,99 @@ def test_a_damaged_journal_goes_on(
     assert states.count("COMPLETE") == 4
 
 
+OTHERS = {
+    "another metric": {"cer": "min", "latency_ratio": "min"},
+    "another order": {"disk_mb": "min", "cer": "min"},
+    "another direction": {"cer": "max", "disk_mb": "min"},
+    "one less": {"cer": "min"},
+    "one more": {"cer": "min", "disk_mb": "min", "latency_ratio": "min"},
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_sweep_of_other_objectives_is_refused_and_its_journal_stays(
+    make: Make, go_on: Any, whole: Lines, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    path = tmp_path / "sweep" / FILE
+    path.parent.mkdir()
+    path.write_bytes(b"".join(whole))
+    with pytest.raises(ValueError, match=r"holds another sweep \(objectives was .* and is .*: repeat its command"):
+        make(*COMMAND, objectives=OTHERS[what])
+    assert path.read_bytes() == b"".join(whole) and capsys.readouterr().err == ""
+    assert sorted(path.name for path in path.parent.iterdir()) == [FILE, "lock", "study"]
+    _, ran = go_on()
+    assert ran == []
+
+
+@pytest.mark.parametrize("what", OTHERS)
+@pytest.mark.parametrize("lost", [STUDY, at(2, X)])
+def test_a_damaged_journal_is_mended_by_its_own_objectives(
+    make: Make, go_on: Any, whole: Lines, tmp_path: Path, what: str, lost: int
+) -> None:
+    path = tmp_path / "sweep" / FILE
+    path.parent.mkdir()
+    path.write_bytes(b"".join(cut_out(lost)(list(whole))))
+    with pytest.raises(ValueError, match="holds another sweep"):
+        make(*COMMAND, objectives=OTHERS[what])
+    _, ran = go_on()
+    assert ran == ([] if lost == STUDY else ["3"])
+
+
 def test_the_warning_names_the_lines(go_on: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     go_on()
-    journal = tmp_path / "sweep" / FILE
-    lines = journal.read_bytes().splitlines(keepends=True)
+    path = tmp_path / "sweep" / FILE
+    lines = path.read_bytes().splitlines(keepends=True)
     lines[4], lines[9] = b"\n", b"[1]\n"
-    journal.write_bytes(b"".join([*lines, b'{"op_']))
+    path.write_bytes(b"".join([*lines, b'{"op_']))
     go_on()
     assert capsys.readouterr().err == (
-        f"warning: {journal}: line 5 is blank, line 10 is no operation, line 23 is cut off: what is whole in it "
+        f"warning: {path}: line 5 is blank, line 10 is no operation, line 23 is cut off: what is whole in it "
         f"counts, and trials of which a line is lost are done again; the file as it was is {FILE}.damaged\n"
     )
+
+
+DIFFER = "did not end as the other lines say, or one of these is missing"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ([edit(at(1, STATE), values=[7, 7])], f"trial 1 {DIFFER}"),
+        ([edit(at(1, STATE), values=[7, 7]), edit(at(3, STATE), values=[7, 7])], f"trials 1, 3 {DIFFER}"),
+        ([edit(at(1, ENDED), user_attr={OUTCOME: {}})], f"trial 1 {DIFFER}"),
+        ([cut_out(at(2, X))], f"trial 2 {DIFFER}"),
+        ([edit(at(0, STATE), state=77)], "line 7 is no operation of Optuna's"),
+        ([moved(at(1, CREATE), at(1, STATE))], "lines are missing or out of order"),
+        ([cut_out(STUDY)], "lines are missing or out of order"),
+    ],
+)
+def test_where_every_line_is_whole_the_trials_are_named(
+    go_on: Any,
+    whole: Lines,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: list[Callable[[Lines], Lines]],
+    said: str,
+) -> None:
+    lines = list(whole)
+    for one in damage:
+        lines = one(lines)
+    path = tmp_path / "sweep" / FILE
+    path.parent.mkdir()
+    path.write_bytes(b"".join(lines))
+    go_on()
+    assert capsys.readouterr().err.startswith(f"warning: {path}: {said}: what is whole in it counts")
+
+
+def test_a_line_without_end_is_not_held(
+    go_on: Any, whole: Lines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(operation, "LONGEST", 10_000)
+    path = tmp_path / "sweep" / FILE
+    path.parent.mkdir()
+    path.write_bytes(b"".join(put(at(2, X), edited(whole[at(1, X)], param_name="x" * 20_000))(whole)))
+    _, ran = go_on()
+    assert ran == [] and f"warning: {path}: line 14 has more than 10000 bytes: what" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("sampler", ["TPESampler", "NSGAIISampler", "RandomSampler"])
@@ -235,12 +320,12 @@ def test_a_sampler_goes_on_from_a_damaged_journal(make: Make, here: Any, tmp_pat
         )  # fmt: skip
 
     command(12).run()
-    journal = tmp_path / "sweep" / FILE
-    lines = journal.read_bytes().splitlines(keepends=True)
+    path = tmp_path / "sweep" / FILE
+    lines = path.read_bytes().splitlines(keepends=True)
     places = [place for place, line in enumerate(lines) if b'"op_code":5' in line or b'"op_code":4' in line]
     for place in places[::3]:
         lines[place] = b"\0\n"
-    journal.write_bytes(b"".join(lines))
+    path.write_bytes(b"".join(lines))
     sweep = command(16)
     lost = 12 - sweep.done
     assert 0 < lost <= len(places[::3])

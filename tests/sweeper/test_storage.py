@@ -53,6 +53,46 @@ def test_sqlite_keeps_a_sweep_too(make: Make, tmp_path: Path) -> None:
     assert make("x=1,2", storage=url).done == 2
 
 
+KINDS: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "folder": Path.mkdir,
+    "link": lambda path: path.symlink_to("other"),
+    "link to nothing": lambda path: path.symlink_to("nothing"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["lock", "study", "journal.jsonl"])
+def test_what_is_no_file_in_a_sweeps_folder_is_one_error(make: Make, tmp_path: Path, name: str, kind: str) -> None:
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    (folder / "other").write_text("other")
+    KINDS[kind](folder / name)
+    with pytest.raises(ValueError, match=rf"^{folder / name} is (a link|no file).* must be "):
+        make("x=1,2")
+    assert (folder / "other").read_text() == "other" and not (folder / "nothing").exists()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "folder"])
+@pytest.mark.parametrize("name", ["study.partial", "journal.jsonl.partial"])
+def test_a_name_that_is_written_aside_may_be_taken(make: Make, tmp_path: Path, name: str, kind: str) -> None:
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    (folder / "other").write_text("other")
+    (folder / "journal.jsonl").write_text("damaged\n")
+    KINDS[kind](folder / name)
+    assert make("x=1,2").total == 2
+    assert (folder / "study").read_text() == f"{folder}\n"
+    assert (folder / "other").read_text() == "other" and not (folder / "nothing").exists()
+
+
+def test_a_name_without_end_is_not_read_to_its_end(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    with (tmp_path / "sweep" / "study").open("wb") as file:
+        file.truncate(1 << 40)
+    assert make("x=1,2").study.study_name == str(tmp_path / "sweep")
+
+
 def run(*command: object, folder: str) -> None:
     """Run a program of PostgreSQL, which refuses to be root."""
     user = {"user": "nobody"} if os.getuid() == 0 else {}

@@ -14,10 +14,9 @@ import optuna
 import psutil
 import pytest
 
-from slimexp.sweeper.command import _terminable
 from slimexp.sweeper.pareto import Sweep
 from slimexp.sweeper.promotion import Promotion
-from slimexp.sweeper.worker import _cause
+from slimexp.sweeper.worker import _TOOK_LONGER, Job, _cause, gone, work
 
 Make = Callable[..., Sweep]
 Ran = Callable[[], list[str]]
@@ -179,24 +178,35 @@ def test_whose_fault_an_error_is(error: Exception, cause: str) -> None:
     assert _cause(behind) == cause
 
 
-def test_sigterm_ends_like_ctrl_c(capsys: Any) -> None:
-    with pytest.raises(SystemExit) as said, _terminable():
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
-    assert said.value.code == 143 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert capsys.readouterr().err == "terminated: what is finished is kept, the same command goes on from there\n"
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+def test_a_log_that_is_no_file_is_neither_waited_for_nor_written_through(tmp_path: Path, kind: str) -> None:
+    log, other = tmp_path / "trial.log", tmp_path / "other"
+    other.write_text(f"{_TOOK_LONGER}9")
+    {"pipe": os.mkfifo, "link": lambda log: log.symlink_to(other), "folder": Path.mkdir}[kind](log)
+    outcome = work(lambda overrides: pytest.fail("it was done"), Job(0, ((),), log))
+    assert outcome.cause == "trial" and outcome.error and outcome.error.startswith("its log cannot be written (")
+    assert str(log) in outcome.error and other.read_text() == f"{_TOOK_LONGER}9"
+    if kind != "link":
+        assert gone(Job(0, ((),), log), "it is gone", 1.0).error == "it is gone"
 
 
-def test_sigterm_is_left_to_who_handles_it() -> None:
-    def other(number: int, frame: object) -> None:
-        pass
-
-    before = signal.signal(signal.SIGTERM, other)
-    try:
-        with _terminable():
-            assert signal.getsignal(signal.SIGTERM) is other
-    finally:
-        signal.signal(signal.SIGTERM, before)
+@pytest.mark.parametrize(
+    ("last", "error"),
+    [
+        (f"{_TOOK_LONGER}9", f"{_TOOK_LONGER}9"),
+        ("at work", "it is gone"),
+        (f"{_TOOK_LONGER}9\nat work", "it is gone"),
+        ("x" * 1000 + _TOOK_LONGER, "it is gone"),
+    ],
+)
+def test_of_a_log_the_end_is_read(tmp_path: Path, last: str, error: str) -> None:
+    log = tmp_path / "trial.log"
+    for before in (0, 1 << 40):  # a terabyte, which takes no place
+        with log.open("wb") as file:
+            file.truncate(before)
+            file.seek(before)
+            file.write(f"\n{last}\n".encode())
+        assert gone(Job(0, ((),), log), "it is gone", 1.0).error == error
 
 
 # --- a folder that is moved ------------------------------------------------------------------------------------------

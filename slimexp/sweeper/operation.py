@@ -1,0 +1,115 @@
+"""Operations of Optuna's as a journal holds them, one per line: those that are whole, and what is wrong elsewhere."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slimexp import regular_file
+
+Op = dict[str, Any]
+
+LONGEST = 1 << 26  # bytes of a line
+CREATE_STUDY, OF_SWEEP, CREATE_TRIAL, PARAM, STATE, USER = 0, 2, 4, 5, 6, 8  # Optuna's JournalOperation
+DELETE_STUDY, DISCARD = 1, 10  # which no sweep writes
+OF_STUDY = {DELETE_STUDY, OF_SWEEP, 3}  # 3: attributes of Optuna's own
+OF_TRIAL = {PARAM, STATE, 7, USER, 9}
+_BEGIN = re.compile(rb'\{\s*"op_code"')
+_LEAST_BYTES = 100  # of a line that creates a trial
+
+
+@dataclass
+class Journal:
+    """A journal as read.
+
+    Attributes:
+        lines: Number of the line -> whole operations in it, in their order.
+        faults: What is wrong, by number of the line; 0 for the file.
+        lost: Operations that the damaged lines may have held.
+    """
+
+    lines: list[tuple[int, Op]] = field(default_factory=list)
+    faults: dict[int, str] = field(default_factory=dict)
+    lost: int = 0
+
+
+def read(path: Path) -> Journal:
+    """What is whole in the file at ``path``, and what is wrong with the rest.
+
+    Raises:
+        OSError: It cannot be opened, or is no regular file.
+    """
+    journal, created = Journal(), set[str]()
+    with regular_file.opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        is_ended = os.pread(file.fileno(), 1, max(0, size - 1)) == b"\n"
+        for number, line in enumerate(regular_file.lines(file, LONGEST), 1):
+            ops, fault = _operations(line, is_ended=is_ended or file.tell() < size)
+            if fault:
+                journal.faults[number] = fault
+                journal.lost += max(1, (LONGEST if line is None else len(line)) // _LEAST_BYTES) if not ops else 1
+            for op in ops:
+                if op["op_code"] in (CREATE_STUDY, CREATE_TRIAL):
+                    if (text := json.dumps(op)) in created:
+                        journal.faults[number] = "is there twice"
+                        continue
+                    created.add(text)
+                journal.lines.append((number, op))
+    return journal
+
+
+def _operations(line: bytes | None, *, is_ended: bool) -> tuple[list[Op], str | None]:
+    """Whole operations of a line, and what is wrong with it."""
+    if line is None:
+        return [], f"has more than {LONGEST} bytes"
+    whole = _json(line)
+    if whole is not None and _is_operation(whole[0]):
+        return [whole[0]], None if is_ended else "has no end"
+    found = list(_glued(line))
+    if found:
+        return found, "is glued or cut"
+    if whole is not None:
+        return [], "is no operation"
+    return [], "is cut off" if not is_ended else "is blank" if not line.strip() else "is no JSON"
+
+
+def _json(text: bytes) -> tuple[Any] | None:
+    """A value, in a tuple; ``None`` where it is none."""
+    try:
+        return (json.loads(text),)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _glued(line: bytes) -> Iterator[Op]:
+    """Operations within a line: what is whole between two places where one begins."""
+    decoder = json.JSONDecoder()
+    begins = [found.start() for found in _BEGIN.finditer(line)]
+    for begin, end in zip(begins, [*begins[1:], len(line)], strict=False):
+        if end - begin < _LEAST_BYTES // 2:
+            continue
+        try:
+            text = line[begin:end].decode("latin-1")
+            op, length = decoder.raw_decode(text)
+        except (ValueError, RecursionError):
+            continue
+        if _is_operation(op) and text[:length].isascii():  # as Optuna writes it
+            yield op
+
+
+def _is_operation(op: object) -> bool:
+    if not isinstance(op, dict) or not isinstance(op.get("worker_id"), str) or not _is_count(op.get("op_code")):
+        return False
+    code = op["op_code"]
+    if code in OF_TRIAL:
+        return _is_count(op.get("trial_id")) and (code != STATE or _is_count(op.get("state")))
+    if code == CREATE_TRIAL or code in OF_STUDY:
+        return _is_count(op.get("study_id"))
+    return code in (CREATE_STUDY, DISCARD)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
