@@ -10,6 +10,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 
+from tqdm import tqdm
+
 from slimexp.sweeper.worker import Job, Outcome, Prepare, end_with_children, gone, work
 
 MOST = 1000  # processes of one machine
@@ -137,6 +139,7 @@ def _serve(connection: Connection, controller: Connection, threads: int, prepare
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's, which ends its workers
     threading.Thread(target=_outlive_not, args=(controller,), daemon=True).start()
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a killed worker leaves behind
     run = prepare(threads)
     while True:
         try:
