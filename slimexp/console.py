@@ -1,5 +1,6 @@
 """What a program says of a long loop, and when its surroundings give way: a disk, a folder, a reader, a user."""
 
+import argparse
 import errno
 import io
 import os
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
@@ -46,6 +48,25 @@ _TOLD = {
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a program as Ctrl-C does."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Of a command's arguments; what is wrong with them is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program."""
+        self.exit(USER_ERROR, f"error: {printable(message)} (--help tells what there is)\n")
+
+
+def path(text: str) -> Path:
+    """A path that was typed; empty text is none, and ``Path`` takes it for the folder that the program runs in.
+
+    Raises:
+        argparse.ArgumentTypeError: It is empty, as where a variable of the shell is not set.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"must be a path, got {text!r}: write . for this folder")
+    return Path(text)
 
 
 @contextmanager

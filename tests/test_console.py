@@ -1,6 +1,7 @@
 """Full disks, shut folders and readers that leave are told in one line, or in none."""
 
 import errno
+import importlib
 import signal
 import subprocess
 import sys
@@ -196,3 +197,26 @@ def test_handlers_are_put_back() -> None:
     with interruptible():
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) != before
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+@pytest.mark.parametrize(
+    ("command", "before"),
+    [
+        ("clean", ["--unfinished", "--dominated", "--yes"]), ("report", []), ("select", []),
+        ("report", ["runs", "--out"]), ("report", ["runs", "--reference"]),
+    ],
+)  # fmt: skip
+def test_an_empty_path_is_not_the_folder_that_the_program_runs_in(
+    command: str,
+    before: list[str],
+    empty: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module(f"slimexp.{command}").main([*before, empty])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: argument ") and f"must be a path, got {empty!r}: write . for this folder" in line
