@@ -128,6 +128,7 @@ def faults(cfg: DictConfig) -> Iterator[str]:
             continue  # reported by itself
         if value is not None and (why := rule(value)):
             yield f"{key} {why}, got {value!r}"
+    yield from _empty_paths(cfg)
     if isinstance(trainer := cfg.get("trainer"), DictConfig):
         for key, instead in _NOT_OF_TRAINER.items():
             if key in trainer and not (key == "logger" and trainer[key] is False):
@@ -142,6 +143,18 @@ def expand(cfg: DictConfig) -> None:
             expand(value)
         elif str(key) in _PATHS and isinstance(value, ValueNode) and str(text := value._value()).startswith("~"):
             cfg[key] = home(text)
+
+
+def _empty_paths(cfg: DictConfig, above: str = "") -> Iterator[str]:
+    """One line for each path that is empty: it would be taken for the folder that the program runs in."""
+    for key in list(cfg):
+        value = cfg._get_node(key)
+        if isinstance(value, DictConfig) and not (value._is_none() or value._is_missing() or value._is_interpolation()):
+            yield from _empty_paths(value, f"{above}{key}.")
+            continue
+        text = value._value() if str(key) in _PATHS and isinstance(value, ValueNode) else None
+        if isinstance(text, str) and not text.strip() and key not in _RULES:  # which say it of ``runs``
+            yield f"{above}{key} must be a path, got {text!r}: write . for this folder"
 
 
 def home(path: str) -> str:

@@ -29,7 +29,7 @@ WRONG = [
         "losses.ce.weight": [float("inf")]}.items() for value in values),
     ("measure.size", None), ("measure.size", "abc"), ("measure.size", 3), ("callback.progress", None),
     ("callback.progress", "abc"), ("model.path", None), ("model.max_length", 1.5), ("logger.tags", "a"),
-    ("data.seed", -1), ("data.split_seed", 2**32),
+    ("model.path", ""), ("logger.folder", " "), ("data.seed", -1), ("data.split_seed", 2**32),
 ]  # fmt: skip
 
 
