@@ -39,7 +39,9 @@ _DEEPEST = 20  # a resolver could make trees without end
 def faults(node: DictConfig | ListConfig, registry: Path, path: str = "") -> Iterator[str]:
     """One line for every ``_target_`` below ``node`` that is no component, those that resolvers make included."""
     for where, target in _targets(node, path):
-        if not (_is_allowed(target, registry) or ("_logging." in where and target.startswith(_LOGGING))):
+        if target is None:
+            yield f"{where} is nested deeper than {_DEEPEST} levels: what it names is not looked at"
+        elif not (_is_allowed(target, registry) or ("_logging." in where and target.startswith(_LOGGING))):
             yield (
                 f"{where} must be a component, got '{target}': what conf/ names, its kin in slimexp, or a class of "
                 f"{', '.join(_MODULES)}; for those of your own package, set {OWN_PACKAGES}=<package>"
@@ -61,9 +63,15 @@ def _is_allowed(target: str, registry: Path) -> bool:
     return (is_class and name.startswith(_ALLOWED)) or _SCHEDULES.fullmatch(name) is not None
 
 
-def _targets(node: DictConfig | ListConfig, path: str, depth: int = 0) -> Iterator[tuple[str, str]]:
-    """(path, target) of all that is below ``node``; a logging configuration calls what is at ``()`` and ``class``."""
-    if node._is_none() or node._is_missing() or depth > _DEEPEST:
+def _targets(node: DictConfig | ListConfig, path: str, depth: int = 0) -> Iterator[tuple[str, str | None]]:
+    """(path, target) of all that is below ``node``; a logging configuration calls what is at ``()`` and ``class``.
+
+    The target of what is too deep is ``None``.
+    """
+    if node._is_none() or node._is_missing():
+        return
+    if depth > _DEEPEST:
+        yield path, None
         return
     keys = list(node) if isinstance(node, DictConfig) else range(len(node))
     for key in keys:

@@ -60,6 +60,7 @@ def main(task: Task, config_name: str = "config") -> None:
 def _run(task: Task, config_name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
     run = hydra.main(version_base="1.3", config_path=str(config.CONF_DIR), config_name=config_name)(_reporting(task))
+    secret.remember(override.given(sys.argv[1:]))
     try:
         _check_words()
         _check_hydra(config_name)
@@ -185,7 +186,7 @@ def _report(error: Exception, config_name: str = "config") -> int | None:
     if not getattr(error, "reported", False):
         if os.environ.get("SLIMEXP_TRACEBACK") == "1":
             print(secret.redacted("".join(traceback.format_exception(error))), file=sys.stderr)
-        shown = "\n".join(map(console.printable, message.splitlines()))  # a file's words may be among it
+        shown = "\n".join(console.printable(line, None) for line in message.splitlines())  # a file's words may be in it
         print(f"error: {shown}", file=sys.stderr)
     return console.USER_ERROR
 
@@ -198,10 +199,9 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
 
 def _explain(error: BaseException, config_name: str) -> str | None:
     if match := re.search(r"Ambiguous value for argument '(.*)'$", str(error), re.MULTILINE):
-        return (
-            f"'{match[1]}' has several values: add --multirun to run each, or, where the comma is part of one, "
-            f"quote it: {override.quoted(match[1])}"
-        )
+        way = f"quote it: {quoted}" if (quoted := _quoted(match[1])) else "put it in quotes"
+        what = f"'{_masked(match[1])}' has several values"
+        return f"{what}: add --multirun to run each, or, where the comma is part of one, {way}"
     if isinstance(error, MissingConfigException):
         return _explain_missing(error)
     if isinstance(error, ConfigCompositionException):
@@ -228,11 +228,20 @@ def _explain(error: BaseException, config_name: str) -> str | None:
 
 
 def _unread(error: OverrideParseException) -> str:
-    if secret.holds_password(error.override):
-        return f"cannot read '{secret.shown(error.override)}': put it in quotes"
+    if (shown := _masked(error.override)) != error.override:
+        return f"cannot read '{shown}': put it in quotes"
     if quoted := override.quoted(error.override):
         return f"cannot read '{error.override}': where its value is text, quote it: {quoted}"
     return f"cannot read '{error.override}': {str(error).splitlines()[0]}"
+
+
+def _masked(text: str) -> str:
+    return secret.masked([text])[0]
+
+
+def _quoted(text: str) -> str:
+    """As ``override.quoted``; nothing where that would show a secret."""
+    return override.quoted(text) if _masked(text) == text else ""
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the program."""
-        self.exit(USER_ERROR, f"error: {printable(message)} (--help tells what there is)\n")
+        self.exit(USER_ERROR, f"error: {printable(message, None)} (--help tells what there is)\n")
 
 
 def path(text: str) -> Path:
@@ -162,14 +162,16 @@ def counted(items: Collection[T], what: str) -> Iterator[T]:
             print()
 
 
-def printable(text: object) -> str:
+def printable(text: object, most: int | None = LABEL) -> str:
     """Text that somebody else wrote, in one line that no terminal obeys: control characters are shown as ``\\x1b``.
 
-    What is longer than ``LABEL`` characters is cut.
+    Args:
+        text: Anything; its ``str`` is shown.
+        most: Characters after which it is cut; ``None`` for a text of our own, whose end may be a way out.
     """
     line = str(text)
-    if len(line) > LABEL:
-        line = f"{line[:LABEL]}…"
+    if most is not None and len(line) > most:
+        line = f"{line[:most]}…"
     if line.isprintable():
         return line
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf, ValueNode
 from omegaconf.errors import OmegaConfBaseException
 
-_LONGEST = 128  # letters of a name: what W&B takes, and half of what a folder may have
+_LONGEST = 128  # bytes of a name: what W&B takes, and half of what a folder may have
 _TAKEN = (  # in the runs folder
     "multirun.yaml",
     "pareto.html",
@@ -169,7 +169,7 @@ def unfit_name(name: str) -> str:
     if name != name.strip() or any(not letter.isprintable() for letter in name) or re.search(r"[/\\]", name):
         return "must be one folder's name, without slashes, control characters and blanks at its ends"
     if len(name.encode()) > _LONGEST:
-        return f"must have at most {_LONGEST} letters"
+        return f"must have at most {_LONGEST} bytes (in UTF-8, where ä takes 2)"
     if name in _TAKEN:
         return f"must not be {', '.join(_TAKEN[:-1])} or {_TAKEN[-1]}, which the runs folder has of its own"
     return ""

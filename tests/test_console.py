@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slimexp.console import UNREAD, counted, disk_fault, interruptible
+from slimexp.console import UNREAD, counted, disk_fault, interruptible, printable
 
 pytestmark = pytest.mark.fast
 ROOT = Path(__file__).parents[1]
@@ -33,6 +33,17 @@ def unread(code: str, *, stderr_too: bool = False) -> tuple[int, str]:
 def test_a_reader_that_left_ends_the_program_in_silence(code: str) -> None:
     assert unread(code) == (UNREAD, "")
     assert unread(code, stderr_too=True)[0] == UNREAD
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "shown"),
+    [
+        ("a" * 1001, None, "a" * 1001), ("a" * 1000, 1000, "a" * 1000), ("a" * 1001, 1000, "a" * 1000 + "…"),
+        ("a\x1b\n", None, "a\\x1b\\n"), ("\x1bb", 1, "\\x1b…"),
+    ],
+)  # fmt: skip
+def test_a_text_is_one_line_and_cut_where_that_is_asked(text: str, most: int | None, shown: str) -> None:
+    assert printable(text, most) == shown
 
 
 def test_any_other_broken_pipe_is_a_bug(tmp_path: Path) -> None:
