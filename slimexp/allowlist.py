@@ -49,7 +49,7 @@ def faults(node: DictConfig | ListConfig, registry: Path, path: str = "") -> Ite
 
 
 def _is_allowed(target: str, registry: Path) -> bool:
-    if target.partition(".")[0] in re.split(r"[,\s]+", os.environ.get(OWN_PACKAGES, "")) or target in _named(registry):
+    if target.partition(".")[0] in re.split(r"[,\s]+", os.environ.get(OWN_PACKAGES, "")) or target in named(registry):
         return True
     try:
         found = home(target)
@@ -87,8 +87,8 @@ def _targets(node: DictConfig | ListConfig, path: str, depth: int = 0) -> Iterat
 
 
 @cache
-def _named(registry: Path) -> frozenset[str]:
-    """Targets that the files under ``conf/`` name."""
+def named(registry: Path) -> frozenset[str]:
+    """Targets that the files under ``conf/``, or one of its groups, name."""
     texts = (path.read_text(encoding="utf-8") for path in registry.rglob("*.yaml"))
     return frozenset(target for text in texts for target in _TARGET.findall(text))
 
@@ -96,7 +96,7 @@ def _named(registry: Path) -> frozenset[str]:
 @cache
 def _bases(registry: Path) -> frozenset[str]:
     """Classes of slimexp that components derive from, and the components themselves."""
-    return frozenset(name for target in _named(registry) for name in _kin(target))
+    return frozenset(name for target in named(registry) for name in _kin(target))
 
 
 def _kin(target: str) -> Iterator[str]:

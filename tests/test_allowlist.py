@@ -100,6 +100,14 @@ def test_nothing_of_it_runs(
     assert not (tmp_path / "touched").exists()
 
 
+def test_no_source_is_read_for_the_kind_of_what_conf_offers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("reading the source of every option of a group takes a fifth of a second")
+
+    monkeypatch.setattr("slimexp.config.lineage", refuse)
+    check(compose(["+experiment=prune_t5", "model=t5_spelling", "measure=[size,task,latency]", "logger=wandb"]))
+
+
 @pytest.mark.parametrize(
     ("place", "kind"), [("logger", "Tracker"), ("measure.size", "Measure"), ("data", "Corpus"), ("model", "Source")]
 )
