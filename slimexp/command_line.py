@@ -70,8 +70,6 @@ def _run(task: Task, config_name: str) -> None:
         if status is None and not getattr(error, "reported", False):
             raise
         sys.exit(status or 1)
-    finally:
-        _mask_dump(config_name)
 
 
 def _check_words() -> None:
@@ -104,19 +102,6 @@ def _check_hydra(config_name: str) -> None:
     cfg = _with_hydra(config_name)
     if cfg is not None and (found := list(allowlist.faults(cfg.hydra, config.CONF_DIR, "hydra"))):
         raise ConfigError("\n".join(found))
-
-
-def _mask_dump(config_name: str) -> None:
-    """Take secrets of the command line out of the file that Hydra's own sweeper leaves of it."""
-    given = sys.argv[1:]
-    if secret.masked(given) == given or (cfg := _with_hydra(config_name)) is None:
-        return
-    if (path := Path(cfg.hydra.sweep.dir, "multirun.yaml")).exists():
-        dumped = OmegaConf.load(path)
-        for name, words in dumped.hydra.overrides.items():
-            dumped.hydra.overrides[name] = secret.masked(words)
-        dumped.hydra.job.override_dirname = secret.HIDDEN  # the overrides once more, in one word
-        path.write_text(OmegaConf.to_yaml(OmegaConf.create(secret.written(dumped))), encoding="utf-8")
 
 
 def _with_hydra(config_name: str) -> DictConfig | None:

@@ -191,10 +191,32 @@ def test_nothing_that_a_run_leaves_holds_it(overrides: Callable[..., list[str]],
     assert holding == []
 
 
-def test_nothing_that_hydra_dumps_of_a_multirun_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["seed=1,2", f"+data={{token: {VALUE}}}"],
+        [f"+data.token={VALUE}-1,'{VALUE} 2'"],
+        [f"+data.x={{pwd: '{VALUE} 1'}}"],
+    ],
+)
+def test_nothing_that_hydra_tells_of_a_multirun_holds_it(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not for a moment: a job could be killed."""
     runs = tmp_path / "runs"
-    monkeypatch.setattr("sys.argv", ["train", "-m", f"runs={runs}", "seed=1,2", f"+data={{token: {VALUE}}}"])
+    monkeypatch.setattr("sys.argv", ["train", "-m", f"runs={runs}", *words])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    seen = []
+    main(lambda cfg: seen.append(((runs / "multirun.yaml").read_text(), VALUE in str(cfg))))
+    assert seen and all(VALUE not in dumped and "***" in dumped and used for dumped, used in seen)
+    said = "".join(capsys.readouterr())
+    assert "#0 : " in said and "***" in said and VALUE not in said
+
+
+def test_a_multirun_without_secrets_is_dumped_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["train", "-m", f"runs={tmp_path}", "seed=1,2"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     main(lambda cfg: None)
-    assert VALUE not in (runs / "multirun.yaml").read_text()
-    assert "***" in (runs / "multirun.yaml").read_text()
+    dumped = OmegaConf.load(tmp_path / "multirun.yaml")
+    assert dumped.hydra.overrides.task == [f"runs={tmp_path}", "seed=1,2"]
+    assert OmegaConf.to_container(dumped.hydra.sweep)["dir"] == "${home:${runs}}"  # type: ignore[index, call-overload]
