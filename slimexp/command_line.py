@@ -203,7 +203,8 @@ def _explain(error: BaseException, config_name: str) -> str | None:
         return "\n".join(override.nameless(override.given(sys.argv[1:]), options)) or str(error)
     if isinstance(error, ValueError) and _is_ours(error):
         return str(error)
-    folder = OmegaConf.select(HydraConfig.instance().cfg or DictConfig({}), "hydra.runtime.output_dir")
+    cfg: Any = HydraConfig.instance().cfg  # before a job it has no folder yet
+    folder = None if cfg is None else OmegaConf.select(cfg, "hydra.runtime.output_dir")
     told = console.disk_fault(error, folder, setting="runs=FOLDER")
     if told is None and isinstance(error, OSError) and error.filename and _is_of_hydra(error):
         return f"cannot write to {error.filename} ({error.strerror}): choose a folder of your own by runs=FOLDER"

@@ -43,7 +43,7 @@ def register() -> None:
 
     def read(name: str, default: Any = oc._DEFAULT_MARKER_) -> Any:
         value = oc.env(name) if default is oc._DEFAULT_MARKER_ else oc.env(name, default)
-        if name in os.environ and len(value) >= _LEAST:  # else it is the default, an open word
+        if value is not None and name in os.environ and len(value) >= _LEAST:  # else it is the default, an open word
             _given[value] = f"${{{_FROM}:{name}}}"
         return value
 
