@@ -39,7 +39,9 @@ _DEEPEST = 20  # a resolver could make trees without end
 def faults(node: DictConfig | ListConfig, registry: Path, path: str = "") -> Iterator[str]:
     """One line for every ``_target_`` below ``node`` that is no component, those that resolvers make included."""
     for where, target in _targets(node, path):
-        if not (_is_allowed(target, registry) or ("_logging." in where and target.startswith(_LOGGING))):
+        if target is None:
+            yield f"{where} is nested deeper than {_DEEPEST} levels: what it names is not looked at"
+        elif not (_is_allowed(target, registry) or ("_logging." in where and target.startswith(_LOGGING))):
             yield (
                 f"{where} must be a component, got '{target}': what conf/ names, its kin in slimexp, or a class of "
                 f"{', '.join(_MODULES)}; for those of your own package, set {OWN_PACKAGES}=<package>"
@@ -47,7 +49,7 @@ def faults(node: DictConfig | ListConfig, registry: Path, path: str = "") -> Ite
 
 
 def _is_allowed(target: str, registry: Path) -> bool:
-    if target.partition(".")[0] in re.split(r"[,\s]+", os.environ.get(OWN_PACKAGES, "")) or target in _named(registry):
+    if target.partition(".")[0] in re.split(r"[,\s]+", os.environ.get(OWN_PACKAGES, "")) or target in named(registry):
         return True
     try:
         found = home(target)
@@ -61,9 +63,15 @@ def _is_allowed(target: str, registry: Path) -> bool:
     return (is_class and name.startswith(_ALLOWED)) or _SCHEDULES.fullmatch(name) is not None
 
 
-def _targets(node: DictConfig | ListConfig, path: str, depth: int = 0) -> Iterator[tuple[str, str]]:
-    """(path, target) of all that is below ``node``; a logging configuration calls what is at ``()`` and ``class``."""
-    if node._is_none() or node._is_missing() or depth > _DEEPEST:
+def _targets(node: DictConfig | ListConfig, path: str, depth: int = 0) -> Iterator[tuple[str, str | None]]:
+    """(path, target) of all that is below ``node``; a logging configuration calls what is at ``()`` and ``class``.
+
+    The target of what is too deep is ``None``.
+    """
+    if node._is_none() or node._is_missing():
+        return
+    if depth > _DEEPEST:
+        yield path, None
         return
     keys = list(node) if isinstance(node, DictConfig) else range(len(node))
     for key in keys:
@@ -79,8 +87,8 @@ def _targets(node: DictConfig | ListConfig, path: str, depth: int = 0) -> Iterat
 
 
 @cache
-def _named(registry: Path) -> frozenset[str]:
-    """Targets that the files under ``conf/`` name."""
+def named(registry: Path) -> frozenset[str]:
+    """Targets that the files under ``conf/``, or one of its groups, name."""
     texts = (path.read_text(encoding="utf-8") for path in registry.rglob("*.yaml"))
     return frozenset(target for text in texts for target in _TARGET.findall(text))
 
@@ -88,7 +96,7 @@ def _named(registry: Path) -> frozenset[str]:
 @cache
 def _bases(registry: Path) -> frozenset[str]:
     """Classes of slimexp that components derive from, and the components themselves."""
-    return frozenset(name for target in _named(registry) for name in _kin(target))
+    return frozenset(name for target in named(registry) for name in _kin(target))
 
 
 def _kin(target: str) -> Iterator[str]:

@@ -60,10 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = console.Parser(
         "python -m slimexp.clean", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", type=Path, help="folder with records.jsonl somewhere below")
+    parser.add_argument("runs", type=console.path, help="folder with records.jsonl somewhere below")
     parser.add_argument(
         "--unfinished", action="store_true", help="checkpoints, half-written models, what is set aside as damaged"
     )

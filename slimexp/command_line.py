@@ -1,18 +1,21 @@
 """The command line: turns a function of a config into a program whose user errors are one message each."""
 
 import os
+import pathlib
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import wraps
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
     CompactHydraException,
@@ -57,7 +60,9 @@ def main(task: Task, config_name: str = "config") -> None:
 def _run(task: Task, config_name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
     run = hydra.main(version_base="1.3", config_path=str(config.CONF_DIR), config_name=config_name)(_reporting(task))
+    secret.remember(override.given(sys.argv[1:]))
     try:
+        _check_words()
         _check_hydra(config_name)
         run()
     except Exception as error:
@@ -65,8 +70,25 @@ def _run(task: Task, config_name: str) -> None:
         if status is None and not getattr(error, "reported", False):
             raise
         sys.exit(status or 1)
-    finally:
-        _mask_dump(config_name)
+
+
+def _check_words() -> None:
+    """Refuse unknown flags, for which Hydra prints a page, and words without a key, at which it breaks.
+
+    Raises:
+        ConfigError: One line each.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message} (--help tells what there is)")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    given = parser.parse_args()
+    if given.resolve and not given.cfg:
+        raise ConfigError("--resolve needs --cfg job")
+    if found := list(override.keyless(given.overrides)):
+        raise ConfigError("\n".join(found))
 
 
 def _check_hydra(config_name: str) -> None:
@@ -82,19 +104,6 @@ def _check_hydra(config_name: str) -> None:
         raise ConfigError("\n".join(found))
 
 
-def _mask_dump(config_name: str) -> None:
-    """Take secrets of the command line out of the file that Hydra's own sweeper leaves of it."""
-    given = sys.argv[1:]
-    if secret.masked(given) == given or (cfg := _with_hydra(config_name)) is None:
-        return
-    if (path := Path(cfg.hydra.sweep.dir, "multirun.yaml")).exists():
-        dumped = OmegaConf.load(path)
-        for name, words in dumped.hydra.overrides.items():
-            dumped.hydra.overrides[name] = secret.masked(words)
-        dumped.hydra.job.override_dirname = secret.HIDDEN  # the overrides once more, in one word
-        path.write_text(OmegaConf.to_yaml(OmegaConf.create(secret.written(dumped))), encoding="utf-8")
-
-
 def _with_hydra(config_name: str) -> DictConfig | None:
     """What the command line composes to, Hydra's own settings included; ``None`` where Hydra will say why it cannot."""
     arguments = sys.argv[1:]
@@ -103,7 +112,10 @@ def _with_hydra(config_name: str) -> DictConfig | None:
     search = [f"hydra.searchpath=[{','.join(f'file://{os.path.abspath(folder)}' for folder in folders)}]"]
     try:
         given = [override.first(word) for word in override.given(arguments)] + (search if folders else [])
-        with hydra.initialize_config_dir(str(config.CONF_DIR), version_base="1.3"):
+        with (
+            warnings.catch_warnings(action="ignore"),
+            hydra.initialize_config_dir(str(config.CONF_DIR), version_base="1.3"),
+        ):
             return hydra.compose(config_name, given, return_hydra_config=True)
     except Exception:
         return None
@@ -159,7 +171,7 @@ def _report(error: Exception, config_name: str = "config") -> int | None:
     if not getattr(error, "reported", False):
         if os.environ.get("SLIMEXP_TRACEBACK") == "1":
             print(secret.redacted("".join(traceback.format_exception(error))), file=sys.stderr)
-        shown = "\n".join(map(console.printable, message.splitlines()))  # a file's words may be among it
+        shown = "\n".join(console.printable(line, None) for line in message.splitlines())  # a file's words may be in it
         print(f"error: {shown}", file=sys.stderr)
     return console.USER_ERROR
 
@@ -172,10 +184,9 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
 
 def _explain(error: BaseException, config_name: str) -> str | None:
     if match := re.search(r"Ambiguous value for argument '(.*)'$", str(error), re.MULTILINE):
-        return (
-            f"'{match[1]}' has several values: add --multirun to run each, or, where the comma is part of one, "
-            f"quote it: {override.quoted(match[1])}"
-        )
+        way = f"quote it: {quoted}" if (quoted := _quoted(match[1])) else "put it in quotes"
+        what = f"'{_masked(match[1])}' has several values"
+        return f"{what}: add --multirun to run each, or, where the comma is part of one, {way}"
     if isinstance(error, MissingConfigException):
         return _explain_missing(error)
     if isinstance(error, ConfigCompositionException):
@@ -192,16 +203,31 @@ def _explain(error: BaseException, config_name: str) -> str | None:
         return "\n".join(override.nameless(override.given(sys.argv[1:]), options)) or str(error)
     if isinstance(error, ValueError) and _is_ours(error):
         return str(error)
-    folder = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else None
-    return console.disk_fault(error, folder, setting="runs=FOLDER")
+    cfg: Any = HydraConfig.instance().cfg  # before a job it has no folder yet
+    folder = None if cfg is None else OmegaConf.select(cfg, "hydra.runtime.output_dir")
+    told = console.disk_fault(error, folder, setting="runs=FOLDER")
+    if told is None and isinstance(error, OSError) and error.filename and _is_of_hydra(error):
+        return f"cannot write to {error.filename} ({error.strerror}): choose a folder of your own by runs=FOLDER"
+    if told is None and isinstance(error, PermissionError) and error.filename:
+        return f"no access to {error.filename} ({error.strerror})"
+    return told
 
 
 def _unread(error: OverrideParseException) -> str:
-    if secret.holds_password(error.override):
-        return f"cannot read '{secret.shown(error.override)}': put it in quotes"
+    if (shown := _masked(error.override)) != error.override:
+        return f"cannot read '{shown}': put it in quotes"
     if quoted := override.quoted(error.override):
         return f"cannot read '{error.override}': where its value is text, quote it: {quoted}"
     return f"cannot read '{error.override}': {str(error).splitlines()[0]}"
+
+
+def _masked(text: str) -> str:
+    return secret.masked([text])[0]
+
+
+def _quoted(text: str) -> str:
+    """As ``override.quoted``; nothing where that would show a secret."""
+    return override.quoted(text) if _masked(text) == text else ""
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -210,14 +236,23 @@ def _is_ours(error: BaseException) -> bool:
     return bool(frames) and Path(frames[-1][0].f_code.co_filename).is_relative_to(_PACKAGE)
 
 
+def _is_of_hydra(error: BaseException) -> bool:
+    """Whether Hydra raised ``error``, by itself or through the system, as when it makes the folder of a run."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    files = [file for file in files if file not in (os.__file__, pathlib.__file__)]
+    return bool(files) and Path(files[-1]).is_relative_to(Path(hydra.__file__).parent)
+
+
 def _explain_missing(error: MissingConfigException) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     choices = list(error.options or options(group))
-    if not name or not choices:
-        return str(error).partition("\nConfig search path")[0]
+    if not choices:
+        return " ".join(str(error).partition("\nConfig search path")[0].split())
+    if not name:
+        return f"{group or 'the config'} must be the name of an option, got ''; options: {', '.join(choices)}"
     close = get_close_matches(name, choices, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ""
-    return f"no {group} is called '{name}'{hint or ';'} available: {', '.join(choices)}"
+    return f"no {group or 'config'} is called '{name}'{hint or ';'} available: {', '.join(choices)}"
 
 
 def _explain_composition(error: ConfigCompositionException, config_name: str) -> str:
@@ -238,6 +273,7 @@ def _explain_overrides(text: str, config_name: str) -> str:
     """Name the nearest key to every misspelt one, by composing again without them."""
     overrides = override.given(sys.argv[1:])
     wrong: list[str] = []
+    cfg = DictConfig({})
     while match := re.match(r"Could not override '(.+?)'", text):
         if match[1] in wrong:
             return text  # it stands in a file

@@ -145,7 +145,7 @@ def _at_key(cfg: DictConfig, key: str) -> Any:
 
 
 def _stranger(path: str, node: object, group: str) -> Iterator[str]:
-    if not isinstance(node, DictConfig) or "_target_" not in node:
+    if not isinstance(node, DictConfig) or "_target_" not in node or _is_offered(node, group):
         return
     shared = _shared_bases(CONF_DIR / group)
     try:
@@ -155,6 +155,14 @@ def _stranger(path: str, node: object, group: str) -> Iterator[str]:
     if shared and not related:
         kind = min(shared, key=len).rpartition(".")[2]
         yield f"{path} must be a {kind}, got {node['_target_']}: options: {', '.join(options(group))}"
+
+
+def _is_offered(node: DictConfig, group: str) -> bool:
+    """Whether ``conf/`` names the class in that group: then no source needs to be read to know its kind."""
+    try:
+        return str(node["_target_"]) in allowlist.named(CONF_DIR / group)
+    except OmegaConfBaseException:
+        return False  # reported by itself
 
 
 @cache
@@ -185,6 +193,8 @@ def _pipeline_faults(pipeline: DictConfig) -> Iterator[str]:
 def _is_technique(node: object) -> bool:
     if not isinstance(node, DictConfig) or "_target_" not in node:
         return False
+    if _is_offered(node, "technique"):
+        return True
     try:
         return any(name.startswith("slimexp.technique.") for name in lineage(str(node["_target_"])))
     except (TargetNotFound, OmegaConfBaseException):

@@ -1,5 +1,6 @@
 """What a program says of a long loop, and when its surroundings give way: a disk, a folder, a reader, a user."""
 
+import argparse
 import errno
 import io
 import os
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
@@ -46,6 +48,25 @@ _TOLD = {
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a program as Ctrl-C does."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Of a command's arguments; what is wrong with them is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program."""
+        self.exit(USER_ERROR, f"error: {printable(message, None)} (--help tells what there is)\n")
+
+
+def path(text: str) -> Path:
+    """A path that was typed; empty text is none, and ``Path`` takes it for the folder that the program runs in.
+
+    Raises:
+        argparse.ArgumentTypeError: It is empty, as where a variable of the shell is not set.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"must be a path, got {text!r}: write . for this folder")
+    return Path(text)
 
 
 @contextmanager
@@ -141,14 +162,16 @@ def counted(items: Collection[T], what: str) -> Iterator[T]:
             print()
 
 
-def printable(text: object) -> str:
+def printable(text: object, most: int | None = LABEL) -> str:
     """Text that somebody else wrote, in one line that no terminal obeys: control characters are shown as ``\\x1b``.
 
-    What is longer than ``LABEL`` characters is cut.
+    Args:
+        text: Anything; its ``str`` is shown.
+        most: Characters after which it is cut; ``None`` for a text of our own, whose end may be a way out.
     """
     line = str(text)
-    if len(line) > LABEL:
-        line = f"{line[:LABEL]}…"
+    if most is not None and len(line) > most:
+        line = f"{line[:most]}…"
     if line.isprintable():
         return line
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)

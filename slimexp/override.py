@@ -19,6 +19,13 @@ def key(override: str) -> str:
     return override.partition("=")[0].partition("@")[0].lstrip("+~")
 
 
+def keyless(words: Sequence[str]) -> Iterator[str]:
+    """One line for each that gives a value to nothing: ``=x``, ``+@=x``, an empty word."""
+    for word in words:
+        if not key(word).strip():
+            yield f"'{word}' names no key: write KEY=VALUE, +KEY=VALUE or ~KEY"
+
+
 def first(override: str) -> str:
     """With the first of its values, where it has several."""
     parsed = OverridesParser.create().parse_override(override)

@@ -1,6 +1,5 @@
 """Rebuild table, Pareto front, plot and page from the records alone: ``python -m slimexp.report runs``."""
 
-import argparse
 import csv
 import json
 import math
@@ -38,13 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    parser = argparse.ArgumentParser("python -m slimexp.report", description=__doc__)
-    parser.add_argument("runs", type=Path, help="folder with records.jsonl somewhere below, or one such file")
+    parser = console.Parser("python -m slimexp.report", description=__doc__)
+    parser.add_argument("runs", type=console.path, help="folder with records.jsonl somewhere below, or one such file")
     parser.add_argument("--x", metavar="METRIC", help=f"horizontal axis (default: {X_AXES[0]})")
     parser.add_argument("--y", metavar="METRIC", help="vertical axis (default: the headline of each corpus)")
     parser.add_argument("--z", metavar="METRIC", help="a third objective, for a front of three (default: none)")
-    parser.add_argument("--reference", metavar="FILE", type=Path, help=published.FORMAT)
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where the files go (default: the runs folder)")
+    parser.add_argument("--reference", metavar="FILE", type=console.path, help=published.FORMAT)
+    parser.add_argument("--out", metavar="DIR", type=console.path, help="where the files go (default: the runs folder)")
     parser.add_argument("--wandb", action="store_true", help="a W&B run per sweep with its front; offline if need be")
     parser.add_argument("--watch", action="store_true", help="serve the page to this machine, live, and write nothing")
     parser.add_argument("--port", metavar="N", type=int, help="of --watch (default: any that is free)")

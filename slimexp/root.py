@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf, ValueNode
 from omegaconf.errors import OmegaConfBaseException
 
-_LONGEST = 128  # letters of a name: what W&B takes, and half of what a folder may have
+_LONGEST = 128  # bytes of a name: what W&B takes, and half of what a folder may have
 _TAKEN = (  # in the runs folder
     "multirun.yaml",
     "pareto.html",
@@ -128,6 +128,7 @@ def faults(cfg: DictConfig) -> Iterator[str]:
             continue  # reported by itself
         if value is not None and (why := rule(value)):
             yield f"{key} {why}, got {value!r}"
+    yield from _empty_paths(cfg)
     if isinstance(trainer := cfg.get("trainer"), DictConfig):
         for key, instead in _NOT_OF_TRAINER.items():
             if key in trainer and not (key == "logger" and trainer[key] is False):
@@ -144,6 +145,18 @@ def expand(cfg: DictConfig) -> None:
             cfg[key] = home(text)
 
 
+def _empty_paths(cfg: DictConfig, above: str = "") -> Iterator[str]:
+    """One line for each path that is empty: it would be taken for the folder that the program runs in."""
+    for key in list(cfg):
+        value = cfg._get_node(key)
+        if isinstance(value, DictConfig) and not (value._is_none() or value._is_missing() or value._is_interpolation()):
+            yield from _empty_paths(value, f"{above}{key}.")
+            continue
+        text = value._value() if str(key) in _PATHS and isinstance(value, ValueNode) else None
+        if isinstance(text, str) and not text.strip() and key not in _RULES:  # which say it of ``runs``
+            yield f"{above}{key} must be a path, got {text!r}: write . for this folder"
+
+
 def home(path: str) -> str:
     """``path``, with the home folder for its ``~``."""
     return os.path.expanduser(path)
@@ -156,7 +169,7 @@ def unfit_name(name: str) -> str:
     if name != name.strip() or any(not letter.isprintable() for letter in name) or re.search(r"[/\\]", name):
         return "must be one folder's name, without slashes, control characters and blanks at its ends"
     if len(name.encode()) > _LONGEST:
-        return f"must have at most {_LONGEST} letters"
+        return f"must have at most {_LONGEST} bytes (in UTF-8, where ä takes 2)"
     if name in _TAKEN:
         return f"must not be {', '.join(_TAKEN[:-1])} or {_TAKEN[-1]}, which the runs folder has of its own"
     return ""

@@ -5,11 +5,15 @@ key such as ``password`` or ``hub_token``, or as the user of a URL, is written a
 digests of the values: another value of a variable is other work, and a digest does not give the value back.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
@@ -19,14 +23,15 @@ _FROM = "oc.env"
 _LEAST = 6  # letters of a value that messages are searched for; a shorter one stands in words by chance
 _KEY = re.compile(
     r"(^|\.)token$"  # but no pad_token
-    r"|(^|[._])((api|access|auth|bearer|hf|hub|private|refresh|wandb)_?token|pass(word|wd|phrase)|secret"
+    r"|(^|[._])((api|access|auth|bearer|hf|hub|private|refresh|wandb)_?token|pass(word|wd|phrase)|pwd|secret"
     r"|(api|access|secret|private)_?key|credentials?)$",
     re.IGNORECASE,
 )
-# A URL with a password: USER:PASSWORD@, or a setting of such a name.
-_USER_OF_URL = re.compile(r"(?<=://)[^/?#\s'\"]*:[^\s'\"]*(?=@)")
+_KEYS_WITHIN = re.compile(r"[{,]\s*(?:\\*['\"])?([\w.-]+)(?:\\*['\"])?\s*:")  # of a dict in a text
+# A URL with a password: USER:PASSWORD@, or a setting of such a name. HOST:PORT/ is none, whatever follows.
+_USER_OF_URL = re.compile(r"(?<=://)(?!(?:\[[^\]]*\]|[^/?#\s'\"@:]*):\d+[/?#])[^/?#\s'\"]*:[^\s'\"]*(?=@)")
 _SETTING_OF_URL = re.compile(r"([?&;][^=&;\s]*(?:pass|pwd|secret|token)[^=&;\s]*=)[^&\s'\"]*", re.IGNORECASE)
-_given: dict[str, str] = {}  # value of the environment that a config read -> how it named it
+_given: dict[str, str] = {}  # what messages do not repeat -> what they say instead
 
 
 class _Withheld(Exception):
@@ -38,7 +43,7 @@ def register() -> None:
 
     def read(name: str, default: Any = oc._DEFAULT_MARKER_) -> Any:
         value = oc.env(name) if default is oc._DEFAULT_MARKER_ else oc.env(name, default)
-        if isinstance(value, str) and len(value) >= _LEAST:
+        if value is not None and name in os.environ and len(value) >= _LEAST:  # else it is the default, an open word
             _given[value] = f"${{{_FROM}:{name}}}"
         return value
 
@@ -65,8 +70,18 @@ def masked(overrides: Sequence[str] | ListConfig) -> list[str]:
     return [_masked(override) for override in typed]  # type: ignore[arg-type, union-attr]
 
 
+def remember(overrides: Sequence[str]) -> None:
+    """Have messages not repeat the secrets that stand in overrides, nor what libraries say of their values."""
+    for override in overrides:
+        if (hidden := _masked(override)) != override:
+            _given[override] = hidden
+            value = override.partition("=")[2].strip("'\"")
+            if hidden.endswith(f"={HIDDEN}") and len(value) >= _LEAST:
+                _given[value] = HIDDEN
+
+
 def redacted(text: str) -> str:
-    """``text`` without values of the environment that a config read, and without passwords in URLs."""
+    """``text`` without what is remembered, values of the environment among it, and without passwords in URLs."""
     for value in sorted(_given, key=len, reverse=True):
         text = text.replace(value, _given[value])
     return _without_passwords(text)
@@ -90,12 +105,35 @@ def _masked(override: str) -> str:
     key, equals, value = override.partition("=")
     if equals and _is_secret(key.lstrip("+~"), value):
         return f"{key}={HIDDEN}"
-    inner = re.sub(  # of a dict that is given whole: {user: me, token: x}
-        r"([{,]\s*['\"]?)([\w.]+)(['\"]?\s*:\s*)([^,{}\[\]]+)",
-        lambda found: f"{found[1]}{found[2]}{found[3]}{HIDDEN if _is_secret(found[2], found[4]) else found[4]}",
-        value,
-    )
-    return f"{key}{equals}{_without_passwords(inner)}"
+    return f"{key}{equals}{_without_passwords(_masked_value(override, value))}"
+
+
+def _masked_value(override: str, value: str) -> str:
+    """The value of an override, without secrets of dicts in it; nothing of it where they cannot be told apart."""
+    if not _holds_secret_key(value):
+        return value
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return HIDDEN
+    if parsed.is_sweep_override():
+        return HIDDEN
+    tree = parsed._value
+    hidden = _without_secrets(tree)
+    return value if hidden == tree else Override._get_value_element_as_str(hidden, space_after_sep=True)
+
+
+def _without_secrets(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: HIDDEN if _is_secret(str(key), inner) else _without_secrets(inner) for key, inner in tree.items()}
+    if isinstance(tree, list):
+        return [_without_secrets(inner) for inner in tree]
+    text = getattr(tree, "text", tree)  # of what stood in quotes
+    return HIDDEN if isinstance(text, str) and _holds_secret_key(text) else tree
+
+
+def _holds_secret_key(text: str) -> bool:
+    return any(_KEY.search(key) for key in _KEYS_WITHIN.findall(text))
 
 
 def _is_secret(key: str, value: object) -> bool:
@@ -137,8 +175,17 @@ def _entry(parent: DictConfig | ListConfig, key: Any) -> Any:
     except OmegaConfBaseException:
         return child._value()  # type: ignore[union-attr]
     if isinstance(value, DictConfig | ListConfig):
-        return _written(value)
+        return _hidden(_written(value)) if _KEY.search(str(key)) else _written(value)
     return HIDDEN if _is_secret(str(key), value) else _plain(value)
+
+
+def _hidden(tree: Any) -> Any:
+    """A tree that stands at a secret key: its form, and of its leaves what is no secret anywhere."""
+    if isinstance(tree, dict):
+        return {key: _hidden(inner) for key, inner in tree.items()}
+    if isinstance(tree, list):
+        return [_hidden(inner) for inner in tree]
+    return HIDDEN if _is_secret("secret", tree) else tree
 
 
 def _plain(value: Any) -> Any:

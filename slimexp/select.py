@@ -84,10 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = console.Parser(
         "python -m slimexp.select", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", type=Path, help="folder with records.jsonl somewhere below, or one such file")
+    parser.add_argument("runs", type=console.path, help="folder with records.jsonl somewhere below, or one such file")
     parser.add_argument("budgets", nargs="*", metavar="max_METRIC=NUMBER")
     asked = parser.parse_args(arguments)
     try:

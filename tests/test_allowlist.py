@@ -57,6 +57,19 @@ def test_wherever_it_stands(tree: dict[str, object]) -> None:
     assert len(list(allowlist.faults(OmegaConf.create(tree), CONF_DIR))) == 1
 
 
+@pytest.mark.parametrize(
+    ("depth", "said"),
+    [(20, "must be a component"), (21, "is nested deeper than 20 levels"), (60, "is nested deeper than 20 levels")],
+)
+@pytest.mark.parametrize("listed", [False, True])
+def test_however_deep_it_stands(depth: int, said: str, listed: bool) -> None:
+    tree: object = {"_target_": "os.system"}
+    for _ in range(depth - 1):
+        tree = [tree] if listed else {"a": tree}
+    (fault,) = allowlist.faults(OmegaConf.create({"x": tree}), CONF_DIR)
+    assert said in fault
+
+
 def test_a_package_of_ones_own_is_named_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     node = OmegaConf.create({"x": {"_target_": "json.JSONDecoder"}})
     assert len(list(allowlist.faults(node, CONF_DIR))) == 1
@@ -85,6 +98,14 @@ def test_nothing_of_it_runs(
     assert stop.value.code == 2
     assert "must be a component, got" in capsys.readouterr().err
     assert not (tmp_path / "touched").exists()
+
+
+def test_no_source_is_read_for_the_kind_of_what_conf_offers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("reading the source of every option of a group takes a fifth of a second")
+
+    monkeypatch.setattr("slimexp.config.lineage", refuse)
+    check(compose(["+experiment=prune_t5", "model=t5_spelling", "measure=[size,task,latency]", "logger=wandb"]))
 
 
 @pytest.mark.parametrize(

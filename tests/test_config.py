@@ -243,6 +243,47 @@ def test_user_errors_are_one_message(program: Program, arguments: list[str], mes
     assert "Traceback" not in said
 
 
+KEYLESS = ["", " ", "=", "+=", "++=", "~", "~=", "=x", "+=x", "=1,2", "@", "@=", "+@=x", "@x=y", "+"]
+NO_FOLDERS = ["/proc/nothing", "/proc/nothing/below", "/proc/self/fd/9999", "/dev/null", "/dev/null/below"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        *(([word], f"'{word}' names no key: write KEY=VALUE, +KEY=VALUE or ~KEY") for word in KEYLESS),
+        *(([f"{group}={empty}"], f"{group.strip('+')} must be the name of an option, got ''; options: ")
+          for group in ("pipeline", "model", "+experiment", "hydra/launcher") for empty in ("", "''")),
+        (["-cn="], "the config must be the name of an option, got ''; options: config"),
+        (["-cn=other"], "no config is called 'other'; available: config"),
+        *(([f"runs={folder}"], f"cannot write to {folder.removesuffix('/below')}") for folder in NO_FOLDERS),
+        *(([f"runs={folder}", "seed=1,2", "-m"], "cannot write to ") for folder in NO_FOLDERS),
+        *(([f"runs={empty}"], "runs must be a folder") for empty in ("", "''")),
+        *(([f"name={empty}"], "name must be the name of a folder") for empty in ("", "''")),
+        (["-x"], "unrecognized arguments: -x"),
+        (["--config-dir"], "expected one argument"),
+        (["--config-dir=/proc/nothing"], "Additional config directory '/proc/nothing' not found"),
+        (["--cfg=x"], "invalid choice: 'x'"),
+        (["--resolve"], "--resolve needs --cfg job"),
+    ],
+)  # fmt: skip
+def test_what_hydra_breaks_at_is_one_line(program: Program, arguments: list[str], message: str) -> None:
+    status, said = program("pipeline=shrink", *arguments)
+    assert (status, len(said.splitlines())) == (2, 1)
+    assert said.startswith(f"error: {message}") or (said.startswith("error: argument --") and message in said)
+
+
+def test_a_file_that_a_task_lacks_is_not_said_to_be_written(program: Program) -> None:
+    with pytest.raises(FileNotFoundError):
+        program("pipeline=shrink", task=lambda cfg: Path("/proc/nothing").mkdir())
+
+
+def test_what_a_task_may_not_read_is_one_line(program: Program) -> None:
+    def task(cfg: DictConfig) -> None:
+        raise PermissionError(13, "Permission denied", "/text.csv")
+
+    assert program("pipeline=shrink", task=task) == (2, "error: no access to /text.csv (Permission denied)\n")
+
+
 def test_a_traceback_can_be_asked_for(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIMEXP_TRACEBACK", "1")
     status, said = program("model.size=big")

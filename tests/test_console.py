@@ -1,6 +1,7 @@
 """Full disks, shut folders and readers that leave are told in one line, or in none."""
 
 import errno
+import importlib
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slimexp.console import UNREAD, counted, disk_fault, interruptible
+from slimexp.console import UNREAD, counted, disk_fault, interruptible, printable
 
 pytestmark = pytest.mark.fast
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,17 @@ def unread(code: str, *, stderr_too: bool = False) -> tuple[int, str]:
 def test_a_reader_that_left_ends_the_program_in_silence(code: str) -> None:
     assert unread(code) == (UNREAD, "")
     assert unread(code, stderr_too=True)[0] == UNREAD
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "shown"),
+    [
+        ("a" * 1001, None, "a" * 1001), ("a" * 1000, 1000, "a" * 1000), ("a" * 1001, 1000, "a" * 1000 + "…"),
+        ("a\x1b\n", None, "a\\x1b\\n"), ("\x1bb", 1, "\\x1b…"),
+    ],
+)  # fmt: skip
+def test_a_text_is_one_line_and_cut_where_that_is_asked(text: str, most: int | None, shown: str) -> None:
+    assert printable(text, most) == shown
 
 
 def test_any_other_broken_pipe_is_a_bug(tmp_path: Path) -> None:
@@ -196,3 +208,26 @@ def test_handlers_are_put_back() -> None:
     with interruptible():
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) != before
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+@pytest.mark.parametrize(
+    ("command", "before"),
+    [
+        ("clean", ["--unfinished", "--dominated", "--yes"]), ("report", []), ("select", []),
+        ("report", ["runs", "--out"]), ("report", ["runs", "--reference"]),
+    ],
+)  # fmt: skip
+def test_an_empty_path_is_not_the_folder_that_the_program_runs_in(
+    command: str,
+    before: list[str],
+    empty: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module(f"slimexp.{command}").main([*before, empty])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: argument ") and f"must be a path, got {empty!r}: write . for this folder" in line

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from slimexp.command_line import main
 from slimexp.config import ConfigError, check, compose
+from slimexp.root import unfit_name
 
 WRONG = [
     *(("name", name) for name in ("", " ", ".", "..", "../../up", "/tmp/x", "a/b", "a\\b", "a\0b", "a\nb", "a\tb",
@@ -29,7 +30,7 @@ WRONG = [
         "losses.ce.weight": [float("inf")]}.items() for value in values),
     ("measure.size", None), ("measure.size", "abc"), ("measure.size", 3), ("callback.progress", None),
     ("callback.progress", "abc"), ("model.path", None), ("model.max_length", 1.5), ("logger.tags", "a"),
-    ("data.seed", -1), ("data.split_seed", 2**32),
+    ("model.path", ""), ("logger.folder", " "), ("data.seed", -1), ("data.split_seed", 2**32),
 ]  # fmt: skip
 
 
@@ -98,6 +99,11 @@ def test_a_program_ends_with_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and said in line
     assert [path for path in (tmp_path / "runs").rglob("*")] == []
+
+
+@pytest.mark.parametrize(("name", "fits"), [("ä" * 64, True), ("ä" * 65, False), ("a" * 128, True), ("a" * 129, False)])
+def test_a_name_is_measured_in_bytes(name: str, fits: bool) -> None:
+    assert unfit_name(name) == ("" if fits else "must have at most 128 bytes (in UTF-8, where ä takes 2)")
 
 
 def test_the_home_folder_is_meant_by_a_tilde(

@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from slimexp import secret
-from slimexp.command_line import explain
+from slimexp.command_line import explain, main
 from slimexp.config import ConfigError, check, compose
 
 VALUE = "9f2c-not-for-others"
@@ -64,6 +64,7 @@ def test_whatever_reads_no_environment_is_written_resolved() -> None:
     [
         ("token", "abc", True), ("hub_token", "abc", True), ("API_KEY", "abc", True), ("db_password", "abc", True),
         ("client_secret", "abc", True), ("credentials", "abc", True), ("passwd", "abc", True),
+        ("pwd", "abc", True), ("db_pwd", "abc", True), ("pwds", "abc", False),
         ("tokens", "abc", False), ("pad_token", "<pad>", False), ("tokenizer", "abc", False), ("key", "abc", False),
         ("token", 3, True), ("token", None, False), ("token", True, False), ("passport", "abc", False),
     ],
@@ -80,6 +81,23 @@ def test_what_was_typed_at_a_secret_key_is_hidden(key: str, value: Any, hidden: 
     [
         ("a.url=https://me:pw@host/x", "a.url=https://***@host/x"),
         ("a={user: me, token: x, n: 2}", "a={user: me, token: ***, n: 2}"),
+        ("a.url=http://localhost:8080/path@v1", "a.url=http://localhost:8080/path@v1"),
+        ("a.url=http://[::1]:80/path@v1", "a.url=http://[::1]:80/path@v1"),
+        ("a.url=https://me:pa/ss@host/x", "a.url=https://***@host/x"),
+        ("a.url=https://me:80@host/x", "a.url=https://***@host/x"),
+        ("a={user: me, token: 'ab,cdefghij'}", "a={user: me, token: ***}"),
+        ("a={user: me, 'token': \"ab}c\", n: 2}", "a=***"),
+        ("a={token: ab\\,cdefghij, n: 2}", "a={token: ***, n: 2}"),
+        ("a={token: [b, 'c,d'], n: 2}", "a={token: ***, n: 2}"),
+        ("a=[{token: b}, {n: {pwd: 'c:d'}}, 3]", "a=[{token: ***}, {n: {pwd: ***}}, 3]"),
+        ("a={credentials: {user: me, key: x}}", "a={credentials: ***}"),
+        ("a={token: b", "a=***"),
+        ("a={token: b},{token: c}", "a=***"),
+        ('a=\'{"token": "ab,cd"}\'', "a=***"),
+        ("a={token: ${oc.env:TOKEN}}", "a={token: ${oc.env:TOKEN}}"),
+        ("a='the token: it is'", "a='the token: it is'"),
+        ("a={pad_token: x,n:2}", "a={pad_token: x,n:2}"),
+        ("a.token=[b,c]", "a.token=***"),
         ("a.token=${oc.env:TOKEN}", "a.token=${oc.env:TOKEN}"),
         ("seed=1", "seed=1"),
         ("~callback.x", "~callback.x"),
@@ -88,6 +106,46 @@ def test_what_was_typed_at_a_secret_key_is_hidden(key: str, value: Any, hidden: 
 def test_overrides(given: str, told: str) -> None:
     assert secret.masked([given]) == [told]
     assert secret.masked(OmegaConf.create([given])) == [told]  # as Hydra holds them
+
+
+@pytest.mark.fast
+def test_all_that_stands_below_a_secret_key_is_hidden() -> None:
+    cfg = OmegaConf.create(
+        {"tokens": ["a"], "token": ["a", {"b": "c"}, "${oc.env:TOKEN}", None], "credentials": {"d": 1}}
+    )
+    assert secret.written(cfg) == {
+        "tokens": ["a"], "token": ["***", {"b": "***"}, "${oc.env:TOKEN}", None], "credentials": {"d": "***"}
+    }  # fmt: skip
+
+
+@pytest.mark.fast
+def test_a_default_is_an_open_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOT_SET", raising=False)
+    assert OmegaConf.create({"a": "${oc.env:NOT_SET,python}"}).a == "python"
+    assert secret.redacted("python -m slimexp.train") == "python -m slimexp.train"
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("+logger.hub_token=SECRETX,b", "'+logger.hub_token=***' has several values"),
+        ("+logger.hub_token=SECRETX:[x", "cannot read '+logger.hub_token=***'"),
+        ("+logger.x={token: SECRETX", "cannot read '+logger.x=***'"),
+        ("+logger.x={token: SECRETX},b", "'+logger.x=***' has several values"),
+        ("checkpoint.api_key=SECRETX", "unknown key 'checkpoint.api_key'"),
+        ("+seed.token=SECRETX", "***"),
+        ("+logger.token=SECRETX,b", "quotes"),
+    ],
+)
+def test_messages_do_not_repeat_a_typed_secret(
+    word: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train", "+experiment=prune_t5", f"runs={tmp_path}", word])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(SystemExit, match="2"):
+        main(check)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert shown in line and "SECRETX" not in line
 
 
 @pytest.mark.fast
@@ -133,12 +191,32 @@ def test_nothing_that_a_run_leaves_holds_it(overrides: Callable[..., list[str]],
     assert holding == []
 
 
-def test_nothing_that_hydra_dumps_of_a_multirun_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from slimexp.command_line import main
-
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["seed=1,2", f"+data={{token: {VALUE}}}"],
+        [f"+data.token={VALUE}-1,'{VALUE} 2'"],
+        [f"+data.x={{pwd: '{VALUE} 1'}}"],
+    ],
+)
+def test_nothing_that_hydra_tells_of_a_multirun_holds_it(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not for a moment: a job could be killed."""
     runs = tmp_path / "runs"
-    monkeypatch.setattr("sys.argv", ["train", "-m", f"runs={runs}", "seed=1,2", f"+data={{token: {VALUE}}}"])
+    monkeypatch.setattr("sys.argv", ["train", "-m", f"runs={runs}", *words])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    seen = []
+    main(lambda cfg: seen.append(((runs / "multirun.yaml").read_text(), VALUE in str(cfg))))
+    assert seen and all(VALUE not in dumped and "***" in dumped and used for dumped, used in seen)
+    said = "".join(capsys.readouterr())
+    assert "#0 : " in said and "***" in said and VALUE not in said
+
+
+def test_a_multirun_without_secrets_is_dumped_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["train", "-m", f"runs={tmp_path}", "seed=1,2"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     main(lambda cfg: None)
-    assert VALUE not in (runs / "multirun.yaml").read_text()
-    assert "***" in (runs / "multirun.yaml").read_text()
+    dumped = OmegaConf.load(tmp_path / "multirun.yaml")
+    assert dumped.hydra.overrides.task == [f"runs={tmp_path}", "seed=1,2"]
+    assert OmegaConf.to_container(dumped.hydra.sweep)["dir"] == "${home:${runs}}"  # type: ignore[index, call-overload]
