@@ -24,17 +24,10 @@ from slimexp.sweeper.planned import MakeSampler, Params, planned
 from slimexp.sweeper.pool import local
 from slimexp.sweeper.promotion import Promotion
 from slimexp.sweeper.screen import Lines, clock, screen
-from slimexp.sweeper.settings import (
-    Direction,
-    check_count,
-    check_limits,
-    check_objectives,
-    check_seeds,
-    check_timeout,
-)
+from slimexp.sweeper.settings import Direction, check_together, check_values
 from slimexp.sweeper.space import Space
 from slimexp.sweeper.storage import alone, lasting, lock_in_database, open_storage, study_name
-from slimexp.sweeper.worker import Job, MakePool, Outcome, Prepare, train
+from slimexp.sweeper.worker import Job, MakePool, Outcome, Pool, Prepare, train
 
 TRIES = 3  # of a trial whose worker is lost, in one command
 
@@ -94,19 +87,12 @@ class Sweep:
         pool: MakePool = local.Pool,
         prepare: Prepare = train,
     ) -> None:
-        for name, value in {"workers": workers, "threads": threads, "trials": trials}.items():
-            check_count(name, value)
-        check_count("max_failures", max_failures)
-        check_timeout(trial_timeout)
-        check_seeds("hydra.sweeper.seeds", seeds)
-        check_limits(limits)
-        if seeds and "seed" in space.swept:
-            raise ValueError("seed is swept and hydra.sweeper.seeds sets it: leave one of them out")
-        if not objectives:
-            raise ValueError("a sweep needs an objective: give hydra.sweeper.objectives={METRIC: min}")
-        check_objectives(objectives)
-        if sampler is not None and trials is None:
-            raise ValueError("a sampler proposes without end: say how many by hydra.sweeper.trials=N")
+        values = {
+            "workers": workers, "threads": threads, "trials": trials, "seeds": seeds, "trial_timeout": trial_timeout,
+            "objectives": objectives, "limits": limits, "max_failures": max_failures,
+        }  # fmt: skip
+        check_values(values)
+        check_together(values, space.swept, is_endless=sampler is not None)
         self.space = space
         self.content = content
         self.fixed = dict(fixed or {})
@@ -121,10 +107,7 @@ class Sweep:
         self.retry_failed = retry_failed
         self.promotion = promotion
         self.promoted: dict[int, dict[str, Any]] = {}
-        try:
-            self.pool = pool(workers=workers, threads=threads, prepare=prepare)
-        except TypeError as error:
-            raise ValueError(f"hydra.sweeper.pool: {error}") from error
+        self.pool = _made(pool, workers=workers, threads=threads, prepare=prepare)
         self.directions = [DIRECTIONS[way] for way in self.objectives.values()]
         self.sampler = planned(space.swept, sampler, self.limits, self.directions)
         grid = list(space.grid(trials)) if sampler is None else []
@@ -135,14 +118,10 @@ class Sweep:
         self._repeats: dict[Any, list[int]] = defaultdict(list)
         self.done, self.failures, self.stopped = 0, 0, 0
         self.screen = Lines()
-        self._lock = alone(folder)
-        try:
-            with lasting(storage):
-                self.study = self._study(storage)
-                self._take_up(grid)
-        except BaseException:
-            self._lock.close()
-            raise
+        with alone(folder) as self._lock, lasting(storage):
+            self.study = self._study(storage)
+            self._take_up(grid)
+            self._lock = self._lock.pop_all()  # held on, where nothing was wrong
 
     def run(self) -> list[FrozenTrial]:
         """Do every trial that is missing, and what is promoted; returns the front."""
@@ -358,6 +337,18 @@ class Sweep:
 
     def _ended(self, trial: FrozenTrial) -> Told | None:
         return ended(trial, self.space.swept, list(self.objectives))
+
+
+def _made(pool: MakePool, **settings: Any) -> Pool:
+    """The workers.
+
+    Raises:
+        ValueError: A setting of the pool's own that it has not.
+    """
+    try:
+        return pool(**settings)
+    except TypeError as error:
+        raise ValueError(f"hydra.sweeper.pool: {error}") from error
 
 
 def _seeded(overrides: Sequence[str], seeds: Sequence[int]) -> tuple[tuple[str, ...], ...]:

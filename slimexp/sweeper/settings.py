@@ -1,7 +1,7 @@
 """What ``conf/hydra/sweeper/pareto.yaml`` may hold: Hydra holds its own node against no signature."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from slimexp.binding import unknown
@@ -40,14 +40,40 @@ def check_settings(settings: Mapping[str, Any], known: Sequence[str]) -> None:
     if settings["sampler"] is not None and not callable(settings["sampler"]):
         given = settings["sampler"]
         raise ValueError(f"hydra.sweeper.sampler must be chosen by hydra/sweeper/sampler=NAME, got {given!r}")
+    check_values({**settings, **{name: {} for name in ("objectives", "limits") if settings[name] is None}})
+
+
+def check_values(settings: Mapping[str, Any]) -> None:
+    """Refuse numbers, times, metrics and seeds of the wrong kind or out of range; others are passed over.
+
+    Raises:
+        ValueError: The first that is wrong.
+    """
     for name in _MOST:
         check_count(name, settings[name])
     check_timeout(settings["trial_timeout"])
-    if settings["objectives"] is not None:
-        check_objectives(settings["objectives"])
-    if settings["limits"] is not None:
-        check_limits(settings["limits"])
+    check_objectives(settings["objectives"])
+    check_limits(settings["limits"])
     check_seeds("hydra.sweeper.seeds", settings["seeds"])
+
+
+def check_together(settings: Mapping[str, Any], swept: Container[str], *, is_endless: bool) -> None:
+    """Refuse settings that are right one by one, and not beside each other.
+
+    Args:
+        settings: Of the sweep, by name.
+        swept: Keys that it goes through.
+        is_endless: Whether a sampler proposes trials.
+
+    Raises:
+        ValueError: The first that is wrong.
+    """
+    if settings["seeds"] and "seed" in swept:
+        raise ValueError("seed is swept and hydra.sweeper.seeds sets it: leave one of them out")
+    if not settings["objectives"]:
+        raise ValueError("a sweep needs an objective: give hydra.sweeper.objectives={METRIC: min}")
+    if is_endless and settings["trials"] is None:
+        raise ValueError("a sampler proposes without end: say how many by hydra.sweeper.trials=N")
 
 
 def check_count(name: str, value: object) -> None:
