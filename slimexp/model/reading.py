@@ -1,6 +1,5 @@
 """What transformers reads of a model: vetted before, all there afterwards, and every failure one line."""
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +24,7 @@ from transformers import (
 
 from slimexp import hub
 from slimexp.bounded import one_line
-from slimexp.model.vetting import Refused, check_config, damaged, stored_bytes, vet
+from slimexp.model.vetting import Refused, check_config, damaged, file_of, stored_bytes, vet
 from slimexp.quantizer.packing import decompress
 
 
@@ -179,7 +178,7 @@ def check_checkpoint(tensors: Iterable[tuple[str, Tensor]], path: str | Path) ->
     """
     for name, tensor in tensors:
         if not _is_finite(tensor):
-            file = _file_of(name, Path(path))
+            file = file_of(name, Path(path))
             raise ValueError(
                 f"model '{path}': '{name}'{f' in {file}' if file else ''} holds NaN or infinity: get the file anew, "
                 "or train the model anew"
@@ -192,15 +191,6 @@ def _is_finite(tensor: Tensor) -> bool:
         return True
     ends = (tensor.float() if tensor.dtype.itemsize == 1 else tensor).aminmax()
     return all(bool(end.isfinite()) for end in ends)
-
-
-def _file_of(tensor: str, folder: Path) -> str | None:
-    """The file in ``folder`` that holds ``tensor``, as far as can be told."""
-    if (index := next(folder.glob("*.index.json"), None)) is not None:
-        found: str | None = json.loads(index.read_text())["weight_map"].get(tensor)
-        return found
-    weights = (folder / name for name in ("model.safetensors", "pytorch_model.bin"))
-    return next((file.name for file in weights if file.exists()), None)
 
 
 @contextmanager
