@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import huggingface_hub
 import torch
@@ -201,5 +200,8 @@ def without_bars() -> Iterator[None]:
     def hidden(bar: tqdm, *args: Any, **options: Any) -> None:
         draw(bar, *args, **options if isinstance(bar, huggingface_hub.utils.tqdm) else {**options, "disable": True})
 
-    with mock.patch.object(tqdm, "__init__", hidden):
+    tqdm.__init__ = hidden
+    try:
         yield
+    finally:
+        tqdm.__init__ = draw

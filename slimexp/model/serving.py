@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -196,11 +195,15 @@ def _group_refusal(group: dict[str, Any]) -> str | None:
 @contextmanager
 def _without_weights() -> Iterator[None]:
     """Parameters that modules register take no memory; buffers (positions, say) are computed as ever."""
-    register = nn.Module.register_parameter
+    register, fill = nn.Module.register_parameter, nn.Linear.reset_parameters
 
     def light(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         bare = None if parameter is None else nn.Parameter(parameter.to("meta"), requires_grad=False)
         register(module, name, bare)
 
-    with mock.patch.object(nn.Module, "register_parameter", light), mock.patch.object(nn.Linear, "reset_parameters"):
+    nn.Module.register_parameter = light  # type: ignore[method-assign, assignment]
+    nn.Linear.reset_parameters = lambda layer: None  # type: ignore[method-assign]
+    try:
         yield
+    finally:
+        nn.Module.register_parameter, nn.Linear.reset_parameters = register, fill  # type: ignore[method-assign]
