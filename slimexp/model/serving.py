@@ -202,7 +202,7 @@ def _without_weights() -> Iterator[None]:
         register(module, name, bare)
 
     nn.Module.register_parameter = light  # type: ignore[method-assign, assignment]
-    nn.Linear.reset_parameters = lambda layer: None  # type: ignore[method-assign]
+    nn.Linear.reset_parameters = lambda layer: None  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
