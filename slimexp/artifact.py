@@ -133,7 +133,7 @@ def check_source(source: Source | None) -> None:
     try:
         check(Path(model.folder))
     except Damaged as error:
-        raise ValueError(f"model '{model.path}' is damaged ({error}): copy or train the model anew") from error
+        raise ValueError(f"model '{model.path}' is damaged ({error}): {manifest.WAY_OUT}") from error
 
 
 def load(folder: Path) -> Family:

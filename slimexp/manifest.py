@@ -40,7 +40,7 @@ ATTACHMENTS = frozenset(
     }
 )
 
-_WAY_OUT = "copy or train the model anew"
+WAY_OUT = "copy or train the model anew"
 _ROW = {"module": str, "tensor": str, "class": str, "arguments": dict}
 _PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 
@@ -58,7 +58,7 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     if not os.path.lexists(path):
         raise ValueError(f"'{folder}' is no slimexp artifact: it holds no {NAME}")
-    content: dict[str, Any] = read_object(path, strict=True, way_out=_WAY_OUT)
+    content: dict[str, Any] = read_object(path, strict=True, way_out=WAY_OUT)
     try:
         _whole(content.get("format"), "format", least=1)
         if content["format"] > FORMAT:
@@ -68,7 +68,7 @@ def read(folder: Path) -> dict[str, Any]:
         content = {"cache_bits": None, **content}
         _check(content)
     except _Fault as fault:
-        raise ValueError(f"'{path}' is damaged ({fault}): {_WAY_OUT}") from fault
+        raise ValueError(f"'{path}' is damaged ({fault}): {WAY_OUT}") from fault
     return content
 
 

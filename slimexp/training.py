@@ -12,10 +12,9 @@ from torch import nn
 
 from slimexp.attachment import INPUT, Attachment, Place, attach, attached
 from slimexp.bounded import one_line, require_file
+from slimexp.manifest import WAY_OUT
 from slimexp.model.reading import check_checkpoint
 from slimexp.quantizer.base import Quantizer
-
-_WAY_OUT = "copy or train the model anew"
 
 
 def restore(model: nn.Module, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -37,13 +36,13 @@ def restore(model: nn.Module, rows: Sequence[Mapping[str, Any]], path: Path) -> 
         except Exception as error:  # an attachment is tried on its weight at once, where anything may not fit
             raise ValueError(
                 f"'{path.parent}': attachments[{number}] of its manifest, {row['class']}, must fit '{place.tensor}' of "
-                f"'{place.module}' ({one_line(error)}): {_WAY_OUT}"
+                f"'{place.module}' ({one_line(error)}): {WAY_OUT}"
             ) from error
     try:
         require_file(path)
         load_model(model, str(path))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"'{path}' is missing, damaged or of another model ({one_line(error)}): {_WAY_OUT}") from error
+        raise ValueError(f"'{path}' is missing, damaged or of another model ({one_line(error)}): {WAY_OUT}") from error
     check_checkpoint(model.named_parameters(), path)
     for place, attachment in attached(model):
         if isinstance(attachment, Quantizer):
@@ -77,5 +76,5 @@ def _check_grid(model: nn.Module, place: Place, quantizer: Quantizer, path: Path
         if not fits or not tensor.isfinite().all() or (name == "scale" and not tensor.all()):
             raise ValueError(
                 f"'{path}': '{name}' of the {type(quantizer).__name__} at '{place.tensor}' of '{place.module}' must be "
-                f"finite and of shape {list(shape)}, got {list(tensor.shape)}: {_WAY_OUT}"
+                f"finite and of shape {list(shape)}, got {list(tensor.shape)}: {WAY_OUT}"
             )

@@ -23,14 +23,19 @@ def state() -> dict[str, Any] | None:
     Filters that the repository itself configures are not run, and of submodules only the commit counts.
 
     Returns:
-        ``None`` outside a repository, without git, or where git takes more than 10 seconds.
+        ``None`` outside a repository, without git, where git refuses the settings of the environment, or where it
+        takes more than 10 seconds.
     """
     try:
         commit = _output("rev-parse", "--verify", "HEAD").strip()
         changes = ["status", "--porcelain", "--untracked-files=normal", "--ignore-submodules=dirty"]
         dirty = _output(*changes, settings=_without_filters())
         return {"commit": commit.decode("ascii"), "dirty": bool(dirty.strip())}
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+    except (
+        OSError,
+        subprocess.SubprocessError,
+        ValueError,
+    ):  # the last: GIT_CONFIG_COUNT is no number, which git refuses
         return None
 
 

@@ -97,5 +97,22 @@ def test_what_git_does_not_tell_is_none(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("count", ["x", "-1", "1.5", "1", "99999999999", "9" * 5000])
+def test_settings_that_git_refuses_are_none(count: str, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CONFIG_COUNT", count)  # without the keys that it counts
+    assert working_copy.state() is None
+
+
+def test_settings_of_the_environment_are_kept(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In containers they are how a repository of another user is called safe."""
+    (repository / "new.py").touch()
+    (repository / "ignored").write_text("new.py\n")
+    environment = {"COUNT": "1", "KEY_0": "core.excludesFile", "VALUE_0": str(repository / "ignored")}
+    for name, value in environment.items():
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
+    (repository / "ignored").write_text("new.py\nignored\n")
+    assert working_copy.state() == {"commit": _commit(), "dirty": False}
+
+
 def _commit() -> str:
     return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

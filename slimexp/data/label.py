@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # zero-width blanks, the byte order mark
@@ -42,17 +43,20 @@ def check(places: Mapping[str, str], column: str) -> None:
     Raises:
         ValueError: Two names differ in case alone or are the same number, or all are numbers with fractions among them.
     """
+    numbers = {name: _number(name) for name in places}
+    plain = None not in numbers.values()
     seen: dict[Any, str] = {}
     for name, place in places.items():
-        for key in filter(lambda key: key is not None, (name.casefold(), _number(name), _truth(name))):
+        number = numbers[name] if plain or _is_whole(numbers[name]) else None  # among words '3.1' and '3.10' are two
+        for key in filter(lambda key: key is not None, (name.casefold(), number, _truth(name))):
             other = seen.setdefault(key, name)
             if other != name:
                 raise ValueError(
                     f"{place}: column '{column}' holds '{name}', and '{other}' at {places[other]}: "
                     "one class has one spelling; correct one of them"
                 )
-    fraction = next((name for name in places if (number := _number(name)) is not None and number % 1), None)
-    if fraction is not None and all(_number(name) is not None for name in places):
+    fraction = next((name for name in places if not _is_whole(numbers[name])), None)
+    if plain and fraction is not None:
         raise ValueError(
             f"{places[fraction]}: column '{column}' holds scores ({fraction}), and a classifier tells classes apart: "
             "round them, or write classes as words"
@@ -81,11 +85,17 @@ def check_count(names: Collection[str], rows: int, column: str) -> None:
         )
 
 
-def _number(name: str) -> float | None:
+def _number(name: str) -> Decimal | None:
+    """Of all its digits: of two ids of 64 bits a float makes one."""
     try:
-        return float(name) if name[-1:].isdigit() or name.endswith(".") else None
-    except ValueError:
+        number = Decimal(name) if name[-1:].isdigit() or name.endswith(".") else None
+    except InvalidOperation:
         return None
+    return number if number is not None and number.is_finite() else None
+
+
+def _is_whole(number: Decimal | None) -> bool:
+    return number is not None and number == number.to_integral_value()
 
 
 def _truth(name: str) -> str | None:

@@ -15,7 +15,7 @@ import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -63,6 +63,9 @@ class File:
 
     module: str
     path: Path
+
+
+_State = tuple[File, int, int]
 
 
 def check(packages: str) -> None:
@@ -117,7 +120,7 @@ def sentences(*, packages: Packages, assign: Assign) -> dict[Split, list[Text]]:
         packages: ``"installed"`` adds the docstrings of installed packages to the training split.
         assign: Public module name -> its split, or ``None`` to leave it out; see ``split_of``.
     """
-    return _harvest(_sentences, packages=packages, assign=assign)
+    return _harvest(None, packages=packages, assign=assign)
 
 
 def passages(*, size: int, packages: Packages, assign: Assign) -> dict[Split, list[Text]]:
@@ -128,21 +131,48 @@ def passages(*, size: int, packages: Packages, assign: Assign) -> dict[Split, li
         packages: ``"installed"`` adds the source of installed packages to the training split.
         assign: Public module name -> its split, or ``None`` to leave it out; see ``split_of``.
     """
-    return _harvest(partial(_passages, size=size), packages=packages, assign=assign)
+    return _harvest(size, packages=packages, assign=assign)
 
 
-def _harvest(extract: Callable[..., list[str]], *, packages: Packages, assign: Assign) -> dict[Split, list[Text]]:
+def _harvest(size: int | None, *, packages: Packages, assign: Assign) -> dict[Split, list[Text]]:
+    """Passages of ``size``, or sentences."""
+    library = tuple((_state(file), assign(file.module)) for file in library_files())
+    more = tuple(_state(file) for file in package_files()) if packages == "installed" else ()
+    return {split: list(texts) for split, texts in _harvested(size, library, more).items()}
+
+
+@lru_cache(maxsize=4)
+def _harvested(
+    size: int | None, library: tuple[tuple[_State, Split | None], ...], more: tuple[_State, ...]
+) -> dict[Split, list[Text]]:
+    """Once per process, until files change: the library takes seconds, and every trial of a worker asks for it.
+
+    Args:
+        size: Of passages; ``None`` for sentences.
+        library: Files of the library, each with its split.
+        more: Files of installed packages.
+    """
+    extract: Callable[..., list[str]] = _sentences if size is None else partial(_passages, size=size)
     files: dict[Split | None, list[File]] = {"train": [], "validation": [], "test": [], None: []}
-    for file in library_files():
-        files[assign(file.module)].append(file)
+    for (file, *_), split in library:
+        files[split].append(file)
     known = frozenset(block for split in HELD_OUT for file in files[split] for block in blocks(read(file.path)))
     plain, wary = partial(extract, known=frozenset()), partial(extract, known=known)
     train = _extract(wary, files["train"])
-    if packages == "installed":
-        train = itertools.chain(train, _extract_parallel(partial(wary, vendored=True), package_files()))
+    if more:
+        train = itertools.chain(train, _extract_parallel(partial(wary, vendored=True), [file for file, *_ in more]))
     # Of equal texts the first is kept, so what is held out wins against what is trained on.
     found: dict[Split, Iterator[Text]] = {split: _extract(plain, files[split]) for split in HELD_OUT}
     return _distinct({**found, "train": train})
+
+
+def _state(file: File) -> _State:
+    """What changes with the content of a file."""
+    try:
+        found = file.path.stat()
+    except OSError:  # a link to nothing, which ``read`` takes for empty
+        return file, 0, 0
+    return file, found.st_size, found.st_mtime_ns
 
 
 def _distinct(found: Mapping[Split, Iterable[Text]]) -> dict[Split, list[Text]]:

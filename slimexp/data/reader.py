@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,9 +198,13 @@ def _jsonl(path: Path) -> Iterator[Row]:
             cells = json.loads(line, object_pairs_hook=_once)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number}: not JSON: {error.msg} at column {error.colno}") from error
-        except (KeyError, RecursionError) as error:
-            why = f"two values for {error}" if isinstance(error, KeyError) else "nested too deeply"
-            raise ValueError(f"{path}, line {number}: {why}: keep one") from error
+        except KeyError as error:
+            raise ValueError(f"{path}, line {number}: two values for {error}: keep one") from error
+        except RecursionError as error:
+            raise ValueError(f"{path}, line {number}: nested too deeply: write plain columns") from error
+        except ValueError as error:
+            most = sys.get_int_max_str_digits()
+            raise ValueError(f"{path}, line {number}: a number of more than {most} digits: write it as text") from error
         if not isinstance(cells, dict):
             raise ValueError(f"{path}, line {number}: each line must be one JSON object, got {type(cells).__name__}")
         yield Row(cells, str(path), number)

@@ -32,12 +32,16 @@ def failure() -> str | None:
         lines = [line for line in error.stderr.splitlines() if line.strip()] or [str(error)]
         why = f"it does not compile here: {next((line for line in lines if 'error' in line), lines[0])}"
     except (RuntimeError, OSError, ValueError) as error:
-        why = str(error).strip().splitlines()[0]
+        why = _first_line(error)
     else:
         return None
     why = "".join(letter if letter.isprintable() else "?" for letter in why[:_SAID])
     store.say(f"no compiled kernel, so layers run on those of torch: {why}")
     return why
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def machine() -> tuple[str, ...]:
@@ -64,7 +68,7 @@ def _load() -> None:
             _register(kept)
             return
         except (OSError, ValueError, RuntimeError) as error:
-            store.say(f"the compiled kernel {kept} is not used, and made anew: {str(error).splitlines()[0]}")
+            store.say(f"the compiled kernel {kept} is not used, and made anew: {_first_line(error)}")
             damaged.append(kept)
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:

@@ -6,6 +6,8 @@ from functools import cache
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from slimexp.model.special_tokens import holders
+
 log = logging.getLogger(__name__)
 
 _CODE = re.compile(r"[a-z]{2,3}(_[A-Za-z]{2,4})?|__\w+__")  # en_XX, eng_Latn, __en__
@@ -24,6 +26,7 @@ def settle_language(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     generation = getattr(model, "generation_config", None)
     if not hasattr(tokenizer, "tgt_lang") or generation is None:
         return
+    holders(model)  # ids are whole numbers
     said = generation.forced_bos_token_id, generation.decoder_start_token_id, model.config.decoder_start_token_id
     forced = next((i for i in said if i is not None and _is_language(i, tokenizer)), None)
     if forced is not None and tokenizer.tgt_lang is None:

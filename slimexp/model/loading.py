@@ -1,5 +1,6 @@
 """Models by hub id, by local folder, from the zoo, or from a config alone."""
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from slimexp import integrity
 from slimexp.bounded import one_line
 from slimexp.manifest import LARGEST
 from slimexp.model import labels as classes
@@ -52,9 +54,10 @@ class Pretrained(Source):
         _check_length(max_length)
         self.path = path
         self.max_length = max_length
+        self._read: PreTrainedConfig | None = None
 
     def validate(self, task: str, labels: Sequence[str] = ()) -> PreTrainedConfig:
-        config: PreTrainedConfig = reach(AutoConfig, self.folder)
+        config = self._config()
         _validate(config, task, self.path, self.max_length)
         classes.in_model_order(config, labels)
         return config
@@ -85,14 +88,19 @@ class Pretrained(Source):
     def fingerprint(self) -> str:
         """Digest of a local folder's files, which can change under the same path; of a hub model its commit."""
         if not Path(self.folder).is_dir():
-            return str(reach(AutoConfig, self.folder)._commit_hash)
+            return str(self._config()._commit_hash)
         require_files(Path(self.folder))
         digest = hashlib.sha256()
         for path in sorted(Path(self.folder).glob("*")):
             if path.suffix in SHAPES_MODEL:
-                with path.open("rb") as file:
-                    digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+                digest.update(path.name.encode() + bytes.fromhex(integrity.digest(path)))
         return digest.hexdigest()
+
+    def _config(self) -> PreTrainedConfig:
+        """A copy of the config, which is read once: of a hub id every reading is two requests."""
+        if self._read is None:
+            self._read = reach(AutoConfig, self.folder)
+        return copy.deepcopy(self._read)
 
     @property
     def folder(self) -> str:

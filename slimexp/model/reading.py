@@ -1,13 +1,11 @@
 """What transformers reads of a model: vetted before, all there afterwards, and every failure one line."""
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import huggingface_hub
 import torch
@@ -25,7 +23,7 @@ from transformers import (
 
 from slimexp import hub
 from slimexp.bounded import one_line
-from slimexp.model.vetting import Refused, check_config, damaged, stored_bytes, vet
+from slimexp.model.vetting import Refused, check_config, damaged, file_of, stored_bytes, vet
 from slimexp.quantizer.packing import decompress
 
 
@@ -179,7 +177,7 @@ def check_checkpoint(tensors: Iterable[tuple[str, Tensor]], path: str | Path) ->
     """
     for name, tensor in tensors:
         if not _is_finite(tensor):
-            file = _file_of(name, Path(path))
+            file = file_of(name, Path(path))
             raise ValueError(
                 f"model '{path}': '{name}'{f' in {file}' if file else ''} holds NaN or infinity: get the file anew, "
                 "or train the model anew"
@@ -194,15 +192,6 @@ def _is_finite(tensor: Tensor) -> bool:
     return all(bool(end.isfinite()) for end in ends)
 
 
-def _file_of(tensor: str, folder: Path) -> str | None:
-    """The file in ``folder`` that holds ``tensor``, as far as can be told."""
-    if (index := next(folder.glob("*.index.json"), None)) is not None:
-        found: str | None = json.loads(index.read_text())["weight_map"].get(tensor)
-        return found
-    weights = (folder / name for name in ("model.safetensors", "pytorch_model.bin"))
-    return next((file.name for file in weights if file.exists()), None)
-
-
 @contextmanager
 def without_bars() -> Iterator[None]:
     """Hide the progress bars of loading and saving (of transformers and compressed-tensors), not those of downloads."""
@@ -211,5 +200,8 @@ def without_bars() -> Iterator[None]:
     def hidden(bar: tqdm, *args: Any, **options: Any) -> None:
         draw(bar, *args, **options if isinstance(bar, huggingface_hub.utils.tqdm) else {**options, "disable": True})
 
-    with mock.patch.object(tqdm, "__init__", hidden):
+    tqdm.__init__ = hidden
+    try:
         yield
+    finally:
+        tqdm.__init__ = draw

@@ -1,18 +1,16 @@
 """A compressed model as it is served: its quantized layers on the kernels that are fastest here."""
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from slimexp.bounded import one_line
+from slimexp.bounded import one_line, read_object
 from slimexp.decode.fused import TYPES
 from slimexp.decode.words import Words
 from slimexp.kernel.base import ACTIVATION_BITS, FLOAT8, Kernel, Packed
@@ -62,7 +60,7 @@ def served(
 
 def stored_type(folder: Path) -> torch.dtype:
     """What the floating-point weights in ``folder`` are stored as, by its config; float32 where that says nothing."""
-    config = json.loads((folder / "config.json").read_text())
+    config = read_object(folder / "config.json")
     dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
     return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else torch.float32
 
@@ -148,7 +146,7 @@ def _floats(folder: Path, layers: Collection[str], dtype: torch.dtype) -> dict[s
 
 def refusal(folder: Path) -> str | None:
     """Why the layers in ``folder`` cannot run as they are packed; ``None`` if they can."""
-    config = json.loads((folder / "config.json").read_text()).get("quantization_config")
+    config = read_object(folder / "config.json").get("quantization_config")
     if config is None:
         return "its weights are floats"
     if config.get("quant_method") != "compressed-tensors":
@@ -197,11 +195,15 @@ def _group_refusal(group: dict[str, Any]) -> str | None:
 @contextmanager
 def _without_weights() -> Iterator[None]:
     """Parameters that modules register take no memory; buffers (positions, say) are computed as ever."""
-    register = nn.Module.register_parameter
+    register, fill = nn.Module.register_parameter, nn.Linear.reset_parameters
 
     def light(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         bare = None if parameter is None else nn.Parameter(parameter.to("meta"), requires_grad=False)
         register(module, name, bare)
 
-    with mock.patch.object(nn.Module, "register_parameter", light), mock.patch.object(nn.Linear, "reset_parameters"):
+    nn.Module.register_parameter = light  # type: ignore[method-assign, assignment]
+    nn.Linear.reset_parameters = lambda layer: None  # type: ignore[method-assign, assignment]
+    try:
         yield
+    finally:
+        nn.Module.register_parameter, nn.Linear.reset_parameters = register, fill  # type: ignore[method-assign]

@@ -1,6 +1,7 @@
 """Ids of padding, start and end: tokenizer, config and generation settings each hold them, and must mean the same."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,6 +28,32 @@ COUNT_FROM_PADDING = frozenset(
 _START_FROM_PADDING = ("t5", "mt5", "umt5", "longt5", "switch_transformers")  # as transformers documents of T5
 
 
+_SEVERAL = ("eos_token_id", "forced_eos_token_id")  # each of several ends a text
+_ONE = ("pad_token_id", "bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
+
+
+def holders(model: PreTrainedModel) -> list[Any]:
+    """The config of ``model`` and its generation settings, if it has any, their ids being whole numbers.
+
+    A list of one id, where one is meant, becomes that id, in place.
+
+    Raises:
+        ValueError: An id is no whole number, or there are several where one is meant.
+    """
+    generation = getattr(model, "generation_config", None)
+    found = {"config.json": model.config, **({"generation_config.json": generation} if generation is not None else {})}
+    for file, holder in found.items():
+        for name in (*_ONE, *_SEVERAL):
+            value = getattr(holder, name, None)
+            ids = _ids(value)
+            if any(type(one) is not int for one in ids) or (len(ids) > 1 and name in _ONE):
+                rule = "one whole number" if name in _ONE else "whole numbers"
+                raise ValueError(f"{name} in {file} must be {rule}, got {repr(value)[:80]}: correct it")
+            if name in _ONE and isinstance(value, list | tuple):
+                setattr(holder, name, ids[0] if ids else None)
+    return list(found.values())
+
+
 def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Let the config and the generation settings of ``model`` mean what its tokenizer means, in place.
 
@@ -45,38 +72,37 @@ def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
         The id that batches are padded with.
 
     Raises:
-        ValueError: Two of them contradict each other, or an id that is needed is nowhere; says which file to mend.
+        ValueError: One is no whole number, two of them contradict each other, or an id that is needed is nowhere; says
+            which file to mend.
     """
     config, generation = model.config, getattr(model, "generation_config", None)
     known = range(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
-    holders = [config, *([generation] if generation is not None else [])]
-    for holder in holders:
+    both = holders(model)
+    for holder in both:
         for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
             _drop_unknown(holder, name, known)
-    pad = _padding(config, holders, tokenizer, known)
+    pad = _padding(config, both, tokenizer, known)
     _check_embedded(tokenizer, known, but=tokenizer.pad_token_id)
-    for holder in holders:
+    for holder in both:
         holder.pad_token_id = pad
         if not _ids(holder.eos_token_id) and tokenizer.eos_token_id in known:
             holder.eos_token_id = tokenizer.eos_token_id
     if config.is_encoder_decoder:
-        _start(config, holders)
+        _start(config, both)
         ends = _ids(generation.eos_token_id) if generation is not None else []
         if generation is not None and tokenizer.eos_token_id in known and tokenizer.eos_token_id not in ends:
             generation.eos_token_id = [*ends, tokenizer.eos_token_id]
     return pad
 
 
-def _padding(
-    config: PreTrainedConfig, holders: Iterable[object], tokenizer: PreTrainedTokenizerBase, known: range
-) -> int:
+def _padding(config: PreTrainedConfig, both: Iterable[Any], tokenizer: PreTrainedTokenizerBase, known: range) -> int:
     own, counted = tokenizer.pad_token_id, config.pad_token_id
     if config.model_type in COUNT_FROM_PADDING and counted is not None and own in known and own != counted:
         raise ValueError(
             f"positions of a {config.model_type} count from its padding, id {counted} in config.json, and the "
             f"tokenizer pads with id {own} ('{tokenizer.pad_token}'): set pad_token to '{_token(tokenizer, counted)}'"
         )
-    ends = [end for holder in holders for end in _ids(holder.eos_token_id)]  # type: ignore[attr-defined]
+    ends = [end for holder in both for end in _ids(holder.eos_token_id)]
     found = next((one for one in (own, counted, tokenizer.eos_token_id, *ends) if one in known), None)
     if found is None:
         raise ValueError(
@@ -86,9 +112,9 @@ def _padding(
     return int(found)
 
 
-def _start(config: PreTrainedConfig, holders: Iterable[object]) -> None:
+def _start(config: PreTrainedConfig, both: Iterable[Any]) -> None:
     """Let a decoder start from one token."""
-    named = {start for one in holders if (start := one.decoder_start_token_id) is not None}  # type: ignore[attr-defined]
+    named = {start for one in both if (start := one.decoder_start_token_id) is not None}
     if len(named) > 1:
         first, second = sorted(named)
         raise ValueError(
@@ -104,8 +130,8 @@ def _start(config: PreTrainedConfig, holders: Iterable[object]) -> None:
             f"decoder_start_token_id of this {config.model_type} is neither in config.json nor in "
             "generation_config.json: set it to the token that targets start from"
         )
-    for holder in holders:
-        holder.decoder_start_token_id = next(iter(named))  # type: ignore[attr-defined]
+    for holder in both:
+        holder.decoder_start_token_id = next(iter(named))
 
 
 def _check_embedded(tokenizer: PreTrainedTokenizerBase, known: range, *, but: int | None) -> None:

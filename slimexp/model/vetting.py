@@ -117,7 +117,9 @@ def _check_value(key: str, value: Any, name: str) -> None:
             if not isinstance(one, str | None) or one not in _IN_TRANSFORMERS:
                 raise _refused(name, key, "eager or sdpa, which transformers has itself", one)
     elif key == "quantization_config" and value is not None:
-        method = value.get("quant_method") if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            raise _refused(name, key, "an object with quant_method compressed-tensors", value)
+        method = value.get("quant_method")
         if method != "compressed-tensors":
             raise _refused(name, f"{key}.quant_method", "compressed-tensors, which needs no other package", method)
     else:
@@ -209,17 +211,31 @@ def _safetensors(folder: Path) -> list[Path]:
     return [path for path in found if path.suffix == ".safetensors"]
 
 
+def file_of(tensor: str, folder: Path) -> str | None:
+    """The file that transformers reads ``tensor`` from, as far as can be told."""
+    for whole, index in _INDEXES.items():
+        if (folder / whole).exists():
+            return whole
+        if (folder / index).exists():
+            return _places(folder / index).get(tensor)
+    return None
+
+
 def _shards(index: Path) -> set[str]:
     """The files that an index names; none where there is no index."""
-    if not index.exists():
-        return set()
+    return set(_places(index).values()) if index.exists() else set()
+
+
+def _places(index: Path) -> dict[str, str]:
+    """Tensor -> the file that an index says it is in."""
     places = read_object(index).get("weight_map")
-    names = set(map(str, places.values())) if isinstance(places, dict) else set()
+    named = {name: str(file) for name, file in places.items()} if isinstance(places, dict) else {}
+    names = set(named.values())
     if strange := next((name for name in names if not is_plain(name)), None) or (not names and str(places)[:80]):
         raise ValueError(
             f"weight_map of {index.name} must name files in the folder, got {strange!r}: get the file anew"
         )
-    return names
+    return named
 
 
 def stored_bytes(folder: Path) -> int:

@@ -4,7 +4,6 @@ The integers are really packed (densely into int32 words, or as int8 at 8 bits),
 is unpacked again and compared bit for bit with the one that was trained.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from slimexp.attachment import INPUT, attached
+from slimexp.bounded import read_object
 from slimexp.kernel.race import told
 from slimexp.quantizer.base import Granularity, Quantizer
 
@@ -101,8 +101,8 @@ def _matmul(model: nn.Module, folder: Path | None) -> str:
         activations = executed.input_activations
         rounding = "" if activations is None else f", activations rounded to {_said(dict(activations))} in {dtype}"
         return f"{_said(dict(executed.weights))} dequantized -> {dtype} matmul{rounding}"
-    stored = json.loads((folder / "config.json").read_text()).get("quantization_config") if folder else None
-    group = next(iter((stored or {}).get("config_groups", {}).values()), None)
+    stored = read_object(folder / "config.json").get("quantization_config") if folder else None
+    group = next(iter(((stored or {}).get("config_groups") or {}).values()), None)
     if group is None:
         return f"{dtype} matmul" + (" (zeros multiplied like all else)" if _has_zeros(model) else "")
     return f"{_said(group['weights'])} dequantized -> {dtype} matmul"

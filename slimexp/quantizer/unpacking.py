@@ -1,11 +1,11 @@
 """The integers of an artifact, for kernels that multiply them as they are."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
+from slimexp.bounded import read_object
 from slimexp.kernel.base import Packed
 from slimexp.quantizer.packing import INPUT_SCALE, SCALE, WEIGHT, ZERO
 
@@ -22,7 +22,7 @@ def unpacked(folder: Path) -> dict[str, Packed]:
     from compressed_tensors.quantization import QuantizationConfig
     from safetensors.torch import load_file
 
-    stored = json.loads((folder / "config.json").read_text()).get("quantization_config")
+    stored = read_object(folder / "config.json").get("quantization_config")
     if stored is None:
         return {}
     config = QuantizationConfig.model_validate({key: value for key, value in stored.items() if key != "dequantize"})

@@ -43,6 +43,26 @@ def test_two_spellings_of_a_class_are_refused_by_their_places(names: tuple[str, 
         check(places, "label")
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("9007199254740992", "9007199254740993"),  # one float
+        ("9007199254740992", "9007199254740993", "none"),
+        ("3.1", "3.10", "main"),  # versions, not numbers
+        ("1e999999999", "1e999999998"),
+        ("nan1", "sNaN1", "x"),
+    ],
+)
+def test_names_that_only_a_float_takes_for_one(names: tuple[str, ...]) -> None:
+    check({name: f"a.csv, line {number}" for number, name in enumerate(names, start=2)}, "label")
+
+
+@pytest.mark.parametrize("names", [("3.1", "3.10"), ("1e2", "100"), ("+7", "7")])
+def test_numbers_that_are_equal_are_one(names: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match="one class has one spelling"):
+        check({name: f"a.csv, line {number}" for number, name in enumerate(names, start=2)}, "label")
+
+
 def test_scores_are_no_classes() -> None:
     with pytest.raises(ValueError, match=r"a.csv, line 3: column 'stars' holds scores \(4.5\)"):
         check({"4": "a.csv, line 2", "4.5": "a.csv, line 3"}, "stars")

@@ -122,3 +122,21 @@ def test_a_python_without_its_source_is_named(library: Path) -> None:
         path.unlink()
     with pytest.raises(ValueError, match="no source of the standard library at"):
         lib.sentences(packages="none", assign=assign)
+
+
+@pytest.mark.parametrize("harvest", [lib.sentences, partial(lib.passages, size=200)], ids=["sentences", "passages"])
+def test_the_library_is_read_once_until_it_changes(
+    library: Path, harvest: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = harvest(packages="none", assign=assign)
+    with monkeypatch.context() as context:
+        context.setattr(lib, "read", lambda path: pytest.fail(f"{path} is read again"))
+        second = harvest(packages="none", assign=partial(lib.split_of, split_seed=0))  # as another pipeline does
+    assert second == first and second is not first
+    second["train"].clear()  # what a caller does to its own
+    assert harvest(packages="none", assign=assign) == first
+    everything = harvest(packages="none", assign=lambda module: "train")  # another split is another harvest
+    assert not everything["test"] and len(everything["train"]) > len(first["train"])
+    path = library / f"{held_out_module(library)}.py"
+    path.write_text('"""A sentence that was not there before, and is long enough to count."""\n' * 2)
+    assert harvest(packages="none", assign=assign) != first

@@ -92,6 +92,12 @@ def test_rows_that_a_quote_may_have_joined_are_said(tmp_path: Path, caplog: pyte
         ("a.csv", b"text,label, text\na,b,c\n", "line 1: two columns are called 'text'"),
         ("a.tsv", b"text\ttext\na\tb\n", "line 1: two columns are called 'text'"),
         ("a.jsonl", b'{"text": "a"}\n{"text": "b", "text": "c"}\n', "line 2: two values for 'text'"),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{"text": ' + b"9" * 5000 + b"}\n",
+            "line 2: a number of more than 4300 digits: write",
+        ),
+        ("a.jsonl", b"[" * 100_000, "line 1: nested too deeply: write plain columns"),
         ("a.jsonl", b'{"text": "a"}\n"b"\n', "line 2: each line must be one JSON object, got str"),
         ("a.jsonl", b'[{"text": "a"}]\n', "line 1: each line must be one JSON object, got list"),
         ("a.jsonl", b'{"text": "a"\n', "line 1: not JSON: .* at column"),

@@ -159,3 +159,15 @@ def test_no_home_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_folder_that_cannot_be_made_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.parent.write_text("a file")
     assert failure() == f"Not a directory: {cache}; name a folder of your own by SLIMEXP_CACHE=FOLDER"
+
+
+@pytest.mark.parametrize("error", [RuntimeError(""), OSError(), ValueError(" \n"), RuntimeError("\nsaid\nmore")])
+def test_an_error_without_a_message_is_told_by_its_name(
+    error: Exception, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def register(library: Path) -> None:
+        raise error
+
+    assert failure() is None and len(kept(cache)) == 1
+    monkeypatch.setattr(build, "_register", register)  # fails for the library that is kept, and for the next
+    assert failure() == ("said" if "said" in str(error) else type(error).__name__)

@@ -1,3 +1,4 @@
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
 
+from slimexp import integrity
 from slimexp.config import build, compose
+from slimexp.model import loading
 from slimexp.model.base import Family
 from slimexp.model.cache import round_cache
 from slimexp.model.loading import (
@@ -309,3 +312,29 @@ def test_the_fingerprint_is_of_every_file_that_shapes_the_model(tiny_folder: Tin
     assert source.fingerprint() != before
     (Path(source.path) / "README.md").write_text("a card")
     assert source.fingerprint() == source.fingerprint() != before
+
+
+def test_the_config_is_read_once_and_every_caller_has_its_own(
+    tiny_folder: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a hub id each reading is two requests."""
+    read, reach = [], loading.reach
+    monkeypatch.setattr(loading, "reach", lambda auto, path: read.append(auto) or reach(auto, path))
+    source = Pretrained(path=str(tiny_folder("seq2seq")), max_length=16)
+    first = source.validate("seq2seq")
+    first.d_model, first.task_specific_params = 5, {"a": 1}
+    second = source.validate("seq2seq")
+    assert second.d_model != 5 and not getattr(second, "task_specific_params", None)
+    assert source.is_trained("seq2seq") and read == [loading.AutoConfig]
+
+
+def test_the_fingerprint_reads_no_file_that_was_digested(tiny_folder: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is the digest of names and contents that the keys of stored stages were made with."""
+    folder = tiny_folder("seq2seq")
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in loading.SHAPES_MODEL:
+            digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    integrity.digests(folder)
+    monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("read again"))
+    assert Pretrained(path=str(folder), max_length=16).fingerprint() == digest.hexdigest()

@@ -327,3 +327,12 @@ def test_settings_of_a_format_that_are_damaged_are_no_traceback(
     with pytest.raises(ValueError, match=r"model '.*'") as raised:
         artifact.served(tmp_path / "a")
     assert "\n" not in str(raised.value)
+
+
+def test_modules_register_weights_again_after_an_error() -> None:
+    before = nn.Module.register_parameter, nn.Linear.reset_parameters
+    with pytest.raises(KeyError), serving._without_weights():
+        assert nn.Linear(2, 2).weight.is_meta
+        raise KeyError
+    assert (nn.Module.register_parameter, nn.Linear.reset_parameters) == before
+    assert not nn.Linear(2, 2).weight.is_meta

@@ -169,3 +169,36 @@ def test_what_fails_within_leaves_the_tokenizer_too(tiny: Make) -> None:
         tokenizer.backend_tokenizer.enable_truncation(3)
         raise KeyError
     assert tokenizer.backend_tokenizer.to_str() == before
+
+
+@pytest.mark.parametrize("holder", ["config", "generation_config"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("decoder_start_token_id", [0, 0]),
+        ("pad_token_id", [0, 1]),
+        *(
+            (name, value)
+            for name in ("decoder_start_token_id", "forced_bos_token_id")
+            for value in ("0", True, 0.0, {})
+        ),
+        *((name, value) for name in ("bos_token_id", "pad_token_id") for value in ("x", 1.5)),
+        *(("eos_token_id", value) for value in ("1", True, 1.0, [1, "2"], [[1]])),
+    ],
+    ids=str,
+)
+def test_ids_that_are_no_whole_numbers_are_refused(name: str, value: Any, holder: str, tiny: Make) -> None:
+    family: Family = tiny("seq2seq")
+    vars(getattr(family.model, holder))[name] = value
+    family.tokenizer.tgt_lang = None  # as a translator's has, so that the language is looked for too
+    with pytest.raises(ValueError, match=rf"^{name} in {holder}\.json must be (one )?whole numbers?, got ") as raised:
+        type(family)(family.model, family.tokenizer, max_length=16)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_list_of_one_id_is_that_id(tiny: Make) -> None:
+    family: Family = tiny("seq2seq")
+    for holder in (family.model.config, family.model.generation_config):
+        vars(holder)["decoder_start_token_id"] = [7]
+    family = type(family)(family.model, family.tokenizer, max_length=16)
+    assert family.model.config.decoder_start_token_id == family.model.generation_config.decoder_start_token_id == 7

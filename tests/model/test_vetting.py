@@ -158,7 +158,9 @@ CASES: dict[str, tuple[Damage, str]] = {
         "quant_method must be compressed-tensors, .* 'gptq'",
     ),
     "no method": (config(quantization_config={"bits": 4}), "quant_method must be compressed-tensors, .*, got None"),
-    "a number": (config(quantization_config=5), "quant_method must be compressed-tensors, .*, got 5"),
+    "a number": (config(quantization_config=5), "quantization_config must be an object .*, got 5"),
+    "a name": (config(quantization_config="compressed-tensors"), "quantization_config must be .*, got 'compressed-ten"),
+    "a list of methods": (config(quantization_config=["compressed-tensors"]), "quantization_config must be an object"),
     "groups": (config(quantization_config=GROUPS), "cannot be had: .*config_groups"),
     "weights elsewhere": (config(transformers_weights="../x.safetensors"), "must be the name of a file in the folder"),
     "architectures": (config(architectures="os"), "architectures must be a list of names, got 'os'"),
@@ -353,3 +355,17 @@ def test_a_link_as_in_the_hubs_cache_is_followed(folder: Path, tmp_path: Path) -
     (folder / "config.json").symlink_to(tmp_path / "blob")
     assert len(tokenizer_of(folder)) == 259
     vet(folder)
+
+
+@pytest.mark.parametrize("other", ["[]", "{", '{"weight_map": 5}', '{"weight_map": {"shared.weight": "other"}}'])
+def test_the_file_that_holds_nan_is_named_whatever_lies_beside_it(other: str, folder: Path) -> None:
+    tensors(lambda state: state["shared.weight"].fill_(float("nan")))(folder)
+    (folder / "a.index.json").write_text(other)
+    assert "'shared.weight' in model.safetensors holds NaN" in refused(folder)
+
+
+def test_the_shard_that_holds_nan_is_named(folder: Path) -> None:
+    tensors(lambda state: state["shared.weight"].fill_(float("nan")))(folder)
+    index(dict.fromkeys(load_file(folder / "model.safetensors"), "model-1.safetensors"))(folder)
+    config("model.safetensors.index.json", metadata={})(folder)
+    assert "'shared.weight' in model-1.safetensors holds NaN" in refused(folder)

@@ -372,3 +372,9 @@ def test_kernel_of_weights_dequantized_at_load(tmp_path: Path) -> None:
     model = quantized(BERT, bits=4, group_size=None, activations=False)
     write(model, tmp_path)
     assert kernel(reload(model, tmp_path), tmp_path) == "int4 dequantized -> float32 matmul"
+
+
+@pytest.mark.parametrize("stored", [None, {}, {"config_groups": None}, {"config_groups": {}}], ids=str)
+def test_a_model_of_floats_says_so_whatever_its_config_leaves_out(stored: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": stored}))
+    assert kernel(tiny(LLAMA), tmp_path) == "float32 matmul"
