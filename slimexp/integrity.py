@@ -13,7 +13,9 @@ import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from slimexp import regular_file
 
 LARGEST = 2**28  # bytes of a JSON file: one that is larger is none of ours
 SEAL = "sha256"
@@ -128,6 +130,15 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(opened)
+
+
+def lock_file(path: Path) -> IO[str]:
+    """A file to lock, made where there is none; neither a link is followed nor a pipe waited for.
+
+    Raises:
+        OSError: It cannot be opened, or is no file.
+    """
+    return os.fdopen(regular_file.descriptor(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW), "a")
 
 
 def set_aside(path: Path) -> Path:

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from slimexp.record import FILE
+from slimexp.stage import CHECKPOINT as CHECKPOINT
 from slimexp.stage import RUNNING
 
 LOCK, MODEL, MANIFEST = "lock", "artifact", "manifest.json"
 STAGE = re.compile(r"[^/]+-(?P<key>[0-9a-f]{12})")
-CHECKPOINT = re.compile(r"checkpoint\.(ckpt|(\d+\.)?partial)")
 DAMAGED = re.compile(r"damaged-(artifact|checkpoint\.ckpt|curves\.jsonl|lock|measures\.json)")
 HALF = re.compile(r"\.artifact\.(.+\.)?\d+\.(?P<kind>partial|old)")
 BESIDE = {MANIFEST, "training.safetensors"}  # what lies in an artifact that its manifest does not list
