@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from slimexp import record_schema, regular_file, working_copy
+from slimexp import integrity, record_schema, regular_file, working_copy
 
 SCHEMA = 1
 FILE = "records.jsonl"
@@ -107,22 +107,27 @@ class Record:
         return self.key == self.baseline_key
 
     def to_json(self) -> str:
-        """The record as one line of strict JSON, without the line break.
+        """The record as one line of strict JSON, with its own digest (``integrity.sealed``) and without the line break.
 
         Raises:
-            ValueError: A metric, the baseline, the trivial headline or a duration is not finite.
+            ValueError: A metric, the baseline, the trivial headline or a duration is not finite, or a field is one that
+                no reader would take.
         """
         numbers = {group: _finite(group, getattr(self, group)) for group in ("metrics", "baseline", "seconds")}
         trivial = _finite("record", {"trivial": self.trivial})
         row = {field.name: getattr(self, field.name) for field in fields(self)}
-        return json.dumps(_plain({**row, **numbers, **trivial}), allow_nan=False)
+        content = _plain({**row, **numbers, **trivial})
+        line = json.dumps(integrity.sealed(content), allow_nan=False)
+        record_schema.check(record_schema.parse(line))  # what no reader takes would be lost in silence
+        return line
 
     @classmethod
     def from_json(cls, line: str | bytes) -> "Record":
         """Parse one line.
 
         Raises:
-            ValueError: It is no JSON object, lacks a field, is of a newer schema, or a field is not as it must be.
+            ValueError: It is no JSON object, has other content than was written, lacks a field, is of a newer schema,
+                or a field is not as it must be.
         """
         row = record_schema.parse(line)
         if type(schema := row.get("schema", SCHEMA)) is not int or schema < 1:
@@ -136,6 +141,8 @@ class Record:
                 "the same command with resume=false writes it anew"
             )
         record_schema.check(row)
+        if integrity.SEAL in row:  # older versions wrote none
+            integrity.check_seal(row)
         row["time"] = record_schema.in_utc(row["time"])
         return cls(**{name: row[name] for name in names if name in row})
 
@@ -149,7 +156,7 @@ def append(path: str | Path, record: Record) -> None:
     """
     line = record.to_json().encode() + b"\n"
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, fcntl.LOCK_EX) as file:
+    with _locked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, fcntl.LOCK_EX) as file:
         size = os.fstat(file).st_size
         if size and os.pread(file, 1, size - 1) != b"\n":  # a killed process left half a line
             line = b"\n" + line
@@ -175,9 +182,9 @@ def check_place(path: Path) -> None:
     """Refuse, before anything is computed, a place that no record can be appended to.
 
     Raises:
-        ValueError: Something is there that is no file.
+        ValueError: Something is there that is no file of its own; a link would lead to another's.
     """
-    if os.path.lexists(path) and not path.is_file():
+    if integrity.is_other_kind(path):
         raise ValueError(
             f"{path} must be a file, for records are appended to it: move what is there, or set runs=FOLDER"
         )
