@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from slimexp import __version__, integrity
+from slimexp.console import printable
 
 DENSE = "dense"  # the stage that holds the model which others are compared with
 RUNNING = ".running"  # the file in a runs folder that every run holds, and ``slimexp.clean`` alone
@@ -104,7 +105,7 @@ class Stage:
     def set_aside(self, path: Path, why: object, *, then: str = "done again") -> None:
         """Keep what is damaged under another name, and say so in a line."""
         aside = integrity.set_aside(path)
-        print(f"{self.name}: its {path.name} is damaged ({why}): set aside as {aside}, {then}", flush=True)
+        print(f"{self.name}: its {path.name} is damaged ({printable(why)}): set aside as {aside}, {then}", flush=True)
 
     def measured(self) -> dict[str, Any]:
         """What ``write_measured`` was given last; empty where nothing is there, or what is damaged and set aside."""
@@ -146,7 +147,9 @@ def at_work(runs: Path) -> IO[str]:
     """
     runs.mkdir(parents=True, exist_ok=True)
     if integrity.is_other_kind(path := runs / RUNNING):
-        raise ValueError(f"{path} must be a file, which runs hold while they are at work: remove it, or set runs=FOLDER")
+        raise ValueError(
+            f"{path} must be a file, which runs hold while they are at work: remove it, or set runs=FOLDER"
+        )
     file = integrity.lock_file(path)
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -157,3 +157,14 @@ def test_what_is_no_file_is_not_held_by_a_run(tmp_path: Path, make: Callable[[Pa
         integrity.lock_file(tmp_path / "runs" / RUNNING)
     assert not (tmp_path / "outside").exists()
     at_work(tmp_path / "others").close()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("name", "shown"), [("\x1b[2Jx", "\\x1b[2Jx"), ("\ud800", "\\ud800"), ("a\nb", "a\\nb")])
+def test_words_of_a_damaged_file_are_harmless_to_a_terminal(
+    stage: Stage, name: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.folder.mkdir()
+    (stage.folder / "measures.json").write_text(json.dumps({"metrics": {name: "high"}}))
+    assert stage.measured() == {}
+    assert f"damaged (metrics.{shown} is no finite number)" in capsys.readouterr().out
