@@ -170,7 +170,7 @@ def append_again(path: str | Path, record: Record) -> bool:
     """Append a record that was written before, unless its line is there still; whether it had to be."""
     try:
         with _locked(path, os.O_RDONLY, fcntl.LOCK_SH) as file, os.fdopen(os.dup(file), "rb") as stream:
-            there = any(_is_of(line, record.key) for line in stream)
+            there = any(line and _is_of(line, record.key) for line in regular_file.lines(stream, LONGEST))
     except FileNotFoundError:
         there = False
     if not there:

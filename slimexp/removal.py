@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from slimexp.integrity import LARGEST
 from slimexp.record import FILE
 from slimexp.stage import CHECKPOINT as CHECKPOINT
 from slimexp.stage import RUNNING
@@ -149,7 +150,9 @@ def _manifest(model: int) -> dict[str, Any]:
         with os.fdopen(os.open(MANIFEST, os.O_RDONLY | _FILE, dir_fd=model), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise Kept(f"its {MANIFEST} is no file")
-            manifest = json.load(file)
+            if os.fstat(file.fileno()).st_size > LARGEST:
+                raise Kept(f"its {MANIFEST} is too large to be one")
+            manifest = json.loads(file.read(LARGEST))
     except (OSError, ValueError, RecursionError) as error:
         raise Kept(f"its {MANIFEST} cannot be read ({type(error).__name__})") from None
     if not isinstance(manifest, dict):
