@@ -25,6 +25,7 @@ from slimexp import integrity, record_schema, regular_file, working_copy
 SCHEMA = 1
 FILE = "records.jsonl"
 LONGEST = 1 << 24  # bytes of a line
+LARGEST = 1 << 32  # bytes of a file: a sparse one may say that it has terabytes
 REASONS = 10  # of lines of a file that cannot be read, which are told
 OF_LAYER = "/"  # metric/layer: a figure of one layer, which models are not compared by
 PACKAGES = (
@@ -286,6 +287,8 @@ def _locked(path: str | Path, flags: int, lock: int) -> Iterator[int]:
 def _lines(path: Path) -> Iterator[Record]:
     try:
         with _locked(path, os.O_RDONLY, fcntl.LOCK_SH) as file, os.fdopen(os.dup(file), "rb") as stream:
+            if (size := os.fstat(file).st_size) > LARGEST:
+                raise OSError(errno.EFBIG, f"it has {size / 1e9:.1f} GB, of at most {LARGEST / 1e9:.1f}", str(path))
             lines = list(regular_file.lines(stream, LONGEST))
     except OSError as error:
         warnings.warn(f"skipped {path}: {error.strerror}", stacklevel=3)

@@ -113,6 +113,15 @@ def test_a_line_that_was_changed_is_skipped(tmp_path: Path, old: str, new: str) 
     assert record.append_again(path, make("a")) and not record.append_again(path, make("b"))
 
 
+def test_a_file_that_is_too_large_is_skipped_with_its_size(tmp_path: Path) -> None:
+    append(tmp_path / record.FILE, make())
+    (tmp_path / "other").mkdir()
+    with (tmp_path / "other" / record.FILE).open("wb") as file:
+        file.truncate(10**13)
+    with pytest.warns(UserWarning, match=r"skipped .*other/records\.jsonl: it has 10000\.0 GB, of at most 4\.3"):
+        assert [row.key for row in read(tmp_path)] == ["a"]
+
+
 def test_a_line_without_a_seal_is_read(tmp_path: Path) -> None:
     content = json.loads(make().to_json())
     del content["sha256"]
