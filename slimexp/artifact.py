@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,6 +38,7 @@ from slimexp.training import restore
 
 MANIFEST = manifest.NAME
 TRAINING = "training.safetensors"
+_PID = re.compile(r"[0-9]{1,9}")  # the system has none with more digits
 _LEAVES_DENSE = "Finetune"  # the only technique that compresses nothing
 
 
@@ -303,7 +305,7 @@ def _clear(folder: Path) -> None:
     """Remove what processes of this machine that were killed left beside ``folder``; an artifact among it goes back."""
     for path in folder.parent.glob(f".{folder.name}.{platform.node()}.*"):
         pid, kind = path.name.split(".")[-2:]
-        if not pid.isdigit() or (int(pid) != os.getpid() and psutil.pid_exists(int(pid))):
+        if not _PID.fullmatch(pid) or (int(pid) != os.getpid() and psutil.pid_exists(int(pid))):
             continue
         if kind == "old" and not folder.exists():
             os.replace(path, folder)

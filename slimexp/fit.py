@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from slimexp import integrity, machine
 from slimexp.checkpoint import Checkpoint, check
-from slimexp.console import Terminated
+from slimexp.console import Terminated, printable
 from slimexp.integrity import Damaged
 from slimexp.stage import Stage
 from slimexp.technique.finetune import Finetune
@@ -85,7 +85,10 @@ def curves(stage: Stage) -> str | None:
 
 def _say_lost(stage: Stage, why: str) -> None:
     """A training is too dear to repeat it for what it has shown."""
-    print(f"{stage.name}: its {stage.curves.name} is damaged ({why}): the rows that can be read are kept", flush=True)
+    print(
+        f"{stage.name}: its {stage.curves.name} is damaged ({printable(why)}): the rows that can be read are kept",
+        flush=True,
+    )
 
 
 def _resumes(stage: Stage) -> bool:

@@ -13,7 +13,9 @@ import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from slimexp import regular_file
 
 LARGEST = 2**28  # bytes of a JSON file: one that is larger is none of ours
 SEAL = "sha256"
@@ -46,9 +48,12 @@ def check_files(folder: Path, expected: Mapping[str, Mapping[str, Any]]) -> None
     """Compare files with what ``digests`` said of them; others are not looked at.
 
     Raises:
-        Damaged: One is missing, of another size or of other content.
+        Damaged: One is missing, of another size or of other content, or lies elsewhere by its name.
     """
     for name, file in expected.items():
+        # of another hand; libraries keep some of their files in folders below
+        if not name.isprintable() or "\\" in name or {"", ".", ".."} & set(name.split("/")):
+            raise Damaged(f"{name!r:.80} is no name of a file in it")
         path = folder / name
         if not os.path.lexists(path):
             raise Damaged(f"{name} is missing")
@@ -66,7 +71,11 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_seal(content: Mapping[str, Any]) -> None:
     """Raise ``Damaged`` where ``content`` is not what was sealed."""
-    if content.get(SEAL) != _seal(content):
+    try:
+        whole = content.get(SEAL) == _seal(content)
+    except RecursionError:  # brackets in brackets
+        whole = False
+    if not whole:
         raise Damaged("it has other content than was written")
 
 
@@ -128,6 +137,15 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(opened)
+
+
+def lock_file(path: Path) -> IO[str]:
+    """A file to lock, made where there is none; neither a link is followed nor a pipe waited for.
+
+    Raises:
+        OSError: It cannot be opened, or is no file.
+    """
+    return os.fdopen(regular_file.descriptor(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW), "a")
 
 
 def set_aside(path: Path) -> Path:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from slimexp import artifact, machine, record, reference, secret
 from slimexp.config import build, chosen
+from slimexp.console import printable
 from slimexp.data.base import Corpus
 from slimexp.fit import curves, fit
 from slimexp.integrity import Damaged
@@ -224,7 +225,11 @@ class Pipeline:
             stage.restore_curves(known["curves"])
         if "record" not in known:  # an older slimexp kept none
             return
-        row = record.Record.from_json(json.dumps(known["record"]))
+        try:
+            row = record.Record.from_json(json.dumps(known["record"]))
+        except ValueError as error:  # an older slimexp kept what no reader takes
+            print(f"{stage.name}: its record is damaged ({printable(error)}): not appended again", flush=True)
+            return
         if record.append_again(Path(self.cfg.runs) / record.FILE, row):
             print(f"{stage.name}: its record was lost, appended again")
 

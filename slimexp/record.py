@@ -20,11 +20,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from slimexp import record_schema, regular_file, working_copy
+from slimexp import integrity, record_schema, regular_file, working_copy
 
 SCHEMA = 1
 FILE = "records.jsonl"
 LONGEST = 1 << 24  # bytes of a line
+LARGEST = 1 << 32  # bytes of a file: a sparse one may say that it has terabytes
 REASONS = 10  # of lines of a file that cannot be read, which are told
 OF_LAYER = "/"  # metric/layer: a figure of one layer, which models are not compared by
 PACKAGES = (
@@ -107,22 +108,27 @@ class Record:
         return self.key == self.baseline_key
 
     def to_json(self) -> str:
-        """The record as one line of strict JSON, without the line break.
+        """The record as one line of strict JSON, with its own digest (``integrity.sealed``) and without the line break.
 
         Raises:
-            ValueError: A metric, the baseline, the trivial headline or a duration is not finite.
+            ValueError: A metric, the baseline, the trivial headline or a duration is not finite, or a field is one that
+                no reader would take.
         """
         numbers = {group: _finite(group, getattr(self, group)) for group in ("metrics", "baseline", "seconds")}
         trivial = _finite("record", {"trivial": self.trivial})
         row = {field.name: getattr(self, field.name) for field in fields(self)}
-        return json.dumps(_plain({**row, **numbers, **trivial}), allow_nan=False)
+        content = _plain({**row, **numbers, **trivial})
+        line = json.dumps(integrity.sealed(content), allow_nan=False)
+        record_schema.check(record_schema.parse(line))  # what no reader takes would be lost in silence
+        return line
 
     @classmethod
     def from_json(cls, line: str | bytes) -> "Record":
         """Parse one line.
 
         Raises:
-            ValueError: It is no JSON object, lacks a field, is of a newer schema, or a field is not as it must be.
+            ValueError: It is no JSON object, has other content than was written, lacks a field, is of a newer schema,
+                or a field is not as it must be.
         """
         row = record_schema.parse(line)
         if type(schema := row.get("schema", SCHEMA)) is not int or schema < 1:
@@ -136,6 +142,8 @@ class Record:
                 "the same command with resume=false writes it anew"
             )
         record_schema.check(row)
+        if integrity.SEAL in row:  # older versions wrote none
+            integrity.check_seal(row)
         row["time"] = record_schema.in_utc(row["time"])
         return cls(**{name: row[name] for name in names if name in row})
 
@@ -149,7 +157,7 @@ def append(path: str | Path, record: Record) -> None:
     """
     line = record.to_json().encode() + b"\n"
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, fcntl.LOCK_EX) as file:
+    with _locked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, fcntl.LOCK_EX) as file:
         size = os.fstat(file).st_size
         if size and os.pread(file, 1, size - 1) != b"\n":  # a killed process left half a line
             line = b"\n" + line
@@ -163,7 +171,7 @@ def append_again(path: str | Path, record: Record) -> bool:
     """Append a record that was written before, unless its line is there still; whether it had to be."""
     try:
         with _locked(path, os.O_RDONLY, fcntl.LOCK_SH) as file, os.fdopen(os.dup(file), "rb") as stream:
-            there = any(_is_of(line, record.key) for line in stream)
+            there = any(line and _is_of(line, record.key) for line in regular_file.lines(stream, LONGEST))
     except FileNotFoundError:
         there = False
     if not there:
@@ -175,9 +183,9 @@ def check_place(path: Path) -> None:
     """Refuse, before anything is computed, a place that no record can be appended to.
 
     Raises:
-        ValueError: Something is there that is no file.
+        ValueError: Something is there that is no file of its own; a link would lead to another's.
     """
-    if os.path.lexists(path) and not path.is_file():
+    if integrity.is_other_kind(path):
         raise ValueError(
             f"{path} must be a file, for records are appended to it: move what is there, or set runs=FOLDER"
         )
@@ -279,6 +287,8 @@ def _locked(path: str | Path, flags: int, lock: int) -> Iterator[int]:
 def _lines(path: Path) -> Iterator[Record]:
     try:
         with _locked(path, os.O_RDONLY, fcntl.LOCK_SH) as file, os.fdopen(os.dup(file), "rb") as stream:
+            if (size := os.fstat(file).st_size) > LARGEST:
+                raise OSError(errno.EFBIG, f"it has {size / 1e9:.1f} GB, of at most {LARGEST / 1e9:.1f}", str(path))
             lines = list(regular_file.lines(stream, LONGEST))
     except OSError as error:
         warnings.warn(f"skipped {path}: {error.strerror}", stacklevel=3)

@@ -17,12 +17,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from slimexp.integrity import LARGEST
 from slimexp.record import FILE
+from slimexp.stage import CHECKPOINT as CHECKPOINT
 from slimexp.stage import RUNNING
 
 LOCK, MODEL, MANIFEST = "lock", "artifact", "manifest.json"
 STAGE = re.compile(r"[^/]+-(?P<key>[0-9a-f]{12})")
-CHECKPOINT = re.compile(r"checkpoint\.(ckpt|(\d+\.)?partial)")
 DAMAGED = re.compile(r"damaged-(artifact|checkpoint\.ckpt|curves\.jsonl|lock|measures\.json)")
 HALF = re.compile(r"\.artifact\.(.+\.)?\d+\.(?P<kind>partial|old)")
 BESIDE = {MANIFEST, "training.safetensors"}  # what lies in an artifact that its manifest does not list
@@ -149,7 +150,9 @@ def _manifest(model: int) -> dict[str, Any]:
         with os.fdopen(os.open(MANIFEST, os.O_RDONLY | _FILE, dir_fd=model), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise Kept(f"its {MANIFEST} is no file")
-            manifest = json.load(file)
+            if os.fstat(file.fileno()).st_size > LARGEST:
+                raise Kept(f"its {MANIFEST} is too large to be one")
+            manifest = json.loads(file.read(LARGEST))
     except (OSError, ValueError, RecursionError) as error:
         raise Kept(f"its {MANIFEST} cannot be read ({type(error).__name__})") from None
     if not isinstance(manifest, dict):

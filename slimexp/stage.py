@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from slimexp import __version__, integrity
+from slimexp.console import printable
 
 DENSE = "dense"  # the stage that holds the model which others are compared with
 RUNNING = ".running"  # the file in a runs folder that every run holds, and ``slimexp.clean`` alone
+CHECKPOINT = re.compile(r"checkpoint\.(ckpt|(\d+\.)?partial)")  # names that a stage's checkpoints have
 START = "start"  # the stage that holds what a run starts from, where that is not the dense model
 
 # Of a trainer: what is seen of a training, and the files Lightning would write of its own.
@@ -64,22 +67,28 @@ class Stage:
         return self.folder / "curves.jsonl"
 
     def check_place(self) -> None:
-        """Refuse a folder that is a link, before anything is computed: it would be written to wherever that leads.
+        """Refuse a link on the way to the stage: it would be written to, and removed from, wherever that leads.
+
+        The runs folder itself may be one: it is the user's to choose.
 
         Raises:
-            ValueError: It is one.
+            ValueError: The folder of the run or of the stage is one, or is no folder.
         """
-        if self.folder.is_symlink():
-            raise ValueError(f"{self.folder} is a link, and a stage writes below its runs folder only: remove the link")
+        for place in (self.folder.parent, self.folder):
+            if place.is_symlink():
+                raise ValueError(f"{place} is a link, and a stage writes below its runs folder only: remove the link")
+            if os.path.lexists(place) and not place.is_dir():
+                raise ValueError(f"{place} is no folder, and a stage writes in one: move what is there, or set runs=")
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Work on the stage as the only process; another that wants it waits here, and then finds it finished."""
+        self.check_place()  # again: what was planned is reached much later
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = self.folder / "lock"
         if integrity.is_other_kind(lock):
             self.set_aside(lock, "it is no file")
-        with lock.open("a") as file:
+        with integrity.lock_file(lock) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -89,13 +98,14 @@ class Stage:
 
     def drop_checkpoint(self) -> None:
         """Remove the checkpoint, and any that a kill left half-written."""
-        for path in self.folder.glob(f"{self.checkpoint.stem}.*"):
-            integrity.remove(path)
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if CHECKPOINT.fullmatch(path.name):
+                integrity.remove(path)
 
     def set_aside(self, path: Path, why: object, *, then: str = "done again") -> None:
         """Keep what is damaged under another name, and say so in a line."""
         aside = integrity.set_aside(path)
-        print(f"{self.name}: its {path.name} is damaged ({why}): set aside as {aside}, {then}", flush=True)
+        print(f"{self.name}: its {path.name} is damaged ({printable(why)}): set aside as {aside}, {then}", flush=True)
 
     def measured(self) -> dict[str, Any]:
         """What ``write_measured`` was given last; empty where nothing is there, or what is damaged and set aside."""
@@ -131,9 +141,16 @@ def at_work(runs: Path) -> IO[str]:
     """Tell ``slimexp.clean`` that a run needs what lies in ``runs``, until what is returned is closed.
 
     Runs hold it side by side; one that begins while models are removed waits until that is done.
+
+    Raises:
+        ValueError: Something is there that is no file.
     """
     runs.mkdir(parents=True, exist_ok=True)
-    file = (runs / RUNNING).open("a")
+    if integrity.is_other_kind(path := runs / RUNNING):
+        raise ValueError(
+            f"{path} must be a file, which runs hold while they are at work: remove it, or set runs=FOLDER"
+        )
+    file = integrity.lock_file(path)
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

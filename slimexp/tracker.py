@@ -311,7 +311,8 @@ def drop_from(path: Path, step: float) -> str | None:
 def _step(line: bytes) -> float | None:
     """The step of a whole row; ``None`` for anything else."""
     try:
-        row = json.loads(line, parse_constant=float) if line.endswith(b"\n") else None
+        # decoded strictly: json.loads takes UTF-16, and halves of characters, of bytes
+        row = json.loads(line.decode(), parse_constant=float) if line.endswith(b"\n") else None
     except (ValueError, RecursionError):
         return None
     if not isinstance(row, dict) or not {type(value) for value in row.values()} <= {int, float, type(None)}:

@@ -16,6 +16,7 @@ LONGEST = 400
 # A room or module may import those of lower rows only. Rows within one layer order its parts.
 LAYERS = [
     ["record_schema", "regular_file", "working_copy"],
+    ["integrity"],
     [
         "signature",
         "schedule",
@@ -26,7 +27,6 @@ LAYERS = [
         "hub",
         "transaction_log",
         "hessian",
-        "integrity",
         "bounded",
         "secret",
         "annotation",

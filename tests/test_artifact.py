@@ -380,7 +380,13 @@ def dead() -> int:
 
 def test_what_killed_processes_left_is_removed_and_nothing_of_live_ones(tiny: Make, tmp_path: Path, dead: int) -> None:
     here = f".artifact.{platform.node()}"
-    live = [f"{here}.{os.getppid()}.partial", f".artifact.elsewhere.{dead}.partial", f".other.{platform.node()}.1.old"]
+    strange = f"{here}.99999999999999.partial"  # no process has such a number
+    live = [
+        strange,
+        f"{here}.{os.getppid()}.partial",
+        f".artifact.elsewhere.{dead}.partial",
+        f".other.{platform.node()}.1.old",
+    ]
     for name in [f"{here}.{dead}.partial", f"{here}.{dead}.old", f"{here}.{os.getpid()}.partial", *live]:
         (tmp_path / name / "below").mkdir(parents=True)
     folder = save(tiny("causal_lm"), tmp_path / "artifact")

@@ -29,6 +29,16 @@ def test_digests_are_those_of_every_file_below(tmp_path: Path) -> None:
     integrity.check_files(tmp_path, expected)
 
 
+@pytest.mark.parametrize("name", ["../secret", "below/../../secret", "/etc/hostname", "", ".", "a\x1b", "..\\secret"])
+def test_a_name_that_leads_elsewhere_is_not_read(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret").write_text("mine")
+    (tmp_path / "model/below").mkdir(parents=True)
+    monkeypatch.setattr(integrity, "digest", lambda path: pytest.fail(f"{path} was read"))
+    with pytest.raises(Damaged, match="is no name of a file in it") as error:
+        integrity.check_files(tmp_path / "model", {name: {"bytes": 4, "sha256": ""}})
+    assert str(error.value).isprintable()
+
+
 def test_what_is_wrong_is_said_with_its_sizes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 4096)
     expected = integrity.digests(tmp_path)

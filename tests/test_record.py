@@ -71,6 +71,64 @@ def test_a_number_that_is_not_finite_is_named_and_not_written(tmp_path: Path, gr
     assert not (tmp_path / "records.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"metrics": {"ppl": 1e200}}, r"metrics\.ppl must be a number of at most 1e\+100, got 1e\+200"),
+        ({"baseline": {"ppl": 1e101}}, r"baseline\.ppl must be"),
+        ({"trivial": 1e200}, "trivial must be"),
+        ({"seconds": {"train": -1.0}}, r"seconds\.train must be"),
+        ({"metrics": {"disk_mb": -1.0}}, r"metrics\.disk_mb must be >= 0"),
+        ({"config": {"note": "x" * 100_001}}, "a text must have at most"),
+        ({"name": "\ud800"}, "surrogates"),
+    ],
+)
+def test_what_no_reader_would_take_is_not_written(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        append(tmp_path / "records.jsonl", make(**changes))
+    assert not (tmp_path / "records.jsonl").exists()
+
+
+@pytest.mark.parametrize("to", ["mine.txt", "nowhere"])
+def test_no_record_is_appended_through_a_link(tmp_path: Path, to: str) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    path = tmp_path / record.FILE
+    path.symlink_to(to)
+    with pytest.raises(ValueError, match=r"records\.jsonl must be a file"):
+        record.check_place(path)
+    with pytest.raises(OSError):
+        append(path, make())
+    assert (tmp_path / "mine.txt").read_text() == "mine" and not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(("old", "new"), [("0.02", "0.03"), ("prune", "prunf"), ('"seed": 0', '"seed": 1')])
+def test_a_line_that_was_changed_is_skipped(tmp_path: Path, old: str, new: str) -> None:
+    path = tmp_path / record.FILE
+    append(path, make("a"))
+    append(path, make("b"))
+    first, second = path.read_text().splitlines(keepends=True)
+    path.write_text(first.replace(old, new, 1) + second)
+    with pytest.warns(UserWarning, match="skipped line 1 of .*: it has other content than was written"):
+        assert [row.key for row in read(path)] == ["b"]
+    assert record.append_again(path, make("a")) and not record.append_again(path, make("b"))
+
+
+def test_a_file_that_is_too_large_is_skipped_with_its_size(tmp_path: Path) -> None:
+    append(tmp_path / record.FILE, make())
+    (tmp_path / "other").mkdir()
+    with (tmp_path / "other" / record.FILE).open("wb") as file:
+        file.truncate(10**13)
+    with pytest.warns(UserWarning, match=r"skipped .*other/records\.jsonl: it has 10000\.0 GB, of at most 4\.3"):
+        assert [row.key for row in read(tmp_path)] == ["a"]
+
+
+def test_a_line_without_a_seal_is_read(tmp_path: Path) -> None:
+    content = json.loads(make().to_json())
+    del content["sha256"]
+    (tmp_path / record.FILE).write_text(json.dumps(content) + "\n")
+    assert read(tmp_path) == [make()]
+
+
 def test_a_configuration_may_hold_what_json_cannot_say() -> None:
     one = Record.from_json(make(config={"clip": float("inf"), "folder": Path("runs")}).to_json())
     assert one.config == {"clip": "inf", "folder": "runs"}

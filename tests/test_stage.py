@@ -1,15 +1,17 @@
 """A stage on disk: one process at a time, and nothing half-written is believed."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from slimexp import integrity
-from slimexp.stage import Stage, code_version, key, shaping
+from slimexp.stage import RUNNING, Stage, at_work, code_version, key, shaping
 
 HOLD = """
 import sys, time
@@ -100,9 +102,69 @@ def test_figures_of_another_hand_are_set_aside(stage: Stage) -> None:
     assert stage.measured() == {}
 
 
-def test_a_stage_writes_through_no_link(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "prune-0").symlink_to(tmp_path / "mine")
-    with pytest.raises(ValueError, match=r"prune-0 is a link, and a stage writes below its runs folder only"):
-        Stage("prune", "0", None, tmp_path / "prune-0").check_place()
-    Stage("prune", "1", None, tmp_path / "prune-1").check_place()
+@pytest.mark.fast
+@pytest.mark.parametrize("linked", ["runs/run", "runs/run/prune-0"])
+def test_a_stage_writes_through_no_link(tmp_path: Path, linked: str) -> None:
+    mine = tmp_path / "mine/prune-0"
+    mine.mkdir(parents=True)
+    link = tmp_path / linked
+    link.parent.mkdir(parents=True)
+    stage = Stage("prune", "0", None, tmp_path / "runs/run/prune-0")
+    stage.check_place()
+    link.symlink_to(mine.parent if link.name == "run" else mine)
+    for place in (stage.check_place, stage.alone().__enter__):  # it may come between the plan and the work
+        with pytest.raises(ValueError, match=rf"{link} is a link, and a stage writes below its runs folder only"):
+            place()
+    assert list(mine.iterdir()) == []
+
+
+@pytest.mark.fast
+def test_a_runs_folder_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "runs").symlink_to(tmp_path / "disk")
+    with Stage("prune", "0", None, tmp_path / "runs/run/prune-0").alone():
+        assert (tmp_path / "disk/run/prune-0/lock").is_file()
+
+
+@pytest.mark.fast
+def test_a_file_in_the_place_of_a_run_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    with pytest.raises(ValueError, match="run is no folder"):
+        Stage("prune", "0", None, tmp_path / "run/prune-0").check_place()
+
+
+@pytest.mark.fast
+def test_only_checkpoints_of_ours_are_dropped(stage: Stage) -> None:
+    stage.drop_checkpoint()  # of a stage that has no folder yet
+    stage.folder.mkdir()
+    for name in ("checkpoint.ckpt", "checkpoint.partial", "checkpoint.17.partial"):
+        (stage.folder / name).touch()
+    others = {"checkpoint.txt", "checkpoint.ckpt.bak", "checkpoint.a.partial", "checkpoint.py"}
+    for name in others:
+        (stage.folder / name).touch()
+    stage.drop_checkpoint()
+    assert {path.name for path in stage.folder.iterdir()} == others
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to(path.parents[1] / "outside")])
+def test_what_is_no_file_is_not_held_by_a_run(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    (tmp_path / "runs").mkdir()
+    make(tmp_path / "runs" / RUNNING)
+    with pytest.raises(ValueError, match=r"\.running must be a file, .*: remove it, or set runs=FOLDER"):
+        at_work(tmp_path / "runs")
+    with pytest.raises(OSError):
+        integrity.lock_file(tmp_path / "runs" / RUNNING)
+    assert not (tmp_path / "outside").exists()
+    at_work(tmp_path / "others").close()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("name", "shown"), [("\x1b[2Jx", "\\x1b[2Jx"), ("\ud800", "\\ud800"), ("a\nb", "a\\nb")])
+def test_words_of_a_damaged_file_are_harmless_to_a_terminal(
+    stage: Stage, name: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.folder.mkdir()
+    (stage.folder / "measures.json").write_text(json.dumps({"metrics": {name: "high"}}))
+    assert stage.measured() == {}
+    assert f"damaged (metrics.{shown} is no finite number)" in capsys.readouterr().out

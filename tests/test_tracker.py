@@ -101,7 +101,7 @@ def test_without_an_account_everything_is_in_the_offline_file(
     "wrong",
     [b"junk", b"[]", b"{}", b'{"step": "1"}', b'{"step": 1, "loss": "low"}', b'{"step": 1, "loss": NaN}',
      b'{"step": true}', b'{"step": 1, "loss": [1]}', b"\xff\xfe", b"[" * 10**5, b"0" * 2**21,
-     b'{"step": 1, "loss": 1' + b"0" * 400 + b"}"],
+     b'{"step": 1, "loss": 1' + b"0" * 400 + b"}", b'{"step": 1, "\xed\xa0\x80": 1}'],
 )  # fmt: skip
 def test_rows_that_are_none_go_and_the_first_is_said(tmp_path: Path, wrong: bytes) -> None:
     path, rows = tmp_path / "curves.jsonl", [b'{"step": 0, "loss": 1.5}\n', b'{"step": 1, "loss": null}\n']
