@@ -64,6 +64,13 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
                 f"{stage.name} was stopped at step {trainer.global_step} of {technique.steps} and is not finished: "
                 f"the same command goes on from there, or set pipeline.{stage.name}.steps to fewer"
             )
+    except RuntimeError as error:
+        if resume is None or "loading state_dict" not in str(error):
+            raise
+        stage.set_aside(resume, "its weights are of another model", then="the next run of the command trains anew")
+        raise ValueError(
+            f"{stage.name}: {resume} does not fit the model, and is set aside: repeat the command"
+        ) from error
     except SystemExit:
         if not trainer.interrupted:
             raise

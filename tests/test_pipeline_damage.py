@@ -346,6 +346,32 @@ def test_a_checkpoint_that_is_damaged_is_not_gone_on_from(
     assert os.path.lexists(run.stage() / "damaged-checkpoint.ckpt")
 
 
+@pytest.mark.parametrize("change", ["fewer", "none", "of another shape"])
+def test_a_checkpoint_of_another_model_is_one_error_and_then_made_anew(
+    stopped: Run, copy: Make, again: Make, change: str
+) -> None:
+    """Whole, of this stage by its key, and yet without the weights that its model has."""
+    import torch
+
+    run = copy(stopped)
+    path = run.stage() / "checkpoint.ckpt"
+    content = torch.load(path, weights_only=True)
+    state = content["state_dict"]
+    first = next(iter(state))
+    content["state_dict"] = {
+        "fewer": {name: tensor for name, tensor in state.items() if name != first},
+        "none": {},
+        "of another shape": state | {first: torch.ones(3)},
+    }[change]
+    torch.save(content, path)
+    with pytest.raises(
+        ValueError, match=r"checkpoint\.ckpt does not fit the model, and is set aside: repeat the command"
+    ):
+        run.pipeline().run()
+    assert os.path.lexists(run.stage() / "damaged-checkpoint.ckpt") and not os.path.lexists(path)
+    assert again(run) == []
+
+
 def test_a_checkpoint_that_is_whole_is(stopped: Run, copy: Make, again: Make, capsys: Any) -> None:
     run = copy(stopped)
     held = checkpoint.check(run.stage() / "checkpoint.ckpt", run.pipeline().stages[-1].key)

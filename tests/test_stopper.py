@@ -137,7 +137,7 @@ def test_what_is_no_grade_is_neither_waited_for_nor_read_to_its_end(tmp_path: Pa
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("place", ["a.json", f"a.{os.getpid()}.partial"])
+@pytest.mark.parametrize("place", ["a.json", f"a.{os.getpid()}.partial"], ids=["grade", "partial"])
 @pytest.mark.parametrize("put", ["pipe", "link"])
 def test_a_grade_is_written_into_no_pipe_and_through_no_link(tmp_path: Path, place: str, put: str) -> None:
     (tmp_path / "other").write_text("other")
