@@ -153,14 +153,13 @@ ARGUMENTS: dict[Command, tuple[tuple[str, ...], ...]] = {
         ("--nonsense",), ("more",), ("--days", "1e400"),
     ),
 }  # fmt: skip
-FOLDERS = (
+FOLDERS = (  # not ".", which names the whole home, and gives all in it to the program
     "nowhere",
     "table.csv",
     "model",
     "/dev/zero",
     "/dev/null",
     "",
-    ".",
     "../victim",
     "runs/records.jsonl",
     "runs/mine",
@@ -203,7 +202,7 @@ def cases() -> Iterator[Case]:
     for module, further in PROGRAMS.items():
         for folder in FOLDERS:
             name = f"folder {folder!r}"
-            owned = folder.partition("/")[0] if folder not in (".", "") else "none"
+            owned = folder.partition("/")[0] or "none"
             command = Command(module, (folder, *further), printed, owned)
             yield Case(module.rpartition(".")[2], name, command, differs=True)
 
