@@ -133,4 +133,6 @@ def _held(content: Any, key: str) -> Held:
         raise Damaged("it is no checkpoint of a stage") from error
     if found != key:
         raise Damaged(f"it is of another stage, {found}")
+    if held.step < 1 or held.curves < 0:  # the first is written after a step
+        raise Damaged(f"its step is {held.step}")
     return held

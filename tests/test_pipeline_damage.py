@@ -320,6 +320,14 @@ def of_another_key(path: Path) -> None:
     torch.save(content, path)
 
 
+def of_a_negative_step(path: Path) -> None:
+    import torch
+
+    content = torch.load(path, weights_only=True)
+    content["global_step"] = -5
+    torch.save(content, path)
+
+
 def of_no_training(path: Path) -> None:
     import torch
 
@@ -332,7 +340,7 @@ def a_pickle(path: Path) -> None:
     path.write_bytes(pickle.dumps({"global_step": 3}))
 
 
-OF_CHECKPOINTS = [flip_a_weight, of_another_key, of_no_training, a_pickle]
+OF_CHECKPOINTS = [flip_a_weight, of_another_key, of_a_negative_step, of_no_training, a_pickle]
 
 
 @pytest.mark.parametrize("damage", [cut, cut_at_the_end, empty, other, *OF_CHECKPOINTS, *OF_KIND], ids=named)
