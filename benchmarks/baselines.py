@@ -29,8 +29,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from slimexp.config.build import build
+from slimexp.config.composition import compose
 
-from slimexp.config import build, compose
 from slimexp.data import grading
 from slimexp.data.base import HELD_OUT, Corpus
 

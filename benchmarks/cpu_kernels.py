@@ -24,9 +24,9 @@ from torch import nn
 from transformers import BertConfig, BertModel, DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from benchmarks.rounding import rounded
+from slimexp.kernel.autotune import fastest, put, told
 from slimexp.kernel.base import Kernel, Packed
 from slimexp.kernel.int_mm import IntMM
-from slimexp.kernel.race import fastest, put, told
 
 TARGETS = {"encoder": 3.5, "decoder": 3.5}
 GRID = {"out": (256, 768, 1024, 3072, 4096), "in": (256, 768, 1024, 3072), "rows": (1, 16, 128)}

@@ -33,10 +33,10 @@ from benchmarks.prune_large import LARGE, TOY
 from benchmarks.rounding import rounded
 from slimexp.decode.base import Decoder
 from slimexp.decode.fused import Fused
-from slimexp.decode.matrix import Kind, Tile, Vector, launch, stacked
-from slimexp.decode.words import BLOCK, Words
+from slimexp.decode.operand import Kind, Tile, Vector, launch, stacked
+from slimexp.decode.packed_linear import BLOCK, PackedLinear
 from slimexp.kernel.base import FLOAT8, Packed
-from slimexp.kernel.capture import captured
+from slimexp.kernel.cuda_graph import captured
 from slimexp.kernel.scaled_mm import ScaledMM
 
 PROMPT, TOKENS, LENGTH = 128, 256, 512
@@ -123,7 +123,7 @@ def _rounded(layer: nn.Linear, arm: Arm) -> nn.Module:
         scale = weight.abs().amax(-1, keepdim=True) / torch.finfo(FLOAT8).max
         return ScaledMM(Packed((weight / scale).to(FLOAT8), scale, None, 8, None, None))
     group = arm.group if arm.group and layer.in_features % arm.group == 0 else None
-    return Words(rounded(layer, 4 if arm.kind == "int4" else 8, group))
+    return PackedLinear(rounded(layer, 4 if arm.kind == "int4" else 8, group))
 
 
 @torch.inference_mode()
@@ -182,7 +182,7 @@ def _error(decoder: Decoder) -> float:
 
 
 def stacked_bytes(model: PreTrainedModel) -> int:
-    layers = [one for one in model.modules() if isinstance(one, nn.Linear | Words | ScaledMM)]
+    layers = [one for one in model.modules() if isinstance(one, nn.Linear | PackedLinear | ScaledMM)]
     return sum(stacked([layer], torch.bfloat16).bytes for layer in layers)
 
 

@@ -29,10 +29,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
+from slimexp.config.composition import compose
 
-from slimexp import record
-from slimexp.config import check, compose
-from slimexp.record import Record
+from slimexp.config.check import check
+from slimexp.record import record
+from slimexp.record.record import Record
 
 CONFIDENCE = 0.95
 LABELS_ONLY = "slimexp.loss.cross_entropy.CrossEntropy"  # the one term that stays without a teacher

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.distill_gain import Run, headline
-from slimexp import record
-from slimexp.record import Record
+from slimexp.record import record
+from slimexp.record.record import Record
 
 
 class Size(NamedTuple):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from optuna._hypervolume import compute_hypervolume
 from optuna.trial import create_trial
 
-from slimexp.pareto import front, hypervolume
+from slimexp.analysis.pareto import front, hypervolume
 
 MOST_POINTS = 24
 INFINITE = 0.02  # share of coordinates that are plus, and that are minus infinity

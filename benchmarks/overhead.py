@@ -4,7 +4,7 @@
     python -m benchmarks.overhead --technique distill --threads 1 logger=none
     python -m benchmarks.overhead --profile
 
-Target: at most 3 % at steps of 50 ms on the CPU. The Trainer is run by ``slimexp.pipeline`` as every run is, with its
+Target: at most 3 % at steps of 50 ms on the CPU. The Trainer is run by ``slimexp.pipeline.pipeline`` as every run is, with its
 callbacks, curves and an offline W&B run. A callback makes it take turns with the plain loop in one process, step by
 step in the order A B B A; after a warm-up the weights of both must be equal bit for bit. The batch is sized so that a
 plain step takes ``--step-ms``. Reported: the median of Trainer / plain - 1 over blocks of 10 steps (which hold one
@@ -60,7 +60,7 @@ def overrides(arguments: argparse.Namespace, runs: str) -> list[str]:
 def calibrated_batch(cfg: Any, stage: str, step_ms: float) -> int:
     """Batch size at which a step of the plain loop takes about ``step_ms``, by a line through two trials."""
     from benchmarks.alternate import PlainLoop
-    from slimexp.pipeline import Pipeline
+    from slimexp.pipeline.pipeline import Pipeline
 
     seconds = []
     for batch in TRIALS:
@@ -137,9 +137,10 @@ def main() -> None:
 
     import torch
     from omegaconf import open_dict
+    from slimexp.config.composition import compose
 
-    from slimexp.config import check, compose
-    from slimexp.pipeline import Pipeline
+    from slimexp.config.check import check
+    from slimexp.pipeline.pipeline import Pipeline
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

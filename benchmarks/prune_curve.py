@@ -17,7 +17,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from slimexp.config import check, compose
+from slimexp.config.composition import compose
+
+from slimexp.config.check import check
 
 METRIC = "perplexity"
 FINETUNED = "finetuned"
@@ -46,7 +48,7 @@ def overrides(method: str, sparsity: float, seed: int, arguments: argparse.Names
 
 def measured(arguments: argparse.Namespace) -> tuple[float, Curves]:
     """Perplexity of the dense model, and of every point."""
-    from slimexp.pipeline import Pipeline
+    from slimexp.pipeline.pipeline import Pipeline
 
     dense = 0.0
     curves: dict[str, dict[float, list[float]]] = {}
@@ -79,7 +81,7 @@ def draw(dense: float, curves: Curves, path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullLocator
 
-    from slimexp.plot import COLOURS, MARKERS, REFERENCE, number
+    from slimexp.analysis.plot import COLOURS, MARKERS, REFERENCE, number
 
     with rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(9, 5.2), layout="constrained")

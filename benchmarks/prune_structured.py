@@ -22,8 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.distill_gain import Run, headline
-from slimexp import record
-from slimexp.record import Record
+from slimexp.record import record
+from slimexp.record.record import Record
 
 
 def figures(row: Record) -> dict[str, float]:

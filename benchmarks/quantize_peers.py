@@ -29,15 +29,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from slimexp.config.build import build
+from slimexp.config.composition import compose
 
 from benchmarks.prune_peers import PEERS, loaded, reason
-from slimexp import artifact, record
-from slimexp.config import build, compose
+from slimexp import artifact
 from slimexp.data.base import Corpus, Example
 from slimexp.measure.base import spread
 from slimexp.model.base import Family
 from slimexp.model.loading import from_folder
 from slimexp.model.reading import without_bars
+from slimexp.record import record
 from slimexp.technique.batches import calibration_batches
 
 LLM_COMPRESSOR, TORCHAO = "llm_compressor", "torchao"

@@ -33,8 +33,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from slimexp import record
-from slimexp.record import Record
+from slimexp.record import record
+from slimexp.record.record import Record
 
 STAGE = "pipeline.quantize"
 GAP = "perplexity"  # what recovered is said of: the other models lose less than their test rows can tell
@@ -200,8 +200,10 @@ def _unknown(only: Sequence[str], models: Sequence[str]) -> list[str]:
 
 def train(lines: Sequence[str], finished: bool) -> str | None:
     """One run, in a worker, or a look whether it is ``finished``: the key of its last stage, ``None`` if it is not."""
-    from slimexp.config import check, compose
-    from slimexp.pipeline import Pipeline
+    from slimexp.config.composition import compose
+
+    from slimexp.config.check import check
+    from slimexp.pipeline.pipeline import Pipeline
 
     cfg = compose(lines)
     check(cfg)

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from slimexp import record
-from slimexp.record import Record
+from slimexp.record import record
+from slimexp.record.record import Record
 
 SWEPT = (
     "pipeline.prune.sparsity=0.25,0.5,0.75",

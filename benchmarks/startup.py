@@ -39,7 +39,7 @@ COMMANDS = (
     Command("train --help", ("-m", "slimexp.train", "--help"), 1.0),
     Command(
         "compose and check distill_t5",
-        ("-c", "from slimexp.config import check, compose; check(compose(['+experiment=distill_t5']))"),
+        ("-c", "from slimexp.config.check import check, compose; check(compose(['+experiment=distill_t5']))"),
         1.5,
     ),
 )

@@ -79,8 +79,8 @@ def prepare_unequal(threads: int) -> Any:
 
 def make(folder: Path, lines: Sequence[str], workers: int, **chosen: Any) -> Any:
     """A sweep over every combination of the swept lines."""
-    from slimexp.sweeper.pareto import Sweep
     from slimexp.sweeper.space import Space
+    from slimexp.sweeper.sweep import Sweep
 
     settings = {
         "objectives": {"cer": "min", "disk_mb": "min"}, "limits": {}, "sampler": None, "trials": None, "seeds": [],
@@ -98,8 +98,7 @@ def pool(name: str) -> Any:
     """What makes the workers of conf/hydra/sweeper/pool, without a cluster."""
     from hydra.utils import get_class
     from omegaconf import OmegaConf
-
-    from slimexp.config import CONF_DIR
+    from slimexp.config.composition import CONF_DIR
 
     node = OmegaConf.load(CONF_DIR / "hydra/sweeper/pool" / f"{name}.yaml")
     target, _ = node.pop("_target_"), node.pop("_partial_")

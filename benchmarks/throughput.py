@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from slimexp import record
+from slimexp.record import record
 
 
 def numbers(text: str) -> list[int]:

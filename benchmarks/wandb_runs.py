@@ -30,10 +30,11 @@ METRICS = 12  # of a stage
 def trial(number: int, runs: Path) -> float:
     """One run and its records; seconds it took."""
     from omegaconf import OmegaConf
+    from slimexp.config.build import build
+    from slimexp.config.composition import compose
+    from slimexp.logger.base import Tracker
 
-    from slimexp import record
-    from slimexp.config import build, compose
-    from slimexp.tracker import Tracker
+    from slimexp.record import record
 
     began = time.perf_counter()
     chance = random.Random(number)
@@ -84,12 +85,12 @@ def write_and_read(runs: int, folder: Path, each: Callable[..., Iterable[float]]
         folder: Where.
         each: Calls a function with every number, as ``map`` does.
     """
-    from slimexp import mirror
+    from slimexp.logger import wandb_report
 
     began = time.perf_counter()
     seconds = list(each(partial(trial, runs=folder), range(runs)))
     wrote, began = time.perf_counter() - began, time.perf_counter()
-    found = mirror.check(folder)
+    found = wandb_report.check(folder)
     read = time.perf_counter() - began
     print(found)
     print(

@@ -22,7 +22,7 @@ class MaskingSweeper(BasicSweeper):
 
     def get_job_batch(self) -> Sequence[Sequence[str]]:
         """The next jobs; multirun.yaml is written by then, and they are composed from what was given."""
-        from slimexp import secret
+        from slimexp.config import secret
 
         self.config = self.given
         batch = super().get_job_batch()
@@ -42,7 +42,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=MaskingSw
 
 def _masked(config: DictConfig) -> DictConfig:
     """A config to be saved: the same where no secret was typed, for it is read best with its interpolations."""
-    from slimexp import secret
+    from slimexp.config import secret
 
     dumped = OmegaConf.create(OmegaConf.to_yaml(config))
     hidden = {name: secret.masked(words) for name, words in dumped.hydra.overrides.items()}
@@ -54,7 +54,7 @@ def _masked(config: DictConfig) -> DictConfig:
 
 
 def _redact(line: logging.LogRecord) -> bool:
-    from slimexp import secret
+    from slimexp.config import secret
 
     line.msg, line.args = secret.redacted(line.getMessage()), ()
     return True

@@ -28,7 +28,8 @@ def _check_borrowed(plugin: object) -> None:
     Raises:
         ConfigError: It is none that ``conf/hydra/launcher`` names.
     """
-    from slimexp.config import CONF_DIR, ConfigError
+    from slimexp.config.build import ConfigError
+    from slimexp.config.composition import CONF_DIR
 
     files = sorted((CONF_DIR / "hydra" / "launcher").glob("*.yaml"))
     if plugin not in [OmegaConf.load(file).launcher.plugin for file in files]:
@@ -53,7 +54,7 @@ class Borrowed(Launcher):
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from slimexp.sweeper.extra import require
+        from slimexp.host.extra import require
 
         _check_borrowed(self.plugin)
         module, _, name = self.plugin.rpartition(".")
@@ -67,9 +68,10 @@ class Borrowed(Launcher):
         Raises:
             ConfigError: A job's process died, with which these launchers give up.
         """
-        from slimexp.command_line import explain
-        from slimexp.config import ConfigError
-        from slimexp.secret import masked
+        from slimexp.config.build import ConfigError
+
+        from slimexp.config.command_line import explain
+        from slimexp.config.secret import masked
 
         try:
             jobs = self.launcher.launch(job_overrides, initial_job_idx)

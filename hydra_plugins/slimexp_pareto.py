@@ -23,7 +23,7 @@ class ParetoSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         pool = config.hydra.runtime.choices.get("hydra/sweeper/pool")
         if _forget_password(config) and pool == "ray":
-            from slimexp.config import ConfigError
+            from slimexp.config.build import ConfigError
 
             raise ConfigError(
                 "hydra.sweeper.storage holds a password, and Ray shows a command line to whoever sees the cluster: "
@@ -42,7 +42,7 @@ def _forget_password(config: DictConfig) -> bool:
 
     Workers get the arguments of their controller, and W&B records those of a process. Returns whether there was one.
     """
-    from slimexp.secret import holds_password, shown
+    from slimexp.config.secret import holds_password, shown
 
     arguments = [shown(argument) if "hydra" in argument else argument for argument in sys.argv]
     if typed := arguments != sys.argv:

@@ -21,20 +21,22 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from slimexp import integrity, manifest
-from slimexp.attachment import attached
-from slimexp.integrity import Damaged
-from slimexp.manifest import FORMAT
+from slimexp.cut.source import CutOut
+from slimexp.file import integrity
+from slimexp.file.integrity import Damaged
+from slimexp.format import manifest
+from slimexp.format.manifest import FORMAT
+from slimexp.format.pack import is_fixed, pack, plain_state
 from slimexp.model import serving
 from slimexp.model.base import Family, Source
 from slimexp.model.cache import cache_bits, round_cache
-from slimexp.model.loading import CutOut, Pretrained, bare, family_named, from_folder
+from slimexp.model.loading import Pretrained, bare, family_named, from_folder
 from slimexp.model.reading import reach, tokenizer_of, without_bars
+from slimexp.model.restore import restore
 from slimexp.model.tokenizer import save_tokenizer
 from slimexp.quantizer.base import Quantizer
-from slimexp.quantizer.packing import is_fixed, pack, plain_state
-from slimexp.record import OF_LAYER
-from slimexp.training import restore
+from slimexp.record.record import OF_LAYER
+from slimexp.weight.attachment import attached
 
 MANIFEST = manifest.NAME
 TRAINING = "training.safetensors"

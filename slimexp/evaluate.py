@@ -15,9 +15,13 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from slimexp import record, secret, stage
-from slimexp.command_line import main
-from slimexp.config import Evaluation, build, check, chosen
+from slimexp.config import secret
+from slimexp.config.build import build
+from slimexp.config.check import check
+from slimexp.config.command_line import main
+from slimexp.config.composition import chosen
+from slimexp.config.schema import Evaluation
+from slimexp.record import record, stage
 
 if TYPE_CHECKING:
     from slimexp.data.base import Corpus
@@ -34,7 +38,7 @@ def evaluate(cfg: DictConfig) -> float | None:
     """
     check(cfg, schema=Evaluation)
     from slimexp.measure.base import run  # torch is imported only once the config is right
-    from slimexp.reference import number_classes
+    from slimexp.pipeline.reference import number_classes
 
     began = time.monotonic()
     _check_device(cfg.device)
@@ -149,7 +153,7 @@ def _dense(cfg: DictConfig, source: "Pretrained", corpus: "Corpus", comparing: l
         ValueError: The baseline is compressed itself, or a measure cannot do without one.
     """
     from slimexp.artifact import compressed_by
-    from slimexp.reference import check_trained
+    from slimexp.pipeline.reference import check_trained
 
     dense = source if cfg.baseline is None else _source(cfg.baseline)
     check_trained("the model" if dense is source else "the baseline", dense, corpus)

@@ -11,13 +11,14 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from slimexp import console, published
+from slimexp.analysis import published
+from slimexp.analysis.plot import number, write_png
+from slimexp.analysis.point import Point, Spread
+from slimexp.analysis.section import X_AXES, Section, load
+from slimexp.analysis.uncertainty import DECIDED
+from slimexp.host import console
 from slimexp.page import html, server
 from slimexp.page.content import content
-from slimexp.plot import number, write_png
-from slimexp.point import Point, Spread
-from slimexp.section import X_AXES, Section, load
-from slimexp.uncertainty import DECIDED
 
 _COLUMNS = {  # metric -> its column, of every table; the headline stands before them
     "kept": "kept",
@@ -67,9 +68,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     print("\n\n".join(table(section) for section in found))
     print("\nwritten: " + ", ".join(map(str, files)))
     if asked.wandb:
-        from slimexp import mirror  # brings in Lightning
+        from slimexp.logger import wandb_report  # brings in Lightning
 
-        mirror.publish(asked.runs, partial(write, runs=asked.runs))
+        wandb_report.publish(asked.runs, partial(write, runs=asked.runs))
     return 0
 
 

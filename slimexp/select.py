@@ -17,11 +17,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from slimexp import console
-from slimexp.plot import number
-from slimexp.point import Point
-from slimexp.section import Section, load
-from slimexp.uncertainty import DECIDED, probability_dominated
+from slimexp.analysis.plot import number
+from slimexp.analysis.point import Point
+from slimexp.analysis.section import Section, load
+from slimexp.analysis.uncertainty import DECIDED, probability_dominated
+from slimexp.host import console
 
 SHORT = {"size_mb": "disk_mb", "latency_ms": "latency_p50_ms", "params": "params_live"}
 NONE_FITS = 1

@@ -5,16 +5,16 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from slimexp.command_line import main
-from slimexp.config import check
-from slimexp.secret import masked
-from slimexp.stage import at_work
+from slimexp.config.check import check
+from slimexp.config.command_line import main
+from slimexp.config.secret import masked
+from slimexp.record.stage import at_work
 
 
 def train(cfg: DictConfig) -> float | None:
     """Check, run; returns the headline of the last stage (what a sweeper optimises), ``None`` if it is not measured."""
     check(cfg)
-    from slimexp.pipeline import Pipeline  # torch and Lightning are imported only once the config is right
+    from slimexp.pipeline.pipeline import Pipeline  # torch and Lightning are imported only once the config is right
 
     with at_work(Path(cfg.runs)):  # from planning on: a plan counts on models that are there
         pipeline = Pipeline(cfg, overrides=masked(HydraConfig.get().overrides.task))

@@ -164,7 +164,8 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def corpus(table: Path) -> Callable[[str], Any]:
     """Task -> the corpus of ``table``."""
-    from slimexp.config import build, compose
+    from slimexp.config.build import build
+    from slimexp.config.composition import compose
 
     return lambda task: build(compose(["data=files", f"data.path={table}", f"data.task={task}"]).data)
 
@@ -172,7 +173,8 @@ def corpus(table: Path) -> Callable[[str], Any]:
 @pytest.fixture(scope="session")
 def technique() -> Callable[..., Any]:
     """Name (and values by key, or overrides) -> a technique of conf/ with two rows a batch, one-shot if not told."""
-    from slimexp.config import build, compose
+    from slimexp.config.build import build
+    from slimexp.config.composition import compose
 
     def make(name: str, *overrides: str, **values: Any) -> Any:
         settings = {"steps": 0, "batch_size": 2} | values
@@ -185,7 +187,7 @@ def technique() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def make_record() -> Callable[..., Any]:
     """Key (and changes) -> a record of a pruned model."""
-    from slimexp.record import Record
+    from slimexp.record.record import Record
 
     def make(key: str = "a", **changes: Any) -> Record:
         base = Record(
@@ -222,10 +224,10 @@ def make_record() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def settled() -> Callable[[Path], Path]:
     """Folder -> the same, once the logs of all W&B runs below it are whole: W&B's own process writes on after a run."""
-    from slimexp import transaction_log
+    from slimexp.logger import wandb_log
 
     def whole(run: Path) -> bool:
-        return any(transaction_log.read(file).finished for file in run.glob("*.wandb"))
+        return any(wandb_log.read(file).finished for file in run.glob("*.wandb"))
 
     def wait(folder: Path) -> Path:
         until = time.monotonic() + 20

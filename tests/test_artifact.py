@@ -22,8 +22,8 @@ from transformers import (
 )
 
 from slimexp import artifact
-from slimexp.attachment import INPUT, attached
 from slimexp.model.base import IGNORE, Family
+from slimexp.weight.attachment import INPUT, attached
 
 Make = Callable[..., Any]
 ROWS = [("one", "two!", 0), ("three and four", "5", 1), ("six", "seven", 0)]
@@ -231,7 +231,7 @@ def test_the_manifest_says_what_was_done_and_what_is_deployed(masked: Make, tmp_
     manifest = artifact.read_manifest(folder)
     assert (manifest["format"], manifest["family"], manifest["max_length"]) == (1, "causal_lm", 64)
     assert manifest["stages"] == [{"name": "dense"}]
-    assert {row["class"] for row in manifest["attachments"]} == {"slimexp.importance.mask.Mask"}
+    assert {row["class"] for row in manifest["attachments"]} == {"slimexp.weight.mask.Mask"}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(manifest["files"])
     assert {artifact.TRAINING, artifact.MANIFEST}.isdisjoint(manifest["files"])
     assert all((folder / name).exists() for name in manifest["files"])

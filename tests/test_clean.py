@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from slimexp import manifest, record, removal
 from slimexp.clean import main
-from slimexp.stage import RUNNING, Stage, at_work
+from slimexp.format import manifest
+from slimexp.record import record, removal
+from slimexp.record.stage import RUNNING, Stage, at_work
 
 POINTS = {"dense": (16.0, 0.01), "good": (4.0, 0.02), "bad": (8.0, 0.03), "small": (2.0, 0.04)}
 KEYS = {name: hashlib.sha256(name.encode()).hexdigest()[:12] for name in (*POINTS, "torn", "other")}
@@ -383,7 +384,7 @@ def test_nothing_goes_while_a_run_is_on(runs: Path, asked: str, capsys: pytest.C
 
 def test_a_run_begins_once_the_cleaning_is_done(runs: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from slimexp.stage import at_work\n"
+        "import sys; from pathlib import Path; from slimexp.record.stage import at_work\n"
         "with at_work(Path(sys.argv[1])): print('begun')"
     )
     with removal.alone(runs / RUNNING, create=True) as free:

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig
+from slimexp.config.build import build
+from slimexp.config.composition import CONF_DIR, chosen, compose
 
-from slimexp import binding
-from slimexp.config import CONF_DIR, build, check, chosen, compose
+from slimexp.config import binding
+from slimexp.config.check import check
 
 ROOT = CONF_DIR.parent
 FILES = sorted(path.relative_to(CONF_DIR).with_suffix("") for path in CONF_DIR.glob("*/**/*.yaml"))

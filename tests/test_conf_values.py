@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from slimexp.config.build import build
+from slimexp.config.composition import CONF_DIR, compose
 
-from slimexp import binding
-from slimexp.config import CONF_DIR, build, compose
+from slimexp.config import binding
 
 COMPONENTS = sorted(
     (path.parent.name, path.stem)

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from slimexp import clean, record, report, select
+from slimexp import clean, report, select
+from slimexp.analysis.section import load
 from slimexp.page.server import LivePage
-from slimexp.record import Record
-from slimexp.section import load
+from slimexp.record import record
+from slimexp.record.record import Record
 
 pytestmark = pytest.mark.fast
 
@@ -340,7 +341,7 @@ def test_hostile_words_are_drawn(
 def test_more_corpora_than_a_picture_holds_are_in_the_page(
     rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slimexp.plot.MOST", 2)
+    monkeypatch.setattr("slimexp.analysis.plot.MOST", 2)
     made = [{**rows[0], "key": str(rate), "config": {"data": {"rate": rate}}} for rate in range(4)]
     (tmp_path / record.FILE).write_text("".join(json.dumps(row) + "\n" for row in made))
     assert report.main([str(tmp_path)]) == 0

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from slimexp.config.composition import compose
 
-from slimexp import artifact, record
-from slimexp.command_line import main
-from slimexp.config import compose
+from slimexp import artifact
+from slimexp.analysis.section import sections
+from slimexp.config.command_line import main
 from slimexp.evaluate import evaluate
-from slimexp.pipeline import Pipeline
-from slimexp.record import Record
-from slimexp.section import sections
+from slimexp.pipeline.pipeline import Pipeline
+from slimexp.record import record
+from slimexp.record.record import Record
 
 Evaluate = Callable[..., Record]
 MEASURES = "measure=[size,task]"

@@ -14,10 +14,11 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
+from slimexp.config.build import ConfigError
+from slimexp.config.composition import CONF_DIR
 
 from hydra_plugins.slimexp_launcher import Borrowed
-from slimexp import record
-from slimexp.config import CONF_DIR, ConfigError
+from slimexp.record import record
 
 ROOT = CONF_DIR.parent
 NAMES = sorted(path.stem for path in (CONF_DIR / "hydra/launcher").glob("*.yaml"))
@@ -89,7 +90,7 @@ def test_every_launcher_leaves_the_records_of_the_basic_one(
     ],
 )  # fmt: skip
 def test_nothing_but_a_launcher_of_conf_is_imported(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slimexp.sweeper.extra.require", lambda *given, **named: pytest.fail("it was imported"))
+    monkeypatch.setattr("slimexp.host.extra.require", lambda *given, **named: pytest.fail("it was imported"))
     with pytest.raises(
         ConfigError, match=r"^hydra\.launcher\.plugin must be as conf/hydra/launcher has it, got .*=jobl"
     ):

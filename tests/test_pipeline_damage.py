@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from slimexp.config.composition import compose
+from slimexp.logger.curves import Curves
 
-from slimexp import artifact, checkpoint, integrity, record
-from slimexp.config import check, compose
-from slimexp.pipeline import Pipeline
-from slimexp.tracker import Curves
+from slimexp import artifact
+from slimexp.config.check import check
+from slimexp.file import integrity
+from slimexp.pipeline import checkpoint
+from slimexp.pipeline.pipeline import Pipeline
+from slimexp.record import record
 
 Make = Callable[..., Any]
 Damage = Callable[[Path], None]

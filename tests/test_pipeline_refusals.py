@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from slimexp.config.composition import compose
 
-from slimexp.config import check, compose
+from slimexp.config.check import check
 from slimexp.model.tokenizer import Bpe
-from slimexp.pipeline import Pipeline
+from slimexp.pipeline.pipeline import Pipeline
 
 Make = Callable[..., Any]
 

@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from slimexp.config.composition import compose
 from torch import Tensor
 
-from slimexp import artifact, checkpoint, clean, record
-from slimexp.config import check, compose
-from slimexp.pipeline import Pipeline
+from slimexp import artifact, clean
+from slimexp.config.check import check
+from slimexp.pipeline import checkpoint
+from slimexp.pipeline.pipeline import Pipeline
+from slimexp.record import record
 
 Make = Callable[..., Any]
 ROOT = Path(__file__).parents[1]

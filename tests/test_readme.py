@@ -5,8 +5,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+from slimexp.config.composition import compose
 
-from slimexp.config import check, compose
+from slimexp.config.check import check
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 SHELL = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from slimexp import record
-from slimexp.record import Record, append
+from slimexp.record import record
+from slimexp.record.record import Record, append
 from slimexp.report import main
 
 pytestmark = pytest.mark.fast

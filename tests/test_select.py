@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from slimexp import record
-from slimexp.record import Record, append
+from slimexp.record import record
+from slimexp.record.record import Record, append
 from slimexp.select import main
 
 pytestmark = pytest.mark.fast

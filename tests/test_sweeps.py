@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from slimexp.config.build import build
+from slimexp.config.composition import compose
 
-from slimexp.config import build, check, compose
-from slimexp.pipeline import FINAL
+from slimexp.config.check import check
+from slimexp.pipeline.pipeline import FINAL
 from sweeps import workspace
 
 FILES = sorted((Path(__file__).parents[1] / "sweeps").glob("*.yaml"))

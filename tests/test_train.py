@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from slimexp.command_line import main
+from slimexp.config.command_line import main
 from slimexp.train import train
 
 

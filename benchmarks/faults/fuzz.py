@@ -58,19 +58,19 @@ def _reached(folder: Path) -> object:
 
 
 def _record(folder: Path) -> object:
-    from slimexp.record import Record
+    from slimexp.record.record import Record
 
     return Record.from_json((folder / "records.jsonl").read_bytes())
 
 
 def _records(folder: Path) -> object:
-    from slimexp import record
+    from slimexp.record import record
 
     return record.read(folder)
 
 
 def _sections(folder: Path) -> object:
-    from slimexp.section import load
+    from slimexp.analysis.section import load
 
     return load(folder)
 
@@ -94,27 +94,27 @@ def _journal(folder: Path) -> object:
 
 
 def _published(folder: Path) -> object:
-    from slimexp import published
+    from slimexp.analysis import published
 
     return published.read(folder / "published.csv", ["files"])
 
 
 def _published_lines(folder: Path) -> object:
-    from slimexp import published
+    from slimexp.analysis import published
 
     return published.read(folder / "published.jsonl", ["files"])
 
 
 def _measured(folder: Path) -> object:
-    from slimexp.stage import Stage
+    from slimexp.record.stage import Stage
 
     return Stage("prune", "0" * 12, None, folder).measured()
 
 
 def _log(folder: Path) -> object:
-    from slimexp import transaction_log
+    from slimexp.logger import wandb_log
 
-    return transaction_log.read(folder / "run-x.wandb")
+    return wandb_log.read(folder / "run-x.wandb")
 
 
 MANIFEST = {
@@ -122,7 +122,7 @@ MANIFEST = {
     "stages": [{"name": "prune", "technique": "Prune", "key": "f1b3046354fc", "coverage": {"share": 0.6,
     "sparsity": 0.5}}],
     "attachments": [{"module": "model.layers.0.mlp.up_proj", "tensor": "weight",
-    "class": "slimexp.importance.mask.Mask",
+    "class": "slimexp.weight.mask.Mask",
                      "arguments": {"shape": [48, 32]}}],
 }  # fmt: skip
 RECORD = {

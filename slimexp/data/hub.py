@@ -6,11 +6,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from slimexp import hub
-from slimexp.bounded import one_line
 from slimexp.data.base import HELD_OUT, Split, Task
 from slimexp.data.reader import Row
 from slimexp.data.table import Columns, Splits, Table
+from slimexp.file.bounded import one_line
+from slimexp.host import hub
 
 log = logging.getLogger(__name__)
 

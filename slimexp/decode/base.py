@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from slimexp.decode.captured import Captured
 from slimexp.decode.fused import Fused, refusal
-from slimexp.kernel.capture import captured
+from slimexp.decode.static_cache import Captured
+from slimexp.kernel.cuda_graph import captured
 
 _BURST = 32  # tokens between two looks at whether the text has ended: a look waits for the GPU
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from slimexp.decode.captured import cached
-from slimexp.decode.matrix import Matrix, Vector, launch, programs, stacked, tile
-from slimexp.decode.words import BLOCK, Words
-from slimexp.kernel.capture import captured, has_triton
+from slimexp.decode.operand import Matrix, Vector, launch, programs, stacked, tile
+from slimexp.decode.packed_linear import BLOCK, PackedLinear
+from slimexp.decode.static_cache import cached
+from slimexp.kernel.cuda_graph import captured, has_triton
 from slimexp.kernel.scaled_mm import ScaledMM
 
 TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -34,7 +34,9 @@ def refusal(model: PreTrainedModel, length: int) -> str | None:
     width = _head_width(model)
     if width & (width - 1) or width < BLOCK:
         return f"a head has {width} channels, which is no power of two from {BLOCK} on"
-    if strange := [name for name, one in _layers(model).items() if not isinstance(one, nn.Linear | Words | ScaledMM)]:
+    if strange := [
+        name for name, one in _layers(model).items() if not isinstance(one, nn.Linear | PackedLinear | ScaledMM)
+    ]:
         return f"{strange[0]} is neither a linear layer nor one of packed words or float8"
     return None
 
@@ -231,9 +233,9 @@ class Fused:
         """Attention of one block, from ``qkv`` to ``attended``."""
         import triton
 
-        from slimexp.decode import kernels
+        from slimexp.decode import triton_attention
 
-        kernels.attend[(self.heads, self.splits)](
+        triton_attention.attend[(self.heads, self.splits)](
             self.qkv.values, *block.head_gains, self.angles, block.keys, block.values, self.position,
             *self.attended.written(block.o.packed), self.partial, self.arrived,
             SCALE=self.width**-0.5, EPSILON=self.epsilon, HEADS=self.heads, KV_HEADS=self.kv_heads,
@@ -262,10 +264,10 @@ class Fused:
         """Put the embedding of the token that won, or of the one at ``position``, on the residual stream."""
         import triton
 
-        from slimexp.decode import kernels
+        from slimexp.decode import triton_attention
 
         size, heads, parts = len(self.hidden), self.best.shape[1], len(self.squares_in)
-        kernels.advance[(1,)](
+        triton_attention.advance[(1,)](
             self.best, self.tokens, self.position, self.embedding, self.first_gain, self.cosine, self.sine, self.angles,
             self.hidden, *self.normed_in.written(self.blocks[0].qkv.packed), self.squares_in,
             SIZE=size, SIZE_UP=triton.next_power_of_2(size),

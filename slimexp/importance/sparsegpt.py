@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from slimexp.hessian import gram, inverse_factor, settle
 from slimexp.importance.base import Choose, Compensating, Strip
+from slimexp.weight.optimal_brain_surgeon import gram, inverse_factor, quantize_columns
 
 
 class SparseGPT(Compensating):
@@ -52,7 +52,7 @@ class SparseGPT(Compensating):
         new, kept = weight.detach().float() * alive, alive.clone()
         for begin, end, share in strips:
             kept[:, begin:end] = choose(_cost(new[:, begin:end], roots[begin:end]), alive[:, begin:end], share)
-            settle(new, begin, end, factor, lambda j, column: column.masked_fill(~kept[:, j], 0))
+            quantize_columns(new, begin, end, factor, lambda j, column: column.masked_fill(~kept[:, j], 0))
         return new * kept, kept
 
     def _factor(self, statistic: Tensor) -> Tensor:

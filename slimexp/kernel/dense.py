@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from slimexp.kernel.base import FLOAT8, Kernel, Packed
-from slimexp.kernel.rows import rounded_values
+from slimexp.kernel.quantize_input import rounded_values
 
 
 class Dense(Kernel):

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from slimexp.kernel.base import Kernel, Packed
-from slimexp.kernel.rows import rounded_rows
+from slimexp.kernel.quantize_input import rounded_rows
 
 _LEAST, _STEP = 17, 8  # rows, and what sizes are multiples of, on a GPU
 _LONGEST = 2**31 // (128 * 128)  # products that an int32 can add up

@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.nn.functional import ScalingType, linear, scaled_mm
 
 from slimexp.kernel.base import FLOAT8, Kernel, Packed
-from slimexp.kernel.capture import FLOAT8_FROM, capability
-from slimexp.kernel.rows import rounded_rows
+from slimexp.kernel.cuda_graph import FLOAT8_FROM, capability
+from slimexp.kernel.quantize_input import rounded_rows
 
 _STEP = 16  # what sizes are multiples of
 _PRECISE = (9, 0)  # compute capability on which sums of float32 leave as they are; on others as bfloat16

@@ -21,8 +21,8 @@ from functools import cache
 from typing import Any, ClassVar
 from unittest import mock
 
-from slimexp import hub
 from slimexp.data.base import HELD_OUT, Corpus, Direction, Example, Split
+from slimexp.host import hub
 from slimexp.measure.base import Measure, Subject, spread, untouched
 from slimexp.model.base import Family
 

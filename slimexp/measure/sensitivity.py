@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from slimexp.data.base import Corpus, Direction
 from slimexp.importance.base import Calibrated, Importance
-from slimexp.importance.mask import keep_mask
 from slimexp.loss.base import IGNORE, Loss, Outputs
 from slimexp.measure.base import Measure, Subject, spread, untouched
 from slimexp.model.base import Batch, Family
-from slimexp.record import OF_LAYER
+from slimexp.record.record import OF_LAYER
+from slimexp.weight.mask import keep_mask
 
 
 class Sensitivity(Measure):

@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from slimexp import manifest
 from slimexp.data.base import Corpus, Direction
+from slimexp.format import manifest
 from slimexp.kernel.base import Kernel
 from slimexp.measure.base import Measure, Subject, untouched
 from slimexp.measure.resident import MB, resident_bytes

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from slimexp.decode.base import Decoder, capturable
-from slimexp.decode.captured import cached, static_cache
-from slimexp.kernel.capture import captured
+from slimexp.decode.static_cache import cached, static_cache
+from slimexp.kernel.cuda_graph import captured
 from slimexp.model.base import Family
 from slimexp.model.cache import cache_bits
 

@@ -18,9 +18,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from slimexp import integrity
-from slimexp.bounded import one_line
-from slimexp.manifest import LARGEST
+from slimexp.cut.keep import Cut
+from slimexp.file import integrity
+from slimexp.file.bounded import one_line
+from slimexp.format.manifest import LARGEST
 from slimexp.model import labels as classes
 from slimexp.model.base import Family, Source
 from slimexp.model.cache import cache_bits, require_cache, round_cache
@@ -29,7 +30,6 @@ from slimexp.model.encoder import Encoder
 from slimexp.model.reading import check_room, outline, reach, tokenizer_of, weights
 from slimexp.model.seq2seq import Seq2Seq
 from slimexp.model.special_tokens import COUNT_FROM_PADDING
-from slimexp.model.surgery import Cut
 from slimexp.model.tokenizer import TokenizerRecipe
 from slimexp.model.vetting import SHAPES_MODEL, check_config, require_files
 

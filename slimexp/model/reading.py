@@ -21,10 +21,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from slimexp import hub
-from slimexp.bounded import one_line
+from slimexp.file.bounded import one_line
+from slimexp.format.pack import decompress
+from slimexp.host import hub
 from slimexp.model.vetting import Refused, check_config, damaged, file_of, stored_bytes, vet
-from slimexp.quantizer.packing import decompress
 
 
 def reach(auto: Any, path: str | Path, **options: Any) -> Any:

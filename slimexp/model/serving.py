@@ -10,18 +10,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from slimexp.bounded import one_line, read_object
 from slimexp.decode.fused import TYPES
-from slimexp.decode.words import Words
+from slimexp.decode.packed_linear import PackedLinear
+from slimexp.file.bounded import one_line, read_object
+from slimexp.format.pack import SCALE, WEIGHT
+from slimexp.format.unpack import unpacked
+from slimexp.kernel.autotune import put
 from slimexp.kernel.base import ACTIVATION_BITS, FLOAT8, Kernel, Packed
-from slimexp.kernel.race import put
 from slimexp.kernel.scaled_mm import ScaledMM
 from slimexp.model.base import Family
 from slimexp.model.loading import bare, family_of, from_folder
 from slimexp.model.reading import check_checkpoint, reach
 from slimexp.model.vetting import damaged, vet
-from slimexp.quantizer.packing import SCALE, WEIGHT
-from slimexp.quantizer.unpacking import unpacked
 
 _WAY_OUT = "get the model anew"
 _FORMATS = {"int-quantized", "pack-quantized", "float-quantized", "mixed-precision"}
@@ -131,7 +131,7 @@ def _check_shapes(
 def _read_by_decoding(layers: Mapping[str, Packed], device: torch.device) -> dict[str, type[Kernel]] | None:
     """What the decode loop reads each layer as; ``None`` unless it reads all of them."""
     read: dict[str, type[Kernel]] = {
-        name: ScaledMM if one.numbers.dtype == FLOAT8 else Words for name, one in layers.items()
+        name: ScaledMM if one.numbers.dtype == FLOAT8 else PackedLinear for name, one in layers.items()
     }
     return read if all(kernel.refusal(layers[name], device) is None for name, kernel in read.items()) else None
 

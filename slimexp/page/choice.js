@@ -1,4 +1,4 @@
-/* Which points are on the front and which fit a budget: the rules of slimexp.pareto, slimexp.section and slimexp.select. */
+/* Which points are on the front and which fit a budget: the rules of slimexp.analysis.pareto, slimexp.analysis.section and slimexp.select. */
 
 /* Points that no other beats in both metrics (nowhere worse, somewhere better), and that beat the guess without a model. */
 function front(points, x, y, section) {

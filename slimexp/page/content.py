@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from slimexp import regular_file
+from slimexp.analysis.plot import LOG_FROM, NAMES, kind_of, kinds_of
+from slimexp.analysis.point import Point, lineage
+from slimexp.analysis.section import Section, better
+from slimexp.analysis.uncertainty import DECIDED
+from slimexp.file import regular
 from slimexp.page.curves import curves
 from slimexp.page.layers import bits, layers, sensitivity
-from slimexp.plot import LOG_FROM, NAMES, kind_of, kinds_of
-from slimexp.point import Point, lineage
-from slimexp.record import Record, read
-from slimexp.section import Section, better
-from slimexp.uncertainty import DECIDED
+from slimexp.record.record import Record, read
 
 # Columns of the table, in this order, where a section has them. The headline comes first.
 _MAIN = (
@@ -67,7 +67,7 @@ def content(found: Sequence[Section], runs: Path, folder: Path | None) -> dict[s
                 for section in found
                 for point in section.points
                 for record in _lineage(point, records)
-                if record.curves and (path := regular_file.within(root, record.curves))
+                if record.curves and (path := regular.within(root, record.curves))
             }
         ),
     }
@@ -204,5 +204,5 @@ def _artifact(artifact: str, root: Path, folder: Path | None) -> dict[str, str |
     To a folder outside the runs (a model that was evaluated) there is no link.
     """
     path = root / artifact
-    link = folder is not None and (inner := regular_file.within(root, artifact)) is not None and inner.is_dir()
+    link = folder is not None and (inner := regular.within(root, artifact)) is not None and inner.is_dir()
     return {"path": str(path), "href": quote(os.path.relpath(path, folder)) + "/" if link else None}

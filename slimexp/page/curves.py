@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from slimexp import regular_file
+from slimexp.file import regular
 
 LONGEST = 1 << 26  # bytes of a file
 NAMES = 100  # terms of a curve, and characters of a term
@@ -83,7 +83,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _rows(path: Path) -> Iterator[Row]:
     """Logged steps; what is no such line (the torn last one of a killed process) or is too large is left out."""
     try:
-        lines = regular_file.content(path, LONGEST).decode("utf-8", errors="replace").split("\n")
+        lines = regular.content(path, LONGEST).decode("utf-8", errors="replace").split("\n")
     except (OSError, ValueError):
         return
     names = {_STEP}

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from slimexp.point import Point, Spread
-from slimexp.record import Record
-from slimexp.section import Section
+from slimexp.analysis.point import Point, Spread
+from slimexp.analysis.section import Section
+from slimexp.record.record import Record
 
 _SENSITIVITY = "sensitivity_nats"
 _BITS = "bits"

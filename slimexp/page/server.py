@@ -14,11 +14,11 @@ from pathlib import Path
 from threading import BoundedSemaphore, Lock, Timer
 from typing import Any, NamedTuple
 
-from slimexp.console import Terminated
+from slimexp.analysis.section import Section
+from slimexp.host.console import Terminated
 from slimexp.page.content import content, nothing
 from slimexp.page.html import embedded, render
-from slimexp.record import files
-from slimexp.section import Section
+from slimexp.record.record import files
 
 HOST = "127.0.0.1"
 PORTS = range(65536)

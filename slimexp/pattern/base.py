@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from slimexp.importance.mask import keep_mask, keep_mask_per_row
+from slimexp.weight.mask import keep_mask, keep_mask_per_row
 
 
 class Pattern(ABC):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from slimexp.attachment import Attachment
+from slimexp.weight.attachment import Attachment
 
 PER_TENSOR = "tensor"  # as a group size: one scale for all entries
 BFLOAT16_DIGITS = 8  # binary digits of a bfloat16 significand, the leading one included

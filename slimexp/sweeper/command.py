@@ -13,19 +13,21 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import FrozenTrial
 
-from slimexp import console
-from slimexp.config import CONF_DIR, build, check, chosen, options
-from slimexp.point import flat
-from slimexp.secret import written
-from slimexp.stage import key
-from slimexp.stage import shaping as trainer
-from slimexp.sweeper.pareto import Sweep
+from slimexp.analysis.point import flat
+from slimexp.config.build import build
+from slimexp.config.check import check
+from slimexp.config.composition import CONF_DIR, chosen, options
+from slimexp.config.secret import written
+from slimexp.host import console
+from slimexp.record.stage import key
+from slimexp.record.stage import shaping as trainer
 from slimexp.sweeper.settings import MOST_SEED, Direction, check_settings
 from slimexp.sweeper.settings import promotion as promoted
 from slimexp.sweeper.space import Space
+from slimexp.sweeper.sweep import Sweep
 
 _OURS = ("space", "content", "fixed", "folder", "promotion", "prepare")  # of a sweep's arguments: no settings
-_RULES = "slimexp.stopper."  # callbacks that stop a trial
+_RULES = "slimexp.stopper.base."  # callbacks that stop a trial
 _SHAPING = ("model", "baseline", "data", "pipeline", "trainer", "measure")
 FOLDER = "sweep"  # below the run's: the journal, and the trials' logs
 SIZE = "disk_mb"

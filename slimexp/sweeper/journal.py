@@ -22,7 +22,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, Jour
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from slimexp.integrity import is_other_kind
+from slimexp.file.integrity import is_other_kind
 from slimexp.sweeper.operation import (
     CREATE_STUDY,
     CREATE_TRIAL,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slimexp import regular_file
+from slimexp.file import regular
 
 Op = dict[str, Any]
 
@@ -43,10 +43,10 @@ def read(path: Path) -> Journal:
         OSError: It cannot be opened, or is no regular file.
     """
     journal, created = Journal(), set[str]()
-    with regular_file.opened(path) as file:
+    with regular.opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         is_ended = os.pread(file.fileno(), 1, max(0, size - 1)) == b"\n"
-        for number, line in enumerate(regular_file.lines(file, LONGEST), 1):
+        for number, line in enumerate(regular.lines(file, LONGEST), 1):
             ops, fault = _operations(line, is_ended=is_ended or file.tell() < size)
             if fault:
                 journal.faults[number] = fault

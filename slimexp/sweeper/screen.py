@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from slimexp import pareto
+from slimexp.analysis import pareto
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -4,7 +4,7 @@ import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from slimexp.binding import unknown
+from slimexp.config.binding import unknown
 from slimexp.sweeper.promotion import Promotion
 
 Direction = Literal["min", "max"]

@@ -11,10 +11,10 @@ from urllib.parse import quote, quote_plus
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 
-from slimexp import regular_file
-from slimexp.integrity import is_other_kind
-from slimexp.secret import holds_password
-from slimexp.sweeper.extra import require
+from slimexp.config.secret import holds_password
+from slimexp.file import regular
+from slimexp.file.integrity import is_other_kind
+from slimexp.host.extra import require
 from slimexp.sweeper.journal import FILE, Expected, open_journal
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def study_name(storage: BaseStorage, folder: Path, *, journal: bool) -> str:
     journal, which is that of one sweep, it may have any name.
     """
     try:
-        written = regular_file.content(folder / _NAME, _LONGEST).decode().strip()
+        written = regular.content(folder / _NAME, _LONGEST).decode().strip()
     except (OSError, ValueError):
         written = ""
     studies = {one.study_name: one._study_id for one in storage.get_all_studies()}
@@ -97,7 +97,7 @@ def alone(folder: Path) -> ExitStack:
         for path in (folder / _LOCK, folder / _NAME):
             if is_other_kind(path):
                 raise ValueError(f"{path} is a link, a pipe or a folder, and must be a file: remove it")
-        file = regular_file.descriptor(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        file = regular.descriptor(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         held.callback(os.close, file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

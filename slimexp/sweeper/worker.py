@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
-from slimexp import regular_file
-from slimexp.stage import Stopped
+from slimexp.file import regular
+from slimexp.record.stage import Stopped
 
 Cause = Literal["trial", "worker", "machine"]
 
@@ -114,7 +114,7 @@ def work(run: Run, job: Job) -> Outcome:
     began = time.monotonic()
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        log = regular_file.descriptor(job.log, _APPEND)
+        log = regular.descriptor(job.log, _APPEND)
     except OSError as error:
         return Outcome((), f"its log cannot be written ({line(error)})", 0.0, cause=_cause(error))
     _send_output_to(log)
@@ -137,7 +137,7 @@ def work(run: Run, job: Job) -> Outcome:
 def gone(job: Job, why: str, seconds: float) -> Outcome:
     """What became of a job whose worker is gone: its limit of time ended it, or something around it."""
     try:
-        with regular_file.opened(job.log) as log:
+        with regular.opened(job.log) as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL))
             last = log.read(_TAIL).decode(errors="replace").strip().rpartition("\n")[2]
     except OSError:
@@ -201,7 +201,7 @@ def _send_output_to(file: int) -> None:
 
 def line(error: BaseException) -> str:
     """An error as one line of an outcome."""
-    from slimexp.command_line import explain
+    from slimexp.config.command_line import explain
 
     text = explain(error) or f"{type(error).__name__}: {error}"
     return " ".join(text.split())[:400]
@@ -213,8 +213,9 @@ def train(threads: int) -> Run:
     import torch
 
     torch.set_num_threads(threads)
-    from slimexp.config import check, compose
-    from slimexp.pipeline import Pipeline
+    from slimexp.config.check import check
+    from slimexp.config.composition import compose
+    from slimexp.pipeline.pipeline import Pipeline
 
     def run(overrides: tuple[str, ...]) -> dict[str, Any]:
         cfg = compose(overrides)

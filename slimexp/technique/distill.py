@@ -5,13 +5,13 @@ from typing import Unpack
 
 from transformers import PreTrainedConfig
 
-from slimexp.attachment import attached
+from slimexp.cut.architecture import FFN, HEADS, HIDDEN
+from slimexp.cut.keep import Cut
 from slimexp.data.base import Corpus
-from slimexp.model.anatomy import FFN, HEADS, HIDDEN
 from slimexp.model.base import Family
-from slimexp.model.surgery import Cut
 from slimexp.technique.batches import training_batches
 from slimexp.technique.finetune import Finetune, Training
+from slimexp.weight.attachment import attached
 
 CALIBRATION_ROWS = 32  # per batch
 

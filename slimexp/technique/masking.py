@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from slimexp.attachment import Place, attach, attached
-from slimexp.importance.mask import Mask
-from slimexp.technique.coverage import Layer, latent, place
+from slimexp.model.layer import Layer, latent, place
+from slimexp.weight.attachment import Place, attach, attached
+from slimexp.weight.mask import Mask
 
 
 def mask_of(layer: Layer) -> Mask:

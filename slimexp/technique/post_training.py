@@ -5,13 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from slimexp.calibration.block_by_block import calibrate_blocks
 from slimexp.model.base import Batch, Family
+from slimexp.model.layer import Layer, latent, matrix, place
 from slimexp.model.scaling import Scaling, scalings
 from slimexp.quantizer.base import Quantizer
-from slimexp.rounding import GPTQ
-from slimexp.smoothing import Readers, Smoothing, clipped
-from slimexp.technique.coverage import Layer, latent, matrix, place
-from slimexp.technique.sequential import calibrate_blocks
+from slimexp.rounding.gptq import GPTQ
+from slimexp.smoothing.awq import clipped
+from slimexp.smoothing.base import Readers, Smoothing
 
 
 @torch.no_grad()

@@ -7,21 +7,21 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from slimexp.allocation import Sensitivity
+from slimexp.allocation.sensitivity import SensitivityAllocation
+from slimexp.calibration.block_by_block import calibrate_blocks
+from slimexp.calibration.observe import calibrate, check_called, undisturbed, visiting
 from slimexp.data.base import Corpus
 from slimexp.importance.base import Calibrated, Compensating, Gated, Importance, Learned
 from slimexp.model.base import Batch, Family
+from slimexp.model.layer import Layer, LayerSelector, coverage, latent, matrix
 from slimexp.pattern.base import Pattern
 from slimexp.schedule import Schedule
 from slimexp.technique.batches import calibration_batches, training_batches
-from slimexp.technique.calibration import calibrate, check_called, undisturbed, visiting
-from slimexp.technique.coverage import Layer, Reach, coverage, latent, matrix
 from slimexp.technique.finetune import Finetune, Training
-from slimexp.technique.gating import Gating
+from slimexp.technique.l0_gates import Gating
 from slimexp.technique.masking import mask_of, sparsity
 from slimexp.technique.prune_refusals import check_allocation, check_learned
 from slimexp.technique.regrowth import dense_gradients
-from slimexp.technique.sequential import calibrate_blocks
 
 
 class Prune(Finetune):
@@ -66,7 +66,7 @@ class Prune(Finetune):
         every: int,
         ramp: float,
         regrow: float,
-        allocation: Sensitivity | None,
+        allocation: SensitivityAllocation | None,
         include: Sequence[str],
         exclude: Sequence[str],
         min_coverage: float,
@@ -106,7 +106,7 @@ class Prune(Finetune):
         self.ramp = ramp
         self.regrow = regrow
         self.allocation = allocation
-        self.reach = Reach(
+        self.reach = LayerSelector(
             include=include,
             exclude=exclude,
             min_coverage=min_coverage,

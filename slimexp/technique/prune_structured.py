@@ -10,20 +10,20 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedConfig
 
-from slimexp.attachment import attached
+from slimexp.budget.base import Space, Target
+from slimexp.budget.solver import Loss, Unreachable, described, solve
+from slimexp.calibration.observe import visiting
+from slimexp.cut.ranking import Ranking, rank
+from slimexp.cut.remove import remove
+from slimexp.cut.shape import AXES, HIDDEN, WIDTHS, Census, Shape, axes_of, lattice, possible
+from slimexp.cut.simulate import rehearsed
 from slimexp.data.base import Corpus
 from slimexp.importance.base import Gated, Importance, Learned
 from slimexp.model.base import IGNORE, Batch, Family
-from slimexp.model.rehearsal import rehearsed
-from slimexp.model.shape import AXES, HIDDEN, WIDTHS, Census, Shape, axes_of, lattice, possible
-from slimexp.model.surgery import remove
-from slimexp.target.base import Space, Target
+from slimexp.model.layer import check_min_coverage
 from slimexp.technique.batches import calibration_batches, training_batches
-from slimexp.technique.calibration import visiting
-from slimexp.technique.coverage import check_min_coverage
 from slimexp.technique.finetune import Finetune, Training
-from slimexp.technique.solver import Loss, Unreachable, described, solve
-from slimexp.technique.structure import Ranking, rank
+from slimexp.weight.attachment import attached
 
 ATTEMPTS = 4  # at a target whose price is an estimate
 ROWS_AT_ONCE, TOKENS_AT_ONCE = 16, 4096  # logits of a large vocabulary outweigh the model

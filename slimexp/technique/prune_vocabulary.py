@@ -7,13 +7,14 @@ from typing import Unpack
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from slimexp.attachment import attached
+from slimexp.cut.architecture import VOCABULARY, anatomy_of, size
+from slimexp.cut.remove import remove
+from slimexp.cut.vocabulary import tokens_to_keep
 from slimexp.data.base import Corpus
-from slimexp.model.anatomy import VOCABULARY, anatomy_of, size
 from slimexp.model.base import Family
-from slimexp.model.surgery import remove
-from slimexp.model.vocabulary import tokens_to_keep
-from slimexp.technique.finetune import Finetune, Training, share_of
+from slimexp.model.layer import share_of
+from slimexp.technique.finetune import Finetune, Training
+from slimexp.weight.attachment import attached
 
 TEXTS_AT_ONCE = 1000
 

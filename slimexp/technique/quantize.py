@@ -7,23 +7,23 @@ from typing import Any, Unpack
 import torch
 from transformers import PreTrainedConfig
 
-from slimexp.allocation import MixedPrecision
-from slimexp.attachment import INPUT, attach, attached
+from slimexp.allocation.mixed_precision import MixedPrecision
+from slimexp.calibration.divergence import Divergence
+from slimexp.calibration.input_samples import input_values
+from slimexp.calibration.observe import check_called, visiting
 from slimexp.data.base import Corpus
+from slimexp.format.pack import before, require_loadable
 from slimexp.model.base import Batch, Family
 from slimexp.model.cache import require_cache, round_cache
+from slimexp.model.layer import LayerSelector, check_finite, coverage, latent
 from slimexp.quantizer.base import Quantizer
-from slimexp.quantizer.packing import before, require_loadable
-from slimexp.record import OF_LAYER
-from slimexp.rounding import GPTQ
-from slimexp.smoothing import Smoothing
+from slimexp.record.record import OF_LAYER
+from slimexp.rounding.gptq import GPTQ
+from slimexp.smoothing.base import Smoothing
 from slimexp.technique.batches import calibration_batches
-from slimexp.technique.calibration import check_called, visiting
-from slimexp.technique.coverage import Reach, check_finite, coverage, latent
-from slimexp.technique.divergence import Divergence
 from slimexp.technique.finetune import Finetune, Training
-from slimexp.technique.inputs import input_values
 from slimexp.technique.post_training import round_weights, scaled_layers, smooth
+from slimexp.weight.attachment import INPUT, attach, attached
 
 
 class Quantize(Finetune):
@@ -122,7 +122,7 @@ class Quantize(Finetune):
         self.start = start
         self.frozen_from = freeze  # Lightning has a method freeze
         self.embeddings = embeddings
-        self.reach = Reach(
+        self.reach = LayerSelector(
             include=include,
             exclude=exclude,
             min_coverage=min_coverage,

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from slimexp.importance.mask import Mask
 from slimexp.model.base import Batch, Family
-from slimexp.technique.coverage import Layer, latent
+from slimexp.model.layer import Layer, latent
+from slimexp.weight.mask import Mask
 
 
 @torch.enable_grad()

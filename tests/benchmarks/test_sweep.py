@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import sweep, wandb_runs
-from slimexp import mirror
+from slimexp.logger import wandb_report
 
 
 def test_a_sweep_survives_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,4 +54,4 @@ def test_wandb_runs_are_all_whole_and_a_lost_one_is_missed(
     assert "12 of 12 records are whole in 4 runs" in capsys.readouterr().out
     (log, *_) = tmp_path.rglob("*.wandb")
     log.unlink()
-    assert len(mirror.check(tmp_path).faults) == 3
+    assert len(wandb_report.check(tmp_path).faults) == 3

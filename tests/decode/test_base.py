@@ -26,9 +26,9 @@ from transformers import (
 from benchmarks.rounding import rounded
 from slimexp.decode import fused
 from slimexp.decode.base import Decoder
-from slimexp.decode.captured import Captured, cached
 from slimexp.decode.fused import Fused, refusal
-from slimexp.decode.words import Words
+from slimexp.decode.packed_linear import PackedLinear
+from slimexp.decode.static_cache import Captured, cached
 from slimexp.kernel.base import FLOAT8, Packed
 from slimexp.kernel.scaled_mm import ScaledMM
 
@@ -168,7 +168,7 @@ def test_fused_kernels_give_the_logits_of_transformers(name: str, bits: int, gro
                 packed = rounded(layer, bits, group)
                 if group:
                     packed = packed._replace(zero=torch.randint(-3, 4, packed.scale.shape, device="cuda"))
-                model.set_submodule(key, Words(packed))
+                model.set_submodule(key, PackedLinear(packed))
     tolerance = 1e-3 if bits == 16 else 2e-2  # an input halfway between two integers may fall to either
     decoder = Decoder(model, 256)
     assert decoder.label == "fused kernels"
@@ -188,7 +188,7 @@ def test_layers_packed_differently_stand_beside_each_other() -> None:
     model = model_of("llama", "cuda")
     for key, layer in list(model.named_modules()):
         if key.endswith(("down_proj", "v_proj")) or (isinstance(layer, nn.Linear) and "layers.1.self_attn" in key):
-            model.set_submodule(key, Words(rounded(layer, 8 if key.endswith("v_proj") else 4, 32)))
+            model.set_submodule(key, PackedLinear(rounded(layer, 8 if key.endswith("v_proj") else 4, 32)))
         elif key.endswith("up_proj"):
             model.set_submodule(key, in_float8(layer))
     decoder = Decoder(model, 96)
@@ -249,7 +249,7 @@ def test_a_bfloat16_model_decodes_as_its_own_rounding_allows(bits: int) -> None:
     if bits < 16:
         for key, layer in list(model.named_modules()):
             if isinstance(layer, nn.Linear):
-                model.set_submodule(key, Words(rounded(layer, bits, None)))
+                model.set_submodule(key, PackedLinear(rounded(layer, bits, None)))
     decoder = Decoder(model, 96)
     decoder.prefill(torch.randint(67, (1, 30), generator=torch.Generator().manual_seed(1)).cuda())
     decoder.decode(40)

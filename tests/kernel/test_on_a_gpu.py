@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from slimexp.kernel import race
+from slimexp.kernel import autotune
 from slimexp.kernel.base import FLOAT8, Kernel, Packed
 from slimexp.kernel.dense import DenseBfloat16, DenseFloat32
 from slimexp.kernel.int_mm import IntMM
@@ -46,5 +46,5 @@ def test_inputs_rounded_as_trained(
 @pytest.mark.parametrize(("kind", "product"), [(torch.int8, "IntMM"), (FLOAT8, "ScaledMM")])
 def test_a_race_times_what_can_run(packed: Callable[..., Packed], kind: torch.dtype, product: str, rows: int) -> None:
     layer = packed(64, 96, 96)
-    seconds = race.race(layer._replace(numbers=layer.numbers.to(kind)).to(CUDA), rows)
+    seconds = autotune.race(layer._replace(numbers=layer.numbers.to(kind)).to(CUDA), rows)
     assert list(seconds) == [product, "DenseFloat32", "DenseBfloat16"] and min(map(min, seconds.values())) > 0

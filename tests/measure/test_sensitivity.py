@@ -6,17 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from slimexp.config.build import build
+from slimexp.config.composition import compose
 
 from slimexp import artifact
-from slimexp.attachment import attach
-from slimexp.config import build, compose
 from slimexp.data.base import Corpus
 from slimexp.importance.magnitude import Magnitude
-from slimexp.importance.mask import Mask
 from slimexp.loss.base import Loss
 from slimexp.loss.cross_entropy import CrossEntropy
 from slimexp.measure.base import Subject, spread
 from slimexp.measure.sensitivity import Sensitivity, mean_loss, pruned, sensitivity
+from slimexp.weight.attachment import attach
+from slimexp.weight.mask import Mask
 
 LOSS = CrossEntropy(weight=1.0, label_smoothing=0.0)
 ROWS = [("one two", "one 2", 0), ("three", "3", 1), ("four and five", "four & 5", 1)]

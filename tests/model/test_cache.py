@@ -9,14 +9,7 @@ from transformers import BertConfig, DynamicCache, EncoderDecoderCache, MistralC
 
 from slimexp.measure.workload import Request
 from slimexp.model.base import Family
-from slimexp.model.cache import (
-    IntegerLayer,
-    bytes_per_token,
-    cache_bits,
-    float_cache,
-    require_cache,
-    round_cache,
-)
+from slimexp.model.cache import IntegerLayer, bytes_per_token, cache_bits, float_cache, require_cache, round_cache
 
 Make = Callable[..., Any]
 IDS = torch.randint(3, 90, (2, 9), generator=torch.Generator().manual_seed(0))

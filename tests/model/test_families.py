@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from slimexp.cut.keep import head_rows
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from slimexp.model.anatomy import EXPERTS, FFN, HEADS, HIDDEN, VOCABULARY, anatomy_of, block, size
+from slimexp.cut.architecture import EXPERTS, FFN, HEADS, HIDDEN, VOCABULARY, anatomy_of, block, size
+from slimexp.cut.constraints import Kept, scopes
+from slimexp.cut.remove import entries, remove
 from slimexp.model.base import IGNORE, Family
-from slimexp.model.surgery import entries, head_rows, remove
-from slimexp.model.survivors import Kept, scopes
 
 Tiny = Callable[..., Any]
 Layers = Mapping[str, Sequence[int]]

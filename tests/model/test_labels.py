@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from slimexp.cut.keep import Cut
+from slimexp.cut.source import CutOut
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
 from slimexp.model.labels import by_position, in_model_order, options
-from slimexp.model.loading import CutOut, Pretrained
-from slimexp.model.surgery import Cut
-from slimexp.reference import number_classes
+from slimexp.model.loading import Pretrained
+from slimexp.pipeline.reference import number_classes
 
 TRAINED = ["BertForSequenceClassification"]
 TEXTS = ["one", "three and four", "five, six, seven", "eight"]
@@ -145,8 +146,9 @@ def test_classes_taken_by_position_are_said(corpus: Callable[[str], Any], caplog
 
 def test_a_pipeline_grades_by_name(overrides: Callable[..., list[str]], positive_first: Path) -> None:
     """Accuracy is that of plain transformers by the names of its answers, and the artifact keeps the model's names."""
-    from slimexp.config import compose
-    from slimexp.pipeline import Pipeline
+    from slimexp.config.composition import compose
+
+    from slimexp.pipeline.pipeline import Pipeline
 
     lines = overrides("prune", "pipeline.prune.steps=0", task="classification")
     pipeline = Pipeline(compose([*lines, f"model.path={positive_first}"]), overrides=[])

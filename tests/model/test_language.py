@@ -20,11 +20,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from slimexp.cut.vocabulary import shrunk, tokens_to_keep
 from slimexp.data.base import Example
 from slimexp.model.base import IGNORE
 from slimexp.model.loading import Pretrained
 from slimexp.model.seq2seq import Seq2Seq
-from slimexp.model.vocabulary import shrunk, tokens_to_keep
 
 SIZES = {
     "d_model": 16,

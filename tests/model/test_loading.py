@@ -6,24 +6,19 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from slimexp.config.build import build
+from slimexp.config.composition import compose
+from slimexp.cut.keep import Cut
+from slimexp.cut.source import CutOut
 from tqdm import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
 
-from slimexp import integrity
-from slimexp.config import build, compose
+from slimexp.file import integrity
 from slimexp.model import loading
 from slimexp.model.base import Family
 from slimexp.model.cache import round_cache
-from slimexp.model.loading import (
-    ZOO,
-    CutOut,
-    Pretrained,
-    Scratch,
-    family_named,
-    from_folder,
-)
+from slimexp.model.loading import ZOO, Pretrained, Scratch, family_named, from_folder
 from slimexp.model.reading import check_checkpoint, without_bars
-from slimexp.model.surgery import Cut
 from slimexp.model.tokenizer import Bpe, Bytes
 
 Tiny = Callable[..., Any]

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimexp.attachment import attach
-from slimexp.importance.mask import Mask
 from slimexp.model.base import Family
 from slimexp.model.scaling import Scaling, scalings
+from slimexp.weight.attachment import attach
+from slimexp.weight.mask import Mask
 
 MODELS: dict[str, tuple[str, dict[str, Any], int]] = {  # task, config, scalings of the first block
     "t5": ("seq2seq", {}, 4),

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from slimexp import artifact
-from slimexp.attachment import INPUT, attach
-from slimexp.decode.words import Words
-from slimexp.kernel import race
+from slimexp.decode.packed_linear import PackedLinear
+from slimexp.format.pack import kernel
+from slimexp.kernel import autotune
 from slimexp.kernel.base import Kernel, Packed
 from slimexp.kernel.dense import DenseFloat32
 from slimexp.measure.size import count
@@ -23,8 +23,8 @@ from slimexp.model.base import Family
 from slimexp.model.loading import family_of
 from slimexp.quantizer.fp8 import Fp8
 from slimexp.quantizer.minmax import MinMax
-from slimexp.quantizer.packing import kernel
 from slimexp.quantizer.token import Token
+from slimexp.weight.attachment import INPUT, attach
 
 Make = Callable[..., Any]
 STATIC = "quantizer@pipeline.quantize.activation_quantizer=static"
@@ -38,10 +38,10 @@ def _the_first_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tiny layers are as fast on one kernel as on another: no clock decides here."""
 
     def able(packed: Packed, rows: int, dtype: torch.dtype) -> dict[str, list[float]]:
-        return {one.__name__: [1.0] for one in race.BACKENDS if one.refusal(packed, packed.numbers.device) is None}
+        return {one.__name__: [1.0] for one in autotune.BACKENDS if one.refusal(packed, packed.numbers.device) is None}
 
-    monkeypatch.setattr(race, "race", able)
-    monkeypatch.setattr(race, "_raced", {})
+    monkeypatch.setattr(autotune, "race", able)
+    monkeypatch.setattr(autotune, "_raced", {})
     monkeypatch.setenv("SLIMEXP_CACHE", str(tmp_path))  # other tests may have raced the same shapes
 
 
@@ -73,7 +73,7 @@ def test_on_a_gpu_llama_like_models_run_on_words(
         tmp_path / "a", "causal_lm", fake.max_length, torch.device("cuda")
     )  # laid out for it, and not moved there
     real = family_of(model, tmp_path / "a", "causal_lm", fake.max_length)
-    assert all(isinstance(real.model.get_submodule(name), Words) for name in fake.compressible())
+    assert all(isinstance(real.model.get_submodule(name), PackedLinear) for name in fake.compressible())
     assert (logits(real) - logits(fake)).norm() < 2e-2 * logits(fake).norm()  # inputs are rounded to int8
 
 
@@ -82,7 +82,7 @@ def test_on_a_cpu_float8_is_raced_like_all_else(tiny: Make, tmp_path: Path, monk
     for layer in fake.compressible().values():
         attach(layer, "weight", Fp8(bits=8, group_size=None))
     artifact.save(fake, tmp_path / "a", dtype=torch.float32, stages=[])
-    monkeypatch.setattr(race, "race", lambda *_: {"ScaledMM": [2.0], "DenseFloat32": [1.0]})
+    monkeypatch.setattr(autotune, "race", lambda *_: {"ScaledMM": [2.0], "DenseFloat32": [1.0]})
     real = artifact.served(tmp_path / "a")
     assert all(isinstance(real.model.get_submodule(name), DenseFloat32) for name in fake.compressible())
 
@@ -147,7 +147,7 @@ def test_an_artifact_that_was_cut_short_is_refused(size: int, tiny: Make, tmp_pa
 def test_what_the_decode_loop_does_not_read_is_raced() -> None:
     gpu = torch.device("cuda")
     layer = Packed(torch.ones(32, 32, dtype=torch.int8), torch.ones(32, 1), None, 8, None, None)
-    assert serving._read_by_decoding({"a": layer, "b": layer}, gpu) == {"a": Words, "b": Words}
+    assert serving._read_by_decoding({"a": layer, "b": layer}, gpu) == {"a": PackedLinear, "b": PackedLinear}
     assert serving._read_by_decoding({"a": layer, "b": layer._replace(activation=0.1)}, gpu) is None
 
 

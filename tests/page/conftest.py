@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slimexp import record
+from slimexp.analysis.section import Section, load
 from slimexp.page.server import LivePage, Server
-from slimexp.record import Record, append
-from slimexp.section import Section, load
+from slimexp.record import record
+from slimexp.record.record import Record, append
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slimexp import pareto, record
+from slimexp.analysis import pareto
+from slimexp.analysis.section import Section, load
 from slimexp.page.content import content
 from slimexp.page.html import render
 from slimexp.page.server import Server
-from slimexp.record import append, read
-from slimexp.section import Section, load
+from slimexp.record import record
+from slimexp.record.record import append, read
 from slimexp.select import Budget, choose
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def dots(page: "Page", kind: str = "") -> list[str]:
 
 
 def front(section: Section, x: str, y: str, ways: Sequence[str]) -> list[str]:
-    """Keys of the front by slimexp.pareto; what is no better than the guess is not on it."""
+    """Keys of the front by slimexp.analysis.pareto; what is no better than the guess is not on it."""
     points = [point for point in section.points if not point.value("cer") >= 0.08]
     indices = pareto.front([(point.value(x), point.value(y)) for point in points], ways)
     return sorted(" ".join(points[index].keys) for index in indices)

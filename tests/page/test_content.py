@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from slimexp import record
+from slimexp.analysis.section import Section, load
 from slimexp.page.content import content
-from slimexp.record import append, read
-from slimexp.section import Section, load
+from slimexp.record import record
+from slimexp.record.record import append, read
 
 pytestmark = pytest.mark.fast
 

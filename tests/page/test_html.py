@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from slimexp.analysis.plot import COLOURS
+from slimexp.analysis.section import Section
 from slimexp.page.content import content, nothing
 from slimexp.page.html import embedded, render
-from slimexp.plot import COLOURS
-from slimexp.section import Section
 
 pytestmark = pytest.mark.fast
 ASSETS = Path(__file__).parents[2] / "slimexp" / "page"

@@ -15,12 +15,12 @@ from threading import Thread
 
 import pytest
 
-from slimexp import record
+from slimexp.analysis.section import load
 from slimexp.page import server
 from slimexp.page.server import HOST, LivePage, Server
-from slimexp.record import append, read
+from slimexp.record import record
+from slimexp.record.record import append, read
 from slimexp.report import main
-from slimexp.section import load
 
 pytestmark = pytest.mark.fast
 

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 from optuna.samplers import BaseSampler
+from slimexp.config.composition import CONF_DIR, compose
 
-from slimexp import console, record
-from slimexp.config import CONF_DIR, compose
+from slimexp.host import console
+from slimexp.record import record
 from slimexp.sweeper.command import _end_where_all_failed, sweep
-from slimexp.sweeper.pareto import Sweep
+from slimexp.sweeper.sweep import Sweep
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ import pytest
 from slimexp.sweeper import operation
 from slimexp.sweeper.account import OUTCOME
 from slimexp.sweeper.journal import DAMAGED, FILE
-from slimexp.sweeper.pareto import Sweep
+from slimexp.sweeper.sweep import Sweep
 
 Make = Callable[..., Sweep]
 Lines = list[bytes]

@@ -12,9 +12,9 @@ import sqlalchemy
 from omegaconf import OmegaConf
 
 from hydra_plugins.slimexp_pareto import _forget_password
-from slimexp.secret import holds_password, redacted, shown
-from slimexp.sweeper.pareto import Sweep
+from slimexp.config.secret import holds_password, redacted, shown
 from slimexp.sweeper.storage import without_password
+from slimexp.sweeper.sweep import Sweep
 
 Make = Callable[..., Sweep]
 

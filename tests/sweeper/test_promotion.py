@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from slimexp.sweeper.pareto import Sweep
 from slimexp.sweeper.promotion import Promotion
+from slimexp.sweeper.sweep import Sweep
 
 Make = Callable[..., Sweep]
 Ran = Callable[[], list[str]]

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from slimexp.sweeper import screen as module
-from slimexp.sweeper.pareto import Sweep
 from slimexp.sweeper.screen import Lines, Live, clock, screen
+from slimexp.sweeper.sweep import Sweep
 
 SWEPT = ["pipeline.prune.sparsity", "pipeline.quantize.bits"]
 OBJECTIVES = {"cer": "min", "exact_match": "max"}
@@ -109,7 +109,7 @@ def test_a_sweep_tells_the_screen(make: Callable[..., Sweep], monkeypatch: pytes
         lives.append(Live(*arguments, console=console))
         return lives[-1]
 
-    monkeypatch.setattr("slimexp.sweeper.pareto.screen", shown)
+    monkeypatch.setattr("slimexp.sweeper.sweep.screen", shown)
     sweep = make("x=1,2,wrong", "y=1,9", limits={"disk_mb": 5})
     sweep.run()
     (live,) = lives

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from slimexp.sweeper import storage
-from slimexp.sweeper.pareto import Sweep
+from slimexp.sweeper.sweep import Sweep
 
 Make = Callable[..., Sweep]
 

@@ -14,8 +14,8 @@ import optuna
 import psutil
 import pytest
 
-from slimexp.sweeper.pareto import Sweep
 from slimexp.sweeper.promotion import Promotion
+from slimexp.sweeper.sweep import Sweep
 from slimexp.sweeper.worker import _TOOK_LONGER, Job, _cause, gone, work
 
 Make = Callable[..., Sweep]

@@ -11,8 +11,8 @@ import pytest
 def fit() -> Callable[..., Any]:
     """Technique -> the trainer that fitted it, seeded, with nothing on screen."""
     import pytorch_lightning as pl
-
-    from slimexp.config import build, compose
+    from slimexp.config.build import build
+    from slimexp.config.composition import compose
 
     def run(technique: Any, *, resume: Path | None = None, **settings: Any) -> Any:
         pl.seed_everything(0, verbose=False)
@@ -70,7 +70,8 @@ def family() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def prune() -> Callable[..., Any]:
     """Overrides and values -> pruning at a tiny size; what is calibrated reads every word once."""
-    from slimexp.config import build, compose
+    from slimexp.config.build import build
+    from slimexp.config.composition import compose
 
     def make(*overrides: str, **settings: object) -> Any:
         tiny = {"steps": 0, "batch_size": 2} | settings

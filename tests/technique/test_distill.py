@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from slimexp.logger.curves import Curves
 
-from slimexp.attachment import attached
-from slimexp.tracker import Curves
+from slimexp.weight.attachment import attached
 
 Make = Callable[..., Any]
 TASKS = ("seq2seq", "causal_lm", "classification")

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from slimexp.logger.curves import Curves
 from torch import Tensor, nn
 
-from slimexp.checkpoint import Checkpoint
 from slimexp.loss.base import Loss, Outputs
+from slimexp.model.layer import share_of
 from slimexp.model.tokenizer import Bpe
-from slimexp.technique.finetune import NonFiniteLoss, check_vocabularies, share_of
-from slimexp.tracker import Curves
+from slimexp.pipeline.checkpoint import Checkpoint
+from slimexp.technique.finetune import NonFiniteLoss, check_vocabularies
 
 Make = Callable[..., Any]
 DROPOUT = {

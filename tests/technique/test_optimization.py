@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from slimexp.config.build import ConfigError
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup, get_scheduler
 
-from slimexp.config import ConfigError
 from slimexp.technique import optimization
 
 ADAMW = partial(torch.optim.AdamW, lr=1e-3)

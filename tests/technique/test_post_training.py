@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from slimexp.config.build import build
+from slimexp.config.composition import compose
 
-from slimexp.attachment import attached
-from slimexp.config import build, compose
-from slimexp.importance.mask import Mask
+from slimexp.format.pack import pack
 from slimexp.quantizer.base import Quantizer
-from slimexp.quantizer.packing import pack
+from slimexp.weight.attachment import attached
+from slimexp.weight.mask import Mask
 
 AWQ, SMOOTHQUANT, GPTQ = (
     f"+{group}@pipeline.quantize.{group}={name}"

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from slimexp.config.composition import options
 from torch import Tensor, nn
 
-from slimexp.attachment import attached
-from slimexp.config import options
 from slimexp.data.base import Corpus
-from slimexp.importance.mask import Mask
 from slimexp.model.seq2seq import Seq2Seq
 from slimexp.technique.prune import Prune
+from slimexp.weight.attachment import attached
+from slimexp.weight.mask import Mask
 
 Make = Callable[..., Any]
 ONE_SHOT = [name for name in options("importance") if name not in ("movement", "l0")]  # scores without training

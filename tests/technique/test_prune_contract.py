@@ -9,10 +9,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
+from slimexp.config.build import build
+from slimexp.config.composition import CONF_DIR, compose, options
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from slimexp.config import CONF_DIR, build, compose, options
 from slimexp.data.base import Corpus, Example, Split
 from slimexp.importance.base import Gated, Learned
 from slimexp.loss.base import Loss

@@ -9,8 +9,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from slimexp.data.base import Corpus
 from slimexp.model.causal_lm import CausalLm
+from slimexp.model.layer import LayerSelector
 from slimexp.model.tokenizer import Bytes
-from slimexp.technique.coverage import Reach
 
 Make = Callable[..., Any]
 SENSITIVITY = "+allocation@pipeline.prune.allocation=sensitivity"
@@ -104,7 +104,7 @@ def test_sparsegpt_where_layers_compete(prune: Make) -> None:
 def test_no_linear_layer_names_what_was_looked_for_and_found() -> None:
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=259, n_embd=16, n_layer=1, n_head=2, n_positions=16))
     with pytest.raises(ValueError, match=r"looked for Linear in the blocks of GPT2LMHeadModel, found .*Conv1D \(4\)"):
-        Reach(include=["*"], exclude=[], min_coverage=0.01, min_block_coverage=0.01).layers(
+        LayerSelector(include=["*"], exclude=[], min_coverage=0.01, min_block_coverage=0.01).layers(
             CausalLm(gpt2, Bytes().build([]), max_length=16)
         )
 

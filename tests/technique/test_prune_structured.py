@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from slimexp import artifact
+from slimexp.cut.simulate import rehearsed
 from slimexp.model.base import IGNORE
-from slimexp.model.rehearsal import rehearsed
 from slimexp.technique import prune_structured
 from slimexp.technique.prune_structured import PruneStructured
 
@@ -99,7 +99,7 @@ def test_latency_is_solved_for_again_where_the_estimate_was_hopeful(
     prepared: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A clock on which only blocks cost time, and two of them half as much again as the estimate says."""
-    from slimexp.target.latency import Latency
+    from slimexp.budget.latency import Latency
 
     def ratio(_: Latency, __: Any, shape: Any) -> float:
         return {4: 1.0, 3: 0.9, 2: 0.6, 1: 0.5}[shape["decoder"]]

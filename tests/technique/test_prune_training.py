@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from slimexp.attachment import attached
 from slimexp.data.base import Corpus
-from slimexp.importance.mask import Mask
 from slimexp.loss.base import Outputs
-from slimexp.technique.coverage import latent
+from slimexp.model.layer import latent
 from slimexp.technique.prune import Prune
+from slimexp.weight.attachment import attached
+from slimexp.weight.mask import Mask
 
 Make = Callable[..., Any]
 SENSITIVITY = "+allocation@pipeline.prune.allocation=sensitivity"

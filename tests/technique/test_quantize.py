@@ -5,23 +5,24 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from slimexp.allocation.mixed_precision import MixedPrecision
+from slimexp.config.build import build
+from slimexp.config.composition import compose
 from transformers import BertConfig, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from slimexp import artifact
-from slimexp.allocation import MixedPrecision
-from slimexp.attachment import INPUT, attached
-from slimexp.config import build, compose
 from slimexp.data.base import Corpus, Example, Split
-from slimexp.importance.mask import Mask
+from slimexp.format.pack import kernel, pack
+from slimexp.format.unpack import unpacked
 from slimexp.kernel.base import FLOAT8
 from slimexp.model.base import Batch
 from slimexp.model.causal_lm import CausalLm
 from slimexp.model.seq2seq import Seq2Seq
 from slimexp.model.tokenizer import Bytes
 from slimexp.quantizer.base import Granularity, Quantizer
-from slimexp.quantizer.packing import kernel, pack
-from slimexp.quantizer.unpacking import unpacked
 from slimexp.technique.quantize import Quantize
+from slimexp.weight.attachment import INPUT, attached
+from slimexp.weight.mask import Mask
 
 
 class Words(Corpus):

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from slimexp.sweeper.extra import require
+from slimexp.host.extra import require
 from slimexp.sweeper.worker import Job, Outcome, Prepare, Run, gone, work
 
 LOCAL = "local"

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
-from slimexp.sweeper.extra import require
+from slimexp.host.extra import require
 from slimexp.sweeper.worker import Job, Outcome, Prepare, gone, line, work
 
 POLL_S = 0.2  # between two looks at the jobs' result files

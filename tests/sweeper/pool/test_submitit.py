@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from slimexp.sweeper.pareto import Sweep
 from slimexp.sweeper.pool.submitit import Pool
+from slimexp.sweeper.sweep import Sweep
 from slimexp.sweeper.worker import Job
 
 Make = Callable[..., Sweep]

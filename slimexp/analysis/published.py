@@ -1,0 +1,118 @@
+"""Points that others published, read from a file, to be drawn beside one's own."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from slimexp.analysis.point import Point, spreads
+from slimexp.file import regular
+from slimexp.host.console import printable
+from slimexp.record.schema import LARGEST
+
+LONGEST = 1 << 24  # bytes of a file
+FORMAT = """\
+a file of published points, drawn as hollow stars, never part of a front or a hypervolume: CSV with a header, or JSON
+lines (.jsonl), with the columns 'label' and any metrics by their names in report.csv (disk_mb, cer, latency_ratio; a
+'cer_stderr' is the error of cer), and 'corpus', the section it belongs to, where the report has several"""
+
+
+def read(path: Path, titles: Sequence[str]) -> dict[str, list[Point]]:
+    """Points by the title of their section.
+
+    Args:
+        path: A file as ``FORMAT`` says.
+        titles: Sections there are; with a single one a row need not name it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is of another form, or names a section that there is not; says which row.
+    """
+    found: dict[str, list[Point]] = {title: [] for title in titles}
+    for number, row in enumerate(_rows(path), start=1):
+        where = f"row {number} of {path}"
+        corpus = row.pop("corpus", None) or (titles[0] if len(titles) == 1 else None)
+        point = _point(row, where)
+        if not isinstance(corpus, str) or corpus not in found:
+            named = "names no corpus" if corpus is None else f"is of corpus {corpus!r}"
+            raise ValueError(f"{where} {named}: 'corpus' must be one of {', '.join(map(repr, titles))}")
+        found[corpus].append(point)
+    return found
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    if path.suffix not in (".csv", ".jsonl"):
+        raise ValueError(f"a file of published points must end in .csv or .jsonl, got {path}")
+    if not path.exists():
+        raise FileNotFoundError(f"no file {path} of published points")
+    try:
+        text = regular.content(path, LONGEST).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as such") from None
+    yield from _csv(text, path) if path.suffix == ".csv" else _jsonl(text, path)
+
+
+def _csv(text: str, path: Path) -> Iterator[dict[str, Any]]:
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        rows = [(reader.line_num, cells) for cells in reader]
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num} of {path} is no CSV: {error}") from None
+    head = [name.strip() for name in rows[0][1]] if rows else []
+    if "label" not in head or len(set(head)) < len(head):
+        raise ValueError(f"the first line of {path} must name the columns, 'label' among them, each once; got {head}")
+    for number, cells in rows[1:]:
+        if cells and len(cells) != len(head):
+            raise ValueError(f"line {number} of {path} has {len(cells)} cells, and the header {len(head)}")
+        if cells:
+            yield {name: cell.strip() for name, cell in zip(head, cells, strict=True) if cell.strip()}
+
+
+def _jsonl(text: str, path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"line {number} of {path} is no JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} of {path} must be an object, got {type(row).__name__}")
+            yield {name: value for name, value in row.items() if value is not None}
+
+
+def _point(row: Mapping[str, Any], where: str) -> Point:
+    label = row.get("label")
+    if not isinstance(label, str):
+        raise ValueError(f"{where} needs a 'label', the name that is drawn beside it")
+    figures = {
+        printable(name): _number(value, f"{printable(name)} in {where}")
+        for name, value in row.items()
+        if name != "label"
+    }
+    if not figures:
+        raise ValueError(f"{where} ({label}) holds no metric")
+    return Point(
+        label=printable(label),
+        chain=("published",),
+        dense=False,
+        seeds=(),
+        figures=spreads([figures], dense=False),
+        layers={},
+        runs=(),
+        keys=(),
+        artifacts=(),
+        time="",
+    )
+
+
+def _number(value: object, where: str) -> float:
+    try:
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not abs(number) <= LARGEST:
+        raise ValueError(f"{where} must be a finite number, got {printable(repr(value))}")
+    return number

@@ -1,0 +1,22 @@
+"""Parameters: the share of them that stays."""
+
+from slimexp.budget.base import Price, Space, Target
+
+
+class Parameters(Target):
+    """Parameters over those of the model that came in, tied ones once.
+
+    Args:
+        share: Most that may stay, in (0, 1).
+    """
+
+    unit = "of the parameters"
+
+    def __init__(self, *, share: float) -> None:
+        if not 0 < share < 1:
+            raise ValueError(f"target.share of the parameters that stay must be in (0, 1), got {share}")
+        self.limit = share
+
+    def price(self, space: Space) -> Price:
+        dense = space.count(space.whole)
+        return lambda shape: space.count(shape) / dense

@@ -1,0 +1,215 @@
+"""Calibrating block by block, each behind blocks that are pruned already."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from slimexp.calibration.observe import Observer, Statistics, undisturbed, visiting, watching
+from slimexp.model.base import Batch, Family
+from slimexp.model.layer import Layer, check_finite, place
+
+_PROBE = 8  # tokens that show how blocks are wired
+Wires = Mapping[str | int, int]  # argument of a block -> which output of the block before it is
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a block is called with: by position and by name.
+
+    Attributes:
+        arguments: Position or name -> value.
+    """
+
+    arguments: Mapping[str | int, Any]
+
+    @classmethod
+    def of(cls, positional: Sequence[Any], named: Mapping[str, Any]) -> Self:
+        arguments: dict[str | int, Any] = dict(enumerate(positional))
+        arguments.update(named)
+        return cls(arguments)
+
+    def on(self, block: nn.Module) -> tuple[Any, ...]:
+        """What the block returns, always as a tuple."""
+        positional = [value for key, value in self.arguments.items() if isinstance(key, int)]
+        named = {key: value for key, value in self.arguments.items() if isinstance(key, str)}
+        output = block(*positional, **named)
+        return output if isinstance(output, tuple) else (output,)
+
+    def after(self, outputs: tuple[Any, ...], wires: Wires) -> "Call":
+        """How the next block is called."""
+        return Call({**self.arguments, **{key: outputs[index] for key, index in wires.items()}})
+
+    def to(self, device: torch.device) -> "Call":
+        return Call(_to(self.arguments, device))
+
+
+class _Stop(Exception):
+    """Ends a forward pass that has shown what it was run for."""
+
+
+@torch.no_grad()
+def calibrate_blocks(
+    importance: Observer,
+    family: Family,
+    layers: Mapping[str, Layer],
+    batches: Sequence[Batch],
+    *,
+    device: torch.device,
+    prune: Callable[[Mapping[str, Tensor]], None],
+) -> None:
+    """Show ``importance`` the inputs of every block's layers, once all blocks before it are pruned.
+
+    As SparseGPT and Wanda are published: the inputs of the first block are caught, and handed from block to block.
+    One block, its statistics and one hidden state per row are on ``device`` at a time; the rest stays where it is.
+    Two exceptions are told by a short row and take the whole model there: a decoder is entered behind its encoder,
+    and where blocks pass each other more than they return (a mask of its own for every other block, say), each
+    block's inputs are those of a forward pass from the beginning.
+
+    Args:
+        importance: Observes inputs.
+        family: The model; it is left where and as it was, pruning apart.
+        layers: The layers to look at, by name.
+        batches: Training text without padding, on any device.
+        device: Where to compute.
+        prune: Receives layer -> statistic of one block, and prunes these layers.
+
+    Raises:
+        ValueError: A layer was never used; a weight or an input is not finite.
+    """
+    check_finite(layers)
+    with undisturbed(family):
+        for position, blocks in enumerate(family.blocks().values()):
+            stack = _Stack(importance, family, layers, list(blocks), prune)
+            wiring = stack.wiring(batches[0])
+            if wiring is None:
+                stack.from_the_beginning(batches, device)
+                continue
+            with visiting(family.model, device if position else family.device):
+                calls = [stack.entry(batch).to(device) for batch in batches]
+            stack.from_block_to_block(calls, wiring, device)
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """Blocks that follow each other."""
+
+    importance: Observer
+    family: Family
+    layers: Mapping[str, Layer]
+    blocks: Sequence[nn.Module]
+    prune: Callable[[Mapping[str, Tensor]], None]
+
+    def wiring(self, batch: Batch) -> list[Wires] | None:
+        """Per block but the first, which of its arguments are outputs of the block before; the others are those of
+        the first block. ``None`` where there is more to it."""
+        calls: list[tuple[nn.Module, Call, tuple[Any, ...]]] = []
+
+        def note(block: nn.Module, positional: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+            calls.append((block, Call.of(positional, named), output if isinstance(output, tuple) else (output,)))
+
+        with ExitStack() as hooks:
+            for block in self.blocks:
+                hooks.callback(block.register_forward_hook(note, with_kwargs=True).remove)
+            self._forward({name: x[:, :_PROBE] if x.ndim > 1 else x for name, x in batch.items()})
+        if [block for block, _, _ in calls] != list(self.blocks):
+            return None
+        first = calls[0][1]
+        wiring = [_wires(first, call, outputs) for (_, _, outputs), (_, call, _) in pairwise(calls)]
+        return None if None in wiring else wiring  # type: ignore[return-value]
+
+    def entry(self, batch: Batch) -> Call:
+        """How the first block is called."""
+        caught: list[Call] = []
+
+        def catch(_: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+            caught.append(Call.of(positional, named))
+            raise _Stop
+
+        hook = self.blocks[0].register_forward_pre_hook(catch, with_kwargs=True)
+        try:
+            with suppress(_Stop):
+                self._forward(batch)
+        finally:
+            hook.remove()
+        return caught[0]
+
+    def from_block_to_block(self, calls: list[Call], wiring: Sequence[Wires], device: torch.device) -> None:
+        """``calls`` enter the first block, and are replaced by those of the next ones."""
+        for block, wires in zip(self.blocks, [*wiring, None], strict=True):
+            with visiting(block, device):
+                with self._observing(block) as statistics:
+                    for statistics.batch, call in enumerate(calls):
+                        call.on(block)
+                self._prune(statistics)
+                if wires is not None:
+                    for row, call in enumerate(calls):
+                        calls[row] = call.after(call.on(block), wires)
+
+    def from_the_beginning(self, batches: Sequence[Batch], device: torch.device) -> None:
+        """Every block behind a forward pass that ends with it."""
+        with visiting(self.family.model, device):
+            for block in self.blocks:
+                with self._observing(block) as statistics, _ending(block):
+                    for statistics.batch, batch in enumerate(batches):
+                        with suppress(_Stop):
+                            self._forward(batch)
+                self._prune(statistics)
+
+    @contextmanager
+    def _observing(self, block: nn.Module) -> Iterator[Statistics]:
+        inside = set(block.modules())
+        layers = {name: layer for name, layer in self.layers.items() if place(layer)[0] in inside}
+        with watching(self.importance, layers) as statistics:
+            yield statistics
+
+    def _prune(self, statistics: Statistics) -> None:
+        if statistics.layers:
+            self.prune(statistics.complete())
+
+    def _forward(self, batch: Batch) -> None:
+        self.family.forward({name: tensor.to(self.family.device) for name, tensor in batch.items()})
+
+
+def _wires(first: Call, call: Call, outputs: tuple[Any, ...]) -> Wires | None:
+    """Where the arguments of ``call`` come from, given what the block before it returned."""
+    if first.arguments.keys() != call.arguments.keys():
+        return None
+    wires = {}
+    for key, value in call.arguments.items():
+        index = next((i for i, output in enumerate(outputs) if output is value and value is not None), None)
+        if index is not None:
+            wires[key] = index
+        elif value is not first.arguments[key]:
+            return None
+    return wires
+
+
+@contextmanager
+def _ending(block: nn.Module) -> Iterator[None]:
+    """Forward passes end where ``block`` does."""
+
+    def end(*_: Any) -> None:
+        raise _Stop
+
+    hook = block.register_forward_hook(end)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    """Tensors within tuples, lists and dictionaries, moved."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, tuple | list) and type(value) in (tuple, list):
+        return type(value)(map(partial(_to, device=device), value))
+    if isinstance(value, dict):
+        return {key: _to(item, device) for key, item in value.items()}
+    return value

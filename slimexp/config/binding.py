@@ -1,0 +1,164 @@
+"""Binds the keys of a config to the signatures of the constructors it names; imports nothing and builds nothing."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig, OmegaConf, ValueNode
+from omegaconf.errors import OmegaConfBaseException
+
+from slimexp.config import annotation, secret
+from slimexp.config.signature import PackageNotFound, Parameter, Signature, TargetNotFound, signature
+
+_RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}  # Hydra's own keys
+_PLAIN = {"int", "float", "bool", "str", "Sequence", "list", "tuple"}
+
+Container = DictConfig | ListConfig
+
+
+def items(node: Container, path: str = "") -> Iterator[tuple[str, Container, str | int]]:
+    """(dotted path, container, key) of all that is below ``node``, with nothing resolved."""
+    if node._is_none() or node._is_missing() or node._is_interpolation():
+        return
+    keys: Sequence[str | int] = [str(key) for key in node] if isinstance(node, DictConfig) else range(len(node))
+    for key in keys:
+        below = _join(path, key)
+        yield below, node, key
+        child = _child(node, key)
+        if isinstance(child, (DictConfig, ListConfig)):
+            yield from items(child, below)
+
+
+def faults(path: str, parent: Container, key: str | int, registry: Path | None = None) -> Iterator[str]:
+    """What is wrong with one item, one line each.
+
+    Args:
+        path: Dotted path of the item.
+        parent: Holds it.
+        key: It, in there.
+        registry: Folder with a folder of options per group, to tell a component from a plain word.
+    """
+    if OmegaConf.is_missing(parent, key):
+        yield f"{path} has no value: add {path}=<{_kind(parent, key)}> to the command line"
+        return
+    try:
+        value = parent[key]  # type: ignore[index]
+    except OmegaConfBaseException as error:
+        yield f"{path}: {str(error).splitlines()[0]}"
+        return
+    elsewhere = re.fullmatch(r"\$\{[\w.\[\]]+\}", str(_child(parent, key)._value()))  # type: ignore[attr-defined]
+    if not elsewhere and (why := annotation.out_of_range(value) or _unfit_seed(key, value)):
+        yield f"{path} {why}, got {secret.written(parent)[key]}"
+    if isinstance(value, DictConfig) and "_target_" in value and not OmegaConf.is_interpolation(parent, key):
+        yield from _call_faults(path, value, registry)
+
+
+def _unfit_seed(key: str | int, value: object) -> str:
+    """Every library takes seeds of this range, and some take no others."""
+    names = str(key) == "seed" or str(key).endswith("_seed")
+    return "must be in 0..2^32-1" if names and isinstance(value, int) and not 0 <= value < 2**32 else ""
+
+
+def unknown(key: str, path: str, known: Sequence[str], of: str = "", also: Sequence[str] = ()) -> str:
+    """One line about a key that nothing reads; ``also`` are other words that may have been meant."""
+    close = [word for word in get_close_matches(key, [*known, *also], n=1) if word != key]
+    hint = f" did you mean '{_join(path, close[0])}'?" if close else ""
+    return f"unknown key '{_join(path, key)}'{f' of {of}' if of else ''};{hint} valid: {', '.join(known) or 'none'}"
+
+
+def _call_faults(path: str, node: DictConfig, registry: Path | None) -> Iterator[str]:
+    if OmegaConf.is_missing(node, "_target_"):
+        return  # reported by itself
+    target = str(node["_target_"])
+    try:
+        given = signature(target)
+    except PackageNotFound as error:
+        yield f"{path}._target_: {error.args[0]}: {_how_to_install(error.args[1])}"
+        return
+    except TargetNotFound as error:
+        yield f"{path}._target_: {error}"
+        return
+    parameters = _left(given, node)
+    keys = [str(key) for key in node if key not in _RESERVED]
+    if not given.open:
+        yield from (unknown(key, path, list(parameters), of=target) for key in keys if key not in parameters)
+    ours = target.startswith("slimexp.")
+    for name in keys:
+        if name in parameters and not _fits(node, name, parameters[name], strict=ours):
+            value = secret.written(node)[name]
+            shown = "null" if value is None else repr(value)
+            yield f"{path}.{name} of {target} must be {parameters[name].annotation}, got {shown}"
+        elif registry is not None and name in parameters and ours:
+            yield from _word_faults(f"{path}.{name}", node, parameters[name], registry)
+    if not node.get("_partial_", False):
+        absent = [name for name, item in parameters.items() if item.required and name not in keys]
+        yield from (f"{path} lacks '{name}', which {target} requires" for name in absent)
+
+
+def _left(given: Signature, node: DictConfig) -> dict[str, Parameter]:
+    """Parameters not taken by ``_args_``."""
+    positional = [name for name, item in given.parameters.items() if item.positional]
+    taken = positional[: len(node.get("_args_") or ())]
+    return {name: item for name, item in given.parameters.items() if name not in taken}
+
+
+def _fits(node: DictConfig, key: str, parameter: Parameter, *, strict: bool) -> bool:
+    """Whether a value has its parameter's type."""
+    if OmegaConf.is_missing(node, key):
+        return True
+    try:
+        return annotation.fits(parameter.annotation, node[key], strict=strict)
+    except OmegaConfBaseException:
+        return True  # reported by itself
+
+
+def _word_faults(path: str, node: DictConfig, parameter: Parameter, registry: Path) -> Iterator[str]:
+    """A word or number where a component belongs: how its group is given instead."""
+    said = parameter.annotation or ""
+    kinds = {kind.partition("[")[0] for kind in said.split(" | ")} - {"None"}
+    value = node._get_node(parameter.name)
+    if kinds & _PLAIN or not isinstance(value, ValueNode) or value._is_none() or value._is_interpolation():
+        return
+    for group in (parameter.name.rpartition("_")[2], *(kind.lower() for kind in kinds)):
+        if options := sorted(option.stem for option in (registry / group).glob("*.yaml")):
+            sign = "+" if "None" in said else ""  # what may be absent is, until it is added
+            chosen = value._value() if value._value() in options else "<option>"
+            yield (
+                f"{path} must be a component, got {value._value()!r}: write {sign}{group}@{path}={chosen}; "
+                f"options: {', '.join(options)}"
+            )
+            return
+
+
+def _kind(parent: Container, key: str | int) -> str:
+    """Annotation of the parameter that ``key`` gives, for a hint."""
+    with suppress(KeyError, TargetNotFound, OmegaConfBaseException):
+        if isinstance(parent, DictConfig):
+            return signature(parent["_target_"]).parameters[str(key)].annotation or "value"
+    return "value"
+
+
+def _child(node: Container, key: str | int) -> object:
+    return node._get_node(key)  # type: ignore[arg-type]
+
+
+def _join(path: str, key: str | int) -> str:
+    if isinstance(key, int):
+        return f"{path}[{key}]"
+    return f"{path}.{key}" if path else key
+
+
+def _how_to_install(package: str) -> str:
+    """The command that installs a package, by the extra of ours that brings it if there is one."""
+    try:
+        wanted = requires("slimexp") or []
+    except PackageNotFoundError:
+        wanted = []
+    for line in wanted:
+        extra = re.search(r"extra == ['\"]([\w-]+)", line)
+        if extra and re.split(r"[^\w.-]", line)[0].replace("-", "_").lower() == package.lower():
+            return f"install it with pip install 'slimexp[{extra[1]}]'"
+    return f"install it with pip install {package.replace('_', '-')}"

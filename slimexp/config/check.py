@@ -1,0 +1,204 @@
+"""Configuration: where it lives, what its root holds, and whether it is right, said before anything is loaded.
+
+``conf/`` is the registry of components. ``check`` binds every key to its constructor's signature without importing it,
+``build`` constructs.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from slimexp.config import allowlist, binding, secret
+from slimexp.config import schema as config_schema
+from slimexp.config.schema import CheckpointInterval, Evaluation, Run
+from slimexp.config.signature import TargetNotFound, lineage
+
+__all__ = ["CONF_DIR", "CheckpointInterval", "ConfigError", "Evaluation", "Run", "build", "check", "compose"]
+
+_PACKAGE = Path(__file__).parent
+CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"  # in a wheel, in a checkout
+
+
+class ConfigError(ValueError):
+    """Something the user can put right in a config or on the command line."""
+
+
+OmegaConf.register_new_resolver(
+    "home", config_schema.home, replace=True
+)  # Hydra makes the runs folder before a task can
+ConfigStore.instance().store(name="schema", node=Run)
+ConfigStore.instance().store(name="evaluation_schema", node=Evaluation)
+
+
+def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictConfig:
+    """The config that a command line would give."""
+    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return hydra.compose(config_name, list(overrides))
+
+
+def build(node: Any, **overrides: Any) -> Any:
+    """Construct what ``node`` describes, and everything below it.
+
+    Args:
+        node: A config node; one without ``_target_`` gives a dict or list of what is in it.
+        overrides: Runtime objects, handed to the constructor as they are (Hydra would copy them into the config).
+
+    Raises:
+        ConfigError: A constructor refused its values.
+    """
+    where = node._get_full_key(None) if OmegaConf.is_config(node) else ""
+    try:
+        if not overrides:
+            return hydra.utils.instantiate(node, _convert_="all")
+        deferred = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
+        return partial(deferred, **overrides) if node.get("_partial_", False) else deferred(**overrides)
+    except Exception as error:
+        nested = isinstance(error, InstantiationException)
+        cause = error.__cause__ if nested else error
+        if not refused(cause):
+            raise
+        key = re.search(r"^full_key: (.+)$", str(error), re.MULTILINE) if nested else None
+        raise ConfigError(_at(key[1] if key else where, cause)) from cause
+
+
+def refused(error: BaseException | None) -> bool:
+    """Whether a constructor refused its values; Lightning has an exception of its own for it."""
+    abstract = isinstance(error, TypeError) and "abstract class" in str(error)
+    return isinstance(error, ValueError) or abstract or type(error).__name__ == "MisconfigurationException"
+
+
+def _at(key: str, message: object) -> str:
+    return f"{key}: {message}" if key else str(message)
+
+
+def check(cfg: DictConfig, schema: type = Run) -> None:
+    """Hold a composed config against its schema and the signatures of everything it names; import nothing.
+
+    A ``~`` that a path begins with becomes the home folder here, which every command's config passes.
+
+    Args:
+        cfg: As composed, without the ``hydra`` node.
+        schema: Dataclass of the root keys.
+
+    Raises:
+        ConfigError: All that is wrong, one line each.
+    """
+    known = [item.name for item in fields(schema)]
+    config_schema.expand(cfg)
+    errors = list(allowlist.faults(cfg, CONF_DIR))
+    for path, parent, key in binding.items(cfg):
+        if parent is cfg and key not in known:
+            errors.append(binding.unknown(str(key), "", known, also=groups()))
+        elif parent is cfg and OmegaConf.is_missing(cfg, key) and options(str(key)):
+            errors.append(f"{key} is not chosen: add {key}=<option>; options: {', '.join(options(str(key)))}")
+        else:
+            errors += binding.faults(path, parent, key, CONF_DIR)
+    if "pipeline" in known and isinstance(cfg.get("pipeline"), DictConfig):
+        errors += _pipeline_faults(cfg.pipeline)
+    errors += [*config_schema.faults(cfg), *_kind_faults(cfg)]
+    if errors:
+        raise ConfigError("\n".join(dict.fromkeys(errors)))
+
+
+def chosen(group: DictConfig) -> dict[str, DictConfig]:
+    """Components of a group by name; what an experiment sets of one that was not chosen is no component."""
+    return {str(name): node for name, node in group.items() if "_target_" in node}
+
+
+def groups() -> list[str]:
+    """The config groups."""
+    return sorted({path.parent.relative_to(CONF_DIR).as_posix() for path in CONF_DIR.glob("*/**/*.yaml")})
+
+
+def options(group: str) -> list[str]:
+    """What can be chosen in a config group."""
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+
+
+def _kind_faults(cfg: DictConfig) -> Iterator[str]:
+    """One line for each component of a root group that has no base in common with all that ``conf/`` offers there."""
+    for group in ("model", "baseline", "data", "trainer", "logger"):
+        yield from _stranger(group, _at_key(cfg, group), group.replace("baseline", "model"))
+    for group in ("measure", "callback"):
+        entries = _at_key(cfg, group)
+        for name in map(str, entries) if isinstance(entries, DictConfig) else ():
+            node = _at_key(entries, name)
+            if not isinstance(node, DictConfig):
+                shown = "null" if node is None else repr(secret.written(entries)[name])
+                yield f"{group}.{name} must be a component, got {shown}: ~{group}.{name} drops it"
+            elif group == "measure":
+                yield from _stranger(f"{group}.{name}", node, group)
+
+
+def _at_key(cfg: DictConfig, key: str) -> Any:
+    try:
+        return cfg.get(key)
+    except OmegaConfBaseException:
+        return DictConfig({})  # reported by itself
+
+
+def _stranger(path: str, node: object, group: str) -> Iterator[str]:
+    if not isinstance(node, DictConfig) or "_target_" not in node or _is_offered(node, group):
+        return
+    shared = _shared_bases(CONF_DIR / group)
+    try:
+        related = bool(shared & set(lineage(str(node["_target_"]))))
+    except (TargetNotFound, OmegaConfBaseException):
+        return  # reported by itself
+    if shared and not related:
+        kind = min(shared, key=len).rpartition(".")[2]
+        yield f"{path} must be a {kind}, got {node['_target_']}: options: {', '.join(options(group))}"
+
+
+def _is_offered(node: DictConfig, group: str) -> bool:
+    """Whether ``conf/`` names the class in that group: then no source needs to be read to know its kind."""
+    try:
+        return str(node["_target_"]) in allowlist.named(CONF_DIR / group)
+    except OmegaConfBaseException:
+        return False  # reported by itself
+
+
+@cache
+def _shared_bases(folder: Path) -> frozenset[str]:
+    """Classes that all options of a group derive from."""
+    found = [DictConfig(OmegaConf.load(path)) for path in folder.glob("*.yaml")]
+    bases = [frozenset(lineage(str(node["_target_"]))) for node in found if "_target_" in node]
+    return frozenset.intersection(*bases) if bases else frozenset()
+
+
+def _pipeline_faults(pipeline: DictConfig) -> Iterator[str]:
+    if not pipeline:
+        yield (
+            "pipeline is empty: add pipeline=<option> or +experiment=<option>; "
+            f"pipelines: {', '.join(options('pipeline'))}; experiments: {', '.join(options('experiment'))}"
+        )
+        return
+    right = [str(stage) for stage in pipeline if _is_technique(pipeline._get_node(stage))]
+    for stage in map(str, pipeline):
+        if why := config_schema.unfit_name(stage):
+            yield f"a stage's name {why}, got {stage!r}"
+        if stage not in right:
+            close = get_close_matches(stage, right, n=1)
+            hint = f"; did you mean 'pipeline.{close[0]}'?" if close else ""
+            yield f"pipeline.{stage} is not a technique: its _target_ must be a class of slimexp.technique{hint}"
+
+
+def _is_technique(node: object) -> bool:
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        return False
+    if _is_offered(node, "technique"):
+        return True
+    try:
+        return any(name.startswith("slimexp.technique.") for name in lineage(str(node["_target_"])))
+    except (TargetNotFound, OmegaConfBaseException):
+        return True  # reported by itself

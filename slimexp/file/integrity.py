@@ -1,0 +1,184 @@
+"""What is on disk is what was written there: digests are taken when files are made, and compared before they are used.
+
+Files are written under another name, brought to the disk and then renamed, so that a kill or a power cut at any moment
+leaves the old or the new one. What other programs, a full disk or a failing one did to them since is ``Damaged``.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from slimexp.file import regular
+
+LARGEST = 2**28  # bytes of a JSON file: one that is larger is none of ours
+SEAL = "sha256"
+_DIGESTS: dict[tuple[int, ...], str] = {}  # by what changes with every write: a file is read once per process
+
+
+class Damaged(ValueError):
+    """A file or folder is not what was written there."""
+
+
+def digests(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size in bytes and SHA-256 of every file below ``folder``, by its name relative to it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest(path)} for path in files
+    }
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno())
+        known = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if known not in _DIGESTS:
+            _DIGESTS[known] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _DIGESTS[known]
+
+
+def check_files(folder: Path, expected: Mapping[str, Mapping[str, Any]]) -> None:
+    """Compare files with what ``digests`` said of them; others are not looked at.
+
+    Raises:
+        Damaged: One is missing, of another size or of other content, or lies elsewhere by its name.
+    """
+    for name, file in expected.items():
+        # of another hand; libraries keep some of their files in folders below
+        if not name.isprintable() or "\\" in name or {"", ".", ".."} & set(name.split("/")):
+            raise Damaged(f"{name!r:.80} is no name of a file in it")
+        path = folder / name
+        if not os.path.lexists(path):
+            raise Damaged(f"{name} is missing")
+        _check_regular(path)
+        if (size := path.stat().st_size) != file["bytes"]:
+            raise Damaged(f"{name} has {size} of {file['bytes']} bytes")
+        if digest(path) != file["sha256"]:
+            raise Damaged(f"{name} has other content than was written")
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """``content`` with its own digest, for ``check_seal``."""
+    return {**content, SEAL: _seal(content)}
+
+
+def check_seal(content: Mapping[str, Any]) -> None:
+    """Raise ``Damaged`` where ``content`` is not what was sealed."""
+    try:
+        whole = content.get(SEAL) == _seal(content)
+    except RecursionError:  # brackets in brackets
+        whole = False
+    if not whole:
+        raise Damaged("it has other content than was written")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        Damaged: It is no file, too large to be ours, or holds no strict JSON object.
+    """
+    _check_regular(path)
+    if (size := path.stat().st_size) > LARGEST:
+        raise Damaged(f"{path.name} has {size} bytes")
+    try:
+        content = json.loads(path.read_bytes(), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:  # the second: brackets in brackets
+        raise Damaged(f"{path.name} is no JSON: {error}" if size else f"{path.name} is empty") from error
+    if not isinstance(content, dict):
+        raise Damaged(f"{path.name} holds no object")
+    return content
+
+
+def check_numbers(figures: Any, what: str) -> None:
+    """Raise ``Damaged`` unless ``figures`` are finite numbers by name."""
+    if not isinstance(figures, dict):
+        raise Damaged(f"{what} are no figures by name")
+    for name, value in figures.items():
+        if type(value) not in (int, float) or not is_finite(value):
+            raise Damaged(f"{what}.{name} is no finite number")
+
+
+def is_finite(value: float) -> bool:
+    """Of integers that no float can hold too, which ``math.isfinite`` fails at."""
+    return abs(value) <= sys.float_info.max
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file that is whole at every moment: the old one, or the new one."""
+    partial = path.with_suffix(".partial")
+    remove(partial)
+    partial.write_text(text)
+    publish(partial, path)
+
+
+def publish(partial: Path, path: Path) -> None:
+    """Give what was written aside its name, once it is on the disk."""
+    for one in [*sorted(partial.rglob("*")), partial] if partial.is_dir() else [partial]:
+        sync(one)
+    os.replace(partial, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content, or a folder's names, to the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that has no such thing for folders
+            raise
+    finally:
+        os.close(opened)
+
+
+def lock_file(path: Path) -> IO[str]:
+    """A file to lock, made where there is none; neither a link is followed nor a pipe waited for.
+
+    Raises:
+        OSError: It cannot be opened, or is no file.
+    """
+    return os.fdopen(regular.descriptor(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW), "a")
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what is damaged, in place of what was set aside there before; returns where it is now."""
+    aside = path.with_name(f"damaged-{path.name}")
+    remove(aside)
+    os.replace(path, aside)
+    return aside
+
+
+def remove(path: Path) -> None:
+    """Remove whatever is there: a file, a folder, a link or nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def is_other_kind(path: Path) -> bool:
+    """Whether something is there that is no file of its own: a folder, a pipe, a link, whatever that leads to."""
+    return os.path.lexists(path) and (path.is_symlink() or not path.is_file())
+
+
+def _check_regular(path: Path) -> None:
+    """A pipe would be waited for without end."""
+    if not path.exists() or not stat.S_ISREG(path.stat().st_mode):
+        raise Damaged(f"{path.name} is no file")
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(f"{word} is no number of it")
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in content.items() if name != SEAL}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

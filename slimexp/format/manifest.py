@@ -1,0 +1,169 @@
+"""The manifest of an artifact: what was done to the model, as data. Reading one runs and imports nothing that it names.
+
+Every field is checked when it is read. The classes of attachments are those in ``ATTACHMENTS``, their arguments those
+of the constructors, so that what builds them afterwards can only build what slimexp saves.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from slimexp.config.signature import Parameter, signature
+from slimexp.file.bounded import read_object
+
+FORMAT = 1
+NAME = "manifest.json"
+FAMILIES = ("seq2seq", "causal_lm", "classification")
+CACHE_BITS = (None, 4, 8)
+LARGEST = 2**24  # of lengths, shapes and other whole numbers
+
+ATTACHMENTS = frozenset(
+    {
+        "slimexp.weight.mask.Mask",
+        "slimexp.quantizer.activation.PerToken",
+        "slimexp.quantizer.activation.Ranged",
+        "slimexp.quantizer.cached.Cached",
+        "slimexp.quantizer.fp8.Fp8",
+        "slimexp.quantizer.fp8_static.Fp8Static",
+        "slimexp.quantizer.fp8_token.Fp8Token",
+        "slimexp.quantizer.hqq.Hqq",
+        "slimexp.quantizer.least_error.LeastError",
+        "slimexp.quantizer.lsq.Lsq",
+        "slimexp.quantizer.minmax.MinMax",
+        "slimexp.quantizer.mse.Mse",
+        "slimexp.quantizer.pact.Pact",
+        "slimexp.quantizer.percentile.Percentile",
+        "slimexp.quantizer.static.Static",
+        "slimexp.quantizer.ternary.Ternary",
+        "slimexp.quantizer.token.Token",
+    }
+)
+
+WAY_OUT = "copy or train the model anew"
+_ROW = {"module": str, "tensor": str, "class": str, "arguments": dict}
+_PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest in ``folder``.
+
+    Returns:
+        ``format``, ``family``, ``max_length``, ``stages`` (oldest first), ``attachments``, ``cache_bits`` and
+        ``files``; what else it says, as it is.
+
+    Raises:
+        ValueError: There is none, it cannot be read, it is of a newer format, or one of its fields cannot be.
+    """
+    path = folder / NAME
+    if not os.path.lexists(path):
+        raise ValueError(f"'{folder}' is no slimexp artifact: it holds no {NAME}")
+    content: dict[str, Any] = read_object(path, strict=True, way_out=WAY_OUT)
+    try:
+        _whole(content.get("format"), "format", least=1)
+        if content["format"] > FORMAT:
+            raise ValueError(
+                f"'{folder}' is of format {content['format']}, this slimexp reads up to {FORMAT}: update it"
+            )
+        content = {"cache_bits": None, **content}
+        _check(content)
+    except _Fault as fault:
+        raise ValueError(f"'{path}' is damaged ({fault}): {WAY_OUT}") from fault
+    return content
+
+
+class _Fault(Exception):
+    """What is wrong with a field: its name, the rule and the value."""
+
+    def __init__(self, field: str, rule: str, value: Any) -> None:
+        said = repr(value)
+        super().__init__(f"{field} must be {rule}, got {said if len(said) <= 80 else said[:80] + ' ...'}")
+
+
+def _check(content: Mapping[str, Any]) -> None:
+    if content.get("family") not in FAMILIES:
+        raise _Fault("family", f"one of {', '.join(FAMILIES)}", content.get("family"))
+    _whole(content.get("max_length"), "max_length", least=2)
+    if content["cache_bits"] not in CACHE_BITS or type(content["cache_bits"]) in (bool, float):
+        raise _Fault("cache_bits", "null, 4 or 8", content["cache_bits"])
+    for number, stage in enumerate(_objects(content, "stages")):
+        _check_stage(stage, f"stages[{number}]")
+    for number, row in enumerate(_objects(content, "attachments")):
+        _check_attachment(row, f"attachments[{number}]")
+    for number, name in enumerate(_list(content, "files")):
+        if not is_plain(name):
+            raise _Fault(f"files[{number}]", "the name of a file in the folder", name)
+
+
+def is_plain(name: Any) -> bool:
+    """Whether it is the name of a file that lies in the folder itself."""
+    return isinstance(name, str) and name.isprintable() and name not in ("", ".", "..") and not {"/", "\\"} & set(name)
+
+
+def _check_stage(stage: Mapping[str, Any], where: str) -> None:
+    for field in ("name", "technique", "key"):
+        value = stage.get(field, "" if field == "name" else "-")
+        if not isinstance(value, str) or not value or not value.isprintable():
+            raise _Fault(f"{where}.{field}", "a word", value)
+    coverage = stage.get("coverage", {})
+    if not isinstance(coverage, dict):
+        raise _Fault(f"{where}.coverage", "numbers by name", coverage)
+    for name, figure in coverage.items():
+        if not name.isprintable() or not _is(figure, "float") or not abs(figure) <= 1e300:
+            raise _Fault(f"{where}.coverage.{name}", "a finite number", figure)
+
+
+def _check_attachment(row: Mapping[str, Any], where: str) -> None:
+    for field, kind in _ROW.items():
+        if not isinstance(row.get(field), kind):
+            raise _Fault(f"{where}.{field}", {str: "a text", dict: "an object"}[kind], row.get(field))
+    if row["class"] not in ATTACHMENTS:
+        raise _Fault(f"{where}.class", "an attachment that slimexp ships", row["class"])
+    parameters = signature(row["class"]).parameters
+    for name, value in row["arguments"].items():
+        if name not in parameters:
+            raise _Fault(f"{where}.arguments", f"of {', '.join(parameters)}", name)
+        _check_argument(parameters[name], value, f"{where}.arguments.{name}")
+    for name, parameter in parameters.items():
+        if parameter.required and name not in row["arguments"]:
+            raise _Fault(f"{where}.arguments", f"given with '{name}'", row["arguments"])
+
+
+def _check_argument(parameter: Parameter, value: Any, where: str) -> None:
+    annotation = parameter.annotation or ""
+    for kind in annotation.split(" | "):
+        inner = kind.removeprefix("Sequence[").removesuffix("]")
+        if inner != kind and isinstance(value, list) and 0 < len(value) <= 8:
+            for number, one in enumerate(value):
+                _whole(one, f"{where}[{number}]", least=1)
+            return
+        if value is None and kind == "None":
+            return
+        if _is(value, kind) and (isinstance(value, (bool, str)) or abs(value) <= LARGEST):
+            return
+    raise _Fault(where, annotation, value)
+
+
+def _is(value: Any, kind: str) -> bool:
+    """Whether a value of JSON is what an annotation of one word says; true and false are no numbers."""
+    return isinstance(value, _PLAIN.get(kind, ())) and (kind == "bool" or not isinstance(value, bool))
+
+
+def _whole(value: Any, where: str, *, least: int) -> None:
+    if not _is(value, "int") or not least <= value <= LARGEST:
+        raise _Fault(where, f"a whole number from {least} to {LARGEST}", value)
+
+
+def _list(content: Mapping[str, Any], field: str) -> list[Any]:
+    value = content.get(field)
+    if not isinstance(value, list):
+        raise _Fault(field, "a list", value)
+    return value
+
+
+def _objects(content: Mapping[str, Any], field: str) -> list[dict[str, Any]]:
+    rows = _list(content, field)
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise _Fault(f"{field}[{number}]", "an object", row)
+    return rows

@@ -1,0 +1,80 @@
+"""What training goes on from: the attachments that a manifest lists, back on their model, over the weights beneath."""
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model
+from torch import nn
+
+from slimexp.file.bounded import one_line, require_file
+from slimexp.format.manifest import WAY_OUT
+from slimexp.model.reading import check_checkpoint
+from slimexp.quantizer.base import Quantizer
+from slimexp.weight.attachment import INPUT, Attachment, Place, attach, attached
+
+
+def restore(model: nn.Module, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Put attachments on ``model`` and read the weights beneath them.
+
+    Args:
+        model: Of any values.
+        rows: ``attachments`` of a manifest that ``manifest.read`` checked.
+        path: The ``training.safetensors`` beside it.
+
+    Raises:
+        ValueError: A row or a tensor does not fit the model, or the file is missing or damaged.
+    """
+    modules = dict(model.named_modules())
+    for number, row in enumerate(rows):
+        place = Place(row["module"], row["tensor"])
+        try:
+            _put(modules.get(place.module), place.tensor, row)
+        except Exception as error:  # an attachment is tried on its weight at once, where anything may not fit
+            raise ValueError(
+                f"'{path.parent}': attachments[{number}] of its manifest, {row['class']}, must fit '{place.tensor}' of "
+                f"'{place.module}' ({one_line(error)}): {WAY_OUT}"
+            ) from error
+    try:
+        require_file(path)
+        load_model(model, str(path))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"'{path}' is missing, damaged or of another model ({one_line(error)}): {WAY_OUT}") from error
+    check_checkpoint(model.named_parameters(), path)
+    for place, attachment in attached(model):
+        if isinstance(attachment, Quantizer):
+            _check_grid(model, place, attachment, path)
+
+
+def _put(module: nn.Module | None, tensor: str, row: Mapping[str, Any]) -> None:
+    if module is None:
+        raise ValueError("the model has no such module")
+    stored = {name for name, one in module._parameters.items() if one is not None}
+    if tensor != INPUT and tensor not in stored | set(getattr(module, "parametrizations", ())):
+        raise ValueError("the module has no such tensor")
+    shape = row["arguments"].get("shape")
+    if shape is not None and (tensor == INPUT or shape != list(getattr(module, tensor).shape)):
+        raise ValueError(f"it is of shape {shape}")
+    name, _, kind = row["class"].rpartition(".")
+    attachment: Attachment = getattr(import_module(name), kind)(**row["arguments"])
+    if tensor == INPUT and not (isinstance(attachment, Quantizer) and attachment.on_activations):
+        raise ValueError("it is not for inputs")
+    attach(module, tensor, attachment)
+
+
+def _check_grid(model: nn.Module, place: Place, quantizer: Quantizer, path: Path) -> None:
+    """Refuse scales that are not one for every group of a weight, or one for an input, or no numbers."""
+    shape = torch.Size([1])
+    if place.tensor != INPUT:
+        weight = model.get_parameter(f"{place.module}.parametrizations.{place.tensor}.original")
+        shape = quantizer.granularity.split(weight).shape[:-1]
+    for name, tensor in [*quantizer.named_buffers(), *quantizer.named_parameters()]:
+        fits = tensor.shape == shape if name in ("scale", "zero") else tensor.numel() == shape.numel()
+        if not fits or not tensor.isfinite().all() or (name == "scale" and not tensor.all()):
+            raise ValueError(
+                f"'{path}': '{name}' of the {type(quantizer).__name__} at '{place.tensor}' of '{place.module}' must be "
+                f"finite and of shape {list(shape)}, got {list(tensor.shape)}: {WAY_OUT}"
+            )

@@ -1,0 +1,132 @@
+"""The training of one stage, from its start or from the checkpoint that a stopped process left."""
+
+import gc
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+
+from slimexp.file import integrity
+from slimexp.file.integrity import Damaged
+from slimexp.host.console import Terminated, printable
+from slimexp.logger.base import Tracker
+from slimexp.logger.curves import drop_from
+from slimexp.pipeline import machine
+from slimexp.pipeline.checkpoint import Checkpoint, check
+from slimexp.record.stage import Stage
+from slimexp.technique.finetune import Finetune
+
+
+def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) -> None:
+    """Train what a stage has prepared.
+
+    Args:
+        technique: The stage's technique, prepared.
+        stage: Where its checkpoint and curves lie.
+        cfg: The run's configuration.
+        tracker: What shows the training.
+
+    Raises:
+        ValueError: A callback stopped it before its last step.
+    """
+    checkpoint = Checkpoint(
+        path=stage.checkpoint,
+        key=stage.key,
+        curves=stage.curves,
+        every_seconds=cfg.checkpoint.every_seconds,
+        every_steps=cfg.checkpoint.every_steps,
+    )
+    trainer = machine.trainer(
+        cfg.trainer,
+        steps=technique.steps,
+        accumulate=technique.accumulate,
+        callbacks=[*machine.callbacks(cfg.trainer, cfg.callback), checkpoint],
+        loggers=tracker.loggers(stage.name, stage.curves),
+        folder=stage.folder,
+    )
+    if cfg.compile:
+        technique.compile()
+    resume = stage.checkpoint if _resumes(stage) else None
+    if resume:
+        print(f"{stage.name}: resuming from {resume}")
+    print(f"{stage.name}: training {technique.steps} steps of {technique.batch_size * technique.accumulate} rows")
+    pl.seed_everything(cfg.seed, verbose=False)
+    # a help for finding bugs that costs every step
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        with _collecting_less():
+            trainer.fit(technique, ckpt_path=resume, weights_only=True)
+        if trainer.global_step < technique.steps:  # by a Timer, EarlyStopping or the like
+            checkpoint.write(trainer)
+            raise ValueError(
+                f"{stage.name} was stopped at step {trainer.global_step} of {technique.steps} and is not finished: "
+                f"the same command goes on from there, or set pipeline.{stage.name}.steps to fewer"
+            )
+    except RuntimeError as error:
+        if resume is None or "loading state_dict" not in str(error):
+            raise
+        stage.set_aside(resume, "its weights are of another model", then="the next run of the command trains anew")
+        raise ValueError(
+            f"{stage.name}: {resume} does not fit the model, and is set aside: repeat the command"
+        ) from error
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        # Lightning makes exit status 1 of Ctrl-C and SIGTERM
+        raise (Terminated if trainer.received_sigterm else KeyboardInterrupt) from None
+
+
+def curves(stage: Stage) -> str | None:
+    """Rows of the curves that can be read; ``None`` where there are none."""
+    path = stage.curves
+    if integrity.is_other_kind(path):
+        stage.set_aside(path, "it is no file", then="its rows are lost")
+    if not path.exists():
+        return None
+    if wrong := drop_from(path, math.inf):
+        _say_lost(stage, wrong)
+    return path.read_text()
+
+
+def _say_lost(stage: Stage, why: str) -> None:
+    """A training is too dear to repeat it for what it has shown."""
+    print(
+        f"{stage.name}: its {stage.curves.name} is damaged ({printable(why)}): the rows that can be read are kept",
+        flush=True,
+    )
+
+
+def _resumes(stage: Stage) -> bool:
+    """Whether the checkpoint of ``stage`` is whole; its curves are left with what was logged before it."""
+    path = stage.curves
+    if integrity.is_other_kind(path):
+        stage.set_aside(path, "it is no file", then="written anew")
+    if not os.path.lexists(stage.checkpoint):
+        path.unlink(missing_ok=True)
+        return False
+    try:
+        held = check(stage.checkpoint, stage.key)
+    except Damaged as error:
+        stage.set_aside(stage.checkpoint, error)
+        path.unlink(missing_ok=True)
+        return False
+    size = path.stat().st_size if path.exists() else 0
+    lost = drop_from(path, held.step) or (f"{size} of {held.curves} bytes" if size < held.curves else None)
+    if lost:
+        _say_lost(stage, lost)
+    return True
+
+
+@contextmanager
+def _collecting_less() -> Iterator[None]:
+    """Spare the garbage collector what is there already, the libraries' objects above all, at every pass."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -1,0 +1,108 @@
+"""What stages train on: Lightning's trainer and callbacks, made once before anything is loaded to see that they can."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+
+from slimexp.config.build import build
+
+
+def device(trainer: DictConfig) -> torch.device:
+    """Where stages are measured: where they were trained."""
+    accelerator = trainer.get("accelerator", "auto")
+    cuda = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if cuda else "cpu")
+
+
+def trainer(
+    node: DictConfig,
+    *,
+    steps: int,
+    accumulate: int,
+    callbacks: Sequence[pl.Callback],
+    loggers: Sequence[pl.loggers.Logger],
+    folder: Path | None,
+) -> pl.Trainer:
+    """The trainer of one stage.
+
+    Args:
+        node: Its settings.
+        steps: Optimizer steps.
+        accumulate: Batches per step.
+        callbacks: What is called while it trains.
+        loggers: Where curves go.
+        folder: Of the stage.
+
+    Raises:
+        ConfigError: A setting is refused.
+    """
+    made: pl.Trainer = build(
+        node,
+        max_steps=steps,
+        accumulate_grad_batches=accumulate,
+        callbacks=list(callbacks),
+        logger=list(loggers),
+        log_every_n_steps=min(node.get("log_every_n_steps", 10), steps),
+        default_root_dir=folder,
+    )
+    return made
+
+
+def callbacks(node: DictConfig, group: DictConfig) -> list[pl.Callback]:
+    """Callbacks of a stage, without a progress bar where the trainer's settings ``node`` switch that off.
+
+    Raises:
+        ValueError: One of ``group`` is no callback.
+    """
+    built = {str(name): build(child) for name, child in group.items()}
+    for name, callback in built.items():
+        if not isinstance(callback, pl.Callback):
+            shown = "null" if callback is None else type(callback).__name__
+            raise ValueError(f"callback.{name} must be a Lightning callback, got {shown}: ~callback.{name} drops it")
+    shows = node.get("enable_progress_bar", True)  # Lightning refuses a bar next to this switch
+    return [one for one in built.values() if shows or not isinstance(one, pl.callbacks.ProgressBar)]
+
+
+def check(node: DictConfig, group: DictConfig) -> None:
+    """Refuse settings that no stage could be trained by, by making a trainer of them.
+
+    Args:
+        node: Settings of the trainer.
+        group: The callbacks.
+
+    Raises:
+        ValueError: Says which setting, and the way out.
+    """
+    for name in ("devices", "num_nodes"):  # more would train the same batches once per device
+        if (value := node.get(name, 1)) not in (1, "1") or not isinstance(value, int | str) or value is True:
+            raise ValueError(
+                f"trainer.{name} must be 1, got {value}: a stage trains on one device; run seeds side by side"
+            )
+    if device(node).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("trainer.accelerator asks for a GPU, but torch sees no CUDA device: use trainer=cpu")
+    if (value := node.get("log_every_n_steps", 10)) is None or value < 0:
+        raise ValueError(f"trainer.log_every_n_steps must be >= 0, got {value}")
+    if (value := node.get("deterministic")) not in (True, False, None, "warn"):
+        raise ValueError(f"trainer.deterministic must be true, false or warn, got {value!r}")
+    _rehearse(node, callbacks(node, group))
+
+
+def _rehearse(node: DictConfig, called: Sequence[pl.Callback]) -> None:
+    """Make a trainer, and leave the switches of torch as they were."""
+    switches: dict[str, Any] = {
+        "mode": torch.are_deterministic_algorithms_enabled(),
+        "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
+    }
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        trainer(node, steps=1, accumulate=1, callbacks=called, loggers=(), folder=None)
+    except Exception as error:
+        said = " ".join(str(error).split()).removeprefix("trainer: ")
+        raise ValueError(f"trainer: {said or type(error).__name__}") from error
+    finally:
+        torch.use_deterministic_algorithms(**switches)
+        torch.backends.cudnn.benchmark = benchmark

@@ -1,0 +1,156 @@
+"""Rules that stop a trial in the midst of its training, once others make plain that it is hopeless.
+
+A rung is a share of a stage's steps. There a trial grades itself by the cross-entropy of labels on validation text, the
+same yardstick for all, whatever their losses and temperatures, and is held against what other trials had there. Grades
+lie in files of one folder, so that rules hold on any pool of workers and after a resume, and no trial waits for another
+(Li et al. 2020, "A system for massively parallel hyperparameter tuning").
+
+A sweep of several objectives must not drop what is worse only because it is smaller: say by ``among`` what competes.
+"""
+
+import json
+import math
+import os
+import statistics
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.nn import functional as F
+
+from slimexp.file import regular
+from slimexp.measure.base import spread, untouched
+from slimexp.model.base import IGNORE
+from slimexp.record.stage import Stopped
+from slimexp.technique.finetune import Finetune
+
+_LONGEST = 1 << 16  # bytes of a grade
+_SEED = 0  # which rows are graded: the same in all trials
+
+
+class Stopper(pl.Callback):
+    """Grades a trial at its rungs, and raises ``Stopped`` where ``hopeless`` says so; shapes nothing of what goes on.
+
+    Args:
+        stage: Name of the stage that has rungs; ``None`` for every one that is trained.
+        rungs: Shares of the stage's steps, in (0, 1).
+        least: Trials seen at a rung, this one among them, before any is stopped.
+        among: Trials are held against those of the same word.
+        rows: Of the validation split.
+        folder: Where the grades of all trials lie.
+    """
+
+    def __init__(
+        self, *, stage: str | None, rungs: Sequence[float], least: int, among: Any, rows: int, folder: str
+    ) -> None:
+        if wrong := [rung for rung in rungs if not (isinstance(rung, int | float) and 0 < rung < 1)]:
+            raise ValueError(f"rungs must be shares of the steps in (0, 1), got {wrong[0]}")
+        for name, value in (("least", least), ("rows", rows)):
+            if value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        self.stage = stage
+        self.rungs = sorted(rungs)
+        self.least = least
+        self.among = str(among)
+        self.rows = rows
+        self.folder = Path(folder)
+
+    @abstractmethod
+    def hopeless(self, grade: float, others: Sequence[float]) -> bool:
+        """Whether ``grade`` (lower is better) is, beside those of ``others`` at the same rung."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        for rung in self.rungs:
+            if trainer.global_step == math.ceil(rung * trainer.max_steps):
+                assert isinstance(pl_module, Finetune)
+                self._reach(rung, pl_module, Path(trainer.default_root_dir).name)  # the stage's own folder
+
+    def _reach(self, rung: float, technique: Finetune, trial: str) -> None:
+        stage = trial.rpartition("-")[0]
+        if self.stage not in (None, stage):
+            return
+        mine = validation_loss(technique, self.rows)
+        folder = self.folder / f"{stage}-at-{rung:g}"
+        write(folder / f"{trial}.json", {"among": self.among, "loss": mine})
+        others = [one["loss"] for name, one in read(folder).items() if name != trial and one["among"] == self.among]
+        if len(others) + 1 >= self.least and self.hopeless(mine, others):
+            raise Stopped(
+                f"{stage} was stopped at {rung:.0%} of its steps: a validation loss of {mine:.4g}, where "
+                f"{len(others)} others had {min(others):.4g} to {max(others):.4g}"
+            )
+
+
+class Halving(Stopper):
+    """Successive halving, asynchronous (Li et al. 2020, in the variant that stops instead of pausing).
+
+    Args:
+        keep: Share of the trials seen at a rung that go on, in (0, 1); the first of a rung always does.
+
+    The others are those of ``Stopper``.
+    """
+
+    def __init__(
+        self,
+        *,
+        keep: float,
+        stage: str | None,
+        rungs: Sequence[float],
+        least: int,
+        among: Any,
+        rows: int,
+        folder: str,
+    ) -> None:
+        super().__init__(stage=stage, rungs=rungs, least=least, among=among, rows=rows, folder=folder)
+        if not 0 < keep < 1:
+            raise ValueError(f"keep must be in (0, 1), got {keep}")
+        self.keep = keep
+
+    def hopeless(self, grade: float, others: Sequence[float]) -> bool:
+        better = sum(not grade <= other for other in others)  # all are, than NaN
+        return better >= math.ceil(self.keep * (len(others) + 1))
+
+
+class Median(Stopper):
+    """Stops what is worse than the median of the others (Golovin et al. 2017, "Google Vizier", section 3.2.2)."""
+
+    def hopeless(self, grade: float, others: Sequence[float]) -> bool:
+        return bool(others) and not grade <= statistics.median(others)  # NaN is worse
+
+
+def validation_loss(technique: Finetune, rows: int) -> float:
+    """Nats per label token (or per text, of a classifier) on ``rows`` of the validation split; leaves no trace."""
+    examples = technique.corpus.splits["validation"]
+    chosen = [examples[i] for i in spread(len(examples), rows, _SEED)]
+    batch = technique.family.encode([(row.source, row.target, row.label) for row in chosen])
+    batch = {name: tensor.to(technique.device) for name, tensor in batch.items()}
+    with untouched(technique.model, seed=_SEED):
+        logits, _ = technique.family.forward(batch)
+    return F.cross_entropy(logits.flatten(0, -2).float(), batch["labels"].flatten(), ignore_index=IGNORE).item()
+
+
+def write(path: Path, grade: dict[str, Any]) -> None:
+    """Write a trial's grade aside and rename it, so that nobody reads half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)  # a pipe would be waited for, and a link written through
+    with partial.open("x") as file:
+        file.write(json.dumps(grade))
+    os.replace(partial, path)
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """Trial -> its grade at a rung; what is no file, or damaged by a full disk or a power cut, decides nothing."""
+    grades = {}
+    for path in folder.glob("*.json"):
+        with suppress(OSError, ValueError, RecursionError):
+            grade = json.loads(regular.content(path, _LONGEST))
+            if isinstance(grade, dict) and "among" in grade and type(grade.get("loss")) in (int, float):
+                grades[path.stem] = grade
+    return grades

@@ -1,0 +1,82 @@
+"""Gates on layers while they are trained, and the Lagrangian that shuts as many as wanted."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from slimexp.importance.base import Gate, Gated
+from slimexp.model.layer import Layer, latent, place
+
+OPEN = 1e4  # a level from which no gate comes back
+
+
+class Gating(nn.Module):
+    """Puts a gate over everything else on the weight of every layer.
+
+    The gates are the model's as long as they are there: its parameters, its checkpoint. The multipliers are buffers
+    here, so that they are in the checkpoint too.
+
+    Args:
+        importance: Gives the gates, and says how they are trained.
+        layers: By name.
+        groups: Names of layers that reach the target together.
+    """
+
+    multipliers: Tensor
+
+    def __init__(self, importance: Gated, layers: Mapping[str, Layer], groups: Sequence[Sequence[str]]) -> None:
+        super().__init__()
+        self._layers = dict(layers)
+        self._groups = groups
+        self._price = importance.price
+        self._gates: dict[str, Gate] = {}
+        for name, layer in layers.items():
+            weight = latent(layer)
+            self._gates[name] = importance.gate(weight.shape).to(weight.device)
+            parametrize.register_parametrization(*place(layer), self._gates[name])
+        self.register_buffer("multipliers", torch.zeros(2, len(groups)))
+
+    def levels(self) -> dict[str, Tensor]:
+        """Layer -> what is trained of its gate."""
+        return {name: gate.level for name, gate in self._gates.items()}
+
+    def draw(self) -> None:
+        """Draw the noise of one optimizer step."""
+        for gate in self._gates.values():
+            gate.draw()
+
+    def penalty(self, target: Tensor) -> Tensor:
+        """What the objective gains where the expected sparsity of the groups is not ``target`` [groups]."""
+        gap = self._gap(target)
+        linear, quadratic = self.multipliers
+        return (linear * gap + quadratic * gap.square()).sum()
+
+    @torch.no_grad()
+    def ascend(self, target: Tensor) -> None:
+        """Raise the price of missing ``target`` [groups] by a step of gradient ascent."""
+        gap = self._gap(target)
+        self.multipliers += self._price * torch.stack([gap, gap.square()])
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Multiply the gates into the weights and open them for good; a second time changes nothing."""
+        for name, gate in self._gates.items():
+            weight = latent(self._layers[name])
+            weight.copy_(gate.fold(weight))
+            gate.level.fill_(OPEN)
+
+    def remove(self) -> None:
+        """Take the gates off the layers."""
+        for layer in self._layers.values():
+            module, tensor = place(layer)
+            del module.parametrizations[tensor][-1]  # type: ignore[index,union-attr]
+
+    def _gap(self, target: Tensor) -> Tensor:
+        sparsity = []
+        for names in self._groups:
+            gates = [self._gates[name] for name in names]
+            opened = torch.stack([gate.open().sum() for gate in gates]).sum()
+            sparsity.append(1 - opened / sum(gate.level.numel() for gate in gates))
+        return torch.stack(sparsity) - target

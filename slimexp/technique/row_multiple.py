@@ -1,0 +1,85 @@
+"""What stages need of the layers that they will meet, seen to when the run is composed and not after an hour."""
+
+import math
+from collections.abc import Mapping
+from itertools import takewhile
+
+from transformers import PreTrainedConfig
+
+from slimexp.cut.shape import HEADS, KV_HEADS, readers, row_length
+from slimexp.data.base import Corpus
+from slimexp.model.base import Family, Source
+from slimexp.technique.finetune import Finetune
+
+
+def inspect_stages(
+    techniques: Mapping[str, Finetune], source: Source, corpus: Corpus, config: PreTrainedConfig
+) -> dict[str, int]:
+    """Show the model's layers to the stages that meet them as they are, and hand on what later ones need.
+
+    Returns:
+        As ``hand_on``.
+
+    Raises:
+        ValueError: A stage cannot do to the layers what it should.
+    """
+    outline = None
+    if any(technique.attaches for technique in techniques.values()):
+        outline = source.outline(task=corpus.task, labels=corpus.labels)
+    if outline is not None:
+        for technique in takewhile(lambda one: one.attaches or not one.alters, techniques.values()):
+            technique.inspect(outline)
+    return hand_on(techniques, config, outline)
+
+
+def hand_on(techniques: Mapping[str, Finetune], config: PreTrainedConfig, outline: Family | None) -> dict[str, int]:
+    """Let stages that change widths leave what the stages after them can divide.
+
+    Groups of quantization, n:m patterns and blocks need rows of certain multiples. A stage that chooses its widths
+    (removal) is told to keep to them; one whose widths are given (a cut) is held to them.
+
+    Args:
+        techniques: The stages by name, in order.
+        config: Of the run's model.
+        outline: That model on the meta device; ``None`` where there is none.
+
+    Returns:
+        Stage -> what its widths are a multiple of for the sake of later stages; those that need nothing are left out.
+
+    Raises:
+        ValueError: Rows that a stage leaves, or that no stage changes, do not divide; names the stages and the way out.
+    """
+    stages = list(techniques.items())
+    handed: dict[str, int] = {}
+    for position, (name, technique) in enumerate(stages):
+        needs = {later: one.row_multiple for later, one in stages[position + 1 :] if one.row_multiple > 1}
+        if not technique.cuts or not needs:
+            continue
+        multiple = math.lcm(*needs.values())
+        for width, units in technique.cuts.items():
+            if units is not None and row_length(config, width, units) % multiple:
+                _refuse(name, width, row_length(config, width, units), needs)
+        if None in technique.cuts.values():
+            technique.leave_multiples(multiple)
+            technique.validate(config, before=[one for _, one in stages[:position]])
+            handed[name] = multiple
+        if outline is not None:
+            changed = _readers(outline, technique)
+            for later in needs:
+                techniques[later].inspect_rows(outline, changed)
+    return handed
+
+
+def _readers(outline: Family, technique: Finetune) -> set[str]:
+    """Layers whose rows change their length when ``technique`` cuts."""
+    axes = [axis for width in technique.cuts for axis in ((HEADS, KV_HEADS) if width == HEADS else (width,))]
+    return {name for axis in axes for name in readers(outline.model, axis)}
+
+
+def _refuse(stage: str, width: str, length: int, needs: Mapping[str, int]) -> None:
+    later, multiple = next((later, need) for later, need in needs.items() if length % need)
+    below, above = length // multiple * multiple, -(-length // multiple) * multiple
+    raise ValueError(
+        f"pipeline.{stage} leaves rows of {length} ({width}), and pipeline.{later} needs multiples of {multiple}: "
+        f"let {stage} keep {below or above} or {above}, or choose another group for {later}"
+    )

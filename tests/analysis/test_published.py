@@ -1,0 +1,113 @@
+"""Points of others: read, matched with their corpus, and refused in one line that says where."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from slimexp.analysis import published
+from slimexp.analysis.published import read
+
+pytestmark = pytest.mark.fast
+
+
+def written(folder: Path, text: str, name: str = "points.csv") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("points.csv", "\ufefflabel,disk_mb,cer,cer_stderr\nT5 small, 120 ,0.01,0.002\n\nBARE,,0.02,\n"),
+        (
+            "points.jsonl",
+            '{"label": "T5 small", "disk_mb": 120, "cer": 0.01, "cer_stderr": 0.002}\n\n'
+            '{"label": "BARE", "cer": 0.02, "disk_mb": null}\n',
+        ),
+    ],
+)
+def test_points_with_what_was_published_of_them(tmp_path: Path, name: str, text: str) -> None:
+    first, bare = read(written(tmp_path, text, name), ["spelling"])["spelling"]
+    assert (first.label, first.value("disk_mb"), first.value("cer"), first.error("cer")) == (
+        "T5 small",
+        120,
+        0.01,
+        0.002,
+    )
+    assert not first.dense and first.seeds == first.artifacts == ()
+    assert bare.label == "BARE" and set(bare.figures) == {"cer"}
+
+
+def test_a_point_belongs_to_one_corpus(tmp_path: Path) -> None:
+    path = written(tmp_path, "label,corpus,cer\na,spelling,0.1\nb,files (rate=1),0.2\n")
+    found = read(path, ["spelling", "files (rate=1)", "hub"])
+    assert {title: [point.label for point in points] for title, points in found.items()} == {
+        "spelling": ["a"],
+        "files (rate=1)": ["b"],
+        "hub": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("points.txt", "label,cer\n", r"must end in .csv or .jsonl, got .*points.txt"),
+        ("points.csv", "", r"must name the columns, 'label' among them, each once; got \[\]"),
+        ("points.csv", "name,cer\na,1\n", "'label' among them"),
+        ("points.csv", "label,cer,cer\na,1,2\n", "each once"),
+        ("points.csv", "label,cer\na,1,2\n", "line 2 of .* has 3 cells, and the header 2"),
+        (
+            "points.csv",
+            "label,corpus,cer\na,other,1\nb,other,good\n",
+            "cer in row 2 of .* must be a finite number, got 'good'",
+        ),
+        ("points.csv", "label,cer\na,nan\n", "must be a finite number, got 'nan'"),
+        ("points.csv", "label,cer\n,1\n", "row 1 of .* needs a 'label'"),
+        ("points.csv", "label,cer\na,\n", r"row 1 of .* \(a\) holds no metric"),
+        ("points.csv", "label,corpus,cer\na,speling,1\n", "is of corpus 'speling': .* one of 'spelling', 'other'"),
+        ("points.csv", "label,cer\na,1\n", "row 1 of .* names no corpus: 'corpus' must be one of"),
+        ("points.jsonl", "{\n", "line 1 of .* is no JSON"),
+        ("points.jsonl", "[1]\n", "line 1 of .* must be an object, got list"),
+        ("points.csv", "label,cer\na,1e200\n", "must be a finite number, got '1e200'"),
+        ("points.csv", "label,cer\n" + "x" * 200_000 + ",1\n", "line 2 of .* is no CSV: field larger"),
+        ("points.csv", "label,\x1b[2J\na,x\n", r"^\\x1b\[2J in row 1 of .* must be a finite number, got 'x'"),
+        ("points.jsonl", '{"label": "a", "cer": true}', "must be a finite number, got True"),
+        ("points.jsonl", '{"label": "a", "cer": 1' + "0" * 400 + "}", "must be a finite number, got 10000"),
+        ("points.jsonl", '{"label": "a", "cer": 1' + "0" * 5_000 + "}", "line 1 of .* is no JSON"),
+        ("points.jsonl", '{"label": "a", "cer": NaN}', "must be a finite number, got nan"),
+        ("points.jsonl", "[" * 100_000, "line 1 of .* is no JSON"),
+        ("points.jsonl", '{"label": "a", "corpus": ["spelling"], "cer": 1}', r"is of corpus \['spelling'\]"),
+        ("points.jsonl", '{"label": "a", "corpus": "other", "cer": [1]}', r"must be a finite number, got \[1\]"),
+    ],
+)
+def test_a_bad_file_is_told_where(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(written(tmp_path, text, name), ["spelling", "other"])
+
+
+def test_no_file_and_no_text(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file .*absent.csv of published points"):
+        read(tmp_path / "absent.csv", ["spelling"])
+    (tmp_path / "points.csv").write_bytes(b"label,cer\n\xff,1\n")
+    with pytest.raises(ValueError, match="is no UTF-8 text"):
+        read(tmp_path / "points.csv", ["spelling"])
+
+
+def test_what_is_no_file_of_bounded_size_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
+    for name in ("pipe.csv", "folder.csv", "zero.jsonl"):
+        with pytest.raises(OSError, match="not a regular file"):
+            read(tmp_path / name, ["spelling"])
+    monkeypatch.setattr(published, "LONGEST", 5)
+    with pytest.raises(ValueError, match="is too large"):
+        read(written(tmp_path, "label,cer\na,1\n"), ["spelling"])
+
+
+def test_a_label_is_one_line_that_no_terminal_obeys(tmp_path: Path) -> None:
+    path = written(tmp_path, '{"label": "a\\nb\\u001b\\ud800", "cer": 1}', "points.jsonl")
+    (point,) = read(path, ["spelling"])["spelling"]
+    assert point.label == r"a\nb\x1b\ud800"

@@ -1,0 +1,59 @@
+"""The contract of every target under conf/."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from slimexp.config.build import build
+from slimexp.config.composition import CONF_DIR, compose
+
+from slimexp.budget.base import Space, Target
+from slimexp.cut.ranking import Ranking, rank
+from slimexp.cut.remove import remove
+from slimexp.cut.shape import AXES, Census, lattice
+
+FILES = sorted(path.stem for path in (CONF_DIR / "target").glob("*.yaml"))
+SETTINGS = {"disk": ["+measure.probe.megabytes=1"], "latency": ["measure.probe.pairs=2"]}
+
+
+def target(name: str, *overrides: str) -> Target:
+    lines = [line.removeprefix("+") for line in SETTINGS.get(name, [])]
+    return build(compose([f"+target@measure.probe={name}", *lines, *overrides]).measure.probe)
+
+
+@pytest.fixture
+def space(tiny: Callable[..., Any]) -> Space:
+    family = tiny("causal_lm")
+    ranking: Ranking = rank(
+        family,
+        build(compose(["+importance@measure.probe=magnitude"]).measure.probe),
+        norm=2,
+        widths=["heads", "ffn", "hidden"],
+        batches=lambda rows: [family.encode([("one", None, None)])],
+        rows=1,
+        objective=lambda batch: family.forward(batch)[0].sum(),
+    )
+    census = Census(family.model)
+    return Space(
+        family=family,
+        lattice=lattice(family.model.config, AXES, multiple=8),
+        count=lambda shape: census.count(ranking.layers(shape), shape),
+        build=lambda shape: remove(family, ranking.layers(shape), ranking.kept(shape)),
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_unit_costs_something(name: str, space: Space) -> None:
+    one = target(name)
+    price = one.price(space)
+    for word, options in space.lattice.items():
+        assert price({**space.whole, word: options[-1]}) <= price(space.whole)
+    assert one.limit > 0 and one.unit
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_one_word_everywhere(path: str) -> None:
+    made = target(path)
+    assert type(made).__module__ == f"slimexp.budget.{path}"
+    assert (Path(__file__).parent / f"test_{path}.py").is_file()

@@ -1,0 +1,178 @@
+"""What is hopeless is stopped in the midst of its training, and what goes on is as without the rule."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from slimexp.config.composition import CONF_DIR, compose
+
+from slimexp.config.check import check
+from slimexp.record.stage import Stopped
+from slimexp.stopper import base as stopper_base
+
+Make = Callable[..., Any]
+RULES = {"stage": None, "rungs": [0.5], "least": 1, "among": "", "rows": 4, "folder": "rungs"}
+GOOD, BAD = 1e-3, 1e9
+
+
+def rule(name: str, **changes: Any) -> Any:
+    keep = {"keep": 0.5} if name == "Halving" else {}
+    return getattr(stopper_base, name)(**{**RULES, **keep, **changes})
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("grade", "others", "hopeless"),
+    [
+        (5.0, [], False),  # the first of a rung
+        (2.0, [1.0], True),
+        (1.0, [2.0], False),
+        (2.0, [1.0, 3.0, 4.0], False),  # second of four
+        (3.0, [1.0, 2.0, 4.0], True),
+        (1.0, [1.0, 1.0, 1.0], False),  # nobody is better
+        (float("nan"), [1.0, 2.0, 3.0], True),
+    ],
+)
+def test_halving_keeps_the_better_half(grade: float, others: list[float], hopeless: bool) -> None:
+    assert rule("Halving").hopeless(grade, others) is hopeless
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("keep", [0.25, 0.5, 0.75])
+def test_halving_keeps_its_share(keep: float) -> None:
+    grades = [float(i) for i in range(20)]
+    kept = [g for g in grades if not rule("Halving", keep=keep).hopeless(g, [o for o in grades if o != g])]
+    assert kept == grades[: round(20 * keep)]
+
+
+@pytest.mark.fast
+def test_the_median_stops_what_is_worse_than_it() -> None:
+    median = rule("Median")
+    assert not median.hopeless(9.0, [])
+    assert not median.hopeless(2.0, [1.0, 2.0, 3.0])
+    assert median.hopeless(2.1, [1.0, 2.0, 3.0])
+    assert median.hopeless(float("nan"), [1.0])
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rungs": [0.5, 1.0]}, r"rungs must be shares of the steps in \(0, 1\), got 1.0"),
+        ({"rungs": ["half"]}, r"rungs must be shares of the steps in \(0, 1\), got half"),
+        ({"least": 0}, "least must be >= 1, got 0"),
+        ({"rows": 0}, "rows must be >= 1"),
+        ({"keep": 1.0}, r"keep must be in \(0, 1\), got 1.0"),
+    ],
+)
+def test_wrong_rules_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rule("Halving", **changes)
+
+
+@pytest.fixture
+def run(tiny_folder: Callable[..., Path], table: Path, tmp_path: Path) -> Callable[..., dict[str, float]]:
+    """Overrides -> a short finetuning of a tiny model."""
+    from slimexp.pipeline.pipeline import Pipeline
+
+    base = [
+        "pipeline=finetune", "pipeline.finetune.steps=4", "pipeline.finetune.batch_size=2", "model=pretrained",
+        f"model.path={tiny_folder('seq2seq')}", "model.max_length=16", "data=files", f"data.path={table}",
+        "data.task=seq2seq", "logger=none", "trainer=fast", "measure=[size]", f"runs={tmp_path / 'runs'}", "name=a",
+    ]  # fmt: skip
+
+    def call(*overrides: str) -> dict[str, float]:
+        cfg = compose([*base, *overrides])
+        check(cfg)
+        return Pipeline(cfg, overrides=list(overrides)).run()
+
+    return call
+
+
+def leave(folder: Path, trial: str, loss: float, among: str = "") -> None:
+    stopper_base.write(folder / f"{trial}.json", {"among": among, "loss": loss})
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF_DIR / "stopper").glob("*.yaml")))
+def test_a_hopeless_trial_is_stopped_at_its_rung_and_a_good_one_is_not(
+    run: Callable[..., Any], tmp_path: Path, name: str
+) -> None:
+    rules = [f"+stopper@callback.stopper={name}", "callback.stopper.rungs=[0.5]", "callback.stopper.rows=4"]
+    folder = tmp_path / "runs/a/rungs/finetune-at-0.5"
+    for trial in range(3):
+        leave(folder, f"finetune-{trial}", BAD)
+        leave(folder, f"finetune-{trial}-of-others", GOOD, among="4")
+    run(*rules)  # better than those it is held against
+    (mine,) = [path for path in folder.glob("*.json") if json.loads(path.read_text())["loss"] not in (GOOD, BAD)]
+    assert len(list((tmp_path / "runs/a").glob("finetune-*/artifact"))) == 1
+    with pytest.raises(Stopped, match=r"finetune was stopped at 50% of its steps: a validation loss of \d.*, where 3"):
+        run(*rules, "callback.stopper.among=4", "seed=1")
+    assert len(list((tmp_path / "runs/a").glob("finetune-*/artifact"))) == 1
+    assert len(list(folder.glob("*.json"))) == 8 and mine.exists()
+    run("seed=1")  # goes on from its checkpoint without the rule
+    assert len(list((tmp_path / "runs/a").glob("finetune-*/artifact"))) == 2
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b"3", b"\0\0", b"\xff", b'{"loss": 1}', b'{"among": "", "loss": "low"}', b"[" * 10**5]
+)
+def test_a_damaged_grade_decides_nothing(tmp_path: Path, text: bytes) -> None:
+    leave(tmp_path, "finetune-whole", GOOD)
+    (tmp_path / "finetune-damaged.json").write_bytes(text)
+    assert stopper_base.read(tmp_path) == {"finetune-whole": {"among": "", "loss": GOOD}}
+
+
+@pytest.mark.fast
+def test_what_is_no_grade_is_neither_waited_for_nor_read_to_its_end(tmp_path: Path) -> None:
+    leave(tmp_path, "finetune-whole", GOOD)
+    os.mkfifo(tmp_path / "finetune-pipe.json")
+    (tmp_path / "finetune-device.json").symlink_to("/dev/zero")
+    (tmp_path / "finetune-folder.json").mkdir()
+    (tmp_path / "finetune-long.json").write_text(json.dumps({"among": "x" * 100_000, "loss": GOOD}))
+    assert stopper_base.read(tmp_path) == {"finetune-whole": {"among": "", "loss": GOOD}}
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("place", ["a.json", f"a.{os.getpid()}.partial"], ids=["grade", "partial"])
+@pytest.mark.parametrize("put", ["pipe", "link"])
+def test_a_grade_is_written_into_no_pipe_and_through_no_link(tmp_path: Path, place: str, put: str) -> None:
+    (tmp_path / "other").write_text("other")
+    os.mkfifo(tmp_path / place) if put == "pipe" else (tmp_path / place).symlink_to("other")
+    leave(tmp_path, "a", GOOD)
+    assert stopper_base.read(tmp_path)["a"]["loss"] == GOOD and not (tmp_path / "a.json").is_symlink()
+    assert (tmp_path / "other").read_text() == "other"
+
+
+def test_few_at_a_rung_decide_nothing(run: Callable[..., Any], tmp_path: Path) -> None:
+    leave(tmp_path / "runs/a/rungs/finetune-at-0.5", "finetune-other", GOOD)
+    run("+stopper@callback.stopper=median", "callback.stopper.rungs=[0.5]", "callback.stopper.least=3")
+
+
+def test_another_stage_has_no_rungs(run: Callable[..., Any], tmp_path: Path) -> None:
+    run("+stopper@callback.stopper=median", "callback.stopper.stage=prune")
+    assert not (tmp_path / "runs/a/rungs").exists()
+
+
+def test_a_trial_that_goes_on_is_as_without_the_rule(run: Callable[..., Any], tmp_path: Path) -> None:
+    from slimexp import artifact
+
+    weights = []
+    for rules in ([], ["+stopper@callback.stopper=halving"]):
+        run(*rules, "resume=false", "pipeline.finetune.dropout=true")
+        (folder,) = (tmp_path / "runs/a").glob("finetune-*")  # one key: rules shape no result
+        weights.append(artifact.load(folder / "artifact").model.state_dict())
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+@pytest.mark.parametrize("task", ["seq2seq", "causal_lm", "classification"])
+def test_the_validation_loss_is_that_of_the_labels(tiny: Make, corpus: Make, technique: Make, task: str) -> None:
+    stage = technique("finetune")
+    stage.prepare(tiny(task), corpus(task), None)
+    loss = stopper_base.validation_loss(stage, 2)
+    assert 0 < loss == stopper_base.validation_loss(stage, 2)
+    assert loss != stopper_base.validation_loss(stage, 3)
