@@ -54,7 +54,7 @@ class PlainLoop:
                 {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
             ]
         )
-        self.scheduler = technique._scheduler(self.optimizer, num_training_steps=self.steps)
+        self.scheduler = technique._lr_scheduler(self.optimizer, num_training_steps=self.steps)
         rng = torch.get_rng_state()
         self.batches = iter(technique.train_dataloader())
         self.step = 0

@@ -186,7 +186,7 @@ def parameters(family: Family) -> int:
 def smaller(family: Family, corpus: Corpus, axes: str, importance: str) -> tuple[Family, float]:
     """``family`` without a quarter of its parameters, and seconds."""
     stage = "pipeline.prune_structured"
-    lines = ["pipeline=prune_structured", f"{stage}.target.share={SHARE}", f"{stage}.steps=0", f"{stage}.axes=[{axes}]"]
+    lines = ["pipeline=prune_structured", f"{stage}.budget.share={SHARE}", f"{stage}.steps=0", f"{stage}.axes=[{axes}]"]
     lines.append(f"importance@{stage}.importance={importance}")
     technique = build(compose(lines).pipeline.prune_structured)
     began = time.monotonic()

@@ -94,7 +94,7 @@ def dominate(runs: Path, make_record: Callable[..., Any], name: str = "other", *
 def test_names_are_those_of_artifacts() -> None:
     """Read, not imported: cleaning needs no torch, whose import takes seconds."""
     training = re.search(
-        r'^TRAINING = "(.+)"$', Path(removal.__file__).with_name("artifact.py").read_text(), re.MULTILINE
+        r'^TRAINING = "(.+)"$', Path(removal.__file__).parents[1].joinpath("artifact.py").read_text(), re.MULTILINE
     )
     assert training is not None
     assert manifest.NAME == removal.MANIFEST and {manifest.NAME, training[1]} == removal.BESIDE

@@ -68,7 +68,7 @@ def test_experiment_is_absent_from_the_defaults() -> None:
     assert "experiment:" not in (CONF_DIR / "config.yaml").read_text()
 
 
-@pytest.mark.parametrize("path", [p for p in COMPONENTS if p.parts[0] in ("optimizer", "scheduler")], ids=str)
+@pytest.mark.parametrize("path", [p for p in COMPONENTS if p.parts[0] in ("optimizer", "lr_scheduler")], ids=str)
 def test_training_can_call_it(path: Path) -> None:
     """A partial binds only when it is called: with the arguments that ``Finetune`` gives."""
     import torch

@@ -27,7 +27,7 @@ _NORMAL_95 = 1.959964  # half a 95 % interval, in standard errors
 _SHARED = ("model", "trainer", "save_dtype")  # what shapes every stage of a run, beside the stages themselves
 # What every technique has: told after what is its own.
 _LESS_TELLING = frozenset(
-    {"steps", "batch_size", "dropout", "workers", "pad_to", "clip_norm", "optimizer", "scheduler"}
+    {"steps", "batch_size", "dropout", "workers", "pad_to", "clip_norm", "optimizer", "lr_scheduler"}
 )
 LONGEST = 100  # stages of a chain
 _SHOWN = 4  # settings a stage's label holds, where they tell it from others

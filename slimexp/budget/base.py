@@ -1,4 +1,4 @@
-"""What every target is: a price of shapes, and the most that one may cost."""
+"""What every budget is: a price of shapes, and the most that one may cost."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ class Space:
         return {word: options[0] for word, options in self.lattice.items()}
 
 
-class Target(ABC):
+class Budget(ABC):
     """What the user wants; shapes are solved for.
 
     Attributes:

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import torch
 
-from slimexp.budget.base import Price, Space, Target
+from slimexp.budget.base import Price, Space, Budget
 from slimexp.model.tokenizer import save_tokenizer
 
 MB = 1e6
 _PER_TENSOR = 120  # bytes of its entry in a safetensors header beside its name: type, shape, offsets
 
 
-class Disk(Target):
+class Disk(Budget):
     """Bytes of weights, config and tokenizer as the artifact of this stage holds them (``disk_mb`` of measure size).
 
     Later stages may store them in fewer bits. Names of tensors are counted at their full length, so that the artifact
@@ -27,9 +27,9 @@ class Disk(Target):
 
     def __init__(self, *, megabytes: float, dtype: str) -> None:
         if not megabytes > 0:
-            raise ValueError(f"target.megabytes must be > 0, got {megabytes}")
+            raise ValueError(f"budget.megabytes must be > 0, got {megabytes}")
         if not isinstance(kind := getattr(torch, dtype, None), torch.dtype):
-            raise ValueError(f"target.dtype must be a torch type such as bfloat16, got '{dtype}'")
+            raise ValueError(f"budget.dtype must be a torch type such as bfloat16, got '{dtype}'")
         self.limit = megabytes
         self.bytes_per_weight = kind.itemsize
 

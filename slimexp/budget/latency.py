@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import torch
 
-from slimexp.budget.base import Price, Space, Target
+from slimexp.budget.base import Price, Space, Budget
 from slimexp.cut.shape import Shape
 from slimexp.model.base import Batch, Family
 
 
-class Latency(Target):
+class Latency(Budget):
     """One pass over a batch of random tokens: median of the ratios of interleaved pairs.
 
     The price is a linear estimate: how much halving each axis alone saves is measured, and savings are added up. The
@@ -30,10 +30,10 @@ class Latency(Target):
 
     def __init__(self, *, ratio: float, batch: int, tokens: int, pairs: int) -> None:
         if not 0 < ratio < 1:
-            raise ValueError(f"target.ratio of seconds must be in (0, 1), got {ratio}")
+            raise ValueError(f"budget.ratio of seconds must be in (0, 1), got {ratio}")
         for name, value in (("batch", batch), ("tokens", tokens), ("pairs", pairs)):
             if value < 1:
-                raise ValueError(f"target.{name} must be >= 1, got {value}")
+                raise ValueError(f"budget.{name} must be >= 1, got {value}")
         self.limit = ratio
         self.batch = batch
         self.tokens = tokens

@@ -1,9 +1,9 @@
 """Parameters: the share of them that stays."""
 
-from slimexp.budget.base import Price, Space, Target
+from slimexp.budget.base import Price, Space, Budget
 
 
-class Parameters(Target):
+class Parameters(Budget):
     """Parameters over those of the model that came in, tied ones once.
 
     Args:
@@ -14,7 +14,7 @@ class Parameters(Target):
 
     def __init__(self, *, share: float) -> None:
         if not 0 < share < 1:
-            raise ValueError(f"target.share of the parameters that stay must be in (0, 1), got {share}")
+            raise ValueError(f"budget.share of the parameters that stay must be in (0, 1), got {share}")
         self.limit = share
 
     def price(self, space: Space) -> Price:

@@ -1,4 +1,4 @@
-"""The shape that meets a target: scored once per axis, solved for any budget, decided by what few candidates lose."""
+"""The shape that meets a budget: scored once per axis, solved for any budget, decided by what few candidates lose."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,7 +81,7 @@ def described(shape: Shape) -> str:
 
 
 def _useful(word: str, options: Sequence[int], whole: Shape, price: Price, limit: float) -> Sequence[int]:
-    """Options down to the first that meets the target by itself: to take more of one axis cannot be needed."""
+    """Options down to the first that meets the budget by itself: to take more of one axis cannot be needed."""
     enough = (i for i, units in enumerate(options) if price({**whole, word: units}) <= limit)
     return options[: next(enough, len(options)) + 1]
 

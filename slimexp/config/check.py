@@ -25,7 +25,7 @@ from slimexp.config.signature import TargetNotFound, lineage
 
 __all__ = ["CONF_DIR", "CheckpointInterval", "ConfigError", "Evaluation", "Run", "build", "check", "compose"]
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"  # in a wheel, in a checkout
 
 

@@ -40,7 +40,7 @@ from slimexp.config.composition import compose, groups, options
 from slimexp.config.schema import Run
 from slimexp.host import console
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _PARETO = "pareto"  # the sweeper that ships with the package
 
 Task = Callable[[DictConfig], Any]

@@ -117,7 +117,7 @@ class Gated(Importance):
     ``price gap`` and ``b`` by ``price gap^2`` per step.
 
     Args:
-        lr: Learning rate of the gates, which follows the stage's scheduler.
+        lr: Learning rate of the gates, which follows the stage's lr_scheduler.
         price: Gradient ascent's step of the multipliers.
     """
 

@@ -38,9 +38,11 @@ _SHAPES_FIGURES = ("measure", "data/grading", "kernel", "decode")
 _SHAPES_RESULTS = (
     "allocation",
     "artifact",
-    "attachment",
+    "budget",
+    "calibration",
+    "cut",
     "data",
-    "hessian",
+    "format",
     "importance",
     "kernel/base",
     "loss",
@@ -50,12 +52,11 @@ _SHAPES_RESULTS = (
     "rounding",
     "schedule",
     "smoothing",
-    "target",
     "technique",
-    "training",
+    "weight",
 )
 FINAL = "final"  # what trackers file the last stage's figures under, whatever its name
-_SHAPES_NOTHING = ("slimexp.pipeline.progress.", "slimexp.stopper.base.")  # callbacks
+_SHAPES_NOTHING = ("slimexp.pipeline.progress.", "slimexp.stopper.")  # callbacks
 
 
 class Pipeline:

@@ -179,7 +179,7 @@ def as_floats(tree: Any) -> Any:
 
 def code_version(names: Sequence[str]) -> str:
     """Digest of the sources of modules or rooms: another version of them is other work."""
-    root = Path(__file__).parent
+    root = Path(__file__).parents[1]
     patterns = ("{}.py", "{}/*.py", "{}/*.cpp")
     files = sorted(path for name in names for pattern in patterns for path in root.glob(pattern.format(name)))
     digest = hashlib.sha256(__version__.encode())

@@ -27,7 +27,7 @@ from slimexp.sweeper.space import Space
 from slimexp.sweeper.sweep import Sweep
 
 _OURS = ("space", "content", "fixed", "folder", "promotion", "prepare")  # of a sweep's arguments: no settings
-_RULES = "slimexp.stopper.base."  # callbacks that stop a trial
+_RULES = "slimexp.stopper."  # callbacks that stop a trial
 _SHAPING = ("model", "baseline", "data", "pipeline", "trainer", "measure")
 FOLDER = "sweep"  # below the run's: the journal, and the trials' logs
 SIZE = "disk_mb"

@@ -36,7 +36,7 @@ class Training(TypedDict):
         seed: Of the order of the data.
         losses: Name -> term of the objective.
         optimizer: Partial of a torch optimizer, awaiting the parameters.
-        scheduler: Partial of a learning-rate schedule, awaiting optimizer and ``num_training_steps``.
+        lr_scheduler: Partial of a learning-rate schedule, awaiting optimizer and ``num_training_steps``.
         teacher: Where the teacher comes from; ``None`` for the run's dense model, if a loss needs one.
     """
 
@@ -50,7 +50,7 @@ class Training(TypedDict):
     seed: int
     losses: Mapping[str, Loss]
     optimizer: Callable[..., torch.optim.Optimizer]
-    scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler]
+    lr_scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler]
     teacher: Source | None
 
 
@@ -82,7 +82,7 @@ class Finetune(pl.LightningModule):
         for name, loss in training["losses"].items():
             if not isinstance(loss, Loss):
                 raise ValueError(f"losses.{name} must be a loss, got {loss!r}: ~losses.{name} leaves it out")
-        optimization.check(training["optimizer"], training["scheduler"], steps=training["steps"])
+        optimization.check(training["optimizer"], training["lr_scheduler"], steps=training["steps"])
         if training["steps"] and not training["losses"]:
             raise ValueError("training needs at least one loss: add one, e.g. /loss@losses.ce: cross_entropy")
         if training["teacher"] is not None and not any(loss.needs_teacher for loss in training["losses"].values()):
@@ -98,7 +98,7 @@ class Finetune(pl.LightningModule):
         self.losses = nn.ModuleDict(training["losses"])
         self.teacher = training["teacher"]
         self._optimizer = training["optimizer"]
-        self._scheduler = training["scheduler"]
+        self._lr_scheduler = training["lr_scheduler"]
 
     @property
     def needs_teacher(self) -> bool:
@@ -216,8 +216,8 @@ class Finetune(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW-like optimizers decay matrices only, not biases, norms or scales."""
         optimizer = self._optimizer([group for group in self.parameter_groups() if group["params"]])
-        scheduler = self._scheduler(optimizer=optimizer, num_training_steps=self.steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        lr_scheduler = self._lr_scheduler(optimizer=optimizer, num_training_steps=self.steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What is trained, with settings of the optimizer that differ from its own."""

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 
-def check(optimizer: Callable[..., Any], scheduler: Callable[..., Any], *, steps: int) -> None:
+def check(optimizer: Callable[..., Any], lr_scheduler: Callable[..., Any], *, steps: int) -> None:
     """Make both as training would, and take a step.
 
     Args:
         optimizer: Partial of an optimizer, awaiting the parameters.
-        scheduler: Partial of a schedule, awaiting ``optimizer`` and ``num_training_steps``.
+        lr_scheduler: Partial of a schedule, awaiting ``optimizer`` and ``num_training_steps``.
         steps: Optimizer steps of the stage.
 
     Raises:
@@ -22,16 +22,16 @@ def check(optimizer: Callable[..., Any], scheduler: Callable[..., Any], *, steps
     """
     weight, bias = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))
     groups = [{"params": [weight]}, {"params": [bias], "weight_decay": 0.0}]
-    for name, value in _keywords(scheduler).items():
+    for name, value in _keywords(lr_scheduler).items():
         whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
         if name.endswith("_steps") and value is not None and not whole:
-            raise ValueError(f"scheduler.{name} must be a whole number >= 0, got {value!r}")
+            raise ValueError(f"lr_scheduler.{name} must be a whole number >= 0, got {value!r}")
     made = _made("optimizer", torch.optim.Optimizer, optimizer, groups)
-    schedule = _made("scheduler", torch.optim.lr_scheduler.LRScheduler, scheduler, optimizer=made,
+    schedule = _made("lr_scheduler", torch.optim.lr_scheduler.LRScheduler, lr_scheduler, optimizer=made,
                      num_training_steps=max(1, steps))  # fmt: skip
     weight.grad, bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
     _guarded("optimizer", optimizer, made.step)
-    _guarded("scheduler", scheduler, schedule.step)
+    _guarded("lr_scheduler", lr_scheduler, schedule.step)
 
 
 def _made(role: str, kind: type, maker: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedConfig
 
-from slimexp.budget.base import Space, Target
+from slimexp.budget.base import Space, Budget
 from slimexp.budget.solver import Loss, Unreachable, described, solve
 from slimexp.calibration.observe import visiting
 from slimexp.cut.ranking import Ranking, rank
@@ -25,21 +25,21 @@ from slimexp.technique.batches import calibration_batches, training_batches
 from slimexp.technique.finetune import Finetune, Training
 from slimexp.weight.attachment import attached
 
-ATTEMPTS = 4  # at a target whose price is an estimate
+ATTEMPTS = 4  # at a budget whose price is an estimate
 ROWS_AT_ONCE, TOKENS_AT_ONCE = 16, 4096  # logits of a large vocabulary outweigh the model
 
 
 class PruneStructured(Finetune):
-    """Remove the least important units until the model meets a target, then train what is left.
+    """Remove the least important units until the model meets a budget, then train what is left.
 
     Every unit is ranked once on training text. Which axis gives how much is solved for: what cutting each axis alone
-    loses is measured by running the whole model with units masked; of the shapes that just meet the target and whose
+    loses is measured by running the whole model with units masked; of the shapes that just meet the budget and whose
     losses add up to least, the ``candidates`` first are run themselves. The loss is the cross-entropy before any
     training, which is not what will be left after it: candidates that are close may change places. Every block keeps as
     many heads and neurons as every other, so that plain transformers loads the result.
 
     Args:
-        target: What the model may cost at most.
+        budget: What the model may cost at most.
         axes: What may go: ``layers``, ``heads``, ``ffn``, ``hidden``; ``None`` for all of these that a model of this
             type can lose.
         multiple: What the heads' channels, the neurons and the channels that stay are a multiple of, where some go.
@@ -54,7 +54,7 @@ class PruneStructured(Finetune):
     def __init__(
         self,
         *,
-        target: Target,
+        budget: Budget,
         axes: Sequence[str] | None,
         multiple: int,
         importance: Importance,
@@ -78,7 +78,7 @@ class PruneStructured(Finetune):
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
         check_min_coverage(min_coverage)
-        self.target = target
+        self.budget = budget
         self.all_axes = axes is None
         self.axes = list(AXES if axes is None else axes)
         self.multiple = multiple
@@ -135,8 +135,8 @@ class PruneStructured(Finetune):
             shape = self._solve(space, self._loss(family, ranking, corpus))
         if shape == space.whole:
             raise ValueError(
-                f"the model costs at most {self.target.limit:g} {self.target.unit} as it is, nothing would be removed: "
-                "lower the target"
+                f"the model costs at most {self.budget.limit:g} {self.budget.unit} as it is, nothing would be removed: "
+                "lower the budget"
             )
         self.coverage = {
             "share": census.touched(ranking.layers(shape), shape),
@@ -146,7 +146,7 @@ class PruneStructured(Finetune):
         if self.coverage["share"] < self.min_coverage:
             raise ValueError(
                 f"only {self.coverage['share']:.1%} of the parameters are in tensors that lose something, min_coverage "
-                f"is {self.min_coverage:.1%}: lower min_coverage or the target"
+                f"is {self.min_coverage:.1%}: lower min_coverage or the budget"
             )
         super().prepare(space.build(shape), corpus, teacher)
 
@@ -175,7 +175,7 @@ class PruneStructured(Finetune):
             self.family = type(self.family)(self.model, self.family.tokenizer, max_length=self.family.max_length)
 
     def _solve(self, space: Space, loss: Loss) -> Shape:
-        price, limit = self.target.price(space), self.target.limit
+        price, limit = self.budget.price(space), self.budget.limit
         for _ in range(ATTEMPTS):
             try:
                 shape = solve(
@@ -188,18 +188,18 @@ class PruneStructured(Finetune):
                 )
             except Unreachable as error:
                 raise ValueError(
-                    f"a target of {self.target.limit:g} {self.target.unit} cannot be met by cutting "
-                    f"{', '.join(self.axes)} in multiples of {self.multiple}; {error}: raise the target, add to axes, "
+                    f"a budget of {self.budget.limit:g} {self.budget.unit} cannot be met by cutting "
+                    f"{', '.join(self.axes)} in multiples of {self.multiple}; {error}: raise the budget, add to axes, "
                     "or lower multiple"
                 ) from error
-            reached = self.target.reached(space, shape, price)
-            print(f"{described(space.whole)} -> {described(shape)}: {reached:.4g} {self.target.unit}")
-            if reached <= self.target.limit:
+            reached = self.budget.reached(space, shape, price)
+            print(f"{described(space.whole)} -> {described(shape)}: {reached:.4g} {self.budget.unit}")
+            if reached <= self.budget.limit:
                 return shape
-            limit *= self.target.limit / reached
+            limit *= self.budget.limit / reached
         raise ValueError(
-            f"{self.target.limit:g} {self.target.unit} was not reached in {ATTEMPTS} attempts, the last came to "
-            f"{reached:.4g}: raise the target, or measure on a quieter machine"
+            f"{self.budget.limit:g} {self.budget.unit} was not reached in {ATTEMPTS} attempts, the last came to "
+            f"{reached:.4g}: raise the budget, or measure on a quieter machine"
         )
 
     def _loss(self, family: Family, ranking: Ranking, corpus: Corpus) -> Loss:

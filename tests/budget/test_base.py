@@ -1,4 +1,4 @@
-"""The contract of every target under conf/."""
+"""The contract of every budget under conf/."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,18 +8,18 @@ import pytest
 from slimexp.config.build import build
 from slimexp.config.composition import CONF_DIR, compose
 
-from slimexp.budget.base import Space, Target
+from slimexp.budget.base import Space, Budget
 from slimexp.cut.ranking import Ranking, rank
 from slimexp.cut.remove import remove
 from slimexp.cut.shape import AXES, Census, lattice
 
-FILES = sorted(path.stem for path in (CONF_DIR / "target").glob("*.yaml"))
+FILES = sorted(path.stem for path in (CONF_DIR / "budget").glob("*.yaml"))
 SETTINGS = {"disk": ["+measure.probe.megabytes=1"], "latency": ["measure.probe.pairs=2"]}
 
 
-def target(name: str, *overrides: str) -> Target:
+def budget(name: str, *overrides: str) -> Budget:
     lines = [line.removeprefix("+") for line in SETTINGS.get(name, [])]
-    return build(compose([f"+target@measure.probe={name}", *lines, *overrides]).measure.probe)
+    return build(compose([f"+budget@measure.probe={name}", *lines, *overrides]).measure.probe)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def space(tiny: Callable[..., Any]) -> Space:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_unit_costs_something(name: str, space: Space) -> None:
-    one = target(name)
+    one = budget(name)
     price = one.price(space)
     for word, options in space.lattice.items():
         assert price({**space.whole, word: options[-1]}) <= price(space.whole)
@@ -54,6 +54,6 @@ def test_every_unit_costs_something(name: str, space: Space) -> None:
 
 @pytest.mark.parametrize("path", FILES)
 def test_one_word_everywhere(path: str) -> None:
-    made = target(path)
+    made = budget(path)
     assert type(made).__module__ == f"slimexp.budget.{path}"
     assert (Path(__file__).parent / f"test_{path}.py").is_file()

@@ -31,7 +31,7 @@ def test_the_price_is_what_the_artifact_takes(tiny: Callable[..., Any], dtype: s
 
 @pytest.mark.fast
 def test_what_is_no_size() -> None:
-    with pytest.raises(ValueError, match=r"target\.megabytes must be > 0, got 0"):
+    with pytest.raises(ValueError, match=r"budget\.megabytes must be > 0, got 0"):
         Disk(megabytes=0, dtype="bfloat16")
-    with pytest.raises(ValueError, match=r"target\.dtype must be a torch type such as bfloat16, got 'int9'"):
+    with pytest.raises(ValueError, match=r"budget\.dtype must be a torch type such as bfloat16, got 'int9'"):
         Disk(megabytes=1, dtype="int9")

@@ -29,9 +29,9 @@ def test_savings_of_single_axes_are_added_up(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"ratio": 1.0}, r"target\.ratio of seconds must be in \(0, 1\), got 1\.0"),
-        ({"pairs": 0}, r"target\.pairs must be >= 1, got 0"),
-        ({"tokens": 0}, r"target\.tokens must be >= 1, got 0"),
+        ({"ratio": 1.0}, r"budget\.ratio of seconds must be in \(0, 1\), got 1\.0"),
+        ({"pairs": 0}, r"budget\.pairs must be >= 1, got 0"),
+        ({"tokens": 0}, r"budget\.tokens must be >= 1, got 0"),
     ],
 )
 def test_what_is_refused(values: dict[str, float], message: str) -> None:

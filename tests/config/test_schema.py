@@ -26,7 +26,7 @@ WRONG = [
         "gradient_clip_val": 1.0, "limit_train_batches": 2, "logger": True, "max_epochs": 1, "min_epochs": 1,
         "min_steps": 1, "overfit_batches": 1, "barebones": True, "gradient_clip_algorithm": "norm"}.items()),
     *((f"pipeline.prune.{key}", value) for key, values in {
-        "optimizer": [None], "scheduler": [None], "losses": [None], "losses.ce": [None], "importance": [None],
+        "optimizer": [None], "lr_scheduler": [None], "losses": [None], "losses.ce": [None], "importance": [None],
         "pattern": [None], "schedule": [None], "include": [None, "a"], "steps": [None, "abc", True, 1e30], "seed": [-1],
         "optimizer.lr": ["abc", True, float("nan")], "optimizer.betas": [[0.9], 3], "every": [2**63],
         "losses.ce.weight": [float("inf")]}.items() for value in values),

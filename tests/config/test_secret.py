@@ -180,7 +180,7 @@ def test_nothing_that_a_run_leaves_holds_it(overrides: Callable[..., list[str]],
     given = [line for line in given if line != "logger=none"] + ["data.columns.label=${oc.env:TOKEN}"]
     done = subprocess.run(
         [sys.executable, "-m", "slimexp.train", *given], cwd=repository, capture_output=True, text=True,
-        env={**os.environ, "WANDB_MODE": "offline", "RUN_NAME": "named", "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "WANDB_MODE": "offline", "RUN_NAME": "named", "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert VALUE not in done.stdout + done.stderr

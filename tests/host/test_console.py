@@ -12,7 +12,7 @@ import pytest
 from slimexp.host.console import UNREAD, counted, disk_fault, interruptible, printable
 
 pytestmark = pytest.mark.fast
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def unread(code: str, *, stderr_too: bool = False) -> tuple[int, str]:

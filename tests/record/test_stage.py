@@ -67,7 +67,7 @@ def test_keys_are_of_the_content() -> None:
 @pytest.mark.fast
 @pytest.mark.parametrize("name", ["kernel/vnni.py", "kernel/vnni.cpp", "schedule.py"])
 def test_every_source_is_part_of_the_version(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("slimexp.record.stage.__file__", str(tmp_path / "stage.py"))
+    monkeypatch.setattr("slimexp.record.stage.__file__", str(tmp_path / "record" / "stage.py"))
     (tmp_path / "kernel").mkdir()
     before = code_version(["kernel", "schedule"])
     (tmp_path / name).write_text("1")

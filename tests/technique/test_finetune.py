@@ -70,7 +70,7 @@ def test_dropout_is_on_in_training_whatever_was_before(prepared: Make, fit: Make
 def test_progress_and_learning_rate_count_optimizer_steps(
     prepared: Make, fit: Make, accumulate: int, tmp_path: Path
 ) -> None:
-    stage = prepared(steps=4, accumulate=accumulate, **{"optimizer.lr": 0.5, "scheduler.num_warmup_steps": 2})
+    stage = prepared(steps=4, accumulate=accumulate, **{"optimizer.lr": 0.5, "lr_scheduler.num_warmup_steps": 2})
     seen: list[float] = []
     stage.on_step = seen.append
     trainer = fit(stage, logger=Curves(path=tmp_path / "curves.jsonl"))

@@ -38,10 +38,10 @@ def test_an_optimizer(optimizer: Any, shown: str) -> None:
     assert shown in str(caught.value)
 
 
-@pytest.mark.parametrize(("scheduler", "shown"), SCHEDULERS, ids=lambda value: value if isinstance(value, str) else "")
-def test_a_schedule(scheduler: Any, shown: str) -> None:
-    with pytest.raises(ValueError, match=r"^scheduler[^\n]+$") as caught:
-        optimization.check(ADAMW, scheduler, steps=3)
+@pytest.mark.parametrize(("lr_scheduler", "shown"), SCHEDULERS, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_schedule(lr_scheduler: Any, shown: str) -> None:
+    with pytest.raises(ValueError, match=r"^lr_scheduler[^\n]+$") as caught:
+        optimization.check(ADAMW, lr_scheduler, steps=3)
     assert shown in str(caught.value)
 
 

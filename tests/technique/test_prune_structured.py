@@ -20,7 +20,7 @@ QUICK = {"multiple": 8, "rows": 4, "candidates": 2, "importance.rows": 2}
 
 @pytest.fixture
 def prepared(tiny: Make, technique: Make, corpus: Make) -> Make:
-    """A stage with a random model cut to its target."""
+    """A stage with a random model cut to its budget."""
 
     def make(task: str = "causal_lm", *overrides: str, model: dict[str, Any] | None = None, **values: Any) -> Any:
         stage = technique(NAME, *overrides, **QUICK | values)
@@ -55,7 +55,7 @@ def logits(family: Any) -> Tensor:
     return given[batch["labels"] != IGNORE]
 
 
-# --- the target ------------------------------------------------------------------------------------
+# --- the budget ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def logits(family: Any) -> Tensor:
     ],
 )
 def test_never_above_the_target_and_as_counted(prepared: Make, tiny: Make, task: str, axes: str) -> None:
-    stage = prepared(task, axes=axes, **{"target.share": 0.85})
+    stage = prepared(task, axes=axes, **{"budget.share": 0.85})
     dense = sum(parameter.numel() for parameter in tiny(task).model.parameters())
     reached = stage.finish()
     assert size(stage) / dense == reached["parameters"] <= 0.85
@@ -75,7 +75,7 @@ def test_never_above_the_target_and_as_counted(prepared: Make, tiny: Make, task:
 
 
 def test_axes_that_must_not_go_stay(prepared: Make) -> None:
-    config = prepared(axes="[ffn]", **{"target.share": 0.9}).model.config
+    config = prepared(axes="[ffn]", **{"budget.share": 0.9}).model.config
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (2, 32, 4)
     assert config.intermediate_size < 48 and config.intermediate_size % 8 == 0
 
@@ -87,7 +87,7 @@ def test_any_importance_chooses(tiny: Make, technique: Make, corpus: Make) -> No
 
 
 def test_bytes(prepared: Make, tmp_path: Path) -> None:
-    words = (f"target@pipeline.{NAME}.target=disk", f"pipeline.{NAME}.target.megabytes=0.07")
+    words = (f"budget@pipeline.{NAME}.budget=disk", f"pipeline.{NAME}.budget.megabytes=0.07")
     stage = prepared("causal_lm", *words, axes="[ffn]", model={"intermediate_size": 256})
     artifact.save(stage.family, tmp_path / "a", dtype=torch.bfloat16, stages=[])
     files = artifact.read_manifest(tmp_path / "a")["files"]
@@ -105,7 +105,7 @@ def test_latency_is_solved_for_again_where_the_estimate_was_hopeful(
         return {4: 1.0, 3: 0.9, 2: 0.6, 1: 0.5}[shape["decoder"]]
 
     monkeypatch.setattr(Latency, "_ratio", ratio)
-    words = (f"target@pipeline.{NAME}.target=latency", f"pipeline.{NAME}.target.ratio=0.8")
+    words = (f"budget@pipeline.{NAME}.budget=latency", f"pipeline.{NAME}.budget.ratio=0.8")
     stage = prepared("causal_lm", *words, model={"num_hidden_layers": 4}, axes="[layers]")
     assert stage.model.config.num_hidden_layers == 2
     assert capsys.readouterr().out.count("x the latency") == 2
@@ -118,7 +118,7 @@ def test_latency_is_solved_for_again_where_the_estimate_was_hopeful(
     ("task", "axes"), [("causal_lm", "[layers,heads,ffn,hidden]"), ("classification", "[layers,ffn]")]
 )
 def test_masked_is_removed_is_saved(prepared: Make, decided: list[Any], task: str, axes: str, tmp_path: Path) -> None:
-    stage = prepared(task, axes=axes, **{"target.share": 0.7})
+    stage = prepared(task, axes=axes, **{"budget.share": 0.7})
     family, layers, kept = decided[-1]
     with rehearsed(family, layers, kept):
         masked = logits(family)
@@ -131,7 +131,7 @@ def test_masked_is_removed_is_saved(prepared: Make, decided: list[Any], task: st
 
 
 def test_quantizing_comes_after(prepared: Make, technique: Make, corpus: Make, tmp_path: Path) -> None:
-    stage = prepared(**{"target.share": 0.8})
+    stage = prepared(**{"budget.share": 0.8})
     artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])
     quantize = technique("quantize", bits=8)
     quantize.prepare(artifact.load(tmp_path / "a"), corpus("causal_lm"), None)
@@ -144,11 +144,11 @@ def test_quantizing_comes_after(prepared: Make, technique: Make, corpus: Make, t
 
 
 def test_resumed_equals_straight_whatever_would_be_chosen_now(prepared: Make, fit: Make, tmp_path: Path) -> None:
-    settings = {"steps": 4, "axes": "[ffn]", "target.share": 0.9}
+    settings = {"steps": 4, "axes": "[ffn]", "budget.share": 0.9}
     straight, interrupted, resumed = (
         prepared(**settings),
         prepared(**settings),
-        prepared(**settings | {"target.share": 0.8}),
+        prepared(**settings | {"budget.share": 0.8}),
     )
     fit(straight)
     fit(interrupted, max_steps=2).save_checkpoint(tmp_path / "checkpoint.ckpt")
@@ -173,15 +173,15 @@ def test_it_learns_from_the_dense_model(tiny: Make, technique: Make, corpus: Mak
 
 def test_the_nearest_that_can_be_is_named(prepared: Make) -> None:
     message = (
-        r"a target of 0.3 of the parameters cannot be met by cutting ffn in multiples of 8; the least that can be had "
-        r"is 0\.\d+: decoder 2, heads 2, ffn 8, hidden 32: raise the target, add to axes, or lower multiple"
+        r"a budget of 0.3 of the parameters cannot be met by cutting ffn in multiples of 8; the least that can be had "
+        r"is 0\.\d+: decoder 2, heads 2, ffn 8, hidden 32: raise the budget, add to axes, or lower multiple"
     )
     with pytest.raises(ValueError, match=message):
-        prepared(axes="[ffn]", **{"target.share": 0.3})
+        prepared(axes="[ffn]", **{"budget.share": 0.3})
 
 
 def test_a_target_that_is_met_already(prepared: Make) -> None:
-    words = (f"target@pipeline.{NAME}.target=disk", f"pipeline.{NAME}.target.megabytes=5")
+    words = (f"budget@pipeline.{NAME}.budget=disk", f"pipeline.{NAME}.budget.megabytes=5")
     with pytest.raises(ValueError, match="the model costs at most 5 MB as it is, nothing would be removed: lower the"):
         prepared("causal_lm", *words)
 
@@ -232,7 +232,7 @@ def test_before_anything_is_loaded(tiny: Make, technique: Make) -> None:
         ({"norm": 3}, r"norm must be 1 or 2, got 3"),
         ({"multiple": 0}, r"multiple must be >= 1, got 0"),
         ({"candidates": 0}, r"candidates must be >= 1, got 0"),
-        ({"target.share": 1}, r"target\.share of the parameters that stay must be in \(0, 1\), got 1"),
+        ({"budget.share": 1}, r"budget\.share of the parameters that stay must be in \(0, 1\), got 1"),
     ],
 )
 def test_wrong_values(technique: Make, values: dict[str, Any], message: str) -> None:
@@ -248,4 +248,4 @@ def test_what_is_learned_comes_too_late(technique: Make, importance: str) -> Non
 
 def test_too_little_coverage(prepared: Make) -> None:
     with pytest.raises(ValueError, match=r"only \d\d\.\d% of the parameters are in tensors that lose something"):
-        prepared(axes="[ffn]", min_coverage=0.99, **{"target.share": 0.9})
+        prepared(axes="[ffn]", min_coverage=0.99, **{"budget.share": 0.9})

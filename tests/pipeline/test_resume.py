@@ -24,7 +24,7 @@ from slimexp.pipeline.pipeline import Pipeline
 from slimexp.record import record
 
 Make = Callable[..., Any]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILES = ["artifact", "curves.jsonl", "lock", "measures.json"]
 CHECKPOINTS = ("checkpoint.every_steps=2", "checkpoint.every_seconds=0")
 
