@@ -29,9 +29,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
 from slimexp.config.build import build
 from slimexp.config.composition import compose
-
 from slimexp.data import grading
 from slimexp.data.base import HELD_OUT, Corpus
 
@@ -67,7 +67,7 @@ class Channel(NamedTuple):
 
 
 class Dictionary:
-    """Words of clean sentences and how often they occur; the first letter of a sentence counts as small."""
+    """PackedLinear of clean sentences and how often they occur; the first letter of a sentence counts as small."""
 
     def __init__(self, sentences: Iterable[str]) -> None:
         self.counts = Counter(core for text in sentences for _, core, _ in map(_parts, _decapitalised(text).split()))

@@ -4,8 +4,8 @@
     python -m benchmarks.gpu_kernels --rows 1 128 2048 --toy
 
 Layers of random weights in the shapes of BERT-base, of a 2B and of an 8B Llama, as int8 and float8 with inputs rounded
-per token, are raced (``slimexp.kernel.autotune``) beside float32 and bfloat16, whose inputs are rounded too, and beside a
-layer that was never quantized. Microseconds are those of a call in a row of calls, over weights that no cache holds
+per token, are raced (``slimexp.kernel.autotune``) beside float32 and bfloat16, whose inputs are rounded too, and beside
+a layer that was never quantized. Microseconds are those of a call in a row of calls, over weights that no cache holds
 where rows are few. The fastest is what ``slimexp`` serves the layer on; models that the decode loop knows decode on it
 instead (``benchmarks.decode_large``). Prints Markdown.
 """

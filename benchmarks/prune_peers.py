@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
 from slimexp.config.build import build
 from slimexp.config.composition import compose
-
 from slimexp.data.base import Corpus
 from slimexp.model.base import Family
 from slimexp.model.reading import without_bars

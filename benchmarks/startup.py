@@ -21,6 +21,13 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "transformers", "pytorch_lightning", "lightning_fabric", "datasets", "wandb", "torchmetrics", "numpy"}
 
 
+COMPOSE = """
+from slimexp.config.check import check
+from slimexp.config.composition import compose
+check(compose(["+experiment=distill_t5"]))
+"""
+
+
 class Command(NamedTuple):
     """What is timed.
 
@@ -39,7 +46,7 @@ COMMANDS = (
     Command("train --help", ("-m", "slimexp.train", "--help"), 1.0),
     Command(
         "compose and check distill_t5",
-        ("-c", "from slimexp.config.check import check, compose; check(compose(['+experiment=distill_t5']))"),
+        ("-c", COMPOSE),
         1.5,
     ),
 )

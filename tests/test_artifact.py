@@ -272,9 +272,10 @@ def test_a_folder_that_is_no_artifact(tmp_path: Path) -> None:
 SAVED = """
 import sys, torch
 from pathlib import Path
-from slimexp import artifact, integrity
-from slimexp.attachment import attach
-from slimexp.importance.mask import Mask
+from slimexp import artifact
+from slimexp.file import integrity
+from slimexp.weight.attachment import attach
+from slimexp.weight.mask import Mask
 from slimexp.model.loading import Scratch
 from slimexp.model.tokenizer import Bpe
 torch.manual_seed(0)

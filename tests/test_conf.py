@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig
-from slimexp.config.build import build
-from slimexp.config.composition import CONF_DIR, chosen, compose
 
 from slimexp.config import binding
+from slimexp.config.build import build
 from slimexp.config.check import check
+from slimexp.config.composition import CONF_DIR, chosen, compose
 
 ROOT = CONF_DIR.parent
 FILES = sorted(path.relative_to(CONF_DIR).with_suffix("") for path in CONF_DIR.glob("*/**/*.yaml"))

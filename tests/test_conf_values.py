@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from slimexp.config.build import build
-from slimexp.config.composition import CONF_DIR, compose
 
 from slimexp.config import binding
+from slimexp.config.build import build
+from slimexp.config.composition import CONF_DIR, compose
 
 COMPONENTS = sorted(
     (path.parent.name, path.stem)

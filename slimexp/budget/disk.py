@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from slimexp.budget.base import Price, Space, Budget
+from slimexp.budget.base import Budget, Price, Space
 from slimexp.model.tokenizer import save_tokenizer
 
 MB = 1e6

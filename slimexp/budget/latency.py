@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from slimexp.budget.base import Price, Space, Budget
+from slimexp.budget.base import Budget, Price, Space
 from slimexp.cut.shape import Shape
 from slimexp.model.base import Batch, Family
 

@@ -1,6 +1,6 @@
 """Parameters: the share of them that stays."""
 
-from slimexp.budget.base import Price, Space, Budget
+from slimexp.budget.base import Budget, Price, Space
 
 
 class Parameters(Budget):

@@ -1,84 +1,24 @@
-"""Configuration: where it lives, what its root holds, and whether it is right, said before anything is loaded.
+"""Whether a configuration is right, before anything is loaded.
 
-``conf/`` is the registry of components. ``check`` binds every key to its constructor's signature without importing it,
-``build`` constructs.
+``conf/`` is the registry of components: ``check`` binds every key to its constructor's signature without importing it.
 """
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import fields
 from difflib import get_close_matches
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.core.config_store import ConfigStore
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from slimexp.config import allowlist, binding, secret
+from slimexp.config import allowlist, binding, composition, secret
 from slimexp.config import schema as config_schema
-from slimexp.config.schema import CheckpointInterval, Evaluation, Run
+from slimexp.config.build import ConfigError
+from slimexp.config.composition import groups, options
+from slimexp.config.schema import Run
 from slimexp.config.signature import TargetNotFound, lineage
-
-__all__ = ["CONF_DIR", "CheckpointInterval", "ConfigError", "Evaluation", "Run", "build", "check", "compose"]
-
-_PACKAGE = Path(__file__).parents[1]
-CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"  # in a wheel, in a checkout
-
-
-class ConfigError(ValueError):
-    """Something the user can put right in a config or on the command line."""
-
-
-OmegaConf.register_new_resolver(
-    "home", config_schema.home, replace=True
-)  # Hydra makes the runs folder before a task can
-ConfigStore.instance().store(name="schema", node=Run)
-ConfigStore.instance().store(name="evaluation_schema", node=Evaluation)
-
-
-def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictConfig:
-    """The config that a command line would give."""
-    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return hydra.compose(config_name, list(overrides))
-
-
-def build(node: Any, **overrides: Any) -> Any:
-    """Construct what ``node`` describes, and everything below it.
-
-    Args:
-        node: A config node; one without ``_target_`` gives a dict or list of what is in it.
-        overrides: Runtime objects, handed to the constructor as they are (Hydra would copy them into the config).
-
-    Raises:
-        ConfigError: A constructor refused its values.
-    """
-    where = node._get_full_key(None) if OmegaConf.is_config(node) else ""
-    try:
-        if not overrides:
-            return hydra.utils.instantiate(node, _convert_="all")
-        deferred = hydra.utils.instantiate(node, _convert_="all", _partial_=True)
-        return partial(deferred, **overrides) if node.get("_partial_", False) else deferred(**overrides)
-    except Exception as error:
-        nested = isinstance(error, InstantiationException)
-        cause = error.__cause__ if nested else error
-        if not refused(cause):
-            raise
-        key = re.search(r"^full_key: (.+)$", str(error), re.MULTILINE) if nested else None
-        raise ConfigError(_at(key[1] if key else where, cause)) from cause
-
-
-def refused(error: BaseException | None) -> bool:
-    """Whether a constructor refused its values; Lightning has an exception of its own for it."""
-    abstract = isinstance(error, TypeError) and "abstract class" in str(error)
-    return isinstance(error, ValueError) or abstract or type(error).__name__ == "MisconfigurationException"
-
-
-def _at(key: str, message: object) -> str:
-    return f"{key}: {message}" if key else str(message)
 
 
 def check(cfg: DictConfig, schema: type = Run) -> None:
@@ -95,34 +35,19 @@ def check(cfg: DictConfig, schema: type = Run) -> None:
     """
     known = [item.name for item in fields(schema)]
     config_schema.expand(cfg)
-    errors = list(allowlist.faults(cfg, CONF_DIR))
+    errors = list(allowlist.faults(cfg, composition.CONF_DIR))
     for path, parent, key in binding.items(cfg):
         if parent is cfg and key not in known:
             errors.append(binding.unknown(str(key), "", known, also=groups()))
         elif parent is cfg and OmegaConf.is_missing(cfg, key) and options(str(key)):
             errors.append(f"{key} is not chosen: add {key}=<option>; options: {', '.join(options(str(key)))}")
         else:
-            errors += binding.faults(path, parent, key, CONF_DIR)
+            errors += binding.faults(path, parent, key, composition.CONF_DIR)
     if "pipeline" in known and isinstance(cfg.get("pipeline"), DictConfig):
         errors += _pipeline_faults(cfg.pipeline)
     errors += [*config_schema.faults(cfg), *_kind_faults(cfg)]
     if errors:
         raise ConfigError("\n".join(dict.fromkeys(errors)))
-
-
-def chosen(group: DictConfig) -> dict[str, DictConfig]:
-    """Components of a group by name; what an experiment sets of one that was not chosen is no component."""
-    return {str(name): node for name, node in group.items() if "_target_" in node}
-
-
-def groups() -> list[str]:
-    """The config groups."""
-    return sorted({path.parent.relative_to(CONF_DIR).as_posix() for path in CONF_DIR.glob("*/**/*.yaml")})
-
-
-def options(group: str) -> list[str]:
-    """What can be chosen in a config group."""
-    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
 
 
 def _kind_faults(cfg: DictConfig) -> Iterator[str]:
@@ -150,7 +75,7 @@ def _at_key(cfg: DictConfig, key: str) -> Any:
 def _stranger(path: str, node: object, group: str) -> Iterator[str]:
     if not isinstance(node, DictConfig) or "_target_" not in node or _is_offered(node, group):
         return
-    shared = _shared_bases(CONF_DIR / group)
+    shared = _shared_bases(composition.CONF_DIR / group)
     try:
         related = bool(shared & set(lineage(str(node["_target_"]))))
     except (TargetNotFound, OmegaConfBaseException):
@@ -163,7 +88,7 @@ def _stranger(path: str, node: object, group: str) -> Iterator[str]:
 def _is_offered(node: DictConfig, group: str) -> bool:
     """Whether ``conf/`` names the class in that group: then no source needs to be read to know its kind."""
     try:
-        return str(node["_target_"]) in allowlist.named(CONF_DIR / group)
+        return str(node["_target_"]) in allowlist.named(composition.CONF_DIR / group)
     except OmegaConfBaseException:
         return False  # reported by itself
 

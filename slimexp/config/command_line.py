@@ -34,7 +34,7 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from slimexp.config import allowlist, binding, build, composition, override, secret
+from slimexp.config import allowlist, binding, build, composition, override, renamed, secret
 from slimexp.config.build import ConfigError
 from slimexp.config.composition import compose, groups, options
 from slimexp.config.schema import Run
@@ -255,7 +255,8 @@ def _explain_missing(error: MissingConfigException) -> str:
         return " ".join(str(error).partition("\nConfig search path")[0].split())
     if not name:
         return f"{group or 'the config'} must be the name of an option, got ''; options: {', '.join(choices)}"
-    close = get_close_matches(name, choices, n=1)
+    present = renamed.OPTIONS.get((group, name))
+    close = [present] if present else get_close_matches(name, choices, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ""
     return f"no {group or 'config'} is called '{name}'{hint or ';'} available: {', '.join(choices)}"
 
@@ -266,7 +267,7 @@ def _explain_composition(error: ConfigCompositionException, config_name: str) ->
     if re.match(r"Could not override '", text):
         return _explain_overrides(text, config_name)
     if match := re.search(r"config group '(.+)' does not exist", text):
-        close = get_close_matches(match[1], groups(), n=1)
+        close = [renamed.GROUPS[match[1]]] if match[1] in renamed.GROUPS else get_close_matches(match[1], groups(), n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
         return f"there is no config group '{match[1]}': {hint}groups: {', '.join(groups())}"
     if match := re.match(r"In '(.+)': ConfigKeyError raised.*\nKey '(.+)' not in 'Run'", text):

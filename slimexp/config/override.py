@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from slimexp.config import renamed
+
 
 def given(arguments: Sequence[str]) -> list[str]:
     """Those arguments of a command line that give something a value."""
@@ -70,6 +72,8 @@ def nearest(wrong: str, keys: Sequence[str], options: Callable[[str], Sequence[s
         options: What can be chosen in a group; nothing where there is no such group.
         groups: Names of the groups.
     """
+    if (present := renamed.key(wrong)) != wrong:
+        return f"'{wrong}' is called '{present}' now"
     group, at, place = wrong.partition("@")
     if choices := options(group):
         return f"nothing is chosen for '{wrong}' yet: {_advice(group, place, keys)} options: {', '.join(choices)}"

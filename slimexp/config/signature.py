@@ -14,6 +14,8 @@ from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+from slimexp.config import renamed
+
 _PLAIN_BASES = {"object", "ABC", "Generic", "Protocol"}  # bring no constructor of their own
 _PLAIN_DECORATORS = {"final", "runtime_checkable", "total_ordering"}  # leave the constructor alone
 
@@ -107,6 +109,8 @@ def _find(target: str) -> _Found:
     parts = target.split(".")
     if not all(part.isidentifier() for part in parts) or len(parts) < 2:
         raise TargetNotFound(f"'{target}' is not a dotted name such as 'package.module.Class'")
+    if (present := renamed.class_path(target)) != target:
+        raise TargetNotFound(f"'{target}' is called '{present}' now")
     if _spec(parts[0]) is None:
         raise PackageNotFound(f"package '{parts[0]}' is not installed", parts[0])
     return _locate(target, (), frozenset())

@@ -13,7 +13,7 @@ BLOCK = 32  # inputs that share a scale
 _PART = 1024  # numbers that a program turns into floats
 
 
-class Words(Kernel):
+class PackedLinear(Kernel):
     """A packed layer on a GPU, its inputs rounded to int8 with one scale per 32 neighbours.
 
     Of 8 bits, a word is four neighbours. Of 4 bits, 32 neighbours are four words: byte b of word i holds number

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from slimexp.config import renamed
 from slimexp.config.signature import Parameter, signature
 from slimexp.file.bounded import read_object
 
@@ -113,10 +114,12 @@ def _check_stage(stage: Mapping[str, Any], where: str) -> None:
             raise _Fault(f"{where}.coverage.{name}", "a finite number", figure)
 
 
-def _check_attachment(row: Mapping[str, Any], where: str) -> None:
+def _check_attachment(row: dict[str, Any], where: str) -> None:
+    """Check an attachment; the name of its class becomes the present one."""
     for field, kind in _ROW.items():
         if not isinstance(row.get(field), kind):
             raise _Fault(f"{where}.{field}", {str: "a text", dict: "an object"}[kind], row.get(field))
+    row["class"] = renamed.class_path(row["class"])
     if row["class"] not in ATTACHMENTS:
         raise _Fault(f"{where}.class", "an attachment that slimexp ships", row["class"])
     parameters = signature(row["class"]).parameters

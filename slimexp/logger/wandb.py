@@ -4,13 +4,10 @@ The record is the truth; this mirrors it. A tracker never prompts, never blocks 
 run: without an account, a network or a working W&B the run goes on, and one line says what became of it.
 """
 
-import json
-import math
 import netrc
 import os
 import re
 import sys
-from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,66 +17,17 @@ from urllib.parse import urlsplit
 
 import pytorch_lightning as pl
 
-from slimexp.file import integrity
+from slimexp.logger.base import Tracker
+from slimexp.logger.curves import EPOCH
 from slimexp.record.stage import Stopped
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 
 INIT_SECONDS = 20.0  # a compute node without a way out must not hold up training
 FINISH_SECONDS = 60.0  # what is not uploaded by then stays on disk for `wandb sync`
-_LONGEST = 2**20  # bytes of a row
 # W&B would keep the command's arguments and the repository's URL, and either may hold a password.
 _NO_METADATA = {"x_disable_meta": True, "disable_git": True, "disable_code": True}
-_EPOCH = "epoch"  # Lightning adds it: a count of its loop, which runs once per stage, or once more when resumed
 _ENVIRONMENT_MODES = {"dryrun": "offline", "run": "online"}  # W&B's older words
-
-
-class Tracker(ABC):
-    """Where a command's progress is shown. Opened once per command, closed once."""
-
-    @abstractmethod
-    def start(self, *, name: str, config: Mapping[str, Any]) -> None:
-        """Start tracking.
-
-        Args:
-            name: The run's name.
-            config: The configuration, as ``secret.written`` gives it.
-        """
-
-    def loggers(self, stage: str, curves: str | Path) -> list[pl.loggers.Logger]:
-        """Lightning loggers of one stage; whatever else tracks it, its curves are written to the file ``curves``."""
-        return [Curves(path=curves)]
-
-    @abstractmethod
-    def summary(self, stage: str, metrics: Mapping[str, float]) -> None:
-        """Show the final measures of a stage."""
-
-    @abstractmethod
-    def artifact(self, stage: str, folder: str | Path) -> None:
-        """Point to a stage's model folder."""
-
-    @abstractmethod
-    def finish(self) -> None:
-        """Stop tracking; harmless when called twice or before ``start``.
-
-        Called while an exception is on its way (in a ``finally``), the run is marked as failed.
-        """
-
-
-class Silent(Tracker):
-    """Tracks nothing."""
-
-    def start(self, *, name: str, config: Mapping[str, Any]) -> None:
-        pass
-
-    def summary(self, stage: str, metrics: Mapping[str, float]) -> None:
-        pass
-
-    def artifact(self, stage: str, folder: str | Path) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
 
 
 class Wandb(Tracker):
@@ -192,49 +140,6 @@ class Wandb(Tracker):
             return None
 
 
-class Curves(pl.loggers.Logger):
-    """Writes every logged step as one JSON line: ``{"step": optimizer step, metric: value, ...}``.
-
-    A resumed run logs some steps again. Its first line drops those an earlier process wrote from that step
-    on, so that the file equals the one of a run that was never stopped. Values that are not finite become null.
-
-    Args:
-        path: The file; it and its folder are made at the first line.
-    """
-
-    def __init__(self, *, path: str | Path) -> None:
-        super().__init__()
-        self.path = Path(path)
-        self._opened = False
-
-    @property
-    def name(self) -> str:
-        return "curves"
-
-    @property
-    def version(self) -> int:
-        return 0
-
-    @property
-    def save_dir(self) -> str:
-        return str(self.path.parent)
-
-    @pl.utilities.rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The record holds the configuration."""
-
-    @pl.utilities.rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        if not self._opened:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            drop_from(self.path, step or 0)
-            self._opened = True
-        values = {name: float(value) for name, value in metrics.items() if name != _EPOCH}
-        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **finite}) + "\n")
-
-
 def _mode(word: str) -> Mode:
     mode = _ENVIRONMENT_MODES.get(word, word)
     if mode not in get_args(Mode):
@@ -286,39 +191,7 @@ class _StageLogger(pl.loggers.WandbLogger):
     @pl.utilities.rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = metrics if step is None else {**metrics, "step": step}
-        self._log({f"{self._stage}/{name}": value for name, value in row.items() if name != _EPOCH})
-
-
-def drop_from(path: Path, step: float) -> str | None:
-    """Keep the lines of ``path`` before ``step``; half a line of a killed process goes too.
-
-    Returns:
-        The first line that is none of ours, where there is one; such lines go.
-    """
-    if not path.exists():
-        return None
-    kept, wrong = [], None
-    with path.open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(_LONGEST), b""), start=1):
-            if (found := _step(line)) is not None:
-                kept += [line.decode()] if found < step else []
-            elif line.endswith(b"\n") or len(line) == _LONGEST:
-                wrong = wrong or f"line {number} is no row of it"
-    integrity.write(path, "".join(kept))
-    return wrong
-
-
-def _step(line: bytes) -> float | None:
-    """The step of a whole row; ``None`` for anything else."""
-    try:
-        # decoded strictly: json.loads takes UTF-16, and halves of characters, of bytes
-        row = json.loads(line.decode(), parse_constant=float) if line.endswith(b"\n") else None
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(row, dict) or not {type(value) for value in row.values()} <= {int, float, type(None)}:
-        return None
-    known = "step" in row and all(value is None or integrity.is_finite(value) for value in row.values())
-    return (row["step"] or 0) if known else None
+        self._log({f"{self._stage}/{name}": value for name, value in row.items() if name != EPOCH})
 
 
 def say(line: str) -> None:

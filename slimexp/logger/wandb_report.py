@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from slimexp.analysis.section import Point, Section, sections
+from slimexp.config import renamed
 from slimexp.host.console import printable
 from slimexp.logger import wandb_log
 from slimexp.logger.wandb import Wandb, say, wandb_module
@@ -217,7 +218,7 @@ def _fault(row: Record, holders: Sequence[Log]) -> str | None:
 def _by_config(found: Sequence[Log]) -> dict[str, list[Log]]:
     index: dict[str, list[Log]] = {}
     for log in found:
-        index.setdefault(_canonical(log.config), []).append(log)
+        index.setdefault(_canonical(renamed.config(log.config)), []).append(log)
     return index
 
 

@@ -10,8 +10,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from slimexp.model.base import Family, Weight
-from slimexp.model.layer import share_of
+from slimexp.model.base import Family, Weight, parameters
 
 Layer = nn.Module | Weight
 L = TypeVar("L", bound=Layer)
@@ -28,7 +27,7 @@ def check_min_coverage(value: float, name: str = "min_coverage", of: str = "the 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reach:
+class LayerSelector:
     """Which layers a technique takes hold of.
 
     Attributes:
@@ -180,7 +179,7 @@ def latent(layer: Layer) -> Tensor:
     """The weight that the optimizer sees, beneath any attachments."""
     module, tensor = place(layer)
     if parametrize.is_parametrized(module, tensor):
-        return module.parametrizations[tensor].original  # type: ignore[index,union-attr]
+        return module.parametrizations[tensor].original  # type: ignore[index]
     return module.get_parameter(tensor)
 
 
@@ -192,3 +191,8 @@ def place(layer: Layer) -> tuple[nn.Module, str]:
 def matrix(layer: Layer, x: Tensor) -> Tensor:
     """A tensor of the shape of a layer's weight as [out, in], sharing its memory."""
     return layer.matrix(x) if isinstance(layer, Weight) else x
+
+
+def share_of(family: Family, touched: list[Tensor]) -> float:
+    """Share of the model's parameters that ``touched`` holds."""
+    return sum(p.numel() for p in touched) / sum(p.numel() for p in parameters(family.model))

@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from slimexp.config import renamed
 from slimexp.file import integrity, regular
 from slimexp.host import working_copy
 from slimexp.record import schema as record_schema
@@ -147,6 +148,7 @@ class Record:
         if integrity.SEAL in row:  # older versions wrote none
             integrity.check_seal(row)
         row["time"] = record_schema.in_utc(row["time"])
+        row["config"] = renamed.config(row["config"])  # after its seal was checked
         return cls(**{name: row[name] for name in names if name in row})
 
 

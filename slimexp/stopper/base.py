@@ -11,7 +11,6 @@ A sweep of several objectives must not drop what is worse only because it is sma
 import json
 import math
 import os
-import statistics
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
@@ -85,43 +84,6 @@ class Stopper(pl.Callback):
                 f"{stage} was stopped at {rung:.0%} of its steps: a validation loss of {mine:.4g}, where "
                 f"{len(others)} others had {min(others):.4g} to {max(others):.4g}"
             )
-
-
-class Halving(Stopper):
-    """Successive halving, asynchronous (Li et al. 2020, in the variant that stops instead of pausing).
-
-    Args:
-        keep: Share of the trials seen at a rung that go on, in (0, 1); the first of a rung always does.
-
-    The others are those of ``Stopper``.
-    """
-
-    def __init__(
-        self,
-        *,
-        keep: float,
-        stage: str | None,
-        rungs: Sequence[float],
-        least: int,
-        among: Any,
-        rows: int,
-        folder: str,
-    ) -> None:
-        super().__init__(stage=stage, rungs=rungs, least=least, among=among, rows=rows, folder=folder)
-        if not 0 < keep < 1:
-            raise ValueError(f"keep must be in (0, 1), got {keep}")
-        self.keep = keep
-
-    def hopeless(self, grade: float, others: Sequence[float]) -> bool:
-        better = sum(not grade <= other for other in others)  # all are, than NaN
-        return better >= math.ceil(self.keep * (len(others) + 1))
-
-
-class Median(Stopper):
-    """Stops what is worse than the median of the others (Golovin et al. 2017, "Google Vizier", section 3.2.2)."""
-
-    def hopeless(self, grade: float, others: Sequence[float]) -> bool:
-        return bool(others) and not grade <= statistics.median(others)  # NaN is worse
 
 
 def validation_loss(technique: Finetune, rows: int) -> float:

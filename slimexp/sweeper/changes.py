@@ -4,17 +4,35 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from slimexp.config import renamed
+
 CONTENT, FIXED = "what is not swept", "fixed"  # of what describes a sweep: a digest, and by key
 _TOLD = 4  # fixed keys that are named where more differ
 
 
-def changes(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
+def changes(written: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
     """What differs, in words: ``pipeline.prune.sparsity was 0.25,0.5 and is 0.25,0.75``."""
+    theirs = _present(written)
     differing = [key for key in {**theirs, **mine} if key != FIXED and _text(theirs, key) != _text(mine, key)]
-    if differing == [CONTENT] and (fixed := _fixed_changes(theirs.get(FIXED) or {}, mine[FIXED])):
-        return fixed
+    if differing == [CONTENT] and theirs.get(FIXED):
+        if fixed := _fixed_changes(theirs[FIXED], mine[FIXED]):
+            return fixed
+        if theirs is not written:  # the digest is of names that have changed since
+            return ""
     swept = [key for key in differing if key != CONTENT]  # other first values make another digest
     return ", ".join(_change(key, theirs, mine) for key in swept) or ", ".join(f"{key} changed" for key in differing)
+
+
+def _present(described: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``described`` itself, or a copy with present names where an earlier version wrote other ones."""
+    found = {renamed.key(key): value for key, value in described.items()}
+    fixed = {
+        renamed.key(key): renamed.class_path(value) if key.endswith("_target_") else value
+        for key, value in (described.get(FIXED) or {}).items()
+    }
+    if fixed:
+        found[FIXED] = fixed
+    return described if found == described else found
 
 
 def _fixed_changes(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:

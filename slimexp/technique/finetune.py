@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from slimexp.data.base import Corpus
 from slimexp.loss.base import Loss, Outputs
-from slimexp.model.base import Batch, Family, Source, parameters
+from slimexp.model.base import Batch, Family, Source
 from slimexp.technique import optimization
 from slimexp.technique.batches import training_batches
 
@@ -323,8 +323,3 @@ def check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedToke
         f"{len(differing)} differ, e.g. {min(differing)!r}): distillation compares logits id by id. "
         "Choose a teacher with the student's tokenizer, or cut the student out of the teacher"
     )
-
-
-def share_of(family: Family, touched: list[Tensor]) -> float:
-    """Share of the model's parameters that ``touched`` holds."""
-    return sum(p.numel() for p in touched) / sum(p.numel() for p in parameters(family.model))

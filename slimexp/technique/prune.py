@@ -47,7 +47,7 @@ class Prune(Finetune):
         ramp: Share of the steps after which the masks are final, in (0, 1].
         regrow: Share of the living weights that change places with zeros at the first update, in [0, 1).
         allocation: Gives each layer a sparsity of its own, by a scan before the first step; ``None``: all alike.
-        include: Patterns of layers' names; see ``Reach``.
+        include: Patterns of layers' names; see ``LayerSelector``.
         exclude: Patterns of layers' names to leave out.
         min_coverage: Least share of the model's parameters that the layers must hold.
         min_block_coverage: Least share that they must hold of the blocks' weights (a mixture's are mostly experts).

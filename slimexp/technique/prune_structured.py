@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedConfig
 
-from slimexp.budget.base import Space, Budget
+from slimexp.budget.base import Budget, Space
 from slimexp.budget.solver import Loss, Unreachable, described, solve
 from slimexp.calibration.observe import visiting
 from slimexp.cut.ranking import Ranking, rank

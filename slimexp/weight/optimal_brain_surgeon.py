@@ -45,7 +45,9 @@ def inverse_factor(hessian: Tensor, *, dampening: float, owner: str, option: str
     return upper
 
 
-def settle(weight: Tensor, begin: int, end: int, factor: Tensor, value: Callable[[int, Tensor], Tensor]) -> None:
+def quantize_columns(
+    weight: Tensor, begin: int, end: int, factor: Tensor, value: Callable[[int, Tensor], Tensor]
+) -> None:
     """Settle columns ``begin`` to ``end - 1`` from left to right, and let all columns to their right make up for it.
 
     Args:

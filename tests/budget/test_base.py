@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from slimexp.budget.base import Budget, Space
 from slimexp.config.build import build
 from slimexp.config.composition import CONF_DIR, compose
-
-from slimexp.budget.base import Space, Budget
 from slimexp.cut.ranking import Ranking, rank
 from slimexp.cut.remove import remove
 from slimexp.cut.shape import AXES, Census, lattice

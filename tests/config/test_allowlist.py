@@ -4,19 +4,20 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from slimexp.config.build import ConfigError
-from slimexp.config.composition import CONF_DIR, compose
 
 from slimexp.config import allowlist
+from slimexp.config.build import ConfigError
 from slimexp.config.check import check
 from slimexp.config.command_line import main
+from slimexp.config.composition import CONF_DIR, compose
 
 REFUSED = [
     "os.system", "builtins.eval", "builtins.exec", "subprocess.Popen", "importlib.import_module", "pathlib.Path",
     "torch.load", "torch.hub.load", "torch.utils.cpp_extension.load", "torch.save", "torch.nn.Linear",
     "transformers.pipeline", "transformers.AutoModel.from_pretrained", "hydra.utils.get_method", "hydra.utils.call",
     "pytorch_lightning.Trainer.fit", "pytorch_lightning.callbacks.model_checkpoint.Path",
-    "torch.optim.lr_scheduler.math.pow", "slimexp.host.console.counted", "slimexp.record.record.Record", "slimexp.config.build",
+    "torch.optim.lr_scheduler.math.pow", "slimexp.host.console.counted", "slimexp.record.record.Record",
+    "slimexp.config.build.build",
     "slimexp.artifact.load", "slimexp.logger.wandb.os.system", "optuna.create_study", "wandb.init", "shutil.rmtree",
 ]  # fmt: skip
 ALLOWED = [

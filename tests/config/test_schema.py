@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
-from slimexp.config.build import ConfigError
-from slimexp.config.composition import compose
 
+from slimexp.config.build import ConfigError
 from slimexp.config.check import check
 from slimexp.config.command_line import main
+from slimexp.config.composition import compose
 from slimexp.config.schema import unfit_name
 
 WRONG = [

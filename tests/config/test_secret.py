@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
-from slimexp.config.build import ConfigError
-from slimexp.config.composition import compose
 
 from slimexp.config import secret
+from slimexp.config.build import ConfigError
 from slimexp.config.check import check
 from slimexp.config.command_line import explain, main
+from slimexp.config.composition import compose
 
 VALUE = "9f2c-not-for-others"
 

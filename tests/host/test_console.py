@@ -17,7 +17,13 @@ ROOT = Path(__file__).parents[2]
 
 def unread(code: str, *, stderr_too: bool = False) -> tuple[int, str]:
     """Exit status and stderr of a program whose reader has left before it prints."""
-    lines = ["import sys", "from slimexp import console", "sys.stdin.read()", "with console.output():", f"    {code}"]
+    lines = [
+        "import sys",
+        "from slimexp.host import console",
+        "sys.stdin.read()",
+        "with console.output():",
+        f"    {code}",
+    ]
     stderr = subprocess.STDOUT if stderr_too else subprocess.PIPE
     process = subprocess.Popen(
         [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
@@ -47,13 +53,15 @@ def test_a_text_is_one_line_and_cut_where_that_is_asked(text: str, most: int | N
 
 
 def test_any_other_broken_pipe_is_a_bug(tmp_path: Path) -> None:
-    code = "import sys\nfrom slimexp import console\nwith console.output():\n    raise BrokenPipeError('of a worker')"
+    code = (
+        "import sys\nfrom slimexp.host import console\nwith console.output():\n    raise BrokenPipeError('of a worker')"
+    )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 1 and run.stderr.strip().endswith("BrokenPipeError: of a worker")
 
 
 def test_lines_come_out_as_they_are_printed() -> None:
-    code = "from slimexp import console\nwith console.output():\n    print('one')\n    import os; os._exit(3)"
+    code = "from slimexp.host import console\nwith console.output():\n    print('one')\n    import os; os._exit(3)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (3, "one\n")
 
@@ -130,7 +138,7 @@ def test_what_the_machine_lacks(error: Exception, expected: str) -> None:
 
 def test_a_file_that_grows_beyond_the_limit_is_told(tmp_path: Path) -> None:
     code = (
-        "import resource, sys; from slimexp import console\n"
+        "import resource, sys; from slimexp.host import console\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try:\n    open(sys.argv[1], 'wb', 0).write(b'x' * 1000) and open(sys.argv[1], 'ab', 0).write(b'x')\n"
         "except OSError as error:\n    print(console.disk_fault(error, '/runs', setting='X'))"
@@ -189,7 +197,7 @@ def test_a_signal_ends_a_program_by_one_line(case: str) -> None:
         case, "signal.SIG_DFL"
     )
     program = (
-        "import atexit, concurrent.futures, os, signal, sys, time; from slimexp import console\n"
+        "import atexit, concurrent.futures, os, signal, sys, time; from slimexp.host import console\n"
         f"signal.signal(signal.SIGTERM, {before})\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def inner():\n    with console.interruptible('inner'): pass\n"

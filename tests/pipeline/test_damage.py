@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slimexp.config.composition import compose
-from slimexp.logger.curves import Curves
 
 from slimexp import artifact
 from slimexp.config.check import check
+from slimexp.config.composition import compose
 from slimexp.file import integrity
+from slimexp.logger.curves import Curves
 from slimexp.pipeline import checkpoint
 from slimexp.pipeline.pipeline import Pipeline
 from slimexp.record import record

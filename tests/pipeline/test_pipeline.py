@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from slimexp.config.composition import compose
 from torch import Tensor
 
 from slimexp import artifact
 from slimexp.config.check import check
 from slimexp.config.command_line import explain
+from slimexp.config.composition import compose
 from slimexp.pipeline.pipeline import Pipeline
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.minmax import MinMax
@@ -116,7 +116,8 @@ def test_quantization_with_a_teacher_is_a_config(overrides: Make, tiny_folder: M
 
 def test_loss_that_is_not_finite_is_one_error_and_no_artifact(overrides: Make) -> None:
     arguments = overrides("finetune", *short("finetune", steps=20), *CHECKPOINTS, "pipeline.finetune.clip_norm=0")
-    run = pipeline([*arguments, "pipeline.finetune.optimizer.lr=1e30", "lr_scheduler@pipeline.finetune.lr_scheduler=linear",
+    run = pipeline([*arguments, "pipeline.finetune.optimizer.lr=1e30",
+                     "lr_scheduler@pipeline.finetune.lr_scheduler=linear",
                     "pipeline.finetune.lr_scheduler.num_warmup_steps=19"])  # fmt: skip
     with pytest.raises(ValueError, match=r"is (nan|inf) at step \d+: lower optimizer\.lr") as caught:
         run.run()

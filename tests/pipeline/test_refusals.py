@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slimexp.config.composition import compose
 
 from slimexp.config.check import check
+from slimexp.config.composition import compose
 from slimexp.model.tokenizer import Bpe
 from slimexp.pipeline.pipeline import Pipeline
 

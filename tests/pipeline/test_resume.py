@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from slimexp.config.composition import compose
 from torch import Tensor
 
 from slimexp import artifact, clean
 from slimexp.config.check import check
+from slimexp.config.composition import compose
 from slimexp.pipeline import checkpoint
 from slimexp.pipeline.pipeline import Pipeline
 from slimexp.record import record

@@ -16,7 +16,7 @@ from slimexp.record.stage import RUNNING, Stage, at_work, code_version, key, sha
 HOLD = """
 import sys, time
 from pathlib import Path
-from slimexp.stage import Stage
+from slimexp.record.stage import Stage
 with Stage("prune", "k", None, Path(sys.argv[1])).alone():
     print("mine", flush=True)
     time.sleep(0.5)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from slimexp.config.composition import CONF_DIR, compose
 
 from slimexp.config.check import check
+from slimexp.config.composition import CONF_DIR, compose
 from slimexp.record.stage import Stopped
 from slimexp.stopper import base as stopper_base
 
@@ -162,7 +162,7 @@ def test_a_trial_that_goes_on_is_as_without_the_rule(run: Callable[..., Any], tm
     from slimexp import artifact
 
     weights = []
-    for rules in ([], ["+stopper@callback.stopper=halving"]):
+    for rules in ([], ["+stopper@callback.stopper=asha"]):
         run(*rules, "resume=false", "pipeline.finetune.dropout=true")
         (folder,) = (tmp_path / "runs/a").glob("finetune-*")  # one key: rules shape no result
         weights.append(artifact.load(folder / "artifact").model.state_dict())

@@ -32,7 +32,7 @@ def run(overrides):
     if x == "wrong":
         raise ValueError("x is wrong")
     if x == "hopeless":
-        from slimexp.stage import Stopped
+        from slimexp.record.stage import Stopped
         raise Stopped("distill was stopped")
     if x == "killed":
         os.kill(os.getpid(), signal.SIGKILL)

@@ -25,7 +25,7 @@ CONTROLLER = """
 import sys
 from pathlib import Path
 import fake_worker
-from slimexp.sweeper.pareto import Sweep
+from slimexp.sweeper.sweep import Sweep
 from slimexp.sweeper.space import Space
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 def fit() -> Callable[..., Any]:
     """Technique -> the trainer that fitted it, seeded, with nothing on screen."""
     import pytorch_lightning as pl
+
     from slimexp.config.build import build
     from slimexp.config.composition import compose
 
@@ -29,7 +30,7 @@ def words() -> Any:
     """Four words to copy."""
     from slimexp.data.base import Corpus, Example
 
-    class Words(Corpus):
+    class PackedLinear(Corpus):
         task = "seq2seq"
         headline = "exact_match"
         direction = "max"
@@ -44,7 +45,7 @@ def words() -> Any:
         def trivial(self, examples: Any) -> float:
             return 0.0
 
-    return Words()
+    return PackedLinear()
 
 
 @pytest.fixture(scope="session")

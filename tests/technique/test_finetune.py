@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from slimexp.logger.curves import Curves
 from torch import Tensor, nn
 
+from slimexp.logger.curves import Curves
 from slimexp.loss.base import Loss, Outputs
 from slimexp.model.layer import share_of
 from slimexp.model.tokenizer import Bpe

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from slimexp.config.build import ConfigError
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup, get_scheduler
 
+from slimexp.config.build import ConfigError
 from slimexp.technique import optimization
 
 ADAMW = partial(torch.optim.AdamW, lr=1e-3)
@@ -38,7 +38,9 @@ def test_an_optimizer(optimizer: Any, shown: str) -> None:
     assert shown in str(caught.value)
 
 
-@pytest.mark.parametrize(("lr_scheduler", "shown"), SCHEDULERS, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("lr_scheduler", "shown"), SCHEDULERS, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_a_schedule(lr_scheduler: Any, shown: str) -> None:
     with pytest.raises(ValueError, match=r"^lr_scheduler[^\n]+$") as caught:
         optimization.check(ADAMW, lr_scheduler, steps=3)

@@ -9,11 +9,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
-from slimexp.config.build import build
-from slimexp.config.composition import CONF_DIR, compose, options
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from slimexp.config.build import build
+from slimexp.config.composition import CONF_DIR, compose, options
 from slimexp.data.base import Corpus, Example, Split
 from slimexp.importance.base import Gated, Learned
 from slimexp.loss.base import Loss
@@ -33,7 +33,7 @@ PATTERNS: dict[str, tuple[str, dict[str, Any]]] = {
 assert {name for name, _ in PATTERNS.values()} == set(options("pattern"))
 
 
-class Words(Corpus):
+class PackedLinear(Corpus):
     """Four words to go on from."""
 
     task = "causal_lm"
@@ -80,7 +80,7 @@ def prepared(importance: str, pattern: str, along: str = "cubic", **changes: Any
     }
     numbers = {"steps": 4, "every": 1, "ramp": 0.5, "batch_size": 2, "min_coverage": 0.01, "sparsity": 0.5}
     technique = build(CFG.pipeline.prune, **parts, **numbers | changes)
-    technique.prepare(family(), Words(), None)
+    technique.prepare(family(), PackedLinear(), None)
     return technique
 
 

@@ -1,0 +1,93 @@
+"""More sparsity where the loss grows less."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+from slimexp.host.console import counted
+from slimexp.weight.mask import Mask
+
+
+class SensitivityAllocation:
+    """More zeros where the training loss minds them less, as many as wanted over all layers together.
+
+    Each layer is pruned by itself at some sparsities, as in the scan of Li et al. 2017 ("Pruning filters for efficient
+    ConvNets", section 3.2). Through the growth of the loss goes the lower convex hull from no sparsity on; zeros are
+    given out where the next one costs least, which minimises the sum of the layers' growths (that is not the growth of
+    all together).
+
+    Args:
+        rows: Rows of training text that the loss is taken of.
+        sparsities: Ascending, in (0, 1); no layer gets more than the last.
+    """
+
+    def __init__(self, *, rows: int, sparsities: Sequence[float]) -> None:
+        if rows < 1:
+            raise ValueError(f"rows of training text to scan with must be >= 1, got {rows}")
+        grid = [0.0, *sparsities, 1.0]
+        if not sparsities or any(a >= b for a, b in pairwise(grid)):
+            raise ValueError(f"sparsities must ascend within (0, 1), got {list(sparsities)}")
+        self.rows = rows
+        self.sparsities = list(sparsities)
+
+    @torch.no_grad()
+    def scan(
+        self,
+        masks: Mapping[str, Mask],
+        *,
+        keep: Callable[[str, float], Tensor],
+        loss: Callable[[], float],
+    ) -> dict[str, list[float]]:
+        """Layer -> growth of the loss at each of the sparsities; the masks are put back.
+
+        Args:
+            masks: On the layers.
+            keep: Layer and sparsity -> the mask it would have.
+            loss: Of the model as it stands.
+        """
+        dense = loss()
+        growth: dict[str, list[float]] = {}
+        for name, mask in counted(masks.items(), "scan of sparsities: layer"):
+            before = mask.mask.clone()
+            growth[name] = []
+            for sparsity in self.sparsities:
+                mask.mask.copy_(keep(name, sparsity))
+                growth[name].append(loss() - dense)
+                mask.mask.copy_(before)
+        return growth
+
+    def shares(
+        self, growth: Mapping[str, Sequence[float]], sizes: Mapping[str, int], target: float
+    ) -> dict[str, float]:
+        """Layer -> its sparsity; zeros are ``target`` of all weights, to within one.
+
+        Args:
+            growth: As ``scan`` gives it.
+            sizes: Layer -> number of its weights.
+            target: At most the last of the sparsities.
+        """
+        left = round(target * sum(sizes.values()))
+        pieces = [
+            (slope / sizes[name], name, round(end * sizes[name]) - round(start * sizes[name]))
+            for name, values in growth.items()
+            for slope, start, end in _hull(self.sparsities, values)
+        ]
+        zeros = dict.fromkeys(sizes, 0)
+        for _, name, most in sorted(pieces, key=lambda piece: piece[0]):
+            zeros[name] += min(most, left)
+            left -= min(most, left)
+        return {name: zeros[name] / size for name, size in sizes.items()}
+
+
+def _hull(sparsities: Sequence[float], growth: Sequence[float]) -> Iterator[tuple[float, float, float]]:
+    """(slope, start, end) of the pieces of the lower convex hull of (0, 0) and the points; slopes ascend from 0 on."""
+    rising = accumulate((max(value, 0.0) for value in growth), max)  # noise of few rows may make a loss fall
+    points = [(0.0, 0.0), *zip(sparsities, rising, strict=True)]
+    start = 0
+    while start < len(points) - 1:
+        (x, y), rest = points[start], range(start + 1, len(points))
+        slope, negative = min(((points[i][1] - y) / (points[i][0] - x), -i) for i in rest)
+        yield slope, x, points[-negative][0]
+        start = -negative

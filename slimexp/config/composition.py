@@ -1,0 +1,39 @@
+"""Where configs live, the schema of their root, and what a command line composes from them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from slimexp.config import schema
+from slimexp.config.schema import Evaluation, Run
+
+_PACKAGE = Path(__file__).parents[1]
+CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"  # in a wheel, in a checkout
+
+OmegaConf.register_new_resolver("home", schema.home, replace=True)  # Hydra makes the runs folder before a task can
+ConfigStore.instance().store(name="schema", node=Run)
+ConfigStore.instance().store(name="evaluation_schema", node=Evaluation)
+
+
+def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictConfig:
+    """The config that a command line would give."""
+    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return hydra.compose(config_name, list(overrides))
+
+
+def chosen(group: DictConfig) -> dict[str, DictConfig]:
+    """Components of a group by name; what an experiment sets of one that was not chosen is no component."""
+    return {str(name): node for name, node in group.items() if "_target_" in node}
+
+
+def groups() -> list[str]:
+    """The config groups."""
+    return sorted({path.parent.relative_to(CONF_DIR).as_posix() for path in CONF_DIR.glob("*/**/*.yaml")})
+
+
+def options(group: str) -> list[str]:
+    """What can be chosen in a config group."""
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))

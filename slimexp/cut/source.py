@@ -1,0 +1,42 @@
+"""A model that is cut out of a larger one before anything is trained."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from transformers import (
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from slimexp.cut.keep import Cut
+from slimexp.model.base import Family, Source
+
+
+class CutOut(Source):
+    """A smaller model cut out of a larger one, by the norms of its weights.
+
+    Args:
+        source: The larger model.
+        cut: What survives.
+    """
+
+    def __init__(self, *, source: Source, cut: Cut) -> None:
+        self.source = source
+        self.cut = cut
+        self.max_length = source.max_length
+
+    def validate(self, task: str, labels: Sequence[str] = ()) -> PreTrainedConfig:
+        config = self.source.validate(task, labels)
+        self.cut.validate(config)
+        return config
+
+    def is_trained(self, task: str) -> bool:
+        return self.source.is_trained(task)
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
+
+    def load_tokenizer(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
+        return self.source.load_tokenizer(texts)
+
+    def load(self, *, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str]) -> Family:
+        return self.cut.apply(self.source.load(task=task, texts=texts, labels=labels), batches=[])

@@ -1,0 +1,59 @@
+"""Names of earlier versions lead to what is there now, and nowhere else."""
+
+import pytest
+
+from slimexp.analysis.point import flat
+from slimexp.config import renamed
+from slimexp.config.composition import options
+from slimexp.config.override import nearest
+from slimexp.config.signature import TargetNotFound, home, signature
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("old", renamed.CLASSES)
+def test_every_present_name_is_a_class_and_no_old_one_is(old: str) -> None:
+    present = renamed.class_path(old)
+    assert home(present) == (present, True)
+    assert renamed.class_path(present) == present
+    with pytest.raises(TargetNotFound, match=rf"'{old}' is called '{present}' now"):
+        signature(old)
+
+
+@pytest.mark.fast
+def test_groups_and_options_exist() -> None:
+    for old, present in renamed.GROUPS.items():
+        assert options(present) and not options(old)
+    for (group, old), present in renamed.OPTIONS.items():
+        assert present in options(group) and old not in options(group)
+
+
+@pytest.mark.fast
+def test_a_configuration_is_translated_and_left_as_it_was() -> None:
+    stage = {"_target_": "slimexp.technique.prune_structured.PruneStructured", "scheduler": {"name": "cosine"}}
+    stage["target"] = {"_target_": "slimexp.target.disk.Disk", "megabytes": 3}
+    config = {"data": {"target": "answer"}, "pipeline": {"small": stage, "none": None}, "items": [{"_target_": "x.Y"}]}
+    before = list(flat(config))
+    translated = renamed.config(config)
+    assert list(flat(config)) == before
+    assert translated["pipeline"]["small"] == {
+        "_target_": "slimexp.technique.prune_structured.PruneStructured",
+        "lr_scheduler": {"name": "cosine"},
+        "budget": {"_target_": "slimexp.budget.disk.Disk", "megabytes": 3},
+    }
+    assert translated["data"] == config["data"] and translated["pipeline"]["none"] is None
+    assert renamed.config(translated) == translated
+    assert [renamed.key(key) for key, _ in flat(config)] == [key for key, _ in flat(translated)]
+
+
+@pytest.mark.fast
+def test_a_key_that_is_there_under_both_names_is_kept() -> None:
+    stage = {"scheduler": 1, "lr_scheduler": 2}
+    assert renamed.config({"pipeline": {"stage": stage}}) == {"pipeline": {"stage": stage}}
+
+
+@pytest.mark.fast
+def test_an_old_key_of_a_command_line_is_named() -> None:
+    line = nearest("pipeline.prune.scheduler.num_warmup_steps", [], options, [])
+    assert line == (
+        "'pipeline.prune.scheduler.num_warmup_steps' is called 'pipeline.prune.lr_scheduler.num_warmup_steps' now"
+    )
