@@ -1,6 +1,6 @@
-# setup once, then: make train | make test | make fast | make lint | make format | make clean
+# setup once, then: make train | make test | make fast | make lint | make format | make docs | make clean
 .DEFAULT_GOAL := help
-.PHONY: help setup train test fast lint format clean
+.PHONY: help setup train test fast lint format docs clean
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -8,6 +8,7 @@ EXPERIMENT ?= distill_t5
 RUNS ?= runs
 BIN := .venv/bin
 READY := .venv/.ready
+DOCS := .venv/.docs
 
 # Tests reach no network; tiny models are quickest on one thread.
 OFFLINE := WANDB_MODE=disabled HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
@@ -45,6 +46,14 @@ format: setup ## let ruff rewrite
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+$(DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@
+
+docs: $(DOCS) ## the pages of docs/ as a site, in site/; a warning is an error
+	rm -rf site
+	$(BIN)/zensical build --clean --strict
+
 clean: ## remove caches and builds; runs and .venv stay
-	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site .cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
