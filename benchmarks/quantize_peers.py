@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from slimexp.config.build import build
-from slimexp.config.composition import compose
 
 from benchmarks.prune_peers import PEERS, loaded, reason
 from slimexp import artifact
+from slimexp.config.build import build
+from slimexp.config.composition import compose
 from slimexp.data.base import Corpus, Example
 from slimexp.measure.base import spread
 from slimexp.model.base import Family

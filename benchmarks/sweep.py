@@ -98,6 +98,7 @@ def pool(name: str) -> Any:
     """What makes the workers of conf/hydra/sweeper/pool, without a cluster."""
     from hydra.utils import get_class
     from omegaconf import OmegaConf
+
     from slimexp.config.composition import CONF_DIR
 
     node = OmegaConf.load(CONF_DIR / "hydra/sweeper/pool" / f"{name}.yaml")

@@ -30,10 +30,10 @@ METRICS = 12  # of a stage
 def trial(number: int, runs: Path) -> float:
     """One run and its records; seconds it took."""
     from omegaconf import OmegaConf
+
     from slimexp.config.build import build
     from slimexp.config.composition import compose
     from slimexp.logger.base import Tracker
-
     from slimexp.record import record
 
     began = time.perf_counter()

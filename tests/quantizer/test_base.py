@@ -9,9 +9,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+
 from slimexp.config.build import build
 from slimexp.config.composition import CONF_DIR
-
 from slimexp.quantizer.activation import Calibrated
 from slimexp.quantizer.base import Granularity, Quantizer
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 from optuna.samplers import BaseSampler
-from slimexp.config.composition import CONF_DIR, compose
 
+from slimexp.config.composition import CONF_DIR, compose
 from slimexp.host import console
 from slimexp.record import record
 from slimexp.sweeper.command import _end_where_all_failed, sweep
