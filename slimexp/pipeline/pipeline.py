@@ -1,20 +1,17 @@
 """Folds the stages of a run: each builds on the artifact of the one before, and is never done twice."""
 
-import hashlib
 import json
 import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from slimexp import artifact
 from slimexp.analysis.point import figures, unshrunk
@@ -26,37 +23,15 @@ from slimexp.file.integrity import Damaged
 from slimexp.host.console import printable
 from slimexp.logger.base import Tracker
 from slimexp.measure.base import Measure, Subject, directions, run, trivial
-from slimexp.model.base import Family, Source
-from slimexp.pipeline import machine, reference
-from slimexp.pipeline.fit import curves, fit
+from slimexp.model.base import Source
+from slimexp.pipeline import key, machine, reference
+from slimexp.pipeline.fit import curves, save_root, train
 from slimexp.record import record
-from slimexp.record.stage import DENSE, START, Stage, at_work, code_version, key, shaping
+from slimexp.record.stage import DENSE, START, Stage, at_work
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.row_multiple import inspect_stages
 
-_SHAPES_FIGURES = ("measure", "data/grading", "kernel", "decode")
-_SHAPES_RESULTS = (
-    "allocation",
-    "artifact",
-    "budget",
-    "calibration",
-    "cut",
-    "data",
-    "format",
-    "importance",
-    "kernel/base",
-    "loss",
-    "model",
-    "pattern",
-    "quantizer",
-    "rounding",
-    "schedule",
-    "smoothing",
-    "technique",
-    "weight",
-)
 FINAL = "final"  # what trackers file the last stage's figures under, whatever its name
-_SHAPES_NOTHING = ("slimexp.pipeline.progress.", "slimexp.stopper.")  # callbacks
 
 
 class Pipeline:
@@ -74,7 +49,6 @@ class Pipeline:
         _quiet()
         self.cfg = cfg
         self.overrides = overrides
-        self.dtype: torch.dtype = getattr(torch, cfg.save_dtype)
         machine.check(cfg.trainer, cfg.callback)
         self.corpus: Corpus = build(cfg.data)
         self.source: Source = build(cfg.model)
@@ -99,7 +73,10 @@ class Pipeline:
             measure.validate(self.corpus.task)
         self.tracker: Tracker = build(cfg.logger)
         _ = self.corpus.splits
-        self.stages = list(self._plan())
+        self.roots = {DENSE: self.dense} if self.dense is not None else {}
+        if self.dense is not self.source:
+            self.roots[START] = self.source
+        self.stages = list(key.plan(cfg, self.corpus, self.roots, self.techniques, self.multiples))
         for stage in self.stages:
             stage.check_place()
 
@@ -134,45 +111,6 @@ class Pipeline:
         """The reference, as deployed."""
         return self._subject(self.reference)
 
-    def _plan(self) -> Iterator[Stage]:
-        shared = {
-            "data": _resolved(self.cfg.data),
-            "text": _digest(self.corpus),
-            "seed": self.cfg.seed,
-            "save_dtype": self.cfg.save_dtype,
-            "code": code_version(_SHAPES_RESULTS),
-        }
-        root = Path(self.cfg.runs) / self.cfg.name
-        self.roots = {DENSE: self.dense} if self.dense is not None else {}
-        if self.dense is not self.source:
-            self.roots[START] = self.source
-        keys = {}
-        for name, source in self.roots.items():
-            node = self.cfg.model if source is self.source else self.cfg.baseline or self.cfg.model
-            content = {**shared, "model": _resolved(node), "root": name, "weights": source.fingerprint()}
-            keys[name] = key(content)
-            yield Stage(name, keys[name], None, root / f"{name}-{keys[name]}")
-        parent = keys.get(START, keys.get(DENSE))
-        training = {
-            **shared,
-            "dense": keys.get(DENSE),
-            "compile": self.cfg.compile,
-            "trainer": shaping(_resolved(self.cfg.trainer)),
-            "callback": [node for node in _resolved(self.cfg.callback).values() if not _shapes_nothing(node)],
-        }
-        for name, technique in self.techniques.items():
-            # more processes that load data give the same batches
-            own_settings = {
-                option: value for option, value in _resolved(self.cfg.pipeline[name]).items() if option != "workers"
-            }
-            content = {**training, "parent": parent, "stage": own_settings}
-            if name in self.multiples:
-                content["multiple"] = self.multiples[name]
-            if technique.teacher is not None:
-                content["teacher"] = technique.teacher.fingerprint()
-            yield Stage(name, own := key(content), parent, root / f"{name}-{own}")
-            parent = own
-
     def _finish_training(self, stage: Stage, tracker: Tracker) -> float | None:
         """Leave the stage's artifact on disk; seconds it took, ``None`` if it was there."""
         if self.cfg.resume and _is_finished(stage):
@@ -181,30 +119,24 @@ class Pipeline:
         began = time.monotonic()
         if not self.cfg.resume:
             stage.drop_checkpoint()
-        pl.seed_everything(self.cfg.seed, verbose=False)
         if stage.parent is None:
-            source = self.roots[stage.name]
-            history = artifact.manifest_of(source).get("stages", [])
-            artifact.save(self._root(source), stage.artifact, dtype=self.dtype, stages=history, key=stage.key)
+            save_root(self.roots[stage.name], stage, self.corpus, self.cfg)
             return time.monotonic() - began
-        previous = next(one for one in self.stages if one.key == stage.parent)
-        technique = self.techniques[stage.name]
-        technique.workplace = machine.device(self.cfg.trainer)
-        technique.prepare(artifact.load(previous.artifact), self.corpus, self._teacher(technique))
-        if technique.steps:
-            fit(technique, stage, self.cfg, tracker)
-        coverage = technique.finish()
-        history = artifact.read_manifest(previous.artifact)["stages"]
-        done = {"name": stage.name, "technique": type(technique).__name__, "key": stage.key, "coverage": coverage}
-        artifact.save(technique.family, stage.artifact, dtype=self.dtype, stages=[*history, done], key=stage.key)
+        train(
+            self.techniques[stage.name],
+            stage,
+            previous=next(one for one in self.stages if one.key == stage.parent).artifact,
+            reference=self.reference.artifact,
+            corpus=self.corpus,
+            cfg=self.cfg,
+            tracker=tracker,
+        )
         stage.drop_checkpoint()
         return time.monotonic() - began
 
     def _finish_measuring(self, stage: Stage, trained: float | None, tracker: Tracker) -> dict[str, float]:
         """Metrics of the stage, measured once, and its record."""
-        wanted = {"measure": secret.written(self.cfg.measure), "code": code_version(_SHAPES_FIGURES)}
-        if secret.hides(self.cfg.measure):  # another value is another measure, and only its digest is kept
-            wanted["values"] = key(_resolved(self.cfg.measure))
+        wanted = key.measures(self.cfg)
         known = stage.measured()
         if known and trained is None and {**known, **wanted} == known:
             print(f"{stage.name}: finished before, reused from {stage.folder}")
@@ -280,22 +212,6 @@ class Pipeline:
     def _subject(self, stage: Stage) -> Subject:
         return Subject(artifact.served(stage.artifact, machine.device(self.cfg.trainer)), stage.artifact)
 
-    def _teacher(self, technique: Finetune) -> Family | None:
-        if not technique.needs_teacher:
-            return None
-        if technique.teacher is not None:
-            return self._load(technique.teacher)
-        return artifact.deployed(self.reference.artifact)
-
-    def _root(self, source: Source) -> Family:
-        """The model as ``source`` gives it; masks and quantizers of an artifact stay in place."""
-        if artifact.manifest_of(source).get("attachments"):
-            return artifact.load(Path(source.folder))  # type: ignore[attr-defined]
-        return self._load(source)
-
-    def _load(self, source: Source) -> Family:
-        return source.load(task=self.corpus.task, texts=self.corpus.texts, labels=self.corpus.labels)
-
 
 def _is_finished(stage: Stage) -> bool:
     """Whether its artifact is there and whole."""
@@ -337,20 +253,3 @@ def _line(row: record.Record, runs: Path) -> str:
         parts.append(f"{row.seconds['train']:.0f} s training")
     parts.append(f"{row.seconds['measure']:.0f} s measuring")
     return f"{row.stage}: {', '.join(parts)} -> {runs / row.artifact}"
-
-
-def _resolved(node: DictConfig) -> Any:
-    return OmegaConf.to_container(node, resolve=True)
-
-
-def _digest(corpus: Corpus) -> str:
-    """Digest of the text itself: a file can change under the same path."""
-    digest = hashlib.sha256()
-    for split, examples in corpus.splits.items():
-        for example in examples:
-            digest.update(repr((split, example.source, example.target, example.label)).encode())
-    return digest.hexdigest()
-
-
-def _shapes_nothing(callback: Mapping[str, Any]) -> bool:
-    return str(callback.get("_target_")).startswith(_SHAPES_NOTHING)
