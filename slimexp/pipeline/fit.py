@@ -31,9 +31,12 @@ from slimexp.technique.finetune import Finetune
 def save_root(source: Source, stage: Stage, corpus: Corpus, cfg: DictConfig) -> None:
     """Leave the model that ``source`` gives as the artifact of a stage that no other comes before."""
     pl.seed_everything(cfg.seed, verbose=False)
-    manifest = artifact.manifest_of(source)
-    family = _attached(source) if manifest.get("attachments") else _load(source, corpus)
-    artifact.save(family, stage.artifact, dtype=_saved_type(cfg), stages=manifest.get("stages", []), key=stage.key)
+    history = source.history()
+    if history.artifact is not None and history.attachments:  # masks and quantizers stay in place
+        family = artifact.load(history.artifact)
+    else:
+        family = _load(source, corpus)
+    artifact.save(family, stage.artifact, dtype=_saved_type(cfg), stages=history.stages, key=stage.key)
 
 
 def train(
@@ -146,11 +149,6 @@ def _teacher(technique: Finetune, reference: Path, corpus: Corpus) -> Family | N
     if not technique.needs_teacher:
         return None
     return artifact.deployed(reference) if technique.teacher is None else _load(technique.teacher, corpus)
-
-
-def _attached(source: Source) -> Family:
-    """The model of an artifact, with its masks and quantizers in place."""
-    return artifact.load(Path(source.folder))  # type: ignore[attr-defined]
 
 
 def _load(source: Source, corpus: Corpus) -> Family:

@@ -13,7 +13,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from slimexp import artifact
 from slimexp.config import secret
 from slimexp.config.allowlist import own_packages
 from slimexp.config.signature import source_path
@@ -165,7 +164,7 @@ def _packages() -> frozenset[str]:
 
 
 def _attachments(source: Source) -> set[str]:
-    return {row["class"] for row in artifact.manifest_of(source).get("attachments", ())}
+    return {row["class"] for row in source.history().attachments}
 
 
 def _shapes_nothing(callback: Mapping[str, Any]) -> bool:

@@ -1,12 +1,9 @@
 """Folds the stages of a run: each builds on the artifact of the one before, and is never done twice."""
 
 import json
-import logging
 import os
 import time
-import warnings
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,24 +11,18 @@ from typing import Any
 from omegaconf import DictConfig
 
 from slimexp import artifact
-from slimexp.analysis.point import figures, unshrunk
 from slimexp.config import secret
-from slimexp.config.build import build
-from slimexp.config.composition import chosen
-from slimexp.data.base import Corpus
 from slimexp.file.integrity import Damaged
+from slimexp.format import manifest
 from slimexp.host.console import printable
 from slimexp.logger.base import Tracker
-from slimexp.measure.base import Measure, Subject, directions, run, trivial
-from slimexp.model.base import Source
-from slimexp.pipeline import key, machine, reference
+from slimexp.measure.base import Subject, run
+from slimexp.pipeline import key, machine, preflight
 from slimexp.pipeline.fit import curves, save_root, train
+from slimexp.pipeline.preflight import FINAL
+from slimexp.pipeline.recording import Recorder, line
 from slimexp.record import record
 from slimexp.record.stage import DENSE, START, Stage, at_work
-from slimexp.technique.finetune import Finetune
-from slimexp.technique.row_multiple import inspect_stages
-
-FINAL = "final"  # what trackers file the last stage's figures under, whatever its name
 
 
 class Pipeline:
@@ -46,33 +37,13 @@ class Pipeline:
     """
 
     def __init__(self, cfg: DictConfig, *, overrides: list[str]) -> None:
-        _quiet()
         self.cfg = cfg
         self.overrides = overrides
-        machine.check(cfg.trainer, cfg.callback)
-        self.corpus: Corpus = build(cfg.data)
-        self.source: Source = build(cfg.model)
-        self.techniques: dict[str, Finetune] = {name: build(node) for name, node in cfg.pipeline.items()}
-        self.measures: dict[str, Measure] = {name: build(node) for name, node in chosen(cfg.measure).items()}
-        if taken := {DENSE, START, FINAL} & self.techniques.keys():
-            raise ValueError(f"a stage cannot be called '{min(taken)}', which has a meaning: give it another name")
-        named: Source | None = build(cfg.baseline) if cfg.baseline is not None else None
-        for source in (self.source, named, *(technique.teacher for technique in self.techniques.values())):
-            artifact.check_source(source)
-        record.check_place(Path(cfg.runs) / record.FILE)
-        config = self.source.validate(self.corpus.task, self.corpus.labels)
-        reference.number_classes(self.corpus, config)
-        techniques = list(self.techniques.values())
-        self.dense = reference.dense(self.source, named, techniques[0], self.corpus)
-        reference.check_teachers(self.techniques, self.source, self.dense, self.corpus)
-        for position, technique in enumerate(techniques):
-            technique.validate(config, before=techniques[:position])
-        reference.check_unquantized(techniques, self.source, self.corpus.task)
-        self.multiples = inspect_stages(self.techniques, self.source, self.corpus, config)
-        for measure in self.measures.values():
-            measure.validate(self.corpus.task)
-        self.tracker: Tracker = build(cfg.logger)
-        _ = self.corpus.splits
+        parts = preflight.training(cfg)
+        self.corpus, self.source, self.dense = parts.corpus, parts.source, parts.dense
+        self.techniques, self.multiples, self.measures = parts.techniques, parts.multiples, parts.measures
+        self.tracker = parts.tracker
+        self.recorder = Recorder(cfg, overrides=overrides, corpus=self.corpus, measures=self.measures)
         self.roots = {DENSE: self.dense} if self.dense is not None else {}
         if self.dense is not self.source:
             self.roots[START] = self.source
@@ -150,9 +121,22 @@ class Pipeline:
             self.dense_metrics = metrics
         ran, rows = subject.kernel, curves(stage)
         # The record first: a kill in between repeats the measuring, and readers keep the later of two records.
-        row = self._record(stage, metrics, seconds, trained is None, ran)
-        record.append(Path(self.cfg.runs) / record.FILE, row)
-        print(_line(row, Path(self.cfg.runs)))
+        row = self.recorder.record(
+            stage=stage.name,
+            technique=type(self.techniques[stage.name]).__name__ if stage.parent else stage.name,
+            key=stage.key,
+            parent=stage.parent,
+            kernel=ran,
+            metrics=metrics,
+            baseline=self.dense_metrics,
+            baseline_key=self.reference.key,
+            seconds=seconds,
+            reused=trained is None,
+            artifact=stage.artifact,
+            curves=stage.curves if stage.curves.exists() else None,
+        )
+        record.append(self.recorder.path, row)
+        print(line(row, self.recorder.runs))
         stage.write_measured({**wanted, "metrics": metrics, "record": json.loads(row.to_json()), "curves": rows})
         return metrics
 
@@ -167,47 +151,13 @@ class Pipeline:
         except ValueError as error:  # an older slimexp kept what no reader takes
             print(f"{stage.name}: its record is damaged ({printable(error)}): not appended again", flush=True)
             return
-        if record.append_again(Path(self.cfg.runs) / record.FILE, row):
+        if record.append_again(self.recorder.path, row):
             print(f"{stage.name}: its record was lost, appended again")
-
-    def _record(
-        self, stage: Stage, metrics: dict[str, float], seconds: dict[str, float], reused: bool, ran: str
-    ) -> record.Record:
-        runs = Path(self.cfg.runs)
-        return record.Record(
-            time=datetime.now(UTC).isoformat(timespec="seconds"),
-            name=self.cfg.name,
-            stage=stage.name,
-            key=stage.key,
-            parent=stage.parent,
-            technique=type(self.techniques[stage.name]).__name__ if stage.parent else stage.name,
-            seed=self.cfg.seed,
-            overrides=secret.masked(self.overrides),
-            config=secret.written(self.cfg),
-            kernel=ran,
-            headline=self.corpus.headline,
-            direction=self.corpus.direction,
-            metrics=metrics,
-            directions=directions(metrics, self.measures.values()),
-            baseline=self.dense_metrics,
-            baseline_key=self.reference.key,
-            trivial=self.trivial,
-            seconds=seconds,
-            reused=reused,
-            artifact=str(stage.artifact.relative_to(runs)),
-            curves=str(stage.curves.relative_to(runs)) if stage.curves.exists() else None,
-            **record.environment(),
-        )
 
     @cached_property
     def dense_metrics(self) -> dict[str, float]:
         """Metrics of the dense model, from an earlier run of it."""
         return dict(self.reference.measured()["metrics"])
-
-    @cached_property
-    def trivial(self) -> float:
-        """Headline of the best guess without a model."""
-        return trivial(self.measures.values(), self.corpus)
 
     def _subject(self, stage: Stage) -> Subject:
         return Subject(artifact.served(stage.artifact, machine.device(self.cfg.trainer)), stage.artifact)
@@ -218,38 +168,8 @@ def _is_finished(stage: Stage) -> bool:
     if not os.path.lexists(stage.artifact):
         return False
     try:
-        artifact.check(stage.artifact, key=stage.key)
+        manifest.check(stage.artifact, key=stage.key)
     except Damaged as error:
         stage.set_aside(stage.artifact, error)
         return False
     return True
-
-
-def _quiet() -> None:
-    """Libraries that greet and advertise say nothing below a warning."""
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for untrue in (
-        "dataloader is not resumable",  # training_batches is
-        "does not have many workers",  # tokenizing takes a hundredth of a step
-        r"Found \d+ module.s. in eval mode",  # on purpose where dropout is off
-        "isinstance.treespec, LeafSpec.. is deprecated",  # between Lightning and torch
-    ):
-        warnings.filterwarnings("ignore", message=f".*{untrue}")
-
-
-def _line(row: record.Record, runs: Path) -> str:
-    """A finished stage in one line."""
-    parts = [f"{row.headline} {row.metrics[row.headline]:.4f}"] if row.headline in row.metrics else []
-    if not row.dense and (kept := record.kept(row)) is not None:
-        parts[0] += f" ({kept:.0%} of the dense gain kept)"
-    if cut := row.metrics.get("task_cut_rows"):
-        parts.append(f"{cut:.0f} of {row.metrics['task_examples']:.0f} rows were cut at max_length")
-    if "disk_mb" in row.metrics:
-        ratio = f" ({row.metrics['disk_mb'] / row.baseline['disk_mb']:.2f}x dense)" if not row.dense else ""
-        ratio += ", 0 % smaller: its zeros are stored" if not row.dense and unshrunk(figures(row)) else ""
-        parts.append(f"{row.metrics['disk_mb']:.2f} MB{ratio}")
-    if row.curves is not None and not row.reused:
-        parts.append(f"{row.seconds['train']:.0f} s training")
-    parts.append(f"{row.seconds['measure']:.0f} s measuring")
-    return f"{row.stage}: {', '.join(parts)} -> {runs / row.artifact}"

@@ -86,9 +86,7 @@ def test_no_class_of_others_is_built(folder: Path, tmp_path: Path) -> None:
         lambda: artifact.deployed(folder),
         lambda: artifact.served(folder),
         lambda: artifact.reached(folder),
-        lambda: artifact.manifest_of(source),
-        lambda: artifact.is_quantized(source, "causal_lm"),
-        lambda: artifact.compressed_by(source, "causal_lm"),
+        lambda: source.history(),
     ):
         with pytest.raises(ValueError, match=r"attachments\[0\]\.class must be an attachment that slimexp ships"):
             ask()

@@ -442,5 +442,5 @@ def test_whatever_runs_in_a_training_is_in_the_closure(overrides: Callable[..., 
             uncounted = set(found["ran"][name]) - counted
             assert [one for one in uncounted if not f"{one}.".startswith(SHAPES_NOTHING)] == [], name
         everything += key.targets(OmegaConf.to_container(cfg, resolve=True))
-    whole = closure([*everything, "slimexp.pipeline.pipeline"], packages={"slimexp"})
+    whole = closure([*everything, "slimexp.pipeline.pipeline", "slimexp.config.check"], packages={"slimexp"})
     assert set(found["loaded"]) <= whole.keys()
