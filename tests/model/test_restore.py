@@ -113,7 +113,7 @@ def replaced(make: Callable[[Path], Any]) -> Callable[[Path], None]:
 LATENT = f"{UP}.parametrizations.weight.original"
 SCALE = f"{DOWN}.parametrizations.weight.0.scale"
 READ = r"is missing, damaged or of another model \(.+\)"
-FILES: dict[str, tuple[Callable[[Path], None], str]] = {
+FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (Path.unlink, READ),
     "empty": (lambda path: path.write_bytes(b"") and None, READ),
     "cut short": (lambda path: os.truncate(path, 5000), READ),
