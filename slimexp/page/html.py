@@ -12,16 +12,16 @@ from typing import Any
 _ASSETS = Path(__file__).parent
 _SCRIPTS = (  # one scope, in this order
     "format.js",
-    "choice.js",
+    "pareto.js",
     "chart.js",
     "lines.js",
     "layers.js",
     "state.js",
     "table.js",
     "budget.js",
-    "chosen.js",
+    "comparison.js",
     "controls.js",
-    "surroundings.js",
+    "environment.js",
     "view.js",
     "page.js",
 )
