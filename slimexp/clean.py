@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from slimexp.analysis.point import flat
 from slimexp.analysis.section import Section, load
 from slimexp.host import console
 from slimexp.record import removal
 from slimexp.record.record import FILE, Record, read
+from slimexp.record.settings import flat
 from slimexp.record.stage import RUNNING
 
 DAY = 86_400  # seconds

@@ -22,6 +22,7 @@ from slimexp.config.command_line import main
 from slimexp.config.composition import chosen
 from slimexp.config.schema import Evaluation
 from slimexp.record import record, stage
+from slimexp.record.environment import environment
 
 if TYPE_CHECKING:
     from slimexp.data.base import Corpus
@@ -112,7 +113,7 @@ def _record(
         reused=False,
         artifact=os.path.relpath(subject.folder, runs),
         curves=None,
-        **record.environment(),
+        **environment(),
     )
     record.append(runs / record.FILE, row)
     return f"recorded in {runs / record.FILE}"

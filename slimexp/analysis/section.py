@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimexp.analysis import pareto, published
-from slimexp.analysis.point import Point, figures, flat, grouped, points, unseeded
+from slimexp.analysis.point import Point, grouped, points
 from slimexp.analysis.uncertainty import DECIDED, probability_dominated
 from slimexp.host.console import printable
+from slimexp.record.figures import figures
 from slimexp.record.record import Record, read
+from slimexp.record.settings import flat, unseeded
 from slimexp.record.stage import DENSE
 
 Direction = Literal["min", "max"]

@@ -17,7 +17,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from slimexp import artifact
-from slimexp.analysis.point import figures, unshrunk
 from slimexp.config import secret
 from slimexp.config.build import build
 from slimexp.config.composition import chosen
@@ -30,6 +29,8 @@ from slimexp.model.base import Family, Source
 from slimexp.pipeline import machine, reference
 from slimexp.pipeline.fit import curves, fit
 from slimexp.record import record
+from slimexp.record.environment import environment
+from slimexp.record.figures import figures, retention, unshrunk
 from slimexp.record.stage import DENSE, START, Stage, at_work, code_version, key, shaping
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.row_multiple import inspect_stages
@@ -264,7 +265,7 @@ class Pipeline:
             reused=reused,
             artifact=str(stage.artifact.relative_to(runs)),
             curves=str(stage.curves.relative_to(runs)) if stage.curves.exists() else None,
-            **record.environment(),
+            **environment(),
         )
 
     @cached_property
@@ -325,7 +326,7 @@ def _quiet() -> None:
 def _line(row: record.Record, runs: Path) -> str:
     """A finished stage in one line."""
     parts = [f"{row.headline} {row.metrics[row.headline]:.4f}"] if row.headline in row.metrics else []
-    if not row.dense and (kept := record.kept(row)) is not None:
+    if not row.dense and (kept := retention(row)) is not None:
         parts[0] += f" ({kept:.0%} of the dense gain kept)"
     if cut := row.metrics.get("task_cut_rows"):
         parts.append(f"{cut:.0f} of {row.metrics['task_examples']:.0f} rows were cut at max_length")

@@ -10,19 +10,15 @@ import fcntl
 import json
 import math
 import os
-import platform
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from slimexp.config import renamed
 from slimexp.file import integrity, regular
-from slimexp.host import working_copy
 from slimexp.record import schema as record_schema
 
 SCHEMA = 1
@@ -30,22 +26,6 @@ FILE = "records.jsonl"
 LONGEST = 1 << 24  # bytes of a line
 LARGEST = 1 << 32  # bytes of a file: a sparse one may say that it has terabytes
 REASONS = 10  # of lines of a file that cannot be read, which are told
-OF_LAYER = "/"  # metric/layer: a figure of one layer, which models are not compared by
-PACKAGES = (
-    "slimexp",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "pytorch-lightning",
-    "torchmetrics",
-    "hydra-core",
-    "wandb",
-    "lm_eval",
-    "datasets",
-    "safetensors",
-    "compressed-tensors",
-    "numpy",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,25 +225,6 @@ def files(path: Path) -> list[Path]:
     return sorted(Path(folder, FILE) for folder, inner, names in found if FILE in names or FILE in inner)
 
 
-def kept(record: Record) -> float | None:
-    """Share of the dense model's gain over the trivial guess that is kept (chance-corrected retention).
-
-    ``(trivial - x) / (trivial - dense)``: 1 as good as dense, 0 no better than no model at all, above 1
-    better than dense. ``None`` where a headline is missing or the dense model is no better than the guess.
-    """
-    value, dense = record.metrics.get(record.headline), record.baseline.get(record.headline)
-    if value is None or dense is None:
-        return None
-    gain = record.trivial - dense
-    gains = gain > 0 if record.direction == "min" else gain < 0
-    return (record.trivial - value) / gain if gains else None
-
-
-def environment() -> dict[str, Any]:
-    """What a run depends on besides its configuration: ``git``, ``versions`` and ``hardware``, as in ``Record``."""
-    return {"git": working_copy.state(), "versions": _versions(), "hardware": _hardware()}
-
-
 def _merged(older: Record, newer: Record) -> Record:
     """``newer``, with the figures that it did not take again."""
     return replace(
@@ -344,39 +305,3 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
     return str(value)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _hardware() -> dict[str, Any]:
-    """CPU model, physical and logical cores, threads torch uses, GPU names, memory in GB (10^9 bytes)."""
-    import psutil
-
-    torch = sys.modules.get("torch")  # a process without torch used neither its threads nor a GPU
-    gpus = range(torch.cuda.device_count()) if torch else ()
-    return {
-        "cpu": _cpu(),
-        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
-        "logical_cores": psutil.cpu_count(),
-        "threads": torch.get_num_threads() if torch else None,
-        "gpu": [torch.cuda.get_device_name(index) for index in gpus] if torch else [],
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-    }
-
-
-def _cpu() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""Records: complete lines under parallel writers and kills, strict numbers, honest environment."""
+"""Records: complete lines under parallel writers and kills, strict numbers."""
 
 import json
 import multiprocessing
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from slimexp.record import record
-from slimexp.record.record import Record, append, environment, kept, read
+from slimexp.record.record import Record, append, read
 
 pytestmark = pytest.mark.fast
 
@@ -231,30 +231,6 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match="disk full"):
         append(path, make("b"))
     assert path.read_bytes() == before
-
-
-def test_kept_is_corrected_for_the_trivial_guess() -> None:
-    assert kept(make(metrics={"cer": 0.015})) == pytest.approx(1)
-    assert kept(make(metrics={"cer": 0.077})) == pytest.approx(0)
-    assert kept(make(metrics={"cer": 0.046})) == pytest.approx(0.5)
-    accuracy = {"headline": "accuracy", "direction": "max", "baseline": {"accuracy": 0.9}, "trivial": 0.5}
-    assert kept(make(metrics={"accuracy": 0.8}, **accuracy)) == pytest.approx(0.75)
-    assert kept(make(metrics={})) is None
-    assert kept(make(baseline={})) is None
-    assert kept(make(baseline={"cer": 0.077})) is None
-    assert kept(make(baseline={"cer": 0.08})) is None
-    assert kept(make(metrics={"accuracy": 0.8}, **accuracy | {"baseline": {"accuracy": 0.4}})) is None
-
-
-def test_environment_fits_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    found = environment()
-    assert found["git"] is None
-    assert found["versions"]["python"]
-    assert found["hardware"]["cores"] >= 1
-    assert found["hardware"]["memory_gb"] > 0
-    assert Record.from_json(make(**found).to_json()).hardware == found["hardware"]
 
 
 # --- again ---------------------------------------------------------------------------------------------------------
