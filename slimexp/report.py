@@ -159,8 +159,8 @@ def _notes(section: Section) -> Iterator[str]:
         yield "☆ published by others, see --reference: on no front"
     if absent := sum(not section.drawable(point) for point in section.published):
         yield f"{absent} ☆ not drawn: {section.x} or {section.y} was not given"
-    if section.cover is not None:
-        yield f"the front covers {section.cover:.3f} of size x quality (1: dense quality for no bytes)"
+    if section.hypervolume is not None:
+        yield f"the front covers {section.hypervolume:.3f} of size x quality (1: dense quality for no bytes)"
     if section.z is not None and section.corner is not None:
         corner = ", ".join(f"{name} {number(end)}" for name, end in zip(section.axes, section.corner, strict=True))
         yield f"hypervolume of the three: {section.volume:.3f}, in units of the worst that counts ({corner})"
@@ -246,11 +246,13 @@ def _write_csv(found: Sequence[Section], path: Path) -> None:
     metrics = sorted({name for section in found for point in section.points for name in point.figures})
     with path.open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
-        flags = ["dense", "front", "slower", "dominated_probability", "time", "cover_after"]
+        flags = ["dense", "front", "slower", "dominated_probability", "time", "hypervolume_after"]
         heads = [f"{name}{end}" for name in metrics for end in ("", "_lowest", "_highest", "_error")]
         out.writerow(["corpus", "headline", "label", "chain", "seeds", *flags, *heads])
         for section in found:
-            covers = dict(zip(section.finished, section.growth, strict=False))  # no growth where no size is known
+            history = dict(
+                zip(section.finished, section.hypervolume_history, strict=False)
+            )  # none where no size is known
             for index, point in enumerate(section.points):
                 spreads = [point.figures.get(name) for name in metrics]
                 values = [
@@ -258,7 +260,7 @@ def _write_csv(found: Sequence[Section], path: Path) -> None:
                 ]
                 named = [section.title, section.headline, point.label, " ".join(point.chain)]
                 facts = [int(point.dense), int(index in section.front), int(point.slower)]
-                sure = [section.probabilities[index], point.time, covers.get(index)]
+                sure = [section.probabilities[index], point.time, history.get(index)]
                 out.writerow([*named, " ".join(map(str, point.seeds)), *facts, *sure, *values])
 
 

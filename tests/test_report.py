@@ -136,10 +136,10 @@ def test_doubt_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert [section["points"][index]["label"] for index in section["finished"]] == [
         f"quantize(key={key})" for key in "cba"
     ]
-    covers = {row["label"]: row["cover_after"] for row in csv.DictReader((tmp_path / "report.csv").open())}
-    assert [float(covers[f"quantize(key={key})"]) for key in "cba"] == section["growth"]
-    assert section["growth"] == sorted(section["growth"]) and covers["dense"] == ""
-    assert section["growth"][-1] == section["cover"]
+    history = {row["label"]: row["hypervolume_after"] for row in csv.DictReader((tmp_path / "report.csv").open())}
+    assert [float(history[f"quantize(key={key})"]) for key in "cba"] == section["hypervolume_history"]
+    assert section["hypervolume_history"] == sorted(section["hypervolume_history"]) and history["dense"] == ""
+    assert section["hypervolume_history"][-1] == section["hypervolume"]
 
 
 def test_an_unknown_error_is_told(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

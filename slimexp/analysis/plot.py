@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from slimexp.analysis.front import Direction
 from slimexp.analysis.point import Point, Spread
-from slimexp.analysis.section import Direction, Section
+from slimexp.analysis.section import Section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,21 +1,19 @@
 """Records -> points: what differs in nothing but the seed is one, with mean, range and standard error."""
 
 import json
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import numpy as np
 
+from slimexp.analysis.grouping import grouped
+from slimexp.analysis.label import labels
+from slimexp.analysis.lineage import chain_of, settings_of
 from slimexp.analysis.uncertainty import standard_error
 from slimexp.host.console import printable
 from slimexp.record.figures import OF_LAYER, STDERR, figures, unshrunk
 from slimexp.record.record import Record
-from slimexp.record.settings import flat, unseeded
-from slimexp.record.stage import DENSE, as_floats, shaping
-
-T = TypeVar("T")
+from slimexp.record.stage import as_floats
 
 # Counted in the model or its files: the same at every measurement.
 COUNTED = frozenset(
@@ -24,13 +22,6 @@ COUNTED = frozenset(
 )
 _TO_DENSE = frozenset({"kept", "latency_ratio", "prefill_ratio", "decode_ratio"})  # 1 for the dense model itself
 _NORMAL_95 = 1.959964  # half a 95 % interval, in standard errors
-_SHARED = ("model", "trainer", "save_dtype")  # what shapes every stage of a run, beside the stages themselves
-# What every technique has: told after what is its own.
-_LESS_TELLING = frozenset(
-    {"steps", "batch_size", "dropout", "workers", "pad_to", "clip_norm", "optimizer", "lr_scheduler"}
-)
-LONGEST = 100  # stages of a chain
-_SHOWN = 4  # settings a stage's label holds, where they tell it from others
 
 
 @dataclass(frozen=True)
@@ -114,8 +105,8 @@ def points(records: Sequence[Record], parents: Mapping[str, Record]) -> list[Poi
     """
     groups = grouped(records, lambda record: _identity(record, parents))
     groups = [list({record.seed: record for record in group}.values()) for group in groups]  # later work wins
-    labels = _labels([group[-1] for group in groups], parents)
-    return [_point(group, label, parents) for group, label in zip(groups, labels, strict=True)]
+    names = labels([group[-1] for group in groups], parents)
+    return [_point(group, label, parents) for group, label in zip(groups, names, strict=True)]
 
 
 def spreads(rows: Sequence[Mapping[str, float]], *, dense: bool) -> dict[str, Spread]:
@@ -131,14 +122,6 @@ def spreads(rows: Sequence[Mapping[str, float]], *, dense: bool) -> dict[str, Sp
     return found
 
 
-def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
-    """Items of equal key together, groups in the order in which their keys appear."""
-    groups: dict[Hashable, list[T]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return list(groups.values())
-
-
 def _own_error(metric: str, row: Mapping[str, float], said: Mapping[str, float], *, dense: bool) -> float | None:
     """Standard error of one measurement, by what its measure says; ``None`` where it says nothing."""
     if metric in COUNTED or (dense and metric in _TO_DENSE):
@@ -152,7 +135,7 @@ def _point(group: Sequence[Record], label: str, parents: Mapping[str, Record]) -
     dense = group[-1].dense
     return Point(
         label=label,
-        chain=tuple(_chain(group[-1], parents)),
+        chain=tuple(chain_of(group[-1], parents)),
         dense=dense,
         seeds=tuple(sorted(record.seed for record in group)),
         figures=spreads([figures(record) for record in group], dense=dense),
@@ -173,109 +156,7 @@ def _layers(group: Sequence[Record]) -> dict[str, dict[str, Spread]]:
     return found
 
 
-def lineage(record: Record, parents: Mapping[str, Record]) -> list[Record]:
-    """Records of the stages that led to ``record``, which is the last; at most ``LONGEST``, and none of them twice."""
-    found = {record.key: record}
-    while (parent := parents.get(record.parent or "")) and parent.key not in found and len(found) < LONGEST:
-        found[parent.key] = record = parent
-    return list(found.values())[::-1]
-
-
-def _chain(record: Record, parents: Mapping[str, Record]) -> list[str]:
-    """Stages that led to ``record``; where a parent's record is missing, the order of its configuration."""
-    ancestors = lineage(record, parents)
-    chain, record = [one.stage for one in ancestors], ancestors[0]
-    if (
-        record.parent is not None
-        and record.parent not in parents
-        and chain[0] in (planned := list(record.config.get("pipeline") or {}))
-    ):
-        chain = planned[: planned.index(chain[0])] + chain
-    return [stage for stage in chain if stage != DENSE] or [DENSE]
-
-
-def _settings(record: Record, parents: Mapping[str, Record]) -> dict[str, Any]:
-    """Flat settings that shaped ``record``: of the stages of its chain as ``stage.key``, and of the run."""
-    pipeline = record.config.get("pipeline") or {}
-    stages = {stage: unseeded(pipeline[stage]) for stage in _chain(record, parents) if pipeline.get(stage)}
-    shared = {name: record.config[name] for name in _SHARED if name in record.config}
-    if shared.get("trainer"):
-        shared["trainer"] = shaping(shared["trainer"])
-    return dict(flat({**shared, **stages}))
-
-
 def _identity(record: Record, parents: Mapping[str, Record]) -> str:
-    return json.dumps(as_floats([record.dense, _chain(record, parents), sorted(_settings(record, parents).items())]))
-
-
-def _labels(records: Sequence[Record], parents: Mapping[str, Record]) -> list[str]:
-    """Short names: the chain, with the settings in which records that have the same stage differ."""
-    settings = [_settings(record, parents) for record in records]
-    chains = [_chain(record, parents) for record in records]
-
-    varying = _varying(settings, chains)
-
-    def label(index: int, most: int | None) -> str:
-        record, one, chain = records[index], settings[index], chains[index]
-        told = {key: value for key, value in one.items() if key in varying and value is not None}
-        name = " → ".join(_stage_label(stage, told, most) for stage in chain)
-        common = ", ".join(_setting(key, value) for key, value in told.items() if key.split(".")[0] in _SHARED)
-        prefix = f"{DENSE}: " if record.dense and chain != [DENSE] else ""
-        return f"{prefix}{name}{f' [{common}]' if common else ''}"
-
-    short = [label(index, _SHOWN) for index in range(len(records))]
-    met = Counter(short)
-    full = [label(index, None) if met[name] > 1 else name for index, name in enumerate(short)]
-    met = Counter(full)
-    told = [f"{name} [{record.name}]" if met[name] > 1 else name for record, name in zip(records, full, strict=True)]
-    return list(map(printable, told))
-
-
-def _varying(settings: Sequence[Mapping[str, Any]], chains: Sequence[list[str]]) -> set[str]:
-    """Keys in which records that have the same stages differ; numbers of a component, where they have it in common."""
-    keys = {key for one in settings for key in one}
-
-    def component(key: str) -> str:
-        path = key.removesuffix("._target_")
-        while (path := path.rpartition(".")[0]) and f"{path}._target_" not in keys:
-            pass
-        return f"{path}._target_"
-
-    def varies(key: str) -> bool:
-        owner = component(key)
-        alike: dict[str, list[tuple[Mapping[str, Any], list[str]]]] = {}
-        for one, chain in zip(settings, chains, strict=True):
-            alike.setdefault(str(one.get(owner)), []).append((one, chain))
-        return any(_differ(key, group) for group in alike.values())
-
-    return {key for key in keys if varies(key)}
-
-
-def _differ(key: str, group: Sequence[tuple[Mapping[str, Any], list[str]]]) -> bool:
-    """Whether some hold another value, or none though others with their stages do."""
-    held = [chain for one, chain in group if key in one]
-    partly = any(key not in one and chain in held for one, chain in group)
-    return partly or len({json.dumps(one[key]) for one, _ in group if key in one}) > 1
-
-
-def _stage_label(stage: str, settings: Mapping[str, Any], most: int | None) -> str:
-    """``prune(sparsity=0.5)``, with at most so many settings."""
-    own = [(key, value) for key, value in settings.items() if key.startswith(f"{stage}.")]
-    own.sort(key=lambda pair: (pair[0].split(".")[1] in _LESS_TELLING, *_depth(pair[0])))
-    parts = [_setting(key, value) for key, value in own]
-    more = [f"+{len(parts) - most}"] if most is not None and len(parts) > most else []
-    return f"{stage}({', '.join(parts[:most] + more)})" if parts else stage
-
-
-def _depth(key: str) -> tuple[bool, int]:
-    """What was chosen comes before its numbers: components, then options of the stage, then those of components."""
-    return not key.endswith("._target_"), key.count(".")
-
-
-def _setting(key: str, value: Any) -> str:
-    """The last words of a dotted name that tell it, with its value; of a class its name."""
-    *path, last = key.split(".")
-    if last == "_target_":
-        return str(value).rsplit(".", 1)[-1]
-    within = [path[-1]] if len(path) > 1 or path[:1] == ["model"] else []
-    return f"{'.'.join([*within, last])}={f'{value:g}' if isinstance(value, float) else value}"
+    return json.dumps(
+        as_floats([record.dense, chain_of(record, parents), sorted(settings_of(record, parents).items())])
+    )

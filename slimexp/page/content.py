@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from slimexp.analysis.lineage import lineage
 from slimexp.analysis.plot import LOG_FROM, NAMES, kind_of, kinds_of
-from slimexp.analysis.point import Point, lineage
+from slimexp.analysis.point import Point
 from slimexp.analysis.section import Section, better
 from slimexp.analysis.uncertainty import DECIDED
 from slimexp.file import regular
@@ -91,8 +92,8 @@ def _section(section: Section, records: Mapping[str, Record], root: Path, folder
         "x": section.x,
         "y": section.y,
         "guess": section.trivial if section.trivial is not None else sum(guesses) / len(guesses) if guesses else None,
-        "cover": section.cover,
-        "growth": section.growth,
+        "hypervolume": section.hypervolume,
+        "hypervolumeHistory": section.hypervolume_history,
         "kinds": kinds_of(section),
         "metrics": [_metric(name, section, own) for name in names],
         "layers": (names_of_layers := layers(section)),

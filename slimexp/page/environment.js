@@ -1,7 +1,7 @@
 /* What stands below the points: how the front grew, and what everything ran on. */
 
-function growth(view) {
-  const values = view.section.growth;
+function hypervolumeHistory(view) {
+  const values = view.section.hypervolumeHistory;
   if (values.length < 2) return [];
   const drawn = node("div"),
     told = `hypervolume of size and quality kept from ${short(values[0])} to ${short(values.at(-1))}`;

@@ -98,7 +98,7 @@ class View {
       this.chosenHolder,
       node("div", { class: "row" }, node("h3", {}, "All points"), every.element),
       this.rowsHolder,
-      ...growth(this),
+      ...hypervolumeHistory(this),
       surroundings(section),
     );
     this.listen();
@@ -305,7 +305,7 @@ function summary(view) {
         `The error of ${unknown}, or of what may dominate them, is not known (one seed), so neither is how sure their place is`,
       );
   }
-  if (section.cover !== null)
-    told.push(`Hypervolume of size and quality kept: ${section.cover.toFixed(3)} (1: dense quality for no bytes)`);
+  if (section.hypervolume !== null)
+    told.push(`Hypervolume of size and quality kept: ${section.hypervolume.toFixed(3)} (1: dense quality for no bytes)`);
   return `${told.join(". ")}.`;
 }

@@ -38,8 +38,8 @@ def section(points: list[Point], front: list[int], probabilities: list[float | N
         probabilities=probabilities,
         corner=None,
         volume=None,
-        cover=None,
-        growth=[],
+        hypervolume=None,
+        hypervolume_history=[],
         published=[],
         environments=[],
     )

@@ -154,14 +154,14 @@ def test_what_is_no_better_than_no_model_is_on_no_front() -> None:
     assert [section.points[index].label for index in section.front] == ["dense", "quantize"]
 
 
-def test_cover_is_the_share_of_size_and_quality() -> None:
+def test_hypervolume_is_the_share_of_size_and_quality() -> None:
     half = make("quantize", {"cer": 0.015, "disk_mb": 4.0})
-    assert only([half]).cover == pytest.approx(0.75)
-    assert only([make("prune", {"cer": 0.2, "disk_mb": 1.0})]).cover == 0
-    assert only([make("prune", {"wer": 0.2}, baseline={})]).cover is None
+    assert only([half]).hypervolume == pytest.approx(0.75)
+    assert only([make("prune", {"cer": 0.2, "disk_mb": 1.0})]).hypervolume == 0
+    assert only([make("prune", {"wer": 0.2}, baseline={})]).hypervolume is None
 
 
-def test_cover_grows_as_points_finish() -> None:
+def test_hypervolume_grows_as_points_finish() -> None:
     """Whatever their order in the section, which is by size."""
     sizes = {"c": (4.0, 0.0305), "a": (8.0, 0.015), "b": (16.0, 0.01), "d": (2.0, 0.0305), "e": (3.0, 0.1)}
     records = [
@@ -172,9 +172,11 @@ def test_cover_grows_as_points_finish() -> None:
     assert [section.points[index].label for index in section.finished] == [f"prune(x={name})" for name in sizes]
     kept = (0.077 - 0.0305) / (0.077 - 0.015)
     first, second = 0.75 * kept, 0.75 * kept + 0.5 * (1 - kept)
-    assert section.growth == pytest.approx([first, second, second, second + 0.125 * kept, second + 0.125 * kept])
-    assert section.growth[-1] == section.cover
-    assert only([make("prune", {"wer": 0.2}, baseline={})]).growth == []
+    assert section.hypervolume_history == pytest.approx(
+        [first, second, second, second + 0.125 * kept, second + 0.125 * kept]
+    )
+    assert section.hypervolume_history[-1] == section.hypervolume
+    assert only([make("prune", {"wer": 0.2}, baseline={})]).hypervolume_history == []
 
 
 def test_a_front_of_three() -> None:

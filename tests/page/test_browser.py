@@ -335,7 +335,7 @@ def test_the_policy_forbids_the_network(page: "Page", said: list[str]) -> None:
 def test_growth_is_drawn_when_opened(page: "Page", section: Section) -> None:
     page.locator(".growth summary").click()
     page.wait_for_selector(".growth .line")
-    assert f"over {len(section.growth)} points" in page.inner_text(".growth summary")
+    assert f"over {len(section.hypervolume_history)} points" in page.inner_text(".growth summary")
 
 
 def test_doubt_and_published_points_are_shown(window: "Page", runs: Path, said: list[str]) -> None:

@@ -106,7 +106,7 @@ def test_a_lost_dense_model_is_a_point_without_model_or_run(tmp_path: Path, runs
 def test_growth_and_the_probability_of_being_beaten_are_those_of_the_section(runs: Path) -> None:
     (found,) = load(runs)
     (one,) = content([found], runs, None)["sections"]
-    assert one["growth"] == found.growth and len(found.growth) == 6
+    assert one["hypervolumeHistory"] == found.hypervolume_history and len(found.hypervolume_history) == 6
     assert [point["beaten"] for point in one["points"]] == found.probabilities
     (three,) = content(load(runs, z="exact_match"), runs, None)["sections"]
     assert one["decided"] == 0.05 and three["decided"] is None
