@@ -17,9 +17,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from slimexp.analysis.plot import number
 from slimexp.analysis.point import Point
 from slimexp.analysis.section import Section, load
+from slimexp.analysis.style import number
 from slimexp.analysis.uncertainty import DECIDED, probability_dominated
 from slimexp.host import console
 

@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import quote
 
 from slimexp.analysis.lineage import lineage
-from slimexp.analysis.plot import LOG_FROM, NAMES, kind_of, kinds_of
 from slimexp.analysis.point import Point
 from slimexp.analysis.section import Section, better
+from slimexp.analysis.style import LOG_FROM, NAMES, kind_of, kinds_of
 from slimexp.analysis.uncertainty import DECIDED
 from slimexp.file import regular
 from slimexp.page.curves import curves

@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from slimexp.analysis.plot import GREY, SLOWER, _draw, write_png
+from slimexp.analysis.plot import draw, write_png
 from slimexp.analysis.point import Point, spreads
 from slimexp.analysis.section import Section
+from slimexp.analysis.style import GREY, SLOWER
 
 DENSE = {"cer": 0.02, "disk_mb": 16.0, "latency_ratio": 1.0}
 
@@ -60,7 +61,7 @@ def usual() -> Section:
 
 def drawn(one: Section) -> Axes:
     axes = Figure(figsize=(10, 5)).subplots()
-    _draw(one, axes)
+    draw(one, axes)
     return axes
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from slimexp.analysis.plot import COLOURS
 from slimexp.analysis.section import Section
+from slimexp.analysis.style import COLOURS
 from slimexp.page.content import content, nothing
 from slimexp.page.html import embedded, render
 
