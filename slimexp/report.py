@@ -1,23 +1,29 @@
 """Rebuild table, Pareto front, plot and page from the records alone: ``python -m slimexp.report runs``."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import psutil
+
 from slimexp.analysis import published
 from slimexp.analysis.plot import write_png
 from slimexp.analysis.section import X_AXES, Section, load
 from slimexp.analysis.table import table, write_csv, write_json
+from slimexp.file import integrity
 from slimexp.host import console
 from slimexp.page import html, server
 from slimexp.page.content import content
 
+_PID = re.compile(r"[0-9]{1,9}")  # a larger one is of no process
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns 0, or 2 after one line of error."""
+    """Run the command line; returns the exit status: 0, or 2 after one line of error."""
     with console.output(), console.interruptible():
         return _main(arguments)
 
@@ -33,73 +39,73 @@ def _main(arguments: Sequence[str] | None) -> int:
     parser.add_argument("--wandb", action="store_true", help="a W&B run per sweep with its front; offline if need be")
     parser.add_argument("--watch", action="store_true", help="serve the page to this machine, live, and write nothing")
     parser.add_argument("--port", metavar="N", type=int, help="of --watch (default: any that is free)")
-    asked = parser.parse_args(arguments)
-    if asked.port is not None and (asked.port not in server.PORTS or not asked.watch):
-        parser.error(f"--port must be 0 to {server.PORTS[-1]} and go with --watch, got {asked.port}")
-    if asked.watch and (asked.out or asked.wandb):
+    options = parser.parse_args(arguments)
+    if options.port is not None and (options.port not in server.PORTS or not options.watch):
+        parser.error(f"--port must be 0 to {server.PORTS[-1]} and go with --watch, got {options.port}")
+    if options.watch and (options.out or options.wandb):
         parser.error("--watch writes nothing: leave out --out and --wandb")
-    folder = asked.out or (asked.runs if asked.runs.is_dir() else asked.runs.parent)
+    folder = options.out or (options.runs if options.runs.is_dir() else options.runs.parent)
     try:
-        look = partial(load, asked.runs, x=asked.x, y=asked.y, z=asked.z, reference=asked.reference)
-        if asked.watch:
-            server.watch(asked.runs, look, reference=asked.reference, port=asked.port or 0)
+        read = partial(load, options.runs, x=options.x, y=options.y, z=options.z, reference=options.reference)
+        if options.watch:
+            server.watch(options.runs, read, reference=options.reference, port=options.port or 0)
             return 0
-        found = look()
-        files = write(found, folder, asked.runs)
+        sections = read()
+        files = write(sections, folder, options.runs)
     except (ValueError, OSError) as error:
-        told = console.disk_fault(error, str(folder), setting="--out DIR") or error
-        print(f"error: {console.printable(told)}", file=sys.stderr)
+        message = console.disk_fault(error, str(folder), setting="--out DIR") or error
+        print(f"error: {console.printable(message)}", file=sys.stderr)
         return console.USER_ERROR
-    print("\n\n".join(table(section) for section in found))
+    print("\n\n".join(table(section) for section in sections))
     print("\nwritten: " + ", ".join(map(str, files)))
-    if asked.wandb:
+    if options.wandb:
         from slimexp.logger import wandb_report  # brings in Lightning
 
-        wandb_report.publish(asked.runs, partial(write, runs=asked.runs))
+        wandb_report.publish(options.runs, partial(write, runs=options.runs))
     return 0
 
 
-def write(found: Sequence[Section], folder: Path, runs: Path) -> list[Path]:
-    """Write ``report.csv``, ``report.json``, ``pareto.png`` and ``pareto.html`` of ``runs``; returns their paths."""
+def write(sections: Sequence[Section], folder: Path, runs: Path) -> list[Path]:
+    """Write ``report.csv``, ``report.json``, ``pareto.png`` and ``pareto.html``.
+
+    Args:
+        sections: Sections of the records in ``runs``.
+        folder: Where the files are written; it is made if it does not exist.
+        runs: The folder or file that the records were read from.
+
+    Returns:
+        Paths of the files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     writers = {
         "report.csv": write_csv,
         "report.json": write_json,
         "pareto.png": write_png,
-        "pareto.html": lambda found, path: path.write_text(html.render(content(found, runs, folder)), encoding="utf-8"),
+        "pareto.html": lambda shown, path: path.write_text(html.render(content(shown, runs, folder)), encoding="utf-8"),
     }
     for name, writer in writers.items():
         with aside(folder / name) as partial:
-            writer(found, partial)
+            writer(sections, partial)
     return [folder / name for name in writers]
 
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """Another name for what takes ``path``'s when it is whole: a link there is replaced, and not written through.
+    """A temporary name for a file that takes the name ``path`` once it is complete.
 
-    What processes that were killed left under such names is removed.
+    A link at ``path`` is replaced, and not written through. Files that killed processes left under such names are
+    removed.
     """
     for left in path.parent.glob(f".*.{path.name}"):
-        if (pid := left.name.split(".")[1]).isdigit() and not _is_alive(int(pid)):
+        if _PID.fullmatch(pid := left.name.split(".")[1]) and not psutil.pid_exists(int(pid)):
             left.unlink(missing_ok=True)
     partial = path.with_name(f".{os.getpid()}.{path.name}")
-    partial.unlink(missing_ok=True)
+    integrity.remove(partial)
     try:
         yield partial
-        os.replace(partial, path)
+        integrity.publish(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # it is another user's
-        return True
-    return True
+        integrity.remove(partial)
 
 
 if __name__ == "__main__":

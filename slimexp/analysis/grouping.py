@@ -22,9 +22,9 @@ def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
 
 
 def with_dense(records: Sequence[Record]) -> list[Record]:
-    """The records and, where that of a dense model is missing, what others hold as their baseline."""
-    known = {record.key for record in records}
-    lost = {
+    """The records, and one made from a baseline for each dense model that has no record of its own."""
+    recorded = {record.key for record in records}
+    missing = {
         record.baseline_key: replace(
             record,
             stage=DENSE,
@@ -36,21 +36,21 @@ def with_dense(records: Sequence[Record]) -> list[Record]:
             config={**record.config, "model": record.config.get("baseline") or record.config.get("model")},
         )
         for record in records
-        if record.baseline and record.baseline_key not in known
+        if record.baseline and record.baseline_key not in recorded
     }
-    return [*records, *lost.values()]
+    return [*records, *missing.values()]
 
 
 def titles_of(groups: Sequence[Sequence[Record]]) -> list[str]:
-    """The corpus' word; where a word returns, with the settings, or the rows, that tell them apart."""
+    """A title for each group: the name of its corpus and, where names are equal, the settings or rows that differ."""
     corpora: list[Mapping[str, Any]] = [group[0].config.get("data") or {} for group in groups]
-    words = [str(corpus.get("_target_", "unknown corpus")).split(".")[-2:][0] for corpus in corpora]
+    names = [str(corpus.get("_target_", "unknown corpus")).split(".")[-2:][0] for corpus in corpora]
     settings = [dict(flat(unseeded(corpus))) for corpus in corpora]
     titles = []
-    for word, mine in zip(words, settings, strict=True):
-        same = [other for other, other_word in zip(settings, words, strict=True) if other_word == word]
-        differs = [key for key in mine if len({json.dumps(other.get(key)) for other in same}) > 1]
-        titles.append(f"{word} ({', '.join(f'{key}={mine[key]}' for key in differs)})" if differs else word)
+    for name, own in zip(names, settings, strict=True):
+        same = [other for other, other_name in zip(settings, names, strict=True) if other_name == name]
+        differing = [key for key in own if len({json.dumps(other.get(key)) for other in same}) > 1]
+        titles.append(f"{name} ({', '.join(f'{key}={own[key]}' for key in differing)})" if differing else name)
     return [
         printable(f"{title} on {_rows(group[0])}" if titles.count(title) > 1 else title)
         for title, group in zip(titles, groups, strict=True)
@@ -63,7 +63,7 @@ def _rows(record: Record) -> str:
 
 
 def graded_on(record: Record) -> tuple[str, str, float | None, str | None]:
-    """What must be equal for two headlines to be compared: corpus, headline, number of rows and their split."""
+    """Corpus, headline, number of rows and their split: headlines are compared only where all four are equal."""
     task = (record.config.get("measure") or {}).get("task") or {}
     rows = record.metrics.get("task_examples", record.baseline.get("task_examples"))
     split = task.get("split")
@@ -75,6 +75,7 @@ def _canonical(corpus: Mapping[str, Any] | None) -> str:
 
 
 def environments_of(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """The environments that the records were measured in, each with their number, seeds and kernels."""
     measured = [record for record in records if record.key]
     groups = grouped(measured, lambda record: json.dumps([record.hardware, record.versions, record.git]))
     return [

@@ -1,4 +1,4 @@
-"""What the marks and numbers of a plot mean: its legend, and the list of the front below it."""
+"""Legend of a plot, and the list of the front below it."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slimexp.analysis.section import Section
-from slimexp.analysis.style import GREY, REFERENCE, SLOWER, look, number, rank, shortened
+from slimexp.analysis.style import GREY, REFERENCE, SLOWER, colour_and_marker, number, rank, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +16,7 @@ LINE = 130  # characters of the list below a plot
 
 
 def draw_legend(section: Section, kinds: Sequence[str], axes: "Axes") -> None:
-    """What marks and numbers mean, beside and below the plot."""
+    """Draw the meaning of marks beside the plot, and the points of the front with their numbers below it."""
     from matplotlib.lines import Line2D
 
     def mark(label: str, marker: str, colour: str, **more: object) -> Line2D:
@@ -24,15 +24,15 @@ def draw_legend(section: Section, kinds: Sequence[str], axes: "Axes") -> None:
         return Line2D([], [], linestyle="none", marker=marker, color=colour, label=label, **style)  # type: ignore[arg-type]
 
     entries = [mark("dense (not compressed)", "*", "#111111", markersize=13)]
-    plain = section.z is None  # else colours tell z
-    entries += [
-        mark(shortened(kind), look(kind, kinds)[1], look(kind, kinds)[0] if plain else REFERENCE) for kind in kinds
-    ]
-    beaten = [i for i, point in enumerate(section.points) if section.drawn(i) and not point.dense]
-    beaten = [i for i in beaten if i not in section.front]
-    if plain and any(map(section.undecided, beaten)):
+    plain = section.z is None  # otherwise colours stand for z
+    for kind in kinds:
+        colour, marker = colour_and_marker(kind, kinds)
+        entries.append(mark(shortened(kind), marker, colour if plain else REFERENCE))
+    dominated = [i for i, point in enumerate(section.points) if section.drawn(i) and not point.dense]
+    dominated = [i for i in dominated if i not in section.front]
+    if plain and any(map(section.undecided, dominated)):
         entries.append(mark("dominated? not separable (pale)", "o", "#99C7E0", markeredgecolor="#8f8f8f"))
-    if any(not (plain and section.undecided(i)) for i in beaten):
+    if any(not (plain and section.undecided(i)) for i in dominated):
         entries.append(mark("dominated (grey)", "o", GREY, markeredgecolor="#8f8f8f"))
     if any(map(section.drawable, section.published)):
         entries.append(mark("published by others", "*", "white", markeredgecolor=REFERENCE, markersize=13))
@@ -40,7 +40,7 @@ def draw_legend(section: Section, kinds: Sequence[str], axes: "Axes") -> None:
         ring = {"markerfacecolor": "none", "markeredgecolor": SLOWER, "markeredgewidth": 1.9, "markersize": 12}
         entries.append(mark("slower than dense", "o", SLOWER, **ring))
     entries += [
-        mark(said, sign, REFERENCE, markersize=13, markeredgecolor=REFERENCE) for said, sign in _error_bars(section)
+        mark(text, sign, REFERENCE, markersize=13, markeredgecolor=REFERENCE) for text, sign in _error_bars(section)
     ]
     entries += [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
     axes.legend(handles=entries, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, labelspacing=0.7)
@@ -49,7 +49,7 @@ def draw_legend(section: Section, kinds: Sequence[str], axes: "Axes") -> None:
 
 
 def _error_bars(section: Section) -> Iterator[tuple[str, str]]:
-    """What error bars mean, with the sign of each in the key."""
+    """Meanings of error bars in this section, each with its marker in the legend."""
     shown = list(filter(section.drawable, section.points))
     errors = [point.error(metric) for point in shown if len(point.seeds) == 1 for metric in (section.x, section.y)]
     if any(len(point.seeds) > 1 for point in shown):
@@ -61,6 +61,7 @@ def _error_bars(section: Section) -> Iterator[tuple[str, str]]:
 
 
 def _entry(section: Section, index: int) -> str:
+    """A point of the front: its number, label and values."""
     point = section.points[index]
     seeds = f", {len(point.seeds)} seeds" if len(point.seeds) > 1 else ""
     values = ", ".join(f"{shortened(metric)} {number(point.value(metric))}" for metric in section.axes)

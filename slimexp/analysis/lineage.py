@@ -12,21 +12,29 @@ LONGEST = 100  # stages of a chain
 
 
 def lineage(record: Record, parents: Mapping[str, Record]) -> list[Record]:
-    """Records of the stages that led to ``record``, which is the last; at most ``LONGEST``, and none of them twice."""
-    found = {record.key: record}
-    while (parent := parents.get(record.parent or "")) and parent.key not in found and len(found) < LONGEST:
-        found[parent.key] = record = parent
-    return list(found.values())[::-1]
+    """Records of the stages that led to ``record``, which is the last; at most ``LONGEST``, and none of them twice.
+
+    Args:
+        record: The last of them.
+        parents: Records by key. A file of records may hold a circle of parents.
+    """
+    ancestors = {record.key: record}
+    while (parent := parents.get(record.parent or "")) and parent.key not in ancestors and len(ancestors) < LONGEST:
+        ancestors[parent.key] = record = parent
+    return list(ancestors.values())[::-1]
 
 
 def chain_of(record: Record, parents: Mapping[str, Record]) -> list[str]:
-    """Stages that led to ``record``; where a parent's record is missing, the order of its configuration."""
+    """Names of the stages that led to ``record``; where a parent's record is missing, as its configuration orders them.
+
+    The dense stage is left out unless it is the only one.
+    """
     ancestors = lineage(record, parents)
-    chain, record = [one.stage for one in ancestors], ancestors[0]
+    chain, first = [ancestor.stage for ancestor in ancestors], ancestors[0]
     if (
-        record.parent is not None
-        and record.parent not in parents
-        and chain[0] in (planned := list(record.config.get("pipeline") or {}))
+        first.parent is not None
+        and first.parent not in parents
+        and chain[0] in (planned := list(first.config.get("pipeline") or {}))
     ):
         chain = planned[: planned.index(chain[0])] + chain
     return [stage for stage in chain if stage != DENSE] or [DENSE]

@@ -1,4 +1,4 @@
-"""Draw sections: quality over cost, the Pareto front and how sure it is, what is slower than dense, and references."""
+"""Draw sections: quality over cost, the Pareto front and how sure it is, slower models, and published points."""
 
 import warnings
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from slimexp.analysis.style import (
     REFERENCE,
     SLOWER,
     WORD,
+    colour_and_marker,
     error_bar,
     kind_of,
     kinds_of,
-    look,
     number,
     rank,
     shortened,
@@ -27,31 +27,31 @@ from slimexp.analysis.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHADES = "viridis"  # of a third objective
-MOST = 70  # sections of a picture, which may have 2^16 pixels; the page has them all
-NEAR = 0.03  # of an axis: notes of points closer than that would cover one another
+SHADES = "viridis"  # colour map of a third objective
+MOST = 70  # sections in a picture, which may be 2^16 pixels high; the page has them all
+NEAR = 0.03  # share of an axis: notes of points that are closer would cover one another
 
 
-def write_png(found: Sequence[Section], path: Path) -> None:
-    """One picture, a row per section; nothing of a display is needed."""
+def write_png(sections: Sequence[Section], path: Path) -> None:
+    """Write one picture, with a row for each section; no display is needed."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "font.family": "DejaVu Sans"}
-    plain = {"text.parse_math": False, "text.usetex": False}  # words of a record are no formulas
+    plain = {"text.parse_math": False, "text.usetex": False}  # texts of a record are no formulas
     with rc_context(style | plain), warnings.catch_warnings():  # type: ignore[arg-type]
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")  # a box is drawn in its place
-        shown = found[:MOST]
+        shown = sections[:MOST]
         figure = Figure(figsize=(10, 5.2 * len(shown)), layout="constrained")
         for section, axes in zip(shown, figure.subplots(len(shown), squeeze=False)[:, 0], strict=True):
             draw(section, axes)
-        if left := len(found) - len(shown):
+        if left := len(sections) - len(shown):
             figure.supxlabel(f"{left} more sections are in the page")
         figure.savefig(path, dpi=160, facecolor="white")
 
 
 def draw(section: Section, axes: "Axes") -> None:
-    """Points, front, dense reference and trivial guess of one section."""
+    """Draw points, front, dense model, published points and trivial guess of one section."""
     shown = [index for index in range(len(section.points)) if section.drawn(index)]
     axes.set_title(shortened(section.title, WORD), loc="left", fontweight="bold")
     if not shown:
@@ -78,7 +78,7 @@ def draw(section: Section, axes: "Axes") -> None:
 
 
 def _draw_front(section: Section, axes: "Axes") -> None:
-    """A step: for any x, the best y among points at least as good in x."""
+    """Draw the front as a step: for any x, the best y among points that are at least as good in x."""
     at_most = section.directions[0] == "min"
     corners = sorted((section.points[i].value(section.x), section.points[i].value(section.y)) for i in section.front)
     if not corners:
@@ -90,29 +90,35 @@ def _draw_front(section: Section, axes: "Axes") -> None:
 
 
 def _fills(section: Section, kinds: Sequence[str], axes: "Axes") -> list[Any]:
-    """Colour of each point: its chain's on the front, or its z where there is one; pale where that is not sure."""
+    """Colour of each point.
+
+    On the front it is that of the chain, or of the value of z where there is one. A dominated point is grey, or pale in
+    the colour of its chain where the data leave open if it is dominated.
+    """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize, to_rgb
 
-    own: list[Any] = [to_rgb("#111111" if point.dense else look(kind_of(point), kinds)[0]) for point in section.points]
+    names = ["#111111" if point.dense else colour_and_marker(kind_of(point), kinds)[0] for point in section.points]
+    colours: list[Any] = list(map(to_rgb, names))
     compressed = [index for index in section.front if not section.points[index].dense]
     if section.z is not None and compressed:
         depths = {index: section.points[index].value(section.z) for index in compressed}
         scale = Normalize(min(depths.values()), max(depths.values()))
         for index, depth in depths.items():
-            own[index] = colormaps[SHADES](scale(depth))[:3]
+            colours[index] = colormaps[SHADES](scale(depth))[:3]
         bar = axes.figure.colorbar(ScalarMappable(scale, SHADES), cax=axes.inset_axes((1.03, 0.0, 0.03, 0.22)))
         bar.ax.set_title(axis_title(section.z, section.axes[section.z]), fontsize=9, loc="left")
     fills = []
-    for index, (point, colour) in enumerate(zip(section.points, own, strict=True)):
+    for index, (point, colour) in enumerate(zip(section.points, colours, strict=True)):
         pale = section.z is None and section.undecided(index)
-        beside = tuple(0.6 + 0.4 * part for part in colour) if pale else to_rgb(GREY)
-        fills.append(colour if point.dense or index in section.front else beside)
+        behind = tuple(0.6 + 0.4 * part for part in colour) if pale else to_rgb(GREY)
+        fills.append(colour if point.dense or index in section.front else behind)
     return fills
 
 
 def _draw_point(section: Section, index: int, fill: Any, kinds: Sequence[str], axes: "Axes") -> None:
+    """Draw a point with its error bars, and a red ring around it where it is slower than the dense model."""
     point = section.points[index]
     x, y = point.figures[section.x], point.figures[section.y]
     on_front = index in section.front
@@ -122,7 +128,7 @@ def _draw_point(section: Section, index: int, fill: Any, kinds: Sequence[str], a
         y.mean,
         s=190 if point.dense else 62,
         color=fill,
-        marker="*" if point.dense else look(kind_of(point), kinds)[1],
+        marker="*" if point.dense else colour_and_marker(kind_of(point), kinds)[1],
         edgecolors="white" if on_front or point.dense else "#8f8f8f",
         linewidths=0.8,
         zorder=7 if point.dense else 4 + on_front,
@@ -132,6 +138,7 @@ def _draw_point(section: Section, index: int, fill: Any, kinds: Sequence[str], a
 
 
 def _draw_published(section: Section, axes: "Axes") -> None:
+    """Draw published points as hollow stars with their names."""
     from matplotlib.patheffects import withStroke
 
     for point in filter(section.drawable, section.published):
@@ -153,6 +160,7 @@ def _draw_published(section: Section, axes: "Axes") -> None:
 
 
 def _draw_trivial(section: Section, axes: "Axes") -> None:
+    """Draw the trivial guess as a dashed line, or name its value in the legend where it lies outside."""
     if section.trivial is None:
         return
     low, high = axes.get_ylim()
@@ -164,18 +172,19 @@ def _draw_trivial(section: Section, axes: "Axes") -> None:
 
 
 def _draw_notes(section: Section, shown: Sequence[int], axes: "Axes") -> None:
-    """Numbers of the front's points and names of dense models; those of points that lie together stand together."""
+    """Write numbers of front points and names of dense models, in one note for points that lie together."""
     from matplotlib.patheffects import withStroke
 
     noted = [index for index in shown if section.points[index].dense or index in section.front]
     places = [axes.transAxes.inverted().transform(axes.transData.transform(_place(section, index))) for index in noted]
     together: list[list[int]] = []
-    for one, place in enumerate(places):
+    for position, place in enumerate(places):
         near = [group for group in together if np.abs(places[group[0]] - place).max() < NEAR]
-        near[0].append(one) if near else together.append([one])
-    left, below = (way == "min" for way in section.directions)  # nothing lies on the better side of a front point
+        near[0].append(position) if near else together.append([position])
+    # nothing lies on the better side of a front point
+    left, below = (direction == "min" for direction in section.directions)
     for group in together:
-        points = [noted[one] for one in group]
+        points = [noted[position] for position in group]
         axes.annotate(
             ", ".join(_note(section, index) for index in points),
             _place(section, points[0]),

@@ -1,4 +1,4 @@
-"""Records -> points: what differs in nothing but the seed is one, with mean, range and standard error."""
+"""Points: records that differ in nothing but the seed, with mean, range and standard error of each figure."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from slimexp.record.figures import OF_LAYER, STDERR, figures, unshrunk
 from slimexp.record.record import Record
 from slimexp.record.stage import as_floats
 
-# Counted in the model or its files: the same at every measurement.
+# Metrics counted in the model or its files, which are the same at every measurement.
 COUNTED = frozenset(
     {"disk_mb", "weights_mb", "resident_mb", "params_live", "params_nonzero", "flops_prefill_g", "flops_decode_g"}
     | {"size_ratio", "sparsity", "bits_per_weight"}
@@ -29,11 +29,11 @@ class Spread:
     """A figure over seeds.
 
     Attributes:
-        mean: Over seeds.
-        low: The lowest.
-        high: The highest.
-        error: Standard error of the mean, see ``uncertainty.standard_error``; ``None`` where it is not known.
-        seeds: How many there are.
+        mean: Mean over the seeds.
+        low: Lowest value of a seed.
+        high: Highest value of a seed.
+        error: Standard error of the mean, see ``uncertainty.standard_error``; ``None`` where it is unknown.
+        seeds: Number of seeds.
     """
 
     mean: float
@@ -48,16 +48,16 @@ class Point:
     """Records that differ in nothing but the seed.
 
     Attributes:
-        label: The chain that led here, with the settings in which it differs from others of the section.
-        chain: Names of its stages.
+        label: The stages that led here, with the settings in which they differ from those of other points.
+        chain: Names of those stages.
         dense: Whether this is an uncompressed model.
         seeds: The seeds behind the figures.
-        figures: Metric -> spread, see ``figures``.
-        layers: Metric -> layer -> spread, layers as the model is laid out.
+        figures: Metric -> spread, see ``record.figures.figures``.
+        layers: Metric -> layer -> spread, with layers in the order of the model.
         runs: Names of the runs.
-        keys: Keys of the records.
+        keys: Keys of the records behind the figures.
         artifacts: Model folders, relative to the runs folder, one per seed.
-        time: When the last of its records finished, ISO 8601; empty where it has none.
+        time: When the last of the records finished, ISO 8601; empty where there is none.
     """
 
     label: str
@@ -78,7 +78,7 @@ class Point:
 
     @property
     def unshrunk(self) -> bool:
-        """Whether its zeros make it no smaller, see ``unshrunk``."""
+        """Whether its zeros make it no smaller, see ``record.figures.unshrunk``."""
         return unshrunk({name: spread.mean for name, spread in self.figures.items()})
 
     @property
@@ -87,17 +87,17 @@ class Point:
         return self.value("latency_noisy", 0.0) > 0
 
     def value(self, metric: str, absent: float = np.nan) -> float:
-        """Mean of ``metric``."""
+        """Mean of ``metric``; ``absent`` where it was not measured."""
         return self.figures[metric].mean if metric in self.figures else absent
 
     def error(self, metric: str) -> float:
-        """Standard error of ``metric``; NaN where it is not known."""
+        """Standard error of ``metric``; NaN where it is unknown."""
         error = self.figures[metric].error if metric in self.figures else None
         return np.nan if error is None else error
 
 
 def points(records: Sequence[Record], parents: Mapping[str, Record]) -> list[Point]:
-    """Points of records that may be compared, with labels that tell them apart.
+    """Points of records that may be compared, with labels that distinguish them.
 
     Args:
         records: Oldest first; of two records of the same work and seed the later counts.
@@ -110,25 +110,30 @@ def points(records: Sequence[Record], parents: Mapping[str, Record]) -> list[Poi
 
 
 def spreads(rows: Sequence[Mapping[str, float]], *, dense: bool) -> dict[str, Spread]:
-    """Metric -> spread over ``rows``, one per seed, each with its measures' own errors among its figures."""
+    """Spread of each metric over the seeds.
+
+    Args:
+        rows: Metric -> value, one mapping per seed; standard errors of single measurements are among its entries.
+        dense: Whether they are of the dense model, whose ratios to itself are exact.
+    """
     # gsm8k_exact_match_stderr_strict-match belongs to gsm8k_exact_match_strict-match
-    said = [{name.replace(STDERR, "", 1): row[name] for name in row if STDERR in name} for row in rows]
-    found = {}
+    stderrs = [{name.replace(STDERR, "", 1): row[name] for name in row if STDERR in name} for row in rows]
+    result = {}
     for name in dict.fromkeys(name for row in rows for name in row):
-        held = [pair for pair in zip(rows, said, strict=True) if name in pair[0]]
-        values = [row[name] for row, _ in held]
-        error = standard_error(values, [_own_error(name, *pair, dense=dense) for pair in held])
-        found[name] = Spread(float(np.mean(values)), min(values), max(values), error, len(values))
-    return found
+        measured = [pair for pair in zip(rows, stderrs, strict=True) if name in pair[0]]
+        values = [row[name] for row, _ in measured]
+        error = standard_error(values, [_own_error(name, *pair, dense=dense) for pair in measured])
+        result[name] = Spread(float(np.mean(values)), min(values), max(values), error, len(values))
+    return result
 
 
-def _own_error(metric: str, row: Mapping[str, float], said: Mapping[str, float], *, dense: bool) -> float | None:
-    """Standard error of one measurement, by what its measure says; ``None`` where it says nothing."""
+def _own_error(metric: str, row: Mapping[str, float], stderrs: Mapping[str, float], *, dense: bool) -> float | None:
+    """Standard error of one measurement as its measure gives it; ``None`` where it gives none."""
     if metric in COUNTED or (dense and metric in _TO_DENSE):
         return 0.0
     if f"{metric}_low" in row and f"{metric}_high" in row:
         return (row[f"{metric}_high"] - row[f"{metric}_low"]) / (2 * _NORMAL_95)
-    return said.get(metric) or None  # 0: rows that all came out alike say nothing of how others would have
+    return stderrs.get(metric) or None  # 0 is of rows with equal results, which show nothing of other rows
 
 
 def _point(group: Sequence[Record], label: str, parents: Mapping[str, Record]) -> Point:
@@ -148,15 +153,16 @@ def _point(group: Sequence[Record], label: str, parents: Mapping[str, Record]) -
 
 
 def _layers(group: Sequence[Record]) -> dict[str, dict[str, Spread]]:
+    """Metric -> layer -> spread, of the metrics that are taken of each layer."""
     rows = [{name: value for name, value in record.metrics.items() if OF_LAYER in name} for record in group]
-    found: dict[str, dict[str, Spread]] = {}
+    layers: dict[str, dict[str, Spread]] = {}
     for name, spread in spreads(rows, dense=False).items():
         metric, _, layer = name.partition(OF_LAYER)
-        found.setdefault(metric, {})[layer] = spread
-    return found
+        layers.setdefault(metric, {})[layer] = spread
+    return layers
 
 
 def _identity(record: Record, parents: Mapping[str, Record]) -> str:
-    return json.dumps(
-        as_floats([record.dense, chain_of(record, parents), sorted(settings_of(record, parents).items())])
-    )
+    """Text that is equal for records that differ in nothing but the seed."""
+    settings = sorted(settings_of(record, parents).items())
+    return json.dumps(as_floats([record.dense, chain_of(record, parents), settings]))

@@ -22,7 +22,7 @@ from slimexp.host.console import printable
 from slimexp.record.figures import figures
 from slimexp.record.record import Record, read
 
-X_AXES = ("disk_mb", "params_live", "latency_p50_ms")  # the first that a section has, unless one is asked for
+X_AXES = ("disk_mb", "params_live", "latency_p50_ms")  # by default the first of these that was measured
 _DERIVED: dict[str, Direction] = {"kept": "max", "size_ratio": "min", "sparsity": "max", "bits_per_weight": "min"}
 
 
@@ -31,27 +31,25 @@ class Section:
     """Points of one corpus and headline, and two or three axes to look at them.
 
     Attributes:
-        title: The corpus.
-        headline: Its measure of quality.
-        direction: Which way the headline is better.
+        title: Name of the corpus.
+        headline: The metric that stands for quality.
+        direction: Whether a smaller (``min``) or larger (``max``) headline is better.
         x: Metric of the horizontal axis.
         y: Metric of the vertical axis.
-        directions: Which way x and y are better.
+        directions: The same of x and y.
         z: A third metric, ``None`` for a front of two.
-        z_direction: Which way z is better.
+        z_direction: The same of z.
         trivial: Headline of the best guess without a model; ``None`` where y is another metric.
         points: Dense models first, then by x.
         front: Indices into ``points`` of those that neither another point nor the trivial guess beats.
-        probabilities: Of each point, the probability that it is beaten, see
-            ``uncertainty.probability_dominated``; ``None`` where errors are not known.
-        corner: x, y and z of the worst that counts for ``volume``: the trivial guess for the headline, the dense
-            model for what else there is; ``None`` where one of them is unknown.
-        volume: Hypervolume of the axes inside ``corner``, each in units of it.
-        hypervolume: Hypervolume of size ratio and share of gain kept, in the box from the dense size without any
-            gain (0) to the dense quality for no bytes (1); ``None`` where they are unknown.
+        probabilities: Probability that each point is dominated, see ``uncertainty.probability_dominated``; ``None``
+            where errors are unknown.
+        corner: Reference point of ``volume`` on x, y and z, see ``front.corner``.
+        volume: Hypervolume of x, y and z inside ``corner``, see ``front.volume``.
+        hypervolume: Hypervolume of size ratio and retention, see ``front.hypervolume``.
         hypervolume_history: ``hypervolume`` after each compressed point, in the order of ``finished``.
-        published: Points of others, by ``--reference``: drawn, and part of nothing else.
-        environments: What the points ran on, each with its number of records and its seeds.
+        published: Points that were published elsewhere (``--reference``): drawn, and part of nothing else.
+        environments: Hardware, versions and code that the records come from, see ``grouping.environments_of``.
     """
 
     title: str
@@ -75,7 +73,7 @@ class Section:
 
     @property
     def axes(self) -> dict[str, Direction]:
-        """The two or three metrics, and which way each is better."""
+        """The two or three metrics of the axes -> which direction is better."""
         third = {} if self.z is None or self.z_direction is None else {self.z: self.z_direction}
         return {**dict(zip((self.x, self.y), self.directions, strict=True)), **third}
 
@@ -93,7 +91,7 @@ class Section:
         return not np.isnan([point.value(self.x), point.value(self.y)]).any()
 
     def undecided(self, index: int) -> bool:
-        """Whether the data do not tell if point ``index`` is dominated."""
+        """Whether the data leave open if point ``index`` is dominated."""
         probability = self.probabilities[index]
         return probability is not None and DECIDED < probability < 1 - DECIDED
 
@@ -110,12 +108,12 @@ def sections(
         z: A third metric for the front; by default none.
 
     Raises:
-        ValueError: No record has the metric asked for, or two axes are of one metric.
+        ValueError: No record has a metric of the axes, or two axes have the same metric.
     """
-    known = sorted({metric for record in records for metric in figures(record)})
-    asked = [metric for metric in (x, y, z) if metric is not None]
-    if unknown := [metric for metric in asked if metric not in known]:
-        raise ValueError(f"no record has the metric {unknown[0]!r}; there are {', '.join(known)}")
+    measured = sorted({metric for record in records for metric in figures(record)})
+    requested = [metric for metric in (x, y, z) if metric is not None]
+    if unknown := [metric for metric in requested if metric not in measured]:
+        raise ValueError(f"no record has the metric {unknown[0]!r}; there are {', '.join(measured)}")
     parents = {record.key: record for record in records}
     groups = grouped(records, graded_on)
     titles = titles_of(groups)
@@ -129,12 +127,14 @@ def load(
 
     Args:
         runs: A folder, or one record file.
-        x: As ``sections``; so are ``y`` and ``z``.
+        x: Metric of the horizontal axis, see ``sections``.
+        y: Metric of the vertical axis.
+        z: A third metric for the front.
         reference: A file of published points, see ``published.read``.
 
     Raises:
         FileNotFoundError: ``runs`` or ``reference`` does not exist.
-        ValueError: There is no record, no record has the metric asked for, or ``reference`` is not as it should be.
+        ValueError: There is no record, no record has a metric of the axes, or ``reference`` is malformed.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -143,27 +143,64 @@ def load(
         print(f"warning: {printable(warning.message)}", file=sys.stderr)
     if not records:
         raise ValueError(f"no records in {runs}: train something first, or name the folder that holds records.jsonl")
-    found = sections(records, x=x, y=y, z=z)
+    own = sections(records, x=x, y=y, z=z)
     if reference is None:
-        return found
-    others = published.read(reference, [section.title for section in found])
-    return [replace(section, published=others[section.title]) for section in found]
+        return own
+    references = published.read(reference, [section.title for section in own])
+    return [replace(section, published=references[section.title]) for section in own]
 
 
 def better(metric: str, records: Sequence[Record]) -> Direction:
-    """Which way ``metric`` is better, by the records that hold it; what none knows is taken for a cost."""
-    ways = {record.headline: record.direction for record in records}
+    """Which direction of ``metric`` is better, as the records have it; a metric that none names counts as a cost."""
+    directions = {record.headline: record.direction for record in records}
     for record in records:
-        ways |= record.directions
-    return {**ways, **_DERIVED}.get(metric, "min")
+        directions |= record.directions
+    return {**directions, **_DERIVED}.get(metric, "min")
 
 
 def _section(
     records: Sequence[Record], title: str, parents: Mapping[str, Record], x: str | None, y: str | None, z: str | None
 ) -> Section:
-    found = points(records, parents)
-    measured = {metric for point in found for metric in point.figures}
-    headline = records[0].headline
+    members = points(records, parents)
+    headline, direction = records[0].headline, better(records[0].headline, records)
+    x, y = _axes(members, title, headline, x, y, z)
+    members.sort(key=lambda point: (not point.dense, point.value(x, np.inf), point.label))
+    axes = {metric: better(metric, records) for metric in (x, y, z) if metric is not None}
+    directions = list(axes.values())
+    trivial = float(np.mean([record.trivial for record in records]))
+    values = front.objectives(members, axes, headline, trivial, direction)
+    corner = front.corner(members, axes, headline, trivial)
+    return Section(
+        title=title,
+        headline=headline,
+        direction=direction,
+        x=x,
+        y=y,
+        directions=(axes[x], axes[y]),
+        z=z,
+        z_direction=None if z is None else axes[z],
+        trivial=trivial if y == headline else None,
+        points=members,
+        front=[int(index) for index in pareto.front(values, directions)],
+        probabilities=front.probabilities(members, axes, values),
+        corner=corner,
+        volume=None if corner is None else front.volume(values, corner, directions),
+        hypervolume=front.hypervolume(members),
+        hypervolume_history=front.hypervolume_history(members),
+        published=[],
+        environments=environments_of(records),
+    )
+
+
+def _axes(
+    members: Sequence[Point], title: str, headline: str, x: str | None, y: str | None, z: str | None
+) -> tuple[str, str]:
+    """Metrics of the horizontal and the vertical axis.
+
+    Raises:
+        ValueError: Two axes have the same metric.
+    """
+    measured = {metric for point in members for metric in point.figures}
     y = y or headline
     costs = [metric for metric in X_AXES if metric not in (y, z)]  # the headline may be one of them
     x = x or next((metric for metric in costs if metric in measured), costs[0])
@@ -172,29 +209,4 @@ def _section(
         raise ValueError(
             f"the axes must be different metrics, got {named} for {title}: name another by --x, --y or --z"
         )
-    found.sort(key=lambda point: (not point.dense, point.value(x, np.inf), point.label))
-    axes = {metric: better(metric, records) for metric in (x, y, z) if metric is not None}
-    ways = list(axes.values())
-    guess = float(np.mean([record.trivial for record in records]))
-    values = front.objectives(found, axes, headline, guess, better(headline, records))
-    corner = front.corner(found, axes, headline, guess)
-    return Section(
-        title=title,
-        headline=headline,
-        direction=better(headline, records),
-        x=x,
-        y=y,
-        directions=(axes[x], axes[y]),
-        z=z,
-        z_direction=None if z is None else axes[z],
-        trivial=guess if y == headline else None,
-        points=found,
-        front=[int(index) for index in pareto.front(values, ways)],
-        probabilities=front.probabilities(found, axes, values),
-        corner=corner,
-        volume=None if corner is None else front.volume(values, corner, ways),
-        hypervolume=front.hypervolume(found),
-        hypervolume_history=front.hypervolume_history(found),
-        published=[],
-        environments=environments_of(records),
-    )
+    return x, y

@@ -12,7 +12,7 @@ from slimexp.analysis.section import Section
 from slimexp.analysis.style import number
 from slimexp.analysis.uncertainty import DECIDED
 
-_COLUMNS = {  # metric -> its column, of every table; the headline stands before them
+_COLUMNS = {  # metric -> title of its column, in every table after the headline
     "kept": "kept",
     "disk_mb": "disk MB",
     "size_ratio": "x dense",
@@ -24,7 +24,7 @@ _COLUMNS = {  # metric -> its column, of every table; the headline stands before
 
 
 def table(section: Section) -> str:
-    """The section as aligned text, with what its marks mean."""
+    """The section as aligned text, followed by the meaning of its marks."""
     columns = _columns(section)
     head = ["", *columns, "dominated"]
     rows = [
@@ -47,8 +47,9 @@ def table(section: Section) -> str:
 
 
 def _notes(section: Section) -> Iterator[str]:
-    word = {"min": "lower is better", "max": "higher is better"}
-    *first, last = (f"{name} ({word[way]})" for name, way in section.axes.items())
+    """Meanings of the marks that the table of this section has, a line each."""
+    better = {"min": "lower is better", "max": "higher is better"}
+    *first, last = (f"{name} ({better[direction]})" for name, direction in section.axes.items())
     yield f"* on the front of {', '.join(first)} and {last}"
     yield from _doubts(section)
     if any(point.slower for point in section.points):
@@ -67,13 +68,13 @@ def _notes(section: Section) -> Iterator[str]:
         yield f"{absent} ☆ not drawn: {section.x} or {section.y} was not given"
     if section.hypervolume is not None:
         yield f"the front covers {section.hypervolume:.3f} of size x quality (1: dense quality for no bytes)"
-    if section.z is not None and section.corner is not None:
+    if section.z is not None and section.corner is not None and section.volume is not None:
         corner = ", ".join(f"{name} {number(end)}" for name, end in zip(section.axes, section.corner, strict=True))
         yield f"hypervolume of the three: {section.volume:.3f}, in units of the worst that counts ({corner})"
 
 
 def _doubts(section: Section) -> Iterator[str]:
-    """How sure the order of the points is."""
+    """How sure it is which points are dominated, a line for each reason to doubt it."""
     shown = [point for index, point in enumerate(section.points) if section.drawn(index)]
     if any(len(point.seeds) == 1 and point.error(section.headline) > 0 for point in shown):
         yield "±: one standard error over test rows; one seed"
@@ -83,16 +84,17 @@ def _doubts(section: Section) -> Iterator[str]:
             f"? not separable: dominated with a probability between {low:.0f} and {high:.0f} %, "
             "if errors are normal and independent (on the same rows models err together, which this does not see)"
         )
-    lacking = [metric for metric in section.axes if any(math.isnan(point.error(metric)) for point in shown)]
-    if lacking:
-        count = sum(any(math.isnan(point.error(metric)) for metric in lacking) for point in shown)
+    unknown = [metric for metric in section.axes if any(math.isnan(point.error(metric)) for point in shown)]
+    if unknown:
+        count = sum(any(math.isnan(point.error(metric)) for metric in unknown) for point in shown)
         yield (
-            f"one seed, no error known: {' and '.join(lacking)} of {count} of {len(shown)} points, so whether "
+            f"one seed, no error known: {' and '.join(unknown)} of {count} of {len(shown)} points, so whether "
             "these, and points that they might dominate, are separable is not known"
         )
 
 
 def _mark(section: Section, index: int) -> str:
+    """Marks of a point: on the front, not separable, slower than dense, latency noisy."""
     return (
         ("*" if index in section.front else "")
         + ("?" if section.undecided(index) else "")
@@ -106,24 +108,24 @@ def _columns(section: Section) -> list[str]:
 
 
 def _extra(section: Section) -> list[str]:
-    """Axes that no other column shows."""
+    """Metrics of the axes that no other column shows."""
     return [name for name in section.axes if name not in (section.headline, *_COLUMNS)]
 
 
 def _cells(section: Section, point: Point) -> list[str]:
-    found = point.figures
+    figures = point.figures
     return [
         point.label,
         str(len(point.seeds) or ""),
-        _spread(found.get(section.headline)),
-        _percent(found["kept"].mean if "kept" in found else None),
+        _spread(figures.get(section.headline)),
+        _percent(figures["kept"].mean if "kept" in figures else None),
         number(point.value("disk_mb")),
         number(point.value("size_ratio")) + ("z" if point.unshrunk else ""),
         number(point.value("params_live")),
-        _percent(found["sparsity"].mean if "sparsity" in found else None),
+        _percent(figures["sparsity"].mean if "sparsity" in figures else None),
         number(point.value("bits_per_weight")),
         _latency(point),
-        *[_spread(found.get(name)) for name in _extra(section)],
+        *[_spread(figures.get(name)) for name in _extra(section)],
     ]
 
 
@@ -132,7 +134,7 @@ def _percent(share: float | None) -> str:
 
 
 def _latency(point: Point) -> str:
-    """The ratio and its interval: over seeds, the widest."""
+    """The ratio to the dense latency with its interval, over several seeds the widest one."""
     if point.dense or "latency_ratio" not in point.figures:
         return "1" if point.dense else ""
     ratio = point.figures["latency_ratio"]
@@ -141,6 +143,7 @@ def _latency(point: Point) -> str:
 
 
 def _spread(spread: Spread | None) -> str:
+    """The mean with its range over seeds or, for one seed, its standard error."""
     if spread is None:
         return ""
     if spread.low < spread.high:
@@ -148,28 +151,34 @@ def _spread(spread: Spread | None) -> str:
     return number(spread.mean) + (f" ± {spread.error:.2g}" if spread.error else "")
 
 
-def write_csv(found: Sequence[Section], path: Path) -> None:
-    metrics = sorted({name for section in found for point in section.points for name in point.figures})
+def write_csv(sections: Sequence[Section], path: Path) -> None:
+    """Write a row for each point of each section, with mean, lowest, highest and error of every metric."""
+    metrics = sorted({name for section in sections for point in section.points for name in point.figures})
+    facts = ["dense", "front", "slower", "dominated_probability", "time", "hypervolume_after"]
+    columns = [f"{name}{end}" for name in metrics for end in ("", "_lowest", "_highest", "_error")]
     with path.open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
-        flags = ["dense", "front", "slower", "dominated_probability", "time", "hypervolume_after"]
-        heads = [f"{name}{end}" for name in metrics for end in ("", "_lowest", "_highest", "_error")]
-        out.writerow(["corpus", "headline", "label", "chain", "seeds", *flags, *heads])
-        for section in found:
-            history = dict(
-                zip(section.finished, section.hypervolume_history, strict=False)
-            )  # none where no size is known
-            for index, point in enumerate(section.points):
-                spreads = [point.figures.get(name) for name in metrics]
-                values = [
-                    end for one in spreads for end in ((one.mean, one.low, one.high, one.error) if one else [""] * 4)
-                ]
-                named = [section.title, section.headline, point.label, " ".join(point.chain)]
-                facts = [int(point.dense), int(index in section.front), int(point.slower)]
-                sure = [section.probabilities[index], point.time, history.get(index)]
-                out.writerow([*named, " ".join(map(str, point.seeds)), *facts, *sure, *values])
+        out.writerow(["corpus", "headline", "label", "chain", "seeds", *facts, *columns])
+        out.writerows(row for section in sections for row in _csv_rows(section, metrics))
 
 
-def write_json(found: Sequence[Section], path: Path) -> None:
-    rows = [{**asdict(section), "finished": section.finished} for section in found]
+def _csv_rows(section: Section, metrics: Sequence[str]) -> Iterator[list[object]]:
+    # the history is empty where no size is known
+    history = dict(zip(section.finished, section.hypervolume_history, strict=False))
+    for index, point in enumerate(section.points):
+        yield [
+            *(section.title, section.headline, point.label, " ".join(point.chain), " ".join(map(str, point.seeds))),
+            *(int(point.dense), int(index in section.front), int(point.slower)),
+            *(section.probabilities[index], point.time, history.get(index)),
+            *(value for name in metrics for value in _csv_values(point.figures.get(name))),
+        ]
+
+
+def _csv_values(spread: Spread | None) -> tuple[object, ...]:
+    return ("",) * 4 if spread is None else (spread.mean, spread.low, spread.high, spread.error)
+
+
+def write_json(sections: Sequence[Section], path: Path) -> None:
+    """Write all fields of all sections, as a list of objects."""
+    rows = [{**asdict(section), "finished": section.finished} for section in sections]
     path.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n")
