@@ -486,7 +486,7 @@ def test_a_manifest_that_is_too_large_keeps_its_model(tmp_path: Path) -> None:
         file.truncate(2**31)
     place = os.open(tmp_path, os.O_RDONLY)
     try:
-        with pytest.raises(removal.Kept, match=r"its manifest\.json is too large to be one"):
+        with pytest.raises(removal.NotRemovable, match=r"its manifest\.json is too large to be one"):
             removal._manifest(place)
     finally:
         os.close(place)

@@ -31,20 +31,21 @@ def environment() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the installed packages among ``PACKAGES``."""
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _hardware() -> dict[str, Any]:
-    """CPU model, physical and logical cores, threads torch uses, GPU names, memory in GB (10^9 bytes)."""
+    """CPU model, physical and logical cores, threads that torch uses, names of GPUs, memory in GB (10^9 bytes)."""
     import psutil
 
-    torch = sys.modules.get("torch")  # a process without torch used neither its threads nor a GPU
+    torch = sys.modules.get("torch")  # a process without torch uses neither its threads nor a GPU
     gpus = range(torch.cuda.device_count()) if torch else ()
     return {
         "cpu": _cpu(),
@@ -57,7 +58,7 @@ def _hardware() -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """The processor's name as the system gives it."""
+    """Name of the processor, as the operating system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,11 +1,11 @@
-"""Settings of a configuration: its leaves by dotted name, and what of them is no setting."""
+"""Settings of a configuration: its leaves by dotted name, without the seed of the run."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 
 def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of a nested configuration by dotted name."""
+    """Dotted name and value of each leaf of a nested configuration; items of a list are named by their index."""
     items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else None
     if items is None:
         yield prefix, tree
@@ -15,5 +15,5 @@ def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def unseeded(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A corpus or technique without the run's seed; seeds further down choose rows or scores and are settings."""
+    """A corpus or technique without the run's seed; seeds further down, which choose rows or scores, are settings."""
     return {key: value for key, value in node.items() if key != "seed"}
