@@ -72,7 +72,8 @@ def volume(values: NDArray[np.float64], corner: Sequence[float], directions: Seq
     ``None`` where it is infinite, because a dense figure is next to nothing.
     """
     units = np.array([abs(end) or 1.0 for end in corner])
-    dominated = pareto.hypervolume(values / units, np.array(corner) / units, directions)
+    with np.errstate(over="ignore"):
+        dominated = pareto.hypervolume(values / units, np.array(corner) / units, directions)
     return dominated if np.isfinite(dominated) else None
 
 
