@@ -29,8 +29,6 @@ def test_error_bars_are_explained(
     assert {"range over seeds", "no bar: one seed, no error known"} < set(texts)
 
 
-def test_front_points_are_listed_with_their_doubt(
-    drawn: Callable[[Section], Axes], usual: Section
-) -> None:
+def test_front_points_are_listed_with_their_doubt(drawn: Callable[[Section], Axes], usual: Section) -> None:
     axes = drawn(replace(usual, probabilities=[0.0, 0.3, 1.0, 1.0]))
     assert axes.texts[-1].get_text() == "1  best  (disk_mb 4, cer 0.02, 30 % likely dominated)"

@@ -206,6 +206,17 @@ def test_no_such_folder(tmp_path: Path) -> None:
     assert read(tmp_path) == []
 
 
+def test_records_are_in_the_order_of_the_clock_and_not_of_the_text(tmp_path: Path) -> None:
+    times = [
+        "2026-01-01T09:00:00+09:00",
+        "2025-12-31T23:59:00+00:00",
+        "2026-01-01T00:00:00.5Z",
+    ]  # the first is midnight
+    for index, time in enumerate(times):
+        append(tmp_path / record.FILE, make(str(index), time=time))
+    assert [one.key for one in read(tmp_path)] == ["1", "0", "2"]
+
+
 def append_many(path: Path, writer: int) -> None:
     for index in range(50):
         append(path, make(f"{writer}-{index}", config={"padding": "x" * 37 * index}))
@@ -233,10 +244,6 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pyte
     assert path.read_bytes() == before
 
 
-# --- again ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.fast
 @pytest.mark.parametrize("damage", [None, b"", b"\n", b'{"key": "a"}\n', b"[" * 9 + b'"a"\n', b"\xff a\n"])
 def test_a_record_that_was_lost_is_appended_again_and_no_other(
     make_record: Any, tmp_path: Path, damage: bytes | None
@@ -250,7 +257,6 @@ def test_a_record_that_was_lost_is_appended_again_and_no_other(
     assert path.read_bytes().count(b"2026-01-01") == 2
 
 
-@pytest.mark.fast
 def test_a_line_that_was_torn_is_no_record(make_record: Any, tmp_path: Path) -> None:
     path = tmp_path / record.FILE
     record.append(path, make_record("a"))
