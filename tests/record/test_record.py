@@ -89,16 +89,16 @@ def test_what_no_reader_would_take_is_not_written(tmp_path: Path, changes: dict[
     assert not (tmp_path / "records.jsonl").exists()
 
 
-@pytest.mark.parametrize("to", ["mine.txt", "nowhere"])
+@pytest.mark.parametrize("to", ["other.txt", "nowhere"])
 def test_no_record_is_appended_through_a_link(tmp_path: Path, to: str) -> None:
-    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "other.txt").write_text("other")
     path = tmp_path / record.FILE
     path.symlink_to(to)
     with pytest.raises(ValueError, match=r"records\.jsonl must be a file"):
         record.check_place(path)
     with pytest.raises(OSError):
         append(path, make())
-    assert (tmp_path / "mine.txt").read_text() == "mine" and not (tmp_path / "nowhere").exists()
+    assert (tmp_path / "other.txt").read_text() == "other" and not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.parametrize(("old", "new"), [("0.02", "0.03"), ("prune", "prunf"), ('"seed": 0', '"seed": 1')])
@@ -195,9 +195,11 @@ def test_what_an_older_version_wrote_is_one_warning_that_says_the_way_out(tmp_pa
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     older = [{name: value for name, value in row.items() if name != "kernel"} for row in rows[:2]]
     path.write_text("".join(json.dumps(row) + "\n" for row in [*older, rows[2]]))
-    with pytest.warns(UserWarning, match=r"line 1 and 1 more of .*lacks kernel; .*resume=false writes it anew") as said:
+    with pytest.warns(
+        UserWarning, match=r"line 1 and 1 more of .*lacks kernel; .*resume=false writes it anew"
+    ) as caught:
         assert [one.key for one in read(path)] == ["c"]
-    assert len(said) == 1
+    assert len(caught) == 1
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
@@ -248,11 +250,11 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pyte
 def test_a_record_that_was_lost_is_appended_again_and_no_other(
     make_record: Any, tmp_path: Path, damage: bytes | None
 ) -> None:
-    path, mine = tmp_path / record.FILE, make_record("a")
+    path, row = tmp_path / record.FILE, make_record("a")
     if damage is not None:
         path.write_bytes(damage)
-    assert record.append_again(path, mine)
-    assert not record.append_again(path, mine)
+    assert record.append_again(path, row)
+    assert not record.append_again(path, row)
     record.append(path, make_record("b", parent="a"))
     assert path.read_bytes().count(b"2026-01-01") == 2
 
