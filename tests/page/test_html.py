@@ -34,7 +34,7 @@ def test_words_of_the_template_in_the_data_are_not_filled_in() -> None:
 @pytest.mark.parametrize("text", ["<!--", "</script>", "\u2028", '"', "'", "\\", "é"])
 def test_embedding_is_undone_by_json(text: str) -> None:
     text_of_element = embedded({"a": text})
-    assert json.loads(text_of_element) == {"a": text} and "<" not in text_of_page
+    assert json.loads(text_of_element) == {"a": text} and "<" not in text_of_element
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
