@@ -47,7 +47,7 @@ def write_png(sections: Sequence[Section], path: Path) -> None:
             draw(section, axes)
         if left := len(sections) - len(shown):
             figure.supxlabel(f"{left} more sections are in the page")
-        figure.savefig(path, dpi=160, facecolor="white")
+        figure.savefig(path, dpi=160, facecolor="white", bbox_inches="tight")  # nothing is cut at an edge
 
 
 def draw(section: Section, axes: "Axes") -> None:
@@ -74,6 +74,7 @@ def draw(section: Section, axes: "Axes") -> None:
     _draw_published(section, axes)
     _draw_notes(section, shown, axes)
     _draw_trivial(section, axes)
+    _name_left_out(section, shown, axes)
     draw_legend(section, kinds, axes)
 
 
@@ -169,6 +170,13 @@ def _draw_trivial(section: Section, axes: "Axes") -> None:
         axes.axhline(section.trivial, label="no model (best trivial guess)", **dashes)
     else:
         axes.plot([], [], label=f"no model (best trivial guess):\n{number(section.trivial)}, outside", **dashes)
+
+
+def _name_left_out(section: Section, shown: Sequence[int], axes: "Axes") -> None:
+    """Say in the legend how many dominated points lie outside, for the axis shows what is near the front."""
+    low, high = axes.get_ylim()
+    if left_out := sum(not low <= _place(section, index)[1] <= high for index in shown):
+        axes.plot([], [], " ", label=f"{left_out} dominated {'points' if left_out > 1 else 'point'}, outside")
 
 
 def _draw_notes(section: Section, shown: Sequence[int], axes: "Axes") -> None:
