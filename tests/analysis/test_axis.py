@@ -18,8 +18,8 @@ def key(axes: Axes) -> list[str]:
 def test_the_trivial_guess_does_not_squeeze_the_points(drawn: Callable[[Section], Axes], usual: Section) -> None:
     axes = drawn(usual)
     assert axes.get_ylim()[1] < 0.04 and any("0.08, outside" in text for text in key(axes))
-    axes = drawn(replace(usual, trivial=0.025))
-    assert axes.get_ylim()[1] > 0.025 and "no model (best trivial guess)" in key(axes)
+    axes = drawn(replace(usual, trivial=0.023))
+    assert axes.get_ylim()[1] > 0.023 and "no model (best trivial guess)" in key(axes)
 
 
 def test_dominated_points_far_from_the_front_are_counted_and_not_drawn(
