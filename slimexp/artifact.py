@@ -33,7 +33,7 @@ from slimexp.model.reading import reach, tokenizer_of, without_bars
 from slimexp.model.restore import restore
 from slimexp.model.tokenizer import save_tokenizer
 from slimexp.quantizer.base import Quantizer
-from slimexp.record.record import OF_LAYER
+from slimexp.record.figures import OF_LAYER
 from slimexp.weight.attachment import attached
 
 MANIFEST = manifest.NAME

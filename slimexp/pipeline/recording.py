@@ -12,7 +12,8 @@ from slimexp.config import secret
 from slimexp.data.base import Corpus
 from slimexp.measure.base import Measure, directions, trivial
 from slimexp.record import record
-from slimexp.record.figures import figures, unshrunk
+from slimexp.record.environment import environment
+from slimexp.record.figures import figures, retention, unshrunk
 
 
 class Recorder:
@@ -83,14 +84,14 @@ class Recorder:
             reused=reused,
             artifact=os.path.relpath(artifact, self.runs),
             curves=None if curves is None else os.path.relpath(curves, self.runs),
-            **record.environment(),
+            **environment(),
         )
 
 
 def line(row: record.Record, runs: Path) -> str:
     """A finished stage in one line."""
     parts = [f"{row.headline} {row.metrics[row.headline]:.4f}"] if row.headline in row.metrics else []
-    if not row.dense and (kept := record.kept(row)) is not None:
+    if not row.dense and (kept := retention(row)) is not None:
         parts[0] += f" ({kept:.0%} of the dense gain kept)"
     if cut := row.metrics.get("task_cut_rows"):
         parts.append(f"{cut:.0f} of {row.metrics['task_examples']:.0f} rows were cut at max_length")

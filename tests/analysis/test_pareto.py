@@ -91,7 +91,7 @@ def test_hypervolume_of_what_is_infinite_or_unknown() -> None:
         hypervolume([(0, 0)], (NAN, 1), ("min", "min"))
 
 
-def test_what_does_not_fit_is_said() -> None:
+def test_shapes_and_directions_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\[N, 2\]"):
         dominated([[1, 2, 3]], ("min", "min"))
     with pytest.raises(ValueError, match="'up'"):

@@ -2,11 +2,11 @@
 
 import pytest
 
-from slimexp.analysis.point import flat
 from slimexp.config import renamed
 from slimexp.config.composition import options
 from slimexp.config.override import nearest
 from slimexp.config.signature import TargetNotFound, home, signature
+from slimexp.record.settings import flat
 
 
 @pytest.mark.fast

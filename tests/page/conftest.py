@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slimexp.analysis.section import Section, load
+from slimexp.page.content import content
+from slimexp.page.html import render
 from slimexp.page.server import LivePage, Server
 from slimexp.record import record
 from slimexp.record.record import Record, append
@@ -171,19 +173,19 @@ def window() -> Iterator["Page"]:
 
 
 @pytest.fixture
-def said(window: "Page") -> Iterator[list[str]]:
-    """What a page says on its console and asks of a network."""
-    heard: list[str] = []
+def messages(window: "Page") -> Iterator[list[str]]:
+    """Messages of the console, and addresses that the page requests."""
+    logged: list[str] = []
     listeners: dict[str, Any] = {
-        "console": lambda message: heard.append(message.text),
-        "pageerror": lambda error: heard.append(str(error)),
-        "request": lambda request: heard.append(request.url),
+        "console": lambda message: logged.append(message.text),
+        "pageerror": lambda error: logged.append(str(error)),
+        "request": lambda request: logged.append(request.url),
     }
     window.set_viewport_size({"width": 1280, "height": 900})
     window.goto("about:blank")  # a new address that differs behind the # only would not load anew
     for event, listener in listeners.items():
         window.on(event, listener)  # type: ignore[call-overload]
-    yield heard
+    yield logged
     for event, listener in listeners.items():
         window.remove_listener(event, listener)
 
@@ -192,3 +194,25 @@ def said(window: "Page") -> Iterator[list[str]]:
 def section(sections: list[Section]) -> Section:
     (one,) = sections
     return one
+
+
+@pytest.fixture
+def page(window: "Page", shared_runs: Path, sections: list[Section], messages: list[str]) -> Iterator["Page"]:
+    """The page from disk; at the end it has logged nothing and requested nothing but itself."""
+    address = open_page(window, shared_runs, content(sections, shared_runs, shared_runs))
+    yield window
+    assert [one for one in messages if one.partition("#")[0] not in (address, "data:,")] == []
+
+
+def open_page(window: "Page", runs: Path, what: Mapping[str, Any]) -> str:
+    """Write the page and open it; its address."""
+    file = runs / "pareto.html"
+    file.write_text(render(what))
+    window.goto(file.as_uri())
+    return file.as_uri()
+
+
+@pytest.fixture
+def shown() -> Callable[["Page", Path, Mapping[str, Any]], str]:
+    """Window, folder and content -> the address of the page, which is written there and opened."""
+    return open_page

@@ -1,4 +1,4 @@
-/* The chosen points side by side: how they learnt, every figure, what made them. */
+/* The chosen points side by side: training curves, every figure, and the runs they come from. */
 
 const LETTERS = "ABCDEF";
 
@@ -7,7 +7,7 @@ function letterOf(view, point) {
   return place < 0 ? "" : LETTERS[place];
 }
 
-function chosenPanel(view, holder) {
+function comparisonPanel(view, holder) {
   const points = view.chosen();
   if (!points.length) {
     holder.replaceChildren(
@@ -134,7 +134,11 @@ function comparison(view, points) {
       const best = Math[metric.better](...reached),
         differ = metric.known && points.length > 1 && new Set(reached.map((one) => shown(metric, one))).size > 1;
       const cells = points.map((point) =>
-        node("td", { class: differ && value(point, metric.name) === best ? "best" : null }, told(metric, point) || "–"),
+        node(
+          "td",
+          { class: differ && value(point, metric.name) === best ? "best" : null },
+          formatted(metric, point) || "–",
+        ),
       );
       return row(metric.label, cells, metric.known ? `${metric.name}: ${WAY[metric.better]}` : metric.name);
     });
@@ -170,7 +174,7 @@ function comparison(view, points) {
 }
 
 function states(view, point) {
-  const found = [
+  const list = [
     point.dense
       ? "not compressed"
       : view.onFront.has(point)
@@ -182,9 +186,9 @@ function states(view, point) {
             : "not drawn",
   ];
   if (view.isOpen(point))
-    found.push(`not separable: dominated with a probability of ${Math.round(100 * point.beaten)} %`);
-  if (point.slower) found.push("slower than dense");
-  if (point.unshrunk) found.push("0 % smaller: its zeros are stored");
-  if (point.noisy) found.push("latency noisy");
-  return found;
+    list.push(`not separable: dominated with a probability of ${Math.round(100 * point.beaten)} %`);
+  if (point.slower) list.push("slower than dense");
+  if (point.unshrunk) list.push("0 % smaller: its zeros are stored");
+  if (point.noisy) list.push("latency noisy");
+  return list;
 }
