@@ -1,4 +1,4 @@
-"""Calibrating block by block, each behind blocks that are pruned already."""
+"""Calibration block by block, each behind blocks that are pruned, smoothed or rounded already."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -55,29 +55,29 @@ class _Stop(Exception):
 
 @torch.no_grad()
 def calibrate_blocks(
-    importance: Observer,
+    observer: Observer,
     family: Family,
     layers: Mapping[str, Layer],
     batches: Sequence[Batch],
     *,
     device: torch.device,
-    prune: Callable[[Mapping[str, Tensor]], None],
+    update: Callable[[Mapping[str, Tensor]], None],
 ) -> None:
-    """Show ``importance`` the inputs of every block's layers, once all blocks before it are pruned.
+    """Show ``observer`` the inputs of every block's layers, once all blocks before it are updated.
 
-    As SparseGPT and Wanda are published: the inputs of the first block are caught, and handed from block to block.
-    One block, its statistics and one hidden state per row are on ``device`` at a time; the rest stays where it is.
-    Two exceptions are told by a short row and take the whole model there: a decoder is entered behind its encoder,
-    and where blocks pass each other more than they return (a mask of its own for every other block, say), each
-    block's inputs are those of a forward pass from the beginning.
+    As SparseGPT, Wanda and GPTQ are published: the inputs of the first block are caught, and handed from block to
+    block. One block, its statistics and one hidden state per row are on ``device`` at a time; the rest stays where it
+    is. Two exceptions take the whole model there, and a short row shows where they apply: a decoder is entered behind
+    its encoder, and where blocks pass each other more than they return (a mask of its own for every other block, say),
+    each block's inputs are those of a forward pass from the beginning.
 
     Args:
-        importance: Observes inputs.
-        family: The model; it is left where and as it was, pruning apart.
-        layers: The layers to look at, by name.
+        observer: Importance, smoothing or rounding that observes inputs.
+        family: The model; it is left where and as it was, but for what ``update`` changes.
+        layers: The layers to observe, by name.
         batches: Training text without padding, on any device.
-        device: Where to compute.
-        prune: Receives layer -> statistic of one block, and prunes these layers.
+        device: Device to compute on.
+        update: Receives layer -> statistic of one block, and changes the weights, masks or grids of these layers.
 
     Raises:
         ValueError: A layer was never used; a weight or an input is not finite.
@@ -85,7 +85,7 @@ def calibrate_blocks(
     check_finite(layers)
     with undisturbed(family):
         for position, blocks in enumerate(family.blocks().values()):
-            stack = _Stack(importance, family, layers, list(blocks), prune)
+            stack = _Stack(observer, family, layers, list(blocks), update)
             wiring = stack.wiring(batches[0])
             if wiring is None:
                 stack.from_the_beginning(batches, device)
@@ -99,11 +99,11 @@ def calibrate_blocks(
 class _Stack:
     """Blocks that follow each other."""
 
-    importance: Observer
+    observer: Observer
     family: Family
     layers: Mapping[str, Layer]
     blocks: Sequence[nn.Module]
-    prune: Callable[[Mapping[str, Tensor]], None]
+    update: Callable[[Mapping[str, Tensor]], None]
 
     def wiring(self, batch: Batch) -> list[Wires] | None:
         """Per block but the first, which of its arguments are outputs of the block before; the others are those of
@@ -146,7 +146,7 @@ class _Stack:
                 with self._observing(block) as statistics:
                     for statistics.batch, call in enumerate(calls):
                         call.on(block)
-                self._prune(statistics)
+                self._update(statistics)
                 if wires is not None:
                     for row, call in enumerate(calls):
                         calls[row] = call.after(call.on(block), wires)
@@ -159,18 +159,18 @@ class _Stack:
                     for statistics.batch, batch in enumerate(batches):
                         with suppress(_Stop):
                             self._forward(batch)
-                self._prune(statistics)
+                self._update(statistics)
 
     @contextmanager
     def _observing(self, block: nn.Module) -> Iterator[Statistics]:
         inside = set(block.modules())
         layers = {name: layer for name, layer in self.layers.items() if place(layer)[0] in inside}
-        with watching(self.importance, layers) as statistics:
+        with watching(self.observer, layers) as statistics:
             yield statistics
 
-    def _prune(self, statistics: Statistics) -> None:
+    def _update(self, statistics: Statistics) -> None:
         if statistics.layers:
-            self.prune(statistics.complete())
+            self.update(statistics.complete())
 
     def _forward(self, batch: Batch) -> None:
         self.family.forward({name: tensor.to(self.family.device) for name, tensor in batch.items()})

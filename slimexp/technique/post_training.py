@@ -1,4 +1,4 @@
-"""Quantization after training, block by block: channels are smoothed, then weights rounded by GPTQ."""
+"""Quantization after training, block by block: channels are smoothed, then weights rounded."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,8 +10,7 @@ from slimexp.model.base import Batch, Family
 from slimexp.model.layer import Layer, latent, matrix, place
 from slimexp.model.scaling import Scaling, scalings
 from slimexp.quantizer.base import Quantizer
-from slimexp.rounding.gptq import GPTQ
-from slimexp.smoothing.awq import clipped
+from slimexp.rounding.base import Rounding
 from slimexp.smoothing.base import Readers, Smoothing
 
 
@@ -52,12 +51,12 @@ def smooth(
             done |= dict.fromkeys(one.after, columns)
         if smoothing.clip:
             for name, statistic in statistics.items():
-                columns = done.get(name, torch.ones_like(statistic[0]))
-                hessian = statistic / columns / columns.unsqueeze(1)
-                quantizers[name].freeze(clipped(_weight(layers[name]), hessian, quantizers[name]).to(home))
+                weight = _weight(layers[name])
+                columns = done.get(name, weight.new_ones(weight.shape[1]))
+                quantizers[name].freeze(smoothing.clipped(weight, statistic, columns, quantizers[name]).to(home))
 
     home = family.device
-    calibrate_blocks(smoothing, family, layers, batches, device=device, prune=scale)
+    calibrate_blocks(smoothing, family, layers, batches, device=device, update=scale)
     return sum(latent(layers[name]).numel() for name in of_layer) / sum(map(torch.numel, map(latent, layers.values())))
 
 
@@ -76,7 +75,7 @@ def scaled_layers(family: Family, layers: Mapping[str, Layer]) -> dict[str, Scal
 
 @torch.no_grad()
 def round_weights(
-    gptq: GPTQ,
+    rounding: Rounding,
     family: Family,
     layers: Mapping[str, Layer],
     quantizers: Mapping[str, Quantizer],
@@ -87,7 +86,7 @@ def round_weights(
     """Round every layer behind blocks that are rounded already, and freeze its grid.
 
     Args:
-        gptq: Rounds.
+        rounding: Rounds the weights.
         family: The model; quantizers of activations may be active, and are felt.
         layers: Those to be quantized, by name; zeros in their weights stay.
         quantizers: Layer -> the one on its weight, which becomes active when the layer is rounded.
@@ -96,17 +95,17 @@ def round_weights(
     """
 
     def round_block(statistics: Mapping[str, Tensor]) -> None:
-        for name, hessian in statistics.items():
+        for name, statistic in statistics.items():
             weight = _weight(layers[name])
             try:
-                new, grid = gptq.round(weight, weight != 0, hessian, quantizers[name])
+                new, grid = rounding.round(weight, weight != 0, statistic, quantizers[name])
             except ValueError as error:
                 raise ValueError(f"layer '{name}': {error}") from error
             quantizers[name].keep(grid)
             matrix(layers[name], latent(layers[name])).copy_(new)
             quantizers[name].active = True
 
-    calibrate_blocks(gptq, family, layers, batches, device=device, prune=round_block)
+    calibrate_blocks(rounding, family, layers, batches, device=device, update=round_block)
 
 
 def _scale(

@@ -7,7 +7,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from slimexp.allocation.sensitivity import SensitivityAllocation
+from slimexp.allocation.base import SparsityAllocation
 from slimexp.calibration.block_by_block import calibrate_blocks
 from slimexp.calibration.observe import calibrate, check_called, undisturbed, visiting
 from slimexp.data.base import Corpus
@@ -66,7 +66,7 @@ class Prune(Finetune):
         every: int,
         ramp: float,
         regrow: float,
-        allocation: SensitivityAllocation | None,
+        allocation: SparsityAllocation | None,
         include: Sequence[str],
         exclude: Sequence[str],
         min_coverage: float,
@@ -234,7 +234,7 @@ class Prune(Finetune):
 
         assert isinstance(self.importance, Calibrated)
         batches, device = list(self._calibration_batches()), self._where()
-        calibrate_blocks(self.importance, self.family, self.layers, batches, device=device, prune=prune)
+        calibrate_blocks(self.importance, self.family, self.layers, batches, device=device, update=prune)
 
     def _choose(self, names: Sequence[str], share: float, statistics: Mapping[str, Tensor]) -> None:
         """Bring layers that compete with each other to ``share`` of their target."""

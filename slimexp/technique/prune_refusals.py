@@ -1,6 +1,6 @@
 """What cannot be pruned as asked, said before anything is loaded."""
 
-from slimexp.allocation.sensitivity import SensitivityAllocation
+from slimexp.allocation.base import Allocation, SparsityAllocation
 from slimexp.importance.base import Gated, Importance, Learned
 from slimexp.pattern.base import Pattern
 
@@ -16,11 +16,9 @@ def check_learned(importance: Importance, *, sparsity: float, steps: int, regrow
         raise ValueError(f"gates of {name} open and shut by themselves: set regrow=0")
 
 
-def check_allocation(
-    allocation: SensitivityAllocation, importance: Importance, pattern: Pattern, sparsity: float
-) -> None:
+def check_allocation(allocation: Allocation, importance: Importance, pattern: Pattern, sparsity: float) -> None:
     """Refuse an allocation of something else, or one that has no scores or no freedom."""
-    if not isinstance(allocation, SensitivityAllocation):
+    if not isinstance(allocation, SparsityAllocation):
         name = type(allocation).__name__
         raise ValueError(f"allocation must be sensitivity or null where weights are pruned, got {name}")
     if isinstance(importance, Learned | Gated):

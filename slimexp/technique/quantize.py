@@ -7,7 +7,7 @@ from typing import Any, Unpack
 import torch
 from transformers import PreTrainedConfig
 
-from slimexp.allocation.mixed_precision import MixedPrecision
+from slimexp.allocation.base import Allocation, BitAllocation
 from slimexp.calibration.divergence import Divergence
 from slimexp.calibration.input_samples import input_values
 from slimexp.calibration.observe import check_called, visiting
@@ -18,7 +18,7 @@ from slimexp.model.cache import require_cache, round_cache
 from slimexp.model.layer import LayerSelector, check_finite, coverage, latent
 from slimexp.quantizer.base import Quantizer
 from slimexp.record.record import OF_LAYER
-from slimexp.rounding.gptq import GPTQ
+from slimexp.rounding.base import Rounding
 from slimexp.smoothing.base import Smoothing
 from slimexp.technique.batches import calibration_batches
 from slimexp.technique.finetune import Finetune, Training
@@ -71,9 +71,9 @@ class Quantize(Finetune):
         activation_bits: int | None,
         cache_bits: int | None,
         calibration_rows: int,
-        allocation: MixedPrecision | None,
+        allocation: BitAllocation | None,
         smoothing: Smoothing | None,
-        rounding: GPTQ | None,
+        rounding: Rounding | None,
         start: float,
         freeze: float | None,
         embeddings: bool,
@@ -348,7 +348,7 @@ def _check_multiplied(weights: Quantizer, inputs: Quantizer) -> None:
         )
 
 
-def _check_calibrated(smoothing: Smoothing | None, rounding: GPTQ | None, *, activation_bits: int | None) -> None:
+def _check_calibrated(smoothing: Smoothing | None, rounding: Rounding | None, *, activation_bits: int | None) -> None:
     """Refuse what would have no effect."""
     if smoothing is None:
         return
@@ -361,9 +361,9 @@ def _check_calibrated(smoothing: Smoothing | None, rounding: GPTQ | None, *, act
         )
 
 
-def _check_allocation(allocation: MixedPrecision, bits: int, quantizer: Quantizer) -> None:
+def _check_allocation(allocation: Allocation, bits: int, quantizer: Quantizer) -> None:
     """Refuse an allocation of something else, one that cannot meet the budget, and widths that no grid has."""
-    if not isinstance(allocation, MixedPrecision):
+    if not isinstance(allocation, BitAllocation):
         raise ValueError(
             f"allocation must be mixed_precision or null where weights are quantized, got {type(allocation).__name__}"
         )
