@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from slimexp.importance.base import Calibrated
+from slimexp.importance.base import Calibrated, Importance
 from slimexp.model.base import Batch, Family
 from slimexp.model.cache import float_cache
 from slimexp.model.layer import Layer, latent, matrix, place
@@ -72,6 +72,11 @@ class Statistics:
                 "expert, else exclude the layer"
             )
         return self._sums
+
+
+def observes_inputs(importance: Importance) -> bool:
+    """Whether an importance is calibrated on the inputs of layers."""
+    return isinstance(importance, Calibrated) and importance.observes == "input"
 
 
 def check_called(outline: Family, layers: Mapping[str, Layer]) -> None:

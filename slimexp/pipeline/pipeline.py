@@ -189,7 +189,7 @@ class Pipeline:
             return time.monotonic() - began
         previous = next(one for one in self.stages if one.key == stage.parent)
         technique = self.techniques[stage.name]
-        technique.workplace = machine.device(self.cfg.trainer)
+        technique.compute_device = machine.device(self.cfg.trainer)
         technique.prepare(artifact.load(previous.artifact), self.corpus, self._teacher(technique))
         if technique.steps:
             fit(technique, stage, self.cfg, tracker)

@@ -66,12 +66,12 @@ class Finetune(pl.LightningModule):
     Attributes:
         attaches: Whether it leaves masks or quantizers on the weights.
         quantizes: Whether it leaves quantizers.
-        workplace: Where to compute outside of training; ``None`` for where the model is.
+        compute_device: Device to compute on outside of training; ``None`` for the model's own.
     """
 
     attaches: ClassVar[bool] = False
     quantizes: ClassVar[bool] = False
-    workplace: torch.device | None = None
+    compute_device: torch.device | None = None
 
     def __init__(self, **training: Unpack[Training]) -> None:
         super().__init__()
@@ -281,6 +281,9 @@ class Finetune(pl.LightningModule):
         torch.set_rng_state(rng["cpu"].cpu())
         if "cuda" in rng:
             torch.cuda.set_rng_state(rng["cuda"].cpu(), self.device)
+
+    def _device_for(self, family: Family) -> torch.device:
+        return self.compute_device or family.device
 
     @torch.inference_mode()
     def _teach(self, batch: Batch, hidden: bool) -> Outputs:

@@ -1,7 +1,13 @@
-"""What cannot be pruned as asked, said before anything is loaded."""
+"""Settings and layers that pruning refuses, before it measures or trains anything."""
+
+from collections.abc import Mapping
+
+import torch
 
 from slimexp.allocation.base import Allocation, SparsityAllocation
+from slimexp.calibration.observe import observes_inputs
 from slimexp.importance.base import Gated, Importance, Learned
+from slimexp.model.layer import Layer, latent, matrix
 from slimexp.pattern.base import Pattern
 
 
@@ -32,3 +38,30 @@ def check_allocation(allocation: Allocation, importance: Importance, pattern: Pa
         raise ValueError(
             f"sparsity {sparsity} is more than the last of allocation.sparsities, {allocation.sparsities[-1]}: add one"
         )
+
+
+def check_inputs(layers: Mapping[str, Layer], importance: Importance) -> None:
+    """Refuse layers whose inputs no hook sees, where the importance observes inputs.
+
+    Raises:
+        ValueError: Names such a layer, and the way out.
+    """
+    for name, layer in layers.items():
+        if observes_inputs(importance) and latent(layer).ndim > 2:
+            raise ValueError(
+                f"{type(importance).__name__} reads the inputs of layers, and '{name}' is the experts of a mixture in "
+                "one, whose inputs do not show: exclude it, or choose an importance of weights or gradients"
+            )
+
+
+def check_rows(layers: Mapping[str, Layer], pattern: Pattern) -> None:
+    """Refuse layers that do not divide into the groups and units of ``pattern``.
+
+    Raises:
+        ValueError: Names such a layer.
+    """
+    for name, layer in layers.items():
+        try:
+            pattern.split(matrix(layer, torch.empty_like(latent(layer), device="meta")))
+        except ValueError as error:
+            raise ValueError(f"layer '{name}': {error}") from error

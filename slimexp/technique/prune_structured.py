@@ -114,7 +114,7 @@ class PruneStructured(Finetune):
         if any(attached(family.model)):
             raise ValueError("removal comes first: the model has masks or quantizers, which would not survive it")
         self._choose_axes(family.model.config)
-        with visiting(family.model, self.workplace or family.device):
+        with visiting(family.model, self._device_for(family)):
             options = lattice(family.model.config, self.axes, multiple=self.multiple, strict=self.strict)
             ranking = rank(
                 family,

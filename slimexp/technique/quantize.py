@@ -122,7 +122,7 @@ class Quantize(Finetune):
         self.start = start
         self.frozen_from = freeze  # Lightning has a method freeze
         self.embeddings = embeddings
-        self.reach = LayerSelector(
+        self.selector = LayerSelector(
             include=include,
             exclude=exclude,
             min_coverage=min_coverage,
@@ -146,7 +146,7 @@ class Quantize(Finetune):
             raise ValueError("a pipeline quantizes once: remove one of its quantize stages")
 
     def inspect(self, outline: Family) -> None:
-        layers = self.reach.layers(outline)
+        layers = self.selector.layers(outline)
         check_called(outline, layers)
         if self.embeddings:
             layers |= _embeddings(outline)
@@ -161,7 +161,7 @@ class Quantize(Finetune):
         return size if isinstance(size, int) else 1
 
     def inspect_rows(self, outline: Family, changed: Collection[str]) -> None:
-        for name, layer in self.reach.named(outline).items():
+        for name, layer in self.selector.named(outline).items():
             if name not in changed:
                 self._quantizer_of(name, layer, self.bits)
 
@@ -169,7 +169,7 @@ class Quantize(Finetune):
         super().prepare(family, corpus, teacher)
         if taken := [place.module for place, a in attached(family.model) if isinstance(a, Quantizer)]:
             raise ValueError(f"the model is quantized already (e.g. '{taken[0]}'): quantize once per pipeline")
-        self.layers = self.reach.layers(family)
+        self.layers = self.selector.layers(family)
         check_finite(self.layers)
         self.allocated = {}
         self.widths = self._widths()
@@ -187,7 +187,7 @@ class Quantize(Finetune):
         if self.rounding is not None:
             for name in blocks:
                 self.on_weights[name].active = False  # until its turn has come
-            batches, device = self._calibration_batches(self.rounding.rows), self._where()
+            batches, device = self._calibration_batches(self.rounding.rows), self._device_for(self.family)
             round_weights(self.rounding, family, blocks, self.on_weights, batches, device=device)
         self.on_cache = round_cache(family.model, self.cache_bits)
 
@@ -225,7 +225,7 @@ class Quantize(Finetune):
         if self.allocation is None:
             return dict.fromkeys(self.layers, self.bits)
         weights = {name: latent(layer) for name, layer in self.layers.items()}
-        with visiting(self.family.model, self._where()):
+        with visiting(self.family.model, self._device_for(self.family)):
             costs = self.allocation.scan(
                 weights,
                 quantizer=lambda bits: self.quantizer(bits=bits),
@@ -271,7 +271,7 @@ class Quantize(Finetune):
     def _smooth(self) -> dict[str, float]:
         if self.smoothing is None:
             return {}
-        batches, device = self._calibration_batches(self.smoothing.rows), self._where()
+        batches, device = self._calibration_batches(self.smoothing.rows), self._device_for(self.family)
         share = smooth(self.smoothing, self.family, self.layers, self.on_weights, batches, device=device)
         print(f"  channels of {share:.0%} of the weights scaled by {type(self.smoothing).__name__}")
         return {"smoothed": share}
@@ -289,9 +289,6 @@ class Quantize(Finetune):
 
     def _calibration_batches(self, rows: int) -> list[Batch]:
         return list(calibration_batches(self.corpus, self.family, rows=rows, seed=self.seed))
-
-    def _where(self) -> torch.device:
-        return self.workplace or self.family.device
 
     def _on_inputs(self) -> Mapping[str, Quantizer]:
         """Quantizers of the layers' inputs, calibrated where they need it."""

@@ -228,8 +228,9 @@ def test_an_allocation_meets_the_target_over_all_and_its_own_in_each_layer(
     zeros = {name: int((layer.weight == 0).sum()) for name, layer in technique.layers.items()}
     sizes = {name: layer.weight.numel() for name, layer in technique.layers.items()}
     assert abs(sum(zeros.values()) - 0.5 * sum(sizes.values())) <= 1
-    assert all(zeros[name] == round(share * sizes[name]) for name, share in technique.targets.items())
-    assert len(set(technique.targets.values())) > 1 and max(technique.targets.values()) < 0.91
+    targets = technique.mask_update.targets
+    assert all(zeros[name] == round(share * sizes[name]) for name, share in targets.items())
+    assert len(set(targets.values())) > 1 and max(targets.values()) < 0.91
 
 
 def test_an_allocation_is_resumed_and_not_scanned_for_again(
