@@ -108,10 +108,7 @@ class Prune(Finetune):
         self.regrow = regrow
         self.allocation = allocation
         self.selector = LayerSelector(
-            include=include,
-            exclude=exclude,
-            min_coverage=min_coverage,
-            min_block_coverage=min_block_coverage,
+            include=include, exclude=exclude, min_coverage=min_coverage, min_block_coverage=min_block_coverage
         )
 
     @property

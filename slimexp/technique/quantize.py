@@ -7,22 +7,22 @@ from typing import Any, Unpack
 import torch
 from transformers import PreTrainedConfig
 
-from slimexp.allocation.base import Allocation, BitAllocation
-from slimexp.calibration.divergence import Divergence
+from slimexp.allocation.base import BitAllocation
 from slimexp.calibration.input_samples import input_values
-from slimexp.calibration.observe import check_called, visiting
+from slimexp.calibration.observe import check_called
 from slimexp.data.base import Corpus
 from slimexp.format.pack import before, require_loadable
 from slimexp.model.base import Batch, Family
 from slimexp.model.cache import require_cache, round_cache
 from slimexp.model.layer import LayerSelector, check_finite, coverage, latent
 from slimexp.quantizer.base import Quantizer
-from slimexp.record.record import OF_LAYER
 from slimexp.rounding.base import Rounding
 from slimexp.smoothing.base import Smoothing
 from slimexp.technique.batches import calibration_batches
+from slimexp.technique.bit_allocation import allocate_bits, layer_quantizer
 from slimexp.technique.finetune import Finetune, Training
 from slimexp.technique.post_training import round_weights, scaled_layers, smooth
+from slimexp.technique.quantize_refusals import check_allocation, check_embeddings, check_quantizers, check_smoothing
 from slimexp.weight.attachment import INPUT, attach, attached
 
 
@@ -58,7 +58,6 @@ class Quantize(Finetune):
 
     attaches = True
     quantizes = True
-    allocated: dict[str, float]  # figure/layer, of the scan and what it led to
 
     def __init__(
         self,
@@ -84,38 +83,31 @@ class Quantize(Finetune):
         **training: Unpack[Training],
     ) -> None:
         super().__init__(**training)
-        # What is wrong is refused now, not at its turn.
         self.quantizer = partial(quantizer, group_size=group_size, symmetric=symmetric)
+        self.activation_quantizer = partial(activation_quantizer, bits=activation_bits, group_size=None)
         on_weights = self.quantizer(bits=bits)
-        _check_rounds_weights(on_weights)
         if activation_bits not in (8, None):
             raise ValueError(f"activation_bits must be 8, or null to leave activations in float, got {activation_bits}")
-        self.activation_quantizer = partial(activation_quantizer, bits=activation_bits, group_size=None)
-        if activation_bits is not None:
-            on_inputs = self.activation_quantizer()
-            _check_rounds_activations(on_inputs)
-            _check_multiplied(on_weights, on_inputs)
+        check_quantizers(on_weights, None if activation_bits is None else self.activation_quantizer())
         if cache_bits not in (8, 4, None):
             raise ValueError(f"cache_bits must be 8, 4, or null to cache keys and values as floats, got {cache_bits}")
         if not 0 <= start <= 1:
             raise ValueError(f"start must be in [0, 1], got {start}")
         if freeze is not None and not start <= freeze <= 1:
             raise ValueError(f"freeze must be in [start, 1] = [{start}, 1], or null for never, got {freeze}")
-        if embeddings and (activation_bits is not None or allocation is not None):
-            raise ValueError(
-                "transformers loads quantized embeddings only where activations are left in float and all layers have "
-                "one width: set activation_bits=null and allocation=null, or embeddings=false"
-            )
+        if embeddings:
+            check_embeddings(activation_bits, allocation)
         if calibration_rows < 1:
             raise ValueError(f"calibration_rows must be >= 1, got {calibration_rows}")
+        if smoothing is not None:
+            check_smoothing(smoothing, rounding, activation_bits=activation_bits)
+        if allocation is not None:
+            check_allocation(allocation, bits, on_weights)
         self.bits = bits
         self.symmetric = symmetric
         self.activation_bits = activation_bits
         self.cache_bits = cache_bits
         self.calibration_rows = calibration_rows
-        _check_calibrated(smoothing, rounding, activation_bits=activation_bits)
-        if allocation is not None:
-            _check_allocation(allocation, bits, on_weights)
         self.allocation = allocation
         self.smoothing = smoothing
         self.rounding = rounding
@@ -123,10 +115,7 @@ class Quantize(Finetune):
         self.frozen_from = freeze  # Lightning has a method freeze
         self.embeddings = embeddings
         self.selector = LayerSelector(
-            include=include,
-            exclude=exclude,
-            min_coverage=min_coverage,
-            min_block_coverage=min_block_coverage,
+            include=include, exclude=exclude, min_coverage=min_coverage, min_block_coverage=min_block_coverage
         )
 
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
@@ -151,7 +140,7 @@ class Quantize(Finetune):
         if self.embeddings:
             layers |= _embeddings(outline)
         for name, layer in layers.items():
-            self._quantizer_of(name, layer, self.bits)
+            layer_quantizer(self.quantizer, name, layer, bits=self.bits)
         if self.smoothing is not None:
             scaled_layers(outline, layers)
 
@@ -163,7 +152,7 @@ class Quantize(Finetune):
     def inspect_rows(self, outline: Family, changed: Collection[str]) -> None:
         for name, layer in self.selector.named(outline).items():
             if name not in changed:
-                self._quantizer_of(name, layer, self.bits)
+                layer_quantizer(self.quantizer, name, layer, bits=self.bits)
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         super().prepare(family, corpus, teacher)
@@ -171,8 +160,7 @@ class Quantize(Finetune):
             raise ValueError(f"the model is quantized already (e.g. '{taken[0]}'): quantize once per pipeline")
         self.layers = self.selector.layers(family)
         check_finite(self.layers)
-        self.allocated = {}
-        self.widths = self._widths()
+        self.widths, self.allocated = self._allocate()
         self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
         self.smoothed = self._smooth()
         blocks = dict(self.layers)
@@ -215,29 +203,24 @@ class Quantize(Finetune):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What was chosen before the interruption stays: sums may differ when they are taken again."""
         super().on_load_checkpoint(checkpoint)
-        own = checkpoint["quantize"]
-        self.widths, self.allocated = own["widths"], own["allocated"]
+        saved = checkpoint["quantize"]
+        self.widths, self.allocated = saved["widths"], saved["allocated"]
         for name, quantizer in self.on_weights.items():
             quantizer.bits = self.widths[name]
 
-    def _widths(self) -> dict[str, int]:
-        """Bits of each layer's weights; what was found on the way goes into ``allocated``."""
+    def _allocate(self) -> tuple[dict[str, int], dict[str, float]]:
+        """Layer -> bits of its weight; and what the scan of them came to."""
         if self.allocation is None:
-            return dict.fromkeys(self.layers, self.bits)
-        weights = {name: latent(layer) for name, layer in self.layers.items()}
-        with visiting(self.family.model, self._device_for(self.family)):
-            costs = self.allocation.scan(
-                weights,
-                quantizer=lambda bits: self.quantizer(bits=bits),
-                cost=Divergence(self.family, self._calibration_batches(self.allocation.rows)),
-            )
-        tried = {*self.allocation.widths, self.bits}
-        stored = {name: {bits: self._stored(name, bits) for bits in tried} for name in weights}
-        widths = self.allocation.choose(costs, stored, sum(taken[self.bits] for taken in stored.values()))
-        self.allocated = {f"bits{OF_LAYER}{name}": float(width) for name, width in widths.items()}
-        for place, width in enumerate(self.allocation.widths):
-            self.allocated |= {f"rounded_to_{width}_nats{OF_LAYER}{name}": costs[name][place] for name in costs}
-        return widths
+            return dict.fromkeys(self.layers, self.bits), {}
+        return allocate_bits(
+            self.allocation,
+            self.family,
+            self.layers,
+            quantizer=self.quantizer,
+            bits=self.bits,
+            batches=self._calibration_batches(self.allocation.rows),
+            device=self._device_for(self.family),
+        )
 
     def _add(self, embeddings: Mapping[str, torch.nn.Module]) -> None:
         """Quantize these too, those that share a weight by one quantizer."""
@@ -249,24 +232,8 @@ class Quantize(Finetune):
                 of_weight[weight] = self._on_weight(name, module)
             self.on_weights[name] = of_weight[weight]
 
-    def _stored(self, name: str, bits: int) -> int:
-        """Bits that a layer's weight takes in an artifact, in rows of whole words, with its scales and zero points."""
-        weight, quantizer = latent(self.layers[name]), self._quantizer_of(name, self.layers[name], bits)
-        scales = quantizer.granularity.split(torch.empty_like(weight, device="meta")).shape[:-1].numel()
-        rows, columns = weight.shape
-        return rows * -(-columns * bits // 32) * 32 + scales * (quantizer.scale_bits + (0 if self.symmetric else bits))
-
     def _on_weight(self, name: str, layer: torch.nn.Module) -> Quantizer:
-        return self._quantizer_of(name, layer, self.widths[name]).to(latent(layer).device)
-
-    def _quantizer_of(self, name: str, layer: torch.nn.Module, bits: int) -> Quantizer:
-        """The quantizer of a layer's weight, which it fits."""
-        quantizer = self.quantizer(bits=bits)
-        try:
-            quantizer.granularity.split(torch.empty_like(latent(layer), device="meta"))
-        except ValueError as error:
-            raise ValueError(f"layer '{name}': {error}") from error
-        return quantizer
+        return layer_quantizer(self.quantizer, name, layer, bits=self.widths[name]).to(latent(layer).device)
 
     def _smooth(self) -> dict[str, float]:
         if self.smoothing is None:
@@ -317,59 +284,3 @@ def _embeddings(family: Family) -> dict[str, torch.nn.Module]:
     }
     sharing = (torch.nn.Embedding, torch.nn.Linear)
     return {name: module for name, module in modules.items() if isinstance(module, sharing) and latent(module) in first}
-
-
-def _check_rounds_weights(quantizer: Quantizer) -> None:
-    if not quantizer.on_weights:
-        raise ValueError(
-            f"{type(quantizer).__name__} rounds activations: for weights choose minmax, mse, percentile, hqq, ternary, "
-            "lsq or fp8"
-        )
-
-
-def _check_rounds_activations(quantizer: Quantizer) -> None:
-    if not quantizer.on_activations:
-        raise ValueError(
-            f"{type(quantizer).__name__} rounds weights: for activations choose token (a scale per token), static "
-            "(calibrated), lsq or pact (learned), beside fp8 weights fp8_token or fp8_static, "
-            "or set activation_bits to null"
-        )
-
-
-def _check_multiplied(weights: Quantizer, inputs: Quantizer) -> None:
-    if weights.stored != inputs.stored:
-        raise ValueError(
-            f"{type(weights).__name__} and {type(inputs).__name__}: no kernel multiplies integers with fp8; choose "
-            "quantizer fp8 with activation_quantizer fp8_token or fp8_static, or both of integers, "
-            "or set activation_bits to null"
-        )
-
-
-def _check_calibrated(smoothing: Smoothing | None, rounding: Rounding | None, *, activation_bits: int | None) -> None:
-    """Refuse what would have no effect."""
-    if smoothing is None:
-        return
-    name = type(smoothing).__name__
-    if smoothing.activations and activation_bits is None:
-        raise ValueError(f"{name} is for quantized activations: set activation_bits=8, or choose awq")
-    if smoothing.clip and rounding is not None:
-        raise ValueError(
-            f"{name} and {type(rounding).__name__} would both choose the ranges of weights: set smoothing.clip=false"
-        )
-
-
-def _check_allocation(allocation: Allocation, bits: int, quantizer: Quantizer) -> None:
-    """Refuse an allocation of something else, one that cannot meet the budget, and widths that no grid has."""
-    if not isinstance(allocation, BitAllocation):
-        raise ValueError(
-            f"allocation must be mixed_precision or null where weights are quantized, got {type(allocation).__name__}"
-        )
-    if not {*allocation.widths} <= {*quantizer.widths}:
-        raise ValueError(
-            f"{type(quantizer).__name__} has {quantizer.span()} bits alone, so allocation cannot give layers "
-            f"{allocation.widths}: set allocation=null, or choose another quantizer, such as minmax"
-        )
-    if bits < allocation.widths[0]:
-        raise ValueError(
-            f"bits={bits} is less than the first of allocation.widths, {allocation.widths[0]}: add a smaller one"
-        )
