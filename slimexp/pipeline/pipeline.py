@@ -31,8 +31,8 @@ from slimexp.pipeline import machine, reference
 from slimexp.pipeline.fit import curves, fit
 from slimexp.record import record
 from slimexp.record.stage import DENSE, START, Stage, at_work, code_version, key, shaping
+from slimexp.technique.compatibility import check_stages
 from slimexp.technique.finetune import Finetune
-from slimexp.technique.row_multiple import inspect_stages
 
 _SHAPES_FIGURES = ("measure", "data/grading", "kernel", "decode")
 _SHAPES_RESULTS = (
@@ -94,7 +94,7 @@ class Pipeline:
         for position, technique in enumerate(techniques):
             technique.validate(config, before=techniques[:position])
         reference.check_unquantized(techniques, self.source, self.corpus.task)
-        self.multiples = inspect_stages(self.techniques, self.source, self.corpus, config)
+        self.multiples = check_stages(self.techniques, self.source, self.corpus, config)
         for measure in self.measures.values():
             measure.validate(self.corpus.task)
         self.tracker: Tracker = build(cfg.logger)

@@ -10,7 +10,8 @@ from slimexp.cut.keep import Cut
 from slimexp.data.base import Corpus
 from slimexp.model.base import Family
 from slimexp.technique.batches import training_batches
-from slimexp.technique.finetune import Finetune, Training
+from slimexp.technique.finetune import Finetune
+from slimexp.technique.training import Training
 from slimexp.weight.attachment import attached
 
 CALIBRATION_ROWS = 32  # per batch

@@ -17,12 +17,13 @@ from slimexp.model.layer import Layer, LayerSelector, coverage, latent, matrix
 from slimexp.pattern.base import Pattern
 from slimexp.schedule import Schedule
 from slimexp.technique.batches import calibration_batches, training_batches
-from slimexp.technique.finetune import Finetune, Training
+from slimexp.technique.finetune import Finetune
 from slimexp.technique.l0_gates import Gating
 from slimexp.technique.mask_update import MaskUpdate
 from slimexp.technique.masking import sparsity
 from slimexp.technique.prune_refusals import check_allocation, check_inputs, check_learned, check_rows
 from slimexp.technique.regrowth import dense_gradients
+from slimexp.technique.training import Training
 
 
 class Prune(Finetune):

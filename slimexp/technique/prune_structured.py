@@ -22,7 +22,8 @@ from slimexp.importance.base import Gated, Importance, Learned
 from slimexp.model.base import IGNORE, Batch, Family
 from slimexp.model.layer import check_min_coverage
 from slimexp.technique.batches import calibration_batches, training_batches
-from slimexp.technique.finetune import Finetune, Training
+from slimexp.technique.finetune import Finetune
+from slimexp.technique.training import Training
 from slimexp.weight.attachment import attached
 
 ATTEMPTS = 4  # at a budget whose price is an estimate
@@ -97,7 +98,7 @@ class PruneStructured(Finetune):
     def cuts(self) -> Mapping[str, int | None]:
         return dict.fromkeys(width for width in WIDTHS if width in self.axes)
 
-    def leave_multiples(self, multiple: int) -> None:
+    def require_row_multiple(self, multiple: int) -> None:
         self.multiple, self.strict = math.lcm(self.multiple, multiple), True
 
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:

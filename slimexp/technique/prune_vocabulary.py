@@ -13,7 +13,8 @@ from slimexp.cut.vocabulary import tokens_to_keep
 from slimexp.data.base import Corpus
 from slimexp.model.base import Family
 from slimexp.model.layer import share_of
-from slimexp.technique.finetune import Finetune, Training
+from slimexp.technique.finetune import Finetune
+from slimexp.technique.training import Training
 from slimexp.weight.attachment import attached
 
 TEXTS_AT_ONCE = 1000

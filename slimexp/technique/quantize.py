@@ -20,9 +20,10 @@ from slimexp.rounding.base import Rounding
 from slimexp.smoothing.base import Smoothing
 from slimexp.technique.batches import calibration_batches
 from slimexp.technique.bit_allocation import allocate_bits, layer_quantizer
-from slimexp.technique.finetune import Finetune, Training
+from slimexp.technique.finetune import Finetune
 from slimexp.technique.post_training import round_weights, scaled_layers, smooth
 from slimexp.technique.quantize_refusals import check_allocation, check_embeddings, check_quantizers, check_smoothing
+from slimexp.technique.training import Training
 from slimexp.weight.attachment import INPUT, attach, attached
 
 
