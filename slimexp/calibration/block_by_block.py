@@ -10,20 +10,20 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from slimexp.calibration.observe import Observer, Statistics, undisturbed, visiting, watching
+from slimexp.calibration.observe import Observer, Statistics, input_statistics, undisturbed, visiting
 from slimexp.model.base import Batch, Family
 from slimexp.model.layer import Layer, check_finite, place
 
-_PROBE = 8  # tokens that show how blocks are wired
-Wires = Mapping[str | int, int]  # argument of a block -> which output of the block before it is
+PROBE = 8  # tokens of the row that shows how blocks are wired
+Wires = Mapping[str | int, int]  # argument of a block -> index of the output of the block before that it is
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a block is called with: by position and by name.
+    """The arguments that a block is called with.
 
     Attributes:
-        arguments: Position or name -> value.
+        arguments: Position (an int) or name -> value.
     """
 
     arguments: Mapping[str | int, Any]
@@ -42,7 +42,7 @@ class Call:
         return output if isinstance(output, tuple) else (output,)
 
     def after(self, outputs: tuple[Any, ...], wires: Wires) -> "Call":
-        """How the next block is called."""
+        """The call of the next block, given the ``outputs`` of this one."""
         return Call({**self.arguments, **{key: outputs[index] for key, index in wires.items()}})
 
     def to(self, device: torch.device) -> "Call":
@@ -50,7 +50,7 @@ class Call:
 
 
 class _Stop(Exception):
-    """Ends a forward pass that has shown what it was run for."""
+    """Ends a forward pass whose rest is not needed."""
 
 
 @torch.no_grad()
@@ -106,17 +106,19 @@ class _Stack:
     update: Callable[[Mapping[str, Tensor]], None]
 
     def wiring(self, batch: Batch) -> list[Wires] | None:
-        """Per block but the first, which of its arguments are outputs of the block before; the others are those of
-        the first block. ``None`` where there is more to it."""
+        """Wires of every block but the first; arguments without a wire are those of the first block.
+
+        ``None`` where blocks pass each other more than that.
+        """
         calls: list[tuple[nn.Module, Call, tuple[Any, ...]]] = []
 
-        def note(block: nn.Module, positional: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        def record(block: nn.Module, positional: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
             calls.append((block, Call.of(positional, named), output if isinstance(output, tuple) else (output,)))
 
         with ExitStack() as hooks:
             for block in self.blocks:
-                hooks.callback(block.register_forward_hook(note, with_kwargs=True).remove)
-            self._forward({name: x[:, :_PROBE] if x.ndim > 1 else x for name, x in batch.items()})
+                hooks.callback(block.register_forward_hook(record, with_kwargs=True).remove)
+            self._forward({name: x[:, :PROBE] if x.ndim > 1 else x for name, x in batch.items()})
         if [block for block, _, _ in calls] != list(self.blocks):
             return None
         first = calls[0][1]
@@ -124,7 +126,7 @@ class _Stack:
         return None if None in wiring else wiring  # type: ignore[return-value]
 
     def entry(self, batch: Batch) -> Call:
-        """How the first block is called."""
+        """The call of the first block for a batch."""
         caught: list[Call] = []
 
         def catch(_: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -140,7 +142,7 @@ class _Stack:
         return caught[0]
 
     def from_block_to_block(self, calls: list[Call], wiring: Sequence[Wires], device: torch.device) -> None:
-        """``calls`` enter the first block, and are replaced by those of the next ones."""
+        """Run every batch through one block after the other; ``calls`` are replaced by those of the next block."""
         for block, wires in zip(self.blocks, [*wiring, None], strict=True):
             with visiting(block, device):
                 with self._observing(block) as statistics:
@@ -152,7 +154,7 @@ class _Stack:
                         calls[row] = call.after(call.on(block), wires)
 
     def from_the_beginning(self, batches: Sequence[Batch], device: torch.device) -> None:
-        """Every block behind a forward pass that ends with it."""
+        """Run every batch from the model's input to the end of each block in turn."""
         with visiting(self.family.model, device):
             for block in self.blocks:
                 with self._observing(block) as statistics, _ending(block):
@@ -165,7 +167,7 @@ class _Stack:
     def _observing(self, block: nn.Module) -> Iterator[Statistics]:
         inside = set(block.modules())
         layers = {name: layer for name, layer in self.layers.items() if place(layer)[0] in inside}
-        with watching(self.observer, layers) as statistics:
+        with input_statistics(self.observer, layers) as statistics:
             yield statistics
 
     def _update(self, statistics: Statistics) -> None:

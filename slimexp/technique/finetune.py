@@ -1,4 +1,4 @@
-"""The base technique: train a model on a corpus with any losses, and perhaps a teacher."""
+"""The base technique: train a model on a corpus with any losses and an optional teacher."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -33,7 +33,7 @@ class Finetune(pl.LightningModule):
 
     Attributes:
         attaches: Whether it leaves masks or quantizers on the weights.
-        quantizes: Whether it leaves quantizers.
+        quantizes: Whether it leaves quantizers on them.
         compute_device: Device to compute on outside of training; ``None`` for the model's own.
     """
 
@@ -127,8 +127,11 @@ class Finetune(pl.LightningModule):
 
         Args:
             family: The model to train; it is changed in place.
-            corpus: Its text.
-            teacher: In eval mode; present where ``needs_teacher``.
+            corpus: The text to train on.
+            teacher: The teacher, in eval mode; present where ``needs_teacher``.
+
+        Raises:
+            ValueError: The teacher reads another vocabulary.
         """
         if teacher is not None:
             check_vocabularies(family.tokenizer, teacher.tokenizer)
@@ -154,7 +157,7 @@ class Finetune(pl.LightningModule):
         """Called after the last step.
 
         Returns:
-            Coverage: share of the model's parameters that the technique touched, and what it reached.
+            ``share`` of the model's parameters that the technique touched, and figures of what it reached.
         """
         return {"share": 1.0}
 
@@ -177,7 +180,7 @@ class Finetune(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What is trained, with settings of the optimizer that differ from its own."""
+        """Groups of trained parameters, with settings that differ from the optimizer's own."""
         trained = [p for p in self.parameters() if p.requires_grad]
         return [
             {"params": [p for p in trained if p.ndim > 1]},
@@ -192,7 +195,7 @@ class Finetune(pl.LightningModule):
             raise NonFiniteLoss(_not_finite("norm of the gradient", norm.item(), self.global_step))
 
     def on_fit_start(self) -> None:
-        self.model.train(self.dropout)  # nothing but dropout tells the two modes of a transformer apart
+        self.model.train(self.dropout)  # the modes of a transformer differ in dropout alone
         if self.teacher_family is not None:
             nn.Module.to(self.teacher_family.model, self.device)
 
@@ -209,9 +212,9 @@ class Finetune(pl.LightningModule):
         return total
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Every loss term, unweighted, on one batch."""
+        """Name -> loss term on one batch, unweighted, a scalar."""
         hidden = self.needs_hidden
-        teacher = self._teach(batch, hidden) if self.teacher_family is not None else None
+        teacher = self._teacher_outputs(batch, hidden) if self.teacher_family is not None else None
         student = Outputs(*self.family.forward(batch, hidden=hidden))
         return {
             name: loss(student, teacher, batch["labels"], self.progress)
@@ -243,7 +246,7 @@ class Finetune(pl.LightningModule):
         return self.compute_device or family.device
 
     @torch.inference_mode()
-    def _teach(self, batch: Batch, hidden: bool) -> Outputs:
+    def _teacher_outputs(self, batch: Batch, hidden: bool) -> Outputs:
         assert self.teacher_family is not None
         self.teacher_family.model.eval()
         return Outputs(*self.teacher_family.forward(batch, hidden=hidden))
@@ -269,10 +272,10 @@ def _not_finite(what: str, value: float, step: int) -> str:
 
 
 def check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
-    """The two must read the same ids; padded rows of the model behind the same tokenizer are fine.
+    """Refuse a teacher whose token ids mean something else; rows of a model beyond its vocabulary do not matter.
 
     Raises:
-        ValueError: The tokenizers differ.
+        ValueError: The vocabularies differ.
     """
     of_student, of_teacher = student.get_vocab(), teacher.get_vocab()
     if of_student == of_teacher:

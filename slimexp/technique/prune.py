@@ -1,4 +1,4 @@
-"""Pruning: zeros that stay zero, in any pattern, one-shot or along a schedule while training."""
+"""Unstructured and semi-structured pruning by masks, one-shot or along a schedule while training."""
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -29,26 +29,27 @@ from slimexp.technique.training import Training
 class Prune(Finetune):
     """Mask the least important weights of every compressible layer.
 
-    Gradual pruning follows Zhu & Gupta 2017; ``steps: 0`` is one-shot. Masks only ever grow: what an
-    earlier update, or an earlier stage, set to zero stays zero and counts towards the target. Unless ``regrow`` is
-    above 0: then every update between the first and the ramp also sets the lowest ``regrow`` of the living weights to
-    zero and wakes as many with the largest gradients, as zeros (Evci et al. 2020, "Rigging the lottery", where
-    ``schedule.start: 1`` keeps the sparsity what it is at the end; the share falls along half a cosine).
+    Gradual pruning follows Zhu & Gupta 2017, "To prune, or not to prune"; ``steps: 0`` is one-shot. Masks only lose
+    entries: what an earlier update, or an earlier stage, set to zero stays zero and counts towards the target. Unless
+    ``regrow`` is above 0: then every update between the first and the ramp also sets the lowest ``regrow`` of the
+    living weights to zero and revives as many with the largest gradients, starting from zero (Evci et al. 2020,
+    "Rigging the lottery", where ``schedule.start: 1`` holds the sparsity at its final value; the share falls along half
+    a cosine).
 
-    What is observed of a layer's inputs is observed block by block, each behind blocks whose masks have grown
-    already; where layers compete with each other, or gradients are observed, on the model as it stands.
+    Inputs of layers are observed block by block, each behind blocks that are updated already; where layers compete with
+    each other, or gradients are observed, on the model as it stands.
 
     Args:
-        importance: Scores the weights; one that is calibrated reads training text whenever the masks grow, one that
+        importance: Scores the weights; one that is calibrated reads training text at every update, one that
             compensates moves the weights that stay then (along a schedule: Kurtic et al. 2022, "The optimal BERT
             surgeon"), and one that is learned or gated needs ``steps``.
         pattern: Where zeros may be, and which weights compete.
         sparsity: Share of the weights that are zero at the end, in [0, 1).
         schedule: Share of the target as a function of progress up to ``ramp``; must end at 1.
-        every: Optimizer steps between two updates of the masks.
+        every: Number of optimizer steps between two updates of the masks.
         ramp: Share of the steps after which the masks are final, in (0, 1].
         regrow: Share of the living weights that change places with zeros at the first update, in [0, 1).
-        allocation: Gives each layer a sparsity of its own, by a scan before the first step; ``None``: all alike.
+        allocation: Gives each layer a sparsity of its own, by a scan before the first update; ``None``: all alike.
         include: Patterns of layers' names; see ``LayerSelector``.
         exclude: Patterns of layers' names to leave out.
         min_coverage: Least share of the model's parameters that the layers must hold.
@@ -162,7 +163,9 @@ class Prune(Finetune):
         elif isinstance(self.importance, Learned):
             for name, layer in self.layers.items():
                 weight = latent(layer)
-                gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad  # an expert without a token
+                gradient = (
+                    torch.zeros_like(weight) if weight.grad is None else weight.grad
+                )  # an expert that no token was routed to
                 step = self.importance.learn(weight.detach(), gradient)
                 self.learned[name] = self.learned[name].add_(step) if name in self.learned else step
 
@@ -200,7 +203,7 @@ class Prune(Finetune):
         self.mask_update.targets, self.unallocated = saved["targets"], saved["unallocated"]
 
     def _finalize(self) -> None:
-        """Bring the masks to the whole of the target."""
+        """Bring the masks to the whole target."""
         self._update(1.0)
         if self.gating is not None:
             self.gating.fold()
@@ -218,8 +221,8 @@ class Prune(Finetune):
         if not (short := self.mask_update.short_of(share)):
             return
         if observes_inputs(self.importance) and not self.pattern.across_layers:
-            names, batches = set(chain.from_iterable(short)), list(self._calibration_batches())
-            self.mask_update.block_by_block(names, share, batches, device=self._device_for(self.family))
+            layers, batches = set(chain.from_iterable(short)), list(self._calibration_batches())
+            self.mask_update.block_by_block(layers, share, batches, device=self._device_for(self.family))
             return
         with visiting(self.family.model, self._device_for(self.family)):
             statistics = self._statistics()
@@ -227,7 +230,7 @@ class Prune(Finetune):
                 self.mask_update.choose(names, share, statistics)
 
     def _layers_of(self, family: Family) -> dict[str, Layer]:
-        """The layers that are to be pruned, by name.
+        """The layers to be pruned, by name.
 
         Raises:
             ValueError: There are none or too few, or the importance or the pattern does not take one of them.
@@ -238,7 +241,7 @@ class Prune(Finetune):
         return layers
 
     def _regrow(self, reached: float, *, share: float) -> None:
-        """Let ``share`` of the living weights change places with zeros, at ``reached`` of the target."""
+        """Let ``share`` of the living weights change places with zeros, at the share ``reached`` of the target."""
         statistics = self._statistics()
         gradients = dense_gradients(
             self.family, self.layers, self.masks, self._batches_of_this_step(), objective=self._objective
@@ -278,7 +281,7 @@ class Prune(Finetune):
         self.unallocated = False
 
     def _statistics(self) -> dict[str, Tensor]:
-        """Layer -> what the importance has observed or learned of it; nothing where it looks at weights alone."""
+        """Layer -> what the importance observed or learned of it, [out, in]; empty where it scores weights alone."""
         if not isinstance(self.importance, Calibrated):
             learned = self.gating.levels() if self.gating is not None else self.learned
             return {name: matrix(self.layers[name], statistic) for name, statistic in learned.items()}

@@ -12,7 +12,11 @@ from slimexp.pattern.base import Pattern
 
 
 def check_learned(importance: Importance, *, sparsity: float, steps: int, regrow: float) -> None:
-    """Refuse what leaves an importance that is learned in training without it."""
+    """Refuse settings that an importance that is learned in training cannot work with.
+
+    Raises:
+        ValueError: There is no training, or gates and regrowth would both revive weights.
+    """
     name = type(importance).__name__
     if not isinstance(importance, Learned | Gated) or not sparsity:
         return
@@ -23,7 +27,12 @@ def check_learned(importance: Importance, *, sparsity: float, steps: int, regrow
 
 
 def check_allocation(allocation: Allocation, importance: Importance, pattern: Pattern, sparsity: float) -> None:
-    """Refuse an allocation of something else, or one that has no scores or no freedom."""
+    """Refuse an allocation of bits, and settings that a scan before training cannot work with.
+
+    Raises:
+        ValueError: There are no scores before training, layers compete already, the pattern takes no other sparsity,
+            or the target is above the last sparsity.
+    """
     if not isinstance(allocation, SparsityAllocation):
         name = type(allocation).__name__
         raise ValueError(f"allocation must be sensitivity or null where weights are pruned, got {name}")

@@ -28,21 +28,21 @@ from slimexp.weight.attachment import INPUT, attach, attached
 
 
 class Quantize(Finetune):
-    """Fake-quantize compressible layers, over masks that are there, and train through it.
+    """Fake-quantize compressible layers, over the masks on them, and train through it.
 
-    ``steps: 0`` is post-training quantization. What is trained is what ``quantizer.packing`` writes.
+    ``steps: 0`` is post-training quantization. The grid that is trained on is the one that ``format.pack`` writes.
 
     Args:
         quantizer: Partial of a quantizer for weights, awaiting ``bits``, ``group_size`` and ``symmetric``.
         activation_quantizer: Partial of a quantizer for the layers' inputs; one that is not dynamic is calibrated on
             training text before anything is rounded.
-        bits: Width of the weights, 2 to 8; with ``allocation`` what they take together, in bits per weight.
-        group_size: Neighbours in a row of a weight that share a scale; ``None`` for one scale per
-            output channel, ``"tensor"`` for one per weight.
+        bits: Width of the weights, 2 to 8; with ``allocation`` the budget of all layers, in bits per weight.
+        group_size: Number of neighbours in a row of a weight that share a scale; ``None`` for one scale per output
+            channel, ``"tensor"`` for one per weight.
         symmetric: Whether the integer 0 stands for zero in weights; else every scale has a zero point.
         activation_bits: 8, or ``None`` to leave activations in float.
         cache_bits: 8 or 4 for the keys and values that self-attention caches, ``None`` for floats.
-        calibration_rows: Training rows that the activations' ranges are taken from, >= 1.
+        calibration_rows: Number of rows of training text for the ranges of activations, >= 1.
         allocation: Gives each layer a width of its own, by a scan before anything is rounded; ``None``: all alike.
         smoothing: Scales channels before anything is rounded; ``None``: not.
         rounding: Rounds the weights by what training text shows of their inputs, before any training, and freezes
@@ -157,8 +157,8 @@ class Quantize(Finetune):
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         super().prepare(family, corpus, teacher)
-        if taken := [place.module for place, a in attached(family.model) if isinstance(a, Quantizer)]:
-            raise ValueError(f"the model is quantized already (e.g. '{taken[0]}'): quantize once per pipeline")
+        if quantized := [place.module for place, a in attached(family.model) if isinstance(a, Quantizer)]:
+            raise ValueError(f"the model is quantized already (e.g. '{quantized[0]}'): quantize once per pipeline")
         self.layers = self.selector.layers(family)
         check_finite(self.layers)
         self.widths, self.allocated = self._allocate()
@@ -166,7 +166,7 @@ class Quantize(Finetune):
         self.smoothed = self._smooth()
         blocks = dict(self.layers)
         if self.embeddings:
-            self._add(_embeddings(family))
+            self._add_embeddings(_embeddings(family))
         self._start([name for name in self.layers if self.rounding is None or name not in blocks])
         self.on_inputs = self._on_inputs()
         for name, layer in self.layers.items():
@@ -175,7 +175,7 @@ class Quantize(Finetune):
                 attach(layer, INPUT, self.on_inputs[name])
         if self.rounding is not None:
             for name in blocks:
-                self.on_weights[name].active = False  # until its turn has come
+                self.on_weights[name].active = False  # until it is rounded
             batches, device = self._calibration_batches(self.rounding.rows), self._device_for(self.family)
             round_weights(self.rounding, family, blocks, self.on_weights, batches, device=device)
         self.on_cache = round_cache(family.model, self.cache_bits)
@@ -193,8 +193,8 @@ class Quantize(Finetune):
 
     def finish(self) -> dict[str, float]:
         self.on_step(1.0)
-        held = {latent(layer): self.widths[name] for name, layer in self.layers.items()}  # tied weights once
-        bits = sum(weight.numel() * width for weight, width in held.items()) / sum(weight.numel() for weight in held)
+        widths = {latent(layer): self.widths[name] for name, layer in self.layers.items()}  # tied weights once
+        bits = sum(weight.numel() * width for weight, width in widths.items()) / sum(map(torch.numel, widths))
         return {"share": coverage(self.family, self.layers), "bits": bits, **self.smoothed, **self.allocated}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -202,7 +202,7 @@ class Quantize(Finetune):
         checkpoint["quantize"] = {"widths": self.widths, "allocated": self.allocated}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What was chosen before the interruption stays: sums may differ when they are taken again."""
+        """The widths chosen before the interruption stay: sums may differ when they are computed again."""
         super().on_load_checkpoint(checkpoint)
         saved = checkpoint["quantize"]
         self.widths, self.allocated = saved["widths"], saved["allocated"]
@@ -210,7 +210,7 @@ class Quantize(Finetune):
             quantizer.bits = self.widths[name]
 
     def _allocate(self) -> tuple[dict[str, int], dict[str, float]]:
-        """Layer -> bits of its weight; and what the scan of them came to."""
+        """Layer -> bits of its weight; and figures of the scan for the record."""
         if self.allocation is None:
             return dict.fromkeys(self.layers, self.bits), {}
         return allocate_bits(
@@ -223,8 +223,8 @@ class Quantize(Finetune):
             device=self._device_for(self.family),
         )
 
-    def _add(self, embeddings: Mapping[str, torch.nn.Module]) -> None:
-        """Quantize these too, those that share a weight by one quantizer."""
+    def _add_embeddings(self, embeddings: Mapping[str, torch.nn.Module]) -> None:
+        """Give embeddings quantizers too; those that share a weight share one."""
         self.widths |= dict.fromkeys(embeddings, self.bits)
         self.layers |= embeddings
         of_weight: dict[torch.Tensor, Quantizer] = {}
@@ -245,7 +245,7 @@ class Quantize(Finetune):
         return {"smoothed": share}
 
     def _start(self, names: Iterable[str]) -> None:
-        """Let what is learned start from the weights; elsewhere a grid is fitted as rounding goes along."""
+        """Start learned grids from the weights; with a rounding, grids are fitted when their layer is rounded."""
         for name in names:
             quantizer = self.on_weights[name]
             if quantizer.frozen:
@@ -259,7 +259,7 @@ class Quantize(Finetune):
         return list(calibration_batches(self.corpus, self.family, rows=rows, seed=self.seed))
 
     def _on_inputs(self) -> Mapping[str, Quantizer]:
-        """Quantizers of the layers' inputs, calibrated where they need it."""
+        """Layer -> quantizer of its inputs, calibrated where it is not dynamic."""
         if self.activation_bits is None:
             return {}
         quantizers = {name: self.activation_quantizer().to(latent(layer).device) for name, layer in self.layers.items()}

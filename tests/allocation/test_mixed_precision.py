@@ -1,6 +1,5 @@
 """Bits per layer: the optimum under the bytes of one width for all."""
 
-from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 from slimexp.allocation.mixed_precision import MixedPrecision
 from slimexp.config.build import build
 from slimexp.config.composition import compose
-from slimexp.format.pack import pack
 from slimexp.quantizer.minmax import MinMax
 
 ALLOCATION = "+allocation@pipeline.quantize.allocation=mixed_precision"
@@ -57,27 +55,6 @@ def test_the_scan_puts_weights_back() -> None:
     assert costs["layer"][0] > costs["layer"][1] > costs["layer"][2] > 0
 
 
-def test_layers_differ_and_pack(tiny: Callable[..., Any], corpus: Callable[..., Any], technique: Any) -> None:
-    rows = "pipeline.quantize.allocation.rows=4"
-    stage = technique("quantize", ALLOCATION, rows, bits=4, group_size=8, activation_bits=None)
-    stage.prepare(tiny("causal_lm"), corpus("causal_lm"), None)
-    reached = stage.finish()
-    widths = {name: quantizer.bits for name, quantizer in stage.on_weights.items()}
-    assert len(set(widths.values())) > 1
-    assert reached["bits"] <= 4
-    assert {f"bits/{name}": float(width) for name, width in widths.items()}.items() <= reached.items()
-    costs = {bits: [reached[f"rounded_to_{bits}_nats/{name}"] for name in widths] for bits in (2, 8)}
-    assert sum(costs[2]) > sum(costs[8]) and min(costs[8]) >= 0
-    state, _ = pack(stage.model)
-    taken = sum(tensor.nbytes for key, tensor in state.items() if key.endswith(("weight_packed", "weight_scale")))
-    ones = technique("quantize", bits=4, group_size=8, activation_bits=None)
-    ones.prepare(tiny("causal_lm"), corpus("causal_lm"), None)
-    state, _ = pack(ones.model)
-    assert taken <= sum(
-        tensor.nbytes for key, tensor in state.items() if key.endswith(("weight_packed", "weight_scale"))
-    )
-
-
 @pytest.mark.fast
 def test_a_cost_that_is_no_number_names_the_layer() -> None:
     with pytest.raises(ValueError, match=r"layer 'a': rounded by itself it costs \[nan, nan\] at \[2, 4\] bits"):
@@ -113,13 +90,3 @@ def test_better_than_one_width_for_all_of_the_same_bytes(technique: Any) -> None
 def test_wrong_widths(widths: list[int]) -> None:
     with pytest.raises(ValueError, match=r"allocation\.widths must be two or more, ascending, within 2 to 8"):
         MixedPrecision(rows=1, widths=widths)
-
-
-def test_an_allocation_of_sparsities(technique: Any) -> None:
-    with pytest.raises(ValueError, match=r"allocation must be mixed_precision or null .*, got Sensitivity"):
-        technique("quantize", "+allocation@pipeline.quantize.allocation=sensitivity")
-
-
-def test_a_budget_below_the_least_width(technique: Any) -> None:
-    with pytest.raises(ValueError, match=r"bits=2 is less than the first of allocation\.widths, 3"):
-        technique("quantize", ALLOCATION, "pipeline.quantize.allocation.widths=[3,8]", bits=2, activation_bits=None)

@@ -98,7 +98,7 @@ def test_the_model_is_entered_once_where_its_blocks_can_be_followed(
     monkeypatch.setattr(family, "forward", lambda batch: entered.append(len(batch["input_ids"][0])) or forward(batch))
     show(family, lambda _: None)
     assert len(entered) == 1 + runs * len(ROWS)
-    assert entered[0] <= block_by_block._PROBE
+    assert entered[0] <= block_by_block.PROBE
 
 
 def test_a_layer_that_no_row_reaches(tiny: Callable[..., Any]) -> None:

@@ -39,7 +39,5 @@ def test_stages_before_it_require_nothing_and_neither_do_whole_rows(tiny: Make, 
 def test_rows_that_the_removal_does_not_change_must_divide_as_they_are(tiny: Make, technique: Make) -> None:
     family = tiny("causal_lm")
     chain = stages(technique, prune_structured=REMOVAL, quantize=groups(24))
-    with pytest.raises(
-        ValueError, match=r"layer 'model\.layers\.0\..*': group_size must divide .* got 24 for"
-    ):
+    with pytest.raises(ValueError, match=r"layer 'model\.layers\.0\..*': group_size must divide .* got 24 for"):
         align_rows(chain, family.model.config, family)
