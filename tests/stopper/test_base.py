@@ -86,12 +86,12 @@ def test_a_hopeless_trial_is_stopped_at_its_rung_and_a_good_one_is_not(
         leave(folder, f"finetune-{trial}", BAD)
         leave(folder, f"finetune-{trial}-of-others", GOOD, among="4")
     run(*rules)  # better than those it is held against
-    (mine,) = [path for path in folder.glob("*.json") if json.loads(path.read_text())["loss"] not in (GOOD, BAD)]
+    (own,) = [path for path in folder.glob("*.json") if json.loads(path.read_text())["loss"] not in (GOOD, BAD)]
     assert len(list((tmp_path / "runs/a").glob("finetune-*/artifact"))) == 1
     with pytest.raises(Stopped, match=r"finetune was stopped at 50% of its steps: a validation loss of \d.*, where 3"):
         run(*rules, "callback.stopper.among=4", "seed=1")
     assert len(list((tmp_path / "runs/a").glob("finetune-*/artifact"))) == 1
-    assert len(list(folder.glob("*.json"))) == 8 and mine.exists()
+    assert len(list(folder.glob("*.json"))) == 8 and own.exists()
     run("seed=1")  # goes on from its checkpoint without the rule
     assert len(list((tmp_path / "runs/a").glob("finetune-*/artifact"))) == 2
 

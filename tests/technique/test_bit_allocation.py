@@ -30,9 +30,9 @@ def test_layers_differ_and_pack(tiny: Callable[..., Any], corpus: Callable[..., 
     assert sum(costs[2]) > sum(costs[8]) and min(costs[8]) >= 0
     state, _ = pack(stage.model)
     taken = sum(tensor.nbytes for key, tensor in state.items() if key.endswith(("weight_packed", "weight_scale")))
-    ones = technique("quantize", bits=4, group_size=8, activation_bits=None)
-    ones.prepare(tiny("causal_lm"), corpus("causal_lm"), None)
-    state, _ = pack(ones.model)
+    uniform = technique("quantize", bits=4, group_size=8, activation_bits=None)
+    uniform.prepare(tiny("causal_lm"), corpus("causal_lm"), None)
+    state, _ = pack(uniform.model)
     assert taken <= sum(
         tensor.nbytes for key, tensor in state.items() if key.endswith(("weight_packed", "weight_scale"))
     )
