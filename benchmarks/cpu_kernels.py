@@ -24,7 +24,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from benchmarks.rounding import rounded
-from slimexp.kernel.autotune import fastest, put, told
+from slimexp.kernel.autotune import fastest, kernel_summary, put
 from slimexp.kernel.base import Kernel, Packed
 from slimexp.kernel.int_mm import IntMM
 
@@ -95,7 +95,7 @@ def encoders(sizes: Mapping[str, int]) -> dict[str, Callable[[], object]]:
     models = {"float32": build(), "bfloat16": build().bfloat16(), "int8": quantized(build(), 8)}
     models |= {"int8, no compiler": quantized(build(), 8, on=IntMM), "int4": quantized(build(), 4)}
     for name in ("int8", "int4"):
-        print(f"encoder {name}: {told(models[name])}", file=sys.stderr)
+        print(f"encoder {name}: {kernel_summary(models[name])}", file=sys.stderr)
     return {name: (lambda model=model: model(input_ids=ids)) for name, model in models.items()}
 
 
@@ -108,7 +108,7 @@ def decoders(sizes: Mapping[str, int], tokens: int) -> dict[str, Callable[[], ob
     models |= {"int8, head in float32": quantized(build(), 8, head=False)}
     models |= {"int8, no compiler": quantized(build(), 8, on=IntMM), "int4": quantized(build(), 4)}
     for name in ("int8", "int4"):
-        print(f"decoder {name}: {told(models[name])}", file=sys.stderr)
+        print(f"decoder {name}: {kernel_summary(models[name])}", file=sys.stderr)
     prompt = torch.randint(3, 32000, (1, 16))
 
     def decode(model: PreTrainedModel) -> Callable[[], object]:

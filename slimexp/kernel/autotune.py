@@ -45,12 +45,12 @@ class Winners(NamedTuple):
     Attributes:
         few: For few rows.
         many: For many.
-        settled: Whether the times agreed; else the machine was busy, and each process races anew.
+        converged: Whether the times agreed; else the machine was busy, and each process races anew.
     """
 
     few: str
     many: str
-    settled: bool
+    converged: bool
 
 
 class ByRows(nn.Module):
@@ -87,11 +87,11 @@ def fastest(packed: Packed, dtype: torch.dtype = torch.float32) -> nn.Module:
     winners = _winners((*_shape(packed), str(dtype)), packed, dtype)
     few, many = _named(winners.few), _named(winners.many)
     layer = few(packed) if few is many else ByRows(few(packed), many(packed))
-    layer.settled = winners.settled  # type: ignore[assignment]
+    layer.converged = winners.converged  # type: ignore[assignment]
     return layer
 
 
-def told(model: nn.Module) -> str | None:
+def kernel_summary(model: nn.Module) -> str | None:
     """What runs in the layers that were packed, in words; ``None`` where there are none."""
     inside = {id(part) for module in model.modules() if isinstance(module, ByRows) for part in module.children()}
     counts: dict[str, int] = {}
@@ -104,7 +104,7 @@ def told(model: nn.Module) -> str | None:
         else:
             continue
         counts[label] = counts.get(label, 0) + 1
-        unsettled += not getattr(module, "settled", True)
+        unsettled += not getattr(module, "converged", True)
     if not counts:
         return None
     (label, count), *others = sorted(counts.items(), key=lambda item: -item[1])
@@ -119,7 +119,7 @@ def race(
 ) -> dict[str, list[float]]:
     """Seconds that each backend takes for ``rows`` rows in interleaved rounds; for few, over weights no cache holds.
 
-    Rounds go on until the times are ``settled``, or there were ``_MOST_ROUNDS``. Backends that refuse are left out;
+    Rounds go on until the times are ``converged``, or there were ``_MOST_ROUNDS``. Backends that refuse are left out;
     those far behind, as ones without vector instructions are, stop at once.
     """
     few = rows < _BETWEEN  # then reading the weights takes the time
@@ -140,7 +140,7 @@ def race(
                     taken[name].append(seconds)
             if turn:
                 runners = {name: runners[name] for name in _within(_HOPELESS, taken) if name in runners}
-            if turn >= _LEAST_ROUNDS and settled(taken):
+            if turn >= _LEAST_ROUNDS and converged(taken):
                 break
     return taken
 
@@ -209,7 +209,7 @@ def _does(name: str, seconds: Mapping[str, Sequence[float]]) -> bool:
     return min(seconds[name]) <= min(_WORTH * min(map(min, seconds.values())), *dense)
 
 
-def settled(seconds: Mapping[str, Sequence[float]]) -> bool:
+def converged(seconds: Mapping[str, Sequence[float]]) -> bool:
     """Whether the least times can be trusted: of all backends near the best several rounds came close to theirs."""
     return all(sorted(seconds[name])[:_AGREE][-1] <= _WITHIN * min(seconds[name]) for name in _within(_NEAR, seconds))
 
@@ -250,8 +250,8 @@ def _winners(shape: tuple[object, ...], packed: Packed, dtype: torch.dtype) -> W
     path = next((place / name for place in store.folders()), None)
     if (found := _kept(path, backends)) is None:
         few_s, many_s = race(packed, FEW, dtype), race(packed, MANY, dtype)
-        found = Winners(*winners(few_s, many_s), settled=settled(few_s) and settled(many_s))
-        if found.settled and path is not None:
+        found = Winners(*winners(few_s, many_s), converged=converged(few_s) and converged(many_s))
+        if found.converged and path is not None:
             _write(path, json.dumps([found.few, found.many]))
     _raced[shape] = found
     return found
@@ -268,7 +268,7 @@ def _kept(path: Path | None, backends: Sequence[str]) -> Winners | None:
     except (OSError, ValueError, RecursionError):
         names = None
     if isinstance(names, list) and len(names) == 2 and all(name in backends for name in names):
-        return Winners(names[0], names[1], settled=True)
+        return Winners(names[0], names[1], converged=True)
     store.say(f"{path} is no result of a race: its layers are raced anew")
     return None
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from slimexp.data.base import Corpus, Direction, Example
-from slimexp.format.pack import kernel
 from slimexp.model.base import Family
+from slimexp.model.execution import kernel
 from slimexp.model.serving import served, stored_type
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from slimexp.kernel import autotune
-from slimexp.kernel.autotune import ByRows, fastest, put, settled, told, winner, winners
+from slimexp.kernel.autotune import ByRows, converged, fastest, kernel_summary, put, winner, winners
 from slimexp.kernel.base import Packed
 from slimexp.kernel.dense import DenseBfloat16, DenseFloat32
 
@@ -59,16 +59,16 @@ def test_a_second_kernel_for_a_layer_must_be_worth_its_memory() -> None:
 
 
 def test_times_are_trusted_once_some_agree() -> None:
-    assert settled({"integers": [9.0, 1.0, 1.05, 1.1], "dense": [1.5] * 4})
-    assert not settled({"integers": [9.0, 1.0, 1.05, 1.2], "dense": [1.5] * 4})
-    assert not settled({"integers": [1.0] * 4, "dense": [1.5, 1.7, 1.8, 1.9]})
-    assert settled({"integers": [1.0] * 4, "dense": [2.5, 9.0, 9.0, 9.0]})  # too far behind to matter
+    assert converged({"integers": [9.0, 1.0, 1.05, 1.1], "dense": [1.5] * 4})
+    assert not converged({"integers": [9.0, 1.0, 1.05, 1.2], "dense": [1.5] * 4})
+    assert not converged({"integers": [1.0] * 4, "dense": [1.5, 1.7, 1.8, 1.9]})
+    assert converged({"integers": [1.0] * 4, "dense": [2.5, 9.0, 9.0, 9.0]})  # too far behind to matter
 
 
 def test_a_race_that_is_not_settled_is_told_and_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(autotune, "race", lambda layer, rows, dtype: {"DenseFloat32": [1.0, 2.0, 3.0]})
     layer = fastest(packed())
-    assert told(nn.Sequential(layer)) == (
+    assert kernel_summary(nn.Sequential(layer)) == (
         "dense float32 in 1 of 1 quantized layers; raced on a busy machine, so 1 may not be on their fastest"
     )
     assert not list(tmp_path.rglob("*.json"))
@@ -115,19 +115,19 @@ def test_few_and_many_rows_may_run_differently(monkeypatch: pytest.MonkeyPatch) 
     for rows in (1, 15, 16):
         assert layer(torch.ones(rows, 16)).shape == (rows, 8)
     assert ran == ["dense float32", "dense float32", "dense bfloat16"]
-    assert told(nn.Sequential(layer)) == (
+    assert kernel_summary(nn.Sequential(layer)) == (
         "dense float32 below 16 rows and dense bfloat16 from there in 1 of 1 quantized layers"
     )
 
 
 def test_what_runs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert told(nn.Sequential(nn.Linear(2, 2))) is None
+    assert kernel_summary(nn.Sequential(nn.Linear(2, 2))) is None
     model = nn.Sequential(*(nn.Linear(16, 8) for _ in range(3)), nn.Linear(4, 4))
     decide(monkeypatch, "DenseFloat32", "DenseFloat32")
     put(model, {"0": packed(), "1": packed()})
     decide(monkeypatch, "DenseBfloat16", "DenseBfloat16")
     put(model, {"2": packed(out=24)})
-    assert told(model) == "dense float32 in 2 of 3 quantized layers; 1 dense bfloat16"
+    assert kernel_summary(model) == "dense float32 in 2 of 3 quantized layers; 1 dense bfloat16"
 
 
 def _folder(path: Path) -> None:

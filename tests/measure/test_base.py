@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from slimexp.config.build import build
-from slimexp.config.composition import compose
 
 from slimexp import artifact
+from slimexp.config.build import build
+from slimexp.config.composition import compose
 from slimexp.data.base import Corpus
 from slimexp.measure.base import Measure, Subject, direction, directions, run, spread, untouched
 from slimexp.measure.resident import resident_bytes

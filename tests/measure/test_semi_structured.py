@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from slimexp.config.build import build
-from slimexp.config.composition import compose
 from torch import nn
 
+from slimexp.config.build import build
+from slimexp.config.composition import compose
 from slimexp.data.base import Corpus
 from slimexp.measure import semi_structured
 from slimexp.measure.base import Measure, Subject

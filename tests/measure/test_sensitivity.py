@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from slimexp.config.build import build
-from slimexp.config.composition import compose
 
 from slimexp import artifact
+from slimexp.config.build import build
+from slimexp.config.composition import compose
 from slimexp.data.base import Corpus
 from slimexp.importance.magnitude import Magnitude
 from slimexp.loss.base import Loss

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from slimexp.cut.keep import head_rows
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -15,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelF
 
 from slimexp.cut.architecture import EXPERTS, FFN, HEADS, HIDDEN, VOCABULARY, anatomy_of, block, size
 from slimexp.cut.constraints import Kept, scopes
+from slimexp.cut.keep import head_rows
 from slimexp.cut.remove import entries, remove
 from slimexp.model.base import IGNORE, Family
 

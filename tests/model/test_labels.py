@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from slimexp.cut.keep import Cut
-from slimexp.cut.source import CutOut
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
+from slimexp.cut.keep import Cut
+from slimexp.cut.source import CutOut
 from slimexp.model.labels import by_position, in_model_order, options
 from slimexp.model.loading import Pretrained
 from slimexp.pipeline.reference import number_classes
@@ -147,7 +147,6 @@ def test_classes_taken_by_position_are_said(corpus: Callable[[str], Any], caplog
 def test_a_pipeline_grades_by_name(overrides: Callable[..., list[str]], positive_first: Path) -> None:
     """Accuracy is that of plain transformers by the names of its answers, and the artifact keeps the model's names."""
     from slimexp.config.composition import compose
-
     from slimexp.pipeline.pipeline import Pipeline
 
     lines = overrides("prune", "pipeline.prune.steps=0", task="classification")

@@ -6,13 +6,13 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from tqdm import tqdm
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
+
 from slimexp.config.build import build
 from slimexp.config.composition import compose
 from slimexp.cut.keep import Cut
 from slimexp.cut.source import CutOut
-from tqdm import tqdm
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
-
 from slimexp.file import integrity
 from slimexp.model import loading
 from slimexp.model.base import Family

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from slimexp import artifact
 from slimexp.decode.packed_linear import PackedLinear
-from slimexp.format.pack import kernel
 from slimexp.kernel import autotune
 from slimexp.kernel.base import Kernel, Packed
 from slimexp.kernel.dense import DenseFloat32
 from slimexp.measure.size import count
 from slimexp.model import serving
 from slimexp.model.base import Family
+from slimexp.model.execution import kernel
 from slimexp.model.loading import family_of
 from slimexp.quantizer.fp8 import Fp8
 from slimexp.quantizer.minmax import MinMax
