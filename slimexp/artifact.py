@@ -6,7 +6,6 @@ its weights, and holds the weights beneath them. The manifest says the size and 
 """
 
 import json
-import math
 import os
 import platform
 import re
@@ -17,24 +16,21 @@ from typing import Any
 
 import psutil
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 
 from slimexp.cut.source import CutOut
 from slimexp.file import integrity
 from slimexp.file.integrity import Damaged
 from slimexp.format import manifest
 from slimexp.format.manifest import FORMAT
-from slimexp.format.pack import is_fixed, pack, plain_state
 from slimexp.model import serving
 from slimexp.model.base import Family, Source
 from slimexp.model.cache import cache_bits, round_cache
 from slimexp.model.loading import Pretrained, bare, family_named, from_folder
-from slimexp.model.reading import reach, tokenizer_of, without_bars
+from slimexp.model.reading import reach, tokenizer_of
 from slimexp.model.restore import restore
+from slimexp.model.saving import save_training, save_weights
 from slimexp.model.tokenizer import save_tokenizer
-from slimexp.quantizer.base import Quantizer
 from slimexp.record.record import OF_LAYER
 from slimexp.weight.attachment import attached
 
@@ -61,14 +57,7 @@ def save(
     """
     with _aside(folder) as partial:
         model = family.model
-        if any(isinstance(attachment, Quantizer) for _, attachment in attached(model)):
-            _save_packed(model, partial, dtype)
-        else:
-            plain = folded(model)
-            _check_held(plain.state_dict(), dtype)
-            nn.Module.to(plain, dtype)
-            with without_bars():
-                plain.save_pretrained(partial)
+        save_weights(model, partial, dtype)
         save_tokenizer(family.tokenizer, partial)
         deployable = sorted(path.name for path in partial.iterdir())
         attachments = [
@@ -81,7 +70,7 @@ def save(
             for place, attachment in attached(model)
         ]
         if attachments:
-            _save_training(model, partial / TRAINING)
+            save_training(model, partial / TRAINING)
         content = {
             "format": FORMAT,
             "family": family.task,
@@ -216,67 +205,6 @@ def reached(folder: Path) -> dict[str, float]:
     stages = [one for one in read_manifest(folder)["stages"] if one.get("technique") != _LEAVES_DENSE]
     done = [(stage["name"], *item) for stage in stages for item in stage.get("coverage", {}).items()]
     return {name if OF_LAYER in name else f"{stage}_{name}": float(value) for stage, name, value in done}
-
-
-def folded(model: PreTrainedModel) -> PreTrainedModel:
-    """A plain copy in which every weight is what its attachments make of it."""
-    plain = _plain_class(model)(model.config)
-    plain.load_state_dict(plain_state(model), strict=False)  # tied weights are in it once
-    plain.tie_weights()
-    if model.can_generate():
-        plain.generation_config = model.generation_config
-    return plain.eval()
-
-
-def _save_packed(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
-    state, quantization = pack(model)
-    _check_held({name: t for name, t in state.items() if not is_fixed(name, t)}, dtype)
-    cast = {name: t if is_fixed(name, t) else t.to(dtype) for name, t in state.items()}
-    save_file(
-        {name: t.contiguous() for name, t in cast.items()}, folder / "model.safetensors", metadata={"format": "pt"}
-    )
-    model.config.save_pretrained(folder)
-    if model.can_generate():
-        model.generation_config.save_pretrained(folder)
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    config |= {"quantization_config": quantization, "dtype": str(dtype).removeprefix("torch.")}
-    config["architectures"] = [_plain_class(model).__name__]
-    path.write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _check_held(state: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    """Refuse weights that ``dtype`` has no number for, before they are infinite in a file.
-
-    Raises:
-        ValueError: Names the first.
-    """
-    most = torch.finfo(dtype).max
-    for name, tensor in state.items():
-        if not tensor.is_floating_point() or tensor.dtype.itemsize <= 1 or not tensor.numel():
-            continue
-        largest = float(tensor.abs().max())
-        if most < largest < math.inf:
-            kind = str(dtype).removeprefix("torch.")
-            raise ValueError(
-                f"'{name}' holds {largest:.4g}, and {kind} at most {most:.0f}: set save_dtype=bfloat16 or float32"
-            )
-
-
-def _save_training(model: PreTrainedModel, path: Path) -> None:
-    """Every tensor once, by the first of its names; the library lists the others in an order that is never the same."""
-    state = model.state_dict()
-    first: dict[Any, str] = {}
-    for name in sorted(state):
-        tensor = state[name]
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
-        first.setdefault(place, name)
-    save_file({name: state[name].contiguous() for name in first.values()}, path)
-
-
-def _plain_class(model: nn.Module) -> type:
-    """The class before parametrizations changed it."""
-    return next(c for c in type(model).__mro__ if c.__module__.startswith("transformers"))
 
 
 @contextmanager
