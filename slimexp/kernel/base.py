@@ -1,6 +1,6 @@
 """What every kernel is: a linear layer that multiplies packed numbers as they are, never dequantized weights.
 
-Which kernel is the fastest for a layer depends on the machine; see ``race``.
+Which kernel is the fastest for a layer depends on the machine, see ``autotune``.
 """
 
 from abc import abstractmethod

@@ -1,4 +1,4 @@
-"""What is kept between processes, compiled kernels and results of races, and is looked at before it is used."""
+"""The cache of compiled kernels and of the autotuner's choices, whose files are checked before they are used."""
 
 import functools
 import os

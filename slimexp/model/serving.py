@@ -15,7 +15,7 @@ from slimexp.decode.packed_linear import PackedLinear
 from slimexp.file.bounded import one_line, read_object
 from slimexp.format.pack import SCALE, WEIGHT
 from slimexp.format.unpack import unpacked
-from slimexp.kernel.autotune import put
+from slimexp.kernel.autotune import replace_layers
 from slimexp.kernel.base import ACTIVATION_BITS, FLOAT8, Kernel, Packed
 from slimexp.kernel.scaled_mm import ScaledMM
 from slimexp.model.base import Family
@@ -37,9 +37,9 @@ def served(
 ) -> Family:
     """A family from a model folder, its packed numbers multiplied as they are.
 
-    Each layer runs on the fastest kernel (``race``); on a GPU, those of Llama-like models lie as the decode loop reads
-    them. Weights that are not quantized, and models that no kernel here can run (``refusal``), are as ``from_folder``
-    loads them. No quantized layer exists as floats meanwhile.
+    Each layer runs on the fastest kernel (``kernel.autotune``); on a GPU, those of Llama-like models lie as the decode
+    loop reads them. Weights that are not quantized, and models that no kernel here can run (``refusal``), are as
+    ``from_folder`` loads them. No quantized layer exists as floats meanwhile.
 
     Args:
         folder: In the hub's format.
@@ -86,7 +86,7 @@ def _packed(
     decodes = device.type == "cuda" and config.model_type in TYPES
     read = _read_by_decoding(linear, device) if decodes else None
     if read is None:
-        put(model, {name: one.to(device) for name, one in linear.items()}, dtype)
+        replace_layers(model, {name: one.to(device) for name, one in linear.items()}, dtype)
     else:
         for name, one in linear.items():
             model.set_submodule(name, kernel := read[name](one))

@@ -1,15 +1,15 @@
-"""On a GPU the same kernels compute what packed layers mean, and a race times those that can."""
+"""On a GPU the same kernels compute what packed layers mean, and those that can run are timed."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from slimexp.kernel import autotune
 from slimexp.kernel.base import FLOAT8, Kernel, Packed
 from slimexp.kernel.dense import DenseBfloat16, DenseFloat32
 from slimexp.kernel.int_mm import IntMM
 from slimexp.kernel.scaled_mm import ScaledMM
+from slimexp.kernel.timing import time_backends
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 CUDA = torch.device("cuda")
@@ -44,7 +44,7 @@ def test_inputs_rounded_as_trained(
 
 @pytest.mark.parametrize("rows", [1, 128])
 @pytest.mark.parametrize(("kind", "product"), [(torch.int8, "IntMM"), (FLOAT8, "ScaledMM")])
-def test_a_race_times_what_can_run(packed: Callable[..., Packed], kind: torch.dtype, product: str, rows: int) -> None:
+def test_what_can_run_is_timed(packed: Callable[..., Packed], kind: torch.dtype, product: str, rows: int) -> None:
     layer = packed(64, 96, 96)
-    seconds = autotune.race(layer._replace(numbers=layer.numbers.to(kind)).to(CUDA), rows)
+    seconds = time_backends(layer._replace(numbers=layer.numbers.to(kind)).to(CUDA), rows)
     assert list(seconds) == [product, "DenseFloat32", "DenseBfloat16"] and min(map(min, seconds.values())) > 0
