@@ -30,7 +30,7 @@ def words() -> Any:
     """Four words to copy."""
     from slimexp.data.base import Corpus, Example
 
-    class PackedLinear(Corpus):
+    class Words(Corpus):
         task = "seq2seq"
         headline = "exact_match"
         direction = "max"
@@ -45,7 +45,7 @@ def words() -> Any:
         def trivial(self, examples: Any) -> float:
             return 0.0
 
-    return PackedLinear()
+    return Words()
 
 
 @pytest.fixture(scope="session")
