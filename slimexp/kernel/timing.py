@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from slimexp.kernel.base import Kernel, Packed
-from slimexp.kernel.cuda_graph import captured
+from slimexp.kernel.cuda_graph import capture
 from slimexp.kernel.dense import Dense, DenseBfloat16, DenseFloat32
 from slimexp.kernel.int_mm import IntMM
 from slimexp.kernel.scaled_mm import ScaledMM
@@ -93,7 +93,7 @@ def _seconds(layer: Kernel, x: Tensor) -> float:
 
 def _on_gpu(layers: Sequence[Kernel], x: Tensor) -> Callable[[], float]:
     """A timer of the mean seconds of a call, all as one CUDA graph: without the time that Python takes to launch."""
-    graph = captured(lambda: [layer(x) for layer in layers], x.device)
+    graph = capture(lambda: [layer(x) for layer in layers], x.device)
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def timed() -> float:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from slimexp.decode.base import Decoder, capturable
-from slimexp.decode.static_cache import cached, static_cache
-from slimexp.kernel.cuda_graph import captured
+from slimexp.decode.static_cache import cache_arguments, static_cache
+from slimexp.kernel.cuda_graph import capture
 from slimexp.model.base import Family
 from slimexp.model.cache import cache_bits
 
@@ -167,16 +167,16 @@ class Replayed(Request):
             config = self.model.config.get_text_config(decoder=True)
             lengths = shape.new_tokens + 1, shape.tokens
             self._kept = EncoderDecoderCache(*(static_cache(config, length) for length in lengths))
-        self._read = captured(lambda: Request.prefill(self, self._prompt), family.device)
+        self._read = capture(lambda: Request.prefill(self, self._prompt), family.device)
         self._token = self.next_ids
-        self._next = captured(self._replace, family.device) if shape.new_tokens else None
+        self._next = capture(self._replace, family.device) if shape.new_tokens else None
         self.next_ids = self._token
 
     def _emptied(self) -> dict[str, Any]:
         if self._kept is None:
             return {}
         self._kept.reset()
-        return {next(iter(cached(self.model, self._kept))): self._kept}
+        return {next(iter(cache_arguments(self.model, self._kept))): self._kept}
 
     def _replace(self) -> None:
         """Take ``_token`` for the one that follows it."""

@@ -28,7 +28,7 @@ from slimexp.decode import fused
 from slimexp.decode.base import Decoder
 from slimexp.decode.fused import Fused, refusal
 from slimexp.decode.packed_linear import PackedLinear
-from slimexp.decode.static_cache import Captured, cached
+from slimexp.decode.static_cache import Captured, cache_arguments
 from slimexp.kernel.base import FLOAT8, Packed
 from slimexp.kernel.scaled_mm import ScaledMM
 
@@ -75,7 +75,7 @@ def test_a_model_whose_cache_is_rounded_is_refused() -> None:
 
 
 @pytest.mark.fast
-def test_what_does_not_fit_is_told() -> None:
+def test_what_does_not_fit_is_refused() -> None:
     pytest.importorskip("triton", reason="without Triton nothing fits")
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=67, n_embd=16, n_layer=1, n_head=2))
     assert "gpt2" in (refusal(gpt2, 16) or "")
@@ -91,8 +91,8 @@ def test_steps_over_a_static_cache_are_those_of_generate() -> None:
         steps.prefill(ids)
         for _ in range(12):
             steps.step()
-        theirs = model.generate(ids, max_new_tokens=12, min_new_tokens=12, do_sample=False)
-        assert steps.tokens[:21].tolist() == theirs[0].tolist()
+        expected = model.generate(ids, max_new_tokens=12, min_new_tokens=12, do_sample=False)
+        assert steps.tokens[:21].tolist() == expected[0].tolist()
 
 
 def windowed() -> PreTrainedModel:
@@ -110,9 +110,9 @@ def test_steps_go_on_beyond_a_sliding_window_as_one_and_the_same_work() -> None:
     for _ in range(30):
         steps.step()
         with torch.no_grad():
-            theirs = model(input_ids=steps.tokens[None, : int(steps.position)]).logits[0, -1]
+            expected = model(input_ids=steps.tokens[None, : int(steps.position)]).logits[0, -1]
         assert steps.logits is not None
-        torch.testing.assert_close(steps.logits[0, -1], theirs, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(steps.logits[0, -1], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.gpu
@@ -124,21 +124,21 @@ def test_a_graph_decodes_beyond_a_sliding_window() -> None:
     for _ in range(30):
         decoder.decode(1)
         with torch.no_grad():
-            theirs = model(input_ids=decoder.steps.tokens[None, : int(decoder.steps.position)]).logits[0, -1]
+            expected = model(input_ids=decoder.steps.tokens[None, : int(decoder.steps.position)]).logits[0, -1]
         assert decoder.steps.logits is not None
-        assert (decoder.steps.logits[0, -1] - theirs).norm() <= 1e-3 * theirs.norm()
+        assert (decoder.steps.logits[0, -1] - expected).norm() <= 1e-3 * expected.norm()
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral"])
 def test_a_prompt_is_read_with_what_is_behind_it_unseen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The keys and values of prompts of any length; graphs, which take a GPU, are the work itself here."""
-    made: list[int] = []
+    graphs: list[int] = []
 
-    def captured(work: Callable[[], None], device: torch.device, pool: object) -> SimpleNamespace:
-        made.append(1)
+    def capture(work: Callable[[], None], device: torch.device, pool: object) -> SimpleNamespace:
+        graphs.append(1)
         return SimpleNamespace(replay=work)
 
-    monkeypatch.setattr(fused, "captured", captured)
+    monkeypatch.setattr(fused, "capture", capture)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
     monkeypatch.setattr(Fused, "advance", lambda *_, **__: None)
     kind, config, more = MODELS[name]
@@ -148,12 +148,12 @@ def test_a_prompt_is_read_with_what_is_behind_it_unseen(name: str, monkeypatch: 
         ids = torch.randint(67, (1, count), generator=torch.Generator().manual_seed(count))
         steps.prefill(ids)
         with torch.no_grad():
-            theirs = DynamicCache()
-            model(input_ids=ids[:, :-1], **cached(model, theirs))
-        for block, layer in zip(steps.blocks, theirs.layers, strict=True):
+            expected = DynamicCache()
+            model(input_ids=ids[:, :-1], **cache_arguments(model, expected))
+        for block, layer in zip(steps.blocks, expected.layers, strict=True):
             torch.testing.assert_close(block.keys[:, : count - 1], layer.keys[0], rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(block.values[:, : count - 1], layer.values[0], rtol=1e-4, atol=1e-4)
-    assert len(made) == 3  # of 32, 96 and 99 tokens
+    assert len(graphs) == 3  # of 32, 96 and 99 tokens
 
 
 @pytest.mark.gpu
@@ -178,8 +178,8 @@ def test_fused_kernels_give_the_logits_of_transformers(name: str, bits: int, gro
         decoder.decode(count)
         at = int(decoder.steps.position)
         with torch.no_grad():
-            theirs = model(input_ids=decoder.steps.tokens[None, :at]).logits[0, -1]
-        assert (decoder.steps.logits - theirs).norm() <= tolerance * theirs.norm()
+            expected = model(input_ids=decoder.steps.tokens[None, :at]).logits[0, -1]
+        assert (decoder.steps.logits - expected).norm() <= tolerance * expected.norm()
 
 
 @pytest.mark.gpu
@@ -195,9 +195,11 @@ def test_layers_packed_differently_stand_beside_each_other() -> None:
     decoder.prefill(torch.randint(67, (1, 30), generator=torch.Generator().manual_seed(1)).cuda())
     decoder.decode(40)
     with torch.no_grad():
-        theirs = model(input_ids=decoder.steps.tokens[None, :69]).logits[0, -1]
+        expected = model(input_ids=decoder.steps.tokens[None, :69]).logits[0, -1]
     assert decoder.steps.logits is not None
-    assert (decoder.steps.logits - theirs).norm() <= 5e-2 * theirs.norm()  # beside a dense layer no input is rounded
+    assert (
+        decoder.steps.logits - expected
+    ).norm() <= 5e-2 * expected.norm()  # beside a dense layer no input is rounded
 
 
 @pytest.mark.gpu
@@ -221,8 +223,8 @@ def _reads_prompts(model: PreTrainedModel) -> None:
         decoder.prefill(ids)
         decoder.decode(1)
         with torch.no_grad():
-            theirs = model(input_ids=ids).logits[0, -1]
-        assert (decoder.steps.logits - theirs).norm() <= 1e-3 * theirs.norm()
+            expected = model(input_ids=ids).logits[0, -1]
+        assert (decoder.steps.logits - expected).norm() <= 1e-3 * expected.norm()
 
 
 @pytest.mark.gpu
@@ -237,8 +239,8 @@ def test_float8_weights_decode_without_rounding_inputs() -> None:
     decoder.prefill(torch.randint(67, (1, 30), generator=torch.Generator().manual_seed(1)).cuda())
     decoder.decode(40)
     with torch.no_grad():
-        theirs = model(input_ids=decoder.steps.tokens[None, :69]).logits[0, -1]
-    assert (decoder.steps.logits - theirs).norm() <= 1e-3 * theirs.norm()
+        expected = model(input_ids=decoder.steps.tokens[None, :69]).logits[0, -1]
+    assert (decoder.steps.logits - expected).norm() <= 1e-3 * expected.norm()
 
 
 @pytest.mark.gpu
@@ -254,10 +256,10 @@ def test_a_bfloat16_model_decodes_as_its_own_rounding_allows(bits: int) -> None:
     decoder.prefill(torch.randint(67, (1, 30), generator=torch.Generator().manual_seed(1)).cuda())
     decoder.decode(40)
     with torch.no_grad():
-        theirs = model(input_ids=decoder.steps.tokens[None, :69]).logits[0, -1].float()
+        expected = model(input_ids=decoder.steps.tokens[None, :69]).logits[0, -1].float()
     assert decoder.steps.logits is not None
     tolerance = 5e-2 if bits == 16 else 0.15
-    assert (decoder.steps.logits - theirs).norm() <= tolerance * theirs.norm()
+    assert (decoder.steps.logits - expected).norm() <= tolerance * expected.norm()
 
 
 @pytest.mark.gpu
@@ -270,10 +272,10 @@ def test_generating_on_a_gpu(temperature: float) -> None:
         model.generation_config.eos_token_id = None
         ids = torch.randint(67, (1, 9), device="cuda")
         decoder = Decoder(model, 64, temperature=temperature)
-        ours = decoder.generate(ids, 40)
-        assert ours.shape == (1, 49) and (ours[0, :9] == ids[0]).all()
+        generated = decoder.generate(ids, 40)
+        assert generated.shape == (1, 49) and (generated[0, :9] == ids[0]).all()
         if temperature == 0:
-            theirs = model.generate(ids, max_new_tokens=40, do_sample=False)
-            assert (ours == theirs).float().mean() > 0.9  # a near tie may fall the other way
+            expected = model.generate(ids, max_new_tokens=40, do_sample=False)
+            assert (generated == expected).float().mean() > 0.9  # a near tie may fall the other way
         with pytest.raises(ValueError, match="length 64"):
             decoder.generate(ids, 60)
