@@ -131,16 +131,16 @@ def check_source(source: Source | None) -> None:
 
 def load(folder: Path) -> Family:
     """The model as training left it, attachments in place, so that a further stage goes on from there."""
-    said = read_manifest(folder)
-    if not said["attachments"]:
+    content = read_manifest(folder)
+    if not content["attachments"]:
         return deployed(folder)
-    make, config = bare(folder, said["family"], said["max_length"])
+    make, config = bare(folder, content["family"], content["max_length"])
     model = make(config)
-    restore(model, said["attachments"], folder / TRAINING)
+    restore(model, content["attachments"], folder / TRAINING)
     round_cache(model, cache_bits(model.config))
     if model.can_generate():
         model.generation_config = reach(GenerationConfig, folder)
-    return family_named(said["family"])(model.eval(), tokenizer_of(folder), max_length=said["max_length"])
+    return family_named(content["family"])(model.eval(), tokenizer_of(folder), max_length=content["max_length"])
 
 
 def manifest_of(source: Source) -> dict[str, Any]:

@@ -77,8 +77,8 @@ class _Fault(Exception):
     """What is wrong with a field: its name, the rule and the value."""
 
     def __init__(self, field: str, rule: str, value: Any) -> None:
-        said = repr(value)
-        super().__init__(f"{field} must be {rule}, got {said if len(said) <= 80 else said[:80] + ' ...'}")
+        shown = repr(value)
+        super().__init__(f"{field} must be {rule}, got {shown if len(shown) <= 80 else shown[:80] + ' ...'}")
 
 
 def _check(content: Mapping[str, Any]) -> None:

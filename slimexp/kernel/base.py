@@ -119,8 +119,8 @@ def rounding(x: Tensor, activation: Literal["token"] | float, kind: torch.dtype)
 
 def _range(kind: torch.dtype) -> tuple[float, float]:
     """Smallest and largest number that inputs are rounded to."""
-    known = torch.finfo(kind) if kind.is_floating_point else torch.iinfo(kind)
-    return known.min, known.max
+    limits = torch.finfo(kind) if kind.is_floating_point else torch.iinfo(kind)
+    return limits.min, limits.max
 
 
 def rounded_input(x: Tensor, activation: Literal["token"] | float | None, kind: torch.dtype) -> Tensor:

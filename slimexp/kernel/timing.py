@@ -56,17 +56,17 @@ def time_backends(
     timer = _on_gpu if gpu else _on_cpu
     with torch.inference_mode():
         runners = {one.__name__: timer([one(each) for each in apart] * repeats, x) for one in able(packed, backends)}
-        taken: dict[str, list[float]] = {name: [] for name in runners}
+        times: dict[str, list[float]] = {name: [] for name in runners}
         for turn in range(_MOST_ROUNDS + 1):
             for name, least in runners.items():
                 seconds = least()
                 if turn:  # the first warms up
-                    taken[name].append(seconds)
+                    times[name].append(seconds)
             if turn:
-                runners = {name: runners[name] for name in _near_best(_HOPELESS, taken) if name in runners}
-            if turn >= _LEAST_ROUNDS and converged(taken):
+                runners = {name: runners[name] for name in _near_best(_HOPELESS, times) if name in runners}
+            if turn >= _LEAST_ROUNDS and converged(times):
                 break
-    return taken
+    return times
 
 
 def _copies(weights: int, gpu: bool) -> int:

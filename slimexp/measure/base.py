@@ -70,7 +70,7 @@ class Measure(ABC):
     def validate(self, task: str) -> None:  # noqa: B027 (most measures fit every task)
         """Raise ``ValueError`` if models of this corpus task cannot be measured so. Asked before training."""
 
-    def given(self, task: str) -> Collection[str]:
+    def figure_names(self, task: str) -> Collection[str]:
         """Figures, or patterns of names, that it may give of models of this corpus task."""
         return self.directions
 

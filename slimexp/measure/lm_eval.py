@@ -90,10 +90,14 @@ class LmEval(Measure):
         self.verbose = verbose
 
     def validate(self, task: str) -> None:
-        """Also loads the data of harness tasks, so that a missing file is known before training."""
-        if named := [name for name in self._names(task) if name not in BUNDLED]:
-            with self._harness(named):
-                _load(named, {})
+        """Refuse other models, and load the data of harness tasks, so that a missing file shows up before training.
+
+        Raises:
+            ValueError: The model does not serve the tasks, there is no such task, or its data cannot be loaded.
+        """
+        if remote := [name for name in self._names(task) if name not in BUNDLED]:
+            with self._harness(remote):
+                _load(remote, {})
 
     def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
         family = subject.family
@@ -125,8 +129,8 @@ class LmEval(Measure):
     def _items(self, name: str, corpus: Corpus, family: Family) -> list[Item]:
         rows = corpus.splits[self.split]
         if name == "spelling_choice":
-            taken = [rows[i] for i in spread(len(rows), self.limit, self.seed)]
-            return spelling_items(taken, choices=self.choices, seed=self.seed)
+            examples = [rows[i] for i in spread(len(rows), self.limit, self.seed)]
+            return spelling_items(examples, choices=self.choices, seed=self.seed)
         return next_line_items(
             rows, choices=self.choices, limit=self.limit, longest=family.max_length // 2, seed=self.seed
         )
@@ -164,11 +168,13 @@ def _load(names: Sequence[str], bundled: Mapping[str, list[Item]]) -> Any:
         ValueError: There is no such task, or its data cannot be had.
     """
     manager = _manager(any(name not in bundled for name in names))
-    known = {*manager.all_tasks, *BUNDLED}
+    task_names = {*manager.all_tasks, *BUNDLED}
     for name in names:
-        if name not in known:
-            near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "none is like it"
-            raise ValueError(f"the harness has no task '{name}' (nearest: {near}); `lm-eval ls tasks` lists them all")
+        if name not in task_names:
+            nearest = ", ".join(difflib.get_close_matches(name, task_names, n=3)) or "none is like it"
+            raise ValueError(
+                f"the harness has no task '{name}' (nearest: {nearest}); `lm-eval ls tasks` lists them all"
+            )
     try:
         return manager.load([_inline(name, bundled[name]) if name in bundled else name for name in names])
     except (OSError, ValueError, ImportError) as error:  # what datasets raises when it finds no data, or no network
@@ -181,11 +187,11 @@ def _load(names: Sequence[str], bundled: Mapping[str, list[Item]]) -> Any:
 
 
 @cache
-def _manager(named: bool) -> Any:
-    """The harness's index of tasks; reading the 14,000 named ones takes it seconds."""
+def _manager(includes_defaults: bool) -> Any:
+    """The harness's index of tasks; reading its own 14,000 takes seconds."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_defaults=named)
+    return TaskManager(include_defaults=includes_defaults)
 
 
 def _inline(name: str, items: list[Item]) -> dict[str, Any]:

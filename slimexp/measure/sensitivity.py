@@ -59,8 +59,8 @@ class Sensitivity(Measure):
         starts = range(0, len(texts), self.batch_size)
         batches = [family.encode(texts[start : start + self.batch_size]) for start in starts]
         with untouched(family.model, seed=self.seed):
-            growth = sensitivity(family, batches, loss=self.loss, importance=self.importance, sparsity=self.sparsity)
-        return {f"sensitivity_nats{OF_LAYER}{layer}": value for layer, value in growth.items()}
+            increase = sensitivity(family, batches, loss=self.loss, importance=self.importance, sparsity=self.sparsity)
+        return {f"sensitivity_nats{OF_LAYER}{layer}": value for layer, value in increase.items()}
 
 
 def sensitivity(
@@ -81,21 +81,21 @@ def sensitivity(
     Raises:
         ValueError: A layer holds no weights as numbers.
     """
-    taught = [_outputs(family, batch, loss) if loss.needs_teacher else None for batch in batches]
-    dense = mean_loss(family, batches, loss=loss, taught=taught)
-    growth = {}
+    teacher_outputs = [_outputs(family, batch, loss) if loss.needs_teacher else None for batch in batches]
+    dense = mean_loss(family, batches, loss=loss, teacher_outputs=teacher_outputs)
+    increase = {}
     for name, layer in family.compressible().items():
         weight = _weight(name, layer)
         alive = int(torch.count_nonzero(weight)) / weight.numel()
-        growth[name] = 0.0  # of a layer that is all zeros nothing can be taken
+        increase[name] = 0.0  # of a layer that is all zeros nothing can be taken
         if alive:
             with pruned(family, importance=importance, sparsity={name: 1 - (1 - sparsity) * alive}):
-                growth[name] = mean_loss(family, batches, loss=loss, taught=taught) - dense
-    return growth
+                increase[name] = mean_loss(family, batches, loss=loss, teacher_outputs=teacher_outputs) - dense
+    return increase
 
 
 def mean_loss(
-    family: Family, batches: Sequence[Batch], *, loss: Loss, taught: Sequence[Outputs | None] | None = None
+    family: Family, batches: Sequence[Batch], *, loss: Loss, teacher_outputs: Sequence[Outputs | None] | None = None
 ) -> float:
     """The loss of a model per real token.
 
@@ -106,7 +106,7 @@ def mean_loss(
         taught: What a teacher puts out for every batch, where the loss reads one.
     """
     total, tokens = 0.0, 0
-    for batch, teacher in zip(batches, taught or [None] * len(batches), strict=True):
+    for batch, teacher in zip(batches, teacher_outputs or [None] * len(batches), strict=True):
         real = int((batch["labels"] != IGNORE).sum())
         outputs = _outputs(family, batch, loss)
         with torch.inference_mode():
@@ -132,18 +132,18 @@ def pruned(family: Family, *, importance: Importance, sparsity: Mapping[str, flo
         raise ValueError(f"no compressible layer '{min(unknown)}'; there are {', '.join(list(layers)[:3])}, ...")
     if wrong := {name: share for name, share in sparsity.items() if not 0 <= share < 1}:
         raise ValueError(f"sparsity must be in [0, 1), got {wrong}")
-    kept: dict[str, Tensor] = {}
+    saved: dict[str, Tensor] = {}
     try:
         with torch.no_grad():
             for name, share in sparsity.items():
                 weight = _weight(name, layers[name])
-                kept[name] = weight.detach().clone()
+                saved[name] = weight.detach().clone()
                 keep = weight.numel() - round(share * weight.numel())
                 weight.mul_(keep_mask(importance.score(weight.detach()).float(), keep, weight == 0))
         yield
     finally:
         with torch.no_grad():
-            for name, weight in kept.items():
+            for name, weight in saved.items():
                 _weight(name, layers[name]).copy_(weight)
 
 

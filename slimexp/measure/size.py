@@ -78,7 +78,7 @@ def deployable(folder: Path) -> list[Path]:
         if missing := [file.name for file in files if not file.exists()]:
             raise ValueError(f"{folder} lacks {', '.join(missing)}, which its manifest.json lists: save it again")
         return files
-    weights = next((found for patterns in _WEIGHTS if (found := _matching(folder, patterns))), [])
+    weights = next((files for patterns in _WEIGHTS if (files := _matching(folder, patterns))), [])
     if not weights:
         raise ValueError(f"{folder} holds no weights (model.safetensors or pytorch_model.bin): give a model folder")
     side = [file for file in _matching(folder, _SIDE_FILES) if not _any(file.name, _NOT_LOADED)]

@@ -41,7 +41,7 @@ class Task(Measure):
         self.batch_size = batch_size
         self.seed = seed
 
-    def given(self, task: str) -> Collection[str]:
+    def figure_names(self, task: str) -> Collection[str]:
         return self.by_task[task]
 
     def graded(self, corpus: Corpus) -> Sequence[Example]:

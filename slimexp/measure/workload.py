@@ -116,7 +116,7 @@ class Request:
 
     def prefill(self, prompt: Tensor) -> None:
         """Read ``prompt`` [B, T]; what was read before is forgotten."""
-        self._state = self._emptied()
+        self._state = self._initial_state()
         if self.task == "classification":
             self.classes = self.model(input_ids=prompt).logits
         elif self.task == "seq2seq":
@@ -129,14 +129,14 @@ class Request:
             self.next_ids = prompt
             self._step("input_ids", logits_to_keep=1)
 
-    def _emptied(self) -> dict[str, Any]:
+    def _initial_state(self) -> dict[str, Any]:
         """What the model is told beside its first ids."""
         return {}
 
     @property
     def cache(self) -> Cache | None:
         """Keys and values of what was read so far; ``None`` where a model keeps none."""
-        return next((kept for kept in self._state.values() if isinstance(kept, Cache)), None)
+        return next((value for value in self._state.values() if isinstance(value, Cache)), None)
 
     def decode(self, new_tokens: int) -> None:
         """Decode ``new_tokens`` tokens, one at a time."""
@@ -162,21 +162,21 @@ class Replayed(Request):
     def __init__(self, family: Family, shape: Workload) -> None:
         super().__init__(family)
         self._prompt = shape.prompt(family)
-        self._kept: Cache | None = None
+        self._static_cache: Cache | None = None
         if self.task == "seq2seq":
             config = self.model.config.get_text_config(decoder=True)
             lengths = shape.new_tokens + 1, shape.tokens
-            self._kept = EncoderDecoderCache(*(static_cache(config, length) for length in lengths))
+            self._static_cache = EncoderDecoderCache(*(static_cache(config, length) for length in lengths))
         self._read = capture(lambda: Request.prefill(self, self._prompt), family.device)
         self._token = self.next_ids
         self._next = capture(self._replace, family.device) if shape.new_tokens else None
         self.next_ids = self._token
 
-    def _emptied(self) -> dict[str, Any]:
-        if self._kept is None:
+    def _initial_state(self) -> dict[str, Any]:
+        if self._static_cache is None:
             return {}
-        self._kept.reset()
-        return {next(iter(cache_arguments(self.model, self._kept))): self._kept}
+        self._static_cache.reset()
+        return {next(iter(cache_arguments(self.model, self._static_cache))): self._static_cache}
 
     def _replace(self) -> None:
         """Take ``_token`` for the one that follows it."""

@@ -115,8 +115,8 @@ class CacheRounding:
         if not self.active:
             return None
         name = "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
-        given = next((kwargs.pop(key) for key in _NAMES if kwargs.get(key) is not None), None)
-        cache = _fresh(model.config) if given is None else given
+        passed = next((kwargs.pop(key) for key in _NAMES if kwargs.get(key) is not None), None)
+        cache = _fresh(model.config) if passed is None else passed
         self._convert(cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache)
         return args, {**kwargs, name: cache}
 
@@ -197,14 +197,14 @@ def bytes_per_token(cache: Cache) -> float:
     for layer in inner.layers:
         if isinstance(layer, DynamicLayer) and layer.get_seq_length():
             parts = [layer, layer.scales, layer.zeros] if isinstance(layer, IntegerLayer) else [layer]
-            total += sum(kept.nbytes for part in parts for kept in (part.keys, part.values) if kept is not None)
+            total += sum(tensor.nbytes for part in parts for tensor in (part.keys, part.values) if tensor is not None)
             tokens = layer.keys.shape[0] * layer.get_seq_length()
     return total / max(tokens, 1)
 
 
 def _head_size(config: PreTrainedConfig) -> int:
-    named = (getattr(config, name, None) for name in ("head_dim", "d_kv", "v_head_dim"))
-    return next((size for size in named if size), config.hidden_size // config.num_attention_heads)
+    sizes = (getattr(config, name, None) for name in ("head_dim", "d_kv", "v_head_dim"))
+    return next((size for size in sizes if size), config.hidden_size // config.num_attention_heads)
 
 
 def _fresh(config: PreTrainedConfig) -> Cache:

@@ -37,16 +37,16 @@ def in_model_order(config: PreTrainedConfig, labels: Sequence[str]) -> tuple[str
     """
     if not labels or not tells_classes(config):
         return tuple(labels)
-    theirs = class_names(config)
+    model_names = class_names(config)
     if by_position(config, labels):
         return tuple(labels)
     for key in (str, _plain):
-        ours = {key(name): name for name in labels}
-        keys = [key(name) for name in theirs]
-        if set(keys) == set(ours) and len(keys) == len(ours) == len(labels):
-            return tuple(ours[name] for name in keys)
+        corpus_names = {key(name): name for name in labels}
+        keys = [key(name) for name in model_names]
+        if set(keys) == set(corpus_names) and len(keys) == len(corpus_names) == len(labels):
+            return tuple(corpus_names[name] for name in keys)
     raise ValueError(
-        f"the model tells {len(theirs)} classes apart ({_listed(theirs)}), the corpus {len(labels)} "
+        f"the model tells {len(model_names)} classes apart ({_listed(model_names)}), the corpus {len(labels)} "
         f"({_listed(labels)}): the same names must be on both sides, in any order; change the corpus' labels or the "
         "model's id2label, or take a model without a classifier's head"
     )
@@ -56,9 +56,9 @@ def by_position(config: PreTrainedConfig, labels: Sequence[str]) -> bool:
     """Whether position alone tells which class of the model is which of the corpus."""
     if not labels or not tells_classes(config):
         return False
-    theirs = class_names(config)
-    same = sorted(map(_plain, theirs)) == sorted(map(_plain, labels))
-    return len(theirs) == len(labels) and not same and (_only_numbered(theirs) or _only_numbered(labels))
+    model_names = class_names(config)
+    same = sorted(map(_plain, model_names)) == sorted(map(_plain, labels))
+    return len(model_names) == len(labels) and not same and (_only_numbered(model_names) or _only_numbered(labels))
 
 
 def options(config: PreTrainedConfig, labels: Sequence[str]) -> dict[str, Any]:
@@ -79,10 +79,10 @@ def lay_out(model: PreTrainedModel, labels: Sequence[str]) -> None:
     Raises:
         ValueError: They are in another order, and which layer is the head cannot be told.
     """
-    theirs = in_model_order(model.config, labels)
-    if theirs == tuple(labels):
+    model_names = in_model_order(model.config, labels)
+    if model_names == tuple(labels):
         return
-    order = [theirs.index(name) for name in labels]
+    order = [model_names.index(name) for name in labels]
     head = _head(model)
     with torch.no_grad():
         for parameter in head.parameters():

@@ -27,8 +27,8 @@ def settle_language(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     if not hasattr(tokenizer, "tgt_lang") or generation is None:
         return
     holders(model)  # ids are whole numbers
-    said = generation.forced_bos_token_id, generation.decoder_start_token_id, model.config.decoder_start_token_id
-    forced = next((i for i in said if i is not None and _is_language(i, tokenizer)), None)
+    configured = generation.forced_bos_token_id, generation.decoder_start_token_id, model.config.decoder_start_token_id
+    forced = next((i for i in configured if i is not None and _is_language(i, tokenizer)), None)
     if forced is not None and tokenizer.tgt_lang is None:
         tokenizer.tgt_lang = tokenizer.convert_ids_to_tokens(forced).strip("_")
     if tokenizer.tgt_lang is None:

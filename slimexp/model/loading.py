@@ -73,7 +73,7 @@ class Pretrained(Source):
         for name, value in classes.options(config, labels).items():
             setattr(config, name, value)
         model = outline(auto, config, self.path)
-        return _made(family, model, self.load_tokenizer(texts=tuple), self.max_length, self.path)
+        return _build_family(family, model, self.load_tokenizer(texts=tuple), self.max_length, self.path)
 
     def load(self, *, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str]) -> Family:
         auto, family = _FAMILIES[task]
@@ -82,7 +82,7 @@ class Pretrained(Source):
         vars(model.config).pop("quantization_config", None)  # its weights are plain numbers now
         round_cache(model, cache_bits(model.config))
         classes.lay_out(model, labels)
-        return _made(family, model, self.load_tokenizer(texts), self.max_length, self.path)
+        return _build_family(family, model, self.load_tokenizer(texts), self.max_length, self.path)
 
     def fingerprint(self) -> str:
         """Digest of a local folder's files, which can change under the same path; of a hub model its commit."""
@@ -189,10 +189,10 @@ def from_folder(folder: str | Path, task: str, max_length: int, dtype: torch.dty
 def family_of(model: PreTrainedModel, folder: str | Path, task: str, max_length: int) -> Family:
     """A family of a model that is loaded, with the tokenizer in its folder."""
     round_cache(model, cache_bits(model.config))
-    return _made(family_named(task), model, tokenizer_of(folder), max_length, folder)
+    return _build_family(family_named(task), model, tokenizer_of(folder), max_length, folder)
 
 
-def _made(
+def _build_family(
     family: type[Family],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -217,15 +217,15 @@ def bare(folder: Path, task: str, max_length: int) -> tuple[type[PreTrainedModel
     _validate(config, task, f"model '{folder}'", max_length)
     check_room(outline(auto, config, folder), folder)
     serving = auto._model_mapping[type(config)]
-    known = {one.__name__: one for one in (serving if isinstance(serving, tuple) else (serving,))}
-    named = next(iter(config.architectures or ()), None)
-    if named not in known:
+    supported = {one.__name__: one for one in (serving if isinstance(serving, tuple) else (serving,))}
+    architecture = next(iter(config.architectures or ()), None)
+    if architecture not in supported:
         raise ValueError(
-            f"model '{folder}': architectures of its config.json must name {' or '.join(known)}, which serves the task "
-            f"'{task}', got {named!r}: get config.json anew"
+            f"model '{folder}': architectures of its config.json must name {' or '.join(supported)}, which serves the "
+            f"task '{task}', got {architecture!r}: get config.json anew"
         )
     vars(config).pop("quantization_config", None)
-    return known[named], config
+    return supported[architecture], config
 
 
 def _check_length(max_length: int) -> None:

@@ -96,8 +96,10 @@ def weights(auto: Any, path: str | Path, dtype: torch.dtype = torch.float32, **o
     config = reach(AutoConfig, path)
     check_room(outline(auto, config, path), path)
     with _without_report():
-        model, found = reach(auto, path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options)
-    check_fit(model, found, path)
+        model, report = reach(
+            auto, path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    check_fit(model, report, path)
     with without_bars():
         decompress(model)
     check_checkpoint(model.named_parameters(), path)
@@ -121,15 +123,15 @@ def _without_report() -> Iterator[None]:
 def check_room(model: PreTrainedModel, path: str | Path) -> None:
     """Refuse a model with more weights than its files can hold at a bit for each, before they are allocated."""
     stored = stored_bytes(Path(path)) if Path(path).is_dir() else 0
-    wanted = sum(parameter.numel() for parameter in model.parameters())
-    if stored and wanted > 8 * stored:
+    expected = sum(parameter.numel() for parameter in model.parameters())
+    if stored and expected > 8 * stored:
         raise ValueError(
-            f"model '{path}': its config.json speaks of {wanted:,} weights, and its files hold {stored:,} bytes: "
+            f"model '{path}': its config.json speaks of {expected:,} weights, and its files hold {stored:,} bytes: "
             "get config.json anew"
         )
 
 
-def check_fit(model: PreTrainedModel, found: Mapping[str, Any], path: str | Path) -> None:
+def check_fit(model: PreTrainedModel, report: Mapping[str, Any], path: str | Path) -> None:
     """Refuse a model that is not the one of its files: transformers makes up what it misses, and drops what is over.
 
     Args:
@@ -141,18 +143,19 @@ def check_fit(model: PreTrainedModel, found: Mapping[str, Any], path: str | Path
         ValueError: A tensor has another shape than the config says, or the files hold more or fewer blocks.
     """
     way_out = "config.json and weights do not belong together: get both anew"
-    for name, stored, wanted in sorted(found["mismatched_keys"]):
+    for name, stored, expected in sorted(report["mismatched_keys"]):
         raise ValueError(
-            f"model '{path}': '{name}' must have shape {list(wanted)} by its config.json, got {list(stored)}: {way_out}"
+            f"model '{path}': '{name}' must have shape {list(expected)} by its config.json, got {list(stored)}: "
+            f"{way_out}"
         )
-    new = sorted(dict(model.named_parameters()).keys() & set(found["missing_keys"]))
+    new = sorted(dict(model.named_parameters()).keys() & set(report["missing_keys"]))
     if missing := next((name for name in new if not _may_be_new(model, name)), None):
         raise ValueError(f"model '{path}': its files hold no '{missing}': {way_out}")
     base = f"{model.base_model_prefix}."
     for block, module in model.named_modules():
         if isinstance(module, nn.ModuleList):
             over = re.compile(rf"(?:{re.escape(base)})?{re.escape(block.removeprefix(base))}\.(\d+)\.")
-            for name in sorted(found["unexpected_keys"]):
+            for name in sorted(report["unexpected_keys"]):
                 if (place := over.match(name)) and int(place[1]) >= len(module):
                     raise ValueError(f"model '{path}': its files hold '{name}', it has {len(module)} blocks: {way_out}")
 

@@ -69,7 +69,7 @@ _RULES: Mapping[str, Sequence[Rule]] = {
 }
 
 
-_MADE: Mapping[str, Callable[[PreTrainedConfig], Sequence[Rule]]] = {
+_RULES_BY_CONFIG: Mapping[str, Callable[[PreTrainedConfig], Sequence[Rule]]] = {
     "t5": _t5,
     "mt5": _t5,
     "deepseek_v2": _deepseek,
@@ -127,21 +127,21 @@ def scalings(family: Family, block: nn.Module) -> list[Scaling]:
     """
     config = family.model.config
     kind = config.model_type
-    rules = _MADE[kind](config) if kind in _MADE else _RULES.get(kind)
+    rules = _RULES_BY_CONFIG[kind](config) if kind in _RULES_BY_CONFIG else _RULES.get(kind)
     if rules is None:
-        known = ", ".join(sorted([*_RULES, *_MADE]))
+        supported = ", ".join(sorted([*_RULES, *_RULES_BY_CONFIG]))
         raise ValueError(
-            f"smoothing does not know where to scale a model of type {kind}; types it knows: {known}: "
+            f"smoothing does not know where to scale a model of type {kind}; types it knows: {supported}: "
             "set smoothing=null"
         )
     names = {module: name for name, module in family.model.named_modules()}
     inside = {names[module].removeprefix(f"{names[block]}."): module for module in block.modules()}
-    found = []
+    sites = []
     for before, after in rules:
         if before in inside and all(name in inside for name in after):
             layers = {names[inside[name]]: inside[name] for name in after}
-            found.append(_between(inside[before], layers, config))
-    return found
+            sites.append(_between(inside[before], layers, config))
+    return sites
 
 
 def _between(before: nn.Module, after: Mapping[str, nn.Module], config: Any) -> Scaling:

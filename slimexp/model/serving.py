@@ -108,14 +108,14 @@ def _check_shapes(
     model: PreTrainedModel, floats: Mapping[str, Tensor], layers: Mapping[str, Packed], folder: Path
 ) -> None:
     """Refuse tensors that have no place in the model, or another shape there."""
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     stored = {f"{name}.weight": one.numbers.shape for name, one in layers.items()}
     stored |= {f"{name}.bias": one.bias.shape for name, one in layers.items() if one.bias is not None}
-    stored |= {name: tensor.shape for name, tensor in floats.items() if name in wanted}
+    stored |= {name: tensor.shape for name, tensor in floats.items() if name in expected}
     for name, shape in stored.items():
-        if wanted.get(name) != shape:
+        if expected.get(name) != shape:
             raise ValueError(
-                f"model '{folder}': '{name}' must have shape {list(wanted.get(name, ()))} by its config.json, got "
+                f"model '{folder}': '{name}' must have shape {list(expected.get(name, ()))} by its config.json, got "
                 f"{list(shape)}: {_WAY_OUT}"
             )
     for name, one in layers.items():

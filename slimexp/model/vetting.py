@@ -69,8 +69,8 @@ def vet(folder: Path) -> None:
 
 def _state(path: Path) -> tuple[Any, ...]:
     """What changes with the content of a file, or of the one that a link leads to."""
-    found = path.stat() if path.exists() else path.lstat()
-    return path.name, found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    status = path.stat() if path.exists() else path.lstat()
+    return path.name, status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def damaged(path: str | Path, error: SafetensorError) -> ValueError:
@@ -138,8 +138,8 @@ def _check_size(key: str, value: Any, name: str) -> None:
 
 
 def _refused(name: str, key: str, rule: str, value: Any) -> Refused:
-    said = repr(value)
-    return Refused(f"{name}: {key} must be {rule}, got {said if len(said) <= 80 else said[:80] + ' ...'}")
+    shown = repr(value)
+    return Refused(f"{name}: {key} must be {rule}, got {shown if len(shown) <= 80 else shown[:80] + ' ...'}")
 
 
 def _items(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -197,18 +197,18 @@ def _vet_weights(folder: Path, *, packed: bool) -> None:
 
 def _safetensors(folder: Path) -> list[Path]:
     """The files that transformers reads the weights from, shards of an index among them."""
-    found: list[Path] = []
+    weights: list[Path] = []
     for whole, index in _INDEXES.items():
         names = _shards(folder / index)
-        if found or (folder / whole).exists():
-            found = found or [folder / whole]
+        if weights or (folder / whole).exists():
+            weights = weights or [folder / whole]
         elif names:
             if missing := sorted(name for name in names if not (folder / name).exists()):
                 raise Refused(
                     f"model '{folder}' lacks {', '.join(missing[:3])}, which {index} names: get the file anew"
                 )
-            found = [folder / name for name in sorted(names)]
-    return [path for path in found if path.suffix == ".safetensors"]
+            weights = [folder / name for name in sorted(names)]
+    return [path for path in weights if path.suffix == ".safetensors"]
 
 
 def file_of(tensor: str, folder: Path) -> str | None:
@@ -229,13 +229,13 @@ def _shards(index: Path) -> set[str]:
 def _places(index: Path) -> dict[str, str]:
     """Tensor -> the file that an index says it is in."""
     places = read_object(index).get("weight_map")
-    named = {name: str(file) for name, file in places.items()} if isinstance(places, dict) else {}
-    names = set(named.values())
+    files = {name: str(file) for name, file in places.items()} if isinstance(places, dict) else {}
+    names = set(files.values())
     if strange := next((name for name in names if not is_plain(name)), None) or (not names and str(places)[:80]):
         raise ValueError(
             f"weight_map of {index.name} must name files in the folder, got {strange!r}: get the file anew"
         )
-    return named
+    return files
 
 
 def stored_bytes(folder: Path) -> int:

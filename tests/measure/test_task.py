@@ -88,4 +88,4 @@ def test_rows_that_are_cut_are_counted(task: str, subjects: dict[str, Subject], 
     ],
 )
 def test_what_it_says_that_it_gives_is_what_corpora_grade(task: str, graded: Callable[[], dict[str, float]]) -> None:
-    assert set(_task().given(task)) == {name for name in graded() if not name.endswith("_stderr")}
+    assert set(_task().figure_names(task)) == {name for name in graded() if not name.endswith("_stderr")}
