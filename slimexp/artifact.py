@@ -43,14 +43,14 @@ _LEAVES_DENSE = "Finetune"  # the only technique that compresses nothing
 def save(
     family: Family, folder: Path, *, dtype: torch.dtype, stages: Sequence[Mapping[str, Any]], key: str | None = None
 ) -> None:
-    """Write the model; an artifact already at ``folder`` survives until the new one is whole.
+    """Write the model as an artifact; one already at ``folder`` survives until the new one is whole.
 
     Args:
-        family: The model, attachments and all; it is left as it was.
-        folder: Where to.
+        family: The model with its attachments; it stays as it is.
+        folder: Folder of the artifact; it need not exist.
         dtype: Type of the stored floating-point weights.
-        stages: What was done to the model so far, oldest first.
-        key: Key of the stage that the artifact belongs to, where it belongs to one.
+        stages: The stages that made the model, oldest first, as the manifest lists them.
+        key: Key of the stage that the artifact belongs to; ``None`` where it belongs to none.
 
     Raises:
         OSError: The disk is full or the folder not writable; nothing at ``folder`` has changed.
@@ -186,16 +186,16 @@ def served(folder: str | Path, device: str | torch.device = "cpu") -> Family:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What was done to the model in ``folder``.
+    """The checked manifest of the artifact in ``folder``: what was done to the model.
 
     Raises:
-        ValueError: There is no manifest, or it cannot be read, or it is of a newer format, see ``manifest``.
+        ValueError: There is no manifest, it is damaged, or it is of a newer format (see ``manifest.read``).
     """
     return manifest.read(folder)
 
 
 def reached(folder: Path) -> dict[str, float]:
-    """What the stages that compressed a model say that they did to it; empty for what is no artifact.
+    """The coverage that the compressing stages of an artifact report; empty for a folder that is no artifact.
 
     Returns:
         ``<stage>_<figure>`` of the model (``quantize_share``: how much was quantized), ``<figure>/<layer>`` of layers.
@@ -209,7 +209,7 @@ def reached(folder: Path) -> dict[str, float]:
 
 @contextmanager
 def _aside(folder: Path) -> Iterator[Path]:
-    """A folder beside ``folder`` that takes its name when the block ends well, and is gone when it does not."""
+    """A folder beside ``folder`` that takes its name when the block ends without an error, and is removed otherwise."""
     _clear(folder)
     beside = f".{folder.name}.{platform.node()}.{os.getpid()}"
     partial, old = folder.with_name(f"{beside}.partial"), folder.with_name(f"{beside}.old")
@@ -232,7 +232,7 @@ def _aside(folder: Path) -> Iterator[Path]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what processes of this machine that were killed left beside ``folder``; an artifact among it goes back."""
+    """Remove what killed processes of this machine left beside ``folder``; an artifact among it is put back."""
     for path in folder.parent.glob(f".{folder.name}.{platform.node()}.*"):
         pid, kind = path.name.split(".")[-2:]
         if not _PID.fullmatch(pid) or (int(pid) != os.getpid() and psutil.pid_exists(int(pid))):

@@ -1,4 +1,4 @@
-"""What transformers can load again, of the formats that ``pack`` writes."""
+"""Which of the formats that ``pack`` writes transformers can load again."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from typing import Any
 def require_loadable(
     config: Any, *, bits: int, activation_bits: int | None, symmetric: bool = True, embeddings: bool = False
 ) -> None:
-    """Refuse, before anything is trained, what transformers could not load again.
+    """Refuse, before anything is trained, a quantization that transformers could not load again.
 
     Args:
         config: The model's transformers config.

@@ -84,7 +84,7 @@ def decompress(model: nn.Module) -> None:
 
 
 def before(module: nn.Module, quantizer: Quantizer) -> Tensor:
-    """The weight as ``quantizer`` sees it: the latent one, through the attachments before it."""
+    """The weight that ``quantizer`` reads: the latent weight after the attachments before it."""
     chain = module.get_submodule(f"parametrizations.{WEIGHT}")
     assert isinstance(chain, parametrize.ParametrizationList)
     weight: Tensor = chain.original
@@ -105,7 +105,7 @@ def _is_attached(name: str) -> bool:
 
 
 def _quantized(model: nn.Module) -> dict[str, dict[str, Quantizer]]:
-    """Layer name -> its quantizers by place (``weight``, ``input``), for layers with a quantized weight."""
+    """Name of the layer -> its quantizers by tensor (``weight``, ``input``), of layers with a quantized weight."""
     layers: dict[str, dict[str, Quantizer]] = {}
     for place, attachment in attached(model):
         if isinstance(attachment, Quantizer):
@@ -128,7 +128,7 @@ def _is_encoder_decoder(model: nn.Module) -> bool:
 
 
 def _scheme(quantizers: Mapping[str, Quantizer], *, unpacked: bool) -> "QuantizationScheme":
-    """The layer's recipe in the words of compressed-tensors; 8 bits as int8 tensors if ``unpacked``."""
+    """The layer's scheme for compressed-tensors; 8 bits as int8 tensors if ``unpacked``."""
     from compressed_tensors.config import CompressionFormat
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 

@@ -25,7 +25,7 @@ _LONGEST_MESSAGE = 300  # letters of a compiler's complaint
 
 @functools.cache
 def failure() -> str | None:
-    """Why there is no compiled kernel on this machine; ``None`` once it is compiled and loaded."""
+    """Why this machine has no compiled kernel; ``None`` once it is compiled and loaded."""
     try:
         _load()
     except subprocess.CalledProcessError as error:

@@ -1,4 +1,4 @@
-"""How long a request takes, beside the dense baseline in the same minute of the same process."""
+"""Latency and throughput of a request, beside the dense baseline in the same minute of the same process."""
 
 import gc
 import math
@@ -20,7 +20,7 @@ _FEWEST_PAIRS = 6  # below, no two order statistics enclose the median with 95 %
 
 @dataclass(frozen=True)
 class _Times:
-    """Seconds of one request."""
+    """Seconds of the two parts of one request."""
 
     prefill: float
     decode: float
@@ -32,7 +32,7 @@ class _Times:
 
 @dataclass(frozen=True)
 class _CpuClock:
-    """Seconds: on the wall, of cores that idled, of CPU this process used."""
+    """Seconds of wall time, of idle cores, and of CPU time that this process used."""
 
     wall: float
     idle: float
@@ -44,7 +44,7 @@ class _CpuClock:
         return cls(time.perf_counter(), times.idle + getattr(times, "iowait", 0.0), time.process_time())
 
     def others_since(self, before: "_CpuClock") -> float:
-        """Cores that other processes used on average, at least 0 (clocks of the system tick coarsely)."""
+        """Number of cores that other processes used on average, at least 0 (clocks of the system tick coarsely)."""
         wall = self.wall - before.wall
         return max(0.0, _cores() - (self.idle - before.idle + self.own - before.own) / wall)
 
@@ -72,15 +72,15 @@ class Latency(Measure):
       its file (``Subject.shipped``), on a CPU 32.
 
     Args:
-        batch: Sequences at once.
+        batch: Number of sequences at once.
         tokens: Tokens of each prompt.
-        new_tokens: Tokens decoded after it.
-        warmup: Requests of each model before the clock counts.
-        repeats: Pairs, at least 6.
-        seconds: Stop after this time, once there are 6 pairs.
-        noisy_above: Spread of the baseline from which the figures are called noisy.
-        crowded_above: Cores short of threads from which they are.
-        seed: Of the random prompt.
+        new_tokens: Tokens decoded after the prompt.
+        warmup: Requests of each model before the first that is timed.
+        repeats: Number of pairs, at least 6.
+        seconds: Time in seconds after which to stop, once there are 6 pairs.
+        noisy_above: Spread of the baseline, p95 / p50, above which the figures are called noisy.
+        crowded_above: Number of cores missing for the threads above which they are.
+        seed: Seed of the random prompt.
     """
 
     directions: ClassVar[Mapping[str, Direction]] = {

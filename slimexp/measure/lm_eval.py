@@ -23,20 +23,20 @@ _BACKENDS = {"seq2seq": "seq2seq", "causal_lm": "causal"}
 
 
 class LmEval(Measure):
-    """``<task>_<metric>`` and, where the harness gives it, ``<task>_<metric>_stderr``.
+    """``<task>_<metric>`` and, where the harness reports it, ``<task>_<metric>_stderr``.
 
-    The model is scored in memory. Progress and messages of the harness are kept back unless ``verbose``.
+    The model is scored in memory. Progress and messages of the harness are hidden unless ``verbose``.
 
     Args:
         tasks: Names of tasks, of the harness or bundled; ``None`` for the bundled one of the corpus's task.
         split: The held-out split that bundled tasks are built from.
-        limit: Most questions per task; ``None`` for all.
-        choices: Answers per question of the bundled tasks.
-        batch_size: Answers scored at once.
-        num_fewshot: Worked examples before each question (harness tasks only); ``None`` for what the task says.
-        seed: Of the choice of rows, wrong answers and worked examples.
-        reach_s: How long to wait for the hub to answer before going on without network.
-        verbose: Whether to let the harness speak.
+        limit: Largest number of questions per task; ``None`` for all.
+        choices: Number of answers per question of the bundled tasks.
+        batch_size: Number of answers scored at once.
+        num_fewshot: Worked examples before each question (harness tasks only); ``None`` for the task's own number.
+        seed: Seed of the choice of rows, wrong answers and worked examples.
+        reach_s: Seconds to wait for the hub to answer before going on without network.
+        verbose: Whether to show progress and messages of the harness.
     """
 
     directions: ClassVar[Mapping[str, Direction]] = {
@@ -165,7 +165,7 @@ def _load(names: Sequence[str], bundled: Mapping[str, list[Item]]) -> Any:
     """The harness's tasks by name.
 
     Raises:
-        ValueError: There is no such task, or its data cannot be had.
+        ValueError: There is no such task, or its data cannot be loaded.
     """
     manager = _manager(any(name not in bundled for name in names))
     task_names = {*manager.all_tasks, *BUNDLED}

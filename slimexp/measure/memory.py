@@ -28,10 +28,10 @@ _RESET = Path("/proc/self/clear_refs")
 
 class Memory(Measure):
     """``peak_mb``: most memory that the weights and one request take together (1 MB = 10^6 bytes).
-    ``cache_bytes_per_token``: what self-attention keeps of every token of a sequence, where a model decodes.
+    ``cache_bytes_per_token``: bytes that self-attention caches of every token of a sequence, where a model decodes.
 
-    On CUDA, in the type of the file (``Subject.shipped``): the parameters and buffers, and what the allocator gave
-    out on top of what it held before.
+    On CUDA, in the type of the file (``Subject.shipped``): the parameters and buffers, and the peak of the allocator
+    above its level before.
 
     On a CPU: growth of the resident set in a fresh process that loads the folder and serves the request
     (this process has the peak of training behind it). The process does so twice and is measured the second
@@ -41,11 +41,11 @@ class Memory(Measure):
     would not count.
 
     Args:
-        batch: Sequences at once.
-        tokens: Tokens of each prompt; at most what the model takes.
-        new_tokens: Tokens decoded after it.
-        seed: Of the random prompt.
-        timeout_s: Longest time the fresh process may take.
+        batch: Number of sequences at once.
+        tokens: Tokens of each prompt; shortened to what the model takes.
+        new_tokens: Tokens decoded after the prompt.
+        seed: Seed of the random prompt.
+        timeout_s: Longest time in seconds that the fresh process may take.
     """
 
     directions: ClassVar[Mapping[str, Direction]] = {"peak_mb": "min", "cache_bytes_per_token": "min"}

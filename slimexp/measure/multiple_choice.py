@@ -21,7 +21,7 @@ Item = dict[str, Any]  # context, choices, answer (its index among the choices)
 
 
 def spelling_items(examples: Sequence[Example], *, choices: int, seed: int) -> list[Item]:
-    """One question per example: the source, its target among misspellings of it.
+    """One question per example: which is the target of its source, among misspellings of it?
 
     Raises:
         ValueError: A sentence has too few letters to be misspelt in enough ways.
@@ -46,10 +46,10 @@ def next_line_items(rows: Sequence[Example], *, choices: int, limit: int | None,
 
     Args:
         rows: Passages of several lines.
-        choices: Answers per question.
-        limit: Most questions; ``None`` for all.
-        longest: Most bytes of an answer.
-        seed: Of rows, lines and wrong answers.
+        choices: Number of answers per question.
+        limit: Largest number of questions; ``None`` for all.
+        longest: Largest length of an answer in bytes.
+        seed: Seed of the choice of rows, lines and wrong answers.
 
     Raises:
         ValueError: Too few rows have a line to guess.
@@ -79,7 +79,7 @@ def next_line_items(rows: Sequence[Example], *, choices: int, limit: int | None,
 
 
 def _guessable(text: str, longest: int) -> list[int]:
-    """Numbers of the lines that can be asked for. The last line may be cut short and is left out."""
+    """Indices of the lines that a question can be about; the last line, which may be cut short, is left out."""
     lines = text.splitlines()
     return [
         i

@@ -1,4 +1,4 @@
-"""What a 2:4 model gains, or loses, on the kernels that skip its zeros."""
+"""Speed, memory and error of a 2:4 model on the kernels that skip its zeros."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -29,7 +29,7 @@ class SemiStructured(Measure):
     - ``semi_structured_error``: largest difference of a logit, in units of the largest logit.
 
     Args:
-        latency: How both are timed: gives ``latency_ratio`` and the like.
+        latency: Measure that times both, with figures such as ``latency_ratio``.
         dtype: ``bfloat16`` or ``float16``, the types that the kernels take.
     """
 
@@ -79,7 +79,7 @@ class SemiStructured(Measure):
 
 
 def _error(sparse: Family, dense: Family) -> float:
-    """Of the logits after a prompt of random tokens."""
+    """Largest difference of a logit after a prompt of random tokens, in units of the largest logit."""
     shape = Workload(batch=1, tokens=128, new_tokens=0, seed=0).fitted(sparse, dense)
     with untouched(sparse.model, dense.model, seed=shape.seed):
         sparse_logits, dense_logits = (_logits(family, shape) for family in (sparse, dense))

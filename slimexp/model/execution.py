@@ -13,14 +13,14 @@ from slimexp.weight.attachment import attached
 
 
 def kernel(model: nn.Module, folder: Path | None = None) -> str:
-    """What executes in the linear layers of ``model``, in words: no format is faster than its kernel.
+    """Label of what executes in the linear layers of ``model``: no format is faster than its kernel.
 
     Loaded by ``model.serving``, packed numbers run on the kernels of ``slimexp.kernel``; by plain transformers, every
     format of compressed-tensors written here runs as a floating-point matmul on dequantized weights.
 
     Args:
-        model: In memory.
-        folder: Where it was loaded from, to name the stored format of weights that were dequantized at load.
+        model: The model in memory.
+        folder: Folder that it was loaded from, to name the stored format of weights that were dequantized at load.
     """
     bits = getattr(getattr(model, "config", None), "cache_bits", None)  # see model.cache
     cached = "" if bits is None else f"; keys and values cached in {bits} bits, dequantized at every step"
@@ -48,7 +48,7 @@ def _matmul(model: nn.Module, folder: Path | None) -> str:
 
 
 def _number_type(numbers: Mapping[str, Any]) -> str:
-    """int8, say."""
+    """Name of a number type of compressed-tensors, such as ``int8``."""
     return f"{'fp' if numbers.get('type') == 'float' else 'int'}{numbers['num_bits']}"
 
 

@@ -1,4 +1,4 @@
-"""The classes that a classifier tells apart, beside those of a corpus: the same by name, whatever their order."""
+"""Class labels of a classifier matched by name with those of a corpus, whatever their order."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-_SHOWN = 8
+_SHOWN = 8  # names in a message
 
 
 def class_names(config: PreTrainedConfig) -> list[str]:
-    """Names of a model's classes, by id: a config's file may list them in any order."""
+    """Names of a model's classes in the order of their ids: a config's file may list them in any order."""
     names = {int(i): str(name) for i, name in (config.id2label or {}).items()}
     return [names[i] for i in sorted(names)]
 
@@ -29,11 +29,11 @@ def in_model_order(config: PreTrainedConfig, labels: Sequence[str]) -> tuple[str
     and so on), classes are taken by position.
 
     Args:
-        config: Of any model; one without a trained classifier takes the corpus' order.
-        labels: Names of the corpus' classes; none for another task.
+        config: A model's config; one without a trained classifier takes the corpus' order.
+        labels: Names of the corpus' classes; empty for another task.
 
     Raises:
-        ValueError: The model tells other classes apart.
+        ValueError: The model has other classes.
     """
     if not labels or not tells_classes(config):
         return tuple(labels)
@@ -53,7 +53,7 @@ def in_model_order(config: PreTrainedConfig, labels: Sequence[str]) -> tuple[str
 
 
 def by_position(config: PreTrainedConfig, labels: Sequence[str]) -> bool:
-    """Whether position alone tells which class of the model is which of the corpus."""
+    """Whether the classes of model and corpus are matched by position, for want of names."""
     if not labels or not tells_classes(config):
         return False
     model_names = class_names(config)
@@ -62,7 +62,7 @@ def by_position(config: PreTrainedConfig, labels: Sequence[str]) -> bool:
 
 
 def options(config: PreTrainedConfig, labels: Sequence[str]) -> dict[str, Any]:
-    """What names the corpus' classes in a config; nothing where the model has names of its own, which it keeps.
+    """Settings of a config that name the corpus' classes; empty where the model has names of its own, which it keeps.
 
     Raises:
         ValueError: See ``in_model_order``.
@@ -77,7 +77,7 @@ def lay_out(model: PreTrainedModel, labels: Sequence[str]) -> None:
     """Put the rows of a trained classifier's head, and the names of its classes, in the order of ``labels``.
 
     Raises:
-        ValueError: They are in another order, and which layer is the head cannot be told.
+        ValueError: The classes are in another order, and the layer that is the head is ambiguous.
     """
     model_names = in_model_order(model.config, labels)
     if model_names == tuple(labels):

@@ -1,4 +1,4 @@
-"""Models by hub id, by local folder, from the zoo, or from a config alone."""
+"""Sources of models: a hub id, a local folder, the zoo, or a config alone."""
 
 import copy
 import hashlib
@@ -42,11 +42,11 @@ _FAMILIES: dict[str, tuple[Any, type[Family]]] = {
 
 
 class Pretrained(Source):
-    """A trained model.
+    """A pretrained model.
 
     Args:
         path: A hub id, a local folder in the hub's format, or ``zoo:NAME`` for one that ships with slimexp.
-        max_length: Longest sequence in tokens, at most what the model takes.
+        max_length: Longest sequence in tokens, at most the positions of the model.
     """
 
     def __init__(self, *, path: str, max_length: int) -> None:
@@ -79,7 +79,7 @@ class Pretrained(Source):
         auto, family = _FAMILIES[task]
         options = classes.options(self.validate(task), labels)
         model = weights(auto, self.folder, **options)
-        vars(model.config).pop("quantization_config", None)  # its weights are plain numbers now
+        vars(model.config).pop("quantization_config", None)  # its weights are dequantized
         round_cache(model, cache_bits(model.config))
         classes.lay_out(model, labels)
         return _build_family(family, model, self.load_tokenizer(texts), self.max_length, self.path)
@@ -103,7 +103,7 @@ class Pretrained(Source):
 
     @property
     def folder(self) -> str:
-        """What transformers is asked for.
+        """The hub id or folder that transformers loads.
 
         Raises:
             ValueError: The zoo has no such model, or a local folder holds none.
@@ -121,7 +121,7 @@ class Pretrained(Source):
         return self.path
 
     def local_folder(self) -> Path:
-        """Where the files lie on this machine; a hub model must have been loaded before."""
+        """Folder of the files on this machine; a hub model must have been loaded before."""
         if Path(self.folder).is_dir():
             return Path(self.folder)
         from huggingface_hub import snapshot_download
@@ -134,7 +134,7 @@ class Scratch(Source):
 
     Args:
         config: Arguments of the transformers config, ``model_type`` among them.
-        tokenizer: How to make its tokenizer; its size becomes the vocabulary.
+        tokenizer: Recipe of the tokenizer; its size becomes that of the vocabulary.
         max_length: Longest sequence in tokens.
     """
 
@@ -210,7 +210,7 @@ def bare(folder: Path, task: str, max_length: int) -> tuple[type[PreTrainedModel
     """Class and config of the model that an artifact for ``task`` holds, rounding left out.
 
     Raises:
-        ValueError: It does not serve ``task`` or ``max_length``, or its config and its files do not fit each other.
+        ValueError: The model does not serve ``task`` or ``max_length``, or its config and its files do not fit.
     """
     auto, _ = _FAMILIES[task]
     config: PreTrainedConfig = reach(AutoConfig, folder)
@@ -255,7 +255,7 @@ def _validate(config: PreTrainedConfig, task: str, name: str, max_length: int) -
 
 
 def _longest(config: PreTrainedConfig) -> int | None:
-    """Tokens that the model has positions for; ``None`` where any length will do."""
+    """Number of tokens that the model has positions for; ``None`` where the length is unlimited."""
     positions: int | None = getattr(config, "max_position_embeddings", None)
     if positions is not None and config.model_type in COUNT_FROM_PADDING:
         return positions - (config.pad_token_id or 0) - 1

@@ -1,4 +1,4 @@
-"""What transformers reads of a model: vetted before, all there afterwards, and every failure one line."""
+"""Reading a model by transformers: its files are vetted before, complete afterwards, and every failure is one line."""
 
 import logging
 import re
@@ -28,10 +28,10 @@ from slimexp.model.vetting import Refused, check_config, damaged, file_of, store
 
 
 def reach(auto: Any, path: str | Path, **options: Any) -> Any:
-    """What ``auto.from_pretrained`` reads from a folder that was vetted, or from the hub; no code of the model's runs.
+    """Call ``auto.from_pretrained`` on a folder that was vetted, or on the hub; no code of the model's runs.
 
     Raises:
-        ValueError: It cannot be had.
+        ValueError: The model cannot be read.
     """
     local = Path(path).is_dir()
     if local:
@@ -57,15 +57,15 @@ def reach(auto: Any, path: str | Path, **options: Any) -> Any:
 
 
 def _is_panic(error: BaseException) -> bool:
-    """Whether it is how a library written in Rust fails, which is no ``Exception`` of Python's."""
+    """Whether it is the panic of a library written in Rust, which is no ``Exception`` of Python's."""
     return type(error).__name__ == "PanicException"
 
 
 def tokenizer_of(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, which can read a word.
+    """The tokenizer of a model, tried on a word.
 
     Raises:
-        ValueError: It cannot be had, or fails on a word.
+        ValueError: The tokenizer cannot be read, or fails on a word.
     """
     tokenizer: PreTrainedTokenizerBase = reach(AutoTokenizer, path)
     try:
@@ -78,10 +78,10 @@ def tokenizer_of(path: str | Path) -> PreTrainedTokenizerBase:
 
 
 def outline(auto: Any, config: PreTrainedConfig, path: str | Path) -> PreTrainedModel:
-    """A model without weights.
+    """A model without weights, its parameters on the meta device.
 
     Raises:
-        ValueError: There is none under this config, or it is too large for what is stored.
+        ValueError: transformers cannot build a model of this config.
     """
     try:
         with torch.device("meta"):
@@ -108,7 +108,7 @@ def weights(auto: Any, path: str | Path, dtype: torch.dtype = torch.float32, **o
 
 @contextmanager
 def _without_report() -> Iterator[None]:
-    """Hide what transformers says about what it missed, which ``check_fit`` says in one line, and about sharding."""
+    """Hide messages of transformers on missing weights, which ``check_fit`` reports in one line, and on sharding."""
     names = ("transformers.modeling_utils", "transformers.distributed.tensor_parallel")
     levels = {(logger := logging.getLogger(name)): logger.level for name in names}
     for logger in levels:
@@ -132,12 +132,12 @@ def check_room(model: PreTrainedModel, path: str | Path) -> None:
 
 
 def check_fit(model: PreTrainedModel, report: Mapping[str, Any], path: str | Path) -> None:
-    """Refuse a model that is not the one of its files: transformers makes up what it misses, and drops what is over.
+    """Refuse a model that differs from its files: transformers initializes missing weights, and drops surplus ones.
 
     Args:
-        model: As it was loaded.
-        found: What transformers says about loading it.
-        path: Where from.
+        model: The model as transformers loaded it.
+        report: The loading info of transformers.
+        path: Folder or hub id that it was loaded from.
 
     Raises:
         ValueError: A tensor has another shape than the config says, or the files hold more or fewer blocks.
@@ -161,7 +161,7 @@ def check_fit(model: PreTrainedModel, report: Mapping[str, Any], path: str | Pat
 
 
 def _may_be_new(model: PreTrainedModel, name: str) -> bool:
-    """Whether a weight is of a classifier's head, a pooler among it, on a model that was saved without one."""
+    """Whether a weight belongs to a classifier's head, or its pooler, of a model that was saved without one."""
     kind, base = type(model).__name__, f"{model.base_model_prefix}."
     if not kind.endswith("ForSequenceClassification") or kind in (model.config.architectures or ()):
         return False
@@ -169,14 +169,14 @@ def _may_be_new(model: PreTrainedModel, name: str) -> bool:
 
 
 def check_checkpoint(tensors: Iterable[tuple[str, Tensor]], path: str | Path) -> None:
-    """Refuse a checkpoint that nothing can be made of, before anything is.
+    """Refuse a checkpoint with values that are not finite, before it is used.
 
     Args:
-        tensors: What was loaded, by name.
-        path: Where from, a folder or a hub id.
+        tensors: Names and tensors of the checkpoint.
+        path: Folder or hub id that it was loaded from.
 
     Raises:
-        ValueError: One of the tensors holds NaN or infinity.
+        ValueError: A tensor holds NaN or infinity.
     """
     for name, tensor in tensors:
         if not _is_finite(tensor):
@@ -188,7 +188,7 @@ def check_checkpoint(tensors: Iterable[tuple[str, Tensor]], path: str | Path) ->
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Without the copy that ``isfinite`` makes; of 8-bit floats there is no other way."""
+    """Whether all values are finite; without the copy that ``isfinite`` makes, which only 8-bit floats need."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     ends = (tensor.float() if tensor.dtype.itemsize == 1 else tensor).aminmax()

@@ -25,7 +25,7 @@ COUNT_FROM_PADDING = frozenset(
         "xmod",
     }
 )
-_START_FROM_PADDING = ("t5", "mt5", "umt5", "longt5", "switch_transformers")  # as transformers documents of T5
+_START_FROM_PADDING = ("t5", "mt5", "umt5", "longt5", "switch_transformers")  # as transformers documents for T5
 
 
 _SEVERAL = ("eos_token_id", "forced_eos_token_id")  # each of several ends a text
@@ -67,15 +67,15 @@ def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     Ids that no embedding has (-1, say) count as not set.
 
     Args:
-        model: On any device.
-        tokenizer: Its tokenizer.
+        model: The model, on any device.
+        tokenizer: The model's tokenizer.
 
     Returns:
         The id that batches are padded with.
 
     Raises:
-        ValueError: One is no whole number, two of them contradict each other, or an id that is needed is nowhere; says
-            which file to mend.
+        ValueError: An id is no whole number, two ids contradict each other, or an id is missing; the message names the
+            file to correct.
     """
     config, generation = model.config, getattr(model, "generation_config", None)
     embedded = range(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
@@ -116,7 +116,7 @@ def _padding(config: PreTrainedConfig, both: Iterable[Any], tokenizer: PreTraine
 
 
 def _start(config: PreTrainedConfig, both: Iterable[Any]) -> None:
-    """Let a decoder start from one token."""
+    """Set the one token that a decoder starts from."""
     starts = {start for one in both if (start := one.decoder_start_token_id) is not None}
     if len(starts) > 1:
         first, second = sorted(starts)
@@ -150,7 +150,7 @@ def _check_embedded(tokenizer: PreTrainedTokenizerBase, embedded: range, *, but:
 
 
 def _drop_unknown(holder: object, name: str, embedded: range) -> None:
-    """Forget ids that no token has."""
+    """Remove ids that no token has."""
     value = getattr(holder, name, None)
     remaining = [one for one in _ids(value) if one in embedded]
     if value is not None and len(remaining) != len(_ids(value)):

@@ -168,10 +168,10 @@ def test_contradictions_are_refused(translator: Make, languages: dict[str, str],
         load(folder)
 
 
-def test_a_language_that_nobody_names_is_said(translator: Make, caplog: pytest.LogCaptureFixture) -> None:
-    from slimexp.model.language import _say_unnamed
+def test_an_unnamed_language_is_warned_of(translator: Make, caplog: pytest.LogCaptureFixture) -> None:
+    from slimexp.model.target_language import _warn_unnamed
 
-    _say_unnamed.cache_clear()
+    _warn_unnamed.cache_clear()
     load(translator("nllb", tgt_lang=None))
     assert "names no language to write" in caplog.text and "eng_Latn" in caplog.text
 
