@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 import pytest
+import torch
 from torch import Tensor
 
 from slimexp.kernel import timing
-from slimexp.kernel.base import Packed
+from slimexp.kernel.base import FLOAT8, Packed
 from slimexp.kernel.dense import DenseBfloat16, DenseFloat32
 from slimexp.kernel.timing import choose, converged, fastest_backend, time_backends
 
@@ -59,3 +60,13 @@ def test_timing_ends_when_times_agree_and_stops_who_is_far_behind(
 def test_every_backend_that_can_is_timed(packed: Make) -> None:
     seconds = time_backends(packed(8, 16, 16), 1, backends=(DenseFloat32, DenseBfloat16))
     assert list(seconds) == ["DenseFloat32", "DenseBfloat16"] and min(map(min, seconds.values())) > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("rows", [1, 128])
+@pytest.mark.parametrize(("kind", "product"), [(torch.int8, "IntMM"), (FLOAT8, "ScaledMM")])
+def test_what_can_run_is_timed(packed: Make, kind: torch.dtype, product: str, rows: int) -> None:
+    layer = packed(64, 96, 96)
+    seconds = time_backends(layer._replace(numbers=layer.numbers.to(kind)).to("cuda"), rows)
+    assert list(seconds) == [product, "DenseFloat32", "DenseBfloat16"] and min(map(min, seconds.values())) > 0
