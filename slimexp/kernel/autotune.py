@@ -148,7 +148,7 @@ def _cached(path: Path | None, backends: Sequence[str]) -> Choice | None:
         names = None
     if isinstance(names, list) and len(names) == 2 and all(name in backends for name in names):
         return Choice(names[0], names[1], converged=True)
-    store.say(f"{path} is no result of a race: its layers are raced anew")
+    store.print_once(f"{path} is no result of a race: its layers are raced anew")
     return None
 
 

@@ -36,7 +36,7 @@ def failure() -> str | None:
     else:
         return None
     why = "".join(letter if letter.isprintable() else "?" for letter in why[:_LONGEST_MESSAGE])
-    store.say(f"no compiled kernel, so layers run on those of torch: {why}")
+    store.print_once(f"no compiled kernel, so layers run on those of torch: {why}")
     return why
 
 
@@ -69,7 +69,7 @@ def _load() -> None:
             _register(cached)
             return
         except (OSError, ValueError, RuntimeError) as error:
-            store.say(f"the compiled kernel {cached} is not used, and made anew: {_first_line(error)}")
+            store.print_once(f"the compiled kernel {cached} is not used, and made anew: {_first_line(error)}")
             damaged.append(cached)
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:

@@ -59,6 +59,6 @@ def check_own(path: Path, about: os.stat_result) -> None:
 
 
 @functools.cache
-def say(line: str) -> None:
+def print_once(line: str) -> None:
     """Print a line for the user, once in a process."""
     print(line, file=sys.stderr, flush=True)

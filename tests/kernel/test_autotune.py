@@ -115,7 +115,7 @@ def test_what_is_no_choice_is_timed_anew(
     fastest(packed())
     (cached,) = tmp_path.rglob("*.json")
     harm(cached)
-    autotune.store.say.cache_clear()
+    autotune.store.print_once.cache_clear()
     monkeypatch.setattr(autotune, "_choices", {})  # another process
     assert isinstance(fastest(packed()), DenseBfloat16) and len(timed_rows) == 4
     assert capsys.readouterr().err == f"{cached} is no result of a race: its layers are raced anew\n"
