@@ -29,9 +29,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
-from slimexp.config.composition import compose
 
 from slimexp.config.check import check
+from slimexp.config.composition import compose
 from slimexp.record import record
 from slimexp.record.record import Record
 

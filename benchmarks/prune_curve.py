@@ -17,9 +17,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from slimexp.config.composition import compose
-
 from slimexp.config.check import check
+from slimexp.config.composition import compose
 
 METRIC = "perplexity"
 FINETUNED = "finetuned"

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from slimexp.config.build import build
-from slimexp.config.composition import compose
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from slimexp.config.build import build
+from slimexp.config.composition import compose
 from slimexp.data.base import Corpus, Example, Split
 from slimexp.model.base import Family, parameters
 from slimexp.model.causal_lm import CausalLm

@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from slimexp.config.build import build
-from slimexp.config.composition import compose
 
 from benchmarks.prune_peers import PEERS, loaded, reason
 from slimexp import artifact
+from slimexp.config.build import build
+from slimexp.config.composition import compose
 from slimexp.data.base import Corpus, Example
 from slimexp.measure.base import spread
 from slimexp.model.base import Family
@@ -178,8 +178,13 @@ class Line(NamedTuple):
 
 def ours(bench: Bench, width: Width, method: str) -> Made:
     """slimexp rounds the model; predictions are those of the saved folder as plain transformers loads it."""
-    settings = {"steps": 0, "bits": width.bits, "group_size": width.group, "activation_bits": width.activation_bits}
-    settings["symmetric"] = str(width.symmetric).lower()
+    settings = {
+        "steps": 0,
+        "bits": width.bits,
+        "group_size": width.group,
+        "activation_bits": width.activation_bits,
+        "symmetric": str(width.symmetric).lower(),
+    }
     lines = [f"{Q}.{key}={'null' if value is None else value}" for key, value in settings.items()]
     technique = build(compose(["pipeline=quantize", *lines, *METHODS[method]]).pipeline.quantize)
     family = loaded(bench.corpus, bench.name)

@@ -200,9 +200,8 @@ def _unknown(only: Sequence[str], models: Sequence[str]) -> list[str]:
 
 def train(lines: Sequence[str], finished: bool) -> str | None:
     """One run, in a worker, or a look whether it is ``finished``: the key of its last stage, ``None`` if it is not."""
-    from slimexp.config.composition import compose
-
     from slimexp.config.check import check
+    from slimexp.config.composition import compose
     from slimexp.pipeline.pipeline import Pipeline
 
     cfg = compose(lines)

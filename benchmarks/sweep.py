@@ -98,11 +98,12 @@ def pool(name: str) -> Any:
     """What makes the workers of conf/hydra/sweeper/pool, without a cluster."""
     from hydra.utils import get_class
     from omegaconf import OmegaConf
+
     from slimexp.config.composition import CONF_DIR
 
-    node = OmegaConf.load(CONF_DIR / "hydra/sweeper/pool" / f"{name}.yaml")
+    node: Any = OmegaConf.load(CONF_DIR / "hydra/sweeper/pool" / f"{name}.yaml")
     target, _ = node.pop("_target_"), node.pop("_partial_")
-    settings = {**OmegaConf.to_container(node), **({"cluster": "local"} if name == "submitit" else {})}
+    settings = {**node, **({"cluster": "local"} if name == "submitit" else {})}
     return partial(get_class(target), **settings)
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from slimexp.config.composition import compose
 
 from slimexp import artifact
 from slimexp.analysis.section import sections
 from slimexp.config.command_line import main
+from slimexp.config.composition import compose
 from slimexp.evaluate import evaluate
 from slimexp.pipeline.pipeline import Pipeline
 from slimexp.record import record

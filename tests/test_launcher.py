@@ -14,10 +14,10 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
-from slimexp.config.build import ConfigError
-from slimexp.config.composition import CONF_DIR
 
 from hydra_plugins.slimexp_launcher import Borrowed
+from slimexp.config.build import ConfigError
+from slimexp.config.composition import CONF_DIR
 from slimexp.record import record
 
 ROOT = CONF_DIR.parent

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+
 from slimexp.config.build import build
 from slimexp.config.composition import CONF_DIR
-
 from slimexp.schedule import Cubic, Exponential, Schedule
 
 NAMES = sorted(path.stem for path in (CONF_DIR / "schedule").glob("*.yaml"))

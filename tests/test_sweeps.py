@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 from omegaconf import OmegaConf
-from slimexp.config.build import build
-from slimexp.config.composition import compose
 
+from slimexp.config.build import build
 from slimexp.config.check import check
+from slimexp.config.composition import compose
 from slimexp.pipeline.pipeline import FINAL
 from sweeps import workspace
 

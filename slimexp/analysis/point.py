@@ -10,8 +10,8 @@ import numpy as np
 
 from slimexp.analysis.uncertainty import standard_error
 from slimexp.host.console import printable
-from slimexp.record.record import OF_LAYER, Record, kept
-from slimexp.record.schema import LARGEST
+from slimexp.record.figures import STDERR, figures, unshrunk
+from slimexp.record.record import OF_LAYER, Record
 from slimexp.record.stage import DENSE, as_floats, shaping
 
 T = TypeVar("T")
@@ -22,7 +22,6 @@ COUNTED = frozenset(
     | {"size_ratio", "sparsity", "bits_per_weight"}
 )
 _TO_DENSE = frozenset({"kept", "latency_ratio", "prefill_ratio", "decode_ratio"})  # 1 for the dense model itself
-_STDERR = "_stderr"  # as lm-evaluation-harness names it
 _NORMAL_95 = 1.959964  # half a 95 % interval, in standard errors
 _SHARED = ("model", "trainer", "save_dtype")  # what shapes every stage of a run, beside the stages themselves
 # What every technique has: told after what is its own.
@@ -118,36 +117,10 @@ def points(records: Sequence[Record], parents: Mapping[str, Record]) -> list[Poi
     return [_point(group, label, parents) for group, label in zip(groups, labels, strict=True)]
 
 
-def figures(record: Record) -> dict[str, float]:
-    """Metrics of the model, and ``kept``, ``size_ratio``, ``sparsity`` and ``bits_per_weight`` where they follow."""
-    found = {name: value for name, value in record.metrics.items() if OF_LAYER not in name}
-    if (share := kept(record)) is not None:
-        found["kept"] = share
-        if (error := found.get(record.headline + _STDERR)) is not None:
-            found["kept" + _STDERR] = error / abs(record.trivial - record.baseline[record.headline])
-    if "disk_mb" in found and record.baseline.get("disk_mb"):
-        found["size_ratio"] = found["disk_mb"] / record.baseline["disk_mb"]
-    if found.get("params_live"):
-        if "params_nonzero" in found:
-            found.setdefault("sparsity", 1 - found["params_nonzero"] / found["params_live"])
-        if "weights_mb" in found:
-            found.setdefault("bits_per_weight", 8e6 * found["weights_mb"] / found["params_live"])
-    return {name: value for name, value in found.items() if abs(value) <= LARGEST}  # a ratio to next to nothing is none
-
-
-def unshrunk(found: Mapping[str, float]) -> bool:
-    """Whether zeros make a model no smaller: it has them, but takes the bytes of the dense one (to half a per cent).
-
-    Args:
-        found: See ``figures``.
-    """
-    return found.get("sparsity", 0.0) > 0.01 and found.get("size_ratio", 0.0) > 0.995
-
-
 def spreads(rows: Sequence[Mapping[str, float]], *, dense: bool) -> dict[str, Spread]:
     """Metric -> spread over ``rows``, one per seed, each with its measures' own errors among its figures."""
     # gsm8k_exact_match_stderr_strict-match belongs to gsm8k_exact_match_strict-match
-    said = [{name.replace(_STDERR, "", 1): row[name] for name in row if _STDERR in name} for row in rows]
+    said = [{name.replace(STDERR, "", 1): row[name] for name in row if STDERR in name} for row in rows]
     found = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         held = [pair for pair in zip(rows, said, strict=True) if name in pair[0]]

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimexp.analysis import pareto, published
-from slimexp.analysis.point import Point, figures, flat, grouped, points, unseeded
+from slimexp.analysis.point import Point, flat, grouped, points, unseeded
 from slimexp.analysis.uncertainty import DECIDED, probability_dominated
 from slimexp.host.console import printable
+from slimexp.record.figures import figures
 from slimexp.record.record import Record, read
 from slimexp.record.stage import DENSE
 

@@ -48,22 +48,20 @@ function chosenPanel(view, holder) {
 function curvesBlock(view, points) {
   const block = node("div", { class: "curves" });
   const terms = new Map(); // "distill · loss" -> its lines
-  points.forEach((point) =>
-    point.curves
-      .filter(({ key }) => DATA.curves[key])
-      .forEach(({ key, stage, seed }) => {
-        const { step, terms: logged, each } = DATA.curves[key],
-          place = view.state.chosen.indexOf(point.id);
-        for (const [term, values] of Object.entries(logged)) {
-          const name = `${stage} · ${term.replaceAll("_", " ")}`;
-          if (!terms.has(name)) terms.set(name, []);
-          const letter = LETTERS[place];
-          terms
-            .get(name)
-            .push({ look: `pick-${place}`, letter, name: `${letter}, seed ${seed}`, steps: step, values, each });
-        }
-      }),
-  );
+  for (const point of points) {
+    const place = view.state.chosen.indexOf(point.id),
+      letter = LETTERS[place];
+    for (const { key, stage, seed } of point.curves.filter(({ key }) => DATA.curves[key])) {
+      const { step, terms: logged, each } = DATA.curves[key];
+      for (const [term, values] of Object.entries(logged)) {
+        const name = `${stage} · ${term.replaceAll("_", " ")}`;
+        if (!terms.has(name)) terms.set(name, []);
+        terms
+          .get(name)
+          .push({ look: `pick-${place}`, letter, name: `${letter}, seed ${seed}`, steps: step, values, each });
+      }
+    }
+  }
   if (!terms.size) {
     block.append(
       node(

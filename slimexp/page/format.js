@@ -21,8 +21,8 @@ function node(name, attributes = {}, ...children) {
 function short(value) {
   if (!Number.isFinite(value)) return "";
   const size = Math.abs(value);
-  if (size >= 1e9) return +(value / 1e9).toPrecision(3) + "B";
-  if (size >= 1e6) return +(value / 1e6).toPrecision(3) + "M";
+  if (size >= 1e9) return `${+(value / 1e9).toPrecision(3)}B`;
+  if (size >= 1e6) return `${+(value / 1e6).toPrecision(3)}M`;
   return size >= 1000 ? value.toFixed(0) : String(+value.toPrecision(3));
 }
 

@@ -29,10 +29,15 @@ _SCRIPTS = (  # one scope, in this order
 
 def render(content: Mapping[str, Any]) -> str:
     """The page of ``content``, which may talk to its own server only where ``content["live"]`` is true."""
-    style, script = _asset("page.css"), "\n".join(map(_asset, _SCRIPTS))
+    style, scripts = _asset("page.css"), script()
     return Template(_asset("template.html")).substitute(
-        policy=_policy(style, script, live=content["live"]), style=style, script=script, data=embedded(content)
+        policy=_policy(style, scripts, live=content["live"]), style=style, script=scripts, data=embedded(content)
     )
+
+
+def script() -> str:
+    """All of the page's JavaScript, as it runs."""
+    return "\n".join(map(_asset, _SCRIPTS))
 
 
 def embedded(content: Mapping[str, Any]) -> str:

@@ -98,7 +98,12 @@ function layersTable(view, measured, { label, unit, cell }) {
       );
   });
   const head = measured.map((point) =>
-    node("th", { scope: "col", title: point.label }, node("span", { class: "letter" }, letterOf(view, point)), ` ${unit}`),
+    node(
+      "th",
+      { scope: "col", title: point.label },
+      node("span", { class: "letter" }, letterOf(view, point)),
+      ` ${unit}`,
+    ),
   );
   const table = node(
     "table",

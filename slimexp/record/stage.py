@@ -5,13 +5,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from slimexp import __version__
 from slimexp.file import integrity
 from slimexp.host.console import printable
 
@@ -175,17 +174,6 @@ def as_floats(tree: Any) -> Any:
     if isinstance(tree, list | tuple):
         return [as_floats(value) for value in tree]
     return float(tree) if isinstance(tree, int) and not isinstance(tree, bool) else tree
-
-
-def code_version(names: Sequence[str]) -> str:
-    """Digest of the sources of modules or rooms: another version of them is other work."""
-    root = Path(__file__).parents[1]
-    patterns = ("{}.py", "{}/*.py", "{}/*.cpp")
-    files = sorted(path for name in names for pattern in patterns for path in root.glob(pattern.format(name)))
-    digest = hashlib.sha256(__version__.encode())
-    for path in files:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def shaping(trainer: Mapping[str, Any]) -> dict[str, Any]:

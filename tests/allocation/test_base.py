@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from slimexp.allocation.mixed_precision import MixedPrecision
 from slimexp.allocation.sensitivity import SensitivityAllocation, _hull
 from slimexp.config.build import build
 from slimexp.config.composition import compose
-
 from slimexp.format.pack import pack
 from slimexp.quantizer.minmax import MinMax
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
@@ -72,7 +73,7 @@ def faces(axes: Axes) -> dict[tuple[float, float], list[str]]:
     """Place -> fill colours of the marks there; nothing for a hollow one."""
     found: dict[tuple[float, float], list[str]] = {}
     for marks in axes.collections:
-        x, y = marks.get_offsets()[0]
+        x, y = np.asarray(marks.get_offsets())[0]
         found.setdefault((float(x), float(y)), []).extend(map(to_hex, marks.get_facecolor()))
     return found
 
@@ -110,7 +111,8 @@ def test_published_points_are_hollow_and_named(usual: Section) -> None:
 def test_a_third_objective_is_a_shade(usual: Section) -> None:
     points = [replace(one, figures={**one.figures, **spreads([{"energy": 1.0}], dense=False)}) for one in usual.points]
     axes = drawn(replace(usual, points=points, z="energy", z_direction="min"))
-    assert "energy" in axes.child_axes[0].get_title("left")
+    (shades,) = axes.child_axes
+    assert isinstance(shades, Axes) and "energy" in shades.get_title("left")
     assert "front" not in key(axes)  # a step of two says nothing of three
     assert "energy 1" in axes.texts[-1].get_text()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from slimexp.analysis.point import Point, figures, points, spreads, unshrunk
+from slimexp.analysis.point import Point, points, spreads
 from slimexp.record.record import Record
 
 pytestmark = pytest.mark.fast
@@ -84,15 +84,6 @@ def test_what_was_chosen_stands_before_its_numbers(make_record: Make) -> None:
     assert [point.label for point in found] == ["prune(MinMax, Gptq, a=0, b=0, +1)", "prune(Hqq, a=1, b=1, c=1)"]
 
 
-def test_derived_figures(make_record: Make) -> None:
-    metrics = {"cer": 0.046, "cer_stderr": 0.0031, "disk_mb": 4.0, "params_live": 4e6, "params_nonzero": 1e6}
-    record = make_record(metrics={**metrics, "weights_mb": 2.0}, baseline={"cer": 0.015, "disk_mb": 16.0})
-    found = figures(record)
-    assert {name: found[name] for name in found if name not in record.metrics} == pytest.approx(
-        {"kept": 0.5, "kept_stderr": 0.05, "size_ratio": 0.25, "sparsity": 0.75, "bits_per_weight": 4.0}
-    )
-
-
 @pytest.mark.parametrize(
     ("ratio", "slower"),
     [
@@ -134,11 +125,3 @@ def test_the_dense_model_is_once_itself() -> None:
 def test_what_is_absent_is_not_known(seeded: Make) -> None:
     point: Point = points([seeded(0)], {})[0]
     assert math.isnan(point.value("energy")) and math.isnan(point.error("energy")) and math.isnan(point.error("cer"))
-
-
-@pytest.mark.parametrize(
-    ("sparsity", "size_ratio", "expected"), [(0.5, 1.0, True), (0.5, 0.6, False), (0.0, 1.0, False)]
-)
-def test_zeros_that_are_stored_make_nothing_smaller(sparsity: float, size_ratio: float, expected: bool) -> None:
-    assert unshrunk({"sparsity": sparsity, "size_ratio": size_ratio}) is expected
-    assert not unshrunk({"cer": 0.1})

@@ -42,6 +42,7 @@ COMMANDS = [
     "prune_structured",
     "quantize_peers",
     "quantize_quality",
+    "same_results",
     "startup",
     "sweep",
 ]

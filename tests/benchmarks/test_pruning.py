@@ -22,9 +22,8 @@ def test_a_pruning_curve_is_a_table_and_a_picture(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "finetuned"])
 def test_a_point_of_a_pruning_curve_is_one_command(method: str) -> None:
-    from slimexp.config.composition import compose
-
     from slimexp.config.check import check
+    from slimexp.config.composition import compose
 
     arguments = argparse.Namespace(runs="runs", name="curve", overrides=["trainer=fast"])
     cfg = compose(prune_curve.overrides(method, 0.3, 1, arguments))

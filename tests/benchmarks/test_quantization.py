@@ -62,9 +62,8 @@ def test_recovered_is_the_share_of_the_gap_that_is_gone() -> None:
 
 @pytest.mark.parametrize("model", quantize_quality.ROWS)
 def test_every_width_and_every_method_of_the_quality_table_is_a_command_that_holds(model: str) -> None:
-    from slimexp.config.composition import compose
-
     from slimexp.config.check import check
+    from slimexp.config.composition import compose
 
     arguments = argparse.Namespace(
         models=[model], only=[], seeds=[0], group=64, long=9, runs="r", name="n", overrides=[], trained=[]

@@ -48,9 +48,8 @@ def test_overhead_is_the_median_over_blocks_of_steps(capsys: pytest.CaptureFixtu
 def test_trainer_and_plain_loop_take_turns_at_the_same_maths(
     technique: str, tiny_folder: Callable[..., Path], table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from slimexp.config.composition import compose
-
     from slimexp.config.check import check
+    from slimexp.config.composition import compose
     from slimexp.pipeline.pipeline import Pipeline
 
     monkeypatch.setenv("SLIMEXP_PACKAGES", "benchmarks")

@@ -2,9 +2,9 @@
 
 import pytest
 from omegaconf import OmegaConf
-from slimexp.config.composition import CONF_DIR
 
 from slimexp.config import binding
+from slimexp.config.composition import CONF_DIR
 
 pytestmark = pytest.mark.fast
 

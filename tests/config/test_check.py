@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
-from slimexp.config.build import ConfigError, build
-from slimexp.config.composition import compose
 
 from slimexp.config import composition
+from slimexp.config.build import ConfigError, build
 from slimexp.config.check import check
 from slimexp.config.command_line import explain, main
+from slimexp.config.composition import compose
 from slimexp.config.schema import Run
 
 SHOP = """

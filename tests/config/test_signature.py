@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Unpack, get_args, get_origin, get_type_hints
 
 import pytest
-from slimexp.config.composition import CONF_DIR
 
+from slimexp.config.composition import CONF_DIR
 from slimexp.config.signature import PackageNotFound, TargetNotFound, lineage, signature
 
 TARGETS = sorted(

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from slimexp.cut.keep import head_rows
 from torch import Tensor
 from transformers import AutoConfig, DeepseekV3Config, GPT2Config, LlamaConfig
 
 from slimexp.cut.architecture import EXPERTS, FFN, HEADS, HIDDEN, KV_HEADS, VOCABULARY, size
 from slimexp.cut.constraints import Kept, admits, scopes
+from slimexp.cut.keep import head_rows
 from slimexp.cut.remove import remove
 from slimexp.model.base import Family
 

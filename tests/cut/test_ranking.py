@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 import torch
-from slimexp.config.build import build
-from slimexp.config.composition import compose
 from torch import nn
 
+from slimexp.config.build import build
+from slimexp.config.composition import compose
 from slimexp.cut.ranking import Ranking, rank
 from slimexp.cut.shape import whole
 from slimexp.model.base import Batch

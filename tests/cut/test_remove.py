@@ -6,9 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from slimexp.config.build import build
-from slimexp.config.composition import compose
-from slimexp.cut.keep import Cut
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -18,6 +15,9 @@ from transformers import (
     OPTForCausalLM,
 )
 
+from slimexp.config.build import build
+from slimexp.config.composition import compose
+from slimexp.cut.keep import Cut
 from slimexp.model.base import IGNORE, Family
 
 Tiny = Callable[..., Any]

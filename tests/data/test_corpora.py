@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
+
 from slimexp.config.build import build
 from slimexp.config.composition import CONF_DIR, compose
-
 from slimexp.data.base import HELD_OUT, Corpus, Example
 from slimexp.data.grading import HEADLINES
 

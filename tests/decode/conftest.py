@@ -1,4 +1,4 @@
-"""Tiny models of every architecture that the fused kernels run."""
+"""Tiny models of every architecture that the fused kernels run, and layers whose weights are integers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +20,7 @@ from transformers import (
 
 from slimexp.kernel.base import FLOAT8, Packed
 from slimexp.kernel.scaled_mm import ScaledMM
+from slimexp.quantizer.minmax import MinMax
 
 SIZES = {
     "vocab_size": 67, "hidden_size": 128, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -64,3 +65,17 @@ def in_float8() -> Callable[[nn.Linear], ScaledMM]:
         return ScaledMM(Packed((layer.weight.detach() / scale).to(FLOAT8), scale, None, 8, layer.bias, None))
 
     return build
+
+
+@pytest.fixture(scope="session")
+def rounded() -> Callable[[nn.Linear, int, int | None], Packed]:
+    """Layer, bits, group -> its weights to nearest, symmetric: one scale per row, or per ``group`` of its weights."""
+
+    def make(layer: nn.Linear, bits: int, group: int | None) -> Packed:
+        quantizer = MinMax(bits=bits, group_size=group)
+        weight = layer.weight.detach().float()
+        grid = quantizer.fitted(weight)
+        bias = None if layer.bias is None else layer.bias.detach().float()
+        return Packed(quantizer.integers(weight, grid), grid.scale, grid.zero, bits, bias, None)
+
+    return make

@@ -54,7 +54,7 @@ def _reads_prompts(model: PreTrainedModel) -> None:
 def test_generating_on_a_gpu(model_of: Make, temperature: float) -> None:
     for model in (
         model_of("llama", "cuda"),
-        GPT2LMHeadModel(GPT2Config(vocab_size=67, n_embd=64, n_layer=2, n_head=2)).cuda().eval(),
+        GPT2LMHeadModel(GPT2Config(vocab_size=67, n_embd=64, n_layer=2, n_head=2)).cuda().eval(),  # type: ignore[call-arg]
     ):
         model.generation_config.eos_token_id = None
         ids = torch.randint(67, (1, 9), device="cuda")

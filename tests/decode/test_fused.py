@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
-from benchmarks.rounding import rounded
 from slimexp.decode import fused
 from slimexp.decode.base import Decoder
 from slimexp.decode.fused import Fused, refusal
@@ -67,7 +66,9 @@ def test_a_prompt_is_read_with_what_is_behind_it_unseen(
 @pytest.mark.gpu
 @pytest.mark.parametrize("bits, group", [(16, None), (8, None), (8, 32), (4, 32), (4, None)])
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3"])
-def test_fused_kernels_give_the_logits_of_transformers(model_of: Make, name: str, bits: int, group: int | None) -> None:
+def test_fused_kernels_give_the_logits_of_transformers(
+    rounded: Make, model_of: Make, name: str, bits: int, group: int | None
+) -> None:
     pytest.importorskip("triton")
     model = model_of(name, "cuda")
     if bits < 16:
@@ -91,7 +92,7 @@ def test_fused_kernels_give_the_logits_of_transformers(model_of: Make, name: str
 
 
 @pytest.mark.gpu
-def test_layers_packed_differently_stand_beside_each_other(model_of: Make, in_float8: Make) -> None:
+def test_layers_packed_differently_stand_beside_each_other(rounded: Make, model_of: Make, in_float8: Make) -> None:
     pytest.importorskip("triton")
     model = model_of("llama", "cuda")
     for key, layer in list(model.named_modules()):
@@ -128,7 +129,7 @@ def test_float8_weights_decode_without_rounding_inputs(model_of: Make, in_float8
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("bits", [16, 8, 4])
-def test_a_bfloat16_model_decodes_as_its_own_rounding_allows(model_of: Make, bits: int) -> None:
+def test_a_bfloat16_model_decodes_as_its_own_rounding_allows(rounded: Make, model_of: Make, bits: int) -> None:
     pytest.importorskip("triton")
     model = model_of("qwen2", "cuda").bfloat16()
     if bits < 16:

@@ -47,7 +47,7 @@ def test_steps_go_on_beyond_a_sliding_window_as_one_and_the_same_work(sizes: dic
 
 @pytest.mark.gpu
 def test_a_graph_decodes_beyond_a_sliding_window(sizes: dict[str, Any]) -> None:
-    model = windowed(sizes).cuda()
+    model = windowed(sizes).cuda()  # type: ignore[call-arg]
     decoder = Decoder(model, 40)
     assert decoder.label == Captured.label
     decoder.prefill(torch.randint(67, (1, 5), generator=torch.Generator().manual_seed(1)).cuda())

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
-from slimexp.config.build import build
-from slimexp.config.composition import CONF_DIR
 from torch import Tensor
 
+from slimexp.config.build import build
+from slimexp.config.composition import CONF_DIR
 from slimexp.importance.base import Calibrated, Gated, Importance, Learned
 
 FILES = sorted((CONF_DIR / "importance").glob("*.yaml"))

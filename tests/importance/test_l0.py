@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 from omegaconf import OmegaConf
+
 from slimexp.config.build import build
 from slimexp.config.composition import CONF_DIR
-
 from slimexp.importance.l0 import HIGH, LOW, TEMPERATURE, HardConcrete
 
 pytestmark = pytest.mark.fast

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from slimexp.logger.curves import Curves
-from slimexp.logger.none import Silent
 from torch import Tensor
 
 from slimexp.logger import curves as logger_curves
 from slimexp.logger import wandb, wandb_log
+from slimexp.logger.curves import Curves
+from slimexp.logger.none import Silent
 from slimexp.logger.wandb import Mode, Wandb
 
 

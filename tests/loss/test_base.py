@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from slimexp.config.build import build
-from slimexp.config.composition import CONF_DIR, compose
 from torch import Tensor
 
+from slimexp.config.build import build
+from slimexp.config.composition import CONF_DIR, compose
 from slimexp.loss.base import Loss, Outputs
 
 IGNORE = -100

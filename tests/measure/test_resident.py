@@ -11,21 +11,21 @@ class Wrapped(Tensor):
     """A tensor subclass that holds two tensors, as quantized ones do."""
 
     @staticmethod
-    def __new__(cls, values: Tensor, scale: Tensor) -> "Wrapped":
-        return Tensor._make_wrapper_subclass(cls, values.shape, dtype=torch.float32)  # type: ignore[attr-defined]
+    def __new__(cls, integers: Tensor, scale: Tensor) -> "Wrapped":
+        return Tensor._make_wrapper_subclass(cls, integers.shape, dtype=torch.float32)  # type: ignore[attr-defined]
 
-    def __init__(self, values: Tensor, scale: Tensor) -> None:
-        self.values, self.scale = values, scale
+    def __init__(self, integers: Tensor, scale: Tensor) -> None:
+        self.integers, self.scale = integers, scale
 
     def __tensor_flatten__(self) -> tuple[list[str], None]:
-        return ["values", "scale"], None
+        return ["integers", "scale"], None
 
     @staticmethod
     def __tensor_unflatten__(tensors: dict[str, Tensor], *_: object) -> "Wrapped":
-        return Wrapped(tensors["values"], tensors["scale"])
+        return Wrapped(tensors["integers"], tensors["scale"])
 
     @classmethod
-    def __torch_dispatch__(cls, function: object, *args: object, **kwargs: object) -> None:
+    def __torch_dispatch__(cls, *args: object, **kwargs: object) -> None:
         raise NotImplementedError
 
 

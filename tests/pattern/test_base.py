@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from slimexp.config.build import build
-from slimexp.config.composition import CONF_DIR
 from torch import Tensor
 
+from slimexp.config.build import build
+from slimexp.config.composition import CONF_DIR
 from slimexp.pattern.base import Pattern
 
 SHAPES = [(8, 16), (16, 8), (4, 24)]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from omegaconf import OmegaConf
-from slimexp.config.composition import CONF_DIR, compose
 
+from slimexp.config.composition import CONF_DIR, compose
 from slimexp.pipeline import machine
 
 WRONG = [

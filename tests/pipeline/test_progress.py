@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+
 from slimexp.config.build import build
 from slimexp.config.composition import compose
-
 from slimexp.pipeline.progress import Progress
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from slimexp.cut.keep import Cut
 from slimexp.cut.source import CutOut
-
 from slimexp.model.loading import Pretrained, Scratch
 from slimexp.model.tokenizer import Bpe, Bytes
 from slimexp.pipeline.reference import check_teachers, dense

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from slimexp.config.build import build
-from slimexp.config.composition import CONF_DIR
 from torch import Tensor
 
+from slimexp.config.build import build
+from slimexp.config.composition import CONF_DIR
 from slimexp.quantizer.minmax import MinMax
 from slimexp.rounding.gptq import GPTQ
 

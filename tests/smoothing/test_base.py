@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from slimexp.smoothing.awq import AWQ, clipped
-from slimexp.smoothing.smoothquant import SmoothQuant
 from torch import Tensor, nn
 
 from slimexp.model.scaling import Scaling
 from slimexp.quantizer.minmax import MinMax
+from slimexp.smoothing.awq import AWQ, clipped
 from slimexp.smoothing.base import Readers
+from slimexp.smoothing.smoothquant import SmoothQuant
 
 pytestmark = pytest.mark.fast
 ROWS, COLUMNS = 6, 8

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
-from slimexp.config.composition import CONF_DIR
 
+from slimexp.config.composition import CONF_DIR
 from slimexp.sweeper.pool import local, ray, submitit
 from slimexp.sweeper.settings import check_settings, promotion
 from slimexp.sweeper.space import Space

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from slimexp.logger.curves import Curves
 
+from slimexp.logger.curves import Curves
 from slimexp.weight.attachment import attached
 
 Make = Callable[..., Any]

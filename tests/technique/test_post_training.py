@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from slimexp.config.build import build
 from slimexp.config.composition import compose
-
 from slimexp.format.pack import pack
 from slimexp.quantizer.base import Quantizer
 from slimexp.weight.attachment import attached

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from slimexp.config.composition import options
 from torch import Tensor, nn
 
+from slimexp.config.composition import options
 from slimexp.data.base import Corpus
 from slimexp.model.seq2seq import Seq2Seq
 from slimexp.technique.prune import Prune

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hydra.utils import get_class
 from omegaconf import OmegaConf
+
 from slimexp.config.composition import CONF_DIR
 
 FILES = sorted((CONF_DIR / "hydra/sweeper/pool").glob("*.yaml"))
