@@ -98,15 +98,15 @@ def load(folder: Path) -> Family:
 
 def deployed(folder: Path) -> Family:
     """The model as a user gets it: by plain transformers, from the deployable files."""
-    said = read_manifest(folder)
-    return from_folder(folder, said["family"], said["max_length"])
+    content = read_manifest(folder)
+    return from_folder(folder, content["family"], content["max_length"])
 
 
 def served(folder: str | Path, device: str | torch.device = "cpu") -> Family:
     """The model as it is measured: what is packed on the fastest kernels of ``device``, see ``model.serving``."""
     folder = Path(folder)
-    said = read_manifest(folder)
-    return serving.served(folder, said["family"], said["max_length"], device=device)
+    content = read_manifest(folder)
+    return serving.served(folder, content["family"], content["max_length"], device=device)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
