@@ -61,6 +61,7 @@ OF_OTHERS = {  # commands of other programs, which only a person who knows these
     "source .venv/bin/activate",
     "wandb agent",
     "wandb sweep",
+    ".venv/bin/pre-commit install",
     "wandb sync",
 }
 
