@@ -1,4 +1,4 @@
-"""What every budget is: a price of shapes, and the most that one may cost."""
+"""What every budget is: a cost of shapes, and the most that one may cost."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from slimexp.cut.shape import Shape
 from slimexp.model.base import Family
 
-Price = Callable[[Shape], float]
+Cost = Callable[[Shape], float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Space:
+class SearchSpace:
     """A model and what could be cut out of it.
 
     Attributes:
@@ -44,9 +44,9 @@ class Budget(ABC):
     unit: str
 
     @abstractmethod
-    def price(self, space: Space) -> Price:
+    def cost(self, space: SearchSpace) -> Cost:
         """What a shape costs, cheap to ask; falls with every unit."""
 
-    def reached(self, space: Space, shape: Shape, price: Price) -> float:
-        """What the shape that was solved for costs in truth, where the price is an estimate."""
-        return price(shape)
+    def reached(self, space: SearchSpace, shape: Shape, cost: Cost) -> float:
+        """What the shape that was solved for costs in truth, where the cost is an estimate."""
+        return cost(shape)

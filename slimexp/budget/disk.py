@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from slimexp.budget.base import Budget, Price, Space
+from slimexp.budget.base import Budget, Cost, SearchSpace
 from slimexp.model.tokenizer import save_tokenizer
 
 MB = 1e6
@@ -16,7 +16,7 @@ class Disk(Budget):
     """Bytes of weights, config and tokenizer as the artifact of this stage holds them (``disk_mb`` of measure size).
 
     Later stages may store them in fewer bits. Names of tensors are counted at their full length, so that the artifact
-    is some kilobytes smaller than the price.
+    is some kilobytes smaller than the cost.
 
     Args:
         megabytes: Most that they may take, in 10^6 bytes.
@@ -33,7 +33,7 @@ class Disk(Budget):
         self.limit = megabytes
         self.bytes_per_weight = kind.itemsize
 
-    def price(self, space: Space) -> Price:
+    def cost(self, space: SearchSpace) -> Cost:
         model = space.family.model
         with tempfile.TemporaryDirectory() as folder:
             save_tokenizer(space.family.tokenizer, Path(folder))

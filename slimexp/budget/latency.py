@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from slimexp.budget.base import Budget, Price, Space
+from slimexp.budget.base import Budget, Cost, SearchSpace
 from slimexp.cut.shape import Shape
 from slimexp.model.base import Batch, Family
 
@@ -14,7 +14,7 @@ from slimexp.model.base import Batch, Family
 class Latency(Budget):
     """One pass over a batch of random tokens: median of the ratios of interleaved pairs.
 
-    The price is a linear estimate: how much halving each axis alone saves is measured, and savings are added up. The
+    The cost is a linear estimate: how much halving each axis alone saves is measured, and savings are added up. The
     shape that was solved for is then measured itself, and solved for again where the estimate was too hopeful. Times
     depend on the machine and on what else it does, so that another run may come to another shape; a resumed one keeps
     its own. What an artifact's users will see is what the measure ``latency`` says.
@@ -39,7 +39,7 @@ class Latency(Budget):
         self.tokens = tokens
         self.pairs = pairs
 
-    def price(self, space: Space) -> Price:
+    def cost(self, space: SearchSpace) -> Cost:
         whole = space.whole
         saved = {}
         for word, options in space.lattice.items():
@@ -49,10 +49,10 @@ class Latency(Budget):
                 saved[word] = max(1 - self._ratio(space, shape), 0.0) / (whole[word] - fewer)
         return lambda shape: 1 - sum(each * (whole[word] - shape[word]) for word, each in saved.items())
 
-    def reached(self, space: Space, shape: Shape, price: Price) -> float:
+    def reached(self, space: SearchSpace, shape: Shape, cost: Cost) -> float:
         return self._ratio(space, shape)
 
-    def _ratio(self, space: Space, shape: Shape) -> float:
+    def _ratio(self, space: SearchSpace, shape: Shape) -> float:
         one, other = self._pass(space.family), self._pass(space.build(shape))
         one(), other()
         return statistics.median(_ratio(one, other, first=pair % 2 == 0) for pair in range(self.pairs))

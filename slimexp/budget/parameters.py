@@ -1,6 +1,6 @@
 """Parameters: the share of them that stays."""
 
-from slimexp.budget.base import Budget, Price, Space
+from slimexp.budget.base import Budget, Cost, SearchSpace
 
 
 class Parameters(Budget):
@@ -17,6 +17,6 @@ class Parameters(Budget):
             raise ValueError(f"budget.share of the parameters that stay must be in (0, 1), got {share}")
         self.limit = share
 
-    def price(self, space: Space) -> Price:
+    def cost(self, space: SearchSpace) -> Cost:
         dense = space.count(space.whole)
         return lambda shape: space.count(shape) / dense

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice, product
 
-from slimexp.budget.base import Price
+from slimexp.budget.base import Cost
 from slimexp.cut.shape import Shape
 from slimexp.host.console import counted
 
@@ -17,19 +17,19 @@ class Unreachable(ValueError):
 
     Attributes:
         shape: The cheapest.
-        price: What it costs.
+        cost: What it costs.
     """
 
-    def __init__(self, shape: Shape, price: float) -> None:
-        super().__init__(f"the least that can be had is {price:.4g}: {described(shape)}")
+    def __init__(self, shape: Shape, cost: float) -> None:
+        super().__init__(f"the least that can be had is {cost:.4g}: {describe(shape)}")
         self.shape = shape
-        self.price = price
+        self.cost = cost
 
 
 def solve(
     lattice: Lattice,
     *,
-    price: Price,
+    cost: Cost,
     limit: float,
     loss: Loss,
     candidates: int,
@@ -42,7 +42,7 @@ def solve(
 
     Args:
         lattice: What there is to choose from.
-        price: What a shape costs; falls with every unit.
+        cost: What a shape costs; falls with every unit.
         limit: Most that it may cost.
         loss: What the model of a shape loses on calibration text.
         candidates: Shapes whose loss is taken, at most.
@@ -52,37 +52,37 @@ def solve(
         Unreachable: No shape costs so little.
     """
     least = {word: options[-1] for word, options in lattice.items()}
-    if price(least) > limit:
-        raise Unreachable(least, price(least))
+    if cost(least) > limit:
+        raise Unreachable(least, cost(least))
     whole = {word: options[0] for word, options in lattice.items()}
-    useful = {word: _useful(word, options, whole, price, limit) for word, options in lattice.items()}
+    useful = {word: _useful(word, options, whole, cost, limit) for word, options in lattice.items()}
     base = loss(whole)
     cuts = [(word, units) for word, options in useful.items() for units in options if units < whole[word]]
     damage = dict.fromkeys(whole.items(), 0.0)
     damage |= {(word, units): loss({**whole, word: units}) - base for word, units in counted(cuts, "solving: cut")}
 
     def fits(shape: Shape) -> bool:
-        return price(shape) <= limit and allowed(shape)
+        return cost(shape) <= limit and allowed(shape)
 
-    affordable = (shape for shape in _shapes(useful) if price(shape) <= limit)
+    affordable = (shape for shape in _shapes(useful) if cost(shape) <= limit)
     ranked = sorted(affordable, key=lambda shape: math.fsum(damage[item] for item in shape.items()))
     # of millions few are looked at, and what is allowed takes long to say
     tight = (shape for shape in ranked if allowed(shape) and not any(map(fits, _larger(useful, shape))))
     best = list(islice(tight, candidates))
     if not best:
-        raise Unreachable(least, price(least))
+        raise Unreachable(least, cost(least))
     losses = [loss(shape) for shape in counted(best, "solving: candidate")]
     return best[losses.index(min(losses))]
 
 
-def described(shape: Shape) -> str:
+def describe(shape: Shape) -> str:
     """``{"ffn": 32, "hidden": 64}`` -> ``ffn 32, hidden 64``."""
     return ", ".join(f"{word} {units}" for word, units in shape.items())
 
 
-def _useful(word: str, options: Sequence[int], whole: Shape, price: Price, limit: float) -> Sequence[int]:
+def _useful(word: str, options: Sequence[int], whole: Shape, cost: Cost, limit: float) -> Sequence[int]:
     """Options down to the first that meets the budget by itself: to take more of one axis cannot be needed."""
-    enough = (i for i, units in enumerate(options) if price({**whole, word: units}) <= limit)
+    enough = (i for i, units in enumerate(options) if cost({**whole, word: units}) <= limit)
     return options[: next(enough, len(options)) + 1]
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from slimexp.budget.base import Budget, Space
+from slimexp.budget.base import Budget, SearchSpace
 from slimexp.config.build import build
 from slimexp.config.composition import CONF_DIR, compose
 from slimexp.cut.ranking import Ranking, rank
 from slimexp.cut.remove import remove
-from slimexp.cut.shape import AXES, Census, lattice
+from slimexp.cut.shape import AXES, ParameterCounter, lattice
 
 FILES = sorted(path.stem for path in (CONF_DIR / "budget").glob("*.yaml"))
 SETTINGS = {"disk": ["+measure.probe.megabytes=1"], "latency": ["measure.probe.pairs=2"]}
@@ -23,7 +23,7 @@ def budget(name: str, *overrides: str) -> Budget:
 
 
 @pytest.fixture
-def space(tiny: Callable[..., Any]) -> Space:
+def space(tiny: Callable[..., Any]) -> SearchSpace:
     family = tiny("causal_lm")
     ranking: Ranking = rank(
         family,
@@ -34,21 +34,21 @@ def space(tiny: Callable[..., Any]) -> Space:
         rows=1,
         objective=lambda batch: family.forward(batch)[0].sum(),
     )
-    census = Census(family.model)
-    return Space(
+    counter = ParameterCounter(family.model)
+    return SearchSpace(
         family=family,
         lattice=lattice(family.model.config, AXES, multiple=8),
-        count=lambda shape: census.count(ranking.layers(shape), shape),
-        build=lambda shape: remove(family, ranking.layers(shape), ranking.kept(shape)),
+        count=lambda shape: counter.count(ranking.layers(shape), shape),
+        build=lambda shape: remove(family, ranking.layers(shape), ranking.retained(shape)),
     )
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_unit_costs_something(name: str, space: Space) -> None:
+def test_every_unit_costs_something(name: str, space: SearchSpace) -> None:
     one = budget(name)
-    price = one.price(space)
+    cost = one.cost(space)
     for word, options in space.lattice.items():
-        assert price({**space.whole, word: options[-1]}) <= price(space.whole)
+        assert cost({**space.whole, word: options[-1]}) <= cost(space.whole)
     assert one.limit > 0 and one.unit
 
 
