@@ -14,7 +14,8 @@ ROOT = CONF_DIR.parent
 FILES = sorted(path.relative_to(CONF_DIR).with_suffix("") for path in CONF_DIR.glob("*/**/*.yaml"))
 EXPERIMENTS = [path.name for path in FILES if path.parts[0] == "experiment"]
 COMPONENTS = [path for path in FILES if path.parts[0] not in ("experiment", "hydra")]
-ROOMS = ("data", "importance", "pattern", "quantizer", "loss", "budget", "cut", "technique", "measure")  # one file, YAML, test
+# One file, one YAML, one test.
+ROOMS = ("budget", "cut", "data", "importance", "pattern", "quantizer", "loss", "technique", "measure")
 MODULES = ("allocation", "rounding", "schedule", "smoothing", "stopper")  # groups that one module holds
 SEEN: dict[Path, DictConfig] = {}
 

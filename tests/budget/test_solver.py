@@ -16,11 +16,11 @@ def cost(shape: Shape) -> float:
 
 def loss(shape: Shape) -> float:
     """Worse than the sum of its parts."""
-    parts = [worth * (LATTICE[word][0] / shape[word] - 1) for word, worth in WORTH.items()]
+    parts = [worth * (LATTICE[key][0] / shape[key] - 1) for key, worth in WORTH.items()]
     return sum(parts) + 0.1 * max(parts) * min(parts)
 
 
-WHOLE = {word: options[0] for word, options in LATTICE.items()}
+WHOLE = {key: options[0] for key, options in LATTICE.items()}
 EVERY = [dict(zip(LATTICE, units, strict=True)) for units in product(*LATTICE.values())]
 
 
@@ -45,7 +45,7 @@ def test_no_more_goes_than_must() -> None:
     """Not even where a smaller model loses less, as one that has learned nothing does."""
     limit = 0.75 * cost(WHOLE)
     found = solve(LATTICE, cost=cost, limit=limit, loss=cost, candidates=8)
-    larger = [shape for shape in EVERY if all(shape[word] >= units for word, units in found.items()) and shape != found]
+    larger = [shape for shape in EVERY if all(shape[key] >= units for key, units in found.items()) and shape != found]
     assert all(cost(shape) > limit for shape in larger)
 
 
