@@ -14,7 +14,8 @@ from torch.nn.utils import parametrize
 
 from slimexp.file.bounded import read_object
 from slimexp.kernel.autotune import told
-from slimexp.quantizer.base import Granularity, Quantizer
+from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.grid import Granularity
 from slimexp.weight.attachment import INPUT, attached
 
 if TYPE_CHECKING:

@@ -59,5 +59,5 @@ class HardConcrete(Gate):
 
 
 def _stretched(concrete: Tensor) -> Tensor:
-    """Louizos et al. 2018, equations 11 and 12: [0, 1] stretched to [LOW, HIGH] and clipped, same shape."""
+    """Numbers in [0, 1] stretched to [LOW, HIGH] and clipped to [0, 1], same shape."""
     return (concrete * (HIGH - LOW) + LOW).clamp(0, 1)
