@@ -1,6 +1,6 @@
 """Metrics of each task: of predicted text, likelihoods and labels.
 
-Each metric comes with ``<metric>_stderr``, its standard error over the sampling of rows; a single row has none.
+Each metric comes with its standard error over the sampling of rows, ``<metric>_stderr``, unless there is a single row.
 """
 
 import math

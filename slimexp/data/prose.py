@@ -41,8 +41,8 @@ def docstrings(source: str) -> Iterator[str]:
 def sentences(text: str) -> Iterator[str]:
     """Plain English sentences of a docstring or manual page, markup removed, one line each.
 
-    Lines that follow each other at one indentation make a paragraph; lists, tables and code do not
-    survive, by their first characters here or in ``is_prose``.
+    Lines that follow each other at one indentation make a paragraph; lists, tables and code
+    are left out, by their first characters here or by ``is_prose``.
     """
     for block in re.split(r"\n\s*\n", text):
         for _, lines in itertools.groupby(block.splitlines(), key=lambda line: len(line) - len(line.lstrip())):

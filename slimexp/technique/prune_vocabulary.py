@@ -22,7 +22,7 @@ TEXTS_AT_ONCE = 1000
 class PruneVocabulary(Finetune):
     """Remove tokens that training text does not use, then train what is left.
 
-    The tokenizer is renumbered, and writes other text in smaller pieces (see ``model.vocabulary``), so that the model
+    The tokenizer is renumbered, and writes other text in smaller pieces (see ``cut.vocabulary``), so that the model
     reads training text exactly as before. What it puts out lines up with the whole model's no more: a teacher must have
     the new vocabulary.
 

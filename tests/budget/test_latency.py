@@ -5,7 +5,7 @@ from slimexp.budget.latency import Latency
 from slimexp.cut.shape import Shape
 
 
-def made(**values: float) -> Latency:
+def latency(**values: float) -> Latency:
     return Latency(**{"ratio": 0.8, "batch": 1, "tokens": 4, "pairs": 2, **values})  # type: ignore[arg-type]
 
 
@@ -17,7 +17,7 @@ def test_savings_of_single_axes_are_added_up(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Latency, "_ratio", ratio)
     lattice = {"decoder": [4, 3, 2, 1], "ffn": [64, 32], "hidden": [16, 8], "heads": [2]}
     space = SearchSpace(family=None, lattice=lattice, count=lambda s: 0, build=lambda s: None)  # type: ignore[arg-type, return-value]
-    cost = made().cost(space)
+    cost = latency().cost(space)
     assert cost(space.whole) == 1
     assert cost({**space.whole, "decoder": 3}) == pytest.approx(0.85)
     assert cost({"decoder": 2, "ffn": 32, "hidden": 8, "heads": 2}) == pytest.approx(0.6)  # slower hidden saves nothing
@@ -34,4 +34,4 @@ def test_savings_of_single_axes_are_added_up(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_what_is_refused(values: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        made(**values)
+        latency(**values)

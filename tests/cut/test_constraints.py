@@ -1,4 +1,4 @@
-"""What may survive a cut, and what is said where it may not."""
+"""Which units a cut may retain, and the errors of cuts that no model can have."""
 
 from collections.abc import Callable
 from typing import Any
@@ -66,7 +66,7 @@ def test_only_blocks_that_are_mixtures_choose_experts(tiny: Tiny) -> None:
         ({EXPERTS: {"": span(2)}}, "a model of type llama has no experts"),
     ],
 )
-def test_what_cannot_survive(tiny: Tiny, kept: dict[str, ScopeIndices], message: str) -> None:
+def test_what_cannot_be_retained(tiny: Tiny, kept: dict[str, ScopeIndices], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         remove(tiny("causal_lm"), BOTH, kept)
 

@@ -1,4 +1,4 @@
-"""A cut model is a plain transformers model, and is what the large one would be with the rest masked."""
+"""A cut model is a plain transformers model, and equals the larger one with the rest masked."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -210,10 +210,10 @@ def test_kept_blocks_keep_their_weights_in_order(tiny: Tiny) -> None:
                 assert torch.equal(a, b)
 
 
-# --- what survives ---------------------------------------------------------------------------------
+# --- what is retained ---------------------------------------------------------------------------------
 
 
-def test_loud_neurons_and_channels_survive(tiny: Tiny) -> None:
+def test_neurons_and_channels_of_large_weights_are_retained(tiny: Tiny) -> None:
     family = model(tiny, "llama")
     with torch.no_grad():
         for block in family.blocks()["decoder"]:
@@ -245,11 +245,11 @@ def test_calibration_sees_what_weights_do_not(tiny: Tiny) -> None:
 def test_saved_it_is_what_plain_transformers_loads(tiny: Tiny, name: str, tmp_path: Path) -> None:
     task, _ = MODELS[name]
     family = model(tiny, name)
-    asked: dict[str, Any] = {"ffn": 16}
-    asked |= {"hidden": 16} if name in WITH_HIDDEN else {}
-    asked |= {"heads": 1} if name in WITH_HEADS else {}
-    asked |= {f"{stack}_layers": [0] for stack in family.blocks()}
-    small = cut(**asked).apply(family, [family.encode(ROWS)])
+    sizes: dict[str, Any] = {"ffn": 16}
+    sizes |= {"hidden": 16} if name in WITH_HIDDEN else {}
+    sizes |= {"heads": 1} if name in WITH_HEADS else {}
+    sizes |= {f"{stack}_layers": [0] for stack in family.blocks()}
+    small = cut(**sizes).apply(family, [family.encode(ROWS)])
     small.model.save_pretrained(tmp_path)
     loaded = type(small)(AUTO[task].from_pretrained(tmp_path).eval(), small.tokenizer, max_length=64)
     torch.testing.assert_close(logits(loaded), logits(small), atol=1e-5, rtol=1e-5)
@@ -312,7 +312,7 @@ def test_what_cannot_be_cut(tiny: Tiny, name: str, kept: dict[str, Any], message
         cut(**kept).apply(family, [])
 
 
-def test_an_architecture_of_unknown_anatomy(tiny: Tiny) -> None:
+def test_a_type_without_an_architecture(tiny: Tiny) -> None:
     family = tiny("causal_lm")
     family.model = OPTForCausalLM(OPTConfig(vocab_size=259, hidden_size=12, num_hidden_layers=1))
     with pytest.raises(ValueError, match="a model of type opt cannot be cut; types that can: bert, deepseek_v2, "):

@@ -152,7 +152,7 @@ def close(gate: nn.Module, open_to: Tensor) -> None:
 
 @torch.no_grad()
 def logits(family: Family, kept: Mapping[str, ScopeIndices] | None = None) -> Tensor:
-    """At real tokens; of those that survive where there are fewer."""
+    """At tokens other than padding; of the retained part of a smaller vocabulary."""
     batch = family.encode(ROWS)
     given = family.forward(batch)[0][batch["labels"] != IGNORE]
     return given[:, kept[VOCABULARY][""]] if kept and VOCABULARY in kept and family.task != "classification" else given

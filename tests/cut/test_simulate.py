@@ -42,7 +42,7 @@ def model(tiny: Tiny, name: str) -> Any:
 
 
 def half(family: Any) -> tuple[dict[str, list[int]], dict[str, Any], dict[str, int]]:
-    """One of two blocks and half of every width survives, other units in every scope; and that as a shape."""
+    """One of two blocks and half of every width, other units in every scope; and their shape."""
     config = family.model.config
     dense = whole(config)
     units = {

@@ -71,8 +71,8 @@ def test_what_is_not_read_is_said(
         write_jsonl(tmp_path / name, rows[:40] if name == "train.jsonl" else rows[40:])
     (tmp_path / "train.csv").mkdir()  # no file
     assert sum(map(len, files(tmp_path).splits.values())) == 60
-    said = [line for line in caplog.messages if "not read" in line]
-    assert said == [f"not read in {tmp_path}: README.md, eval.jsonl, more.jsonl"]
+    messages = [line for line in caplog.messages if "not read" in line]
+    assert messages == [f"not read in {tmp_path}: README.md, eval.jsonl, more.jsonl"]
 
 
 def test_a_split_that_is_not_asked_for_is_not_read(
@@ -148,8 +148,8 @@ def test_two_columns_of_one_name_are_refused(files: Make, ending: str, tmp_path:
     path = tmp_path / f"twins.{ending}"
     if ending == "parquet":
         pyarrow = pytest.importorskip("pyarrow")
-        made = pyarrow.table([["a"], ["b"], ["c"]], names=["source", "target", "source"])
-        pytest.importorskip("pyarrow.parquet").write_table(made, path)
+        table = pyarrow.table([["a"], ["b"], ["c"]], names=["source", "target", "source"])
+        pytest.importorskip("pyarrow.parquet").write_table(table, path)
     else:
         sign = "," if ending == "csv" else "\t"
         path.write_text("\n".join(sign.join(row) for row in (("source", "target", "source"), ("a", "b", "c"))) + "\n")

@@ -27,14 +27,14 @@ def compose_quantizer(name: str) -> DictConfig:
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)
 def make(request: pytest.FixtureRequest) -> Callable[..., Quantizer]:
     path: Path = request.param
-    made = build(compose_quantizer(path.stem))
-    if not issubclass(made.func, Calibrated):
-        return made
-    return partial(_calibrated, made)
+    factory = build(compose_quantizer(path.stem))
+    if not issubclass(factory.func, Calibrated):
+        return factory
+    return partial(_calibrated, factory)
 
 
-def _calibrated(made: Callable[..., Quantizer], **settings: object) -> Quantizer:
-    quantizer = made(**settings | {"group_size": None})
+def _calibrated(factory: Callable[..., Quantizer], **settings: object) -> Quantizer:
+    quantizer = factory(**settings | {"group_size": None})
     quantizer.start(tensor())
     return quantizer
 
@@ -47,8 +47,8 @@ def symmetric(request: pytest.FixtureRequest, make: Callable[..., Quantizer]) ->
 
 
 def kind(make: Callable[..., Quantizer]) -> type[Quantizer]:
-    made = make.args[0] if make.args else make
-    return made.func
+    factory = make.args[0] if make.args else make
+    return factory.func
 
 
 def tensor(*, seed: int = 0) -> torch.Tensor:
