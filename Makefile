@@ -1,6 +1,7 @@
-# setup once, then: make train | make test | make fast | make lint | make format | make docs | make clean
+# setup once, then: make train | make test | make fast | make coverage | make package | make lint | make format | make docs |
+# make clean
 .DEFAULT_GOAL := help
-.PHONY: help setup train test fast lint format docs clean
+.PHONY: help setup train test coverage fast package lint lint-page format docs clean
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -9,6 +10,7 @@ RUNS ?= runs
 BIN := .venv/bin
 READY := .venv/.ready
 DOCS := .venv/.docs
+BIOME := tools/node_modules/.bin/biome
 
 # Tests reach no network; tiny models are quickest on one thread.
 OFFLINE := WANDB_MODE=disabled HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
@@ -34,17 +36,39 @@ train: setup ## distil the shipped T5, then draw the report (EXPERIMENT=, ARGS=)
 test: setup ## the tests, side by side on all cores (ARGS= goes to pytest)
 	$(OFFLINE) $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile $(ARGS)
 
+coverage: setup ## the tests again, with the lines and branches that none runs; also build/coverage/index.html
+	$(OFFLINE) $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile \
+		--cov --cov-report=term-missing --cov-report=html $(ARGS)
+
 fast: setup ## the pure and quick tests only
 	$(OFFLINE) $(BIN)/python -m pytest -m fast $(ARGS)
 
-lint: setup ## ruff and mypy
+package: setup ## build sdist and wheel, install them apart, train from another folder (reaches the package index)
+	$(OFFLINE) $(BIN)/python -m pytest -m package $(ARGS)
+
+lint: setup ## ruff, mypy, and biome on the page's script where npm is (under CI=true it must be)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory lint-page; \
+	elif test "$$CI" = true; then echo "npm is not on PATH: the page's script is linted under CI=true; install Node.js" >&2; exit 1; \
+	else echo "npm is not on PATH: the page's script is not linted"; fi
 
-format: setup ## let ruff rewrite
+# The files of the page run as one script, in one scope: what they declare and use is checked in all of them together.
+lint-page: $(BIOME)
+	$(BIOME) format --config-path=tools slimexp/page/*.js
+	mkdir -p build
+	$(BIN)/python -c 'from slimexp.page import html; print(html.script())' >build/page.cjs
+	$(BIOME) lint --config-path=tools --error-on-warnings build/page.cjs
+
+$(BIOME): tools/package-lock.json
+	cd tools && npm ci --silent --no-audit --no-fund
+	touch $@
+
+format: setup ## let ruff, and biome where it is, rewrite
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	@if test -x $(BIOME); then $(BIOME) format --write --config-path=tools slimexp/page/*.js; fi
 
 $(DOCS): $(READY)
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
@@ -55,5 +79,5 @@ docs: $(DOCS) ## the pages of docs/ as a site, in site/; a warning is an error
 	$(BIN)/zensical build --clean --strict
 
 clean: ## remove caches and builds; runs and .venv stay
-	rm -rf build dist site .cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site .cache .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

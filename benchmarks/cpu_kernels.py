@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -86,7 +87,7 @@ def ratios(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float, 
     return middle, low, high
 
 
-def encoders(sizes: Mapping[str, int]) -> dict[str, Callable[[], object]]:
+def encoders(sizes: Mapping[str, Any]) -> dict[str, Callable[[], object]]:
     def build() -> PreTrainedModel:
         torch.manual_seed(0)
         return BertModel(BertConfig(**sizes), add_pooling_layer=False).eval()
@@ -99,7 +100,7 @@ def encoders(sizes: Mapping[str, int]) -> dict[str, Callable[[], object]]:
     return {name: (lambda model=model: model(input_ids=ids)) for name, model in models.items()}
 
 
-def decoders(sizes: Mapping[str, int], tokens: int) -> dict[str, Callable[[], object]]:
+def decoders(sizes: Mapping[str, Any], tokens: int) -> dict[str, Callable[[], object]]:
     def build() -> PreTrainedModel:
         torch.manual_seed(0)
         return LlamaForCausalLM(LlamaConfig(vocab_size=32000, tie_word_embeddings=True, **sizes)).eval()

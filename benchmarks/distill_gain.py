@@ -33,6 +33,7 @@ from omegaconf import DictConfig, OmegaConf
 from slimexp.config.check import check
 from slimexp.config.composition import compose
 from slimexp.record import record
+from slimexp.record.figures import retention
 from slimexp.record.record import Record
 
 CONFIDENCE = 0.95
@@ -150,9 +151,9 @@ def table(pairs: Sequence[Pair], gain: Interval) -> str:
     ]
     for pair in pairs:
         figures = [pair.taught.trivial, pair.taught.baseline[name], headline(pair.taught), headline(pair.alone)]
-        row = [*(f"{figure:.4f}" for figure in figures), f"{record.kept(pair.taught):.1%}", f"{pair.gain:+.4f}"]
+        row = [*(f"{figure:.4f}" for figure in figures), f"{retention(pair.taught):.1%}", f"{pair.gain:+.4f}"]
         lines.append([str(pair.seed), *row])
-    kept = statistics.fmean(record.kept(pair.taught) or 0.0 for pair in pairs)
+    kept = statistics.fmean(retention(pair.taught) or 0.0 for pair in pairs)
     means = [statistics.fmean(headline(getattr(pair, arm)) for pair in pairs) for arm in ("taught", "alone")]
     lines.append(["mean", "", "", *(f"{mean:.4f}" for mean in means), f"{kept:.1%}", f"{gain.mean:+.4f}"])
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -168,7 +169,7 @@ def table(pairs: Sequence[Pair], gain: Interval) -> str:
 
 def result(pairs: Sequence[Pair], gain: Interval, arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything the table shows and where it came from, for the JSON file."""
-    kept = [record.kept(pair.taught) or 0.0 for pair in pairs]
+    kept = [retention(pair.taught) or 0.0 for pair in pairs]
     mean = statistics.fmean(kept)
     first = pairs[0].taught
     rows = [

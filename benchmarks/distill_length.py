@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.distill_gain import Run, headline
 from slimexp.record import record
+from slimexp.record.figures import retention
 from slimexp.record.record import Record
 
 
@@ -42,7 +43,7 @@ SIZES = {"half": Size(1 / 2, 0.95), "quarter": Size(1 / 4, 0.88), "tenth": Size(
 def summary(name: str, size: Size, rows: list[Record]) -> dict[str, Any]:
     """Figures of one size over its seeds."""
     first = rows[0]
-    kept = [record.kept(row) or 0.0 for row in rows]
+    kept = [retention(row) or 0.0 for row in rows]
     share = first.metrics["params_live"] / first.baseline["params_live"]
     return {
         "size": name,

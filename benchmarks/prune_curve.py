@@ -80,7 +80,7 @@ def draw(dense: float, curves: Curves, path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullLocator
 
-    from slimexp.analysis.plot import COLOURS, MARKERS, REFERENCE, number
+    from slimexp.analysis.style import COLOURS, MARKERS, REFERENCE, number
 
     with rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(9, 5.2), layout="constrained")

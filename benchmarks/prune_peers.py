@@ -130,7 +130,7 @@ def ours(importance: str, pattern: str, family: Family, corpus: Corpus) -> float
     return time.monotonic() - began
 
 
-def asked(peer: str, task: dict[str, Any], family: Family, environments: Path, **trust: bool) -> tuple[Any, float]:
+def asked(peer: str, task: dict[str, Any], family: Family, environments: Path, **trust: Any) -> tuple[Any, float]:
     """Have a peer prune the model of ``family``: what it saved, and seconds.
 
     Raises:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from benchmarks.distill_gain import Run, headline
 from slimexp.record import record
+from slimexp.record.figures import retention
 from slimexp.record.record import Record
 
 
@@ -30,7 +31,7 @@ def figures(row: Record) -> dict[str, float]:
     """What a seed came to."""
     return {
         "parameters": row.metrics["params_live"] / row.baseline["params_live"],
-        "kept": record.kept(row) or 0.0,
+        "kept": retention(row) or 0.0,
         "latency": 1 / row.metrics["latency_ratio"],
         "decode": row.metrics["decode_ratio"],
     }

@@ -39,7 +39,7 @@ from slimexp.measure.base import spread
 from slimexp.model.base import Family
 from slimexp.model.loading import from_folder
 from slimexp.model.reading import without_bars
-from slimexp.record import record
+from slimexp.record.environment import environment
 from slimexp.technique.batches import calibration_batches
 
 LLM_COMPRESSOR, TORCHAO = "llm_compressor", "torchao"
@@ -178,8 +178,13 @@ class Line(NamedTuple):
 
 def ours(bench: Bench, width: Width, method: str) -> Made:
     """slimexp rounds the model; predictions are those of the saved folder as plain transformers loads it."""
-    settings = {"steps": 0, "bits": width.bits, "group_size": width.group, "activation_bits": width.activation_bits}
-    settings["symmetric"] = str(width.symmetric).lower()
+    settings = {
+        "steps": 0,
+        "bits": width.bits,
+        "group_size": width.group,
+        "activation_bits": width.activation_bits,
+        "symmetric": str(width.symmetric).lower(),
+    }
     lines = [f"{Q}.{key}={'null' if value is None else value}" for key, value in settings.items()]
     technique = build(compose(["pipeline=quantize", *lines, *METHODS[method]]).pipeline.quantize)
     family = loaded(bench.corpus, bench.name)
@@ -331,7 +336,7 @@ def main() -> None:
         lines += mine
     path = arguments.runs / "quantize_peers.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    outcome = {"rows": arguments.rows, "lines": [line._asdict() for line in lines], **record.environment()}
+    outcome = {"rows": arguments.rows, "lines": [line._asdict() for line in lines], **environment()}
     path.write_text(json.dumps(outcome, indent=2) + "\n")
     print(f"-> {path}")
     if worse := beaten(lines, arguments.errors):

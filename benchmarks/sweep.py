@@ -101,9 +101,9 @@ def pool(name: str) -> Any:
 
     from slimexp.config.composition import CONF_DIR
 
-    node = OmegaConf.load(CONF_DIR / "hydra/sweeper/pool" / f"{name}.yaml")
+    node: Any = OmegaConf.load(CONF_DIR / "hydra/sweeper/pool" / f"{name}.yaml")
     target, _ = node.pop("_target_"), node.pop("_partial_")
-    settings = {**OmegaConf.to_container(node), **({"cluster": "local"} if name == "submitit" else {})}
+    settings = {**node, **({"cluster": "local"} if name == "submitit" else {})}
     return partial(get_class(target), **settings)
 
 

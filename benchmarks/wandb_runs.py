@@ -21,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 STAGES = ("prune", "quantize", "distill")
 STEPS = 20  # of a curve
@@ -41,10 +42,9 @@ def trial(number: int, runs: Path) -> float:
     cfg = compose(
         ["+experiment=chain_t5", f"seed={number}", f"runs={runs}", "logger.mode=offline", "logger.group=many"]
     )
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
     tracker: Tracker = build(cfg.logger)
-    tracker.start(name=cfg.name, config=config)  # type: ignore[arg-type]
+    tracker.start(name=cfg.name, config=config)
     for stage in STAGES:
         metrics = {f"metric_{index}": chance.uniform(-1, 1) * 10 ** chance.randint(-9, 9) for index in range(METRICS)}
         for logger in tracker.loggers(stage, runs / f"{number}-{stage}.jsonl"):

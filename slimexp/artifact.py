@@ -21,27 +21,24 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from slimexp.cut.source import CutOut
 from slimexp.file import integrity
-from slimexp.file.integrity import Damaged
 from slimexp.format import manifest
 from slimexp.format.manifest import FORMAT
 from slimexp.format.pack import is_fixed, pack, plain_state
 from slimexp.model import serving
-from slimexp.model.base import Family, Source
+from slimexp.model.base import Family
 from slimexp.model.cache import cache_bits, round_cache
-from slimexp.model.loading import Pretrained, bare, family_named, from_folder
+from slimexp.model.loading import bare, family_named, from_folder
 from slimexp.model.reading import reach, tokenizer_of, without_bars
 from slimexp.model.restore import restore
 from slimexp.model.tokenizer import save_tokenizer
 from slimexp.quantizer.base import Quantizer
-from slimexp.record.record import OF_LAYER
+from slimexp.record.figures import OF_LAYER
 from slimexp.weight.attachment import attached
 
 MANIFEST = manifest.NAME
 TRAINING = "training.safetensors"
 _PID = re.compile(r"[0-9]{1,9}")  # the system has none with more digits
-_LEAVES_DENSE = "Finetune"  # the only technique that compresses nothing
 
 
 def save(
@@ -96,50 +93,6 @@ def save(
         (partial / MANIFEST).write_text(json.dumps(integrity.sealed(content), indent=2) + "\n")
 
 
-def check(folder: Path, *, key: str | None = None) -> None:
-    """Compare an artifact with its manifest; one of an older slimexp, which has no digests, as far as can be.
-
-    Args:
-        folder: The artifact.
-        key: Key of the stage whose artifact it must be; ``None`` for any.
-
-    Raises:
-        Damaged: A file is missing, cut short or of other content, or it is the artifact of another stage.
-    """
-    if not folder.is_dir():
-        raise Damaged("it is no folder")
-    if not os.path.lexists(folder / MANIFEST):
-        raise Damaged(f"{MANIFEST} is missing")
-    content = integrity.read_object(folder / MANIFEST)
-    if missing := [name for name in ("format", "family", "max_length", "stages", "attachments") if name not in content]:
-        raise Damaged(f"{MANIFEST} lacks {', '.join(missing)}")
-    if content.keys() & {integrity.SEAL, "digests"}:
-        integrity.check_seal(content)
-    try:
-        integrity.check_files(folder, content.get("digests", {}))
-        stages = content["stages"]
-        made = content["key"] if "key" in content else stages[-1].get("key", key) if stages else key
-    except (AttributeError, KeyError, TypeError) as error:
-        raise Damaged(f"{MANIFEST} is of another form") from error
-    if key is not None and made != key:
-        raise Damaged(f"it is of another stage, {made}")
-
-
-def check_source(source: Source | None) -> None:
-    """Refuse a model of the user that is a damaged artifact; what is none of ours has nothing to be compared with.
-
-    Raises:
-        ValueError: It is damaged.
-    """
-    model = source.source if isinstance(source, CutOut) else source
-    if not isinstance(model, Pretrained) or not os.path.lexists(Path(model.folder) / MANIFEST):
-        return
-    try:
-        check(Path(model.folder))
-    except Damaged as error:
-        raise ValueError(f"model '{model.path}' is damaged ({error}): {manifest.WAY_OUT}") from error
-
-
 def load(folder: Path) -> Family:
     """The model as training left it, attachments in place, so that a further stage goes on from there."""
     said = read_manifest(folder)
@@ -152,35 +105,6 @@ def load(folder: Path) -> Family:
     if model.can_generate():
         model.generation_config = reach(GenerationConfig, folder)
     return family_named(said["family"])(model.eval(), tokenizer_of(folder), max_length=said["max_length"])
-
-
-def manifest_of(source: Source) -> dict[str, Any]:
-    """The manifest of what ``source`` names; empty where it is no artifact."""
-    folder = Path(source.folder) if isinstance(source, Pretrained) else None
-    return read_manifest(folder) if folder is not None and os.path.lexists(folder / MANIFEST) else {}
-
-
-def is_quantized(source: Source, task: str) -> bool:
-    """Whether ``source`` names a quantized model, an artifact's or another's."""
-    rows = manifest_of(source).get("attachments", ())
-    return any(row["class"].startswith("slimexp.quantizer.") for row in rows) or _format(source, task) is not None
-
-
-def _format(source: Source, task: str) -> str | None:
-    """What the weights of a quantized model are stored as."""
-    if isinstance(source, CutOut):
-        return _format(source.source, task)
-    stored = getattr(source.validate(task), "quantization_config", None)
-    return str(dict(stored).get("quant_method", "quantized")) if stored else None
-
-
-def compressed_by(source: Source, task: str) -> list[str]:
-    """What made a model for ``task`` smaller: its stages, or the format of a foreign one; empty for a dense model."""
-    if isinstance(source, CutOut):
-        return ["cut"]
-    done = [stage["name"] for stage in manifest_of(source).get("stages", ()) if stage.get("technique") != _LEAVES_DENSE]
-    stored = _format(source, task)
-    return done or ([] if stored is None else [stored])
 
 
 def deployed(folder: Path) -> Family:
@@ -211,9 +135,9 @@ def reached(folder: Path) -> dict[str, float]:
     Returns:
         ``<stage>_<figure>`` of the model (``quantize_share``: how much was quantized), ``<figure>/<layer>`` of layers.
     """
-    if not os.path.lexists(folder / MANIFEST):
+    if not manifest.is_in(folder):
         return {}
-    stages = [one for one in read_manifest(folder)["stages"] if one.get("technique") != _LEAVES_DENSE]
+    stages = manifest.compressing(read_manifest(folder)["stages"])
     done = [(stage["name"], *item) for stage in stages for item in stage.get("coverage", {}).items()]
     return {name if OF_LAYER in name else f"{stage}_{name}": float(value) for stage, name, value in done}
 

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from slimexp.analysis.point import flat
 from slimexp.analysis.section import Section, load
 from slimexp.host import console
 from slimexp.record import removal
 from slimexp.record.record import FILE, Record, read
+from slimexp.record.settings import flat
 from slimexp.record.stage import RUNNING
 
 DAY = 86_400  # seconds
@@ -46,7 +46,7 @@ class Going:
         """Bytes that ``name``, as it is called now in the opened folder ``stage``, would leave free.
 
         Raises:
-            removal.Kept: It is not this package's to remove.
+            removal.NotRemovable: It is not this package's to remove.
             OSError: It cannot be removed.
         """
         if self.key is not None:
@@ -184,7 +184,7 @@ def _hold(held: ExitStack, locks: Iterator[Path]) -> None:
     for lock in locks:
         try:
             free = held.enter_context(removal.alone(lock, create=not lock.exists()))
-        except removal.Kept as why:
+        except removal.NotRemovable as why:
             raise ValueError(f"whether a run is at work in {lock.parent} is not known: {why}") from None
         if not free:
             what = "run" if lock.name == RUNNING else "sweep"
@@ -198,7 +198,7 @@ def _working(lock: Path) -> Path:
             with removal.alone(stage / removal.LOCK) as free:
                 if not free:
                     return stage
-        except removal.Kept:
+        except removal.NotRemovable:
             continue
     return lock.parent
 
@@ -229,7 +229,7 @@ def _cleaned(one: Going, runs: Path, *, shown: Path, days: float, yes: bool) -> 
             return taken
     except FileNotFoundError:
         return 0  # another process was faster
-    except removal.Kept as why:
+    except removal.NotRemovable as why:
         print(f"stays: {path}: {console.printable(why)}")
         return 0
     except OSError as error:

@@ -3,9 +3,9 @@
 Budgets are ``max_METRIC=NUMBER`` and ``min_METRIC=NUMBER``, of any figure in the records. Among the models that keep
 all of them the one with the best headline is named, of equals the smallest; where none does, the nearest one.
 
-Each corpus has its own answer. One where no model has a figure of the budgets, or the headline, is not asked: it is
-named as such and does not count. The exit status is 0 where every corpus that is asked has a model that fits, 1 where
-one has none or none could be asked, 2 after an error.
+Each corpus has its own answer. A corpus where no model has a figure of the budgets, or the headline, is reported as
+not asked and does not count. The exit status is 0 where every other corpus has a model that fits, 1 where one has none
+or no corpus is left, 2 after an error.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from slimexp.analysis.plot import number
 from slimexp.analysis.point import Point
 from slimexp.analysis.section import Section, load
+from slimexp.analysis.style import number
 from slimexp.analysis.uncertainty import DECIDED, probability_dominated
 from slimexp.host import console
 
@@ -29,7 +29,13 @@ NONE_FITS = 1
 
 @dataclass(frozen=True)
 class Budget:
-    """A figure and how large, or how small, it may be."""
+    """A limit of one metric.
+
+    Attributes:
+        metric: Name of the metric.
+        at_most: Whether the limit is an upper one.
+        limit: The largest value that fits, or the smallest one.
+    """
 
     metric: str
     at_most: bool
@@ -40,7 +46,7 @@ class Budget:
         """Read ``max_size_mb=8``.
 
         Raises:
-            ValueError: It is of another form.
+            ValueError: The text is no such budget.
         """
         name, _, value = text.partition("=")
         side, _, metric = name.partition("_")
@@ -53,7 +59,7 @@ class Budget:
         return cls(SHORT.get(metric, metric), side == "max", limit)
 
     def excess(self, value: float) -> float:
-        """How far ``value`` is outside, as a share of the limit; at most 0 within."""
+        """Distance of ``value`` beyond the limit, as a share of it: at most 0 within, infinite for NaN."""
         if math.isnan(value):
             return math.inf
         over = value - self.limit if self.at_most else self.limit - value
@@ -67,9 +73,9 @@ class Choice(NamedTuple):
     """The model of one section.
 
     Attributes:
-        point: The model; ``None`` where nothing was measured that the budgets ask for.
-        fits: Whether it keeps every budget.
-        rivals: Others that fit and may as well be the best, as far as the errors of the headline tell.
+        point: The model; ``None`` where no model has every metric of the budgets.
+        fits: Whether it is within every budget.
+        rivals: Other models that fit, and that the errors of the headline do not separate from it.
     """
 
     point: Point | None
@@ -78,7 +84,7 @@ class Choice(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns 0, 1 where a corpus that is asked has no model that fits, 2 after an error."""
+    """Run the command line; returns the exit status: 0, 1 where a corpus has no model that fits, 2 after an error."""
     with console.output(), console.interruptible():
         return _main(arguments)
 
@@ -89,27 +95,27 @@ def _main(arguments: Sequence[str] | None) -> int:
     )
     parser.add_argument("runs", type=console.path, help="folder with records.jsonl somewhere below, or one such file")
     parser.add_argument("budgets", nargs="*", metavar="max_METRIC=NUMBER")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        budgets = [Budget.parse(text) for text in asked.budgets]
-        found = load(asked.runs)
-        _check(budgets, found)
+        budgets = [Budget.parse(text) for text in options.budgets]
+        sections = load(options.runs)
+        _check(budgets, sections)
     except (ValueError, OSError) as error:
         print(f"error: {console.printable(error)}", file=sys.stderr)
         return console.USER_ERROR
-    folder = asked.runs if asked.runs.is_dir() else asked.runs.parent
-    concerned = [section for section in found if not _unmeasured(section, budgets)]
-    choices = [choose(section, budgets) for section in concerned]
-    told = ["\n".join(_told(*pair, budgets, folder)) for pair in zip(concerned, choices, strict=True)]
-    for section in found:
+    folder = options.runs if options.runs.is_dir() else options.runs.parent
+    measured = [section for section in sections if not _unmeasured(section, budgets)]
+    choices = [choose(section, budgets) for section in measured]
+    answers = ["\n".join(_answer(*pair, budgets, folder)) for pair in zip(measured, choices, strict=True)]
+    for section in sections:
         if absent := _unmeasured(section, budgets):
-            told.append(f"{section.title}: not asked, no model there has {', '.join(absent)}")
-    print("\n\n".join(told))
+            answers.append(f"{section.title}: not asked, no model there has {', '.join(absent)}")
+    print("\n\n".join(answers))
     return 0 if choices and all(choice.fits for choice in choices) else NONE_FITS
 
 
 def choose(section: Section, budgets: Sequence[Budget]) -> Choice:
-    """The best model within ``budgets``, or the nearest one outside."""
+    """The best model within ``budgets``, or the nearest one outside them."""
     sign = 1.0 if section.direction == "min" else -1.0
 
     def excess(point: Point) -> float:
@@ -120,7 +126,7 @@ def choose(section: Section, budgets: Sequence[Budget]) -> Choice:
 
     points = [p for p in section.points if math.isfinite(excess(p)) and not math.isnan(p.value(section.headline))]
     point = min(points, key=cost, default=None)
-    within = sorted((one for one in points if excess(one) <= 0), key=cost)
+    within = sorted((candidate for candidate in points if excess(candidate) <= 0), key=cost)
     return Choice(point, bool(within), _rivals(within, section.headline, section.direction))
 
 
@@ -131,40 +137,43 @@ def _unmeasured(section: Section, budgets: Sequence[Budget]) -> list[str]:
 
 
 def _rivals(points: Sequence[Point], headline: str, direction: str) -> tuple[Point, ...]:
-    """Of points with the best first, the others that it is not sure to beat."""
+    """The points, of which the first is the best, that it is not sure to be better than."""
     return tuple(rival for rival in points[1:] if not _surely_worse(points[0], rival, headline, direction))
 
 
 def _surely_worse(best: Point, rival: Point, headline: str, direction: str) -> bool:
-    """Whether ``rival`` is behind ``best`` for all that the errors of the two tell; so too where none are known."""
+    """Whether the errors of the two leave no doubt that ``rival`` is worse; true as well where errors are unknown."""
     pair = (best, rival)
-    beaten = probability_dominated(
+    probability = probability_dominated(
         [[point.value(headline)] for point in pair],
         [[point.error(headline)] for point in pair],
         [[point.figures[headline].seeds] for point in pair],
         [direction],
     )[1]
-    return beaten is None or beaten >= 1 - DECIDED
+    return probability is None or probability >= 1 - DECIDED
 
 
-def _check(budgets: Sequence[Budget], found: Sequence[Section]) -> None:
-    known = sorted({metric for section in found for point in section.points for metric in point.figures})
+def _check(budgets: Sequence[Budget], sections: Sequence[Section]) -> None:
+    """Refuse budgets of a metric that no record has."""
+    measured = sorted({metric for section in sections for point in section.points for metric in point.figures})
     for budget in budgets:
-        if budget.metric not in known:
-            close = get_close_matches(budget.metric, known, n=1)
+        if budget.metric not in measured:
+            close = get_close_matches(budget.metric, measured, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise ValueError(f"no record has the metric '{budget.metric}'{hint or ';'} there are {', '.join(known)}")
+            raise ValueError(f"no record has the metric '{budget.metric}'{hint or ';'} there are {', '.join(measured)}")
 
 
-def _told(section: Section, choice: Choice, budgets: Sequence[Budget], folder: Path) -> Iterator[str]:
-    """What to say of a section's choice."""
-    asked = ", ".join(map(str, budgets)) or "no budget"
+def _answer(section: Section, choice: Choice, budgets: Sequence[Budget], folder: Path) -> Iterator[str]:
+    """Lines that report the choice of a section."""
+    limits = ", ".join(map(str, budgets)) or "no budget"
     point = choice.point
     if point is None:
-        yield f"{section.title}: no model has every figure asked for ({asked})"
+        yield f"{section.title}: no model has every figure asked for ({limits})"
         return
     yield f"{section.title}: {'' if choice.fits else 'none fits; the nearest is '}{point.label}"
-    names = dict.fromkeys([section.headline, "kept", "disk_mb", "latency_ratio", *(one.metric for one in budgets)])
+    names = dict.fromkeys(
+        [section.headline, "kept", "disk_mb", "latency_ratio", *(budget.metric for budget in budgets)]
+    )
     yield "  " + ", ".join(f"{name} {number(point.value(name))}" for name in names if name in point.figures)
     values = {budget: point.value(budget.metric) for budget in budgets}
     if choice.rivals:
@@ -177,7 +186,7 @@ def _told(section: Section, choice: Choice, budgets: Sequence[Budget], folder: P
     elif math.isnan(point.error(section.headline)):
         yield f"  {section.headline}: one seed, no error known"
     missed = [f"{budget}, is {number(value)}" for budget, value in values.items() if budget.excess(value) > 0]
-    yield f"  missed: {'; '.join(missed)}" if missed else f"  within: {asked}"
+    yield f"  missed: {'; '.join(missed)}" if missed else f"  within: {limits}"
     if point.slower:
         yield "  slower than the dense model"
     for artifact in point.artifacts:

@@ -7,7 +7,7 @@ It needs an account, and runs that were uploaded (`wandb sync`).
 """
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -22,8 +22,8 @@ def build(entity: str, project: str, group: str) -> "Workspace":
     import wandb_workspaces.workspaces as ws
 
     cer, size = map(wr.SummaryMetric, METRICS)
-    columns = [*map(wr.Config, SETTINGS), size, cer]
-    panels = [
+    columns: list[Any] = [*map(wr.Config, SETTINGS), size, cer]
+    panels: list[Any] = [
         wr.ScatterPlot(title="Quality over size", x=size, y=cer),
         wr.ParallelCoordinatesPlot(columns=[wr.ParallelCoordinatesPlotColumn(metric=metric) for metric in columns]),
         wr.MediaBrowser(title="The front", media_keys=["front"]),

@@ -1,6 +1,7 @@
 """The house stands: imports point down, siblings do not know each other, and the config layer stays light."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "slimexp"
 CONF = PACKAGE.parent / "conf"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 400
+TARGET = re.compile(r"_target_: (slimexp\.[\w.]+)")
 
 # A room or module may import those of lower rows only. Rows within one layer order its parts.
 LAYERS = [
@@ -64,9 +66,21 @@ def imports(path: Path) -> Iterator[str]:
                 yield from ([f"{node.module}.{name}" for name in submodules] or [node.module])
 
 
-def exists(module: str) -> bool:
+def libraries(path: Path) -> set[str]:
+    """Packages that a file imports, anywhere in it."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {name.split(".")[0] for name in names}
+
+
+def file_of(module: str) -> Path:
     stem = PACKAGE.parent.joinpath(*module.split("."))
-    return stem.with_suffix(".py").is_file() or (stem / "__init__.py").is_file()
+    return found if (found := stem.with_suffix(".py")).is_file() else stem / "__init__.py"
+
+
+def exists(module: str) -> bool:
+    return file_of(module).is_file()
 
 
 def is_chosen_by_conf(module: str) -> bool:
@@ -104,13 +118,14 @@ def test_a_file_ends_before_its_reader_tires(path: Path) -> None:
 @pytest.mark.fast
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_lightning_is_spelt_one_way(path: Path) -> None:
-    spelt = [
-        name
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
-        + ([node.module or ""] if isinstance(node, ast.ImportFrom) else [])
-    ]
-    assert not [name for name in spelt if name.split(".")[0] == "lightning"], "mixing the two gives two class trees"
+    assert "lightning" not in libraries(path), "mixing the two gives two class trees"
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_tools_of_tests_stay_in_tests(path: Path) -> None:
+    """What is patched in production has an option, or a context manager of its own that says why there is none."""
+    assert libraries(path) & {"unittest", "pytest"} == set()
 
 
 @pytest.mark.parametrize("module", LIGHT)
@@ -123,3 +138,32 @@ def test_importing_is_light(module: str) -> None:
         check=True,
     ).stdout.split()
     assert HEAVY & set(loaded) == set()
+
+
+# What makes tables, plots and pages of records: of use when a report is made, and not while models are.
+REPORTING = {"analysis", "page", "plot", "point", "published", "report", "section", "select", "mirror"}
+
+
+@pytest.mark.fast
+def test_training_and_measuring_have_no_way_to_reports() -> None:
+    """Nor by an import within a function, or by a component that conf names."""
+    conf = {target for path in CONF.rglob("*.yaml") for target in TARGET.findall(path.read_text(encoding="utf-8"))}
+    reached: set[str] = set()
+    waiting = ["slimexp.train", "slimexp.pipeline.pipeline", "slimexp.evaluate"]
+    waiting += [target.rpartition(".")[0] for target in conf if not target.startswith("slimexp.sweeper.")]
+    while waiting:
+        if (module := waiting.pop()) not in reached and exists(module):
+            reached.add(module)
+            waiting += imports(file_of(module))
+    assert {"slimexp.logger.wandb", "slimexp.technique.prune", "slimexp.measure.latency"} <= reached
+    assert {module for module in reached if word(module) in REPORTING} == set()
+
+
+def test_training_imports_no_reports() -> None:
+    commands = "slimexp.train, slimexp.pipeline.pipeline, slimexp.evaluate, slimexp.logger.wandb"
+    program = f"import sys, {commands}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "slimexp.pipeline.preflight" in loaded
+    assert [name for name in loaded if name.startswith("slimexp.") and word(name) in REPORTING] == []

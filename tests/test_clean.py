@@ -479,14 +479,3 @@ def test_a_signal_ends_it_by_one_line(runs: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(runs), "--dominated"], capture_output=True, text=True)
     assert done.returncode == 143 and done.stderr.startswith("terminated: ") and done.stderr.count("\n") == 1
-
-
-def test_a_manifest_that_is_too_large_keeps_its_model(tmp_path: Path) -> None:
-    with (tmp_path / "manifest.json").open("wb") as file:
-        file.truncate(2**31)
-    place = os.open(tmp_path, os.O_RDONLY)
-    try:
-        with pytest.raises(removal.Kept, match=r"its manifest\.json is too large to be one"):
-            removal._manifest(place)
-    finally:
-        os.close(place)

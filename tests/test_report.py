@@ -90,7 +90,7 @@ def test_figures_of_layers_are_in_report_json_only(tmp_path: Path, capsys: pytes
     (section,) = json.loads((tmp_path / "report.json").read_text())
     assert section["points"][-1]["layers"]["sensitivity_nats"]["encoder.0.q"]["mean"] == 0.5
     assert main([str(tmp_path), "--x", "unknown"]) == 2
-    assert "there are cer, disk_mb" in (told := capsys.readouterr().err) and "sensitivity" not in told
+    assert "there are cer, disk_mb" in (err := capsys.readouterr().err) and "sensitivity" not in err
 
 
 def test_the_page_holds_the_sections(runs: Path) -> None:
@@ -100,7 +100,7 @@ def test_the_page_holds_the_sections(runs: Path) -> None:
     assert not data["live"]
 
 
-def test_noise_and_kernels_are_told(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_noise_and_kernels_are_reported(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     append(runs / record.FILE, point("n", "quantize", 0.021, 6.0, latency_ratio=1.4, latency_noisy=1.0))
     main([str(runs)])
     out = capsys.readouterr().out
@@ -117,7 +117,7 @@ def test_other_axes_and_folder(runs: Path, tmp_path: Path, capsys: pytest.Captur
     assert (tmp_path / "new" / "deep" / "pareto.png").exists()
 
 
-def test_doubt_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doubt_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dense = {"cer": 0.015, "disk_mb": 16.1, "cer_stderr": 0.001}
     rows = [("a", 0.016, 5.0), ("b", 0.0161, 6.0), ("c", 0.05, 7.0)]
     for key, cer, disk in rows:
@@ -136,13 +136,13 @@ def test_doubt_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert [section["points"][index]["label"] for index in section["finished"]] == [
         f"quantize(key={key})" for key in "cba"
     ]
-    covers = {row["label"]: row["cover_after"] for row in csv.DictReader((tmp_path / "report.csv").open())}
-    assert [float(covers[f"quantize(key={key})"]) for key in "cba"] == section["growth"]
-    assert section["growth"] == sorted(section["growth"]) and covers["dense"] == ""
-    assert section["growth"][-1] == section["cover"]
+    history = {row["label"]: row["hypervolume_after"] for row in csv.DictReader((tmp_path / "report.csv").open())}
+    assert [float(history[f"quantize(key={key})"]) for key in "cba"] == section["hypervolume_history"]
+    assert section["hypervolume_history"] == sorted(section["hypervolume_history"]) and history["dense"] == ""
+    assert section["hypervolume_history"][-1] == section["hypervolume"]
 
 
-def test_an_unknown_error_is_told(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_error_is_reported(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(runs)]) == 0
     assert "one seed, no error known: cer of 4 of 4 points" in capsys.readouterr().out
     (section,) = json.loads((runs / "report.json").read_text())
@@ -210,8 +210,8 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_code_2(
 ) -> None:
     (tmp_path / "file").touch()
     assert main([str(runs), "--out", str(tmp_path / "file")]) == 2
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.endswith(f"{tmp_path / 'file'} (a file has that name): choose a folder of your own by --out DIR")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"{tmp_path / 'file'} (a file has that name): choose a folder of your own by --out DIR")
 
 
 @pytest.mark.parametrize("name", ["report.csv", "report.json", "pareto.png", "pareto.html"])
@@ -220,11 +220,11 @@ def test_a_link_in_the_place_of_a_file_is_replaced_and_not_written_through(
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (tmp_path / "mine.txt").write_text("mine")
-    (out / name).symlink_to(tmp_path / "mine.txt")
+    (tmp_path / "other.txt").write_text("other")
+    (out / name).symlink_to(tmp_path / "other.txt")
     (out / f".99999999.{name}").write_text("left by a process that was killed")
     assert main([str(runs), "--out", str(out)]) == 0
-    assert (tmp_path / "mine.txt").read_text() == "mine" and not (out / name).is_symlink()
+    assert (tmp_path / "other.txt").read_text() == "other" and not (out / name).is_symlink()
     assert {path.name for path in out.iterdir()} == {"report.csv", "report.json", "pareto.png", "pareto.html"}
 
 

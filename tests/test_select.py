@@ -52,7 +52,7 @@ def test_names_the_best_within_or_the_nearest(
     assert ("slower than the dense model" in out) == (named == "slow")
 
 
-def test_names_what_the_errors_do_not_tell_from_the_best(
+def test_names_what_the_errors_do_not_separate_from_the_best(
     tmp_path: Path, make_record: Callable[..., Record], capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = {"best": (0.020, 8.0), "like": (0.021, 6.0), "small": (0.022, 4.0), "worse": (0.05, 2.0)}
@@ -94,7 +94,7 @@ def test_no_records_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    ("budgets", "status", "told"),
+    ("budgets", "status", "line"),
     [
         (["min_exact_match=0.5"], 0, "other: not asked, no model there has exact_match"),
         (["max_size_mb=10"], 1, "other: none fits; the nearest is"),
@@ -107,7 +107,7 @@ def test_a_corpus_that_a_budget_does_not_concern_does_not_count(
     runs: Path,
     budgets: list[str],
     status: int,
-    told: str,
+    line: str,
     make_record: Callable[..., Record],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -119,4 +119,4 @@ def test_a_corpus_that_a_budget_does_not_concern_does_not_count(
     append(runs / record.FILE, make_record("t", config={"data": unranked}, metrics={"disk_mb": 99.0}, baseline={}))
     assert main([str(runs), *budgets]) == status
     out = capsys.readouterr().out
-    assert told in out and "timed: not asked, no model there has" in out
+    assert line in out and "timed: not asked, no model there has" in out

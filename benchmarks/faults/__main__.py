@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,14 @@ def run(asked: argparse.Namespace, scratch: Path) -> int:
         cases = chosen(undamaged, asked)
         verdicts = list(shown(court, cases))
         told["cases"] = [
-            {"kind": one.case.kind, "name": one.case.name, **asdict(replace(one, case=None))} for one in verdicts
+            {
+                "kind": one.case.kind,
+                "name": one.case.name,
+                "outcome": one.outcome,
+                "detail": one.detail,
+                "seconds": one.seconds,
+            }
+            for one in verdicts
         ]
         print(table(verdicts))
         wrong += sum(one.outcome in FORBIDDEN for one in verdicts)
@@ -107,7 +113,7 @@ def table(verdicts: Sequence[Verdict]) -> str:
     counts = Counter((one.case.kind, one.outcome) for one in verdicts)
     outcomes = [*RIGHT, *(name for name in FORBIDDEN if any(one.outcome == name for one in verdicts))]
     kinds = list(dict.fromkeys(one.case.kind for one in verdicts))
-    rows = [[kind, *(counts[kind, name] for name in outcomes)] for kind in kinds]
+    rows: list[list[Any]] = [[kind, *(counts[kind, name] for name in outcomes)] for kind in kinds]
     rows.append(["all", *(sum(counts[kind, name] for kind in kinds) for name in outcomes)])
     head = ["kind", *outcomes, "cases"]
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]

@@ -120,9 +120,9 @@ class Child:
                 return None
             self.kill()
             _, status = os.waitpid(self.pid, 0)
-        text = [(self.root / name).read_text(errors="replace") for name in ("stdout", "stderr")]
+        out, err = ((self.root / name).read_text(errors="replace") for name in ("stdout", "stderr"))
         code = os.waitstatus_to_exitcode(status)
-        return Ended(code, self.limit, *text, time.monotonic() - self.began)
+        return Ended(code, self.limit, out, err, time.monotonic() - self.began)
 
     def kill(self) -> None:
         """End it and what it started, at once."""
@@ -185,8 +185,8 @@ def _settle(root: Path) -> None:
     os.environ.update(_QUIET, SLIMEXP_CACHE=str(root / "cache"), XDG_CACHE_HOME=str(root / "cache"))
     sys.path.insert(0, str(root / HOME))  # as python -m has it
     server = multiprocessing.get_context("forkserver")
-    multiprocessing.get_context = lambda method=None: server
-    multiprocessing.forkserver._forkserver.ensure_running = lambda: None
+    multiprocessing.get_context = lambda method=None: server  # type: ignore[assignment]
+    multiprocessing.forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
 
 
 def _count_changes(root: Path, dies_at: int | None) -> list[int]:

@@ -155,6 +155,7 @@ def _write_models(home: Path) -> None:
     family = Scratch(config=dict(TINY), tokenizer=Bytes(), max_length=64).load(
         task="causal_lm", texts=lambda: [], labels=()
     )
-    for name, options in {"model": {}, "sharded": {"max_shard_size": "40KB"}}.items():
+    sizes: dict[str, dict[str, Any]] = {"model": {}, "sharded": {"max_shard_size": "40KB"}}
+    for name, options in sizes.items():
         family.model.save_pretrained(home / name, **options)
         family.tokenizer.save_pretrained(home / name)

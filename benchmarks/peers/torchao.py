@@ -33,7 +33,7 @@ def recipe(name: str, group: int) -> Any:
     if name == "int8_weight_only":
         return Int8WeightOnlyConfig()
     mapping = MappingType.SYMMETRIC if name == "int4_symmetric" else MappingType.ASYMMETRIC
-    return IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(group), mapping_type=mapping)
+    return IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(group), mapping_type=mapping)  # type: ignore[attr-defined]
 
 
 def megabytes(model: PreTrainedModel) -> float:
@@ -50,7 +50,7 @@ def main() -> None:
     def quantized(dtype: torch.dtype) -> Any:
         family = from_folder(task["model"], task["task"], task["max_length"])
         layers = {id(layer) for layer in family.compressible().values()}
-        family.model.to(dtype)
+        family.model.to(dtype)  # type: ignore[arg-type]
         quantize_(family.model, recipe(task["recipe"], task["group"]), filter_fn=lambda module, _: id(module) in layers)
         return family
 

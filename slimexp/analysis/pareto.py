@@ -1,7 +1,7 @@
-"""Pareto geometry on plain arrays: who is dominated, who is on the front, how much the front covers.
+"""Pareto geometry on plain arrays: dominated points, the front, and its hypervolume.
 
 Points are [N, K], one objective per column; ``directions`` names each column ``min`` or ``max``. The geometry is
-moocore's. What it leaves open is settled here: points with NaN, infinities, and no points at all.
+that of moocore, with rules added for points with NaN, infinities, and no points at all.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def dominated(points: ArrayLike, directions: Sequence[str]) -> NDArray[np.bool_]:
-    """Which points another point beats: nowhere worse and somewhere better.
+    """Which points are dominated: another point is nowhere worse and somewhere better.
 
     Equal points do not dominate one another. A point with NaN is incomparable: it neither dominates
     nor is dominated.
@@ -21,7 +21,7 @@ def dominated(points: ArrayLike, directions: Sequence[str]) -> NDArray[np.bool_]
         directions: ``min`` or ``max``, one per column.
 
     Returns:
-        [N].
+        [N], whether each is dominated.
 
     Raises:
         ValueError: The shapes do not fit, or a direction is neither ``min`` nor ``max``.
@@ -30,19 +30,19 @@ def dominated(points: ArrayLike, directions: Sequence[str]) -> NDArray[np.bool_]
 
     costs = _costs(points, directions)
     complete = ~np.isnan(costs).any(1)
-    beaten = np.zeros(len(costs), dtype=bool)
+    mask = np.zeros(len(costs), dtype=bool)
     if complete.any():
         # Dominance asks for order alone, so ranks do for values: moocore 0.3.2 crashes on infinities from 3-D on.
         ranks = [np.unique(column, return_inverse=True)[1] for column in costs[complete].T]
-        beaten[complete] = ~is_nondominated(np.column_stack(ranks), keep_weakly=True)
-    return beaten
+        mask[complete] = ~is_nondominated(np.column_stack(ranks), keep_weakly=True)
+    return mask
 
 
 def front(points: ArrayLike, directions: Sequence[str]) -> NDArray[np.intp]:
     """Indices, ascending, of the points that no other dominates and that hold no NaN (equal points are all there).
 
     Raises:
-        ValueError: As ``dominated``.
+        ValueError: As for ``dominated``.
     """
     return np.flatnonzero(~dominated(points, directions) & ~np.isnan(_costs(points, directions)).any(1))
 
@@ -52,14 +52,14 @@ def hypervolume(points: ArrayLike, reference: ArrayLike, directions: Sequence[st
 
     Args:
         points: [N, K]; points with NaN, or not better than the reference everywhere, add nothing.
-        reference: [K], a point that is worse than all that should count.
+        reference: [K], the reference point, which is worse than all points that should count.
         directions: ``min`` or ``max``, one per column.
 
     Returns:
         The volume, in the product of the units; ``inf`` where a counted point is infinitely good.
 
     Raises:
-        ValueError: As ``dominated``, or the reference holds NaN.
+        ValueError: As for ``dominated``, or the reference holds NaN.
     """
     costs = _costs(points, directions)
     corner = _costs(np.asarray(reference, dtype=float)[None], directions)[0]

@@ -1,4 +1,4 @@
-"""Points that others published, read from a file, to be drawn beside one's own."""
+"""Points that were published elsewhere, read from a file to be drawn beside those of the records."""
 
 import csv
 import io
@@ -21,26 +21,26 @@ lines (.jsonl), with the columns 'label' and any metrics by their names in repor
 
 
 def read(path: Path, titles: Sequence[str]) -> dict[str, list[Point]]:
-    """Points by the title of their section.
+    """Title of a section -> its published points.
 
     Args:
-        path: A file as ``FORMAT`` says.
-        titles: Sections there are; with a single one a row need not name it.
+        path: A file of the format that ``FORMAT`` describes.
+        titles: Titles of the sections; where there is a single one, a row need not name it.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is of another form, or names a section that there is not; says which row.
+        ValueError: A row is malformed, or names a section that does not exist; the message names the row.
     """
-    found: dict[str, list[Point]] = {title: [] for title in titles}
+    points: dict[str, list[Point]] = {title: [] for title in titles}
     for number, row in enumerate(_rows(path), start=1):
         where = f"row {number} of {path}"
         corpus = row.pop("corpus", None) or (titles[0] if len(titles) == 1 else None)
         point = _point(row, where)
-        if not isinstance(corpus, str) or corpus not in found:
+        if not isinstance(corpus, str) or corpus not in points:
             named = "names no corpus" if corpus is None else f"is of corpus {corpus!r}"
             raise ValueError(f"{where} {named}: 'corpus' must be one of {', '.join(map(repr, titles))}")
-        found[corpus].append(point)
-    return found
+        points[corpus].append(point)
+    return points
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -49,7 +49,7 @@ def faults(node: DictConfig | ListConfig, registry: Path, path: str = "") -> Ite
 
 
 def _is_allowed(target: str, registry: Path) -> bool:
-    if target.partition(".")[0] in re.split(r"[,\s]+", os.environ.get(OWN_PACKAGES, "")) or target in named(registry):
+    if target.partition(".")[0] in own_packages() or target in named(registry):
         return True
     try:
         found = home(target)
@@ -84,6 +84,11 @@ def _targets(node: DictConfig | ListConfig, path: str, depth: int = 0) -> Iterat
             yield from _targets(value, below, depth + 1)
         elif value is not None and (key in ("_target_", "()") or (key == "class" and "_logging." in below)):
             yield below, str(value)
+
+
+def own_packages() -> frozenset[str]:
+    """Packages of the user's own components."""
+    return frozenset(filter(None, re.split(r"[,\s]+", os.environ.get(OWN_PACKAGES, ""))))
 
 
 @cache

@@ -121,7 +121,7 @@ def _locate(dotted: str, rest: tuple[str, ...], seen: frozenset[tuple[str, str]]
     parts = dotted.split(".")
     for length in range(len(parts), 0, -1):
         name = ".".join(parts[:length])
-        if _path(name) is not None:
+        if source_path(name) is not None:
             return _inside(name, (*parts[length:], *rest), seen)
     return _Found(dotted, None)
 
@@ -143,7 +143,7 @@ def _inside(module_name: str, names: tuple[str, ...], seen: frozenset[tuple[str,
 
 def _through_star(module: _Module, names: tuple[str, ...], seen: frozenset[tuple[str, str]]) -> _Found:
     for star in module.stars:
-        path = _path(star)
+        path = source_path(star)
         text = path.read_text(encoding="utf-8", errors="replace") if path else ""
         if names[0] in text or "import *" in text:  # parsing is what costs
             with suppress(TargetNotFound):
@@ -174,7 +174,7 @@ def _spec(top: str) -> ModuleSpec | None:
 
 
 @cache
-def _path(module: str) -> Path | None:
+def source_path(module: str) -> Path | None:
     """Source file of a module, found without importing anything."""
     top, *below = module.split(".")
     spec = _spec(top)
@@ -192,7 +192,7 @@ def _path(module: str) -> Path | None:
 
 @cache
 def _module(name: str) -> _Module:
-    path = _path(name)
+    path = source_path(name)
     assert path is not None
     names: dict[str, Definition | str | None] = {}
     stars: list[str] = []

@@ -6,6 +6,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from slimexp.cut.keep import Keep
 from slimexp.model.base import Family, Source
+from slimexp.model.history import History
 
 
 class CutOut(Source):
@@ -20,6 +21,20 @@ class CutOut(Source):
         self.source = source
         self.cut = cut
         self.max_length = source.max_length
+        self.is_random = source.is_random
+
+    def check_files(self) -> None:
+        self.source.check_files()
+
+    def history(self) -> History:
+        return History(format=self.stored_as(), cut=True)
+
+    def stored_as(self) -> str | None:
+        return self.source.stored_as()
+
+    @property
+    def origin(self) -> Source:
+        return self.source
 
     def validate(self, task: str, labels: Sequence[str] = ()) -> PreTrainedConfig:
         config = self.source.validate(task, labels)

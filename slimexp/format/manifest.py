@@ -5,13 +5,15 @@ of the constructors, so that what builds them afterwards can only build what sli
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from slimexp.config import renamed
 from slimexp.config.signature import Parameter, signature
+from slimexp.file import integrity
 from slimexp.file.bounded import read_object
+from slimexp.file.integrity import Damaged
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -41,6 +43,7 @@ ATTACHMENTS = frozenset(
     }
 )
 
+_LEAVES_DENSE = "Finetune"  # the only technique that compresses nothing
 WAY_OUT = "copy or train the model anew"
 _ROW = {"module": str, "tensor": str, "class": str, "arguments": dict}
 _PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
@@ -71,6 +74,45 @@ def read(folder: Path) -> dict[str, Any]:
     except _Fault as fault:
         raise ValueError(f"'{path}' is damaged ({fault}): {WAY_OUT}") from fault
     return content
+
+
+def is_in(folder: Path) -> bool:
+    """Whether ``folder`` is an artifact, whole or damaged."""
+    return os.path.lexists(folder / NAME)
+
+
+def check(folder: Path, *, key: str | None = None) -> None:
+    """Compare an artifact with its manifest; one of an older slimexp, which has no digests, as far as can be.
+
+    Args:
+        folder: The artifact.
+        key: Key of the stage whose artifact it must be; ``None`` for any.
+
+    Raises:
+        Damaged: A file is missing, cut short or of other content, or it is the artifact of another stage.
+    """
+    if not folder.is_dir():
+        raise Damaged("it is no folder")
+    if not os.path.lexists(folder / NAME):
+        raise Damaged(f"{NAME} is missing")
+    content = integrity.read_object(folder / NAME)
+    if missing := [name for name in ("format", "family", "max_length", "stages", "attachments") if name not in content]:
+        raise Damaged(f"{NAME} lacks {', '.join(missing)}")
+    if content.keys() & {integrity.SEAL, "digests"}:
+        integrity.check_seal(content)
+    try:
+        integrity.check_files(folder, content.get("digests", {}))
+        stages = content["stages"]
+        made = content["key"] if "key" in content else stages[-1].get("key", key) if stages else key
+    except (AttributeError, KeyError, TypeError) as error:
+        raise Damaged(f"{NAME} is of another form") from error
+    if key is not None and made != key:
+        raise Damaged(f"it is of another stage, {made}")
+
+
+def compressing(stages: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of a manifest's stages that made the model smaller."""
+    return [stage for stage in stages if stage.get("technique") != _LEAVES_DENSE]
 
 
 class _Fault(Exception):

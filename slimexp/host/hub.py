@@ -1,13 +1,11 @@
 """The Hugging Face hub: without a network what is missing is one error at once, and not half a minute of retries."""
 
-import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from typing import Literal
-from unittest import mock
 
 REACH_S = 3.0
 _REMEMBERED_S = 60  # how long an answer, or its absence, is believed
@@ -28,17 +26,22 @@ def reached() -> Iterator[None]:
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """No network for hub and datasets. Both read the environment at import only, hence their constants."""
+    """No network for hub and datasets, which have no option for it: both read the environment, at import only.
+
+    The environment is set for the processes that they start, and their constants for this one, which huggingface_hub
+    looks up at every request (``is_offline_mode``) and datasets at every loading.
+    """
     import datasets.config
+    from accelerate.utils import patch_environment
     from huggingface_hub import constants
 
     names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
-    with ExitStack() as stack:
-        stack.enter_context(mock.patch.dict(os.environ, dict.fromkeys(names, "1")))
+    with patch_environment(**dict.fromkeys(names, "1")), ExitStack() as stack:
         for module in (constants, datasets.config):
             for name in names:
                 if hasattr(module, name):
-                    stack.enter_context(mock.patch.object(module, name, True))
+                    stack.callback(setattr, module, name, getattr(module, name))
+                    setattr(module, name, True)
         yield
 
 

@@ -188,7 +188,7 @@ def _row(section: Section, index: int, holders: Mapping[str, Sequence[str]]) -> 
 
 def _figures(section: Section) -> dict[str, float]:
     """What stands for a section."""
-    volume = {} if section.cover is None else {"hypervolume": section.cover}
+    volume = {} if section.hypervolume is None else {"hypervolume": section.hypervolume}
     return {**volume, "models": len(section.points), "models_on_front": len(section.front)}
 
 

@@ -12,14 +12,12 @@ import difflib
 import io
 import logging
 import math
-import os
 import random
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from functools import cache
 from typing import Any, ClassVar
-from unittest import mock
 
 from slimexp.data.base import HELD_OUT, Corpus, Direction, Example, Split
 from slimexp.host import hub
@@ -127,10 +125,13 @@ class LmEval(Measure):
     @contextmanager
     def _harness(self, names: Sequence[str]) -> Iterator[None]:
         """Surroundings in which the harness neither chatters, nor hangs, nor asks an unreachable hub."""
+        from accelerate.utils import patch_environment
+
         with ExitStack() as stack:
             stack.enter_context(nullcontext() if self.verbose else _quiet())
-            # Its bootstrap forks a pool of processes, which can hang beside torch's threads.
-            stack.enter_context(mock.patch.dict(os.environ, {"DISABLE_MULTIPROC": "1"}))
+            # Its bootstrap forks a pool of processes, which can hang beside torch's threads; `bootstrap_stderr` has no
+            # argument for it.
+            stack.enter_context(patch_environment(DISABLE_MULTIPROC=1))
             if all(name in BUNDLED for name in names) or not hub.answers(self.reach_s):
                 stack.enter_context(hub.offline())
             yield

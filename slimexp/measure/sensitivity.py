@@ -12,7 +12,7 @@ from slimexp.importance.base import Calibrated, Importance
 from slimexp.loss.base import IGNORE, Loss, Outputs
 from slimexp.measure.base import Measure, Subject, spread, untouched
 from slimexp.model.base import Batch, Family
-from slimexp.record.record import OF_LAYER
+from slimexp.record.figures import OF_LAYER
 from slimexp.weight.mask import keep_mask
 
 

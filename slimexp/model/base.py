@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.pytorch_utils import Conv1D
 
 from slimexp.loss.base import IGNORE as IGNORE  # what no loss counts, no family labels
+from slimexp.model.history import History
 from slimexp.model.special_tokens import align
 from slimexp.model.tokenizer import unchanged
 
@@ -163,9 +164,35 @@ class Source(ABC):
 
     Attributes:
         max_length: Longest sequence in tokens.
+        is_random: Whether all of it starts from random weights.
     """
 
     max_length: int
+    is_random: bool = False
+
+    def check_files(self) -> None:  # noqa: B027 (most sources have no files that slimexp wrote)
+        """Refuse a damaged artifact; what slimexp did not write has nothing to be compared with.
+
+        Raises:
+            ValueError: A file is missing or of other content than was written.
+        """
+
+    def history(self) -> History:
+        """What was done to the model before.
+
+        Raises:
+            ValueError: The manifest of an artifact cannot be read, or the model cannot be had.
+        """
+        return History(format=self.stored_as())
+
+    def stored_as(self) -> str | None:
+        """What its quantized weights are stored as; ``None`` for plain numbers."""
+        return None
+
+    @property
+    def origin(self) -> "Source":
+        """The model before what the source itself does to it."""
+        return self
 
     @abstractmethod
     def validate(self, task: str, labels: Sequence[str] = ()) -> PreTrainedConfig:

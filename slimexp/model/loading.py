@@ -20,12 +20,15 @@ from transformers import (
 
 from slimexp.file import integrity
 from slimexp.file.bounded import one_line
+from slimexp.file.integrity import Damaged
+from slimexp.format import manifest
 from slimexp.format.manifest import LARGEST
 from slimexp.model import labels as classes
 from slimexp.model.base import Family, Source
 from slimexp.model.cache import cache_bits, require_cache, round_cache
 from slimexp.model.causal_lm import CausalLm
 from slimexp.model.encoder import Encoder
+from slimexp.model.history import History, of_artifact, stored_as
 from slimexp.model.reading import check_room, outline, reach, tokenizer_of, weights
 from slimexp.model.seq2seq import Seq2Seq
 from slimexp.model.special_tokens import COUNT_FROM_PADDING
@@ -54,6 +57,21 @@ class Pretrained(Source):
         self.path = path
         self.max_length = max_length
         self._read: PreTrainedConfig | None = None
+
+    def check_files(self) -> None:
+        folder = Path(self.folder)
+        if not manifest.is_in(folder):
+            return
+        try:
+            manifest.check(folder)
+        except Damaged as error:
+            raise ValueError(f"model '{self.path}' is damaged ({error}): {manifest.WAY_OUT}") from error
+
+    def history(self) -> History:
+        return of_artifact(Path(self.folder), format=self.stored_as())
+
+    def stored_as(self) -> str | None:
+        return stored_as(getattr(self._config(), "quantization_config", None))
 
     def validate(self, task: str, labels: Sequence[str] = ()) -> PreTrainedConfig:
         config = self._config()
@@ -138,6 +156,8 @@ class Scratch(Source):
         max_length: Longest sequence in tokens.
     """
 
+    is_random = True
+
     def __init__(self, *, config: dict[str, Any], tokenizer: TokenizerRecipe, max_length: int) -> None:
         if "model_type" not in config:
             raise ValueError("model.config needs a model_type (t5, llama, bert, ...)")
@@ -145,6 +165,9 @@ class Scratch(Source):
         self.config = config
         self.tokenizer = tokenizer
         self.max_length = max_length
+
+    def stored_as(self) -> str | None:
+        return stored_as(self.config.get("quantization_config"))
 
     def validate(self, task: str, labels: Sequence[str] = ()) -> PreTrainedConfig:
         check_config(self.config, "model.config")

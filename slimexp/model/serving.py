@@ -1,11 +1,11 @@
 """A compressed model as it is served: its quantized layers on the kernels that are fastest here."""
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
@@ -79,8 +79,8 @@ def _packed(
     scales = ((f"{name}.{SCALE}", one.scale) for name, one in layers.items())
     numbers = ((f"{name}.{WEIGHT}", one.numbers) for name, one in layers.items())
     check_checkpoint([*floats.items(), *scales, *numbers], folder)
-    with _without_weights():
-        model = make(config)
+    with init_empty_weights(include_buffers=False):  # buffers, as of positions, are in no file
+        model = make(config).requires_grad_(False)
     _check_shapes(model, floats, layers, folder)
     linear = {name: one for name, one in layers.items() if isinstance(model.get_submodule(name), nn.Linear)}
     decodes = device.type == "cuda" and config.model_type in TYPES
@@ -190,20 +190,3 @@ def _group_refusal(group: dict[str, Any]) -> str | None:
     if inputs["strategy"] != ("token" if inputs.get("dynamic") else "tensor"):
         return f"its inputs are rounded per {inputs['strategy']}"
     return None
-
-
-@contextmanager
-def _without_weights() -> Iterator[None]:
-    """Parameters that modules register take no memory; buffers (positions, say) are computed as ever."""
-    register, fill = nn.Module.register_parameter, nn.Linear.reset_parameters
-
-    def light(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        bare = None if parameter is None else nn.Parameter(parameter.to("meta"), requires_grad=False)
-        register(module, name, bare)
-
-    nn.Module.register_parameter = light  # type: ignore[method-assign, assignment]
-    nn.Linear.reset_parameters = lambda layer: None  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter, nn.Linear.reset_parameters = register, fill  # type: ignore[method-assign]

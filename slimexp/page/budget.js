@@ -40,7 +40,7 @@ function slider(view, budget) {
   const id = `budget-${view.place}-${name}`,
     output = node("output", { for: id });
   const input = node("input", { type: "range", id, min: 0, max: places.length, step: 1, "data-focus": id });
-  const tell = () => {
+  const update = () => {
     const limit = at(+input.value),
       sign = side === "max" ? "≤" : "≥";
     output.textContent = limit === undefined ? "any" : `${sign} ${shown(metric, limit)}`;
@@ -54,10 +54,10 @@ function slider(view, budget) {
     const limit = at(+input.value);
     if (limit === undefined) delete view.state.limits[name];
     else view.state.limits[name] = limit;
-    tell();
+    update();
     view.mark();
   });
-  tell();
+  update();
   const element = node(
     "div",
     { class: "slider" },
@@ -69,16 +69,16 @@ function slider(view, budget) {
     element,
     reset: () => {
       input.value = free;
-      tell();
+      update();
     },
   };
 }
 
-function tellResult(view) {
+function showResult(view) {
   const { section, result } = view,
     limits = view.limits(),
     { point, fits } = choose(section, limits);
-  const words = [DATA.select, ...limits.map(({ metric, side, limit }) => `${side}_${metric}=${limit}`)].join(" ");
+  const command = [DATA.select, ...limits.map(({ metric, side, limit }) => `${side}_${metric}=${limit}`)].join(" ");
   const within = section.points.filter((one) => worst(one, limits) <= 0).length;
   const head = !point
     ? "No model has every figure asked for."
@@ -89,8 +89,8 @@ function tellResult(view) {
         : "None fits. The nearest:";
   result.replaceChildren(node("p", { class: point && !fits ? "warn" : null }, head));
   if (!point) return;
-  const known = [section.headline, "kept", "disk_mb", "latency_ratio", ...limits.map(({ metric }) => metric)];
-  const figures = [...new Set(known)]
+  const names = [section.headline, "kept", "disk_mb", "latency_ratio", ...limits.map(({ metric }) => metric)];
+  const figures = [...new Set(names)]
     .map((name) => view.metric(name))
     .filter((metric) => metric && point.figures[metric.name]);
   const rivals = overlapping(section, limits, point);
@@ -120,7 +120,7 @@ function tellResult(view) {
         )
       : "",
     node("h4", {}, "The command that names it"),
-    copyable(words, "the command"),
+    copyable(command, "the command"),
   );
   if (point.artifacts.length)
     result.append(

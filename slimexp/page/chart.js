@@ -38,7 +38,7 @@ function scale(values, { log, start, end, spacing, label }) {
   return { at, ticks, text, low, high };
 }
 
-/* As many digits as tell neighbouring ticks apart. */
+/* As many digits as distinguish neighbouring ticks. */
 function tickText(tick, step, high) {
   if (!step || Math.abs(high) >= 1e4 || step >= 1) return short(tick);
   return tick.toFixed(Math.min(12, Math.max(0, -Math.floor(Math.log10(step) + 1e-9))));
@@ -149,7 +149,7 @@ function steps(onFront, mx, my, x, y, box) {
   return node("path", { class: "step", d: `M${corners[0]}${rest}H${left ? box.right : box.left}` });
 }
 
-/* What a budget on one of the axes leaves out, shaded. */
+/* The area that a budget on one of the axes excludes, shaded. */
 function limitLines(view, x, y, box) {
   return view.limits().flatMap(({ metric, side, limit }) => {
     const across = metric === view.x.name,
@@ -209,7 +209,7 @@ function dot(view, place, x, y, mx, my) {
 function labels(view, places, box) {
   const { x: mx, y: my, onFront, state, numbers } = view,
     taken = [],
-    made = [];
+    elements = [];
   const left = mx.better === "min",
     below = my.better === "min";
   const importance = ({ point }) => (state.chosen.includes(point.id) ? 0 : point.dense ? 1 : 2);
@@ -229,11 +229,11 @@ function labels(view, places, box) {
     const area = [toLeft ? spot.x - wide : spot.x, spot.y - 11, wide, 13];
     if (taken.some((other) => covers(area, other))) continue;
     taken.push(area);
-    made.push(
+    elements.push(
       node("text", { class: letter ? "note letter" : "note", ...spot, "text-anchor": toLeft ? "end" : "start" }, text),
     );
   }
-  return made;
+  return elements;
 }
 
 function covers([x, y, wide, high], [otherX, otherY, otherWide, otherHigh]) {

@@ -1,4 +1,4 @@
-"""What the page shows, as plain JSON: all figures of all points, so that the reader can ask for other axes."""
+"""Content of the page as plain JSON: all figures of all points, so that a reader can choose other axes."""
 
 import os
 import shlex
@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from slimexp.analysis.plot import LOG_FROM, NAMES, kind_of, kinds_of
-from slimexp.analysis.point import Point, lineage
+from slimexp.analysis.lineage import lineage
+from slimexp.analysis.point import Point
 from slimexp.analysis.section import Section, better
+from slimexp.analysis.style import LOG_FROM, NAMES, kind_of, kinds_of
 from slimexp.analysis.uncertainty import DECIDED
 from slimexp.file import regular
 from slimexp.page.curves import curves
 from slimexp.page.layers import bits, layers, sensitivity
 from slimexp.record.record import Record, read
 
-# Columns of the table, in this order, where a section has them. The headline comes first.
+# Columns of the table after the headline, in this order, where a section has them.
 _MAIN = (
     "kept",
     "disk_mb",
@@ -28,7 +29,7 @@ _MAIN = (
     "latency_ratio",
 )
 _SHARES = frozenset({"kept", "sparsity"})  # shown in per cent
-_SHARES_OF_STAGES = ("_share", "_sparsity")  # quantize_share: of the parameters
+_SHARES_OF_STAGES = ("_share", "_sparsity")  # such as quantize_share, a share of the parameters
 _SHORT = {
     "kept": "kept",
     "disk_mb": "disk MB",
@@ -39,19 +40,19 @@ _SHORT = {
     "latency_ratio": "latency x dense",
 }
 _ERROR = "_stderr"
-_ENDS = ("_low", "_high")  # of the interval that a measure gives with a figure
+_ENDS = ("_low", "_high")  # of the interval that a measure gives together with a figure
 
 
-def content(found: Sequence[Section], runs: Path, folder: Path | None) -> dict[str, Any]:
+def content(sections: Sequence[Section], runs: Path, folder: Path | None) -> dict[str, Any]:
     """Everything the page shows.
 
     Args:
-        found: Sections of the records in ``runs``.
-        runs: The folder or file they were read from.
-        folder: Where the page will lie, for links to artifacts; ``None`` for a served page, which has none.
+        sections: Sections of the records in ``runs``.
+        runs: The folder or file that the records were read from.
+        folder: Folder of the page, for relative links to artifacts; ``None`` for a served page, which has no links.
     """
     records = {record.key: record for record in read(runs, quiet=True)}  # the reader of the sections has warned
-    shown = {key for section in found for point in section.points for key in point.keys} & records.keys()
+    shown = {key for section in sections for point in section.points for key in point.keys} & records.keys()
     root = runs if runs.is_dir() else runs.parent
     return {
         "live": folder is None,
@@ -60,11 +61,11 @@ def content(found: Sequence[Section], runs: Path, folder: Path | None) -> dict[s
         "newest": max((records[key].time for key in shown), default=""),
         "select": f"python -m slimexp.select {shlex.quote(str(runs))}",
         "logFrom": LOG_FROM,
-        "sections": [_section(section, records, root, folder) for section in found],
+        "sections": [_section(section, records, root, folder) for section in sections],
         "curves": curves(
             {
                 record.key: path
-                for section in found
+                for section in sections
                 for point in section.points
                 for record in _lineage(point, records)
                 if record.curves and (path := regular.within(root, record.curves))
@@ -74,7 +75,7 @@ def content(found: Sequence[Section], runs: Path, folder: Path | None) -> dict[s
 
 
 def nothing(message: str) -> dict[str, Any]:
-    """What a served page shows while there is nothing to show."""
+    """Content of a served page without sections, which shows ``message`` alone."""
     about = {"live": True, "message": message, "records": 0, "newest": "", "select": "", "logFrom": LOG_FROM}
     return {**about, "sections": [], "curves": {}}
 
@@ -87,12 +88,12 @@ def _section(section: Section, records: Mapping[str, Record], root: Path, folder
         "title": section.title,
         "headline": section.headline,
         "direction": section.direction,
-        "decided": DECIDED if section.z is None else None,  # probabilities are of all axes that were asked for
+        "decided": DECIDED if section.z is None else None,  # probabilities are of all axes, and the page shows two
         "x": section.x,
         "y": section.y,
         "guess": section.trivial if section.trivial is not None else sum(guesses) / len(guesses) if guesses else None,
-        "cover": section.cover,
-        "growth": section.growth,
+        "hypervolume": section.hypervolume,
+        "hypervolumeHistory": section.hypervolume_history,
         "kinds": kinds_of(section),
         "metrics": [_metric(name, section, own) for name in names],
         "layers": (names_of_layers := layers(section)),
@@ -112,31 +113,33 @@ def _section(section: Section, records: Mapping[str, Record], root: Path, folder
 
 
 def _metrics(section: Section) -> list[str]:
-    """Metrics of a section, the telling ones first; ends of intervals and errors are shown with their figure."""
-    held = dict.fromkeys(name for point in section.points for name in point.figures if _ERROR not in name)
-    first = [name for name in dict.fromkeys((section.headline, *_MAIN, section.x, section.y)) if name in held]
-    ends = {name for name in held for end in _ENDS if name.endswith(end) and name.removesuffix(end) in held}
-    return list(dict.fromkeys([*first, *(name for name in held if name not in ends)]))
+    """Metrics of a section, those of the table first; ends of intervals and errors are shown with their figure."""
+    measured = dict.fromkeys(name for point in section.points for name in point.figures if _ERROR not in name)
+    first = [name for name in dict.fromkeys((section.headline, *_MAIN, section.x, section.y)) if name in measured]
+    ends = {name for name in measured for end in _ENDS if name.endswith(end) and name.removesuffix(end) in measured}
+    return list(dict.fromkeys([*first, *(name for name in measured if name not in ends)]))
 
 
 def _metric(name: str, section: Section, records: Sequence[Record]) -> dict[str, Any]:
-    ways = dict(zip((section.x, section.y), section.directions, strict=True))
-    known = name in _SHORT or name in _SHARES or name in ways or any(name in record.directions for record in records)
+    directions = dict(zip((section.x, section.y), section.directions, strict=True))
+    is_known = (
+        name in _SHORT or name in _SHARES or name in directions or any(name in record.directions for record in records)
+    )
     return {
         "name": name,
         "label": NAMES.get(name, name.replace("_", " ")),
         "short": _SHORT.get(name, name.replace("_", " ").replace(" mb", " MB")),
-        "better": ways.get(name) or better(name, records),
-        "known": known,  # whether a record says which way is better
+        "better": directions.get(name) or better(name, records),
+        "known": is_known,  # whether it is known which direction is better
         "share": name in _SHARES or name.endswith(_SHARES_OF_STAGES),
         "main": name in (section.headline, *_MAIN, section.x, section.y),
     }
 
 
 def _budgets(section: Section) -> list[dict[str, Any]]:
-    """What may be limited: size, latency and quality, where points differ in it.
+    """Metrics that the page has sliders for: size, latency and quality, where points differ in them.
 
-    Milliseconds of different machines are not comparable, ratios to the dense model are.
+    Ratios to the dense model are comparable between machines, and milliseconds are not.
     """
     machines = {repr(environment["hardware"]) for environment in section.environments}
     latency = "latency_p50_ms" if len(machines) == 1 else "latency_ratio"
@@ -175,7 +178,7 @@ def _point(
 def _figure(point: Point, name: str) -> list[float]:
     """Mean, and the ends of its error bar where it has one.
 
-    Over seeds their range; of a measure with an interval that, over seeds the widest; else one standard error.
+    The bar is the range over seeds; for a measure with an interval the widest interval; else one standard error.
     """
     spread = point.figures[name]
     low, high = (point.figures.get(f"{name}{end}", spread) for end in _ENDS)
@@ -191,17 +194,17 @@ def _published(point: Point, names: Sequence[str]) -> dict[str, Any]:
 
 def _lineage(point: Point, records: Mapping[str, Record]) -> list[Record]:
     """Records of the stages that led to a point, first stage first, of each of its seeds."""
-    found: dict[str, Record] = {}
+    ancestors: dict[str, Record] = {}
     for key in point.keys:
         if key in records:
-            found |= {one.key: one for one in lineage(records[key], records)}
-    return list(found.values())
+            ancestors |= {record.key: record for record in lineage(records[key], records)}
+    return list(ancestors.values())
 
 
 def _artifact(artifact: str, root: Path, folder: Path | None) -> dict[str, str | None]:
-    """A model folder as a path to type and, where the page can link to it, an address relative to the page.
+    """A model folder as a path to copy and, where the page can link to it, as an address relative to the page.
 
-    To a folder outside the runs (a model that was evaluated) there is no link.
+    There is no link to a folder outside the runs, such as that of a model that was evaluated.
     """
     path = root / artifact
     link = folder is not None and (inner := regular.within(root, artifact)) is not None and inner.is_dir()

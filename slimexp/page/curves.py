@@ -1,4 +1,4 @@
-"""Training curves, thinned so that a page of hundreds of them stays small."""
+"""Training curves with few enough rows that a page with hundreds of curves stays small."""
 
 import json
 import math
@@ -12,10 +12,10 @@ from slimexp.file import regular
 
 LONGEST = 1 << 26  # bytes of a file
 NAMES = 100  # terms of a curve, and characters of a term
-LARGEST = 1e100  # of a term: what is beyond counts as not finite
-NUMBERS = 60_000  # that all curves of a page may hold; about half a megabyte of text
+LARGEST = 1e100  # of a term: a larger value counts as not finite
+NUMBERS = 60_000  # numbers in all curves of a page, which are about half a megabyte of text
 ROWS = (16, 240)  # fewest and most rows of one curve
-DIGITS = 4  # significant; more cannot be seen
+DIGITS = 4  # significant ones; more cannot be seen
 _STEP = "step"
 
 Row = dict[str, float | None]
@@ -24,9 +24,13 @@ Row = dict[str, float | None]
 def curves(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     """Name -> curve of every file that exists and holds a row, as columns.
 
-    ``{"step": [N], "terms": {name: [N]}, "each": logged rows per row}``; the more curves, the fewer rows of each.
+    A curve is ``{"step": [N], "terms": {name: [N]}, "each": logged rows per row}``, with the fewer rows the more curves
+    there are.
+
+    Args:
+        paths: Name -> file of a curve.
     """
-    read = {name: held for name, path in paths.items() if (held := _read(path))[0]}
+    read = {name: logged for name, path in paths.items() if (logged := _read(path))[0]}
     columns = sum(len(_names(rows)) + 1 for rows, _ in read.values())
     fewest, most = ROWS
     length = min(most, max(fewest, NUMBERS // max(1, columns)))
@@ -34,10 +38,10 @@ def curves(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
 
 
 def thinned(rows: Sequence[Row], most: int) -> list[Row]:
-    """At most ``most`` rows: neighbours become their mean, at the last of their steps.
+    """At most ``most`` rows, each the mean of neighbouring ones at the last of their steps.
 
-    So no peak is missed and none is chosen. A term is the mean of what was logged of it; it is ``None`` where a
-    value was not finite, and absent where none was logged.
+    A mean neither misses a peak nor picks one. A term is the mean of the values that were logged; it is ``None`` where
+    one of them was not finite, and absent where none was logged.
     """
     each = math.ceil(len(rows) / most)
     groups = [rows[start : start + each] for start in range(0, len(rows), each)]
@@ -56,7 +60,7 @@ def _columns(rows: Sequence[Row], each: int, before: Sequence[Row]) -> dict[str,
 
 
 def _read(path: Path) -> tuple[list[Row], int]:
-    """Rows of a file, no more than a page shows at best, and how many logged ones each stands for."""
+    """Rows of a file, as many as a page shows at most, and the number of logged rows that each stands for."""
     try:
         state = path.stat()
     except (OSError, ValueError):
@@ -66,7 +70,7 @@ def _read(path: Path) -> tuple[list[Row], int]:
 
 @lru_cache(maxsize=4096)
 def _read_once(path: Path, changed: int, size: int) -> tuple[list[Row], int]:
-    """A served page is built again with every record; curves that have not changed are not read again."""
+    """The same, once for each state of the file: a served page is built again with every new record."""
     rows = list(_rows(path))
     return (thinned(rows, ROWS[1]), math.ceil(len(rows) / ROWS[1])) if rows else ([], 1)
 
@@ -81,7 +85,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    """Logged steps; what is no such line (the torn last one of a killed process) or is too large is left out."""
+    """Logged steps of a file; a line that is none (the torn last one of a killed process) or too long is left out."""
     try:
         lines = regular.content(path, LONGEST).decode("utf-8", errors="replace").split("\n")
     except (OSError, ValueError):

@@ -5,24 +5,24 @@ const SVG = new Set(["svg", "g", "path", "line", "text", "circle", "rect", "titl
 
 /* An element; `on` holds listeners, attributes that are null or false are left out, and text is never parsed. */
 function node(name, attributes = {}, ...children) {
-  const made = SVG.has(name)
+  const element = SVG.has(name)
     ? document.createElementNS("http://www.w3.org/2000/svg", name)
     : document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
-    if (key === "on") for (const [event, listener] of Object.entries(value)) made.addEventListener(event, listener);
+    if (key === "on") for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
     else if (value !== null && value !== undefined && value !== false)
-      made.setAttribute(key, value === true ? "" : value);
+      element.setAttribute(key, value === true ? "" : value);
   }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
 }
 
 /* Three significant digits; millions and billions by letter. */
 function short(value) {
   if (!Number.isFinite(value)) return "";
   const size = Math.abs(value);
-  if (size >= 1e9) return +(value / 1e9).toPrecision(3) + "B";
-  if (size >= 1e6) return +(value / 1e6).toPrecision(3) + "M";
+  if (size >= 1e9) return `${+(value / 1e9).toPrecision(3)}B`;
+  if (size >= 1e6) return `${+(value / 1e6).toPrecision(3)}M`;
   return size >= 1000 ? value.toFixed(0) : String(+value.toPrecision(3));
 }
 
@@ -48,7 +48,8 @@ function range(metric, point) {
   return low === high ? "" : `${low} to ${high}`;
 }
 
-function told(metric, point) {
+/* The value of a metric, with its range where it has one. */
+function formatted(metric, point) {
   const spread = range(metric, point);
   return shown(metric, value(point, metric.name)) + (spread && ` (${spread})`);
 }
@@ -72,7 +73,7 @@ const STAR = "M0,-9.5L2.3,-3.2L9,-2.9L3.8,1.2L5.6,7.7L0,4L-5.6,7.7L-3.8,1.2L-9,-
 const CROSS = "M-7,-7L7,7M7,-7L-7,7";
 const COLOURS = 6; // .kind-0 ... of the style sheet
 
-/* A chain's mark: colour and shape together tell it; only what is on the front has the colour. */
+/* A chain's mark: colour and shape together identify it; only points on the front have the colour. */
 function mark(section, kind, { dense = false, front = true, slower = false, open = false } = {}) {
   const place = section.kinds.indexOf(kind),
     turn = Math.floor(place / SHAPES.length);
@@ -98,8 +99,8 @@ function swatch(...content) {
 /* A button that copies `text`, or selects it where the browser does not let it. */
 function copier(text, source, what) {
   const button = node("button", { type: "button", class: "copy", "aria-label": `Copy ${what}` }, "Copy");
-  const tell = (word) => {
-    button.textContent = word;
+  const label = (text) => {
+    button.textContent = text;
     setTimeout(() => {
       button.textContent = "Copy";
     }, 1500);
@@ -107,10 +108,10 @@ function copier(text, source, what) {
   button.addEventListener("click", async () => {
     try {
       await navigator.clipboard.writeText(text);
-      tell("Copied");
+      label("Copied");
     } catch {
       getSelection().selectAllChildren(source);
-      tell("Selected");
+      label("Selected");
     }
   });
   return button;

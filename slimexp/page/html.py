@@ -1,4 +1,4 @@
-"""One HTML file that needs nothing else: style, script and data stand in it, and its policy forbids the network."""
+"""The page as one HTML file that holds its style, script and data, and whose policy forbids the network."""
 
 import base64
 import hashlib
@@ -10,38 +10,43 @@ from string import Template
 from typing import Any
 
 _ASSETS = Path(__file__).parent
-_SCRIPTS = (  # one scope, in this order
+_SCRIPTS = (  # of one scope, in the order in which they run
     "format.js",
-    "choice.js",
+    "pareto.js",
     "chart.js",
     "lines.js",
     "layers.js",
     "state.js",
     "table.js",
     "budget.js",
-    "chosen.js",
+    "comparison.js",
     "controls.js",
-    "surroundings.js",
+    "environment.js",
     "view.js",
     "page.js",
 )
 
 
 def render(content: Mapping[str, Any]) -> str:
-    """The page of ``content``, which may talk to its own server only where ``content["live"]`` is true."""
-    style, script = _asset("page.css"), "\n".join(map(_asset, _SCRIPTS))
+    """The page of ``content``; only where ``content["live"]`` is true may it talk to its own server."""
+    style, scripts = _asset("page.css"), script()
     return Template(_asset("template.html")).substitute(
-        policy=_policy(style, script, live=content["live"]), style=style, script=script, data=embedded(content)
+        policy=_policy(style, scripts, live=content["live"]), style=style, script=scripts, data=embedded(content)
     )
 
 
+def script() -> str:
+    """All of the page's JavaScript, as it runs."""
+    return "\n".join(map(_asset, _SCRIPTS))
+
+
 def embedded(content: Mapping[str, Any]) -> str:
-    """Strict JSON in which nothing can end the element around it."""
+    """Strict JSON without the character ``<``, so that nothing in it ends the element around it."""
     return json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _policy(style: str, script: str, *, live: bool) -> str:
-    """Content security policy: this very style and script run, and nothing else is fetched or sent."""
+    """Content security policy: only this style and this script apply, and nothing else is fetched or sent."""
     rules = ["default-src 'none'", f"style-src {_hash(style)}", f"script-src {_hash(script)}", "img-src data:"]
     rules += ["base-uri 'none'", "form-action 'none'", *(["connect-src 'self'"] if live else [])]
     return "; ".join(rules)

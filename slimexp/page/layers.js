@@ -54,28 +54,28 @@ function bitsBlock(view, points) {
     },
     ...widths.map((one) => node("option", { value: one, selected: one === width }, `${one} bits`)),
   );
-  const asked = node("label", {}, "Thin bar: what the layer alone would cost at ", pick, ` (${unit.name})`);
+  const label = node("label", {}, "Thin bar: what the layer alone would cost at ", pick, ` (${unit.name})`);
   return node(
     "div",
     { class: "sensitivity allotted" },
     node("h4", {}, "Bits: what each layer's weights got"),
     ...howBlock(view, points, measured, ({ bits }) => bits.how, "All layers alike"),
-    widths.length ? asked : "",
+    widths.length ? label : "",
     layersTable(view, measured, { label: "Bits by layer", unit: "bits", cell }),
   );
 }
 
 const WIDEST = 8; // bits
 
-/* How it was measured, of whom where that differs, and who lacks it and why. */
+/* How the figures were measured, of which points where that differs, and which points lack them and why. */
 function howBlock(view, points, measured, how, why) {
-  const ways = [...new Set(measured.map(how))];
-  const told = ways.map((way) => {
-    const letters = measured.filter((point) => how(point) === way).map((point) => letterOf(view, point));
-    return node("p", { class: "quiet" }, (ways.length > 1 ? `${letters.join(", ")}: ` : "") + way);
+  const methods = [...new Set(measured.map(how))];
+  const paragraphs = methods.map((method) => {
+    const letters = measured.filter((point) => how(point) === method).map((point) => letterOf(view, point));
+    return node("p", { class: "quiet" }, (methods.length > 1 ? `${letters.join(", ")}: ` : "") + method);
   });
   const without = points.filter((point) => !measured.includes(point)).map((point) => letterOf(view, point));
-  return [...told, without.length ? node("p", { class: "quiet" }, `${why}: ${without.join(", ")}.`) : ""];
+  return [...paragraphs, without.length ? node("p", { class: "quiet" }, `${why}: ${without.join(", ")}.`) : ""];
 }
 
 /* A row per layer of which a point has a figure, under the name of its block. */
@@ -98,7 +98,12 @@ function layersTable(view, measured, { label, unit, cell }) {
       );
   });
   const head = measured.map((point) =>
-    node("th", { scope: "col", title: point.label }, node("span", { class: "letter" }, letterOf(view, point)), ` ${unit}`),
+    node(
+      "th",
+      { scope: "col", title: point.label },
+      node("span", { class: "letter" }, letterOf(view, point)),
+      ` ${unit}`,
+    ),
   );
   const table = node(
     "table",

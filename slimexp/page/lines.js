@@ -37,23 +37,22 @@ function lines(holder, series, { height, titles, from, dots = true }) {
 /* Under the pointer: the nearest step and what every line has there. */
 function read(holder, svg, box, series, x) {
   const rule = node("path", { class: "rule" });
-  const told = node("p", { class: "quiet readout", "aria-hidden": "true" });
+  const readout = node("p", { class: "quiet readout", "aria-hidden": "true" });
   const steps = [...new Set(series.flatMap((one) => one.steps))].sort((a, b) => a - b);
   svg.append(rule);
-  holder.append(told);
+  holder.append(readout);
   svg.addEventListener("pointermove", (event) => {
     const away = (step) => Math.abs(svg.getBoundingClientRect().left + x.at(step) - event.clientX);
     const step = steps.reduce((best, one) => (away(one) < away(best) ? one : best));
     const here = series.filter((one) => one.steps.includes(step));
     const values = here.map(({ name, steps: own, values }) => [name, values[own.indexOf(step)]]);
     rule.setAttribute("d", `M${x.at(step)},${box.top}V${box.bottom}`);
-    told.textContent = [`step ${step}`, ...values.map(([name, one]) => `${name}: ${short(one) || "not finite"}`)].join(
-      "; ",
-    );
+    const terms = values.map(([name, number]) => `${name}: ${short(number) || "not finite"}`);
+    readout.textContent = [`step ${step}`, ...terms].join("; ");
   });
   svg.addEventListener("pointerleave", () => {
     rule.removeAttribute("d");
-    told.textContent = "";
+    readout.textContent = "";
   });
 }
 

@@ -6,12 +6,12 @@ let VIEWS = [];
 
 /* Do `change`, and give the keyboard back to the element that had it. */
 function keepFocus(change) {
-  const held = document.activeElement?.dataset?.focus,
+  const name = document.activeElement?.dataset?.focus,
     home = document.activeElement?.closest?.("article")?.id;
   change();
-  if (!held || !home || document.activeElement?.dataset?.focus === held) return;
+  if (!name || !home || document.activeElement?.dataset?.focus === name) return;
   const again = [...document.querySelectorAll(`#${home} [data-focus]`)].find(
-    (element) => element.dataset.focus === held,
+    (element) => element.dataset.focus === name,
   );
   again?.focus({ preventScroll: true });
 }

@@ -1,4 +1,4 @@
-"""The page, live during a sweep: served on this machine only, built anew when records change."""
+"""The page during a sweep: served to this machine only, and built again when records change."""
 
 import errno
 import hashlib
@@ -22,18 +22,18 @@ from slimexp.record.record import files
 
 HOST = "127.0.0.1"
 PORTS = range(65536)
-CLIENTS = 32  # at once; a browser opens six
+CLIENTS = 32  # connections at once; a browser opens six
 SILENCE = 10  # seconds without a byte from or to a client
-SECONDS = 60  # that a request and its answer may take in all
+SECONDS = 60  # for a request and its answer in all
 
 
 class Snapshot(NamedTuple):
-    """A page of one moment.
+    """The page at one moment.
 
     Attributes:
-        page: HTML.
-        data: Its content as JSON.
-        version: Differs where the content does.
+        page: HTML of the page.
+        data: Content of the page, as JSON.
+        version: Entity tag, which differs where the content does.
     """
 
     page: bytes
@@ -42,22 +42,22 @@ class Snapshot(NamedTuple):
 
 
 class LivePage:
-    """The page of ``runs``, built anew when a record file, or that of published points, has come, changed or gone.
+    """The page of ``runs``, built again when a record file or the file of published points appears, changes or goes.
 
     Args:
         runs: A folder, or one record file.
-        look: Gives the sections of the records there.
+        read: Reads the sections of the records there.
         reference: The file of published points, if there is one.
     """
 
-    def __init__(self, runs: Path, look: Callable[[], list[Section]], reference: Path | None) -> None:
-        self.runs, self.look, self.reference = runs, look, reference
+    def __init__(self, runs: Path, read: Callable[[], list[Section]], reference: Path | None) -> None:
+        self.runs, self.read, self.reference = runs, read, reference
         self._stamp: list[tuple[str, int, int]] | None = None
         self._snapshot = Snapshot(b"", b"", "")
         self._lock = Lock()
 
     def snapshot(self) -> Snapshot:
-        """The page as of now."""
+        """The page as of now, which is built if its files have changed."""
         with self._lock:
             if (stamp := self._stamps()) != self._stamp:
                 self._stamp, self._snapshot = stamp, self._built()
@@ -65,7 +65,7 @@ class LivePage:
 
     def _built(self) -> Snapshot:
         try:
-            shown = content(self.look(), self.runs, None)
+            shown = content(self.read(), self.runs, None)
         except (ValueError, OSError) as error:  # no record yet, or the folder has just gone
             shown = nothing(str(error))
         data = embedded(shown).encode()
@@ -73,22 +73,26 @@ class LivePage:
         return Snapshot(render({**shown, "version": version}).encode(), data, version)
 
     def _stamps(self) -> list[tuple[str, int, int]]:
-        found = []
+        stamps = []
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # whoever reads the records tells of folders that cannot be read
-            read = files(self.runs)
-        for path in [*read, self.reference] if self.reference else read:
+            warnings.simplefilter("ignore")  # reading the records warns of folders that cannot be read
+            paths = files(self.runs)
+        for path in [*paths, self.reference] if self.reference else paths:
             with suppress(OSError):  # gone since
                 state = path.stat()
-                found.append((str(path), state.st_mtime_ns, state.st_size))
-        return found
+                stamps.append((str(path), state.st_mtime_ns, state.st_size))
+        return stamps
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """Answers ``/`` and ``/data.json`` to this machine.
+    """Server of ``/`` and ``/data.json`` to this machine.
+
+    Args:
+        live: The page.
+        port: Port to listen on; 0 for any that is free.
 
     Raises:
-        ValueError: The port is taken, or only for the system's own use.
+        ValueError: The port is in use, or reserved for the system.
     """
 
     daemon_threads = True
@@ -106,7 +110,7 @@ class Server(socketserver.ThreadingTCPServer):
             raise ValueError(f"port {port} is {why}: leave out --port to get a free one, or name another") from error
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """A thread for each client, of whom there may be ``CLIENTS``; one more is sent away."""
+        """Start a thread for a client; beyond ``CLIENTS`` of them it is refused instead."""
         if self._free.acquire(blocking=False):
             super().process_request(request, client_address)
             return
@@ -116,7 +120,7 @@ class Server(socketserver.ThreadingTCPServer):
         self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer, and end the connection when its time is over, whatever it is doing."""
+        """Answer a client, whose connection ends after ``SECONDS`` at the latest."""
         end = Timer(SECONDS, _cut, [request])
         end.daemon = True
         end.start()
@@ -127,13 +131,13 @@ class Server(socketserver.ThreadingTCPServer):
             self._free.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A reader that went away amid an answer, or is too slow for it, is no error."""
+        """Report an error, unless the client went away during the answer or was too slow for it."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
     @property
     def address(self) -> str:
-        """Where to look."""
+        """Address of the page."""
         return f"http://{HOST}:{self.server_address[1]}/"
 
 
@@ -145,7 +149,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         port = self.server.server_address[1]
         hosts = self.headers.get_all("Host")
-        if hosts not in ([f"{HOST}:{port}"], [f"localhost:{port}"]):  # a page elsewhere that renamed us
+        # against DNS rebinding: a page of another site may resolve its name to this machine
+        if hosts not in ([f"{HOST}:{port}"], [f"localhost:{port}"]):
             self.send_error(HTTPStatus.FORBIDDEN)
             return
         live, path = self.server.live.snapshot(), self.path.partition("?")[0]
@@ -176,30 +181,30 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """A request every two seconds is no news."""
+        """Log nothing, because the page asks for its data every two seconds."""
 
 
 def _cut(connection: socket.socket) -> None:
-    with suppress(OSError):  # it has ended by itself
+    with suppress(OSError):  # it has ended already
         connection.shutdown(socket.SHUT_RDWR)
 
 
-def watch(runs: Path, look: Callable[[], list[Section]], *, reference: Path | None, port: int) -> None:
-    """Serve the page until Ctrl-C, or until what stops a program otherwise.
+def watch(runs: Path, read: Callable[[], list[Section]], *, reference: Path | None, port: int) -> None:
+    """Serve the page until Ctrl-C or a signal to terminate.
 
     Args:
-        runs: As ``LivePage``; so are ``look`` and ``reference``.
-        look: Gives the sections.
-        reference: A file of published points.
-        port: 0 for any that is free.
+        runs: A folder, or one record file.
+        read: Reads the sections of the records there.
+        reference: The file of published points, if there is one.
+        port: Port to listen on; 0 for any that is free.
 
     Raises:
         FileNotFoundError: ``runs`` does not exist.
-        ValueError: The port cannot be had.
+        ValueError: The port is in use, or reserved for the system.
     """
     if not runs.exists():
         raise FileNotFoundError(f"no file or folder {runs}")
-    with Server(LivePage(runs, look, reference), port) as server:
+    with Server(LivePage(runs, read, reference), port) as server:
         try:
             print(f"live at {server.address} until Ctrl-C", flush=True)
             server.serve_forever()

@@ -1,11 +1,11 @@
-/* What the reader has asked for, per section: plain data that survives a reload and new records. */
+/* What the reader has chosen in each section: plain data that survives a reload and new records. */
 
 let DATA = parsed(document.getElementById("data").textContent);
 
 /* Objects hold their own names and no others: a metric or a key may be called "constructor". */
 function parsed(text) {
-  const own = (_, held) =>
-    held && typeof held === "object" && !Array.isArray(held) ? Object.assign(Object.create(null), held) : held;
+  const own = (_, item) =>
+    item && typeof item === "object" && !Array.isArray(item) ? Object.assign(Object.create(null), item) : item;
   return JSON.parse(text, own);
 }
 const STATES = remembered();
@@ -29,8 +29,8 @@ function fresh(section) {
 /* States of an earlier visit, from the address; anything else there is ignored. */
 function remembered() {
   try {
-    const found = JSON.parse(decodeURIComponent(location.hash.slice(1)));
-    return found && typeof found === "object" && !Array.isArray(found) ? found : {};
+    const states = JSON.parse(decodeURIComponent(location.hash.slice(1)));
+    return states && typeof states === "object" && !Array.isArray(states) ? states : {};
   } catch {
     return {};
   }
@@ -46,14 +46,14 @@ function remember() {
 /* The state of a section, with what no longer exists taken out. */
 function stateOf(section) {
   const base = fresh(section),
-    held = Object(STATES[section.title]),
+    stored = Object(STATES[section.title]),
     state = { ...base };
   for (const key of Object.keys(base))
     if (
       base[key] === null ||
-      (typeof held[key] === typeof base[key] && Array.isArray(held[key]) === Array.isArray(base[key]))
+      (typeof stored[key] === typeof base[key] && Array.isArray(stored[key]) === Array.isArray(base[key]))
     )
-      state[key] = held[key] ?? base[key];
+      state[key] = stored[key] ?? base[key];
   const names = section.metrics.map(({ name }) => name),
     ids = section.points.map(({ id }) => id);
   for (const axis of ["x", "y"]) if (!names.includes(state[axis])) state[axis] = section[axis];

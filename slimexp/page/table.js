@@ -3,12 +3,12 @@
 const MODEL = "model";
 
 function tableColumns(view) {
-  const held = view.section.metrics.filter(({ main }) => main || view.state.every);
-  const axes = [view.x, view.y].filter((metric) => !held.includes(metric));
-  return [...held, ...axes];
+  const metrics = view.section.metrics.filter(({ main }) => main || view.state.every);
+  const axes = [view.x, view.y].filter((metric) => !metrics.includes(metric));
+  return [...metrics, ...axes];
 }
 
-/* The visible points in the order asked for; what was not measured comes last either way. */
+/* The visible points in the chosen order; those that were not measured come last in either. */
 function sorted(view) {
   const { metric, way } = view.state.sort;
   if (!metric) return view.visible;
@@ -78,8 +78,8 @@ function tableRow(view, point, columns) {
     const noise = point.noisy && metric.name.startsWith("latency") && point.figures[metric.name] ? " ~" : "";
     const slower = lost && metric.name === "latency_ratio" ? " slower" : "";
     const stored = point.unshrunk && metric.name === "size_ratio" ? " (0 % smaller)" : "";
-    const told = shown(metric, value(point, metric.name)) + slower + stored + noise;
-    const cell = node("td", { class: lost ? "lost" : null }, told);
+    const text = shown(metric, value(point, metric.name)) + slower + stored + noise;
+    const cell = node("td", { class: lost ? "lost" : null }, text);
     const spread = range(metric, point);
     if (spread) cell.append(node("small", {}, spread));
     return cell;
@@ -116,7 +116,7 @@ function otherRows(view, columns) {
       { class: "guess" },
       node("th", { scope: "row" }, `☆ ${other.label} (published by others)`),
       node("td"),
-      ...columns.map((metric) => node("td", {}, told(metric, other))),
+      ...columns.map((metric) => node("td", {}, formatted(metric, other))),
     ),
   );
 }

@@ -1,4 +1,4 @@
-/* One section: what follows from its records and its state, and who is told when the state changes. */
+/* One section: what follows from its records and its state, and what is drawn again when the state changes. */
 
 class View {
   constructor(section, place) {
@@ -22,7 +22,7 @@ class View {
     return this.state.chosen.map((id) => this.section.points.find((point) => point.id === id));
   }
 
-  /* What follows from records and state: who is shown, drawn, on the front, and under which number. */
+  /* What follows from records and state: which points are shown, drawn and on the front, and their numbers. */
   derive() {
     const { section, state } = this,
       words = state.text.toLowerCase().split(/\s+/).filter(Boolean);
@@ -56,7 +56,7 @@ class View {
     return section.decided !== null && own && visible.length === section.points.length;
   }
 
-  /* Whether the data do not tell if a point is dominated. */
+  /* Whether the data leave open if a point is dominated. */
   isOpen({ beaten }) {
     const { decided } = this.section;
     return this.isDoubtKnown() && beaten !== null && decided < beaten && beaten < 1 - decided;
@@ -98,8 +98,8 @@ class View {
       this.chosenHolder,
       node("div", { class: "row" }, node("h3", {}, "All points"), every.element),
       this.rowsHolder,
-      ...growth(this),
-      surroundings(section),
+      ...hypervolumeHistory(this),
+      environmentPanel(section),
     );
     this.listen();
   }
@@ -149,7 +149,7 @@ class View {
     }
   }
 
-  /* What limits and choice change: who is dimmed, who wears a letter, the best that fits. */
+  /* What limits and chosen points change: dimmed points, letters, and the best point that fits. */
   mark() {
     keepFocus(() => {
       const limits = this.limits(),
@@ -172,9 +172,9 @@ class View {
       }
       this.drawLimits();
       this.drawNotes();
-      tellResult(this);
+      showResult(this);
       this.drawCurves = () => {};
-      chosenPanel(this, this.chosenHolder);
+      comparisonPanel(this, this.chosenHolder);
       this.drawCurves();
       remember();
     });
@@ -261,9 +261,11 @@ class View {
     if (!place) return;
     const { point } = place,
       under = this.places.filter((one) => one !== place && Math.hypot(one.x - place.x, one.y - place.y) < 3).length;
-    const held = [...new Set([this.x, this.y, ...this.section.metrics])].filter((metric) => point.figures[metric.name]);
-    const figures = held.map((metric) =>
-      node("div", {}, node("dt", {}, metric.short), node("dd", {}, told(metric, point))),
+    const metrics = [...new Set([this.x, this.y, ...this.section.metrics])].filter(
+      (metric) => point.figures[metric.name],
+    );
+    const figures = metrics.map((metric) =>
+      node("div", {}, node("dt", {}, metric.short), node("dd", {}, formatted(metric, point))),
     );
     this.tip.replaceChildren(
       node("b", {}, point.label),
@@ -283,7 +285,7 @@ class View {
 }
 
 function spoken(view, point) {
-  const axes = [view.x, view.y].map((metric) => `${metric.label} ${told(metric, point)}`);
+  const axes = [view.x, view.y].map((metric) => `${metric.label} ${formatted(metric, point)}`);
   return [point.label, ...axes, ...states(view, point), count(point.seeds.length, "seed")].join(", ");
 }
 
@@ -291,21 +293,23 @@ function summary(view) {
   const { section, visible, drawn, onFront } = view,
     hidden = section.points.length - visible.length;
   const front = `${onFront.size} of ${count(drawn.length, "drawn point")} on the front of ${view.x.label} (${WAY[view.x.better]}) and ${view.y.label} (${WAY[view.y.better]})`;
-  const told = [hidden ? `${front}; ${hidden} hidden by the filter do not count` : front];
-  if (visible.length > drawn.length) told.push(`${visible.length - drawn.length} not drawn: not measured in both`);
+  const sentences = [hidden ? `${front}; ${hidden} hidden by the filter do not count` : front];
+  if (visible.length > drawn.length) sentences.push(`${visible.length - drawn.length} not drawn: not measured in both`);
   if (view.isDoubtKnown()) {
     const open = drawn.filter((point) => view.isOpen(point)).length,
       unknown = drawn.filter(({ beaten }) => beaten === null).length;
     if (open)
-      told.push(
+      sentences.push(
         `${open} not separable: dominated with a probability between ${100 * section.decided} and ${100 * (1 - section.decided)} %`,
       );
     if (unknown)
-      told.push(
+      sentences.push(
         `The error of ${unknown}, or of what may dominate them, is not known (one seed), so neither is how sure their place is`,
       );
   }
-  if (section.cover !== null)
-    told.push(`Hypervolume of size and quality kept: ${section.cover.toFixed(3)} (1: dense quality for no bytes)`);
-  return `${told.join(". ")}.`;
+  if (section.hypervolume !== null)
+    sentences.push(
+      `Hypervolume of size and quality kept: ${section.hypervolume.toFixed(3)} (1: dense quality for no bytes)`,
+    );
+  return `${sentences.join(". ")}.`;
 }

@@ -1,24 +1,77 @@
-"""The training of one stage, from its start or from the checkpoint that a stopped process left."""
+"""The work of one stage: what it starts from, its training, the artifact that it leaves.
+
+A training goes on from the checkpoint that a stopped process left.
+"""
 
 import gc
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
+from slimexp import artifact
+from slimexp.data.base import Corpus
 from slimexp.file import integrity
 from slimexp.file.integrity import Damaged
 from slimexp.host.console import Terminated, printable
 from slimexp.logger.base import Tracker
 from slimexp.logger.curves import drop_from
+from slimexp.model.base import Family, Source
 from slimexp.pipeline import machine
 from slimexp.pipeline.checkpoint import Checkpoint, check
 from slimexp.record.stage import Stage
 from slimexp.technique.finetune import Finetune
+
+
+def save_root(source: Source, stage: Stage, corpus: Corpus, cfg: DictConfig) -> None:
+    """Leave the model that ``source`` gives as the artifact of a stage that no other comes before."""
+    pl.seed_everything(cfg.seed, verbose=False)
+    history = source.history()
+    if history.artifact is not None and history.attachments:  # masks and quantizers stay in place
+        family = artifact.load(history.artifact)
+    else:
+        family = _load(source, corpus)
+    artifact.save(family, stage.artifact, dtype=_saved_type(cfg), stages=history.stages, key=stage.key)
+
+
+def train(
+    technique: Finetune,
+    stage: Stage,
+    *,
+    previous: Path,
+    reference: Path,
+    corpus: Corpus,
+    cfg: DictConfig,
+    tracker: Tracker,
+) -> None:
+    """Compress the model of one artifact, and leave another.
+
+    Args:
+        technique: The stage's technique.
+        stage: Where its checkpoint, curves and artifact lie.
+        previous: Artifact of the stage before it.
+        reference: Artifact of the dense model, which teaches where the technique names no teacher of its own.
+        corpus: What the model must serve.
+        cfg: The run's configuration.
+        tracker: What shows the training.
+
+    Raises:
+        ValueError: As ``fit``, or the technique cannot do what it should.
+    """
+    pl.seed_everything(cfg.seed, verbose=False)
+    technique.workplace = machine.device(cfg.trainer)
+    technique.prepare(artifact.load(previous), corpus, _teacher(technique, reference, corpus))
+    if technique.steps:
+        fit(technique, stage, cfg, tracker)
+    coverage = technique.finish()
+    history = artifact.read_manifest(previous)["stages"]
+    done = {"name": stage.name, "technique": type(technique).__name__, "key": stage.key, "coverage": coverage}
+    artifact.save(technique.family, stage.artifact, dtype=_saved_type(cfg), stages=[*history, done], key=stage.key)
 
 
 def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) -> None:
@@ -90,6 +143,21 @@ def curves(stage: Stage) -> str | None:
     if wrong := drop_from(path, math.inf):
         _say_lost(stage, wrong)
     return path.read_text()
+
+
+def _teacher(technique: Finetune, reference: Path, corpus: Corpus) -> Family | None:
+    if not technique.needs_teacher:
+        return None
+    return artifact.deployed(reference) if technique.teacher is None else _load(technique.teacher, corpus)
+
+
+def _load(source: Source, corpus: Corpus) -> Family:
+    return source.load(task=corpus.task, texts=corpus.texts, labels=corpus.labels)
+
+
+def _saved_type(cfg: DictConfig) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, cfg.save_dtype)
+    return dtype
 
 
 def _say_lost(stage: Stage, why: str) -> None:

@@ -1,5 +1,7 @@
 """What stages train on: Lightning's trainer and callbacks, made once before anything is loaded to see that they can."""
 
+import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,19 @@ import torch
 from omegaconf import DictConfig
 
 from slimexp.config.build import build
+
+
+def quiet() -> None:
+    """Libraries that greet and advertise say nothing below a warning."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for untrue in (
+        "dataloader is not resumable",  # training_batches is
+        "does not have many workers",  # tokenizing takes a hundredth of a step
+        r"Found \d+ module.s. in eval mode",  # on purpose where dropout is off
+        "isinstance.treespec, LeafSpec.. is deprecated",  # between Lightning and torch
+    ):
+        warnings.filterwarnings("ignore", message=f".*{untrue}")
 
 
 def device(trainer: DictConfig) -> torch.device:

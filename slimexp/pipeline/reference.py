@@ -5,12 +5,9 @@ from collections.abc import Iterable, Mapping
 
 from transformers import PreTrainedConfig
 
-from slimexp.artifact import compressed_by, is_quantized
-from slimexp.cut.source import CutOut
 from slimexp.data.base import Corpus
 from slimexp.model.base import Source
 from slimexp.model.labels import by_position, class_names, in_model_order
-from slimexp.model.loading import Scratch
 from slimexp.technique.finetune import Finetune, check_vocabularies
 
 log = logging.getLogger(__name__)
@@ -46,21 +43,21 @@ def dense(source: Source, named: Source | None, first: Finetune, corpus: Corpus)
         _say_positions(named.validate(corpus.task, corpus.labels), corpus, "the baseline")
         chosen, way_out = named, "choose another baseline"
     elif not source.is_trained(corpus.task):
-        what = "has random weights" if isinstance(source, Scratch) else _NEW_HEAD
+        what = "has random weights" if source.is_random else _NEW_HEAD
         if type(first) is not Finetune:
             raise ValueError(
                 f"the run's model {what}, which nothing can be compared with or taught by: {_NAME_IT}, or train it "
                 "first by a stage of technique finetune, as pipeline=finetune_prune, finetune_quantize, "
                 "finetune_distill and finetune_prune_quantize do"
             )
-        if not isinstance(source, Scratch):
+        if not source.is_random:
             log.warning(
                 "the run's model %s: the first stage trains it, and what it gives is the dense model", _NEW_HEAD
             )
         return None
     else:
-        chosen, way_out = source.source if isinstance(source, CutOut) else source, _NAME_IT
-    if done := compressed_by(chosen, corpus.task):
+        chosen, way_out = source.origin, _NAME_IT
+    if done := chosen.history().compressed_by:
         what = "model" if named is None else "baseline"
         raise ValueError(
             f"stages are compared with a dense model, and this {what} is compressed ({', '.join(done)}): {way_out}"
@@ -108,13 +105,13 @@ def check_teachers(techniques: Mapping[str, Finetune], source: Source, dense: So
             _check("baseline", dense, source, corpus)
 
 
-def check_unquantized(techniques: Iterable[Finetune], source: Source, task: str) -> None:
+def check_unquantized(techniques: Iterable[Finetune], source: Source) -> None:
     """Refuse to quantize what is quantized.
 
     Raises:
         ValueError: A stage would, and the run starts from a quantized model.
     """
-    if any(technique.quantizes for technique in techniques) and is_quantized(source, task):
+    if any(technique.quantizes for technique in techniques) and source.history().quantized:
         raise ValueError("the model is quantized already: quantize once, starting from the model before that")
 
 

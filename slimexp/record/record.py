@@ -1,51 +1,31 @@
 """Records: one JSON line per finished stage, the truth that reports are rebuilt from.
 
-A record file is append-only and safe under parallel processes: lines are written under a lock, in one
-piece. What a killed process left half-written is skipped on reading and never merges with a later line. A line may
-have been written by anybody: what it holds is checked when it is read, see ``record_schema``.
+A record file is append-only and safe under parallel processes: each line is written under a lock, in one piece. Half a
+line, which a killed process left, is skipped on reading and never merges with a later one. Lines may come from
+anywhere, so that their content is checked when they are read, see ``record.schema``.
 """
 
 import errno
 import fcntl
 import json
-import math
 import os
-import platform
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from slimexp.config import renamed
 from slimexp.file import integrity, regular
-from slimexp.host import working_copy
 from slimexp.record import schema as record_schema
+from slimexp.record.plain import finite_numbers, plain
 
 SCHEMA = 1
 FILE = "records.jsonl"
 LONGEST = 1 << 24  # bytes of a line
-LARGEST = 1 << 32  # bytes of a file: a sparse one may say that it has terabytes
-REASONS = 10  # of lines of a file that cannot be read, which are told
-OF_LAYER = "/"  # metric/layer: a figure of one layer, which models are not compared by
-PACKAGES = (
-    "slimexp",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "pytorch-lightning",
-    "torchmetrics",
-    "hydra-core",
-    "wandb",
-    "lm_eval",
-    "datasets",
-    "safetensors",
-    "compressed-tensors",
-    "numpy",
-)
+LARGEST = 1 << 32  # bytes of a file; a sparse file may claim terabytes
+REASONS = 10  # reasons for skipped lines that are reported of one file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,25 +38,26 @@ class Record:
         stage: Name of the stage in the pipeline.
         key: Content hash of the stage; the same work has the same key.
         parent: Key of the stage before, ``None`` for the first.
-        technique: Class name of the technique.
+        technique: Name of the technique's class.
         seed: Seed of the run.
-        overrides: What was changed on the command line, without secrets.
-        config: The configuration of the run, resolved but for what ``secret`` keeps back.
+        overrides: Overrides of the command line, without secrets.
+        config: The resolved configuration of the run, without the values that ``config.secret`` hides.
         git: ``{"commit", "dirty"}`` or ``None`` outside a repository.
-        versions: Package name -> version.
-        hardware: What it ran on, see ``environment``.
-        kernel: What executed in the linear layers while metrics were taken.
+        versions: Name of a package -> its version.
+        hardware: Hardware of the machine, see ``record.environment``.
+        kernel: What computed the linear layers while metrics were measured.
         headline: The metric that stands for quality.
         direction: Whether a smaller (``min``) or larger (``max``) headline is better.
         metrics: ``name_unit`` -> finite value.
-        directions: Metric -> which way it is better, of those that have a better.
+        directions: Metric -> which direction is better, for metrics of which one is.
         baseline: The same metrics of the dense model.
-        baseline_key: Key of the dense model; ``None`` where none was named, and ``baseline`` is empty.
+        baseline_key: Key of the dense model; ``None`` where there is none, and ``baseline`` is empty.
         trivial: Headline of the best guess without a model.
-        seconds: Where the time of the process that finished the stage went, by phase.
-        reused: Whether an earlier run's result was taken over.
+        seconds: Phase -> seconds that the process which finished the stage spent in it.
+        reused: Whether the result of an earlier run was used.
         artifact: The stage's model folder, relative to the runs folder.
-        curves: The stage's curves file, relative to the runs folder; ``None`` where nothing was trained.
+        curves: The stage's file of training curves, relative to the runs folder; ``None`` where nothing was trained.
+        schema: Version of the format of the line.
     """
 
     time: str
@@ -107,22 +88,22 @@ class Record:
 
     @property
     def dense(self) -> bool:
-        """Whether this is the dense model itself."""
+        """Whether this record is of the dense model itself."""
         return self.key == self.baseline_key
 
     def to_json(self) -> str:
         """The record as one line of strict JSON, with its own digest (``integrity.sealed``) and without the line break.
 
         Raises:
-            ValueError: A metric, the baseline, the trivial headline or a duration is not finite, or a field is one that
-                no reader would take.
+            ValueError: A metric, the baseline, the trivial headline or a duration is not finite, or readers would
+                refuse a field.
         """
-        numbers = {group: _finite(group, getattr(self, group)) for group in ("metrics", "baseline", "seconds")}
-        trivial = _finite("record", {"trivial": self.trivial})
+        numbers = {group: finite_numbers(group, getattr(self, group)) for group in ("metrics", "baseline", "seconds")}
+        trivial = finite_numbers("record", {"trivial": self.trivial})
         row = {field.name: getattr(self, field.name) for field in fields(self)}
-        content = _plain({**row, **numbers, **trivial})
+        content = plain({**row, **numbers, **trivial})
         line = json.dumps(integrity.sealed(content), allow_nan=False)
-        record_schema.check(record_schema.parse(line))  # what no reader takes would be lost in silence
+        record_schema.check(record_schema.parse(line))  # readers skip a line that they refuse, so it would be lost
         return line
 
     @classmethod
@@ -130,8 +111,8 @@ class Record:
         """Parse one line.
 
         Raises:
-            ValueError: It is no JSON object, has other content than was written, lacks a field, is of a newer schema,
-                or a field is not as it must be.
+            ValueError: The line is no JSON object, was changed since it was written, lacks a field, is of a newer
+                schema, or has a field that ``schema.check`` refuses.
         """
         row = record_schema.parse(line)
         if type(schema := row.get("schema", SCHEMA)) is not int or schema < 1:
@@ -145,19 +126,19 @@ class Record:
                 "the same command with resume=false writes it anew"
             )
         record_schema.check(row)
-        if integrity.SEAL in row:  # older versions wrote none
+        if integrity.SEAL in row:  # older versions wrote no seal
             integrity.check_seal(row)
         row["time"] = record_schema.in_utc(row["time"])
-        row["config"] = renamed.config(row["config"])  # after its seal was checked
+        row["config"] = renamed.config(row["config"])  # after the seal was checked, which holds for names as written
         return cls(**{name: row[name] for name in names if name in row})
 
 
 def append(path: str | Path, record: Record) -> None:
-    """Add one line to a record file, creating it; complete and on disk when this returns.
+    """Add a record to a file, which is created where there is none; the line is on the disk when this returns.
 
     Raises:
-        ValueError: The record holds a number that is not finite; nothing is written.
-        OSError: The disk is full or the folder not writable; the file stays as it was.
+        ValueError: Readers would refuse the record, see ``Record.to_json``; nothing is written.
+        OSError: The disk is full or the folder is not writable; the file stays as it was.
     """
     line = record.to_json().encode() + b"\n"
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -172,22 +153,22 @@ def append(path: str | Path, record: Record) -> None:
 
 
 def append_again(path: str | Path, record: Record) -> bool:
-    """Append a record that was written before, unless its line is there still; whether it had to be."""
+    """Append a record that was written before, unless its line is still in the file; returns whether it was missing."""
     try:
         with _locked(path, os.O_RDONLY, fcntl.LOCK_SH) as file, os.fdopen(os.dup(file), "rb") as stream:
-            there = any(line and _is_of(line, record.key) for line in regular.lines(stream, LONGEST))
+            present = any(line and _is_of(line, record.key) for line in regular.lines(stream, LONGEST))
     except FileNotFoundError:
-        there = False
-    if not there:
+        present = False
+    if not present:
         append(path, record)
-    return not there
+    return not present
 
 
 def check_place(path: Path) -> None:
-    """Refuse, before anything is computed, a place that no record can be appended to.
+    """Refuse a path that no record can be appended to, before anything is computed.
 
     Raises:
-        ValueError: Something is there that is no file of its own; a link would lead to another's.
+        ValueError: Something is there that is no regular file; a link would lead to a file elsewhere.
     """
     if integrity.is_other_kind(path):
         raise ValueError(
@@ -198,13 +179,13 @@ def check_place(path: Path) -> None:
 def read(path: str | Path, *, quiet: bool = False) -> list[Record]:
     """Read a record file, or every ``records.jsonl`` below a folder, oldest first.
 
-    Records with the same key are one, the latest, with the figures that only earlier ones hold. A line that
-    is no record (the torn last line of a killed process) is skipped with a warning that names it and says why,
-    and so is a file or folder that cannot be read.
+    Of records with the same key the latest counts, completed by metrics that only earlier ones have. A line that is no
+    record (the torn last line of a killed process) is skipped with a warning that names it and the reason, and so is a
+    file or folder that cannot be read.
 
     Args:
         path: A file, or a folder.
-        quiet: Without warnings, where an earlier reading has given them.
+        quiet: Whether to leave out the warnings, which an earlier reading has shown.
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
@@ -216,7 +197,11 @@ def read(path: str | Path, *, quiet: bool = False) -> list[Record]:
 
 
 def written(path: str | Path, *, quiet: bool = False) -> list[Record]:
-    """Every record as it was written; what ``read``, which has the same arguments, puts together.
+    """Every record as it was written, of which ``read`` merges those with the same key.
+
+    Args:
+        path: A file, or a folder.
+        quiet: Whether to leave out the warnings.
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
@@ -231,41 +216,22 @@ def written(path: str | Path, *, quiet: bool = False) -> list[Record]:
 
 
 def files(path: Path) -> list[Path]:
-    """The record files below a folder, whose linked folders are not entered, in order; a file is itself the only one.
+    """The record files below a folder, sorted; of a file, the file alone.
 
-    A folder that cannot be read is left out with a warning.
+    Links to folders are not followed, and a folder that cannot be read is left out with a warning.
     """
     if not os.path.isdir(path):
         return [path]
 
-    def unread(error: OSError) -> None:
+    def warn(error: OSError) -> None:
         warnings.warn(f"skipped folder {error.filename}: {error.strerror}", stacklevel=3)
 
-    found = os.walk(path, onerror=unread)
-    return sorted(Path(folder, FILE) for folder, inner, names in found if FILE in names or FILE in inner)
-
-
-def kept(record: Record) -> float | None:
-    """Share of the dense model's gain over the trivial guess that is kept (chance-corrected retention).
-
-    ``(trivial - x) / (trivial - dense)``: 1 as good as dense, 0 no better than no model at all, above 1
-    better than dense. ``None`` where a headline is missing or the dense model is no better than the guess.
-    """
-    value, dense = record.metrics.get(record.headline), record.baseline.get(record.headline)
-    if value is None or dense is None:
-        return None
-    gain = record.trivial - dense
-    gains = gain > 0 if record.direction == "min" else gain < 0
-    return (record.trivial - value) / gain if gains else None
-
-
-def environment() -> dict[str, Any]:
-    """What a run depends on besides its configuration: ``git``, ``versions`` and ``hardware``, as in ``Record``."""
-    return {"git": working_copy.state(), "versions": _versions(), "hardware": _hardware()}
+    folders = os.walk(path, onerror=warn)
+    return sorted(Path(folder, FILE) for folder, inner, names in folders if FILE in names or FILE in inner)
 
 
 def _merged(older: Record, newer: Record) -> Record:
-    """``newer``, with the figures that it did not take again."""
+    """``newer``, completed by metrics that only ``older`` has."""
     return replace(
         newer,
         metrics={**older.metrics, **newer.metrics},
@@ -280,6 +246,7 @@ def _merged(older: Record, newer: Record) -> Record:
 
 @contextmanager
 def _locked(path: str | Path, flags: int, lock: int) -> Iterator[int]:
+    """Descriptor of a regular file that is locked until the block ends."""
     file = regular.descriptor(path, flags)
     try:
         fcntl.flock(file, lock)
@@ -289,6 +256,7 @@ def _locked(path: str | Path, flags: int, lock: int) -> Iterator[int]:
 
 
 def _lines(path: Path) -> Iterator[Record]:
+    """Records of a file; what cannot be read is skipped with a warning."""
     try:
         with _locked(path, os.O_RDONLY, fcntl.LOCK_SH) as file, os.fdopen(os.dup(file), "rb") as stream:
             if (size := os.fstat(file).st_size) > LARGEST:
@@ -297,24 +265,29 @@ def _lines(path: Path) -> Iterator[Record]:
     except OSError as error:
         warnings.warn(f"skipped {path}: {error.strerror}", stacklevel=3)
         return
-    wrong: dict[str, list[int]] = {}
+    skipped: dict[str, list[int]] = {}
     for number, line in enumerate(lines, start=1):
         if line is None:
-            wrong.setdefault(f"it has more than {LONGEST} bytes", []).append(number)
+            skipped.setdefault(f"it has more than {LONGEST} bytes", []).append(number)
         elif line.strip():
             try:
                 yield Record.from_json(line)
             except ValueError as error:
-                wrong.setdefault(str(error), []).append(number)
-    _tell(path, wrong)
+                skipped.setdefault(str(error), []).append(number)
+    _warn_of(skipped, path)
 
 
-def _tell(path: Path, wrong: Mapping[str, Sequence[int]]) -> None:
-    """Warn of lines that were skipped, by reason; of a file of many reasons the first are enough."""
-    for why, numbers in list(wrong.items())[:REASONS]:
+def _warn_of(skipped: Mapping[str, Sequence[int]], path: Path) -> None:
+    """Warn of lines that were skipped, once for each of the first reasons.
+
+    Args:
+        skipped: Reason -> numbers of the lines.
+        path: Their file.
+    """
+    for reason, numbers in list(skipped.items())[:REASONS]:
         which = f"line {numbers[0]}" + (f" and {len(numbers) - 1} more" if len(numbers) > 1 else "")
-        warnings.warn(f"skipped {which} of {path}, no record that can be read: {why}", stacklevel=4)
-    if more := sum(map(len, list(wrong.values())[REASONS:])):
+        warnings.warn(f"skipped {which} of {path}, no record that can be read: {reason}", stacklevel=4)
+    if more := sum(map(len, list(skipped.values())[REASONS:])):
         warnings.warn(f"skipped {more} more lines of {path} for other reasons", stacklevel=4)
 
 
@@ -324,59 +297,3 @@ def _is_of(line: bytes, key: str) -> bool:
         return key.encode() in line and Record.from_json(line).key == key
     except (ValueError, TypeError, AttributeError):
         return False
-
-
-def _finite(group: str, numbers: Mapping[str, float]) -> dict[str, float]:
-    """Plain numbers of ``numbers`` (NumPy scalars and one-element tensors included)."""
-    plain = {name: value if isinstance(value, int) else float(value) for name, value in numbers.items()}
-    if bad := {name: value for name, value in plain.items() if not math.isfinite(value)}:
-        named = ", ".join(f"{group}.{name} = {value}" for name, value in bad.items())
-        raise ValueError(f"a record holds finite numbers only, got {named}")
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    """JSON types only: what JSON cannot say (paths, infinities of a configuration) becomes text."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    return str(value)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _hardware() -> dict[str, Any]:
-    """CPU model, physical and logical cores, threads torch uses, GPU names, memory in GB (10^9 bytes)."""
-    import psutil
-
-    torch = sys.modules.get("torch")  # a process without torch used neither its threads nor a GPU
-    gpus = range(torch.cuda.device_count()) if torch else ()
-    return {
-        "cpu": _cpu(),
-        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
-        "logical_cores": psutil.cpu_count(),
-        "threads": torch.get_num_threads() if torch else None,
-        "gpu": [torch.cuda.get_device_name(index) for index in gpus] if torch else [],
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-    }
-
-
-def _cpu() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""What a line of a record file must be: it may come from anybody, and all readers rely on what is checked here."""
+"""Types and ranges of the fields of a record. A line may come from anywhere, and all readers rely on these checks."""
 
 import json
 import re
@@ -12,28 +12,29 @@ from typing import Any, NoReturn
 NAME = 1_000  # characters of a name, and of a key of the configuration
 TEXT = 100_000  # characters of any other text
 DEPTH = 40  # levels of the configuration
-LARGEST = 1e100  # of a figure: its square, and its ratio to another, are finite
-_LARGEST_SETTING = sys.float_info.max  # what a setting as a float can be
-_SHORT = 10_000  # characters of a line whose texts need no look
+LARGEST = 1e100  # largest metric: its square, and its ratio to another, are finite
+_LARGEST_SETTING = sys.float_info.max  # largest number of a configuration, which must be a float
+_SHORT = 10_000  # characters of a line that is too short to hold a text that is too long
 _SEEDS = 2**63
 
-_COUNTS, _AMOUNTS, _ERROR = "params_", ("_mb", "_ms", "_ratio"), "_stderr"  # of metrics that are never negative
+# in names of metrics that are never negative
+_COUNTS, _AMOUNTS, _ERROR = "params_", ("_mb", "_ms", "_ratio"), "_stderr"
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half of a pair, as JSON escapes it; most are whole pairs
-_shown = Repr()
-_shown.maxstring = _shown.maxother = _shown.maxlong = 60
+_repr = Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 60
 
 Check = Callable[[str, Any], None]
 
 
 def parse(line: str | bytes) -> dict[str, Any]:
-    """A JSON object that holds no name twice, no NaN, and whole characters.
+    """The JSON object in a line, which holds no name twice, no NaN, and no half of a surrogate pair.
 
     Args:
-        line: In UTF-8, which may begin with a byte order mark.
+        line: Text, or its bytes in UTF-8, which may begin with a byte order mark.
 
     Raises:
-        ValueError: It is anything else.
+        ValueError: The line is no such object.
     """
     text = line if isinstance(line, str) else line.decode("utf-8-sig")
     try:
@@ -52,23 +53,23 @@ def parse(line: str | bytes) -> dict[str, Any]:
 
 
 def check(row: Mapping[str, Any]) -> None:
-    """Refuse fields whose values readers cannot use.
+    """Check the values of all fields of a record.
 
     Args:
-        row: As ``parse`` gives it, with every field of a record.
+        row: The object of a line, see ``parse``, with every field of a record.
 
     Raises:
-        ValueError: A field is of the wrong type, too long, or outside its range; names it.
+        ValueError: A field has the wrong type, is too long, or outside its range; the message names it.
     """
-    for name, checked in _FIELDS.items():
-        checked(name, row[name])
+    for name, check_field in _FIELDS.items():
+        check_field(name, row[name])
 
 
 def in_utc(time: str) -> str:
-    """An ISO 8601 time in UTC, so that text sorts as time does.
+    """An ISO 8601 time converted to UTC, so that times sort as text.
 
     Raises:
-        ValueError: It is no such time, or without a time zone.
+        ValueError: The text is no such time, or has no time zone.
     """
     try:
         moment = datetime.fromisoformat(time)
@@ -80,7 +81,7 @@ def in_utc(time: str) -> str:
 
 
 def _refuse(name: str, rule: str, value: Any) -> NoReturn:
-    raise ValueError(f"{name} must {rule}, got {_shown.repr(value)}")
+    raise ValueError(f"{name} must {rule}, got {_repr.repr(value)}")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in row if names.count(name) > 1)
-        raise ValueError(f"it holds {_shown.repr(twice)} twice")
+        raise ValueError(f"it holds {_repr.repr(twice)} twice")
     return row
 
 
@@ -100,7 +101,13 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number)
 
 
 def _check_tree(name: str, items: Iterable[Any], left: int) -> None:
-    """Depth, and size of numbers."""
+    """Check depth and numbers of any JSON.
+
+    Args:
+        name: Name of the field, for the message.
+        items: What it holds.
+        left: Levels of nesting that are allowed below.
+    """
     for item in items:
         kind = type(item)
         if kind is dict or kind is list:
@@ -112,6 +119,7 @@ def _check_tree(name: str, items: Iterable[Any], left: int) -> None:
 
 
 def _check_texts(tree: Any) -> None:
+    """Check the lengths of all texts and names in a JSON value."""
     if isinstance(tree, str) and len(tree) > TEXT:
         raise ValueError(f"a text must have at most {TEXT} characters, got {len(tree)}")
     if isinstance(tree, dict) and (longest := max(map(len, tree), default=0)) > NAME:
@@ -161,14 +169,14 @@ def _time(name: str, value: Any) -> None:
 
 
 def _inner_path(name: str, value: Any) -> None:
-    """Of a file in the runs folder."""
+    """Path of a file in the runs folder."""
     _outer_path(name, value)
     if ".." in PurePosixPath(value).parts:
         _refuse(name, "be a path within the runs folder, without '..'", value)
 
 
 def _outer_path(name: str, value: Any) -> None:
-    """Relative to the runs folder; a model that was evaluated may lie outside, and is then never read or removed."""
+    """Path relative to the runs folder, which may lead out of it to a model that was evaluated and is never removed."""
     if type(value) is not str or len(value) > TEXT or not value.isprintable() or value.startswith("/"):
         _refuse(name, "be a relative path of printable characters", value)
     parts = PurePosixPath(value).parts
@@ -176,22 +184,22 @@ def _outer_path(name: str, value: Any) -> None:
         _refuse(name, "be a relative path with '..' at its beginning only", value)
 
 
-def _maybe(checked: Check) -> Check:
-    return lambda name, value: None if value is None else checked(name, value)
+def _optional(check_value: Check) -> Check:
+    return lambda name, value: None if value is None else check_value(name, value)
 
 
-def _all(checked: Check) -> Check:
+def _list_of(check_item: Check) -> Check:
     def each(name: str, value: Any) -> None:
         if type(value) is not list:
             _refuse(name, "be a list", value)
         for item in value:
-            checked(f"an item of {name}", item)
+            check_item(f"an item of {name}", item)
 
     return each
 
 
-def _table(checked: Check) -> Check:
-    """An object of any printable names."""
+def _mapping_of(check_value: Check) -> Check:
+    """Check of an object with any printable names, whose values all pass ``check_value``."""
 
     def each(name: str, value: Any) -> None:
         if type(value) is not dict:
@@ -200,18 +208,18 @@ def _table(checked: Check) -> Check:
             _refuse(f"names in {name}", "be printable characters", list(value))
         try:
             for key, item in value.items():
-                checked(key, item)
-        except ValueError as error:  # a name is put together for the one that needs it, of hundreds
+                check_value(key, item)
+        except ValueError as error:  # the full name is built here alone, for the one value of hundreds that needs it
             raise ValueError(f"{name}.{error}") from None
 
     return each
 
 
-_numbers = _table(_number)
+_numbers = _mapping_of(_number)
 
 
 def _figures(name: str, value: Any) -> None:
-    """Metrics, some of which are never below 0."""
+    """Check metrics, of which counts, amounts and errors are never negative."""
     _numbers(name, value)
     if min(value.values(), default=0) < 0:
         for key, figure in value.items():
@@ -220,27 +228,27 @@ def _figures(name: str, value: Any) -> None:
 
 
 def _fact(name: str, value: Any) -> None:
-    """A value, or a list of them."""
-    for one in value if type(value) is list else [value]:
-        if isinstance(one, list | dict):
+    """Check a single value, or a list of single values."""
+    for item in value if type(value) is list else [value]:
+        if isinstance(item, list | dict):
             _refuse(name, "be a text or number, or a list of them", value)
 
 
 def _node(name: str, value: Any) -> None:
-    """A part of the configuration, or none."""
+    """Check a node of the configuration, which may be absent."""
     if value is not None and type(value) is not dict:
         _refuse(name, "be an object", value)
 
 
-def _object(need: Mapping[str, Check], may: Mapping[str, Check]) -> Check:
-    """An object with the names of ``need``, and those of ``may`` where it has them; others hold bounded JSON."""
-    checks = {**need, **may}
+def _object(required: Mapping[str, Check], optional: Mapping[str, Check]) -> Check:
+    """Check of an object with all ``required`` names, perhaps the ``optional`` ones, and any others of bounded JSON."""
+    checks = {**required, **optional}
 
     def each(name: str, value: Any) -> None:
         if type(value) is not dict:
             _refuse(name, "be an object", value)
-        if lacking := need.keys() - value.keys():
-            _refuse(name, f"have '{min(lacking)}'", value)
+        if missing := required.keys() - value.keys():
+            _refuse(name, f"have '{min(missing)}'", value)
         try:
             for key in checks.keys() & value.keys():
                 checks[key](key, value[key])
@@ -251,24 +259,24 @@ def _object(need: Mapping[str, Check], may: Mapping[str, Check]) -> Check:
     return each
 
 
-_NODES = _maybe(_table(_node))
+_NODES = _optional(_mapping_of(_node))
 _CONFIG = _object(
     {},
     {"pipeline": _NODES, "measure": _NODES} | dict.fromkeys(("data", "model", "baseline", "trainer", "logger"), _node),
 )
-_known = _object(
+_hardware_fields = _object(
     {},
-    {"cpu": _text, "gpu": _all(_text)}
-    | dict.fromkeys(("cores", "logical_cores", "threads"), _maybe(_integer))
-    | {"memory_gb": _maybe(_number)},
+    {"cpu": _text, "gpu": _list_of(_text)}
+    | dict.fromkeys(("cores", "logical_cores", "threads"), _optional(_integer))
+    | {"memory_gb": _optional(_number)},
 )
-_facts = _table(_fact)
+_other_facts = _mapping_of(_fact)
 
 
 def _hardware(name: str, value: Any) -> None:
-    """What a program knows of, as it knows it, and any other facts."""
-    _known(name, value)
-    _facts(name, value)
+    """Check the hardware: the fields that ``record.environment`` writes, and any other facts."""
+    _hardware_fields(name, value)
+    _other_facts(name, value)
 
 
 _FIELDS: dict[str, Check] = {
@@ -276,24 +284,24 @@ _FIELDS: dict[str, Check] = {
     "name": _text,
     "stage": _name,
     "key": _name,
-    "parent": _maybe(_name),
+    "parent": _optional(_name),
     "technique": _text,
     "seed": _integer,
-    "overrides": _all(_text),
+    "overrides": _list_of(_text),
     "config": _CONFIG,
-    "git": _maybe(_object({"commit": _text, "dirty": _flag}, {})),
-    "versions": _table(_text),
+    "git": _optional(_object({"commit": _text, "dirty": _flag}, {})),
+    "versions": _mapping_of(_text),
     "hardware": _hardware,
     "kernel": _text,
     "headline": _name,
     "direction": _direction,
     "metrics": _figures,
-    "directions": _table(_direction),
+    "directions": _mapping_of(_direction),
     "baseline": _figures,
-    "baseline_key": _maybe(_name),
+    "baseline_key": _optional(_name),
     "trivial": _number,
-    "seconds": _table(_duration),
+    "seconds": _mapping_of(_duration),
     "reused": _flag,
     "artifact": _outer_path,
-    "curves": _maybe(_inner_path),
+    "curves": _optional(_inner_path),
 }

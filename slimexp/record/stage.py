@@ -1,24 +1,23 @@
-"""One stage of a run: the key of its work, the folder it lives in, and the one process that works on it."""
+"""One stage of a run: the key of its work, its folder, and the lock of the one process that works on it."""
 
 import fcntl
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from slimexp import __version__
 from slimexp.file import integrity
 from slimexp.host.console import printable
 
-DENSE = "dense"  # the stage that holds the model which others are compared with
-RUNNING = ".running"  # the file in a runs folder that every run holds, and ``slimexp.clean`` alone
-CHECKPOINT = re.compile(r"checkpoint\.(ckpt|(\d+\.)?partial)")  # names that a stage's checkpoints have
-START = "start"  # the stage that holds what a run starts from, where that is not the dense model
+DENSE = "dense"  # name of the stage that holds the model which others are compared with
+RUNNING = ".running"  # file in a runs folder that runs lock side by side, and ``slimexp.clean`` exclusively
+CHECKPOINT = re.compile(r"checkpoint\.(ckpt|(\d+\.)?partial)")  # names of a stage's checkpoints
+START = "start"  # name of the stage that holds the model a run starts from, where that is not the dense one
 
 # Of a trainer: what is seen of a training, and the files Lightning would write of its own.
 _SHAPES_NOTHING = frozenset(
@@ -35,19 +34,19 @@ _SHAPES_NOTHING = frozenset(
 
 
 class Stopped(ValueError):
-    """A stage was given up before its end: what it would have become is of no use."""
+    """A stage was stopped before its end, because its result would be of no use."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage and where its results live.
+    """A stage, and the files of its results.
 
     Attributes:
-        name: Its name in the pipeline.
+        name: Name of the stage in the pipeline.
         key: Content hash of everything that shapes its result.
         parent: Key of the stage before it; ``None`` for a root.
-        folder: ``artifact/``, ``measures.json``, ``curves.jsonl`` and, while unfinished, ``checkpoint.ckpt``; what was
-            found damaged is ``damaged-`` and its name, the newest only.
+        folder: Holds ``artifact/``, ``measures.json``, ``curves.jsonl`` and, while unfinished, ``checkpoint.ckpt``; a
+            damaged file is renamed to ``damaged-`` and its name, and only the newest is kept.
     """
 
     name: str
@@ -57,23 +56,26 @@ class Stage:
 
     @property
     def artifact(self) -> Path:
+        """Folder of the model."""
         return self.folder / "artifact"
 
     @property
     def checkpoint(self) -> Path:
+        """File from which an unfinished training goes on."""
         return self.folder / "checkpoint.ckpt"
 
     @property
     def curves(self) -> Path:
+        """File of the training curves, a JSON object for each logged step."""
         return self.folder / "curves.jsonl"
 
     def check_place(self) -> None:
-        """Refuse a link on the way to the stage: it would be written to, and removed from, wherever that leads.
+        """Refuse a link on the way to the stage, because files would be written and removed where it leads.
 
-        The runs folder itself may be one: it is the user's to choose.
+        The runs folder itself may be a link, because the user chooses it.
 
         Raises:
-            ValueError: The folder of the run or of the stage is one, or is no folder.
+            ValueError: The folder of the run or of the stage is a link, or no folder.
         """
         for place in (self.folder.parent, self.folder):
             if place.is_symlink():
@@ -83,8 +85,8 @@ class Stage:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Work on the stage as the only process; another that wants it waits here, and then finds it finished."""
-        self.check_place()  # again: what was planned is reached much later
+        """Lock the stage until the block ends; another process waits here, and then reads the finished stage."""
+        self.check_place()  # again, because the check before the run was long ago
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = self.folder / "lock"
         if integrity.is_other_kind(lock):
@@ -98,34 +100,34 @@ class Stage:
             yield
 
     def drop_checkpoint(self) -> None:
-        """Remove the checkpoint, and any that a kill left half-written."""
+        """Remove the checkpoint, and half-written ones that a killed process left."""
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
             if CHECKPOINT.fullmatch(path.name):
                 integrity.remove(path)
 
     def set_aside(self, path: Path, why: object, *, then: str = "done again") -> None:
-        """Keep what is damaged under another name, and say so in a line."""
+        """Rename a damaged file, and print a line that says why and what is done then."""
         aside = integrity.set_aside(path)
         print(f"{self.name}: its {path.name} is damaged ({printable(why)}): set aside as {aside}, {then}", flush=True)
 
     def measured(self) -> dict[str, Any]:
-        """What ``write_measured`` was given last; empty where nothing is there, or what is damaged and set aside."""
+        """What ``write_measured`` wrote last; empty where there is no file, or a damaged one, which is set aside."""
         path = self.folder / "measures.json"
         if not os.path.lexists(path):
             return {}
         try:
-            known = integrity.read_object(path)
-            integrity.check_numbers(known.get("metrics"), "metrics")
-            integrity.check_seal(known)
+            content = integrity.read_object(path)
+            integrity.check_numbers(content.get("metrics"), "metrics")
+            integrity.check_seal(content)
         except integrity.Damaged as error:
             self.set_aside(path, error)
             return {}
-        return {name: value for name, value in known.items() if name != integrity.SEAL}
+        return {name: value for name, value in content.items() if name != integrity.SEAL}
 
     def restore_curves(self, rows: str) -> None:
-        """Put the curves of a finished stage right where they are not ``rows``."""
-        path, wanted = self.curves, rows.encode()
-        if path.is_file() and path.stat().st_size == len(wanted) and path.read_bytes() == wanted:
+        """Write the curves of a finished stage again where its file is missing or differs from ``rows``."""
+        path, expected = self.curves, rows.encode()
+        if path.is_file() and path.stat().st_size == len(expected) and path.read_bytes() == expected:
             return
         if os.path.lexists(path):
             self.set_aside(path, "it has other content than was written", then="written again")
@@ -134,17 +136,17 @@ class Stage:
         integrity.write(path, rows)
 
     def write_measured(self, content: Mapping[str, Any]) -> None:
-        """Keep metrics with what they were taken by."""
+        """Write metrics and the settings that they were measured with, sealed by their digest."""
         integrity.write(self.folder / "measures.json", json.dumps(integrity.sealed(content)))
 
 
 def at_work(runs: Path) -> IO[str]:
-    """Tell ``slimexp.clean`` that a run needs what lies in ``runs``, until what is returned is closed.
+    """Lock ``runs`` against ``slimexp.clean`` until the returned file is closed.
 
-    Runs hold it side by side; one that begins while models are removed waits until that is done.
+    Runs share the lock; one that begins while models are removed waits until that is done.
 
     Raises:
-        ValueError: Something is there that is no file.
+        ValueError: The lock is no regular file.
     """
     runs.mkdir(parents=True, exist_ok=True)
     if integrity.is_other_kind(path := runs / RUNNING):
@@ -175,17 +177,6 @@ def as_floats(tree: Any) -> Any:
     if isinstance(tree, list | tuple):
         return [as_floats(value) for value in tree]
     return float(tree) if isinstance(tree, int) and not isinstance(tree, bool) else tree
-
-
-def code_version(names: Sequence[str]) -> str:
-    """Digest of the sources of modules or rooms: another version of them is other work."""
-    root = Path(__file__).parents[1]
-    patterns = ("{}.py", "{}/*.py", "{}/*.cpp")
-    files = sorted(path for name in names for pattern in patterns for path in root.glob(pattern.format(name)))
-    digest = hashlib.sha256(__version__.encode())
-    for path in files:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def shaping(trainer: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from slimexp.record.record import OF_LAYER
+from slimexp.record.figures import OF_LAYER
 from slimexp.sweeper.worker import Outcome
 
 OUTCOME = "outcome"  # user attribute of a trial

@@ -13,12 +13,12 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import FrozenTrial
 
-from slimexp.analysis.point import flat
 from slimexp.config.build import build
 from slimexp.config.check import check
 from slimexp.config.composition import CONF_DIR, chosen, options
 from slimexp.config.secret import written
 from slimexp.host import console
+from slimexp.record.settings import flat
 from slimexp.record.stage import key
 from slimexp.record.stage import shaping as trainer
 from slimexp.sweeper.settings import MOST_SEED, Direction, check_settings

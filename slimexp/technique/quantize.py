@@ -17,7 +17,7 @@ from slimexp.model.base import Batch, Family
 from slimexp.model.cache import require_cache, round_cache
 from slimexp.model.layer import LayerSelector, check_finite, coverage, latent
 from slimexp.quantizer.base import Quantizer
-from slimexp.record.record import OF_LAYER
+from slimexp.record.figures import OF_LAYER
 from slimexp.rounding.gptq import GPTQ
 from slimexp.smoothing.base import Smoothing
 from slimexp.technique.batches import calibration_batches

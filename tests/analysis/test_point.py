@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from slimexp.analysis.point import Point, figures, points, spreads, unshrunk
+from slimexp.analysis.point import Point, points, spreads
 from slimexp.record.record import Record
 
 pytestmark = pytest.mark.fast
@@ -48,49 +48,12 @@ def test_figures_of_layers_stand_apart_in_the_order_of_the_model(seeded: Make) -
     ]
 
 
-def test_settings_tell_points_apart_and_the_kind_of_a_number_does_not(seeded: Make) -> None:
+def test_settings_distinguish_points_and_the_type_of_a_number_does_not(seeded: Make) -> None:
     found = points([seeded(0, sparsity=1), seeded(1, sparsity=1.0), seeded(0, sparsity=0.5)], {})
     assert [(point.label, point.seeds) for point in found] == [
         ("prune(sparsity=1)", (0, 1)),
         ("prune(sparsity=0.5)", (0,)),
     ]
-
-
-def test_settings_that_alone_tell_points_apart_are_not_cut_from_their_labels(make_record: Make) -> None:
-    def made(key: str, **settings: int) -> Record:
-        stage = dict.fromkeys(("a", "b", "c", "d", "e"), 0) | settings
-        return make_record(key=key, config={"pipeline": {"prune": stage}})
-
-    alone = dict.fromkeys(("a", "b", "c", "d"), 1)
-    found = points([made("1"), made("2", e=1), made("3", **alone)], {})
-    assert [point.label for point in found] == [
-        "prune(a=0, b=0, c=0, d=0, e=0)",
-        "prune(a=0, b=0, c=0, d=0, e=1)",
-        "prune(a=1, b=1, c=1, d=1, +1)",
-    ]
-
-
-def test_what_was_chosen_stands_before_its_numbers(make_record: Make) -> None:
-    def made(key: str, quantizer: str, rounding: str | None, **numbers: int) -> Record:
-        parts: dict[str, Any] = {"quantizer": {"_target_": f"q.{quantizer}", "rate": len(quantizer)}, "rounding": None}
-        if rounding is not None:
-            parts["rounding"] = {"_target_": f"r.{rounding}"}
-        return make_record(key=key, config={"pipeline": {"prune": numbers | parts}})
-
-    numbers = dict.fromkeys(("a", "b", "c"), 0)
-    found = points(
-        [made("1", "MinMax", "Gptq", **numbers), made("2", "Hqq", None, **numbers | {"a": 1, "b": 1, "c": 1})], {}
-    )
-    assert [point.label for point in found] == ["prune(MinMax, Gptq, a=0, b=0, +1)", "prune(Hqq, a=1, b=1, c=1)"]
-
-
-def test_derived_figures(make_record: Make) -> None:
-    metrics = {"cer": 0.046, "cer_stderr": 0.0031, "disk_mb": 4.0, "params_live": 4e6, "params_nonzero": 1e6}
-    record = make_record(metrics={**metrics, "weights_mb": 2.0}, baseline={"cer": 0.015, "disk_mb": 16.0})
-    found = figures(record)
-    assert {name: found[name] for name in found if name not in record.metrics} == pytest.approx(
-        {"kept": 0.5, "kept_stderr": 0.05, "size_ratio": 0.25, "sparsity": 0.75, "bits_per_weight": 4.0}
-    )
 
 
 @pytest.mark.parametrize(
@@ -134,11 +97,3 @@ def test_the_dense_model_is_once_itself() -> None:
 def test_what_is_absent_is_not_known(seeded: Make) -> None:
     point: Point = points([seeded(0)], {})[0]
     assert math.isnan(point.value("energy")) and math.isnan(point.error("energy")) and math.isnan(point.error("cer"))
-
-
-@pytest.mark.parametrize(
-    ("sparsity", "size_ratio", "expected"), [(0.5, 1.0, True), (0.5, 0.6, False), (0.0, 1.0, False)]
-)
-def test_zeros_that_are_stored_make_nothing_smaller(sparsity: float, size_ratio: float, expected: bool) -> None:
-    assert unshrunk({"sparsity": sparsity, "size_ratio": size_ratio}) is expected
-    assert not unshrunk({"cer": 0.1})

@@ -82,7 +82,7 @@ def test_a_point_belongs_to_one_corpus(tmp_path: Path) -> None:
         ("points.jsonl", '{"label": "a", "corpus": "other", "cer": [1]}', r"must be a finite number, got \[1\]"),
     ],
 )
-def test_a_bad_file_is_told_where(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_a_bad_file_is_one_error_that_names_the_place(tmp_path: Path, name: str, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read(written(tmp_path, text, name), ["spelling", "other"])
 

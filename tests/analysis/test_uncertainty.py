@@ -61,7 +61,7 @@ def test_the_same_again() -> None:
     assert probabilities(means, [0.1] * 20) == probabilities(means, [0.1] * 20)
 
 
-def test_what_is_not_known_is_not_made_up() -> None:
+def test_unknown_errors_give_no_probability() -> None:
     means = [(1.0, 0.02), (2.0, 0.01), (3.0, 0.03)]
     assert probabilities(means, [NAN] * 3) == [None] * 3
     # the one that is not known is no smaller than the first, and might beat the last
@@ -71,5 +71,5 @@ def test_what_is_not_known_is_not_made_up() -> None:
     assert probability_dominated([], [], [], WAYS) == []
 
 
-def test_a_useless_point_neither_beats_nor_is_told() -> None:
+def test_a_point_without_figures_neither_dominates_nor_has_a_probability() -> None:
     assert probabilities([(1, NAN), (2, 0.5)], [NAN, 0.1]) == [None, 0]

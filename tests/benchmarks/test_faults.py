@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,7 +50,7 @@ def _write(text: str = "1", said: str = "done 2") -> None:
 
 
 def _refuse(status: int = 2, said: str = "error: it is damaged") -> None:
-    print(said, file=os.sys.stderr)
+    print(said, file=sys.stderr)
     raise SystemExit(status)
 
 

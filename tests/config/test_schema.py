@@ -29,7 +29,7 @@ WRONG = [
         "optimizer": [None], "lr_scheduler": [None], "losses": [None], "losses.ce": [None], "importance": [None],
         "pattern": [None], "schedule": [None], "include": [None, "a"], "steps": [None, "abc", True, 1e30], "seed": [-1],
         "optimizer.lr": ["abc", True, float("nan")], "optimizer.betas": [[0.9], 3], "every": [2**63],
-        "losses.ce.weight": [float("inf")]}.items() for value in values),
+        "losses.ce.weight": [float("inf")]}.items() for value in values),  # type: ignore[attr-defined]
     ("measure.size", None), ("measure.size", "abc"), ("measure.size", 3), ("callback.progress", None),
     ("callback.progress", "abc"), ("model.path", None), ("model.max_length", 1.5), ("logger.tags", "a"),
     ("model.path", ""), ("logger.folder", " "), ("data.seed", -1), ("data.split_seed", 2**32),

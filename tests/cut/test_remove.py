@@ -82,7 +82,8 @@ def some(total: int, count: int, seed: int) -> Tensor:
 
 def choose(family: Family, *axes: str) -> dict[str, ScopeIndices]:
     """At random, and not the same in any two scopes."""
-    config, kept = family.model.config, {}
+    config = family.model.config
+    kept: dict[str, ScopeIndices] = {}
     for axis in axes:
         if axis == HEADS:
             groups = architecture_of(config).groups

@@ -91,7 +91,7 @@ def test_unused_tokens_fill_up_to_a_multiple(multiple: int) -> None:
 
 
 def test_configs_follow() -> None:
-    config = PretrainedConfig(pad_token_id=0, eos_token_id=[2, 5], bos_token_id=None)
+    config = PretrainedConfig(pad_token_id=0, eos_token_id=[2, 5], bos_token_id=None)  # type: ignore[call-arg]
     renumber(config, [0, 2, 4, 5])
     assert (config.pad_token_id, config.eos_token_id, config.bos_token_id) == (0, [1, 3], None)
     with pytest.raises(ValueError, match="vocabulary must keep eos_token_id=3: see"):

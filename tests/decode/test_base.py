@@ -23,7 +23,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from benchmarks.rounding import rounded
 from slimexp.decode import fused
 from slimexp.decode.base import Decoder
 from slimexp.decode.fused import Fused, refusal
@@ -117,7 +116,7 @@ def test_steps_go_on_beyond_a_sliding_window_as_one_and_the_same_work() -> None:
 
 @pytest.mark.gpu
 def test_a_graph_decodes_beyond_a_sliding_window() -> None:
-    model = windowed().cuda()
+    model = windowed().cuda()  # type: ignore[call-arg]
     decoder = Decoder(model, 40)
     assert decoder.label == Captured.label
     decoder.prefill(torch.randint(67, (1, 5), generator=torch.Generator().manual_seed(1)).cuda())
@@ -159,7 +158,9 @@ def test_a_prompt_is_read_with_what_is_behind_it_unseen(name: str, monkeypatch: 
 @pytest.mark.gpu
 @pytest.mark.parametrize("bits, group", [(16, None), (8, None), (8, 32), (4, 32), (4, None)])
 @pytest.mark.parametrize("name", list(MODELS))
-def test_fused_kernels_give_the_logits_of_transformers(name: str, bits: int, group: int | None) -> None:
+def test_fused_kernels_give_the_logits_of_transformers(
+    rounded: Callable[..., Packed], name: str, bits: int, group: int | None
+) -> None:
     pytest.importorskip("triton")
     model = model_of(name, "cuda")
     if bits < 16:
@@ -183,7 +184,7 @@ def test_fused_kernels_give_the_logits_of_transformers(name: str, bits: int, gro
 
 
 @pytest.mark.gpu
-def test_layers_packed_differently_stand_beside_each_other() -> None:
+def test_layers_packed_differently_stand_beside_each_other(rounded: Callable[..., Packed]) -> None:
     pytest.importorskip("triton")
     model = model_of("llama", "cuda")
     for key, layer in list(model.named_modules()):
@@ -243,7 +244,7 @@ def test_float8_weights_decode_without_rounding_inputs() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("bits", [16, 8, 4])
-def test_a_bfloat16_model_decodes_as_its_own_rounding_allows(bits: int) -> None:
+def test_a_bfloat16_model_decodes_as_its_own_rounding_allows(rounded: Callable[..., Packed], bits: int) -> None:
     pytest.importorskip("triton")
     model = model_of("qwen2", "cuda").bfloat16()
     if bits < 16:
@@ -265,7 +266,7 @@ def test_a_bfloat16_model_decodes_as_its_own_rounding_allows(bits: int) -> None:
 def test_generating_on_a_gpu(temperature: float) -> None:
     for model in (
         model_of("llama", "cuda"),
-        GPT2LMHeadModel(GPT2Config(vocab_size=67, n_embd=64, n_layer=2, n_head=2)).cuda().eval(),
+        GPT2LMHeadModel(GPT2Config(vocab_size=67, n_embd=64, n_layer=2, n_head=2)).cuda().eval(),  # type: ignore[call-arg]
     ):
         model.generation_config.eos_token_id = None
         ids = torch.randint(67, (1, 9), device="cuda")

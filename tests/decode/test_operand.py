@@ -1,10 +1,11 @@
 """Weights that read the same input are one matrix, however each is packed."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
-from benchmarks.rounding import rounded
 from slimexp.decode.operand import Matrix, stacked
 from slimexp.decode.packed_linear import PackedLinear
 from slimexp.kernel.base import FLOAT8, Packed
@@ -16,9 +17,15 @@ def layers(count: int = 3) -> list[nn.Linear]:
     return [nn.Linear(128, 32 * (n + 1)) for n in range(count)]
 
 
-def words(layer: nn.Linear, bits: int, group: int | None, zero: int | None = None) -> PackedLinear:
-    packed = rounded(layer, bits, group)
-    return PackedLinear(packed if zero is None else packed._replace(zero=torch.full_like(packed.scale, zero)))
+@pytest.fixture
+def words(rounded: Callable[..., Packed]) -> Callable[..., PackedLinear]:
+    """Layer, bits, group (and one zero point for all groups) -> its packed weights."""
+
+    def make(layer: nn.Linear, bits: int, group: int | None, zero: int | None = None) -> PackedLinear:
+        packed = rounded(layer, bits, group)
+        return PackedLinear(packed if zero is None else packed._replace(zero=torch.full_like(packed.scale, zero)))
+
+    return make
 
 
 def float8(layer: nn.Linear) -> ScaledMM:
@@ -36,7 +43,7 @@ def weight(matrix: Matrix) -> torch.Tensor:
 
 
 @pytest.mark.fast
-def test_of_one_kind_the_layers_become_views() -> None:
+def test_of_one_kind_the_layers_become_views(words: Callable[..., PackedLinear]) -> None:
     for kind, made in (
         ("dense", layers()),
         ("int4", [words(one, 4, 32) for one in layers()]),
@@ -51,7 +58,7 @@ def test_of_one_kind_the_layers_become_views() -> None:
 
 
 @pytest.mark.fast
-def test_of_several_widths_it_is_of_the_least_words_that_hold_all() -> None:
+def test_of_several_widths_it_is_of_the_least_words_that_hold_all(words: Callable[..., PackedLinear]) -> None:
     first, second, third = layers()
     made = [words(first, 8, None), words(second, 4, 32), words(third, 4, 64, zero=-3)]
     matrix = stacked(made, torch.bfloat16)
@@ -62,7 +69,7 @@ def test_of_several_widths_it_is_of_the_least_words_that_hold_all() -> None:
 
 
 @pytest.mark.fast
-def test_beside_a_dense_layer_all_are_dense() -> None:
+def test_beside_a_dense_layer_all_are_dense(words: Callable[..., PackedLinear]) -> None:
     first, second, third = layers()
     made = [first.bfloat16(), words(second, 4, 32), float8(third)]
     matrix = stacked(made, torch.bfloat16)
@@ -75,7 +82,7 @@ def test_beside_a_dense_layer_all_are_dense() -> None:
 @pytest.mark.parametrize("without", [0, 2])
 def test_a_layer_without_a_bias_adds_none(without: int) -> None:
     made = layers()
-    made[without].bias = None
+    made[without].register_parameter("bias", None)
     matrix = stacked(made, torch.float32)
     expected = [torch.zeros(one.out_features) if one.bias is None else one.bias for one in made]
     assert matrix.bias is not None and torch.equal(matrix.bias, torch.cat(expected))

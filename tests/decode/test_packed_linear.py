@@ -1,10 +1,11 @@
 """Packed words hold the very integers, and say what they cannot hold."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.rounding import rounded
 from slimexp.decode.packed_linear import PackedLinear, rounded_in_blocks
 from slimexp.kernel.base import Packed
 
@@ -54,7 +55,7 @@ def test_on_a_gpu_a_kernel_each_gives_the_very_numbers(bits: int, affine: bool) 
 
 
 @pytest.mark.fast
-def test_a_scale_keeps_its_value() -> None:
+def test_a_scale_keeps_its_value(rounded: Callable[..., Packed]) -> None:
     assert PackedLinear(packed(4, 3)).scale.dtype == torch.float32
     assert PackedLinear(rounded(nn.Linear(64, 8), 4, 32)).scale.dtype == torch.bfloat16
 

@@ -45,16 +45,16 @@ LOADS_PACKED_T5 = hasattr(CompressedTensorsHfQuantizer, "get_load_operations")
 def tiny(name: str) -> PreTrainedModel:
     torch.manual_seed(0)
     if name == T5:
-        config = T5Config(
+        config: Any = T5Config(  # type: ignore[call-arg]
             vocab_size=96, d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=4,
             feed_forward_proj="gated-gelu", decoder_start_token_id=0,
         )  # fmt: skip
         return T5ForConditionalGeneration(config).eval()
-    sizes = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    sizes: dict[str, Any] = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
     if name == LLAMA:
         config = LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
         return LlamaForCausalLM(config).eval()
-    return BertForSequenceClassification(BertConfig(**sizes, num_attention_heads=4, num_labels=3)).eval()
+    return BertForSequenceClassification(BertConfig(**sizes, num_attention_heads=4, num_labels=3)).eval()  # type: ignore[call-arg]
 
 
 def in_blocks(model: nn.Module) -> dict[str, nn.Linear]:

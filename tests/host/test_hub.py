@@ -1,5 +1,6 @@
 """Without a network what the hub alone has is one error at once."""
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -60,6 +61,21 @@ def test_libraries_do_not_ask_a_hub_that_does_not_answer(asked: list[str], monke
             datasets.load_dataset("no/such-dataset")
     assert not constants.HF_HUB_OFFLINE and not datasets.config.HF_HUB_OFFLINE
     assert len(asked) == 1 and time.monotonic() - began < 5
+
+
+def test_offline_ends_with_its_block_even_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
+    with pytest.raises(KeyError), hub.offline():
+        assert constants.is_offline_mode() and datasets.config.HF_HUB_OFFLINE
+        assert os.environ["HF_HUB_OFFLINE"] == os.environ["HF_DATASETS_OFFLINE"] == "1", "for processes started here"
+        raise KeyError
+    assert not constants.is_offline_mode() and not datasets.config.HF_HUB_OFFLINE
+    assert os.environ["HF_HUB_OFFLINE"] == "0" and "HF_DATASETS_OFFLINE" not in os.environ
 
 
 def test_the_way_out_is_named(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ import torch
 from slimexp.kernel.base import FLOAT8, Packed
 from slimexp.kernel.scaled_mm import ScaledMM
 
-Make, Distance = Callable[..., Packed], Callable[..., float]
+Make = Callable[..., Packed]
+Distance = Callable[..., float]
 CPU = torch.device("cpu")
 ORDER = 2e-6  # of adding up
 

@@ -11,7 +11,8 @@ from slimexp.kernel.base import Packed
 from slimexp.kernel.vnni import Vnni
 
 CPU = torch.device("cpu")
-Make, Distance = Callable[..., Packed], Callable[..., float]
+Make = Callable[..., Packed]
+Distance = Callable[..., float]
 compiled = pytest.mark.skipif(build.failure() is not None, reason=f"no compiled kernel: {build.failure()}")
 
 
@@ -57,7 +58,7 @@ def test_it_holds_integers(packed: Make) -> None:
     def held(bits: int) -> int:
         layer = Vnni(packed(64, 128, 128, bits=bits))
         assert layer.integers.dtype == torch.uint8
-        return layer.integers.nbytes
+        return int(layer.integers.nbytes)
 
     assert held(8) == 64 * 128 and held(4) == 64 * 128 // 2
 

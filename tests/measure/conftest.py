@@ -59,7 +59,7 @@ def tiny_model(task: str, *, width: int = 32, layers: int = 1) -> PreTrainedMode
     torch.manual_seed(0)
     if task == "seq2seq":
         return T5ForConditionalGeneration(
-            T5Config(
+            T5Config(  # type: ignore[call-arg]
                 vocab_size=VOCAB, d_model=width, d_kv=8, d_ff=2 * width, num_layers=layers, num_heads=4,
                 decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
             )
@@ -73,7 +73,7 @@ def tiny_model(task: str, *, width: int = 32, layers: int = 1) -> PreTrainedMode
             )
         )  # fmt: skip
     return BertForSequenceClassification(
-        BertConfig(
+        BertConfig(  # type: ignore[call-arg]
             vocab_size=VOCAB, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
             num_attention_heads=4, max_position_embeddings=LENGTH, num_labels=2, pad_token_id=0,
         )

@@ -1,5 +1,6 @@
 """The harness on models in memory, without network."""
 
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,16 @@ def test_likelihoods_are_the_models_own(subjects: dict[str, Subject], corpora: d
     with mock.patch.object(family.model, "forward", knowing):
         figures = _measure(limit=None).measure(subjects["seq2seq"], subjects["seq2seq"], corpora["seq2seq"])
     assert figures["spelling_choice_acc"] == 1.0
+
+
+def test_standard_errors_are_bootstrapped_without_more_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval.api.metrics import bootstrap_stderr, median
+
+    monkeypatch.setattr("multiprocessing.Pool", lambda *_: pytest.fail("a process was forked"))
+    monkeypatch.delenv("DISABLE_MULTIPROC", raising=False)
+    with _measure()._harness(["next_line"]):
+        assert bootstrap_stderr(median, [0.0, 1.0, 2.0], iters=10) > 0
+    assert "DISABLE_MULTIPROC" not in os.environ
 
 
 @pytest.mark.fast

@@ -47,7 +47,7 @@ def test_a_request_forgets_the_one_before(subjects: dict[str, Subject]) -> None:
 @pytest.mark.gpu
 def test_on_a_gpu_one_sequence_decodes_as_a_graph(subjects: dict[str, Subject]) -> None:
     family = subjects["causal_lm"].family
-    family.model.cuda()
+    family.model.cuda()  # type: ignore[call-arg]
     one = replace(SHAPE, batch=1)
     graph = runner(family, one)
     assert isinstance(graph, Decoder) and type(runner(family, SHAPE)) is Request
@@ -65,7 +65,7 @@ def test_on_a_gpu_one_sequence_decodes_as_a_graph(subjects: dict[str, Subject]) 
 @pytest.mark.parametrize("task", ["seq2seq", "classification"])
 def test_on_a_gpu_other_models_run_as_graphs(task: str, subjects: dict[str, Subject]) -> None:
     family = subjects[task].family
-    family.model.cuda()
+    family.model.cuda()  # type: ignore[call-arg]
     shape = SHAPE.fitted(family)
     graph, request = runner(family, shape), Request(family)
     assert isinstance(graph, Replayed)

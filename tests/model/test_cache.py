@@ -82,7 +82,7 @@ def test_generation_is_that_of_reading_again_each_time(
 ) -> None:
     family = tiny(task, **values)
     round_cache(family.model, bits)
-    options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "num_beams": beams}
+    options: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "num_beams": beams}
     options["attention_mask"] = torch.ones_like(IDS)
     again = family.model.generate(IDS, use_cache=False, **options)
     assert torch.equal(family.model.generate(IDS, **options), again)

@@ -329,10 +329,27 @@ def test_settings_of_a_format_that_are_damaged_are_no_traceback(
     assert "\n" not in str(raised.value)
 
 
-def test_modules_register_weights_again_after_an_error() -> None:
-    before = nn.Module.register_parameter, nn.Linear.reset_parameters
-    with pytest.raises(KeyError), serving._without_weights():
-        assert nn.Linear(2, 2).weight.is_meta
-        raise KeyError
-    assert (nn.Module.register_parameter, nn.Linear.reset_parameters) == before
+@pytest.mark.parametrize("task", TASKS)
+def test_weights_take_no_memory_before_they_are_read(
+    task: str, tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tiny(task), tmp_path / "a", bits=8, group_size=None, activations=False)
+    bare = serving.bare
+    made: list[tuple[set[bool], bool]] = []
+
+    def watched(*arguments: Any) -> tuple[Any, Any]:
+        make, config = bare(*arguments)
+
+        def build(config: Any) -> Any:
+            model = make(config)
+            weights, buffers = ({one.is_meta for one in tensors} for tensors in (model.parameters(), model.buffers()))
+            made.append((weights, True in buffers))
+            return model
+
+        return build, config
+
+    monkeypatch.setattr(serving, "bare", watched)
+    real = artifact.served(tmp_path / "a")
+    assert made == [({True}, False)], "and buffers are computed: they are in no file"
+    assert not any(tensor.requires_grad for tensor in real.model.parameters())
     assert not nn.Linear(2, 2).weight.is_meta

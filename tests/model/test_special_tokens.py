@@ -44,7 +44,7 @@ def test_grades_do_not_depend_on_the_batch_whatever_the_padding_was_said_to_be(
 
 def test_a_decoder_model_that_classifies_reads_the_last_real_token() -> None:
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = LlamaConfig(  # type: ignore[call-arg]
         vocab_size=259, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=2, num_labels=2, pad_token_id=None, eos_token_id=1,
     )  # fmt: skip

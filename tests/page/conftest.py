@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slimexp.analysis.section import Section, load
+from slimexp.page.content import content
+from slimexp.page.html import render
 from slimexp.page.server import LivePage, Server
 from slimexp.record import record
 from slimexp.record.record import Record, append
@@ -19,7 +21,8 @@ from slimexp.record.record import Record, append
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 DENSE = {"cer": 0.015, "exact_match": 0.6, "disk_mb": 16.1, "latency_p50_ms": 80.0, "latency_ratio": 1.0}
 GUESS = 0.08
@@ -152,10 +155,14 @@ def served(runs: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def window() -> Iterator["Page"]:
-    """A window of a real browser."""
+    """A window of a real browser. Where there is none, tests of the page are skipped, and under CI=true they fail."""
+    lacking = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
     if CHROMIUM is None:
-        pytest.skip("no chromium, chromium-browser or google-chrome on PATH")
-    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e '.[dev]')")
+        lacking(f"no {', '.join(BROWSERS)} on PATH; on Debian: apt-get install chromium")
+    try:
+        from playwright import sync_api as driver
+    except ImportError:
+        lacking("playwright is not installed; pip install -e '.[dev]'")
     sandbox = [] if os.geteuid() else ["--no-sandbox"]  # which root cannot have
     with driver.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*sandbox, "--disable-gpu"])
@@ -166,19 +173,19 @@ def window() -> Iterator["Page"]:
 
 
 @pytest.fixture
-def said(window: "Page") -> Iterator[list[str]]:
-    """What a page says on its console and asks of a network."""
-    heard: list[str] = []
+def messages(window: "Page") -> Iterator[list[str]]:
+    """Messages of the console, and addresses that the page requests."""
+    logged: list[str] = []
     listeners: dict[str, Any] = {
-        "console": lambda message: heard.append(message.text),
-        "pageerror": lambda error: heard.append(str(error)),
-        "request": lambda request: heard.append(request.url),
+        "console": lambda message: logged.append(message.text),
+        "pageerror": lambda error: logged.append(str(error)),
+        "request": lambda request: logged.append(request.url),
     }
     window.set_viewport_size({"width": 1280, "height": 900})
     window.goto("about:blank")  # a new address that differs behind the # only would not load anew
     for event, listener in listeners.items():
         window.on(event, listener)  # type: ignore[call-overload]
-    yield heard
+    yield logged
     for event, listener in listeners.items():
         window.remove_listener(event, listener)
 
@@ -187,3 +194,25 @@ def said(window: "Page") -> Iterator[list[str]]:
 def section(sections: list[Section]) -> Section:
     (one,) = sections
     return one
+
+
+@pytest.fixture
+def page(window: "Page", shared_runs: Path, sections: list[Section], messages: list[str]) -> Iterator["Page"]:
+    """The page from disk; at the end it has logged nothing and requested nothing but itself."""
+    address = open_page(window, shared_runs, content(sections, shared_runs, shared_runs))
+    yield window
+    assert [one for one in messages if one.partition("#")[0] not in (address, "data:,")] == []
+
+
+def open_page(window: "Page", runs: Path, what: Mapping[str, Any]) -> str:
+    """Write the page and open it; its address."""
+    file = runs / "pareto.html"
+    file.write_text(render(what))
+    window.goto(file.as_uri())
+    return file.as_uri()
+
+
+@pytest.fixture
+def shown() -> Callable[["Page", Path, Mapping[str, Any]], str]:
+    """Window, folder and content -> the address of the page, which is written there and opened."""
+    return open_page

@@ -2,17 +2,16 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from slimexp.analysis import pareto
 from slimexp.analysis.section import Section, load
 from slimexp.page.content import content
-from slimexp.page.html import render
 from slimexp.page.server import Server
 from slimexp.record import record
 from slimexp.record.record import append, read
@@ -20,22 +19,6 @@ from slimexp.select import Budget, choose
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
-
-
-@pytest.fixture
-def page(window: "Page", shared_runs: Path, sections: list[Section], said: list[str]) -> Iterator["Page"]:
-    """The page from disk; afterwards nothing may have been said or asked for but itself."""
-    address = shown(window, shared_runs, content(sections, shared_runs, shared_runs))
-    yield window
-    assert [one for one in said if one.partition("#")[0] not in (address, "data:,")] == []
-
-
-def shown(window: "Page", runs: Path, what: dict[str, Any]) -> str:
-    """Write the page and open it; its address."""
-    file = runs / "pareto.html"
-    file.write_text(render(what))
-    window.goto(file.as_uri())
-    return file.as_uri()
 
 
 def keys(page: "Page", script: str) -> list[str]:
@@ -124,11 +107,11 @@ def test_a_slider_dims_names_and_gives_the_command(page: "Page", shared_runs: Pa
         slider.press("ArrowLeft")
     assert slider.get_attribute("aria-valuetext") == "at most 6"
     assert dots(page, ".out") == ["d", "p", "q8"] and dots(page, ".best") == ["q4"]
-    told = page.inner_text(".result")
+    result = page.inner_text(".result")
     assert (
-        "3 of 7 models fit" in told
-        and "slower than dense" in told
-        and str(shared_runs / "run/quantize-q4/artifact") in told
+        "3 of 7 models fit" in result
+        and "slower than dense" in result
+        and str(shared_runs / "run/quantize-q4/artifact") in result
     )
     assert page.locator(".result code").first.inner_text().endswith("max_disk_mb=6")
     assert page.locator(".limit").count() == 1
@@ -138,84 +121,10 @@ def test_a_slider_dims_names_and_gives_the_command(page: "Page", shared_runs: Pa
     assert dots(page, ".out") == [] and page.locator(".limit").count() == 0
 
 
-def test_none_fits_is_said_with_the_nearest(page: "Page") -> None:
+def test_where_none_fits_the_nearest_is_named(page: "Page") -> None:
     page.get_by_role("slider", name="at most: size on disk (MB)").press("Home")
     page.get_by_role("slider", name="at most: character error rate").press("Home")
     assert "None fits. The nearest:" in page.inner_text(".result")
-
-
-def test_a_click_chooses_and_shows_curves_and_figures(page: "Page") -> None:
-    halo = page.locator(".point[data-focus='dot s0 s1'] .halo").bounding_box()
-    assert halo is not None
-    page.mouse.move(halo["x"] + 12, halo["y"] + 12)
-    tip = page.inner_text(".tip")
-    assert "distill" in tip and "0.025 (0.02 to 0.03)" in tip and "2 seeds" in tip
-    page.mouse.click(halo["x"] + 12, halo["y"] + 12)
-    page.locator("tbody .name", has_text="key=q8").click()
-    assert page.locator("[aria-pressed=true].name").count() == 2
-    assert page.locator(".point[aria-selected=true]").count() == 2
-    assert page.locator(".curves .line").count() == 1
-    assert page.locator(".curves .line").get_attribute("d").count("M") == 2  # type: ignore[union-attr]  # a gap
-    page.locator(".curves svg").hover(position={"x": 900, "y": 60})
-    assert page.inner_text(".readout") == "step 9; A, seed 0: 0.1"
-    assert "Without this curve: B." in page.inner_text(".curves")
-    assert "0.025 (0.02 to 0.03)" in page.inner_text(".comparison")
-    page.get_by_role("button", name="Choose none").click()
-    assert page.locator(".comparison").count() == 0
-
-
-def test_a_bar_for_each_layer_of_a_chosen_point_that_has_them(page: "Page") -> None:
-    page.locator("tbody .name", has_text="key=q8").click()
-    assert page.locator(".sensitivity").count() == 0
-    page.locator("tbody .name", has_text="bare").click()
-    told = page.get_by_role("region", name="Sensitivity by layer").get_by_role("row").all_inner_texts()
-    cells = [" ".join(row.split()) for row in told]
-    assert cells == [
-        "layer B 10⁻³ nats",
-        "encoder.block.0",
-        "layer.0.SelfAttention.q 12.3",
-        "layer.1.wo 40",
-        "decoder.block.0",
-        "layer.0.SelfAttention.q -1",
-    ]
-    bars = page.locator(".sensitivity .bar").evaluate_all(
-        "all => all.map(one => [one.getAttribute('x'), one.getAttribute('width')])"
-    )
-    assert bars == [["2.44%", "30.12%"], ["2.44%", "97.56%"], ["0.00%", "2.44%"]]
-    assert "Not measured: A." in page.inner_text(".sensitivity")
-    page.set_viewport_size({"width": 360, "height": 740})
-    assert page.evaluate("document.documentElement.scrollWidth") == 360
-    region = "document.querySelector('.layers')"
-    assert page.evaluate(f"{region}.scrollWidth === {region}.clientWidth")
-
-
-def test_bits_of_each_layer_above_what_it_would_cost(page: "Page") -> None:
-    page.locator("tbody .name", has_text="key=q8").click()
-    page.locator("tbody .name", has_text="key=q4").click()
-    region = page.get_by_role("region", name="Bits by layer")
-
-    def told() -> list[str]:
-        return [" ".join(row.split()) for row in region.get_by_role("row").all_inner_texts()]
-
-    assert told() == [
-        "layer B bits",
-        "encoder.block.0",
-        "layer.0.SelfAttention.q 4 10",
-        "layer.1.wo 8 40",
-        "decoder.block.0",
-        "layer.0.SelfAttention.q 2 2",
-    ]
-    widths = region.locator(".bar").evaluate_all("all => all.map(one => one.getAttribute('width'))")
-    assert widths == ["50.00%", "25.00%", "100.00%", "100.00%", "25.00%", "5.00%"]
-    assert "All layers alike: A." in page.inner_text(".allotted")
-    assert "(10⁻³ nats)" in page.inner_text(".allotted label")
-    select = page.locator("[data-focus=width]")
-    select.focus()
-    page.keyboard.press("ArrowDown")  # by keyboard alone, and the choice keeps the focus
-    assert told()[3] == "layer.1.wo 8 2"
-    assert page.evaluate("document.activeElement.dataset.focus") == "width"
-    page.set_viewport_size({"width": 360, "height": 740})
-    assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
 def test_words_of_the_data_are_text(page: "Page") -> None:
@@ -224,7 +133,7 @@ def test_words_of_the_data_are_text(page: "Page") -> None:
     assert page.evaluate("window.hacked === undefined && document.images.length === 0")
 
 
-def test_the_table_sorts_and_says_so(page: "Page") -> None:
+def test_the_table_sorts_and_marks_the_order(page: "Page") -> None:
     head = page.locator("th", has=page.locator("[data-focus='sort latency_ratio']"))
     order = "all => all.slice(0, 4).map(one => one.dataset.focus)"
     for way, first in (("ascending", "row s0 s1"), ("descending", "row q4")):
@@ -324,21 +233,23 @@ def test_a_visit_goes_on_after_a_reload_and_nonsense_in_the_address_is_ignored(p
         assert page.evaluate("VIEWS[0].state.x") == "disk_mb"
 
 
-def test_the_policy_forbids_the_network(page: "Page", said: list[str]) -> None:
+def test_the_policy_forbids_the_network(page: "Page", messages: list[str]) -> None:
     assert page.evaluate("fetch('http://127.0.0.1:9/').then(() => 'sent', () => 'refused')") == "refused"
-    refusals = [one for one in said if "Content Security Policy" in one]
-    assert refusals and not any(one.startswith("http") for one in said)
+    refusals = [one for one in messages if "Content Security Policy" in one]
+    assert refusals and not any(one.startswith("http") for one in messages)
     for one in refusals:
-        said.remove(one)
+        messages.remove(one)
 
 
 def test_growth_is_drawn_when_opened(page: "Page", section: Section) -> None:
     page.locator(".growth summary").click()
     page.wait_for_selector(".growth .line")
-    assert f"over {len(section.growth)} points" in page.inner_text(".growth summary")
+    assert f"over {len(section.hypervolume_history)} points" in page.inner_text(".growth summary")
 
 
-def test_doubt_and_published_points_are_shown(window: "Page", runs: Path, said: list[str]) -> None:
+def test_doubt_and_published_points_are_shown(
+    shown: Callable[..., str], window: "Page", runs: Path, messages: list[str]
+) -> None:
     for one in read(runs):
         append(runs / record.FILE, replace(one, metrics={**one.metrics, "cer_stderr": 0.004}))
     (runs / "points.csv").write_text("label,cer,disk_mb\nOthers <2024>,0.012,3\n")
@@ -358,7 +269,7 @@ def test_doubt_and_published_points_are_shown(window: "Page", runs: Path, said: 
 
 
 def test_a_live_page_takes_up_new_records_and_keeps_its_state(
-    window: "Page", runs: Path, served: Server, said: list[str]
+    window: "Page", runs: Path, served: Server, messages: list[str]
 ) -> None:
     window.goto(served.address)
     window.locator("tbody .name").nth(1).click()
@@ -370,4 +281,4 @@ def test_a_live_page_takes_up_new_records_and_keeps_its_state(
     assert window.evaluate("VIEWS[0].state.x") == "latency_ratio"
     assert window.locator("[aria-pressed=true].name").count() == 1
     assert window.evaluate("document.activeElement.dataset.focus") == "axis x"
-    assert {one for one in said if not one.startswith(served.address)} <= {"data:,"}
+    assert {one for one in messages if not one.startswith(served.address)} <= {"data:,"}

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from slimexp.analysis.plot import COLOURS
 from slimexp.analysis.section import Section
+from slimexp.analysis.style import COLOURS
 from slimexp.page.content import content, nothing
 from slimexp.page.html import embedded, render
 
@@ -33,8 +33,8 @@ def test_words_of_the_template_in_the_data_are_not_filled_in() -> None:
 
 @pytest.mark.parametrize("text", ["<!--", "</script>", "\u2028", '"', "'", "\\", "é"])
 def test_embedding_is_undone_by_json(text: str) -> None:
-    told = embedded({"a": text})
-    assert json.loads(told) == {"a": text} and "<" not in told
+    text_of_element = embedded({"a": text})
+    assert json.loads(text_of_element) == {"a": text} and "<" not in text_of_element
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -25,7 +25,7 @@ from slimexp.report import main
 pytestmark = pytest.mark.fast
 
 
-def asked(server: Server, path: str, **headers: str) -> tuple[HTTPResponse, bytes]:
+def get(server: Server, path: str, **headers: str) -> tuple[HTTPResponse, bytes]:
     connection = HTTPConnection(*server.server_address[:2], timeout=10)
     connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
     reply = connection.getresponse()
@@ -35,30 +35,30 @@ def asked(server: Server, path: str, **headers: str) -> tuple[HTTPResponse, byte
 
 
 def test_page_and_data_are_served_and_data_only_when_changed(runs: Path, served: Server) -> None:
-    page, body = asked(served, "/")
+    page, body = get(served, "/")
     assert page.status == 200 and b"<title>slimexp" in body and b"connect-src 'self'" in body
-    data, body = asked(served, "/data.json")
+    data, body = get(served, "/data.json")
     version = data.headers["ETag"]
     assert len(json.loads(body)["sections"][0]["points"]) == 7
-    assert asked(served, "/data.json", If_None_Match=version)[0].status == 304
+    assert get(served, "/data.json", If_None_Match=version)[0].status == 304
     new = next(one for one in read(runs) if one.key == "q8")
     append(runs / record.FILE, replace(new, key="q6", config={**new.config, "pipeline": {"quantize": {"key": 6}}}))
-    data, body = asked(served, "/data.json", If_None_Match=version)
+    data, body = get(served, "/data.json", If_None_Match=version)
     assert data.status == 200 and len(json.loads(body)["sections"][0]["points"]) == 8
 
 
 def test_nothing_else_is_served_and_to_no_other_name(served: Server) -> None:
     for path in ("/records.jsonl", "/../records.jsonl", "//etc/passwd", "/page.js"):
-        assert asked(served, path)[0].status == 404
-    reply, body = asked(served, "/data.json", Host="evil.example")
+        assert get(served, path)[0].status == 404
+    reply, body = get(served, "/data.json", Host="evil.example")
     assert reply.status == 403 and b"sections" not in body
 
 
 def test_published_points_that_change_are_taken_up(runs: Path, tmp_path: Path) -> None:
     reference = tmp_path / "published.csv"
-    reference.write_text("label,cer,disk_mb\ntheirs,0.01,3.0\n")
+    reference.write_text("label,cer,disk_mb\nElsewhere 2024,0.01,3.0\n")
     live = LivePage(runs, partial(load, runs, reference=reference), reference)
-    assert b"theirs" in live.snapshot().data
+    assert b"Elsewhere 2024" in live.snapshot().data
     reference.write_text("label,cer,disk_mb\nothers,0.01,3.0\n")
     os.utime(reference, ns=(1, 1))
     assert b"others" in live.snapshot().data
@@ -81,8 +81,8 @@ def test_a_port_that_is_taken_or_none_is_one_line_and_code_2(runs: Path, capsys:
     with socket.create_server((HOST, 0)) as holder:
         port = holder.getsockname()[1]
         assert main([str(runs), "--watch", "--port", str(port)]) == 2
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said == f"error: port {port} is in use: leave out --port to get a free one, or name another"
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message == f"error: port {port} is in use: leave out --port to get a free one, or name another"
     for wrong in ("--watch --port 65536", "--port 8000", "--watch --out x", "--watch --wandb"):
         with pytest.raises(SystemExit, match="2"):
             main([str(runs), *wrong.split()])
@@ -111,10 +111,10 @@ def raw(served: Server, request: bytes) -> bytes:
     """What the server sends until it ends the connection."""
     with socket.create_connection(served.server_address[:2], timeout=10) as client:
         client.sendall(request)
-        told = b""
+        output = b""
         while piece := client.recv(65536):
-            told += piece
-    return told
+            output += piece
+    return output
 
 
 def test_only_reading_is_answered_and_one_name_is_needed(served: Server) -> None:
@@ -149,7 +149,7 @@ def test_clients_that_say_nothing_are_few_and_do_not_stay(
             client.close()
         for _ in range(100):
             try:
-                if asked(one, "/")[0].status == 200:
+                if get(one, "/")[0].status == 200:
                     break
             except ConnectionError:
                 pass

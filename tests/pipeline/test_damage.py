@@ -13,6 +13,7 @@ from slimexp import artifact
 from slimexp.config.check import check
 from slimexp.config.composition import compose
 from slimexp.file import integrity
+from slimexp.format import manifest
 from slimexp.logger.curves import Curves
 from slimexp.pipeline import checkpoint
 from slimexp.pipeline.pipeline import Pipeline
@@ -189,10 +190,10 @@ ALL = [*OF_CONTENT, missing, *OF_KIND]
 @pytest.mark.parametrize("file", FILES)
 def test_every_damage_of_every_file_is_seen(finished: Any, tmp_path: Path, file: str, damage: Damage) -> None:
     shutil.copytree(finished[0].stage() / "artifact", tmp_path / "artifact")
-    artifact.check(tmp_path / "artifact")
+    manifest.check(tmp_path / "artifact")
     damage(tmp_path / "artifact" / file)
     with pytest.raises(integrity.Damaged, match=rf"^({file} |it has other content)") as error:
-        artifact.check(tmp_path / "artifact")
+        manifest.check(tmp_path / "artifact")
     assert "\n" not in str(error.value)
 
 
@@ -266,7 +267,7 @@ def test_a_manifest_of_other_content_is_damaged(finished: Any, tmp_path: Path, c
         content = json.dumps(json.loads(file.read_text()) | content)
     file.write_text(content, errors="surrogatepass")
     with pytest.raises(integrity.Damaged):
-        artifact.check(tmp_path / "artifact")
+        manifest.check(tmp_path / "artifact")
 
 
 def test_files_that_are_none_of_ours_are_left_alone(finished: Any, copy: Make, again: Make, fits: list[str]) -> None:
@@ -280,8 +281,8 @@ def test_files_that_are_none_of_ours_are_left_alone(finished: Any, copy: Make, a
 def test_a_manifest_without_digests_is_accepted(finished: Any, copy: Make, fits: list[str]) -> None:
     run = copy(finished[0])
     for file in run.runs.rglob(artifact.MANIFEST):
-        manifest = json.loads(file.read_text())
-        file.write_text(json.dumps({name: manifest[name] for name in manifest.keys() - {"digests", "sha256", "key"}}))
+        held = json.loads(file.read_text())
+        file.write_text(json.dumps({name: held[name] for name in held.keys() - {"digests", "sha256", "key"}}))
     assert run.pipeline().run() == finished[1] and fits == []
 
 

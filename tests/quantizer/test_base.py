@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def compose_quantizer(name: str) -> DictConfig:
 
 
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)
-def make(request: pytest.FixtureRequest) -> Callable[..., Quantizer]:
+def make(request: pytest.FixtureRequest) -> partial[Quantizer]:
     path: Path = request.param
     factory = build(compose_quantizer(path.stem))
     if not issubclass(factory.func, Calibrated):
@@ -40,28 +41,28 @@ def _calibrated(factory: Callable[..., Quantizer], **settings: object) -> Quanti
 
 
 @pytest.fixture(params=[True, False], ids=["symmetric", "affine"])
-def symmetric(request: pytest.FixtureRequest, make: Callable[..., Quantizer]) -> bool:
+def symmetric(request: pytest.FixtureRequest, make: partial[Quantizer]) -> bool:
     if not request.param and kind(make).symmetric_only:
         pytest.skip("has no affine variant")
     return request.param
 
 
-def kind(make: Callable[..., Quantizer]) -> type[Quantizer]:
+def kind(make: partial[Quantizer]) -> type[Quantizer]:
     factory = make.args[0] if make.args else make
-    return factory.func
+    return cast(type[Quantizer], factory.func)
 
 
 def tensor(*, seed: int = 0) -> torch.Tensor:
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
-def widths(make: Callable[..., Quantizer]) -> range:
+def widths(make: partial[Quantizer]) -> range:
     return kind(make).widths
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize("group_size", [None, 8, "tensor"])
-def test_levels(make: Callable[..., Quantizer], symmetric: bool, group_size: int | str | None) -> None:
+def test_levels(make: partial[Quantizer], symmetric: bool, group_size: int | str | None) -> None:
     for bits in widths(make):
         quantizer = make(bits=bits, group_size=group_size, symmetric=symmetric)
         values = quantizer(tensor())
@@ -71,9 +72,7 @@ def test_levels(make: Callable[..., Quantizer], symmetric: bool, group_size: int
 
 @pytest.mark.fast
 @pytest.mark.parametrize("group_size", [None, 8, "tensor"])
-def test_integers_stand_for_the_values(
-    make: Callable[..., Quantizer], symmetric: bool, group_size: int | str | None
-) -> None:
+def test_integers_stand_for_the_values(make: partial[Quantizer], symmetric: bool, group_size: int | str | None) -> None:
     for bits in widths(make):
         quantizer = make(bits=bits, group_size=group_size, symmetric=symmetric)
         x = tensor() + 0.3
@@ -85,7 +84,7 @@ def test_integers_stand_for_the_values(
 
 
 @pytest.mark.fast
-def test_grid_points_stay_where_they_are(make: Callable[..., Quantizer], symmetric: bool) -> None:
+def test_grid_points_stay_where_they_are(make: partial[Quantizer], symmetric: bool) -> None:
     for bits in widths(make):
         quantizer = make(bits=bits, group_size=None, symmetric=symmetric)
         x = tensor() + 0.3
@@ -95,7 +94,7 @@ def test_grid_points_stay_where_they_are(make: Callable[..., Quantizer], symmetr
 
 
 @pytest.mark.fast
-def test_a_frozen_grid_no_longer_follows_and_is_loaded_again(make: Callable[..., Quantizer], symmetric: bool) -> None:
+def test_a_frozen_grid_no_longer_follows_and_is_loaded_again(make: partial[Quantizer], symmetric: bool) -> None:
     if kind(make).dynamic or make.args:
         pytest.skip("is taken from every input, or frozen already")
     quantizer = make(bits=widths(make)[0], group_size=8, symmetric=symmetric)
@@ -110,13 +109,13 @@ def test_a_frozen_grid_no_longer_follows_and_is_loaded_again(make: Callable[...,
 
 
 @pytest.mark.fast
-def test_no_grid_for_numbers_that_are_not_finite(make: Callable[..., Quantizer]) -> None:
+def test_no_grid_for_numbers_that_are_not_finite(make: partial[Quantizer]) -> None:
     with pytest.raises(ValueError, match="a grid needs finite numbers"):
         make(bits=widths(make)[0], group_size=None).start(torch.full(SHAPE, torch.nan))
 
 
 @pytest.mark.fast
-def test_error_is_at_most_half_a_step_and_a_clip(make: Callable[..., Quantizer]) -> None:
+def test_error_is_at_most_half_a_step_and_a_clip(make: partial[Quantizer]) -> None:
     for bits in widths(make):
         quantizer = make(bits=bits, group_size=None)
         x = tensor()
@@ -124,14 +123,14 @@ def test_error_is_at_most_half_a_step_and_a_clip(make: Callable[..., Quantizer])
         low, high = quantizer.limits
         clipped = torch.clamp(x / grid.scale, low - 0.5, high + 0.5) * grid.scale
         steps = (quantizer.round(x, grid) - clipped).abs() / grid.scale.abs()
-        half = 0.5
+        half: float | torch.Tensor = 0.5
         if quantizer.stored.is_floating_point:  # 3 digits behind the leading one, down to 2^-9
             half = (clipped / grid.scale).abs().log2().floor().clamp(min=-6).exp2() / 2**4
         assert (steps <= 1.002 * half).all()
 
 
 @pytest.mark.fast
-def test_zero_stays_zero(make: Callable[..., Quantizer], symmetric: bool) -> None:
+def test_zero_stays_zero(make: partial[Quantizer], symmetric: bool) -> None:
     x = (tensor() + 0.3) * (tensor(seed=1) > 0)
     for bits in widths(make):
         quantizer = make(bits=bits, group_size=None, symmetric=symmetric)
@@ -141,14 +140,14 @@ def test_zero_stays_zero(make: Callable[..., Quantizer], symmetric: bool) -> Non
 
 @pytest.mark.fast
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_shape_and_dtype_are_kept(make: Callable[..., Quantizer], dtype: torch.dtype) -> None:
+def test_shape_and_dtype_are_kept(make: partial[Quantizer], dtype: torch.dtype) -> None:
     values = make(bits=widths(make)[-1], group_size=None)(tensor().to(dtype))
     assert values.shape == SHAPE
     assert values.dtype == dtype
 
 
 @pytest.mark.fast
-def test_gradient_is_that_of_the_identity(make: Callable[..., Quantizer]) -> None:
+def test_gradient_is_that_of_the_identity(make: partial[Quantizer]) -> None:
     x, upstream = tensor().requires_grad_(), tensor(seed=1)
     quantizer = make(bits=widths(make)[-1], group_size=8)
     quantizer(x).backward(upstream)
@@ -160,14 +159,14 @@ def test_gradient_is_that_of_the_identity(make: Callable[..., Quantizer]) -> Non
 
 
 @pytest.mark.fast
-def test_inactive_is_the_identity(make: Callable[..., Quantizer]) -> None:
+def test_inactive_is_the_identity(make: partial[Quantizer]) -> None:
     quantizer = make(bits=widths(make)[0], group_size=None)
     quantizer.active = False
     assert torch.equal(quantizer(tensor()), tensor())
 
 
 @pytest.mark.fast
-def test_rebuilt_from_json(make: Callable[..., Quantizer]) -> None:
+def test_rebuilt_from_json(make: partial[Quantizer]) -> None:
     quantizer = make(bits=widths(make)[0], group_size=8)
     again = type(quantizer)(**json.loads(json.dumps(quantizer.arguments())))
     again.load_state_dict(quantizer.state_dict())
@@ -176,6 +175,6 @@ def test_rebuilt_from_json(make: Callable[..., Quantizer]) -> None:
 
 @pytest.mark.fast
 @pytest.mark.parametrize("bits", [1, 9])
-def test_bits_out_of_range(make: Callable[..., Quantizer], bits: int) -> None:
+def test_bits_out_of_range(make: partial[Quantizer], bits: int) -> None:
     with pytest.raises(ValueError, match=f"bits must be {widths(make)[0]}.*, got {bits}"):
         make(bits=bits, group_size=None)

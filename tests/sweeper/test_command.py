@@ -147,7 +147,7 @@ def test_wrong_sweeps_are_one_error_before_the_first_trial(
     ],
 )
 def test_settings_of_another_kind_are_refused(settings: dict[str, Any], message: str) -> None:
-    shipped = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "hydra/sweeper/pareto.yaml"))
+    shipped: Any = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "hydra/sweeper/pareto.yaml"))
     assert isinstance(shipped, dict)
     del shipped["defaults"], shipped["_target_"]
     with pytest.raises(ValueError, match=rf"hydra\.sweeper\.{message}"):
@@ -155,7 +155,7 @@ def test_settings_of_another_kind_are_refused(settings: dict[str, Any], message:
 
 
 def test_a_setting_that_is_none_is_named() -> None:
-    shipped = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "hydra/sweeper/pareto.yaml"))
+    shipped: Any = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "hydra/sweeper/pareto.yaml"))
     assert isinstance(shipped, dict)
     settings = {name: value for name, value in shipped.items() if name not in ("defaults", "_target_")}
     with pytest.raises(

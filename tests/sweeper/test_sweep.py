@@ -85,7 +85,7 @@ def test_the_same_command_goes_on_and_repeats_nothing(make: Make, ran: Ran, caps
                 raise KeyboardInterrupt
             return finish(*arguments)
 
-        sweep._finish = dying  # type: ignore[method-assign]
+        sweep._finish = dying  # type: ignore[assignment, method-assign]
         with pytest.raises(KeyboardInterrupt):
             sweep.run()
     last = make(*command)
@@ -134,8 +134,8 @@ def test_objectives_in_another_order_are_another_sweep(make: Make) -> None:
     ("settings", "message"),
     [
         ({"max_failures": -1}, r"max_failures must be >= 0, or null for any number, got -1"),
-        ({"sampler": partial(RandomSampler, foo=1), "trials": 1}, r"sampler: .*unexpected keyword argument 'foo'"),
-        ({"pool": partial(local.Pool, foo=1)}, r"pool: .*unexpected keyword argument 'foo'"),
+        ({"sampler": partial(RandomSampler, foo=1), "trials": 1}, r"sampler: .*unexpected keyword argument 'foo'"),  # type: ignore[call-arg]
+        ({"pool": partial(local.Pool, foo=1)}, r"pool: .*unexpected keyword argument 'foo'"),  # type: ignore[call-arg]
     ],
 )
 def test_settings_that_cannot_be_are_one_error(make: Make, settings: dict[str, Any], message: str) -> None:
@@ -204,7 +204,7 @@ def test_a_seed_is_not_swept_and_set(make: Make) -> None:
         ({"trials": True}, r"hydra\.sweeper\.trials must be a whole number, got True"),
         ({"max_failures": -1}, r"hydra\.sweeper\.max_failures must be >= 0"),
         ({"trial_timeout": 0}, r"hydra\.sweeper\.trial_timeout must be seconds > 0"),
-        ({"pool": partial(local.Pool, nodes=1)}, r"hydra\.sweeper\.pool: .*unexpected keyword argument 'nodes'"),
+        ({"pool": partial(local.Pool, nodes=1)}, r"hydra\.sweeper\.pool: .*unexpected keyword argument 'nodes'"),  # type: ignore[call-arg]
         ({"objectives": {"cer": "down"}}, "an objective must be min or max"),
         ({"sampler": optuna.samplers.RandomSampler}, r"say how many by hydra\.sweeper\.trials=N"),
     ],

@@ -59,7 +59,7 @@ def family() -> Callable[..., Any]:
 
     def make(layers: int = 1) -> Seq2Seq:
         torch.manual_seed(0)
-        config = T5Config(
+        config = T5Config(  # type: ignore[call-arg]
             vocab_size=259, d_model=32, d_kv=8, d_ff=48, num_layers=layers, num_heads=4,
             dropout_rate=0.0, decoder_start_token_id=0,
         )  # fmt: skip

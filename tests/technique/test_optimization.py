@@ -17,7 +17,7 @@ OPTIMIZERS = [
     (partial(ADAMW, lr=-1), "lr=-1"), (partial(ADAMW, betas=(2, 3)), "betas=(2, 3)"),
     (partial(ADAMW, eps=-1), "eps=-1"),
     (partial(ADAMW, weight_decay=-1), "weight_decay=-1"), (partial(ADAMW, lr="abc"), "lr='abc'"),
-    (partial(torch.optim.SGD, lr=0.1, momentum=-1), "momentum=-1"), (partial(torch.optim.SGD, speed=1), "speed=1"),
+    (partial(torch.optim.SGD, lr=0.1, momentum=-1), "momentum=-1"), (partial(torch.optim.SGD, speed=1), "speed=1"),  # type: ignore[call-arg]
     (partial(torch.optim.SGD, lr=0.1, nesterov=True), "nesterov=True"), (partial(torch.optim.Muon, lr=0.1), "Muon"),
     (None, "null"), (3, "int"), (partial(dict), "dict"),
 ]  # fmt: skip

@@ -344,7 +344,7 @@ def test_a_group_size_that_does_not_divide_names_the_layer() -> None:
 
 
 def test_what_could_not_be_loaded_is_refused_before_training() -> None:
-    config = T5Config(vocab_size=259, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    config = T5Config(vocab_size=259, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)  # type: ignore[call-arg]
     t5 = Seq2Seq(T5ForConditionalGeneration(config), Bytes().build([]), max_length=16)
     with pytest.raises(ValueError, match="set activation_bits=null, or bits=8"):
         quantize(bits=4, activation_bits=8).validate(t5.model.config, [])

@@ -1,22 +1,22 @@
-/* Which points are on the front and which fit a budget: the rules of slimexp.analysis.pareto, slimexp.analysis.section and slimexp.select. */
+/* The points on the front, and those within a budget: the rules of slimexp.analysis.pareto, slimexp.analysis.section and slimexp.select. */
 
 /* Points that no other beats in both metrics (nowhere worse, somewhere better), and that beat the guess without a model. */
 function front(points, x, y, section) {
   const sign = (metric) => (metric.better === "min" ? 1 : -1);
-  const held = points
+  const candidates = points
     .filter((point) => useful(point, section))
     .map((point) => ({ point, cost: [sign(x) * value(point, x.name), sign(y) * value(point, y.name)] }))
     .filter(({ cost }) => !cost.some(Number.isNaN))
     .sort((a, b) => a.cost[0] - b.cost[0] || a.cost[1] - b.cost[1]);
-  const found = [];
+  const onFront = [];
   let least = Infinity; // second cost of any point that costs less in the first
-  for (let start = 0, end; start < held.length; start = end) {
-    const [first, second] = held[start].cost;
-    for (end = start; end < held.length && held[end].cost[0] === first; end++)
-      if (held[end].cost[1] === second && second < least) found.push(held[end].point);
+  for (let start = 0, end; start < candidates.length; start = end) {
+    const [first, second] = candidates[start].cost;
+    for (end = start; end < candidates.length && candidates[end].cost[0] === first; end++)
+      if (candidates[end].cost[1] === second && second < least) onFront.push(candidates[end].point);
     least = Math.min(least, second);
   }
-  return found;
+  return onFront;
 }
 
 function useful(point, { headline, direction, guess }) {

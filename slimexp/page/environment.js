@@ -1,14 +1,14 @@
-/* What stands below the points: how the front grew, and what everything ran on. */
+/* Below the points: the history of the hypervolume, and the environments of the records. */
 
-function growth(view) {
-  const values = view.section.growth;
+function hypervolumeHistory(view) {
+  const values = view.section.hypervolumeHistory;
   if (values.length < 2) return [];
   const drawn = node("div"),
-    told = `hypervolume of size and quality kept from ${short(values[0])} to ${short(values.at(-1))}`;
+    change = `hypervolume of size and quality kept from ${short(values[0])} to ${short(values.at(-1))}`;
   const block = node(
     "details",
     { class: "growth" },
-    node("summary", {}, `Growth of the front: ${told} over ${values.length} points`),
+    node("summary", {}, `Growth of the front: ${change} over ${values.length} points`),
     drawn,
   );
   const series = [
@@ -26,7 +26,7 @@ function growth(view) {
   return [block];
 }
 
-function surroundings(section) {
+function environmentPanel(section) {
   const block = node("details", { open: section.environments.length > 1 });
   const kinds = new Set(section.environments.map((one) => JSON.stringify(one.hardware)));
   block.append(
@@ -40,14 +40,14 @@ function surroundings(section) {
   );
   for (const { records, seeds, kernels, hardware, versions, git } of section.environments) {
     const list = node("dl");
-    const add = (name, told) => list.append(node("dt", {}, name), node("dd", {}, told));
+    const add = (name, text) => list.append(node("dt", {}, name), node("dd", {}, text));
     add("records", `${records}, seeds ${seeds.join(", ")}`);
     add("kernels", kernels.join(", "));
-    for (const [name, held] of Object.entries(hardware))
-      if (held !== null)
+    for (const [name, fact] of Object.entries(hardware))
+      if (fact !== null)
         add(
           name.replace("_gb", " (GB)").replace("_", " "),
-          Array.isArray(held) ? held.join(", ") || "none" : String(held),
+          Array.isArray(fact) ? fact.join(", ") || "none" : String(fact),
         );
     add(
       "versions",

@@ -1,4 +1,4 @@
-/* The chosen points side by side: how they learnt, every figure, what made them. */
+/* The chosen points side by side: training curves, every figure, and the runs they come from. */
 
 const LETTERS = "ABCDEF";
 
@@ -7,7 +7,7 @@ function letterOf(view, point) {
   return place < 0 ? "" : LETTERS[place];
 }
 
-function chosenPanel(view, holder) {
+function comparisonPanel(view, holder) {
   const points = view.chosen();
   if (!points.length) {
     holder.replaceChildren(
@@ -48,22 +48,20 @@ function chosenPanel(view, holder) {
 function curvesBlock(view, points) {
   const block = node("div", { class: "curves" });
   const terms = new Map(); // "distill · loss" -> its lines
-  points.forEach((point) =>
-    point.curves
-      .filter(({ key }) => DATA.curves[key])
-      .forEach(({ key, stage, seed }) => {
-        const { step, terms: logged, each } = DATA.curves[key],
-          place = view.state.chosen.indexOf(point.id);
-        for (const [term, values] of Object.entries(logged)) {
-          const name = `${stage} · ${term.replaceAll("_", " ")}`;
-          if (!terms.has(name)) terms.set(name, []);
-          const letter = LETTERS[place];
-          terms
-            .get(name)
-            .push({ look: `pick-${place}`, letter, name: `${letter}, seed ${seed}`, steps: step, values, each });
-        }
-      }),
-  );
+  for (const point of points) {
+    const place = view.state.chosen.indexOf(point.id),
+      letter = LETTERS[place];
+    for (const { key, stage, seed } of point.curves.filter(({ key }) => DATA.curves[key])) {
+      const { step, terms: logged, each } = DATA.curves[key];
+      for (const [term, values] of Object.entries(logged)) {
+        const name = `${stage} · ${term.replaceAll("_", " ")}`;
+        if (!terms.has(name)) terms.set(name, []);
+        terms
+          .get(name)
+          .push({ look: `pick-${place}`, letter, name: `${letter}, seed ${seed}`, steps: step, values, each });
+      }
+    }
+  }
   if (!terms.size) {
     block.append(
       node(
@@ -136,7 +134,11 @@ function comparison(view, points) {
       const best = Math[metric.better](...reached),
         differ = metric.known && points.length > 1 && new Set(reached.map((one) => shown(metric, one))).size > 1;
       const cells = points.map((point) =>
-        node("td", { class: differ && value(point, metric.name) === best ? "best" : null }, told(metric, point) || "–"),
+        node(
+          "td",
+          { class: differ && value(point, metric.name) === best ? "best" : null },
+          formatted(metric, point) || "–",
+        ),
       );
       return row(metric.label, cells, metric.known ? `${metric.name}: ${WAY[metric.better]}` : metric.name);
     });
@@ -172,7 +174,7 @@ function comparison(view, points) {
 }
 
 function states(view, point) {
-  const found = [
+  const list = [
     point.dense
       ? "not compressed"
       : view.onFront.has(point)
@@ -184,9 +186,9 @@ function states(view, point) {
             : "not drawn",
   ];
   if (view.isOpen(point))
-    found.push(`not separable: dominated with a probability of ${Math.round(100 * point.beaten)} %`);
-  if (point.slower) found.push("slower than dense");
-  if (point.unshrunk) found.push("0 % smaller: its zeros are stored");
-  if (point.noisy) found.push("latency noisy");
-  return found;
+    list.push(`not separable: dominated with a probability of ${Math.round(100 * point.beaten)} %`);
+  if (point.slower) list.push("slower than dense");
+  if (point.unshrunk) list.push("0 % smaller: its zeros are stored");
+  if (point.noisy) list.push("latency noisy");
+  return list;
 }

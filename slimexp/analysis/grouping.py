@@ -1,0 +1,91 @@
+"""Which records are compared with one another: those of the same corpus, headline and rows, with their dense model."""
+
+import json
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from slimexp.host.console import printable
+from slimexp.record.record import Record
+from slimexp.record.settings import flat, unseeded
+from slimexp.record.stage import DENSE
+
+T = TypeVar("T")
+
+
+def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+    """Items of equal key together, groups in the order in which their keys appear."""
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())
+
+
+def with_dense(records: Sequence[Record]) -> list[Record]:
+    """The records, and one made from a baseline for each dense model that has no record of its own."""
+    recorded = {record.key for record in records}
+    missing = {
+        record.baseline_key: replace(
+            record,
+            stage=DENSE,
+            technique=DENSE,
+            key="",
+            baseline_key="",
+            parent=None,
+            metrics=record.baseline,
+            config={**record.config, "model": record.config.get("baseline") or record.config.get("model")},
+        )
+        for record in records
+        if record.baseline and record.baseline_key not in recorded
+    }
+    return [*records, *missing.values()]
+
+
+def titles_of(groups: Sequence[Sequence[Record]]) -> list[str]:
+    """A title for each group: the name of its corpus and, where names are equal, the settings or rows that differ."""
+    corpora: list[Mapping[str, Any]] = [group[0].config.get("data") or {} for group in groups]
+    names = [str(corpus.get("_target_", "unknown corpus")).split(".")[-2:][0] for corpus in corpora]
+    settings = [dict(flat(unseeded(corpus))) for corpus in corpora]
+    titles = []
+    for name, own in zip(names, settings, strict=True):
+        same = [other for other, other_name in zip(settings, names, strict=True) if other_name == name]
+        differing = [key for key in own if len({json.dumps(other.get(key)) for other in same}) > 1]
+        titles.append(f"{name} ({', '.join(f'{key}={own[key]}' for key in differing)})" if differing else name)
+    return [
+        printable(f"{title} on {_rows(group[0])}" if titles.count(title) > 1 else title)
+        for title, group in zip(titles, groups, strict=True)
+    ]
+
+
+def _rows(record: Record) -> str:
+    *_, rows, split = graded_on(record)
+    return f"{'no' if rows is None else f'{rows:.0f}'} {split or ''} rows".replace("  ", " ")
+
+
+def graded_on(record: Record) -> tuple[str, str, float | None, str | None]:
+    """Corpus, headline, number of rows and their split: headlines are compared only where all four are equal."""
+    task = (record.config.get("measure") or {}).get("task") or {}
+    rows = record.metrics.get("task_examples", record.baseline.get("task_examples"))
+    split = task.get("split")
+    return _canonical(record.config.get("data")), record.headline, rows, None if split is None else str(split)
+
+
+def _canonical(corpus: Mapping[str, Any] | None) -> str:
+    return json.dumps(sorted(flat(unseeded(corpus or {})), key=json.dumps))
+
+
+def environments_of(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """The environments that the records were measured in, each with their number, seeds and kernels."""
+    measured = [record for record in records if record.key]
+    groups = grouped(measured, lambda record: json.dumps([record.hardware, record.versions, record.git]))
+    return [
+        {
+            "records": len(group),
+            "seeds": sorted({record.seed for record in group}),
+            "kernels": sorted({record.kernel for record in group}),
+            "hardware": group[0].hardware,
+            "versions": group[0].versions,
+            "git": group[0].git,
+        }
+        for group in groups
+    ]

@@ -1,0 +1,184 @@
+"""A section as a table: aligned text for a terminal, CSV, and JSON."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from slimexp.analysis.point import Point, Spread
+from slimexp.analysis.section import Section
+from slimexp.analysis.style import number
+from slimexp.analysis.uncertainty import DECIDED
+
+_COLUMNS = {  # metric -> title of its column, in every table after the headline
+    "kept": "kept",
+    "disk_mb": "disk MB",
+    "size_ratio": "x dense",
+    "params_live": "params",
+    "sparsity": "sparsity",
+    "bits_per_weight": "bits",
+    "latency_ratio": "latency x dense",
+}
+
+
+def table(section: Section) -> str:
+    """The section as aligned text, followed by the meaning of its marks."""
+    columns = _columns(section)
+    head = ["", *columns, "dominated"]
+    rows = [
+        [_mark(section, index), *_cells(section, point), _percent(section.probabilities[index])]
+        for index, point in enumerate(section.points)
+    ]
+    if section.trivial is not None:
+        blank = [""] * (len(columns) - 3)
+        rows.append(["", "no model (best trivial guess)", "", number(section.trivial), "0 %", *blank])
+    rows += [["☆", *_cells(section, point), ""] for point in section.published]
+    if not any(row[-1] for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = [f"{section.title}: {section.headline}"]
+    for row in [head, *rows]:
+        aligned = [row[column].ljust(widths[column]) for column in (0, 1)]
+        aligned += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+        lines.append("  ".join(aligned).rstrip())
+    return "\n".join([*lines, *_notes(section)])
+
+
+def _notes(section: Section) -> Iterator[str]:
+    """Meanings of the marks that the table of this section has, a line each."""
+    better = {"min": "lower is better", "max": "higher is better"}
+    *first, last = (f"{name} ({better[direction]})" for name, direction in section.axes.items())
+    yield f"* on the front of {', '.join(first)} and {last}"
+    yield from _doubts(section)
+    if any(point.slower for point in section.points):
+        yield "! slower than dense"
+    if any(point.unshrunk for point in section.points):
+        yield "z 0 % smaller: its zeros are stored, and no kernel here skips them"
+    if any(point.noisy for point in section.points):
+        yield "~ latency is noisy: other processes took the cores, or the dense model's own times spread"
+    if any(len(point.seeds) > 1 for point in section.points):
+        yield "over several seeds: mean [lowest, highest]; latency: [95 % interval, the widest]"
+    if absent := sum(not section.drawn(index) for index in range(len(section.points))):
+        yield f"{absent} not drawn: {section.x} or {section.y} was not measured"
+    if section.published:
+        yield "☆ published by others, see --reference: on no front"
+    if absent := sum(not section.drawable(point) for point in section.published):
+        yield f"{absent} ☆ not drawn: {section.x} or {section.y} was not given"
+    if section.hypervolume is not None:
+        yield f"the front covers {section.hypervolume:.3f} of size x quality (1: dense quality for no bytes)"
+    if section.z is not None and section.corner is not None and section.volume is not None:
+        corner = ", ".join(f"{name} {number(end)}" for name, end in zip(section.axes, section.corner, strict=True))
+        yield f"hypervolume of the three: {section.volume:.3f}, in units of the worst that counts ({corner})"
+
+
+def _doubts(section: Section) -> Iterator[str]:
+    """How sure it is which points are dominated, a line for each reason to doubt it."""
+    shown = [point for index, point in enumerate(section.points) if section.drawn(index)]
+    if any(len(point.seeds) == 1 and point.error(section.headline) > 0 for point in shown):
+        yield "±: one standard error over test rows; one seed"
+    if any(map(section.undecided, range(len(section.points)))):
+        low, high = 100 * DECIDED, 100 * (1 - DECIDED)
+        yield (
+            f"? not separable: dominated with a probability between {low:.0f} and {high:.0f} %, "
+            "if errors are normal and independent (on the same rows models err together, which this does not see)"
+        )
+    unknown = [metric for metric in section.axes if any(math.isnan(point.error(metric)) for point in shown)]
+    if unknown:
+        count = sum(any(math.isnan(point.error(metric)) for metric in unknown) for point in shown)
+        yield (
+            f"one seed, no error known: {' and '.join(unknown)} of {count} of {len(shown)} points, so whether "
+            "these, and points that they might dominate, are separable is not known"
+        )
+
+
+def _mark(section: Section, index: int) -> str:
+    """Marks of a point: on the front, not separable, slower than dense, latency noisy."""
+    return (
+        ("*" if index in section.front else "")
+        + ("?" if section.undecided(index) else "")
+        + ("!" if section.points[index].slower else "")
+        + ("~" if section.points[index].noisy else "")
+    )
+
+
+def _columns(section: Section) -> list[str]:
+    return ["model", "seeds", section.headline, *_COLUMNS.values(), *_extra(section)]
+
+
+def _extra(section: Section) -> list[str]:
+    """Metrics of the axes that no other column shows."""
+    return [name for name in section.axes if name not in (section.headline, *_COLUMNS)]
+
+
+def _cells(section: Section, point: Point) -> list[str]:
+    figures = point.figures
+    return [
+        point.label,
+        str(len(point.seeds) or ""),
+        _spread(figures.get(section.headline)),
+        _percent(figures["kept"].mean if "kept" in figures else None),
+        number(point.value("disk_mb")),
+        number(point.value("size_ratio")) + ("z" if point.unshrunk else ""),
+        number(point.value("params_live")),
+        _percent(figures["sparsity"].mean if "sparsity" in figures else None),
+        number(point.value("bits_per_weight")),
+        _latency(point),
+        *[_spread(figures.get(name)) for name in _extra(section)],
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %"
+
+
+def _latency(point: Point) -> str:
+    """The ratio to the dense latency with its interval, over several seeds the widest one."""
+    if point.dense or "latency_ratio" not in point.figures:
+        return "1" if point.dense else ""
+    ratio = point.figures["latency_ratio"]
+    low, high = (point.figures.get(f"latency_ratio_{end}", ratio) for end in ("low", "high"))
+    return _spread(Spread(ratio.mean, low.low, high.high))
+
+
+def _spread(spread: Spread | None) -> str:
+    """The mean with its range over seeds or, for one seed, its standard error."""
+    if spread is None:
+        return ""
+    if spread.low < spread.high:
+        return f"{number(spread.mean)} [{number(spread.low)}, {number(spread.high)}]"
+    return number(spread.mean) + (f" ± {spread.error:.2g}" if spread.error else "")
+
+
+def write_csv(sections: Sequence[Section], path: Path) -> None:
+    """Write a row for each point of each section, with mean, lowest, highest and error of every metric."""
+    metrics = sorted({name for section in sections for point in section.points for name in point.figures})
+    facts = ["dense", "front", "slower", "dominated_probability", "time", "hypervolume_after"]
+    columns = [f"{name}{end}" for name in metrics for end in ("", "_lowest", "_highest", "_error")]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        out.writerow(["corpus", "headline", "label", "chain", "seeds", *facts, *columns])
+        out.writerows(row for section in sections for row in _csv_rows(section, metrics))
+
+
+def _csv_rows(section: Section, metrics: Sequence[str]) -> Iterator[list[object]]:
+    # the history is empty where no size is known
+    history = dict(zip(section.finished, section.hypervolume_history, strict=False))
+    for index, point in enumerate(section.points):
+        yield [
+            *(section.title, section.headline, point.label, " ".join(point.chain), " ".join(map(str, point.seeds))),
+            *(int(point.dense), int(index in section.front), int(point.slower)),
+            *(section.probabilities[index], point.time, history.get(index)),
+            *(value for name in metrics for value in _csv_values(point.figures.get(name))),
+        ]
+
+
+def _csv_values(spread: Spread | None) -> tuple[object, ...]:
+    return ("",) * 4 if spread is None else (spread.mean, spread.low, spread.high, spread.error)
+
+
+def write_json(sections: Sequence[Section], path: Path) -> None:
+    """Write all fields of all sections, as a list of objects."""
+    rows = [{**asdict(section), "finished": section.finished} for section in sections]
+    path.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,174 @@
+"""The sources that code is made of: the modules that it imports, those that they import, and so on.
+
+All is read from source text and nothing is imported, so that it takes milliseconds. A digest of sources ignores what
+changes no behaviour: comments, docstrings and formatting.
+"""
+
+import ast
+import gc
+import hashlib
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from slimexp.config.signature import source_path
+
+Find = Callable[[str], Path | None]  # module -> its source file; ``None`` where there is no such module
+
+_FILE_NAME = re.compile(r"[\w-]+(/[\w-]+)*\.\w+")
+_NO_BEHAVIOUR = {"ctx", "kind", "type_comment", "type_ignores"}  # fields of a syntax tree that follow from others
+
+
+@dataclass(frozen=True)
+class _Import:
+    """``from <module> import <names>`` (no names: ``import <module>``), ``level`` dots up."""
+
+    module: str
+    names: tuple[str, ...]
+    level: int
+
+
+@dataclass(frozen=True)
+class _Source:
+    digest: str
+    imports: tuple[_Import, ...]
+    file_names: tuple[str, ...]
+
+
+def closure(
+    targets: Iterable[str], *, packages: Collection[str], without: Collection[str] = (), find: Find = source_path
+) -> dict[str, Path]:
+    """Modules whose code can run when ``targets`` are used.
+
+    Imports inside functions count, and so do the packages on the way to a module, whose ``__init__`` runs before it.
+    What a module imports by a name that it computes is not seen: name it among the targets.
+
+    Args:
+        targets: Dotted names of modules, or of what is in them (``slimexp.loss.kl.ForwardKl``).
+        packages: Top-level packages to look into; whatever lies outside of them is left out.
+        without: Modules and packages that are left out, with what is reached through them alone.
+        find: Where the source of a module lies.
+
+    Returns:
+        Module -> its source file, by name.
+    """
+    found: dict[str, Path] = {}
+    waiting = [module for target in targets for module in _longest_module(target, packages, find)]
+    while waiting:
+        module = waiting.pop()
+        path = find(module)
+        if path is None or module in found or _is_below(module, without):
+            continue
+        found[module] = path
+        waiting += _imported(module, path, packages, find)
+    return dict(sorted(found.items()))
+
+
+def digest(modules: dict[str, Path]) -> str:
+    """Digest of the behaviour of modules, and of the files beside them that they name (a kernel's C++ source)."""
+    whole = hashlib.sha256()
+    for module, path in sorted(modules.items()):
+        source = _read(path.read_bytes())
+        whole.update(f"{module} {source.digest}\n".encode())
+        for name in source.file_names:
+            if (beside := path.parent / name).is_file():
+                whole.update(f"{name} {hashlib.sha256(beside.read_bytes()).hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def _is_below(module: str, parents: Collection[str]) -> bool:
+    return any(f"{module}.".startswith(f"{parent}.") for parent in parents)
+
+
+def _longest_module(target: str, packages: Collection[str], find: Find) -> list[str]:
+    """The module that ``target`` is or is in, with the packages above it."""
+    if target.partition(".")[0] not in packages:
+        return []
+    parts = target.split(".")
+    names = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+    return [name for name in names if find(name) is not None]
+
+
+def _imported(module: str, path: Path, packages: Collection[str], find: Find) -> Iterator[str]:
+    """Modules that a module imports, with the packages above them."""
+    for one in _read(path.read_bytes()).imports:
+        base = one.module
+        if one.level:
+            parents = module.split(".")
+            up = one.level - (path.name == "__init__.py")
+            base = ".".join([*parents[: len(parents) - up], *filter(None, [base])])
+        if base.partition(".")[0] not in packages:
+            continue
+        yield from _longest_module(base, packages, find)
+        if (there := find(base)) is not None and there.name == "__init__.py":
+            yield from (f"{base}.{name}" for name in one.names)  # a name that is no submodule is not found
+
+
+@cache
+def _read(text: bytes) -> _Source:
+    """What is known of a source by its text: one that changes while a process lives is read anew."""
+    words: list[str] = []
+    imports: list[_Import] = []
+    file_names: set[str] = set()
+    with _without_collecting():
+        _flatten(ast.parse(text), words, imports, file_names)
+    whole = hashlib.sha256("\n".join(words).encode("utf-8", "surrogatepass"))
+    return _Source(whole.hexdigest(), tuple(imports), tuple(sorted(file_names)))
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Spare the garbage collector a syntax tree's many objects: beside torch, a pass takes longer than the parsing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _flatten(node: ast.AST, words: list[str], imports: list[_Import], file_names: set[str]) -> None:
+    """Append a syntax tree as words, and collect what it imports and the names of files in it.
+
+    ``ast.dump`` names empty fields too, of which later versions of Python have more: the same source would have
+    another digest there.
+    """
+    kind = node.__class__
+    if kind is ast.Name:  # every third node
+        words.append(f"${node.id}")  # type: ignore[attr-defined]
+        return
+    words.append(kind.__name__)
+    if kind is ast.Constant:
+        value = node.value  # type: ignore[attr-defined]
+        words.append(repr(value))
+        if value.__class__ is str and "." in value and _FILE_NAME.fullmatch(value):
+            file_names.add(value)
+        return
+    if kind is ast.Import:
+        imports += [_Import(alias.name, (), 0) for alias in node.names]  # type: ignore[attr-defined]
+    elif kind is ast.ImportFrom:
+        names = tuple(alias.name for alias in node.names)  # type: ignore[attr-defined]
+        imports.append(_Import(node.module or "", names, node.level))  # type: ignore[attr-defined]
+    for field in node._fields:
+        value = getattr(node, field, None)
+        if field in _NO_BEHAVIOUR or value is None or value == []:
+            continue
+        words.append(field)
+        if value.__class__ is list:
+            for item in value:
+                if item.__class__ is ast.Expr and item.value.__class__ is ast.Constant:
+                    continue  # a docstring: a constant by itself does nothing
+                if isinstance(item, ast.AST):
+                    _flatten(item, words, imports, file_names)
+                else:
+                    words.append(repr(item))
+            words.append("]")
+        elif isinstance(value, ast.AST):
+            _flatten(value, words, imports, file_names)
+        else:
+            words.append(repr(value))
+    words.append(")")

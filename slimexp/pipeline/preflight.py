@@ -1,0 +1,209 @@
+"""What a command is made of, built and checked: all that is wrong is refused before anything is trained or measured.
+
+Checks that cost little, and those that others build on, come first; text is read last.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from transformers import PreTrainedConfig
+
+from slimexp.config.build import build
+from slimexp.config.composition import chosen
+from slimexp.data.base import Corpus
+from slimexp.logger.base import Tracker
+from slimexp.measure.base import Measure
+from slimexp.model.base import Source
+from slimexp.model.loading import Pretrained
+from slimexp.pipeline import machine, reference
+from slimexp.record import record
+from slimexp.record.stage import DENSE, START
+from slimexp.technique.finetune import Finetune
+from slimexp.technique.row_multiple import inspect_stages
+
+FINAL = "final"  # what trackers file the last stage's figures under, whatever its name
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingParts:
+    """What a run is made of.
+
+    Attributes:
+        corpus: Its text, with classes in the order of the model's outputs.
+        source: The model that it starts from.
+        dense: The model that its stages are compared with; ``None`` where the first stage trains it.
+        techniques: Its stages, by name.
+        multiples: Stage -> what its widths are a multiple of for the sake of later stages, see ``inspect_stages``.
+        measures: What is measured after every stage, by name.
+        tracker: What shows its progress.
+    """
+
+    corpus: Corpus
+    source: Source
+    dense: Source | None
+    techniques: dict[str, Finetune]
+    multiples: dict[str, int]
+    measures: dict[str, Measure]
+    tracker: Tracker
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationParts:
+    """What an evaluation is made of.
+
+    Attributes:
+        corpus: Its text, with classes in the order of the model's outputs.
+        source: The model that is measured.
+        dense: The model that it is compared with; ``None`` for a compressed one beside which none is named.
+        measures: What is measured, by name.
+    """
+
+    corpus: Corpus
+    source: Pretrained
+    dense: Pretrained | None
+    measures: dict[str, Measure]
+
+
+def training(cfg: DictConfig) -> TrainingParts:
+    """The parts of a run.
+
+    Raises:
+        ValueError: The run cannot be, as a whole or in a part; says why, and the way out.
+    """
+    machine.quiet()
+    machine.check(cfg.trainer, cfg.callback)
+    corpus: Corpus = build(cfg.data)
+    source: Source = build(cfg.model)
+    techniques: dict[str, Finetune] = {name: build(node) for name, node in cfg.pipeline.items()}
+    measures = _measures(cfg)
+    if taken := {DENSE, START, FINAL} & techniques.keys():
+        raise ValueError(f"a stage cannot be called '{min(taken)}', which has a meaning: give it another name")
+    named: Source | None = build(cfg.baseline) if cfg.baseline is not None else None
+    for one in (source, named, *(technique.teacher for technique in techniques.values())):
+        if one is not None:
+            one.check_files()
+    _check_place(cfg)
+    config = _serving(source, corpus)
+    dense = reference.dense(source, named, next(iter(techniques.values())), corpus)
+    reference.check_teachers(techniques, source, dense, corpus)
+    multiples = _check_stages(techniques, source, corpus, config)
+    _check_measures(measures, corpus)
+    tracker: Tracker = build(cfg.logger)
+    _ = corpus.splits
+    return TrainingParts(
+        corpus=corpus,
+        source=source,
+        dense=dense,
+        techniques=techniques,
+        multiples=multiples,
+        measures=measures,
+        tracker=tracker,
+    )
+
+
+def evaluation(cfg: DictConfig) -> EvaluationParts:
+    """The parts of an evaluation; in ``cfg``, an artifact reads as many tokens as it was made for.
+
+    Raises:
+        ValueError: The evaluation cannot be, as a whole or in a part; says why, and the way out.
+    """
+    _check_device(cfg.device)
+    corpus: Corpus = build(cfg.data)
+    measures = _measures(cfg)
+    _check_measures(measures, corpus)
+    if not measures:
+        raise ValueError("nothing is measured: give measure=[size,task], say")
+    source = _trained(cfg.model)
+    _serving(source, corpus)
+    _check_place(cfg)
+    named = _trained(cfg.baseline) if cfg.baseline is not None else None
+    comparing = [name for name, measure in measures.items() if measure.compares]
+    return EvaluationParts(
+        corpus=corpus, source=source, dense=_beside(source, named, corpus, comparing), measures=measures
+    )
+
+
+def _measures(cfg: DictConfig) -> dict[str, Measure]:
+    return {name: build(node) for name, node in chosen(cfg.measure).items()}
+
+
+def _check_measures(measures: Mapping[str, Measure], corpus: Corpus) -> None:
+    for measure in measures.values():
+        measure.validate(corpus.task)
+
+
+def _check_place(cfg: DictConfig) -> None:
+    record.check_place(Path(cfg.runs) / record.FILE)
+
+
+def _serving(source: Source, corpus: Corpus) -> PreTrainedConfig:
+    """The config of a model that serves the corpus, whose classes are numbered as the model's outputs are."""
+    config = source.validate(corpus.task, corpus.labels)
+    reference.number_classes(corpus, config)
+    return config
+
+
+def _check_stages(
+    techniques: Mapping[str, Finetune], source: Source, corpus: Corpus, config: PreTrainedConfig
+) -> dict[str, int]:
+    """Refuse stages that cannot follow each other on this model; what ``inspect_stages`` hands on."""
+    stages = list(techniques.values())
+    for position, technique in enumerate(stages):
+        technique.validate(config, before=stages[:position])
+    reference.check_unquantized(stages, source)
+    return inspect_stages(techniques, source, corpus, config)
+
+
+def _trained(node: DictConfig) -> Pretrained:
+    """What ``node`` names, whose files can be measured."""
+    source = build(node)
+    if not isinstance(source, Pretrained):
+        raise ValueError("only a trained model can be evaluated: choose model=pretrained model.path=...")
+    source.check_files()
+    source.max_length = node.max_length = source.history().max_length or source.max_length
+    return source
+
+
+def _beside(
+    source: Pretrained, named: Pretrained | None, corpus: Corpus, comparing: Sequence[str]
+) -> Pretrained | None:
+    """The dense model to compare with; ``None`` for a compressed one beside which none is named.
+
+    Args:
+        source: The model that is measured.
+        named: What was named as the dense model, if anything was.
+        corpus: Its text.
+        comparing: Names of the measures that cannot do without a dense model.
+
+    Raises:
+        ValueError: The baseline is compressed itself, or a measure cannot do without one.
+    """
+    dense = named or source
+    reference.check_trained("the model" if named is None else "the baseline", dense, corpus)
+    dense.validate(corpus.task)
+    history = dense.history().compressed_by
+    if not history:
+        return dense
+    done = f"'{dense.path}' is compressed ({', '.join(history)})"
+    if named is not None:
+        raise ValueError(f"the baseline must be a dense model, and {done}: choose another baseline.path")
+    if comparing:
+        raise ValueError(
+            f"{done}, and {', '.join(comparing)} compares with the dense model: name it by model@baseline=pretrained "
+            "baseline.path=..., or drop the measure"
+        )
+    return None
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be a torch device such as cpu, cuda or cuda:1, got '{name}'") from error
+    if device.type == "meta":
+        raise ValueError("device must be one that computes, got 'meta': use device=cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device is '{name}', but torch sees {torch.cuda.device_count()} CUDA devices: use device=cpu")

@@ -1,0 +1,105 @@
+"""Records of one command, whichever it is: what its configuration, its text and its measures have in every record."""
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from slimexp.config import secret
+from slimexp.data.base import Corpus
+from slimexp.measure.base import Measure, directions, trivial
+from slimexp.record import record
+from slimexp.record.environment import environment
+from slimexp.record.figures import figures, retention, unshrunk
+
+
+class Recorder:
+    """Makes the records of a command.
+
+    Args:
+        cfg: The configuration.
+        overrides: What was changed on the command line.
+        corpus: The text that models are graded on.
+        measures: What is measured, by name.
+
+    Attributes:
+        runs: The runs folder.
+        path: The file of records in it.
+    """
+
+    def __init__(
+        self, cfg: DictConfig, *, overrides: Sequence[str], corpus: Corpus, measures: Mapping[str, Measure]
+    ) -> None:
+        self.cfg = cfg
+        self.overrides = overrides
+        self.corpus = corpus
+        self.measures = measures
+        self.runs = Path(cfg.runs)
+        self.path = self.runs / record.FILE
+
+    @cached_property
+    def trivial(self) -> float:
+        """Headline of the best guess without a model."""
+        return trivial(self.measures.values(), self.corpus)
+
+    def record(
+        self,
+        *,
+        stage: str,
+        technique: str,
+        key: str,
+        parent: str | None,
+        kernel: str,
+        metrics: dict[str, float],
+        baseline: dict[str, float],
+        baseline_key: str | None,
+        seconds: dict[str, float],
+        reused: bool,
+        artifact: Path,
+        curves: Path | None,
+    ) -> record.Record:
+        """The record of a model that was just measured; arguments are its fields, with paths as they are."""
+        return record.Record(
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            name=self.cfg.name,
+            stage=stage,
+            key=key,
+            parent=parent,
+            technique=technique,
+            seed=self.cfg.seed,
+            overrides=secret.masked(self.overrides),
+            config=secret.written(self.cfg),
+            kernel=kernel,
+            headline=self.corpus.headline,
+            direction=self.corpus.direction,
+            metrics=metrics,
+            directions=directions(metrics, self.measures.values()),
+            baseline=baseline,
+            baseline_key=baseline_key,
+            trivial=self.trivial,
+            seconds=seconds,
+            reused=reused,
+            artifact=os.path.relpath(artifact, self.runs),
+            curves=None if curves is None else os.path.relpath(curves, self.runs),
+            **environment(),
+        )
+
+
+def line(row: record.Record, runs: Path) -> str:
+    """A finished stage in one line."""
+    parts = [f"{row.headline} {row.metrics[row.headline]:.4f}"] if row.headline in row.metrics else []
+    if not row.dense and (kept := retention(row)) is not None:
+        parts[0] += f" ({kept:.0%} of the dense gain kept)"
+    if cut := row.metrics.get("task_cut_rows"):
+        parts.append(f"{cut:.0f} of {row.metrics['task_examples']:.0f} rows were cut at max_length")
+    if "disk_mb" in row.metrics:
+        ratio = f" ({row.metrics['disk_mb'] / row.baseline['disk_mb']:.2f}x dense)" if not row.dense else ""
+        ratio += ", 0 % smaller: its zeros are stored" if not row.dense and unshrunk(figures(row)) else ""
+        parts.append(f"{row.metrics['disk_mb']:.2f} MB{ratio}")
+    if row.curves is not None and not row.reused:
+        parts.append(f"{row.seconds['train']:.0f} s training")
+    parts.append(f"{row.seconds['measure']:.0f} s measuring")
+    return f"{row.stage}: {', '.join(parts)} -> {runs / row.artifact}"

@@ -1,0 +1,446 @@
+"""The code in a stage's key is all that makes its result, and as little else as can be."""
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from slimexp import artifact
+from slimexp.config.composition import compose
+from slimexp.config.signature import source_path
+from slimexp.format.manifest import ATTACHMENTS
+from slimexp.model.loading import Pretrained
+from slimexp.pipeline import key
+from slimexp.pipeline.import_closure import Find, closure, digest
+from slimexp.weight.attachment import attach
+from slimexp.weight.mask import Mask
+
+PACKAGE = Path(key.__file__).parents[len(key.__name__.split(".")) - 2]
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+STAGES = {
+    "prune": ["pipeline=prune", "importance@pipeline.prune.importance=wanda"],
+    "quantize": ["pipeline=quantize", "+rounding@pipeline.quantize.rounding=gptq"],
+    "distill": ["pipeline=distill"],
+}
+ALL_EXPERIMENTS = sorted(path.stem for path in (PACKAGE.parent / "conf" / "experiment").glob("*.yaml"))
+# Calls by which a module can import what no import statement names: module -> why the closure is complete anyway.
+SHAPES_NOTHING = tuple(f"{name}." for name in key.SHAPES_NOTHING)  # and all below them
+COMPUTED_IMPORTS = {
+    "slimexp.config.build": "what `_target_` names, which the closure starts from",
+    "slimexp.sweeper.command": "what `_target_` names, to refuse a sweep",
+    "slimexp.host.extra": "other packages",
+    "slimexp.model.restore": "attachments of a manifest, which the closure of a root starts from",
+}
+
+
+def nodes(name: str) -> list[Any]:
+    """Configuration of a stage and of its data."""
+    cfg = compose([*STAGES[name], "model=t5_spelling", "data=spelling"])
+    return [OmegaConf.to_container(node, resolve=True) for node in (cfg.pipeline[name], cfg.data)]
+
+
+def changed(text: str) -> str:
+    return f"{text}\n_ADDED = 1\n"
+
+
+class _OtherDocstrings(ast.NodeTransformer):
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr:
+        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return ast.Expr(ast.Constant("In other words.")) if text else node
+
+
+def rewritten(text: str) -> str:
+    """The same code in other lines, without its comments and with other docstrings."""
+    return f"# What this is.\n\n{ast.unparse(_OtherDocstrings().visit(ast.parse(text)))}\n\n# The end.\n"
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("copy") / PACKAGE.name
+    shutil.copytree(PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__", "zoo"))
+    return folder
+
+
+@pytest.fixture
+def find(copied: Path) -> Find:
+    """The sources of the copy."""
+
+    def find(module: str) -> Path | None:
+        path = source_path(module)
+        return None if path is None else copied / path.relative_to(PACKAGE)
+
+    return find
+
+
+@pytest.fixture
+def edit(find: Find) -> Iterator[Callable[[str, Callable[[str], str]], None]]:
+    """Rewrites a module of the copy until the test ends."""
+    before: dict[Path, str] = {}
+
+    def edit(module: str, how: Callable[[str], str]) -> None:
+        path = find(module)
+        assert path is not None
+        text = before.setdefault(path, path.read_text(encoding="utf-8"))
+        path.write_text(how(text), encoding="utf-8")
+
+    yield edit
+    for path, text in before.items():
+        path.write_text(text, encoding="utf-8")
+
+
+Edit = Callable[[str, Callable[[str], str]], None]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", STAGES)
+def test_a_change_in_any_module_of_the_closure_makes_another_key(name: str, find: Find, edit: Edit) -> None:
+    settings = nodes(name)
+    keys = {key.result_code(settings, find=find)}
+    inside = key.result_closure(settings, find=find)
+    assert "slimexp.technique.finetune" in inside and "slimexp" in inside
+    for module in inside:
+        edit(module, changed)
+        keys.add(key.result_code(settings, find=find))
+        edit(module, str)
+    assert len(keys) == 1 + len(inside)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", STAGES)
+def test_changes_in_all_other_modules_keep_the_key(name: str, find: Find, edit: Edit) -> None:
+    settings = nodes(name)
+    before, inside = key.result_code(settings, find=find), key.result_closure(settings, find=find)
+    outside = MODULES.keys() - inside.keys()
+    assert len(outside) > len(MODULES) / 2  # else one import has drawn in nearly everything
+    for module in outside:
+        edit(module, changed)
+    assert key.result_code(settings, find=find) == before
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", STAGES)
+def test_comments_docstrings_and_formatting_keep_the_key(name: str, find: Find, edit: Edit) -> None:
+    settings = nodes(name)
+    before, inside = key.result_code(settings, find=find), key.result_closure(settings, find=find)
+    for module in inside:
+        edit(module, rewritten)
+    assert key.result_code(settings, find=find) == before
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("x = 1", "x = 2"),
+        ("x = 1", "x = 1.0"),
+        ("x = 1", "x = True"),
+        ("x = 1", "x = '1'"),
+        ("x = 'a'", "x = b'a'"),
+        ("x = 'a'", "x = a"),
+        ("x = 0.0", "x = -0.0"),
+        ("x = a + b", "x = b + a"),
+        ("x = a - b - c", "x = a - (b - c)"),
+        ("x = (a, b)", "x = [a, b]"),
+        ("f(a, b)", "f(a)(b)"),
+        ("f(a, b=c)", "f(a, c)"),
+        ("f(a=b)", "f(**{a: b})"),
+        ("{a: b, **c}", "{**c, a: b}"),
+        ("def f(a, /, b): g()", "def f(a, b): g()"),
+        ("def f(*, a=None, b): g()", "def f(*, a, b=None): g()"),
+        ("if a:\n    f()\n    g()", "if a:\n    f()\ng()"),
+        ("if a:\n    f()\nelse:\n    g()", "if a:\n    f()\nelif g():\n    f()"),
+        ("for a in b: f()", "async def f():\n    async for a in b: f()"),
+        ("global a\na = 1", "global b\na = 1"),
+        ("from a import b", "from a import b as c"),
+        ("from a import b", "from .a import b"),
+        ("f'{a}'", "f'{a!r}'"),
+        ("x = f'{a}'", "x = f'{a:4}'"),
+        ("x: int = 1", "x: float = 1"),
+        ("@a\ndef f(): g()", "def f(): g()"),
+        ("del Pass", "del a, Pass"),
+    ],
+)
+def test_other_code_has_another_digest(one: str, other: str, tmp_path: Path) -> None:
+    codes = []
+    for text in (one, other):
+        (tmp_path / "module.py").write_text(text)
+        codes.append(digest({"module": tmp_path / "module.py"}))
+    assert codes[0] != codes[1]
+
+
+@pytest.mark.fast
+def test_techniques_do_not_share_their_own_modules(find: Find, edit: Edit) -> None:
+    settings = {name: nodes(name) for name in STAGES}
+    before = {name: key.result_code(settings[name], find=find) for name in STAGES}
+    for module, concerned in (
+        ("slimexp.technique.prune", {"prune"}),
+        ("slimexp.technique.quantize", {"quantize"}),
+        ("slimexp.technique.distill", {"distill"}),
+        ("slimexp.importance.wanda", {"prune"}),
+        ("slimexp.rounding.gptq", {"quantize"}),
+        ("slimexp.loss.kl", {"distill"}),
+        ("slimexp.importance.taylor", set()),
+        ("slimexp.data.spelling", set(STAGES)),
+    ):
+        edit(module, changed)
+        assert {name for name in STAGES if key.result_code(settings[name], find=find) != before[name]} == concerned
+        edit(module, str)
+
+
+@pytest.mark.fast
+def test_figures_have_code_of_their_own(find: Find, edit: Edit, copied: Path) -> None:
+    """A measure, the grading, a kernel and its C++ source: models stay, figures are taken again."""
+    cfg = compose(["model=t5_spelling", "data=spelling", "measure=[size,latency]"])
+    measured = [OmegaConf.to_container(node, resolve=True) for node in (cfg.measure, cfg.data)]
+    stages = [nodes(name) for name in STAGES]
+
+    def codes() -> tuple[str, list[str]]:
+        return key.figure_code(measured, find=find), [key.result_code(one, find=find) for one in stages]
+
+    figures, results = codes()
+    for module in (
+        "slimexp.measure.latency",
+        "slimexp.data.grading",
+        "slimexp.kernel.autotune",
+        "slimexp.decode.fused",
+        "slimexp.model.serving",
+    ):
+        edit(module, changed)
+        assert codes()[0] != figures and codes()[1] == results, module
+        edit(module, str)
+    source = copied / "kernel" / "vnni.cpp"
+    text = source.read_bytes()
+    source.write_bytes(text + b"// more")
+    assert codes()[0] != figures and codes()[1] == results
+    source.write_bytes(text)
+    edit("slimexp.measure.lm_eval", changed)  # which was not chosen
+    assert codes() == (figures, results)
+
+
+@pytest.mark.fast
+def test_lists_of_modules_hold_what_is_there_and_needed() -> None:
+    listed = [*key.DRIVES, *key.MEASURES, *key.SHAPES_NOTHING, *key.SHAPES_FIGURES]
+    assert [module for module in listed if module not in MODULES] == []
+    imported = closure(
+        [*key.DRIVES, *key.MEASURES, "slimexp.technique.prune", "slimexp.data.spelling"],
+        packages={"slimexp"},
+    )
+    callbacks = {"slimexp.pipeline.progress", "slimexp.stopper"}  # chosen by conf alone
+    assert {*key.SHAPES_NOTHING, *key.SHAPES_FIGURES} - callbacks <= imported.keys()
+
+
+@pytest.mark.fast
+def test_modules_that_import_by_a_computed_name_are_known() -> None:
+    call = re.compile(r"\b(import_module|__import__|get_class|get_method|get_object|_locate|instantiate|run_module)\(")
+    found = {module for module, path in MODULES.items() if call.search(path.read_text(encoding="utf-8"))}
+    assert (
+        found - {"slimexp.config.signature"} == COMPUTED_IMPORTS.keys()
+    )  # whose function of that name imports nothing
+
+
+def write(folder: Path, files: dict[str, str]) -> Find:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def find(module: str) -> Path | None:
+        stem = folder.joinpath(*module.split("."))
+        return next((path for path in (stem / "__init__.py", stem.with_suffix(".py")) if path.is_file()), None)
+
+    return find
+
+
+@pytest.mark.fast
+def test_every_way_of_importing_is_followed(tmp_path: Path) -> None:
+    find = write(
+        tmp_path,
+        {
+            "house/__init__.py": "",
+            "house/room/__init__.py": "from house.shelf import Book",
+            "house/room/deep/__init__.py": "",
+            "house/room/deep/one.py": "import house.cellar\nimport torch, other\nfrom house.room import two, Book",
+            "house/room/two.py": "def f():\n    from .deep.three import g\n    return g",
+            "house/room/deep/three.py": "from ... import attic as top\nfrom . import four",
+            "house/room/deep/four.py": "try:\n    from house.stairs import *\nexcept ImportError:\n    pass",
+            "house/room/deep/unused.py": "",
+            "house/stairs.py": "import house.room.deep.one  # a circle",
+            "house/shelf.py": "class Book: ...",
+            "house/cellar/__init__.py": "",
+            "house/cellar/unused.py": "",
+            "house/attic.py": "import house.excluded",
+            "house/excluded/__init__.py": "import house.room.deep.unused",
+            "other.py": "",
+        },
+    )
+    found = closure(["house.room.deep.one.Thing.method"], packages={"house"}, without={"house.excluded"}, find=find)
+    assert list(found) == sorted(
+        ["house", "house.attic", "house.cellar", "house.room", "house.room.deep", "house.room.deep.four",
+         "house.room.deep.one", "house.room.deep.three", "house.room.two", "house.shelf", "house.stairs"]
+    )  # fmt: skip
+    assert closure(["torch.optim.AdamW", "house.excluded.x"], packages={"house"}, without={"house"}, find=find) == {}
+
+
+@pytest.mark.fast
+def test_what_lies_below_an_excluded_room_is_excluded(tmp_path: Path) -> None:
+    find = write(tmp_path, {"a/__init__.py": "", "a/b/__init__.py": "", "a/b/c.py": "", "a/bc.py": ""})
+    assert list(closure(["a.b.c", "a.bc"], packages={"a"}, without={"a.b"}, find=find)) == ["a", "a.bc"]
+
+
+@pytest.mark.fast
+def test_a_file_that_a_module_names_is_part_of_it(tmp_path: Path) -> None:
+    find = write(tmp_path, {"a.py": "SOURCE = 'kernel.cu'", "kernel.cu": "1", "other.cu": "1"})
+    before = digest(closure(["a"], packages={"a"}, find=find))
+    (tmp_path / "other.cu").write_text("2")
+    assert digest(closure(["a"], packages={"a"}, find=find)) == before
+    (tmp_path / "kernel.cu").write_text("2")
+    assert digest(closure(["a"], packages={"a"}, find=find)) != before
+
+
+@pytest.mark.fast
+def test_components_of_an_own_package_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    find = write(tmp_path, {"closure_mine/__init__.py": "", "closure_mine/one.py": "import closure_mine.two",
+                            "closure_mine/two.py": "x = 1"})  # fmt: skip
+    node = {"_target_": "slimexp.technique.prune.Prune", "importance": {"_target_": "closure_mine.one.Mine"}}
+    unknown = key.result_code([node])
+    monkeypatch.setenv("SLIMEXP_PACKAGES", "torch, closure_mine")
+    before = key.result_code([node])
+    assert before != unknown
+    assert [module for module in key.result_closure([node]) if module.startswith("torch")] == []
+    assert find("closure_mine.two") is not None
+    (tmp_path / "closure_mine/two.py").write_text("x = 2")
+    assert key.result_code([node]) != before
+
+
+@pytest.mark.fast
+def test_a_model_with_attachments_counts_their_code(
+    tiny: Callable[..., Any], corpus: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Restoring them imports what the manifest names, which no configuration does."""
+    family = tiny("causal_lm")
+    _, layer = next(iter(family.compressible().items()))
+    attach(layer, "weight", Mask(shape=list(layer.weight.shape)))
+    artifact.save(family, tmp_path / "masked", dtype=torch.float32, stages=[])
+    source = Pretrained(path=str(tmp_path / "masked"), max_length=16)
+    cfg = compose(["model=pretrained", f"model.path={tmp_path}", "model.max_length=16", "data=spelling"])
+    given: list[set[str]] = []
+
+    def code(nodes: list[Any], *, attachments: set[str]) -> str:
+        given.append(attachments)
+        return "code"
+
+    monkeypatch.setattr(key, "result_code", code)
+    (root,) = key.plan(cfg, corpus("causal_lm"), {"start": source}, {}, {})
+    assert root.name == "start" and given == [{"slimexp.weight.mask.Mask"}]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("attachment", sorted(ATTACHMENTS))
+def test_every_attachment_has_its_module_in_the_closure(attachment: str) -> None:
+    module = attachment.rpartition(".")[0]
+    assert module in key.result_closure([], attachments=[attachment])
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", ALL_EXPERIMENTS)
+def test_closures_of_experiments_stay_small(name: str) -> None:
+    """One import more could draw in nearly everything; then any change would be other work."""
+
+    def share(modules: Iterable[str]) -> float:
+        return sum(MODULES[module].stat().st_size for module in modules) / whole
+
+    whole = sum(path.stat().st_size for path in MODULES.values())
+    cfg = OmegaConf.to_container(compose([f"+experiment={name}"]))
+    assert isinstance(cfg, dict)
+    for stage in cfg["pipeline"].values():
+        results = key.result_closure([stage, cfg["data"]])
+        assert not any(re.match(r"slimexp\.(measure|decode|sweeper|page|report|plot)\b", module) for module in results)
+        assert share(results) < 0.4
+    assert share(key.figure_closure([cfg["measure"], cfg["data"]])) < 0.4
+
+
+# Runs pipelines, and prints which modules ran code in the training of each stage, and which were imported.
+RUN = """
+import json, sys, threading
+from pathlib import Path
+import slimexp
+from slimexp.pipeline import pipeline
+from slimexp.config.check import check
+from slimexp.config.composition import compose
+
+package = str(Path(slimexp.__file__).parent)
+ran = {}
+
+def watched(function, stage_of):
+    def call(*arguments, **options):
+        here = ran.setdefault(stage_of(*arguments), set())
+        def hook(frame, event, argument):
+            if event == "call" and frame.f_code.co_filename.startswith(package):
+                here.add(frame.f_globals["__name__"])
+        threading.setprofile(hook)
+        sys.setprofile(hook)
+        try:
+            return function(*arguments, **options)
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+    return call
+
+pipeline.train = watched(pipeline.train, lambda technique, stage: stage.name)
+pipeline.save_root = watched(pipeline.save_root, lambda source, stage, *rest: stage.name)
+for overrides in json.loads(sys.argv[1]):
+    cfg = compose(overrides)
+    check(cfg)
+    pipeline.Pipeline(cfg, overrides=overrides).run()
+loaded = sorted(module for module in sys.modules if f"{module}.".startswith("slimexp."))
+found = {"ran": {name: sorted(modules) for name, modules in ran.items()}, "loaded": loaded}
+Path(sys.argv[2]).write_text(json.dumps(found))
+"""
+
+
+def test_whatever_runs_in_a_training_is_in_the_closure(overrides: Callable[..., list[str]], tmp_path: Path) -> None:
+    """The proof: of all functions that are called while stages are trained, each lies in a module that counts.
+
+    Modules that shape figures run none at all.
+    """
+    lines = [
+        overrides(
+            "prune_quantize_distill", "importance@pipeline.prune.importance=wanda", "pipeline.prune.importance.rows=4",
+            "+rounding@pipeline.quantize.rounding=gptq", "pipeline.quantize.group_size=8",
+            *(f"pipeline.{name}.{value}" for name in ("prune", "quantize", "distill")
+              for value in ("steps=2", "batch_size=4")),
+        ),
+        overrides(
+            "prune_structured", "pipeline.prune_structured.steps=1", "pipeline.prune_structured.batch_size=4",
+            task="causal_lm",
+        ),
+    ]  # fmt: skip
+    kept = tmp_path / "ran.json"
+    subprocess.run([sys.executable, "-c", RUN, json.dumps(lines), str(kept)], check=True, cwd=PACKAGE.parent)
+    found = json.loads(kept.read_text())
+    assert set(found["ran"]) == {"dense", "prune", "quantize", "distill", "prune_structured"}
+    everything: list[str] = []
+    for line in lines:
+        cfg = compose(line)
+        counted: set[str] = set()  # of the stages before, too: their keys are in the key
+        for name, node in [("dense", cfg.model), *cfg.pipeline.items()]:
+            settings = [OmegaConf.to_container(one, resolve=True) for one in (node, cfg.data, cfg.trainer)]
+            counted |= key.result_closure(settings).keys()
+            uncounted = set(found["ran"][name]) - counted
+            assert [one for one in uncounted if not f"{one}.".startswith(SHAPES_NOTHING)] == [], name
+        everything += key.targets(OmegaConf.to_container(cfg, resolve=True))
+    whole = closure([*everything, "slimexp.pipeline.pipeline", "slimexp.config.check"], packages={"slimexp"})
+    assert set(found["loaded"]) <= whole.keys()
