@@ -137,7 +137,7 @@ def cost(arm: Arm, family: Family, device: torch.device, overrides: Sequence[str
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    technique.workplace = device
+    technique.compute_device = device
     corpus = Noise(length=family.max_length)
     _ = corpus.splits
     began = time.monotonic()

@@ -237,3 +237,21 @@ def settled() -> Callable[[Path], Path]:
         return folder
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def fit() -> Callable[..., Any]:
+    """Technique -> the trainer that fitted it, seeded, with nothing on screen."""
+    import pytorch_lightning as pl
+
+    from slimexp.config.build import build
+    from slimexp.config.composition import compose
+
+    def run(technique: Any, *, resume: Path | None = None, **settings: Any) -> Any:
+        pl.seed_everything(0, verbose=False)
+        values = {"max_steps": technique.steps, "logger": False, "accumulate_grad_batches": technique.accumulate}
+        trainer = build(compose(["trainer=fast"]).trainer, **values | settings)
+        trainer.fit(technique, ckpt_path=resume, weights_only=True)
+        return trainer
+
+    return run

@@ -7,11 +7,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from slimexp.allocation.base import BitAllocation
 from slimexp.host.console import counted
 from slimexp.quantizer.base import Quantizer
 
 
-class MixedPrecision:
+class MixedPrecision(BitAllocation):
     """More bits where few of them cost much, within the bytes that one width for all would take.
 
     Each layer is rounded by itself, to nearest, at every width; of all choices of a width per layer that fit, the one
@@ -20,38 +21,25 @@ class MixedPrecision:
     the Hessian's trace; here it is measured: how far the answers to training text move from the unrounded model's.
 
     Args:
-        rows: Rows of training text to answer; each layer costs a forward pass over them per width.
-        widths: Ascending, each 2 to 8.
+        rows: Number of rows of training text; each layer costs a forward pass over them per width.
+        widths: Bits at which each layer is scanned, ascending, each 2 to 8.
     """
 
     def __init__(self, *, rows: int, widths: Sequence[int]) -> None:
-        if rows < 1:
-            raise ValueError(f"allocation.rows must be >= 1, got {rows}")
+        super().__init__(rows=rows, widths=widths)
         if len(widths) < 2 or any(a >= b for a, b in pairwise(widths)) or widths[0] < 2 or widths[-1] > 8:
             raise ValueError(f"allocation.widths must be two or more, ascending, within 2 to 8, got {list(widths)}")
-        self.rows = rows
-        self.widths = list(widths)
 
     @torch.no_grad()
     def scan(
         self, weights: Mapping[str, Tensor], *, quantizer: Callable[[int], Quantizer], cost: Callable[[], float]
     ) -> dict[str, list[float]]:
-        """Layer -> its cost at each width; the weights are put back.
-
-        Args:
-            weights: Those beneath any masks, which are written to; what is masked counts in the range of its group.
-            quantizer: Width -> what rounds a weight.
-            cost: Of the model as it stands; 0 as it is now.
-
-        Raises:
-            ValueError: A cost is not finite.
-        """
         costs: dict[str, list[float]] = {}
         for name, weight in counted(weights.items(), "scan of bits: layer"):
             before = weight.detach().clone()
             costs[name] = []
-            for one in map(quantizer, self.widths):
-                weight.copy_(one.round(before, one.fitted(before)))
+            for rounds in map(quantizer, self.widths):
+                weight.copy_(rounds.round(before, rounds.fitted(before)))
                 costs[name].append(cost())
             weight.copy_(before)
             if not all(map(math.isfinite, costs[name])):
@@ -61,30 +49,23 @@ class MixedPrecision:
     def choose(
         self, costs: Mapping[str, Sequence[float]], stored: Mapping[str, Mapping[int, int]], budget: int
     ) -> dict[str, int]:
-        """Layer -> its width; together they take at most ``budget``.
-
-        Args:
-            costs: As ``scan`` gives it.
-            stored: Layer -> width -> what the layer takes, scales included.
-            budget: At least what all layers take at the first width.
-        """
         import numpy as np
         from scipy.optimize import LinearConstraint, milp
 
         layers, widths = len(costs), len(self.widths)
         cost = np.array(list(costs.values()))
         cost *= 1e4 / max(cost.max(), 1e-30)  # the solver holds two sums that differ by 1e-6 for equal
-        taken = np.array([[stored[name][width] for width in self.widths] for name in costs], dtype=float)
-        found = milp(
+        sizes = np.array([[stored[name][width] for width in self.widths] for name in costs], dtype=float)
+        solution = milp(
             cost.ravel(),
             integrality=np.ones(cost.size),
             bounds=(0, 1),
             options={"mip_rel_gap": 0.0},
             constraints=[
                 LinearConstraint(np.kron(np.eye(layers), np.ones(widths)), 1, 1),
-                LinearConstraint(taken.ravel() / budget, ub=1),
+                LinearConstraint(sizes.ravel() / budget, ub=1),
             ],
         )
-        assert found.x is not None, found.message
-        chosen = found.x.reshape(layers, widths).argmax(1)
+        assert solution.x is not None, solution.message
+        chosen = solution.x.reshape(layers, widths).argmax(1)
         return {name: self.widths[column] for name, column in zip(costs, chosen, strict=True)}

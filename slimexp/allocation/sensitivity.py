@@ -6,12 +6,13 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
+from slimexp.allocation.base import SparsityAllocation
 from slimexp.host.console import counted
 from slimexp.weight.mask import Mask
 
 
-class SensitivityAllocation:
-    """More zeros where the training loss minds them less, as many as wanted over all layers together.
+class SensitivityAllocation(SparsityAllocation):
+    """More zeros where the training loss grows less from them, up to the target over all layers together.
 
     Each layer is pruned by itself at some sparsities, as in the scan of Li et al. 2017 ("Pruning filters for efficient
     ConvNets", section 3.2). Through the growth of the loss goes the lower convex hull from no sparsity on; zeros are
@@ -19,34 +20,20 @@ class SensitivityAllocation:
     all together).
 
     Args:
-        rows: Rows of training text that the loss is taken of.
-        sparsities: Ascending, in (0, 1); no layer gets more than the last.
+        rows: Number of rows of training text that the loss is computed on.
+        sparsities: Sparsities at which each layer is scanned, ascending, in (0, 1); no layer gets more than the last.
     """
 
     def __init__(self, *, rows: int, sparsities: Sequence[float]) -> None:
-        if rows < 1:
-            raise ValueError(f"rows of training text to scan with must be >= 1, got {rows}")
+        super().__init__(rows=rows, sparsities=sparsities)
         grid = [0.0, *sparsities, 1.0]
         if not sparsities or any(a >= b for a, b in pairwise(grid)):
             raise ValueError(f"sparsities must ascend within (0, 1), got {list(sparsities)}")
-        self.rows = rows
-        self.sparsities = list(sparsities)
 
     @torch.no_grad()
     def scan(
-        self,
-        masks: Mapping[str, Mask],
-        *,
-        keep: Callable[[str, float], Tensor],
-        loss: Callable[[], float],
+        self, masks: Mapping[str, Mask], *, keep: Callable[[str, float], Tensor], loss: Callable[[], float]
     ) -> dict[str, list[float]]:
-        """Layer -> growth of the loss at each of the sparsities; the masks are put back.
-
-        Args:
-            masks: On the layers.
-            keep: Layer and sparsity -> the mask it would have.
-            loss: Of the model as it stands.
-        """
         dense = loss()
         growth: dict[str, list[float]] = {}
         for name, mask in counted(masks.items(), "scan of sparsities: layer"):
@@ -61,18 +48,11 @@ class SensitivityAllocation:
     def shares(
         self, growth: Mapping[str, Sequence[float]], sizes: Mapping[str, int], target: float
     ) -> dict[str, float]:
-        """Layer -> its sparsity; zeros are ``target`` of all weights, to within one.
-
-        Args:
-            growth: As ``scan`` gives it.
-            sizes: Layer -> number of its weights.
-            target: At most the last of the sparsities.
-        """
         left = round(target * sum(sizes.values()))
         pieces = [
             (slope / sizes[name], name, round(end * sizes[name]) - round(start * sizes[name]))
             for name, values in growth.items()
-            for slope, start, end in _hull(self.sparsities, values)
+            for slope, start, end in lower_hull(self.sparsities, values)
         ]
         zeros = dict.fromkeys(sizes, 0)
         for _, name, most in sorted(pieces, key=lambda piece: piece[0]):
@@ -81,8 +61,12 @@ class SensitivityAllocation:
         return {name: zeros[name] / size for name, size in sizes.items()}
 
 
-def _hull(sparsities: Sequence[float], growth: Sequence[float]) -> Iterator[tuple[float, float, float]]:
-    """(slope, start, end) of the pieces of the lower convex hull of (0, 0) and the points; slopes ascend from 0 on."""
+def lower_hull(sparsities: Sequence[float], growth: Sequence[float]) -> Iterator[tuple[float, float, float]]:
+    """Pieces of the lower convex hull of (0, 0) and the points (sparsity, growth).
+
+    Yields:
+        Slope, first and last sparsity of each piece, from left to right; slopes ascend from 0 on.
+    """
     rising = accumulate((max(value, 0.0) for value in growth), max)  # noise of few rows may make a loss fall
     points = [(0.0, 0.0), *zip(sparsities, rising, strict=True)]
     start = 0

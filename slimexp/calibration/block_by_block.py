@@ -1,4 +1,4 @@
-"""Calibrating block by block, each behind blocks that are pruned already."""
+"""Calibration block by block, each behind blocks that are pruned, smoothed or rounded already."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -10,20 +10,20 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from slimexp.calibration.observe import Observer, Statistics, undisturbed, visiting, watching
+from slimexp.calibration.observe import Observer, Statistics, input_statistics, undisturbed, visiting
 from slimexp.model.base import Batch, Family
 from slimexp.model.layer import Layer, check_finite, place
 
-_PROBE = 8  # tokens that show how blocks are wired
-Wires = Mapping[str | int, int]  # argument of a block -> which output of the block before it is
+PROBE = 8  # tokens of the row that shows how blocks are wired
+Wires = Mapping[str | int, int]  # argument of a block -> index of the output of the block before that it is
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a block is called with: by position and by name.
+    """The arguments that a block is called with.
 
     Attributes:
-        arguments: Position or name -> value.
+        arguments: Position (an int) or name -> value.
     """
 
     arguments: Mapping[str | int, Any]
@@ -42,7 +42,7 @@ class Call:
         return output if isinstance(output, tuple) else (output,)
 
     def after(self, outputs: tuple[Any, ...], wires: Wires) -> "Call":
-        """How the next block is called."""
+        """The call of the next block, given the ``outputs`` of this one."""
         return Call({**self.arguments, **{key: outputs[index] for key, index in wires.items()}})
 
     def to(self, device: torch.device) -> "Call":
@@ -50,34 +50,34 @@ class Call:
 
 
 class _Stop(Exception):
-    """Ends a forward pass that has shown what it was run for."""
+    """Ends a forward pass whose rest is not needed."""
 
 
 @torch.no_grad()
 def calibrate_blocks(
-    importance: Observer,
+    observer: Observer,
     family: Family,
     layers: Mapping[str, Layer],
     batches: Sequence[Batch],
     *,
     device: torch.device,
-    prune: Callable[[Mapping[str, Tensor]], None],
+    update: Callable[[Mapping[str, Tensor]], None],
 ) -> None:
-    """Show ``importance`` the inputs of every block's layers, once all blocks before it are pruned.
+    """Show ``observer`` the inputs of every block's layers, once all blocks before it are updated.
 
-    As SparseGPT and Wanda are published: the inputs of the first block are caught, and handed from block to block.
-    One block, its statistics and one hidden state per row are on ``device`` at a time; the rest stays where it is.
-    Two exceptions are told by a short row and take the whole model there: a decoder is entered behind its encoder,
-    and where blocks pass each other more than they return (a mask of its own for every other block, say), each
-    block's inputs are those of a forward pass from the beginning.
+    As SparseGPT, Wanda and GPTQ are published: the inputs of the first block are caught, and handed from block to
+    block. One block, its statistics and one hidden state per row are on ``device`` at a time; the rest stays where it
+    is. Two exceptions take the whole model there, and a short row shows where they apply: a decoder is entered behind
+    its encoder, and where blocks pass each other more than they return (a mask of its own for every other block, say),
+    each block's inputs are those of a forward pass from the beginning.
 
     Args:
-        importance: Observes inputs.
-        family: The model; it is left where and as it was, pruning apart.
-        layers: The layers to look at, by name.
+        observer: Importance, smoothing or rounding that observes inputs.
+        family: The model; it is left where and as it was, but for what ``update`` changes.
+        layers: The layers to observe, by name.
         batches: Training text without padding, on any device.
-        device: Where to compute.
-        prune: Receives layer -> statistic of one block, and prunes these layers.
+        device: Device to compute on.
+        update: Receives layer -> statistic of one block, and changes the weights, masks or grids of these layers.
 
     Raises:
         ValueError: A layer was never used; a weight or an input is not finite.
@@ -85,7 +85,7 @@ def calibrate_blocks(
     check_finite(layers)
     with undisturbed(family):
         for position, blocks in enumerate(family.blocks().values()):
-            stack = _Stack(importance, family, layers, list(blocks), prune)
+            stack = _Stack(observer, family, layers, list(blocks), update)
             wiring = stack.wiring(batches[0])
             if wiring is None:
                 stack.from_the_beginning(batches, device)
@@ -99,24 +99,26 @@ def calibrate_blocks(
 class _Stack:
     """Blocks that follow each other."""
 
-    importance: Observer
+    observer: Observer
     family: Family
     layers: Mapping[str, Layer]
     blocks: Sequence[nn.Module]
-    prune: Callable[[Mapping[str, Tensor]], None]
+    update: Callable[[Mapping[str, Tensor]], None]
 
     def wiring(self, batch: Batch) -> list[Wires] | None:
-        """Per block but the first, which of its arguments are outputs of the block before; the others are those of
-        the first block. ``None`` where there is more to it."""
+        """Wires of every block but the first; arguments without a wire are those of the first block.
+
+        ``None`` where blocks pass each other more than that.
+        """
         calls: list[tuple[nn.Module, Call, tuple[Any, ...]]] = []
 
-        def note(block: nn.Module, positional: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        def record(block: nn.Module, positional: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
             calls.append((block, Call.of(positional, named), output if isinstance(output, tuple) else (output,)))
 
         with ExitStack() as hooks:
             for block in self.blocks:
-                hooks.callback(block.register_forward_hook(note, with_kwargs=True).remove)
-            self._forward({name: x[:, :_PROBE] if x.ndim > 1 else x for name, x in batch.items()})
+                hooks.callback(block.register_forward_hook(record, with_kwargs=True).remove)
+            self._forward({name: x[:, :PROBE] if x.ndim > 1 else x for name, x in batch.items()})
         if [block for block, _, _ in calls] != list(self.blocks):
             return None
         first = calls[0][1]
@@ -124,7 +126,7 @@ class _Stack:
         return None if None in wiring else wiring  # type: ignore[return-value]
 
     def entry(self, batch: Batch) -> Call:
-        """How the first block is called."""
+        """The call of the first block for a batch."""
         caught: list[Call] = []
 
         def catch(_: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -140,37 +142,37 @@ class _Stack:
         return caught[0]
 
     def from_block_to_block(self, calls: list[Call], wiring: Sequence[Wires], device: torch.device) -> None:
-        """``calls`` enter the first block, and are replaced by those of the next ones."""
+        """Run every batch through one block after the other; ``calls`` are replaced by those of the next block."""
         for block, wires in zip(self.blocks, [*wiring, None], strict=True):
             with visiting(block, device):
                 with self._observing(block) as statistics:
                     for statistics.batch, call in enumerate(calls):
                         call.on(block)
-                self._prune(statistics)
+                self._update(statistics)
                 if wires is not None:
                     for row, call in enumerate(calls):
                         calls[row] = call.after(call.on(block), wires)
 
     def from_the_beginning(self, batches: Sequence[Batch], device: torch.device) -> None:
-        """Every block behind a forward pass that ends with it."""
+        """Run every batch from the model's input to the end of each block in turn."""
         with visiting(self.family.model, device):
             for block in self.blocks:
                 with self._observing(block) as statistics, _ending(block):
                     for statistics.batch, batch in enumerate(batches):
                         with suppress(_Stop):
                             self._forward(batch)
-                self._prune(statistics)
+                self._update(statistics)
 
     @contextmanager
     def _observing(self, block: nn.Module) -> Iterator[Statistics]:
         inside = set(block.modules())
         layers = {name: layer for name, layer in self.layers.items() if place(layer)[0] in inside}
-        with watching(self.importance, layers) as statistics:
+        with input_statistics(self.observer, layers) as statistics:
             yield statistics
 
-    def _prune(self, statistics: Statistics) -> None:
+    def _update(self, statistics: Statistics) -> None:
         if statistics.layers:
-            self.prune(statistics.complete())
+            self.update(statistics.complete())
 
     def _forward(self, batch: Batch) -> None:
         self.family.forward({name: tensor.to(self.family.device) for name, tensor in batch.items()})

@@ -1,4 +1,4 @@
-"""How far what a model answers moves while it is changed."""
+"""How far the answers of a model move while its weights are changed."""
 
 from collections.abc import Iterable
 
@@ -18,8 +18,8 @@ class Divergence:
     answers): few rows of text do.
 
     Args:
-        family: The model as it is at the start.
-        batches: Text, on any device; answers to all of it are kept, where the model is.
+        family: The model, whose present answers are the reference.
+        batches: Text, on any device; the reference answers to all of it are held on the model's device.
 
     Raises:
         ValueError: An answer is not finite.
@@ -29,12 +29,12 @@ class Divergence:
         self.family = family
         self.batches = [{name: tensor.to(family.device) for name, tensor in batch.items()} for batch in batches]
         self.before = [self._answers(batch) for batch in self.batches]
-        for place, answers in enumerate(self.before):
+        for index, answers in enumerate(self.before):
             if not answers.isfinite().all():
-                raise ValueError(f"the model answers with NaN or infinity in calibration batch {place}")
+                raise ValueError(f"the model answers with NaN or infinity in calibration batch {index}")
 
     def __call__(self) -> float:
-        """In nats."""
+        """Divergence of the model as it stands from the reference, in nats per token."""
         total = sum(
             F.kl_div(self._answers(batch), before, log_target=True, reduction="sum").item()
             for batch, before in zip(self.batches, self.before, strict=True)
@@ -43,7 +43,7 @@ class Divergence:
 
     @torch.no_grad()
     def _answers(self, batch: Batch) -> Tensor:
-        """Log-probabilities where a label counts, [N, V]."""
+        """Log-probabilities at the N tokens whose label counts, [N, vocabulary]."""
         with undisturbed(self.family):
             logits = self.family.forward(batch)[0]
         return logits[batch["labels"] != IGNORE].float().log_softmax(-1)

@@ -1,4 +1,4 @@
-"""What the layers of a model read: a sketch of their inputs over training rows."""
+"""Samples of the values that layers read over training rows, for the ranges of activations."""
 
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from slimexp.calibration.observe import undisturbed
 from slimexp.model.base import Batch, Family
 
-PER_BATCH = 2048  # values kept of a layer and batch: its quantiles, the extremes among them
+PER_BATCH = 2048  # quantiles per layer and batch, smallest and largest value included
 
 
 @torch.no_grad()
@@ -24,14 +24,16 @@ def input_values(family: Family, layers: Mapping[str, nn.Module], batches: Itera
     Raises:
         ValueError: A layer read NaN or infinity, or nothing at all.
     """
-    seen: dict[str, list[Tensor]] = {name: [] for name in layers}
+    samples: dict[str, list[Tensor]] = {name: [] for name in layers}
 
-    def look(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def sample(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if not inputs[0].isfinite().all():
-            raise ValueError(f"layer '{name}': its input holds NaN or infinity in calibration batch {len(seen[name])}")
-        seen[name].append(_quantiles(inputs[0]))
+            raise ValueError(
+                f"layer '{name}': its input holds NaN or infinity in calibration batch {len(samples[name])}"
+            )
+        samples[name].append(_quantiles(inputs[0]))
 
-    hooks = [layer.register_forward_pre_hook(partial(look, name)) for name, layer in layers.items()]
+    hooks = [layer.register_forward_pre_hook(partial(sample, name)) for name, layer in layers.items()]
     try:
         with undisturbed(family):
             for batch in batches:
@@ -39,9 +41,9 @@ def input_values(family: Family, layers: Mapping[str, nn.Module], batches: Itera
     finally:
         for hook in hooks:
             hook.remove()
-    if unseen := [name for name, parts in seen.items() if not parts]:
+    if unseen := [name for name, parts in samples.items() if not parts]:
         raise ValueError(f"layer '{unseen[0]}' was never used in calibration: raise calibration_rows, or exclude it")
-    return {name: torch.cat(parts) for name, parts in seen.items()}
+    return {name: torch.cat(parts) for name, parts in samples.items()}
 
 
 def _quantiles(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Showing an importance what it observes: the inputs of layers, or the gradients of weights, over training rows."""
+"""Calibration on the model as it stands: statistics of layers' inputs, or of weights' gradients, over training rows."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,81 +8,94 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from slimexp.importance.base import Calibrated
+from slimexp.importance.base import Calibrated, Importance
 from slimexp.model.base import Batch, Family
 from slimexp.model.cache import float_cache
 from slimexp.model.layer import Layer, latent, matrix, place
 
 
 class Observer(Protocol):
-    """Whoever is calibrated: an importance, a smoothing, a rounding.
+    """Interface of what is calibrated: an importance, a smoothing, a rounding.
 
     Attributes:
-        rows: Training rows it reads.
+        rows: Number of rows of training text that it is calibrated on.
     """
 
     rows: int
 
     def observe(self, weight: Tensor, observed: Tensor) -> Tensor:
-        """What it makes of one row, for a weight [out, in] and the layer's inputs [N, in], or the weight's gradient."""
+        """The statistic of one row.
+
+        Args:
+            weight: [out, in], without gradient.
+            observed: The layer's inputs at every token of the row, [N, in], or the gradient of the weight, [out, in].
+        """
 
     def merge(self, total: Tensor, part: Tensor) -> Tensor:
-        """What it makes of rows together; may write to ``total``."""
+        """The statistic of the rows in ``total`` and in ``part`` together; may write to ``total``."""
 
 
 class Statistics:
-    """Layer -> what the observer made of all rows.
+    """Merges an observer's statistics of single rows into one per layer.
 
     Args:
-        importance: Makes numbers of what it is shown.
+        observer: Computes the statistic of a row.
         layers: The layers, by name.
+
+    Attributes:
+        batch: Number of the current batch, for messages.
     """
 
-    def __init__(self, importance: Observer, layers: Mapping[str, Layer]) -> None:
-        self.importance = importance
+    def __init__(self, observer: Observer, layers: Mapping[str, Layer]) -> None:
+        self.observer = observer
         self.layers = layers
-        self.batch = 0  # which is being shown, for messages
+        self.batch = 0
         self._sums: dict[str, Tensor] = {}
 
     def add(self, name: str, observed: Tensor) -> None:
-        """What was observed of a layer in this batch.
+        """Add the statistic of what was observed of a layer in the current batch.
 
         Raises:
-            ValueError: It holds NaN or infinity.
+            ValueError: ``observed`` holds NaN or infinity.
         """
         if not observed.isfinite().all():
             raise ValueError(
-                f"layer '{name}': what {type(self.importance).__name__} observes of it holds NaN or infinity in "
+                f"layer '{name}': what {type(self.observer).__name__} observes of it holds NaN or infinity in "
                 f"calibration batch {self.batch}"
             )
         layer = self.layers[name]
-        part = self.importance.observe(matrix(layer, latent(layer).detach()), observed.detach())
-        self._sums[name] = self.importance.merge(self._sums[name], part) if name in self._sums else part
+        part = self.observer.observe(matrix(layer, latent(layer).detach()), observed.detach())
+        self._sums[name] = self.observer.merge(self._sums[name], part) if name in self._sums else part
 
     def complete(self) -> dict[str, Tensor]:
-        """The sums.
+        """Layer -> its statistic over all rows.
 
         Raises:
-            ValueError: A layer was never used (an expert that no token went to, say).
+            ValueError: A layer was never used (an expert that no token was routed to, say).
         """
         if unseen := self.layers.keys() - self._sums.keys():
             raise ValueError(
-                f"layer '{min(unseen)}' had no part in the {self.importance.rows} rows that "
-                f"{type(self.importance).__name__} was calibrated on: raise importance.rows if no token went to that "
+                f"layer '{min(unseen)}' had no part in the {self.observer.rows} rows that "
+                f"{type(self.observer).__name__} was calibrated on: raise importance.rows if no token went to that "
                 "expert, else exclude the layer"
             )
         return self._sums
 
 
-def check_called(outline: Family, layers: Mapping[str, Layer]) -> None:
-    """Refuse layers whose weight the model multiplies itself: their inputs do not show, and no kernel can replace them.
+def observes_inputs(importance: Importance) -> bool:
+    """Whether an importance is calibrated on the inputs of layers."""
+    return isinstance(importance, Calibrated) and importance.observes == "input"
 
-    Mamba does so with ``dt_proj``. The model runs once on the meta device; one whose way depends on numbers (a mixture
-    that routes tokens) does not run there, and is not judged.
+
+def check_called(outline: Family, layers: Mapping[str, Layer]) -> None:
+    """Refuse layers whose weight the model multiplies itself: no hook sees their inputs, no kernel can replace them.
+
+    Mamba does so with ``dt_proj``. The model runs once on the meta device; one whose forward pass depends on values (a
+    mixture that routes tokens) does not run there, and is not checked.
 
     Args:
         outline: The model, on the meta device.
-        layers: Those that a technique takes hold of.
+        layers: The layers that a technique compresses, by name.
 
     Raises:
         ValueError: Names such a layer, and the way out.
@@ -117,17 +130,17 @@ def calibrate(
     *,
     objective: Callable[[Batch], Tensor],
 ) -> dict[str, Tensor]:
-    """Layer -> the sum of what the importance made of every batch, the model as it stands.
+    """Layer -> the importance's statistic over all batches, with the model as it stands.
 
     The model runs without dropout and in the precision of its weights, with the masks and quantizers that are on it.
     It is left as it was, gradients and random state included.
 
     Args:
-        importance: Says what it observes.
+        importance: Observes inputs or gradients, as its ``observes`` says.
         family: The model.
-        layers: The layers to look at, by name.
+        layers: The layers to observe, by name.
         batches: Training text without padding, on any device.
-        objective: The training loss of a batch; read where gradients are observed.
+        objective: The training loss of a batch; called where gradients are observed.
 
     Raises:
         ValueError: A layer was never used.
@@ -135,24 +148,24 @@ def calibrate(
     with undisturbed(family):
         on_device = ({name: tensor.to(family.device) for name, tensor in batch.items()} for batch in batches)
         if importance.observes == "input":
-            with watching(importance, layers) as statistics, torch.no_grad():
+            with input_statistics(importance, layers) as statistics, torch.no_grad():
                 for statistics.batch, batch in enumerate(on_device):
                     family.forward(batch)
         else:
             statistics = Statistics(importance, layers)
-            _show_gradients(statistics, on_device, objective)
+            _add_gradients(statistics, on_device, objective)
     return statistics.complete()
 
 
 @contextmanager
-def watching(importance: Observer, layers: Mapping[str, Layer]) -> Iterator[Statistics]:
-    """Statistics of the inputs that ``layers`` read within the context, one row to a call."""
-    statistics = Statistics(importance, layers)
+def input_statistics(observer: Observer, layers: Mapping[str, Layer]) -> Iterator[Statistics]:
+    """Statistics of the inputs that ``layers`` read within the context; every call of a layer is one row."""
+    statistics = Statistics(observer, layers)
 
-    def look(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def add(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         statistics.add(name, inputs[0].flatten(0, -2))
 
-    hooks = [place(layer)[0].register_forward_pre_hook(partial(look, name)) for name, layer in layers.items()]
+    hooks = [place(layer)[0].register_forward_pre_hook(partial(add, name)) for name, layer in layers.items()]
     try:
         yield statistics
     finally:
@@ -162,7 +175,7 @@ def watching(importance: Observer, layers: Mapping[str, Layer]) -> Iterator[Stat
 
 @contextmanager
 def undisturbed(family: Family) -> Iterator[None]:
-    """Eval mode, no autocast, keys and values as floats; eager too, for a compiled model does not notice new hooks."""
+    """Eval mode, no autocast, keys and values as floats; eager, because a compiled model does not call new hooks."""
     training = family.model.training
     family.model.eval()
     try:
@@ -180,7 +193,7 @@ def _as_floats(family: Family) -> Iterator[None]:
 
 @contextmanager
 def visiting(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """``module`` is on ``device`` for as long, then back where it was."""
+    """Move ``module`` to ``device`` within the context, and back afterwards."""
     home = next(module.parameters()).device
     nn.Module.to(module, device)
     try:
@@ -190,7 +203,7 @@ def visiting(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 @torch.enable_grad()
-def _show_gradients(statistics: Statistics, batches: Iterable[Batch], objective: Callable[[Batch], Tensor]) -> None:
+def _add_gradients(statistics: Statistics, batches: Iterable[Batch], objective: Callable[[Batch], Tensor]) -> None:
     weights = [latent(layer) for layer in statistics.layers.values()]
     for statistics.batch, batch in enumerate(batches):
         gradients = torch.autograd.grad(objective(batch), weights, allow_unused=True)

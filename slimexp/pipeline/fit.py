@@ -64,7 +64,7 @@ def train(
         ValueError: As ``fit``, or the technique cannot do what it should.
     """
     pl.seed_everything(cfg.seed, verbose=False)
-    technique.workplace = machine.device(cfg.trainer)
+    technique.compute_device = machine.device(cfg.trainer)
     technique.prepare(artifact.load(previous), corpus, _teacher(technique, reference, corpus))
     if technique.steps:
         fit(technique, stage, cfg, tracker)

@@ -27,7 +27,7 @@ from slimexp.technique.finetune import Finetune
 DRIVES = (
     "slimexp.pipeline.fit",  # loads, trains and saves
     "slimexp.pipeline.reference",  # numbers the classes
-    "slimexp.technique.row_multiple",  # hands widths on to other stages
+    "slimexp.technique.compatibility",  # hands widths on to other stages
 )
 MEASURES = (
     "slimexp.artifact",  # loads what is measured, and gives figures of its own
@@ -66,7 +66,7 @@ def plan(
         corpus: Its text.
         roots: What the stages that no other comes before take their model from, by name.
         techniques: Those of the other stages, by name.
-        multiples: As ``hand_on`` gives them.
+        multiples: As ``check_stages`` gives them.
     """
     shared = {
         "data": _resolved(cfg.data),

@@ -21,8 +21,8 @@ from slimexp.model.loading import Pretrained
 from slimexp.pipeline import machine, reference
 from slimexp.record import record
 from slimexp.record.stage import DENSE, START
+from slimexp.technique.compatibility import check_stages
 from slimexp.technique.finetune import Finetune
-from slimexp.technique.row_multiple import inspect_stages
 
 FINAL = "final"  # what trackers file the last stage's figures under, whatever its name
 
@@ -36,7 +36,7 @@ class TrainingParts:
         source: The model that it starts from.
         dense: The model that its stages are compared with; ``None`` where the first stage trains it.
         techniques: Its stages, by name.
-        multiples: Stage -> what its widths are a multiple of for the sake of later stages, see ``inspect_stages``.
+        multiples: Stage -> what its widths are a multiple of for the sake of later stages, see ``check_stages``.
         measures: What is measured after every stage, by name.
         tracker: What shows its progress.
     """
@@ -149,12 +149,12 @@ def _serving(source: Source, corpus: Corpus) -> PreTrainedConfig:
 def _check_stages(
     techniques: Mapping[str, Finetune], source: Source, corpus: Corpus, config: PreTrainedConfig
 ) -> dict[str, int]:
-    """Refuse stages that cannot follow each other on this model; what ``inspect_stages`` hands on."""
+    """Refuse stages that cannot follow each other on this model; what ``check_stages`` hands on."""
     stages = list(techniques.values())
     for position, technique in enumerate(stages):
         technique.validate(config, before=stages[:position])
     reference.check_unquantized(stages, source)
-    return inspect_stages(techniques, source, corpus, config)
+    return check_stages(techniques, source, corpus, config)
 
 
 def _trained(node: DictConfig) -> Pretrained:

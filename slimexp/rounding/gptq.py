@@ -7,10 +7,11 @@ from torch import Tensor
 
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.grid import Grid
+from slimexp.rounding.base import Rounding
 from slimexp.weight.optimal_brain_surgeon import gram, inverse_factor, quantize_columns
 
 
-class GPTQ:
+class GPTQ(Rounding):
     """Round a weight so that the layer's outputs change least, in squares over the tokens of the calibration.
 
     Frantar et al. 2022, "GPTQ: accurate post-training quantization for generative pre-trained transformers",
@@ -20,7 +21,7 @@ class GPTQ:
     weight before (static groups): no order needs to be stored, and no kernel needs to know one.
 
     Args:
-        rows: Training rows to read.
+        rows: Number of rows of training text to calibrate on.
         dampening: Added to the diagonal of the Hessian, as a share of its mean, > 0.
         act_order: Whether columns with the strongest inputs go first.
     """
@@ -28,42 +29,23 @@ class GPTQ:
     strip = 128  # columns between two updates of all that follow: a matter of speed alone
 
     def __init__(self, *, rows: int, dampening: float, act_order: bool) -> None:
-        if rows < 1:
-            raise ValueError(f"rounding.rows must be >= 1, got {rows}")
+        super().__init__(rows=rows)
         if dampening <= 0:
             raise ValueError(f"rounding.dampening must be > 0, got {dampening}")
-        self.rows = rows
         self.dampening = dampening
         self.act_order = act_order
 
     def observe(self, weight: Tensor, observed: Tensor) -> Tensor:
-        """What one row of text adds to the Hessian: inputs [N, in] -> [in, in]."""
+        """What one row of text adds to the Hessian, [in, in]."""
         return gram(observed)
 
-    def merge(self, total: Tensor, part: Tensor) -> Tensor:
-        return total.add_(part)
-
     @torch.no_grad()
-    def round(self, weight: Tensor, alive: Tensor, hessian: Tensor, quantizer: Quantizer) -> tuple[Tensor, Grid]:
-        """Round a layer.
-
-        Args:
-            weight: [out, in].
-            alive: Bool, same shape; what is dead counts as zero and stays so.
-            hessian: Sum of ``observe``.
-            quantizer: Fits grids; it is left as it is.
-
-        Returns:
-            The new weight in float32, zero where it is dead, and the grid that it is on, for ``Quantizer.keep``.
-
-        Raises:
-            ValueError: The Hessian does not allow it.
-        """
+    def round(self, weight: Tensor, alive: Tensor, statistic: Tensor, quantizer: Quantizer) -> tuple[Tensor, Grid]:
         before, alive = weight.float() * alive, alive.bool()
         order = torch.arange(before.shape[1], device=before.device)
         if self.act_order:
-            order = hessian.diagonal().argsort(descending=True, stable=True)
-        new, alive, hessian = before[:, order], alive[:, order], hessian[order][:, order]
+            order = statistic.diagonal().argsort(descending=True, stable=True)
+        new, alive, hessian = before[:, order], alive[:, order], statistic[order][:, order]
         factor = inverse_factor(hessian, dampening=self.dampening, owner="GPTQ", option="rounding.dampening")
         size, fits = quantizer.granularity.columns(new.shape[1]), quantizer.on_columns()
         grids: dict[int, Grid] = {}

@@ -7,6 +7,8 @@ from slimexp.quantizer.base import Quantizer
 from slimexp.smoothing.base import Readers, Smoothing, usable
 from slimexp.weight.optimal_brain_surgeon import gram
 
+SHRINKS = tuple(1 - step / 20 for step in range(11))  # Lin et al.'s grid: 20 points, down to half
+
 
 class AWQ(Smoothing):
     """Scale channels up whose inputs are strong, so that their weights are rounded more finely.
@@ -18,8 +20,8 @@ class AWQ(Smoothing):
     the paper has the mean magnitude, and errors are those of the layers, where it has attention as a whole.
 
     Args:
-        rows: Training rows to read.
-        points: Exponents that are tried, 0 apart.
+        rows: Number of rows of training text to calibrate on.
+        points: Number of exponents that are tried besides 0.
         clip: Whether to search for ranges; the smallest that is tried keeps half.
     """
 
@@ -37,16 +39,26 @@ class AWQ(Smoothing):
 
     def scales(self, readers: Readers) -> Tensor:
         strength = readers.scaling.shared(readers.statistic.diagonal()).sqrt()
-        woken = strength > 0
+        active = strength > 0
         best = torch.ones_like(strength)
         least = _error(best, readers)
         for k in range(1, self.points + 1):
-            scales = usable(strength ** (k / self.points), woken)
+            scales = usable(strength ** (k / self.points), active)
             scales = scales / (scales.max() * scales.min()).sqrt()
             error = _error(scales, readers)
             if error < least:
                 best, least = scales, error
         return best
+
+    def clipped(self, weight: Tensor, statistic: Tensor, columns: Tensor, quantizer: Quantizer) -> Tensor:
+        """The weight with every group's range such that its share of the layer's outputs errs least, [out, in]."""
+        hessian = statistic / columns / columns.unsqueeze(1)  # the Gram matrix of the inputs as they are scaled
+        size, fits = quantizer.granularity.columns(weight.shape[1]), quantizer.on_columns()
+        parts = []
+        for begin in range(0, weight.shape[1], size):
+            here = slice(begin, begin + size)
+            parts.append(_clipped(weight[:, here], hessian[here, here], fits))
+        return torch.cat(parts, 1)
 
 
 def _error(scales: Tensor, readers: Readers) -> float:
@@ -60,30 +72,12 @@ def _error(scales: Tensor, readers: Readers) -> float:
     return float(torch.stack(errors).sum())
 
 
-_SHRINKS = tuple(1 - step / 20 for step in range(11))  # Lin et al.'s grid: 20 points, down to half
-
-
-def clipped(weight: Tensor, hessian: Tensor, quantizer: Quantizer) -> Tensor:
-    """The weight with every group's range such that its share of the layer's outputs errs least, [out, in].
-
-    Args:
-        weight: [out, in].
-        hessian: Gram matrix of the inputs, [in, in].
-        quantizer: Of this weight, not frozen.
-    """
-    size, fits = quantizer.granularity.columns(weight.shape[1]), quantizer.on_columns()
-    parts = []
-    for begin in range(0, weight.shape[1], size):
-        here = slice(begin, begin + size)
-        parts.append(_clipped(weight[:, here], hessian[here, here], fits))
-    return torch.cat(parts, 1)
-
-
 def _clipped(group: Tensor, hessian: Tensor, fits: Quantizer) -> Tensor:
-    shared = (0, 1) if fits.granularity.per_tensor else 1  # what has one range
+    """Columns that share scales, [out, size], with the ranges of least error; ``hessian`` is [size, size]."""
+    shared = (0, 1) if fits.granularity.per_tensor else 1  # axes that have one range
     largest = group.abs().amax(shared, keepdim=True)
     best, least = group, torch.full_like(largest, torch.inf)
-    for shrink in _SHRINKS:
+    for shrink in SHRINKS:
         narrow = group.clamp(-shrink * largest, shrink * largest)
         change = fits.round(group, fits.fitted(narrow)) - group
         error = ((change @ hessian) * change).sum(shared, keepdim=True)

@@ -14,8 +14,8 @@ class SmoothQuant(Smoothing):
     the feed-forward's second layer take the inverse, where they can.
 
     Args:
-        rows: Training rows to read.
-        alpha: In [0, 1]; the more, the more is moved into the weights.
+        rows: Number of rows of training text to calibrate on.
+        alpha: Migration strength in [0, 1]; the larger, the more of the outliers moves into the weights.
     """
 
     activations = True

@@ -1,4 +1,4 @@
-"""Asynchronous successive halving: a trial stops that is not among the best share."""
+"""Asynchronous successive halving (ASHA): a trial stops that is not among the best share."""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +11,13 @@ class Asha(Stopper):
     """Successive halving, asynchronous (Li et al. 2020, in the variant that stops instead of pausing).
 
     Args:
-        keep: Share of the trials seen at a rung that go on, in (0, 1); the first of a rung always does.
-
-    The others are those of ``Stopper``.
+        keep: Share of the trials graded at a rung that go on, in (0, 1); the first of a rung always does.
+        stage: See ``Stopper``.
+        rungs: See ``Stopper``.
+        least: See ``Stopper``.
+        among: See ``Stopper``.
+        rows: See ``Stopper``.
+        folder: See ``Stopper``.
     """
 
     def __init__(
@@ -33,5 +37,5 @@ class Asha(Stopper):
         self.keep = keep
 
     def hopeless(self, grade: float, others: Sequence[float]) -> bool:
-        better = sum(not grade <= other for other in others)  # all are, than NaN
+        better = sum(not grade <= other for other in others)  # all others are better than NaN
         return better >= math.ceil(self.keep * (len(others) + 1))

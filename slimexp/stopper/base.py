@@ -1,11 +1,12 @@
-"""Rules that stop a trial in the midst of its training, once others make plain that it is hopeless.
+"""Rules that stop a trial during its training, once other trials show that it is hopeless.
 
 A rung is a share of a stage's steps. There a trial grades itself by the cross-entropy of labels on validation text, the
-same yardstick for all, whatever their losses and temperatures, and is held against what other trials had there. Grades
+same yardstick for all, whatever their losses and temperatures, and is compared with other trials' grades there. Grades
 lie in files of one folder, so that rules hold on any pool of workers and after a resume, and no trial waits for another
 (Li et al. 2020, "A system for massively parallel hyperparameter tuning").
 
-A sweep of several objectives must not drop what is worse only because it is smaller: say by ``among`` what competes.
+A sweep of several objectives must not stop a model that is worse only because it is smaller: ``among`` sets which
+trials compete.
 """
 
 import json
@@ -26,20 +27,20 @@ from slimexp.model.base import IGNORE
 from slimexp.record.stage import Stopped
 from slimexp.technique.finetune import Finetune
 
-_LONGEST = 1 << 16  # bytes of a grade
-_SEED = 0  # which rows are graded: the same in all trials
+MAX_BYTES = 1 << 16  # of the file of a grade
+SEED = 0  # of the choice of rows to grade on: the same in all trials
 
 
 class Stopper(pl.Callback):
-    """Grades a trial at its rungs, and raises ``Stopped`` where ``hopeless`` says so; shapes nothing of what goes on.
+    """Grades a trial at its rungs and raises ``Stopped`` where it is ``hopeless``; a trial that goes on is unchanged.
 
     Args:
         stage: Name of the stage that has rungs; ``None`` for every one that is trained.
         rungs: Shares of the stage's steps, in (0, 1).
-        least: Trials seen at a rung, this one among them, before any is stopped.
-        among: Trials are held against those of the same word.
-        rows: Of the validation split.
-        folder: Where the grades of all trials lie.
+        least: Number of trials graded at a rung, this one included, before any is stopped.
+        among: Label of the trials that compete; a trial is compared with those of the same label.
+        rows: Number of rows of the validation split to grade on.
+        folder: Folder with the grades of all trials.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Stopper(pl.Callback):
 
     @abstractmethod
     def hopeless(self, grade: float, others: Sequence[float]) -> bool:
-        """Whether ``grade`` (lower is better) is, beside those of ``others`` at the same rung."""
+        """Whether a trial with ``grade`` stops, given the grades of ``others`` at the same rung; lower is better."""
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -69,19 +70,20 @@ class Stopper(pl.Callback):
         for rung in self.rungs:
             if trainer.global_step == math.ceil(rung * trainer.max_steps):
                 assert isinstance(pl_module, Finetune)
-                self._reach(rung, pl_module, Path(trainer.default_root_dir).name)  # the stage's own folder
+                self._grade(rung, pl_module, Path(trainer.default_root_dir).name)  # the stage's own folder
 
-    def _reach(self, rung: float, technique: Finetune, trial: str) -> None:
+    def _grade(self, rung: float, technique: Finetune, trial: str) -> None:
         stage = trial.rpartition("-")[0]
         if self.stage not in (None, stage):
             return
-        mine = validation_loss(technique, self.rows)
+        loss = validation_loss(technique, self.rows)
         folder = self.folder / f"{stage}-at-{rung:g}"
-        write(folder / f"{trial}.json", {"among": self.among, "loss": mine})
-        others = [one["loss"] for name, one in read(folder).items() if name != trial and one["among"] == self.among]
-        if len(others) + 1 >= self.least and self.hopeless(mine, others):
+        write(folder / f"{trial}.json", {"among": self.among, "loss": loss})
+        grades = read(folder)
+        others = [grade["loss"] for name, grade in grades.items() if name != trial and grade["among"] == self.among]
+        if len(others) + 1 >= self.least and self.hopeless(loss, others):
             raise Stopped(
-                f"{stage} was stopped at {rung:.0%} of its steps: a validation loss of {mine:.4g}, where "
+                f"{stage} was stopped at {rung:.0%} of its steps: a validation loss of {loss:.4g}, where "
                 f"{len(others)} others had {min(others):.4g} to {max(others):.4g}"
             )
 
@@ -89,16 +91,16 @@ class Stopper(pl.Callback):
 def validation_loss(technique: Finetune, rows: int) -> float:
     """Nats per label token (or per text, of a classifier) on ``rows`` of the validation split; leaves no trace."""
     examples = technique.corpus.splits["validation"]
-    chosen = [examples[i] for i in spread(len(examples), rows, _SEED)]
+    chosen = [examples[i] for i in spread(len(examples), rows, SEED)]
     batch = technique.family.encode([(row.source, row.target, row.label) for row in chosen])
     batch = {name: tensor.to(technique.device) for name, tensor in batch.items()}
-    with untouched(technique.model, seed=_SEED):
+    with untouched(technique.model, seed=SEED):
         logits, _ = technique.family.forward(batch)
     return F.cross_entropy(logits.flatten(0, -2).float(), batch["labels"].flatten(), ignore_index=IGNORE).item()
 
 
 def write(path: Path, grade: dict[str, Any]) -> None:
-    """Write a trial's grade aside and rename it, so that nobody reads half of it."""
+    """Write a trial's grade to a file beside ``path`` and rename it, so that no other trial reads half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     partial.unlink(missing_ok=True)  # a pipe would be waited for, and a link written through
@@ -108,11 +110,11 @@ def write(path: Path, grade: dict[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """Trial -> its grade at a rung; what is no file, or damaged by a full disk or a power cut, decides nothing."""
+    """Trial -> its grade in the folder of a rung; what is no file or is damaged (by a full disk, say) is left out."""
     grades = {}
     for path in folder.glob("*.json"):
         with suppress(OSError, ValueError, RecursionError):
-            grade = json.loads(regular.content(path, _LONGEST))
+            grade = json.loads(regular.content(path, MAX_BYTES))
             if isinstance(grade, dict) and "among" in grade and type(grade.get("loss")) in (int, float):
                 grades[path.stem] = grade
     return grades

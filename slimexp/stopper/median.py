@@ -7,7 +7,7 @@ from slimexp.stopper.base import Stopper
 
 
 class Median(Stopper):
-    """Stops what is worse than the median of the others (Golovin et al. 2017, "Google Vizier", section 3.2.2)."""
+    """Stops a trial worse than the median of the others (Golovin et al. 2017, "Google Vizier", section 3.2.2)."""
 
     def hopeless(self, grade: float, others: Sequence[float]) -> bool:
         return bool(others) and not grade <= statistics.median(others)  # NaN is worse

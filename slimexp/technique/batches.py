@@ -19,8 +19,8 @@ class Order:
 
     Attributes:
         lengths: Length of every row, in characters.
-        batch_size: Rows per batch.
-        seed: Of the shuffle.
+        batch_size: Number of rows per batch.
+        seed: Seed of the shuffle.
     """
 
     lengths: Sequence[int]
@@ -28,7 +28,7 @@ class Order:
     seed: int
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
-        """(epoch, row indices) of batches ``start`` to ``stop - 1``."""
+        """Epoch and row indices of batches ``start`` to ``stop - 1``."""
         per_epoch = max(len(self.lengths) // self.batch_size, 1)
         for epoch in range(start // per_epoch, (stop - 1) // per_epoch + 1):
             first = epoch * per_epoch
@@ -37,7 +37,7 @@ class Order:
                 yield epoch, rows
 
     def _epoch(self, epoch: int, count: int) -> list[list[int]]:
-        """Batches of like length in random order; the rows left over wait for another epoch's shuffle."""
+        """Batches of rows of similar length, in random order; rows left over are dropped from this epoch."""
         # torch's generator on the CPU reads 32 bits of its seed, so two numbers must be mixed and not strung together
         mixed = np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]
         generator = torch.Generator().manual_seed(int(mixed))
@@ -58,7 +58,7 @@ class _Steps(Sampler[tuple[int, list[int]]]):
         return self.order.batches(self.start, self.stop)
 
     def __len__(self) -> int:
-        """Of the whole run: a resumed Lightning loop counts on from ``start``."""
+        """Number of batches of the whole run: a resumed Lightning loop counts on from ``start``."""
         return self.stop
 
 
@@ -87,13 +87,13 @@ def training_batches(
     """Batches ``start`` to ``stop - 1`` of a run.
 
     Args:
-        corpus: Gives the text.
-        family: Gives the tokens.
-        batch_size: Rows per batch.
-        seed: Of the order.
+        corpus: Corpus whose training split is read.
+        family: Family whose tokenizer encodes the text.
+        batch_size: Number of rows per batch.
+        seed: Seed of the order.
         start: First batch (where a resumed run goes on).
         stop: One past the last batch.
-        workers: Loader processes; 0 loads in the training process.
+        workers: Number of loader processes; 0 loads in the training process.
         multiple: Lengths are padded to a multiple of it.
     """
     rows = corpus.splits["train"]
@@ -109,13 +109,13 @@ def training_batches(
 
 
 def calibration_batches(corpus: Corpus, family: Family, *, rows: int, seed: int) -> Iterator[Batch]:
-    """Training rows one by one, hence without padding; no global random state is touched.
+    """Batches of one training row each, hence without padding; no global random state is touched.
 
     Args:
-        corpus: Gives the text; of its splits, the training one alone is read.
-        family: Gives the tokens.
-        rows: How many; beyond the corpus they are drawn again.
-        seed: Of the choice.
+        corpus: Corpus whose training split, and no other, is read.
+        family: Family whose tokenizer encodes the text.
+        rows: Number of rows; beyond the size of the split they are drawn again.
+        seed: Seed of the choice.
     """
     batches = _Batches(corpus, family, multiple=1)
     order = Order([len(row.source) for row in corpus.splits["train"]], 1, seed)

@@ -1,4 +1,4 @@
-"""Teacher-student distillation, the student perhaps cut out of the teacher."""
+"""Teacher-student distillation, where the student may be cut out of the incoming model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Unpack
@@ -10,14 +10,15 @@ from slimexp.cut.keep import Keep
 from slimexp.data.base import Corpus
 from slimexp.model.base import Family
 from slimexp.technique.batches import training_batches
-from slimexp.technique.finetune import Finetune, Training
+from slimexp.technique.finetune import Finetune
+from slimexp.technique.training import Training
 from slimexp.weight.attachment import attached
 
-CALIBRATION_ROWS = 32  # per batch
+CALIBRATION_ROWS = 32  # rows per batch
 
 
 class Distill(Finetune):
-    """Train a student to put out what its teacher does (Hinton et al. 2015).
+    """Train a student on its teacher's outputs (Hinton et al. 2015, "Distilling the knowledge in a neural network").
 
     Args:
         cut: What the student keeps of the incoming model; ``None`` trains that model as it is.

@@ -1,8 +1,8 @@
-"""The base technique: train a model on a corpus with any losses, and perhaps a teacher."""
+"""The base technique: train a model on a corpus with any losses and an optional teacher."""
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, ClassVar, TypedDict, Unpack
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Unpack
 
 import pytorch_lightning as pl
 import torch
@@ -13,80 +13,37 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from slimexp.data.base import Corpus
 from slimexp.loss.base import Loss, Outputs
-from slimexp.model.base import Batch, Family, Source
-from slimexp.technique import optimization
+from slimexp.model.base import Batch, Family
 from slimexp.technique.batches import training_batches
+from slimexp.technique.training import Training, check
 
 
 class NonFiniteLoss(ValueError):
     """Training met a NaN or an infinity."""
 
 
-class Training(TypedDict):
-    """Constructor arguments that every technique takes.
-
-    Attributes:
-        steps: Optimizer steps; 0 trains nothing and makes a technique one-shot.
-        batch_size: Rows per batch.
-        accumulate: Batches per optimizer step; each weighs the same, however many tokens it has.
-        clip_norm: Largest norm of the gradient; 0 for no limit.
-        dropout: Whether the model's dropout is active while it trains.
-        workers: Processes that load data; 0 loads in the training process.
-        pad_to: Lengths are padded to a multiple of it (128 gives a compiler few distinct shapes).
-        seed: Of the order of the data.
-        losses: Name -> term of the objective.
-        optimizer: Partial of a torch optimizer, awaiting the parameters.
-        lr_scheduler: Partial of a learning-rate schedule, awaiting optimizer and ``num_training_steps``.
-        teacher: Where the teacher comes from; ``None`` for the run's dense model, if a loss needs one.
-    """
-
-    steps: int
-    batch_size: int
-    accumulate: int
-    clip_norm: float
-    dropout: bool
-    workers: int
-    pad_to: int
-    seed: int
-    losses: Mapping[str, Loss]
-    optimizer: Callable[..., torch.optim.Optimizer]
-    lr_scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler]
-    teacher: Source | None
-
-
 class Finetune(pl.LightningModule):
     """Train every weight.
 
-    Subclasses say what else happens: ``prepare`` before, ``on_step`` at every optimizer step,
-    ``finish`` after.
+    Subclasses override what else happens: ``prepare`` before training, ``on_step`` at every optimizer step, ``finish``
+    after it.
 
     Args:
         training: See ``Training``.
 
     Attributes:
         attaches: Whether it leaves masks or quantizers on the weights.
-        quantizes: Whether it leaves quantizers.
-        workplace: Where to compute outside of training; ``None`` for where the model is.
+        quantizes: Whether it leaves quantizers on them.
+        compute_device: Device to compute on outside of training; ``None`` for the model's own.
     """
 
     attaches: ClassVar[bool] = False
     quantizes: ClassVar[bool] = False
-    workplace: torch.device | None = None
+    compute_device: torch.device | None = None
 
     def __init__(self, **training: Unpack[Training]) -> None:
         super().__init__()
-        least_of = {"steps": 0, "batch_size": 1, "accumulate": 1, "clip_norm": 0, "workers": 0, "pad_to": 1}
-        for name, least in least_of.items():
-            if (value := training[name]) < least:  # type: ignore[literal-required]
-                raise ValueError(f"{name} must be >= {least}, got {value}")
-        for name, loss in training["losses"].items():
-            if not isinstance(loss, Loss):
-                raise ValueError(f"losses.{name} must be a loss, got {loss!r}: ~losses.{name} leaves it out")
-        optimization.check(training["optimizer"], training["lr_scheduler"], steps=training["steps"])
-        if training["steps"] and not training["losses"]:
-            raise ValueError("training needs at least one loss: add one, e.g. /loss@losses.ce: cross_entropy")
-        if training["teacher"] is not None and not any(loss.needs_teacher for loss in training["losses"].values()):
-            raise ValueError("no loss reads the teacher: add one that does, e.g. /loss@losses.kl: kl, or drop it")
+        check(training)
         self.steps = training["steps"]
         self.batch_size = training["batch_size"]
         self.accumulate = training["accumulate"]
@@ -112,46 +69,46 @@ class Finetune(pl.LightningModule):
 
     @property
     def progress(self) -> float:
-        """Optimizer step / steps."""
+        """Share of the optimizer steps that are done, in [0, 1]."""
         return self.global_step / self.steps if self.steps else 1.0
 
     @property
     def alters(self) -> bool:
-        """Whether the model that is trained is another than the one that came in."""
+        """Whether the model that is trained computes something else than the one that came in."""
         return self.attaches
 
     @property
     def row_multiple(self) -> int:
-        """What the length of the rows of its layers must be a multiple of; 1 where any will do."""
+        """Number that the length of its layers' rows must be a multiple of; 1 where any length will do."""
         return 1
 
     @property
     def cuts(self) -> Mapping[str, int | None]:
-        """Widths (``heads``, ``ffn``, ``hidden``) that it changes -> units that it leaves, ``None`` if it chooses."""
+        """Width that it changes (``heads``, ``ffn``, ``hidden``) -> units that it leaves, ``None`` if it chooses."""
         return {}
 
-    def leave_multiples(self, multiple: int) -> None:
-        """Leave rows whose length is a multiple of ``multiple``, where it chooses how long they are."""
+    def require_row_multiple(self, multiple: int) -> None:
+        """Have it leave rows whose length is a multiple of ``multiple``; called where it chooses their length."""
 
     def validate(self, config: PreTrainedConfig, before: Sequence["Finetune"]) -> None:
         """Refuse, before anything is trained, what this stage cannot do.
 
         Args:
-            config: Of the run's dense model.
-            before: The stages before this one.
+            config: Configuration of the model that the run starts from.
+            before: The stages before this one, in order.
 
         Raises:
-            ValueError: Says what cannot be, and the way out.
+            ValueError: Says what the stage cannot do, and the way out.
         """
 
     def inspect(self, outline: Family) -> None:
-        """Refuse, before anything is measured, layers that this stage cannot do to what it should.
+        """Refuse, before anything is measured, a model whose layers this stage cannot compress.
 
         Args:
             outline: The model that comes in, on the meta device: its layers have names and sizes, and no values.
 
         Raises:
-            ValueError: Says what cannot be, and the way out.
+            ValueError: Names the layer, and the way out.
         """
 
     def inspect_rows(self, outline: Family, changed: Collection[str]) -> None:
@@ -170,8 +127,11 @@ class Finetune(pl.LightningModule):
 
         Args:
             family: The model to train; it is changed in place.
-            corpus: Its text.
-            teacher: In eval mode; present where ``needs_teacher``.
+            corpus: The text to train on.
+            teacher: The teacher, in eval mode; present where ``needs_teacher``.
+
+        Raises:
+            ValueError: The teacher reads another vocabulary.
         """
         if teacher is not None:
             check_vocabularies(family.tokenizer, teacher.tokenizer)
@@ -197,7 +157,7 @@ class Finetune(pl.LightningModule):
         """Called after the last step.
 
         Returns:
-            Coverage: share of the model's parameters that the technique touched, and what it reached.
+            ``share`` of the model's parameters that the technique touched, and figures of what it reached.
         """
         return {"share": 1.0}
 
@@ -220,7 +180,7 @@ class Finetune(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What is trained, with settings of the optimizer that differ from its own."""
+        """Groups of trained parameters, with settings that differ from the optimizer's own."""
         trained = [p for p in self.parameters() if p.requires_grad]
         return [
             {"params": [p for p in trained if p.ndim > 1]},
@@ -235,7 +195,7 @@ class Finetune(pl.LightningModule):
             raise NonFiniteLoss(_not_finite("norm of the gradient", norm.item(), self.global_step))
 
     def on_fit_start(self) -> None:
-        self.model.train(self.dropout)  # nothing but dropout tells the two modes of a transformer apart
+        self.model.train(self.dropout)  # the modes of a transformer differ in dropout alone
         if self.teacher_family is not None:
             nn.Module.to(self.teacher_family.model, self.device)
 
@@ -252,9 +212,9 @@ class Finetune(pl.LightningModule):
         return total
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Every loss term, unweighted, on one batch."""
+        """Name -> loss term on one batch, unweighted, a scalar."""
         hidden = self.needs_hidden
-        teacher = self._teach(batch, hidden) if self.teacher_family is not None else None
+        teacher = self._teacher_outputs(batch, hidden) if self.teacher_family is not None else None
         student = Outputs(*self.family.forward(batch, hidden=hidden))
         return {
             name: loss(student, teacher, batch["labels"], self.progress)
@@ -282,8 +242,11 @@ class Finetune(pl.LightningModule):
         if "cuda" in rng:
             torch.cuda.set_rng_state(rng["cuda"].cpu(), self.device)
 
+    def _device_for(self, family: Family) -> torch.device:
+        return self.compute_device or family.device
+
     @torch.inference_mode()
-    def _teach(self, batch: Batch, hidden: bool) -> Outputs:
+    def _teacher_outputs(self, batch: Batch, hidden: bool) -> Outputs:
         assert self.teacher_family is not None
         self.teacher_family.model.eval()
         return Outputs(*self.teacher_family.forward(batch, hidden=hidden))
@@ -309,17 +272,18 @@ def _not_finite(what: str, value: float, step: int) -> str:
 
 
 def check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
-    """The two must read the same ids; padded rows of the model behind the same tokenizer are fine.
+    """Refuse a teacher whose token ids mean something else; rows of a model beyond its vocabulary do not matter.
 
     Raises:
-        ValueError: The tokenizers differ.
+        ValueError: The vocabularies differ.
     """
-    mine, theirs = student.get_vocab(), teacher.get_vocab()
-    if mine == theirs:
+    of_student, of_teacher = student.get_vocab(), teacher.get_vocab()
+    if of_student == of_teacher:
         return
-    differing = [token for token in mine.keys() | theirs.keys() if mine.get(token) != theirs.get(token)]
+    tokens = of_student.keys() | of_teacher.keys()
+    differing = [token for token in tokens if of_student.get(token) != of_teacher.get(token)]
     raise ValueError(
-        f"teacher and student read different vocabularies ({len(theirs)} and {len(mine)} tokens, "
+        f"teacher and student read different vocabularies ({len(of_teacher)} and {len(of_student)} tokens, "
         f"{len(differing)} differ, e.g. {min(differing)!r}): distillation compares logits id by id. "
         "Choose a teacher with the student's tokenizer, or cut the student out of the teacher"
     )

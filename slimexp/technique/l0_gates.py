@@ -1,4 +1,4 @@
-"""Gates on layers while they are trained, and the Lagrangian that shuts as many as wanted."""
+"""Gates on layers while they are trained, and the Lagrangian that drives the share of closed ones to the target."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from torch.nn.utils import parametrize
 from slimexp.importance.base import Gate, Gated
 from slimexp.model.layer import Layer, latent, place
 
-OPEN = 1e4  # a level from which no gate comes back
+OPEN = 1e4  # level at which a gate is open for good
 
 
 class Gating(nn.Module):
@@ -19,9 +19,12 @@ class Gating(nn.Module):
     here, so that they are in the checkpoint too.
 
     Args:
-        importance: Gives the gates, and says how they are trained.
-        layers: By name.
-        groups: Names of layers that reach the target together.
+        importance: Builds the gates; its ``price`` is the step of the multipliers.
+        layers: The layers, by name.
+        groups: Names of the layers of each group that reaches its target as a whole.
+
+    Attributes:
+        multipliers: Lagrange multipliers of the gap and of its square, [2, groups].
     """
 
     multipliers: Tensor
@@ -39,7 +42,7 @@ class Gating(nn.Module):
         self.register_buffer("multipliers", torch.zeros(2, len(groups)))
 
     def levels(self) -> dict[str, Tensor]:
-        """Layer -> what is trained of its gate."""
+        """Layer -> the trained parameter of its gate, in the shape of its weight."""
         return {name: gate.level for name, gate in self._gates.items()}
 
     def draw(self) -> None:
@@ -48,14 +51,14 @@ class Gating(nn.Module):
             gate.draw()
 
     def penalty(self, target: Tensor) -> Tensor:
-        """What the objective gains where the expected sparsity of the groups is not ``target`` [groups]."""
+        """Term of the objective for the gap between the groups' expected sparsity and ``target`` [groups]."""
         gap = self._gap(target)
         linear, quadratic = self.multipliers
         return (linear * gap + quadratic * gap.square()).sum()
 
     @torch.no_grad()
     def ascend(self, target: Tensor) -> None:
-        """Raise the price of missing ``target`` [groups] by a step of gradient ascent."""
+        """Move the multipliers of the gap to ``target`` [groups] by a step of gradient ascent."""
         gap = self._gap(target)
         self.multipliers += self._price * torch.stack([gap, gap.square()])
 
@@ -74,6 +77,7 @@ class Gating(nn.Module):
             del module.parametrizations[tensor][-1]  # type: ignore[index,union-attr]
 
     def _gap(self, target: Tensor) -> Tensor:
+        """Expected sparsity minus ``target``, [groups]."""
         sparsity = []
         for names in self._groups:
             gates = [self._gates[name] for name in names]

@@ -8,7 +8,7 @@ from slimexp.weight.mask import Mask
 
 
 def mask_of(layer: Layer) -> Mask:
-    """The mask on the layer's weight; a new one, all alive, where there is none."""
+    """The mask on a layer's weight; where there is none, a new one is attached, all alive."""
     module, tensor = place(layer)
     for where, attachment in attached(module):
         if where == Place("", tensor) and isinstance(attachment, Mask):
@@ -20,6 +20,6 @@ def mask_of(layer: Layer) -> Mask:
 
 
 def sparsity(masks: Mapping[str, Mask]) -> float:
-    """Share of zeros in all masks together."""
+    """Share of zeros in all masks together, in [0, 1]."""
     alive = sum(int(mask.mask.sum()) for mask in masks.values())
     return 1 - alive / sum(mask.mask.numel() for mask in masks.values())

@@ -1,4 +1,4 @@
-"""Whether an optimizer and a learning-rate schedule can be made of their settings, seen on one small weight."""
+"""Whether an optimizer and a learning-rate schedule accept their settings, tried on one small weight."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,12 +10,12 @@ from torch import nn
 
 
 def check(optimizer: Callable[..., Any], lr_scheduler: Callable[..., Any], *, steps: int) -> None:
-    """Make both as training would, and take a step.
+    """Build both as training would, and take a step.
 
     Args:
         optimizer: Partial of an optimizer, awaiting the parameters.
         lr_scheduler: Partial of a schedule, awaiting ``optimizer`` and ``num_training_steps``.
-        steps: Optimizer steps of the stage.
+        steps: Number of optimizer steps of the stage.
 
     Raises:
         ValueError: One of them refuses its settings.
@@ -26,41 +26,41 @@ def check(optimizer: Callable[..., Any], lr_scheduler: Callable[..., Any], *, st
         whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
         if name.endswith("_steps") and value is not None and not whole:
             raise ValueError(f"lr_scheduler.{name} must be a whole number >= 0, got {value!r}")
-    made = _made("optimizer", torch.optim.Optimizer, optimizer, groups)
-    schedule = _made("lr_scheduler", torch.optim.lr_scheduler.LRScheduler, lr_scheduler, optimizer=made,
-                     num_training_steps=max(1, steps))  # fmt: skip
+    built = _build("optimizer", torch.optim.Optimizer, optimizer, groups)
+    schedule = _build("lr_scheduler", torch.optim.lr_scheduler.LRScheduler, lr_scheduler, optimizer=built,
+                      num_training_steps=max(1, steps))  # fmt: skip
     weight.grad, bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
-    _guarded("optimizer", optimizer, made.step)
+    _guarded("optimizer", optimizer, built.step)
     _guarded("lr_scheduler", lr_scheduler, schedule.step)
 
 
-def _made(role: str, kind: type, maker: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-    made = _guarded(role, maker, partial(maker, *arguments, **keywords)) if callable(maker) else maker
-    if not isinstance(made, kind):
+def _build(role: str, kind: type, factory: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    built = _guarded(role, factory, partial(factory, *arguments, **keywords)) if callable(factory) else factory
+    if not isinstance(built, kind):
         raise ValueError(
-            f"{role} must be a partial of a torch {kind.__name__}, got {_named(maker)}: add _partial_: true"
+            f"{role} must be a partial of a torch {kind.__name__}, got {_described(factory)}: add _partial_: true"
         )
-    return made
+    return built
 
 
-def _guarded(role: str, maker: object, call: Callable[[], Any]) -> Any:
-    """``call()``; whatever it raises is the fault of the settings."""
+def _guarded(role: str, factory: object, call: Callable[[], Any]) -> Any:
+    """The result of ``call``; whatever it raises becomes a ``ValueError`` that shows the settings."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the order of steps
             return call()
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{role} {_named(maker)} cannot be: {why}") from error
+        raise ValueError(f"{role} {_described(factory)} cannot be: {why}") from error
 
 
-def _named(maker: object) -> str:
-    """A partial as it is called: ``AdamW(lr=-1)``."""
-    if maker is None:
+def _described(factory: object) -> str:
+    """A partial as a call: ``AdamW(lr=-1)``."""
+    if factory is None:
         return "null"
-    settings = ", ".join(f"{name}={value!r}" for name, value in _keywords(maker).items())
-    return f"{getattr(getattr(maker, 'func', maker), '__name__', type(maker).__name__)}({settings})"
+    settings = ", ".join(f"{name}={value!r}" for name, value in _keywords(factory).items())
+    return f"{getattr(getattr(factory, 'func', factory), '__name__', type(factory).__name__)}({settings})"
 
 
-def _keywords(maker: object) -> Mapping[str, Any]:
-    return maker.keywords if isinstance(maker, partial) else {}
+def _keywords(factory: object) -> Mapping[str, Any]:
+    return factory.keywords if isinstance(factory, partial) else {}

@@ -1,4 +1,4 @@
-"""Quantization after training, block by block: channels are smoothed, then weights rounded by GPTQ."""
+"""Quantization after training, block by block: channels are smoothed, then weights rounded."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,8 +10,7 @@ from slimexp.model.base import Batch, Family
 from slimexp.model.layer import Layer, latent, matrix, place
 from slimexp.model.scaling import Scaling, scalings
 from slimexp.quantizer.base import Quantizer
-from slimexp.rounding.gptq import GPTQ
-from slimexp.smoothing.awq import clipped
+from slimexp.rounding.base import Rounding
 from slimexp.smoothing.base import Readers, Smoothing
 
 
@@ -25,50 +24,56 @@ def smooth(
     *,
     device: torch.device,
 ) -> float:
-    """Scale channels where the model stays what it is thereby, and narrow ranges of weights where that is asked for.
+    """Scale channels so that the model stays what it is, and narrow ranges of weights where ``smoothing.clip`` is set.
 
     A layer whose inputs nothing can scale (behind a post-norm, say, whose output goes past it too) is left alone.
 
     Args:
-        smoothing: Says by how much.
+        smoothing: Chooses the scales and the ranges.
         family: The model, in float: none of its quantizers is active.
-        layers: Those to be quantized, by name.
-        quantizers: Layer -> the one on its weight; its grid is frozen where its range was narrowed.
+        layers: The layers to be quantized, by name.
+        quantizers: Layer -> the quantizer of its weight; its grid is frozen where its range was narrowed.
         batches: Training text without padding.
-        device: Where to compute.
+        device: Device to compute on.
 
     Returns:
         Share of the layers' weights that were scaled.
 
     Raises:
-        ValueError: It is none, or nothing is known of the model's type.
+        ValueError: No layer can be scaled, or it is not known where to scale a model of this type.
     """
     of_layer = scaled_layers(family, layers)
 
     def scale(statistics: Mapping[str, Tensor]) -> None:
-        done: dict[str, Tensor] = {}
-        for one in _distinct(of_layer[name] for name in statistics if name in of_layer):
-            columns = _scale(smoothing, one, layers, quantizers, statistics)
-            done |= dict.fromkeys(one.after, columns)
+        scaled: dict[str, Tensor] = {}
+        for scaling in _distinct(of_layer[name] for name in statistics if name in of_layer):
+            columns = _scale(smoothing, scaling, layers, quantizers, statistics)
+            scaled |= dict.fromkeys(scaling.after, columns)
         if smoothing.clip:
             for name, statistic in statistics.items():
-                columns = done.get(name, torch.ones_like(statistic[0]))
-                hessian = statistic / columns / columns.unsqueeze(1)
-                quantizers[name].freeze(clipped(_weight(layers[name]), hessian, quantizers[name]).to(home))
+                weight = _weight(layers[name])
+                columns = scaled.get(name, weight.new_ones(weight.shape[1]))
+                quantizers[name].freeze(smoothing.clipped(weight, statistic, columns, quantizers[name]).to(home))
 
     home = family.device
-    calibrate_blocks(smoothing, family, layers, batches, device=device, prune=scale)
+    calibrate_blocks(smoothing, family, layers, batches, device=device, update=scale)
     return sum(latent(layers[name]).numel() for name in of_layer) / sum(map(torch.numel, map(latent, layers.values())))
 
 
 def scaled_layers(family: Family, layers: Mapping[str, Layer]) -> dict[str, Scaling]:
-    """Those of ``layers`` whose inputs can be scaled, with where.
+    """Layer -> the scaling of its inputs, for those of ``layers`` whose inputs can be scaled.
 
     Raises:
-        ValueError: There are none, or nothing is known of the model's type.
+        ValueError: There are none, or it is not known where to scale a model of this type.
     """
-    found = [one for stack in family.blocks().values() for block in stack for one in scalings(family, block)]
-    of_layer = {name: one for one in found for name in one.after if name in layers}
+    blocks = (block for stack in family.blocks().values() for block in stack)
+    of_layer = {
+        name: scaling
+        for block in blocks
+        for scaling in scalings(family, block)
+        for name in scaling.after
+        if name in layers
+    }
     if not of_layer:
         raise ValueError("smoothing scales the inputs of none of the layers: set smoothing=null")
     return of_layer
@@ -76,7 +81,7 @@ def scaled_layers(family: Family, layers: Mapping[str, Layer]) -> dict[str, Scal
 
 @torch.no_grad()
 def round_weights(
-    gptq: GPTQ,
+    rounding: Rounding,
     family: Family,
     layers: Mapping[str, Layer],
     quantizers: Mapping[str, Quantizer],
@@ -87,26 +92,29 @@ def round_weights(
     """Round every layer behind blocks that are rounded already, and freeze its grid.
 
     Args:
-        gptq: Rounds.
-        family: The model; quantizers of activations may be active, and are felt.
-        layers: Those to be quantized, by name; zeros in their weights stay.
-        quantizers: Layer -> the one on its weight, which becomes active when the layer is rounded.
+        rounding: Rounds the weights.
+        family: The model; quantizers of activations may be active, and shape the inputs that are observed.
+        layers: The layers to be quantized, by name; zeros in their weights stay.
+        quantizers: Layer -> the quantizer of its weight, which becomes active when the layer is rounded.
         batches: Training text without padding.
-        device: Where to compute.
+        device: Device to compute on.
+
+    Raises:
+        ValueError: Inputs or weights are not finite, or a layer's inputs do not allow it; names the layer.
     """
 
     def round_block(statistics: Mapping[str, Tensor]) -> None:
-        for name, hessian in statistics.items():
+        for name, statistic in statistics.items():
             weight = _weight(layers[name])
             try:
-                new, grid = gptq.round(weight, weight != 0, hessian, quantizers[name])
+                new, grid = rounding.round(weight, weight != 0, statistic, quantizers[name])
             except ValueError as error:
                 raise ValueError(f"layer '{name}': {error}") from error
             quantizers[name].keep(grid)
             matrix(layers[name], latent(layers[name])).copy_(new)
             quantizers[name].active = True
 
-    calibrate_blocks(gptq, family, layers, batches, device=device, prune=round_block)
+    calibrate_blocks(rounding, family, layers, batches, device=device, update=round_block)
 
 
 def _scale(
@@ -116,7 +124,7 @@ def _scale(
     quantizers: Mapping[str, Quantizer],
     statistics: Mapping[str, Tensor],
 ) -> Tensor:
-    """Scale, and say by how much every input channel was."""
+    """Apply a scaling; returns what each input channel of the layers was divided by, [in]."""
     weights = {name: _weight(layers[name]) for name in scaling.after if name in layers}
     statistic = statistics[next(iter(weights))]  # the layers read the same inputs
     scales = smoothing.scales(Readers(scaling, weights, statistic, quantizers))
@@ -131,4 +139,4 @@ def _weight(layer: Layer) -> Tensor:
 
 
 def _distinct(scalings: Iterable[Scaling]) -> list[Scaling]:
-    return list({id(one): one for one in scalings}.values())
+    return list({id(scaling): scaling for scaling in scalings}.values())

@@ -22,7 +22,8 @@ from slimexp.importance.base import Gated, Importance, Learned
 from slimexp.model.base import IGNORE, Batch, Family
 from slimexp.model.layer import check_min_coverage
 from slimexp.technique.batches import calibration_batches, training_batches
-from slimexp.technique.finetune import Finetune, Training
+from slimexp.technique.finetune import Finetune
+from slimexp.technique.training import Training
 from slimexp.weight.attachment import attached
 
 ATTEMPTS = 4  # at a budget whose cost is an estimate
@@ -32,21 +33,22 @@ ROWS_AT_ONCE, TOKENS_AT_ONCE = 16, 4096  # logits of a large vocabulary outweigh
 class PruneStructured(Finetune):
     """Remove the least important units until the model meets a budget, then train what is left.
 
-    Every unit is ranked once on training text. Which axis gives how much is solved for: what cutting each axis alone
-    loses is measured by running the whole model with units masked; of the shapes that just meet the budget and whose
-    losses add up to least, the ``candidates`` first are run themselves. The loss is the cross-entropy before any
-    training, which is not what will be left after it: candidates that are close may change places. Every block keeps as
-    many heads and neurons as every other, so that plain transformers loads the result.
+    Every unit is ranked once on training text. How much each axis loses is solved for: the loss of cutting an axis
+    alone is measured by running the whole model with units masked; of the shapes that just meet the budget, the
+    ``candidates`` whose losses add up to least are run themselves. The loss is the cross-entropy before any training,
+    which is not the one after it: candidates that are close may change places. Every block keeps as many heads and
+    neurons as every other, so that plain transformers loads the result.
 
     Args:
         budget: What the model may cost at most.
-        axes: What may go: ``layers``, ``heads``, ``ffn``, ``hidden``; ``None`` for all of these that a model of this
-            type can lose.
-        multiple: What the heads' channels, the neurons and the channels that stay are a multiple of, where some go.
+        axes: Axes that may be cut: ``layers``, ``heads``, ``ffn``, ``hidden``; ``None`` for all of these that a model
+            of this type can lose.
+        multiple: Number that the heads' channels, the neurons and the channels that stay are a multiple of, on an axis
+            that is cut.
         importance: Scores the weights that read a unit; blocks go by their influence (see ``block_influence``).
         norm: How scores of weights become one of a unit: 1 adds them up, 2 is their root of squares.
-        rows: Training rows for the blocks' influence and for losses.
-        candidates: Shapes that are run; the best is taken.
+        rows: Number of rows of training text for the blocks' influence and for losses.
+        candidates: Number of shapes that are run; the best is taken.
         min_coverage: Least share of the parameters in tensors that lose something.
         training: See ``Training``.
     """
@@ -82,7 +84,7 @@ class PruneStructured(Finetune):
         self.all_axes = axes is None
         self.axes = list(AXES if axes is None else axes)
         self.multiple = multiple
-        self.strict = False  # whether a width that keeps all its units must be a multiple too
+        self.strict = False  # whether a width that keeps all its units must be a multiple as well
         self.importance = importance
         self.norm = float(norm)
         self.rows = rows
@@ -97,7 +99,7 @@ class PruneStructured(Finetune):
     def cuts(self) -> Mapping[str, int | None]:
         return dict.fromkeys(width for width in WIDTHS if width in self.axes)
 
-    def leave_multiples(self, multiple: int) -> None:
+    def require_row_multiple(self, multiple: int) -> None:
         self.multiple, self.strict = math.lcm(self.multiple, multiple), True
 
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
@@ -114,7 +116,7 @@ class PruneStructured(Finetune):
         if any(attached(family.model)):
             raise ValueError("removal comes first: the model has masks or quantizers, which would not survive it")
         self._choose_axes(family.model.config)
-        with visiting(family.model, self.workplace or family.device):
+        with visiting(family.model, self._device_for(family)):
             options = lattice(family.model.config, self.axes, multiple=self.multiple, strict=self.strict)
             ranking = rank(
                 family,
@@ -151,7 +153,7 @@ class PruneStructured(Finetune):
         super().prepare(space.build(shape), corpus, teacher)
 
     def _choose_axes(self, config: PreTrainedConfig) -> None:
-        """Where none are named: all, but for the width that a loss compares with the teacher's."""
+        """Where none are configured: all, except the width that a loss compares with the teacher's."""
         if self.all_axes:
             self.axes = [axis for axis in axes_of(config) if axis != HIDDEN or not self.needs_hidden]
 
@@ -163,18 +165,23 @@ class PruneStructured(Finetune):
         checkpoint["structure"] = {"config": self.model.config.to_dict(), "coverage": self.coverage}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What was chosen before the interruption stays: times and sums may differ when they are taken again."""
+        """The shape chosen before the interruption stays: times and sums may differ when they are measured again."""
         super().on_load_checkpoint(checkpoint)
-        chosen, model = checkpoint["structure"], self.model
-        self.coverage = chosen["coverage"]
-        if chosen["config"] != model.config.to_dict():
-            self.model = type(model)(type(model.config).from_dict(chosen["config"]))
+        saved, model = checkpoint["structure"], self.model
+        self.coverage = saved["coverage"]
+        if saved["config"] != model.config.to_dict():
+            self.model = type(model)(type(model.config).from_dict(saved["config"]))
             if model.can_generate():
                 self.model.generation_config = model.generation_config
             nn.Module.to(self.model, self.device)
             self.family = type(self.family)(self.model, self.family.tokenizer, max_length=self.family.max_length)
 
     def _solve(self, space: SearchSpace, loss: Loss) -> Shape:
+        """The shape of least loss that meets the budget.
+
+        Raises:
+            ValueError: No shape does, or none of the attempts came to the budget as it is measured.
+        """
         cost, limit = self.budget.cost(space), self.budget.limit
         for _ in range(ATTEMPTS):
             try:
@@ -203,7 +210,7 @@ class PruneStructured(Finetune):
         )
 
     def _loss(self, family: Family, ranking: Ranking, corpus: Corpus) -> Loss:
-        """Shape -> cross-entropy per token of the whole model with the rest masked, each shape run once."""
+        """Shape -> cross-entropy per token of the whole model with other units masked; each shape is run once."""
         batches = [_on(family.device, batch) for batch in self._rows(family, corpus)]
 
         @cache
@@ -223,7 +230,7 @@ class PruneStructured(Finetune):
 
 
 def _cross_entropy(family: Family, batch: Batch) -> Tensor:
-    """Mean over the labels that count."""
+    """Cross-entropy, the mean over the labels that count."""
     logits, _ = family.forward(batch)
     return cross_entropy(logits.flatten(0, -2).float(), batch["labels"].flatten(), ignore_index=IGNORE)
 

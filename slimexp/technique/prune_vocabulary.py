@@ -1,4 +1,4 @@
-"""Pruning the vocabulary: the rows of the embeddings whose tokens no training text has."""
+"""Pruning of the vocabulary: rows of the embeddings go whose tokens no training text has."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -13,21 +13,22 @@ from slimexp.cut.vocabulary import tokens_to_keep
 from slimexp.data.base import Corpus
 from slimexp.model.base import Family
 from slimexp.model.layer import share_of
-from slimexp.technique.finetune import Finetune, Training
+from slimexp.technique.finetune import Finetune
+from slimexp.technique.training import Training
 from slimexp.weight.attachment import attached
 
-TEXTS_AT_ONCE = 1000
+TEXTS_PER_CALL = 1000  # of the tokenizer
 
 
 class PruneVocabulary(Finetune):
     """Remove tokens that training text does not use, then train what is left.
 
-    The tokenizer is renumbered, and writes other text in smaller pieces (see ``cut.vocabulary``), so that the model
-    reads training text exactly as before. What it puts out lines up with the whole model's no more: a teacher must have
+    The tokenizer is renumbered, and splits other text into smaller pieces (see ``cut.vocabulary``), so that the model
+    reads training text exactly as before. Its logits have other positions than the whole model's: a teacher must have
     the new vocabulary.
 
     Args:
-        multiple: How many tokens stay is a multiple of it.
+        multiple: Number that the size of the new vocabulary is a multiple of.
         training: See ``Training``.
     """
 
@@ -68,10 +69,10 @@ class PruneVocabulary(Finetune):
 
 
 def _ids(family: Family, corpus: Corpus) -> Iterator[int]:
-    """Every token of the training text, read or written."""
+    """The id of every token of the training text, of sources and targets."""
     rows = corpus.splits["train"]
     targets = (row.target for row in rows if row.target is not None)
     for texts, target in (((row.source for row in rows), False), (targets, True)):
-        while some := list(islice(texts, TEXTS_AT_ONCE)):
-            for ids in family.token_ids(some, truncate=False, target=target):
+        while batch := list(islice(texts, TEXTS_PER_CALL)):
+            for ids in family.token_ids(batch, truncate=False, target=target):
                 yield from ids

@@ -1,6 +1,6 @@
-"""Where weights that are zero would help: their gradients, had they a say."""
+"""Gradients of masked weights, which show where regrowth would help."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -20,29 +20,36 @@ def dense_gradients(
     *,
     objective: Callable[[Batch], Tensor],
 ) -> dict[str, Tensor]:
-    """Layer -> gradient of the objective, summed over ``batches``, with respect to every weight, masked ones included.
+    """Layer -> gradient of the objective with respect to every weight, masked ones included, summed over ``batches``.
 
     The model computes with its masks; only the gradient passes through them.
+
+    Args:
+        family: The model.
+        layers: The layers, by name.
+        masks: Layer -> the mask on its weight.
+        batches: Training text, on any device.
+        objective: The training loss of a batch.
     """
     weights = {name: latent(layer) for name, layer in layers.items()}
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     with _passing(masks.values()), torch.compiler.set_stance("force_eager"):
         for batch in batches:
             on_device = {name: tensor.to(family.device) for name, tensor in batch.items()}
-            found = torch.autograd.grad(objective(on_device), list(weights.values()), allow_unused=True)
-            for total, gradient in zip(sums.values(), found, strict=True):
-                if gradient is not None:  # an expert that no token went to has none
+            gradients = torch.autograd.grad(objective(on_device), list(weights.values()), allow_unused=True)
+            for total, gradient in zip(sums.values(), gradients, strict=True):
+                if gradient is not None:  # an expert that no token was routed to has none
                     total += gradient
     return sums
 
 
 @contextmanager
-def _passing(masks: Iterable[Mask]) -> Iterator[None]:
-    held = list(masks)
-    for mask in held:
+def _passing(masks: Collection[Mask]) -> Iterator[None]:
+    """Masks pass the gradient of masked entries within the context."""
+    for mask in masks:
         mask.passes_gradient = True
     try:
         yield
     finally:
-        for mask in held:
+        for mask in masks:
             mask.passes_gradient = False

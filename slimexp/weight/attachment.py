@@ -27,14 +27,23 @@ class Attachment(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class Place:
-    """Where an attachment sits: a module's name in the model and ``weight`` or ``input``."""
+    """Where an attachment sits.
+
+    Attributes:
+        module: Name of the module in the model.
+        tensor: Name of the parameter on it, such as ``weight``, or ``input``.
+    """
 
     module: str
     tensor: str
 
 
 def attach(module: nn.Module, tensor: str, attachment: Attachment) -> None:
-    """Put ``attachment`` on ``module.<tensor>``, over those already there, or on the module's input."""
+    """Put ``attachment`` on ``module.<tensor>``, over those already there, or on the module's input.
+
+    Raises:
+        ValueError: The input carries an attachment already.
+    """
     if tensor != INPUT:
         parametrize.register_parametrization(module, tensor, attachment)
         return

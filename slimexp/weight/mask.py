@@ -1,4 +1,4 @@
-"""Which entries of a weight are alive: chosen by score, kept as a parametrization."""
+"""Masks: which entries of a weight are alive, chosen by score and attached as a parametrization."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -41,11 +41,11 @@ class Mask(Attachment):
 
 
 def keep_mask(scores: Tensor, keep: int, frozen: Tensor) -> Tensor:
-    """Which entries stay: the ``keep`` highest scores among those not ``frozen``.
+    """The mask of the ``keep`` highest scores among entries that are not ``frozen``.
 
     Args:
         scores: Finite, any shape.
-        keep: Entries to keep; where fewer are left unfrozen, all of those are kept.
+        keep: Number of entries to keep; where fewer are left unfrozen, all of those are kept.
         frozen: Bool, same shape; entries that are zero for good.
 
     Returns:
@@ -63,7 +63,7 @@ def keep_mask_per_row(scores: Tensor, keep: int, frozen: Tensor) -> Tensor:
 
     Args:
         scores: Finite, [rows, entries].
-        keep: Entries to keep in every row; where fewer are left unfrozen, all of those are kept.
+        keep: Number of entries to keep in every row; where fewer are left unfrozen, all of those are kept.
         frozen: Bool, same shape; entries that are zero for good.
 
     Returns:

@@ -1,6 +1,6 @@
-"""The optimal brain surgeon on rows of a weight: columns are settled one by one, those to their right make up for it.
+"""The optimal brain surgeon on rows of a weight: columns are fixed one by one, those to their right make up for it.
 
-SparseGPT settles weights at zero, GPTQ at points of a grid; the rest is the same. For inputs X the outputs of a row w
+SparseGPT fixes weights at zero, GPTQ at points of a grid; the rest is the same. For inputs X the outputs of a row w
 err by ``(w' - w) H (w' - w)^T``, where ``H = X^T X``.
 """
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def gram(x: Tensor) -> Tensor:
-    """H of tokens, [N, in] -> [in, in], in float32."""
+    """The Gram matrix ``X^T X`` of N tokens, [N, in] -> [in, in], in float32: their H."""
     x = x.float()
     return x.T @ x
 
@@ -25,14 +25,17 @@ def inverse_factor(hessian: Tensor, *, dampening: float, owner: str, option: str
     Args:
         hessian: [in, in].
         dampening: Added to the diagonal, as a share of its mean.
-        owner: Who asks, for the message.
-        option: What a user sets ``dampening`` by, for the message.
+        owner: Name of the method, for the message.
+        option: Configuration key of ``dampening``, for the message.
+
+    Returns:
+        [in, in], upper triangular.
 
     Raises:
         ValueError: H is not finite, or not positive definite in float32.
     """
     mean = hessian.diagonal().mean()
-    added = torch.where(mean > 0, dampening * mean, 1.0)  # a layer that never woke: all columns alike
+    added = torch.where(mean > 0, dampening * mean, 1.0)  # inputs that are all zero: every column alike
     dampened = hessian.clone()
     dampened.diagonal().add_(added)
     lower, failed = torch.linalg.cholesky_ex(dampened)
@@ -48,14 +51,14 @@ def inverse_factor(hessian: Tensor, *, dampening: float, owner: str, option: str
 def quantize_columns(
     weight: Tensor, begin: int, end: int, factor: Tensor, value: Callable[[int, Tensor], Tensor]
 ) -> None:
-    """Settle columns ``begin`` to ``end - 1`` from left to right, and let all columns to their right make up for it.
+    """Fix columns ``begin`` to ``end - 1`` from left to right, and let all columns to their right make up for it.
 
     Args:
-        weight: [out, in] in float32, changed in place; settled columns come to their values up to rounding.
+        weight: [out, in] in float32, changed in place; fixed columns come to their values up to rounding.
         begin: First column.
-        end: One past the last: columns beyond it move once, when all of these are settled.
-        factor: Of ``inverse_factor``.
-        value: Column and its weights, [out], as they are by then -> the weights it is settled at.
+        end: One past the last column; those beyond it move once, when all of these are fixed.
+        factor: Upper Cholesky factor of the inverse Hessian, see ``inverse_factor``, [in, in].
+        value: Index of a column and its weights, [out], as they are by then -> the weights that it is fixed at.
     """
     here, block = weight[:, begin:end], factor[begin:end, begin:end]
     errors = torch.zeros_like(here)

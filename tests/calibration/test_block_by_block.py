@@ -34,7 +34,7 @@ def show(family: Any, prune: Prune, *, rows: list[Any] = ROWS, **layers: nn.Modu
         family.compressible() | layers,
         batches,
         device=torch.device("cpu"),
-        prune=prune,
+        update=prune,
     )
 
 
@@ -98,7 +98,7 @@ def test_the_model_is_entered_once_where_its_blocks_can_be_followed(
     monkeypatch.setattr(family, "forward", lambda batch: entered.append(len(batch["input_ids"][0])) or forward(batch))
     show(family, lambda _: None)
     assert len(entered) == 1 + runs * len(ROWS)
-    assert entered[0] <= block_by_block._PROBE
+    assert entered[0] <= block_by_block.PROBE
 
 
 def test_a_layer_that_no_row_reaches(tiny: Callable[..., Any]) -> None:
@@ -136,7 +136,7 @@ def test_blocks_visit_the_gpu_one_at_a_time(family: Any) -> None:
     on_gpu: dict[str, Tensor] = {}
     batches = [family.encode([row]) for row in ROWS]
     calibrate_blocks(
-        Wanda(rows=3), family, family.compressible(), batches, device=torch.device("cuda"), prune=on_gpu.update
+        Wanda(rows=3), family, family.compressible(), batches, device=torch.device("cuda"), update=on_gpu.update
     )
     assert {parameter.device.type for parameter in family.model.parameters()} == {"cpu"}
     for name, total in on_cpu.items():

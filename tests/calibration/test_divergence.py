@@ -32,8 +32,8 @@ def test_kullback_leibler_per_token_from_the_start(
     def answers() -> torch.Tensor:
         family.model.eval()
         with torch.no_grad():
-            found = [family.forward(batch)[0][batch["labels"] != -100] for batch in batches]
-        return torch.cat(found).double().softmax(-1)
+            logits = [family.forward(batch)[0][batch["labels"] != -100] for batch in batches]
+        return torch.cat(logits).double().softmax(-1)
 
     before, generator = answers(), torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -74,8 +74,8 @@ def test_the_new_weight_is_on_the_grid_that_is_kept(name: str, symmetric: bool, 
     weight, x = layer()
     gptq = GPTQ(rows=2, dampening=DAMPENING, act_order=False)
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        made = build(compose(overrides=[f"+quantizer={name}"]).quantizer)
-    quantizer = made(bits=3, group_size=group_size, symmetric=symmetric)
+        factory = build(compose(overrides=[f"+quantizer={name}"]).quantizer)
+    quantizer = factory(bits=3, group_size=group_size, symmetric=symmetric)
     new, grid = gptq.round(weight, torch.ones_like(weight), gptq.observe(weight, x), quantizer)
     quantizer.keep(grid)
     assert torch.equal(quantizer(new), new)

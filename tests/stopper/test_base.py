@@ -8,54 +8,33 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from slimexp.config.build import build
 from slimexp.config.check import check
 from slimexp.config.composition import CONF_DIR, compose
 from slimexp.record.stage import Stopped
-from slimexp.stopper import base as stopper_base
+from slimexp.stopper.base import Stopper, read, validation_loss, write
 
 Make = Callable[..., Any]
-RULES = {"stage": None, "rungs": [0.5], "least": 1, "among": "", "rows": 4, "folder": "rungs"}
+RULES = sorted(path.stem for path in (CONF_DIR / "stopper").glob("*.yaml"))
 GOOD, BAD = 1e-3, 1e9
 
 
-def rule(name: str, **changes: Any) -> Any:
-    keep = {"keep": 0.5} if name == "Halving" else {}
-    return getattr(stopper_base, name)(**{**RULES, **keep, **changes})
+def build_rule(name: str, **changes: Any) -> Stopper:
+    settings = OmegaConf.load(CONF_DIR / "stopper" / f"{name}.yaml")
+    return build(OmegaConf.merge(settings, {"folder": "rungs"} | changes))
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize(
-    ("grade", "others", "hopeless"),
-    [
-        (5.0, [], False),  # the first of a rung
-        (2.0, [1.0], True),
-        (1.0, [2.0], False),
-        (2.0, [1.0, 3.0, 4.0], False),  # second of four
-        (3.0, [1.0, 2.0, 4.0], True),
-        (1.0, [1.0, 1.0, 1.0], False),  # nobody is better
-        (float("nan"), [1.0, 2.0, 3.0], True),
-    ],
-)
-def test_halving_keeps_the_better_half(grade: float, others: list[float], hopeless: bool) -> None:
-    assert rule("Halving").hopeless(grade, others) is hopeless
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize("keep", [0.25, 0.5, 0.75])
-def test_halving_keeps_its_share(keep: float) -> None:
-    grades = [float(i) for i in range(20)]
-    kept = [g for g in grades if not rule("Halving", keep=keep).hopeless(g, [o for o in grades if o != g])]
-    assert kept == grades[: round(20 * keep)]
-
-
-@pytest.mark.fast
-def test_the_median_stops_what_is_worse_than_it() -> None:
-    median = rule("Median")
-    assert not median.hopeless(9.0, [])
-    assert not median.hopeless(2.0, [1.0, 2.0, 3.0])
-    assert median.hopeless(2.1, [1.0, 2.0, 3.0])
-    assert median.hopeless(float("nan"), [1.0])
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_keeps_the_best_and_stops_the_worst(name: str) -> None:
+    rule, grades = build_rule(name), [1.0, 2.0, 3.0, 4.0]
+    assert not rule.hopeless(9.0, [])  # the first of a rung
+    assert not rule.hopeless(0.5, grades)
+    assert not rule.hopeless(1.0, [1.0, 1.0, 1.0])  # none is better
+    assert rule.hopeless(9.0, grades)
+    assert rule.hopeless(float("nan"), grades)
 
 
 @pytest.mark.fast
@@ -66,12 +45,12 @@ def test_the_median_stops_what_is_worse_than_it() -> None:
         ({"rungs": ["half"]}, r"rungs must be shares of the steps in \(0, 1\), got half"),
         ({"least": 0}, "least must be >= 1, got 0"),
         ({"rows": 0}, "rows must be >= 1"),
-        ({"keep": 1.0}, r"keep must be in \(0, 1\), got 1.0"),
     ],
 )
-def test_wrong_rules_are_refused(changes: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize("name", RULES)
+def test_wrong_rules_are_refused(name: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        rule("Halving", **changes)
+        build_rule(name, **changes)
 
 
 @pytest.fixture
@@ -94,10 +73,10 @@ def run(tiny_folder: Callable[..., Path], table: Path, tmp_path: Path) -> Callab
 
 
 def leave(folder: Path, trial: str, loss: float, among: str = "") -> None:
-    stopper_base.write(folder / f"{trial}.json", {"among": among, "loss": loss})
+    write(folder / f"{trial}.json", {"among": among, "loss": loss})
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF_DIR / "stopper").glob("*.yaml")))
+@pytest.mark.parametrize("name", RULES)
 def test_a_hopeless_trial_is_stopped_at_its_rung_and_a_good_one_is_not(
     run: Callable[..., Any], tmp_path: Path, name: str
 ) -> None:
@@ -107,12 +86,12 @@ def test_a_hopeless_trial_is_stopped_at_its_rung_and_a_good_one_is_not(
         leave(folder, f"finetune-{trial}", BAD)
         leave(folder, f"finetune-{trial}-of-others", GOOD, among="4")
     run(*rules)  # better than those it is held against
-    (mine,) = [path for path in folder.glob("*.json") if json.loads(path.read_text())["loss"] not in (GOOD, BAD)]
+    (own,) = [path for path in folder.glob("*.json") if json.loads(path.read_text())["loss"] not in (GOOD, BAD)]
     assert len(list((tmp_path / "runs/a").glob("finetune-*/artifact"))) == 1
     with pytest.raises(Stopped, match=r"finetune was stopped at 50% of its steps: a validation loss of \d.*, where 3"):
         run(*rules, "callback.stopper.among=4", "seed=1")
     assert len(list((tmp_path / "runs/a").glob("finetune-*/artifact"))) == 1
-    assert len(list(folder.glob("*.json"))) == 8 and mine.exists()
+    assert len(list(folder.glob("*.json"))) == 8 and own.exists()
     run("seed=1")  # goes on from its checkpoint without the rule
     assert len(list((tmp_path / "runs/a").glob("finetune-*/artifact"))) == 2
 
@@ -124,7 +103,7 @@ def test_a_hopeless_trial_is_stopped_at_its_rung_and_a_good_one_is_not(
 def test_a_damaged_grade_decides_nothing(tmp_path: Path, text: bytes) -> None:
     leave(tmp_path, "finetune-whole", GOOD)
     (tmp_path / "finetune-damaged.json").write_bytes(text)
-    assert stopper_base.read(tmp_path) == {"finetune-whole": {"among": "", "loss": GOOD}}
+    assert read(tmp_path) == {"finetune-whole": {"among": "", "loss": GOOD}}
 
 
 @pytest.mark.fast
@@ -134,7 +113,7 @@ def test_what_is_no_grade_is_neither_waited_for_nor_read_to_its_end(tmp_path: Pa
     (tmp_path / "finetune-device.json").symlink_to("/dev/zero")
     (tmp_path / "finetune-folder.json").mkdir()
     (tmp_path / "finetune-long.json").write_text(json.dumps({"among": "x" * 100_000, "loss": GOOD}))
-    assert stopper_base.read(tmp_path) == {"finetune-whole": {"among": "", "loss": GOOD}}
+    assert read(tmp_path) == {"finetune-whole": {"among": "", "loss": GOOD}}
 
 
 @pytest.mark.fast
@@ -144,7 +123,7 @@ def test_a_grade_is_written_into_no_pipe_and_through_no_link(tmp_path: Path, pla
     (tmp_path / "other").write_text("other")
     os.mkfifo(tmp_path / place) if put == "pipe" else (tmp_path / place).symlink_to("other")
     leave(tmp_path, "a", GOOD)
-    assert stopper_base.read(tmp_path)["a"]["loss"] == GOOD and not (tmp_path / "a.json").is_symlink()
+    assert read(tmp_path)["a"]["loss"] == GOOD and not (tmp_path / "a.json").is_symlink()
     assert (tmp_path / "other").read_text() == "other"
 
 
@@ -173,6 +152,6 @@ def test_a_trial_that_goes_on_is_as_without_the_rule(run: Callable[..., Any], tm
 def test_the_validation_loss_is_that_of_the_labels(tiny: Make, corpus: Make, technique: Make, task: str) -> None:
     stage = technique("finetune")
     stage.prepare(tiny(task), corpus(task), None)
-    loss = stopper_base.validation_loss(stage, 2)
-    assert 0 < loss == stopper_base.validation_loss(stage, 2)
-    assert loss != stopper_base.validation_loss(stage, 3)
+    loss = validation_loss(stage, 2)
+    assert 0 < loss == validation_loss(stage, 2)
+    assert loss != validation_loss(stage, 3)

@@ -1,28 +1,9 @@
 """A technique fitted as the pipeline does, and small models with words to prune and quantize them on."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def fit() -> Callable[..., Any]:
-    """Technique -> the trainer that fitted it, seeded, with nothing on screen."""
-    import pytorch_lightning as pl
-
-    from slimexp.config.build import build
-    from slimexp.config.composition import compose
-
-    def run(technique: Any, *, resume: Path | None = None, **settings: Any) -> Any:
-        pl.seed_everything(0, verbose=False)
-        values = {"max_steps": technique.steps, "logger": False, "accumulate_grad_batches": technique.accumulate}
-        trainer = build(compose(["trainer=fast"]).trainer, **values | settings)
-        trainer.fit(technique, ckpt_path=resume, weights_only=True)
-        return trainer
-
-    return run
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +11,7 @@ def words() -> Any:
     """Four words to copy."""
     from slimexp.data.base import Corpus, Example
 
-    class PackedLinear(Corpus):
+    class FourWords(Corpus):
         task = "seq2seq"
         headline = "exact_match"
         direction = "max"
@@ -45,7 +26,7 @@ def words() -> Any:
         def trivial(self, examples: Any) -> float:
             return 0.0
 
-    return PackedLinear()
+    return FourWords()
 
 
 @pytest.fixture(scope="session")

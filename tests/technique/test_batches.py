@@ -108,17 +108,17 @@ def test_drawing_batches_leaves_the_random_state_to_training(tiny: Make, corpus:
 
 def test_a_corpus_with_fresh_noise_is_asked_by_epoch(tiny: Make, corpus: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     data = corpus("seq2seq")
-    asked: list[tuple[int, int]] = []
+    drawn: list[tuple[int, int]] = []
 
     def noisy(index: int, epoch: int) -> Example:
-        asked.append((epoch, index))
+        drawn.append((epoch, index))
         return data.splits["train"][index]
 
     monkeypatch.setattr(data, "training_example", noisy)
     per_epoch = len(data.splits["train"]) // 4
     loader(tiny, data, stop=2 * per_epoch)
-    assert {epoch for epoch, _ in asked} == {0, 1}
-    assert len(set(asked)) == len(asked)
+    assert {epoch for epoch, _ in drawn} == {0, 1}
+    assert len(set(drawn)) == len(drawn)
 
 
 def test_lengths_are_padded_to_a_multiple(tiny: Make, corpus: Make) -> None:

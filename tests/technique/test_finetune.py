@@ -1,3 +1,5 @@
+"""Training: every weight, the objective, resuming bit for bit, and numbers that are not finite."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +120,13 @@ def test_the_objective_is_the_weighted_sum_of_its_terms(tiny: Make, corpus: Make
     assert torch.equal(stage.training_step(batch, 0), terms["ce"] + 0.5 * terms["other"])
 
 
+def test_dropout_can_rest(prepared: Make, fit: Make) -> None:
+    for active in (True, False):
+        stage = prepared(steps=1, dropout=active)
+        fit(stage)
+        assert {module.training for module in stage.model.modules()} == {active}
+
+
 # --- resume ----------------------------------------------------------------------------------------
 
 
@@ -227,39 +236,3 @@ def test_share_counts_tied_parameters_once(tiny: Make) -> None:
     assert share_of(family, list(family.model.parameters())) == 1.0
     embedding = family.model.get_input_embeddings().weight
     assert share_of(family, [embedding]) == embedding.numel() / sum(p.numel() for p in family.model.parameters())
-
-
-# --- bad values ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"steps": -1}, "steps must be >= 0, got -1"),
-        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
-        ({"accumulate": 0}, "accumulate must be >= 1, got 0"),
-        ({"pad_to": 0}, "pad_to must be >= 1, got 0"),
-        ({"clip_norm": -1}, "clip_norm must be >= 0, got -1"),
-        ({"workers": -1}, "workers must be >= 0, got -1"),
-    ],
-)
-def test_wrong_values_are_refused_by_the_constructor(technique: Make, values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        technique("finetune", **values)
-
-
-def test_a_teacher_that_no_loss_reads_is_refused(technique: Make) -> None:
-    with pytest.raises(ValueError, match=r"no loss reads the teacher: add one that does"):
-        technique("finetune", "+model@pipeline.finetune.teacher=t5_spelling")
-
-
-def test_dropout_can_rest(prepared: Make, fit: Make) -> None:
-    for active in (True, False):
-        stage = prepared(steps=1, dropout=active)
-        fit(stage)
-        assert {module.training for module in stage.model.modules()} == {active}
-
-
-def test_training_needs_a_loss(technique: Make) -> None:
-    with pytest.raises(ValueError, match=r"training needs at least one loss: add one, e\.g\."):
-        technique("finetune", "~pipeline.finetune.losses.ce", steps=1)

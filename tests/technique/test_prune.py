@@ -149,7 +149,7 @@ def test_one_shot_on_the_trainers_device_leaves_the_model_where_it_was(
     chosen = []
     for place in ("cpu", "cuda"):
         technique = prune(by(importance), sparsity=0.5)
-        technique.workplace = torch.device(place)
+        technique.compute_device = torch.device(place)
         technique.prepare(family(layers=2), words, None)
         technique.finish()
         assert {tensor.device.type for tensor in technique.model.state_dict().values()} == {"cpu"}
@@ -166,7 +166,7 @@ def test_taylor_follows_the_objective_that_is_trained(words: Corpus, family: Mak
     for name, teacher in {"same": family(), "other": other}.items():
         technique = prune(by("taylor"), *kl)
         technique.prepare(family(), words, teacher)
-        seen[name] = sum(float(total.sum()) for total in technique._calibrate().values())
+        seen[name] = sum(float(total.sum()) for total in technique._statistics().values())
     assert seen["same"] < 1e-6 * seen["other"]
 
 

@@ -33,7 +33,7 @@ PATTERNS: dict[str, tuple[str, dict[str, Any]]] = {
 assert {name for name, _ in PATTERNS.values()} == set(options("pattern"))
 
 
-class PackedLinear(Corpus):
+class FourWords(Corpus):
     """Four words to go on from."""
 
     task = "causal_lm"
@@ -80,7 +80,7 @@ def prepared(importance: str, pattern: str, along: str = "cubic", **changes: Any
     }
     numbers = {"steps": 4, "every": 1, "ramp": 0.5, "batch_size": 2, "min_coverage": 0.01, "sparsity": 0.5}
     technique = build(CFG.pipeline.prune, **parts, **numbers | changes)
-    technique.prepare(family(), PackedLinear(), None)
+    technique.prepare(family(), FourWords(), None)
     return technique
 
 

@@ -25,8 +25,8 @@ def by(importance: str) -> str:
 def test_a_pattern_of_names_that_matches_nothing_lists_those_that_exist(
     words: Corpus, family: Make, prune: Make, what: str
 ) -> None:
-    said = rf"{what}: no layer is called '\*\.mlp'; there are encoder\.block\.0\.layer\.0\.SelfAttention\.q, "
-    with pytest.raises(ValueError, match=said):
+    message = rf"{what}: no layer is called '\*\.mlp'; there are encoder\.block\.0\.layer\.0\.SelfAttention\.q, "
+    with pytest.raises(ValueError, match=message):
         prune(**{what: "['*.mlp']"}).prepare(family(), words, None)
 
 

@@ -51,8 +51,8 @@ def size(stage: Any) -> int:
 @torch.no_grad()
 def logits(family: Any) -> Tensor:
     batch = family.encode([("one", "two!", 0), ("three and four", "5", 1)])
-    given, _ = family.forward(batch)
-    return given[batch["labels"] != IGNORE]
+    logits, _ = family.forward(batch)
+    return logits[batch["labels"] != IGNORE]
 
 
 # --- the budget ------------------------------------------------------------------------------------

@@ -165,16 +165,16 @@ def test_regrowth_keeps_the_sparsity_and_lets_weights_come_back(
         on_step(progress)
         seen.append([mask.clone() for mask in masks(technique)])
         for old, new, mask in zip(before, weights(technique), masks(technique), strict=True):
-            assert ((new != 0) & (old == 0)).sum() == 0, "what wakes is zero"
+            assert ((new != 0) & (old == 0)).sum() == 0, "revived weights are zero"
             assert abs(int((~mask).sum()) - 0.8 * mask.numel()) <= 1
 
     technique.on_step = watch  # type: ignore[method-assign]
     technique.prepare(family(), words, None)
     fit(technique)
     technique.finish()
-    woken = [sum(int((new & ~old).sum()) for old, new in zip(*pair, strict=True)) for pair in pairwise(seen)]
-    assert [count > 0 for count in woken] == [step % 2 == 0 and step < 9.6 for step in range(1, 12)]
-    assert woken[1] > woken[7], "less and less"
+    revived = [sum(int((new & ~old).sum()) for old, new in zip(*pair, strict=True)) for pair in pairwise(seen)]
+    assert [count > 0 for count in revived] == [step % 2 == 0 and step < 9.6 for step in range(1, 12)]
+    assert revived[1] > revived[7], "less and less"
     assert sum(int((w != 0).sum()) for w in weights(technique)) > 0.19 * sum(w.numel() for w in weights(technique))
 
 
@@ -197,12 +197,12 @@ def test_what_wakes_has_the_largest_gradient_and_what_goes_the_lowest_score(
     )
     technique._regrow(1.0, share=0.2)
     for (name, mask), gradient in zip(technique.masks.items(), dense, strict=True):
-        woken, asleep = mask.mask & ~before[name], ~mask.mask
+        revived, dead = mask.mask & ~before[name], ~mask.mask
         assert (
-            woken.any()
+            revived.any()
             and (old[name][~mask.mask & before[name]].abs() <= old[name][mask.mask & before[name]].abs().max()).all()
         )
-        assert gradient[woken].abs().min() >= gradient[asleep].abs().max() * (1 - 1e-4)
+        assert gradient[revived].abs().min() >= gradient[dead].abs().max() * (1 - 1e-4)
 
 
 def test_resumed_regrowth_equals_the_straight_run(
@@ -228,8 +228,9 @@ def test_an_allocation_meets_the_target_over_all_and_its_own_in_each_layer(
     zeros = {name: int((layer.weight == 0).sum()) for name, layer in technique.layers.items()}
     sizes = {name: layer.weight.numel() for name, layer in technique.layers.items()}
     assert abs(sum(zeros.values()) - 0.5 * sum(sizes.values())) <= 1
-    assert all(zeros[name] == round(share * sizes[name]) for name, share in technique.targets.items())
-    assert len(set(technique.targets.values())) > 1 and max(technique.targets.values()) < 0.91
+    targets = technique.mask_update.targets
+    assert all(zeros[name] == round(share * sizes[name]) for name, share in targets.items())
+    assert len(set(targets.values())) > 1 and max(targets.values()) < 0.91
 
 
 def test_an_allocation_is_resumed_and_not_scanned_for_again(

@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from transformers import BertConfig, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from slimexp import artifact
-from slimexp.allocation.mixed_precision import MixedPrecision
 from slimexp.config.build import build
 from slimexp.config.composition import compose
 from slimexp.data.base import Corpus, Example, Split
@@ -17,7 +16,6 @@ from slimexp.format.unpack import unpacked
 from slimexp.kernel.base import FLOAT8
 from slimexp.model.base import Batch
 from slimexp.model.causal_lm import CausalLm
-from slimexp.model.seq2seq import Seq2Seq
 from slimexp.model.tokenizer import Bytes
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.grid import Granularity
@@ -26,7 +24,7 @@ from slimexp.weight.attachment import INPUT, attached
 from slimexp.weight.mask import Mask
 
 
-class PackedLinear(Corpus):
+class FourWords(Corpus):
     """Four words."""
 
     task = "causal_lm"
@@ -70,7 +68,7 @@ def batch(model: CausalLm) -> Batch:
 @pytest.mark.parametrize(("bits", "group_size"), [(8, None), (4, 16), (2, None), (4, "tensor")])
 def test_after_training_every_compressible_layer_is_on_its_grid(bits: int, group_size: int | str | None) -> None:
     stage = quantize(bits=bits, group_size="null" if group_size is None else group_size)
-    stage.prepare(family(), PackedLinear(), None)
+    stage.prepare(family(), FourWords(), None)
     coverage = stage.finish()
     for layer in stage.layers.values():
         groups = Granularity(group_size).split(layer.weight.detach()).flatten(0, -2)
@@ -82,7 +80,7 @@ def test_after_training_every_compressible_layer_is_on_its_grid(bits: int, group
 @pytest.mark.parametrize("activation_bits", [8, None])
 def test_activations_only_where_asked_for(activation_bits: int | None) -> None:
     stage = quantize(activation_bits="null" if activation_bits is None else activation_bits)
-    stage.prepare(family(), PackedLinear(), None)
+    stage.prepare(family(), FourWords(), None)
     inputs = [place.module for place, _ in attached(stage.model) if place.tensor == INPUT]
     assert inputs == ([] if activation_bits is None else list(stage.layers))
 
@@ -94,7 +92,7 @@ def test_eight_bits_change_little_and_two_bits_much() -> None:
     errors = []
     for bits in (8, 2):
         stage = quantize(bits=bits)
-        stage.prepare(family(), PackedLinear(), None)
+        stage.prepare(family(), FourWords(), None)
         stage.finish()
         errors.append((stage.family.forward(batch(stage.family))[0] - expected).norm() / expected.norm())
     assert 0 < errors[0] < 0.02 < errors[1]
@@ -104,7 +102,7 @@ def test_eight_bits_change_little_and_two_bits_much() -> None:
 def test_until_start_the_model_is_untouched() -> None:
     dense = family()
     stage = quantize(steps=10, start=0.5)
-    stage.prepare(family(), PackedLinear(), None)
+    stage.prepare(family(), FourWords(), None)
     expected = dense.forward(batch(dense))[0]
     stage.on_step(0.4)
     assert torch.equal(stage.family.forward(batch(dense))[0], expected)
@@ -114,10 +112,10 @@ def test_until_start_the_model_is_untouched() -> None:
 
 def test_earlier_masks_are_kept_through_training_and_into_the_packed_weights() -> None:
     pruned = technique("prune", sparsity=0.5)
-    pruned.prepare(family(), PackedLinear(), None)
+    pruned.prepare(family(), FourWords(), None)
     pruned.finish()
     stage = quantize(steps=4, bits=4, group_size=16, activation_bits="null", **{"optimizer.weight_decay": 0.5})
-    stage.prepare(pruned.family, PackedLinear(), None)
+    stage.prepare(pruned.family, FourWords(), None)
     before = {name: layer.weight.detach().clone() for name, layer in stage.layers.items()}
     masks = {place.module: a.mask.clone() for place, a in attached(stage.model) if isinstance(a, Mask)}
     pl.seed_everything(0, verbose=False)
@@ -138,10 +136,10 @@ def fit(stage: Quantize, steps: int) -> None:
 
 def test_zeros_of_a_pruned_model_stay_on_affine_grids() -> None:
     pruned = technique("prune", sparsity=0.5)
-    pruned.prepare(family(), PackedLinear(), None)
+    pruned.prepare(family(), FourWords(), None)
     pruned.finish()
     stage = quantize(steps=4, bits=4, group_size=16, activation_bits="null", symmetric="false")
-    stage.prepare(pruned.family, PackedLinear(), None)
+    stage.prepare(pruned.family, FourWords(), None)
     masks = {place.module: a.mask.clone() for place, a in attached(stage.model) if isinstance(a, Mask)}
     fit(stage, 4)
     assert all((layer.weight[~masks[name]] == 0).all() for name, layer in stage.layers.items())
@@ -153,11 +151,11 @@ def test_zeros_of_a_pruned_model_stay_on_affine_grids() -> None:
 def test_zeros_of_a_pruned_model_are_zeros_of_the_packed_one(name: str, symmetric: str, tmp_path: Path) -> None:
     """Trained on under weight decay, saved, and read back by plain transformers."""
     pruned = technique("prune", sparsity=0.5)
-    pruned.prepare(family(), PackedLinear(), None)
+    pruned.prepare(family(), FourWords(), None)
     pruned.finish()
     settings = {"bits": 4, "group_size": 16, "activation_bits": "null", "symmetric": symmetric}
     stage = with_quantizer(name, steps=4, **settings, **{"optimizer.weight_decay": 0.5})
-    stage.prepare(pruned.family, PackedLinear(), None)
+    stage.prepare(pruned.family, FourWords(), None)
     fit(stage, 4)
     artifact.save(stage.family, tmp_path / "a", dtype=torch.bfloat16, stages=[])
     masks = {place.module: a.mask for place, a in attached(stage.model) if isinstance(a, Mask)}
@@ -187,7 +185,7 @@ def with_quantizers(weights: str, inputs: str, **settings: object) -> Quantize:
 
 def test_learned_steps_move_and_are_packed() -> None:
     stage = with_quantizer("lsq", steps=6, bits=3, group_size=16, activation_bits="null", **{"optimizer.lr": 1e-2})
-    stage.prepare(family(), PackedLinear(), None)
+    stage.prepare(family(), FourWords(), None)
     before = {name: quantizer.moved.detach().clone() for name, quantizer in stage.on_weights.items()}
     fit(stage, 6)
     assert all(not torch.equal(quantizer.moved, before[name]) for name, quantizer in stage.on_weights.items())
@@ -198,7 +196,7 @@ def test_learned_steps_move_and_are_packed() -> None:
 def test_learned_ranges_of_activations_move_and_are_what_is_loaded(name: str, tmp_path: Path) -> None:
     settings = {"steps": 6, "optimizer.lr": 1e-2, "bits": 8}
     stage = with_quantizer(name, "activation_quantizer", **settings)
-    stage.prepare(family(), PackedLinear(), None)
+    stage.prepare(family(), FourWords(), None)
     before = {layer: next(quantizer.parameters()).detach().clone() for layer, quantizer in stage.on_inputs.items()}
     fit(stage, 6)
     moved = [not torch.equal(next(one.parameters()), before[layer]) for layer, one in stage.on_inputs.items()]
@@ -212,7 +210,7 @@ def test_learned_ranges_of_activations_move_and_are_what_is_loaded(name: str, tm
 @pytest.mark.parametrize(("share", "frozen"), [(0.5, True), ("null", False)])
 def test_grids_stay_from_freeze_on(share: object, frozen: bool) -> None:
     stage = quantize(steps=4, bits=4, freeze=share)
-    stage.prepare(family(), PackedLinear(), None)
+    stage.prepare(family(), FourWords(), None)
     layer, quantizer = next(iter(stage.layers.values())), next(iter(stage.on_weights.values()))
     stage.on_step(0.25)
     assert not quantizer.frozen
@@ -230,7 +228,7 @@ def test_static_activations_are_calibrated_on_training_text(ranges: str) -> None
     stage = build(compose(overrides).pipeline.quantize)
     dense = family()
     expected, _ = dense.forward(batch(dense))
-    stage.prepare(family(), PackedLinear(), None)
+    stage.prepare(family(), FourWords(), None)
     stage.finish()
     assert all(quantizer.scale.shape == (1,) for quantizer in stage.on_inputs.values())
     actual, _ = stage.family.forward(batch(stage.family))
@@ -242,51 +240,31 @@ def test_static_activations_are_calibrated_on_training_text(ranges: str) -> None
 
 def test_layers_by_name() -> None:
     stage = quantize(exclude="['*.down_proj']", min_coverage=0.1)
-    stage.prepare(family(), PackedLinear(), None)
+    stage.prepare(family(), FourWords(), None)
     assert stage.layers
     assert not any(name.endswith("down_proj") for name in stage.layers)
     _, config = pack(stage.model)
     assert "model.layers.0.mlp.down_proj" in config["ignore"]
     with pytest.raises(ValueError, match=r"include: no layer is called 'nothing\*'"):
-        quantize(include="['nothing*']").prepare(family(), PackedLinear(), None)
+        quantize(include="['nothing*']").prepare(family(), FourWords(), None)
 
 
 def test_what_is_not_finite_names_its_layer_and_batch() -> None:
     broken = family()
     broken.model.model.layers[1].mlp.up_proj.weight.data[0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"layer 'model.layers.1.mlp.up_proj': its weight holds NaN"):
-        quantize().prepare(broken, PackedLinear(), None)
+        quantize().prepare(broken, FourWords(), None)
     broken = family()
     broken.model.model.embed_tokens.weight.data.fill_(torch.nan)
     with pytest.raises(ValueError, match=r"layer 'model.layers.0.*': its input holds NaN or infinity in .* batch 0"):
-        with_quantizer("static", "activation_quantizer").prepare(broken, PackedLinear(), None)
-
-
-def test_a_quantizer_of_weights_cannot_round_activations() -> None:
-    with pytest.raises(ValueError, match="MinMax rounds weights: for activations choose token"):
-        with_quantizer("minmax", "activation_quantizer")
-
-
-@pytest.mark.parametrize(("weights", "inputs"), [("fp8", "token"), ("minmax", "fp8_token"), ("fp8", "static")])
-def test_no_kernel_multiplies_integers_with_fp8(weights: str, inputs: str) -> None:
-    with pytest.raises(ValueError, match="no kernel multiplies integers with fp8"):
-        with_quantizers(weights, inputs)
-
-
-def test_an_allocation_of_widths_that_the_quantizer_lacks() -> None:
-    mixed = ["pipeline=quantize", "quantizer@pipeline.quantize.quantizer=fp8", "pipeline.quantize.activation_bits=null"]
-    mixed += ["+allocation@pipeline.quantize.allocation=mixed_precision"]
-    with pytest.raises(
-        ValueError, match=r"Fp8 has 8 bits alone, so allocation cannot give layers .*: set allocation=null"
-    ):
-        build(compose(mixed).pipeline.quantize)
+        with_quantizer("static", "activation_quantizer").prepare(broken, FourWords(), None)
 
 
 @pytest.mark.parametrize("inputs", [None, "fp8_token", "fp8_static"])
 def test_fp8_is_trained_and_what_is_loaded_is_what_was_trained(inputs: str | None, tmp_path: Path) -> None:
     settings = {} if inputs is not None else {"activation_bits": "null"}
     stage = with_quantizers("fp8", inputs or "token", steps=3, **settings)
-    stage.prepare(family(), PackedLinear(), None)
+    stage.prepare(family(), FourWords(), None)
     before = {name: layer.weight.detach().clone() for name, layer in stage.layers.items()}
     fit(stage, 3)
     assert not any(torch.equal(layer.weight, before[name]) for name, layer in stage.layers.items())
@@ -303,64 +281,18 @@ def test_fp8_is_trained_and_what_is_loaded_is_what_was_trained(inputs: str | Non
     assert kernel(plain.model, tmp_path / "b").startswith("fp8 dequantized -> float32 matmul")
 
 
-@pytest.mark.parametrize("option", ["static", "token", "pact", "fp8_static", "fp8_token"])
-def test_a_quantizer_of_activations_cannot_round_weights(option: str) -> None:
-    with pytest.raises(ValueError, match="rounds activations: for weights choose minmax"):
-        with_quantizer(option, "quantizer")
-
-
 def test_quantizing_twice_is_an_error() -> None:
     stage = quantize()
-    stage.prepare(family(), PackedLinear(), None)
+    stage.prepare(family(), FourWords(), None)
     with pytest.raises(ValueError, match="the model is quantized already"):
-        quantize().prepare(stage.family, PackedLinear(), None)
+        quantize().prepare(stage.family, FourWords(), None)
     on_weights = [a for place, a in attached(stage.model) if isinstance(a, Quantizer) and place.tensor == "weight"]
     assert len(on_weights) == len(stage.layers)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"bits": 9}, "bits must be 2 to 8, got 9"),
-        ({"group_size": 0}, "group_size must be >= 1"),
-        ({"activation_bits": 4}, "activation_bits must be 8, or null"),
-        ({"symmetric": "false", "activation_bits": "null", "bits": 1}, "bits must be 2 to 8, got 1"),
-        ({"cache_bits": 2}, "cache_bits must be 8, 4, or null"),
-        ({"calibration_rows": 0}, "calibration_rows must be >= 1, got 0"),
-        ({"min_coverage": 0}, r"min_coverage must be in \(0, 1\], a share of the model's parameters, got 0"),
-        ({"min_coverage": 1.5}, r"min_coverage must be in \(0, 1\]"),
-        ({"start": 0.5, "freeze": 0.2}, r"freeze must be in \[start, 1\] = \[0.5, 1\]"),
-        ({"start": 1.5}, r"start must be in \[0, 1\], got 1.5"),
-    ],
-)
-def test_wrong_values_are_refused_by_the_constructor(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        quantize(**settings)
-
-
 def test_a_group_size_that_does_not_divide_names_the_layer() -> None:
     with pytest.raises(ValueError, match=r"layer 'model\..*': group_size must divide the length of a row, got 20"):
-        quantize(group_size=20).prepare(family(), PackedLinear(), None)
-
-
-def test_what_could_not_be_loaded_is_refused_before_training() -> None:
-    config = T5Config(vocab_size=259, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)  # type: ignore[call-arg]
-    t5 = Seq2Seq(T5ForConditionalGeneration(config), Bytes().build([]), max_length=16)
-    with pytest.raises(ValueError, match="set activation_bits=null, or bits=8"):
-        quantize(bits=4, activation_bits=8).validate(t5.model.config, [])
-    with pytest.raises(ValueError, match="4-bit weights with zero points beside quantized activations: set symmetric"):
-        quantize(bits=4, activation_bits=8, symmetric="false").validate(family().model.config, [])
-    quantize(bits=8, activation_bits=8, symmetric="false").validate(family().model.config, [])
-    mixed = quantize(bits=4, activation_bits="null")
-    mixed.allocation = MixedPrecision(rows=2, widths=[2, 4])
-    mixed.validate(family().model.config, [])
-    with pytest.raises(ValueError, match="one width for all layers: set allocation=null"):
-        mixed.validate(t5.model.config, [])
-
-
-def test_a_model_without_a_cache_is_refused_before_training() -> None:
-    with pytest.raises(ValueError, match="a bert reads a text at once and caches no keys and values"):
-        quantize(cache_bits=8).validate(BertConfig(), [])
+        quantize(group_size=20).prepare(family(), FourWords(), None)
 
 
 @torch.no_grad()
@@ -368,7 +300,7 @@ def test_keys_and_values_are_rounded_from_start_on_and_by_what_is_loaded(tmp_pat
     stages = {bits: quantize(steps=10, start=0.5, activation_bits="null", cache_bits=bits) for bits in ("null", 4)}
     logits = {}
     for bits, stage in stages.items():
-        stage.prepare(family(), PackedLinear(), None)
+        stage.prepare(family(), FourWords(), None)
         stage.on_step(0.4)
         before = stage.family.forward(batch(stage.family))[0]
         assert torch.equal(before, logits.setdefault("before", before))
@@ -386,7 +318,7 @@ def test_keys_and_values_are_rounded_from_start_on_and_by_what_is_loaded(tmp_pat
 
 def test_too_little_coverage() -> None:
     with pytest.raises(ValueError, match="min_coverage"):
-        quantize(min_coverage=0.99).prepare(family(), PackedLinear(), None)
+        quantize(min_coverage=0.99).prepare(family(), FourWords(), None)
 
 
 FLATTENED: dict[str, dict[str, Any]] = {  # they call layers with tokens in one row, [N, D]

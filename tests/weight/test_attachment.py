@@ -75,8 +75,8 @@ def test_attached_names_every_place_in_order() -> None:
     attach(net[2], "weight", Scale(factor=2.0))
     attach(net[0], "weight", Shift(factor=3.0))
     attach(net[0], INPUT, Scale(factor=4.0))
-    found = [(place, attachment.arguments()["factor"]) for place, attachment in attached(net)]
-    assert found == [(Place("0", "weight"), 3.0), (Place("0", INPUT), 4.0), (Place("2", "weight"), 2.0)]
+    places = [(place, attachment.arguments()["factor"]) for place, attachment in attached(net)]
+    assert places == [(Place("0", "weight"), 3.0), (Place("0", INPUT), 4.0), (Place("2", "weight"), 2.0)]
 
 
 def test_foreign_parametrizations_are_not_ours() -> None:

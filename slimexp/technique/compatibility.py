@@ -1,4 +1,4 @@
-"""What stages need of the layers that they will meet, seen to when the run is composed and not after an hour."""
+"""Whether the stages of a pipeline fit the model and each other, checked when the run is composed."""
 
 import math
 from collections.abc import Mapping
@@ -12,47 +12,54 @@ from slimexp.model.base import Family, Source
 from slimexp.technique.finetune import Finetune
 
 
-def inspect_stages(
+def check_stages(
     techniques: Mapping[str, Finetune], source: Source, corpus: Corpus, config: PreTrainedConfig
 ) -> dict[str, int]:
-    """Show the model's layers to the stages that meet them as they are, and hand on what later ones need.
+    """Show the model's layers to the stages that meet them unchanged, and align the rows that others leave.
+
+    Args:
+        techniques: The stages by name, in order.
+        source: Gives the run's model.
+        corpus: Its task and labels shape the model's head.
+        config: Configuration of the run's model.
 
     Returns:
-        As ``hand_on``.
+        Stage -> row multiple that later stages require of it, as ``align_rows`` returns it.
 
     Raises:
-        ValueError: A stage cannot do to the layers what it should.
+        ValueError: A stage cannot compress the layers; names it and the way out.
     """
     outline = None
     if any(technique.attaches for technique in techniques.values()):
         outline = source.outline(task=corpus.task, labels=corpus.labels)
     if outline is not None:
-        for technique in takewhile(lambda one: one.attaches or not one.alters, techniques.values()):
+        for technique in takewhile(lambda stage: stage.attaches or not stage.alters, techniques.values()):
             technique.inspect(outline)
-    return hand_on(techniques, config, outline)
+    return align_rows(techniques, config, outline)
 
 
-def hand_on(techniques: Mapping[str, Finetune], config: PreTrainedConfig, outline: Family | None) -> dict[str, int]:
-    """Let stages that change widths leave what the stages after them can divide.
+def align_rows(techniques: Mapping[str, Finetune], config: PreTrainedConfig, outline: Family | None) -> dict[str, int]:
+    """Have stages that change widths leave rows that the stages after them can divide.
 
     Groups of quantization, n:m patterns and blocks need rows of certain multiples. A stage that chooses its widths
-    (removal) is told to keep to them; one whose widths are given (a cut) is held to them.
+    (structured pruning) is required to choose multiples; the widths of one that has them fixed (a cut) are checked.
 
     Args:
         techniques: The stages by name, in order.
-        config: Of the run's model.
+        config: Configuration of the run's model.
         outline: That model on the meta device; ``None`` where there is none.
 
     Returns:
-        Stage -> what its widths are a multiple of for the sake of later stages; those that need nothing are left out.
+        Stage -> what its widths are a multiple of for the sake of later stages; stages without such a requirement are
+        left out.
 
     Raises:
         ValueError: Rows that a stage leaves, or that no stage changes, do not divide; names the stages and the way out.
     """
     stages = list(techniques.items())
-    handed: dict[str, int] = {}
+    required: dict[str, int] = {}
     for position, (name, technique) in enumerate(stages):
-        needs = {later: one.row_multiple for later, one in stages[position + 1 :] if one.row_multiple > 1}
+        needs = {later: stage.row_multiple for later, stage in stages[position + 1 :] if stage.row_multiple > 1}
         if not technique.cuts or not needs:
             continue
         multiple = math.lcm(*needs.values())
@@ -60,14 +67,14 @@ def hand_on(techniques: Mapping[str, Finetune], config: PreTrainedConfig, outlin
             if units is not None and row_length(config, width, units) % multiple:
                 _refuse(name, width, row_length(config, width, units), needs)
         if None in technique.cuts.values():
-            technique.leave_multiples(multiple)
-            technique.validate(config, before=[one for _, one in stages[:position]])
-            handed[name] = multiple
+            technique.require_row_multiple(multiple)
+            technique.validate(config, before=[stage for _, stage in stages[:position]])
+            required[name] = multiple
         if outline is not None:
             changed = _readers(outline, technique)
             for later in needs:
                 techniques[later].inspect_rows(outline, changed)
-    return handed
+    return required
 
 
 def _readers(outline: Family, technique: Finetune) -> set[str]:

@@ -1,0 +1,64 @@
+"""Constructor arguments that every technique takes, and the values that they may have."""
+
+from collections.abc import Callable, Mapping
+from typing import TypedDict
+
+import torch
+
+from slimexp.loss.base import Loss
+from slimexp.model.base import Source
+from slimexp.technique import optimization
+
+LEAST = {"steps": 0, "batch_size": 1, "accumulate": 1, "clip_norm": 0, "workers": 0, "pad_to": 1}
+
+
+class Training(TypedDict):
+    """Constructor arguments that every technique takes.
+
+    Attributes:
+        steps: Number of optimizer steps; 0 trains nothing and makes a technique one-shot.
+        batch_size: Number of rows per batch.
+        accumulate: Number of batches per optimizer step; each weighs the same, however many tokens it has.
+        clip_norm: Largest norm of the gradient; 0 for no limit.
+        dropout: Whether the model's dropout is active while it trains.
+        workers: Number of processes that load data; 0 loads in the training process.
+        pad_to: Lengths are padded to a multiple of it (128 gives a compiler few distinct shapes).
+        seed: Seed of the order of the data.
+        losses: Name -> term of the objective.
+        optimizer: Partial of a torch optimizer, awaiting the parameters.
+        lr_scheduler: Partial of a learning-rate schedule, awaiting optimizer and ``num_training_steps``.
+        teacher: Where the teacher comes from; ``None`` for the run's dense model, if a loss needs one.
+    """
+
+    steps: int
+    batch_size: int
+    accumulate: int
+    clip_norm: float
+    dropout: bool
+    workers: int
+    pad_to: int
+    seed: int
+    losses: Mapping[str, Loss]
+    optimizer: Callable[..., torch.optim.Optimizer]
+    lr_scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler]
+    teacher: Source | None
+
+
+def check(training: Training) -> None:
+    """Refuse values that no technique can train with.
+
+    Raises:
+        ValueError: A number is too small, a loss is none or missing, the optimizer or the schedule refuses its
+            settings, or no loss reads the teacher.
+    """
+    for name, least in LEAST.items():
+        if (value := training[name]) < least:  # type: ignore[literal-required]
+            raise ValueError(f"{name} must be >= {least}, got {value}")
+    for name, loss in training["losses"].items():
+        if not isinstance(loss, Loss):
+            raise ValueError(f"losses.{name} must be a loss, got {loss!r}: ~losses.{name} leaves it out")
+    optimization.check(training["optimizer"], training["lr_scheduler"], steps=training["steps"])
+    if training["steps"] and not training["losses"]:
+        raise ValueError("training needs at least one loss: add one, e.g. /loss@losses.ce: cross_entropy")
+    if training["teacher"] is not None and not any(loss.needs_teacher for loss in training["losses"].values()):
+        raise ValueError("no loss reads the teacher: add one that does, e.g. /loss@losses.kl: kl, or drop it")

@@ -1,0 +1,39 @@
+"""Values that no technique can train with are refused by its constructor."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Make = Callable[..., Any]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": -1}, "steps must be >= 0, got -1"),
+        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"accumulate": 0}, "accumulate must be >= 1, got 0"),
+        ({"pad_to": 0}, "pad_to must be >= 1, got 0"),
+        ({"clip_norm": -1}, "clip_norm must be >= 0, got -1"),
+        ({"workers": -1}, "workers must be >= 0, got -1"),
+    ],
+)
+def test_wrong_values_are_refused_by_the_constructor(technique: Make, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        technique("finetune", **values)
+
+
+def test_a_teacher_that_no_loss_reads_is_refused(technique: Make) -> None:
+    with pytest.raises(ValueError, match=r"no loss reads the teacher: add one that does"):
+        technique("finetune", "+model@pipeline.finetune.teacher=t5_spelling")
+
+
+def test_training_needs_a_loss(technique: Make) -> None:
+    with pytest.raises(ValueError, match=r"training needs at least one loss: add one, e\.g\."):
+        technique("finetune", "~pipeline.finetune.losses.ce", steps=1)
+
+
+def test_what_is_no_loss_is_refused_by_its_name(technique: Make) -> None:
+    with pytest.raises(ValueError, match=r"losses\.ce must be a loss, got None: ~losses\.ce leaves it out"):
+        technique("finetune", losses="{ce: null}")
