@@ -67,7 +67,7 @@ class Channel(NamedTuple):
 
 
 class Dictionary:
-    """PackedLinear of clean sentences and how often they occur; the first letter of a sentence counts as small."""
+    """Words of clean sentences and how often they occur; the first letter of a sentence counts as small."""
 
     def __init__(self, sentences: Iterable[str]) -> None:
         self.counts = Counter(core for text in sentences for _, core, _ in map(_parts, _decapitalised(text).split()))

@@ -7,9 +7,9 @@ Random weights, so only time is measured: an encoder of BERT-base's shape reads 
 shape with 0.35B parameters decodes with a key-value cache. All variants take turns round by round; ratios are medians
 over rounds of float32 / variant, with their quartiles, beside the ratio of the least times, which a busy machine
 changes less. "No compiler" is torch's own product of integers, what runs where there is none. Then a grid of 60 layer
-shapes: the kernel that the race chose, beside a plain linear layer in float32 and in bfloat16, over weights that no
-cache holds. A shape is lost where the kernel's least time exceeds 1.05 of the better one's. Prints Markdown; exits with
-status 1 where int8 misses a target or a shape is lost.
+shapes: the kernel that the autotuner chose, beside a plain linear layer in float32 and in bfloat16, over weights that
+no cache holds. A shape is lost where the kernel's least time exceeds 1.05 of the better one's. Prints Markdown; exits
+with status 1 where int8 misses a target or a shape is lost.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from benchmarks.rounding import rounded
-from slimexp.kernel.autotune import fastest, put, told
+from slimexp.kernel.autotune import fastest, kernel_summary, replace_layers
 from slimexp.kernel.base import Kernel, Packed
 from slimexp.kernel.int_mm import IntMM
 
@@ -59,7 +59,7 @@ def quantized(
         layers.pop("lm_head")
     packed = {n: narrow(one, 8 if n == "lm_head" else bits) for n, one in layers.items()}
     if on is None:
-        put(model, packed)
+        replace_layers(model, packed)
     else:
         for name, layer in packed.items():
             model.set_submodule(name, on(layer))
@@ -96,7 +96,7 @@ def encoders(sizes: Mapping[str, Any]) -> dict[str, Callable[[], object]]:
     models = {"float32": build(), "bfloat16": build().bfloat16(), "int8": quantized(build(), 8)}
     models |= {"int8, no compiler": quantized(build(), 8, on=IntMM), "int4": quantized(build(), 4)}
     for name in ("int8", "int4"):
-        print(f"encoder {name}: {told(models[name])}", file=sys.stderr)
+        print(f"encoder {name}: {kernel_summary(models[name])}", file=sys.stderr)
     return {name: (lambda model=model: model(input_ids=ids)) for name, model in models.items()}
 
 
@@ -109,7 +109,7 @@ def decoders(sizes: Mapping[str, Any], tokens: int) -> dict[str, Callable[[], ob
     models |= {"int8, head in float32": quantized(build(), 8, head=False)}
     models |= {"int8, no compiler": quantized(build(), 8, on=IntMM), "int4": quantized(build(), 4)}
     for name in ("int8", "int4"):
-        print(f"decoder {name}: {told(models[name])}", file=sys.stderr)
+        print(f"decoder {name}: {kernel_summary(models[name])}", file=sys.stderr)
     prompt = torch.randint(3, 32000, (1, 16))
 
     def decode(model: PreTrainedModel) -> Callable[[], object]:

@@ -36,7 +36,7 @@ from slimexp.decode.fused import Fused
 from slimexp.decode.operand import Kind, Tile, Vector, launch, stacked
 from slimexp.decode.packed_linear import BLOCK, PackedLinear
 from slimexp.kernel.base import FLOAT8, Packed
-from slimexp.kernel.cuda_graph import captured
+from slimexp.kernel.cuda_graph import capture
 from slimexp.kernel.scaled_mm import ScaledMM
 
 PROMPT, TOKENS, LENGTH = 128, 256, 512
@@ -201,16 +201,16 @@ def _seconds(run: Callable[[], Any], times: int) -> float:
 
 
 def candidates(kind: Kind, end: str, columns: int) -> Iterator[Tile]:
-    """Ways that keep 4 to 24 loads of 16 bytes per thread on their way; of packed words a warp reads a row, or two."""
+    """Ways that keep 4 to 24 loads of 16 bytes per thread on their way; of packed ones a warp reads a row, or two."""
     both = 2 if end == "gated" else 1
     warp = 32 * 128 // {"dense": 16, "int4": 4}.get(kind, 8)  # columns that a warp reads at once
-    words = kind in ("int8", "int4")
-    for wide, fold in ((warp, 1), (warp // 2, 2)) if words else ((warp << up, 1) for up in range(4)):
+    packed = kind in ("int8", "int4")
+    for wide, fold in ((warp, 1), (warp // 2, 2)) if packed else ((warp << up, 1) for up in range(4)):
         for rows, warps, ahead in itertools.product((2, 4, 8, 16, 32, 64), (4, 8, 16), (1, 2, 3, 5, 7, 10)):
             loads = rows * both * wide / (warps * warp)
-            rounds = words and end in ("gated", "residual")  # results by 32
+            rounds = packed and end in ("gated", "residual")  # results by 32
             fits = loads >= 1 and ahead <= -(-columns // wide) and (rows >= BLOCK or not rounds)
-            if fits and loads <= (8 if words else 4) and 4 <= loads * ahead <= (24 if words else 16):
+            if fits and loads <= (8 if packed else 4) and 4 <= loads * ahead <= (24 if packed else 16):
                 yield Tile(rows, wide, warps, fold, ahead)
 
 
@@ -250,7 +250,7 @@ def _by_tile(fused: Fused, matrices: list[Any], end: str, deadline: float) -> di
         if time.monotonic() > deadline:
             break
         try:
-            taken[cut] = _seconds(captured(partial(_all, fused, matrices, end, cut), CUDA).replay, 10) / len(matrices)
+            taken[cut] = _seconds(capture(partial(_all, fused, matrices, end, cut), CUDA).replay, 10) / len(matrices)
         except (RuntimeError, ValueError) as error:
             print(f"{cut} does not run: {error}", flush=True)
     return taken
@@ -265,16 +265,16 @@ def tune_rest(fused: Fused) -> None:
         told = []
         for position in (1, 128, 256, 500):
             fused.position.fill_(position)
-            run = captured(lambda: [fused.attend(block) for block in blocks], CUDA).replay
+            run = capture(lambda: [fused.attend(block) for block in blocks], CUDA).replay
             told.append(f"{1e6 * _seconds(run, 10) / len(blocks):.2f}")
         print(f"attention, {keys} keys, {warps} warps, {splits} splits, at 1, 128, 256, 500: {' '.join(told)} µs")
     fused.position.fill_(0)
-    run = captured(lambda: [fused.advance(chooses=False) for _ in range(20)], CUDA).replay
+    run = capture(lambda: [fused.advance(chooses=False) for _ in range(20)], CUDA).replay
     print(f"advance: {1e6 * _seconds(run, 10) / 20:.2f} µs", flush=True)
     for overlap in (True, False):
         fused.overlap = overlap
         fused.position.fill_(128)
-        print(f"step, overlap {overlap}: {1e6 * _seconds(captured(fused.step, CUDA).replay, 30):.0f} µs", flush=True)
+        print(f"step, overlap {overlap}: {1e6 * _seconds(capture(fused.step, CUDA).replay, 30):.0f} µs", flush=True)
 
 
 def _all(fused: Fused, matrices: list[Any], end: str, cut: Tile) -> None:

@@ -4,7 +4,7 @@
     python -m benchmarks.gpu_kernels --rows 1 128 2048 --toy
 
 Layers of random weights in the shapes of BERT-base, of a 2B and of an 8B Llama, as int8 and float8 with inputs rounded
-per token, are raced (``slimexp.kernel.autotune``) beside float32 and bfloat16, whose inputs are rounded too, and beside
+per token, are timed (``slimexp.kernel.timing``) beside float32 and bfloat16, whose inputs are rounded too, and beside
 a layer that was never quantized. Microseconds are those of a call in a row of calls, over weights that no cache holds
 where rows are few. The fastest is what ``slimexp`` serves the layer on; models that the decode loop knows decode on it
 instead (``benchmarks.decode_large``). Prints Markdown.
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from slimexp.kernel.autotune import BACKENDS, race
 from slimexp.kernel.base import FLOAT8, Packed
 from slimexp.kernel.dense import DenseBfloat16
+from slimexp.kernel.timing import BACKENDS, time_backends
 
 SHAPES = {  # out, in
     "BERT-base, attention": (768, 768),
@@ -60,7 +60,7 @@ def show(shapes: Mapping[str, tuple[int, int]], rows: Sequence[int], device: tor
         for kind, dtype in KINDS.items():
             for count in rows:
                 packed = layer(out, size, dtype).to(device)
-                seconds = {name: min(each) for name, each in race(packed, count, backends=backends).items()}
+                seconds = {name: min(each) for name, each in time_backends(packed, count, backends=backends).items()}
                 told = " | ".join(f"{1e6 * seconds[name]:.1f}" if name in seconds else "" for name in names)
                 plain = seconds.pop("Plain")
                 best = min(seconds, key=seconds.__getitem__)

@@ -6,7 +6,6 @@ its weights, and holds the weights beneath them. The manifest says the size and 
 """
 
 import json
-import math
 import os
 import platform
 import re
@@ -17,22 +16,19 @@ from typing import Any
 
 import psutil
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 
 from slimexp.file import integrity
 from slimexp.format import manifest
 from slimexp.format.manifest import FORMAT
-from slimexp.format.pack import is_fixed, pack, plain_state
 from slimexp.model import serving
 from slimexp.model.base import Family
 from slimexp.model.cache import cache_bits, round_cache
 from slimexp.model.loading import bare, family_named, from_folder
-from slimexp.model.reading import reach, tokenizer_of, without_bars
+from slimexp.model.reading import reach, tokenizer_of
 from slimexp.model.restore import restore
+from slimexp.model.saving import save_training, save_weights
 from slimexp.model.tokenizer import save_tokenizer
-from slimexp.quantizer.base import Quantizer
 from slimexp.record.figures import OF_LAYER
 from slimexp.weight.attachment import attached
 
@@ -44,28 +40,21 @@ _PID = re.compile(r"[0-9]{1,9}")  # the system has none with more digits
 def save(
     family: Family, folder: Path, *, dtype: torch.dtype, stages: Sequence[Mapping[str, Any]], key: str | None = None
 ) -> None:
-    """Write the model; an artifact already at ``folder`` survives until the new one is whole.
+    """Write the model as an artifact; one already at ``folder`` survives until the new one is whole.
 
     Args:
-        family: The model, attachments and all; it is left as it was.
-        folder: Where to.
+        family: The model with its attachments; it stays as it is.
+        folder: Folder of the artifact; it need not exist.
         dtype: Type of the stored floating-point weights.
-        stages: What was done to the model so far, oldest first.
-        key: Key of the stage that the artifact belongs to, where it belongs to one.
+        stages: The stages that made the model, oldest first, as the manifest lists them.
+        key: Key of the stage that the artifact belongs to; ``None`` where it belongs to none.
 
     Raises:
         OSError: The disk is full or the folder not writable; nothing at ``folder`` has changed.
     """
     with _aside(folder) as partial:
         model = family.model
-        if any(isinstance(attachment, Quantizer) for _, attachment in attached(model)):
-            _save_packed(model, partial, dtype)
-        else:
-            plain = folded(model)
-            _check_held(plain.state_dict(), dtype)
-            nn.Module.to(plain, dtype)
-            with without_bars():
-                plain.save_pretrained(partial)
+        save_weights(model, partial, dtype)
         save_tokenizer(family.tokenizer, partial)
         deployable = sorted(path.name for path in partial.iterdir())
         attachments = [
@@ -78,7 +67,7 @@ def save(
             for place, attachment in attached(model)
         ]
         if attachments:
-            _save_training(model, partial / TRAINING)
+            save_training(model, partial / TRAINING)
         content = {
             "format": FORMAT,
             "family": family.task,
@@ -95,42 +84,42 @@ def save(
 
 def load(folder: Path) -> Family:
     """The model as training left it, attachments in place, so that a further stage goes on from there."""
-    said = read_manifest(folder)
-    if not said["attachments"]:
+    content = read_manifest(folder)
+    if not content["attachments"]:
         return deployed(folder)
-    make, config = bare(folder, said["family"], said["max_length"])
+    make, config = bare(folder, content["family"], content["max_length"])
     model = make(config)
-    restore(model, said["attachments"], folder / TRAINING)
+    restore(model, content["attachments"], folder / TRAINING)
     round_cache(model, cache_bits(model.config))
     if model.can_generate():
         model.generation_config = reach(GenerationConfig, folder)
-    return family_named(said["family"])(model.eval(), tokenizer_of(folder), max_length=said["max_length"])
+    return family_named(content["family"])(model.eval(), tokenizer_of(folder), max_length=content["max_length"])
 
 
 def deployed(folder: Path) -> Family:
     """The model as a user gets it: by plain transformers, from the deployable files."""
-    said = read_manifest(folder)
-    return from_folder(folder, said["family"], said["max_length"])
+    content = read_manifest(folder)
+    return from_folder(folder, content["family"], content["max_length"])
 
 
 def served(folder: str | Path, device: str | torch.device = "cpu") -> Family:
     """The model as it is measured: what is packed on the fastest kernels of ``device``, see ``model.serving``."""
     folder = Path(folder)
-    said = read_manifest(folder)
-    return serving.served(folder, said["family"], said["max_length"], device=device)
+    content = read_manifest(folder)
+    return serving.served(folder, content["family"], content["max_length"], device=device)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What was done to the model in ``folder``.
+    """The checked manifest of the artifact in ``folder``: what was done to the model.
 
     Raises:
-        ValueError: There is no manifest, or it cannot be read, or it is of a newer format, see ``manifest``.
+        ValueError: There is no manifest, it is damaged, or it is of a newer format (see ``manifest.read``).
     """
     return manifest.read(folder)
 
 
 def reached(folder: Path) -> dict[str, float]:
-    """What the stages that compressed a model say that they did to it; empty for what is no artifact.
+    """The coverage that the compressing stages of an artifact report; empty for a folder that is no artifact.
 
     Returns:
         ``<stage>_<figure>`` of the model (``quantize_share``: how much was quantized), ``<figure>/<layer>`` of layers.
@@ -142,70 +131,9 @@ def reached(folder: Path) -> dict[str, float]:
     return {name if OF_LAYER in name else f"{stage}_{name}": float(value) for stage, name, value in done}
 
 
-def folded(model: PreTrainedModel) -> PreTrainedModel:
-    """A plain copy in which every weight is what its attachments make of it."""
-    plain = _plain_class(model)(model.config)
-    plain.load_state_dict(plain_state(model), strict=False)  # tied weights are in it once
-    plain.tie_weights()
-    if model.can_generate():
-        plain.generation_config = model.generation_config
-    return plain.eval()
-
-
-def _save_packed(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
-    state, quantization = pack(model)
-    _check_held({name: t for name, t in state.items() if not is_fixed(name, t)}, dtype)
-    cast = {name: t if is_fixed(name, t) else t.to(dtype) for name, t in state.items()}
-    save_file(
-        {name: t.contiguous() for name, t in cast.items()}, folder / "model.safetensors", metadata={"format": "pt"}
-    )
-    model.config.save_pretrained(folder)
-    if model.can_generate():
-        model.generation_config.save_pretrained(folder)
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    config |= {"quantization_config": quantization, "dtype": str(dtype).removeprefix("torch.")}
-    config["architectures"] = [_plain_class(model).__name__]
-    path.write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _check_held(state: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    """Refuse weights that ``dtype`` has no number for, before they are infinite in a file.
-
-    Raises:
-        ValueError: Names the first.
-    """
-    most = torch.finfo(dtype).max
-    for name, tensor in state.items():
-        if not tensor.is_floating_point() or tensor.dtype.itemsize <= 1 or not tensor.numel():
-            continue
-        largest = float(tensor.abs().max())
-        if most < largest < math.inf:
-            kind = str(dtype).removeprefix("torch.")
-            raise ValueError(
-                f"'{name}' holds {largest:.4g}, and {kind} at most {most:.0f}: set save_dtype=bfloat16 or float32"
-            )
-
-
-def _save_training(model: PreTrainedModel, path: Path) -> None:
-    """Every tensor once, by the first of its names; the library lists the others in an order that is never the same."""
-    state = model.state_dict()
-    first: dict[Any, str] = {}
-    for name in sorted(state):
-        tensor = state[name]
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
-        first.setdefault(place, name)
-    save_file({name: state[name].contiguous() for name in first.values()}, path)
-
-
-def _plain_class(model: nn.Module) -> type:
-    """The class before parametrizations changed it."""
-    return next(c for c in type(model).__mro__ if c.__module__.startswith("transformers"))
-
-
 @contextmanager
 def _aside(folder: Path) -> Iterator[Path]:
-    """A folder beside ``folder`` that takes its name when the block ends well, and is gone when it does not."""
+    """A folder beside ``folder`` that takes its name when the block ends without an error, and is removed otherwise."""
     _clear(folder)
     beside = f".{folder.name}.{platform.node()}.{os.getpid()}"
     partial, old = folder.with_name(f"{beside}.partial"), folder.with_name(f"{beside}.old")
@@ -228,7 +156,7 @@ def _aside(folder: Path) -> Iterator[Path]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what processes of this machine that were killed left beside ``folder``; an artifact among it goes back."""
+    """Remove what killed processes of this machine left beside ``folder``; an artifact among it is put back."""
     for path in folder.parent.glob(f".{folder.name}.{platform.node()}.*"):
         pid, kind = path.name.split(".")[-2:]
         if not _PID.fullmatch(pid) or (int(pid) != os.getpid() and psutil.pid_exists(int(pid))):

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from slimexp import artifact
+from slimexp.model import saving
 from slimexp.model.base import IGNORE, Family
 from slimexp.weight.attachment import INPUT, attached
 
@@ -163,19 +164,6 @@ def test_masks_and_what_lies_beneath_come_back_exactly(masked: Make, task: str, 
     torch.testing.assert_close(logits(plain(folder, task)), logits(family), atol=0.05, rtol=0.05)
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_folded_is_the_masked_model(masked: Make, task: str, tmp_path: Path) -> None:
-    family = masked(task)
-    folded = artifact.folded(family.model)
-    assert list(attached(folded)) == [] and type(folded).__module__.startswith("transformers")
-    torch.testing.assert_close(
-        logits(type(family)(folded, family.tokenizer, max_length=64)), logits(family), atol=1e-6, rtol=1e-6
-    )
-    torch.testing.assert_close(
-        logits(plain(save(family, tmp_path / "artifact"), task)), logits(family), atol=1e-5, rtol=1e-5
-    )
-
-
 # --- quantized -------------------------------------------------------------------------------------
 
 SCHEMES = [
@@ -308,9 +296,9 @@ def full(*_: Any, **__: Any) -> None:
 
 
 BREAKS = {
-    "weights": lambda patch: patch.setattr(artifact.PreTrainedModel, "save_pretrained", full),
+    "weights": lambda patch: patch.setattr(saving.PreTrainedModel, "save_pretrained", full),
     "tokenizer": lambda patch: patch.setattr(PreTrainedTokenizerBase, "save_pretrained", full),
-    "training state": lambda patch: patch.setattr(artifact, "save_file", full),
+    "training state": lambda patch: patch.setattr(saving, "save_file", full),
     "manifest": lambda patch: patch.setattr(artifact.json, "dumps", full),
 }
 

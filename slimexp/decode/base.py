@@ -6,36 +6,36 @@ from transformers import PreTrainedModel
 
 from slimexp.decode.fused import Fused, refusal
 from slimexp.decode.static_cache import Captured
-from slimexp.kernel.cuda_graph import captured
+from slimexp.kernel.cuda_graph import capture
 
 _BURST = 32  # tokens between two looks at whether the text has ended: a look waits for the GPU
 
 
 def capturable(model: PreTrainedModel) -> bool:
-    """Whether ``model`` runs in fused kernels, or transformers says that its step can be captured."""
+    """Whether ``model`` runs in fused kernels, or transformers declares that its step can be captured."""
     return refusal(model, 2) is None or bool(getattr(model, "_can_compile_fullgraph", False))
 
 
 class Decoder:
     """Generates from a causal LM on a CUDA device, one sequence at a time.
 
-    Llama-like models, dense, of packed words or of float8, run in few fused kernels (``fused``); others, and where
-    Triton is missing, as a capture of the step that transformers does (``captured``). The weights of layers that read
-    the same input move together in memory; the model's own become views of it.
+    Llama-like models, dense, packed or float8, run in few fused kernels (``fused``); others, and where Triton is
+    missing, as a capture of the step that transformers does (``static_cache``). The weights of layers that read the
+    same input move together in memory; the model's own become views of it.
 
     Args:
-        model: In eval mode on its device.
-        length: Most positions of prompt and answer together.
-        temperature: 0 takes the likeliest token; else tokens are drawn.
-        seed: Of the drawing.
+        model: A causal LM in eval mode on a CUDA device.
+        length: Largest number of positions of prompt and answer together.
+        temperature: Sampling temperature; 0 takes the likeliest token.
+        seed: Seed of sampling.
 
     Attributes:
-        label: What runs.
-        reason: Why the fused kernels do not; ``None`` where they do.
+        label: Name of what runs: fused kernels or the captured step.
+        reason: Why the fused kernels do not run; ``None`` where they do.
 
     Raises:
         ValueError: The model is not on a CUDA device or caches keys and values as integers, or the length or the
-            temperature is none.
+            temperature is out of range.
     """
 
     def __init__(self, model: PreTrainedModel, length: int, *, temperature: float = 0.0, seed: int = 0) -> None:
@@ -58,18 +58,18 @@ class Decoder:
         else:
             self.steps = Captured(model, length, temperature=temperature)
         self.label = self.steps.label
-        self._graph = self._captured()
+        self._graph = self._capture_step()
 
     @torch.inference_mode()
-    def _captured(self) -> torch.cuda.CUDAGraph:
+    def _capture_step(self) -> torch.cuda.CUDAGraph:
         self.prefill(torch.zeros(1, 1, dtype=torch.int64, device=self.model.device))
-        return captured(self.steps.step, self.model.device)
+        return capture(self.steps.step, self.model.device)
 
     def prefill(self, ids: Tensor) -> None:
         """Read a prompt [1, T].
 
         Raises:
-            ValueError: It is not one sequence that leaves room for an answer.
+            ValueError: The prompt is not one sequence that leaves room for an answer.
         """
         if ids.ndim != 2 or len(ids) != 1 or not 0 < ids.shape[1] < self.length:
             raise ValueError(
@@ -80,7 +80,7 @@ class Decoder:
             self.steps.prefill(ids)
 
     def decode(self, count: int) -> None:
-        """Append ``count`` tokens, whatever they are; without waiting for them."""
+        """Append ``count`` tokens, end tokens among them, without waiting for the GPU."""
         for _ in range(count):
             self._graph.replay()
 
@@ -88,7 +88,7 @@ class Decoder:
         """``ids`` [1, T] and its continuation, up to ``max_new_tokens`` or the first token that ends a text.
 
         Raises:
-            ValueError: Both do not fit into ``length``.
+            ValueError: Prompt and answer do not fit into ``length``.
         """
         start = ids.shape[-1]
         if max_new_tokens < 1 or start + max_new_tokens > self.length:
@@ -110,6 +110,7 @@ class Decoder:
 
 
 def _ends(model: PreTrainedModel) -> Tensor:
+    """Ids of the tokens that end a text."""
     config = model.generation_config
     ends = config.eos_token_id if config is not None else None
     return torch.tensor([] if ends is None else ends, dtype=torch.int64).reshape(-1)

@@ -1,4 +1,4 @@
-"""One decode step of Llama-like models in five Triton kernels per block (``kernels``)."""
+"""One decode step of Llama-like models in five Triton kernels per block (``triton_attention``, ``triton_gemv``)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from slimexp.decode.operand import Matrix, Vector, launch, programs, stacked, tile
+from slimexp.decode.operand import Matrix, Vector, launch, programs, stacked, tile_of
 from slimexp.decode.packed_linear import BLOCK, PackedLinear
-from slimexp.decode.static_cache import cached
-from slimexp.kernel.cuda_graph import captured, has_triton
+from slimexp.decode.static_cache import cache_arguments
+from slimexp.kernel.cuda_graph import capture, has_triton
 from slimexp.kernel.scaled_mm import ScaledMM
 
 TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -34,16 +34,15 @@ def refusal(model: PreTrainedModel, length: int) -> str | None:
     width = _head_width(model)
     if width & (width - 1) or width < BLOCK:
         return f"a head has {width} channels, which is no power of two from {BLOCK} on"
-    if strange := [
-        name for name, one in _layers(model).items() if not isinstance(one, nn.Linear | PackedLinear | ScaledMM)
-    ]:
-        return f"{strange[0]} is neither a linear layer nor one of packed words or float8"
+    supported = nn.Linear | PackedLinear | ScaledMM
+    if unsupported := [name for name, layer in _layers(model).items() if not isinstance(layer, supported)]:
+        return f"{unsupported[0]} is neither a linear layer nor one of packed words or float8"
     return None
 
 
 def _layers(model: PreTrainedModel) -> dict[str, nn.Module]:
     parts = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
-    return {name: one for name, one in model.named_modules() if name.rpartition(".")[2] in parts}
+    return {name: module for name, module in model.named_modules() if name.rpartition(".")[2] in parts}
 
 
 def _head_width(model: PreTrainedModel) -> int:
@@ -53,7 +52,7 @@ def _head_width(model: PreTrainedModel) -> int:
 
 @dataclass
 class Block:
-    """Weights of one block of the model, its part of the cache, and the gain of the norm that follows it."""
+    """Weights of a block of the model, its keys and values [KV heads, length, width], and the gain of the next norm."""
 
     qkv: Matrix
     o: Matrix
@@ -67,24 +66,24 @@ class Block:
 
 
 class Fused:
-    """The steps of one model at batch 1.
+    """The decode steps of one model at batch 1, in fused kernels.
 
     Args:
-        model: What ``refusal`` has nothing against.
-        length: Most positions of a sequence.
-        temperature: 0 takes the likeliest token.
-        seed: Of sampling.
-        overlap: Whether a kernel may start before the one before ends (compute capability 9.0).
+        model: A model that ``refusal`` returns ``None`` for.
+        length: Largest number of positions of a sequence.
+        temperature: Sampling temperature; 0 takes the likeliest token.
+        seed: Seed of sampling.
+        overlap: Whether a kernel may start before the previous one ends (compute capability 9.0).
 
     Attributes:
-        tokens: Ids by position [length + 1].
-        position: Of the token that the next step reads.
-        logits: Of the last step, float32 [vocabulary].
+        tokens: Token ids by position [length + 1].
+        position: Position of the token that the next step reads, a scalar.
+        logits: Logits of the last step, float32 [vocabulary].
     """
 
     label = "fused kernels"
     SPLITS = 16
-    KEYS = 32  # positions that a program attends to at once
+    KEYS = 32  # positions that a program reads at once
     WARPS = 2
     SHORT = 512  # tokens of a prompt that is read as a graph: of a longer one, launching takes little of the time
 
@@ -124,7 +123,7 @@ class Fused:
         self.qkv, self.attended = vector(block.qkv.rows, torch.float32), vector(self.heads * self.width)
         self.neurons = vector(block.down.columns)
         self.squares_o, self.squares_down = empty(config.hidden_size), empty(config.hidden_size)
-        self.squares_in = self.squares_down[: programs(block.down, "residual")]  # what ``advance`` leaves
+        self.squares_in = self.squares_down[: programs(block.down, "residual")]  # what ``advance`` stores
         self.scores, self.best = vector(self.head.rows, torch.float32), empty(2, programs(self.head, "head"))
         self.angles = empty(2, self.width // 2)
         self.splits = min(self.SPLITS, -(-length // self.KEYS))  # more would have nothing to attend to
@@ -137,8 +136,8 @@ class Fused:
 
     @property
     def bytes(self) -> int:
-        """Weights that a step reads."""
-        matrices = [one for block in self.blocks for one in (block.qkv, block.o, block.gated, block.down)]
+        """Bytes of the weights that a step reads."""
+        matrices = [matrix for block in self.blocks for matrix in (block.qkv, block.o, block.gated, block.down)]
         return sum(matrix.bytes for matrix in (*matrices, self.head))
 
     def _block(self, index: int) -> Block:
@@ -182,27 +181,27 @@ class Fused:
         self.advance(chooses=False)
 
     def _read(self, ids: Tensor) -> None:
-        """Keys and values of ``ids`` [1, T], from the first position on.
+        """Store the keys and values of ``ids`` [1, T] from the first position on.
 
         The cache keeps every position: ``refusal`` lets no window be shorter than ``length``, and that of a model with
         a window would copy its size from the CPU, which no capture allows.
         """
         count = ids.shape[1]
         cache = DynamicCache()
-        self.model.model(input_ids=ids, **cached(self.model.model, cache))
+        self.model.model(input_ids=ids, **cache_arguments(self.model.model, cache))
         for block, layer in zip(self.blocks, cache.layers, strict=True):
             assert layer.keys is not None and layer.values is not None
             block.keys[:, :count] = layer.keys[0]
             block.values[:, :count] = layer.values[0]
 
     def _read_as_graph(self, ids: Tensor) -> None:
-        """The same with up to a quarter or 31 tokens more behind it, which no token of ``ids`` sees."""
+        """As ``_read``, by a CUDA graph whose size is rounded up; no token attends to the padding, which is last."""
         count = ids.shape[1]
         step = 1 << max(5, count.bit_length() - 3)
         size = min(-(-count // step) * step, self.length - 1)
         if size not in self._graphs:
             prompt = torch.zeros(1, size, dtype=torch.int64, device=ids.device)
-            self._graphs[size] = prompt, captured(lambda: self._read(prompt), ids.device, self._pool)
+            self._graphs[size] = prompt, capture(lambda: self._read(prompt), ids.device, self._pool)
         prompt, graph = self._graphs[size]
         prompt[:, :count] = ids
         graph.replay()
@@ -212,18 +211,18 @@ class Fused:
         return self.scores.values
 
     def step(self) -> None:
-        """One token more."""
+        """Decode one token: read the one at ``position``, store the next."""
         followers = [block.qkv for block in self.blocks[1:]] + [self.head]
         squares = self.squares_in
         for block, following in zip(self.blocks, followers, strict=True):
-            self._product(block.qkv, self.normed_in, self.qkv, "plain", squares=squares)
+            self._gemv(block.qkv, self.normed_in, self.qkv, "plain", squares=squares)
             self.attend(block)
             squares = self._residual(block.o, self.attended, block.middle_gain, self.squares_o, block.gated.packed)
-            self._product(
+            self._gemv(
                 block.gated, self.normed_in, self.neurons, "gated", squares=squares, rounds=block.down.packed
             )  # fmt: skip
             squares = self._residual(block.down, self.neurons, block.next_gain, self.squares_down, following.packed)
-        self._product(
+        self._gemv(
             self.head, self.normed_in, self.scores, "head", squares=squares, best=self.best,
             position=self.position, temperature=self.temperature, seed=self.seed,
         )  # fmt: skip
@@ -247,17 +246,17 @@ class Fused:
     def _overlapped(self) -> dict[str, Any]:
         return {"PDL": True, "launch_pdl": True} if self.overlap else {"PDL": False}
 
-    def _product(
-        self, matrix: Matrix, x: Vector, out: Vector, end: str, *, rounds: bool = False, **others: Any
+    def _gemv(
+        self, matrix: Matrix, x: Vector, out: Vector, epilogue: str, *, rounds: bool = False, **others: Any
     ) -> None:
-        cut = tile(matrix, end, rounds)
-        launch(matrix, x, out, end, cut, rounds=rounds, epsilon=self.epsilon, overlap=self.overlap, **others)
+        tile = tile_of(matrix, epilogue, rounds)
+        launch(matrix, x, out, epilogue, tile, rounds=rounds, epsilon=self.epsilon, overlap=self.overlap, **others)
 
     def _residual(self, matrix: Matrix, x: Vector, gain: Tensor, squares: Tensor, rounds: bool) -> Tensor:
-        """The sums that it leaves in ``squares``."""
+        """Add a product to the residual stream; returns the part of ``squares`` that holds the sums of its squares."""
         squares = squares[: programs(matrix, "residual", rounds)]
         out = {"hidden": self.hidden, "gain": gain, "out_squares": squares}
-        self._product(matrix, x, self.normed_in, "residual", rounds=rounds, **out)
+        self._gemv(matrix, x, self.normed_in, "residual", rounds=rounds, **out)
         return squares
 
     def advance(self, *, chooses: bool) -> None:

@@ -1,4 +1,4 @@
-"""Matrices as the fused kernels read them, vectors as they hand them on, and how a product is cut."""
+"""Operands of the fused kernels: matrices, the vectors between them, and how a product is tiled."""
 
 import math
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ Kind = Literal["dense", "fp8", "int8", "int4"]
 
 @dataclass(frozen=True)
 class Tile:
-    """How a product is cut.
+    """How the product of a matrix and a vector is divided among programs of the Triton kernel.
 
     Attributes:
-        rows: Of a program.
-        columns: Read at once, a power of two.
-        warps: Of a program.
-        fold: Of packed rows, how many are read beside each other: for rows shorter than what a warp reads at once,
-            or no multiple of it. ``columns`` of each are read.
-        ahead: How many times that is on its way at once.
+        rows: Rows of the matrix that one program multiplies.
+        columns: Columns that a program reads at once, a power of two.
+        warps: Warps of a program.
+        fold: Number of packed rows that are read beside each other, for rows shorter than what a warp reads at once, or
+            no multiple of it; ``columns`` of each are read.
+        ahead: Number of such reads that are on their way at once.
     """
 
     rows: int
@@ -37,11 +37,14 @@ class Tile:
 
 @dataclass
 class Matrix:
-    """One weight, or several that read the same input, below each other.
+    """One weight, or several that read the same input, stacked by rows.
 
     Attributes:
-        weight: [rows, columns], or words [rows, columns * bits / 32].
-        kind: What it is of.
+        weight: [rows, columns] dense or float8, or packed int32 [rows, columns * bits / 32].
+        kind: Type of the weight's numbers.
+        scale: [rows, groups] of a quantized weight, else ``None``.
+        zero: Integer that stands for zero, in the shape of ``scale``; ``None`` where it is 0.
+        bias: [rows], or ``None``.
     """
 
     weight: Tensor
@@ -60,26 +63,30 @@ class Matrix:
 
     @property
     def packed(self) -> bool:
-        """Whether it is of words."""
+        """Whether the weight is packed integers."""
         return self.kind in ("int8", "int4")
 
     @property
     def bits(self) -> int:
-        """Of an integer in a word; 0 where there are none."""
+        """Width of a packed integer; 0 where the weight is not packed."""
         return {"int8": 8, "int4": 4}.get(self.kind, 0)
 
     @property
     def bytes(self) -> int:
-        """What a step reads of it."""
+        """Bytes of the matrix that a decode step reads."""
         tensors = (self.weight, self.scale, self.zero, self.bias)
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
 def stacked(layers: Sequence[nn.Module], dtype: torch.dtype) -> Matrix:
-    """The weights of ``layers`` as one matrix, of whose memory the layers' own become views.
+    """Stack the weights of ``layers`` into one matrix; the layers' own weights become views of its memory.
 
-    Layers packed differently keep what they have beside it, and the matrix is of the least that holds all of them:
-    words of the most bits and the smallest groups, or dense in ``dtype``, which rounds scaled weights.
+    Layers that are packed differently keep their weights besides, and the matrix has the smallest kind that holds all
+    of them: packed with the most bits and the smallest groups, or dense in ``dtype``, which rounds dequantized weights.
+
+    Args:
+        layers: Layers that read the same input, in the order of the matrix's rows.
+        dtype: Type of a dense matrix.
     """
     if len({_form(layer) for layer in layers}) > 1:
         layers = _alike(layers, dtype)
@@ -87,14 +94,15 @@ def stacked(layers: Sequence[nn.Module], dtype: torch.dtype) -> Matrix:
     bias = _joined_biases(layers)
     if isinstance(first, PackedLinear):
         kind: Kind = "int4" if first.bits == 4 else "int8"
-        return Matrix(_joined(layers, "words"), kind, _joined(layers, "scale"), _joined_or_none(layers, "zero"), bias)
+        zero = _joined_or_none(layers, "zero")
+        return Matrix(_joined(layers, "weight_packed"), kind, _joined(layers, "scale"), zero, bias)
     if isinstance(first, ScaledMM):
         return Matrix(_joined(layers, "numbers"), "fp8", _joined(layers, "scale"), None, bias)
     return Matrix(_joined(layers, "weight"), "dense", None, None, bias)
 
 
 def _form(layer: nn.Module) -> tuple[object, ...]:
-    """Equal for layers whose weights can lie below each other."""
+    """A key that is equal for layers whose weights can be stacked."""
     return (
         (type(layer), layer.bits, layer.group, layer.zero is None)
         if isinstance(layer, PackedLinear)
@@ -103,12 +111,13 @@ def _form(layer: nn.Module) -> tuple[object, ...]:
 
 
 def _alike(layers: Sequence[nn.Module], dtype: torch.dtype) -> Sequence[nn.Module]:
-    words = [layer for layer in layers if isinstance(layer, PackedLinear)]
-    if len(words) < len(layers):
+    """``layers`` in one form: packed with the most bits and the smallest groups, or all dense."""
+    packed = [layer for layer in layers if isinstance(layer, PackedLinear)]
+    if len(packed) < len(layers):
         return [_dense(layer, dtype) for layer in layers]
-    bits, group = max(one.bits for one in words), math.gcd(*(one.group for one in words))
-    affine = any(one.zero is not None for one in words)
-    return [_widened(one.packed(), bits, group, affine) for one in words]
+    bits, group = max(layer.bits for layer in packed), math.gcd(*(layer.group for layer in packed))
+    affine = any(layer.zero is not None for layer in packed)
+    return [_widened(layer.packed(), bits, group, affine) for layer in packed]
 
 
 def _dense(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -123,7 +132,7 @@ def _dense(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def _widened(packed: Packed, bits: int, group: int, affine: bool) -> PackedLinear:
-    """The same numbers in fields of ``bits``, a scale for each ``group`` of them."""
+    """The same integers packed with ``bits`` bits, and a scale for each ``group`` of them."""
     times = packed.group_size // group
     zero = torch.zeros_like(packed.scale, dtype=torch.int8) if packed.zero is None and affine else packed.zero
     scale = packed.scale.repeat_interleave(times, -1)
@@ -137,7 +146,7 @@ def _joined_or_none(layers: Sequence[nn.Module], name: str) -> Tensor | None:
 
 
 def _joined_biases(layers: Sequence[nn.Module]) -> Tensor | None:
-    """Zeros for a layer that has none beside others that have one."""
+    """The stacked biases, zeros for a layer that has none beside others that have one; ``None`` where none has one."""
     biases: list[Tensor | None] = [layer.bias for layer in layers]  # type: ignore[misc]
     there = next((bias for bias in biases if bias is not None), None)
     if there is None:
@@ -159,7 +168,7 @@ def _joined(layers: Sequence[nn.Module], name: str) -> Tensor:
     return joined
 
 
-# what ``benchmarks.decode_large --tune`` found quick on an H200; "small" ends as "residual" does, on a short row
+# The fastest of ``benchmarks.decode_large --tune`` on an H200; "small" is "residual" on rows of less than 4096 columns.
 _TILES: dict[Kind, dict[str, Tile]] = {
     "dense": {
         "plain": Tile(32, 256, 16, 1, 7), "gated": Tile(2, 1024, 4, 1, 3), "small": Tile(32, 256, 16, 1, 5),
@@ -178,22 +187,22 @@ _TILES: dict[Kind, dict[str, Tile]] = {
         "residual": Tile(32, 1024, 8, 1, 5), "head": Tile(32, 512, 8, 2, 3),
     },
 }  # fmt: skip
-_FOR_PACKED = Tile(BLOCK, 256, 16, 1, 2)  # of a dense weight before a packed one
+_FOR_PACKED = Tile(BLOCK, 256, 16, 1, 2)  # for a dense weight before a packed one
 
 
-def tile(matrix: Matrix, end: str, rounds: bool = False) -> Tile:
-    """How a product is cut; ``rounds`` where the next weight is of words."""
-    found = _TILES[matrix.kind]["small" if end == "residual" and matrix.columns < 4096 else end]
-    return _FOR_PACKED if rounds and found.rows < BLOCK else found  # a scale is of one program's results
+def tile_of(matrix: Matrix, epilogue: str, rounds: bool = False) -> Tile:
+    """The tile of a product by its epilogue; ``rounds`` where the next weight is packed."""
+    tile = _TILES[matrix.kind]["small" if epilogue == "residual" and matrix.columns < 4096 else epilogue]
+    return _FOR_PACKED if rounds and tile.rows < BLOCK else tile  # a scale is of one program's results
 
 
-def programs(matrix: Matrix, end: str, rounds: bool = False) -> int:
-    """Of the kernel that multiplies ``matrix``; each leaves a sum of squares, or a best token."""
-    return -(-matrix.rows // tile(matrix, end, rounds).rows)
+def programs(matrix: Matrix, epilogue: str, rounds: bool = False) -> int:
+    """Number of programs of the kernel that multiplies ``matrix``; each stores a sum of squares, or a best token."""
+    return -(-matrix.rows // tile_of(matrix, epilogue, rounds).rows)
 
 
 class Vector:
-    """What one kernel writes and the next reads: [size] as floats, or as int8 with a scale per 32 neighbours."""
+    """A vector that one kernel writes and the next reads: [size] floats, or int8 with one scale per 32 neighbours."""
 
     def __init__(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
         self.values = torch.zeros(size, dtype=dtype, device=device)
@@ -201,9 +210,11 @@ class Vector:
         self.scale = torch.zeros(-(-size // BLOCK), device=device)
 
     def written(self, rounds: bool) -> tuple[Tensor, Tensor | None]:
+        """Values and scale as the writing kernel takes them."""
         return (self.integers, self.scale) if rounds else (self.values, None)
 
     def read(self, rounds: bool) -> tuple[Tensor, Tensor | None]:
+        """Values and scale as the reading kernel takes them; int8 values as 32-bit words."""
         return (self.integers.view(torch.int32), self.scale) if rounds else (self.values, None)
 
 
@@ -211,8 +222,8 @@ def launch(
     matrix: Matrix,
     x: Vector,
     out: Vector,
-    end: str,
-    cut: Tile,
+    epilogue: str,
+    tile: Tile,
     *,
     rounds: bool = False,
     squares: Tensor | None = None,
@@ -226,22 +237,22 @@ def launch(
     seed: int = 0,
     overlap: bool = False,
 ) -> None:
-    """One ``products.product``; ``rounds`` where the next weight is of words."""
+    """Launch ``triton_gemv.gemv``: a product and its epilogue; ``rounds`` where the next weight is packed."""
     import triton
 
     from slimexp.decode import triton_gemv
 
-    rows = matrix.rows // 2 if end == "gated" else matrix.rows
+    rows = matrix.rows // 2 if epilogue == "gated" else matrix.rows
     pack = 32 // matrix.bits if matrix.packed else 1
-    block = min(cut.columns // pack, triton.next_power_of_2(matrix.columns // pack))
+    block = min(tile.columns // pack, triton.next_power_of_2(matrix.columns // pack))
     steps = triton.cdiv(matrix.columns // pack, block)
     parts = 0 if squares is None else len(squares)
-    triton_gemv.product[(triton.cdiv(rows, cut.rows),)](
+    triton_gemv.gemv[(triton.cdiv(rows, tile.rows),)](
         *x.read(matrix.packed), squares, matrix.weight, matrix.scale, matrix.zero, matrix.bias, hidden, gain,
         *out.written(rounds), out_squares, best, position, temperature, seed,
         ROWS=rows, COLS=matrix.columns, GROUP=matrix.columns // matrix.scale.shape[1] if matrix.packed else 0,
         BITS=matrix.bits, PARTS=parts, PARTS_UP=triton.next_power_of_2(max(parts, 1)), EPSILON=epsilon,
-        END=end, SAMPLED=temperature > 0, BLOCK_ROWS=cut.rows,
-        BLOCK=block * cut.fold, FOLD=cut.fold, AHEAD=min(cut.ahead, steps),
-        PDL=overlap, num_warps=cut.warps, **({"launch_pdl": True} if overlap else {}),
+        EPILOGUE=epilogue, SAMPLED=temperature > 0, BLOCK_ROWS=tile.rows,
+        BLOCK=block * tile.fold, FOLD=tile.fold, AHEAD=min(tile.ahead, steps),
+        PDL=overlap, num_warps=tile.warps, **({"launch_pdl": True} if overlap else {}),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Integers of 8 or 4 bits packed into 32-bit words, in the order in which the GPU multiplies them."""
+"""A linear layer of integers of 8 or 4 bits, packed into 32-bit words in the order in which the GPU multiplies them."""
 
 from typing import Literal
 
@@ -10,29 +10,29 @@ from slimexp.kernel.base import Kernel, Packed
 from slimexp.kernel.cuda_graph import has_triton
 
 BLOCK = 32  # inputs that share a scale
-_PART = 1024  # numbers that a program turns into floats
+_PART = 1024  # integers that one program of a Triton kernel unpacks
 
 
 class PackedLinear(Kernel):
     """A packed layer on a GPU, its inputs rounded to int8 with one scale per 32 neighbours.
 
-    Of 8 bits, a word is four neighbours. Of 4 bits, 32 neighbours are four words: byte b of word i holds number
-    4 i + b below and number 16 + 4 i + b above. So four neighbouring inputs meet four weights in one instruction.
-    Fields are signed; 2 to 4 bits take 4 and 5 to 8 bits take 8.
+    With 8 bits, a word holds four neighbours. With 4 bits, 32 neighbours take four words: byte b of word i holds
+    integer 4 i + b in its lower half and integer 16 + 4 i + b in its upper half. So four neighbouring inputs meet four
+    weights in one instruction. Fields are signed; weights of 2 to 4 bits take 4 and those of 5 to 8 bits take 8.
 
-    The decode loop multiplies the words themselves (``products.product``). Called as a layer, as in reading a prompt,
-    where arithmetic and not memory is the limit, it turns them into a matrix first.
+    The decode loop multiplies the packed weight itself (``triton_gemv.gemv``). Called as a layer, as in reading a
+    prompt, where arithmetic and not memory is the limit, it unpacks the weight first.
 
     Attributes:
-        words: int32 [out, in * bits / 32].
-        scale: [out, groups]; bfloat16 where that loses nothing, else float32.
-        zero: Integer that stands for zero, as ``scale``; ``None`` where it is 0.
-        bits: Of a field, 8 or 4.
+        weight_packed: int32 [out, in * bits / 32].
+        scale: [out, groups]; bfloat16 where that is exact, else float32.
+        zero: Integer that stands for zero, in the shape of ``scale``; ``None`` where it is 0.
+        bits: Width of a packed integer, 8 or 4.
     """
 
     devices = ("cuda",)
     label = "int words, inputs int8"
-    words: Tensor
+    weight_packed: Tensor
     scale: Tensor
     zero: Tensor | None
     bias: Tensor | None
@@ -50,35 +50,35 @@ class PackedLinear(Kernel):
     def __init__(self, packed: Packed) -> None:
         super().__init__(packed)
         self.bits: Literal[4, 8] = 4 if packed.bits <= 4 else 8
-        self.register_buffer("words", _laid_out(packed.numbers, self.bits))
-        self.register_buffer("scale", _exactly_small(packed.scale.contiguous()))
+        self.register_buffer("weight_packed", _pack(packed.numbers, self.bits))
+        self.register_buffer("scale", _compact(packed.scale.contiguous()))
         self.register_buffer("zero", None if packed.zero is None else packed.zero.to(torch.int8).contiguous())
         self.register_buffer("bias", packed.bias)
 
     @property
     def group(self) -> int:
-        """Weights of a row that share a scale."""
+        """Number of neighbouring weights of a row that share a scale."""
         return self.in_features // self.scale.shape[1]
 
     def packed(self) -> Packed:
-        """What it was made of, but for how inputs are rounded."""
-        numbers = self.words.view(torch.int8)
+        """The layer's integers, unpacked; how the layer was trained to round its inputs is lost."""
+        numbers = self.weight_packed.view(torch.int8)
         if self.bits == 4:
             halves = numbers.unflatten(-1, (-1, 1, 16))
             numbers = torch.cat([halves << 4 >> 4, halves >> 4], -2).flatten(-3)
         return Packed(numbers, self.scale.float(), self.zero, self.bits, self.bias, None)
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
-        """The weight as [out, in]."""
-        if not _in_one_kernel(self.words):
+        """The dequantized weight [out, in] in ``dtype``."""
+        if not _in_one_kernel(self.weight_packed):
             return self.packed().weight().to(dtype)
         import triton
 
-        from slimexp.decode.triton_unpack import unpacked
+        from slimexp.decode.triton_unpack import unpack
 
-        matrix = torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.words.device)
-        unpacked[(self.out_features, triton.cdiv(self.in_features, _PART))](
-            self.words.view(torch.int8), self.scale, self.zero, matrix,
+        matrix = torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.weight_packed.device)
+        unpack[(self.out_features, triton.cdiv(self.in_features, _PART))](
+            self.weight_packed.view(torch.int8), self.scale, self.zero, matrix,
             COLS=self.in_features, GROUPS=self.scale.shape[1], BITS=self.bits, BLOCK=_PART,
         )  # fmt: skip
         return matrix
@@ -93,10 +93,10 @@ def rounded_in_blocks(x: Tensor) -> Tensor:
     if _in_one_kernel(x):
         import triton
 
-        from slimexp.decode.triton_unpack import rounded
+        from slimexp.decode.triton_unpack import round_blocks
 
         x, out = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
-        rounded[(triton.cdiv(x.numel(), _PART),)](x, out, x.numel(), BLOCK=_PART)
+        round_blocks[(triton.cdiv(x.numel(), _PART),)](x, out, x.numel(), BLOCK=_PART)
         return out
     blocks = x.float().unflatten(-1, (-1, BLOCK))
     step = blocks.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
@@ -104,17 +104,19 @@ def rounded_in_blocks(x: Tensor) -> Tensor:
 
 
 def _in_one_kernel(x: Tensor) -> bool:
+    """Whether a Triton kernel does the work in one pass."""
     return x.is_cuda and x.numel() > 0 and has_triton()
 
 
-def _laid_out(integers: Tensor, bits: int) -> Tensor:
-    """int8 [out, in] -> int32 [out, in * bits / 32]."""
+def _pack(integers: Tensor, bits: int) -> Tensor:
+    """Pack integers: int8 [out, in] -> int32 [out, in * bits / 32]."""
     if bits == 4:
         below, above = integers.unflatten(-1, (-1, 2, BLOCK // 2)).unbind(-2)
         integers = (below & 15 | above << 4).flatten(-2)
     return integers.contiguous().view(torch.int32)
 
 
-def _exactly_small(scale: Tensor) -> Tensor:
+def _compact(scale: Tensor) -> Tensor:
+    """``scale`` in bfloat16 where that is exact, else in float32."""
     small = scale.bfloat16()
     return small if torch.equal(small.float(), scale.float()) else scale.float()

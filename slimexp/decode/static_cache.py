@@ -9,14 +9,14 @@ from transformers import Cache, PreTrainedConfig, PreTrainedModel, StaticCache
 from transformers.cache_utils import StaticLayer, StaticSlidingWindowLayer
 
 
-def cached(model: torch.nn.Module, cache: Cache) -> dict[str, Any]:
-    """``cache`` under the name ``model`` takes it by: transformers 5.24 renamed it."""
+def cache_arguments(model: torch.nn.Module, cache: Cache) -> dict[str, Any]:
+    """Keyword arguments that pass ``cache`` to ``model``: transformers 5.24 renamed the parameter."""
     name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
     return {name: cache, "use_cache": True}
 
 
 def static_cache(config: PreTrainedConfig, length: int) -> StaticCache:
-    """A cache whose every step is the same work, as a graph needs.
+    """A cache whose every step is the same work, as a CUDA graph needs.
 
     transformers' layers with a sliding window count positions in Python and change their way once the window is full,
     which a replayed graph never sees. They keep all ``length`` positions here; the mask still hides what lies outside
@@ -31,17 +31,17 @@ def static_cache(config: PreTrainedConfig, length: int) -> StaticCache:
 
 
 class Captured:
-    """The steps of one model at batch 1, over a cache of fixed size.
+    """The decode steps of one model at batch 1, over a cache of fixed size.
 
     Args:
         model: A causal LM that can use transformers' ``StaticCache``.
-        length: Most positions of a sequence.
-        temperature: 0 takes the likeliest token.
+        length: Largest number of positions of a sequence.
+        temperature: Sampling temperature; 0 takes the likeliest token.
 
     Attributes:
-        tokens: Ids by position [length + 1].
-        position: Of the token that the next step reads.
-        logits: Of the last step, [1, 1, vocabulary].
+        tokens: Token ids by position [length + 1].
+        position: Position of the token that the next step reads, [1].
+        logits: Logits of the last step, [1, 1, vocabulary].
     """
 
     label = "captured transformers step"
@@ -61,13 +61,14 @@ class Captured:
         self.position.fill_(count - 1)
         self.cache.reset()
         if count > 1:
-            self.model(input_ids=ids[:, :-1], logits_to_keep=1, **cached(self.model, self.cache))
+            self.model(input_ids=ids[:, :-1], logits_to_keep=1, **cache_arguments(self.model, self.cache))
 
     @torch.inference_mode()
     def step(self) -> None:
-        """One token more."""
+        """Decode one token: read the one at ``position``, store the next."""
         token = self.tokens.index_select(0, self.position)
-        output = self.model(input_ids=token[None], position_ids=self.position[None], **cached(self.model, self.cache))
+        cache = cache_arguments(self.model, self.cache)
+        output = self.model(input_ids=token[None], position_ids=self.position[None], **cache)
         self.logits = output.logits
         scores = output.logits[0, -1:].float()
         if self.temperature > 0:  # the largest of logits with Gumbel's noise is a sample of their softmax

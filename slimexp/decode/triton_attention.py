@@ -1,4 +1,4 @@
-"""Triton kernels of one decode step at batch 1: attention over the cache and the next token; ``products`` has the rest.
+"""Triton kernels of a decode step at batch 1: attention over the cache, and the next token. See also ``triton_gemv``.
 
 A step moves every weight once and little else, so the kernels are about reading: 16 bytes per thread and load, the
 first tile of a weight on its way before the kernel before has ended (programmatic dependent launch, ``PDL``).
@@ -10,7 +10,7 @@ Packed weights are multiplied as integers, four per instruction, by inputs that 
 scale per 32 neighbours: turned into floats one by one, they would cost more time than reading them. Activations that
 meet dense weights have the type of the embedding.
 
-Shapes: x [COLS], weight [ROWS, COLS]; words [ROWS, COLS * BITS / 32] int32 (see ``words``).
+Shapes: x [COLS], weight [ROWS, COLS]; packed weight [ROWS, COLS * BITS / 32] int32 (``packed_linear``).
 """
 
 import triton
@@ -19,8 +19,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @triton.jit
-def leave(y, start, SIZE: tl.constexpr, out, out_scale, COUNT: tl.constexpr):
-    """Store ``y`` [COUNT] from ``start`` on, as it is or as int8 with one scale per 32 neighbours."""
+def store_output(y, start, SIZE: tl.constexpr, out, out_scale, COUNT: tl.constexpr):
+    """Store ``y`` [COUNT] from ``start`` on: as it is or, with ``out_scale``, as int8 with a scale per 32."""
     if out_scale is None:
         place = start + tl.arange(0, COUNT)
         tl.store(out + place, y, mask=place < SIZE)
@@ -38,27 +38,27 @@ def leave(y, start, SIZE: tl.constexpr, out, out_scale, COUNT: tl.constexpr):
 
 @triton.jit
 def _normed(vector, gain, EPSILON: tl.constexpr):
-    """RMSNorm of one head."""
+    """RMSNorm of one head [WIDTH]."""
     WIDTH: tl.constexpr = vector.shape[0]
     scale = tl.rsqrt(tl.sum(vector * vector, 0) / WIDTH + EPSILON)
     return vector * scale * tl.load(gain + tl.arange(0, WIDTH)).to(tl.float32)
 
 
 @triton.jit
-def _cached(cache, kv, block, LENGTH: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Of one block of positions, all channels [BLOCK, WIDTH] of ``cache`` [KV heads, LENGTH, WIDTH]."""
+def _load_block(cache, kv, block, LENGTH: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Load one block of positions, all channels [BLOCK, WIDTH], from ``cache`` [KV heads, LENGTH, WIDTH]."""
     there = block * BLOCK + tl.arange(0, BLOCK)
     place = (kv.to(tl.int64) * LENGTH + there[:, None]) * WIDTH + tl.arange(0, WIDTH)[None, :]
     return tl.load(cache + place, mask=there[:, None] < LENGTH, other=0.0)
 
 
 @triton.jit
-def _turned(vector, c, s):
-    """RoPE: the two halves of a head turned against each other."""
+def _rotated(vector, c, s):
+    """Rotary position embedding (RoPE): the two halves of a head rotated by ``c`` and ``s`` [HALF]."""
     HALF: tl.constexpr = c.shape[0]
     first, second = tl.split(tl.trans(tl.reshape(vector, [2, HALF])))
-    turned = tl.join(first * c - second * s, second * c + first * s)
-    return tl.reshape(tl.trans(turned), [2 * HALF])
+    rotated = tl.join(first * c - second * s, second * c + first * s)
+    return tl.reshape(tl.trans(rotated), [2 * HALF])
 
 
 @triton.jit
@@ -88,9 +88,9 @@ def attend(
     """RoPE, the cache's new entry, and attention of one head over its part of the cache.
 
     Grid [heads, splits]. Split s takes blocks s, s + SPLITS, ... of the positions before this one; those without a
-    block leave. Each leaves its sum, its largest score and its mass (Dao et al., Flash-Decoding, 2023) in ``partial``
-    [heads, splits, 2 HALF + 2]; who comes last of a head puts them together. ``keys``, ``values`` [KV heads, LENGTH,
-    2 HALF] hold the positions before this one; what is read of others counts for nothing.
+    block do nothing. Each stores its sum, its largest score and its mass (Dao et al., Flash-Decoding, 2023) in
+    ``partial`` [heads, splits, 2 HALF + 2]; the last program of a head to arrive combines them. ``keys``, ``values``
+    [KV heads, LENGTH, 2 HALF] hold the positions before this one; what is read of others counts for nothing.
 
     A program of few bytes takes as long as its chain of loads: all that do not depend on each other come first.
     """
@@ -105,8 +105,8 @@ def attend(
         gdc_launch_dependents()
         gdc_wait()
     at = tl.load(position).to(tl.int32)
-    key = _cached(keys, kv, split, LENGTH, WIDTH, BLOCK)
-    value = _cached(values, kv, split, LENGTH, WIDTH, BLOCK)
+    key = _load_block(keys, kv, split, LENGTH, WIDTH, BLOCK)
+    value = _load_block(values, kv, split, LENGTH, WIDTH, BLOCK)
     q = tl.load(qkv + head * WIDTH + wide)
     own = qkv + (HEADS + kv) * WIDTH
     k = tl.load(own + wide)
@@ -117,8 +117,8 @@ def attend(
     if split < active:
         if query_gain is not None:
             q, k = _normed(q, query_gain, EPSILON), _normed(k, key_gain, EPSILON)
-        q = _turned(q, c, s) * SCALE
-        newest = _turned(k, c, s).to(keys.dtype.element_ty)
+        q = _rotated(q, c, s) * SCALE
+        newest = _rotated(k, c, s).to(keys.dtype.element_ty)
         first = split == 0
         if first and head % group == 0:
             place = (kv.to(tl.int64) * LENGTH + at) * WIDTH + wide
@@ -129,35 +129,35 @@ def attend(
         total = tl.where(first, v.to(tl.float32), 0.0)
         for block in tl.range(split, tl.maximum(tl.cdiv(at, BLOCK), split + 1), SPLITS):
             if block > split:
-                key = _cached(keys, kv, block, LENGTH, WIDTH, BLOCK)
-                value = _cached(values, kv, block, LENGTH, WIDTH, BLOCK)
+                key = _load_block(keys, kv, block, LENGTH, WIDTH, BLOCK)
+                value = _load_block(values, kv, block, LENGTH, WIDTH, BLOCK)
             score = tl.sum(key.to(tl.float32) * q[None, :], 1)
             score = tl.where(block * BLOCK + tl.arange(0, BLOCK) < at, score, float("-inf"))
             higher = tl.maximum(peak, tl.max(score, 0))
             weight = tl.exp(score - higher)
-            keep = tl.exp(peak - higher)
-            mass = mass * keep + tl.sum(weight, 0)
-            total = total * keep + tl.sum(value.to(tl.float32) * weight[:, None], 0)
+            decay = tl.exp(peak - higher)
+            mass = mass * decay + tl.sum(weight, 0)
+            total = total * decay + tl.sum(value.to(tl.float32) * weight[:, None], 0)
             peak = higher
         if active == 1:
-            leave(total / mass, head * WIDTH, HEADS * WIDTH, out, out_scale, WIDTH)
+            store_output(total / mass, head * WIDTH, HEADS * WIDTH, out, out_scale, WIDTH)
         else:
-            mine = partial + (head * SPLITS + split) * (WIDTH + 2)
-            tl.store(mine + wide, total)
-            tl.store(mine + WIDTH, peak)
-            tl.store(mine + WIDTH + 1, mass)
+            own_partial = partial + (head * SPLITS + split) * (WIDTH + 2)
+            tl.store(own_partial + wide, total)
+            tl.store(own_partial + WIDTH, peak)
+            tl.store(own_partial + WIDTH + 1, mass)
             tl.debug_barrier()
             if tl.atomic_add(arrived + head, 1) == active - 1:
                 tl.debug_barrier()
                 each = tl.arange(0, SPLITS_UP)
-                theirs = partial + (head * SPLITS + each) * (WIDTH + 2)
+                partials = partial + (head * SPLITS + each) * (WIDTH + 2)
                 here = each < active
-                peaks = tl.load(theirs + WIDTH, mask=here, other=float("-inf"), cache_modifier=".cg")
-                masses = tl.load(theirs + WIDTH + 1, mask=here, other=0.0, cache_modifier=".cg")
-                parts = tl.load(theirs[:, None] + wide[None, :], mask=here[:, None], other=0.0, cache_modifier=".cg")
+                peaks = tl.load(partials + WIDTH, mask=here, other=float("-inf"), cache_modifier=".cg")
+                masses = tl.load(partials + WIDTH + 1, mask=here, other=0.0, cache_modifier=".cg")
+                parts = tl.load(partials[:, None] + wide[None, :], mask=here[:, None], other=0.0, cache_modifier=".cg")
                 weights = tl.exp(peaks - tl.max(peaks, 0))
                 mixed = tl.sum(parts * weights[:, None], 0) / tl.sum(masses * weights, 0)
-                leave(mixed, head * WIDTH, HEADS * WIDTH, out, out_scale, WIDTH)
+                store_output(mixed, head * WIDTH, HEADS * WIDTH, out, out_scale, WIDTH)
                 tl.store(arrived + head, 0)
 
 
@@ -212,6 +212,6 @@ def advance(
     real = channel < SIZE
     h = tl.load(embedding + token * SIZE + channel, mask=real, other=0.0).to(tl.float32)
     tl.store(hidden + channel, h, mask=real)
-    leave(h * tl.load(gain + channel, mask=real, other=0.0).to(tl.float32), 0, SIZE, out, out_scale, SIZE_UP)
+    store_output(h * tl.load(gain + channel, mask=real, other=0.0).to(tl.float32), 0, SIZE, out, out_scale, SIZE_UP)
     part = tl.arange(0, PARTS_UP)
     tl.store(squares + part, tl.where(part == 0, tl.sum(h * h, 0), 0.0), mask=part < PARTS)

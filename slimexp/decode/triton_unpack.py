@@ -1,4 +1,4 @@
-"""Triton kernels of what reads a prompt with packed words: the matrix that they are, and inputs rounded in blocks.
+"""Triton kernels that read a prompt with a packed weight: unpacking it, and rounding inputs in blocks of 32.
 
 Each is one pass over what it reads; the same in PyTorch is a dozen.
 """
@@ -8,7 +8,7 @@ import triton.language as tl
 
 
 @triton.jit
-def unpacked(
+def unpack(
     numbers,
     scale,
     zero,
@@ -18,7 +18,7 @@ def unpacked(
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """``matrix`` [rows, COLS] from words seen as bytes [rows, COLS * BITS / 8] (``words``); grid [rows, parts]."""
+    """Unpack ``numbers`` [rows, COLS * BITS / 8] (``packed_linear``) to ``matrix`` [rows, COLS]; grid [rows, parts]."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     real = column < COLS
@@ -35,8 +35,8 @@ def unpacked(
 
 
 @triton.jit
-def rounded(x, out, COUNT, BLOCK: tl.constexpr):
-    """``x`` [COUNT] rounded to int8, each 32 neighbours by the largest of them, as floats; grid [parts]."""
+def round_blocks(x, out, COUNT, BLOCK: tl.constexpr):
+    """Round ``x`` [COUNT] to int8, each 32 neighbours by the largest of them, and store floats; grid [parts]."""
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     real = place < COUNT
     values = tl.reshape(tl.load(x + place, mask=real, other=0.0).to(tl.float32), [BLOCK // 32, 32])

@@ -1,4 +1,4 @@
-"""The manifest of an artifact: what was done to the model, as data. Reading one runs and imports nothing that it names.
+"""The manifest of an artifact: what was done to the model, as data. Reading one imports and runs nothing that it names.
 
 Every field is checked when it is read. The classes of attachments are those in ``ATTACHMENTS``, their arguments those
 of the constructors, so that what builds them afterwards can only build what slimexp saves.
@@ -19,7 +19,7 @@ FORMAT = 1
 NAME = "manifest.json"
 FAMILIES = ("seq2seq", "causal_lm", "classification")
 CACHE_BITS = (None, 4, 8)
-LARGEST = 2**24  # of lengths, shapes and other whole numbers
+LARGEST = 2**24  # the largest length, size of a shape and other whole number
 
 ATTACHMENTS = frozenset(
     {
@@ -50,14 +50,14 @@ _PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bo
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The manifest in ``folder``.
+    """Read and check the manifest in ``folder``.
 
     Returns:
         ``format``, ``family``, ``max_length``, ``stages`` (oldest first), ``attachments``, ``cache_bits`` and
-        ``files``; what else it says, as it is.
+        ``files``; other fields pass unchecked.
 
     Raises:
-        ValueError: There is none, it cannot be read, it is of a newer format, or one of its fields cannot be.
+        ValueError: There is no manifest, it cannot be read, it is of a newer format, or a field breaks its rule.
     """
     path = folder / NAME
     if not os.path.lexists(path):
@@ -116,11 +116,11 @@ def compressing(stages: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 class _Fault(Exception):
-    """What is wrong with a field: its name, the rule and the value."""
+    """A field that breaks its rule; the message has its name, the rule and the value."""
 
     def __init__(self, field: str, rule: str, value: Any) -> None:
-        said = repr(value)
-        super().__init__(f"{field} must be {rule}, got {said if len(said) <= 80 else said[:80] + ' ...'}")
+        shown = repr(value)
+        super().__init__(f"{field} must be {rule}, got {shown if len(shown) <= 80 else shown[:80] + ' ...'}")
 
 
 def _check(content: Mapping[str, Any]) -> None:
@@ -139,7 +139,7 @@ def _check(content: Mapping[str, Any]) -> None:
 
 
 def is_plain(name: Any) -> bool:
-    """Whether it is the name of a file that lies in the folder itself."""
+    """Whether ``name`` is the name of a file in the folder itself."""
     return isinstance(name, str) and name.isprintable() and name not in ("", ".", "..") and not {"/", "\\"} & set(name)
 
 
@@ -190,7 +190,7 @@ def _check_argument(parameter: Parameter, value: Any, where: str) -> None:
 
 
 def _is(value: Any, kind: str) -> bool:
-    """Whether a value of JSON is what an annotation of one word says; true and false are no numbers."""
+    """Whether a value of JSON has the type of an annotation of one word; true and false are no numbers."""
     return isinstance(value, _PLAIN.get(kind, ())) and (kind == "bool" or not isinstance(value, bool))
 
 

@@ -5,15 +5,12 @@ is unpacked again and compared bit for bit with the one that was trained.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from slimexp.file.bounded import read_object
-from slimexp.kernel.autotune import told
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.grid import Granularity
 from slimexp.weight.attachment import INPUT, attached
@@ -76,96 +73,6 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
     return unique
 
 
-def kernel(model: nn.Module, folder: Path | None = None) -> str:
-    """What executes in the linear layers of ``model``, in words: no format is faster than its kernel.
-
-    Loaded by ``model.serving``, packed numbers run on the kernels of ``slimexp.kernel``; by plain transformers, every
-    format of compressed-tensors written here runs as a floating-point matmul on dequantized weights.
-
-    Args:
-        model: In memory.
-        folder: Where it was loaded from, to name the stored format of weights that were dequantized at load.
-    """
-    bits = getattr(getattr(model, "config", None), "cache_bits", None)  # see model.cache
-    cached = "" if bits is None else f"; keys and values cached in {bits} bits, dequantized at every step"
-    return _matmul(model, folder) + cached
-
-
-def _matmul(model: nn.Module, folder: Path | None) -> str:
-    if (integers := told(model)) is not None:
-        return integers
-    dtype = str(next(p.dtype for p in model.parameters() if p.is_floating_point())).removeprefix("torch.")
-    if simulated := sorted({type(attachment).__name__ for _, attachment in attached(model)}):
-        return f"{dtype} matmul, simulated by {', '.join(simulated)}"
-    schemes = (getattr(module, "quantization_scheme", None) for module in model.modules())
-    if executed := next((scheme for scheme in schemes if scheme is not None), None):
-        activations = executed.input_activations
-        rounding = "" if activations is None else f", activations rounded to {_said(dict(activations))} in {dtype}"
-        return f"{_said(dict(executed.weights))} dequantized -> {dtype} matmul{rounding}"
-    stored = read_object(folder / "config.json").get("quantization_config") if folder else None
-    group = next(iter(((stored or {}).get("config_groups") or {}).values()), None)
-    if group is None:
-        return f"{dtype} matmul" + (" (zeros multiplied like all else)" if _has_zeros(model) else "")
-    return f"{_said(group['weights'])} dequantized -> {dtype} matmul"
-
-
-def _said(numbers: Mapping[str, Any]) -> str:
-    """int8, say."""
-    return f"{'fp' if numbers.get('type') == 'float' else 'int'}{numbers['num_bits']}"
-
-
-def _has_zeros(model: nn.Module) -> bool:
-    """Whether more than 1 % of the weights of any linear layer are zero: more than training leaves by chance."""
-    weights = (module.weight for module in model.modules() if isinstance(module, nn.Linear))
-    return any(torch.count_nonzero(weight) < 0.99 * weight.numel() for weight in weights)
-
-
-def require_loadable(
-    config: Any, *, bits: int, activation_bits: int | None, symmetric: bool = True, embeddings: bool = False
-) -> None:
-    """Refuse, before anything is trained, what transformers could not load again.
-
-    Args:
-        config: The model's transformers config.
-        bits: Width of the weights.
-        activation_bits: Width of the activations; ``None`` for float.
-        symmetric: Whether weights have no zero points.
-        embeddings: Whether embeddings are quantized.
-
-    Raises:
-        ValueError: Zero points of weights of less than 8 bits beside quantized activations (transformers looks for them
-            unpacked), an encoder-decoder (T5 looks for its weights while they are packed) with weights of
-            less than 8 bits, and either quantized activations or transformers before 5.21, or such a transformers and
-            embeddings (it packs linear layers alone before it reads the file).
-    """
-    from transformers import __version__
-    from transformers.quantizers.quantizer_compressed_tensors import CompressedTensorsHfQuantizer
-
-    if bits < 8 and activation_bits is not None and not symmetric:
-        raise ValueError(
-            f"transformers cannot load {bits}-bit weights with zero points beside quantized activations: "
-            "set symmetric=true, activation_bits=null, or bits=8"
-        )
-    dequantizes_at_load = hasattr(CompressedTensorsHfQuantizer, "get_load_operations")
-    if embeddings and not dequantizes_at_load:
-        raise ValueError(
-            f"transformers {__version__} cannot load quantized embeddings: install transformers >= 5.21, "
-            "or set embeddings=false"
-        )
-    if bits == 8 or not config.is_encoder_decoder:
-        return
-    if activation_bits is not None:
-        raise ValueError(
-            f"transformers cannot load an encoder-decoder with {bits}-bit weights and quantized activations: "
-            "set activation_bits=null, or bits=8"
-        )
-    if not dequantizes_at_load:
-        raise ValueError(
-            f"transformers {__version__} cannot load an encoder-decoder with {bits}-bit weights: "
-            "install transformers >= 5.21, or set bits=8"
-        )
-
-
 def decompress(model: nn.Module) -> None:
     """Dequantize at once what transformers would dequantize on the first forward pass; else do nothing.
 
@@ -178,7 +85,7 @@ def decompress(model: nn.Module) -> None:
 
 
 def before(module: nn.Module, quantizer: Quantizer) -> Tensor:
-    """The weight as ``quantizer`` sees it: the latent one, through the attachments before it."""
+    """The weight that ``quantizer`` reads: the latent weight after the attachments before it."""
     chain = module.get_submodule(f"parametrizations.{WEIGHT}")
     assert isinstance(chain, parametrize.ParametrizationList)
     weight: Tensor = chain.original
@@ -199,7 +106,7 @@ def _is_attached(name: str) -> bool:
 
 
 def _quantized(model: nn.Module) -> dict[str, dict[str, Quantizer]]:
-    """Layer name -> its quantizers by place (``weight``, ``input``), for layers with a quantized weight."""
+    """Name of the layer -> its quantizers by tensor (``weight``, ``input``), of layers with a quantized weight."""
     layers: dict[str, dict[str, Quantizer]] = {}
     for place, attachment in attached(model):
         if isinstance(attachment, Quantizer):
@@ -222,7 +129,7 @@ def _is_encoder_decoder(model: nn.Module) -> bool:
 
 
 def _scheme(quantizers: Mapping[str, Quantizer], *, unpacked: bool) -> "QuantizationScheme":
-    """The layer's recipe in the words of compressed-tensors; 8 bits as int8 tensors if ``unpacked``."""
+    """The layer's scheme for compressed-tensors; 8 bits as int8 tensors if ``unpacked``."""
     from compressed_tensors.config import CompressionFormat
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 

@@ -1,4 +1,4 @@
-"""The integers of an artifact, for kernels that multiply them as they are."""
+"""The packed weights of an artifact, for kernels that multiply integers and float8."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def unpacked(folder: Path) -> dict[str, Packed]:
-    """Layer name -> its integers, of every quantized layer in an artifact; empty where none is.
+    """Name -> weight of every quantized layer in an artifact, its integers unpacked; empty where no layer is quantized.
 
     Args:
-        folder: With ``config.json`` and ``model.safetensors``.
+        folder: A model folder with ``config.json`` and ``model.safetensors``.
     """
     from compressed_tensors.quantization import QuantizationConfig
     from safetensors.torch import load_file
@@ -32,7 +32,7 @@ def unpacked(folder: Path) -> dict[str, Packed]:
 
 
 def _scheme(name: str, config: "QuantizationConfig") -> "QuantizationScheme":
-    """The one that names the layer, or the only one."""
+    """The scheme of the group that names the layer, or of the only group."""
     groups = list(config.config_groups.values())
     return next((group for group in groups if name in group.targets), groups[0])
 

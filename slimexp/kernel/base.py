@@ -1,6 +1,6 @@
-"""What every kernel is: a linear layer that multiplies packed numbers as they are, never dequantized weights.
+"""The base class of kernels: linear layers that multiply packed numbers as they are, never dequantized weights.
 
-Which kernel is the fastest for a layer depends on the machine; see ``race``.
+Which kernel is the fastest for a layer depends on the machine, see ``autotune``.
 """
 
 from abc import abstractmethod
@@ -46,20 +46,20 @@ class Packed(NamedTuple):
         return (groups * self.scale.unsqueeze(-1)).flatten(-2)
 
     def to(self, device: torch.device) -> "Packed":
-        """The same on ``device``."""
+        """The layer with its tensors on ``device``."""
         return Packed(*(one.to(device) if isinstance(one, Tensor) else one for one in self))  # type: ignore[arg-type]
 
 
 class Kernel(nn.Module):
-    """A linear layer that runs one way. Constructed from what ``refusal`` has nothing against.
+    """A linear layer on one kernel, constructed from a layer that ``refusal`` returns ``None`` for.
 
     Attributes:
-        devices: Kinds that it runs on.
-        takes: What weights it multiplies, a type of ``Packed.numbers``.
-        label: What runs, in words for a record.
-        live: Weights, the bias included.
-        nonzero: Those of them that are not zero.
-        weight: Nothing; transformers' T5 asks its layers for the type of their weight before it calls them.
+        devices: Types of devices that it runs on.
+        takes: Types of ``Packed.numbers`` that it multiplies.
+        label: Name of what runs, for records.
+        live: Number of weights, the bias included.
+        nonzero: Number of weights that are not zero, the bias included.
+        weight: Always ``None``: transformers' T5 reads the type of its layers' ``weight`` before it calls them.
     """
 
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
@@ -78,7 +78,7 @@ class Kernel(nn.Module):
 
     @classmethod
     def unfit(cls, packed: Packed) -> str | None:
-        """The same of weights that it takes, whatever the device."""
+        """Why this kernel cannot run ``packed`` on any device; ``None`` if it can. The type of its numbers fits."""
         return None
 
     def __init__(self, packed: Packed) -> None:
@@ -92,16 +92,16 @@ class Kernel(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out], in the type of ``x``."""
+        """Apply the layer: [..., in] -> [..., out], in the type of ``x``."""
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self.label}"
 
 
 def token_scale(x: Tensor, low: float, high: float) -> Tensor:
-    """[..., in] -> [...]: the scale of a symmetric grid of ``low`` to ``high`` that each row's largest entry fills.
+    """Scales [...] of symmetric grids of ``low`` to ``high`` that the largest entry of each row of ``x`` fills.
 
-    What is trained (``quantizer.activation.PerToken``) and what is served take it from here. The divisor is a tensor:
+    Training (``quantizer.activation.PerToken``) and serving share it. The divisor is a tensor:
     by a number of Python, CUDA multiplies with its rounded reciprocal, and an input halfway between two integers would
     fall to one on a GPU and to the other on a CPU.
     """
@@ -110,7 +110,7 @@ def token_scale(x: Tensor, low: float, high: float) -> Tensor:
 
 
 def rounding(x: Tensor, activation: Literal["token"] | float, kind: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Inputs rounded so: numbers of ``kind``, in the type of ``x`` [..., in], and scales, [..., 1] or a scalar."""
+    """Round inputs to ``kind``: numbers, in the type of ``x`` [..., in], and their scales, [..., 1] or a scalar."""
     low, high = _range(kind)
     scale = token_scale(x, low, high).unsqueeze(-1) if activation == "token" else x.new_full((), activation)
     steps = (x / scale).clamp(low, high)
@@ -119,12 +119,12 @@ def rounding(x: Tensor, activation: Literal["token"] | float, kind: torch.dtype)
 
 def _range(kind: torch.dtype) -> tuple[float, float]:
     """Smallest and largest number that inputs are rounded to."""
-    known = torch.finfo(kind) if kind.is_floating_point else torch.iinfo(kind)
-    return known.min, known.max
+    limits = torch.finfo(kind) if kind.is_floating_point else torch.iinfo(kind)
+    return limits.min, limits.max
 
 
 def rounded_input(x: Tensor, activation: Literal["token"] | float | None, kind: torch.dtype) -> Tensor:
-    """``x`` [..., in] as a layer sees it that rounds its input to ``Packed.activation``'s grid."""
+    """``x`` [..., in] on the grid of ``activation`` (``Packed.activation``), dequantized; unchanged for ``None``."""
     if activation is None:
         return x
     numbers, scale = rounding(x, activation, kind)

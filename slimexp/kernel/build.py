@@ -1,4 +1,4 @@
-"""The one C++ source of the kernels, compiled for this machine at first use and kept."""
+"""The C++ source of the kernels, compiled for this machine at first use and cached."""
 
 import functools
 import hashlib
@@ -20,12 +20,12 @@ SOURCE = Path(__file__).parent / "vnni.cpp"
 _FLAGS = ("-std=c++20", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
 _LONGEST_S = 300  # to compile, which takes ten
 _LARGEST = 100_000_000  # bytes of a library, which has a hundredth of it
-_SAID = 300  # letters of a compiler's complaint
+_LONGEST_MESSAGE = 300  # letters of a compiler's complaint
 
 
 @functools.cache
 def failure() -> str | None:
-    """Why there is no compiled kernel on this machine; ``None`` once it is compiled and loaded."""
+    """Why this machine has no compiled kernel; ``None`` once it is compiled and loaded."""
     try:
         _load()
     except subprocess.CalledProcessError as error:
@@ -35,8 +35,8 @@ def failure() -> str | None:
         why = _first_line(error)
     else:
         return None
-    why = "".join(letter if letter.isprintable() else "?" for letter in why[:_SAID])
-    store.say(f"no compiled kernel, so layers run on those of torch: {why}")
+    why = "".join(letter if letter.isprintable() else "?" for letter in why[:_LONGEST_MESSAGE])
+    store.print_once(f"no compiled kernel, so layers run on those of torch: {why}")
     return why
 
 
@@ -45,46 +45,47 @@ def _first_line(error: BaseException) -> str:
 
 
 def machine() -> tuple[str, ...]:
-    """What a compiled kernel and its speed hold for: homes are shared between machines of unlike CPUs."""
+    """What a compiled kernel and its speed depend on: home folders are shared between machines of unlike CPUs."""
     source = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
     return platform.node(), platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.__version__, source
 
 
 def _load() -> None:
-    """One that is kept, wherever; else one compiled now.
+    """Load the kernel from a cache folder, else compile it and cache it.
 
     Raises:
-        RuntimeError: There is no compiler or no folder, or what was compiled is no such library.
-        OSError: It cannot be loaded.
-        ValueError: Others can write to the folder.
+        RuntimeError: There is no compiler or no cache folder, or the compiled library lacks the kernel.
+        OSError: The library cannot be loaded.
+        ValueError: Other users can write to the cache folder.
         subprocess.CalledProcessError: The compiler fails.
     """
     name = f"vnni-{hashlib.sha256(' '.join((*machine(), *_FLAGS)).encode()).hexdigest()[:16]}"
     damaged: list[Path] = []
-    for kept in (kept for place in store.folders() if _own(place) for kept in sorted(place.glob(f"{name}-*.so"))):
+    folders = (folder for folder in store.folders() if _own(folder))
+    for cached in (path for folder in folders for path in sorted(folder.glob(f"{name}-*.so"))):
         try:
-            if _digest(store.read(kept, most=_LARGEST, trusted=True)) != kept.stem.rpartition("-")[2]:
+            if _digest(store.read(cached, most=_LARGEST, trusted=True)) != cached.stem.rpartition("-")[2]:
                 raise ValueError("it is damaged")
-            _register(kept)
+            _register(cached)
             return
         except (OSError, ValueError, RuntimeError) as error:
-            store.say(f"the compiled kernel {kept} is not used, and made anew: {_first_line(error)}")
-            damaged.append(kept)
+            store.print_once(f"the compiled kernel {cached} is not used, and made anew: {_first_line(error)}")
+            damaged.append(cached)
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         raise RuntimeError("no C++ compiler")
     with _aside() as aside:
         library = _compile(compiler, aside)
-        _register(library)  # before it is kept: what a compiler calls a success need not be one
-        for number, kept in enumerate(damaged):
+        _register(library)  # before it is cached: what a compiler calls a success need not be one
+        for number, cached in enumerate(damaged):
             with suppress(OSError):
-                os.rename(kept, aside / f"damaged{number}")
+                os.rename(cached, aside / f"damaged{number}")
         # whole or not at all, and its digest is in its name
         os.replace(library, aside.parent / f"{name}-{_digest(library.read_bytes())}.so")
 
 
 def _own(place: Path) -> bool:
-    """Whether a folder is there, and what lies in it can be trusted."""
+    """Whether a folder exists and no other user can write to it."""
     try:
         store.check_own(place, place.stat())
     except (OSError, ValueError):
@@ -104,21 +105,21 @@ def _register(library: Path) -> None:
 
 @contextmanager
 def _aside() -> Iterator[Path]:
-    """A folder to compile in, inside the first where a library can be kept.
+    """A folder to compile in, inside the first cache folder that is writable.
 
     Raises:
-        RuntimeError: There is none; says why the first is not.
+        RuntimeError: No cache folder is; the message says why the first is not.
     """
     refused: list[str] = []
     for place in store.folders():
         try:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
             store.check_own(place, place.stat())
-            made = tempfile.TemporaryDirectory(dir=place, ignore_cleanup_errors=True)
+            temporary = tempfile.TemporaryDirectory(dir=place, ignore_cleanup_errors=True)
         except (OSError, ValueError) as error:
             refused.append(f"{error.strerror}: {place}" if isinstance(error, OSError) else str(error))
             continue
-        with made as aside:
+        with temporary as aside:
             yield Path(aside)
         return
     why = refused[0] if refused else "there is no home folder"
@@ -126,22 +127,22 @@ def _aside() -> Iterator[Path]:
 
 
 def _compile(compiler: str, aside: Path) -> Path:
-    """The library, in the folder ``aside``.
+    """Compile and link the library in the folder ``aside``.
 
     Raises:
-        RuntimeError: The compiler takes too long, or leaves nothing.
-        subprocess.CalledProcessError: It fails.
+        RuntimeError: The compiler takes too long, or writes no file.
+        subprocess.CalledProcessError: The compiler fails.
     """
     home = Path(torch.__file__).parent
     compiled, linked = aside / "kernel.o", aside / "kernel.so"
     # Linked without OpenMP its calls find the library that torch has loaded: of two, both pools of threads spin.
-    for command, made in (
+    for command, output in (
         ([*_FLAGS, f"-I{home / 'include'}", "-c", str(SOURCE), "-o", str(compiled)], compiled),
         (["-shared", str(compiled), f"-L{home / 'lib'}", "-lc10", "-ltorch_cpu", "-o", str(linked)], linked),
     ):
         _run([compiler, *command])
-        if not made.is_file():
-            raise RuntimeError(f"the compiler {compiler} leaves no {made.name}")
+        if not output.is_file():
+            raise RuntimeError(f"the compiler {compiler} leaves no {output.name}")
     linked.chmod(0o700)  # whatever the umask
     return linked
 
@@ -153,7 +154,7 @@ def _run(command: list[str]) -> None:
         command, stdin=silent, stdout=silent, stderr=subprocess.PIPE, start_new_session=True
     ) as process:
         try:
-            _, said = process.communicate(timeout=_LONGEST_S)
+            _, stderr = process.communicate(timeout=_LONGEST_S)
         except BaseException as error:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -161,7 +162,7 @@ def _run(command: list[str]) -> None:
                 raise RuntimeError(f"the compiler {command[0]} takes more than {_LONGEST_S} s") from None
             raise
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command[0], stderr=said.decode(errors="replace"))
+        raise subprocess.CalledProcessError(process.returncode, command[0], stderr=stderr.decode(errors="replace"))
 
 
 def has_vnni() -> bool:

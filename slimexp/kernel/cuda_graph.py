@@ -1,4 +1,4 @@
-"""Work of a GPU as one CUDA graph."""
+"""CUDA graphs, and what a GPU of this machine can run."""
 
 import functools
 from collections.abc import Callable
@@ -7,30 +7,31 @@ from typing import Any
 
 import torch
 
-FLOAT8_FROM = (8, 9)  # compute capability
+FLOAT8_FROM = (8, 9)  # the first compute capability whose tensor cores multiply float8
 
 
 @functools.cache
 def has_triton() -> bool:
+    """Whether Triton is installed."""
     return find_spec("triton") is not None
 
 
 @functools.cache
 def capability(device: torch.device) -> tuple[int, int]:
-    """What a CUDA device can do."""
+    """Compute capability of a CUDA device, major and minor."""
     return torch.cuda.get_device_capability(device)
 
 
-def captured(work: Callable[[], object], device: torch.device, pool: Any = None) -> torch.cuda.CUDAGraph:
-    """What ``work`` launches on ``device``, to be launched at once.
+def capture(work: Callable[[], object], device: torch.device, pool: Any = None) -> torch.cuda.CUDAGraph:
+    """Capture what ``work`` launches on ``device`` as one CUDA graph.
 
-    ``work`` has then run once, and its Python twice.
+    Afterwards ``work`` has run once, and its Python twice.
 
     Args:
-        work: Reads and writes tensors that stay where they are.
+        work: A function that reads and writes tensors at fixed addresses.
         device: A CUDA device.
-        pool: Of ``torch.cuda.graph_pool_handle``, to share memory with graphs that run at other times and leave nothing
-            there; ``None`` for memory of its own.
+        pool: A handle of ``torch.cuda.graph_pool_handle``, to share memory with graphs that run at other times and keep
+            nothing there; ``None`` for memory of its own.
     """
     with torch.cuda.device(device):
         side = torch.cuda.Stream()

@@ -1,4 +1,4 @@
-"""What a layer falls back to: a floating-point product with its dequantized weight."""
+"""The fallback of every layer: a floating-point product with its dequantized weight."""
 
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from slimexp.kernel.quantize_input import rounded_values
 
 
 class Dense(Kernel):
-    """Runs everywhere; inputs are rounded as the layer was trained, so that it computes the same."""
+    """A floating-point product that runs everywhere; inputs are rounded as the layer was trained to."""
 
     devices = ("cpu", "cuda")
     takes = (torch.int8, FLOAT8)
@@ -31,10 +31,14 @@ class Dense(Kernel):
 
 
 class DenseFloat32(Dense):
+    """The fallback in float32."""
+
     label = "dense float32"
     dtype = torch.float32
 
 
 class DenseBfloat16(Dense):
+    """The fallback in bfloat16."""
+
     label = "dense bfloat16"
     dtype = torch.bfloat16

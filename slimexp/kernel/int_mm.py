@@ -7,12 +7,12 @@ from torch.nn.functional import pad
 from slimexp.kernel.base import Kernel, Packed
 from slimexp.kernel.quantize_input import rounded_rows
 
-_LEAST, _STEP = 17, 8  # rows, and what sizes are multiples of, on a GPU
-_LONGEST = 2**31 // (128 * 128)  # products that an int32 can add up
+_LEAST, _STEP = 17, 8  # on a GPU: the fewest rows, and what sizes must be multiples of
+_LONGEST = 2**31 // (128 * 128)  # products that an int32 sum can hold
 
 
 class IntMM(Kernel):
-    """``torch._int_mm``: weights of one scale per row, whatever their bits, lie in a byte each."""
+    """``torch._int_mm``: weights with one scale per row, one byte each whatever their bits."""
 
     devices = ("cpu", "cuda")
     label = "int8 torch._int_mm"

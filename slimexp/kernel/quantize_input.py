@@ -12,7 +12,7 @@ Activation = Literal["token"] | float
 
 
 def rounded_values(x: Tensor, activation: Activation | None, kind: torch.dtype, dtype: torch.dtype) -> Tensor:
-    """``x`` [..., in] on the grid of ``rounded_rows``, as floats of ``dtype``; as it is without ``activation``."""
+    """``x`` [..., in] on the grid of ``rounded_rows``, dequantized to ``dtype``; not rounded without ``activation``."""
     if activation is not None and _in_one_kernel(x, kind):
         values, _ = _rounded(x.reshape(-1, x.shape[-1]), activation, kind, dtype)
         return values.view(x.shape)

@@ -8,15 +8,15 @@ from slimexp.kernel.base import FLOAT8, Kernel, Packed
 from slimexp.kernel.cuda_graph import FLOAT8_FROM, capability
 from slimexp.kernel.quantize_input import rounded_rows
 
-_STEP = 16  # what sizes are multiples of
+_STEP = 16  # what sizes must be multiples of
 _PRECISE = (9, 0)  # compute capability on which sums of float32 leave as they are; on others as bfloat16
 
 
 class ScaledMM(Kernel):
     """``torch.nn.functional.scaled_mm``: weights of one scale per row, inputs rounded to float8.
 
-    Where inputs are left in float, the weight is turned into a matrix at each call, which is of use to what reads it
-    otherwise (``decode``) alone.
+    Where inputs are left in float, the weight is dequantized at each call: only the decode loop, which reads the
+    weight itself, gains from such a layer.
     """
 
     devices = ("cpu", "cuda")
@@ -50,7 +50,7 @@ class ScaledMM(Kernel):
         self.register_buffer("bias", None if packed.bias is None else packed.bias.detach().float())
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
-        """The weight as [out, in]."""
+        """The dequantized weight [out, in] in ``dtype``."""
         return (self.numbers.float() * self.scale).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is kept between processes, compiled kernels and results of races, and is looked at before it is used."""
+"""The cache of compiled kernels and of the autotuner's choices, whose files are checked before they are used."""
 
 import functools
 import os
@@ -11,7 +11,7 @@ _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def folders() -> list[Path]:
-    """Where things are kept: ``$SLIMEXP_CACHE``, then the user's cache folder; none where there is neither."""
+    """The cache folders: of ``$SLIMEXP_CACHE``, then of the user; empty where there is neither."""
     own, base = os.environ.get("SLIMEXP_CACHE"), os.environ.get("XDG_CACHE_HOME") or ""
     if not os.path.isabs(base):  # which its specification has ignored
         home = "" if os.environ.get("HOME") == "" else os.path.expanduser("~")
@@ -21,17 +21,18 @@ def folders() -> list[Path]:
 
 
 def read(path: Path, *, most: int, trusted: bool = False) -> bytes:
-    """All of a small file.
+    """The content of a small file.
 
     Args:
-        path: Of the file.
-        most: Bytes that it may have.
-        trusted: Whether nobody but this user and the administrator may be able to write it, or in its folder.
+        path: Path of the file.
+        most: Largest size in bytes.
+        trusted: Whether to refuse a file that others than this user and the administrator can write, or whose folder
+            they can write to.
 
     Raises:
-        FileNotFoundError: There is none.
-        OSError: It cannot be read, or is no file.
-        ValueError: It is longer, or others could have written it.
+        FileNotFoundError: There is no such file.
+        OSError: The file cannot be read.
+        ValueError: The path is no regular file, it is too long, or other users could have written it.
     """
     with os.fdopen(os.open(path, _FILE), "rb") as file:
         about = os.fstat(file.fileno())
@@ -46,10 +47,10 @@ def read(path: Path, *, most: int, trusted: bool = False) -> bytes:
 
 
 def check_own(path: Path, about: os.stat_result) -> None:
-    """Refuse what others can write: a library is run as it is loaded.
+    """Refuse a path that other users can write: loading a library runs it.
 
     Raises:
-        ValueError: They can.
+        ValueError: The path belongs to another user, or others can write it.
     """
     if about.st_uid not in (0, os.geteuid()):
         raise ValueError(f"{path} belongs to another user")
@@ -58,6 +59,6 @@ def check_own(path: Path, about: os.stat_result) -> None:
 
 
 @functools.cache
-def say(line: str) -> None:
-    """Tell the user, once in a process."""
+def print_once(line: str) -> None:
+    """Print a line for the user, once in a process."""
     print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Our own: 8-bit and 4-bit weights times inputs rounded to 8 bits, for CPUs with AVX512-VNNI."""
+"""Products of 8-bit and 4-bit weights with inputs rounded to 8 bits, compiled from ``vnni.cpp`` for CPUs."""
 
 import torch
 from torch import Tensor
@@ -8,15 +8,15 @@ from slimexp.kernel import build
 from slimexp.kernel.base import Kernel, Packed
 
 _LANES, _QUAD = 16, 4  # as in vnni.cpp
-_LONGEST = 2**31 // (255 * 128)  # products that an int32 can add up
+_LONGEST = 2**31 // (255 * 128)  # products that an int32 sum can hold
 _TOKEN, _GROUP, _STATIC = 0, 1, 2
 
 
 class Vnni(Kernel):
     """``vnni.cpp``: rounds the input, multiplies integers, rescales, all in one call.
 
-    The input is rounded as the layer was trained (``Packed.activation``). Of a layer trained with float inputs it is
-    rounded to 8 bits with one scale per group of the weight, which the label says.
+    The input is rounded as the layer was trained to (``Packed.activation``). Where it was trained with float inputs,
+    they are rounded to 8 bits with one scale per group of the weight, which the label says.
     """
 
     label = "integer VNNI"
@@ -42,7 +42,7 @@ class Vnni(Kernel):
         self.register_buffer("zero", _lanes(zero), persistent=False)
         bias = torch.zeros(self.out_features) if packed.bias is None else packed.bias.detach().float()
         self.register_buffer("bias", pad(bias, (0, -self.out_features % _LANES)), persistent=False)
-        # at hand: a module's look-ups take as long as a small product
+        # in a tuple: a module's attribute look-ups take as long as a small product
         self._operands = (
             self.integers, self.scale, self.zero, self.bias, self.out_features, self.bits, activation, fixed,
         )  # fmt: skip
@@ -56,7 +56,7 @@ class Vnni(Kernel):
 
 
 def _in_panels(x: Tensor, bits: int) -> Tensor:
-    """[out, groups, in / groups] -> [panels, groups, quads, 64] (two quads of 4 bits share a byte)."""
+    """Reorder integers: [out, groups, in / groups] -> [panels, groups, quads, 64]; two quads of 4 bits share a byte."""
     step = _QUAD if bits == 8 else 2 * _QUAD
     out, _, size = x.shape
     x = pad(x, (0, -size % step, 0, 0, 0, -out % _LANES))
@@ -67,6 +67,6 @@ def _in_panels(x: Tensor, bits: int) -> Tensor:
 
 
 def _lanes(x: Tensor) -> Tensor:
-    """[out, groups] -> [panels, groups, 16]."""
+    """Reorder scales or zero points: [out, groups] -> [panels, groups, 16]."""
     x = pad(x, (0, 0, 0, -x.shape[0] % _LANES))
     return x.unflatten(0, (-1, _LANES)).transpose(1, 2).contiguous()

@@ -10,7 +10,7 @@ _OUT, _IN = 16, 32  # what both products take at once: of other sizes torch 2.13
 
 
 class WeightOnly8(Kernel):
-    """``torch._weight_int8pack_mm``."""
+    """``torch._weight_int8pack_mm``: weights with one scale per row, inputs in bfloat16."""
 
     label = "int8 weights, torch bfloat16"
     integers: Tensor
@@ -36,7 +36,7 @@ class WeightOnly8(Kernel):
 
 
 class WeightOnly4(Kernel):
-    """``torch._weight_int4pack_mm_for_cpu``."""
+    """``torch._weight_int4pack_mm_for_cpu``: weights of at most 4 bits in groups, inputs in bfloat16."""
 
     label = "int4 weights, torch bfloat16"
     words: Tensor

@@ -1,4 +1,4 @@
-"""What every measure is: numbers about a finished model, beside its dense baseline where that matters."""
+"""The base class of measures: numbers about a finished model, beside its dense baseline where that matters."""
 
 import math
 import random
@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from slimexp.data.base import Corpus, Direction, Example
-from slimexp.format.pack import kernel
 from slimexp.model.base import Family
+from slimexp.model.execution import kernel
 from slimexp.model.serving import served, stored_type
 
 
@@ -27,7 +27,7 @@ class Subject:
 
     Attributes:
         family: The model, reloaded from ``folder`` (never the training-time simulation).
-        folder: Its files.
+        folder: The model's folder.
     """
 
     family: Family
@@ -35,7 +35,7 @@ class Subject:
 
     @cached_property
     def shipped(self) -> "Subject":
-        """What speed and memory are measured of: on a GPU, the model in the type that its file holds.
+        """The model that speed and memory are measured of: on a GPU, in the type that its file holds.
 
         Quality is graded in float32 on every device. A GPU is made for 16 bits, and a model that ships in them runs in
         them: it is loaded once more. On a CPU, and where the file holds float32, nothing changes.
@@ -48,7 +48,7 @@ class Subject:
 
     @property
     def kernel(self) -> str:
-        """What executed in the linear layers, in words: where speed was taken, and where quality was, if elsewhere."""
+        """Label of what executes in the linear layers where speed is measured, and where quality is if that differs."""
         graded, timed = kernel(self.family.model, self.folder), vars(self).get("shipped", self)
         if timed is self:
             return graded
@@ -59,23 +59,23 @@ class Measure(ABC):
     """Numbers about one model.
 
     Attributes:
-        directions: Name of a figure, or a pattern of names (``*_acc``), -> which way it is better. Figures
-            that are neither (counts of examples, threads, the shape measured) are left out.
-        compares: Whether figures say something of the baseline.
+        directions: Name of a figure, or a pattern of names (``*_acc``) -> the direction that is better. Figures
+            without one (counts of examples, threads, the shape measured) are left out.
+        compares: Whether figures depend on the baseline.
     """
 
     directions: ClassVar[Mapping[str, Direction]] = {}
     compares: ClassVar[bool] = False
 
     def validate(self, task: str) -> None:  # noqa: B027 (most measures fit every task)
-        """Raise ``ValueError`` if models of this corpus task cannot be measured so. Asked before training."""
+        """Raise ``ValueError`` if models of this corpus task cannot be measured so; called before training."""
 
-    def given(self, task: str) -> Collection[str]:
-        """Figures, or patterns of names, that it may give of models of this corpus task."""
+    def figure_names(self, task: str) -> Collection[str]:
+        """Names of the figures, or patterns of names, that the measure may return for models of this corpus task."""
         return self.directions
 
     def graded(self, corpus: Corpus) -> Sequence[Example]:
-        """Rows that the corpus's headline is taken of; none if this measure does not give it."""
+        """Rows that the corpus's headline is measured on; empty if this measure does not report the headline."""
         return ()
 
     @abstractmethod
@@ -83,7 +83,7 @@ class Measure(ABC):
         """Measure ``subject`` and leave it as it was: modes, gradients, device, dtype, random states.
 
         Args:
-            subject: What is measured, on the device it runs on, in eval mode.
+            subject: The model to measure, on the device it runs on, in eval mode.
             baseline: The dense model the run started from; may be ``subject`` itself.
             corpus: Held-out text. Only its ``validation`` and ``test`` splits may be read.
 
@@ -95,8 +95,14 @@ class Measure(ABC):
 def run(measures: Mapping[str, Measure], subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
     """All figures of all measures, in order.
 
+    Args:
+        measures: Name in the config -> measure.
+        subject: The model to measure.
+        baseline: The dense model the run started from.
+        corpus: Held-out text.
+
     Raises:
-        ValueError: Two measures give a figure of the same name, or one is not a finite number.
+        ValueError: Two measures return a figure of the same name, or a figure is not a finite number.
     """
     figures: dict[str, float] = {}
     owner: dict[str, str] = {}
@@ -118,7 +124,7 @@ def trivial(measures: Iterable[Measure], corpus: Corpus) -> float:
 
 
 def direction(key: str, measures: Iterable[Measure | type[Measure]]) -> Direction | None:
-    """Which way the figure ``key`` is better by the first of ``measures`` that says so; ``None`` if none does."""
+    """The direction in which the figure ``key`` is better, by the first of ``measures`` that has one; else ``None``."""
     for measure in measures:
         for pattern, better in measure.directions.items():
             if fnmatchcase(key, pattern):
@@ -127,7 +133,7 @@ def direction(key: str, measures: Iterable[Measure | type[Measure]]) -> Directio
 
 
 def directions(figures: Iterable[str], measures: Collection[Measure]) -> dict[str, Direction]:
-    """Figure -> which way it is better, of those that have a better."""
+    """Figure -> the direction that is better, of the figures that have one."""
     ways = {key: direction(key, measures) for key in figures}
     return {key: way for key, way in ways.items() if way is not None}
 
@@ -138,9 +144,9 @@ def spread(count: int, limit: int | None, seed: int) -> Sequence[int]:
     Rows of a corpus lie module by module, so a sample that is spread evenly covers them all.
 
     Args:
-        count: Rows there are.
-        limit: Rows wanted; ``None``, or more than there are, for all.
-        seed: Of the choice within the stretches.
+        count: Number of rows.
+        limit: Size of the sample; ``None``, or more than ``count``, for all rows.
+        seed: Seed of the choice within the stretches.
     """
     if limit is None or limit >= count:
         return range(count)
@@ -150,7 +156,7 @@ def spread(count: int, limit: int | None, seed: int) -> Sequence[int]:
 
 @contextmanager
 def untouched(*models: nn.Module, seed: int) -> Iterator[None]:
-    """Evaluate ``models`` without a trace: eval mode, no gradients, random states seeded, all put back after."""
+    """Evaluate ``models`` in eval mode, without gradients, with seeded random states; all are restored afterwards."""
     training = [(module, module.training) for model in models for module in model.modules()]
     states = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []

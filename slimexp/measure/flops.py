@@ -1,4 +1,4 @@
-"""Arithmetic of a forward pass."""
+"""Floating-point operations of a forward pass."""
 
 import math
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ class Flops(Measure):
     are multiplied like any number, so unstructured pruning changes nothing here.
 
     Args:
-        batch: Sequences at once.
-        tokens: Tokens of each prompt; at most what the model takes.
+        batch: Number of sequences at once.
+        tokens: Tokens of each prompt; shortened to what the model takes.
     """
 
     directions: ClassVar[Mapping[str, Direction]] = {"flops_prefill_g": "min", "flops_decode_g": "min"}
@@ -55,5 +55,5 @@ class Flops(Measure):
 
 
 def _linear_flops(x: torch.Size, *others: Any, out_shape: torch.Size, **options: Any) -> int:
-    """Of ``kernel/vnni.cpp``: one multiplication and one addition per input and output."""
+    """FLOPs of ``kernel/vnni.cpp``: one multiplication and one addition per input and output."""
     return 2 * math.prod(x) * out_shape[-1]

@@ -1,4 +1,4 @@
-"""How long a request takes, beside the dense baseline in the same minute of the same process."""
+"""Latency and throughput of a request, beside the dense baseline in the same minute of the same process."""
 
 import gc
 import math
@@ -20,7 +20,7 @@ _FEWEST_PAIRS = 6  # below, no two order statistics enclose the median with 95 %
 
 @dataclass(frozen=True)
 class _Times:
-    """Seconds of one request."""
+    """Seconds of the two parts of one request."""
 
     prefill: float
     decode: float
@@ -32,7 +32,7 @@ class _Times:
 
 @dataclass(frozen=True)
 class _CpuClock:
-    """Seconds: on the wall, of cores that idled, of CPU this process used."""
+    """Seconds of wall time, of idle cores, and of CPU time that this process used."""
 
     wall: float
     idle: float
@@ -44,7 +44,7 @@ class _CpuClock:
         return cls(time.perf_counter(), times.idle + getattr(times, "iowait", 0.0), time.process_time())
 
     def others_since(self, before: "_CpuClock") -> float:
-        """Cores that other processes used on average, at least 0 (clocks of the system tick coarsely)."""
+        """Number of cores that other processes used on average, at least 0 (clocks of the system tick coarsely)."""
         wall = self.wall - before.wall
         return max(0.0, _cores() - (self.idle - before.idle + self.own - before.own) / wall)
 
@@ -72,15 +72,15 @@ class Latency(Measure):
       its file (``Subject.shipped``), on a CPU 32.
 
     Args:
-        batch: Sequences at once.
+        batch: Number of sequences at once.
         tokens: Tokens of each prompt.
-        new_tokens: Tokens decoded after it.
-        warmup: Requests of each model before the clock counts.
-        repeats: Pairs, at least 6.
-        seconds: Stop after this time, once there are 6 pairs.
-        noisy_above: Spread of the baseline from which the figures are called noisy.
-        crowded_above: Cores short of threads from which they are.
-        seed: Of the random prompt.
+        new_tokens: Tokens decoded after the prompt.
+        warmup: Requests of each model before the first that is timed.
+        repeats: Number of pairs, at least 6.
+        seconds: Time in seconds after which to stop, once there are 6 pairs.
+        noisy_above: Spread of the baseline, p95 / p50, above which the figures are called noisy.
+        crowded_above: Number of cores missing for the threads above which they are.
+        seed: Seed of the random prompt.
     """
 
     directions: ClassVar[Mapping[str, Direction]] = {
@@ -137,16 +137,17 @@ class Latency(Measure):
         shape = self.workload.fitted(*families)
         with untouched(families[0].model, families[1].model, seed=shape.seed):
             before = _CpuClock.now()
-            ours, dense = self._interleaved(subject, baseline, shape)
+            subject_times, dense_times = self._interleaved(subject, baseline, shape)
             others = _CpuClock.now().others_since(before)
+        pairs = list(zip(subject_times, dense_times, strict=True))
         figures = {
-            **_absolute(ours, shape, ""),
-            **_absolute(dense, shape, "_dense"),
-            **_ratio("latency_ratio", [a.total / b.total for a, b in zip(ours, dense, strict=True)]),
-            **_ratio("prefill_ratio", [b.prefill / a.prefill for a, b in zip(ours, dense, strict=True)]),
+            **_absolute(subject_times, shape, ""),
+            **_absolute(dense_times, shape, "_dense"),
+            **_ratio("latency_ratio", [a.total / b.total for a, b in pairs]),
+            **_ratio("prefill_ratio", [b.prefill / a.prefill for a, b in pairs]),
         }
         if shape.new_tokens:
-            figures |= _ratio("decode_ratio", [b.decode / a.decode for a, b in zip(ours, dense, strict=True)])
+            figures |= _ratio("decode_ratio", [b.decode / a.decode for a, b in pairs])
         spread = figures["latency_p95_ms_dense"] / figures["latency_p50_ms_dense"]
         short = torch.get_num_threads() + others - _cores() if families[0].device.type == "cpu" else 0.0
         return {
@@ -156,7 +157,7 @@ class Latency(Measure):
             "latency_batch": float(shape.batch),
             "latency_tokens": float(shape.tokens),
             "latency_new_tokens": float(shape.new_tokens),
-            "latency_pairs": float(len(ours)),
+            "latency_pairs": float(len(pairs)),
             "latency_float_bits": float(8 * families[0].model.dtype.itemsize),
             "latency_float_bits_dense": float(8 * families[1].model.dtype.itemsize),
             "threads": float(torch.get_num_threads()),
@@ -164,10 +165,11 @@ class Latency(Measure):
 
     def _interleaved(self, subject: Subject, baseline: Subject, shape: Workload) -> tuple[list[_Times], list[_Times]]:
         """Times of subject and baseline, pair by pair."""
-        ours = runner(subject.family, shape)
-        dense = ours if baseline.family is subject.family else runner(baseline.family, shape)  # weights stacked once
-        runners = [(ours, shape.prompt(subject.family)), (dense, shape.prompt(baseline.family))]
-        taken: tuple[list[_Times], list[_Times]] = ([], [])
+        subject_runner = runner(subject.family, shape)
+        same = baseline.family is subject.family  # its weights are stacked once
+        baseline_runner = subject_runner if same else runner(baseline.family, shape)
+        runners = [(subject_runner, shape.prompt(subject.family)), (baseline_runner, shape.prompt(baseline.family))]
+        times: tuple[list[_Times], list[_Times]] = ([], [])
         start = time.perf_counter()
         for request, prompt in runners * self.warmup:
             _timed(request, prompt, shape.new_tokens)
@@ -177,13 +179,13 @@ class Latency(Measure):
             for pair in range(self.repeats):
                 for which in (0, 1) if pair % 2 == 0 else (1, 0):
                     request, prompt = runners[which]
-                    taken[which].append(_timed(request, prompt, shape.new_tokens))
+                    times[which].append(_timed(request, prompt, shape.new_tokens))
                 if pair + 1 >= _FEWEST_PAIRS and time.perf_counter() - start > self.seconds:
                     break
         finally:
             if collecting:
                 gc.enable()
-        return taken
+        return times
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:

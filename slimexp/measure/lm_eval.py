@@ -1,53 +1,40 @@
-"""Tasks of EleutherAI's lm-evaluation-harness, and two of its kind that need no network.
-
-The bundled tasks are multiple choice by likelihood, built from the corpus's held-out text:
-
-- ``spelling_choice`` (seq2seq): which of N sentences corrects the source? The wrong ones are other
-  misspellings of the same sentence, each with one letter replaced, so all are of like length.
-- ``next_line`` (causal LM): which of N lines follows the passage? The wrong ones are lines from elsewhere,
-  indented like the right one.
-"""
+"""Tasks of EleutherAI's lm-evaluation-harness, and two of its kind that need no network (``multiple_choice``)."""
 
 import difflib
 import io
 import logging
 import math
-import random
-import string
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from functools import cache
 from typing import Any, ClassVar
 
-from slimexp.data.base import HELD_OUT, Corpus, Direction, Example, Split
+from slimexp.data.base import HELD_OUT, Corpus, Direction, Split
 from slimexp.host import hub
 from slimexp.measure.base import Measure, Subject, spread, untouched
+from slimexp.measure.multiple_choice import Item, next_line_items, spelling_items
 from slimexp.model.base import Family
 
 BUNDLED = {"spelling_choice": "seq2seq", "next_line": "causal_lm"}
 
 _BACKENDS = {"seq2seq": "seq2seq", "causal_lm": "causal"}
-_SHORTEST_LINE = 8  # characters; shorter lines ("else:", ")") follow almost anything
-_CONTEXT_LINES = 3  # least lines before the one to be guessed
-
-Item = dict[str, Any]  # context, choices, answer
 
 
 class LmEval(Measure):
-    """``<task>_<metric>`` and, where the harness gives it, ``<task>_<metric>_stderr``.
+    """``<task>_<metric>`` and, where the harness reports it, ``<task>_<metric>_stderr``.
 
-    The model is scored in memory. Progress and messages of the harness are kept back unless ``verbose``.
+    The model is scored in memory. Progress and messages of the harness are hidden unless ``verbose``.
 
     Args:
         tasks: Names of tasks, of the harness or bundled; ``None`` for the bundled one of the corpus's task.
         split: The held-out split that bundled tasks are built from.
-        limit: Most questions per task; ``None`` for all.
-        choices: Answers per question of the bundled tasks.
-        batch_size: Answers scored at once.
-        num_fewshot: Worked examples before each question (harness tasks only); ``None`` for what the task says.
-        seed: Of the choice of rows, wrong answers and worked examples.
-        reach_s: How long to wait for the hub to answer before going on without network.
-        verbose: Whether to let the harness speak.
+        limit: Largest number of questions per task; ``None`` for all.
+        choices: Number of answers per question of the bundled tasks.
+        batch_size: Number of answers scored at once.
+        num_fewshot: Worked examples before each question (harness tasks only); ``None`` for the task's own number.
+        seed: Seed of the choice of rows, wrong answers and worked examples.
+        reach_s: Seconds to wait for the hub to answer before going on without network.
+        verbose: Whether to show progress and messages of the harness.
     """
 
     directions: ClassVar[Mapping[str, Direction]] = {
@@ -101,10 +88,14 @@ class LmEval(Measure):
         self.verbose = verbose
 
     def validate(self, task: str) -> None:
-        """Also loads the data of harness tasks, so that a missing file is known before training."""
-        if named := [name for name in self._names(task) if name not in BUNDLED]:
-            with self._harness(named):
-                _load(named, {})
+        """Refuse other models, and load the data of harness tasks, so that a missing file shows up before training.
+
+        Raises:
+            ValueError: The model does not serve the tasks, there is no such task, or its data cannot be loaded.
+        """
+        if remote := [name for name in self._names(task) if name not in BUNDLED]:
+            with self._harness(remote):
+                _load(remote, {})
 
     def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
         family = subject.family
@@ -139,8 +130,8 @@ class LmEval(Measure):
     def _items(self, name: str, corpus: Corpus, family: Family) -> list[Item]:
         rows = corpus.splits[self.split]
         if name == "spelling_choice":
-            taken = [rows[i] for i in spread(len(rows), self.limit, self.seed)]
-            return spelling_items(taken, choices=self.choices, seed=self.seed)
+            examples = [rows[i] for i in spread(len(rows), self.limit, self.seed)]
+            return spelling_items(examples, choices=self.choices, seed=self.seed)
         return next_line_items(
             rows, choices=self.choices, limit=self.limit, longest=family.max_length // 2, seed=self.seed
         )
@@ -171,102 +162,20 @@ class LmEval(Measure):
         return results["results"]
 
 
-def spelling_items(examples: Sequence[Example], *, choices: int, seed: int) -> list[Item]:
-    """One question per example: the source, its target among misspellings of it.
-
-    Raises:
-        ValueError: A sentence has too few letters to be misspelt in enough ways.
-    """
-    items = []
-    for i, example in enumerate(examples):
-        right = example.target or ""
-        chance = random.Random(f"{seed} {i} {right}")
-        wrong: set[str] = set()
-        for _ in range(100 * choices):
-            if len(wrong) == choices - 1:
-                break
-            wrong |= {_misspell(right, chance)} - {right, example.source}
-        else:
-            raise ValueError(f"'{right}' has too few letters for {choices - 1} misspellings: lower choices")
-        items.append(_item(example.source, right, sorted(wrong), chance))
-    return items
-
-
-def next_line_items(rows: Sequence[Example], *, choices: int, limit: int | None, longest: int, seed: int) -> list[Item]:
-    """One question per row that has a line to guess, up to ``limit``, spread evenly.
-
-    Args:
-        rows: Passages of several lines.
-        choices: Answers per question.
-        limit: Most questions; ``None`` for all.
-        longest: Most bytes of an answer.
-        seed: Of rows, lines and wrong answers.
-
-    Raises:
-        ValueError: Too few rows have a line to guess.
-    """
-    guessable = [(row.source.splitlines(), _guessable(row.source, longest)) for row in rows]
-    guessable = [(lines, places) for lines, places in guessable if places]
-    if len(guessable) < choices:
-        raise ValueError(
-            f"next_line needs {choices} passages with a line of {_SHORTEST_LINE} characters to {longest} bytes after "
-            f"{_CONTEXT_LINES} others, and the split has {len(guessable)}: it is for text of several lines"
-        )
-    items = []
-    for i in spread(len(guessable), limit, seed):
-        lines, places = guessable[i]
-        chance = random.Random(f"{seed} {i}")
-        at = chance.choice(places)
-        right = lines[at]
-        indent = right[: len(right) - len(right.lstrip())]
-        wrong: set[str] = set()
-        for j in chance.sample(range(len(guessable)), len(guessable)):
-            if len(wrong) < choices - 1 and j != i:
-                elsewhere, others = guessable[j]
-                wrong |= {indent + elsewhere[chance.choice(others)].strip()} - {right}
-        if len(wrong) == choices - 1:
-            items.append(_item("\n".join(lines[:at]) + "\n", right, sorted(wrong), chance))
-    return items
-
-
-def _guessable(text: str, longest: int) -> list[int]:
-    """Numbers of the lines that can be asked for. The last line may be cut short and is left out."""
-    lines = text.splitlines()
-    return [
-        i
-        for i in range(_CONTEXT_LINES, len(lines) - 1)
-        if len(lines[i].strip()) >= _SHORTEST_LINE and len(lines[i].encode()) <= longest and "".join(lines[:i]).strip()
-    ]
-
-
-def _misspell(text: str, chance: random.Random) -> str:
-    """``text`` with one letter replaced by another of the same case."""
-    letters = [i for i, character in enumerate(text) if character in string.ascii_letters]
-    if not letters:
-        return text
-    at = chance.choice(letters)
-    typed = chance.choice(string.ascii_uppercase if text[at].isupper() else string.ascii_lowercase)
-    return text[:at] + typed + text[at + 1 :]
-
-
-def _item(context: str, right: str, wrong: Sequence[str], chance: random.Random) -> Item:
-    choices = [right, *wrong]
-    chance.shuffle(choices)
-    return {"context": context, "choices": choices, "answer": choices.index(right)}
-
-
 def _load(names: Sequence[str], bundled: Mapping[str, list[Item]]) -> Any:
     """The harness's tasks by name.
 
     Raises:
-        ValueError: There is no such task, or its data cannot be had.
+        ValueError: There is no such task, or its data cannot be loaded.
     """
     manager = _manager(any(name not in bundled for name in names))
-    known = {*manager.all_tasks, *BUNDLED}
+    task_names = {*manager.all_tasks, *BUNDLED}
     for name in names:
-        if name not in known:
-            near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "none is like it"
-            raise ValueError(f"the harness has no task '{name}' (nearest: {near}); `lm-eval ls tasks` lists them all")
+        if name not in task_names:
+            nearest = ", ".join(difflib.get_close_matches(name, task_names, n=3)) or "none is like it"
+            raise ValueError(
+                f"the harness has no task '{name}' (nearest: {nearest}); `lm-eval ls tasks` lists them all"
+            )
     try:
         return manager.load([_inline(name, bundled[name]) if name in bundled else name for name in names])
     except (OSError, ValueError, ImportError) as error:  # what datasets raises when it finds no data, or no network
@@ -279,11 +188,11 @@ def _load(names: Sequence[str], bundled: Mapping[str, list[Item]]) -> Any:
 
 
 @cache
-def _manager(named: bool) -> Any:
-    """The harness's index of tasks; reading the 14,000 named ones takes it seconds."""
+def _manager(includes_defaults: bool) -> Any:
+    """The harness's index of tasks; reading its own 14,000 takes seconds."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_defaults=named)
+    return TaskManager(include_defaults=includes_defaults)
 
 
 def _inline(name: str, items: list[Item]) -> dict[str, Any]:

@@ -28,10 +28,10 @@ _RESET = Path("/proc/self/clear_refs")
 
 class Memory(Measure):
     """``peak_mb``: most memory that the weights and one request take together (1 MB = 10^6 bytes).
-    ``cache_bytes_per_token``: what self-attention keeps of every token of a sequence, where a model decodes.
+    ``cache_bytes_per_token``: bytes that self-attention caches of every token of a sequence, where a model decodes.
 
-    On CUDA, in the type of the file (``Subject.shipped``): the parameters and buffers, and what the allocator gave
-    out on top of what it held before.
+    On CUDA, in the type of the file (``Subject.shipped``): the parameters and buffers, and the peak of the allocator
+    above its level before.
 
     On a CPU: growth of the resident set in a fresh process that loads the folder and serves the request
     (this process has the peak of training behind it). The process does so twice and is measured the second
@@ -41,11 +41,11 @@ class Memory(Measure):
     would not count.
 
     Args:
-        batch: Sequences at once.
-        tokens: Tokens of each prompt; at most what the model takes.
-        new_tokens: Tokens decoded after it.
-        seed: Of the random prompt.
-        timeout_s: Longest time the fresh process may take.
+        batch: Number of sequences at once.
+        tokens: Tokens of each prompt; shortened to what the model takes.
+        new_tokens: Tokens decoded after the prompt.
+        seed: Seed of the random prompt.
+        timeout_s: Longest time in seconds that the fresh process may take.
     """
 
     directions: ClassVar[Mapping[str, Direction]] = {"peak_mb": "min", "cache_bytes_per_token": "min"}
@@ -59,10 +59,10 @@ class Memory(Measure):
     def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
         subject = subject.shipped
         shape = self.workload.fitted(subject.family)
-        kept = _kept(subject.family, shape)
+        cache_bytes = _cache_bytes(subject.family, shape)
         on_cuda = subject.family.device.type == "cuda"
         peak = _cuda_peak(subject, shape) if on_cuda else self._fresh_peak(subject, shape)
-        return {"peak_mb": peak / MB, **({"cache_bytes_per_token": kept} if kept else {})}
+        return {"peak_mb": peak / MB, **({"cache_bytes_per_token": cache_bytes} if cache_bytes else {})}
 
     def _fresh_peak(self, subject: Subject, shape: Workload) -> int:
         if not _RESET.exists():
@@ -80,20 +80,20 @@ class Memory(Measure):
             "TOKENIZERS_PARALLELISM": "false",
         }
         try:
-            done = subprocess.run(
+            process = subprocess.run(
                 command, env=os.environ | settings, capture_output=True, text=True, timeout=self.timeout_s, check=False
             )
         except subprocess.TimeoutExpired as error:
             raise ValueError(
                 f"{subject.folder} took over {self.timeout_s:g} s in a fresh process: raise measure.memory.timeout_s"
             ) from error
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        if process.returncode:
+            last = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
             raise ValueError(f"{subject.folder} cannot be loaded and run in a fresh process: {last}")
-        return int(done.stdout.split()[-1])
+        return int(process.stdout.split()[-1])
 
 
-def _kept(family: Family, shape: Workload) -> float:
+def _cache_bytes(family: Family, shape: Workload) -> float:
     """Bytes that self-attention caches of a token; 0 where it caches nothing."""
     with untouched(family.model, seed=shape.seed):
         request = Request(family)

@@ -1,4 +1,4 @@
-"""What a 2:4 model gains, or loses, on the kernels that skip its zeros."""
+"""Speed, memory and error of a 2:4 model on the kernels that skip its zeros."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -14,7 +14,7 @@ from slimexp.measure.workload import Request, Workload
 from slimexp.model.base import Family, parameters
 from slimexp.model.semi_structured import supported, use_sparse_kernels
 
-_TAKEN = ("latency_ratio", "prefill_ratio", "decode_ratio")
+_RATIOS = ("latency_ratio", "prefill_ratio", "decode_ratio")
 
 
 class SemiStructured(Measure):
@@ -29,7 +29,7 @@ class SemiStructured(Measure):
     - ``semi_structured_error``: largest difference of a logit, in units of the largest logit.
 
     Args:
-        latency: How both are timed: gives ``latency_ratio`` and the like.
+        latency: Measure that times both, with figures such as ``latency_ratio``.
         dtype: ``bfloat16`` or ``float16``, the types that the kernels take.
     """
 
@@ -62,10 +62,10 @@ class SemiStructured(Measure):
         if not layers:
             return {"semi_structured_share": 0.0}
         timed = self.latency.measure(sparse, dense, corpus)
-        taken = {name: value for name, value in timed.items() if name.startswith(_TAKEN)}
+        ratios = {name: value for name, value in timed.items() if name.startswith(_RATIOS)}
         figures = {
             "share": share,
-            **taken,
+            **ratios,
             "resident_mb": resident_bytes(sparse.family.model) / MB,
             "resident_dense_mb": resident_bytes(dense.family.model) / MB,
             "error": _error(sparse.family, dense.family),
@@ -79,18 +79,18 @@ class SemiStructured(Measure):
 
 
 def _error(sparse: Family, dense: Family) -> float:
-    """Of the logits after a prompt of random tokens."""
+    """Largest difference of a logit after a prompt of random tokens, in units of the largest logit."""
     shape = Workload(batch=1, tokens=128, new_tokens=0, seed=0).fitted(sparse, dense)
     with untouched(sparse.model, dense.model, seed=shape.seed):
-        ours, theirs = (_logits(family, shape) for family in (sparse, dense))
-    return float((ours - theirs).abs().max() / theirs.abs().max())
+        sparse_logits, dense_logits = (_logits(family, shape) for family in (sparse, dense))
+    return float((sparse_logits - dense_logits).abs().max() / dense_logits.abs().max())
 
 
 def _logits(family: Family, shape: Workload) -> torch.Tensor:
-    seen: list[torch.Tensor] = []
-    hook = family.model.register_forward_hook(lambda *call: seen.append(call[-1].logits))
+    logits: list[torch.Tensor] = []
+    hook = family.model.register_forward_hook(lambda *call: logits.append(call[-1].logits))
     try:
         Request(family).prefill(shape.prompt(family))
     finally:
         hook.remove()
-    return seen[-1].float()
+    return logits[-1].float()

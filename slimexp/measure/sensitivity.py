@@ -1,4 +1,4 @@
-"""How much each layer minds being pruned: one layer at a time, nothing trained, the loss on held-out text."""
+"""Sensitivity of each layer to pruning: the loss on held-out text with one layer pruned at a time, without training."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,15 +19,15 @@ from slimexp.weight.mask import keep_mask
 class Sensitivity(Measure):
     """``sensitivity_nats/<layer>``: see ``sensitivity``, on rows of the validation split, never of the test split.
 
-    A model that is pruned already is given further zeros; of a quantized one dequantized weights are set to zero.
+    A pruned model gets further zeros; of a quantized one, dequantized weights are set to zero.
 
     Args:
         sparsity: Share of a layer's weights that is set to zero, of those that are not zero yet; in (0, 1).
-        rows: Rows of text, spread evenly over the split.
-        batch_size: Rows at once.
-        seed: Of the choice of rows: not the run's seed, so that runs compare on the same rows.
-        importance: Scores the weights, by themselves alone; the highest stay.
-        loss: What grows, in nats.
+        rows: Number of rows of text, spread evenly over the split.
+        batch_size: Number of rows at once.
+        seed: Seed of the choice of rows: not the run's seed, so that runs compare on the same rows.
+        importance: Scores the weights without calibration; the highest stay.
+        loss: The loss whose increase is measured, in nats.
     """
 
     directions: ClassVar[Mapping[str, Direction]] = {f"sensitivity_nats{OF_LAYER}*": "min"}
@@ -59,54 +59,54 @@ class Sensitivity(Measure):
         starts = range(0, len(texts), self.batch_size)
         batches = [family.encode(texts[start : start + self.batch_size]) for start in starts]
         with untouched(family.model, seed=self.seed):
-            growth = sensitivity(family, batches, loss=self.loss, importance=self.importance, sparsity=self.sparsity)
-        return {f"sensitivity_nats{OF_LAYER}{layer}": value for layer, value in growth.items()}
+            increase = sensitivity(family, batches, loss=self.loss, importance=self.importance, sparsity=self.sparsity)
+        return {f"sensitivity_nats{OF_LAYER}{layer}": value for layer, value in increase.items()}
 
 
 def sensitivity(
     family: Family, batches: Sequence[Batch], *, loss: Loss, importance: Importance, sparsity: float
 ) -> dict[str, float]:
-    """Layer -> by how much the loss grows when this layer alone is pruned; layers as the model is laid out.
+    """Name of the layer -> increase of the loss when this layer alone is pruned, in the order of the model.
 
     The scan of Li et al. 2017, "Pruning filters for efficient ConvNets", section 3.2, for single weights. It does not
-    see what layers do together: the growth of two pruned layers is in general not the sum of theirs.
+    see how layers interact: the increase of two pruned layers is in general not the sum of the single ones.
 
     Args:
-        family: The model, in eval mode; it is left as it was.
+        family: The model, in eval mode; it stays as it is.
         batches: Held-out text, on any device.
-        loss: What grows; one that reads a teacher is given the model before pruning.
+        loss: The loss whose increase is measured; the teacher of one that needs it is the model before pruning.
         importance: Scores the weights.
         sparsity: Share of the layer's weights that is set to zero, of those that are not zero yet; in [0, 1).
 
     Raises:
-        ValueError: A layer holds no weights as numbers.
+        ValueError: The weights of a layer are not plain floats.
     """
-    taught = [_outputs(family, batch, loss) if loss.needs_teacher else None for batch in batches]
-    dense = mean_loss(family, batches, loss=loss, taught=taught)
-    growth = {}
+    teacher_outputs = [_outputs(family, batch, loss) if loss.needs_teacher else None for batch in batches]
+    dense = mean_loss(family, batches, loss=loss, teacher_outputs=teacher_outputs)
+    increase = {}
     for name, layer in family.compressible().items():
         weight = _weight(name, layer)
         alive = int(torch.count_nonzero(weight)) / weight.numel()
-        growth[name] = 0.0  # of a layer that is all zeros nothing can be taken
+        increase[name] = 0.0  # a layer that is all zeros cannot be pruned
         if alive:
             with pruned(family, importance=importance, sparsity={name: 1 - (1 - sparsity) * alive}):
-                growth[name] = mean_loss(family, batches, loss=loss, taught=taught) - dense
-    return growth
+                increase[name] = mean_loss(family, batches, loss=loss, teacher_outputs=teacher_outputs) - dense
+    return increase
 
 
 def mean_loss(
-    family: Family, batches: Sequence[Batch], *, loss: Loss, taught: Sequence[Outputs | None] | None = None
+    family: Family, batches: Sequence[Batch], *, loss: Loss, teacher_outputs: Sequence[Outputs | None] | None = None
 ) -> float:
-    """The loss of a model per real token.
+    """Mean loss of a model per real token.
 
     Args:
         family: The model.
-        batches: Text, on any device.
+        batches: Batches of text, on any device.
         loss: The loss.
-        taught: What a teacher puts out for every batch, where the loss reads one.
+        teacher_outputs: Outputs of a teacher for every batch; ``None`` for a loss without a teacher.
     """
     total, tokens = 0.0, 0
-    for batch, teacher in zip(batches, taught or [None] * len(batches), strict=True):
+    for batch, teacher in zip(batches, teacher_outputs or [None] * len(batches), strict=True):
         real = int((batch["labels"] != IGNORE).sum())
         outputs = _outputs(family, batch, loss)
         with torch.inference_mode():
@@ -117,7 +117,7 @@ def mean_loss(
 
 @contextmanager
 def pruned(family: Family, *, importance: Importance, sparsity: Mapping[str, float]) -> Iterator[None]:
-    """Prune layers in one shot; their weights are put back at the end.
+    """Prune layers in one shot; their weights are restored at the end.
 
     Args:
         family: The model.
@@ -125,25 +125,25 @@ def pruned(family: Family, *, importance: Importance, sparsity: Mapping[str, flo
         sparsity: Layer -> share of its weights that is zero, in [0, 1).
 
     Raises:
-        ValueError: There is no such layer, it holds no weights as numbers, or a share is out of range.
+        ValueError: There is no such layer, its weights are not plain floats, or a share is out of range.
     """
     layers = family.compressible()
     if unknown := sparsity.keys() - layers.keys():
         raise ValueError(f"no compressible layer '{min(unknown)}'; there are {', '.join(list(layers)[:3])}, ...")
     if wrong := {name: share for name, share in sparsity.items() if not 0 <= share < 1}:
         raise ValueError(f"sparsity must be in [0, 1), got {wrong}")
-    kept: dict[str, Tensor] = {}
+    saved: dict[str, Tensor] = {}
     try:
         with torch.no_grad():
             for name, share in sparsity.items():
                 weight = _weight(name, layers[name])
-                kept[name] = weight.detach().clone()
+                saved[name] = weight.detach().clone()
                 keep = weight.numel() - round(share * weight.numel())
                 weight.mul_(keep_mask(importance.score(weight.detach()).float(), keep, weight == 0))
         yield
     finally:
         with torch.no_grad():
-            for name, weight in kept.items():
+            for name, weight in saved.items():
                 _weight(name, layers[name]).copy_(weight)
 
 
@@ -154,7 +154,7 @@ def _outputs(family: Family, batch: Batch, loss: Loss) -> Outputs:
 
 
 def _weight(name: str, layer: nn.Module) -> Tensor:
-    """The weight that the layer multiplies with."""
+    """The weight of the layer, a plain float tensor."""
     weight = dict(layer.named_parameters(recurse=False)).get("weight")
     if weight is None or not weight.is_floating_point():
         raise ValueError(

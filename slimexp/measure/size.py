@@ -1,4 +1,4 @@
-"""Bytes on disk and in memory, and how many weights they are."""
+"""Bytes on disk and in memory, and number of weights."""
 
 from collections.abc import Iterator, Mapping
 from copy import copy
@@ -27,7 +27,7 @@ _SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 _NOT_LOADED = ("*.index.json", "manifest.json", "measures.json", "trainer_state.json", "requirements.txt")
 _WEIGHT_SUFFIXES = (".safetensors", ".bin")
 
-# What a quantized layer keeps beside its integers: it takes bytes, but is no weight of the model.
+# Parameters of a quantized layer beside its integers: they take bytes, but are no weights of the model.
 _BOOKKEEPING = ("*_scale", "*_zero_point", "*_global_scale", "*_g_idx", "*_shape")
 
 
@@ -68,7 +68,7 @@ class Size(Measure):
 
 
 def deployable(folder: Path) -> list[Path]:
-    """The files of ``folder`` that serving needs.
+    """Files of ``folder`` that serving needs.
 
     Raises:
         ValueError: A file that the manifest lists is missing, or there are no weights.
@@ -78,7 +78,7 @@ def deployable(folder: Path) -> list[Path]:
         if missing := [file.name for file in files if not file.exists()]:
             raise ValueError(f"{folder} lacks {', '.join(missing)}, which its manifest.json lists: save it again")
         return files
-    weights = next((found for patterns in _WEIGHTS if (found := _matching(folder, patterns))), [])
+    weights = next((files for patterns in _WEIGHTS if (files := _matching(folder, patterns))), [])
     if not weights:
         raise ValueError(f"{folder} holds no weights (model.safetensors or pytorch_model.bin): give a model folder")
     side = [file for file in _matching(folder, _SIDE_FILES) if not _any(file.name, _NOT_LOADED)]
@@ -86,7 +86,7 @@ def deployable(folder: Path) -> list[Path]:
 
 
 def count(model: nn.Module) -> tuple[int, int]:
-    """Weights of ``model``, and those of them that are not zero; tied ones once."""
+    """Number of weights of ``model``, and of those that are not zero; tied ones count once."""
     live = nonzero = 0
     seen: set[int] = set()
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""Quality on held-out text."""
+"""Quality of a model's predictions on held-out text."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
@@ -9,15 +9,15 @@ from slimexp.model.base import Family
 
 
 class Task(Measure):
-    """The corpus's own metrics of the model's predictions; ``task_examples`` says over how many rows.
+    """The corpus's own metrics of the model's predictions; ``task_examples`` is the number of rows.
 
-    ``task_cut_rows`` is there when rows are longer than the model's ``max_length``, and were cut: how many.
+    ``task_cut_rows``, the number of rows longer than the model's ``max_length``, is reported where there are any.
 
     Args:
         split: ``validation`` or ``test``.
-        limit: Rows to predict, spread evenly over the split; ``None`` for all.
-        batch_size: Rows at once.
-        seed: Of the choice of rows: not the run's seed, so that runs compare on the same rows.
+        limit: Number of rows to predict, spread evenly over the split; ``None`` for all.
+        batch_size: Number of rows at once.
+        seed: Seed of the choice of rows: not the run's seed, so that runs compare on the same rows.
     """
 
     by_task: ClassVar[Mapping[str, Mapping[str, Direction]]] = {
@@ -41,7 +41,7 @@ class Task(Measure):
         self.batch_size = batch_size
         self.seed = seed
 
-    def given(self, task: str) -> Collection[str]:
+    def figure_names(self, task: str) -> Collection[str]:
         return self.by_task[task]
 
     def graded(self, corpus: Corpus) -> Sequence[Example]:
@@ -59,7 +59,7 @@ class Task(Measure):
 
 
 def _cut(family: Family, examples: Sequence[Example]) -> int:
-    """Rows of which the model does not read, or cannot write, the end; language models read on in windows."""
+    """Number of rows whose end the model cannot read or write; language models read on in windows."""
     if family.task == "causal_lm":
         return 0
     read = family.token_ids([example.source for example in examples], truncate=False)

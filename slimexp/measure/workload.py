@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from slimexp.decode.base import Decoder, capturable
-from slimexp.decode.static_cache import cached, static_cache
-from slimexp.kernel.cuda_graph import captured
+from slimexp.decode.static_cache import cache_arguments, static_cache
+from slimexp.kernel.cuda_graph import capture
 from slimexp.model.base import Family
 from slimexp.model.cache import cache_bits
 
@@ -24,10 +24,10 @@ class Workload:
     """Shape of a request.
 
     Attributes:
-        batch: Sequences at once.
+        batch: Number of sequences at once.
         tokens: Tokens of each prompt.
-        new_tokens: Tokens decoded after it (no classifier decodes).
-        seed: Of the random prompt.
+        new_tokens: Tokens decoded after the prompt (no classifier decodes).
+        seed: Seed of the random prompt.
     """
 
     batch: int
@@ -41,7 +41,7 @@ class Workload:
                 raise ValueError(f"{name} must be >= {least}, got {value}")
 
     def fitted(self, *families: Family) -> "Workload":
-        """The same, shortened to the shortest ``max_length`` of ``families``."""
+        """The workload shortened to the smallest ``max_length`` of ``families``."""
         longest = min(family.max_length for family in families)
         match families[0].task:
             case "classification":
@@ -66,7 +66,7 @@ class Workload:
 
 
 class Runner(Protocol):
-    """What requests go through, one after the other."""
+    """A model that serves requests, one after the other."""
 
     def prefill(self, prompt: Tensor) -> None:
         """Read ``prompt`` [B, T]."""
@@ -76,10 +76,10 @@ class Runner(Protocol):
 
 
 def runner(family: Family, shape: Workload) -> Runner:
-    """The fastest way through ``family``: on a GPU as CUDA graphs.
+    """The fastest runner of ``family``: on a GPU as CUDA graphs.
 
-    A causal LM decodes one sequence by ``decode.Decoder``; of several, and where keys and values are cached as integers
-    or the model cannot be captured, nothing is a graph.
+    A causal LM decodes one sequence by ``decode.Decoder``. Several sequences, models that cache keys and values as
+    integers, and models that cannot be captured run without graphs.
     """
     if family.device.type != "cuda" or cache_bits(family.model.config) is not None:
         return Request(family)
@@ -95,16 +95,16 @@ def _replayed(family: Family, shape: Workload) -> Runner:
         return Replayed(family, shape)
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError:  # what it does depends on numbers that the GPU holds
+    except RuntimeError:  # its control flow depends on values on the GPU
         return Request(family)
 
 
 class Request:
-    """One request on its way through a model: ``prefill``, then ``decode``.
+    """One request to a model: ``prefill``, then ``decode``.
 
     Attributes:
-        next_ids: What the model reads next: the tokens decoded last, [B, 1].
-        classes: What a classifier answered, [B, classes].
+        next_ids: Ids that the model reads next, the tokens decoded last, [B, 1].
+        classes: Logits of a classifier, [B, classes].
     """
 
     def __init__(self, family: Family) -> None:
@@ -115,8 +115,8 @@ class Request:
         self._state: dict[str, Any] = {}
 
     def prefill(self, prompt: Tensor) -> None:
-        """Read ``prompt`` [B, T]; what was read before is forgotten."""
-        self._state = self._emptied()
+        """Read ``prompt`` [B, T], and drop the cache of an earlier one."""
+        self._state = self._initial_state()
         if self.task == "classification":
             self.classes = self.model(input_ids=prompt).logits
         elif self.task == "seq2seq":
@@ -129,14 +129,14 @@ class Request:
             self.next_ids = prompt
             self._step("input_ids", logits_to_keep=1)
 
-    def _emptied(self) -> dict[str, Any]:
-        """What the model is told beside its first ids."""
+    def _initial_state(self) -> dict[str, Any]:
+        """Arguments of the model beside its first ids."""
         return {}
 
     @property
     def cache(self) -> Cache | None:
-        """Keys and values of what was read so far; ``None`` where a model keeps none."""
-        return next((kept for kept in self._state.values() if isinstance(kept, Cache)), None)
+        """Keys and values of the tokens read so far; ``None`` where the model caches none."""
+        return next((value for value in self._state.values() if isinstance(value, Cache)), None)
 
     def decode(self, new_tokens: int) -> None:
         """Decode ``new_tokens`` tokens, one at a time."""
@@ -162,24 +162,24 @@ class Replayed(Request):
     def __init__(self, family: Family, shape: Workload) -> None:
         super().__init__(family)
         self._prompt = shape.prompt(family)
-        self._kept: Cache | None = None
+        self._static_cache: Cache | None = None
         if self.task == "seq2seq":
             config = self.model.config.get_text_config(decoder=True)
             lengths = shape.new_tokens + 1, shape.tokens
-            self._kept = EncoderDecoderCache(*(static_cache(config, length) for length in lengths))
-        self._read = captured(lambda: Request.prefill(self, self._prompt), family.device)
+            self._static_cache = EncoderDecoderCache(*(static_cache(config, length) for length in lengths))
+        self._read = capture(lambda: Request.prefill(self, self._prompt), family.device)
         self._token = self.next_ids
-        self._next = captured(self._replace, family.device) if shape.new_tokens else None
+        self._next = capture(self._replace, family.device) if shape.new_tokens else None
         self.next_ids = self._token
 
-    def _emptied(self) -> dict[str, Any]:
-        if self._kept is None:
+    def _initial_state(self) -> dict[str, Any]:
+        if self._static_cache is None:
             return {}
-        self._kept.reset()
-        return {next(iter(cached(self.model, self._kept))): self._kept}
+        self._static_cache.reset()
+        return {next(iter(cache_arguments(self.model, self._static_cache))): self._static_cache}
 
     def _replace(self) -> None:
-        """Take ``_token`` for the one that follows it."""
+        """Replace ``_token`` by the token that follows it."""
         assert self._token is not None
         self.next_ids = self._token
         self._step("decoder_input_ids")

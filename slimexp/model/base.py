@@ -1,4 +1,4 @@
-"""What every model family is: a transformers model with its tokenizer, and where its parts are.
+"""The base class of model families, a transformers model with its tokenizer, and of the sources of models.
 
 A family knows tokens: how text becomes a batch, how logits line up with labels, which linear
 layers may be compressed and where the blocks are. It knows nothing of corpora.
@@ -26,11 +26,11 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight in a block that belongs to no ``nn.Linear``: of a Conv1D, or of all experts of a mixture together.
+    """A weight of a block that belongs to no ``nn.Linear``: of a Conv1D, or of all experts of a mixture together.
 
     Attributes:
-        module: What holds it.
-        tensor: Its name there.
+        module: Module that holds the weight.
+        tensor: Name of the weight in the module.
     """
 
     module: nn.Module
@@ -45,13 +45,13 @@ class Family(ABC):
     """A model with its tokenizer.
 
     Args:
-        model: Any transformers model of this family.
-        tokenizer: Its tokenizer; it stays as it is.
-        max_length: Longest sequence in tokens; longer ones are cut.
+        model: A transformers model of this family.
+        tokenizer: The model's tokenizer; it stays as it is.
+        max_length: Longest sequence in tokens; longer ones are truncated.
 
     Attributes:
         task: The corpus task this family serves.
-        pad_id: What batches are padded with.
+        pad_id: Id of the token that batches are padded with.
 
     Raises:
         ValueError: Tokenizer, config and generation settings contradict each other, see ``special_tokens.align``.
@@ -67,15 +67,15 @@ class Family(ABC):
 
     @abstractmethod
     def encode(self, rows: Sequence[Text], *, multiple: int = 1) -> Batch:
-        """Text -> padded tensors on the CPU.
+        """Encode texts as padded tensors on the CPU.
 
         Args:
             rows: Source, target and label of every row.
-            multiple: Lengths are padded to a multiple of it (few distinct shapes suit a compiler).
+            multiple: Number that lengths are padded to a multiple of (few distinct shapes suit a compiler).
 
         Returns:
-            Inputs by the names transformers gives them; ``labels`` line up with ``logits``: [B, T], or
-            [B] for a classifier.
+            Inputs by their names in transformers; ``labels`` are aligned with ``logits``: [B, T], or [B] for a
+            classifier.
         """
 
     @abstractmethod
@@ -127,12 +127,12 @@ class Family(ABC):
         """Ids per text, special tokens included.
 
         Args:
-            texts: What is read, or written.
+            texts: Texts that the model reads or writes.
             truncate: Cut after ``max_length`` tokens.
             target: Whether the texts are what a seq2seq model writes: translators encode it by another vocabulary, or
                 with the code of another language.
         """
-        written = target and hasattr(self.tokenizer, "_switch_to_target_mode")  # so transformers asks, too
+        written = target and hasattr(self.tokenizer, "_switch_to_target_mode")  # as transformers checks
         with unchanged(self.tokenizer):
             if written or not self.tokenizer.is_fast:
                 limit = self.max_length if truncate else None

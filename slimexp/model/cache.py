@@ -1,6 +1,6 @@
 """Keys and values cached as integers: a transformers cache whose layers hold them packed.
 
-``config.cache_bits`` says so; it is part of ``config.json``. Plain transformers does not read it and caches floats.
+``config.cache_bits`` is their width, part of ``config.json``. Plain transformers does not read it and caches floats.
 """
 
 import inspect
@@ -27,11 +27,11 @@ class IntegerLayer(DynamicLayer):
     """Keys and values of one layer as integers, two to a byte at 4 bits; a scale and a zero point per head and token.
 
     Args:
-        bits: 8 or 4.
+        bits: Width of the integers, 8 or 4.
 
     Attributes:
-        scales: The grids' scales, in bfloat16, which holds them exactly.
-        zeros: Their zero points, int8.
+        scales: Scales of the grids, in bfloat16, which holds them exactly.
+        zeros: Zero points of the grids, int8.
     """
 
     def __init__(self, bits: int) -> None:
@@ -40,7 +40,7 @@ class IntegerLayer(DynamicLayer):
         self.scales, self.zeros = DynamicLayer(), DynamicLayer()
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Keep what is new, [B, heads, T, D]; give back all, dequantized; gradients pass straight to what is new."""
+        """Append keys and values [B, heads, T, D]; return all, dequantized. Gradients pass straight to the new ones."""
         new = (key_states, value_states)
         grids = [self.quantizer.fitted(x.detach()) for x in new]
         integers = [self.quantizer.integers(x.detach(), grid) for x, grid in zip(new, grids, strict=True)]
@@ -98,13 +98,13 @@ class IntegerLayer(DynamicLayer):
 
 
 class CacheRounding:
-    """Hooks of a whole model: its cache, given or not, becomes one of integers.
+    """Hooks of a whole model that turn its cache, passed or new, into one of integers.
 
-    Without a cache (training, grading) a pass reads rounded keys and values all the same, and the cache it does so by
-    is gone afterwards. Cross-attention reads an encoder's keys and values, which stay floats.
+    Without a cache (training, grading) a pass reads rounded keys and values all the same, and drops its cache
+    afterwards. Cross-attention reads an encoder's keys and values, which stay floats.
 
     Attributes:
-        active: Whether it does.
+        active: Whether the hooks round.
     """
 
     def __init__(self, bits: int) -> None:
@@ -112,17 +112,17 @@ class CacheRounding:
         self.active = True
 
     def before(self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
-        """A forward pre-hook."""
+        """Forward pre-hook: replace the layers of the cache, or pass a new one."""
         if not self.active:
             return None
         name = "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
-        given = next((kwargs.pop(key) for key in _NAMES if kwargs.get(key) is not None), None)
-        cache = _fresh(model.config) if given is None else given
+        passed = next((kwargs.pop(key) for key in _NAMES if kwargs.get(key) is not None), None)
+        cache = _fresh(model.config) if passed is None else passed
         self._convert(cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache)
         return args, {**kwargs, name: cache}
 
     def after(self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """A forward hook: what nobody asked for would be read as the past of the next pass."""
+        """Forward hook: drop a cache that the caller disabled, which the next pass would read as its past."""
         if self.active and kwargs.get("use_cache") is False and isinstance(output, dict):
             return type(output)(**{name: value for name, value in output.items() if name not in _NAMES})
         return output
@@ -143,7 +143,7 @@ class CacheRounding:
 
 
 def round_cache(model: PreTrainedModel, bits: int | None) -> CacheRounding | None:
-    """Let ``model`` cache keys and values in ``bits`` from now on, and its config say so; ``None``: as floats."""
+    """Let ``model`` cache keys and values in ``bits`` bits, and note it in its config; ``None`` for floats."""
     if bits is None:
         return None
     rounding = CacheRounding(bits)
@@ -155,14 +155,14 @@ def round_cache(model: PreTrainedModel, bits: int | None) -> CacheRounding | Non
 
 
 def cache_bits(config: PreTrainedConfig) -> int | None:
-    """Width of what a model's cache holds; ``None`` for floats."""
+    """Width of the integers in a model's cache; ``None`` for floats."""
     bits: int | None = getattr(config, _BITS, None)
     return bits
 
 
 @contextmanager
 def float_cache(model: nn.Module) -> Iterator[None]:
-    """Keys and values are not rounded within the context."""
+    """Within the context, keys and values are not rounded."""
     rounding = getattr(model, _ROUNDING, None)
     if rounding is None:
         yield
@@ -178,7 +178,7 @@ def require_cache(config: PreTrainedConfig, bits: int) -> None:
     """Refuse a model whose cache cannot be rounded.
 
     Raises:
-        ValueError: It has none, or one of another kind.
+        ValueError: The model has no cache, or one of another kind.
     """
     kind = config.model_type
     is_encoder = type(config) in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False)
@@ -192,20 +192,20 @@ def require_cache(config: PreTrainedConfig, bits: int) -> None:
 
 
 def bytes_per_token(cache: Cache) -> float:
-    """Bytes that the self-attention of all layers keeps of a token of a sequence; 0 where it keeps none."""
+    """Bytes that the self-attention of all layers caches per token of a sequence; 0 where it caches none."""
     inner = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
     total = tokens = 0
     for layer in inner.layers:
         if isinstance(layer, DynamicLayer) and layer.get_seq_length():
             parts = [layer, layer.scales, layer.zeros] if isinstance(layer, IntegerLayer) else [layer]
-            total += sum(kept.nbytes for part in parts for kept in (part.keys, part.values) if kept is not None)
+            total += sum(tensor.nbytes for part in parts for tensor in (part.keys, part.values) if tensor is not None)
             tokens = layer.keys.shape[0] * layer.get_seq_length()
     return total / max(tokens, 1)
 
 
 def _head_size(config: PreTrainedConfig) -> int:
-    named = (getattr(config, name, None) for name in ("head_dim", "d_kv", "v_head_dim"))
-    return next((size for size in named if size), config.hidden_size // config.num_attention_heads)
+    sizes = (getattr(config, name, None) for name in ("head_dim", "d_kv", "v_head_dim"))
+    return next((size for size in sizes if size), config.hidden_size // config.num_attention_heads)
 
 
 def _fresh(config: PreTrainedConfig) -> Cache:

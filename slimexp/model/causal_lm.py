@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy
 
 from slimexp.model.base import IGNORE, Batch, Family, Text, at_real_tokens, block_list, by_length
 
-_LOGITS = 2**26  # at most in one pass of grading: 256 MB of float32, 2,700 tokens of a vocabulary of 49k at once
-_CHUNK = 2**22  # of them, that are float64 at once: 32 MB
+_LOGITS = 2**26  # the most in one pass of grading: 256 MB of float32, 2,700 tokens of a vocabulary of 49k at once
+_CHUNK = 2**22  # logits that are float64 at once: 32 MB
 
 
 def token_nats(logits: Tensor, labels: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class CausalLm(Family):
         return [(nats, int(tokens), int(hits)) for nats, tokens, hits in totals.tolist()]
 
     def _rows_at_once(self, windows: Sequence[tuple[int, list[int]]], batch_size: int) -> int:
-        """Windows whose logits [B, T, V] stay below the limit, at least one."""
+        """Number of windows whose logits [B, T, V] stay below the limit, at least one."""
         vocabulary = self.model.get_output_embeddings().weight.shape[0]
         longest = max((len(window) for _, window in windows), default=1)
         return max(1, min(batch_size, _LOGITS // (longest * vocabulary)))
@@ -84,7 +84,7 @@ class CausalLm(Family):
         return {"decoder": block_list(self.model.base_model)}
 
     def _started(self, ids: list[int]) -> list[int]:
-        """``ids`` with something before the first token of the text."""
+        """``ids`` with a token before the first of the text, which predicts it."""
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         start = bos if bos is not None else eos
         return ids if start is None or ids[:1] == [start] else [start, *ids]

@@ -10,7 +10,7 @@ from slimexp.model.base import IGNORE, Batch, Family, Text, at_real_tokens, bloc
 
 
 class Encoder(Family):
-    """Reads a text, names its class."""
+    """Predicts the class of a text."""
 
     task = "classification"
 

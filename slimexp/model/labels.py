@@ -1,4 +1,4 @@
-"""The classes that a classifier tells apart, beside those of a corpus: the same by name, whatever their order."""
+"""Class labels of a classifier matched by name with those of a corpus, whatever their order."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-_SHOWN = 8
+_SHOWN = 8  # names in a message
 
 
 def class_names(config: PreTrainedConfig) -> list[str]:
-    """Names of a model's classes, by id: a config's file may list them in any order."""
+    """Names of a model's classes in the order of their ids: a config's file may list them in any order."""
     names = {int(i): str(name) for i, name in (config.id2label or {}).items()}
     return [names[i] for i in sorted(names)]
 
@@ -29,40 +29,40 @@ def in_model_order(config: PreTrainedConfig, labels: Sequence[str]) -> tuple[str
     and so on), classes are taken by position.
 
     Args:
-        config: Of any model; one without a trained classifier takes the corpus' order.
-        labels: Names of the corpus' classes; none for another task.
+        config: A model's config; one without a trained classifier takes the corpus' order.
+        labels: Names of the corpus' classes; empty for another task.
 
     Raises:
-        ValueError: The model tells other classes apart.
+        ValueError: The model has other classes.
     """
     if not labels or not tells_classes(config):
         return tuple(labels)
-    theirs = class_names(config)
+    model_names = class_names(config)
     if by_position(config, labels):
         return tuple(labels)
     for key in (str, _plain):
-        ours = {key(name): name for name in labels}
-        keys = [key(name) for name in theirs]
-        if set(keys) == set(ours) and len(keys) == len(ours) == len(labels):
-            return tuple(ours[name] for name in keys)
+        corpus_names = {key(name): name for name in labels}
+        keys = [key(name) for name in model_names]
+        if set(keys) == set(corpus_names) and len(keys) == len(corpus_names) == len(labels):
+            return tuple(corpus_names[name] for name in keys)
     raise ValueError(
-        f"the model tells {len(theirs)} classes apart ({_listed(theirs)}), the corpus {len(labels)} "
+        f"the model tells {len(model_names)} classes apart ({_listed(model_names)}), the corpus {len(labels)} "
         f"({_listed(labels)}): the same names must be on both sides, in any order; change the corpus' labels or the "
         "model's id2label, or take a model without a classifier's head"
     )
 
 
 def by_position(config: PreTrainedConfig, labels: Sequence[str]) -> bool:
-    """Whether position alone tells which class of the model is which of the corpus."""
+    """Whether the classes of model and corpus are matched by position, for want of names."""
     if not labels or not tells_classes(config):
         return False
-    theirs = class_names(config)
-    same = sorted(map(_plain, theirs)) == sorted(map(_plain, labels))
-    return len(theirs) == len(labels) and not same and (_only_numbered(theirs) or _only_numbered(labels))
+    model_names = class_names(config)
+    same = sorted(map(_plain, model_names)) == sorted(map(_plain, labels))
+    return len(model_names) == len(labels) and not same and (_only_numbered(model_names) or _only_numbered(labels))
 
 
 def options(config: PreTrainedConfig, labels: Sequence[str]) -> dict[str, Any]:
-    """What names the corpus' classes in a config; nothing where the model has names of its own, which it keeps.
+    """Settings of a config that name the corpus' classes; empty where the model has names of its own, which it keeps.
 
     Raises:
         ValueError: See ``in_model_order``.
@@ -77,12 +77,12 @@ def lay_out(model: PreTrainedModel, labels: Sequence[str]) -> None:
     """Put the rows of a trained classifier's head, and the names of its classes, in the order of ``labels``.
 
     Raises:
-        ValueError: They are in another order, and which layer is the head cannot be told.
+        ValueError: The classes are in another order, and the layer that is the head is ambiguous.
     """
-    theirs = in_model_order(model.config, labels)
-    if theirs == tuple(labels):
+    model_names = in_model_order(model.config, labels)
+    if model_names == tuple(labels):
         return
-    order = [theirs.index(name) for name in labels]
+    order = [model_names.index(name) for name in labels]
     head = _head(model)
     with torch.no_grad():
         for parameter in head.parameters():

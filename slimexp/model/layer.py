@@ -1,4 +1,4 @@
-"""Which layers a transform reaches, and whether that is enough to speak of compression."""
+"""Which layers a technique transforms, and whether they hold enough of the model to speak of compression."""
 
 import re
 from collections import Counter
@@ -17,10 +17,10 @@ L = TypeVar("L", bound=Layer)
 
 
 def check_min_coverage(value: float, name: str = "min_coverage", of: str = "the model's parameters") -> None:
-    """Refuse a threshold that is none.
+    """Refuse a threshold that is no share.
 
     Raises:
-        ValueError: It is not in (0, 1].
+        ValueError: The value is not in (0, 1].
     """
     if not 0 < value <= 1:
         raise ValueError(f"{name} must be in (0, 1], a share of {of}, got {value}")
@@ -28,14 +28,14 @@ def check_min_coverage(value: float, name: str = "min_coverage", of: str = "the 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSelector:
-    """Which layers a technique takes hold of.
+    """Selects the layers that a technique transforms.
 
     Attributes:
         include: Patterns of names (``*`` for anything, as in a shell); a layer must match one.
-        exclude: Patterns of names to leave out of those.
-        min_coverage: Least share of the model's parameters that they must hold, in (0, 1].
-        min_block_coverage: Least share that they must hold of the weights of the blocks that the patterns name, in
-            (0, 1]: what is left out may be experts, which are most of a mixture.
+        exclude: Patterns of names; a layer must match none.
+        min_coverage: Smallest share of the model's parameters that the layers must hold, in (0, 1].
+        min_block_coverage: Smallest share that the layers must hold of those weights of the blocks that the patterns
+            match, in (0, 1]: the rest may be experts, which are most of a mixture.
     """
 
     include: Sequence[str]
@@ -51,21 +51,21 @@ class LayerSelector:
         """Compressible layers by name.
 
         Raises:
-            ValueError: There are none, a pattern matches none, or they hold less than ``min_coverage`` of the model
-                or ``min_block_coverage`` of the blocks.
+            ValueError: There is no layer, a pattern matches none, or the layers hold less than ``min_coverage`` of
+                the model or ``min_block_coverage`` of the blocks.
         """
         return self._of(family, family.compressible())
 
     def weights(self, family: Family) -> dict[str, Layer]:
-        """The same, and the weights of the blocks that are in no ``nn.Linear``.
+        """Compressible layers by name, and the weights of the blocks that are in no ``nn.Linear``.
 
         Raises:
-            ValueError: As ``layers``.
+            ValueError: As in ``layers``.
         """
         return self._of(family, {**family.compressible(), **family.other_weights()})
 
     def named(self, family: Family) -> dict[str, nn.Module]:
-        """Compressible layers that the patterns name, however few."""
+        """Compressible layers that the patterns match, however few."""
         layers = family.compressible()
         chosen = _match(layers, self.include) - _match(layers, self.exclude)
         return {name: layer for name, layer in layers.items() if name in chosen}
@@ -99,7 +99,7 @@ class LayerSelector:
 def block_weights(family: Family) -> dict[str, Tensor]:
     """Name -> every parameter of two or more dimensions in the blocks that no ``nn.Embedding`` holds, tied ones once.
 
-    Those of linear layers are called as the layer is, without ``.weight``, as filters name them.
+    The weight of a linear layer has the layer's name, without ``.weight``, as in filters.
     """
     names = {module: name for name, module in family.model.named_modules()}
     found: dict[int, tuple[str, Tensor]] = {}
@@ -160,7 +160,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def check_finite(layers: Mapping[str, Layer]) -> None:
-    """Refuse weights that nothing can be made of.
+    """Refuse weights that are not finite.
 
     Raises:
         ValueError: A layer's weight holds NaN or infinity.

@@ -1,4 +1,4 @@
-"""Models by hub id, by local folder, from the zoo, or from a config alone."""
+"""Sources of models: a hub id, a local folder, the zoo, or a config alone."""
 
 import copy
 import hashlib
@@ -45,11 +45,11 @@ _FAMILIES: dict[str, tuple[Any, type[Family]]] = {
 
 
 class Pretrained(Source):
-    """A trained model.
+    """A pretrained model.
 
     Args:
         path: A hub id, a local folder in the hub's format, or ``zoo:NAME`` for one that ships with slimexp.
-        max_length: Longest sequence in tokens, at most what the model takes.
+        max_length: Longest sequence in tokens, at most the positions of the model.
     """
 
     def __init__(self, *, path: str, max_length: int) -> None:
@@ -91,16 +91,16 @@ class Pretrained(Source):
         for name, value in classes.options(config, labels).items():
             setattr(config, name, value)
         model = outline(auto, config, self.path)
-        return _made(family, model, self.load_tokenizer(texts=tuple), self.max_length, self.path)
+        return _build_family(family, model, self.load_tokenizer(texts=tuple), self.max_length, self.path)
 
     def load(self, *, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str]) -> Family:
         auto, family = _FAMILIES[task]
         options = classes.options(self.validate(task), labels)
         model = weights(auto, self.folder, **options)
-        vars(model.config).pop("quantization_config", None)  # its weights are plain numbers now
+        vars(model.config).pop("quantization_config", None)  # its weights are dequantized
         round_cache(model, cache_bits(model.config))
         classes.lay_out(model, labels)
-        return _made(family, model, self.load_tokenizer(texts), self.max_length, self.path)
+        return _build_family(family, model, self.load_tokenizer(texts), self.max_length, self.path)
 
     def fingerprint(self) -> str:
         """Digest of a local folder's files, which can change under the same path; of a hub model its commit."""
@@ -121,7 +121,7 @@ class Pretrained(Source):
 
     @property
     def folder(self) -> str:
-        """What transformers is asked for.
+        """The hub id or folder that transformers loads.
 
         Raises:
             ValueError: The zoo has no such model, or a local folder holds none.
@@ -139,7 +139,7 @@ class Pretrained(Source):
         return self.path
 
     def local_folder(self) -> Path:
-        """Where the files lie on this machine; a hub model must have been loaded before."""
+        """Folder of the files on this machine; a hub model must have been loaded before."""
         if Path(self.folder).is_dir():
             return Path(self.folder)
         from huggingface_hub import snapshot_download
@@ -152,7 +152,7 @@ class Scratch(Source):
 
     Args:
         config: Arguments of the transformers config, ``model_type`` among them.
-        tokenizer: How to make its tokenizer; its size becomes the vocabulary.
+        tokenizer: Recipe of the tokenizer; its size becomes that of the vocabulary.
         max_length: Longest sequence in tokens.
     """
 
@@ -212,10 +212,10 @@ def from_folder(folder: str | Path, task: str, max_length: int, dtype: torch.dty
 def family_of(model: PreTrainedModel, folder: str | Path, task: str, max_length: int) -> Family:
     """A family of a model that is loaded, with the tokenizer in its folder."""
     round_cache(model, cache_bits(model.config))
-    return _made(family_named(task), model, tokenizer_of(folder), max_length, folder)
+    return _build_family(family_named(task), model, tokenizer_of(folder), max_length, folder)
 
 
-def _made(
+def _build_family(
     family: type[Family],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -233,22 +233,22 @@ def bare(folder: Path, task: str, max_length: int) -> tuple[type[PreTrainedModel
     """Class and config of the model that an artifact for ``task`` holds, rounding left out.
 
     Raises:
-        ValueError: It does not serve ``task`` or ``max_length``, or its config and its files do not fit each other.
+        ValueError: The model does not serve ``task`` or ``max_length``, or its config and its files do not fit.
     """
     auto, _ = _FAMILIES[task]
     config: PreTrainedConfig = reach(AutoConfig, folder)
     _validate(config, task, f"model '{folder}'", max_length)
     check_room(outline(auto, config, folder), folder)
     serving = auto._model_mapping[type(config)]
-    known = {one.__name__: one for one in (serving if isinstance(serving, tuple) else (serving,))}
-    named = next(iter(config.architectures or ()), None)
-    if named not in known:
+    supported = {one.__name__: one for one in (serving if isinstance(serving, tuple) else (serving,))}
+    architecture = next(iter(config.architectures or ()), None)
+    if architecture not in supported:
         raise ValueError(
-            f"model '{folder}': architectures of its config.json must name {' or '.join(known)}, which serves the task "
-            f"'{task}', got {named!r}: get config.json anew"
+            f"model '{folder}': architectures of its config.json must name {' or '.join(supported)}, which serves the "
+            f"task '{task}', got {architecture!r}: get config.json anew"
         )
     vars(config).pop("quantization_config", None)
-    return known[named], config
+    return supported[architecture], config
 
 
 def _check_length(max_length: int) -> None:
@@ -278,7 +278,7 @@ def _validate(config: PreTrainedConfig, task: str, name: str, max_length: int) -
 
 
 def _longest(config: PreTrainedConfig) -> int | None:
-    """Tokens that the model has positions for; ``None`` where any length will do."""
+    """Number of tokens that the model has positions for; ``None`` where the length is unlimited."""
     positions: int | None = getattr(config, "max_position_embeddings", None)
     if positions is not None and config.model_type in COUNT_FROM_PADDING:
         return positions - (config.pad_token_id or 0) - 1

@@ -1,4 +1,4 @@
-"""What transformers reads of a model: vetted before, all there afterwards, and every failure one line."""
+"""Reading a model by transformers: its files are vetted before, complete afterwards, and every failure is one line."""
 
 import logging
 import re
@@ -28,10 +28,10 @@ from slimexp.model.vetting import Refused, check_config, damaged, file_of, store
 
 
 def reach(auto: Any, path: str | Path, **options: Any) -> Any:
-    """What ``auto.from_pretrained`` reads from a folder that was vetted, or from the hub; no code of the model's runs.
+    """Call ``auto.from_pretrained`` on a folder that was vetted, or on the hub; no code of the model's runs.
 
     Raises:
-        ValueError: It cannot be had.
+        ValueError: The model cannot be read.
     """
     local = Path(path).is_dir()
     if local:
@@ -57,15 +57,15 @@ def reach(auto: Any, path: str | Path, **options: Any) -> Any:
 
 
 def _is_panic(error: BaseException) -> bool:
-    """Whether it is how a library written in Rust fails, which is no ``Exception`` of Python's."""
+    """Whether it is the panic of a library written in Rust, which is no ``Exception`` of Python's."""
     return type(error).__name__ == "PanicException"
 
 
 def tokenizer_of(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, which can read a word.
+    """The tokenizer of a model, tried on a word.
 
     Raises:
-        ValueError: It cannot be had, or fails on a word.
+        ValueError: The tokenizer cannot be read, or fails on a word.
     """
     tokenizer: PreTrainedTokenizerBase = reach(AutoTokenizer, path)
     try:
@@ -78,10 +78,10 @@ def tokenizer_of(path: str | Path) -> PreTrainedTokenizerBase:
 
 
 def outline(auto: Any, config: PreTrainedConfig, path: str | Path) -> PreTrainedModel:
-    """A model without weights.
+    """A model without weights, its parameters on the meta device.
 
     Raises:
-        ValueError: There is none under this config, or it is too large for what is stored.
+        ValueError: transformers cannot build a model of this config.
     """
     try:
         with torch.device("meta"):
@@ -96,8 +96,10 @@ def weights(auto: Any, path: str | Path, dtype: torch.dtype = torch.float32, **o
     config = reach(AutoConfig, path)
     check_room(outline(auto, config, path), path)
     with _without_report():
-        model, found = reach(auto, path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options)
-    check_fit(model, found, path)
+        model, report = reach(
+            auto, path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    check_fit(model, report, path)
     with without_bars():
         decompress(model)
     check_checkpoint(model.named_parameters(), path)
@@ -106,7 +108,7 @@ def weights(auto: Any, path: str | Path, dtype: torch.dtype = torch.float32, **o
 
 @contextmanager
 def _without_report() -> Iterator[None]:
-    """Hide what transformers says about what it missed, which ``check_fit`` says in one line, and about sharding."""
+    """Hide messages of transformers on missing weights, which ``check_fit`` reports in one line, and on sharding."""
     names = ("transformers.modeling_utils", "transformers.distributed.tensor_parallel")
     levels = {(logger := logging.getLogger(name)): logger.level for name in names}
     for logger in levels:
@@ -121,44 +123,45 @@ def _without_report() -> Iterator[None]:
 def check_room(model: PreTrainedModel, path: str | Path) -> None:
     """Refuse a model with more weights than its files can hold at a bit for each, before they are allocated."""
     stored = stored_bytes(Path(path)) if Path(path).is_dir() else 0
-    wanted = sum(parameter.numel() for parameter in model.parameters())
-    if stored and wanted > 8 * stored:
+    expected = sum(parameter.numel() for parameter in model.parameters())
+    if stored and expected > 8 * stored:
         raise ValueError(
-            f"model '{path}': its config.json speaks of {wanted:,} weights, and its files hold {stored:,} bytes: "
+            f"model '{path}': its config.json speaks of {expected:,} weights, and its files hold {stored:,} bytes: "
             "get config.json anew"
         )
 
 
-def check_fit(model: PreTrainedModel, found: Mapping[str, Any], path: str | Path) -> None:
-    """Refuse a model that is not the one of its files: transformers makes up what it misses, and drops what is over.
+def check_fit(model: PreTrainedModel, report: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse a model that differs from its files: transformers initializes missing weights, and drops surplus ones.
 
     Args:
-        model: As it was loaded.
-        found: What transformers says about loading it.
-        path: Where from.
+        model: The model as transformers loaded it.
+        report: The loading info of transformers.
+        path: Folder or hub id that it was loaded from.
 
     Raises:
         ValueError: A tensor has another shape than the config says, or the files hold more or fewer blocks.
     """
     way_out = "config.json and weights do not belong together: get both anew"
-    for name, stored, wanted in sorted(found["mismatched_keys"]):
+    for name, stored, expected in sorted(report["mismatched_keys"]):
         raise ValueError(
-            f"model '{path}': '{name}' must have shape {list(wanted)} by its config.json, got {list(stored)}: {way_out}"
+            f"model '{path}': '{name}' must have shape {list(expected)} by its config.json, got {list(stored)}: "
+            f"{way_out}"
         )
-    new = sorted(dict(model.named_parameters()).keys() & set(found["missing_keys"]))
+    new = sorted(dict(model.named_parameters()).keys() & set(report["missing_keys"]))
     if missing := next((name for name in new if not _may_be_new(model, name)), None):
         raise ValueError(f"model '{path}': its files hold no '{missing}': {way_out}")
     base = f"{model.base_model_prefix}."
     for block, module in model.named_modules():
         if isinstance(module, nn.ModuleList):
             over = re.compile(rf"(?:{re.escape(base)})?{re.escape(block.removeprefix(base))}\.(\d+)\.")
-            for name in sorted(found["unexpected_keys"]):
+            for name in sorted(report["unexpected_keys"]):
                 if (place := over.match(name)) and int(place[1]) >= len(module):
                     raise ValueError(f"model '{path}': its files hold '{name}', it has {len(module)} blocks: {way_out}")
 
 
 def _may_be_new(model: PreTrainedModel, name: str) -> bool:
-    """Whether a weight is of a classifier's head, a pooler among it, on a model that was saved without one."""
+    """Whether a weight belongs to a classifier's head, or its pooler, of a model that was saved without one."""
     kind, base = type(model).__name__, f"{model.base_model_prefix}."
     if not kind.endswith("ForSequenceClassification") or kind in (model.config.architectures or ()):
         return False
@@ -166,14 +169,14 @@ def _may_be_new(model: PreTrainedModel, name: str) -> bool:
 
 
 def check_checkpoint(tensors: Iterable[tuple[str, Tensor]], path: str | Path) -> None:
-    """Refuse a checkpoint that nothing can be made of, before anything is.
+    """Refuse a checkpoint with values that are not finite, before it is used.
 
     Args:
-        tensors: What was loaded, by name.
-        path: Where from, a folder or a hub id.
+        tensors: Names and tensors of the checkpoint.
+        path: Folder or hub id that it was loaded from.
 
     Raises:
-        ValueError: One of the tensors holds NaN or infinity.
+        ValueError: A tensor holds NaN or infinity.
     """
     for name, tensor in tensors:
         if not _is_finite(tensor):
@@ -185,7 +188,7 @@ def check_checkpoint(tensors: Iterable[tuple[str, Tensor]], path: str | Path) ->
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Without the copy that ``isfinite`` makes; of 8-bit floats there is no other way."""
+    """Whether all values are finite; without the copy that ``isfinite`` makes, which only 8-bit floats need."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     ends = (tensor.float() if tensor.dtype.itemsize == 1 else tensor).aminmax()

@@ -1,4 +1,4 @@
-"""What training goes on from: the attachments that a manifest lists, back on their model, over the weights beneath."""
+"""The state that training resumes from: the attachments of a manifest on their model, over the latent weights."""
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -18,10 +18,10 @@ from slimexp.weight.attachment import INPUT, Attachment, Place, attach, attached
 
 
 def restore(model: nn.Module, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Put attachments on ``model`` and read the weights beneath them.
+    """Put attachments on ``model`` and load the latent weights beneath them.
 
     Args:
-        model: Of any values.
+        model: The model, with weights of any values.
         rows: ``attachments`` of a manifest that ``manifest.read`` checked.
         path: The ``training.safetensors`` beside it.
 
@@ -66,7 +66,7 @@ def _put(module: nn.Module | None, tensor: str, row: Mapping[str, Any]) -> None:
 
 
 def _check_grid(model: nn.Module, place: Place, quantizer: Quantizer, path: Path) -> None:
-    """Refuse scales that are not one for every group of a weight, or one for an input, or no numbers."""
+    """Refuse scales that are not finite, or not one for every group of a weight or one for an input."""
     shape = torch.Size([1])
     if place.tensor != INPUT:
         weight = model.get_parameter(f"{place.module}.parametrizations.{place.tensor}.original")

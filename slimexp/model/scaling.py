@@ -1,4 +1,4 @@
-"""Where channels can be scaled and the model stay what it is: one layer multiplies by s, those that read it divide."""
+"""Equivalent scaling of channels: an op divides its outputs, the layers that read it multiply their inputs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from slimexp.model.base import Family
 
-Rule = tuple[str, tuple[str, ...]]  # names within a block: the op before, the layers that read nothing else
+Rule = tuple[str, tuple[str, ...]]  # names within a block: the op, and the layers that read its output only
 
 _LLAMA: Sequence[Rule] = (
     ("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
@@ -69,7 +69,7 @@ _RULES: Mapping[str, Sequence[Rule]] = {
 }
 
 
-_MADE: Mapping[str, Callable[[PreTrainedConfig], Sequence[Rule]]] = {
+_RULES_BY_CONFIG: Mapping[str, Callable[[PreTrainedConfig], Sequence[Rule]]] = {
     "t5": _t5,
     "mt5": _t5,
     "deepseek_v2": _deepseek,
@@ -83,10 +83,10 @@ class Scaling:
 
     Attributes:
         before: The op: a norm or a linear layer.
-        after: Name -> layer; each reads the same inputs.
-        width: Channels of a head where neighbouring heads of the input are copies of one of ``before`` (grouped
-            queries).
-        copies: How many.
+        after: Name -> layer, of the layers that read the output of ``before``.
+        width: Number of channels of a head, where neighbouring heads of the input are copies of one of ``before``
+            (grouped queries); else of all channels.
+        copies: Number of such copies; 1 without grouped queries.
     """
 
     before: nn.Module
@@ -95,11 +95,11 @@ class Scaling:
     copies: int
 
     def shared(self, channels: Tensor) -> Tensor:
-        """A number per input channel of ``after`` -> one per output channel of ``before``, the greatest of copies."""
+        """Reduce numbers per input channel of ``after`` to the largest of copies, per output channel of ``before``."""
         return channels.view(-1, self.copies, self.width).amax(1).flatten()
 
     def spread(self, channels: Tensor) -> Tensor:
-        """A number per output channel of ``before`` -> one per input channel of ``after``."""
+        """Expand numbers per output channel of ``before`` to numbers per input channel of ``after``."""
         return channels.view(-1, 1, self.width).expand(-1, self.copies, -1).flatten()
 
     @torch.no_grad()
@@ -120,28 +120,28 @@ class Scaling:
 
 
 def scalings(family: Family, block: nn.Module) -> list[Scaling]:
-    """What can be scaled within a block, each layer's input at most once.
+    """The scalings within a block, at most one for each layer's input.
 
     Raises:
-        ValueError: Nothing is known of the model's type; names those it is known of.
+        ValueError: There are no rules for the model's type; the message names the supported types.
     """
     config = family.model.config
     kind = config.model_type
-    rules = _MADE[kind](config) if kind in _MADE else _RULES.get(kind)
+    rules = _RULES_BY_CONFIG[kind](config) if kind in _RULES_BY_CONFIG else _RULES.get(kind)
     if rules is None:
-        known = ", ".join(sorted([*_RULES, *_MADE]))
+        supported = ", ".join(sorted([*_RULES, *_RULES_BY_CONFIG]))
         raise ValueError(
-            f"smoothing does not know where to scale a model of type {kind}; types it knows: {known}: "
+            f"smoothing does not know where to scale a model of type {kind}; types it knows: {supported}: "
             "set smoothing=null"
         )
     names = {module: name for name, module in family.model.named_modules()}
     inside = {names[module].removeprefix(f"{names[block]}."): module for module in block.modules()}
-    found = []
+    sites = []
     for before, after in rules:
         if before in inside and all(name in inside for name in after):
             layers = {names[inside[name]]: inside[name] for name in after}
-            found.append(_between(inside[before], layers, config))
-    return found
+            sites.append(_between(inside[before], layers, config))
+    return sites
 
 
 def _between(before: nn.Module, after: Mapping[str, nn.Module], config: Any) -> Scaling:

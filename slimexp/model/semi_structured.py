@@ -23,7 +23,7 @@ def use_sparse_kernels(model: nn.Module) -> dict[str, nn.Linear]:
         model: Plain, in bfloat16 or float16, e.g. as ``from_pretrained(folder, dtype=torch.bfloat16).cuda()``.
 
     Returns:
-        Name -> layer, of those that were put there. Their weights can no longer be trained.
+        Name -> layer, of the layers on sparse kernels. Their weights can no longer be trained.
     """
     embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     moved = {}

@@ -8,16 +8,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from slimexp.model.base import IGNORE, Batch, Family, Text, at_real_tokens, block_list, by_length
-from slimexp.model.language import settle_language
+from slimexp.model.target_language import align_target_language
 
 
 class Seq2Seq(Family):
-    """Reads a source, writes a target."""
+    """Reads a source text and writes a target text."""
 
     task = "seq2seq"
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
-        settle_language(model, tokenizer)
+        align_target_language(model, tokenizer)
         super().__init__(model, tokenizer, max_length=max_length)
 
     def encode(self, rows: Sequence[Text], *, multiple: int = 1) -> Batch:
@@ -59,7 +59,7 @@ class Seq2Seq(Family):
         return predictions
 
     def _shifted(self, labels: Tensor) -> Tensor:
-        """What the decoder reads: labels moved on by one, as in the model's own loss (mBART starts with their end)."""
+        """Input of the decoder: the labels shifted by one, as in the model's own loss (mBART starts with their end)."""
         if hasattr(self.model, "prepare_decoder_input_ids_from_labels"):
             own: Tensor = self.model.prepare_decoder_input_ids_from_labels(labels=labels)
             return own

@@ -15,7 +15,7 @@ from slimexp.decode.packed_linear import PackedLinear
 from slimexp.file.bounded import one_line, read_object
 from slimexp.format.pack import SCALE, WEIGHT
 from slimexp.format.unpack import unpacked
-from slimexp.kernel.autotune import put
+from slimexp.kernel.autotune import replace_layers
 from slimexp.kernel.base import ACTIVATION_BITS, FLOAT8, Kernel, Packed
 from slimexp.kernel.scaled_mm import ScaledMM
 from slimexp.model.base import Family
@@ -37,16 +37,16 @@ def served(
 ) -> Family:
     """A family from a model folder, its packed numbers multiplied as they are.
 
-    Each layer runs on the fastest kernel (``race``); on a GPU, those of Llama-like models lie as the decode loop reads
-    them. Weights that are not quantized, and models that no kernel here can run (``refusal``), are as ``from_folder``
-    loads them. No quantized layer exists as floats meanwhile.
+    Each layer runs on the fastest kernel (``kernel.autotune``); on a GPU, those of Llama-like models lie as the decode
+    loop reads them. Weights that are not quantized, and models that no kernel here can run (``refusal``), are as
+    ``from_folder`` loads them. No quantized layer exists as floats meanwhile.
 
     Args:
-        folder: In the hub's format.
-        task: The corpus task that it serves.
+        folder: A model folder in the hub's format.
+        task: The corpus task that the model serves.
         max_length: Longest sequence in tokens.
-        device: Where it runs.
-        dtype: Of what is not quantized, and of what flows between the layers.
+        device: Device that the model runs on.
+        dtype: Type of the weights that are not quantized, and of the activations between layers.
     """
     folder, device = Path(folder), torch.device(device)
     vet(folder)
@@ -59,7 +59,7 @@ def served(
 
 
 def stored_type(folder: Path) -> torch.dtype:
-    """What the floating-point weights in ``folder`` are stored as, by its config; float32 where that says nothing."""
+    """Type of the floating-point weights in ``folder``, by its config; float32 where the config has none."""
     config = read_object(folder / "config.json")
     dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
     return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else torch.float32
@@ -86,7 +86,7 @@ def _packed(
     decodes = device.type == "cuda" and config.model_type in TYPES
     read = _read_by_decoding(linear, device) if decodes else None
     if read is None:
-        put(model, {name: one.to(device) for name, one in linear.items()}, dtype)
+        replace_layers(model, {name: one.to(device) for name, one in linear.items()}, dtype)
     else:
         for name, one in linear.items():
             model.set_submodule(name, kernel := read[name](one))
@@ -107,15 +107,15 @@ def _packed(
 def _check_shapes(
     model: PreTrainedModel, floats: Mapping[str, Tensor], layers: Mapping[str, Packed], folder: Path
 ) -> None:
-    """Refuse tensors that have no place in the model, or another shape there."""
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    """Refuse tensors that the model does not have, or has in another shape."""
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     stored = {f"{name}.weight": one.numbers.shape for name, one in layers.items()}
     stored |= {f"{name}.bias": one.bias.shape for name, one in layers.items() if one.bias is not None}
-    stored |= {name: tensor.shape for name, tensor in floats.items() if name in wanted}
+    stored |= {name: tensor.shape for name, tensor in floats.items() if name in expected}
     for name, shape in stored.items():
-        if wanted.get(name) != shape:
+        if expected.get(name) != shape:
             raise ValueError(
-                f"model '{folder}': '{name}' must have shape {list(wanted.get(name, ()))} by its config.json, got "
+                f"model '{folder}': '{name}' must have shape {list(expected.get(name, ()))} by its config.json, got "
                 f"{list(shape)}: {_WAY_OUT}"
             )
     for name, one in layers.items():
@@ -129,7 +129,7 @@ def _check_shapes(
 
 
 def _read_by_decoding(layers: Mapping[str, Packed], device: torch.device) -> dict[str, type[Kernel]] | None:
-    """What the decode loop reads each layer as; ``None`` unless it reads all of them."""
+    """Name -> kernel that the decode loop reads the layer as; ``None`` unless it reads all layers."""
     read: dict[str, type[Kernel]] = {
         name: ScaledMM if one.numbers.dtype == FLOAT8 else PackedLinear for name, one in layers.items()
     }
@@ -137,7 +137,7 @@ def _read_by_decoding(layers: Mapping[str, Packed], device: torch.device) -> dic
 
 
 def _floats(folder: Path, layers: Collection[str], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Every tensor that belongs to none of ``layers``, in ``dtype`` where it is of floats."""
+    """Every tensor that belongs to none of ``layers``, floating-point ones in ``dtype``."""
     with safe_open(folder / "model.safetensors", framework="pt") as file:
         names = [name for name in file.keys() if name.rpartition(".")[0] not in layers]  # noqa: SIM118 (no mapping)
         state = {name: file.get_tensor(name) for name in names}

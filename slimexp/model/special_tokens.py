@@ -25,7 +25,7 @@ COUNT_FROM_PADDING = frozenset(
         "xmod",
     }
 )
-_START_FROM_PADDING = ("t5", "mt5", "umt5", "longt5", "switch_transformers")  # as transformers documents of T5
+_START_FROM_PADDING = ("t5", "mt5", "umt5", "longt5", "switch_transformers")  # as transformers documents for T5
 
 
 _SEVERAL = ("eos_token_id", "forced_eos_token_id")  # each of several ends a text
@@ -41,8 +41,10 @@ def holders(model: PreTrainedModel) -> list[Any]:
         ValueError: An id is no whole number, or there are several where one is meant.
     """
     generation = getattr(model, "generation_config", None)
-    found = {"config.json": model.config, **({"generation_config.json": generation} if generation is not None else {})}
-    for file, holder in found.items():
+    by_file = {"config.json": model.config}
+    if generation is not None:
+        by_file["generation_config.json"] = generation
+    for file, holder in by_file.items():
         for name in (*_ONE, *_SEVERAL):
             value = getattr(holder, name, None)
             ids = _ids(value)
@@ -51,7 +53,7 @@ def holders(model: PreTrainedModel) -> list[Any]:
                 raise ValueError(f"{name} in {file} must be {rule}, got {repr(value)[:80]}: correct it")
             if name in _ONE and isinstance(value, list | tuple):
                 setattr(holder, name, ids[0] if ids else None)
-    return list(found.values())
+    return list(by_file.values())
 
 
 def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -65,93 +67,94 @@ def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     Ids that no embedding has (-1, say) count as not set.
 
     Args:
-        model: On any device.
-        tokenizer: Its tokenizer.
+        model: The model, on any device.
+        tokenizer: The model's tokenizer.
 
     Returns:
         The id that batches are padded with.
 
     Raises:
-        ValueError: One is no whole number, two of them contradict each other, or an id that is needed is nowhere; says
-            which file to mend.
+        ValueError: An id is no whole number, two ids contradict each other, or an id is missing; the message names the
+            file to correct.
     """
     config, generation = model.config, getattr(model, "generation_config", None)
-    known = range(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
+    embedded = range(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
     both = holders(model)
     for holder in both:
         for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
-            _drop_unknown(holder, name, known)
-    pad = _padding(config, both, tokenizer, known)
-    _check_embedded(tokenizer, known, but=tokenizer.pad_token_id)
+            _drop_unknown(holder, name, embedded)
+    pad = _padding(config, both, tokenizer, embedded)
+    _check_embedded(tokenizer, embedded, but=tokenizer.pad_token_id)
     for holder in both:
         holder.pad_token_id = pad
-        if not _ids(holder.eos_token_id) and tokenizer.eos_token_id in known:
+        if not _ids(holder.eos_token_id) and tokenizer.eos_token_id in embedded:
             holder.eos_token_id = tokenizer.eos_token_id
     if config.is_encoder_decoder:
         _start(config, both)
         ends = _ids(generation.eos_token_id) if generation is not None else []
-        if generation is not None and tokenizer.eos_token_id in known and tokenizer.eos_token_id not in ends:
+        if generation is not None and tokenizer.eos_token_id in embedded and tokenizer.eos_token_id not in ends:
             generation.eos_token_id = [*ends, tokenizer.eos_token_id]
     return pad
 
 
-def _padding(config: PreTrainedConfig, both: Iterable[Any], tokenizer: PreTrainedTokenizerBase, known: range) -> int:
+def _padding(config: PreTrainedConfig, both: Iterable[Any], tokenizer: PreTrainedTokenizerBase, embedded: range) -> int:
     own, counted = tokenizer.pad_token_id, config.pad_token_id
-    if config.model_type in COUNT_FROM_PADDING and counted is not None and own in known and own != counted:
+    if config.model_type in COUNT_FROM_PADDING and counted is not None and own in embedded and own != counted:
         raise ValueError(
             f"positions of a {config.model_type} count from its padding, id {counted} in config.json, and the "
             f"tokenizer pads with id {own} ('{tokenizer.pad_token}'): set pad_token to '{_token(tokenizer, counted)}'"
         )
     ends = [end for holder in both for end in _ids(holder.eos_token_id)]
-    found = next((one for one in (own, counted, tokenizer.eos_token_id, *ends) if one in known), None)
-    if found is None:
+    candidates = (own, counted, tokenizer.eos_token_id, *ends)
+    padding = next((token_id for token_id in candidates if token_id in embedded), None)
+    if padding is None:
         raise ValueError(
             f"tokenizer of {config.model_type} has no padding token, and none that ends texts could stand for it: set "
             "pad_token in tokenizer_config.json"
         )
-    return int(found)
+    return int(padding)
 
 
 def _start(config: PreTrainedConfig, both: Iterable[Any]) -> None:
-    """Let a decoder start from one token."""
-    named = {start for one in both if (start := one.decoder_start_token_id) is not None}
-    if len(named) > 1:
-        first, second = sorted(named)
+    """Set the one token that a decoder starts from."""
+    starts = {start for one in both if (start := one.decoder_start_token_id) is not None}
+    if len(starts) > 1:
+        first, second = sorted(starts)
         raise ValueError(
             f"decoder_start_token_id is {first} in one of config.json and generation_config.json, and {second} in the "
             "other: the decoder starts from one token; make them equal"
         )
-    if not named and config.model_type in _START_FROM_PADDING:
-        named = {config.pad_token_id}
-    if not named and config.bos_token_id is not None:
-        named = {config.bos_token_id}  # as transformers generates
-    if not named:
+    if not starts and config.model_type in _START_FROM_PADDING:
+        starts = {config.pad_token_id}
+    if not starts and config.bos_token_id is not None:
+        starts = {config.bos_token_id}  # as transformers generates
+    if not starts:
         raise ValueError(
             f"decoder_start_token_id of this {config.model_type} is neither in config.json nor in "
             "generation_config.json: set it to the token that targets start from"
         )
     for holder in both:
-        holder.decoder_start_token_id = next(iter(named))
+        holder.decoder_start_token_id = next(iter(starts))
 
 
-def _check_embedded(tokenizer: PreTrainedTokenizerBase, known: range, *, but: int | None) -> None:
+def _check_embedded(tokenizer: PreTrainedTokenizerBase, embedded: range, *, but: int | None) -> None:
     """Refuse a tokenizer with tokens that the model has no embedding for; a padding token is never read."""
-    lost = {token: i for token, i in tokenizer.get_vocab().items() if i not in known and i != but}
-    if lost:
-        token, last = max(lost.items(), key=lambda item: item[1])
+    missing = {token: i for token, i in tokenizer.get_vocab().items() if i not in embedded and i != but}
+    if missing:
+        token, last = max(missing.items(), key=lambda item: item[1])
         raise ValueError(
-            f"the tokenizer has {len(lost)} tokens that the model has no embedding for, up to '{token}' with id {last} "
-            f"of {len(known)}: the tokenizer is of another model, or its added tokens were never trained; take the one "
-            "that the model was saved with"
+            f"the tokenizer has {len(missing)} tokens that the model has no embedding for, up to '{token}' with id "
+            f"{last} of {len(embedded)}: the tokenizer is of another model, or its added tokens were never trained; "
+            "take the one that the model was saved with"
         )
 
 
-def _drop_unknown(holder: object, name: str, known: range) -> None:
-    """Forget ids that no token has."""
+def _drop_unknown(holder: object, name: str, embedded: range) -> None:
+    """Remove ids that no token has."""
     value = getattr(holder, name, None)
-    kept = [one for one in _ids(value) if one in known]
-    if value is not None and len(kept) != len(_ids(value)):
-        setattr(holder, name, (kept if isinstance(value, list) else kept[0]) if kept else None)
+    remaining = [one for one in _ids(value) if one in embedded]
+    if value is not None and len(remaining) != len(_ids(value)):
+        setattr(holder, name, (remaining if isinstance(value, list) else remaining[0]) if remaining else None)
     elif not hasattr(holder, name):
         setattr(holder, name, None)
 

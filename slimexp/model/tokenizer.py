@@ -13,7 +13,7 @@ PAD, EOS, UNKNOWN, BOS = "<pad>", "</s>", "<unk>", "<s>"
 
 
 class TokenizerRecipe(ABC):
-    """How to make a tokenizer from training text."""
+    """A recipe of a tokenizer, which is built from training text."""
 
     @abstractmethod
     def build(self, texts: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -44,8 +44,8 @@ class Bpe(TokenizerRecipe):
     """Byte-level byte-pair encoding (Sennrich et al. 2016); text starts with ``<s>``.
 
     Args:
-        vocab_size: Tokens in all, the 256 bytes and the special ones included.
-        characters: How much text to train on; more is not read.
+        vocab_size: Number of tokens, the 256 bytes and the special ones included.
+        characters: Number of characters of text to train on.
     """
 
     def __init__(self, *, vocab_size: int, characters: int) -> None:
@@ -89,7 +89,7 @@ class Bpe(TokenizerRecipe):
 
 @contextmanager
 def unchanged(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """Truncation and padding are what they were before, whatever a batch needs: they are saved with the tokenizer."""
+    """Restore truncation and padding afterwards, whatever a batch sets: they are saved with the tokenizer."""
     if not tokenizer.is_fast:
         yield
         return

@@ -1,4 +1,4 @@
-"""Whether a model's files are what they should be, before transformers reads them: data within bounds, no code."""
+"""Checks of a model's files before transformers reads them: data within bounds, and no code."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,9 +13,9 @@ from slimexp.file.bounded import one_line, read_object, require_file
 from slimexp.format.manifest import CACHE_BITS, is_plain
 
 SHAPES_MODEL = (".safetensors", ".bin", ".json", ".txt", ".model", ".tiktoken")  # files of weights, config, tokenizer
-_MOST_MB = 512  # of a file of the tokenizer
+_MOST_MB = 512  # the largest file of a tokenizer
 
-# Whole numbers of a config by name, the first that fits: largest value. Far above those of any model there is.
+# Largest whole number of a config by its name, the first pattern that matches. Far above those of existing models.
 _BOUNDS = [
     (re.compile(r"(layers?|depths?|blocks|stages)$"), 10_000),
     (re.compile(r"(heads?|experts|codebooks|groups)$"), 100_000),
@@ -23,7 +23,7 @@ _BOUNDS = [
     (re.compile(r"(positions?|position_embeddings|n_ctx)$"), 2**25),
     (re.compile(r"(size|dim|embd|inner|state|rank|width|channels|buckets)$|^(d|n|num|dim|hidden)_"), 10_000_000),
 ]
-# Of these a model has one or more; some say so for each layer.
+# These are at least 1; some configs list them for each layer.
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "dim")
 _INNER = ("intermediate_size", "d_ff", "ffn_dim", "hidden_dim")
@@ -36,18 +36,18 @@ _IN_TRANSFORMERS = {None, "eager", "sdpa", "flex_attention", "grouped_mm", "batc
 _INDEXES = {"model.safetensors": "model.safetensors.index.json", "pytorch_model.bin": "pytorch_model.bin.index.json"}
 _SETTINGS = ("generation_config.json", "special_tokens_map.json", "added_tokens.json")
 
-_vetted: dict[Path, list[tuple[Any, ...]]] = {}  # a folder -> its files when they were last found well
+_vetted: dict[Path, list[tuple[Any, ...]]] = {}  # folder -> state of its files when they last passed
 
 
 class Refused(ValueError):
-    """A model is not what it should be."""
+    """A model's files break a rule."""
 
 
 def vet(folder: Path) -> None:
     """Refuse a folder that would run code, read files elsewhere, or is damaged; once, until its files change.
 
     Raises:
-        Refused: With the file or the key, the rule and the value.
+        Refused: A file breaks a rule; the message has the file or the key, the rule and the value.
     """
     state = [_state(path) for path in sorted(folder.iterdir())]
     if _vetted.get(folder.absolute()) == state:
@@ -68,26 +68,26 @@ def vet(folder: Path) -> None:
 
 
 def _state(path: Path) -> tuple[Any, ...]:
-    """What changes with the content of a file, or of the one that a link leads to."""
-    found = path.stat() if path.exists() else path.lstat()
-    return path.name, found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    """State of a file, or of the one that a link leads to, that changes with its content."""
+    status = path.stat() if path.exists() else path.lstat()
+    return path.name, status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def damaged(path: str | Path, error: SafetensorError) -> ValueError:
-    """What to raise where the weights of a model cannot be read."""
+    """The error to raise where the weights of a model cannot be read."""
     return Refused(f"model '{path}': its safetensors file was cut short or is none ({error}): get the file anew")
 
 
 def check_config(config: Mapping[str, Any], name: str, *, weights: int = 0) -> None:
-    """Refuse a config under which something would be run, downloaded, or be larger than any model.
+    """Refuse a config that would run or download code, or that is larger than any model.
 
     Args:
         config: The content of a ``config.json``, or arguments of a transformers config.
-        name: Whose it is.
-        weights: Bytes that its weights take on disk; 0 where there are none.
+        name: Name of the model in messages.
+        weights: Bytes of the model's weights on disk; 0 where there are none.
 
     Raises:
-        Refused: With the key, the rule and the value.
+        Refused: A key breaks its rule; the message has the key, the rule and the value.
     """
     kind = config.get("model_type")
     if "auto_map" in config and not (isinstance(kind, str) and kind in CONFIG_MAPPING):
@@ -138,8 +138,8 @@ def _check_size(key: str, value: Any, name: str) -> None:
 
 
 def _refused(name: str, key: str, rule: str, value: Any) -> Refused:
-    said = repr(value)
-    return Refused(f"{name}: {key} must be {rule}, got {said if len(said) <= 80 else said[:80] + ' ...'}")
+    shown = repr(value)
+    return Refused(f"{name}: {key} must be {rule}, got {shown if len(shown) <= 80 else shown[:80] + ' ...'}")
 
 
 def _items(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -151,7 +151,7 @@ def _items(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _least_weights(config: Mapping[str, Any]) -> int:
-    """A number that the weights of a model surely reach: one matrix per layer."""
+    """A lower bound of the number of a model's weights: one matrix per layer."""
 
     def largest(names: tuple[str, ...]) -> int:
         return max((value for name in names if type(value := config.get(name)) is int), default=0)
@@ -163,7 +163,7 @@ def require_files(folder: Path) -> None:
     """Refuse a folder with something in place of a file of the model that cannot be read to its end.
 
     Raises:
-        Refused: With the file and the rule.
+        Refused: A file cannot be read; the message has the file and the rule.
     """
     for path in folder.iterdir():
         if path.suffix in SHAPES_MODEL:
@@ -197,22 +197,22 @@ def _vet_weights(folder: Path, *, packed: bool) -> None:
 
 def _safetensors(folder: Path) -> list[Path]:
     """The files that transformers reads the weights from, shards of an index among them."""
-    found: list[Path] = []
+    weights: list[Path] = []
     for whole, index in _INDEXES.items():
         names = _shards(folder / index)
-        if found or (folder / whole).exists():
-            found = found or [folder / whole]
+        if weights or (folder / whole).exists():
+            weights = weights or [folder / whole]
         elif names:
             if missing := sorted(name for name in names if not (folder / name).exists()):
                 raise Refused(
                     f"model '{folder}' lacks {', '.join(missing[:3])}, which {index} names: get the file anew"
                 )
-            found = [folder / name for name in sorted(names)]
-    return [path for path in found if path.suffix == ".safetensors"]
+            weights = [folder / name for name in sorted(names)]
+    return [path for path in weights if path.suffix == ".safetensors"]
 
 
 def file_of(tensor: str, folder: Path) -> str | None:
-    """The file that transformers reads ``tensor`` from, as far as can be told."""
+    """Name of the file that transformers reads ``tensor`` from; ``None`` where no file or index has it."""
     for whole, index in _INDEXES.items():
         if (folder / whole).exists():
             return whole
@@ -222,24 +222,24 @@ def file_of(tensor: str, folder: Path) -> str | None:
 
 
 def _shards(index: Path) -> set[str]:
-    """The files that an index names; none where there is no index."""
+    """Names of the files in an index; empty where there is no index."""
     return set(_places(index).values()) if index.exists() else set()
 
 
 def _places(index: Path) -> dict[str, str]:
-    """Tensor -> the file that an index says it is in."""
+    """Name of the tensor -> name of its file, of an index."""
     places = read_object(index).get("weight_map")
-    named = {name: str(file) for name, file in places.items()} if isinstance(places, dict) else {}
-    names = set(named.values())
+    files = {name: str(file) for name, file in places.items()} if isinstance(places, dict) else {}
+    names = set(files.values())
     if strange := next((name for name in names if not is_plain(name)), None) or (not names and str(places)[:80]):
         raise ValueError(
             f"weight_map of {index.name} must name files in the folder, got {strange!r}: get the file anew"
         )
-    return named
+    return files
 
 
 def stored_bytes(folder: Path) -> int:
-    """What the weights in a folder take on disk."""
+    """Bytes of the weights in a folder on disk."""
     return sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
 
 

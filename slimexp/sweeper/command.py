@@ -132,7 +132,7 @@ def _objectives(cfg: DictConfig, asked: Mapping[str, Direction] | None) -> dict[
 def _check_measured(cfg: DictConfig, wanted: Sequence[str]) -> None:
     """Refuse a metric that no measure of the run gives for models of its corpus."""
     task = build(cfg.data).task
-    known = {pattern for node in chosen(cfg.measure).values() for pattern in build(node).given(task)}
+    known = {pattern for node in chosen(cfg.measure).values() for pattern in build(node).figure_names(task)}
     for name in wanted:
         if not any(fnmatchcase(name, pattern) for pattern in known):
             raise ValueError(

@@ -11,7 +11,8 @@ from slimexp.allocation.base import BitAllocation
 from slimexp.calibration.input_samples import input_values
 from slimexp.calibration.observe import check_called
 from slimexp.data.base import Corpus
-from slimexp.format.pack import before, require_loadable
+from slimexp.format.loadable import require_loadable
+from slimexp.format.pack import before
 from slimexp.model.base import Batch, Family
 from slimexp.model.cache import require_cache, round_cache
 from slimexp.model.layer import LayerSelector, check_finite, coverage, latent

@@ -18,7 +18,7 @@ def layers(count: int = 3) -> list[nn.Linear]:
 
 
 @pytest.fixture
-def words(rounded: Callable[..., Packed]) -> Callable[..., PackedLinear]:
+def packed_linear(rounded: Callable[..., Packed]) -> Callable[..., PackedLinear]:
     """Layer, bits, group (and one zero point for all groups) -> its packed weights."""
 
     def make(layer: nn.Linear, bits: int, group: int | None, zero: int | None = None) -> PackedLinear:
@@ -38,29 +38,31 @@ def weight(matrix: Matrix) -> torch.Tensor:
     if not matrix.packed:
         return matrix.weight.float() * (1 if matrix.scale is None else matrix.scale)
     into = PackedLinear(Packed(torch.zeros(32, 32, dtype=torch.int8), torch.ones(32, 1), None, matrix.bits, None, None))
-    into.words, into.scale, into.zero = matrix.weight, matrix.scale, matrix.zero  # type: ignore[assignment]
+    into.weight_packed, into.scale, into.zero = matrix.weight, matrix.scale, matrix.zero  # type: ignore[assignment]
     return into.matrix(torch.float32)
 
 
 @pytest.mark.fast
-def test_of_one_kind_the_layers_become_views(words: Callable[..., PackedLinear]) -> None:
+def test_of_one_kind_the_layers_become_views(packed_linear: Callable[..., PackedLinear]) -> None:
     for kind, made in (
         ("dense", layers()),
-        ("int4", [words(one, 4, 32) for one in layers()]),
+        ("int4", [packed_linear(one, 4, 32) for one in layers()]),
         ("fp8", [float8(one) for one in layers()]),
     ):
         expected = torch.cat([one.weight if kind == "dense" else one.matrix(torch.float32) for one in made])
         matrix = stacked(made, torch.bfloat16)
         assert matrix.kind == kind and torch.equal(weight(matrix), expected)
-        name = {"dense": "weight", "int4": "words", "fp8": "numbers"}[kind]
+        name = {"dense": "weight", "int4": "weight_packed", "fp8": "numbers"}[kind]
         assert getattr(made[0], name).data_ptr() == matrix.weight.data_ptr()
         assert matrix.bias is not None and torch.equal(matrix.bias, torch.cat([one.bias for one in made]))
 
 
 @pytest.mark.fast
-def test_of_several_widths_it_is_of_the_least_words_that_hold_all(words: Callable[..., PackedLinear]) -> None:
+def test_of_several_widths_it_is_packed_with_the_least_bits_that_hold_all(
+    packed_linear: Callable[..., PackedLinear],
+) -> None:
     first, second, third = layers()
-    made = [words(first, 8, None), words(second, 4, 32), words(third, 4, 64, zero=-3)]
+    made = [packed_linear(first, 8, None), packed_linear(second, 4, 32), packed_linear(third, 4, 64, zero=-3)]
     matrix = stacked(made, torch.bfloat16)
     assert matrix.kind == "int8" and matrix.scale is not None and matrix.scale.shape == (192, 4)
     assert matrix.zero is not None and matrix.zero[:96].eq(0).all() and matrix.zero[96:].eq(-3).all()
@@ -69,9 +71,9 @@ def test_of_several_widths_it_is_of_the_least_words_that_hold_all(words: Callabl
 
 
 @pytest.mark.fast
-def test_beside_a_dense_layer_all_are_dense(words: Callable[..., PackedLinear]) -> None:
+def test_beside_a_dense_layer_all_are_dense(packed_linear: Callable[..., PackedLinear]) -> None:
     first, second, third = layers()
-    made = [first.bfloat16(), words(second, 4, 32), float8(third)]
+    made = [first.bfloat16(), packed_linear(second, 4, 32), float8(third)]
     matrix = stacked(made, torch.bfloat16)
     assert matrix.kind == "dense" and matrix.weight.dtype == torch.bfloat16
     expected = torch.cat([first.weight, made[1].matrix(torch.bfloat16), made[2].matrix(torch.bfloat16)])

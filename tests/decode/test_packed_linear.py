@@ -1,4 +1,4 @@
-"""Packed words hold the very integers, and say what they cannot hold."""
+"""A packed layer holds the very integers, and refuses what it cannot hold."""
 
 from collections.abc import Callable
 
@@ -22,13 +22,13 @@ def packed(bits: int, groups: int, *, affine: bool = False) -> Packed:
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("groups", [1, 3, 6])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_words_are_the_matrix(bits: int, groups: int, affine: bool) -> None:
+def test_packed_integers_are_the_matrix(bits: int, groups: int, affine: bool) -> None:
     layer = packed(bits, groups, affine=affine)
-    words = PackedLinear(layer)
-    assert torch.equal(words.matrix(torch.float32), layer.weight())
-    assert words.words.numel() * 4 == layer.numbers.numel() * (4 if bits <= 4 else 8) // 8
+    linear = PackedLinear(layer)
+    assert torch.equal(linear.matrix(torch.float32), layer.weight())
+    assert linear.weight_packed.numel() * 4 == layer.numbers.numel() * (4 if bits <= 4 else 8) // 8
     x = torch.randn(2, 192)
-    torch.testing.assert_close(words(x), rounded_in_blocks(x) @ layer.weight().T + layer.bias)
+    torch.testing.assert_close(linear(x), rounded_in_blocks(x) @ layer.weight().T + layer.bias)
 
 
 @pytest.mark.fast
@@ -45,13 +45,13 @@ def test_inputs_are_rounded_by_the_largest_of_32() -> None:
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_on_a_gpu_a_kernel_each_gives_the_very_numbers(bits: int, affine: bool) -> None:
     pytest.importorskip("triton")
-    words = PackedLinear(packed(bits, 3, affine=affine))
+    linear = PackedLinear(packed(bits, 3, affine=affine))
     x = torch.randn(5, 192) * torch.logspace(-3, 3, 5)[:, None]
     for dtype in (torch.float32, torch.bfloat16):
-        expected = words.matrix(dtype), rounded_in_blocks(x.to(dtype))
-        assert torch.equal(words.cuda().matrix(dtype).cpu(), expected[0])
+        expected = linear.matrix(dtype), rounded_in_blocks(x.to(dtype))
+        assert torch.equal(linear.cuda().matrix(dtype).cpu(), expected[0])
         assert torch.equal(rounded_in_blocks(x.to(dtype).cuda()).cpu(), expected[1])
-        words.cpu()
+        linear.cpu()
 
 
 @pytest.mark.fast

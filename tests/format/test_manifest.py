@@ -113,9 +113,9 @@ def test_a_field_that_cannot_be_is_named(what: str, tmp_path: Path) -> None:
     changes, why = FAULTS[what]
     with pytest.raises(ValueError) as raised:
         manifest.read(written(tmp_path, **changes))
-    said = str(raised.value)
-    assert said.startswith(f"'{tmp_path / manifest.NAME}' is damaged (") and why in said and "\n" not in said
-    assert said.endswith("): copy or train the model anew")
+    message = str(raised.value)
+    assert message.startswith(f"'{tmp_path / manifest.NAME}' is damaged (") and why in message and "\n" not in message
+    assert message.endswith("): copy or train the model anew")
 
 
 @pytest.mark.parametrize(
@@ -163,6 +163,6 @@ def test_the_table_names_every_attachment_there_is() -> None:
     for path in package.rglob("*.py"):
         if re.search(r"^from slimexp\.(attachment|quantizer)", path.read_text(), re.MULTILINE):
             importlib.import_module(".".join(path.relative_to(package.parent).with_suffix("").parts))
-    ours = {one for one in subclasses(Attachment) if one.__module__.startswith("slimexp.")}
-    concrete = {f"{one.__module__}.{one.__qualname__}" for one in ours if not inspect.isabstract(one)}
+    attachments = {one for one in subclasses(Attachment) if one.__module__.startswith("slimexp.")}
+    concrete = {f"{one.__module__}.{one.__qualname__}" for one in attachments if not inspect.isabstract(one)}
     assert concrete == manifest.ATTACHMENTS

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.quantizers.quantizer_compressed_tensors import CompressedTensorsHfQuantizer
 
-from slimexp.format.pack import decompress, is_fixed, kernel, pack, plain_state, require_loadable
+from slimexp.format.pack import decompress, is_fixed, pack, plain_state
 from slimexp.format.unpack import unpacked
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.fp8 import Fp8
@@ -211,9 +211,6 @@ def test_fp8_is_stored_as_it_is_and_reloaded_with_the_logits(
     decompress(again)
     for layer, other in zip(in_blocks(model).values(), in_blocks(again).values(), strict=True):
         assert torch.equal(layer.weight, other.weight)
-    said = "fp8 dequantized -> float32 matmul"
-    rounding = "" if on_inputs is None else ", activations rounded to fp8 in float32"
-    assert kernel(again, tmp_path) == said + rounding
 
 
 @pytest.mark.parametrize("name", [LLAMA, BERT])
@@ -332,14 +329,6 @@ def test_off_the_grid_is_refused() -> None:
         pack(model)
 
 
-def test_what_transformers_cannot_load_is_refused_beforehand() -> None:
-    with pytest.raises(ValueError, match="encoder-decoder with 4-bit weights and quantized activations"):
-        require_loadable(tiny(T5).config, bits=4, activation_bits=8)
-    for name in (LLAMA, BERT):
-        require_loadable(tiny(name).config, bits=4, activation_bits=8)
-    require_loadable(tiny(T5).config, bits=8, activation_bits=8)
-
-
 def test_nothing_to_pack() -> None:
     with pytest.raises(ValueError, match="pack needs a quantizer on a weight, found none"):
         pack(tiny(BERT))
@@ -353,28 +342,3 @@ def test_plain_state_loads_into_a_plain_model(name: str) -> None:
     assert not unexpected
     assert all(name.endswith(("embed_tokens.weight", "lm_head.weight")) for name in missing)  # tied ones
     assert torch.equal(logits(plain), logits(model))
-
-
-def test_kernel_says_what_runs(tmp_path: Path) -> None:
-    assert kernel(tiny(LLAMA)) == "float32 matmul"
-    masked = tiny(LLAMA)
-    masked.model.layers[0].mlp.up_proj.weight.data[::2] = 0
-    assert kernel(masked) == "float32 matmul (zeros multiplied like all else)"
-    model = quantized(LLAMA, bits=8, group_size=None, activations=True)
-    assert kernel(model) == "float32 matmul, simulated by Mask, MinMax, Token"
-    write(model, tmp_path)
-    again = reload(model, tmp_path)
-    decompress(again)
-    assert kernel(again) == "int8 dequantized -> float32 matmul, activations rounded to int8 in float32"
-
-
-def test_kernel_of_weights_dequantized_at_load(tmp_path: Path) -> None:
-    model = quantized(BERT, bits=4, group_size=None, activations=False)
-    write(model, tmp_path)
-    assert kernel(reload(model, tmp_path), tmp_path) == "int4 dequantized -> float32 matmul"
-
-
-@pytest.mark.parametrize("stored", [None, {}, {"config_groups": None}, {"config_groups": {}}], ids=str)
-def test_a_model_of_floats_says_so_whatever_its_config_leaves_out(stored: Any, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": stored}))
-    assert kernel(tiny(LLAMA), tmp_path) == "float32 matmul"

@@ -26,7 +26,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SLIMEXP_CACHE", str(tmp_path / "own"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own" / "kernel"))  # of which only the first is there
     monkeypatch.setattr(build, "_register", register)
-    store.say.cache_clear()
+    store.print_once.cache_clear()
     compiler(tmp_path, monkeypatch, FAKE.format(content="good"))
     return tmp_path / "own" / "kernel"
 
@@ -85,7 +85,7 @@ def test_a_harmed_library_is_made_anew(
     harm(library)
     assert failure() is None
     assert len(capsys.readouterr().err.splitlines()) <= 1
-    store.say.cache_clear()
+    store.print_once.cache_clear()
     assert library.read_bytes() == b"good" and not library.stat().st_mode & 0o022
     assert failure() is None and capsys.readouterr().err == ""  # once and for all
 

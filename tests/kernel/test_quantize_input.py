@@ -44,9 +44,9 @@ def test_a_row_with_a_nan_says_so(kind: torch.dtype) -> None:
 @pytest.mark.parametrize("activation", ["token", 0.01])
 def test_one_kernel_on_a_gpu_gives_the_very_numbers(activation: object, kind: torch.dtype, dtype: torch.dtype) -> None:
     x = inputs(dtype)
-    theirs, scale = rounded_rows(x.cuda(), activation, kind)
-    ours, expected = rounded_rows(x, activation, kind)
-    assert torch.equal(theirs.cpu().float(), ours.float()) and torch.equal(scale.cpu(), expected)
+    on_gpu, scale = rounded_rows(x.cuda(), activation, kind)
+    on_cpu, expected = rounded_rows(x, activation, kind)
+    assert torch.equal(on_gpu.cpu().float(), on_cpu.float()) and torch.equal(scale.cpu(), expected)
     values = rounded_values(x.cuda()[None], activation, kind, torch.float32)
     assert torch.equal(values.cpu(), rounded_values(x[None], activation, kind, torch.float32))
     x[1, 7] = float("nan")

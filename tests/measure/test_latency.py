@@ -40,17 +40,17 @@ def _slowed(subject: Subject, seconds: float, calls: list[str], name: str) -> It
 def test_faster_subject_has_a_ratio_below_one_and_they_take_turns(
     subjects: dict[str, Subject], corpora: dict[str, Corpus]
 ) -> None:
-    ours = subjects["causal_lm"]
-    dense = Subject(family=from_folder(ours.folder, "causal_lm", 64), folder=ours.folder)
+    subject = subjects["causal_lm"]
+    dense = Subject(family=from_folder(subject.folder, "causal_lm", 64), folder=subject.folder)
     calls: list[str] = []
-    with _slowed(ours, 0.02, calls, "ours"), _slowed(dense, 0.06, calls, "dense"):
-        figures = Latency(**SMALL).measure(ours, dense, corpora["causal_lm"])
+    with _slowed(subject, 0.02, calls, "subject"), _slowed(dense, 0.06, calls, "dense"):
+        figures = Latency(**SMALL).measure(subject, dense, corpora["causal_lm"])
     assert figures["latency_ratio_low"] <= figures["latency_ratio"] <= figures["latency_ratio_high"] < 0.9
     assert figures["decode_ratio"] > 1.1 and figures["prefill_ratio"] > 1.1
     assert figures["latency_p50_ms"] < figures["latency_p50_ms_dense"]
     assert figures["latency_p50_ms"] >= 60  # prefill and two tokens, 20 ms each
     requests = calls[::3]  # three passes a request
-    assert requests == ["ours", "dense"] + 4 * ["ours", "dense", "dense", "ours"]
+    assert requests == ["subject", "dense"] + 4 * ["subject", "dense", "dense", "subject"]
     assert figures["latency_pairs"] == 8 and figures["threads"] >= 1
 
 
@@ -114,8 +114,8 @@ def test_refuses(bad: dict[str, float]) -> None:
 
 
 def test_two_devices_cannot_be_compared(subjects: dict[str, Subject], corpora: dict[str, Corpus]) -> None:
-    ours = subjects["causal_lm"]
-    elsewhere = Subject(family=from_folder(ours.folder, "causal_lm", 64), folder=Path(ours.folder))
+    subject = subjects["causal_lm"]
+    elsewhere = Subject(family=from_folder(subject.folder, "causal_lm", 64), folder=Path(subject.folder))
     elsewhere.family.model.to("meta")
     with pytest.raises(ValueError, match="is on cpu and its baseline on meta"):
-        Latency(**SMALL).measure(ours, elsewhere, corpora["causal_lm"])
+        Latency(**SMALL).measure(subject, elsewhere, corpora["causal_lm"])

@@ -8,10 +8,11 @@ from unittest import mock
 
 import pytest
 
-from slimexp.data.base import Corpus, Example
+from slimexp.data.base import Corpus
 from slimexp.measure import lm_eval
 from slimexp.measure.base import Subject
-from slimexp.measure.lm_eval import LmEval, next_line_items, spelling_items
+from slimexp.measure.lm_eval import LmEval
+from slimexp.measure.multiple_choice import spelling_items
 
 
 def _measure(**changes: Any) -> LmEval:
@@ -76,36 +77,6 @@ def test_standard_errors_are_bootstrapped_without_more_processes(monkeypatch: py
     with _measure()._harness(["next_line"]):
         assert bootstrap_stderr(median, [0.0, 1.0, 2.0], iters=10) > 0
     assert "DISABLE_MULTIPROC" not in os.environ
-
-
-@pytest.mark.fast
-def test_spelling_items() -> None:
-    rows = [Example(source=f"A sentance {i}.", target=f"A sentence {i}.") for i in range(20)]
-    items = spelling_items(rows, choices=4, seed=0)
-    assert items == spelling_items(rows, choices=4, seed=0) != spelling_items(rows, choices=4, seed=1)
-    for row, item in zip(rows, items, strict=True):
-        assert item["context"] == row.source and item["choices"][item["answer"]] == row.target
-        assert len(set(item["choices"])) == 4 and row.source not in item["choices"]
-        assert {len(choice) for choice in item["choices"]} == {len(row.target or "")}
-    assert len({item["answer"] for item in items}) == 4  # the right one may stand anywhere
-    with pytest.raises(ValueError, match="too few letters"):
-        spelling_items([Example(source="1", target="12")], choices=2, seed=0)
-
-
-@pytest.mark.fast
-def test_next_line_items() -> None:
-    rows = [Example(source="\n".join(f"    variable_{i}_{j} = 1" for j in range(9))) for i in range(10)]
-    rows += [Example(source="one line")]
-    items = next_line_items(rows, choices=4, limit=5, longest=40, seed=0)
-    assert items == next_line_items(rows, choices=4, limit=5, longest=40, seed=0) and len(items) == 5
-    for item in items:
-        right = item["choices"][item["answer"]]
-        passage = next(row.source for row in rows if row.source.startswith(item["context"]))
-        assert (item["context"] + right + "\n") in passage
-        assert len(set(item["choices"])) == 4 and all(choice.startswith("    v") for choice in item["choices"])
-        assert sum(choice in passage for choice in item["choices"]) == 1
-    with pytest.raises(ValueError, match="text of several lines"):
-        next_line_items(rows, choices=4, limit=None, longest=5, seed=0)
 
 
 @pytest.fixture

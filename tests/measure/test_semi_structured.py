@@ -1,4 +1,4 @@
-"""What is told of a 2:4 model on sparse kernels, and of any other."""
+"""Figures of a 2:4 model on sparse kernels, and of any other model."""
 
 import pytest
 import torch

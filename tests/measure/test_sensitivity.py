@@ -142,8 +142,8 @@ def test_a_quantized_model_is_measured_as_it_is_deployed(
     tiny: Callable[..., Any], tmp_path: Path, corpora: Mapping[str, Corpus], activation_bits: str
 ) -> None:
     changes = {"steps": 0, "bits": 8, "min_coverage": 0.01, "activation_bits": activation_bits}
-    asked = ["pipeline=quantize", *(f"pipeline.quantize.{name}={value}" for name, value in changes.items())]
-    technique = build(compose(asked).pipeline.quantize)
+    overrides = ["pipeline=quantize", *(f"pipeline.quantize.{name}={value}" for name, value in changes.items())]
+    technique = build(compose(overrides).pipeline.quantize)
     corpus = corpora["causal_lm"]
     technique.prepare(tiny("causal_lm"), corpus, None)
     technique.finish()

@@ -12,17 +12,17 @@ from slimexp.measure.task import Task
 
 
 class _Oracle:
-    """A family that knows the answers, and remembers what it was asked."""
+    """A family that knows the answers, and remembers the sources that it predicted."""
 
     task = "causal_lm"  # whose rows are never cut
 
     def __init__(self, subject: Subject) -> None:
         self.model = subject.family.model
-        self.asked: list[str] = []
+        self.sources: list[str] = []
 
     def predict(self, rows: Any, *, batch_size: int) -> list[Any]:
         assert not self.model.training
-        self.asked = [row[0] for row in rows]
+        self.sources = [row[0] for row in rows]
         return [row[1] for row in rows]
 
 
@@ -36,7 +36,7 @@ def test_right_answers_score_full_marks(subjects: dict[str, Subject], corpora: d
     assert _task().measure(subject, subject, corpora["seq2seq"]) == {"exact_match": 1.0, "task_examples": 12.0}
     assert _task(limit=3).measure(subject, subject, corpora["seq2seq"])["task_examples"] == 3.0
     rows = [example.source for example in corpora["seq2seq"].splits["test"]]
-    places = [rows.index(source) for source in oracle.asked]
+    places = [rows.index(source) for source in oracle.sources]
     assert [place // 4 for place in places] == [0, 1, 2]
 
 
@@ -88,4 +88,4 @@ def test_rows_that_are_cut_are_counted(task: str, subjects: dict[str, Subject], 
     ],
 )
 def test_what_it_says_that_it_gives_is_what_corpora_grade(task: str, graded: Callable[[], dict[str, float]]) -> None:
-    assert set(_task().given(task)) == {name for name in graded() if not name.endswith("_stderr")}
+    assert set(_task().figure_names(task)) == {name for name in graded() if not name.endswith("_stderr")}

@@ -17,17 +17,17 @@ def test_decoding_with_the_cache_is_greedy_generation(task: str, subjects: dict[
     family = subjects[task].family
     prompt = SHAPE.prompt(family)
     request = Request(family)
-    ours = []
+    decoded = []
     with torch.no_grad():
         request.prefill(prompt)
         for _ in range(SHAPE.new_tokens):
-            ours.append(request.next_ids)
+            decoded.append(request.next_ids)
             request.decode(1)
-        theirs = family.model.generate(
+        expected = family.model.generate(
             prompt, attention_mask=torch.ones_like(prompt), do_sample=False, min_new_tokens=5, max_new_tokens=5,
             eos_token_id=None,
         )  # fmt: skip
-    assert torch.equal(torch.cat(ours, dim=1), theirs[:, -5:])
+    assert torch.equal(torch.cat(decoded, dim=1), expected[:, -5:])
 
 
 def test_a_request_forgets_the_one_before(subjects: dict[str, Subject]) -> None:
@@ -35,13 +35,13 @@ def test_a_request_forgets_the_one_before(subjects: dict[str, Subject]) -> None:
     prompt = SHAPE.prompt(family)
     request = runner(family, SHAPE)
     assert isinstance(request, Request)
-    said = []
+    outputs = []
     with torch.no_grad():
         for _ in range(2):
             request.prefill(prompt)
             request.decode(3)
-            said.append(request.next_ids)
-    assert said[0] is not None and said[1] is not None and torch.equal(said[0], said[1])
+            outputs.append(request.next_ids)
+    assert outputs[0] is not None and outputs[1] is not None and torch.equal(outputs[0], outputs[1])
 
 
 @pytest.mark.gpu

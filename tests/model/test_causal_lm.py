@@ -24,8 +24,8 @@ def test_labels_line_up_with_logits(tiny: Tiny) -> None:
     logits, _ = family.forward(batch)
     loss = cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORE)
     unshifted = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORE)
-    theirs = family.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=unshifted).loss
-    assert loss.item() == pytest.approx(theirs.item(), rel=1e-6)
+    expected = family.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=unshifted).loss
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 @torch.no_grad()

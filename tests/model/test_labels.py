@@ -25,7 +25,7 @@ def config(*names: str, architectures: Any = TRAINED) -> BertConfig:
 
 @pytest.mark.fast
 @pytest.mark.parametrize(
-    ("theirs", "ours", "expected"),
+    ("model_names", "corpus_names", "expected"),
     [
         (("POSITIVE", "NEGATIVE"), ("negative", "positive"), ("positive", "negative")),
         (("neutral", "Very  Good", "bad"), ("bad", "neutral", "very good"), ("neutral", "very good", "bad")),
@@ -39,15 +39,15 @@ def config(*names: str, architectures: Any = TRAINED) -> BertConfig:
     ],
 )
 def test_matched_by_name_or_by_position(
-    theirs: tuple[str, ...], ours: tuple[str, ...], expected: tuple[str, ...]
+    model_names: tuple[str, ...], corpus_names: tuple[str, ...], expected: tuple[str, ...]
 ) -> None:
-    assert in_model_order(config(*theirs), ours) == expected
-    assert options(config(*theirs), ours) == {}  # the model keeps its own names
+    assert in_model_order(config(*model_names), corpus_names) == expected
+    assert options(config(*model_names), corpus_names) == {}  # the model keeps its own names
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize(
-    ("theirs", "ours"),
+    ("model_names", "corpus_names"),
     [
         (("no", "yes"), ("bad", "good")),
         (("no", "yes"), ("no", "perhaps", "yes")),
@@ -57,9 +57,11 @@ def test_matched_by_name_or_by_position(
         (("a", "A"), ("a", "b")),
     ],
 )
-def test_other_classes_are_refused_by_both_lists(theirs: tuple[str, ...], ours: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=rf"\({', '.join(theirs)}\), the corpus {len(ours)} \({', '.join(ours)}\)"):
-        in_model_order(config(*theirs), ours)
+def test_other_classes_are_refused_by_both_lists(model_names: tuple[str, ...], corpus_names: tuple[str, ...]) -> None:
+    with pytest.raises(
+        ValueError, match=rf"\({', '.join(model_names)}\), the corpus {len(corpus_names)} \({', '.join(corpus_names)}\)"
+    ):
+        in_model_order(config(*model_names), corpus_names)
 
 
 @pytest.mark.fast

@@ -1,12 +1,12 @@
+"""Sources of models: folders, the hub, the zoo and configs give the model that transformers gives, or one error."""
+
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
-from tqdm import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from slimexp.config.build import build
@@ -16,7 +16,6 @@ from slimexp.model import loading
 from slimexp.model.base import Family
 from slimexp.model.cache import round_cache
 from slimexp.model.loading import ZOO, Pretrained, Scratch, family_named, from_folder
-from slimexp.model.reading import check_checkpoint, without_bars
 from slimexp.model.tokenizer import Bpe, Bytes
 
 Tiny = Callable[..., Any]
@@ -115,22 +114,6 @@ def test_a_tokenizer_without_padding_pads_with_its_end_token(tiny: Tiny, tmp_pat
     assert (batch["labels"] != -100).sum(1).tolist() == [1, 3]  # the end token of a text is a label, padding is not
 
 
-def test_loading_draws_no_bars_and_leaves_those_of_others_alone(
-    tiny_folder: Tiny, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tiny_folder("seq2seq")
-    capsys.readouterr()
-    load(Pretrained(path=str(folder), max_length=32), "seq2seq")
-    with without_bars():
-        list(tqdm(range(3)))
-    assert capsys.readouterr().err == ""
-    with without_bars():
-        list(huggingface_hub.utils.tqdm(range(3), disable=False))
-    assert "3/3" in capsys.readouterr().err
-    list(tqdm(range(3)))
-    assert "3/3" in capsys.readouterr().err
-
-
 # --- scratch and cut -----------------------------------------------------------------------------
 
 
@@ -174,47 +157,6 @@ def test_a_missing_folder_or_unknown_hub_id() -> None:
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no config\.json: give a folder in the hub's format"):
         Pretrained(path=str(tmp_path), max_length=32).validate("seq2seq")
-
-
-def test_weights_that_were_cut_short(tiny_folder: Tiny) -> None:
-    folder = tiny_folder("seq2seq")
-    whole = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"model '.+': its safetensors file was cut short or is none"):
-        load(Pretrained(path=str(folder), max_length=32), "seq2seq")
-
-
-@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
-@pytest.mark.parametrize("shards", [False, True])
-def test_weights_that_are_not_finite_name_tensor_and_file(
-    tiny: Tiny, tmp_path: Path, value: float, shards: bool
-) -> None:
-    family, name = tiny("causal_lm"), "model.layers.1.mlp.up_proj.weight"
-    family.model.get_parameter(name).data[0, 0] = value
-    family.model.save_pretrained(tmp_path, max_shard_size="20KB" if shards else "1GB")
-    family.tokenizer.save_pretrained(tmp_path)
-    file = r"model-\d+-of-\d+\.safetensors" if shards else r"model\.safetensors"
-    said = rf"model '.*': '{name}' in {file} holds NaN or infinity: get the file anew, or train"
-    with pytest.raises(ValueError, match=said):
-        load(Pretrained(path=str(tmp_path), max_length=32), "causal_lm")
-    with pytest.raises(ValueError, match=said):
-        from_folder(tmp_path, "causal_lm", 32)
-
-
-def test_small_floats_are_looked_at_too() -> None:
-    tensor = torch.tensor([1.0, torch.nan])
-    check_checkpoint([("a", tensor[:1].to(torch.float8_e4m3fn)), ("b", torch.ones(2, dtype=torch.int32))], "x")
-    with pytest.raises(ValueError, match="model 'x': 'c' holds NaN or infinity"):
-        check_checkpoint([("c", tensor.to(torch.float8_e4m3fn))], "x")
-
-
-def test_a_folder_without_weights(tiny_folder: Tiny) -> None:
-    folder = tiny_folder("seq2seq")
-    (folder / "model.safetensors").unlink()
-    source = Pretrained(path=str(folder), max_length=32)
-    source.validate("seq2seq")
-    with pytest.raises(ValueError, match="cannot be had"):
-        load(source, "seq2seq")
 
 
 def test_an_unknown_name_of_the_zoo() -> None:

@@ -77,7 +77,7 @@ def test_a_row_that_does_not_fit_the_model(what: str, folder: Path) -> None:
 
 
 def test_no_class_of_others_is_built(folder: Path, tmp_path: Path) -> None:
-    """Not by loading, nor by asking what a folder is: as a model, a baseline and a teacher are asked."""
+    """Not by loading, nor by the checks that a model, a baseline and a teacher go through."""
     canary = tmp_path / "canary"
     rows(folder, 0, **{"class": "subprocess.Popen", "arguments": {"args": ["touch", str(canary)]}})
     source = Pretrained(path=str(folder), max_length=16)

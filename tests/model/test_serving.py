@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from slimexp import artifact
 from slimexp.decode.packed_linear import PackedLinear
-from slimexp.format.pack import kernel
 from slimexp.kernel import autotune
 from slimexp.kernel.base import Kernel, Packed
 from slimexp.kernel.dense import DenseFloat32
 from slimexp.measure.size import count
 from slimexp.model import serving
 from slimexp.model.base import Family
+from slimexp.model.execution import kernel
 from slimexp.model.loading import family_of
 from slimexp.quantizer.fp8 import Fp8
 from slimexp.quantizer.minmax import MinMax
@@ -40,9 +40,9 @@ def _the_first_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def able(packed: Packed, rows: int, dtype: torch.dtype) -> dict[str, list[float]]:
         return {one.__name__: [1.0] for one in autotune.BACKENDS if one.refusal(packed, packed.numbers.device) is None}
 
-    monkeypatch.setattr(autotune, "race", able)
-    monkeypatch.setattr(autotune, "_raced", {})
-    monkeypatch.setenv("SLIMEXP_CACHE", str(tmp_path))  # other tests may have raced the same shapes
+    monkeypatch.setattr(autotune, "time_backends", able)
+    monkeypatch.setattr(autotune, "_choices", {})
+    monkeypatch.setenv("SLIMEXP_CACHE", str(tmp_path))  # other tests may have timed the same shapes
 
 
 def saved(family: Family, folder: Path, *, bits: int, group_size: int | str | None, activations: bool) -> Family:
@@ -77,12 +77,12 @@ def test_on_a_gpu_llama_like_models_run_on_words(
     assert (logits(real) - logits(fake)).norm() < 2e-2 * logits(fake).norm()  # inputs are rounded to int8
 
 
-def test_on_a_cpu_float8_is_raced_like_all_else(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cpu_float8_is_autotuned_too(tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = tiny("causal_lm")
     for layer in fake.compressible().values():
         attach(layer, "weight", Fp8(bits=8, group_size=None))
     artifact.save(fake, tmp_path / "a", dtype=torch.float32, stages=[])
-    monkeypatch.setattr(autotune, "race", lambda *_: {"ScaledMM": [2.0], "DenseFloat32": [1.0]})
+    monkeypatch.setattr(autotune, "time_backends", lambda *_: {"ScaledMM": [2.0], "DenseFloat32": [1.0]})
     real = artifact.served(tmp_path / "a")
     assert all(isinstance(real.model.get_submodule(name), DenseFloat32) for name in fake.compressible())
 
@@ -144,7 +144,7 @@ def test_an_artifact_that_was_cut_short_is_refused(size: int, tiny: Make, tmp_pa
         artifact.served(tmp_path / "a")
 
 
-def test_what_the_decode_loop_does_not_read_is_raced() -> None:
+def test_what_the_decode_loop_does_not_read_is_autotuned() -> None:
     gpu = torch.device("cuda")
     layer = Packed(torch.ones(32, 32, dtype=torch.int8), torch.ones(32, 1), None, 8, None, None)
     assert serving._read_by_decoding({"a": layer, "b": layer}, gpu) == {"a": PackedLinear, "b": PackedLinear}

@@ -105,10 +105,18 @@ def test_a_start_that_is_nowhere_or_two_is_refused(tiny: Make) -> None:
 
 def test_generation_stops_where_targets_end(tiny: Make) -> None:
     family: Family = tiny("seq2seq")
-    for said, means in ((None, 1), (9, [9, 1]), ([9, 8], [9, 8, 1]), (1, 1), ([1, 5], [1, 5]), ([-1], 1), (10**6, 1)):
-        family.model.generation_config.eos_token_id = said
+    for configured, expected in (
+        (None, 1),
+        (9, [9, 1]),
+        ([9, 8], [9, 8, 1]),
+        (1, 1),
+        ([1, 5], [1, 5]),
+        ([-1], 1),
+        (10**6, 1),
+    ):
+        family.model.generation_config.eos_token_id = configured
         align(family.model, family.tokenizer)
-        assert family.model.generation_config.eos_token_id == means
+        assert family.model.generation_config.eos_token_id == expected
 
 
 def test_a_tokenizer_larger_than_the_embeddings_is_refused(tiny: Make) -> None:

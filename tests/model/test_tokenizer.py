@@ -14,10 +14,10 @@ def test_bytes_are_ids_minus_three(text: str) -> None:
 
 
 def test_bytes_are_the_ids_of_byt5() -> None:
-    ours, theirs = Bytes().build([]), ByT5Tokenizer()
-    assert [ours(text)["input_ids"] for text in TEXTS] == [theirs(text)["input_ids"] for text in TEXTS]
-    assert len(ours) == 259
-    assert (ours.pad_token_id, ours.eos_token_id, ours.unk_token_id) == (0, 1, 2)
+    tokenizer, expected = Bytes().build([]), ByT5Tokenizer()
+    assert [tokenizer(text)["input_ids"] for text in TEXTS] == [expected(text)["input_ids"] for text in TEXTS]
+    assert len(tokenizer) == 259
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (0, 1, 2)
 
 
 def test_bytes_read_no_text() -> None:

@@ -43,7 +43,7 @@ def folder(whole: Path, tmp_path: Path) -> Path:
 
 
 def refused(folder: Path) -> str:
-    """What is said by the way that a run takes: first what a model is, then its tokenizer, then all of it."""
+    """The error in the order of a run: first the config is validated, then the tokenizer is read, then the weights."""
     source = Pretrained(path=str(folder), max_length=16)
     with pytest.raises(ValueError) as raised:
         source.validate("seq2seq")
@@ -51,9 +51,9 @@ def refused(folder: Path) -> str:
         source.load(task="seq2seq", texts=tuple, labels=())
     with pytest.raises(ValueError):
         from_folder(folder, "seq2seq", 16)
-    said = str(raised.value)
-    assert "\n" not in said and str(folder) in said
-    return said
+    message = str(raised.value)
+    assert "\n" not in message and str(folder) in message
+    return message
 
 
 def config(name: str = "config.json", **changes: Any) -> Damage:
@@ -84,9 +84,9 @@ def tensors(change: Callable[[dict[str, Tensor]], Any]) -> Damage:
     return damage
 
 
-def header(said: dict[str, Any] | int, data: bytes = b"") -> Damage:
-    text = b"{}" if isinstance(said, int) else json.dumps(said).encode()
-    length = said if isinstance(said, int) else len(text)
+def header(metadata: dict[str, Any] | int, data: bytes = b"") -> Damage:
+    text = b"{}" if isinstance(metadata, int) else json.dumps(metadata).encode()
+    length = metadata if isinstance(metadata, int) else len(text)
     return content("model.safetensors", length.to_bytes(8, "little") + text + data)
 
 
@@ -236,8 +236,8 @@ def test_what_is_refused(what: str, folder: Path) -> None:
     damage, why = CASES[what]
     damage(folder)
     began = time.monotonic()
-    said = refused(folder)
-    assert re.search(why, said), said
+    message = refused(folder)
+    assert re.search(why, message), message
     assert time.monotonic() - began < 20
 
 
@@ -276,10 +276,10 @@ def test_code_beside_a_model_is_not_run(folder: Path, tmp_path: Path) -> None:
 
 
 def test_nobody_is_asked_whether_to_run_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def asked(*_: Any) -> str:
+    def ask(*_: Any) -> str:
         raise AssertionError("a question on the terminal")
 
-    monkeypatch.setattr("builtins.input", asked)
+    monkeypatch.setattr("builtins.input", ask)
     config(model_type="mine", auto_map={"AutoConfig": "evil.C"})(folder)
     assert "needs its own code" in refused(folder)
 

@@ -1,4 +1,4 @@
-"""The language that a translator writes: its tokenizer and its generation must mean the same one."""
+"""The target language of a translator, which its tokenizer and its generation settings must agree on."""
 
 import logging
 import re
@@ -13,26 +13,30 @@ log = logging.getLogger(__name__)
 _CODE = re.compile(r"[a-z]{2,3}(_[A-Za-z]{2,4})?|__\w+__")  # en_XX, eng_Latn, __en__
 
 
-def settle_language(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let the model write the language that its tokenizer encodes targets in, and the other way round.
+def align_target_language(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make the language that the model writes the one that its tokenizer encodes targets in, in place.
 
-    Of tokenizers with a ``tgt_lang`` (mBART, NLLB, M2M100, PLBart). What one side says the other is told: the language
-    that generation is forced to begin with, or the decoder to start from, is the tokenizer's; else the tokenizer's is
-    put into the generation config, and so into every folder that the model is saved in.
+    Only tokenizers with a ``tgt_lang`` (mBART, NLLB, M2M100, PLBart) are concerned. The language that generation is
+    forced to begin with, or that the decoder starts from, becomes the tokenizer's; where there is none, the tokenizer's
+    is put into the generation config, and so into every folder that the model is saved in.
+
+    Args:
+        model: A translator.
+        tokenizer: The model's tokenizer.
 
     Raises:
-        ValueError: The two name different languages, or the tokenizer one that it does not know.
+        ValueError: The two name different languages, or the tokenizer names one that it lacks.
     """
     generation = getattr(model, "generation_config", None)
     if not hasattr(tokenizer, "tgt_lang") or generation is None:
         return
-    holders(model)  # ids are whole numbers
-    said = generation.forced_bos_token_id, generation.decoder_start_token_id, model.config.decoder_start_token_id
-    forced = next((i for i in said if i is not None and _is_language(i, tokenizer)), None)
+    holders(model)  # checks that ids are whole numbers
+    configured = generation.forced_bos_token_id, generation.decoder_start_token_id, model.config.decoder_start_token_id
+    forced = next((i for i in configured if i is not None and _is_language(i, tokenizer)), None)
     if forced is not None and tokenizer.tgt_lang is None:
         tokenizer.tgt_lang = tokenizer.convert_ids_to_tokens(forced).strip("_")
     if tokenizer.tgt_lang is None:
-        _say_unnamed(str(getattr(tokenizer, "src_lang", None)))
+        _warn_unnamed(str(getattr(tokenizer, "src_lang", None)))
         return
     ids = tokenizer(text_target="")["input_ids"]
     language = next((i for i in ids if _is_language(i, tokenizer)), None)
@@ -58,7 +62,7 @@ def _is_language(token_id: int, tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 @cache
-def _say_unnamed(source: str) -> None:
+def _warn_unnamed(source: str) -> None:
     log.warning(
         "the tokenizer names no language to write (tgt_lang in tokenizer_config.json): targets are taken for '%s', "
         "the language that is read",

@@ -136,16 +136,16 @@ def test_writes_the_language_of_the_tokenizer_as_plain_generate_does_when_told(
 ) -> None:
     folder = translator(kind, generation=generation)
     model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    told = {name: tokenizer.convert_tokens_to_ids(token) for name, token in start.items()}
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in start.items()}
     family = load(folder)
     found = family.predict(ROWS, batch_size=1)
     for row, text in zip(ROWS, found, strict=True):
         inputs = tokenizer(row[0], return_tensors="pt")
-        tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False, num_beams=1, **told)
+        tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False, num_beams=1, **ids)
         assert tokenizer.batch_decode(tokens, skip_special_tokens=True) == [text]
     family.model.save_pretrained(tmp_path / "saved")
     saved = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "saved").generation_config
-    assert {name: getattr(saved, name) for name in told} == told  # and so does whoever loads the artifact
+    assert {name: getattr(saved, name) for name in ids} == ids  # and so does whoever loads the artifact
 
 
 @pytest.mark.parametrize("kind", ["mbart50", "nllb"])
@@ -168,10 +168,10 @@ def test_contradictions_are_refused(translator: Make, languages: dict[str, str],
         load(folder)
 
 
-def test_a_language_that_nobody_names_is_said(translator: Make, caplog: pytest.LogCaptureFixture) -> None:
-    from slimexp.model.language import _say_unnamed
+def test_an_unnamed_language_is_warned_of(translator: Make, caplog: pytest.LogCaptureFixture) -> None:
+    from slimexp.model.target_language import _warn_unnamed
 
-    _say_unnamed.cache_clear()
+    _warn_unnamed.cache_clear()
     load(translator("nllb", tgt_lang=None))
     assert "names no language to write" in caplog.text and "eng_Latn" in caplog.text
 
