@@ -1,7 +1,7 @@
 """Schedules: a number as a pure function of training progress.
 
-``progress`` is optimizer step / total steps in [0, 1], so a resumed run, another batch size or
-gradient accumulation leaves the curve where it was.
+``progress`` is optimizer step / total steps in [0, 1], so that a resumed run, another batch size or gradient
+accumulation does not change the curve.
 """
 
 import math
@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 
 
 class Schedule(ABC):
-    """A curve from ``start`` (progress 0) to ``end`` (progress 1)."""
+    """A curve from ``start`` at progress 0 to ``end`` at progress 1."""
 
     def __init__(self, *, start: float, end: float) -> None:
         self.start = start
@@ -20,7 +20,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def shape(self, progress: float) -> float:
-        """Monotone map of [0, 1] onto [0, 1]."""
+        """A monotone map of [0, 1] onto [0, 1] (for a constant, to 0)."""
 
 
 class Constant(Schedule):
@@ -48,10 +48,10 @@ class Cosine(Schedule):
 
 
 class Exponential(Schedule):
-    """Constant ratio per step.
+    """A constant ratio per step.
 
     Raises:
-        ValueError: An end is not positive.
+        ValueError: ``start`` or ``end`` is not positive.
     """
 
     def __init__(self, *, start: float, end: float) -> None:

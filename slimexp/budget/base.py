@@ -1,4 +1,4 @@
-"""What every budget is: a price of shapes, and the most that one may cost."""
+"""Budgets: what a shape of a model costs, and the most that it may cost."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from slimexp.cut.shape import Shape
 from slimexp.model.base import Family
 
-Price = Callable[[Shape], float]
+Cost = Callable[[Shape], float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Space:
-    """A model and what could be cut out of it.
+class SearchSpace:
+    """A model and the shapes that it could be cut to.
 
     Attributes:
         family: The whole model.
-        lattice: Stack or width -> the numbers of units it may have, from the whole down.
-        count: Parameters of a shape, exactly.
-        build: The model of a shape.
+        lattice: Stack or width -> numbers of units that it may have, in descending order from the whole.
+        count: Shape -> its number of parameters, exactly.
+        build: Shape -> the model of this shape.
     """
 
     family: Family
@@ -28,25 +28,28 @@ class Space:
 
     @property
     def whole(self) -> dict[str, int]:
-        """The shape of the model itself."""
-        return {word: options[0] for word, options in self.lattice.items()}
+        """The shape of the whole model."""
+        return {key: options[0] for key, options in self.lattice.items()}
 
 
 class Budget(ABC):
-    """What the user wants; shapes are solved for.
+    """An upper limit on the cost of a model; a shape that meets it is searched for.
 
     Attributes:
-        limit: Most that a shape may cost.
-        unit: What the limit is a number of, for messages.
+        limit: The highest cost allowed, in ``unit``.
+        unit: Unit of the cost, for messages.
     """
 
     limit: float
     unit: str
 
     @abstractmethod
-    def price(self, space: Space) -> Price:
-        """What a shape costs, cheap to ask; falls with every unit."""
+    def cost(self, space: SearchSpace) -> Cost:
+        """A function from shapes to their cost, perhaps estimated.
 
-    def reached(self, space: Space, shape: Shape, price: Price) -> float:
-        """What the shape that was solved for costs in truth, where the price is an estimate."""
-        return price(shape)
+        It is called millions of times, so it must be fast, and must fall with every unit removed.
+        """
+
+    def reached(self, space: SearchSpace, shape: Shape, cost: Cost) -> float:
+        """The true cost of the shape that was found, measured where ``cost`` is an estimate."""
+        return cost(shape)

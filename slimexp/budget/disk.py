@@ -1,26 +1,26 @@
-"""Disk: megabytes of the files that a user ships."""
+"""Disk: megabytes of the files that are deployed."""
 
 import tempfile
 from pathlib import Path
 
 import torch
 
-from slimexp.budget.base import Budget, Price, Space
+from slimexp.budget.base import Budget, Cost, SearchSpace
 from slimexp.model.tokenizer import save_tokenizer
 
 MB = 1e6
-_PER_TENSOR = 120  # bytes of its entry in a safetensors header beside its name: type, shape, offsets
+_PER_TENSOR = 120  # bytes of an entry in a safetensors header beside the name: type, shape, offsets
 
 
 class Disk(Budget):
     """Bytes of weights, config and tokenizer as the artifact of this stage holds them (``disk_mb`` of measure size).
 
-    Later stages may store them in fewer bits. Names of tensors are counted at their full length, so that the artifact
-    is some kilobytes smaller than the price.
+    Later stages may store them in fewer bits. Names of all tensors of the whole model are counted, so that the artifact
+    is some kilobytes smaller than the cost.
 
     Args:
-        megabytes: Most that they may take, in 10^6 bytes.
-        dtype: Type of the stored weights.
+        megabytes: The largest size allowed, in 10^6 bytes.
+        dtype: Name of the torch type of the stored weights.
     """
 
     unit = "MB"
@@ -33,13 +33,13 @@ class Disk(Budget):
         self.limit = megabytes
         self.bytes_per_weight = kind.itemsize
 
-    def price(self, space: Space) -> Price:
+    def cost(self, space: SearchSpace) -> Cost:
         model = space.family.model
         with tempfile.TemporaryDirectory() as folder:
             save_tokenizer(space.family.tokenizer, Path(folder))
             model.config.save_pretrained(folder)
             if model.can_generate():
                 model.generation_config.save_pretrained(folder)
-            beside = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+            files = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
         header = sum(len(name) + _PER_TENSOR for name, _ in model.named_parameters())
-        return lambda shape: (space.count(shape) * self.bytes_per_weight + beside + header) / MB
+        return lambda shape: (space.count(shape) * self.bytes_per_weight + files + header) / MB

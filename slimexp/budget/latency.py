@@ -1,4 +1,4 @@
-"""Latency: seconds per request over those of the model that came in, measured where the stage runs."""
+"""Latency: seconds per request, relative to the incoming model, measured where the stage runs."""
 
 import statistics
 import time
@@ -6,24 +6,24 @@ from collections.abc import Callable
 
 import torch
 
-from slimexp.budget.base import Budget, Price, Space
+from slimexp.budget.base import Budget, Cost, SearchSpace
 from slimexp.cut.shape import Shape
 from slimexp.model.base import Batch, Family
 
 
 class Latency(Budget):
-    """One pass over a batch of random tokens: median of the ratios of interleaved pairs.
+    """Seconds of one forward pass: the median of the ratios of interleaved pairs of smaller and whole model.
 
-    The price is a linear estimate: how much halving each axis alone saves is measured, and savings are added up. The
-    shape that was solved for is then measured itself, and solved for again where the estimate was too hopeful. Times
-    depend on the machine and on what else it does, so that another run may come to another shape; a resumed one keeps
-    its own. What an artifact's users will see is what the measure ``latency`` says.
+    The cost is a linear estimate: how much halving each axis alone saves is measured, and savings are added up. The
+    shape found is then measured itself, and searched for again where the estimate was too optimistic. Times depend on
+    the machine and its load, so that another run may find another shape; a resumed run keeps its own. What users of an
+    artifact will see is what the measure ``latency`` reports.
 
     Args:
-        ratio: Most seconds per request over those of the whole model, in (0, 1).
-        batch: Sequences at once.
-        tokens: Of each; 1 is what one step of decoding costs without its cache.
-        pairs: Of which the median counts.
+        ratio: The longest time allowed per request over that of the whole model, in (0, 1).
+        batch: Number of sequences per batch.
+        tokens: Number of tokens per sequence; 1 is the cost of one decoding step without its cache.
+        pairs: Number of pairs timed.
     """
 
     unit = "x the latency"
@@ -39,48 +39,51 @@ class Latency(Budget):
         self.tokens = tokens
         self.pairs = pairs
 
-    def price(self, space: Space) -> Price:
+    def cost(self, space: SearchSpace) -> Cost:
         whole = space.whole
-        saved = {}
-        for word, options in space.lattice.items():
+        saved = {}  # share of the time per unit
+        for key, options in space.lattice.items():
             if len(options) > 1:
                 fewer = options[len(options) // 2]
-                shape = {**whole, word: fewer}
-                saved[word] = max(1 - self._ratio(space, shape), 0.0) / (whole[word] - fewer)
-        return lambda shape: 1 - sum(each * (whole[word] - shape[word]) for word, each in saved.items())
+                shape = {**whole, key: fewer}
+                saved[key] = max(1 - self._ratio(space, shape), 0.0) / (whole[key] - fewer)
+        return lambda shape: 1 - sum(saving * (whole[key] - shape[key]) for key, saving in saved.items())
 
-    def reached(self, space: Space, shape: Shape, price: Price) -> float:
+    def reached(self, space: SearchSpace, shape: Shape, cost: Cost) -> float:
         return self._ratio(space, shape)
 
-    def _ratio(self, space: Space, shape: Shape) -> float:
-        one, other = self._pass(space.family), self._pass(space.build(shape))
-        one(), other()
-        return statistics.median(_ratio(one, other, first=pair % 2 == 0) for pair in range(self.pairs))
+    def _ratio(self, space: SearchSpace, shape: Shape) -> float:
+        """Seconds of the model of ``shape`` over those of the whole one."""
+        whole, small = self._timer(space.family), self._timer(space.build(shape))
+        whole(), small()  # warm-up
+        return statistics.median(_ratio(whole, small, whole_first=pair % 2 == 0) for pair in range(self.pairs))
 
-    def _pass(self, family: Family) -> Callable[[], float]:
+    def _timer(self, family: Family) -> Callable[[], float]:
+        """A function that runs one forward pass and returns its seconds."""
         tokens = min(self.tokens, family.max_length)
         ids = torch.arange(self.batch * tokens, device=family.device).view(self.batch, tokens) % 97 + 3
         batch: Batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
 
         @torch.inference_mode()
         def seconds() -> float:
-            began = _now(family.device)
+            start = _now(family.device)
             family.forward(batch)
-            return _now(family.device) - began
+            return _now(family.device) - start
 
         return seconds
 
 
-def _ratio(whole: Callable[[], float], small: Callable[[], float], *, first: bool) -> float:
-    """Seconds of ``small`` over those of ``whole``, which goes first or second."""
-    if first:
-        dense = whole()
-        return small() / dense
-    taken = small()
-    return taken / whole()
+def _ratio(whole: Callable[[], float], small: Callable[[], float], *, whole_first: bool) -> float:
+    """Seconds of ``small`` over those of ``whole``, run in either order."""
+    if whole_first:
+        whole_seconds = whole()
+        return small() / whole_seconds
+    small_seconds = small()
+    return small_seconds / whole()
 
 
 def _now(device: torch.device) -> float:
+    """Seconds of a clock, once the device has finished its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

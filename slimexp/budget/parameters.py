@@ -1,13 +1,13 @@
-"""Parameters: the share of them that stays."""
+"""Parameters: the share of them that is retained."""
 
-from slimexp.budget.base import Budget, Price, Space
+from slimexp.budget.base import Budget, Cost, SearchSpace
 
 
 class Parameters(Budget):
-    """Parameters over those of the model that came in, tied ones once.
+    """Number of parameters over that of the incoming model; tied parameters count once.
 
     Args:
-        share: Most that may stay, in (0, 1).
+        share: The largest ratio allowed, in (0, 1).
     """
 
     unit = "of the parameters"
@@ -17,6 +17,6 @@ class Parameters(Budget):
             raise ValueError(f"budget.share of the parameters that stay must be in (0, 1), got {share}")
         self.limit = share
 
-    def price(self, space: Space) -> Price:
+    def cost(self, space: SearchSpace) -> Cost:
         dense = space.count(space.whole)
         return lambda shape: space.count(shape) / dense

@@ -1,35 +1,35 @@
-"""The shape that meets a budget: scored once per axis, solved for any budget, decided by what few candidates lose."""
+"""Search for the shape of least loss within a budget: losses of single axes rank shapes, a few candidates are run."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice, product
 
-from slimexp.budget.base import Price
+from slimexp.budget.base import Cost
 from slimexp.cut.shape import Shape
 from slimexp.host.console import counted
 
 Loss = Callable[[Shape], float]
-Lattice = Mapping[str, Sequence[int]]  # word of a shape -> numbers of units, from the whole down
+Lattice = Mapping[str, Sequence[int]]  # key of a shape -> numbers of units, in descending order from the whole
 
 
 class Unreachable(ValueError):
-    """No shape costs so little.
+    """No shape meets the budget.
 
     Attributes:
-        shape: The cheapest.
-        price: What it costs.
+        shape: The cheapest shape.
+        cost: Its cost.
     """
 
-    def __init__(self, shape: Shape, price: float) -> None:
-        super().__init__(f"the least that can be had is {price:.4g}: {described(shape)}")
+    def __init__(self, shape: Shape, cost: float) -> None:
+        super().__init__(f"the least that can be had is {cost:.4g}: {describe(shape)}")
         self.shape = shape
-        self.price = price
+        self.cost = cost
 
 
 def solve(
     lattice: Lattice,
     *,
-    price: Price,
+    cost: Cost,
     limit: float,
     loss: Loss,
     candidates: int,
@@ -37,62 +37,64 @@ def solve(
 ) -> Shape:
     """The shape of least loss among those that cost at most ``limit``.
 
-    The loss of every axis cut alone is taken at each number of units that could matter. Their sum ranks the shapes that
-    fit and could keep no more, and the loss itself decides between the ``candidates`` first.
+    Each axis is cut alone, to every number of units that could be needed, and the rise of the loss is measured. The sum
+    of these ranks the shapes that meet the budget and could retain no more, and the loss itself decides between the
+    first ``candidates``.
 
     Args:
-        lattice: What there is to choose from.
-        price: What a shape costs; falls with every unit.
-        limit: Most that it may cost.
-        loss: What the model of a shape loses on calibration text.
-        candidates: Shapes whose loss is taken, at most.
-        allowed: Whether a shape can be at all.
+        lattice: Key of a shape -> numbers of units to choose from.
+        cost: Cost of a shape; falls with every unit removed.
+        limit: The highest cost allowed.
+        loss: Loss of the model of a shape on calibration text.
+        candidates: Largest number of shapes whose own loss is measured.
+        allowed: Whether a model of such a shape can exist.
 
     Raises:
-        Unreachable: No shape costs so little.
+        Unreachable: No shape meets the budget.
     """
-    least = {word: options[-1] for word, options in lattice.items()}
-    if price(least) > limit:
-        raise Unreachable(least, price(least))
-    whole = {word: options[0] for word, options in lattice.items()}
-    useful = {word: _useful(word, options, whole, price, limit) for word, options in lattice.items()}
+    least = {key: options[-1] for key, options in lattice.items()}
+    if cost(least) > limit:
+        raise Unreachable(least, cost(least))
+    whole = {key: options[0] for key, options in lattice.items()}
+    useful = {key: _useful(key, options, whole, cost, limit) for key, options in lattice.items()}
     base = loss(whole)
-    cuts = [(word, units) for word, options in useful.items() for units in options if units < whole[word]]
-    damage = dict.fromkeys(whole.items(), 0.0)
-    damage |= {(word, units): loss({**whole, word: units}) - base for word, units in counted(cuts, "solving: cut")}
+    cuts = [(key, units) for key, options in useful.items() for units in options if units < whole[key]]
+    increase = dict.fromkeys(whole.items(), 0.0)  # of the loss
+    increase |= {(key, units): loss({**whole, key: units}) - base for key, units in counted(cuts, "solving: cut")}
 
     def fits(shape: Shape) -> bool:
-        return price(shape) <= limit and allowed(shape)
+        return cost(shape) <= limit and allowed(shape)
 
-    affordable = (shape for shape in _shapes(useful) if price(shape) <= limit)
-    ranked = sorted(affordable, key=lambda shape: math.fsum(damage[item] for item in shape.items()))
-    # of millions few are looked at, and what is allowed takes long to say
+    affordable = (shape for shape in _shapes(useful) if cost(shape) <= limit)
+    ranked = sorted(affordable, key=lambda shape: math.fsum(increase[item] for item in shape.items()))
+    # lazily: there may be millions of shapes, and ``allowed`` is slow
     tight = (shape for shape in ranked if allowed(shape) and not any(map(fits, _larger(useful, shape))))
     best = list(islice(tight, candidates))
     if not best:
-        raise Unreachable(least, price(least))
+        raise Unreachable(least, cost(least))
     losses = [loss(shape) for shape in counted(best, "solving: candidate")]
     return best[losses.index(min(losses))]
 
 
-def described(shape: Shape) -> str:
+def describe(shape: Shape) -> str:
     """``{"ffn": 32, "hidden": 64}`` -> ``ffn 32, hidden 64``."""
-    return ", ".join(f"{word} {units}" for word, units in shape.items())
+    return ", ".join(f"{key} {units}" for key, units in shape.items())
 
 
-def _useful(word: str, options: Sequence[int], whole: Shape, price: Price, limit: float) -> Sequence[int]:
-    """Options down to the first that meets the budget by itself: to take more of one axis cannot be needed."""
-    enough = (i for i, units in enumerate(options) if price({**whole, word: units}) <= limit)
+def _useful(key: str, options: Sequence[int], whole: Shape, cost: Cost, limit: float) -> Sequence[int]:
+    """Options down to the first that meets the budget by itself: fewer units of this axis are never needed."""
+    enough = (i for i, units in enumerate(options) if cost({**whole, key: units}) <= limit)
     return options[: next(enough, len(options)) + 1]
 
 
 def _larger(lattice: Lattice, shape: Shape) -> Iterator[Shape]:
-    """Those that keep one step more of one axis."""
-    for word, options in lattice.items():
-        at = options.index(shape[word])
-        if at:
-            yield {**shape, word: options[at - 1]}
+    """The shapes that retain the next larger number of units of one axis."""
+    for key, options in lattice.items():
+        position = options.index(shape[key])
+        if position:
+            yield {**shape, key: options[position - 1]}
 
 
 def _shapes(lattice: Lattice) -> Iterator[dict[str, int]]:
+    """Every shape of the lattice."""
     return (dict(zip(lattice, units, strict=True)) for units in product(*lattice.values()))

@@ -12,7 +12,7 @@ CLASSES = {
     "slimexp.allocation.Sensitivity": "slimexp.allocation.sensitivity.SensitivityAllocation",
     "slimexp.importance.mask.Mask": "slimexp.weight.mask.Mask",
     "slimexp.model.loading.CutOut": "slimexp.cut.source.CutOut",
-    "slimexp.model.surgery.Cut": "slimexp.cut.keep.Cut",
+    "slimexp.model.surgery.Cut": "slimexp.cut.keep.Keep",
     "slimexp.progress.Progress": "slimexp.pipeline.progress.Progress",
     "slimexp.rounding.GPTQ": "slimexp.rounding.gptq.GPTQ",
     "slimexp.smoothing.AWQ": "slimexp.smoothing.awq.AWQ",

@@ -1,4 +1,4 @@
-"""Where the parts of an architecture are: which dimension of which parameter is heads, neurons or channels."""
+"""Model architectures: which dimension of which parameter counts heads, neurons, channels, experts or tokens."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -22,25 +22,26 @@ _LAYER_NORM = (
 
 
 @dataclass(frozen=True)
-class Anatomy:
-    """What a cut needs to know of a model type.
+class Architecture:
+    """What removal needs to know of a model type.
 
     Attributes:
-        axes: Pattern of a parameter's name -> axis of each of its dimensions; the first match counts.
-        block: Pattern of a block's index in a parameter's name, the index as its one group.
+        axes: Regular expression of a parameter's name -> axis of each of its dimensions; the first match counts.
+        block: Regular expression of a block's index in a parameter's name, the index as its one group.
         sizes: Axis -> config key of its size; an axis without one cannot be cut.
         depths: Stack -> config key of its number of blocks.
-        neurons: Name, within a block, of the layer that reads the feed-forward neurons.
-        values: Name, within a block, of the layers that read the attention heads.
-        norm: Pattern of the names of the norms on the residual stream; RMS norms where the hidden width can be cut.
+        neurons: Regular expression of the names of the layers that read the feed-forward neurons.
+        values: Regular expression of the names of the layers that read the attention heads.
+        norm: Regular expression of the names of the norms on the residual stream; RMS norms where the hidden width
+            can be cut.
         epsilon: Config key of what those norms add to the mean square.
-        head_dim: Config key of a head's width, where that would otherwise follow from other sizes.
-        widths: Dimension that follows ``HEADS`` -> how many of its entries belong to one head.
-        scopes: Axis -> pattern of the part of a name within which all share one choice of what survives; a block,
-            where the axis is left out.
-        refusals: Axis -> why it cannot be cut.
-        first_block_stays: Whether block 0 holds something all blocks share.
-        dense_blocks: Config key of the number of blocks, at the start, that are no mixtures.
+        head_dim: Config key of the channels of a head, where that would otherwise follow from other sizes.
+        widths: Axis that follows ``HEADS`` -> number of its entries that belong to one head.
+        scopes: Axis -> regular expression of the part of a name within which all parameters retain the same units; a
+            block, where the axis is left out.
+        refusals: Axis -> reason why it cannot be cut.
+        first_block_stays: Whether block 0 holds parameters that all blocks share.
+        dense_blocks: Config key of the number of leading blocks that are no mixtures of experts.
         counts_from_padding: Whether positions are counted from the id of the padding token.
     """
 
@@ -64,7 +65,7 @@ class Anatomy:
         """Axes of the parameter called ``name``.
 
         Raises:
-            ValueError: The anatomy does not know it.
+            ValueError: No pattern of the architecture matches the name.
         """
         for pattern, axes in self.axes.items():
             if re.search(pattern, name):
@@ -72,66 +73,67 @@ class Anatomy:
         raise ValueError(f"parameter '{name}' has no known axes: this variant cannot be cut")
 
     def leader(self, axis: str) -> str:
-        """The axis whose choice decides along ``axis``: heads decide what stays of position tables and latents."""
+        """The axis whose units decide what is retained along ``axis``: position tables and latents follow heads."""
         return HEADS if axis in self.widths and axis != KV_HEADS else axis
 
     @property
     def groups(self) -> str:
-        """Axis whose units are what attention can lose: key/value heads, or heads where each has keys of its own."""
+        """Axis of the units that attention can lose: key/value heads, or heads where each has keys of its own."""
         return KV_HEADS if KV_HEADS in self.sizes else HEADS
 
 
-def anatomy_of(config: PreTrainedConfig) -> Anatomy:
-    """Anatomy of a model.
+def architecture_of(config: PreTrainedConfig) -> Architecture:
+    """The architecture of a model's type.
 
     Raises:
-        ValueError: There is none for its type; names the types that have one.
+        ValueError: The type has none here; names the types that do.
     """
-    if config.model_type not in ANATOMIES:
+    if config.model_type not in ARCHITECTURES:
         raise ValueError(
-            f"a model of type {config.model_type} cannot be cut; types that can: {', '.join(sorted(ANATOMIES))}"
+            f"a model of type {config.model_type} cannot be cut; types that can: {', '.join(sorted(ARCHITECTURES))}"
         )
-    return ANATOMIES[config.model_type]
+    return ARCHITECTURES[config.model_type]
 
 
 def size(config: PreTrainedConfig, axis: str) -> int:
-    """Units of an axis: heads, key/value heads, neurons of a block, channels, experts of a block, tokens.
+    """Number of units of an axis: heads, key/value heads or neurons of a block, channels, experts of a block, tokens.
 
     Raises:
-        ValueError: The axis cannot be cut; says why.
+        ValueError: The axis cannot be cut; names the reason.
     """
-    anatomy = anatomy_of(config)
-    if axis not in anatomy.sizes:
-        if axis not in anatomy.refusals:
+    architecture = architecture_of(config)
+    if axis not in architecture.sizes:
+        if axis not in architecture.refusals:
             raise ValueError(f"a model of type {config.model_type} has no {axis}")
-        raise ValueError(f"{axis} of a model of type {config.model_type} cannot be cut alone: {anatomy.refusals[axis]}")
-    own = getattr(config, anatomy.sizes[axis])
-    return int(own if own is not None else 4 * config.hidden_size)  # GPT-2's n_inner
+        reason = architecture.refusals[axis]
+        raise ValueError(f"{axis} of a model of type {config.model_type} cannot be cut alone: {reason}")
+    units = getattr(config, architecture.sizes[axis])
+    return int(units if units is not None else 4 * config.hidden_size)  # GPT-2's n_inner
 
 
 def head_width(config: PreTrainedConfig) -> int:
-    """Channels of one attention head where the output projection reads it."""
+    """Number of channels of one attention head where the output projection reads it."""
     explicit = next((w for key in ("v_head_dim", "head_dim", "d_kv") if (w := getattr(config, key, None))), None)
     return int(explicit or config.hidden_size // config.num_attention_heads)
 
 
-def block(name: str, anatomy: Anatomy) -> str:
+def block(name: str, architecture: Architecture) -> str:
     """The part of a parameter's or module's name up to its block's index; "" outside the blocks."""
-    found = re.search(anatomy.block, f"{name}.")
-    return name[: found.end() - 1] if found else ""
+    match = re.search(architecture.block, f"{name}.")
+    return name[: match.end() - 1] if match else ""
 
 
-def scope(name: str, axis: str, anatomy: Anatomy) -> str:
-    """The part of a parameter's or module's name within which one choice is made of what survives of ``axis``."""
+def scope(name: str, axis: str, architecture: Architecture) -> str:
+    """The part of a parameter's or module's name within which all retain the same units of ``axis``."""
     if axis in _WHOLE_MODEL:
         return ""
-    if axis in anatomy.scopes:
-        found = re.search(anatomy.scopes[axis], name)
-        return found[0] if found else ""
-    return block(name, anatomy)
+    if axis in architecture.scopes:
+        match = re.search(architecture.scopes[axis], name)
+        return match[0] if match else ""
+    return block(name, architecture)
 
 
-_T5 = Anatomy(
+_T5 = Architecture(
     axes={
         r"\.(q|k|v)\.weight$": (HEADS, HIDDEN),
         r"\.o\.weight$": (HIDDEN, HEADS),
@@ -153,7 +155,7 @@ _T5 = Anatomy(
     first_block_stays=True,
 )
 
-_LLAMA = Anatomy(
+_LLAMA = Architecture(
     axes={
         r"(q_norm|k_norm)\.weight$": (OTHER,),
         r"q_proj\.weight$": (HEADS, HIDDEN),
@@ -214,7 +216,7 @@ _DEEPSEEK = replace(  # multi-head latent attention: keys and values of all head
     dense_blocks="first_k_dense_replace",
 )
 
-_BERT = Anatomy(
+_BERT = Architecture(
     axes={
         r"(query|key|value)\.weight$": (HEADS, HIDDEN),
         r"(query|key|value)\.bias$": (HEADS,),
@@ -258,7 +260,7 @@ _DISTILBERT = replace(
     norm=r"(?i)layer_?norm$",
 )
 
-_GPT2 = Anatomy(
+_GPT2 = Architecture(
     axes={  # Conv1D holds [in, out]; c_attn is queries, keys and values side by side
         r"attn\.c_attn\.weight$": (HIDDEN, OTHER),
         r"attn\.c_attn\.bias$": (OTHER,),
@@ -279,7 +281,7 @@ _GPT2 = Anatomy(
     refusals={HEADS: _SIZE_OF_A_HEAD, KV_HEADS: _SIZE_OF_A_HEAD, HIDDEN: _LAYER_NORM},
 )
 
-ANATOMIES: Mapping[str, Anatomy] = {
+ARCHITECTURES: Mapping[str, Architecture] = {
     "t5": _T5,
     "mt5": _T5,
     "llama": _LLAMA,  # DeepSeek-LLM is of this type

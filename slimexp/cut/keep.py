@@ -1,50 +1,36 @@
-"""What a student keeps of a larger model: layers, neurons, heads, channels, experts."""
+"""What a smaller model retains of a larger one: blocks, neurons, heads, channels and experts.
 
-import re
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+The units retained within a block are those of highest importance, see ``unit_importance``.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.pytorch_utils import Conv1D
 
-from slimexp.cut.architecture import (
-    EXPERTS,
-    FFN,
-    HEADS,
-    HIDDEN,
-    Anatomy,
-    anatomy_of,
-    head_width,
-    scope,
-    size,
-)
-from slimexp.cut.constraints import (
-    Kept,
-    admits,
-    check_blocks,
-    check_experts,
-    router_groups,
-    with_queries,
-)
-from slimexp.cut.remove import _runs, remove
+from slimexp.cut.architecture import EXPERTS, FFN, HEADS, HIDDEN, Architecture, architecture_of, head_width, size
+from slimexp.cut.constraints import ScopeIndices, admits, check_blocks, with_queries
+from slimexp.cut.experts import check_experts, router_groups
+from slimexp.cut.remove import channels_of, remove
+from slimexp.cut.unit_importance import by_scope, expert_importance, hidden_importance, reader_importance
 from slimexp.model.base import Batch, Family
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
-    """What survives of a model; ``None`` keeps everything.
+class Keep:
+    """Numbers of units that a smaller model retains; ``None`` retains all.
 
     Attributes:
-        encoder_layers: Indices of the encoder blocks kept, rising.
-        decoder_layers: Indices of the decoder blocks kept, rising.
-        ffn: Feed-forward neurons kept per block.
-        heads: Groups of attention heads kept per block: a key/value head with the query heads that share it.
-        hidden: Channels of the residual stream kept.
-        experts: Experts kept per mixture, of those that a router chooses between.
-        calibration_batches: Batches of training text that the importance is taken from.
+        encoder_layers: Indices of the encoder blocks retained, ascending.
+        decoder_layers: Indices of the decoder blocks retained, ascending.
+        ffn: Number of feed-forward neurons retained per block.
+        heads: Number of groups of attention heads retained per block: a key/value head with the query heads that share
+            it.
+        hidden: Number of channels of the residual stream retained.
+        experts: Number of experts retained per mixture, of those that a router chooses between.
+        calibration_batches: Number of batches of training text that the importance is measured on.
     """
 
     encoder_layers: Sequence[int] | None
@@ -60,33 +46,34 @@ class Cut:
             raise ValueError(f"cut.calibration_batches must be >= 0, got {self.calibration_batches}")
 
     def apply(self, family: Family, batches: Sequence[Batch]) -> Family:
-        """The smaller model, with weights copied from ``family`` (which stays as it was).
+        """The smaller model, with weights copied from ``family`` (which stays unchanged).
 
         Args:
-            family: The model cut from.
-            batches: Calibration batches for the importance of neurons, heads and channels; may be empty.
+            family: The larger model.
+            batches: Calibration batches for the importance of neurons, heads, channels and experts; may be empty.
 
         Raises:
-            ValueError: A layer, width or architecture that cannot be cut; names what can.
+            ValueError: A block, width or architecture that cannot be cut; names what can.
         """
         config = family.model.config
-        anatomy = self._anatomy(config)
-        kept: dict[str, Kept] = {}
+        architecture = self._architecture(config)
+        retained: dict[str, ScopeIndices] = {}
         if self.hidden is not None:
-            kept[HIDDEN] = {"": _highest(self.hidden, hidden_importance(family, anatomy, batches), HIDDEN)}
+            channels = hidden_importance(family, architecture, batches)
+            retained[HIDDEN] = {"": _top_indices(self.hidden, channels, HIDDEN)}
         if self.ffn is not None:
-            scores = by_scope(reader_importance(family, anatomy.neurons, batches), FFN, anatomy)
-            kept[FFN] = {name: _highest(self.ffn, score, FFN) for name, score in scores.items()}
+            scores = by_scope(reader_importance(family, architecture.neurons, batches), FFN, architecture)
+            retained[FFN] = {name: _top_indices(self.ffn, score, FFN) for name, score in scores.items()}
         if self.heads is not None:
-            groups = size(config, anatomy.groups)
-            scores = by_scope(reader_importance(family, anatomy.values, batches), HEADS, anatomy)
-            best = {name: _highest(self.heads, s.view(groups, -1).sum(1), HEADS) for name, s in scores.items()}
-            kept |= head_rows(config, best)
+            groups = size(config, architecture.groups)
+            scores = by_scope(reader_importance(family, architecture.values, batches), HEADS, architecture)
+            best = {name: _top_indices(self.heads, s.view(groups, -1).sum(1), HEADS) for name, s in scores.items()}
+            retained |= head_rows(config, best)
         if self.experts is not None:
             groups = router_groups(config)
-            experts = expert_importance(family, anatomy, batches)
-            kept[EXPERTS] = {name: _highest_per_group(self.experts, s, groups) for name, s in experts.items()}
-        return remove(family, self._layers(config, anatomy), kept)
+            experts = expert_importance(family, architecture, batches)
+            retained[EXPERTS] = {name: _top_indices_per_group(self.experts, s, groups) for name, s in experts.items()}
+        return remove(family, self._layers(config, architecture), retained)
 
     def validate(self, config: PreTrainedConfig) -> None:
         """Refuse an architecture or an axis that cannot be cut, before anything is loaded.
@@ -94,173 +81,76 @@ class Cut:
         Raises:
             ValueError: Names what can be cut.
         """
-        self._anatomy(config)
+        self._architecture(config)
 
-    def _anatomy(self, config: PreTrainedConfig) -> Anatomy:
-        anatomy = anatomy_of(config)
-        asked = {
+    def _architecture(self, config: PreTrainedConfig) -> Architecture:
+        """The architecture of a model that can be cut so."""
+        architecture = architecture_of(config)
+        requested = {
             HIDDEN: (self.hidden, "hidden"),
             FFN: (self.ffn, "ffn"),
-            anatomy.groups: (self.heads, "heads"),
+            architecture.groups: (self.heads, "heads"),
             EXPERTS: (self.experts, "experts"),
         }
-        units = {axis: count for axis, (count, _) in asked.items() if count is not None}
+        units = {axis: count for axis, (count, _) in requested.items() if count is not None}
         for axis, count in units.items():
-            word = asked[axis][1]
-            if axis not in anatomy.sizes:
-                why = anatomy.refusals.get(axis, "it has none")
-                raise ValueError(f"cut.{word} must be null for a model of type {config.model_type}: {why}")
+            option = requested[axis][1]
+            if axis not in architecture.sizes:
+                reason = architecture.refusals.get(axis, "it has none")
+                raise ValueError(f"cut.{option} must be null for a model of type {config.model_type}: {reason}")
             if not 0 < count <= size(config, axis):
-                raise ValueError(f"cut.{word} must be in 1..{size(config, axis)}, the model's own; got {count}")
+                raise ValueError(f"cut.{option} must be in 1..{size(config, axis)}, the model's own; got {count}")
         for stack in ("encoder", "decoder"):
-            if stack not in anatomy.depths and getattr(self, f"{stack}_layers") is not None:
+            if stack not in architecture.depths and getattr(self, f"{stack}_layers") is not None:
                 raise ValueError(f"cut.{stack}_layers must be null: a model of type {config.model_type} has no {stack}")
         try:
-            check_blocks(config, self._layers(config, anatomy))
+            check_blocks(config, self._layers(config, architecture))
         except ValueError as error:
             raise ValueError(f"cut: {error}") from error
         if self.experts is not None:
             check_experts(config, self.experts)
         if units and not admits(config, units):
-            axis = anatomy.groups if anatomy.groups in units else next(iter(units))
-            raise ValueError(_not_loaded(config, units, axis, asked[axis][1]))
-        return anatomy
+            axis = architecture.groups if architecture.groups in units else next(iter(units))
+            raise ValueError(_not_loadable(config, units, axis, requested[axis][1]))
+        return architecture
 
-    def _layers(self, config: PreTrainedConfig, anatomy: Anatomy) -> dict[str, list[int]]:
-        asked = {"encoder": self.encoder_layers, "decoder": self.decoder_layers}
-        whole = {stack: range(getattr(config, key)) for stack, key in anatomy.depths.items()}
-        return {stack: list(blocks if asked[stack] is None else asked[stack] or []) for stack, blocks in whole.items()}
+    def _layers(self, config: PreTrainedConfig, architecture: Architecture) -> dict[str, list[int]]:
+        """Stack -> indices of the blocks retained."""
+        requested = {"encoder": self.encoder_layers, "decoder": self.decoder_layers}
+        every = {stack: range(getattr(config, key)) for stack, key in architecture.depths.items()}
+        return {
+            stack: list(blocks if requested[stack] is None else requested[stack] or [])
+            for stack, blocks in every.items()
+        }
 
 
-def _not_loaded(config: PreTrainedConfig, units: Mapping[str, int], axis: str, word: str) -> str:
-    fitting = (n for n in range(1, size(config, axis) + 1) if admits(config, {**units, axis: n}))
-    nearest = sorted(sorted(fitting, key=lambda n: abs(n - units[axis]))[:2])
+def head_rows(config: PreTrainedConfig, best: ScopeIndices) -> dict[str, ScopeIndices]:
+    """Scope -> groups of heads retained, as ``remove`` takes them: channels of key/value heads and of query heads."""
+    width, axis = head_width(config), architecture_of(config).groups
+    share = with_queries(config, {axis: 1})[HEADS]
+    rows: dict[str, ScopeIndices] = {axis: {name: channels_of(groups, width) for name, groups in best.items()}}
+    return rows | {HEADS: {name: channels_of(groups, share * width) for name, groups in best.items()}}
+
+
+def _not_loadable(config: PreTrainedConfig, units: Mapping[str, int], axis: str, option: str) -> str:
+    """Message for sizes that transformers does not load, with the nearest that it does."""
+    loadable = (n for n in range(1, size(config, axis) + 1) if admits(config, {**units, axis: n}))
+    nearest = sorted(sorted(loadable, key=lambda n: abs(n - units[axis]))[:2])
     return (
-        f"cut.{word}={units[axis]} gives a model of type {config.model_type} that transformers does not load, for "
+        f"cut.{option}={units[axis]} gives a model of type {config.model_type} that transformers does not load, for "
         "instance as its heads do not divide its hidden width: nearest that it does "
         f"{' and '.join(map(str, nearest)) or 'none'}"
     )
 
 
-def head_rows(config: PreTrainedConfig, best: Kept) -> dict[str, Kept]:
-    """Scope -> groups of heads that survive, as ``remove`` wants them: channels of key/value and of query heads."""
-    width, whole = head_width(config), anatomy_of(config).groups
-    share = with_queries(config, {whole: 1})[HEADS]
-    rows: dict[str, Kept] = {whole: {name: _runs(groups, width) for name, groups in best.items()}}
-    return rows | {HEADS: {name: _runs(groups, share * width) for name, groups in best.items()}}
-
-
-def by_scope(scores: Mapping[str, Tensor], axis: str, anatomy: Anatomy) -> dict[str, Tensor]:
-    """Scores of layers, layer name -> [n], as those of the scopes that they choose in; equal parts where several do."""
-    parts = defaultdict(list)
-    for name, score in scores.items():
-        parts[scope(name, axis, anatomy)].append(score)
-    return {
-        name: shares[0] if len(shares) == 1 else torch.stack([share / share.mean() for share in shares]).sum(0)
-        for name, shares in parts.items()
-    }
-
-
-def reader_importance(family: Family, reader: str, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """Importance of what a layer reads, per input channel: mean |input| times the norm of its column.
-
-    Args:
-        family: The model.
-        reader: Pattern of the names of the layers.
-        batches: Calibration batches; empty for the norms alone.
-
-    Returns:
-        Layer name -> [in].
-    """
-    readers = {name: module for name, module in family.model.named_modules() if re.search(reader, name)}
-    inputs_last = {name: not isinstance(module, Conv1D) for name, module in readers.items()}
-    norms = {
-        name: module.get_parameter("weight").detach().norm(dim=0 if inputs_last[name] else 1)
-        for name, module in readers.items()
-    }
-    if not batches:
-        return norms
-    activity = _mean_absolute_input(family, readers, batches)
-    return {name: norms[name] * activity[name] for name in norms}
-
-
-def expert_importance(family: Family, anatomy: Anatomy, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """Importance of every expert of a mixture: the sum of the weights that its router gave it.
-
-    The soft counting of Muzio et al. 2024, "SEER-MoE: sparse expert efficiency through regularization for
-    mixture-of-experts", of the experts that were chosen. Without batches, the norm of what it writes with.
-
-    Returns:
-        Scope -> [experts].
-    """
-    modules = {name: m for name, m in family.model.named_modules() if re.search(r"mlp\.experts$", name)}
-    scopes = {name: scope(name, EXPERTS, anatomy) for name in modules}
-    if not batches:
-        return {
-            scopes[name]: m.get_parameter("down_proj").detach().flatten(1).norm(dim=1) for name, m in modules.items()
-        }
-
-    def routed(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-        _, chosen, weights = inputs
-        total = weights.new_zeros(len(module.get_parameter("down_proj")))
-        return total.index_add(0, chosen.flatten(), weights.flatten())
-
-    return {scopes[name]: total for name, total in _observed(family, modules, batches, routed).items()}
-
-
-def hidden_importance(family: Family, anatomy: Anatomy, batches: Sequence[Batch]) -> Tensor:
-    """Importance of every channel of the residual stream, [hidden]: its share of |input| of the norms."""
-    if not batches:
-        return family.model.get_input_embeddings().weight.detach().norm(dim=0)
-    norms = {name: module for name, module in family.model.named_modules() if re.search(anatomy.norm, name)}
-    activity = _mean_absolute_input(family, norms, batches)
-    return torch.stack([channels / channels.mean() for channels in activity.values()]).sum(0)
-
-
-def _mean_absolute_input(
-    family: Family, modules: Mapping[str, nn.Module], batches: Sequence[Batch]
-) -> dict[str, Tensor]:
-    """Mean |x| of each module's input per channel over ``batches``."""
-    return _observed(family, modules, batches, lambda _, inputs: inputs[0].detach().abs().flatten(0, -2).mean(0))
-
-
-@torch.no_grad()
-def _observed(
-    family: Family,
-    modules: Mapping[str, nn.Module],
-    batches: Sequence[Batch],
-    see: Callable[[nn.Module, tuple[Tensor, ...]], Tensor],
-) -> dict[str, Tensor]:
-    """Sum over ``batches`` of what ``see`` makes of each module's inputs."""
-    totals: dict[str, Tensor] = {}
-
-    def watch(name: str) -> torch.utils.hooks.RemovableHandle:
-        def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen = see(module, inputs)
-            totals[name] = totals[name] + seen if name in totals else seen
-
-        return modules[name].register_forward_pre_hook(add)
-
-    handles = [watch(name) for name in modules]
-    was_training = family.model.training
-    family.model.eval()
-    try:
-        for batch in batches:
-            family.forward({name: tensor.to(family.device) for name, tensor in batch.items()})
-    finally:
-        family.model.train(was_training)
-        for handle in handles:
-            handle.remove()
-    return totals
-
-
-def _highest(count: int, importance: Tensor, axis: str) -> Tensor:
+def _top_indices(count: int, importance: Tensor, axis: str) -> Tensor:
+    """Indices of the ``count`` highest scores, [count], ascending."""
     assert count <= len(importance), axis
     return importance.topk(count).indices.sort().values
 
 
-def _highest_per_group(count: int, importance: Tensor, groups: int) -> Tensor:
-    """As many of each of the ``groups`` that the units fall into, in order."""
+def _top_indices_per_group(count: int, importance: Tensor, groups: int) -> Tensor:
+    """Indices of the highest scores, [count], ascending; equally many in each of ``groups`` runs of equal length."""
     best = importance.view(groups, -1).topk(count // groups).indices
     first = torch.arange(groups, device=best.device)[:, None] * (len(importance) // groups)
     return (best + first).flatten().sort().values

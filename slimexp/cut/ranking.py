@@ -1,4 +1,4 @@
-"""Which units of a model matter, and what each would cost: the ranking that every budget is solved from."""
+"""Units and blocks of a model by importance: the ranking that shapes for any budget are cut by."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from slimexp.calibration.observe import calibrate
-from slimexp.cut.architecture import anatomy_of, scope
+from slimexp.cut.architecture import architecture_of, scope
 from slimexp.cut.block_influence import block_influence
-from slimexp.cut.constraints import Kept
+from slimexp.cut.constraints import ScopeIndices
+from slimexp.cut.remove import channels_of
 from slimexp.cut.shape import WIDTHS, Shape, readers, rows_of_units, whole
 from slimexp.importance.base import Calibrated, Importance
 from slimexp.model.base import Batch, Family, Weight
@@ -22,12 +23,12 @@ from slimexp.model.layer import Layer, latent, matrix
 
 @dataclass(frozen=True)
 class Ranking:
-    """Every unit of a model by importance, so that any shape is a prefix of it.
+    """Every unit of a model by importance, so that any shape retains a prefix.
 
     Attributes:
-        blocks: Stack -> indices of its blocks, those that matter most first.
-        units: Width -> scope -> indices of its units, those that matter most first.
-        entries: Axis of ``Kept`` -> (width it belongs to, rows that stand for one unit).
+        blocks: Stack -> indices of its blocks, most important first.
+        units: Width -> scope -> indices of its units, most important first.
+        entries: Axis of ``remove`` -> (width that it belongs to, number of its rows that represent one unit).
     """
 
     blocks: Mapping[str, Sequence[int]]
@@ -35,20 +36,18 @@ class Ranking:
     entries: Mapping[str, tuple[str, int]]
 
     def layers(self, shape: Shape) -> dict[str, list[int]]:
-        """Blocks that survive in ``shape``, as ``surgery.remove`` takes them."""
+        """Stack -> indices of the blocks retained in ``shape``, as ``remove`` takes them."""
         return {stack: sorted(order[: shape[stack]]) for stack, order in self.blocks.items()}
 
-    def kept(self, shape: Shape) -> dict[str, Kept]:
-        """Rows that survive in ``shape``, as ``surgery.remove`` takes them; widths that stay whole are left out."""
+    def retained(self, shape: Shape) -> dict[str, ScopeIndices]:
+        """Axis -> scope -> rows retained in ``shape``, as ``remove`` takes them, without widths that stay whole."""
         best = {
             width: {scope: order[: shape[width]].sort().values for scope, order in scopes.items()}
             for width, scopes in self.units.items()
             if shape[width] < len(next(iter(scopes.values())))
         }
         return {
-            axis: {
-                scope: (units[:, None] * rows + torch.arange(rows)).flatten() for scope, units in best[width].items()
-            }
+            axis: {scope: channels_of(units, rows) for scope, units in best[width].items()}
             for axis, (width, rows) in self.entries.items()
             if width in best
         }
@@ -64,71 +63,71 @@ def rank(
     rows: int,
     objective: Callable[[Batch], Tensor],
 ) -> Ranking:
-    """Score the units of ``widths``, and every block by its influence.
+    """Rank the units of ``widths`` by the scores of weights, and every block by its influence.
 
-    A unit is as important as the ``norm`` of the scores of the weights that read it. A channel of the residual stream
-    is read by many layers, of which each has one vote: its scores by their mean.
+    The importance of a unit is the ``norm`` of the scores of the weights that read it. A channel of the residual stream
+    is read by many layers, each of which has one vote: its scores divided by their mean.
 
     Args:
-        family: The model; it is left as it was.
+        family: The model; it stays unchanged.
         importance: Scores weights.
-        norm: 1 adds the scores of a unit's weights up, 2 takes the root of their squares.
+        norm: Order p of the l_p norm that turns scores of weights into that of a unit: 1 or 2.
         widths: Those of ``WIDTHS`` that will lose units.
-        batches: How many training rows -> those, one by one and without padding.
-        rows: How many the blocks' influence is taken from; an importance says itself how many it reads.
+        batches: Number of training rows -> that many batches of one row without padding.
+        rows: Number of training rows for the influence of blocks; an importance has a number of its own.
         objective: The loss of a batch, for an importance that reads gradients.
     """
     config = family.model.config
-    anatomy, dense = anatomy_of(config), whole(config)
+    architecture, dense = architecture_of(config), whole(config)
     layers: dict[str, dict[str, Layer]] = {
-        word: {
+        width: {
             name: Weight(layer, "weight") if isinstance(layer, Conv1D) else layer
-            for name, layer in readers(family.model, word).items()
+            for name, layer in readers(family.model, width).items()
         }
-        for word in WIDTHS
-        if word in widths
+        for width in WIDTHS
+        if width in widths
     }
-    together = {name: layer for found in layers.values() for name, layer in found.items()}
-    seen: Mapping[str, Tensor] = {}
-    if together and isinstance(importance, Calibrated):
-        seen = calibrate(importance, family, together, batches(importance.rows), objective=objective)
+    every = {name: layer for named in layers.values() for name, layer in named.items()}
+    statistics: Mapping[str, Tensor] = {}
+    if every and isinstance(importance, Calibrated):
+        statistics = calibrate(importance, family, every, batches(importance.rows), objective=objective)
     units: dict[str, dict[str, Tensor]] = {}
-    for word, found in layers.items():
+    for width, named in layers.items():
         scores: dict[str, Tensor] = {}
-        for name, layer in found.items():
+        for name, layer in named.items():
             weight = matrix(layer, latent(layer).detach())
-            each = _of_units(importance.score(weight, seen.get(name)), dense[word], norm)
-            place = scope(name, word, anatomy)
-            scores[place] = scores.get(place, 0) + each / each.mean().clamp(min=1e-12)
-        units[word] = {place: score.cpu().argsort(descending=True, stable=True) for place, score in scores.items()}
+            votes = _unit_scores(importance.score(weight, statistics.get(name)), dense[width], norm)
+            part = scope(name, width, architecture)
+            scores[part] = scores.get(part, 0) + votes / votes.mean().clamp(min=1e-12)
+        units[width] = {part: score.cpu().argsort(descending=True, stable=True) for part, score in scores.items()}
     entries = {axis: entry for axis, entry in rows_of_units(config).items() if entry[0] in units}
     return Ranking(_rank_blocks(family, batches(rows)), units, entries)
 
 
-def _of_units(scores: Tensor, units: int, norm: float) -> Tensor:
-    """Scores of the weights of a layer [out, in] -> of the units that it reads, [units]."""
+def _unit_scores(scores: Tensor, units: int, norm: float) -> Tensor:
+    """Scores of the weights of a layer, [out, in] -> scores of the units that it reads, [units]."""
     return scores.float().T.reshape(units, -1).norm(norm, dim=1)
 
 
 @torch.no_grad()
 def _rank_blocks(family: Family, batches: Iterable[Batch]) -> dict[str, list[int]]:
-    """Stack -> its blocks, most influential first; one that must stay is the very first."""
-    first = anatomy_of(family.model.config).first_block_stays
+    """Stack -> indices of its blocks, most influential first; a block that must stay precedes all."""
+    first_stays = architecture_of(family.model.config).first_block_stays
     totals = {stack: torch.zeros(len(blocks)) for stack, blocks in family.blocks().items()}
 
-    def look(stack: str, index: int, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def add(stack: str, index: int, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         after = output[0] if isinstance(output, tuple) else output
         totals[stack][index] += block_influence(inputs[0], after).cpu()
 
-    training = family.model.training
+    was_training = family.model.training
     family.model.eval()
     with ExitStack() as hooks:
-        hooks.callback(family.model.train, training)
+        hooks.callback(family.model.train, was_training)
         for stack, blocks in family.blocks().items():
-            for index, one in enumerate(blocks):
-                hooks.callback(one.register_forward_hook(partial(look, stack, index)).remove)
+            for index, block in enumerate(blocks):
+                hooks.callback(block.register_forward_hook(partial(add, stack, index)).remove)
         for batch in batches:
             family.forward({name: tensor.to(family.device) for name, tensor in batch.items()})
     for total in totals.values():
-        total[0] = torch.inf if first else total[0]
+        total[0] = torch.inf if first_stays else total[0]
     return {stack: total.argsort(descending=True, stable=True).tolist() for stack, total in totals.items()}

@@ -1,4 +1,4 @@
-"""Running a model as if parts of it were removed: what ``surgery.remove`` will give, without building it."""
+"""Simulated removal: running a model with units masked and blocks skipped, as the smaller model of ``remove`` would."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,38 +10,41 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from slimexp.cut.architecture import FFN, HEADS, HIDDEN, anatomy_of, scope
-from slimexp.cut.constraints import Kept
+from slimexp.cut.architecture import FFN, HEADS, HIDDEN, architecture_of, scope
+from slimexp.cut.constraints import ScopeIndices
 from slimexp.cut.shape import readers, writers
 from slimexp.model.base import Family
 
 
 @contextmanager
-def rehearsed(family: Family, layers: Mapping[str, Sequence[int]], kept: Mapping[str, Kept]) -> Iterator[None]:
-    """Within this, the model computes what ``remove(family, layers, kept)`` would, up to rounding.
+def simulated(
+    family: Family, layers: Mapping[str, Sequence[int]], retained: Mapping[str, ScopeIndices]
+) -> Iterator[None]:
+    """A context in which the model computes what ``remove(family, layers, retained)`` would, up to rounding.
 
     Args:
-        family: The model; its weights are not touched.
-        layers: Stack -> indices of its blocks that take part; every stack of the model.
-        kept: Axis -> scope -> indices that take part, as ``remove`` takes them.
+        family: The model; its weights stay unchanged.
+        layers: Stack -> indices of the blocks retained, ascending; every stack of the model.
+        retained: Axis -> scope -> indices retained, as ``remove`` takes them.
     """
     model = family.model
     with ExitStack() as stack:
-        for axis in (HEADS, FFN):  # masked where they are read; key/value heads that no query head reads do nothing
-            if axis in kept:
-                for reader, mask in _read_masks(model, axis, kept[axis]):
+        for axis in (HEADS, FFN):  # masked at their readers; key/value heads without a query head have no effect
+            if axis in retained:
+                for reader, mask in _read_masks(model, axis, retained[axis]):
                     stack.callback(reader.register_forward_pre_hook(partial(_mask_input, mask)).remove)
-        if HIDDEN in kept:
-            mask = _mask(model.get_input_embeddings().embedding_dim, kept[HIDDEN][""], model)  # type: ignore[arg-type]
+        if HIDDEN in retained:
+            mask = _mask(model.get_input_embeddings().embedding_dim, retained[HIDDEN][""], model)  # type: ignore[arg-type]
             for writer in writers(model, HIDDEN):
                 stack.callback(writer.register_forward_hook(partial(_mask_output, mask)).remove)
-        for name, blocks in family.blocks().items():  # last, for it gives blocks new names
+        for name, blocks in family.blocks().items():  # last, as it renames blocks
             stack.enter_context(_only(blocks, layers[name]))
         yield
 
 
 @contextmanager
 def _only(blocks: nn.ModuleList, indices: Sequence[int]) -> Iterator[None]:
+    """A context in which the list holds the blocks ``indices`` alone."""
     every = blocks._modules
     blocks._modules = {str(new): every[str(old)] for new, old in enumerate(indices)}
     try:
@@ -50,14 +53,16 @@ def _only(blocks: nn.ModuleList, indices: Sequence[int]) -> Iterator[None]:
         blocks._modules = every
 
 
-def _read_masks(model: PreTrainedModel, axis: str, kept: Kept) -> Iterator[tuple[nn.Module, Tensor]]:
-    anatomy = anatomy_of(model.config)
+def _read_masks(model: PreTrainedModel, axis: str, retained: ScopeIndices) -> Iterator[tuple[nn.Module, Tensor]]:
+    """Every layer that reads ``axis``, with the mask of its input, [in]."""
+    architecture = architecture_of(model.config)
     for name, reader in readers(model, axis).items():
         length = reader.get_parameter("weight").shape[0 if isinstance(reader, Conv1D) else 1]
-        yield reader, _mask(length, kept[scope(name, axis, anatomy)], model)
+        yield reader, _mask(length, retained[scope(name, axis, architecture)], model)
 
 
 def _mask(length: int, indices: Tensor, model: PreTrainedModel) -> Tensor:
+    """1 at ``indices`` and 0 elsewhere, [length], of the model's type and device."""
     mask = torch.zeros(length, device=model.device, dtype=model.dtype)
     mask[indices.to(model.device)] = 1
     return mask

@@ -2,12 +2,9 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from transformers import (
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from slimexp.cut.keep import Cut
+from slimexp.cut.keep import Keep
 from slimexp.model.base import Family, Source
 from slimexp.model.history import History
 
@@ -16,11 +13,11 @@ class CutOut(Source):
     """A smaller model cut out of a larger one, by the norms of its weights.
 
     Args:
-        source: The larger model.
-        cut: What survives.
+        source: Source of the larger model.
+        cut: What the smaller model retains.
     """
 
-    def __init__(self, *, source: Source, cut: Cut) -> None:
+    def __init__(self, *, source: Source, cut: Keep) -> None:
         self.source = source
         self.cut = cut
         self.max_length = source.max_length

@@ -1,6 +1,6 @@
-"""A smaller vocabulary: the tokens that a corpus uses, and a tokenizer that numbers them anew.
+"""A smaller vocabulary: the tokens that a corpus uses, and a tokenizer with new ids.
 
-A text whose tokens all survive is cut into the same tokens as before; any other text into smaller ones, for every
+A text whose tokens are all retained is split into the same tokens as before; any other text into shorter ones, as every
 character that had a token keeps it.
 """
 
@@ -16,15 +16,15 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizer
 
 
 def tokens_to_keep(tokenizer: PreTrainedTokenizerBase, used: Iterable[int], *, rows: int, multiple: int = 1) -> Tensor:
-    """Ids that must survive so that text of ``used`` tokens is read as before, rising.
+    """Ids that must be retained so that text of ``used`` tokens is tokenized as before, [n], ascending.
 
-    Special tokens, single characters and bytes stay; of byte-pair encoding, the pairs on the way to a token too.
+    Special tokens, single characters and bytes stay; of byte-pair encoding, the merges on the way to a token too.
 
     Args:
-        tokenizer: The one that the model has.
-        used: Ids that occur.
-        rows: Rows of the model's embeddings, which may be more than the tokenizer has tokens.
-        multiple: How many stay is a multiple of it, by unused ones, or all.
+        tokenizer: The tokenizer of the whole model.
+        used: Ids that occur in the text.
+        rows: Number of rows of the model's embeddings, which may exceed the number of tokens.
+        multiple: Divisor of the number of ids; unused ids fill up, unless all ids stay.
 
     Raises:
         ValueError: The tokenizer cannot be renumbered, or ``multiple`` is < 1.
@@ -43,14 +43,14 @@ def tokens_to_keep(tokenizer: PreTrainedTokenizerBase, used: Iterable[int], *, r
 
 
 def shrunk(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> PreTrainedTokenizerBase:
-    """The tokenizer with the tokens ``ids`` alone, numbered by their place among them.
+    """The tokenizer with the tokens ``ids`` alone; a token's new id is its position among them.
 
     Raises:
-        ValueError: It cannot be renumbered, or lacks a special token then.
+        ValueError: The tokenizer cannot be renumbered, or a special token is not among ``ids``.
     """
     if list(ids[: len(tokenizer)]) == list(range(len(tokenizer))):
-        return tokenizer  # only rows without a token have gone
-    new = {old: place for place, old in enumerate(ids)}
+        return tokenizer  # only rows without a token are removed
+    new = {old: position for position, old in enumerate(ids)}
     state = _state(tokenizer)
     if missing := [token["content"] for token in state["added_tokens"] if token["id"] not in new]:
         raise ValueError(f"vocabulary must keep the special token '{missing[0]}': see vocabulary.tokens_to_keep")
@@ -64,12 +64,12 @@ def shrunk(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> PreTrained
 
 
 def renumber(config: PreTrainedConfig | GenerationConfig, ids: Sequence[int]) -> None:
-    """Write the new ids of special tokens into a config, whose vocabulary becomes ``ids``.
+    """Write the new ids of special tokens into a config whose vocabulary becomes ``ids``.
 
     Raises:
-        ValueError: It names a token that is not among them.
+        ValueError: The config names a token that is not among ``ids``.
     """
-    new = {old: place for place, old in enumerate(ids)}
+    new = {old: position for position, old in enumerate(ids)}
     for key, value in config.to_dict().items():
         if key.endswith("_token_id") and value is not None:
             if missing := [i for i in (value if isinstance(value, list) else [value]) if i not in new]:
@@ -90,31 +90,34 @@ def _state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def _tokens(model: Mapping[str, Any]) -> dict[str, int]:
+    """Token -> id."""
     if model["type"] == "Unigram":
         return {token: i for i, (token, _) in enumerate(model["vocab"])}
     return dict(model["vocab"])
 
 
 def _is_character(token: str) -> bool:
-    """One character, as it is or within a word, or one byte."""
+    """Whether a token is one character, at the start of a word or within it, or one byte."""
     return len(token.removeprefix("##").removeprefix("\u2581")) <= 1 or (
         token.startswith("<0x") and token.endswith(">")
     )
 
 
 def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
+    """The two tokens of a merge, of which older versions of the tokenizers library make one string."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
 
 
 def _product(left: str, right: str, model: Mapping[str, Any]) -> str:
+    """The token that a merge gives."""
     return left + right.removeprefix(model.get("continuing_subword_prefix") or "")
 
 
 def _add_ancestors(ids: set[int], model: Mapping[str, Any], tokens: Mapping[str, int]) -> None:
-    """Add to ``ids`` the two halves of every token that byte-pair encoding merges, and of these, and so on.
+    """Add to ``ids`` the two halves of every token that byte-pair encoding merges, the halves of these, and so on.
 
-    A merge never comes before those that make its halves, so one pass from the last to the first finds all.
+    A merge never precedes the merges that make its halves, so one pass from the last to the first finds all.
     """
     for left, right in map(_pair, reversed(model["merges"])):
         if tokens[_product(left, right, model)] in ids:
@@ -122,6 +125,7 @@ def _add_ancestors(ids: set[int], model: Mapping[str, Any], tokens: Mapping[str,
 
 
 def _renumber_model(model: dict[str, Any], new: Mapping[int, int]) -> None:
+    """Reduce the vocabulary and merges of a tokenizer's model, in place, to the old ids in ``new``."""
     if model["type"] == "Unigram":
         if model["unk_id"] is not None:
             model["unk_id"] = new[model["unk_id"]]
@@ -129,16 +133,16 @@ def _renumber_model(model: dict[str, Any], new: Mapping[int, int]) -> None:
         return
     model["vocab"] = {token: new[old] for token, old in model["vocab"].items() if old in new}
     if model["type"] == "BPE":
-        known = model["vocab"]
+        vocabulary = model["vocab"]
         model["merges"] = [
             merge
             for merge in model["merges"]
-            if all(part in known for part in (*_pair(merge), _product(*_pair(merge), model)))
+            if all(part in vocabulary for part in (*_pair(merge), _product(*_pair(merge), model)))
         ]
 
 
 def _renumber_processor(processor: dict[str, Any] | None, new: Mapping[int, int]) -> None:
-    """Ids of special tokens that a post-processor puts around a text."""
+    """Renumber, in place, the special tokens that a post-processor puts around a text."""
     if processor is None:
         return
     for part in processor.get("processors", ()):

@@ -1,6 +1,6 @@
-"""What every corpus is: named splits of text, and the way to grade predictions on it.
+"""Corpora: named splits of text, and the metrics of predictions on it.
 
-A corpus knows text and grading; it knows nothing of tokens (a model family does).
+A corpus knows text and grading, but not tokens (a model family does).
 """
 
 import hashlib
@@ -19,13 +19,13 @@ HELD_OUT: tuple[Split, ...] = ("validation", "test")
 
 
 def rank(name: str, *, split_seed: int) -> float:
-    """A number in [0, 1) that depends on nothing but ``name`` and ``split_seed``: the order in which splits are cut."""
+    """A hash of ``name`` and ``split_seed`` in [0, 1): the order in which rows and modules are held out."""
     digest = hashlib.sha256(f"{split_seed}.{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def row_noise(seed: int, epoch: int, index: int) -> Random:
-    """The source of all chance in one training row of one epoch."""
+    """The random generator of one training row in one epoch."""
     return Random(((seed << 32) + epoch << 40) + index)
 
 
@@ -34,9 +34,9 @@ class Example:
     """One row of text.
 
     Attributes:
-        source: What the model reads (for ``causal_lm``, the text itself).
-        target: What a seq2seq model must write; ``None`` for the other tasks.
-        label: Index into ``Corpus.labels``; ``None`` for the other tasks.
+        source: Input of the model (for ``causal_lm``, the text itself).
+        target: Reference output of a seq2seq model; ``None`` for the other tasks.
+        label: Index of the class in ``Corpus.labels``; ``None`` for the other tasks.
     """
 
     source: str
@@ -45,12 +45,12 @@ class Example:
 
 
 class Corpus(ABC):
-    """Text in three disjoint splits, with its grading.
+    """Text in three disjoint splits, with its metrics.
 
     Attributes:
-        task: Which kind of model reads this corpus.
+        task: Task of the models that are trained on this corpus.
         labels: Names of the classes (``classification`` only).
-        headline: The metric of ``grade`` that stands for quality on a Pareto front.
+        headline: The metric of ``grade`` that is the quality on a Pareto front.
         direction: Whether a smaller (``min``) or a larger (``max``) headline is better.
     """
 
@@ -61,11 +61,19 @@ class Corpus(ABC):
 
     @abstractmethod
     def load(self) -> Mapping[Split, Sequence[Example]]:
-        """Read the text. Called once; raises ``ValueError`` naming file, column or split that is wrong."""
+        """Read the text; called once.
+
+        Raises:
+            ValueError: Names the file, column or split that is wrong.
+        """
 
     @cached_property
     def splits(self) -> Mapping[Split, Sequence[Example]]:
-        """The three splits, each non-empty."""
+        """Split -> its rows; none of the three is empty.
+
+        Raises:
+            ValueError: A split is empty, or the text cannot be read.
+        """
         splits = self.load()
         for name in ("train", *HELD_OUT):
             if not splits.get(name):
@@ -76,7 +84,7 @@ class Corpus(ABC):
         return splits
 
     def number_classes(self, names: Sequence[str]) -> None:
-        """Number the classes in the order of ``names``, which are those of ``labels``."""
+        """Number the classes in the order of ``names``, a permutation of ``labels``."""
         if tuple(names) == tuple(self.labels):
             return
         new = [names.index(name) for name in self.labels]
@@ -87,15 +95,15 @@ class Corpus(ABC):
         self.labels = tuple(names)
 
     def training_example(self, index: int, epoch: int) -> Example:
-        """Row ``index`` of the training split as seen in ``epoch``.
+        """Row ``index`` of the training split in ``epoch``.
 
         A corpus with fresh noise overrides this with a pure function of (seed, epoch, index), so
-        that a resumed run sees what the straight run saw.
+        that a resumed run trains on the same text as an uninterrupted one.
         """
         return self.splits["train"][index]
 
     def texts(self) -> Iterator[str]:
-        """Training text, for training a tokenizer."""
+        """All training text, sources and targets, for training a tokenizer."""
         for example in self.splits["train"]:
             yield example.source
             if example.target is not None:
@@ -109,7 +117,7 @@ class Corpus(ABC):
             predictions: One per example: text (seq2seq), class index (classification), or
                 ``(nats, tokens, hits)`` (causal_lm): summed negative log-likelihood in nats, number of
                 predicted tokens, number of those whose most likely token was right.
-            examples: What was predicted from.
+            examples: The examples of these predictions.
 
         Returns:
             Metric name -> value; the headline is among them.
@@ -117,4 +125,4 @@ class Corpus(ABC):
 
     @abstractmethod
     def trivial(self, examples: Sequence[Example]) -> float:
-        """Headline of the best guess that needs no model (copy the input, commonest class, uniform bytes)."""
+        """Headline of the best baseline without a model: copied input, commonest class, or byte frequencies."""

@@ -1,4 +1,4 @@
-"""Docstring topic: which part of the standard library a sentence of its documentation comes from."""
+"""Docstring topic: classify sentences of the standard library's documentation by its parts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,7 +21,7 @@ _MODULES = {
     "text": "difflib codecs textwrap locale argparse optparse re pprint shlex gettext",
 }
 TOPICS = {topic: tuple(modules.split()) for topic, modules in _MODULES.items()}
-HELD_OUT_SHARE = 0.25  # of a topic's other modules, for validation and for test each; at least one
+HELD_OUT_SHARE = 0.25  # share of a topic's other modules, for validation and test each; at least one module
 
 
 def topic_split(module: str, *, split_seed: int) -> tuple[str, Split] | None:
@@ -45,10 +45,10 @@ class DocstringTopic(Corpus):
     """Sentences of the standard library's docstrings with the topic of their module, split by module.
 
     Args:
-        split_seed: Decides which modules of a topic are held out.
-        word_dropout: Share of the words that a training sentence lacks, other ones in every epoch, in [0, 1): sentences
-            are few, and a word or two must do to tell a topic (Iyyer et al. 2015, section 3).
-        seed: Of the training noise.
+        split_seed: Seed that decides which modules of a topic are held out.
+        word_dropout: Share of the words dropped from training sentences, other ones in every epoch, in [0, 1):
+            sentences are few, and a word or two must suffice to recognize a topic (Iyyer et al. 2015, section 3).
+        seed: Seed of the training noise.
     """
 
     task: Task = "classification"
@@ -64,20 +64,20 @@ class DocstringTopic(Corpus):
         self.seed = seed
 
     def load(self) -> Mapping[Split, Sequence[Example]]:
-        places = {
+        topics = {
             module: topic_split(module, split_seed=self.split_seed) for modules in TOPICS.values() for module in modules
         }
 
         def assign(module: str) -> Split | None:
-            place = places.get(module)
-            return place[1] if place else None
+            topic = topics.get(module)
+            return topic[1] if topic else None
 
-        index = {module: self.labels.index(place[0]) for module, place in places.items() if place}
-        found = library.sentences(packages="none", assign=assign)
-        return {split: [Example(row.text, label=index[row.module]) for row in rows] for split, rows in found.items()}
+        index = {module: self.labels.index(topic[0]) for module, topic in topics.items() if topic}
+        texts = library.sentences(packages="none", assign=assign)
+        return {split: [Example(row.text, label=index[row.module]) for row in rows] for split, rows in texts.items()}
 
     def training_example(self, index: int, epoch: int) -> Example:
-        """Row ``index`` with the words that ``epoch`` leaves it, at least one."""
+        """Row ``index`` with the words that are not dropped in ``epoch``, at least one."""
         row = self.splits["train"][index]
         words = row.source.split()
         noise = row_noise(self.seed, epoch, index)

@@ -1,4 +1,4 @@
-"""Local files: csv, tsv, jsonl, parquet or txt, one of them or a folder."""
+"""Local files: csv, tsv, jsonl, parquet or txt, one file or a folder."""
 
 import logging
 import re
@@ -11,7 +11,7 @@ from slimexp.data.table import Columns, Splits, Table
 
 log = logging.getLogger(__name__)
 
-# What a split is called where conf names it so (``eval`` is left out: it is validation to some and test to others).
+# Name of a split in conf -> names of its files (``eval`` is left out: it means validation to some and test to others).
 SPELLINGS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "development"),
@@ -22,19 +22,19 @@ SPELLINGS = {
 class Files(Table):
     """Text from files on this machine.
 
-    In a folder, a file belongs to the split that its name or its folder's has as a word (``train.csv``,
+    In a folder, a file belongs to the split whose name is a word of its name or its folder's (``train.csv``,
     ``imdb_test-00000.parquet``, ``dev/a.jsonl``), in any case and spelling of ``SPELLINGS``; files of no split are not
-    read, which is said. Where none has, all files are training rows, from which the held-out splits are taken. Hidden
-    files are none.
+    read, with a warning. If no file belongs to a split, all are training rows, which the held-out splits are taken
+    from. Hidden files are ignored.
 
-    Text of a ``causal_lm`` is held out by whole rows, a txt file being one; where there are too few, by passages.
+    Text of a ``causal_lm`` is held out by whole rows, of which a txt file is one; where there are too few, by passages.
 
     Args:
         path: A file, or a folder with files of one or several formats.
         task: ``seq2seq``, ``causal_lm`` or ``classification``.
-        columns: What the columns are called; a txt file is one row with the column ``text``.
-        splits: What the splits are called.
-        passage: Most characters of a ``causal_lm`` row; ``None`` leaves text whole.
+        columns: Names of the columns; a txt file is one row with the column ``text``.
+        splits: Names of the splits.
+        passage: Largest number of characters of a ``causal_lm`` row; ``None`` leaves text whole.
     """
 
     def __init__(self, *, path: str, task: Task, columns: Columns, splits: Splits, passage: int | None) -> None:
@@ -62,22 +62,23 @@ class Files(Table):
         return {split: _rows(paths) for split, paths in splits.items()}, None
 
     def _split(self, root: Path, files: Sequence[Path]) -> dict[Split, list[Path]]:
-        found: dict[Split, list[Path]] = {}
+        """Split -> its files, by their names below ``root``."""
+        by_split: dict[Split, list[Path]] = {}
         for path in files:
-            place = path.relative_to(root)
-            splits = [split for split, name in self.split_names.names.items() if name and _belongs(place, name)]
+            relative = path.relative_to(root)
+            splits = [split for split, name in self.split_names.names.items() if name and _belongs(relative, name)]
             if len(splits) > 1:
                 raise ValueError(
                     f"{path} is named after the splits {' and '.join(splits)}: rename it after one of them"
                 )
             if splits:
-                found.setdefault(splits[0], []).append(path)
-        if found and "train" not in found:
+                by_split.setdefault(splits[0], []).append(path)
+        if by_split and "train" not in by_split:
             raise ValueError(
-                f"folder {root} has files of split '{next(iter(found))}' and none of train: "
+                f"folder {root} has files of split '{next(iter(by_split))}' and none of train: "
                 f"name one '{self.split_names.train}.*' (or set data.splits.train)"
             )
-        return found or {"train": list(files)}
+        return by_split or {"train": list(files)}
 
 
 def _rows(paths: Iterable[Path]) -> Iterator[Row]:
@@ -85,11 +86,12 @@ def _rows(paths: Iterable[Path]) -> Iterator[Row]:
 
 
 def _hidden(path: Path) -> bool:
-    """What systems and notebooks leave behind (``.ipynb_checkpoints``, ``__MACOSX``)."""
+    """Whether a file is one that systems and notebooks create unasked (``.ipynb_checkpoints``, ``__MACOSX``)."""
     return any(part.startswith((".", "__")) for part in path.parts)
 
 
 def _belongs(path: Path, split: str) -> bool:
+    """Whether a word of the path is a spelling of the split's name."""
     spellings = SPELLINGS.get(split, (split,))
     words = "|".join(map(re.escape, spellings))
     return re.search(rf"(?<![^\W_])(?:{words})(?![^\W\d_])", path.with_suffix("").as_posix(), re.IGNORECASE) is not None

@@ -1,7 +1,6 @@
-"""Grading, once per task: predictions of text, of likelihood and of labels.
+"""Metrics of each task: of predicted text, likelihoods and labels.
 
-Each metric comes with ``<metric>_stderr``, its standard error had other rows of the same kind been drawn; a single row
-gives none.
+Each metric comes with its standard error over the sampling of rows, ``<metric>_stderr``, unless there is a single row.
 """
 
 import math
@@ -19,11 +18,11 @@ HEADLINES: dict[Task, tuple[str, Direction]] = {
     "causal_lm": ("bits_per_byte", "min"),
     "classification": ("macro_f1", "max"),
 }
-_RESAMPLES = 1000
+_RESAMPLES = 1000  # of the bootstrap
 
 
 def grade_text(predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
-    """Character and word error rate (edits / reference length, both in [0, inf)) and share of exact matches."""
+    """Character and word error rate (edits / reference length, both in [0, inf)), and share of exact matches."""
     from torchmetrics.functional.text import char_error_rate, word_error_rate
 
     _check(predictions, examples)
@@ -40,7 +39,10 @@ def grade_likelihood(predictions: Sequence[tuple[float, int, int]], examples: Se
 
     Args:
         predictions: ``(nats, tokens, hits)`` per text, as ``Corpus.grade`` describes.
-        examples: The texts; their bytes are the denominator, so tokenizers can be compared.
+        examples: The texts; their bytes are the denominator, so that models of different tokenizers can be compared.
+
+    Raises:
+        ValueError: No token was predicted.
     """
     import torch
     from torchmetrics.aggregation import SumMetric
@@ -55,7 +57,7 @@ def grade_likelihood(predictions: Sequence[tuple[float, int, int]], examples: Se
     nats, tokens, hits, size = sums
     if not tokens or not size:
         raise ValueError("no token was predicted: texts must be longer than one token")
-    perplexity = math.exp(min(nats / tokens, 700.0))  # e^700 is the last finite hundred
+    perplexity = math.exp(min(nats / tokens, 700.0))  # e^710 is infinite in float64
     grades = {"bits_per_byte": nats / math.log(2) / size, "perplexity": perplexity, "token_accuracy": hits / tokens}
     if len(examples) > 1:
         rows_nats, rows_tokens, rows_hits, rows_size = columns
@@ -66,7 +68,7 @@ def grade_likelihood(predictions: Sequence[tuple[float, int, int]], examples: Se
 
 
 def grade_label(predictions: Sequence[int], examples: Sequence[Example], *, classes: int) -> dict[str, float]:
-    """Accuracy and macro F1 (mean over the classes that occur in prediction or truth)."""
+    """Accuracy and macro F1, the mean over the classes that occur in predictions or labels."""
     import torch
     from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
@@ -85,7 +87,7 @@ def grade_label(predictions: Sequence[int], examples: Sequence[Example], *, clas
 
 
 def byte_bits(train: Sequence[Example], examples: Sequence[Example]) -> float:
-    """Bits per UTF-8 byte of guessing each byte by how often it occurs in ``train`` (every byte once more)."""
+    """Bits per UTF-8 byte of predicting bytes by their frequency in ``train``, with add-one smoothing."""
     counts = Counter(byte for example in train for byte in example.source.encode())
     total = counts.total() + 256
     text = Counter(byte for example in examples for byte in example.source.encode())
@@ -94,7 +96,7 @@ def byte_bits(train: Sequence[Example], examples: Sequence[Example]) -> float:
 
 
 def commonest_label(examples: Sequence[Example]) -> int:
-    """The commonest class; of equally common ones the first."""
+    """Index of the commonest class; of equally common classes the first."""
     counts = Counter(example.label for example in examples if example.label is not None)
     return min(counts, key=lambda label: (-counts[label], label))
 
@@ -102,7 +104,7 @@ def commonest_label(examples: Sequence[Example]) -> int:
 def _edits(
     rate: Callable[..., Any], predictions: Sequence[str], targets: Sequence[str], parts: Callable[[str], list[str]]
 ) -> tuple[list[int], list[int]]:
-    """Edits and length of each row, in the ``parts`` of a text; torchmetrics gives the one as a share of the other."""
+    """Edits and length of each row, in ``parts`` of a text; torchmetrics returns only their ratio."""
     lengths = [len(parts(target)) for target in targets]
     rows = zip(predictions, targets, lengths, strict=True)
     edits = [round(float(rate([p], [t])) * length) if length else len(parts(p)) for p, t, length in rows]
@@ -110,7 +112,7 @@ def _edits(
 
 
 def _share(name: str, tops: Sequence[int], bottoms: Sequence[int]) -> dict[str, float]:
-    """Sum of ``tops`` over sum of ``bottoms``, with its error."""
+    """Sum of ``tops`` over sum of ``bottoms``, with its standard error."""
     share = {name: sum(tops) / sum(bottoms) if sum(bottoms) else math.inf}
     return {**share, f"{name}_stderr": _error(tops, bottoms)} if len(tops) > 1 and any(bottoms) else share
 
@@ -126,9 +128,9 @@ def _macro_f1_error(predicted: NDArray[np.int_], truth: NDArray[np.int_], classe
     """Standard error by the bootstrap over rows (Efron 1979), with a fixed seed: macro F1 is no ratio of sums."""
     cells, counts = np.unique(np.stack([predicted, truth]), axis=1, return_counts=True)
     draws = np.random.default_rng(0).multinomial(len(truth), counts / len(truth), size=_RESAMPLES)
-    one = np.eye(classes)[cells]  # [2, cells, classes]
-    total = draws @ one.sum(0)  # how often a class was predicted, and how often it was there
-    hits = draws @ (one[0] * one[1])
+    one_hot = np.eye(classes)[cells]  # [2, cells, classes]
+    total = draws @ one_hot.sum(0)  # of predictions and labels per class, [resamples, classes]
+    hits = draws @ (one_hot[0] * one_hot[1])
     f1 = np.divide(2 * hits, total, where=total > 0, out=np.zeros_like(total))
     return float((f1.sum(1) / (total > 0).sum(1)).std(ddof=1))
 

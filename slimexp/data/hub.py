@@ -22,9 +22,9 @@ class Hub(Table):
         path: Hub id (``"glue"``), folder of data files, or folder written by ``save_to_disk``.
         subset: Configuration of the dataset (``"sst2"``); ``None`` where it has only one.
         task: ``seq2seq``, ``causal_lm`` or ``classification``.
-        columns: What the columns are called; those of nested features are joined by a dot (``translation.en``).
-        splits: What the splits are called.
-        passage: Most characters of a ``causal_lm`` row; ``None`` leaves text whole.
+        columns: Names of the columns; those of nested features are joined by a dot (``translation.en``).
+        splits: Names of the splits.
+        passage: Largest number of characters of a ``causal_lm`` row; ``None`` leaves text whole.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class Hub(Table):
                 f"dataset {self.path!r} has no split '{train}'; it has: {', '.join(tables)} "
                 "(name it in data.splits.train)"
             )
-        found: dict[Split, Iterable[Row]] = {"train": self._rows(train, tables[train])}
+        rows: dict[Split, Iterable[Row]] = {"train": self._rows(train, tables[train])}
         for split in HELD_OUT:
             if (name := self.split_names.names[split]) in tables:
-                found[split] = self._rows(name, tables[name])
-        if unread := sorted(tables.keys() - {train, *(self.split_names.names[split] for split in found)}):
+                rows[split] = self._rows(name, tables[name])
+        if unread := sorted(tables.keys() - {train, *(self.split_names.names[split] for split in rows)}):
             log.warning("splits of dataset %r that are not read: %s", self.path, ", ".join(unread))
-        return found, getattr(tables[train].features.get(self.columns.label), "names", None)
+        return rows, getattr(tables[train].features.get(self.columns.label), "names", None)
 
     def _rows(self, split: str, table: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
         origin = f"split '{split}' of dataset '{self.path}'"
@@ -56,10 +56,11 @@ class Hub(Table):
 
     def _narrowed(self, table: Any) -> Any:
         """Only the columns that the task reads (reading others may decode pictures), if none is missing."""
-        wanted = self.columns.of(self.task)
-        return table.select_columns(list(wanted)) if set(wanted) <= set(table.column_names) else table
+        columns = self.columns.of(self.task)
+        return table.select_columns(list(columns)) if set(columns) <= set(table.column_names) else table
 
     def _tables(self) -> dict[str, Any]:
+        """Name of a split in the data -> its table."""
         import datasets
 
         local = Path(self.path).exists()
@@ -70,9 +71,9 @@ class Hub(Table):
                 else:
                     tables = datasets.load_dataset(self.path, self.subset)
         except Exception as error:  # the libraries below raise every kind, from HTTP's to JSON's
-            why = f"{type(error).__name__}: {one_line(error)}"
+            reason = f"{type(error).__name__}: {one_line(error)}"
             if not local:
-                why = f"{hub.missing(self.path, 'dataset', error, key='data.path')}; data=files reads plain files"
+                reason = f"{hub.missing(self.path, 'dataset', error, key='data.path')}; data=files reads plain files"
             subset = f" (subset {self.subset!r})" if self.subset else ""
-            raise ValueError(f"cannot load dataset {self.path!r}{subset}: {why}") from error
+            raise ValueError(f"cannot load dataset {self.path!r}{subset}: {reason}") from error
         return dict(tables) if isinstance(tables, datasets.DatasetDict) else {self.split_names.train: tables}

@@ -1,4 +1,4 @@
-"""Labels as people write them -> names of classes: one spelling for one class."""
+"""Names of classes from labels as they are written: one spelling for one class."""
 
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
@@ -9,13 +9,13 @@ _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # zero-width blanks,
 
 
 def name_of(value: Any) -> str:
-    """The name of a class: text without the blanks around it, composed (NFC); ``1``, ``1.0`` and ``"1"`` are ``1``.
+    """The name of a class: text in Unicode's form NFC, with single blanks; ``1``, ``1.0`` and ``"1"`` are ``1``.
 
     Returns:
-        Empty where the value names no class: ``None``, NaN or blank.
+        The name; empty for a value without a class: ``None``, NaN or blanks.
 
     Raises:
-        ValueError: It is neither text nor a whole number.
+        ValueError: The value is neither text nor a whole number.
     """
     if value is None or value != value:
         return ""
@@ -27,18 +27,18 @@ def name_of(value: Any) -> str:
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """Whole numbers by value, other names by alphabet."""
-    found = list(names)
-    numeric = all(name.removeprefix("-").isdecimal() for name in found)
-    return sorted(found, key=int if numeric else str)
+    """The names sorted by value if all are whole numbers, else by alphabet."""
+    listed = list(names)
+    numeric = all(name.removeprefix("-").isdecimal() for name in listed)
+    return sorted(listed, key=int if numeric else str)
 
 
 def check(places: Mapping[str, str], column: str) -> None:
     """Refuse names that cannot be meant as classes.
 
     Args:
-        places: Name -> where it occurs first.
-        column: Where labels stand.
+        places: Name -> file and line of its first occurrence.
+        column: Name of the column of labels, for messages.
 
     Raises:
         ValueError: Two names differ in case alone or are the same number, or all are numbers with fractions among them.
@@ -67,9 +67,9 @@ def check_count(names: Collection[str], rows: int, column: str) -> None:
     """Refuse a column that holds no classes.
 
     Args:
-        names: The classes.
-        rows: Training rows with a label.
-        column: Where labels stand.
+        names: Names of the classes.
+        rows: Number of training rows with a label.
+        column: Name of the column of labels, for messages.
 
     Raises:
         ValueError: There is one class only, or almost every row has its own.
@@ -86,7 +86,7 @@ def check_count(names: Collection[str], rows: int, column: str) -> None:
 
 
 def _number(name: str) -> Decimal | None:
-    """Of all its digits: of two ids of 64 bits a float makes one."""
+    """The number that a name represents, exactly: as floats, two ids of 64 bits may be equal."""
     try:
         number = Decimal(name) if name[-1:].isdigit() or name.endswith(".") else None
     except InvalidOperation:
@@ -99,5 +99,5 @@ def _is_whole(number: Decimal | None) -> bool:
 
 
 def _truth(name: str) -> str | None:
-    """What JSON's ``true`` shares with ``1``: they would be two classes."""
+    """A key that JSON's ``true`` shares with ``1``, as two spellings of one class; ``None`` for other names."""
     return {"true": "true or 1", "1": "true or 1", "false": "false or 0", "0": "false or 0"}.get(name.casefold())

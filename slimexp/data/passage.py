@@ -1,4 +1,4 @@
-"""Long text in passages."""
+"""Passages: long text cut into pieces of whole lines."""
 
 import textwrap
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 def cut(text: str, size: int) -> Iterator[str]:
     """Runs of whole lines with at most ``size`` characters each; a longer line is broken between words.
 
-    Nothing but blank passages is left out, and no character is added.
+    Only blank passages are left out, and no character is added.
     """
     passage = ""
     for line in text.splitlines(keepends=True):

@@ -21,7 +21,7 @@ _CODE = re.compile(r"https?:|www\.|\w\(\w*[^)]*[,\"']|\w/\w+/|__file__|\.\.\.|--
 
 
 def docstrings(source: str) -> Iterator[str]:
-    """Docstrings of the module, its classes and functions, in file order, dedented; none if it does not parse."""
+    """Docstrings of a module, its classes and functions, in file order, dedented; none if it does not parse."""
     if '"""' not in source and "'''" not in source:
         return  # one-line docstrings in plain quotes exist, but parsing whole files for them does not pay
     try:
@@ -41,8 +41,8 @@ def docstrings(source: str) -> Iterator[str]:
 def sentences(text: str) -> Iterator[str]:
     """Plain English sentences of a docstring or manual page, markup removed, one line each.
 
-    Lines that follow each other at one indentation make a paragraph; lists, tables and code do not
-    survive, by their first characters here or in ``is_prose``.
+    Lines that follow each other at one indentation make a paragraph; lists, tables and code
+    are left out, by their first characters here or by ``is_prose``.
     """
     for block in re.split(r"\n\s*\n", text):
         for _, lines in itertools.groupby(block.splitlines(), key=lambda line: len(line) - len(line.lstrip())):
@@ -54,14 +54,15 @@ def sentences(text: str) -> Iterator[str]:
 
 
 def _cut(prose: str) -> Iterator[str]:
-    begun = ""
+    """Sentences of a paragraph, which do not end at abbreviations."""
+    sentence = ""
     for piece in _SPLIT.split(prose):
-        begun = f"{begun} {piece}" if begun else piece
-        if not _ABBREVIATED.search(begun):
-            yield begun
-            begun = ""
-    if begun:
-        yield begun
+        sentence = f"{sentence} {piece}" if sentence else piece
+        if not _ABBREVIATED.search(sentence):
+            yield sentence
+            sentence = ""
+    if sentence:
+        yield sentence
 
 
 def is_prose(sentence: str) -> bool:
@@ -75,5 +76,5 @@ def is_prose(sentence: str) -> bool:
 
 
 def normalised(text: str) -> str:
-    """What two texts must share to count as the same: letters and digits, case folded."""
+    """The letters and digits of a text without case: texts count as the same if these are equal."""
     return re.sub(r"[^a-z0-9]+", " ", text.casefold()).strip()

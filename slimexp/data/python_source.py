@@ -1,4 +1,4 @@
-"""Python source: what comes next in the standard library's own code."""
+"""Python source: language modelling of the standard library's own code."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -12,8 +12,8 @@ class PythonSource(Corpus):
 
     Args:
         packages: ``"none"`` or ``"installed"`` (adds the source of installed packages to training).
-        passage: Most characters of a passage.
-        split_seed: Decides which modules are held out.
+        passage: Largest number of characters of a passage.
+        split_seed: Seed that decides which modules are held out.
     """
 
     task: Task = "causal_lm"
@@ -30,12 +30,12 @@ class PythonSource(Corpus):
 
     def load(self) -> Mapping[Split, Sequence[Example]]:
         assign = partial(library.split_of, split_seed=self.split_seed)
-        found = library.passages(size=self.passage, packages=self.packages, assign=assign)
-        return {split: [Example(row.text) for row in rows] for split, rows in found.items()}
+        texts = library.passages(size=self.passage, packages=self.packages, assign=assign)
+        return {split: [Example(row.text) for row in rows] for split, rows in texts.items()}
 
     def grade(self, predictions: Sequence[tuple[float, int, int]], examples: Sequence[Example]) -> dict[str, float]:
         return grading.grade_likelihood(predictions, examples)
 
     def trivial(self, examples: Sequence[Example]) -> float:
-        """Bits per byte of guessing bytes by how often they occur."""
+        """Bits per byte of predicting bytes by their frequency."""
         return grading.byte_bits(self.splits["train"], examples)

@@ -1,7 +1,8 @@
 """Rows of one file: csv, tsv, jsonl, parquet or txt.
 
-Why no reader of pandas, pyarrow or datasets: in a tsv they take a quote that opens a cell for a quotation and swallow
-the rows up to the next one, or, told not to, leave the quotes that Excel writes; and their errors name no line.
+Readers of pandas, pyarrow and datasets are not used: in a tsv they treat a quote at the start of a cell as the start of
+a quotation and swallow the rows up to the next quote, or, without quoting, leave the quotes that Excel writes; and
+their errors name no line.
 """
 
 import csv
@@ -17,12 +18,12 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-Line = tuple[int, list[str]]  # number of the line that a row begins in, and its cells
+Line = tuple[int, list[str]]  # number of the line in which a row begins, and its cells
 
 _LONGEST_CELL = 2**31 - 1  # characters; csv's own limit is 131,072
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
-_ADVICE = {
+_ADVICE = {  # ending of a file that is not read -> way out
     ".json": "write one JSON object per line and call the file .jsonl",
     **dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst"), "unpack it"),
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as CSV (UTF-8)"),
@@ -34,10 +35,10 @@ class Row:
     """One row of a table.
 
     Attributes:
-        cells: Column -> value.
-        origin: The file, or what else it comes from.
-        number: The line that it begins in, or its own number where there are no lines.
-        unit: What ``number`` counts.
+        cells: Name of the column -> value.
+        origin: The file or dataset of the row.
+        number: Number of the line in which the row begins, or of the row where there are no lines, from 1.
+        unit: Unit of ``number``: line or row.
     """
 
     cells: Mapping[str, Any]
@@ -47,20 +48,21 @@ class Row:
 
     @property
     def place(self) -> str:
+        """Origin and number of the row, for messages."""
         return f"{self.origin}, {self.unit} {self.number}"
 
 
 def read_file(path: Path) -> Iterator[Row]:
     """Rows of one file, which is UTF-8 text (or parquet).
 
-    Blanks around the names of columns do not count, and blank lines are no rows. A csv file is read as RFC 4180 and
-    Excel have it: a cell in quotes may hold commas, line breaks and doubled quotes. Of a tsv file every line is a row
-    and a quote is a character like others, unless all cells with a quote are quoted in Excel's way; a file whose lines
-    differ in their number of cells is read as a csv file is, if that makes them equal.
+    Blanks around the names of columns are dropped, and blank lines are no rows. A csv file is read by RFC 4180, like in
+    Excel: a cell in quotes may hold commas, line breaks and doubled quotes. In a tsv file every line is a row and a
+    quote is a character like others, unless all cells with a quote are quoted like in Excel; a file whose lines differ
+    in their number of cells is read like a csv file, if that makes them equal.
 
     Raises:
-        ValueError: Unknown ending, unreadable, malformed or without rows; names the file and, where there is one, the
-            line.
+        ValueError: The ending is unknown, or the file unreadable, malformed or without rows; names the file and, where
+            there is one, the line.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -78,7 +80,7 @@ def read_file(path: Path) -> Iterator[Row]:
 
 
 def _text(path: Path) -> str:
-    """The whole file, decoded; line ends are left as they are."""
+    """The whole file, decoded, with its line ends unchanged."""
     data = path.read_bytes()
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise ValueError(f"{path}: the file is UTF-16 (Excel's 'Unicode text'): save it as UTF-8")
@@ -89,14 +91,15 @@ def _text(path: Path) -> str:
         raise ValueError(
             f"{path}, line {number}: not UTF-8 text ({error.reason} at byte {error.start}): save the file as UTF-8"
         ) from error
-    if (place := text.find("\0")) >= 0:
+    if (position := text.find("\0")) >= 0:
         raise ValueError(
-            f"{path}, line {_line_at(text, place)}: a NUL character, which no text has: save the file as UTF-8"
+            f"{path}, line {_line_at(text, position)}: a NUL character, which no text has: save the file as UTF-8"
         )
     return text
 
 
 def _line_at(text: str, position: int) -> int:
+    """Number of the line of a character, from 1."""
     return len(_LINE_END.findall(text, 0, position)) + 1
 
 
@@ -116,11 +119,12 @@ def _tsv(path: Path) -> Iterator[Row]:
 
 
 def _ragged(lines: Sequence[Line]) -> bool:
+    """Whether lines differ in their number of cells."""
     return len({len(cells) for _, cells in lines}) > 1
 
 
 def _if_quoted(path: Path, text: str) -> list[Line] | None:
-    """Rows of a tsv file as Excel has them; ``None`` where these do not fit either."""
+    """Rows of a tsv file with cells in quotes, as Excel writes it; ``None`` where these are malformed or ragged too."""
     try:
         lines = list(_quoted(path, text, "\t"))
     except ValueError:
@@ -133,22 +137,22 @@ def _unquoted(cell: str) -> str:
 
 
 def _quoted(path: Path, text: str, delimiter: str) -> Iterator[Line]:
-    """Rows by RFC 4180; those that look like several rows, run together by a quote, are said."""
+    """Rows by RFC 4180, with a warning for those that look like several rows joined by a quote."""
     limit = csv.field_size_limit(_LONGEST_CELL)  # of the whole process
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     plain = _LINE_END.split(text)
-    began, joined = 1, []
+    first_line, joined = 1, []
     try:
         for cells in lines:
             if cells:
-                yield began, cells
-            within = plain[began - 1 : lines.line_num]
-            if len(within) > 1 and len(cells) > 1 and all(len(cells) == len(line.split(delimiter)) for line in within):
-                joined.append(began)
-            began = lines.line_num + 1
+                yield first_line, cells
+            own = plain[first_line - 1 : lines.line_num]
+            if len(own) > 1 and len(cells) > 1 and all(len(cells) == len(line.split(delimiter)) for line in own):
+                joined.append(first_line)
+            first_line = lines.line_num + 1
     except csv.Error as error:
         raise ValueError(
-            f"{path}, line {began}: {error}: quote the whole cell and double the quotes in it, or none"
+            f"{path}, line {first_line}: {error}: quote the whole cell and double the quotes in it, or none"
         ) from error
     finally:
         csv.field_size_limit(limit)
@@ -163,6 +167,7 @@ def _quoted(path: Path, text: str, delimiter: str) -> Iterator[Line]:
 
 
 def _rows(path: Path, lines: Iterable[Line], delimiter: str) -> Iterator[Row]:
+    """Rows of a file from its lines, of which the first is the header."""
     rows = iter(lines)
     number, names = next(rows, (1, []))
     header = _header(path, number, names, delimiter)
@@ -177,6 +182,7 @@ def _rows(path: Path, lines: Iterable[Line], delimiter: str) -> Iterator[Row]:
 
 
 def _header(path: Path, number: int, names: Sequence[str], delimiter: str) -> list[str]:
+    """Names of the columns, of which no two are equal."""
     header = [name.strip() for name in names]
     if twice := sorted({name for name in header if name and header.count(name) > 1}):
         raise ValueError(f"{path}, line {number}: two columns are called '{twice[0]}': rename one")
@@ -195,7 +201,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            cells = json.loads(line, object_pairs_hook=_once)
+            cells = json.loads(line, object_pairs_hook=_object)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number}: not JSON: {error.msg} at column {error.colno}") from error
         except KeyError as error:
@@ -210,7 +216,12 @@ def _jsonl(path: Path) -> Iterator[Row]:
         yield Row(cells, str(path), number)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object without repeated names, of which json would keep the last value.
+
+    Raises:
+        KeyError: Holds the repeated name.
+    """
     cells: dict[str, Any] = {}
     for name, value in pairs:
         if name in cells:

@@ -1,4 +1,4 @@
-"""Spelling: a sentence with typing errors -> the sentence."""
+"""Spelling: correct the typing errors of sentences."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -11,16 +11,16 @@ from slimexp.data.typo import corrupt
 
 
 class Spelling(Corpus):
-    """Sentences of the standard library's documentation, mistyped.
+    """Sentences of the standard library's documentation with typing errors.
 
-    Training noise is fresh in every epoch, a pure function of (seed, epoch, row). Held-out noise is
-    fixed by the sentence itself and ``split_seed``, so every run is graded on the same typing errors.
+    Training noise is new in every epoch, a pure function of (seed, epoch, row). Held-out noise depends on the sentence
+    and ``split_seed`` alone, so that every run is evaluated on the same typing errors.
 
     Args:
         packages: ``"none"`` or ``"installed"`` (adds the docstrings of installed packages to training).
         rate: Probability of a typing error at a character, in [0, 1).
-        split_seed: Decides which modules are held out, and their noise.
-        seed: Of the training noise.
+        split_seed: Seed that decides which modules are held out, and their noise.
+        seed: Seed of the training noise.
     """
 
     task: Task = "seq2seq"
@@ -37,12 +37,12 @@ class Spelling(Corpus):
         self.seed = seed
 
     def load(self) -> Mapping[Split, Sequence[Example]]:
-        """Sentences of every split; the source of a training row is its clean sentence until it is drawn."""
+        """Sentences of every split; the source of a training row is clean, ``training_example`` adds the noise."""
         assign = partial(library.split_of, split_seed=self.split_seed)
-        found = library.sentences(packages=self.packages, assign=assign)
-        splits: dict[Split, list[Example]] = {"train": [Example(row.text, row.text) for row in found["train"]]}
+        texts = library.sentences(packages=self.packages, assign=assign)
+        splits: dict[Split, list[Example]] = {"train": [Example(row.text, row.text) for row in texts["train"]]}
         for split in HELD_OUT:
-            splits[split] = [Example(self._mistyped(row.text), row.text) for row in found[split]]
+            splits[split] = [Example(self._mistyped(row.text), row.text) for row in texts[split]]
         return splits
 
     def training_example(self, index: int, epoch: int) -> Example:

@@ -1,4 +1,4 @@
-"""Typing errors: what fingers do to a sentence."""
+"""Typing errors: neighbouring keys, and letters dropped, doubled, swapped or inserted."""
 
 import math
 from random import Random
@@ -6,18 +6,18 @@ from random import Random
 _ROWS = ("1234567890-", "qwertyuiop", "asdfghjkl;", "zxcvbnm,./")  # QWERTY; each row sits half a key to the right
 _LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
 
-# Shares of the kinds of error, cumulated; what remains is a flip of case.
+# Cumulative shares of the kinds of error; the rest are flips of case.
 _NEIGHBOUR, _DROP, _DOUBLE, _SWAP, _INSERT = 0.40, 0.58, 0.70, 0.78, 0.88
 
 
 def _neighbours() -> dict[str, str]:
-    """Key -> the keys that touch it, for both cases of letters."""
+    """Key -> the adjacent keys, for both cases of letters."""
     keys = {}
     for row, line in enumerate(_ROWS):
         for column, key in enumerate(line):
-            spots = ((row, -1), (row, 1), (row - 1, 0), (row - 1, 1), (row + 1, 0), (row + 1, -1))
+            positions = ((row, -1), (row, 1), (row - 1, 0), (row - 1, 1), (row + 1, 0), (row + 1, -1))
             near = "".join(
-                _ROWS[r][column + shift] for r, shift in spots if 0 <= r < 4 and 0 <= column + shift < len(_ROWS[r])
+                _ROWS[r][column + shift] for r, shift in positions if 0 <= r < 4 and 0 <= column + shift < len(_ROWS[r])
             )
             keys[key.upper()] = near.upper()
             keys[key] = near  # second, for the keys without case
@@ -30,13 +30,13 @@ NEIGHBOURS = _neighbours()
 def corrupt(text: str, rate: float, random: Random) -> str:
     """``text`` with typing errors.
 
-    Each character is hit with probability ``rate``, independently; the gaps between hits are drawn
-    directly (geometric), so the cost is that of the errors and not of the characters.
+    Each character has an error with probability ``rate``, independently; the gaps between errors are drawn
+    directly (geometric), so that the cost grows with the errors and not with the characters.
 
     Args:
         text: A sentence.
         rate: Probability of an error at a character, in [0, 1).
-        random: Source of all chance.
+        random: Random generator.
     """
     if rate <= 0:
         return text
@@ -54,7 +54,13 @@ def corrupt(text: str, rate: float, random: Random) -> str:
 
 
 def _mistype(pair: str, kind: float, choice: float) -> tuple[str, int]:
-    """What is typed for the first character of ``pair`` (itself and the next), and how many characters that covers."""
+    """The text typed in place of the first character of a pair, and the number of characters that it replaces.
+
+    Args:
+        pair: A character and, unless it is the last one, the next.
+        kind: Kind of the error, uniform in [0, 1).
+        choice: Choice of the letter, uniform in [0, 1).
+    """
     key = pair[0]
     if kind < _NEIGHBOUR:
         near = NEIGHBOURS.get(key)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from slimexp.quantizer.base import Granularity, Quantizer
+from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.grid import Granularity
 from slimexp.weight.attachment import INPUT, attached
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What every importance is: a score per weight; pruning keeps the highest."""
+"""Importances: a score per weight; pruning keeps the highest."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 Observed = Literal["input", "gradient"]
-Strip = tuple[int, int, float]  # columns from, to, and the share of zeros that is due among them
-Choose = Callable[[Tensor, Tensor, float], Tensor]  # scores, what is alive, share of zeros -> what stays
+Strip = tuple[int, int, float]  # first column, end, and the share of zeros among them
+Choose = Callable[[Tensor, Tensor, float], Tensor]  # scores, mask, share of zeros -> new mask
 
 
 class Importance(ABC):
@@ -20,26 +20,26 @@ class Importance(ABC):
 
         Args:
             weight: [out, in], without gradient.
-            statistic: What the calibration of this layer, or its training, came to; ``None`` only where the importance
-                is neither ``Calibrated`` nor ``Learned`` nor ``Gated``.
+            statistic: Statistic of the calibration of this layer, or of its training; ``None`` only where the
+                importance is neither ``Calibrated`` nor ``Learned`` nor ``Gated``.
 
         Returns:
-            Finite scores of the same shape and device; larger is kept longer.
+            Finite scores of the same shape and device; the lowest are pruned first.
         """
 
 
 class Calibrated(Importance):
-    """Scores by more than the weight: what is seen of the layer while the model reads training text.
+    """Scores by the weight and a statistic of the layer's inputs or gradients on training text.
 
-    The technique shows it ``rows`` rows, one at a time and without padding. Per row and layer it calls ``observe``,
-    adds up what that returns, and hands the sum to ``score``. So an importance holds no state and knows neither
+    The technique runs the model on ``rows`` rows, one at a time and without padding. Per row and layer it calls
+    ``observe``, adds up the results, and passes the sum to ``score``. So an importance holds no state and knows neither
     models nor corpora, and a layer's calibration takes the memory of one sum.
 
     Args:
-        rows: Training rows to read.
+        rows: Number of training rows to calibrate on.
 
     Attributes:
-        observes: What it is shown: the layer's ``input``, or the ``gradient`` of the training loss.
+        observes: What ``observe`` gets: the layer's ``input``, or the ``gradient`` of the training loss.
     """
 
     observes: ClassVar[Observed]
@@ -51,7 +51,7 @@ class Calibrated(Importance):
 
     @abstractmethod
     def observe(self, weight: Tensor, observed: Tensor) -> Tensor:
-        """What one row adds to the layer's statistic.
+        """The summand of one row in the layer's statistic.
 
         Args:
             weight: [out, in], without gradient.
@@ -63,24 +63,25 @@ class Calibrated(Importance):
         """
 
     def merge(self, total: Tensor, part: Tensor) -> Tensor:
-        """The statistic of rows together: the sum, written to ``total``."""
+        """The statistic of several rows: the sum, written to ``total``."""
         return total.add_(part)
 
 
 class Learned(Importance):
-    """Scores by what training does to the weight.
+    """Scores by a statistic of the weight's gradients during training.
 
-    At every optimizer step the technique shows it the layer's gradient; what ``learn`` returns is added up from the
-    first step of the stage on, and the sum is handed to ``score``. So masks wait for the first step.
+    At every optimizer step the technique calls ``learn`` with the layer's gradient; results are added up from the first
+    step of the stage on, and the sum is passed to ``score``. So masks wait for the first step.
     """
 
     @abstractmethod
     def learn(self, weight: Tensor, gradient: Tensor) -> Tensor:
-        """What one optimizer step adds to the layer's statistic.
+        """The summand of one optimizer step in the layer's statistic.
 
         Args:
             weight: [out, in] before the step, without gradient.
-            gradient: Of the training objective, the same shape, finite and clipped; 0 where the weight is masked.
+            gradient: Gradient of the training objective, the same shape, finite and clipped; 0 where the weight is
+                masked.
 
         Returns:
             A float32 tensor of the same shape.
@@ -88,10 +89,10 @@ class Learned(Importance):
 
 
 class Gate(nn.Module, ABC):
-    """Multiplies a weight, while it is trained, by numbers that are trained too.
+    """Multiplies a weight during training by factors that are trained too.
 
     Attributes:
-        level: The trained parameter behind the numbers, one entry per weight; the higher, the wider open.
+        level: The trained parameter of the factors, one entry per weight; a gate of higher level is wider open.
     """
 
     level: nn.Parameter
@@ -106,19 +107,19 @@ class Gate(nn.Module, ABC):
 
     @abstractmethod
     def fold(self, weight: Tensor) -> Tensor:
-        """The weight times its gate without noise: what stays when the gate is taken away."""
+        """The weight times its gate without noise: the weight once the gate is removed."""
 
 
 class Gated(Importance):
     """Scores by gates that are trained along with the weights, at a learning rate of their own and without decay.
 
-    The technique puts a gate on every layer. A Lagrangian drives the share of open ones to the target: the objective
-    gains ``a gap + b gap^2``, where ``gap`` is the expected sparsity minus the target of the moment. ``a`` grows by
-    ``price gap`` and ``b`` by ``price gap^2`` per step.
+    The technique puts a gate on every layer. An augmented Lagrangian drives the share of open gates to the target: the
+    objective gains ``a gap + b gap^2``, where ``gap`` is the expected sparsity minus the scheduled target. ``a`` grows
+    by ``price gap`` and ``b`` by ``price gap^2`` per step.
 
     Args:
         lr: Learning rate of the gates, which follows the stage's lr_scheduler.
-        price: Gradient ascent's step of the multipliers.
+        price: Step size of the gradient ascent of the multipliers.
     """
 
     def __init__(self, *, lr: float, price: float) -> None:
@@ -129,14 +130,14 @@ class Gated(Importance):
 
     @abstractmethod
     def gate(self, shape: Sequence[int]) -> Gate:
-        """A gate, wide open, for a weight of ``shape``."""
+        """A fully open gate for a weight of ``shape``."""
 
 
 class Compensating(Calibrated):
-    """Also moves the weights that stay, so that they make up for those that go.
+    """Also updates the weights that stay, to compensate for those that are pruned.
 
     Attributes:
-        strip: Columns whose weights are chosen together, where the pattern leaves that open.
+        strip: Number of columns whose weights are chosen together, where the pattern does not decide that.
     """
 
     strip: int
@@ -145,15 +146,15 @@ class Compensating(Calibrated):
     def prune(
         self, weight: Tensor, alive: Tensor, statistic: Tensor, strips: Iterable[Strip], choose: Choose
     ) -> tuple[Tensor, Tensor]:
-        """Choose strip after strip, from left to right, and move what stays.
+        """Prune strip by strip, from left to right, and update the weights that stay.
 
         Args:
             weight: [out, in], without gradient.
-            alive: Bool, same shape; what is dead counts as zero and stays so.
-            statistic: What the calibration of this layer came to.
-            strips: Columns that are decided together, in order; together they are all columns.
-            choose: Picks what stays in a strip.
+            alive: Mask, bool of the same shape; a masked entry counts as zero and stays so.
+            statistic: Statistic of the calibration of this layer.
+            strips: Columns that are pruned together, in order; together they are all columns.
+            choose: Chooses the mask of a strip.
 
         Returns:
-            The new weight in float32, zero where it is dead, and what is alive now.
+            The new weight in float32, zero where it is masked, and the new mask.
         """

@@ -1,4 +1,4 @@
-"""L0: gates that are open or shut, trained until as many are shut as wanted."""
+"""L0: gates that are open or closed, trained until their expected sparsity meets the target."""
 
 import math
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 from slimexp.importance.base import Gate, Gated
 
-# Louizos et al. 2018, section 4: temperature, and the interval that a concrete variable is stretched to
+# Louizos et al. 2018, section 4: temperature, and the interval to which a concrete variable is stretched
 TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1
-START = 2.5  # a gate without noise is then 1 exactly, so that the model starts as it came
+START = 2.5  # a gate without noise is then 1 exactly, so that the model starts unchanged
 
 
 class L0(Gated):
     """Hard-concrete gates (Louizos et al. 2018, "Learning sparse neural networks through L0 regularization").
 
-    A multiplier per unit of expected sparsity replaces the paper's fixed price of a weight, so that the target is met:
-    Xia et al. 2023, "Sheared LLaMA", equation 4. The score is the level of the gate; at the end of the ramp the
-    technique keeps the highest levels exactly at the target, as the expected sparsity meets it only about.
+    A Lagrange multiplier of the expected sparsity replaces the paper's fixed penalty per weight, so that the target is
+    met: Xia et al. 2023, "Sheared LLaMA", equation 4. The score is the level of the gate; at the end of the ramp the
+    technique keeps the highest levels at exactly the target, which the expected sparsity meets only approximately.
     """
 
     def gate(self, shape: Sequence[int]) -> "HardConcrete":
@@ -33,7 +33,7 @@ class HardConcrete(Gate):
     """One gate per entry of a weight.
 
     Args:
-        shape: Of the weight.
+        shape: Shape of the weight.
     """
 
     noise: Tensor
@@ -59,4 +59,5 @@ class HardConcrete(Gate):
 
 
 def _stretched(concrete: Tensor) -> Tensor:
+    """Numbers in [0, 1] stretched to [LOW, HIGH] and clipped to [0, 1], same shape."""
     return (concrete * (HIGH - LOW) + LOW).clamp(0, 1)

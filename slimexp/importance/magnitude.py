@@ -1,4 +1,4 @@
-"""Magnitude: large weights matter."""
+"""Magnitude: the importance of a weight is its absolute value."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from slimexp.importance.base import Importance
 
 
 class Magnitude(Importance):
-    """Absolute value (LeCun et al. 1989 call it the baseline to beat; Han et al. 2015).
+    """Absolute value (the baseline of LeCun et al. 1989; Han et al. 2015).
 
     Any power of the absolute value ranks entries alike, so there is no norm to choose here; L1 and L2 differ for
     blocks of entries, and are chosen there (``pattern.block``).

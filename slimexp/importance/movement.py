@@ -1,4 +1,4 @@
-"""Movement: weights that training moves away from zero matter."""
+"""Movement: weights that training moves away from zero are important."""
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ class Movement(Learned):
     parameters with a learning rate, which does not change their order under plain gradient descent; they see the
     gradient of masked weights too, which may come back. Here those stay zero unless ``regrow`` wakes them.
 
-    It takes many steps to say more than noise, above all of a model that is trained already: choose a late schedule
+    It takes many steps to rise above the noise, above all in a model that is trained already: choose a late schedule
     (``exponential``, or rare updates) and a long ramp.
     """
 

@@ -1,4 +1,4 @@
-"""Random: the control that every other importance has to beat."""
+"""Random: the baseline that every other importance has to beat."""
 
 import torch
 from torch import Tensor
@@ -9,11 +9,11 @@ from slimexp.importance.base import Importance
 class Random(Importance):
     """Uniform scores in [0, 1) that depend on ``seed`` and on the weight's own bits.
 
-    Two layers of one shape get different scores; the same weight always gets the same ones, on any
+    Two layers of one shape get different scores; the same weight always gets the same scores, on any
     device.
 
     Args:
-        seed: Another seed, another draw.
+        seed: Seed of the scores.
     """
 
     def __init__(self, *, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""SparseGPT: the weights that stay make up for those that go."""
+"""SparseGPT: the weights that stay are updated to compensate for those that are pruned."""
 
 from collections.abc import Iterable
 
@@ -10,20 +10,21 @@ from slimexp.weight.optimal_brain_surgeon import gram, inverse_factor, quantize_
 
 
 class SparseGPT(Compensating):
-    """Zero weights so that the layer's outputs change least, in squares over the tokens of the calibration.
+    """Prune weights so that the squared error of the layer's outputs on the calibration text is least.
 
     Frantar & Alistarh 2023, "SparseGPT: massive language models can be accurately pruned in one-shot", algorithm 1.
-    ``H = sum_x x x^T`` over the layer's inputs. Columns are settled from left to right: where a weight of column j
-    goes, those to its right in the row move by ``-w_j [H_j^-1]_0 / [H_j^-1]_00``, where ``H_j`` is H without the
-    columns before j. Which weights go is decided strip by strip, by ``w_j^2 / [H_j^-1]_00`` (equation 5) of the
-    weights as they are by then.
+    ``H = sum_x x x^T`` over the layer's inputs. Columns are processed from left to right: where a weight of column j is
+    pruned, those to its right in the row change by ``-w_j [H_j^-1]_0 / [H_j^-1]_00``, where ``H_j`` is H without the
+    columns before j. Which weights are pruned is decided strip by strip, by ``w_j^2 / [H_j^-1]_00`` (equation 5) of the
+    updated weights.
 
-    Weights of a column that no token woke go first; the paper's code zeroes them all, here some may have to stay.
+    Weights of an input channel that is always 0 are pruned first; the paper's code prunes them all, here some may have
+    to stay.
 
     Args:
-        rows: Training rows to read.
-        dampening: Added to the diagonal of H, as a share of its mean, > 0.
-        strip: Columns to a strip, >= 1; n:m decides group by group instead.
+        rows: Number of training rows to calibrate on.
+        dampening: Share of the mean of the diagonal of H that is added to it, > 0.
+        strip: Number of columns of a strip, >= 1; n:m decides group by group instead.
     """
 
     observes = "input"
@@ -42,28 +43,28 @@ class SparseGPT(Compensating):
 
     def score(self, weight: Tensor, statistic: Tensor | None = None) -> Tensor:
         assert statistic is not None
-        return _cost(weight.detach().float(), _roots(self._factor(statistic), statistic))
+        return _saliency(weight.detach().float(), _roots(self._factor(statistic), statistic))
 
     def prune(
         self, weight: Tensor, alive: Tensor, statistic: Tensor, strips: Iterable[Strip], choose: Choose
     ) -> tuple[Tensor, Tensor]:
         factor = self._factor(statistic)
         roots = _roots(factor, statistic)
-        new, kept = weight.detach().float() * alive, alive.clone()
+        new, mask = weight.detach().float() * alive, alive.clone()
         for begin, end, share in strips:
-            kept[:, begin:end] = choose(_cost(new[:, begin:end], roots[begin:end]), alive[:, begin:end], share)
-            quantize_columns(new, begin, end, factor, lambda j, column: column.masked_fill(~kept[:, j], 0))
-        return new * kept, kept
+            mask[:, begin:end] = choose(_saliency(new[:, begin:end], roots[begin:end]), alive[:, begin:end], share)
+            quantize_columns(new, begin, end, factor, lambda j, column: column.masked_fill(~mask[:, j], 0))
+        return new * mask, mask
 
     def _factor(self, statistic: Tensor) -> Tensor:
         return inverse_factor(statistic, dampening=self.dampening, owner="SparseGPT", option="importance.dampening")
 
 
 def _roots(factor: Tensor, statistic: Tensor) -> Tensor:
-    """Root of ``[H_j^-1]_00`` per column; infinite where no token woke it, whose weights cost nothing."""
+    """Root of ``[H_j^-1]_00``, [in]; infinite for input channels that are always 0, whose weights have no effect."""
     return factor.diagonal().masked_fill(statistic.diagonal() == 0, torch.inf)
 
 
-def _cost(weight: Tensor, root: Tensor) -> Tensor:
-    """What the squared error of the outputs grows by if a weight goes and those to its right make up for it."""
+def _saliency(weight: Tensor, root: Tensor) -> Tensor:
+    """Increase of the squared error of the outputs, [out, n], if a weight is pruned and those to its right adapt."""
     return (weight / root).square()

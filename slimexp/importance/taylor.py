@@ -1,4 +1,4 @@
-"""Taylor: a weight matters as much as the loss would change without it, to first order."""
+"""Taylor: the importance of a weight is the change of the loss without it, to first order."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from slimexp.importance.base import Calibrated
 
 
 class Taylor(Calibrated):
-    """``sum_r (g_r w)^2``, where ``g_r`` is the gradient of the training loss on row r of the calibration.
+    """``sum_r (g_r w)^2``, where ``g_r`` is the gradient of the training loss on row r of the calibration text.
 
     Molchanov et al. 2019, "Importance estimation for neural network pruning", equation 8: ``g w`` is the first-order
     change of the loss when ``w`` becomes zero. The paper squares it per mini-batch; a row is a mini-batch of one here.

@@ -1,21 +1,21 @@
-"""What every loss is: a scalar from what the student, and perhaps a teacher, put out."""
+"""Losses: a scalar from the outputs of the student and, for some, of a teacher."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-IGNORE = -100  # label that no loss and no metric counts (the value of torch's cross_entropy)
+IGNORE = -100  # label that no loss and no metric counts (the default of torch's cross_entropy)
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a forward pass gave.
+    """Outputs of a forward pass.
 
     Attributes:
-        logits: [B, T, V] lined up with the labels, or [B, C] for a classifier.
-        hidden: Stack name -> outputs of the embedding and of every block at the N real tokens, each
-            [N, D]; empty unless a loss asked for them.
+        logits: [B, T, V] aligned with the labels, or [B, C] for a classifier.
+        hidden: Stack name -> outputs of the embedding and of every block at the N tokens that are no padding, each
+            [N, D]; empty unless a loss needs them.
     """
 
     logits: Tensor
@@ -26,7 +26,7 @@ class Loss(nn.Module, ABC):
     """A term of the training objective.
 
     Args:
-        weight: What the technique multiplies the term with.
+        weight: Factor of the term in the objective, >= 0.
 
     Attributes:
         needs_teacher: Whether ``forward`` reads ``teacher``.
@@ -44,11 +44,11 @@ class Loss(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor, progress: float) -> Tensor:
-        """The unweighted term, averaged over labels other than -100 (or over real tokens, for hidden states).
+        """The unweighted term, averaged over labels other than -100 (for hidden states, over tokens but padding).
 
         Args:
-            student: Outputs with gradient.
-            teacher: Outputs without gradient; ``None`` only where ``needs_teacher`` is false.
+            student: Outputs of the student, with gradient.
+            teacher: Outputs of the teacher, without gradient; ``None`` only where ``needs_teacher`` is false.
             labels: [B, T] or [B]; -100 is ignored.
             progress: Optimizer step / total steps, in [0, 1].
 
@@ -57,5 +57,5 @@ class Loss(nn.Module, ABC):
         """
 
     def logged(self, progress: float) -> dict[str, float]:
-        """Scheduled quantities worth a curve, by name (temperature, ...)."""
+        """Scheduled quantities to be logged as curves: name -> value."""
         return {}

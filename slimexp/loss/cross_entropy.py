@@ -7,11 +7,11 @@ from slimexp.loss.base import IGNORE, Loss, Outputs
 
 
 class CrossEntropy(Loss):
-    """Mean negative log-likelihood of the labels, in nats per real token.
+    """Mean negative log-likelihood of the labels, in nats per label other than -100.
 
     Args:
         weight: Weight of the term.
-        label_smoothing: Share of the mass spread over all classes (Szegedy et al. 2016), in [0, 1).
+        label_smoothing: Share of the probability spread over all classes (Szegedy et al. 2016), in [0, 1).
     """
 
     def __init__(self, *, weight: float, label_smoothing: float) -> None:

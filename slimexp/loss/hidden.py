@@ -9,9 +9,9 @@ from slimexp.loss.base import Loss, Outputs
 class HiddenStates(Loss):
     """``||h_student - h_teacher||^2 / ||h_teacher||^2``, a mean over the student's layers and all stacks.
 
-    Layer j of a student of S blocks is held against layer ``round(j T / S)`` of a teacher of T blocks: embedding to
-    embedding, last to last, the others evenly spread (Jiao et al. 2020, "TinyBERT", section 4.1). The widths are
-    equal, so nothing is projected; division by the teacher's own norm makes the weight independent of its scale.
+    Layer j of a student of S blocks is compared with layer ``round(j T / S)`` of a teacher of T blocks: embedding with
+    embedding, last with last, the others evenly spread (Jiao et al. 2020, "TinyBERT", section 4.1). The widths are
+    equal, so nothing is projected; division by the teacher's norm makes the weight independent of its scale.
 
     Args:
         weight: Weight of the term.
@@ -23,16 +23,16 @@ class HiddenStates(Loss):
     def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor, progress: float) -> Tensor:
         assert teacher is not None
         terms = [
-            _relative_error(mine, theirs[round(layer * (len(theirs) - 1) / (len(states) - 1))])
+            _relative_error(state, targets[round(layer * (len(targets) - 1) / (len(states) - 1))])
             for stack, states in student.hidden.items()
-            for theirs in (teacher.hidden[stack],)
-            for layer, mine in enumerate(states)
+            for targets in (teacher.hidden[stack],)
+            for layer, state in enumerate(states)
         ]
         return torch.stack(terms).mean()
 
 
 def _relative_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Of states [N, D]; 0 where there are none.
+    """Squared error of states [N, D] over the squared norm of the teacher's; 0 where N is 0.
 
     Raises:
         ValueError: The widths differ.

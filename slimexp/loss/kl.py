@@ -8,7 +8,7 @@ from slimexp.schedule import Schedule
 
 
 class ForwardKl(Loss):
-    """``T^2 KL(softmax(teacher / T) || softmax(student / T))`` per real token, in nats.
+    """``T^2 KL(softmax(teacher / T) || softmax(student / T))`` per label other than -100, in nats.
 
     Hinton et al. 2015, "Distilling the knowledge in a neural network": the factor T^2 keeps the size
     of the gradient while T changes. Vocabulary rows that only one of the two models has (padding
@@ -16,7 +16,7 @@ class ForwardKl(Loss):
 
     Args:
         weight: Weight of the term.
-        temperature: T over training progress; positive throughout.
+        temperature: Temperature T as a function of training progress, > 0.
     """
 
     needs_teacher = True

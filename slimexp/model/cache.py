@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, DynamicCache, EncoderDecoderCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from slimexp.quantizer.base import Grid, straight_through
 from slimexp.quantizer.cached import Cached
+from slimexp.quantizer.grid import Grid
+from slimexp.quantizer.straight_through import straight_through
 
 _BITS = "cache_bits"
 _ROUNDING = "cache_rounding"

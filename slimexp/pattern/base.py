@@ -1,4 +1,4 @@
-"""What every pattern is: where zeros may be, and which weights compete with each other for staying."""
+"""Sparsity patterns: where zeros may be, and which weights compete with each other."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from slimexp.weight.mask import keep_mask, keep_mask_per_row
 
 
 class Pattern(ABC):
-    """Divides weights into groups of units. In every group the same number of units stays, those of highest score.
+    """Divides weights into groups of units; in every group the same number of units of highest score is kept.
 
     ======================  =====================================================
     pattern                 weight [out, in] -> [groups, units, entries of a unit]
@@ -24,8 +24,8 @@ class Pattern(ABC):
     Attributes:
         across_layers: Whether the units of all layers are one group; then ``split`` must give one group per layer.
         any_share: Whether any sparsity can be met, to within a unit.
-        width: Columns of a unit.
-        group_width: Columns of a group; ``None`` where a group is as wide as the weight.
+        width: Number of columns of a unit.
+        group_width: Number of columns of a group; ``None`` where a group is as wide as the weight.
     """
 
     across_layers: bool = False
@@ -35,14 +35,14 @@ class Pattern(ABC):
 
     @property
     def row_multiple(self) -> int:
-        """What the length of a row must be a multiple of."""
+        """The number that must divide the length of a row."""
         return 1
 
     def validate(self, sparsity: float) -> None:
-        """Refuse a target that cannot be met.
+        """Refuse a sparsity that cannot be met.
 
         Raises:
-            ValueError: It is out of range, or not one of this pattern; then the nearest that is.
+            ValueError: It is out of range, or the pattern cannot have it; names the nearest that it can.
         """
         if not 0 <= sparsity < 1:
             raise ValueError(f"sparsity must be in [0, 1), got {sparsity}")
@@ -60,25 +60,25 @@ class Pattern(ABC):
         return parts.reshape(shape)
 
     def unit_scores(self, scores: Tensor) -> Tensor:
-        """Scores of units from those of their entries, dead ones 0: [groups, units, entries] -> [groups, units]."""
+        """Scores of units from those of their entries, 0 where masked: [groups, units, entries] -> [groups, units]."""
         return scores.squeeze(-1)
 
     def reached(self, alive: Sequence[Tensor], sparsity: float) -> bool:
-        """Whether every group has lost ``sparsity`` of its units.
+        """Whether ``sparsity`` of the units of every group are zero.
 
         Args:
             alive: Masks of the layers that compete, each bool [out, in].
             sparsity: Share of the units that must be zero, in [0, 1).
         """
         living = self._living(alive)
-        return bool((living.sum(1) <= _kept(living.shape[1], sparsity)).all())
+        return bool((living.sum(1) <= _nonzero_units(living.shape[1], sparsity)).all())
 
     def keep(self, scores: Sequence[Tensor], alive: Sequence[Tensor], sparsity: float) -> list[Tensor]:
-        """Which entries stay.
+        """Masks of the entries that stay.
 
         Args:
-            scores: Of every entry of the layers that compete: one layer, or all if ``across_layers``.
-            alive: Their masks, bool; what is dead stays dead, and a unit without a live entry counts as zero.
+            scores: Scores of the layers that compete, each [out, in]: one layer, or all if ``across_layers``.
+            alive: Masks of these layers, bool; masked entries stay masked, and a unit without others counts as zero.
             sparsity: Share of the units of every group that is zero, in [0, 1).
 
         Returns:
@@ -87,40 +87,40 @@ class Pattern(ABC):
         parts = [self.split(score * live) for score, live in zip(scores, alive, strict=True)]
         units = torch.cat([self.unit_scores(part) for part in parts], dim=1)
         choose = keep_mask if len(units) == 1 else keep_mask_per_row
-        kept = choose(units, _kept(units.shape[1], sparsity), ~self._living(alive))
+        unit_masks = choose(units, _nonzero_units(units.shape[1], sparsity), ~self._living(alive))
         masks = []
-        for part, live, own in zip(parts, alive, kept.split([part.shape[1] for part in parts], dim=1), strict=True):
-            masks.append(self.join(own.unsqueeze(-1).expand_as(part), live.shape) & live)
+        for part, live, mask in zip(parts, alive, unit_masks.split([part.shape[1] for part in parts], 1), strict=True):
+            masks.append(self.join(mask.unsqueeze(-1).expand_as(part), live.shape) & live)
         return masks
 
     def regrow(
         self, scores: Sequence[Tensor], growth: Sequence[Tensor], alive: Sequence[Tensor], sparsity: float, share: float
     ) -> list[Tensor]:
-        """Which entries live after the lowest units have made room for others.
+        """Masks after the lowest units have been pruned and as many others regrown.
 
         Args:
-            scores: Of every entry of the layers that compete.
-            growth: Finite and >= 0, the same shapes: how much an entry would help if it lived.
-            alive: Their masks, bool.
+            scores: Scores of the layers that compete, each [out, in].
+            growth: Growth criterion, finite and >= 0, of the same shapes: the masked entries of highest value regrow.
+            alive: Masks of these layers, bool.
             sparsity: Share of the units of every group that is zero before and after, in [0, 1).
-            share: Of the living units that go, in [0, 1); they may come back at once.
+            share: Share of the nonzero units that is pruned, in [0, 1); these may regrow at once.
         """
         kept = self.keep(scores, alive, 1 - (1 - sparsity) * (1 - share))
-        wish = [torch.where(live, torch.inf, value) for live, value in zip(kept, growth, strict=True)]
-        return self.keep(wish, [torch.ones_like(live) for live in alive], sparsity)
+        priority = [torch.where(live, torch.inf, value) for live, value in zip(kept, growth, strict=True)]
+        return self.keep(priority, [torch.ones_like(live) for live in alive], sparsity)
 
     def strips(self, shape: torch.Size, sparsity: float, *, about: int) -> Iterator[tuple[int, int, float]]:
-        """Divide a weight into strips of columns, for those who decide on one after the other.
+        """Strips of columns of a weight, for an importance that prunes one after the other.
 
         Args:
-            shape: Of the weight, [out, in].
+            shape: Shape of the weight, [out, in].
             sparsity: Share of the units of every group that is zero, in [0, 1).
-            about: Columns to a strip. It holds whole units, and exactly one group to a row where groups are narrower
-                than the weight.
+            about: Approximate number of columns of a strip. A strip holds whole units, and exactly one group per row
+                where groups are narrower than the weight.
 
         Yields:
-            The strip's columns, from and to; and its share of zeros, such that strips which keep to theirs make
-            ``sparsity`` to within half a unit.
+            First column and end of a strip, and its share of zeros; together the strips meet ``sparsity`` to within
+            half a unit.
         """
         rows, columns = shape
         width = self.group_width or max(about // self.width, 1) * self.width
@@ -131,13 +131,13 @@ class Pattern(ABC):
                 yield begin, end, sparsity
                 continue
             before, units = units, self.split(torch.empty(rows, end, device="meta")).shape[1]
-            already, zeros = zeros, round(sparsity * units)
-            yield begin, end, (zeros - already) / (units - before)
+            zeros_before, zeros = zeros, round(sparsity * units)
+            yield begin, end, (zeros - zeros_before) / (units - before)
 
     def _living(self, alive: Sequence[Tensor]) -> Tensor:
-        """[groups, units]: whether a unit has a live entry."""
+        """Whether a unit has an entry that is not masked, bool [groups, units]."""
         return torch.cat([self.split(live).any(-1) for live in alive], dim=1)
 
 
-def _kept(units: int, sparsity: float) -> int:
+def _nonzero_units(units: int, sparsity: float) -> int:
     return units - round(sparsity * units)

@@ -15,14 +15,14 @@ class Block(Pattern):
     """Blocks of ``height`` x ``width`` weights compete within a scope (Narang et al. 2017, "Block-sparse RNNs").
 
     A block's score is a norm of its entries' scores: with ``importance=magnitude``, the L1 or L2 norm of its weights.
-    (The paper takes the largest entry.) The target counts blocks without a live entry, so that after an unstructured
-    stage more weights than that are zero.
+    (The paper takes the largest entry.) The sparsity is the share of blocks of zeros, so that after an unstructured
+    stage the share of weights that are zero is higher.
 
     Args:
-        height: Outputs that share a block; must divide them.
-        width: Inputs that share a block; must divide them.
-        norm: 1 or 2.
-        scope: ``layer``, or ``global`` for all layers together.
+        height: Number of outputs that share a block; must divide that of the layer.
+        width: Number of inputs that share a block; must divide that of the layer.
+        norm: Order of the norm, 1 or 2.
+        scope: Whether the blocks of one ``layer`` compete, or those of all layers (``global``).
     """
 
     def __init__(self, *, height: int, width: int, norm: int, scope: Scope) -> None:
@@ -39,7 +39,7 @@ class Block(Pattern):
 
     @property
     def row_multiple(self) -> int:
-        return math.lcm(self.height, self.width)  # what is cut of a row of one layer is cut of a column of another
+        return math.lcm(self.height, self.width)  # removal cuts the rows of one layer with the columns of another
 
     def split(self, x: Tensor) -> Tensor:
         rows, columns = x.shape

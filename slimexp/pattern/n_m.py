@@ -1,4 +1,4 @@
-"""n:m: of every m neighbours in a row, n stay."""
+"""n:m: of every m neighbours in a row, n are not zero."""
 
 from torch import Tensor
 
@@ -8,11 +8,11 @@ from slimexp.pattern.base import Pattern
 class NM(Pattern):
     """Fine-grained structured sparsity (Zhou et al. 2021, "Learning N:M fine-grained structured sparse networks").
 
-    The target says n: with ``sparsity`` 0.5, ``m`` 4 is 2:4 and ``m`` 8 is 4:8. Along a schedule a group loses one
-    weight after another, 4:4, 3:4, 2:4. Where an earlier stage left fewer than n alive, those stay.
+    The sparsity decides n: with ``sparsity`` 0.5, ``m`` 4 is 2:4 and ``m`` 8 is 4:8. Along a schedule a group loses one
+    weight after another: 4:4, 3:4, 2:4. Where an earlier stage left fewer than n weights, all of them stay.
 
     Args:
-        m: Neighbours that form a group, >= 2; must divide the rows.
+        m: Number of neighbours in a group, >= 2; must divide the length of a row.
     """
 
     any_share = False
@@ -30,7 +30,7 @@ class NM(Pattern):
     def validate(self, sparsity: float) -> None:
         super().validate(sparsity)
         zeros = sparsity * self.m
-        if abs(zeros - round(zeros)) > 1e-6 * self.m:  # a share typed with the digits of the message below passes
+        if abs(zeros - round(zeros)) > 1e-6 * self.m:  # a share with as few digits as in the message below passes
             nearest = min(round(zeros), self.m - 1)
             raise ValueError(
                 f"sparsity must be a multiple of 1/{self.m} for groups of m={self.m}, got {sparsity}: "

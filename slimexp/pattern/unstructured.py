@@ -10,10 +10,11 @@ Scope = Literal["layer", "global", "row"]
 
 
 class Unstructured(Pattern):
-    """Single weights compete within a scope, and every scope reaches the target.
+    """Single weights compete within a scope, and every scope reaches the sparsity.
 
     Args:
-        scope: ``layer``; ``global``, all layers together; or ``row``, the weights of one output (Sun et al. 2023).
+        scope: Weights that compete: those of one ``layer``, of all layers (``global``), or of one output (``row``; Sun
+            et al. 2023).
     """
 
     def __init__(self, *, scope: Scope) -> None:

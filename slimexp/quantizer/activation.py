@@ -1,4 +1,4 @@
-"""What rounds activations: per token as they come, or on a grid that was calibrated before."""
+"""Quantizers of activations: dynamic, with a scale per token, or static, with a calibrated scale."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,19 +7,20 @@ import torch
 from torch import Tensor
 
 from slimexp.kernel.base import token_scale
-from slimexp.quantizer.base import Grid, Quantizer
+from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.grid import Grid
 
 
 class PerToken(Quantizer):
-    """One scale per token, taken anew from each input [..., D].
+    """One scale per token, computed from each input [..., D].
 
     ``scale = 2 max |x| / (largest - smallest number)``: the arithmetic that compressed-tensors performs on a loaded
-    artifact, in the type of the input throughout, so that what is trained is what is served. Its scale is not a fixed
-    point: rounding twice may move the largest entry.
+    artifact, in the type of the input throughout, so that training and deployment agree. It is not idempotent: rounding
+    twice may move the largest entry.
 
     Some layers read tokens that were flattened to [N, D] (OPT's feed-forward layers, experts). They are rounded per
-    token here and by the kernels; compressed-tensors (0.20) takes one scale for all tokens of such an input, so that
-    plain transformers computes a coarser version of those layers.
+    token here and by the kernels; compressed-tensors (0.20) computes one scale for all tokens of such an input, so that
+    plain transformers executes a coarser version of those layers.
     """
 
     dynamic = True
@@ -36,7 +37,7 @@ class PerToken(Quantizer):
 
 
 class Calibrated(Quantizer):
-    """One scale for all entries, fixed by what was seen at ``start``."""
+    """One scale for all entries, fixed by the calibration inputs of ``start``."""
 
     symmetric_only = True
     on_activations = True
@@ -56,11 +57,11 @@ class Calibrated(Quantizer):
 
 
 class Ranged(Calibrated):
-    """Symmetric integers in the full range, as served; another quantizer says which range that is.
+    """Symmetric integers in the full range, as deployed; another quantizer computes the range.
 
     Args:
-        range: Partial of the quantizer whose range is taken, over all that was seen as if it were one row; of weights,
-            with integers of the same width.
+        range: Partial of a quantizer of weights, with integers of the same width; it is fitted to all calibration
+            inputs as one row.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Ranged(Calibrated):
 
 
 def _check_range(range: Callable[..., Quantizer], bits: int) -> None:
-    """Refuse a quantizer whose scale is no range of integers of ``bits``: under that of fp8 they would clip."""
+    """Refuse a quantizer whose scale is not that of integers of ``bits`` bits: on that of fp8 they would clip."""
     way_out = "for range choose minmax, percentile or mse"
     try:
         quantizer = range(bits=bits, group_size=None, symmetric=True)

@@ -1,8 +1,9 @@
-"""What rounds keys and values that are kept for later tokens."""
+"""Quantizer of the key/value cache."""
 
 from torch import Tensor
 
-from slimexp.quantizer.base import BFLOAT16_DIGITS, Grid, Quantizer
+from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.grid import BFLOAT16_DIGITS, Grid
 
 
 class Cached(Quantizer):
@@ -19,7 +20,7 @@ class Cached(Quantizer):
 
     @property
     def digits(self) -> int:
-        return BFLOAT16_DIGITS  # what a scale is kept in; its products are not
+        return BFLOAT16_DIGITS  # scales are cached in bfloat16; their products are not
 
     def fitted(self, x: Tensor) -> Grid:
         low, high = self.granularity.split(x).aminmax(dim=-1)

@@ -1,4 +1,4 @@
-"""Floating-point numbers of 8 bits: what the quantizers of that format share."""
+"""Floating-point numbers of 8 bits: the base of their quantizers."""
 
 import torch
 from torch import Tensor
@@ -9,8 +9,8 @@ from slimexp.quantizer.base import Quantizer
 class Float8(Quantizer):
     """Grid of ``number * scale`` for the numbers of float8_e4m3fn: 4 exponent bits, 3 of mantissa, ±448 at most.
 
-    Micikevicius et al. 2022, "FP8 formats for deep learning", table 1. What lies beyond is clipped: the format has no
-    infinity. Steps grow with the numbers, so that a tensor's outliers cost its small entries less than on integers.
+    Micikevicius et al. 2022, "FP8 formats for deep learning", table 1. Larger numbers are clipped: the format has no
+    infinity. Steps grow with the numbers, so that outliers cost the small entries of a tensor less than on integers.
     """
 
     widths = range(8, 9)

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from slimexp.quantizer.base import Grid
 from slimexp.quantizer.float8 import Float8
+from slimexp.quantizer.grid import Grid
 
 
 class Fp8(Float8):

@@ -1,18 +1,19 @@
-"""The range whose rounding errors, clipping included, are smallest in squares."""
+"""Least squared error: a search for the range of smallest rounding and clipping errors."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from slimexp.quantizer.base import Grid, Quantizer
+from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.grid import Grid
 
 
 class LeastError(Quantizer):
-    """Min-max times the one of ``candidates`` ratios that leaves the least squared error, per row or group.
+    """Min-max times that one of ``candidates`` ratios whose squared error is least, per row or group.
 
     Args:
-        candidates: Ratios to try, evenly from 1 down, >= 1; each costs a rounding of all entries.
+        candidates: Number of ratios tried, evenly spaced from 1 down, >= 1; each costs a rounding of all entries.
         smallest: The smallest ratio, in (0, 1].
     """
 

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimexp.quantizer.base import Grid
+from slimexp.quantizer.grid import Grid
 from slimexp.quantizer.least_error import LeastError
 
-_FARTHEST = 10.0  # of a step's logarithm from where it began: what runs away stays a number
+_LARGEST_CHANGE = 10.0  # of a step's logarithm since the start: keeps steps finite where training diverges
 
 
 class Lsq(LeastError):
-    """A learned scale per row or group, from the first grid on that it is shown.
+    """A learned scale per row or group, initialized by ``start``.
 
     Esser et al. 2020, "Learned step size quantization": within the grid the step's gradient is ``round(w/s) - w/s``,
     outside it is the outermost integer (equation 3); either is scaled by ``1 / sqrt(N Q)``, N entries to a scale and
@@ -22,21 +22,23 @@ class Lsq(LeastError):
 
     - The step starts at the least squared error, as in LSQ+ (Bhalgat et al. 2020), and below 8 bits takes the sign
       that lets the side that reaches further use the integer that the other side lacks. The paper's
-      ``2 mean |w| / sqrt(Q)`` is about twice as wide for groups of 64, and 64 training steps do not make that good.
-    - What the optimizer sees is the step's logarithm over ``rate``: under Adam, whose updates have a size of their own,
-      every step changes by the same share of itself, ``rate`` times the learning rate at most.
-    - What rounds is the step to a few binary digits, like every scale, with the gradient passed straight through.
+      ``2 mean |w| / sqrt(Q)`` is about twice as wide for groups of 64, which 64 training steps do not correct.
+    - The trained parameter is the step's logarithm over ``rate``: under Adam, whose updates do not depend on the
+      gradient's size, every step changes by the same share of itself, at most ``rate`` times the learning rate.
+    - Steps are rounded to a few binary digits, like every scale, with the gradient passed straight through.
 
-    On activations, all entries share one step: with it the clipping is learned, as in PACT (Choi et al. 2018), whose
-    gradient, however, sees clipped entries only.
+    On activations, all entries share one step: with it the clipping is learned, as in PACT (Choi et al. 2018), where
+    only clipped entries have a gradient.
 
     Args:
-        candidates: See ``LeastError``; likewise ``smallest``.
-        rate: How fast steps are learned beside weights, > 0.
+        candidates: Number of ratios tried at the start, see ``LeastError``.
+        smallest: The smallest ratio, see ``LeastError``.
+        rate: Learning rate of steps relative to that of weights, > 0.
 
     Attributes:
-        first: The steps at the start, flat.
-        moved: ``log(step / first) / rate``, learned; flat so that optimizers do not decay it; ``None`` before start.
+        first: The steps at the start, flat; ``None`` before ``start``.
+        moved: ``log(step / first) / rate``, learned; flat so that optimizers do not decay it; ``None`` before
+            ``start``.
     """
 
     first: Tensor | None
@@ -69,15 +71,15 @@ class Lsq(LeastError):
 
     def scaled(self, low: Tensor, high: Tensor) -> Grid:
         grid = super().scaled(low, high)
-        return grid if self.bits < 8 else Grid(grid.scale.abs())  # as kernels for activations have it
+        return grid if self.bits < 8 else Grid(grid.scale.abs())  # kernels for activations need positive scales
 
     def grid(self, x: Tensor) -> Grid:
         return super().grid(x) if self.moved is None or self.frozen else self.learned(x, self.moved.detach())
 
     def learned(self, x: Tensor, moved: Tensor) -> Grid:
-        """The grid of ``x`` under its steps, or under the one that all entries share."""
+        """The grid of ``x``, [..., in], with the learned steps of its rows or groups, or the one of all entries."""
         assert self.first is not None
-        share = (self.rate * moved).clamp(-_FARTHEST, _FARTHEST).exp()
+        share = (self.rate * moved).clamp(-_LARGEST_CHANGE, _LARGEST_CHANGE).exp()
         scale = self._exact(self.first.abs() * share) * self.first.sign()
         return Grid(scale.view(-1 if scale.numel() == 1 else (*x.shape[:-1], -1)))
 

@@ -2,11 +2,12 @@
 
 from torch import Tensor
 
-from slimexp.quantizer.base import Grid, Quantizer
+from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.grid import Grid
 
 
 class MinMax(Quantizer):
-    """Grid for weights, taken from the current weight in every forward until it is frozen.
+    """Grid for weights, computed from the current weight in every forward pass until it is frozen.
 
     Symmetric integers use every level, see ``Quantizer.scaled``. Rounding the scale costs at most half a step at the
     largest entry, and quantizing twice on a symmetric grid changes nothing.

@@ -1,4 +1,4 @@
-"""PACT: static rounding of activations whose clipping is learned with the weights."""
+"""PACT: static rounding of activations whose clipping bound is learned with the weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,25 +7,26 @@ import torch
 from torch import Tensor, nn
 
 from slimexp.quantizer.activation import Ranged
-from slimexp.quantizer.base import Grid, Quantizer
+from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.grid import Grid
 
 
 class Pact(Ranged):
     """Integers times one scale per layer, the scale such that the largest integer is a learned bound.
 
-    Choi et al. 2018, "PACT: parameterized clipping activation for quantized neural networks", equations 1 to 3: what
-    is clipped passes its gradient to the bound, what is not passes it straight to the activation. Signed here, where
-    the paper follows ReLU: what is clipped below passes its gradient with the sign of the smallest integer. The bound
-    is learned as a share of the one it starts from, so that a learning rate means the same in every layer; it starts
-    within the range that was seen, and not above it under a penalty that pulls it in.
+    Choi et al. 2018, "PACT: parameterized clipping activation for quantized neural networks", equations 1 to 3: the
+    gradient of a clipped entry goes to the bound, that of any other straight to the activation. Entries are signed
+    here, where the paper follows ReLU: the gradient of those clipped below has the sign of the smallest integer. The
+    bound is learned as a share of its initial value, so that a learning rate means the same in every layer; it starts
+    within the range of the calibration inputs, not above it under a penalty that reduces it.
 
     Args:
-        range: Partial of the quantizer whose range of all that was seen the bound starts from; one that clips, for
-            without anything clipped there is no gradient.
+        range: Partial of the quantizer whose range of the calibration inputs the bound starts from; it must clip, for
+            only clipped entries have a gradient.
 
     Attributes:
-        share: The bound over the one at the start, [1], learned; ``None`` before ``start``.
-        first: The scale at the start, [1].
+        share: The bound over that at the start, [1], learned; ``None`` before ``start``.
+        first: The scale at the start, [1]; ``None`` before ``start``.
     """
 
     share: nn.Parameter | None
@@ -49,7 +50,7 @@ class Pact(Ranged):
 
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
-        Quantizer.start(self, x)  # not that of Calibrated, which freezes
+        Quantizer.start(self, x)  # instead of that of Calibrated, which freezes the grid
         self.first = self.fitted(x).scale
         self.share = nn.Parameter(torch.ones_like(self.first))
 

@@ -1,19 +1,20 @@
-"""Percentile: the grid reaches over all but the outermost entries of a row or group."""
+"""Percentile: the grid spans all but the outermost entries of a row or group."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from slimexp.quantizer.base import Grid, Quantizer
+from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.grid import Grid
 
 
 class Percentile(Quantizer):
     """Min-max without the outermost entries, which are clipped.
 
     Args:
-        percentile: Share of the entries, in percent, that lie within the grid, in (50, 100]. Symmetric: of absolute
-            values. Affine: as many stay out at either end.
+        percentile: Percentage of the entries that lie within the grid, in (50, 100]. Symmetric: percentile of absolute
+            values. Affine: equally many entries are clipped at either end.
     """
 
     def __init__(self, *, bits: int, group_size: int | str | None, symmetric: bool = True, percentile: float) -> None:
@@ -25,9 +26,9 @@ class Percentile(Quantizer):
     def fitted(self, x: Tensor) -> Grid:
         groups = self.granularity.split(x)
         if self.symmetric:
-            reach = _entry(groups.abs().sort(-1).values, self.percentile / 100)
+            largest = _entry(groups.abs().sort(-1).values, self.percentile / 100)
             low, high = groups.aminmax(dim=-1)
-            return self.scaled(torch.maximum(low, -reach), torch.minimum(high, reach))
+            return self.scaled(torch.maximum(low, -largest), torch.minimum(high, largest))
         groups = groups.sort(-1).values
         outside = (1 - self.percentile / 100) / 2
         return self.scaled(_entry(groups, outside), _entry(groups, 1 - outside))
@@ -37,5 +38,5 @@ class Percentile(Quantizer):
 
 
 def _entry(ascending: Tensor, share: float) -> Tensor:
-    """The entry below which ``share`` of the others lie, along the last axis."""
+    """The entry below which ``share`` of the others lie, along the last axis: [..., n] -> [...]."""
     return ascending[..., round(share * (ascending.shape[-1] - 1))]

@@ -1,7 +1,7 @@
-"""Static rounding of activations to integers: one scale per layer, calibrated before."""
+"""Static rounding of activations to integers: one calibrated scale per layer."""
 
 from slimexp.quantizer.activation import Ranged
 
 
 class Static(Ranged):
-    """Integers times one scale per layer, which stays as it was calibrated."""
+    """Integers times one scale per layer, which does not change after calibration."""

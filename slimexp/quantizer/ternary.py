@@ -2,11 +2,12 @@
 
 from torch import Tensor
 
-from slimexp.quantizer.base import Grid, Quantizer
+from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.grid import Grid
 
 
 class Ternary(Quantizer):
-    """Three levels; stored in 2 bits, of which a fourth level stays unused.
+    """Three levels; stored in 2 bits, whose fourth level is unused.
 
     Ma et al. 2024, "The era of 1-bit LLMs" (equation 3): ``scale = mean |w|``, per row or group instead of per tensor.
     """

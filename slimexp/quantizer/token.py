@@ -4,7 +4,7 @@ from slimexp.quantizer.activation import PerToken
 
 
 class Token(PerToken):
-    """Symmetric integers in the full range: the largest clips by half a step, as where it is served."""
+    """Symmetric integers in the full range: the largest entry clips by half a step, as when deployed."""
 
     @property
     def limits(self) -> tuple[int, int]:

@@ -4,7 +4,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from slimexp.quantizer.base import Grid, Quantizer
+from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.grid import Grid
 
 
 class Rounding(ABC):

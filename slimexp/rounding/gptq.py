@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from slimexp.quantizer.base import Grid, Quantizer
+from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.grid import Grid
 from slimexp.rounding.base import Rounding
 from slimexp.weight.optimal_brain_surgeon import gram, inverse_factor, quantize_columns
 

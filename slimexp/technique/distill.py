@@ -6,7 +6,7 @@ from typing import Unpack
 from transformers import PreTrainedConfig
 
 from slimexp.cut.architecture import FFN, HEADS, HIDDEN
-from slimexp.cut.keep import Cut
+from slimexp.cut.keep import Keep
 from slimexp.data.base import Corpus
 from slimexp.model.base import Family
 from slimexp.technique.batches import training_batches
@@ -25,7 +25,7 @@ class Distill(Finetune):
         training: See ``Training``.
     """
 
-    def __init__(self, *, cut: Cut | None, **training: Unpack[Training]) -> None:
+    def __init__(self, *, cut: Keep | None, **training: Unpack[Training]) -> None:
         super().__init__(**training)
         self.cut = cut
 

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedConfig
 
-from slimexp.budget.base import Budget, Space
-from slimexp.budget.solver import Loss, Unreachable, described, solve
+from slimexp.budget.base import Budget, SearchSpace
+from slimexp.budget.solver import Loss, Unreachable, describe, solve
 from slimexp.calibration.observe import visiting
 from slimexp.cut.ranking import Ranking, rank
 from slimexp.cut.remove import remove
-from slimexp.cut.shape import AXES, HIDDEN, WIDTHS, Census, Shape, axes_of, lattice, possible
-from slimexp.cut.simulate import rehearsed
+from slimexp.cut.shape import AXES, HIDDEN, WIDTHS, ParameterCounter, Shape, axes_of, lattice, possible
+from slimexp.cut.simulate import simulated
 from slimexp.data.base import Corpus
 from slimexp.importance.base import Gated, Importance, Learned
 from slimexp.model.base import IGNORE, Batch, Family
@@ -26,7 +26,7 @@ from slimexp.technique.finetune import Finetune
 from slimexp.technique.training import Training
 from slimexp.weight.attachment import attached
 
-ATTEMPTS = 4  # at a budget whose price is an estimate
+ATTEMPTS = 4  # at a budget whose cost is an estimate
 ROWS_AT_ONCE, TOKENS_AT_ONCE = 16, 4096  # logits of a large vocabulary outweigh the model
 
 
@@ -127,12 +127,12 @@ class PruneStructured(Finetune):
                 rows=self.rows,
                 objective=lambda batch: _cross_entropy(family, batch),
             )
-            census = Census(family.model)
-            space = Space(
+            counter = ParameterCounter(family.model)
+            space = SearchSpace(
                 family=family,
                 lattice=options,
-                count=lambda shape: census.count(ranking.layers(shape), shape),
-                build=lambda shape: remove(family, ranking.layers(shape), ranking.kept(shape)),
+                count=lambda shape: counter.count(ranking.layers(shape), shape),
+                build=lambda shape: remove(family, ranking.layers(shape), ranking.retained(shape)),
             )
             shape = self._solve(space, self._loss(family, ranking, corpus))
         if shape == space.whole:
@@ -141,7 +141,7 @@ class PruneStructured(Finetune):
                 "lower the budget"
             )
         self.coverage = {
-            "share": census.touched(ranking.layers(shape), shape),
+            "share": counter.touched(ranking.layers(shape), shape),
             "parameters": space.count(shape) / space.count(space.whole),
             **{f"{word}_kept": float(units) for word, units in shape.items()},
         }
@@ -176,18 +176,18 @@ class PruneStructured(Finetune):
             nn.Module.to(self.model, self.device)
             self.family = type(self.family)(self.model, self.family.tokenizer, max_length=self.family.max_length)
 
-    def _solve(self, space: Space, loss: Loss) -> Shape:
+    def _solve(self, space: SearchSpace, loss: Loss) -> Shape:
         """The shape of least loss that meets the budget.
 
         Raises:
             ValueError: No shape does, or none of the attempts came to the budget as it is measured.
         """
-        price, limit = self.budget.price(space), self.budget.limit
+        cost, limit = self.budget.cost(space), self.budget.limit
         for _ in range(ATTEMPTS):
             try:
                 shape = solve(
                     space.lattice,
-                    price=price,
+                    cost=cost,
                     limit=limit,
                     loss=loss,
                     candidates=self.candidates,
@@ -199,8 +199,8 @@ class PruneStructured(Finetune):
                     f"{', '.join(self.axes)} in multiples of {self.multiple}; {error}: raise the budget, add to axes, "
                     "or lower multiple"
                 ) from error
-            reached = self.budget.reached(space, shape, price)
-            print(f"{described(space.whole)} -> {described(shape)}: {reached:.4g} {self.budget.unit}")
+            reached = self.budget.reached(space, shape, cost)
+            print(f"{describe(space.whole)} -> {describe(shape)}: {reached:.4g} {self.budget.unit}")
             if reached <= self.budget.limit:
                 return shape
             limit *= self.budget.limit / reached
@@ -217,7 +217,7 @@ class PruneStructured(Finetune):
         @torch.inference_mode()
         def run(items: tuple[tuple[str, int], ...]) -> float:
             shape = dict(items)
-            with rehearsed(family, ranking.layers(shape), ranking.kept(shape)):
+            with simulated(family, ranking.layers(shape), ranking.retained(shape)):
                 return sum(float(_cross_entropy(family, batch)) for batch in batches) / len(batches)
 
         return lambda shape: run(tuple(shape.items()))

@@ -7,7 +7,7 @@ from typing import Unpack
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from slimexp.cut.architecture import VOCABULARY, anatomy_of, size
+from slimexp.cut.architecture import VOCABULARY, architecture_of, size
 from slimexp.cut.remove import remove
 from slimexp.cut.vocabulary import tokens_to_keep
 from slimexp.data.base import Corpus
@@ -58,8 +58,8 @@ class PruneVocabulary(Finetune):
             raise ValueError(
                 f"all {rows} tokens are used, or stay so that any text can be written: leave this stage out"
             )
-        anatomy = anatomy_of(family.model.config)
-        tables: list[Tensor] = [p for name, p in family.model.named_parameters() if VOCABULARY in anatomy.of(name)]
+        architecture = architecture_of(family.model.config)
+        tables: list[Tensor] = [p for name, p in family.model.named_parameters() if VOCABULARY in architecture.of(name)]
         self.coverage = {"share": share_of(family, tables), "tokens_kept": len(kept) / rows}
         whole = {stack: range(len(blocks)) for stack, blocks in family.blocks().items()}
         super().prepare(remove(family, whole, {VOCABULARY: {"": kept}}), corpus, teacher)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from slimexp import artifact
-from slimexp.budget.base import Space
+from slimexp.budget.base import SearchSpace
 from slimexp.budget.disk import Disk
 from slimexp.cut.shape import whole
 
@@ -16,13 +16,13 @@ def test_the_price_is_what_the_artifact_takes(tiny: Callable[..., Any], dtype: s
     family = tiny("causal_lm")
     shape = whole(family.model.config)
     size = sum(parameter.numel() for parameter in family.model.parameters())
-    space = Space(
+    space = SearchSpace(
         family=family,
         lattice={word: [units] for word, units in shape.items()},
         count=lambda shape: size,
         build=lambda shape: family,
     )
-    priced = 1e6 * Disk(megabytes=1, dtype=dtype).price(space)(shape)
+    priced = 1e6 * Disk(megabytes=1, dtype=dtype).cost(space)(shape)
     artifact.save(family, tmp_path / "a", dtype=getattr(torch, dtype), stages=[])
     files = artifact.read_manifest(tmp_path / "a")["files"]
     shipped = sum((tmp_path / "a" / name).stat().st_size for name in files)

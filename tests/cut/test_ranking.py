@@ -53,7 +53,7 @@ def test_a_group_of_heads_goes_as_one(tiny: Tiny) -> None:
         for block in family.blocks()["decoder"]:
             block.self_attn.o_proj.weight[:, :16] = 0
     ranking = ranked(family)
-    kept = ranking.kept({"decoder": 2, "heads": 1, "ffn": 48, "hidden": 32})
+    kept = ranking.retained({"decoder": 2, "heads": 1, "ffn": 48, "hidden": 32})
     assert kept.keys() == {"heads", "kv_heads"}
     assert all(torch.equal(rows, torch.arange(16, 32)) for rows in kept["heads"].values())
     assert all(torch.equal(rows, torch.arange(8, 16)) for rows in kept["kv_heads"].values())

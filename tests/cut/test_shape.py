@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from slimexp.cut.shape import AXES, lattice, possible, readers, whole, writers
+from slimexp.cut.shape import AXES, ParameterCounter, lattice, possible, readers, whole, writers
 
 Tiny = Callable[..., Any]
 
@@ -61,3 +61,16 @@ def test_what_transformers_cannot_run_is_no_shape(tiny: Tiny) -> None:
     config = tiny("seq2seq").model.config
     assert possible(config, whole(config) | {"decoder": 1})
     assert not possible(config, whole(config) | {"encoder": 1})
+
+
+def test_parameters_are_counted_without_a_model_of_that_shape(tiny: Tiny) -> None:
+    model = tiny("causal_lm").model
+    counter, dense = ParameterCounter(model), whole(model.config)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert counter.count({"decoder": [0, 1]}, dense) == total
+    neuron = 3 * 32  # one row or column of gate, up and down projection in each of two blocks
+    assert counter.count({"decoder": [0, 1]}, dense | {"ffn": 47}) == total - 2 * neuron
+    block = sum(parameter.numel() for parameter in model.model.layers[1].parameters())
+    assert counter.count({"decoder": [0]}, dense) == total - block
+    assert counter.touched({"decoder": [0]}, dense) == block / total
+    assert counter.touched({"decoder": [0, 1]}, dense | {"ffn": 47}) == 2 * 48 * neuron / total

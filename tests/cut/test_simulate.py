@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from slimexp.cut.architecture import anatomy_of
+from slimexp.cut.architecture import architecture_of
 from slimexp.cut.constraints import scopes
 from slimexp.cut.remove import remove
-from slimexp.cut.shape import WIDTHS, Census, rows_of_units, whole
-from slimexp.cut.simulate import rehearsed
+from slimexp.cut.shape import WIDTHS, ParameterCounter, rows_of_units, whole
+from slimexp.cut.simulate import simulated
 from slimexp.model.base import IGNORE
 
 Tiny = Callable[..., Any]
@@ -42,7 +42,7 @@ def model(tiny: Tiny, name: str) -> Any:
 
 
 def half(family: Any) -> tuple[dict[str, list[int]], dict[str, Any], dict[str, int]]:
-    """One of two blocks and half of every width survives, other units in every scope; and that as a shape."""
+    """One of two blocks and half of every width, other units in every scope; and their shape."""
     config = family.model.config
     dense = whole(config)
     units = {
@@ -62,7 +62,7 @@ def half(family: Any) -> tuple[dict[str, list[int]], dict[str, Any], dict[str, i
         for axis, (word, rows) in rows_of_units(config).items()
         if word in dense
     }
-    stays = 0 if anatomy_of(config).first_block_stays else 1
+    stays = 0 if architecture_of(config).first_block_stays else 1
     shape = {word: 1 if word in family.blocks() else units // 2 for word, units in dense.items()}
     return {stack: [stays] for stack in family.blocks()}, kept, shape
 
@@ -79,24 +79,27 @@ def test_masked_is_removed_and_counted(tiny: Tiny, name: str) -> None:
     family = model(tiny, name)
     before = logits(family)
     layers, kept, shape = half(family)
-    with rehearsed(family, layers, kept):
+    with simulated(family, layers, kept):
         masked = logits(family)
     small = remove(family, layers, kept)
     torch.testing.assert_close(masked, logits(small), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(masked, before, atol=1e-4)
     assert torch.equal(logits(family), before)
 
-    census, every = Census(family.model), {stack: list(range(len(own))) for stack, own in family.blocks().items()}
-    assert census.count(layers, shape) == size(small)
-    assert census.count(every, whole(family.model.config)) == size(family)
-    assert 0 == census.touched(every, whole(family.model.config)) < census.touched(layers, shape) <= 1
+    counter, every = (
+        ParameterCounter(family.model),
+        {stack: list(range(len(own))) for stack, own in family.blocks().items()},
+    )
+    assert counter.count(layers, shape) == size(small)
+    assert counter.count(every, whole(family.model.config)) == size(family)
+    assert 0 == counter.touched(every, whole(family.model.config)) < counter.touched(layers, shape) <= 1
 
 
 def test_it_ends_with_an_exception_too(tiny: Tiny) -> None:
     family = tiny("causal_lm")
     before = logits(family)
     layers, kept, _ = half(family)
-    with pytest.raises(RuntimeError, match="stop"), rehearsed(family, layers, kept):
+    with pytest.raises(RuntimeError, match="stop"), simulated(family, layers, kept):
         raise RuntimeError("stop")
     assert torch.equal(logits(family), before)
 

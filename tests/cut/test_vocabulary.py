@@ -1,4 +1,4 @@
-"""A smaller vocabulary: text of tokens that survive reads as before, under new ids."""
+"""A smaller vocabulary: text of retained tokens is tokenized as before, with new ids."""
 
 from pathlib import Path
 

@@ -4,11 +4,24 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import slimexp.data.library
+from slimexp.data.files import Files
+from slimexp.data.table import Columns, Splits
 
+COLUMNS = {"source": "source", "target": "target", "text": "text", "label": "label"}
+SPLITS: dict[str, Any] = {
+    "train": "train",
+    "validation": "validation",
+    "test": "test",
+    "held_out": 0.1,
+    "max_train": None,
+    "max_held_out": None,
+    "seed": 0,
+}
 SENTENCE = "The {word} of module {module} returns whatever the caller asked it for."
 WORDS = ("parser", "reader", "writer", "encoder", "scanner", "cursor")
 
@@ -63,3 +76,21 @@ def write_jsonl() -> Callable[[Path, list[dict[str, object]]], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def files() -> Callable[..., Files]:
+    """Path -> the corpus of a file or folder, with settings of columns and splits."""
+
+    def make(
+        path: Path, task: Any = "seq2seq", *, passage: int | None = None, columns: Any = (), **splits: Any
+    ) -> Files:
+        return Files(
+            path=str(path),
+            task=task,
+            columns=Columns(**(COLUMNS | dict(columns))),
+            splits=Splits(**(SPLITS | splits)),
+            passage=passage,
+        )
+
+    return make

@@ -1,5 +1,3 @@
-"""Files, and the mapping of columns and splits that it shares with Hub."""
-
 import csv
 import os
 from collections.abc import Callable
@@ -8,31 +6,11 @@ from typing import Any
 
 import pytest
 
-from slimexp.data.base import HELD_OUT, Example
+from slimexp.data.base import Example
 from slimexp.data.files import Files
-from slimexp.data.table import Columns, Splits
 
-COLUMNS = {"source": "source", "target": "target", "text": "text", "label": "label"}
-SPLITS: dict[str, Any] = {
-    "train": "train",
-    "validation": "validation",
-    "test": "test",
-    "held_out": 0.1,
-    "max_train": None,
-    "max_held_out": None,
-    "seed": 0,
-}
 Rows = list[dict[str, Any]]
-
-
-def files(path: Path, task: Any = "seq2seq", *, passage: int | None = None, columns: Any = (), **splits: Any) -> Files:
-    return Files(
-        path=str(path),
-        task=task,
-        columns=Columns(**(COLUMNS | dict(columns))),
-        splits=Splits(**(SPLITS | splits)),
-        passage=passage,
-    )
+Make = Callable[..., Files]
 
 
 def write_csv(path: Path, rows: Rows) -> None:
@@ -48,7 +26,7 @@ def write_parquet(path: Path, rows: Rows) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
-def test_formats_agree(suffix: str, tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
+def test_formats_agree(files: Make, suffix: str, tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
     write = {".jsonl": write_jsonl, ".parquet": write_parquet}.get(suffix, write_csv)
     rows[3]["source"] = 'a "quoted", two-\nline field'
     write(tmp_path / f"rows{suffix}", rows)
@@ -56,39 +34,6 @@ def test_formats_agree(suffix: str, tmp_path: Path, rows: Rows, write_jsonl: Any
     assert {split: len(examples) for split, examples in splits.items()} == {"train": 48, "validation": 6, "test": 6}
     found = {(example.source, example.target) for examples in splits.values() for example in examples}
     assert found == {(row["source"], row["target"]) for row in rows}
-
-
-def test_txt_is_cut_into_passages(tmp_path: Path) -> None:
-    for number in range(20):
-        (tmp_path / f"{number}.txt").write_text(f"text {number}\n" * 30)
-    splits = files(tmp_path, "causal_lm", passage=64).splits
-    assert all(len(example.source) <= 64 for examples in splits.values() for example in examples)
-    documents = {split: {example.source.split("\n")[0] for example in rows} for split, rows in splits.items()}
-    assert not documents["train"] & (documents["validation"] | documents["test"])  # whole documents are held out
-    assert len(files(tmp_path, "causal_lm").splits["train"]) == 16
-
-
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_one_text_is_split_by_its_passages(end: str, tmp_path: Path) -> None:
-    text = "".join(f"line {number} of a long book{end}" for number in range(400))
-    (tmp_path / "book.txt").write_bytes(text.encode())
-    splits = files(tmp_path / "book.txt", "causal_lm", passage=256).splits
-    pieces = [example.source for examples in splits.values() for example in examples]
-    assert sorted("".join(pieces).splitlines()) == sorted(text.splitlines())  # all of it, once
-    share = len(splits["test"]) / len(pieces)
-    assert len(splits["test"]) == len(splits["validation"]) and share == pytest.approx(0.1, abs=0.02)
-    assert splits == files(tmp_path / "book.txt", "causal_lm", passage=256).splits
-    with pytest.raises(ValueError, match=r"too few training texts .* set data.passage"):
-        _ = files(tmp_path / "book.txt", "causal_lm", passage=None).splits
-
-
-def test_one_training_text_beside_a_test_text(tmp_path: Path) -> None:
-    for name in ("train", "test"):
-        (tmp_path / f"{name}.txt").write_text("".join(f"{name} {number}\n" for number in range(400)))
-    splits = files(tmp_path, "causal_lm", passage=256).splits
-    assert all("train" in example.source for name in ("train", "validation") for example in splits[name])
-    assert len(splits["train"]) > len(splits["validation"]) > 0
-    assert all("test" in example.source for example in splits["test"])
 
 
 @pytest.mark.parametrize(
@@ -104,7 +49,7 @@ def test_one_training_text_beside_a_test_text(tmp_path: Path) -> None:
         ("latest-devices.train.jsonl", "validate/development.jsonl", "test.2019.jsonl"),
     ],
 )
-def test_folder_with_splits(names: tuple[str, ...], tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
+def test_folder_with_splits(files: Make, names: tuple[str, ...], tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
     for name, part in zip(names, (rows[:40], rows[40:50], rows[50:]), strict=True):
         write_jsonl(tmp_path / name, part)
     splits = files(tmp_path).splits
@@ -112,15 +57,8 @@ def test_folder_with_splits(names: tuple[str, ...], tmp_path: Path, rows: Rows, 
     assert splits["test"][0] == Example("teh row nubmer 50", "the row number 50")
 
 
-def test_missing_split_is_taken_out_of_train(tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
-    write_jsonl(tmp_path / "train.jsonl", rows[:50])
-    write_jsonl(tmp_path / "dev.jsonl", rows[50:])
-    splits = files(tmp_path, validation="dev").splits
-    assert {split: len(examples) for split, examples in splits.items()} == {"train": 45, "validation": 10, "test": 5}
-
-
 def test_what_is_not_read_is_said(
-    tmp_path: Path, rows: Rows, write_jsonl: Any, caplog: pytest.LogCaptureFixture
+    files: Make, tmp_path: Path, rows: Rows, write_jsonl: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in (
         "train.jsonl",
@@ -133,12 +71,12 @@ def test_what_is_not_read_is_said(
         write_jsonl(tmp_path / name, rows[:40] if name == "train.jsonl" else rows[40:])
     (tmp_path / "train.csv").mkdir()  # no file
     assert sum(map(len, files(tmp_path).splits.values())) == 60
-    said = [line for line in caplog.messages if "not read" in line]
-    assert said == [f"not read in {tmp_path}: README.md, eval.jsonl, more.jsonl"]
+    messages = [line for line in caplog.messages if "not read" in line]
+    assert messages == [f"not read in {tmp_path}: README.md, eval.jsonl, more.jsonl"]
 
 
 def test_a_split_that_is_not_asked_for_is_not_read(
-    tmp_path: Path, rows: Rows, write_jsonl: Any, caplog: pytest.LogCaptureFixture
+    files: Make, tmp_path: Path, rows: Rows, write_jsonl: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_jsonl(tmp_path / "train.jsonl", rows[:50])
     write_jsonl(tmp_path / "test.jsonl", rows[50:])
@@ -147,90 +85,13 @@ def test_a_split_that_is_not_asked_for_is_not_read(
 
 
 @pytest.mark.parametrize("name", ["train_test.jsonl", "train/dev.jsonl", "valid.test.jsonl"])
-def test_a_file_of_two_splits_is_refused(name: str, tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
+def test_a_file_of_two_splits_is_refused(files: Make, name: str, tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
     write_jsonl(tmp_path / name, rows)
     with pytest.raises(ValueError, match=r"is named after the splits .* and "):
         _ = files(tmp_path).splits
 
 
-def test_split_ignores_the_order_of_rows_and_keeps_equal_ones_together(
-    tmp_path: Path, rows: Rows, write_jsonl: Any
-) -> None:
-    straight = files(write_jsonl(tmp_path / "a.jsonl", rows)).splits
-    backwards = files(write_jsonl(tmp_path / "b.jsonl", rows[::-1] + rows)).splits
-    for split in HELD_OUT:
-        assert {example.source for example in straight[split]} == {example.source for example in backwards[split]}
-    assert not {example.source for example in backwards["train"]} & {example.source for example in backwards["test"]}
-
-
-def test_training_rows_that_are_held_out_are_dropped_and_said(
-    tmp_path: Path, rows: Rows, write_jsonl: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    for name, part in (("train", rows), ("validation", rows[5:25]), ("test", rows[:10])):
-        write_jsonl(tmp_path / f"{name}.jsonl", part)
-    sizes = {split: len(examples) for split, examples in files(tmp_path).splits.items()}
-    assert sizes == {"train": 35, "validation": 15, "test": 10}
-    assert [line for line in caplog.messages if "left out" in line] == [
-        "5 rows of split 'validation' are left out: a held-out split has the same text",
-        "25 rows of split 'train' are left out: a held-out split has the same text",
-    ]
-
-
-def test_rows_taken_out_of_train_are_not_said_to_be_left_out(
-    tmp_path: Path, rows: Rows, write_jsonl: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    _ = files(write_jsonl(tmp_path / "a.jsonl", rows)).splits
-    assert "left out" not in caplog.text
-
-
-def test_limits(tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
-    path = write_jsonl(tmp_path / "rows.jsonl", rows)
-    sizes = {split: len(kept) for split, kept in files(path, max_train=7, max_held_out=2).splits.items()}
-    assert sizes == {"train": 7, "validation": 2, "test": 2}
-
-
-@pytest.mark.parametrize(
-    ("values", "labels"),
-    [(["b", "a"], ("a", "b")), ([10, 9], ("9", "10")), ([True, False], ("False", "True"))],
-)
-def test_labels_are_sorted(
-    values: list[Any], labels: tuple[str, ...], tmp_path: Path, rows: Rows, write_jsonl: Any
-) -> None:
-    for number, row in enumerate(rows):
-        row["label"] = values[number % 2]
-    corpus = files(write_jsonl(tmp_path / "rows.jsonl", rows), "classification")
-    assert corpus.labels == labels
-    for example in corpus.splits["train"]:
-        assert labels[example.label or 0] == str(values[int(example.source.split()[1]) % 2])
-
-
-@pytest.mark.parametrize(
-    "values", [(1, "1", 1.0, " 1"), ("yes", "yes ", "\u00a0yes", "yes\t"), ("caf\u00e9", "cafe\u0301")]
-)
-def test_spellings_of_a_class_are_one(values: tuple[Any, ...], tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
-    for number, row in enumerate(rows):
-        row["label"] = "other" if number % 2 else values[number // 2 % len(values)]
-    corpus = files(write_jsonl(tmp_path / "rows.jsonl", rows), "classification")
-    assert len(corpus.labels) == 2
-    for example in corpus.splits["train"]:
-        assert (corpus.labels[example.label or 0] == "other") == (int(example.source.split()[1]) % 2 == 1)
-
-
-def test_a_class_that_no_training_row_is_of_is_said(
-    tmp_path: Path, rows: Rows, write_jsonl: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    taken = files(write_jsonl(tmp_path / "rows.jsonl", rows), "classification").splits["test"][0].source
-    rows[int(taken.split()[1])]["label"] = "rare"
-    _ = files(write_jsonl(tmp_path / "rows.jsonl", rows), "classification").splits
-    assert "no training row is of 1 of 3 classes: rare" in caplog.text
-
-
-def test_blank_rows_are_dropped(tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
-    path = write_jsonl(tmp_path / "rows.jsonl", [*rows, rows[0] | {"source": "  "}, rows[1] | {"target": ""}])
-    assert sum(map(len, files(path).splits.values())) == 60
-
-
-def refused(tmp_path: Path, name: str, content: bytes, message: str, **arguments: Any) -> None:
+def refused(files: Make, tmp_path: Path, name: str, content: bytes, message: str, **arguments: Any) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         _ = files(tmp_path / name, **arguments).splits
@@ -257,11 +118,11 @@ def refused(tmp_path: Path, name: str, content: bytes, message: str, **arguments
         ("a.docx", b"text", "cannot read '.docx' files, only .csv, .tsv, .jsonl, .parquet, .txt"),
     ],
 )
-def test_bad_file(name: str, content: bytes, message: str, tmp_path: Path) -> None:
-    refused(tmp_path, name, content, message)
+def test_bad_file(files: Make, name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    refused(files, tmp_path, name, content, message)
 
 
-def test_bad_path(tmp_path: Path, rows: Rows, write_jsonl: Callable[..., Path]) -> None:
+def test_bad_path(files: Make, tmp_path: Path, rows: Rows, write_jsonl: Callable[..., Path]) -> None:
     with pytest.raises(ValueError, match=r"no such file or folder: .*nowhere"):
         _ = files(tmp_path / "nowhere").splits
     with pytest.raises(ValueError, match=r"has no file that ends with \.csv"):
@@ -272,7 +133,7 @@ def test_bad_path(tmp_path: Path, rows: Rows, write_jsonl: Callable[..., Path]) 
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device"])
-def test_what_is_no_file(kind: str, tmp_path: Path) -> None:
+def test_what_is_no_file(files: Make, kind: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv" if kind == "fifo" else Path("/dev/null")
     if kind == "fifo":
         os.mkfifo(path)
@@ -282,75 +143,13 @@ def test_what_is_no_file(kind: str, tmp_path: Path) -> None:
         _ = files(tmp_path).splits
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"text": "half \\ud83d", "label": "a"}', r"line 3: column 'text' holds half a character .*character 6"),
-        ('{"text": null, "label": "a"}', "line 3: column 'text' must hold text, got None"),
-        ('{"text": {"en": "a"}, "label": "a"}', "line 3: column 'text' must hold text, got {"),
-        ('{"text": ["a"], "label": "a"}', "line 3: column 'text' must hold text, got \\["),
-        ('{"label": "a"}', "line 3: column 'text' is missing"),
-        ('{"text": "c", "label": null}', "line 3: column 'label' is empty"),
-        ('{"text": "c", "label": NaN}', "line 3: column 'label' is empty"),
-        ('{"text": "c", "label": " "}', "line 3: column 'label' is empty"),
-        ('{"text": "c", "label": 0.5}', "line 3: column 'label' must hold text or integers, got 0.5"),
-        ('{"text": "c", "label": ["a"]}', "line 3: column 'label' must hold text or integers"),
-        ('{"text": "c", "label": "A"}', "line 3: column 'label' holds 'A', and 'a' at .*, line 1"),
-    ],
-)
-def test_bad_cells_are_refused_by_file_line_and_column(line: str, message: str, tmp_path: Path) -> None:
-    content = '{"text": "a", "label": "a"}\n{"text": "b", "label": "b"}\n' + line
-    refused(tmp_path, "a.jsonl", content.encode(), f"a.jsonl, {message}", task="classification")
-
-
-def test_bad_cells_of_parquet(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "a.parquet", [{"text": "a", "label": 1}, {"text": "b", "label": None}])
-    with pytest.raises(ValueError, match=r"a\.parquet, row 2: column 'label' is empty"):
-        _ = files(tmp_path / "a.parquet", "classification").splits
-    write_parquet(tmp_path / "a.parquet", [{"text": b"a", "label": 1}])
-    with pytest.raises(ValueError, match=r"a\.parquet, row 1: column 'text' must hold text, got b'a'"):
-        _ = files(tmp_path / "a.parquet", "classification").splits
-
-
-def test_bad_labels(tmp_path: Path, rows: Rows, write_jsonl: Callable[..., Path]) -> None:
-    write_jsonl(tmp_path / "train.jsonl", rows)
-    write_jsonl(tmp_path / "test.jsonl", [{"text": "unseen", "label": "c"}])
-    with pytest.raises(
-        ValueError,
-        match=r"test\.jsonl, line 1: label 'c' of split 'test' is none of the 2 classes .*\(a, b\).*splits.test=null",
-    ):
-        _ = files(tmp_path, "classification").splits
-    (tmp_path / "test.jsonl").unlink()
-    write_jsonl(tmp_path / "train.jsonl", [row | {"label": "a"} for row in rows])
-    with pytest.raises(ValueError, match=r"column 'label' holds one class alone \('a'\)"):
-        _ = files(tmp_path, "classification").splits
-    write_jsonl(tmp_path / "train.jsonl", [row | {"label": row["text"]} for row in rows])
-    with pytest.raises(ValueError, match=r"column 'label' holds 60 classes in 60 training rows"):
-        _ = files(tmp_path, "classification").splits
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"task": "translation"}, "task must be one of seq2seq, causal_lm, classification, got 'translation'"),
-        ({"passage": 1}, "passage must be >= 2 characters"),
-        ({"held_out": 0.5}, r"splits.held_out must be in \(0, 0.5\), got 0.5"),
-        ({"max_train": 0}, "splits.max_train must be >= 1"),
-    ],
-)
-def test_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        files(Path("unread"), **arguments)
-
-
 @pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
-def test_two_columns_of_one_name_are_refused(ending: str, tmp_path: Path) -> None:
+def test_two_columns_of_one_name_are_refused(files: Make, ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"twins.{ending}"
     if ending == "parquet":
         pyarrow = pytest.importorskip("pyarrow")
-        made = pyarrow.table([["a"], ["b"], ["c"]], names=["source", "target", "source"])
-        pytest.importorskip("pyarrow.parquet").write_table(made, path)
+        table = pyarrow.table([["a"], ["b"], ["c"]], names=["source", "target", "source"])
+        pytest.importorskip("pyarrow.parquet").write_table(table, path)
     else:
         sign = "," if ending == "csv" else "\t"
         path.write_text("\n".join(sign.join(row) for row in (("source", "target", "source"), ("a", "b", "c"))) + "\n")

@@ -32,8 +32,8 @@ def test_errors_are_the_spread_over_other_rows() -> None:
     edits = chance.binomial(lengths, chance.choice([0.01, 0.2], 4000))
     drawn = [chance.integers(0, 4000, 100) for _ in range(2000)]
     true = np.std([edits[rows].sum() / lengths[rows].sum() for rows in drawn])
-    said = np.mean([grading._error(edits[rows], lengths[rows]) for rows in drawn])
-    assert said == pytest.approx(true, rel=0.05)
+    reported = np.mean([grading._error(edits[rows], lengths[rows]) for rows in drawn])
+    assert reported == pytest.approx(true, rel=0.05)
 
     truth = chance.integers(0, 4, 4000)
     predicted = np.where(chance.random(4000) < 0.7, truth, chance.integers(0, 4, 4000))
@@ -43,8 +43,8 @@ def test_errors_are_the_spread_over_other_rows() -> None:
         examples = [Example("", label=int(label)) for label in truth[rows]]
         return grading.grade_label(predicted[rows].tolist(), examples, classes=4)["macro_f1"]
 
-    said = np.mean([grading._macro_f1_error(predicted[rows], truth[rows], 4) for rows in drawn[:50]])
-    assert said == pytest.approx(np.std([f1(rows) for rows in drawn]), rel=0.15)
+    reported = np.mean([grading._macro_f1_error(predicted[rows], truth[rows], 4) for rows in drawn[:50]])
+    assert reported == pytest.approx(np.std([f1(rows) for rows in drawn]), rel=0.15)
 
 
 def test_a_share_of_rows_has_the_binomial_error() -> None:

@@ -12,11 +12,11 @@ pytestmark = pytest.mark.fast
 
 
 def gate(level: float, count: int = 20_000) -> HardConcrete:
-    made = HardConcrete((count,))
-    torch.nn.init.constant_(made.level, level)
+    hard_concrete = HardConcrete((count,))
+    torch.nn.init.constant_(hard_concrete.level, level)
     torch.manual_seed(0)
-    made.draw()
-    return made
+    hard_concrete.draw()
+    return hard_concrete
 
 
 def test_a_new_gate_changes_nothing() -> None:
@@ -28,11 +28,11 @@ def test_a_new_gate_changes_nothing() -> None:
 @pytest.mark.parametrize("level", [-3.0, -1.0, 0.0, 2.0])
 def test_is_the_hard_concrete_distribution_of_the_paper(level: float) -> None:
     """Louizos et al. 2018, eq. 10 to 12: as often not zero as ``open`` says; the mean against the formula."""
-    made = gate(level)
-    drawn = made(torch.ones(20_000))
+    hard_concrete = gate(level)
+    drawn = hard_concrete(torch.ones(20_000))
     assert ((drawn >= 0) & (drawn <= 1)).all()
     probability = 1 / (1 + math.exp(-(level - TEMPERATURE * math.log(-LOW / HIGH))))
-    assert made.open()[0].item() == pytest.approx(probability, rel=1e-5)
+    assert hard_concrete.open()[0].item() == pytest.approx(probability, rel=1e-5)
     assert (drawn > 0).float().mean().item() == pytest.approx(probability, abs=0.01)
     u = torch.rand(20_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     s = torch.sigmoid((u.log() - (1 - u).log() + level) / TEMPERATURE)
@@ -40,10 +40,10 @@ def test_is_the_hard_concrete_distribution_of_the_paper(level: float) -> None:
 
 
 def test_the_gradient_reaches_levels_of_gates_in_between_only() -> None:
-    made = gate(0.0)
-    drawn = made(torch.ones(20_000))
+    hard_concrete = gate(0.0)
+    drawn = hard_concrete(torch.ones(20_000))
     drawn.sum().backward()
-    assert torch.equal(made.level.grad != 0, (drawn > 0) & (drawn < 1))
+    assert torch.equal(hard_concrete.level.grad != 0, (drawn > 0) & (drawn < 1))
 
 
 @pytest.mark.parametrize("name", ["lr", "price"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from slimexp import artifact
-from slimexp.cut.keep import Cut
+from slimexp.cut.keep import Keep
 from slimexp.cut.source import CutOut
 from slimexp.model.base import Family, Source
 from slimexp.model.history import History
@@ -20,7 +20,7 @@ from slimexp.weight.attachment import attach
 from slimexp.weight.mask import Mask
 
 Make = Callable[..., Any]
-CUT = Cut(
+CUT = Keep(
     encoder_layers=None, decoder_layers=None, ffn=16, heads=None, hidden=None, experts=None, calibration_batches=0
 )
 PRUNED = {"name": "half", "technique": "Prune", "coverage": {}}

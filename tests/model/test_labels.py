@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
-from slimexp.cut.keep import Cut
+from slimexp.cut.keep import Keep
 from slimexp.cut.source import CutOut
 from slimexp.model.labels import by_position, in_model_order, options
 from slimexp.model.loading import Pretrained
@@ -123,7 +123,7 @@ def test_a_teacher_is_laid_out_in_the_students_order(positive_first: Path) -> No
 
 @torch.no_grad()
 def test_a_cut_teacher_is_laid_out_too(positive_first: Path) -> None:
-    cut = Cut(
+    cut = Keep(
         encoder_layers=[0],
         decoder_layers=None,
         ffn=None,

@@ -11,8 +11,6 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForCo
 
 from slimexp.config.build import build
 from slimexp.config.composition import compose
-from slimexp.cut.keep import Cut
-from slimexp.cut.source import CutOut
 from slimexp.file import integrity
 from slimexp.model import loading
 from slimexp.model.base import Family
@@ -143,16 +141,6 @@ def test_scratch_from_conf() -> None:
     source: Scratch = build(node)
     source.validate("classification")
     assert isinstance(source.tokenizer, Bytes) and source.config["hidden_size"] == 16
-
-
-def test_cut_out_is_the_cut_of_what_its_source_loads(tiny_folder: Tiny) -> None:
-    nothing = Cut(
-        encoder_layers=None, decoder_layers=None, ffn=None, heads=None, hidden=None, experts=None, calibration_batches=0
-    )  # fmt: skip
-    source = Pretrained(path=str(tiny_folder("seq2seq")), max_length=32)
-    assert len(CutOut(source=source, cut=nothing).load_tokenizer(texts)) == 259
-    CutOut(source=source, cut=nothing).validate("seq2seq")
-    assert torch.equal(logits(load(CutOut(source=source, cut=nothing), "seq2seq")), logits(load(source, "seq2seq")))
 
 
 # --- what is refused -----------------------------------------------------------------------------

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from slimexp.cut.keep import Cut
+from slimexp.cut.keep import Keep
 from slimexp.cut.source import CutOut
 from slimexp.model.loading import Pretrained, Scratch
 from slimexp.model.tokenizer import Bpe, Bytes
 from slimexp.pipeline.reference import check_teachers, dense
 
 Make = Callable[..., Any]
-CUT = Cut(
+CUT = Keep(
     encoder_layers=None, decoder_layers=None, ffn=16, heads=None, hidden=None, experts=None, calibration_batches=0
 )
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from slimexp.config.build import build
 from slimexp.config.composition import CONF_DIR
 from slimexp.quantizer.activation import Calibrated
-from slimexp.quantizer.base import Granularity, Quantizer
+from slimexp.quantizer.base import Quantizer
 
 FILES = sorted((CONF_DIR / "quantizer").glob("*.yaml"))
 SHAPE = (2, 6, 32)
@@ -28,14 +28,14 @@ def compose_quantizer(name: str) -> DictConfig:
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)
 def make(request: pytest.FixtureRequest) -> partial[Quantizer]:
     path: Path = request.param
-    made = build(compose_quantizer(path.stem))
-    if not issubclass(made.func, Calibrated):
-        return made
-    return partial(_calibrated, made)
+    factory = build(compose_quantizer(path.stem))
+    if not issubclass(factory.func, Calibrated):
+        return factory
+    return partial(_calibrated, factory)
 
 
-def _calibrated(made: Callable[..., Quantizer], **settings: object) -> Quantizer:
-    quantizer = made(**settings | {"group_size": None})
+def _calibrated(factory: Callable[..., Quantizer], **settings: object) -> Quantizer:
+    quantizer = factory(**settings | {"group_size": None})
     quantizer.start(tensor())
     return quantizer
 
@@ -48,8 +48,8 @@ def symmetric(request: pytest.FixtureRequest, make: partial[Quantizer]) -> bool:
 
 
 def kind(make: partial[Quantizer]) -> type[Quantizer]:
-    made = make.args[0] if make.args else make
-    return cast(type[Quantizer], made.func)
+    factory = make.args[0] if make.args else make
+    return cast(type[Quantizer], factory.func)
 
 
 def tensor(*, seed: int = 0) -> torch.Tensor:
@@ -151,7 +151,7 @@ def test_gradient_is_that_of_the_identity(make: partial[Quantizer]) -> None:
     x, upstream = tensor().requires_grad_(), tensor(seed=1)
     quantizer = make(bits=widths(make)[-1], group_size=8)
     quantizer(x).backward(upstream)
-    if learned := list(quantizer.parameters()):  # what is clipped is theirs
+    if learned := list(quantizer.parameters()):  # clipped entries have a gradient for these alone
         assert all(parameter.grad.isfinite().all() for parameter in learned)
         low, high = (limit * quantizer.grid(x).scale for limit in quantizer.limits)
         upstream = upstream * ((x >= low) & (x <= high))
@@ -178,12 +178,3 @@ def test_rebuilt_from_json(make: partial[Quantizer]) -> None:
 def test_bits_out_of_range(make: partial[Quantizer], bits: int) -> None:
     with pytest.raises(ValueError, match=f"bits must be {widths(make)[0]}.*, got {bits}"):
         make(bits=bits, group_size=None)
-
-
-@pytest.mark.fast
-def test_group_size_must_divide_the_row() -> None:
-    with pytest.raises(ValueError, match="group_size must divide the length of a row, got 5 for rows of 32"):
-        Granularity(5).split(tensor())
-    for wrong in (0, "row", 2.5):
-        with pytest.raises(ValueError, match=f"group_size must be >= 1, .* or tensor for one in all, got {wrong}"):
-            Granularity(wrong)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from slimexp.quantizer.base import rounded
+from slimexp.quantizer.grid import rounded
 from slimexp.quantizer.lsq import Lsq
 from slimexp.quantizer.mse import Mse
 

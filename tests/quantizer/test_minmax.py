@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from slimexp.quantizer.base import rounded
 from slimexp.quantizer.minmax import MinMax
 
 WEIGHT = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
@@ -30,11 +29,6 @@ def test_the_largest_entry_is_the_largest_integer(bits: int) -> None:
 def test_up_to_4_bits_the_grid_is_one_of_bfloat16_numbers(bits: int) -> None:
     values = MinMax(bits=bits, group_size=16)(WEIGHT)
     assert torch.equal(values.bfloat16().float(), values)
-
-
-@pytest.mark.fast
-def test_rounded_to_8_digits_is_bfloat16() -> None:
-    assert torch.equal(rounded(WEIGHT, digits=8), WEIGHT.bfloat16().float())
 
 
 @pytest.mark.fast

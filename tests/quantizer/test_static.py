@@ -3,15 +3,9 @@ import torch
 from compressed_tensors.quantization import QuantizationArgs
 from compressed_tensors.quantization.lifecycle.forward import fake_quantize
 
-from slimexp.quantizer.activation import Ranged
-from slimexp.quantizer.base import Quantizer
-from slimexp.quantizer.fp8 import Fp8
 from slimexp.quantizer.minmax import MinMax
-from slimexp.quantizer.pact import Pact
 from slimexp.quantizer.percentile import Percentile
 from slimexp.quantizer.static import Static
-from slimexp.quantizer.ternary import Ternary
-from slimexp.quantizer.token import Token
 
 X = torch.randn(3, 5, 64, generator=torch.Generator().manual_seed(0))
 
@@ -42,19 +36,3 @@ def test_without_calibration() -> None:
         Static(bits=8, range=MinMax)(X)
     with pytest.raises(ValueError, match="static activations need calibration"):
         Static(bits=8).start(X)
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize("kind", [Static, Pact])
-@pytest.mark.parametrize(
-    ("ranges", "said"),
-    [
-        (Fp8, "Fp8 has no range of integers that activations could take: for range choose minmax, percentile or mse"),
-        (Token, "Token has no range of integers"),
-        (Static, "Static has no range of integers"),
-        (Ternary, "range: Ternary: bits must be 2, got 8: for range choose minmax"),
-    ],
-)
-def test_a_range_that_is_none_of_integers(kind: type[Ranged], ranges: type[Quantizer], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        kind(bits=8, range=ranges)

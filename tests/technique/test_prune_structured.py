@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from slimexp import artifact
-from slimexp.cut.simulate import rehearsed
+from slimexp.cut.simulate import simulated
 from slimexp.model.base import IGNORE
 from slimexp.technique import prune_structured
 from slimexp.technique.prune_structured import PruneStructured
@@ -120,7 +120,7 @@ def test_latency_is_solved_for_again_where_the_estimate_was_hopeful(
 def test_masked_is_removed_is_saved(prepared: Make, decided: list[Any], task: str, axes: str, tmp_path: Path) -> None:
     stage = prepared(task, axes=axes, **{"budget.share": 0.7})
     family, layers, kept = decided[-1]
-    with rehearsed(family, layers, kept):
+    with simulated(family, layers, kept):
         masked = logits(family)
     torch.testing.assert_close(logits(stage.family), masked, atol=1e-4, rtol=1e-4)
     artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])

@@ -18,7 +18,8 @@ from slimexp.model.base import Batch
 from slimexp.model.causal_lm import CausalLm
 from slimexp.model.execution import kernel
 from slimexp.model.tokenizer import Bytes
-from slimexp.quantizer.base import Granularity, Quantizer
+from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.grid import Granularity
 from slimexp.technique.quantize import Quantize
 from slimexp.weight.attachment import INPUT, attached
 from slimexp.weight.mask import Mask

@@ -1,0 +1,134 @@
+"""Importance of whole units of a model: feed-forward neurons, attention heads, channels and experts.
+
+The importance of a neuron is its mean activation times the norm of the weights that read it (Muralidharan et al. 2024,
+"Compact language models via pruning and knowledge distillation", section 2.2); without calibration batches, the norm
+alone.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from slimexp.cut.architecture import EXPERTS, Architecture, scope
+from slimexp.model.base import Batch, Family
+
+
+def reader_importance(family: Family, reader: str, batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """Importance of every input channel of some layers: mean |input| times the norm of the weights that read it.
+
+    Args:
+        family: The model.
+        reader: Regular expression of the names of the layers.
+        batches: Calibration batches; empty for the norms alone.
+
+    Returns:
+        Layer name -> importance, [in].
+    """
+    readers = {name: module for name, module in family.model.named_modules() if re.search(reader, name)}
+    norms = {
+        name: module.get_parameter("weight").detach().norm(dim=1 if isinstance(module, Conv1D) else 0)
+        for name, module in readers.items()
+    }
+    if not batches:
+        return norms
+    activity = _mean_absolute_input(family, readers, batches)
+    return {name: norms[name] * activity[name] for name in norms}
+
+
+def expert_importance(family: Family, architecture: Architecture, batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """Importance of every expert of a mixture: the sum of its routing weights.
+
+    The soft counting of Muzio et al. 2024, "SEER-MoE: sparse expert efficiency through regularization for
+    mixture-of-experts", over the experts that were chosen. Without batches, the norm of an expert's down projection.
+
+    Args:
+        family: The model.
+        architecture: The architecture of its type.
+        batches: Calibration batches; empty for the norms alone.
+
+    Returns:
+        Scope -> importance, [experts].
+    """
+    modules = {name: m for name, m in family.model.named_modules() if re.search(r"mlp\.experts$", name)}
+    scopes = {name: scope(name, EXPERTS, architecture) for name in modules}
+    if not batches:
+        return {
+            scopes[name]: m.get_parameter("down_proj").detach().flatten(1).norm(dim=1) for name, m in modules.items()
+        }
+
+    def routing_weights(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+        _, chosen, weights = inputs
+        total = weights.new_zeros(len(module.get_parameter("down_proj")))
+        return total.index_add(0, chosen.flatten(), weights.flatten())
+
+    totals = _sum_over_batches(family, modules, batches, routing_weights)
+    return {scopes[name]: total for name, total in totals.items()}
+
+
+def hidden_importance(family: Family, architecture: Architecture, batches: Sequence[Batch]) -> Tensor:
+    """Importance of every channel of the residual stream, [hidden]: its share of mean |input|, summed over the norms.
+
+    Without batches, the norm of the channel's input embeddings.
+    """
+    if not batches:
+        return family.model.get_input_embeddings().weight.detach().norm(dim=0)
+    norms = {name: module for name, module in family.model.named_modules() if re.search(architecture.norm, name)}
+    activity = _mean_absolute_input(family, norms, batches)
+    return torch.stack([channels / channels.mean() for channels in activity.values()]).sum(0)
+
+
+def by_scope(scores: Mapping[str, Tensor], axis: str, architecture: Architecture) -> dict[str, Tensor]:
+    """Scores of layers, layer name -> [n], as scores of their scopes of ``axis``, scope -> [n].
+
+    Where several layers share a scope, each is divided by its mean, so that all count alike, and they are added up.
+    """
+    parts = defaultdict(list)
+    for name, score in scores.items():
+        parts[scope(name, axis, architecture)].append(score)
+    return {
+        name: shares[0] if len(shares) == 1 else torch.stack([share / share.mean() for share in shares]).sum(0)
+        for name, shares in parts.items()
+    }
+
+
+def _mean_absolute_input(
+    family: Family, modules: Mapping[str, nn.Module], batches: Sequence[Batch]
+) -> dict[str, Tensor]:
+    """Module name -> mean |x| of its input per channel, summed over ``batches``."""
+    return _sum_over_batches(
+        family, modules, batches, lambda _, inputs: inputs[0].detach().abs().flatten(0, -2).mean(0)
+    )
+
+
+@torch.no_grad()
+def _sum_over_batches(
+    family: Family,
+    modules: Mapping[str, nn.Module],
+    batches: Sequence[Batch],
+    statistic: Callable[[nn.Module, tuple[Tensor, ...]], Tensor],
+) -> dict[str, Tensor]:
+    """Module name -> sum over ``batches`` of a statistic of the module's inputs."""
+    totals: dict[str, Tensor] = {}
+
+    def register(name: str) -> torch.utils.hooks.RemovableHandle:
+        def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            value = statistic(module, inputs)
+            totals[name] = totals[name] + value if name in totals else value
+
+        return modules[name].register_forward_pre_hook(add)
+
+    handles = [register(name) for name in modules]
+    was_training = family.model.training
+    family.model.eval()
+    try:
+        for batch in batches:
+            family.forward({name: tensor.to(family.device) for name, tensor in batch.items()})
+    finally:
+        family.model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return totals
