@@ -69,7 +69,7 @@ class Borrowed(Launcher):
             ConfigError: A job's process died, with which these launchers give up.
         """
         from slimexp.config.build import ConfigError
-        from slimexp.config.command_line import explain
+        from slimexp.config.explanation import explain
         from slimexp.config.secret import masked
 
         try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from slimexp.config.signature import PackageNotFound, TargetNotFound, home, lineage
+from slimexp.config.definition import PackageNotFound, TargetNotFound, home, lineage
 
 OWN_PACKAGES = "SLIMEXP_PACKAGES"
 _TARGET = re.compile(r"^\s*(?:-\s*)?_target_:\s*['\"]?([\w.]+)", re.MULTILINE)

@@ -30,6 +30,11 @@ def fits(annotation: str | None, value: Any, *, strict: bool) -> bool:
     return parsed is None or bool(out_of_range(value)) or _accepts(parsed, value, strict)
 
 
+def is_plain(word: str, value: object) -> bool:
+    """Whether ``value`` is what ``word`` says: ``int``, ``float``, ``bool`` or ``str``; true and false are no numbers."""
+    return isinstance(value, _PLAIN.get(word, ())) and (word == "bool" or not isinstance(value, bool))
+
+
 def out_of_range(value: Any) -> str:
     """Why a number is of no use to anyone; empty if it is none, or fine."""
     if isinstance(value, float) and not abs(value) < float("inf"):
@@ -70,7 +75,7 @@ def _accepts_parametrised(word: str, inner: Sequence[ast.expr], value: Any, stri
     if word == "Literal":
         return value in [one.value for one in inner if isinstance(one, ast.Constant)]
     if word in _PLAIN:
-        return isinstance(value, _PLAIN[word]) and (word == "bool" or not isinstance(value, bool))
+        return is_plain(word, value)
     if word in _SEQUENCES:
         return isinstance(value, ListConfig) and _all_accepted(_per_item(word, inner, len(value)), value, strict)
     if word in _MAPPINGS:

@@ -11,7 +11,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, ValueNode
 from omegaconf.errors import OmegaConfBaseException
 
 from slimexp.config import annotation, secret
-from slimexp.config.signature import PackageNotFound, Parameter, Signature, TargetNotFound, signature
+from slimexp.config.definition import PackageNotFound, TargetNotFound
+from slimexp.config.signature import Parameter, Signature, signature
 
 _RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}  # Hydra's own keys
 _PLAIN = {"int", "float", "bool", "str", "Sequence", "list", "tuple"}

@@ -17,8 +17,8 @@ from slimexp.config import allowlist, binding, composition, secret
 from slimexp.config import schema as config_schema
 from slimexp.config.build import ConfigError
 from slimexp.config.composition import groups, options
+from slimexp.config.definition import TargetNotFound, lineage
 from slimexp.config.schema import Run
-from slimexp.config.signature import TargetNotFound, lineage
 
 
 def check(cfg: DictConfig, schema: type = Run) -> None:

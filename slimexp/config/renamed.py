@@ -48,7 +48,7 @@ def config(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def key(path: str) -> str:
-    """A dotted key with present names: ``pipeline.prune.lr_scheduler.name`` -> ``pipeline.prune.lr_scheduler.name``."""
+    """A dotted key with present names: ``pipeline.prune.scheduler.name`` -> ``pipeline.prune.lr_scheduler.name``."""
     parts = path.split(".")
     if len(parts) > 2 and parts[0] == "pipeline":
         parts[2] = GROUPS.get(parts[2], parts[2])

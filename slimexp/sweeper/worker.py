@@ -201,7 +201,7 @@ def _send_output_to(file: int) -> None:
 
 def line(error: BaseException) -> str:
     """An error as one line of an outcome."""
-    from slimexp.config.command_line import explain
+    from slimexp.config.explanation import explain
 
     text = explain(error) or f"{type(error).__name__}: {error}"
     return " ".join(text.split())[:400]

@@ -5,8 +5,9 @@ import pytest
 from slimexp.analysis.point import flat
 from slimexp.config import renamed
 from slimexp.config.composition import options
+from slimexp.config.definition import TargetNotFound, home
 from slimexp.config.override import nearest
-from slimexp.config.signature import TargetNotFound, home, signature
+from slimexp.config.signature import signature
 
 
 @pytest.mark.fast
@@ -53,7 +54,7 @@ def test_a_key_that_is_there_under_both_names_is_kept() -> None:
 
 @pytest.mark.fast
 def test_an_old_key_of_a_command_line_is_named() -> None:
-    line = nearest("pipeline.prune.lr_scheduler.num_warmup_steps", [], options, [])
+    line = nearest("pipeline.prune.scheduler.num_warmup_steps", [], options, [])
     assert line == (
-        "'pipeline.prune.lr_scheduler.num_warmup_steps' is called 'pipeline.prune.lr_scheduler.num_warmup_steps' now"
+        "'pipeline.prune.scheduler.num_warmup_steps' is called 'pipeline.prune.lr_scheduler.num_warmup_steps' now"
     )
