@@ -30,8 +30,8 @@ def fits(annotation: str | None, value: Any, *, strict: bool) -> bool:
     return parsed is None or bool(out_of_range(value)) or _accepts(parsed, value, strict)
 
 
-def is_plain(word: str, value: object) -> bool:
-    """Whether ``value`` is what ``word`` says: ``int``, ``float``, ``bool`` or ``str``; true and false are no numbers."""
+def is_of_type(word: str, value: object) -> bool:
+    """Whether ``value`` is an ``int``, ``float``, ``bool`` or ``str``, as ``word`` says; a bool is no number."""
     return isinstance(value, _PLAIN.get(word, ())) and (word == "bool" or not isinstance(value, bool))
 
 
@@ -75,7 +75,7 @@ def _accepts_parametrised(word: str, inner: Sequence[ast.expr], value: Any, stri
     if word == "Literal":
         return value in [one.value for one in inner if isinstance(one, ast.Constant)]
     if word in _PLAIN:
-        return is_plain(word, value)
+        return is_of_type(word, value)
     if word in _SEQUENCES:
         return isinstance(value, ListConfig) and _all_accepted(_per_item(word, inner, len(value)), value, strict)
     if word in _MAPPINGS:

@@ -61,8 +61,15 @@ class Space:
         return cls(tuple(fixed), swept)
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
-        """The command line of one trial."""
+        """The overrides of one trial."""
         return [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
+
+    def command_lines(
+        self, values: Mapping[str, Any], seeds: Sequence[int], extra: Sequence[str] = ()
+    ) -> tuple[tuple[str, ...], ...]:
+        """The overrides of one trial, once for each seed; ``extra`` are further ones."""
+        overrides = (*self.overrides(values), *extra)
+        return tuple((*overrides, f"seed={seed}") for seed in seeds) or (overrides,)
 
     @property
     def size(self) -> int | None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from slimexp.config.annotation import fits, is_plain, out_of_range
+from slimexp.config.annotation import fits, is_of_type, out_of_range
 
 pytestmark = pytest.mark.fast
 
@@ -71,5 +71,5 @@ def test_out_of_range(value: object, expected: str) -> None:
 
 
 def test_plain_values_are_of_one_word() -> None:
-    assert is_plain("float", 1) and is_plain("int", 1) and is_plain("bool", True) and is_plain("str", "")
-    assert not is_plain("float", True) and not is_plain("int", 1.5) and not is_plain("Tensor", 1)
+    assert is_of_type("float", 1) and is_of_type("int", 1) and is_of_type("bool", True) and is_of_type("str", "")
+    assert not is_of_type("float", True) and not is_of_type("int", 1.5) and not is_of_type("Tensor", 1)

@@ -25,15 +25,17 @@ CONTROLLER = """
 import sys
 from pathlib import Path
 import fake_worker
-from slimexp.sweeper.sweep import Sweep
+from slimexp.sweeper.settings import Settings
 from slimexp.sweeper.space import Space
+from slimexp.sweeper.sweep import Sweep
 
 if __name__ == "__main__":
-    Sweep(
-        space=Space.parse(["x=endless,3", "y=1"]), objectives={"cer": "min", "disk_mb": "min"}, limits={}, sampler=None,
-        trials=None, seeds=[], storage=None, workers=1, threads=1, fail_fast=False, max_failures=None,
-        folder=Path(sys.argv[1]), prepare=fake_worker.prepare,
-    ).run()
+    settings = Settings(
+        objectives={"cer": "min", "disk_mb": "min"}, limits={}, sampler=None, trials=None, seeds=[], storage=None,
+        workers=1, threads=1, fail_fast=False, max_failures=None,
+    )
+    space, folder = Space.parse(["x=endless,3", "y=1"]), Path(sys.argv[1])
+    Sweep(space=space, folder=folder, settings=settings, prepare=fake_worker.prepare).run()
 """
 
 
