@@ -23,6 +23,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from slimexp.cut.source import CutOut
 from slimexp.file import integrity
+from slimexp.file.bounded import OWN_MB, read_object
 from slimexp.file.integrity import Damaged
 from slimexp.format import manifest
 from slimexp.format.manifest import FORMAT
@@ -110,7 +111,7 @@ def check(folder: Path, *, key: str | None = None) -> None:
         raise Damaged("it is no folder")
     if not os.path.lexists(folder / MANIFEST):
         raise Damaged(f"{MANIFEST} is missing")
-    content = integrity.read_object(folder / MANIFEST)
+    content = read_object(folder / MANIFEST, most_mb=OWN_MB, strict=True, way_out=None)
     if missing := [name for name in ("format", "family", "max_length", "stages", "attachments") if name not in content]:
         raise Damaged(f"{MANIFEST} lacks {', '.join(missing)}")
     if content.keys() & {integrity.SEAL, "digests"}:

@@ -3,10 +3,8 @@
 import csv
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,6 +14,7 @@ from slimexp.analysis.plot import number, write_png
 from slimexp.analysis.point import Point, Spread
 from slimexp.analysis.section import X_AXES, Section, load
 from slimexp.analysis.uncertainty import DECIDED
+from slimexp.file import integrity
 from slimexp.host import console
 from slimexp.page import html, server
 from slimexp.page.content import content
@@ -84,37 +83,9 @@ def write(found: Sequence[Section], folder: Path, runs: Path) -> list[Path]:
         "pareto.html": lambda found, path: path.write_text(html.render(content(found, runs, folder)), encoding="utf-8"),
     }
     for name, writer in writers.items():
-        with aside(folder / name) as partial:
+        with integrity.aside(folder / name) as partial:
             writer(found, partial)
     return [folder / name for name in writers]
-
-
-@contextmanager
-def aside(path: Path) -> Iterator[Path]:
-    """Another name for what takes ``path``'s when it is whole: a link there is replaced, and not written through.
-
-    What processes that were killed left under such names is removed.
-    """
-    for left in path.parent.glob(f".*.{path.name}"):
-        if (pid := left.name.split(".")[1]).isdigit() and not _is_alive(int(pid)):
-            left.unlink(missing_ok=True)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    partial.unlink(missing_ok=True)
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # it is another user's
-        return True
-    return True
 
 
 def table(section: Section) -> str:

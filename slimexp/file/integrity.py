@@ -11,13 +11,14 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from slimexp.file import regular
 
-LARGEST = 2**28  # bytes of a JSON file: one that is larger is none of ours
+LARGEST = 2**28  # bytes of a JSON file: slimexp writes none that is larger
 SEAL = "sha256"
 _DIGESTS: dict[tuple[int, ...], str] = {}  # by what changes with every write: a file is read once per process
 
@@ -79,24 +80,6 @@ def check_seal(content: Mapping[str, Any]) -> None:
         raise Damaged("it has other content than was written")
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        Damaged: It is no file, too large to be ours, or holds no strict JSON object.
-    """
-    _check_regular(path)
-    if (size := path.stat().st_size) > LARGEST:
-        raise Damaged(f"{path.name} has {size} bytes")
-    try:
-        content = json.loads(path.read_bytes(), parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:  # the second: brackets in brackets
-        raise Damaged(f"{path.name} is no JSON: {error}" if size else f"{path.name} is empty") from error
-    if not isinstance(content, dict):
-        raise Damaged(f"{path.name} holds no object")
-    return content
-
-
 def check_numbers(figures: Any, what: str) -> None:
     """Raise ``Damaged`` unless ``figures`` are finite numbers by name."""
     if not isinstance(figures, dict):
@@ -111,18 +94,45 @@ def is_finite(value: float) -> bool:
     return abs(value) <= sys.float_info.max
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file that is whole at every moment: the old one, or the new one."""
-    partial = path.with_suffix(".partial")
-    remove(partial)
-    partial.write_text(text)
+def write(path: Path, text: str, *, partial: Path | None = None) -> None:
+    """Write a file that is whole at every moment: the old one, or the new one.
+
+    Args:
+        path: The file.
+        text: Its content.
+        partial: Name of the file until it is whole, in the same folder; one of each process's own where several may
+            write at once. ``None`` for ``path`` with the suffix ``.partial``.
+    """
+    partial = partial or path.with_suffix(".partial")
+    remove(partial)  # a pipe would be waited for, and a link written through
+    with partial.open("x", encoding="utf-8") as file:
+        file.write(text)
     publish(partial, path)
 
 
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """A name of this process's own for a file that becomes ``path`` when it is whole.
+
+    A link at ``path`` is replaced, and not written through. What processes that were killed left under such names is
+    removed.
+    """
+    for leftover in path.parent.glob(f".*.{path.name}"):
+        if (pid := leftover.name.split(".")[1]).isdigit() and not _is_alive(int(pid)):
+            leftover.unlink(missing_ok=True)
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    partial.unlink(missing_ok=True)
+    try:
+        yield partial
+        publish(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def publish(partial: Path, path: Path) -> None:
-    """Give what was written aside its name, once it is on the disk."""
-    for one in [*sorted(partial.rglob("*")), partial] if partial.is_dir() else [partial]:
-        sync(one)
+    """Rename what was written aside, a file or a folder, once it is on the disk."""
+    for written in [*sorted(partial.rglob("*")), partial] if partial.is_dir() else [partial]:
+        sync(written)
     os.replace(partial, path)
     sync(path.parent)
 
@@ -175,10 +185,16 @@ def _check_regular(path: Path) -> None:
         raise Damaged(f"{path.name} is no file")
 
 
-def _refuse(word: str) -> None:
-    raise ValueError(f"{word} is no number of it")
-
-
 def _seal(content: Mapping[str, Any]) -> str:
     rest = {name: value for name, value in content.items() if name != SEAL}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True

@@ -59,7 +59,7 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     if not os.path.lexists(path):
         raise ValueError(f"'{folder}' is no slimexp artifact: it holds no {NAME}")
-    content: dict[str, Any] = read_object(path, strict=True, way_out=WAY_OUT)
+    content = read_object(path, strict=True, way_out=WAY_OUT)
     try:
         _whole(content.get("format"), "format", least=1)
         if content["format"] > FORMAT:

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from slimexp import __version__
 from slimexp.file import integrity
+from slimexp.file.bounded import OWN_MB, read_object
 from slimexp.host.console import printable
 
 DENSE = "dense"  # the stage that holds the model which others are compared with
@@ -114,7 +115,7 @@ class Stage:
         if not os.path.lexists(path):
             return {}
         try:
-            known = integrity.read_object(path)
+            known = read_object(path, most_mb=OWN_MB, strict=True, way_out=None)
             integrity.check_numbers(known.get("metrics"), "metrics")
             integrity.check_seal(known)
         except integrity.Damaged as error:

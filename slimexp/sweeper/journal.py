@@ -22,7 +22,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, Jour
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from slimexp.file.integrity import is_other_kind
+from slimexp.file import integrity
 from slimexp.sweeper.operation import (
     CREATE_STUDY,
     CREATE_TRIAL,
@@ -89,7 +89,7 @@ def open_journal(path: Path, sweep: Expected) -> JournalStorage:
     Raises:
         ValueError: It is no file, or cannot be read.
     """
-    if is_other_kind(path):
+    if integrity.is_other_kind(path):
         what = "is a link" if path.is_symlink() else "is no file"
         raise ValueError(f"{path} {what}, and a sweep's journal must be one of its own: move it away, or give name=...")
     try:
@@ -156,13 +156,11 @@ def _mend(path: Path, journal: Journal, sweep: Expected) -> None:
     there = _replayable(_sorted(journal, sweep), journal)
     ops = _complete(there, sweep)
     partial = path.with_name(f"{path.name}.partial")
-    partial.unlink(missing_ok=True)  # a pipe would be waited for, and a link written through
+    integrity.remove(partial)  # a pipe would be waited for, and a link written through
     with partial.open("x", encoding="utf-8") as file:
         file.writelines(json.dumps(op, separators=(",", ":")) + "\n" for op in ops)
-        file.flush()
-        os.fsync(file.fileno())
     kept = _keep(path)
-    os.replace(partial, path)
+    integrity.publish(partial, path)
     said = _said(journal.faults, sorted(_ended(there) - _ended(ops)))
     print(f"warning: {path}: {said}; the file as it was is {kept.name}", file=sys.stderr, flush=True)
 

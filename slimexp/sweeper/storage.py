@@ -12,8 +12,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 
 from slimexp.config.secret import holds_password
-from slimexp.file import regular
-from slimexp.file.integrity import is_other_kind
+from slimexp.file import integrity, regular
 from slimexp.host.extra import require
 from slimexp.sweeper.journal import FILE, Expected, open_journal
 
@@ -78,11 +77,7 @@ def study_name(storage: BaseStorage, folder: Path, *, journal: bool) -> str:
         found = max(studies, key=lambda name: storage.get_n_trials(studies[name]))
     name = found or names[0]
     if name != written:
-        partial = folder / f"{_NAME}.partial"
-        partial.unlink(missing_ok=True)  # a pipe would be waited for, and a link written through
-        with partial.open("x", encoding="utf-8") as file:
-            file.write(name + "\n")
-        os.replace(partial, folder / _NAME)
+        integrity.write(folder / _NAME, name + "\n")
     return name
 
 
@@ -95,7 +90,7 @@ def alone(folder: Path) -> ExitStack:
     with ExitStack() as held:
         folder.mkdir(parents=True, exist_ok=True)
         for path in (folder / _LOCK, folder / _NAME):
-            if is_other_kind(path):
+            if integrity.is_other_kind(path):
                 raise ValueError(f"{path} is a link, a pipe or a folder, and must be a file: remove it")
         file = regular.descriptor(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         held.callback(os.close, file)
