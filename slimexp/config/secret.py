@@ -18,7 +18,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-HIDDEN = "***"
+from slimexp.config.password import HIDDEN, masked_text
+
 _FROM = "oc.env"
 _LEAST = 6  # letters of a value that messages are searched for; a shorter one stands in words by chance
 _KEY = re.compile(
@@ -28,9 +29,6 @@ _KEY = re.compile(
     re.IGNORECASE,
 )
 _KEYS_WITHIN = re.compile(r"[{,]\s*(?:\\*['\"])?([\w.-]+)(?:\\*['\"])?\s*:")  # of a dict in a text
-# A URL with a password: USER:PASSWORD@, or a setting of such a name. HOST:PORT/ is none, whatever follows.
-_USER_OF_URL = re.compile(r"(?<=://)(?!(?:\[[^\]]*\]|[^/?#\s'\"@:]*):\d+[/?#])[^/?#\s'\"]*:[^\s'\"]*(?=@)")
-_SETTING_OF_URL = re.compile(r"([?&;][^=&;\s]*(?:pass|pwd|secret|token)[^=&;\s]*=)[^&\s'\"]*", re.IGNORECASE)
 _given: dict[str, str] = {}  # what messages do not repeat -> what they say instead
 
 
@@ -84,28 +82,14 @@ def redacted(text: str) -> str:
     """``text`` without what is remembered, values of the environment among it, and without passwords in URLs."""
     for value in sorted(_given, key=len, reverse=True):
         text = text.replace(value, _given[value])
-    return _without_passwords(text)
-
-
-def holds_password(text: str) -> bool:
-    """Whether there is a password in a URL in it."""
-    return (_USER_OF_URL.search(text) or _SETTING_OF_URL.search(text)) is not None
-
-
-def shown(override: str) -> str:
-    """As it may be shown: without its value, where that holds a password."""
-    return f"{override.partition('=')[0]}={HIDDEN}" if holds_password(override) else override
-
-
-def _without_passwords(text: str) -> str:
-    return _SETTING_OF_URL.sub(rf"\1{HIDDEN}", _USER_OF_URL.sub(HIDDEN, text))
+    return masked_text(text)
 
 
 def _masked(override: str) -> str:
     key, equals, value = override.partition("=")
     if equals and _is_secret(key.lstrip("+~"), value):
         return f"{key}={HIDDEN}"
-    return f"{key}{equals}{_without_passwords(_masked_value(override, value))}"
+    return f"{key}{equals}{masked_text(_masked_value(override, value))}"
 
 
 def _masked_value(override: str, value: str) -> str:
@@ -192,7 +176,7 @@ def _plain(value: Any) -> Any:
     """A value that containers hold, without passwords in URLs."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
-    return _without_passwords(value) if isinstance(value, str) else value
+    return masked_text(value) if isinstance(value, str) else value
 
 
 register()

@@ -5,19 +5,15 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, quote_plus
+from typing import Any
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 
-from slimexp.config.secret import holds_password
+from slimexp.config.password import masked_message
 from slimexp.file import integrity, regular
 from slimexp.host.extra import require
 from slimexp.sweeper.journal import FILE, Expected, open_journal
-
-if TYPE_CHECKING:
-    from sqlalchemy import URL
 
 ANSWER_S = 5  # that a database has to answer
 _NAME = "study"  # file in a sweep's folder: the study's name, which stays when the folder is moved
@@ -146,21 +142,9 @@ def _answering(url: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         yield parsed.render_as_string(hide_password=False), settings
     except ImportError as error:
-        why = without_password(str(error), parsed)
+        why = masked_message(str(error), parsed)
         raise ValueError(f"hydra.sweeper.storage: {parsed.drivername} needs a driver ({why}): install it") from None
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, TypeError) as error:
-        said = without_password((str(error).splitlines() or [type(error).__name__])[0], parsed)
+        said = masked_message((str(error).splitlines() or [type(error).__name__])[0], parsed)
         where = parsed.set(query={})  # which may hold a password too
         raise ValueError(f"hydra.sweeper.storage: no database answers at {where!r} ({said})") from None
-
-
-def without_password(text: str, url: "URL") -> str:
-    """A library's words on a database, without the password in its URL."""
-    secrets = [str(url.password or "")]
-    for key, value in url.query.items():
-        if holds_password(f"?{key}="):
-            secrets += [value] if isinstance(value, str) else value
-    forms = {form for one in secrets for form in (one, quote(one), quote(one, safe=""), quote_plus(one)) if form}
-    for form in sorted(forms, key=len, reverse=True):
-        text = text.replace(form, "***")
-    return text
