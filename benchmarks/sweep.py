@@ -204,7 +204,7 @@ def chaos(arguments: argparse.Namespace) -> bool:
             damage(journal, chance)
             damages += 1
     sweep = make(arguments.folder, fake(arguments.trials, 0.02), arguments.workers)
-    finished = [trial for trial in sweep.study.trials if sweep._ended(trial)]
+    finished = [trial for trial in sweep.study.trials if sweep._stored(trial)]
     combinations = {tuple(trial.params.items()) for trial in finished}
     lost, twice = arguments.trials - len(combinations), len(finished) - len(combinations)
     print(

@@ -17,15 +17,15 @@ from slimexp.analysis.section import Point, Section, sections
 from slimexp.config import renamed
 from slimexp.host.console import printable
 from slimexp.logger import wandb_log
-from slimexp.logger.wandb import Wandb, say, wandb_module
 from slimexp.logger.wandb_log import Log
+from slimexp.logger.wandb_run import WandbRun, say, wandb_module
 from slimexp.record import record
 from slimexp.record.record import Record
 
 REPORT = "report"  # job type of the run
 PAGE = "pareto.html"
 _SHOWN = 3  # metrics that a fault names
-_MIRROR = f"{Wandb.__module__}.{Wandb.__qualname__}"
+_MIRROR = "slimexp.logger.wandb.Wandb"  # logger of the runs whose records W&B should have
 
 Write = Callable[[Sequence[Section], Path], object]
 
@@ -95,12 +95,12 @@ def publish(runs: Path, write: Write) -> None:
         say(f"no report run ({type(error).__name__}: {error}); the report itself is written")
 
 
-class Report(Wandb):
+class Report(WandbRun):
     """The run that shows a sweep.
 
     Args:
         sweep: Group or name of what it reports.
-        settings: Of ``Wandb``.
+        settings: Arguments of ``WandbRun``.
     """
 
     def __init__(self, *, sweep: str, **settings: Any) -> None:
@@ -123,16 +123,16 @@ class Report(Wandb):
                 shown[f"{prefix}points"] = table
                 if {section.x, section.y} <= set(columns):
                     shown[f"{prefix}plot"] = wandb.plot.scatter(table, section.x, section.y, title=section.title)
-                self._run.summary.update({f"{prefix}{name}": value for name, value in _figures(section).items()})
-            self._run.log(shown)
+                self.run.summary.update({f"{prefix}{name}": value for name, value in _figures(section).items()})
+            self.run.log(shown)
 
-        self._guarded("report", log)
+        self.guarded("report", log)
 
     def _links(self, ids: Sequence[str]) -> str:
         """Addresses of runs; their ids where the account is not known yet."""
-        base = (self._run.url or "").partition("/runs/")[0]
+        base = (self.run.url or "").partition("/runs/")[0]
         if not base and self.entity:
-            base = f"{self._run.settings.app_url}/{self.entity}/{self.project}"
+            base = f"{self.run.settings.app_url}/{self.entity}/{self.project}"
         return " ".join(f"{base}/runs/{one}" if base else one for one in ids)
 
 

@@ -50,7 +50,7 @@ def test_null_fits_the_classes_of_others_and_not_ours() -> None:
 
 
 def test_a_component_fits_every_class_and_no_number() -> None:
-    node = OmegaConf.create({"_target_": "slimexp.loss.kl.KL"})
+    node = OmegaConf.create({"_target_": "slimexp.loss.kl.ForwardKl"})
     assert fits("Loss", node, strict=True) and not fits("int | None", node, strict=True)
 
 
