@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slimexp.config import renamed
+from slimexp.config.annotation import is_of_type
 from slimexp.config.signature import Parameter, signature
 from slimexp.file.bounded import read_object
 
@@ -43,7 +44,6 @@ ATTACHMENTS = frozenset(
 
 WAY_OUT = "copy or train the model anew"
 _ROW = {"module": str, "tensor": str, "class": str, "arguments": dict}
-_PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def _check_stage(stage: Mapping[str, Any], where: str) -> None:
     if not isinstance(coverage, dict):
         raise _Fault(f"{where}.coverage", "numbers by name", coverage)
     for name, figure in coverage.items():
-        if not name.isprintable() or not _is(figure, "float") or not abs(figure) <= 1e300:
+        if not name.isprintable() or not is_of_type("float", figure) or not abs(figure) <= 1e300:
             raise _Fault(f"{where}.coverage.{name}", "a finite number", figure)
 
 
@@ -142,18 +142,13 @@ def _check_argument(parameter: Parameter, value: Any, where: str) -> None:
             return
         if value is None and kind == "None":
             return
-        if _is(value, kind) and (isinstance(value, (bool, str)) or abs(value) <= LARGEST):
+        if is_of_type(kind, value) and (isinstance(value, (bool, str)) or abs(value) <= LARGEST):
             return
     raise _Fault(where, annotation, value)
 
 
-def _is(value: Any, kind: str) -> bool:
-    """Whether a value of JSON is what an annotation of one word says; true and false are no numbers."""
-    return isinstance(value, _PLAIN.get(kind, ())) and (kind == "bool" or not isinstance(value, bool))
-
-
 def _whole(value: Any, where: str, *, least: int) -> None:
-    if not _is(value, "int") or not least <= value <= LARGEST:
+    if not is_of_type("int", value) or not least <= value <= LARGEST:
         raise _Fault(where, f"a whole number from {least} to {LARGEST}", value)
 
 

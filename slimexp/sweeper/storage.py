@@ -13,7 +13,8 @@ from optuna.storages import BaseStorage, RDBStorage
 from slimexp.config.password import masked_message
 from slimexp.file import integrity, regular
 from slimexp.host.extra import require
-from slimexp.sweeper.journal import FILE, Expected, open_journal
+from slimexp.sweeper.journal import FILE, open_journal
+from slimexp.sweeper.repair import Expected
 
 ANSWER_S = 5  # that a database has to answer
 _NAME = "study"  # file in a sweep's folder: the study's name, which stays when the folder is moved

@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 
 from slimexp.sweeper.changes import changes
-from slimexp.sweeper.journal import Expected
+from slimexp.sweeper.repair import Expected
 from slimexp.sweeper.storage import lock_in_database, open_storage, study_name
 from slimexp.sweeper.trial_result import OUTCOME
 

@@ -11,7 +11,8 @@ import optuna
 import pytest
 
 from slimexp.sweeper import operation
-from slimexp.sweeper.journal import DAMAGED, FILE
+from slimexp.sweeper.journal import FILE
+from slimexp.sweeper.repair import DAMAGED
 from slimexp.sweeper.sweep import Sweep
 from slimexp.sweeper.trial_result import OUTCOME
 
