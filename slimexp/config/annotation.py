@@ -69,11 +69,11 @@ def _accepts_parametrised(word: str, inner: Sequence[ast.expr], value: Any, stri
     if word in _ANYTHING:
         return True
     if word == "Optional":
-        return value is None or any(_accepts(one, value, strict) for one in inner)
+        return value is None or any(_accepts(kind, value, strict) for kind in inner)
     if word == "Union":
-        return any(_accepts(one, value, strict) for one in inner)
+        return any(_accepts(kind, value, strict) for kind in inner)
     if word == "Literal":
-        return value in [one.value for one in inner if isinstance(one, ast.Constant)]
+        return value in [kind.value for kind in inner if isinstance(kind, ast.Constant)]
     if word in _PLAIN:
         return is_of_type(word, value)
     if word in _SEQUENCES:

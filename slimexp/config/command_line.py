@@ -43,9 +43,9 @@ def _run(task: Task, config_name: str) -> None:
     run = hydra.main(version_base="1.3", config_path=str(composition.CONF_DIR), config_name=config_name)(
         _reporting(task)
     )
-    secret.remember(override.given(sys.argv[1:]))
+    secret.remember(override.assignments(sys.argv[1:]))
     try:
-        _check_words()
+        _check_arguments()
         _check_hydra(config_name)
         run()
     except Exception as error:
@@ -55,11 +55,11 @@ def _run(task: Task, config_name: str) -> None:
         sys.exit(status or 1)
 
 
-def _check_words() -> None:
-    """Refuse unknown flags, for which Hydra prints a page, and words without a key, at which it breaks.
+def _check_arguments() -> None:
+    """Refuse unknown flags, for which Hydra prints a page, and arguments without a key, at which it breaks.
 
     Raises:
-        ConfigError: One line each.
+        ConfigError: There are such; the message has one line for each.
     """
 
     def refuse(message: str) -> NoReturn:
@@ -67,39 +67,39 @@ def _check_words() -> None:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    given = parser.parse_args()
-    if given.resolve and not given.cfg:
+    arguments = parser.parse_args()
+    if arguments.resolve and not arguments.cfg:
         raise ConfigError("--resolve needs --cfg job")
-    if found := list(override.keyless(given.overrides)):
-        raise ConfigError("\n".join(found))
+    if faults := list(override.keyless(arguments.overrides)):
+        raise ConfigError("\n".join(faults))
 
 
 def _check_hydra(config_name: str) -> None:
-    """Refuse what no component is where Hydra itself would build it: before a task sees its config.
+    """Refuse a ``_target_`` of Hydra's own node that is no component: Hydra builds it before a task sees its config.
 
     Raises:
-        ConfigError: One line each.
+        ConfigError: There are such; the message has one line for each.
     """
     if not any("hydra" in word or word.startswith(("-c", "--config")) for word in sys.argv[1:]):
         return  # composing takes a quarter of a second
     cfg = _with_hydra(config_name)
-    if cfg is not None and (found := list(allowlist.faults(cfg.hydra, composition.CONF_DIR, "hydra"))):
-        raise ConfigError("\n".join(found))
+    if cfg is not None and (faults := list(allowlist.faults(cfg.hydra, composition.CONF_DIR, "hydra"))):
+        raise ConfigError("\n".join(faults))
 
 
 def _with_hydra(config_name: str) -> DictConfig | None:
-    """What the command line composes to, Hydra's own settings included; ``None`` where Hydra will say why it cannot."""
+    """The config of the command line with Hydra's own node; ``None`` where it does not compose, as Hydra reports."""
     arguments = sys.argv[1:]
     folders = [word for flag, word in pairwise(arguments) if flag in ("-cd", "--config-dir")]
     folders += [word.partition("=")[2] for word in arguments if word.startswith(("-cd=", "--config-dir="))]
     search = [f"hydra.searchpath=[{','.join(f'file://{os.path.abspath(folder)}' for folder in folders)}]"]
     try:
-        given = [override.first(word) for word in override.given(arguments)] + (search if folders else [])
+        overrides = [override.first(word) for word in override.assignments(arguments)] + (search if folders else [])
         with (
             warnings.catch_warnings(action="ignore"),
             hydra.initialize_config_dir(str(composition.CONF_DIR), version_base="1.3"),
         ):
-            return hydra.compose(config_name, given, return_hydra_config=True)
+            return hydra.compose(config_name, overrides, return_hydra_config=True)
     except Exception:
         return None
 
@@ -134,8 +134,8 @@ def _reporting(task: Task) -> Task:
         except Exception as error:
             hydra_cfg = HydraConfig.get()
             if hydra_cfg.mode == RunMode.MULTIRUN:
-                given = " ".join(secret.masked(hydra_cfg.overrides.task))
-                print(f"job {hydra_cfg.job.num} failed: {given}", file=sys.stderr)
+                overrides = " ".join(secret.masked(hydra_cfg.overrides.task))
+                print(f"job {hydra_cfg.job.num} failed: {overrides}", file=sys.stderr)
                 if _report(error) is None:
                     traceback.print_exc()
                 error.reported = True  # type: ignore[attr-defined]

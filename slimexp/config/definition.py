@@ -188,10 +188,10 @@ def _bindings(statement: ast.stmt, module: str, *, is_package: bool) -> Iterator
         up = statement.level - is_package
         anchor = parents[: len(parents) - up] if statement.level else []
         source = ".".join([*anchor, *filter(None, [statement.module])])
-        there = _spec(source.split(".")[0]) is not None  # else another branch of a ``try`` has the name
+        is_installed = _spec(source.split(".")[0]) is not None  # else another branch of a ``try`` has the name
         for alias in statement.names:
             name, value = (alias.asname or alias.name, f"{source}.{alias.name}")
-            yield ("*", source) if alias.name == "*" else (name, value if there else None)
+            yield ("*", source) if alias.name == "*" else (name, value if is_installed else None)
     elif isinstance(statement, ast.Import):
         for alias in statement.names:
             yield (alias.asname, alias.name) if alias.asname else (alias.name.split(".")[0],) * 2
@@ -205,10 +205,10 @@ def _bindings(statement: ast.stmt, module: str, *, is_package: bool) -> Iterator
 def lineage(target: str) -> Iterator[str]:
     """Full name of the class ``target``, then of its bases as far as their source can be read."""
     queue = [find(target)]
-    for found in queue:
-        if isinstance(found.node, ast.ClassDef):
-            yield f"{found.module}.{found.node.name}"
-            queue.extend(bases(found.module, found.node))
+    for definition in queue:
+        if isinstance(definition.node, ast.ClassDef):
+            yield f"{definition.module}.{definition.node.name}"
+            queue.extend(bases(definition.module, definition.node))
 
 
 def home(target: str) -> tuple[str, bool] | None:
@@ -217,24 +217,24 @@ def home(target: str) -> tuple[str, bool] | None:
     Raises:
         TargetNotFound: There is no such object.
     """
-    found = find(target)
-    if found.node is None or found.owner is not None:
+    definition = find(target)
+    if definition.node is None or definition.owner is not None:
         return None
-    return f"{found.module}.{found.node.name}", isinstance(found.node, ast.ClassDef)
+    return f"{definition.module}.{definition.node.name}", isinstance(definition.node, ast.ClassDef)
 
 
 def bases(module: str, node: ast.ClassDef) -> list[Definition]:
     """Bases of a class in ``module`` that may bring a constructor, in order."""
-    found = []
+    definitions = []
     for base in node.bases:
         dotted = dotted_name(base) or "?"
         if dotted.rpartition(".")[2] in _PLAIN_BASES:
             continue
         try:
-            found.append(inside(module, tuple(dotted.split("."))))
+            definitions.append(inside(module, tuple(dotted.split("."))))
         except TargetNotFound:
-            found.append(Definition(module, None))
-    return found
+            definitions.append(Definition(module, None))
+    return definitions
 
 
 def decorators(node: Node) -> set[str]:

@@ -40,16 +40,16 @@ _PARETO = "pareto"  # the sweeper that ships with the package
 
 
 def explain(error: BaseException, config_name: str = "config") -> str | None:
-    """What a user is told of ``error``, without secrets; ``None`` where it is a bug."""
-    told = _explain(error, config_name)
-    return None if told is None else secret.redacted(told)
+    """The message to a user about ``error``, without secrets; ``None`` where it is a bug."""
+    message = _explain(error, config_name)
+    return None if message is None else secret.redacted(message)
 
 
 def _explain(error: BaseException, config_name: str) -> str | None:
     if match := re.search(r"Ambiguous value for argument '(.*)'$", str(error), re.MULTILINE):
         way = f"quote it: {quoted}" if (quoted := _quoted(match[1])) else "put it in quotes"
-        what = f"'{_masked(match[1])}' has several values"
-        return f"{what}: add --multirun to run each, or, where the comma is part of one, {way}"
+        problem = f"'{_masked(match[1])}' has several values"
+        return f"{problem}: add --multirun to run each, or, where the comma is part of one, {way}"
     if isinstance(error, MissingConfigException):
         return _explain_missing(error)
     if isinstance(error, ConfigCompositionException):
@@ -59,24 +59,24 @@ def _explain(error: BaseException, config_name: str) -> str | None:
     if isinstance(error, InstantiationException):
         return str(error) if build.refused(error.__cause__) else None
     if isinstance(error, OverrideParseException):
-        return _unread(error)
+        return _explain_syntax(error)
     if isinstance(error, (ConfigError, CompactHydraException, YAMLError)):
         return str(error)
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
-        return "\n".join(override.nameless(override.given(sys.argv[1:]), options)) or str(error)
-    if isinstance(error, ValueError) and _is_ours(error):
+        return "\n".join(override.nameless(override.assignments(sys.argv[1:]), options)) or str(error)
+    if isinstance(error, ValueError) and _is_raised_here(error):
         return str(error)
     cfg: Any = HydraConfig.instance().cfg  # before a job it has no folder yet
     folder = None if cfg is None else OmegaConf.select(cfg, "hydra.runtime.output_dir")
-    told = console.disk_fault(error, folder, setting="runs=FOLDER")
-    if told is None and isinstance(error, OSError) and error.filename and _is_of_hydra(error):
+    message = console.disk_fault(error, folder, setting="runs=FOLDER")
+    if message is None and isinstance(error, OSError) and error.filename and _is_raised_by_hydra(error):
         return f"cannot write to {error.filename} ({error.strerror}): choose a folder of your own by runs=FOLDER"
-    if told is None and isinstance(error, PermissionError) and error.filename:
+    if message is None and isinstance(error, PermissionError) and error.filename:
         return f"no access to {error.filename} ({error.strerror})"
-    return told
+    return message
 
 
-def _unread(error: OverrideParseException) -> str:
+def _explain_syntax(error: OverrideParseException) -> str:
     if (shown := _masked(error.override)) != error.override:
         return f"cannot read '{shown}': put it in quotes"
     if quoted := override.quoted(error.override):
@@ -93,13 +93,13 @@ def _quoted(text: str) -> str:
     return override.quoted(text) if _masked(text) == text else ""
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether a line of this package raised ``error``: then it is meant for the user."""
+def _is_raised_here(error: BaseException) -> bool:
+    """Whether a line of this package raised ``error``: then its message is for the user."""
     frames = list(traceback.walk_tb(error.__traceback__))
     return bool(frames) and Path(frames[-1][0].f_code.co_filename).is_relative_to(_PACKAGE)
 
 
-def _is_of_hydra(error: BaseException) -> bool:
+def _is_raised_by_hydra(error: BaseException) -> bool:
     """Whether Hydra raised ``error``, by itself or through the system, as when it makes the folder of a run."""
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
     files = [file for file in files if file not in (os.__file__, pathlib.__file__)]
@@ -135,29 +135,29 @@ def _explain_composition(error: ConfigCompositionException, config_name: str) ->
 
 def _explain_overrides(text: str, config_name: str) -> str:
     """Name the nearest key to every misspelt one, by composing again without them."""
-    overrides = override.given(sys.argv[1:])
-    wrong: list[str] = []
+    overrides = override.assignments(sys.argv[1:])
+    misspelt: list[str] = []
     cfg = DictConfig({})
     while match := re.match(r"Could not override '(.+?)'", text):
-        if match[1] in wrong:
+        if match[1] in misspelt:
             return text  # it stands in a file
-        wrong.append(match[1])
+        misspelt.append(match[1])
         overrides = [item for item in overrides if override.key(item) != match[1].partition("@")[0]]
         try:
             cfg, text = compose([override.first(item) for item in overrides], config_name), ""
         except ConfigCompositionException as error:
             cfg, text = DictConfig({}), str(error)
     keys = [path for path, _, _ in binding.items(cfg)]
-    return "\n".join(_nearest(key, keys) for key in wrong)
+    return "\n".join(_nearest(key, keys) for key in misspelt)
 
 
-def _of_sweeper() -> list[str]:
-    """Keys of our own sweeper: a composed config is without its ``hydra`` node."""
+def _sweeper_keys() -> list[str]:
+    """Keys of the sweeper that ships with the package: a composed config lacks its ``hydra`` node."""
     node = DictConfig(OmegaConf.load(composition.CONF_DIR / "hydra" / "sweeper" / f"{_PARETO}.yaml"))
     return [f"hydra.sweeper.{path}" for path, _, _ in binding.items(node) if not path.startswith(("_", "defaults"))]
 
 
-def _nearest(wrong: str, keys: Sequence[str]) -> str:
-    if wrong in (others := _of_sweeper()) and f"hydra/sweeper={_PARETO}" not in sys.argv:
-        return f"'{wrong}' is a setting of another sweeper: add hydra/sweeper={_PARETO}"
-    return override.nearest(wrong, [*keys, *others], options, groups())
+def _nearest(misspelt: str, keys: Sequence[str]) -> str:
+    if misspelt in (others := _sweeper_keys()) and f"hydra/sweeper={_PARETO}" not in sys.argv:
+        return f"'{misspelt}' is a setting of another sweeper: add hydra/sweeper={_PARETO}"
+    return override.nearest(misspelt, [*keys, *others], options, groups())

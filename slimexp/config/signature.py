@@ -37,13 +37,13 @@ def signature(target: str) -> Signature:
     Raises:
         TargetNotFound: There is no such object; the message names the nearest one.
     """
-    found = find(target)
-    if found.node is None:
+    definition = find(target)
+    if definition.node is None:
         return Signature({}, open=True)
-    if isinstance(found.node, ast.ClassDef):
-        return _constructor(found.module, found.node)
-    bound = found.owner is not None and "staticmethod" not in decorators(found.node)
-    return _of_function(found.module, found.node, skip=int(bound))
+    if isinstance(definition.node, ast.ClassDef):
+        return _constructor(definition.module, definition.node)
+    bound = definition.owner is not None and "staticmethod" not in decorators(definition.node)
+    return _of_function(definition.module, definition.node, skip=int(bound))
 
 
 def _constructor(module: str, node: ast.ClassDef) -> Signature:
@@ -53,8 +53,8 @@ def _constructor(module: str, node: ast.ClassDef) -> Signature:
         if name in functions:
             return _of_function(module, functions[name], skip=1)
     inherited = [
-        _constructor(found.module, found.node) if isinstance(found.node, ast.ClassDef) else Signature({}, open=True)
-        for found in bases(module, node)
+        _constructor(base.module, base.node) if isinstance(base.node, ast.ClassDef) else Signature({}, open=True)
+        for base in bases(module, node)
     ]
     if "dataclass" in decorators(node):
         fields = {name: item for base in reversed(inherited) for name, item in base.parameters.items()}
@@ -83,17 +83,17 @@ def _fields(node: ast.ClassDef) -> dict[str, Parameter]:
 
 def _of_function(module: str, node: Node, *, skip: int) -> Signature:
     assert not isinstance(node, ast.ClassDef)
-    given = node.args
-    ordered = [*given.posonlyargs, *given.args]
-    defaults: list[ast.expr | None] = [None] * (len(ordered) - len(given.defaults)) + given.defaults
+    arguments = node.args
+    ordered = [*arguments.posonlyargs, *arguments.args]
+    defaults: list[ast.expr | None] = [None] * (len(ordered) - len(arguments.defaults)) + arguments.defaults
     rows = [(item, default, True) for item, default in zip(ordered, defaults, strict=True)][skip:]
-    rows += [(item, default, False) for item, default in zip(given.kwonlyargs, given.kw_defaults, strict=True)]
+    rows += [(item, default, False) for item, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
     parameters = {}
     for item, default, positional in rows:
         annotation = ast.unparse(item.annotation) if item.annotation else None
         parameters[item.arg] = Parameter(item.arg, annotation, required=default is None, positional=positional)
-    unpacked = _unpacked(module, given.kwarg)
-    return Signature(parameters | (unpacked or {}), open=given.kwarg is not None and unpacked is None)
+    unpacked = _unpacked(module, arguments.kwarg)
+    return Signature(parameters | (unpacked or {}), open=arguments.kwarg is not None and unpacked is None)
 
 
 def _unpacked(module: str, kwarg: ast.arg | None) -> dict[str, Parameter] | None:
@@ -101,5 +101,5 @@ def _unpacked(module: str, kwarg: ast.arg | None) -> dict[str, Parameter] | None
     annotation = kwarg.annotation if kwarg else None
     if not isinstance(annotation, ast.Subscript) or (dotted_name(annotation) or "").rpartition(".")[2] != "Unpack":
         return None
-    found = inside(module, tuple((dotted_name(annotation.slice) or "?").split(".")))
-    return _fields(found.node) if isinstance(found.node, ast.ClassDef) else None
+    definition = inside(module, tuple((dotted_name(annotation.slice) or "?").split(".")))
+    return _fields(definition.node) if isinstance(definition.node, ast.ClassDef) else None

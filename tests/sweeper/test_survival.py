@@ -16,7 +16,7 @@ import pytest
 
 from slimexp.sweeper.promotion import Promotion
 from slimexp.sweeper.sweep import Sweep
-from slimexp.sweeper.worker import _TOOK_LONGER, Job, _cause, gone, work
+from slimexp.sweeper.worker import _TOOK_LONGER, Job, _cause, lost_outcome, work
 
 Make = Callable[..., Sweep]
 Ran = Callable[[], list[str]]
@@ -189,7 +189,7 @@ def test_a_log_that_is_no_file_is_neither_waited_for_nor_written_through(tmp_pat
     assert outcome.cause == "trial" and outcome.error and outcome.error.startswith("its log cannot be written (")
     assert str(log) in outcome.error and other.read_text() == f"{_TOOK_LONGER}9"
     if kind != "link":
-        assert gone(Job(0, ((),), log), "it is gone", 1.0).error == "it is gone"
+        assert lost_outcome(Job(0, ((),), log), "it is gone", 1.0).error == "it is gone"
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_of_a_log_the_end_is_read(tmp_path: Path, last: str, error: str) -> None
             file.truncate(before)
             file.seek(before)
             file.write(f"\n{last}\n".encode())
-        assert gone(Job(0, ((),), log), "it is gone", 1.0).error == error
+        assert lost_outcome(Job(0, ((),), log), "it is gone", 1.0).error == error
 
 
 # --- a folder that is moved ------------------------------------------------------------------------------------------
