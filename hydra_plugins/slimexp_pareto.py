@@ -13,7 +13,7 @@ class ParetoSweeper(Sweeper):
     """Hands a multirun to ``slimexp.sweeper.command``.
 
     Args:
-        settings: See ``conf/hydra/sweeper/pareto.yaml``.
+        settings: Settings of the sweep, the keys of ``conf/hydra/sweeper/pareto.yaml``.
     """
 
     def __init__(self, **settings: Any) -> None:

@@ -91,7 +91,7 @@ class WandbRun:
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = {"silent": True, "console": "off", "init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS}
         settings |= _NO_METADATA
-        known = wandb.Settings.model_fields  # older versions have no finish_timeout
+        fields = wandb.Settings.model_fields  # older versions have no finish_timeout
         return wandb.init(
             project=self.project,
             entity=self.entity,
@@ -102,7 +102,7 @@ class WandbRun:
             dir=str(self.folder),
             mode=mode,
             reinit="finish_previous",  # jobs of a multirun share the process
-            settings=wandb.Settings(**{name: value for name, value in settings.items() if name in known}),
+            settings=wandb.Settings(**{name: value for name, value in settings.items() if name in fields}),
             **self.identity,
         )
 
@@ -142,8 +142,8 @@ def _has_credentials() -> bool:
         if settings.api_key:
             return True
         files = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
-        found = [path for name in files if (path := Path(name).expanduser()).exists()]
-        return bool(found and netrc.netrc(found[0]).authenticators(urlsplit(settings.base_url).netloc))
+        existing = [path for name in files if (path := Path(name).expanduser()).exists()]
+        return bool(existing and netrc.netrc(existing[0]).authenticators(urlsplit(settings.base_url).netloc))
     return False
 
 
