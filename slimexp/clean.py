@@ -2,7 +2,7 @@
 
 Weights go, figures stay: records, curves and logs are left, so every point remains in the report, and
 ``python -m slimexp.train`` with the overrides of its record (the page shows them) makes its weights again. What is on
-the front of the axes asked for, may belong there for all that is known, or serves another run as model or teacher
+the front of the chosen axes, may belong there within its uncertainty, or serves another run as model or teacher
 stays, and so does all that no stage of these runs wrote. Nothing goes while a run is at work. Says what would go;
 ``--yes`` does it.
 """

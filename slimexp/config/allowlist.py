@@ -1,4 +1,4 @@
-"""What a ``_target_`` may name: a config is code that runs, so it may call components and nothing else.
+"""Targets that a config may name: a config is code that runs, so it may call components and nothing else.
 
 Allowed is what a file under ``conf/`` names; of slimexp, every class that has a base in common with one of those; of
 other packages, the classes of a few modules that hold components alone; and all of the packages named in the

@@ -31,7 +31,7 @@ class PackageNotFound(TargetNotFound):
 
 @dataclass(frozen=True)
 class _Module:
-    """What a module binds.
+    """Names that a module binds.
 
     Attributes:
         name: Its dotted name.
@@ -48,7 +48,7 @@ class _Module:
 
 @dataclass(frozen=True)
 class Definition:
-    """Where an object is written.
+    """The place where an object is written.
 
     Attributes:
         module: Dotted name of the module that holds it.

@@ -1,4 +1,4 @@
-"""What a user reads of an error: the rule, the value and the way out in a few lines, without secrets."""
+"""Explanations of errors for a user: the rule, the value and the way out in a few lines, without secrets."""
 
 import os
 import pathlib
@@ -89,7 +89,7 @@ def _masked(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As ``override.quoted``; nothing where that would show a secret."""
+    """The word of ``override.quoted``; empty where it would show a secret."""
     return override.quoted(text) if _masked(text) == text else ""
 
 

@@ -49,7 +49,7 @@ def quoted(override: str) -> str:
 
 
 def nameless(overrides: Sequence[str], options: Callable[[str], Sequence[str]]) -> Iterator[str]:
-    """One line for each that chooses ``null`` or a number of a config group.
+    """One line for each override that chooses ``null`` or a number in a config group.
 
     Args:
         overrides: Overrides of a command line, from ``assignments``.
@@ -83,7 +83,7 @@ def nearest(misspelt: str, keys: Sequence[str], options: Callable[[str], Sequenc
 
 
 def _advice(group: str, place: str, keys: Sequence[str]) -> str:
-    """How to choose an option of ``group`` where nothing of it is chosen at ``place``, which may be misspelt."""
+    """The way to choose an option of ``group`` where nothing of it is chosen at ``place``, which may be misspelt."""
     if not place:
         path = next((key for key in keys if key.endswith(f".{group}")), None)
         return f"say where, {group}@{path}=<option>;" if path else f"write +{group}=<option>;"

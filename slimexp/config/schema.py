@@ -44,7 +44,7 @@ _NOT_OF_TRAINER = {
 
 @dataclass
 class CheckpointInterval:
-    """How often an unfinished stage writes a checkpoint: when both intervals have passed.
+    """Interval between checkpoints of an unfinished stage; both parts of it must have passed.
 
     Attributes:
         every_steps: Smallest number of optimizer steps between two checkpoints.

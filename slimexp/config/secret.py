@@ -1,4 +1,4 @@
-"""What a config may show in a file, a service or a message: no value of the environment, no secret.
+"""Secrets of a config, kept out of files, services and messages, as are values of the environment.
 
 A run uses ``${oc.env:TOKEN}`` by its value; all that is written of a config keeps the text. What was typed itself at a
 key such as ``password`` or ``hub_token``, or as the user of a URL, is written as ``***``. The keys of stages are

@@ -20,10 +20,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a target can be called with.
+    """Arguments that a target can be called with.
 
     Attributes:
-        parameters: By name, in order, without ``self``.
+        parameters: Name -> parameter, in order, without ``self``.
         open: Whether further names may be accepted (``**kwargs``, or no source to read).
     """
 

@@ -1,4 +1,4 @@
-"""What a program prints: progress of a loop, and why it ends when a disk, a folder, a reader or a user ends it."""
+"""The console of a program: progress of a loop, and one line when a disk, a folder, a reader or a user ends it."""
 
 import argparse
 import errno

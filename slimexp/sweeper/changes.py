@@ -1,4 +1,4 @@
-"""What has changed between a sweep that is stored in a folder and one that is requested for the same folder."""
+"""Changes between the sweep that is stored in a folder and one that is requested for the same folder."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ _LISTED = 4  # fixed keys that are named where more differ
 
 
 def changes(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
-    """What differs between two descriptions: ``pipeline.prune.sparsity was 0.25,0.5 and is 0.25,0.75``."""
+    """Differences between two descriptions of sweeps: ``pipeline.prune.sparsity was 0.25,0.5 and is 0.25,0.75``."""
     present = _present(stored)
     differing = [key for key in {**present, **requested} if key != FIXED and _differ(present, requested, key)]
     if differing == [CONTENT] and present.get(FIXED):

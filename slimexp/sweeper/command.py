@@ -1,4 +1,4 @@
-"""What ``hydra/sweeper=pareto`` does with a command line: check it, sweep, show the front."""
+"""The command ``hydra/sweeper=pareto``: check the command line, sweep, show the front."""
 
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ _SHAPING = ("model", "baseline", "data", "pipeline", "trainer", "measure")
 FOLDER = "sweep"  # below the run's: the journal, and the trials' logs
 SIZE = "disk_mb"
 ALL_FAILED = 1  # exit status
-_AGAIN = "mend what their lines above say, and add hydra.sweeper.retry_failed=true to do them again"
+_RETRY = "mend what their lines above say, and add hydra.sweeper.retry_failed=true to do them again"
 
 
 def sweep(
@@ -85,7 +85,7 @@ def sweep(
 
 def _end_where_all_failed(run: Sweep) -> None:
     if 0 < run.failures == run.done:
-        print(f"error: all {run.done} trials failed: {_AGAIN}", file=sys.stderr)
+        print(f"error: all {run.done} trials failed: {_RETRY}", file=sys.stderr)
         sys.exit(ALL_FAILED)
 
 
@@ -107,7 +107,7 @@ def _checked(cfg: DictConfig) -> DictConfig:
 
 
 def _content(cfg: DictConfig) -> tuple[str, dict[str, Any]]:
-    """What shapes a trial's results, as a digest and by key; swept keys have their first values in it each time."""
+    """Everything that shapes a trial's results, as a digest and by key; swept keys have their first values in it."""
     shaping: dict[str, Any] = {
         name: OmegaConf.to_container(cfg[name], resolve=True) for name in _SHAPING if cfg.get(name) is not None
     }
@@ -156,7 +156,7 @@ def _way_out(name: str, measures: Sequence[str], patterns: Collection[str]) -> s
 
 def _table(run: Sweep, front: Sequence[FrozenTrial]) -> Iterator[str]:
     ends = {"failed": run.failures, "were stopped": run.stopped}
-    ended = "".join(f", {count} of them {what}" for what, count in ends.items() if count)
+    ended = "".join(f", {count} of them {ending}" for ending, count in ends.items() if count)
     yield f"front of {' and '.join(run.objectives)} after {run.done} trials{ended}:"
     for trial in front:
         yield _row(dict(zip(run.objectives, trial.values, strict=True)), trial)

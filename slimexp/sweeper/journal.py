@@ -44,8 +44,8 @@ def open_journal(path: Path, sweep: Expected) -> JournalStorage:
         ValueError: It is no file, or cannot be read.
     """
     if integrity.is_other_kind(path):
-        what = "is a link" if path.is_symlink() else "is no file"
-        raise ValueError(f"{path} {what}, and a sweep's journal must be one of its own: move it away, or give name=...")
+        kind = "is a link" if path.is_symlink() else "is no file"
+        raise ValueError(f"{path} {kind}, and a sweep's journal must be one of its own: move it away, or give name=...")
     try:
         journal = read(path) if path.exists() else Journal()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What proposes the trials of a sweep: a plan of combinations, and an Optuna sampler once it is exhausted."""
+"""The sampler of a sweep: it proposes a plan of combinations, then those of an Optuna sampler."""
 
 import inspect
 import warnings

@@ -11,7 +11,7 @@ _PLACES = ("runs=", "logger.group=")  # overrides that change no result
 
 @dataclass(frozen=True)
 class Promotion:
-    """How many points run again, and with which overrides.
+    """The points that run again, and with which overrides.
 
     Attributes:
         most: Largest number of points, evenly spread over the front; 0 for none.

@@ -46,7 +46,7 @@ _MENDER = "mended"  # worker_id of lines that are put in
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What a sweep knows of its study without the journal.
+    """The study of a sweep, as the sweep expects it whatever the journal holds.
 
     Attributes:
         study: Name of the study, for where the line that created it is lost.
@@ -173,20 +173,20 @@ class _Memory(BaseJournalBackend):
 def _replayable(ops: list[Op], journal: Journal) -> list[Op]:
     """Operations without those that Optuna cannot replay; a blank one in place of one that creates a trial."""
     numbers = {id(op): number for number, op in journal.lines}
-    backend, wrong = _Memory(), set[int]()
+    backend, unplayable = _Memory(), set[int]()
     storage = JournalStorage(backend)
     backend.ops = ops
     while True:
         try:
             storage.get_all_studies()
-            return [op for index, op in enumerate(ops) if index not in wrong]
+            return [op for index, op in enumerate(ops) if index not in unplayable]
         except Exception:  # a missing key, a type, a distribution that is none ...
             op = ops[backend.at]
             journal.faults.setdefault(numbers.get(id(op), 0), "is no operation of Optuna's")
             if op["op_code"] == CREATE_TRIAL:
                 ops = [*ops[: backend.at], _blank(op["study_id"]), *ops[backend.at + 1 :]]
-                return _replayable([op for index, op in enumerate(ops) if index not in wrong], journal)
-            wrong.add(backend.at)
+                return _replayable([op for index, op in enumerate(ops) if index not in unplayable], journal)
+            unplayable.add(backend.at)
 
 
 def _complete(ops: Sequence[Op], sweep: Expected) -> list[Op]:

@@ -1,4 +1,4 @@
-"""What a sweep shows while it goes on: a live table on a terminal, plain lines in a file or a pipe."""
+"""The screen of a sweep that goes on: a live table on a terminal, plain lines in a file or a pipe."""
 
 import sys
 import time
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
-PER_SECOND = 2  # refreshes: times are told in seconds
-FRAME = 9  # lines of a terminal that are not rows of the table
+PER_SECOND = 2  # refreshes of the table, which shows whole seconds
+FRAME = 9  # lines of a terminal besides the rows of the table
 
 
 class Lines:

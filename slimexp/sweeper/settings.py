@@ -24,7 +24,7 @@ _PROMOTE = ("most", "overrides", "seeds")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a sweep goes about its trials.
+    """Settings of a sweep: how it chooses, runs and repeats its trials.
 
     Attributes:
         objectives: Metric -> ``min`` or ``max``.
@@ -208,7 +208,7 @@ def _is_list(value: object) -> bool:
 
 
 def _plain(value: object) -> object:
-    """As it is typed: no class of OmegaConf's around it."""
+    """A value as it is typed, in plain containers."""
     if isinstance(value, Mapping):
         return dict(value)
     return list(value) if _is_list(value) else value  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""Where a sweep stores its trials, a journal file in its folder or a database, and the lock of its one controller."""
+"""The storage of a sweep's trials, a journal file in its folder or a database, and the lock of its one controller."""
 
 import fcntl
 import os

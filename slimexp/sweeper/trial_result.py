@@ -15,7 +15,7 @@ REPEATS = "repeats"  # user attribute of a trial: number of the trial in whose p
 
 
 class TrialResult(TypedDict):
-    """What a study stores of a trial that has ended.
+    """The result of a trial that has ended, as a study stores it.
 
     Attributes:
         metrics: Metric -> mean over the seeds.
@@ -76,7 +76,7 @@ def stored_result(
 
 
 def limit_violations(trial: FrozenTrial) -> list[float]:
-    """How far a trial is above each limit, at most 0 where it keeps it: Optuna's ``constraints_func``."""
+    """Distance of a trial above each limit, at most 0 where it keeps it: Optuna's ``constraints_func``."""
     stored = trial.user_attrs.get(OUTCOME)
     return (stored.get("over") if isinstance(stored, Mapping) else None) or [0.0]
 
@@ -94,7 +94,7 @@ def combination(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 
 def _metric_fault(metrics: Mapping[str, float], required: Sequence[str]) -> str | None:
-    """What is wrong with the metrics of a trial: the first required one that is absent or not finite."""
+    """The fault of a trial's metrics: the first required one that is absent or not finite."""
     for name in required:
         if name not in metrics:
             measured = sorted(metric for metric in metrics if OF_LAYER not in metric)
