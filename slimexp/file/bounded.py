@@ -35,8 +35,9 @@ def read_object(
             raise ValueError(f"it holds a {type(content).__name__}, not an object")
     except (OSError, ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else one_line(error)
-        message = f"{path.name}: {reason}" if way_out is None else f"'{path}' is damaged ({reason}): {way_out}"
-        raise Damaged(message) from error
+        if way_out is None:
+            raise Damaged(f"{path.name} is no JSON object: {reason}") from error
+        raise Damaged(f"'{path}' is damaged ({reason}): {way_out}") from error
     return content
 
 

@@ -67,7 +67,7 @@ def test_others_may_write_infinity_and_links(tmp_path: Path) -> None:
 
 def test_without_a_way_out_the_message_is_the_reason(tmp_path: Path) -> None:
     (tmp_path / "some.json").write_text("{")
-    with pytest.raises(Damaged, match=r"^some\.json: Expecting property name"):
+    with pytest.raises(Damaged, match=r"^some\.json is no JSON object: Expecting property name"):
         read_object(tmp_path / "some.json", way_out=None)
 
 
