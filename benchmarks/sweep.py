@@ -79,14 +79,17 @@ def prepare_unequal(threads: int) -> Any:
 
 def make(folder: Path, lines: Sequence[str], workers: int, **chosen: Any) -> Any:
     """A sweep over every combination of the swept lines."""
+    from slimexp.sweeper.settings import Settings
     from slimexp.sweeper.space import Space
     from slimexp.sweeper.sweep import Sweep
 
-    settings = {
+    worker = chosen.pop("prepare", prepare)
+    settings: dict[str, Any] = {
         "objectives": {"cer": "min", "disk_mb": "min"}, "limits": {}, "sampler": None, "trials": None, "seeds": [],
-        "storage": None, "fail_fast": False, "max_failures": None, "prepare": prepare,
+        "storage": None, "fail_fast": False, "max_failures": None, "workers": workers, "threads": 1,
     }  # fmt: skip
-    return Sweep(space=Space.parse(lines), folder=folder, workers=workers, threads=1, **{**settings, **chosen})
+    settings |= chosen
+    return Sweep(space=Space.parse(lines), folder=folder, settings=Settings(**settings), prepare=worker)
 
 
 def fake(trials: int, sleep: float) -> list[str]:
@@ -201,7 +204,7 @@ def chaos(arguments: argparse.Namespace) -> bool:
             damage(journal, chance)
             damages += 1
     sweep = make(arguments.folder, fake(arguments.trials, 0.02), arguments.workers)
-    finished = [trial for trial in sweep.study.trials if sweep._ended(trial)]
+    finished = [trial for trial in sweep.study.trials if sweep._stored(trial)]
     combinations = {tuple(trial.params.items()) for trial in finished}
     lost, twice = arguments.trials - len(combinations), len(finished) - len(combinations)
     print(

@@ -43,13 +43,14 @@ ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=MaskingSw
 def _masked(config: DictConfig) -> DictConfig:
     """A config to be saved: the same where no secret was typed, for it is read best with its interpolations."""
     from slimexp.config import secret
+    from slimexp.config.password import HIDDEN
 
     dumped = OmegaConf.create(OmegaConf.to_yaml(config))
     hidden = {name: secret.masked(words) for name, words in dumped.hydra.overrides.items()}
     if hidden == OmegaConf.to_container(dumped.hydra.overrides):
         return config
     dumped.hydra.overrides = hidden
-    dumped.hydra.job.override_dirname = secret.HIDDEN  # the overrides once more, in one word
+    dumped.hydra.job.override_dirname = HIDDEN  # the overrides once more, in one word
     return OmegaConf.create(secret.written(dumped))
 
 

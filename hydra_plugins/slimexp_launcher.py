@@ -13,8 +13,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 
-class OurConfigs(SearchPathPlugin):
-    """Forgets what those packages registered, against which Hydra would hold conf/hydra/launcher/ as a schema."""
+class OwnLauncherConfigs(SearchPathPlugin):
+    """Drops the configs that those packages register: Hydra would take them as schemas of conf/hydra/launcher/."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         registered = ConfigStore.instance().repo["hydra"]["launcher"]
@@ -23,10 +23,10 @@ class OurConfigs(SearchPathPlugin):
 
 
 def _check_borrowed(plugin: object) -> None:
-    """Refuse whatever else could be imported and called: a config chooses among launchers only.
+    """Refuse a plugin that is no launcher of ``conf/hydra/launcher``: it would be imported and called.
 
     Raises:
-        ConfigError: It is none that ``conf/hydra/launcher`` names.
+        ConfigError: ``conf/hydra/launcher`` does not name it.
     """
     from slimexp.config.build import ConfigError
     from slimexp.config.composition import CONF_DIR
@@ -40,12 +40,12 @@ def _check_borrowed(plugin: object) -> None:
 
 
 class Borrowed(Launcher):
-    """A launcher of another package; where that is not installed, one sentence on how to get it.
+    """A launcher of another package; where that is not installed, an error says how to install it.
 
     Args:
         plugin: Module and class of the launcher, one that ``conf/hydra/launcher`` names.
-        extra: Of slimexp, which installs it.
-        settings: Of the launcher.
+        extra: Extra of slimexp that installs it.
+        settings: Settings of the launcher.
     """
 
     def __init__(self, *, plugin: str, extra: str, **settings: Any) -> None:
@@ -69,7 +69,7 @@ class Borrowed(Launcher):
             ConfigError: A job's process died, with which these launchers give up.
         """
         from slimexp.config.build import ConfigError
-        from slimexp.config.command_line import explain
+        from slimexp.config.explanation import explain
         from slimexp.config.secret import masked
 
         try:
@@ -84,6 +84,7 @@ class Borrowed(Launcher):
         for number, job in enumerate(jobs, start=initial_job_idx):
             if job.status == JobStatus.FAILED:
                 why = job._return_value  # the property raises it
-                said = explain(why) or f"{type(why).__name__}: {why}"
-                print(f"job {number} failed: {' '.join(masked(job.overrides or ()))}\nerror: {said}", file=sys.stderr)
+                message = explain(why) or f"{type(why).__name__}: {why}"
+                overrides = " ".join(masked(job.overrides or ()))
+                print(f"job {number} failed: {overrides}\nerror: {message}", file=sys.stderr)
         return jobs

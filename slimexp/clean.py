@@ -2,7 +2,7 @@
 
 Weights go, figures stay: records, curves and logs are left, so every point remains in the report, and
 ``python -m slimexp.train`` with the overrides of its record (the page shows them) makes its weights again. What is on
-the front of the axes asked for, may belong there for all that is known, or serves another run as model or teacher
+the front of the chosen axes, may belong there within its uncertainty, or serves another run as model or teacher
 stays, and so does all that no stage of these runs wrote. Nothing goes while a run is at work. Says what would go;
 ``--yes`` does it.
 """
@@ -25,16 +25,16 @@ from slimexp.record.settings import flat
 from slimexp.record.stage import RUNNING
 
 DAY = 86_400  # seconds
-STUCK = 1
+STUCK = 1  # exit status
 
 
 @dataclass(frozen=True, order=True)
-class Going:
-    """What may go.
+class Removable:
+    """Something that may be removed.
 
     Attributes:
-        path: A model, a checkpoint or what is left of one, in the folder of a stage.
-        key: Of the stage that made the model; ``None`` for what is unfinished.
+        path: A model, a checkpoint or a leftover of one, in the folder of a stage.
+        key: Key of the stage that made the model; ``None`` for what is unfinished.
         first: Whether that stage is the first of its run.
     """
 
@@ -43,11 +43,11 @@ class Going:
     first: bool = False
 
     def check(self, stage: int, name: str) -> int:
-        """Bytes that ``name``, as it is called now in the opened folder ``stage``, would leave free.
+        """Bytes of disk that removing ``name``, its present name in the opened folder ``stage``, would free.
 
         Raises:
-            removal.NotRemovable: It is not this package's to remove.
-            OSError: It cannot be removed.
+            removal.NotRemovable: It is nothing that this package wrote, or is needed.
+            OSError: It cannot be examined.
         """
         if self.key is not None:
             removal.check_model(stage, name, self.key, root=self.first)
@@ -73,33 +73,36 @@ def _main(arguments: Sequence[str] | None) -> int:
         parser.add_argument(f"--{axis}", metavar="METRIC", help="axis of that front, as of slimexp.report")
     parser.add_argument("--days", type=float, default=0.0, metavar="N", help="only what is older (default: 0)")
     parser.add_argument("--yes", action="store_true", help="do it")
-    asked = parser.parse_args(arguments)
-    if not (asked.unfinished or asked.dominated):
+    options = parser.parse_args(arguments)
+    if not (options.unfinished or options.dominated):
         parser.error("say what may go: --unfinished, --dominated or both")
-    if not asked.days >= 0:
-        parser.error(f"--days must be >= 0, got {asked.days}")
+    if not options.days >= 0:
+        parser.error(f"--days must be >= 0, got {options.days}")
     try:
-        found = load(asked.runs, x=asked.x, y=asked.y, z=asked.z)
-        if not asked.runs.is_dir():
-            raise ValueError(f"{asked.runs} is a file: name the folder of the runs")
-        runs = asked.runs.resolve()
-        with ExitStack() as held:
-            _hold(held, removal.locks(runs))
-            gone = [*(unfinished(runs) if asked.unfinished else ())]
-            gone += dominated(found, runs) if asked.dominated else []
-            if asked.yes:
-                _hold(held, _absent_locks(gone, runs))
-            freed = [_cleaned(one, runs, shown=asked.runs, days=asked.days, yes=asked.yes) for one in gone]
+        sections = load(options.runs, x=options.x, y=options.y, z=options.z)
+        if not options.runs.is_dir():
+            raise ValueError(f"{options.runs} is a file: name the folder of the runs")
+        runs = options.runs.resolve()
+        with ExitStack() as locks:
+            _hold(locks, removal.locks(runs))
+            removables = [*(unfinished(runs) if options.unfinished else ())]
+            removables += dominated(sections, runs) if options.dominated else []
+            if options.yes:
+                _hold(locks, _absent_locks(removables, runs))
+            sizes = [
+                _clean(removable, runs, shown=options.runs, days=options.days, yes=options.yes)
+                for removable in removables
+            ]
     except (ValueError, OSError, MemoryError) as error:
-        why = console.disk_fault(error, str(asked.runs), setting="another folder") or error
+        why = console.disk_fault(error, str(options.runs), setting="another folder") or error
         print(f"error: {console.printable(why)}", file=sys.stderr)
         return console.USER_ERROR
-    total = sum(bytes_ for bytes_ in freed if bytes_ is not None)
-    print(f"{total / 1e6:.1f} MB {'freed' if asked.yes else 'would be freed: add --yes to do it'}")
-    return STUCK if None in freed else 0
+    total = sum(bytes_ for bytes_ in sizes if bytes_ is not None)
+    print(f"{total / 1e6:.1f} MB {'freed' if options.yes else 'would be freed: add --yes to do it'}")
+    return STUCK if None in sizes else 0
 
 
-def unfinished(runs: Path) -> Iterator[Going]:
+def unfinished(runs: Path) -> Iterator[Removable]:
     """Checkpoints, what a kill left half-written, and what was set aside as damaged.
 
     A model set aside to be replaced stays where it is the last.
@@ -113,31 +116,33 @@ def unfinished(runs: Path) -> Iterator[Going]:
                 or removal.DAMAGED.fullmatch(name)
                 or (half and (half["kind"] == "partial" or whole))
             ):
-                yield Going(stage / name)
+                yield Removable(stage / name)
 
 
-def dominated(found: Sequence[Section], runs: Path) -> list[Going]:
-    """Models that some section's front beats, no section needs and no record names as a model or teacher."""
+def dominated(sections: Sequence[Section], runs: Path) -> list[Removable]:
+    """Models that are dominated in some section, needed in none, and named by no record as a model or teacher."""
     beaten: set[str] = set()
     needed: set[str] = set()
-    for section in found:
+    for section in sections:
         for index, point in enumerate(section.points):
             useful = point.dense or index in section.front or section.undecided(index) or not section.drawn(index)
             (needed if useful else beaten).update(point.keys)
     rows = list(_rows(runs))
     named, stages = _named(rows)
     named |= {(folder / row.artifact).resolve() for folder, row in rows if row.key in needed if _is_path(row.artifact)}
-    going = {one for folder, row in rows if row.key in beaten - needed and (one := _made(folder, row)) is not None}
+    models = {
+        model for folder, row in rows if row.key in beaten - needed and (model := _model(folder, row)) is not None
+    }
     return sorted(
-        one
-        for one in going
-        if one.path.parent.name not in stages and not any(path.is_relative_to(one.path) for path in named)
-        if os.path.lexists(one.path)
+        model
+        for model in models
+        if model.path.parent.name not in stages and not any(path.is_relative_to(model.path) for path in named)
+        if os.path.lexists(model.path)
     )
 
 
 def _rows(runs: Path) -> Iterator[tuple[Path, Record]]:
-    """Every record below ``runs``, and the runs folder that its paths start from."""
+    """Every record below ``runs``, with the runs folder that its paths start from."""
     for at, folders, files in os.walk(runs):
         folders.sort()
         if FILE in files:
@@ -145,13 +150,13 @@ def _rows(runs: Path) -> Iterator[tuple[Path, Record]]:
                 yield from ((Path(at), row) for row in read(Path(at, FILE), quiet=True))
 
 
-def _made(folder: Path, row: Record) -> Going | None:
+def _model(folder: Path, row: Record) -> Removable | None:
     """The model that a stage of the runs in ``folder`` wrote; ``None`` for one that was only measured."""
     parts = PurePosixPath(row.artifact).parts if _is_path(row.artifact) else ()
     own = len(parts) > 2 and parts[-2:] == (f"{row.stage}-{row.key}", removal.MODEL)
     if not own or ".." in parts or parts[0] == "/" or not removal.STAGE.fullmatch(parts[-2]):
         return None
-    return Going(folder.joinpath(*parts), row.key, first=row.parent is None)
+    return Removable(folder.joinpath(*parts), row.key, first=row.parent is None)
 
 
 def _named(rows: Sequence[tuple[Path, Record]]) -> tuple[set[Path], set[str]]:
@@ -165,34 +170,34 @@ def _named(rows: Sequence[tuple[Path, Record]]) -> tuple[set[Path], set[str]]:
 
 
 def _texts(tree: Any) -> Iterator[str]:
-    """What may be a path in a configuration."""
+    """Values of a configuration that may be paths."""
     yield from (leaf for _, leaf in flat(tree) if _is_path(leaf))
 
 
 def _is_path(leaf: object) -> bool:
-    """Whether the system could take it for one."""
+    """Whether the system could take a value for a path."""
     encoded = leaf.encode(errors="replace") if isinstance(leaf, str) else b""
     return 0 < len(encoded) < 4096 and b"\0" not in encoded and encoded.decode() == leaf
 
 
-def _hold(held: ExitStack, locks: Iterator[Path]) -> None:
-    """Keep runs and sweeps from beginning, and refuse where one is at work: it reads the stages of others.
+def _hold(stack: ExitStack, locks: Iterator[Path]) -> None:
+    """Take the locks of runs and sweeps, so that none begins; one at work reads the stages of others.
 
     Raises:
-        ValueError: One is, or that cannot be told.
+        ValueError: A run or a sweep is at work, or its lock cannot be examined.
     """
     for lock in locks:
         try:
-            free = held.enter_context(removal.alone(lock, create=not lock.exists()))
+            free = stack.enter_context(removal.alone(lock, create=not lock.exists()))
         except removal.NotRemovable as why:
             raise ValueError(f"whether a run is at work in {lock.parent} is not known: {why}") from None
         if not free:
-            what = "run" if lock.name == RUNNING else "sweep"
-            raise ValueError(f"a {what} is at work in {_working(lock)}: clean when it has ended")
+            kind = "run" if lock.name == RUNNING else "sweep"
+            raise ValueError(f"a {kind} is at work in {_working(lock)}: clean when it has ended")
 
 
 def _working(lock: Path) -> Path:
-    """The stage that is locked, of a run; else the folder of the lock."""
+    """The stage that a run at work has locked; the folder of the lock where there is none."""
     for stage in removal.stages(lock.parent) if lock.name == RUNNING else ():
         try:
             with removal.alone(stage / removal.LOCK) as free:
@@ -203,28 +208,28 @@ def _working(lock: Path) -> Path:
     return lock.parent
 
 
-def _absent_locks(gone: Sequence[Going], runs: Path) -> Iterator[Path]:
-    """Of the runs folders where something goes, those that no run has locked yet."""
-    parents = {folder for one in gone for folder in one.path.parents if folder.is_relative_to(runs)}
+def _absent_locks(removables: Sequence[Removable], runs: Path) -> Iterator[Path]:
+    """Locks of those runs folders in which something is removed and that no run has locked yet."""
+    parents = {folder for removable in removables for folder in removable.path.parents if folder.is_relative_to(runs)}
     for folder in sorted(parents):
         if (folder / FILE).is_file() and not os.path.lexists(folder / RUNNING):
             yield folder / RUNNING
 
 
-def _cleaned(one: Going, runs: Path, *, shown: Path, days: float, yes: bool) -> int | None:
-    """Remove it, or say that it would go; bytes of disk, 0 where it stays and ``None`` where it cannot be removed."""
-    path, name = console.printable(shown / one.path.relative_to(runs)), one.path.name
+def _clean(removable: Removable, runs: Path, *, shown: Path, days: float, yes: bool) -> int | None:
+    """Remove something, or print that it would be; bytes freed, 0 where it stays, ``None`` where removing fails."""
+    path, name = console.printable(shown / removable.path.relative_to(runs)), removable.path.name
     try:
-        with removal.opened(one.path.parent, runs) as stage, removal.alone(removal.LOCK, stage) as free:
+        with removal.opened(removable.path.parent, runs) as stage, removal.alone(removal.LOCK, stage) as free:
             if not free:
                 print(f"stays: {path}: a process works on it")
                 return 0
             changed = os.stat(name, dir_fd=stage, follow_symlinks=False).st_mtime
             if time.time() - changed < days * DAY:
                 return 0
-            taken = one.check(stage, name)
+            taken = removable.check(stage, name)
             if yes:
-                taken = removal.remove(stage, name, lambda going: one.check(stage, going))
+                taken = removal.remove(stage, name, lambda present: removable.check(stage, present))
             print(f"{'removed' if yes else 'would remove'} {path} ({taken / 1e6:.1f} MB)")
             return taken
     except FileNotFoundError:

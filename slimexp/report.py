@@ -1,14 +1,9 @@
 """Rebuild table, Pareto front, plot and page from the records alone: ``python -m slimexp.report runs``."""
 
-import os
-import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-
-import psutil
 
 from slimexp.analysis import published
 from slimexp.analysis.plot import write_png
@@ -18,8 +13,6 @@ from slimexp.file import integrity
 from slimexp.host import console
 from slimexp.page import html, server
 from slimexp.page.content import content
-
-_PID = re.compile(r"[0-9]{1,9}")  # a larger one is of no process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,28 +77,9 @@ def write(sections: Sequence[Section], folder: Path, runs: Path) -> list[Path]:
         "pareto.html": lambda shown, path: path.write_text(html.render(content(shown, runs, folder)), encoding="utf-8"),
     }
     for name, writer in writers.items():
-        with aside(folder / name) as partial:
+        with integrity.aside(folder / name) as partial:
             writer(sections, partial)
     return [folder / name for name in writers]
-
-
-@contextmanager
-def aside(path: Path) -> Iterator[Path]:
-    """A temporary name for a file that takes the name ``path`` once it is complete.
-
-    A link at ``path`` is replaced, and not written through. Files that killed processes left under such names are
-    removed.
-    """
-    for left in path.parent.glob(f".*.{path.name}"):
-        if _PID.fullmatch(pid := left.name.split(".")[1]) and not psutil.pid_exists(int(pid)):
-            left.unlink(missing_ok=True)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    integrity.remove(partial)
-    try:
-        yield partial
-        integrity.publish(partial, path)
-    finally:
-        integrity.remove(partial)
 
 
 if __name__ == "__main__":

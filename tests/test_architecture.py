@@ -34,7 +34,7 @@ LAYERS = [
 ]
 RANK = {word: rank for rank, row in enumerate(LAYERS) for word in row}
 # What conf chooses is built from conf, never imported by name from another room; this one is also a base class.
-BASES = {"technique.finetune", "cut.keep", "logger.wandb"}
+BASES = {"technique.finetune", "cut.keep"}
 HEAVY = {"torch", "transformers", "pytorch_lightning", "datasets", "wandb", "torchmetrics", "matplotlib", "lm_eval"}
 HEAVY |= {"moocore", "optuna"}
 LIGHT = ["config.check", "config.binding", "config.signature", "record.record", "host.console", "host.hub", "schedule"]

@@ -84,7 +84,7 @@ def _config(folder: Path) -> object:
 def _journal(folder: Path) -> object:
     from optuna.study import StudyDirection
 
-    from slimexp.sweeper.journal import Expected
+    from slimexp.sweeper.repair import Expected
     from slimexp.sweeper.storage import open_storage
 
     ways = {"cer": StudyDirection.MINIMIZE, "disk_mb": StudyDirection.MINIMIZE}

@@ -1,4 +1,4 @@
-"""What a ``_target_`` may name: a config is code that runs, so it may call components and nothing else.
+"""Targets that a config may name: a config is code that runs, so it may call components and nothing else.
 
 Allowed is what a file under ``conf/`` names; of slimexp, every class that has a base in common with one of those; of
 other packages, the classes of a few modules that hold components alone; and all of the packages named in the
@@ -14,7 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from slimexp.config.signature import PackageNotFound, TargetNotFound, home, lineage
+from slimexp.config.definition import PackageNotFound, TargetNotFound, home, lineage
 
 OWN_PACKAGES = "SLIMEXP_PACKAGES"
 _TARGET = re.compile(r"^\s*(?:-\s*)?_target_:\s*['\"]?([\w.]+)", re.MULTILINE)
@@ -37,7 +37,7 @@ _DEEPEST = 20  # a resolver could make trees without end
 
 
 def faults(node: DictConfig | ListConfig, registry: Path, path: str = "") -> Iterator[str]:
-    """One line for every ``_target_`` below ``node`` that is no component, those that resolvers make included."""
+    """One line for every ``_target_`` below ``node`` that is no component; what resolvers return is looked at too."""
     for where, target in _targets(node, path):
         if target is None:
             yield f"{where} is nested deeper than {_DEEPEST} levels: what it names is not looked at"
@@ -52,14 +52,14 @@ def _is_allowed(target: str, registry: Path) -> bool:
     if target.partition(".")[0] in own_packages() or target in named(registry):
         return True
     try:
-        found = home(target)
+        definition = home(target)
         if target.startswith("slimexp."):
             return bool(set(lineage(target)) & _bases(registry))
-    except TargetNotFound as error:  # a misspelt component and a missing package are said in words of their own
+    except TargetNotFound as error:  # a misspelt component and a missing package have messages of their own
         return isinstance(error, PackageNotFound) or target.partition(".")[0] in _TOPS
-    if found is None:
+    if definition is None:
         return False
-    name, is_class = found
+    name, is_class = definition
     return (is_class and name.startswith(_ALLOWED)) or _SCHEDULES.fullmatch(name) is not None
 
 
@@ -93,7 +93,7 @@ def own_packages() -> frozenset[str]:
 
 @cache
 def named(registry: Path) -> frozenset[str]:
-    """Targets that the files under ``conf/``, or one of its groups, name."""
+    """Targets in the files under ``conf/``, or under the folder of one of its groups."""
     texts = (path.read_text(encoding="utf-8") for path in registry.rglob("*.yaml"))
     return frozenset(target for text in texts for target in _TARGET.findall(text))
 

@@ -12,22 +12,27 @@ _PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bo
 _SEQUENCES = {"Sequence", "Iterable", "Collection", "list", "List", "tuple", "Tuple"}
 _MAPPINGS = {"Mapping", "dict", "Dict"}
 _ANYTHING = {"Any", "object"}
-_NO_SCALAR = {"Tensor"}  # what no word and no number of a config is
+_NO_SCALAR = {"Tensor"}  # fits no word and no number of a config
 _LARGEST = 2**63 - 1  # of whole numbers that libraries take
 
 
 def fits(annotation: str | None, value: Any, *, strict: bool) -> bool:
-    """Whether ``value`` has the type that ``annotation`` says, as far as that can be told without importing it.
+    """Whether ``value`` has the type that ``annotation`` says, as far as its text shows; nothing is imported.
 
     A number that is ``out_of_range`` fits: it is reported by itself.
 
     Args:
-        annotation: As written in the source.
-        value: As read from a config.
+        annotation: Text of the annotation in the source.
+        value: Value of a config.
         strict: Whether ``null`` fits no class that does not say so; others' annotations often leave ``None`` out.
     """
     parsed = _parsed(annotation) if annotation else None
     return parsed is None or bool(out_of_range(value)) or _accepts(parsed, value, strict)
+
+
+def is_of_type(word: str, value: object) -> bool:
+    """Whether ``value`` is an ``int``, ``float``, ``bool`` or ``str``, as ``word`` says; a bool is no number."""
+    return isinstance(value, _PLAIN.get(word, ())) and (word == "bool" or not isinstance(value, bool))
 
 
 def out_of_range(value: Any) -> str:
@@ -64,13 +69,13 @@ def _accepts_parametrised(word: str, inner: Sequence[ast.expr], value: Any, stri
     if word in _ANYTHING:
         return True
     if word == "Optional":
-        return value is None or any(_accepts(one, value, strict) for one in inner)
+        return value is None or any(_accepts(kind, value, strict) for kind in inner)
     if word == "Union":
-        return any(_accepts(one, value, strict) for one in inner)
+        return any(_accepts(kind, value, strict) for kind in inner)
     if word == "Literal":
-        return value in [one.value for one in inner if isinstance(one, ast.Constant)]
+        return value in [kind.value for kind in inner if isinstance(kind, ast.Constant)]
     if word in _PLAIN:
-        return isinstance(value, _PLAIN[word]) and (word == "bool" or not isinstance(value, bool))
+        return is_of_type(word, value)
     if word in _SEQUENCES:
         return isinstance(value, ListConfig) and _all_accepted(_per_item(word, inner, len(value)), value, strict)
     if word in _MAPPINGS:
@@ -82,7 +87,7 @@ def _accepts_parametrised(word: str, inner: Sequence[ast.expr], value: Any, stri
 
 
 def _per_item(word: str, inner: Sequence[ast.expr], count: int) -> Sequence[ast.expr] | None:
-    """Annotation of each of ``count`` items; none where nothing is said, ``None`` where the count is wrong."""
+    """Annotation of each of ``count`` items; empty where they have none, ``None`` where the count is wrong."""
     if word.lower() == "tuple" and not (len(inner) == 2 and _is_ellipsis(inner[1])):
         return inner if len(inner) in (0, count) else None
     return list(inner[:1]) * count

@@ -11,7 +11,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, ValueNode
 from omegaconf.errors import OmegaConfBaseException
 
 from slimexp.config import annotation, secret
-from slimexp.config.signature import PackageNotFound, Parameter, Signature, TargetNotFound, signature
+from slimexp.config.definition import PackageNotFound, TargetNotFound
+from slimexp.config.signature import Parameter, Signature, signature
 
 _RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}  # Hydra's own keys
 _PLAIN = {"int", "float", "bool", "str", "Sequence", "list", "tuple"}
@@ -33,13 +34,13 @@ def items(node: Container, path: str = "") -> Iterator[tuple[str, Container, str
 
 
 def faults(path: str, parent: Container, key: str | int, registry: Path | None = None) -> Iterator[str]:
-    """What is wrong with one item, one line each.
+    """Faults of one item, one line each.
 
     Args:
         path: Dotted path of the item.
-        parent: Holds it.
-        key: It, in there.
-        registry: Folder with a folder of options per group, to tell a component from a plain word.
+        parent: The container that holds it.
+        key: Its key or index in ``parent``.
+        registry: Folder with a folder of options per group, by which a word is recognised as an option.
     """
     if OmegaConf.is_missing(parent, key):
         yield f"{path} has no value: add {path}=<{_kind(parent, key)}> to the command line"
@@ -62,11 +63,11 @@ def _unfit_seed(key: str | int, value: object) -> str:
     return "must be in 0..2^32-1" if names and isinstance(value, int) and not 0 <= value < 2**32 else ""
 
 
-def unknown(key: str, path: str, known: Sequence[str], of: str = "", also: Sequence[str] = ()) -> str:
-    """One line about a key that nothing reads; ``also`` are other words that may have been meant."""
-    close = [word for word in get_close_matches(key, [*known, *also], n=1) if word != key]
+def unknown(key: str, path: str, valid: Sequence[str], of: str = "", also: Sequence[str] = ()) -> str:
+    """One line about a key that nothing reads; ``also`` are further candidates for the nearest right word."""
+    close = [word for word in get_close_matches(key, [*valid, *also], n=1) if word != key]
     hint = f" did you mean '{_join(path, close[0])}'?" if close else ""
-    return f"unknown key '{_join(path, key)}'{f' of {of}' if of else ''};{hint} valid: {', '.join(known) or 'none'}"
+    return f"unknown key '{_join(path, key)}'{f' of {of}' if of else ''};{hint} valid: {', '.join(valid) or 'none'}"
 
 
 def _call_faults(path: str, node: DictConfig, registry: Path | None) -> Iterator[str]:
@@ -74,35 +75,35 @@ def _call_faults(path: str, node: DictConfig, registry: Path | None) -> Iterator
         return  # reported by itself
     target = str(node["_target_"])
     try:
-        given = signature(target)
+        expected = signature(target)
     except PackageNotFound as error:
         yield f"{path}._target_: {error.args[0]}: {_how_to_install(error.args[1])}"
         return
     except TargetNotFound as error:
         yield f"{path}._target_: {error}"
         return
-    parameters = _left(given, node)
+    parameters = _left(expected, node)
     keys = [str(key) for key in node if key not in _RESERVED]
-    if not given.open:
+    if not expected.open:
         yield from (unknown(key, path, list(parameters), of=target) for key in keys if key not in parameters)
-    ours = target.startswith("slimexp.")
+    is_own = target.startswith("slimexp.")
     for name in keys:
-        if name in parameters and not _fits(node, name, parameters[name], strict=ours):
+        if name in parameters and not _fits(node, name, parameters[name], strict=is_own):
             value = secret.written(node)[name]
             shown = "null" if value is None else repr(value)
             yield f"{path}.{name} of {target} must be {parameters[name].annotation}, got {shown}"
-        elif registry is not None and name in parameters and ours:
+        elif registry is not None and name in parameters and is_own:
             yield from _word_faults(f"{path}.{name}", node, parameters[name], registry)
     if not node.get("_partial_", False):
         absent = [name for name, item in parameters.items() if item.required and name not in keys]
         yield from (f"{path} lacks '{name}', which {target} requires" for name in absent)
 
 
-def _left(given: Signature, node: DictConfig) -> dict[str, Parameter]:
+def _left(expected: Signature, node: DictConfig) -> dict[str, Parameter]:
     """Parameters not taken by ``_args_``."""
-    positional = [name for name, item in given.parameters.items() if item.positional]
+    positional = [name for name, item in expected.parameters.items() if item.positional]
     taken = positional[: len(node.get("_args_") or ())]
-    return {name: item for name, item in given.parameters.items() if name not in taken}
+    return {name: item for name, item in expected.parameters.items() if name not in taken}
 
 
 def _fits(node: DictConfig, key: str, parameter: Parameter, *, strict: bool) -> bool:
@@ -116,15 +117,15 @@ def _fits(node: DictConfig, key: str, parameter: Parameter, *, strict: bool) -> 
 
 
 def _word_faults(path: str, node: DictConfig, parameter: Parameter, registry: Path) -> Iterator[str]:
-    """A word or number where a component belongs: how its group is given instead."""
-    said = parameter.annotation or ""
-    kinds = {kind.partition("[")[0] for kind in said.split(" | ")} - {"None"}
+    """One line on a word or number where a component belongs, with the way to choose one of its group."""
+    text = parameter.annotation or ""
+    kinds = {kind.partition("[")[0] for kind in text.split(" | ")} - {"None"}
     value = node._get_node(parameter.name)
     if kinds & _PLAIN or not isinstance(value, ValueNode) or value._is_none() or value._is_interpolation():
         return
     for group in (parameter.name.rpartition("_")[2], *(kind.lower() for kind in kinds)):
         if options := sorted(option.stem for option in (registry / group).glob("*.yaml")):
-            sign = "+" if "None" in said else ""  # what may be absent is, until it is added
+            sign = "+" if "None" in text else ""  # what may be absent is, until it is added
             chosen = value._value() if value._value() in options else "<option>"
             yield (
                 f"{path} must be a component, got {value._value()!r}: write {sign}{group}@{path}={chosen}; "
@@ -134,7 +135,7 @@ def _word_faults(path: str, node: DictConfig, parameter: Parameter, registry: Pa
 
 
 def _kind(parent: Container, key: str | int) -> str:
-    """Annotation of the parameter that ``key`` gives, for a hint."""
+    """Annotation of the parameter that ``key`` stands for, for a hint."""
     with suppress(KeyError, TargetNotFound, OmegaConfBaseException):
         if isinstance(parent, DictConfig):
             return signature(parent["_target_"]).parameters[str(key)].annotation or "value"
@@ -152,12 +153,12 @@ def _join(path: str, key: str | int) -> str:
 
 
 def _how_to_install(package: str) -> str:
-    """The command that installs a package, by the extra of ours that brings it if there is one."""
+    """The command that installs a package, by the extra of slimexp that brings it if there is one."""
     try:
-        wanted = requires("slimexp") or []
+        requirements = requires("slimexp") or []
     except PackageNotFoundError:
-        wanted = []
-    for line in wanted:
+        requirements = []
+    for line in requirements:
         extra = re.search(r"extra == ['\"]([\w-]+)", line)
         if extra and re.split(r"[^\w.-]", line)[0].replace("-", "_").lower() == package.lower():
             return f"install it with pip install 'slimexp[{extra[1]}]'"

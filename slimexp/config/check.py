@@ -17,33 +17,33 @@ from slimexp.config import allowlist, binding, composition, secret
 from slimexp.config import schema as config_schema
 from slimexp.config.build import ConfigError
 from slimexp.config.composition import groups, options
+from slimexp.config.definition import TargetNotFound, lineage
 from slimexp.config.schema import Run
-from slimexp.config.signature import TargetNotFound, lineage
 
 
 def check(cfg: DictConfig, schema: type = Run) -> None:
-    """Hold a composed config against its schema and the signatures of everything it names; import nothing.
+    """Check a composed config against its schema and the signatures of everything it names; import nothing.
 
-    A ``~`` that a path begins with becomes the home folder here, which every command's config passes.
+    A ``~`` that a path begins with becomes the home folder here, as every command checks its config.
 
     Args:
-        cfg: As composed, without the ``hydra`` node.
+        cfg: Composed config, without the ``hydra`` node.
         schema: Dataclass of the root keys.
 
     Raises:
-        ConfigError: All that is wrong, one line each.
+        ConfigError: Something is wrong; the message has one line for each fault.
     """
-    known = [item.name for item in fields(schema)]
+    keys = [item.name for item in fields(schema)]
     config_schema.expand(cfg)
     errors = list(allowlist.faults(cfg, composition.CONF_DIR))
     for path, parent, key in binding.items(cfg):
-        if parent is cfg and key not in known:
-            errors.append(binding.unknown(str(key), "", known, also=groups()))
+        if parent is cfg and key not in keys:
+            errors.append(binding.unknown(str(key), "", keys, also=groups()))
         elif parent is cfg and OmegaConf.is_missing(cfg, key) and options(str(key)):
             errors.append(f"{key} is not chosen: add {key}=<option>; options: {', '.join(options(str(key)))}")
         else:
             errors += binding.faults(path, parent, key, composition.CONF_DIR)
-    if "pipeline" in known and isinstance(cfg.get("pipeline"), DictConfig):
+    if "pipeline" in keys and isinstance(cfg.get("pipeline"), DictConfig):
         errors += _pipeline_faults(cfg.pipeline)
     errors += [*config_schema.faults(cfg), *_kind_faults(cfg)]
     if errors:
@@ -96,8 +96,8 @@ def _is_offered(node: DictConfig, group: str) -> bool:
 @cache
 def _shared_bases(folder: Path) -> frozenset[str]:
     """Classes that all options of a group derive from."""
-    found = [DictConfig(OmegaConf.load(path)) for path in folder.glob("*.yaml")]
-    bases = [frozenset(lineage(str(node["_target_"]))) for node in found if "_target_" in node]
+    nodes = [DictConfig(OmegaConf.load(path)) for path in folder.glob("*.yaml")]
+    bases = [frozenset(lineage(str(node["_target_"]))) for node in nodes if "_target_" in node]
     return frozenset.intersection(*bases) if bases else frozenset()
 
 

@@ -1,4 +1,4 @@
-"""Where configs live, the schema of their root, and what a command line composes from them."""
+"""The conf folder, the schemas of a config's root, and the config that a command line composes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictC
 
 
 def chosen(group: DictConfig) -> dict[str, DictConfig]:
-    """Components of a group by name; what an experiment sets of one that was not chosen is no component."""
+    """Components of a group by name, without the keys that an experiment sets of a component that was not chosen."""
     return {str(name): node for name, node in group.items() if "_target_" in node}
 
 
@@ -35,5 +35,5 @@ def groups() -> list[str]:
 
 
 def options(group: str) -> list[str]:
-    """What can be chosen in a config group."""
+    """Options of a config group."""
     return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))

@@ -11,25 +11,25 @@ from hydra.errors import HydraException
 from slimexp.config import renamed
 
 
-def given(arguments: Sequence[str]) -> list[str]:
-    """Those arguments of a command line that give something a value."""
+def assignments(arguments: Sequence[str]) -> list[str]:
+    """Arguments of a command line that assign a value to a key."""
     return [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
 
 
 def key(override: str) -> str:
-    """What is left of it without its sign, package and value."""
+    """The key of an override, without its sign, package and value."""
     return override.partition("=")[0].partition("@")[0].lstrip("+~")
 
 
 def keyless(words: Sequence[str]) -> Iterator[str]:
-    """One line for each that gives a value to nothing: ``=x``, ``+@=x``, an empty word."""
+    """One line for each argument without a key: ``=x``, ``+@=x``, an empty word."""
     for word in words:
         if not key(word).strip():
             yield f"'{word}' names no key: write KEY=VALUE, +KEY=VALUE or ~KEY"
 
 
 def first(override: str) -> str:
-    """With the first of its values, where it has several."""
+    """The override with the first of its values, where it has several."""
     parsed = OverridesParser.create().parse_override(override)
     if not parsed.is_discrete_sweep():
         return override
@@ -39,7 +39,7 @@ def first(override: str) -> str:
 def quoted(override: str) -> str:
     """The word to type into a shell so that its value is read as text; empty where there is no such word."""
     name, equals, value = override.partition("=")
-    inner = re.sub(r"(\\*)(\"|$)", lambda found: found[1] * 2 + ("\\" if found[2] else "") + found[2], value)
+    inner = re.sub(r"(\\*)(\"|$)", lambda match: match[1] * 2 + ("\\" if match[2] else "") + match[2], value)
     word = f'{name}="{inner}"'
     try:
         parsed = OverridesParser.create().parse_override(word)
@@ -49,11 +49,11 @@ def quoted(override: str) -> str:
 
 
 def nameless(overrides: Sequence[str], options: Callable[[str], Sequence[str]]) -> Iterator[str]:
-    """One line for each that chooses ``null`` or a number of a config group.
+    """One line for each override that chooses ``null`` or a number in a config group.
 
     Args:
-        overrides: Of a command line, as ``given`` leaves them.
-        options: What can be chosen in a group; nothing where there is no such group.
+        overrides: Overrides of a command line, from ``assignments``.
+        options: Group -> its options; empty where there is no such group.
     """
     for text in overrides:
         parsed = OverridesParser.create().parse_override(text)
@@ -63,38 +63,38 @@ def nameless(overrides: Sequence[str], options: Callable[[str], Sequence[str]]) 
             yield f"{name} must be the name of an option, got {value}; options: {', '.join(choices)}"
 
 
-def nearest(wrong: str, keys: Sequence[str], options: Callable[[str], Sequence[str]], groups: Sequence[str]) -> str:
+def nearest(misspelt: str, keys: Sequence[str], options: Callable[[str], Sequence[str]], groups: Sequence[str]) -> str:
     """One line about a key that could not be overridden.
 
     Args:
-        wrong: As in ``key``, or ``group@place``.
-        keys: Dotted paths of all that is there.
-        options: What can be chosen in a group; nothing where there is no such group.
+        misspelt: The key as ``key`` returns it, or ``group@place``.
+        keys: Dotted paths of everything in the config.
+        options: Group -> its options; empty where there is no such group.
         groups: Names of the groups.
     """
-    if (present := renamed.key(wrong)) != wrong:
-        return f"'{wrong}' is called '{present}' now"
-    group, at, place = wrong.partition("@")
+    if (present := renamed.key(misspelt)) != misspelt:
+        return f"'{misspelt}' is called '{present}' now"
+    group, at, place = misspelt.partition("@")
     if choices := options(group):
-        return f"nothing is chosen for '{wrong}' yet: {_advice(group, place, keys)} options: {', '.join(choices)}"
-    close = get_close_matches(wrong, [*keys, *([] if at else groups)], n=1)
-    valid = ", ".join(name for name in _beside(wrong, keys) if not name.startswith("_"))
-    return f"unknown key '{wrong}';" + (f" did you mean '{close[0]}'?" if close else "") + f" valid: {valid}"
+        return f"nothing is chosen for '{misspelt}' yet: {_advice(group, place, keys)} options: {', '.join(choices)}"
+    close = get_close_matches(misspelt, [*keys, *([] if at else groups)], n=1)
+    valid = ", ".join(name for name in _beside(misspelt, keys) if not name.startswith("_"))
+    return f"unknown key '{misspelt}';" + (f" did you mean '{close[0]}'?" if close else "") + f" valid: {valid}"
 
 
 def _advice(group: str, place: str, keys: Sequence[str]) -> str:
-    """How to choose an option of ``group`` where nothing of it is chosen at ``place``, which may be misspelt."""
+    """The way to choose an option of ``group`` where nothing of it is chosen at ``place``, which may be misspelt."""
     if not place:
-        found = next((key for key in keys if key.endswith(f".{group}")), None)
-        return f"say where, {group}@{found}=<option>;" if found else f"write +{group}=<option>;"
+        path = next((key for key in keys if key.endswith(f".{group}")), None)
+        return f"say where, {group}@{path}=<option>;" if path else f"write +{group}=<option>;"
     parent, _, name = place.rpartition(".")
-    known = place in keys
-    if not known and parent and parent not in keys:
+    exists = place in keys
+    if not exists and parent and parent not in keys:
         close = get_close_matches(place, keys, n=1)
         return f"did you mean '{group}@{close[0]}'?" if close else f"there is no '{parent}';"
-    close = [] if known else get_close_matches(name, _beside(place, keys), n=1)
-    meant = f"did you mean '{group}@{place.removesuffix(name)}{close[0]}'? Else " if close else ""
-    return f"{meant}write +{group}@{place}=<option>;"
+    close = [] if exists else get_close_matches(name, _beside(place, keys), n=1)
+    hint = f"did you mean '{group}@{place.removesuffix(name)}{close[0]}'? Else " if close else ""
+    return f"{hint}write +{group}@{place}=<option>;"
 
 
 def _beside(path: str, keys: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ _TAKEN = (  # in the runs folder
     "wandb",
 )
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
-# What the pipeline itself gives the trainer, or what would change the meaning of a stage's steps -> how it is said.
+# Keys that the pipeline sets, or that would change the meaning of a stage's steps -> what to set instead.
 _NOT_OF_TRAINER = {
     "accumulate_grad_batches": "set pipeline.<stage>.accumulate",
     "barebones": "leave it out: stages are logged and kept",
@@ -44,11 +44,11 @@ _NOT_OF_TRAINER = {
 
 @dataclass
 class CheckpointInterval:
-    """How often an unfinished stage is written down.
+    """Interval between checkpoints of an unfinished stage; both parts of it must have passed.
 
     Attributes:
-        every_steps: Least optimizer steps between two checkpoints.
-        every_seconds: Least seconds between two.
+        every_steps: Smallest number of optimizer steps between two checkpoints.
+        every_seconds: Smallest number of seconds between two checkpoints.
     """
 
     every_steps: int = MISSING
@@ -60,20 +60,20 @@ class Run:
     """Root keys of a run.
 
     Attributes:
-        seed: Of every random choice.
-        runs: Folder that all runs go to.
-        name: Folder of this run below ``runs``.
+        seed: Seed of every random choice.
+        runs: Folder of all runs.
+        name: Name of this run's folder below ``runs``.
         save_dtype: Floating-point type of saved weights, a torch name such as ``bfloat16``.
         resume: Whether finished stages and checkpoints are used again.
         compile: Whether training goes through ``torch.compile``.
-        checkpoint: How often an unfinished stage is written down.
-        model: Where the model comes from.
-        baseline: The dense model that stages are compared with and taught by; ``None`` for ``model`` itself.
-        data: The corpus.
+        checkpoint: How often an unfinished stage writes a checkpoint.
+        model: Source of the model.
+        baseline: Dense model that stages are compared with and distilled from; ``None`` for ``model`` itself.
+        data: Corpus of the training and of the grading.
         pipeline: Stage name -> technique, in order.
-        trainer: The machine: devices, precision, strategy.
+        trainer: Settings of the Lightning trainer: devices, precision, strategy.
         callback: Name -> Lightning callback.
-        logger: Where curves go.
+        logger: Tracker that shows the run while it goes on.
         measure: Name -> measure of every finished stage.
     """
 
@@ -99,13 +99,13 @@ class Evaluation:
     """Root keys of an evaluation.
 
     Attributes:
-        name: Of the record.
-        runs: Folder whose records it joins.
-        seed: Of every random choice.
-        device: Where the model runs, a torch name such as ``cpu`` or ``cuda``.
-        model: What is measured.
-        baseline: The dense model it is compared with; ``None`` for itself if it was not compressed.
-        data: The corpus.
+        name: Name of the record.
+        runs: Folder whose records the new one joins.
+        seed: Seed of every random choice.
+        device: Device that the model runs on, a torch name such as ``cpu`` or ``cuda``.
+        model: Source of the model that is measured.
+        baseline: Dense model that it is compared with; ``None`` for itself, if it was not compressed.
+        data: Corpus of the grading.
         measure: Name -> measure.
     """
 
@@ -120,7 +120,7 @@ class Evaluation:
 
 
 def faults(cfg: DictConfig) -> Iterator[str]:
-    """What is wrong with root keys, one line each; a value of the wrong type is left to the schema."""
+    """Faults of root keys, one line each; a value of the wrong type is left to the schema."""
     for key, rule in _RULES.items():
         try:
             value = OmegaConf.select(cfg, key)
@@ -136,7 +136,7 @@ def faults(cfg: DictConfig) -> Iterator[str]:
 
 
 def expand(cfg: DictConfig) -> None:
-    """Make the ``~`` that a path begins with the home folder, in place: shells leave it alone behind ``key=``."""
+    """Replace the ``~`` at the beginning of paths by the home folder, in place: shells do not expand it after ``=``."""
     for key in list(cfg):
         value = cfg._get_node(key)
         if isinstance(value, DictConfig) and not (value._is_none() or value._is_missing() or value._is_interpolation()):
@@ -146,7 +146,7 @@ def expand(cfg: DictConfig) -> None:
 
 
 def _empty_paths(cfg: DictConfig, above: str = "") -> Iterator[str]:
-    """One line for each path that is empty: it would be taken for the folder that the program runs in."""
+    """One line for each empty path: the file system takes it for the folder that the program runs in."""
     for key in list(cfg):
         value = cfg._get_node(key)
         if isinstance(value, DictConfig) and not (value._is_none() or value._is_missing() or value._is_interpolation()):

@@ -1,4 +1,4 @@
-"""What a config may leave in a file, a service or a message: no value of the environment, no secret.
+"""Secrets of a config, kept out of files, services and messages, as are values of the environment.
 
 A run uses ``${oc.env:TOKEN}`` by its value; all that is written of a config keeps the text. What was typed itself at a
 key such as ``password`` or ``hub_token``, or as the user of a URL, is written as ``***``. The keys of stages are
@@ -18,7 +18,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-HIDDEN = "***"
+from slimexp.config.password import HIDDEN, masked_text
+
 _FROM = "oc.env"
 _LEAST = 6  # letters of a value that messages are searched for; a shorter one stands in words by chance
 _KEY = re.compile(
@@ -28,10 +29,7 @@ _KEY = re.compile(
     re.IGNORECASE,
 )
 _KEYS_WITHIN = re.compile(r"[{,]\s*(?:\\*['\"])?([\w.-]+)(?:\\*['\"])?\s*:")  # of a dict in a text
-# A URL with a password: USER:PASSWORD@, or a setting of such a name. HOST:PORT/ is none, whatever follows.
-_USER_OF_URL = re.compile(r"(?<=://)(?!(?:\[[^\]]*\]|[^/?#\s'\"@:]*):\d+[/?#])[^/?#\s'\"]*:[^\s'\"]*(?=@)")
-_SETTING_OF_URL = re.compile(r"([?&;][^=&;\s]*(?:pass|pwd|secret|token)[^=&;\s]*=)[^&\s'\"]*", re.IGNORECASE)
-_given: dict[str, str] = {}  # what messages do not repeat -> what they say instead
+_replacements: dict[str, str] = {}  # text that messages must not repeat -> text in its place
 
 
 class _Withheld(Exception):
@@ -39,30 +37,30 @@ class _Withheld(Exception):
 
 
 def register() -> None:
-    """Remember what a config reads of the environment, so that messages do not repeat it."""
+    """Have configs remember what they read of the environment, so that messages do not repeat it."""
 
     def read(name: str, default: Any = oc._DEFAULT_MARKER_) -> Any:
         value = oc.env(name) if default is oc._DEFAULT_MARKER_ else oc.env(name, default)
         if value is not None and name in os.environ and len(value) >= _LEAST:  # else it is the default, an open word
-            _given[value] = f"${{{_FROM}:{name}}}"
+            _replacements[value] = f"${{{_FROM}:{name}}}"
         return value
 
     OmegaConf.register_new_resolver(_FROM, read, replace=True)
 
 
 def written(node: Any) -> Any:
-    """``node`` in plain containers and resolved, but for what comes from the environment and what is secret."""
+    """``node`` in plain containers, resolved except for what comes from the environment, and with secrets masked."""
     with _withheld():
         return _written(node)
 
 
 def hides(node: Any) -> bool:
-    """Whether something below ``node`` is written otherwise than it is used."""
+    """Whether ``written`` changes any value below ``node``."""
     return bool(written(node) != OmegaConf.to_container(node, resolve=True))
 
 
 def masked(overrides: Sequence[str] | ListConfig) -> list[str]:
-    """Overrides of a command line as they were typed, without what is secret in them.
+    """Overrides of a command line as they were typed, with secrets masked.
 
     Those in Hydra's own config are nodes, and reading one would put a variable's value in its place.
     """
@@ -71,45 +69,31 @@ def masked(overrides: Sequence[str] | ListConfig) -> list[str]:
 
 
 def remember(overrides: Sequence[str]) -> None:
-    """Have messages not repeat the secrets that stand in overrides, nor what libraries say of their values."""
+    """Remember the secrets in overrides, so that messages do not repeat them, nor libraries their values."""
     for override in overrides:
         if (hidden := _masked(override)) != override:
-            _given[override] = hidden
+            _replacements[override] = hidden
             value = override.partition("=")[2].strip("'\"")
             if hidden.endswith(f"={HIDDEN}") and len(value) >= _LEAST:
-                _given[value] = HIDDEN
+                _replacements[value] = HIDDEN
 
 
 def redacted(text: str) -> str:
-    """``text`` without what is remembered, values of the environment among it, and without passwords in URLs."""
-    for value in sorted(_given, key=len, reverse=True):
-        text = text.replace(value, _given[value])
-    return _without_passwords(text)
-
-
-def holds_password(text: str) -> bool:
-    """Whether there is a password in a URL in it."""
-    return (_USER_OF_URL.search(text) or _SETTING_OF_URL.search(text)) is not None
-
-
-def shown(override: str) -> str:
-    """As it may be shown: without its value, where that holds a password."""
-    return f"{override.partition('=')[0]}={HIDDEN}" if holds_password(override) else override
-
-
-def _without_passwords(text: str) -> str:
-    return _SETTING_OF_URL.sub(rf"\1{HIDDEN}", _USER_OF_URL.sub(HIDDEN, text))
+    """``text`` with remembered secrets, values of the environment and passwords in URLs replaced."""
+    for value in sorted(_replacements, key=len, reverse=True):
+        text = text.replace(value, _replacements[value])
+    return masked_text(text)
 
 
 def _masked(override: str) -> str:
     key, equals, value = override.partition("=")
     if equals and _is_secret(key.lstrip("+~"), value):
         return f"{key}={HIDDEN}"
-    return f"{key}{equals}{_without_passwords(_masked_value(override, value))}"
+    return f"{key}{equals}{masked_text(_masked_value(override, value))}"
 
 
 def _masked_value(override: str, value: str) -> str:
-    """The value of an override, without secrets of dicts in it; nothing of it where they cannot be told apart."""
+    """The value of an override with secrets of its dicts masked; wholly masked where they cannot be told apart."""
     if not _holds_secret_key(value):
         return value
     try:
@@ -137,7 +121,7 @@ def _holds_secret_key(text: str) -> bool:
 
 
 def _is_secret(key: str, value: object) -> bool:
-    """Whether ``value`` is to be hidden: nothing, a switch and what names a variable are not."""
+    """Whether ``value`` must be masked at ``key``: no value, a switch and the name of a variable need not be."""
     text = str(value).lower()
     return text not in ("", "none", "null", "true", "false", "???") and "${" not in text and bool(_KEY.search(key))
 
@@ -180,7 +164,7 @@ def _entry(parent: DictConfig | ListConfig, key: Any) -> Any:
 
 
 def _hidden(tree: Any) -> Any:
-    """A tree that stands at a secret key: its form, and of its leaves what is no secret anywhere."""
+    """A tree below a secret key: its structure, with every leaf masked that could be a secret."""
     if isinstance(tree, dict):
         return {key: _hidden(inner) for key, inner in tree.items()}
     if isinstance(tree, list):
@@ -192,7 +176,7 @@ def _plain(value: Any) -> Any:
     """A value that containers hold, without passwords in URLs."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
-    return _without_passwords(value) if isinstance(value, str) else value
+    return masked_text(value) if isinstance(value, str) else value
 
 
 register()

@@ -1,4 +1,4 @@
-"""JSON files that somebody else may have written: read within bounds, and whatever is wrong with one is one line."""
+"""JSON files that another program or person may have written: read within bounds, and a fault is one line."""
 
 import json
 import math
@@ -6,33 +6,38 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from slimexp.file import regular
+from slimexp.file.integrity import LARGEST, Damaged
+
 MB = 2**20
+OWN_MB = LARGEST // MB  # size of a file that slimexp wrote
 
 
-def read_object(path: Path, *, most_mb: int = 64, strict: bool = False, way_out: str = "get the file anew") -> Any:
+def read_object(
+    path: Path, *, most_mb: int = 64, strict: bool = False, way_out: str | None = "get the file anew"
+) -> dict[str, Any]:
     """The JSON object in a file.
 
     Args:
-        path: Where it should be.
+        path: The file; links are followed.
         most_mb: Largest size, in MB of 2^20 bytes; a larger file is not read.
-        strict: Whether numbers must be finite and names given once, as in every file that slimexp writes.
-        way_out: What to do about a file that is damaged.
+        strict: Whether numbers must be finite and names unique, as in every file that slimexp writes.
+        way_out: What to do about a damaged file; ``None`` where the caller says it, who gets the reason alone.
 
     Raises:
-        ValueError: It is missing, no regular file (a pipe would be waited for without end), too large, no UTF-8, no
+        Damaged: It is missing, no regular file (a pipe would be waited for without end), too large, no UTF-8, no
             JSON, nested too deeply, or no object.
     """
     try:
         require_file(path, most_mb=most_mb)
-        with path.open("rb") as file:
-            text = file.read(most_mb * MB + 1).decode()
-        content = json.loads(text, **_STRICT) if strict else json.loads(text)
-    except RecursionError as error:
-        raise ValueError(f"'{path}' is damaged (it is nested too deeply): {way_out}") from error
-    except (OSError, ValueError) as error:
-        raise ValueError(f"'{path}' is damaged ({one_line(error)}): {way_out}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"'{path}' is damaged (it holds a {type(content).__name__}, not an object): {way_out}")
+        content = json.loads(regular.content(path, most_mb * MB).decode(), **(_STRICT if strict else {}))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, not an object")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else one_line(error)
+        if way_out is None:
+            raise Damaged(f"{path.name} is no JSON object: {reason}") from error
+        raise Damaged(f"'{path}' is damaged ({reason}): {way_out}") from error
     return content
 
 
@@ -41,19 +46,19 @@ def require_file(path: Path, *, most_mb: int | None = None) -> None:
 
     Raises:
         ValueError: It is one of these.
-        OSError: Nothing can be told of it.
+        OSError: Nothing is there, or it cannot be examined.
     """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is no regular file")
-    if most_mb is not None and found.st_size > most_mb * MB:
-        raise ValueError(f"it must have at most {most_mb} MB, got {found.st_size / MB:.0f}")
+    if most_mb is not None and status.st_size > most_mb * MB:
+        raise ValueError(f"it must have at most {most_mb} MB, got {status.st_size / MB:.0f}")
 
 
 def one_line(error: BaseException, most: int = 300) -> str:
-    """What an error of another library says, in one line."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said if len(said) <= most else f"{said[:most]} ..."
+    """The message of an error in one line of at most ``most`` characters; its class where it has no message."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if len(message) <= most else f"{message[:most]} ..."
 
 
 def _finite(digits: str) -> float:
@@ -62,7 +67,7 @@ def _finite(digits: str) -> float:
     return number
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
@@ -70,4 +75,4 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-_STRICT: dict[str, Any] = {"parse_float": _finite, "parse_constant": _finite, "object_pairs_hook": _once}
+_STRICT: dict[str, Any] = {"parse_float": _finite, "parse_constant": _finite, "object_pairs_hook": _unique}

@@ -1,4 +1,4 @@
-"""What is on disk is what was written there: digests are taken when files are made, and compared before they are used.
+"""Files that hold what was written: digests are taken when files are made, and compared before they are used.
 
 Files are written under another name, brought to the disk and then renamed, so that a kill or a power cut at any moment
 leaves the old or the new one. What other programs, a full disk or a failing one did to them since is ``Damaged``.
@@ -8,18 +8,21 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from slimexp.file import regular
 
-LARGEST = 2**28  # bytes of a JSON file: one that is larger is none of ours
+LARGEST = 2**28  # bytes of a JSON file: slimexp writes none that is larger
 SEAL = "sha256"
-_DIGESTS: dict[tuple[int, ...], str] = {}  # by what changes with every write: a file is read once per process
+_PID = re.compile(r"[0-9]{1,9}")  # a larger one is of no process
+_DIGESTS: dict[tuple[int, ...], str] = {}  # by what changes with every write, so that a file is read once per process
 
 
 class Damaged(ValueError):
@@ -37,21 +40,21 @@ def digests(folder: Path) -> dict[str, dict[str, Any]]:
 def digest(path: Path) -> str:
     """SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
-        found = os.fstat(file.fileno())
-        known = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-        if known not in _DIGESTS:
-            _DIGESTS[known] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _DIGESTS[known]
+        status = os.fstat(file.fileno())
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if identity not in _DIGESTS:
+            _DIGESTS[identity] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _DIGESTS[identity]
 
 
 def check_files(folder: Path, expected: Mapping[str, Mapping[str, Any]]) -> None:
-    """Compare files with what ``digests`` said of them; others are not looked at.
+    """Compare files with their ``digests``; files without one are not examined.
 
     Raises:
         Damaged: One is missing, of another size or of other content, or lies elsewhere by its name.
     """
     for name, file in expected.items():
-        # of another hand; libraries keep some of their files in folders below
+        # the names are another program's, perhaps; libraries keep some of their files in folders below
         if not name.isprintable() or "\\" in name or {"", ".", ".."} & set(name.split("/")):
             raise Damaged(f"{name!r:.80} is no name of a file in it")
         path = folder / name
@@ -70,7 +73,7 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_seal(content: Mapping[str, Any]) -> None:
-    """Raise ``Damaged`` where ``content`` is not what was sealed."""
+    """Raise ``Damaged`` where ``content`` differs from what was sealed."""
     try:
         whole = content.get(SEAL) == _seal(content)
     except RecursionError:  # brackets in brackets
@@ -79,50 +82,59 @@ def check_seal(content: Mapping[str, Any]) -> None:
         raise Damaged("it has other content than was written")
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        Damaged: It is no file, too large to be ours, or holds no strict JSON object.
-    """
-    _check_regular(path)
-    if (size := path.stat().st_size) > LARGEST:
-        raise Damaged(f"{path.name} has {size} bytes")
-    try:
-        content = json.loads(path.read_bytes(), parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:  # the second: brackets in brackets
-        raise Damaged(f"{path.name} is no JSON: {error}" if size else f"{path.name} is empty") from error
-    if not isinstance(content, dict):
-        raise Damaged(f"{path.name} holds no object")
-    return content
-
-
-def check_numbers(figures: Any, what: str) -> None:
+def check_numbers(figures: Any, name: str) -> None:
     """Raise ``Damaged`` unless ``figures`` are finite numbers by name."""
     if not isinstance(figures, dict):
-        raise Damaged(f"{what} are no figures by name")
-    for name, value in figures.items():
+        raise Damaged(f"{name} are no figures by name")
+    for metric, value in figures.items():
         if type(value) not in (int, float) or not is_finite(value):
-            raise Damaged(f"{what}.{name} is no finite number")
+            raise Damaged(f"{name}.{metric} is no finite number")
 
 
 def is_finite(value: float) -> bool:
-    """Of integers that no float can hold too, which ``math.isfinite`` fails at."""
+    """Whether a number is finite; integers that no float can hold are not, for which ``math.isfinite`` raises."""
     return abs(value) <= sys.float_info.max
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file that is whole at every moment: the old one, or the new one."""
-    partial = path.with_suffix(".partial")
-    remove(partial)
-    partial.write_text(text)
+def write(path: Path, text: str, *, partial: Path | None = None) -> None:
+    """Write a file that is whole at every moment: the old one, or the new one.
+
+    Args:
+        path: The file.
+        text: Its content.
+        partial: Name of the file until it is whole, in the same folder; one of each process's own where several may
+            write at once. ``None`` for ``path`` with the suffix ``.partial``.
+    """
+    partial = partial or path.with_suffix(".partial")
+    remove(partial)  # a pipe would be waited for, and a link written through
+    with partial.open("x", encoding="utf-8") as file:
+        file.write(text)
     publish(partial, path)
 
 
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """A name of this process's own for a file that becomes ``path`` when it is whole.
+
+    A link at ``path`` is replaced, and not written through. What processes that were killed left under such names is
+    removed.
+    """
+    for leftover in path.parent.glob(f".*.{path.name}"):
+        if _PID.fullmatch(pid := leftover.name.split(".")[1]) and not _is_alive(int(pid)):
+            leftover.unlink(missing_ok=True)
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    partial.unlink(missing_ok=True)
+    try:
+        yield partial
+        publish(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def publish(partial: Path, path: Path) -> None:
-    """Give what was written aside its name, once it is on the disk."""
-    for one in [*sorted(partial.rglob("*")), partial] if partial.is_dir() else [partial]:
-        sync(one)
+    """Rename what was written aside, a file or a folder, once it is on the disk."""
+    for written in [*sorted(partial.rglob("*")), partial] if partial.is_dir() else [partial]:
+        sync(written)
     os.replace(partial, path)
     sync(path.parent)
 
@@ -140,16 +152,16 @@ def sync(path: Path) -> None:
 
 
 def lock_file(path: Path) -> IO[str]:
-    """A file to lock, made where there is none; neither a link is followed nor a pipe waited for.
+    """A file to lock, created where there is none; no link is followed, and no pipe waited for.
 
     Raises:
-        OSError: It cannot be opened, or is no file.
+        OSError: It cannot be opened, or is no regular file.
     """
     return os.fdopen(regular.descriptor(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW), "a")
 
 
 def set_aside(path: Path) -> Path:
-    """Rename what is damaged, in place of what was set aside there before; returns where it is now."""
+    """Rename a damaged file or folder, in place of one that was set aside earlier; returns its new path."""
     aside = path.with_name(f"damaged-{path.name}")
     remove(aside)
     os.replace(path, aside)
@@ -157,7 +169,7 @@ def set_aside(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove whatever is there: a file, a folder, a link or nothing."""
+    """Remove ``path``, whether it is a file, a folder, a link or nothing."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -165,20 +177,26 @@ def remove(path: Path) -> None:
 
 
 def is_other_kind(path: Path) -> bool:
-    """Whether something is there that is no file of its own: a folder, a pipe, a link, whatever that leads to."""
+    """Whether ``path`` exists and is no regular file: a folder, a pipe, or a link, whatever that leads to."""
     return os.path.lexists(path) and (path.is_symlink() or not path.is_file())
 
 
 def _check_regular(path: Path) -> None:
-    """A pipe would be waited for without end."""
+    """Raise ``Damaged`` unless ``path`` is a regular file: a pipe would be waited for without end."""
     if not path.exists() or not stat.S_ISREG(path.stat().st_mode):
         raise Damaged(f"{path.name} is no file")
-
-
-def _refuse(word: str) -> None:
-    raise ValueError(f"{word} is no number of it")
 
 
 def _seal(content: Mapping[str, Any]) -> str:
     rest = {name: value for name, value in content.items() if name != SEAL}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True

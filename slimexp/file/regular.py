@@ -1,4 +1,4 @@
-"""Files that somebody else may have put there: opened only where they are regular, read no further than a bound."""
+"""Files that another program or person may have put there: opened only where they are regular, read up to a bound."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ _PIECE = 1 << 16  # bytes
 
 
 def descriptor(path: str | Path, flags: int = os.O_RDONLY) -> int:
-    """Open a regular file, without waiting for the other end of what turns out to be a pipe; links are followed.
+    """A descriptor of a regular file, opened without waiting for the other end of a pipe; links are followed.
 
     Raises:
         OSError: It cannot be opened, or it is a folder, a pipe or a device.
@@ -23,21 +23,21 @@ def descriptor(path: str | Path, flags: int = os.O_RDONLY) -> int:
     return file
 
 
-def opened(path: str | Path) -> BinaryIO:
-    """A regular file to read from.
+def opened(path: str | Path, flags: int = 0) -> BinaryIO:
+    """A regular file to read from; ``flags`` are further ones of ``os.open``, such as ``os.O_NOFOLLOW``.
 
     Raises:
         OSError: As ``descriptor``.
     """
-    return os.fdopen(descriptor(path), "rb")
+    return os.fdopen(descriptor(path, os.O_RDONLY | flags), "rb")
 
 
 def content(path: str | Path, most: int) -> bytes:
-    """What the file holds.
+    """The content of a file.
 
     Args:
         path: A regular file.
-        most: Bytes it may have.
+        most: Largest size, in bytes.
 
     Raises:
         OSError: As ``descriptor``.

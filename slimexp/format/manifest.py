@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from slimexp.config import renamed
+from slimexp.config.annotation import is_of_type
 from slimexp.config.signature import Parameter, signature
 from slimexp.file import integrity
-from slimexp.file.bounded import read_object
+from slimexp.file.bounded import OWN_MB, read_object
 from slimexp.file.integrity import Damaged
 
 FORMAT = 1
@@ -46,7 +47,6 @@ ATTACHMENTS = frozenset(
 _LEAVES_DENSE = "Finetune"  # the only technique that compresses nothing
 WAY_OUT = "copy or train the model anew"
 _ROW = {"module": str, "tensor": str, "class": str, "arguments": dict}
-_PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     if not os.path.lexists(path):
         raise ValueError(f"'{folder}' is no slimexp artifact: it holds no {NAME}")
-    content: dict[str, Any] = read_object(path, strict=True, way_out=WAY_OUT)
+    content = read_object(path, strict=True, way_out=WAY_OUT)
     try:
         _whole(content.get("format"), "format", least=1)
         if content["format"] > FORMAT:
@@ -95,7 +95,7 @@ def check(folder: Path, *, key: str | None = None) -> None:
         raise Damaged("it is no folder")
     if not os.path.lexists(folder / NAME):
         raise Damaged(f"{NAME} is missing")
-    content = integrity.read_object(folder / NAME)
+    content = read_object(folder / NAME, most_mb=OWN_MB, strict=True, way_out=None)
     if missing := [name for name in ("format", "family", "max_length", "stages", "attachments") if name not in content]:
         raise Damaged(f"{NAME} lacks {', '.join(missing)}")
     if content.keys() & {integrity.SEAL, "digests"}:
@@ -152,7 +152,7 @@ def _check_stage(stage: Mapping[str, Any], where: str) -> None:
     if not isinstance(coverage, dict):
         raise _Fault(f"{where}.coverage", "numbers by name", coverage)
     for name, figure in coverage.items():
-        if not name.isprintable() or not _is(figure, "float") or not abs(figure) <= 1e300:
+        if not name.isprintable() or not is_of_type("float", figure) or not abs(figure) <= 1e300:
             raise _Fault(f"{where}.coverage.{name}", "a finite number", figure)
 
 
@@ -184,18 +184,13 @@ def _check_argument(parameter: Parameter, value: Any, where: str) -> None:
             return
         if value is None and kind == "None":
             return
-        if _is(value, kind) and (isinstance(value, (bool, str)) or abs(value) <= LARGEST):
+        if is_of_type(kind, value) and (isinstance(value, (bool, str)) or abs(value) <= LARGEST):
             return
     raise _Fault(where, annotation, value)
 
 
-def _is(value: Any, kind: str) -> bool:
-    """Whether a value of JSON has the type of an annotation of one word; true and false are no numbers."""
-    return isinstance(value, _PLAIN.get(kind, ())) and (kind == "bool" or not isinstance(value, bool))
-
-
 def _whole(value: Any, where: str, *, least: int) -> None:
-    if not _is(value, "int") or not least <= value <= LARGEST:
+    if not is_of_type("int", value) or not least <= value <= LARGEST:
         raise _Fault(where, f"a whole number from {least} to {LARGEST}", value)
 
 

@@ -1,4 +1,4 @@
-"""What a program says of a long loop, and when its surroundings give way: a disk, a folder, a reader, a user."""
+"""The console of a program: progress of a loop, and one line when a disk, a folder, a reader or a user ends it."""
 
 import argparse
 import errno
@@ -37,7 +37,7 @@ _SHUT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, er
 _BROKEN = {errno.EIO, errno.ESTALE, errno.EREMOTEIO}
 _FILES = {errno.EMFILE, errno.ENFILE}
 _NUMBER = re.compile(r"(?:os error |\[?Errno )(\d+)")
-_TOLD = {
+_PHRASES = {
     **{os.strerror(number): number for number in (*_FULL, *_BROKEN, *_FILES, errno.EFBIG, errno.ENOMEM)},
     "PytorchStreamWriter failed": _TORN,
     "enforce fail at inline_container": _TORN,
@@ -51,7 +51,7 @@ class Terminated(KeyboardInterrupt):
 
 
 class Parser(argparse.ArgumentParser):
-    """Of a command's arguments; what is wrong with them is one line."""
+    """Parser of a command's arguments, whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         """End the program."""
@@ -59,10 +59,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def path(text: str) -> Path:
-    """A path that was typed; empty text is none, and ``Path`` takes it for the folder that the program runs in.
+    """The path in an argument; an empty one is refused, as ``Path`` takes it for the folder that the program runs in.
 
     Raises:
-        argparse.ArgumentTypeError: It is empty, as where a variable of the shell is not set.
+        argparse.ArgumentTypeError: The text is empty, as where a variable of the shell is not set.
     """
     if not text.strip():
         raise argparse.ArgumentTypeError(f"must be a path, got {text!r}: write . for this folder")
@@ -94,7 +94,7 @@ def interruptible(kept: str = "the same command begins anew") -> Iterator[None]:
     that are forked from this one heed both as by default.
 
     Args:
-        kept: What becomes of the work done so far, for the line.
+        kept: End of the line: what is kept of the work done so far.
     """
     stops = _Stops()
     try:
@@ -103,15 +103,15 @@ def interruptible(kept: str = "the same command begins anew") -> Iterator[None]:
         stop = error if isinstance(error, KeyboardInterrupt) else stops.raised
         if stop is None:
             raise
-        what = "terminated" if isinstance(stop, Terminated) else "interrupted"
-        print(f"{what}: {kept}", file=sys.stderr)
+        ending = "terminated" if isinstance(stop, Terminated) else "interrupted"
+        print(f"{ending}: {kept}", file=sys.stderr)
         sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
     finally:
         stops.restore()
 
 
 class _Stops:
-    """Handlers of SIGINT and SIGTERM: the first raises, what follows at once is the same wish, a later one ends."""
+    """Handlers of SIGINT and SIGTERM: the first signal raises, one right after it is ignored, a later one exits."""
 
     def __init__(self) -> None:
         self.raised: KeyboardInterrupt | None = None
@@ -148,7 +148,7 @@ def _leave(status: int) -> NoReturn:
 
 
 def counted(items: Collection[T], what: str) -> Iterator[T]:
-    """``items``, and how many are done: on a terminal in a line that is written over, else a line at every tenth."""
+    """``items``, with the number done printed: on a terminal in a line that is overwritten, else at every tenth."""
     live, last = sys.stdout.isatty(), len(items)
     try:
         for done, item in enumerate(items, 1):
@@ -163,32 +163,32 @@ def counted(items: Collection[T], what: str) -> Iterator[T]:
 
 
 def printable(text: object, most: int | None = LABEL) -> str:
-    """Text that somebody else wrote, in one line that no terminal obeys: control characters are shown as ``\\x1b``.
+    """Text from outside, in one line that no terminal obeys: control characters are shown as ``\\x1b``.
 
     Args:
-        text: Anything; its ``str`` is shown.
-        most: Characters after which it is cut; ``None`` for a text of our own, whose end may be a way out.
+        text: Any object; its ``str`` is shown.
+        most: Number of characters after which it is cut; ``None`` for a message of slimexp, whose end may matter.
     """
     line = str(text)
     if most is not None and len(line) > most:
         line = f"{line[:most]}…"
     if line.isprintable():
         return line
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
 
 
 def disk_fault(error: BaseException, folder: str | None, *, setting: str) -> str | None:
-    """What to tell of a disk, a folder or a memory that gives way; ``None`` for anything else.
+    """The message on a disk, folder or memory that fails or is full; ``None`` for any other error.
 
     Args:
         error: An ``OSError``, or what libraries in C++ and Rust raise instead, with the reason in its text.
-        folder: Where the program writes.
-        setting: How to choose another folder.
+        folder: Folder that the program writes to.
+        setting: Way to choose another folder, as it is typed.
     """
     number = _number(error)
     file = (error.filename2 or error.filename) if isinstance(error, OSError) else None  # the second is a copy's target
-    ours = file is None or folder is None or _related(str(file), folder)
-    where, why = folder or file if ours else file, os.strerror(number or 0)
+    is_own = file is None or folder is None or _related(str(file), folder)
+    where, why = folder or file if is_own else file, os.strerror(number or 0)
     if number == errno.EFBIG:
         return f"a file in {where} would be larger than allowed: raise ulimit -f, or choose another disk by {setting}"
     if number in _FULL:
@@ -201,24 +201,24 @@ def disk_fault(error: BaseException, folder: str | None, *, setting: str) -> str
     if number in _FILES:
         return f"{why.lower()}: raise the limit (ulimit -n) or use fewer workers, and repeat the command"
     if number == errno.ENOMEM:
-        said = (str(error).strip().splitlines() or ["MemoryError"])[0]
-        return f"no memory left ({said[:200]}): free some, or use a smaller model, batch or max_length"
-    if number in _SHUT and file is not None and ours:
+        message = (str(error).strip().splitlines() or ["MemoryError"])[0]
+        return f"no memory left ({message[:200]}): free some, or use a smaller model, batch or max_length"
+    if number in _SHUT and file is not None and is_own:
         why = "a file has that name" if number in (errno.EEXIST, errno.ENOTDIR) else why
         return f"cannot write to {_short(str(file))} ({why}): choose a folder of your own by {setting}"
     return None
 
 
 def _number(error: BaseException) -> int | None:
-    """The system's number of an error, by itself or in the text."""
+    """The ``errno`` of an error, from its attribute or its text."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     if isinstance(error, MemoryError):
         return errno.ENOMEM
     text = str(error)
-    if found := _NUMBER.search(text):
-        return int(found[1])
-    return next((number for phrase, number in _TOLD.items() if phrase in text), None)
+    if match := _NUMBER.search(text):
+        return int(match[1])
+    return next((number for phrase, number in _PHRASES.items() if phrase in text), None)
 
 
 def _short(path: str) -> str:
@@ -226,7 +226,7 @@ def _short(path: str) -> str:
 
 
 def _related(file: str, folder: str) -> bool:
-    """Whether one of the two lies in the other."""
+    """Whether one of two paths lies in the other."""
     file, folder = os.path.abspath(file), os.path.abspath(folder)
     return os.path.commonpath([file, folder]) in (file, folder)
 

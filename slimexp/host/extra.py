@@ -8,12 +8,12 @@ def require(module: str, *, extra: str, by: str) -> ModuleType:
     """Import a package that is not among slimexp's own dependencies.
 
     Args:
-        module: What to import.
-        extra: Of slimexp, which installs it.
-        by: What asks for it, as it is typed.
+        module: Dotted name of the module.
+        extra: Extra of slimexp that installs it.
+        by: Setting that needs it, as it is typed.
 
     Raises:
-        ValueError: It is not installed.
+        ValueError: The package is not installed.
     """
     try:
         return importlib.import_module(module)

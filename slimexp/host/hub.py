@@ -7,19 +7,19 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from typing import Literal
 
-REACH_S = 3.0
-_REMEMBERED_S = 60  # how long an answer, or its absence, is believed
+REACH_S = 3.0  # seconds within which the hub must answer
+_REMEMBERED_S = 60  # seconds for which an answer, or its absence, is remembered
 _ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def answers(timeout_s: float = REACH_S) -> bool:
-    """Whether the hub can be reached; asked at most once a minute."""
+    """Whether the hub can be reached; it is tried at most once a minute."""
     return _answers(timeout_s, int(time.monotonic() // _REMEMBERED_S))
 
 
 @contextmanager
 def reached() -> Iterator[None]:
-    """Where the hub does not answer, only what an earlier run downloaded is looked for."""
+    """Use only what earlier runs downloaded, where the hub does not answer."""
     with nullcontext() if answers() else offline():
         yield
 
@@ -46,13 +46,13 @@ def offline() -> Iterator[None]:
 
 
 def missing(name: str, kind: Literal["model", "dataset"], error: Exception, *, key: str) -> str:
-    """Why a model or dataset cannot be had, and the way out, in one line.
+    """Why a model or dataset is missing, and the way out, in one line.
 
     Args:
-        name: A hub id, or a folder that is not there.
-        kind: What it stands for.
-        error: What the library raised.
-        key: Where a folder can be given instead.
+        name: Id on the hub, or path of a folder that does not exist.
+        kind: Whether the name is that of a model or of a dataset.
+        error: Error that the library raised.
+        key: Config key that takes a folder instead.
     """
     from huggingface_hub import constants
 

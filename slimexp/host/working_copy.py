@@ -1,4 +1,4 @@
-"""The commit of the working directory, asked of git so that nothing which a repository configures is run."""
+"""The commit of the working directory, by calls of git that run no program which the repository configures."""
 
 import os
 import subprocess
@@ -42,24 +42,24 @@ def state() -> dict[str, Any] | None:
 def _without_filters() -> dict[str, str]:
     """Settings that take the repository's own filters away."""
     try:
-        found = _output("config", "--null", "--show-scope", "--name-only", "--get-regexp", r"^filter\.").split(b"\0")
+        entries = _output("config", "--null", "--show-scope", "--name-only", "--get-regexp", r"^filter\.").split(b"\0")
     except subprocess.CalledProcessError:  # there is none
         return {}
-    own = {os.fsdecode(name) for scope, name in zip(found[::2], found[1::2], strict=False) if scope in _OWN_SCOPES}
+    own = {os.fsdecode(name) for scope, name in zip(entries[::2], entries[1::2], strict=False) if scope in _OWN_SCOPES}
     return {name: "false" if name.endswith(".required") else "" for name in own}
 
 
 def _output(*command: str, settings: Mapping[str, str] | None = None) -> bytes:
     options = [part for setting in _OFF for part in ("-c", setting)]
     place = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
-    given = {"GIT_CONFIG_COUNT": str(place + len(settings or {}))}  # by -c a name with '=' would be another
+    environment = {"GIT_CONFIG_COUNT": str(place + len(settings or {}))}  # by -c a name with '=' would be another
     for index, (name, value) in enumerate((settings or {}).items(), start=place):
-        given |= {f"GIT_CONFIG_KEY_{index}": name, f"GIT_CONFIG_VALUE_{index}": value}
+        environment |= {f"GIT_CONFIG_KEY_{index}": name, f"GIT_CONFIG_VALUE_{index}": value}
     return subprocess.run(
         ["git", *options, *command],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=_SECONDS,
         check=True,
-        env={**os.environ, **_QUIET, **given},
+        env={**os.environ, **_QUIET, **environment},
     ).stdout

@@ -6,7 +6,8 @@ import stat
 import sys
 from pathlib import Path
 
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe of that name must not be waited for
+from slimexp.file import regular
+
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -34,10 +35,8 @@ def read(path: Path, *, most: int, trusted: bool = False) -> bytes:
         OSError: The file cannot be read.
         ValueError: The path is no regular file, it is too long, or other users could have written it.
     """
-    with os.fdopen(os.open(path, _FILE), "rb") as file:
+    with regular.opened(path, os.O_NOFOLLOW) as file:
         about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
-            raise ValueError("it is no file")
         if about.st_size > most:
             raise ValueError(f"it is longer than {most} bytes")
         if trusted:

@@ -1,6 +1,6 @@
-"""What shows a run while it goes on.
+"""Trackers, which show a run while it goes on.
 
-The record is the truth; loggers mirror it. None prompts, blocks for long or stops a run.
+The record is the truth; trackers mirror it. None prompts, blocks for long or stops a run.
 """
 
 from abc import ABC, abstractmethod
@@ -14,19 +14,19 @@ from slimexp.logger.curves import Curves
 
 
 class Tracker(ABC):
-    """Where a command's progress is shown. Opened once per command, closed once."""
+    """Shows the progress of a command. Opened once per command, closed once."""
 
     @abstractmethod
     def start(self, *, name: str, config: Mapping[str, Any]) -> None:
         """Start tracking.
 
         Args:
-            name: The run's name.
-            config: The configuration, as ``secret.written`` gives it.
+            name: Name of the run.
+            config: Configuration, as ``secret.written`` gives it.
         """
 
     def loggers(self, stage: str, curves: str | Path) -> list[pl.loggers.Logger]:
-        """Lightning loggers of one stage; whatever else tracks it, its curves are written to the file ``curves``."""
+        """Lightning loggers of one stage, the first of which writes its curves to the file ``curves``."""
         return [Curves(path=curves)]
 
     @abstractmethod

@@ -12,8 +12,6 @@ import pytorch_lightning as pl
 from slimexp.file import integrity
 
 _LONGEST = 2**20  # bytes of a row
-
-
 EPOCH = "epoch"  # Lightning adds it: a count of its loop, which runs once per stage, or once more when resumed
 
 
@@ -24,7 +22,7 @@ class Curves(pl.loggers.Logger):
     on, so that the file equals the one of a run that was never stopped. Values that are not finite become null.
 
     Args:
-        path: The file; it and its folder are made at the first line.
+        path: The file; it and its folder are created at the first line.
     """
 
     def __init__(self, *, path: str | Path) -> None:
@@ -61,22 +59,22 @@ class Curves(pl.loggers.Logger):
 
 
 def drop_from(path: Path, step: float) -> str | None:
-    """Keep the lines of ``path`` before ``step``; half a line of a killed process goes too.
+    """Keep the rows of ``path`` before ``step``; half a row of a killed process is dropped too.
 
     Returns:
-        The first line that is none of ours, where there is one; such lines go.
+        A message on the first line that is no row, where there is one; such lines are dropped.
     """
     if not path.exists():
         return None
-    kept, wrong = [], None
+    rows, fault = [], None
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(_LONGEST), b""), start=1):
-            if (found := _step(line)) is not None:
-                kept += [line.decode()] if found < step else []
+            if (logged := _step(line)) is not None:
+                rows += [line.decode()] if logged < step else []
             elif line.endswith(b"\n") or len(line) == _LONGEST:
-                wrong = wrong or f"line {number} is no row of it"
-    integrity.write(path, "".join(kept))
-    return wrong
+                fault = fault or f"line {number} is no row of it"
+    integrity.write(path, "".join(rows))
+    return fault
 
 
 def _step(line: bytes) -> float | None:
@@ -88,5 +86,5 @@ def _step(line: bytes) -> float | None:
         return None
     if not isinstance(row, dict) or not {type(value) for value in row.values()} <= {int, float, type(None)}:
         return None
-    known = "step" in row and all(value is None or integrity.is_finite(value) for value in row.values())
-    return (row["step"] or 0) if known else None
+    is_row = "step" in row and all(value is None or integrity.is_finite(value) for value in row.values())
+    return (row["step"] or 0) if is_row else None

@@ -24,16 +24,16 @@ _WHOLE, _LAST = 1, 4  # kinds of a frame that ends a record
 
 @dataclass(frozen=True)
 class Log:
-    """What a run's transaction log holds.
+    """The content of a run's transaction log.
 
     Attributes:
-        folder: Of the run.
-        id: The run's id.
-        group: Its group; empty for none.
-        job_type: Its job type; empty for none.
-        config: Its configuration, without what W&B adds.
-        summary: Its summary, without what W&B adds.
-        finished: Whether it was finished, as a run is not that was killed, or whose log is cut or damaged.
+        folder: Folder of the run.
+        id: Id of the run.
+        group: Group of the run; empty for none.
+        job_type: Job type of the run; empty for none.
+        config: Configuration, without the keys that W&B adds.
+        summary: Summary, without the keys that W&B adds.
+        finished: Whether the run was finished: one that was killed, or whose log is cut or damaged, was not.
     """
 
     folder: Path
@@ -46,13 +46,13 @@ class Log:
 
 
 def logs(folder: Path) -> list[Log]:
-    """Logs of all runs below ``folder``, oldest first; those that do not even name their run are left out."""
+    """Logs of all runs below ``folder``, oldest first, without those that do not even name their run."""
     files = sorted(folder.rglob("wandb/*run-*/run-*.wandb"))
     return [log for file in files if (log := read(file)).id]
 
 
 def read(path: Path) -> Log:
-    """One log, up to where it is cut or damaged; nothing of what is no file."""
+    """One log, up to where it is cut or damaged; an empty one of a path that is no file."""
     run: Any = None
     config: dict[str, Any] = {}
     summary: dict[str, Any] = {}
@@ -86,7 +86,7 @@ def records(path: Path) -> Iterator[Any]:
     """W&B's ``Record`` messages of a log, up to the first that is not whole.
 
     Raises:
-        OSError: ``path`` is no file that can be read.
+        OSError: ``path`` is no regular file, or cannot be read.
     """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
@@ -127,7 +127,7 @@ def _contents(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def _change(tree: dict[str, Any], change: Any) -> None:
-    """Bring in the updates of a config or summary record."""
+    """Apply the updates of a config or summary record to a tree."""
     for item in change.update:
         *path, last = _path(item)
         _below(tree, path)[last] = json.loads(item.value_json)

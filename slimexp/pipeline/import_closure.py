@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from slimexp.config.signature import source_path
+from slimexp.config.definition import source_path
 
 Find = Callable[[str], Path | None]  # module -> its source file; ``None`` where there is no such module
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from slimexp.config import secret
 from slimexp.config.allowlist import own_packages
-from slimexp.config.signature import source_path
+from slimexp.config.definition import source_path
 from slimexp.data.base import Corpus
 from slimexp.model.base import Source
 from slimexp.pipeline.import_closure import Find, closure, digest
@@ -38,6 +38,7 @@ SHAPES_NOTHING = {
     "slimexp.host.console": "prints",
     "slimexp.pipeline.progress": "prints",
     "slimexp.record": "keeps what is finished, folders and locks; another way of making keys makes other keys",
+    "slimexp.config.definition": "finds what is named",
     "slimexp.config.signature": "refuses arguments, or lets them pass as they are",
     "slimexp.stopper": "gives a training up, and what was given up is no result",
     "slimexp.logger": "shows how a training goes",

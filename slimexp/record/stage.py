@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from slimexp.file import integrity
+from slimexp.file.bounded import OWN_MB, read_object
 from slimexp.host.console import printable
 
 DENSE = "dense"  # name of the stage that holds the model which others are compared with
@@ -116,7 +117,7 @@ class Stage:
         if not os.path.lexists(path):
             return {}
         try:
-            content = integrity.read_object(path)
+            content = read_object(path, most_mb=OWN_MB, strict=True, way_out=None)
             integrity.check_numbers(content.get("metrics"), "metrics")
             integrity.check_seal(content)
         except integrity.Damaged as error:

@@ -21,7 +21,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.nn import functional as F
 
-from slimexp.file import regular
+from slimexp.file import integrity, regular
 from slimexp.measure.base import spread, untouched
 from slimexp.model.base import IGNORE
 from slimexp.record.stage import Stopped
@@ -102,11 +102,7 @@ def validation_loss(technique: Finetune, rows: int) -> float:
 def write(path: Path, grade: dict[str, Any]) -> None:
     """Write a trial's grade to a file beside ``path`` and rename it, so that no other trial reads half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.unlink(missing_ok=True)  # a pipe would be waited for, and a link written through
-    with partial.open("x") as file:
-        file.write(json.dumps(grade))
-    os.replace(partial, path)
+    integrity.write(path, json.dumps(grade), partial=path.with_suffix(f".{os.getpid()}.partial"))
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What has changed between a sweep that is written down and one that is asked for at the same place."""
+"""Changes between the sweep that is stored in a folder and one that is requested for the same folder."""
 
 import json
 from collections.abc import Mapping
@@ -6,62 +6,63 @@ from typing import Any
 
 from slimexp.config import renamed
 
-CONTENT, FIXED = "what is not swept", "fixed"  # of what describes a sweep: a digest, and by key
-_TOLD = 4  # fixed keys that are named where more differ
+CONTENT, FIXED = "what is not swept", "fixed"  # keys of a description: a digest of what is fixed, and the same by key
+_LISTED = 4  # fixed keys that are named where more differ
 
 
-def changes(written: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
-    """What differs, in words: ``pipeline.prune.sparsity was 0.25,0.5 and is 0.25,0.75``."""
-    theirs = _present(written)
-    differing = [key for key in {**theirs, **mine} if key != FIXED and _text(theirs, key) != _text(mine, key)]
-    if differing == [CONTENT] and theirs.get(FIXED):
-        if fixed := _fixed_changes(theirs[FIXED], mine[FIXED]):
+def changes(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+    """Differences between two descriptions of sweeps: ``pipeline.prune.sparsity was 0.25,0.5 and is 0.25,0.75``."""
+    present = _present(stored)
+    differing = [key for key in {**present, **requested} if key != FIXED and _differ(present, requested, key)]
+    if differing == [CONTENT] and present.get(FIXED):
+        if fixed := _fixed_changes(present[FIXED], requested[FIXED]):
             return fixed
-        if theirs is not written:  # the digest is of names that have changed since
+        if present is not stored:  # the digest is of names that have changed since
             return ""
     swept = [key for key in differing if key != CONTENT]  # other first values make another digest
-    return ", ".join(_change(key, theirs, mine) for key in swept) or ", ".join(f"{key} changed" for key in differing)
+    named = [_change(key, present, requested) for key in swept]
+    return ", ".join(named) or ", ".join(f"{key} changed" for key in differing)
 
 
-def _present(described: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``described`` itself, or a copy with present names where an earlier version wrote other ones."""
-    found = {renamed.key(key): value for key, value in described.items()}
+def _present(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``stored`` itself, or a copy with present names where an earlier version wrote other ones."""
+    translated = {renamed.key(key): value for key, value in stored.items()}
     fixed = {
         renamed.key(key): renamed.class_path(value) if key.endswith("_target_") else value
-        for key, value in (described.get(FIXED) or {}).items()
+        for key, value in (stored.get(FIXED) or {}).items()
     }
     if fixed:
-        found[FIXED] = fixed
-    return described if found == described else found
+        translated[FIXED] = fixed
+    return stored if translated == stored else translated
 
 
-def _fixed_changes(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
-    """Of the first few keys that differ; nothing where an older slimexp did not write them down."""
-    keys = [key for key in {**theirs, **mine} if _text(theirs, key) != _text(mine, key)] if theirs else []
-    more = [f"and {len(keys) - _TOLD} more"] if len(keys) > _TOLD else []
-    return ", ".join([*(_change(key, theirs, mine) for key in keys[:_TOLD]), *more])
+def _fixed_changes(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+    """Changes of the first few keys that differ; empty where an older slimexp stored no such keys."""
+    keys = [key for key in {**stored, **requested} if _differ(stored, requested, key)] if stored else []
+    more = [f"and {len(keys) - _LISTED} more"] if len(keys) > _LISTED else []
+    return ", ".join([*(_change(key, stored, requested) for key in keys[:_LISTED]), *more])
 
 
-def _change(key: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
-    if key in theirs and key in mine:
-        return f"{key} was {_readable(theirs[key])} and is {_readable(mine[key])}"
-    return f"{key} is new" if key in mine else f"{key} is no longer there"
+def _change(key: str, stored: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+    if key in stored and key in requested:
+        return f"{key} was {_readable(stored[key])} and is {_readable(requested[key])}"
+    return f"{key} is new" if key in requested else f"{key} is no longer there"
 
 
-def _text(described: Mapping[str, Any], key: str) -> str:
-    """Of one item; its order counts, as values of a trial stand in that of the objectives."""
-    return json.dumps(described.get(key))
+def _differ(stored: Mapping[str, Any], requested: Mapping[str, Any], key: str) -> bool:
+    """Whether an item differs; its order counts, as values of a trial stand in that of the objectives."""
+    return json.dumps(stored.get(key)) != json.dumps(requested.get(key))
 
 
 def _readable(value: Any) -> str:
     """A value, or the JSON of a distribution, as it is typed."""
     try:
-        form = json.loads(value)
-        told = form["attributes"]
+        distribution = json.loads(value)
+        attributes = distribution["attributes"]
     except (TypeError, KeyError, ValueError):
         return json.dumps(value).replace('"', "")
-    if "choices" in told:
-        return ",".join(map(str, told["choices"]))
-    interval = f"interval({told['low']:g}, {told['high']:g})"
-    typed = f"int({interval})" if form["name"] == "IntDistribution" else interval
-    return f"tag(log, {typed})" if told["log"] else typed
+    if "choices" in attributes:
+        return ",".join(map(str, attributes["choices"]))
+    interval = f"interval({attributes['low']:g}, {attributes['high']:g})"
+    typed = f"int({interval})" if distribution["name"] == "IntDistribution" else interval
+    return f"tag(log, {typed})" if attributes["log"] else typed

@@ -1,11 +1,10 @@
-"""What ``hydra/sweeper=pareto`` does with a command line: check it, sweep, show the front."""
+"""The command ``hydra/sweeper=pareto``: check the command line, sweep, show the front."""
 
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,16 @@ from slimexp.host import console
 from slimexp.record.settings import flat
 from slimexp.record.stage import key
 from slimexp.record.stage import shaping as trainer
-from slimexp.sweeper.settings import MOST_SEED, Direction, check_settings
-from slimexp.sweeper.settings import promotion as promoted
+from slimexp.sweeper.settings import MOST_SEED, Direction, Settings, check_settings, parse_promotion
 from slimexp.sweeper.space import Space
 from slimexp.sweeper.sweep import Sweep
 
-_OURS = ("space", "content", "fixed", "folder", "promotion", "prepare")  # of a sweep's arguments: no settings
 _RULES = "slimexp.stopper."  # callbacks that stop a trial
 _SHAPING = ("model", "baseline", "data", "pipeline", "trainer", "measure")
 FOLDER = "sweep"  # below the run's: the journal, and the trials' logs
 SIZE = "disk_mb"
 ALL_FAILED = 1  # exit status
-_AGAIN = "mend what their lines above say, and add hydra.sweeper.retry_failed=true to do them again"
+_RETRY = "mend what their lines above say, and add hydra.sweeper.retry_failed=true to do them again"
 
 
 def sweep(
@@ -43,16 +40,17 @@ def sweep(
     Args:
         arguments: Overrides, some of which have several values.
         composed: Overrides -> config.
-        settings: Of the sweep, as in ``conf/hydra/sweeper/pareto.yaml``.
+        settings: Name -> value, as in ``conf/hydra/sweeper/pareto.yaml``.
 
     Raises:
-        ValueError: Something in them is wrong; said before the first trial.
+        ValueError: Something in them is wrong; raised before the first trial.
     """
-    check_settings(settings, [*(name for name in signature(Sweep).parameters if name not in _OURS), "promote"])
+    names = [item.name for item in fields(Settings) if item.name != "promotion"]
+    check_settings(settings, [*names, "promote"])
     space = Space.parse(arguments)
     if settings["sampler"] is None:
         space.check_grid(settings["trials"])
-    promotion = promoted(settings["promote"])
+    promotion = parse_promotion(settings["promote"])
     configs = [_checked(composed(space.overrides(values))) for values in space.singles()]
     cfg = configs[0]
     if rules := [name for name, node in cfg.callback.items() if str(node.get("_target_")).startswith(_RULES)]:
@@ -64,34 +62,39 @@ def sweep(
     runs = Path(cfg.runs)
     objectives, limits = _objectives(cfg, settings["objectives"]), settings["limits"] or {}
     _check_measured(cfg, [*objectives, *limits])
-    chosen = {**settings, "objectives": objectives, "limits": limits, "promotion": promotion}
-    del chosen["promote"]
+    values = {name: value for name, value in settings.items() if name != "promote"}
+    values |= {"objectives": objectives, "limits": limits, "promotion": promotion}
     group = [f"logger.group={cfg.name}"] if OmegaConf.select(cfg, "logger.group", default=0) is None else []
     space = Space((*space.fixed, *group), space.swept)
     content, fixed = _content(cfg)
-    one = Sweep(space=space, content=content, fixed=fixed, folder=runs / cfg.name / FOLDER, **chosen)
-    if one.done and not cfg.resume:
+    folder = runs / cfg.name / FOLDER
+    run = Sweep(space=space, folder=folder, settings=Settings(**values), content=content, fixed=fixed)
+    if run.done and not cfg.resume:
         raise ValueError(
-            f"resume=false does everything anew, and {one.done} trials are finished in {one.folder}: leave it out to "
+            f"resume=false does everything anew, and {run.done} trials are finished in {folder}: leave it out to "
             "go on with them, or give name=... for a new sweep"
         )
-    print(f"sweep: {one.total} trials, {settings['workers']} at a time; logs and journal in {one.folder}", flush=True)
+    print(f"sweep: {run.total} trials, {settings['workers']} at a time; logs and journal in {folder}", flush=True)
     with console.interruptible(console.GOES_ON):  # Hydra may be given a task by others than our own main
-        front = one.run()
-    print("\n".join([*_table(one, front), *_in_earnest(one, front)]))
+        front = run.run()
+    print("\n".join([*_table(run, front), *_in_earnest(run, front)]))
     print(f"python -m slimexp.report {runs}   draws every stage that was measured (--watch, --wandb: see --help)")
-    _end_where_all_failed(one)
+    _end_where_all_failed(run)
     return front
 
 
-def _end_where_all_failed(one: Sweep) -> None:
-    if 0 < one.failures == one.done:
-        print(f"error: all {one.done} trials failed: {_AGAIN}", file=sys.stderr)
+def _end_where_all_failed(run: Sweep) -> None:
+    if 0 < run.failures == run.done:
+        print(f"error: all {run.done} trials failed: {_RETRY}", file=sys.stderr)
         sys.exit(ALL_FAILED)
 
 
 def _checked(cfg: DictConfig) -> DictConfig:
-    """A trial's config, known to be right."""
+    """A trial's config, once it is checked.
+
+    Raises:
+        ValueError: Something in it is wrong.
+    """
     with open_dict(cfg):
         cfg.pop("hydra", None)
     check(cfg)
@@ -104,7 +107,7 @@ def _checked(cfg: DictConfig) -> DictConfig:
 
 
 def _content(cfg: DictConfig) -> tuple[str, dict[str, Any]]:
-    """What shapes a trial's results, as a digest and by key; swept keys are in it at their first values each time."""
+    """Everything that shapes a trial's results, as a digest and by key; swept keys have their first values in it."""
     shaping: dict[str, Any] = {
         name: OmegaConf.to_container(cfg[name], resolve=True) for name in _SHAPING if cfg.get(name) is not None
     }
@@ -121,55 +124,55 @@ def _refuse_seeds(seeds: Sequence[int]) -> None:
         )
 
 
-def _objectives(cfg: DictConfig, asked: Mapping[str, Direction] | None) -> dict[str, Direction]:
-    """What is asked for, or quality and size."""
-    if asked:
-        return dict(asked)
+def _objectives(cfg: DictConfig, objectives: Mapping[str, Direction] | None) -> dict[str, Direction]:
+    """The objectives of the settings; where there are none, quality on the corpus and size on disk."""
+    if objectives:
+        return dict(objectives)
     corpus = build(cfg.data)
     return {corpus.headline: corpus.direction, SIZE: "min"}
 
 
-def _check_measured(cfg: DictConfig, wanted: Sequence[str]) -> None:
+def _check_measured(cfg: DictConfig, metrics: Sequence[str]) -> None:
     """Refuse a metric that no measure of the run gives for models of its corpus."""
     task = build(cfg.data).task
-    known = {pattern for node in chosen(cfg.measure).values() for pattern in build(node).figure_names(task)}
-    for name in wanted:
-        if not any(fnmatchcase(name, pattern) for pattern in known):
+    patterns = {pattern for node in chosen(cfg.measure).values() for pattern in build(node).figure_names(task)}
+    for name in metrics:
+        if not any(fnmatchcase(name, pattern) for pattern in patterns):
             raise ValueError(
-                f"no measure of this run gives '{name}': {_way_out(name, list(chosen(cfg.measure)), known)}"
+                f"no measure of this run gives '{name}': {_way_out(name, list(chosen(cfg.measure)), patterns)}"
             )
 
 
-def _way_out(name: str, measures: Sequence[str], known: Collection[str]) -> str:
-    """Which measure would give a metric; where none would, what the run's own give."""
+def _way_out(name: str, measures: Sequence[str], patterns: Collection[str]) -> str:
+    """The measure that would give a metric; where none would, the metrics of the run's own measures."""
     for other in (name for name in options("measure") if name not in measures):
         measure: Any = get_class(OmegaConf.load(CONF_DIR / "measure" / f"{other}.yaml")._target_)
         if any(fnmatchcase(name, pattern) for pattern in measure.directions):
             return f"{other} does, add it by 'measure=[{','.join([*measures, other])}]'"
-    close = get_close_matches(name, known, n=1)
+    close = get_close_matches(name, patterns, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"{hint}choose among {', '.join(sorted(known))}, or add a measure"
+    return f"{hint}choose among {', '.join(sorted(patterns))}, or add a measure"
 
 
-def _table(one: Sweep, front: Sequence[FrozenTrial]) -> Iterator[str]:
-    ends = {"failed": one.failures, "were stopped": one.stopped}
-    ended = "".join(f", {count} of them {what}" for what, count in ends.items() if count)
-    yield f"front of {' and '.join(one.objectives)} after {one.done} trials{ended}:"
+def _table(run: Sweep, front: Sequence[FrozenTrial]) -> Iterator[str]:
+    ends = {"failed": run.failures, "were stopped": run.stopped}
+    ended = "".join(f", {count} of them {ending}" for ending, count in ends.items() if count)
+    yield f"front of {' and '.join(run.objectives)} after {run.done} trials{ended}:"
     for trial in front:
-        yield _row(dict(zip(one.objectives, trial.values, strict=True)), trial)
+        yield _row(dict(zip(run.objectives, trial.values, strict=True)), trial)
     if not front:
         yield "  none: no trial finished within the limits"
 
 
-def _in_earnest(one: Sweep, front: Sequence[FrozenTrial]) -> Iterator[str]:
-    """What became of the points that were promoted."""
-    if one.promoted:
-        yield f"in earnest ({' '.join(one.promotion.overrides)}):"
+def _in_earnest(run: Sweep, front: Sequence[FrozenTrial]) -> Iterator[str]:
+    """The points that ran again in earnest, with their new metrics."""
+    if run.promoted:
+        yield f"in earnest ({' '.join(run.settings.promotion.overrides)}):"
     for trial in front:
-        if (told := one.promoted.get(trial.number)) is not None and told["error"] is None:
-            yield _row({name: told["metrics"][name] for name in one.objectives if name in told["metrics"]}, trial)
+        if (stored := run.promoted.get(trial.number)) is not None and stored["error"] is None:
+            yield _row({name: stored["metrics"][name] for name in run.objectives if name in stored["metrics"]}, trial)
 
 
 def _row(figures: Mapping[str, float], trial: FrozenTrial) -> str:
-    told = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-    return f"  {told}  {' '.join(f'{key}={value}' for key, value in trial.params.items())}"
+    metrics = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+    return f"  {metrics}  {' '.join(f'{key}={value}' for key, value in trial.params.items())}"

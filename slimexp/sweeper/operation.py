@@ -1,4 +1,4 @@
-"""Operations of Optuna's as a journal holds them, one per line: those that are whole, and what is wrong elsewhere."""
+"""Optuna's operations as a journal holds them, one per line: those that are whole, and the faults of other lines."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from slimexp.file import regular
 Op = dict[str, Any]
 
 LONGEST = 1 << 26  # bytes of a line
-CREATE_STUDY, OF_SWEEP, CREATE_TRIAL, PARAM, STATE, USER = 0, 2, 4, 5, 6, 8  # Optuna's JournalOperation
+CREATE_STUDY, OF_SWEEP, CREATE_TRIAL, PARAM, STATE, USER = 0, 2, 4, 5, 6, 8  # values of Optuna's JournalOperation
 DELETE_STUDY, DISCARD = 1, 10  # which no sweep writes
 OF_STUDY = {DELETE_STUDY, OF_SWEEP, 3}  # 3: attributes of Optuna's own
 OF_TRIAL = {PARAM, STATE, 7, USER, 9}
@@ -26,9 +26,9 @@ class Journal:
     """A journal as read.
 
     Attributes:
-        lines: Number of the line -> whole operations in it, in their order.
-        faults: What is wrong, by number of the line; 0 for the file.
-        lost: Operations that the damaged lines may have held.
+        lines: Whole operations with the number of their line, in their order.
+        faults: Number of a line -> what is wrong with it; 0 for the file.
+        lost: Largest number of operations that damaged lines may have held.
     """
 
     lines: list[tuple[int, Op]] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Journal:
 
 
 def read(path: Path) -> Journal:
-    """What is whole in the file at ``path``, and what is wrong with the rest.
+    """Whole operations of the file at ``path``, and the faults of its other lines.
 
     Raises:
         OSError: It cannot be opened, or is no regular file.
@@ -62,22 +62,22 @@ def read(path: Path) -> Journal:
 
 
 def _operations(line: bytes | None, *, is_ended: bool) -> tuple[list[Op], str | None]:
-    """Whole operations of a line, and what is wrong with it."""
+    """Whole operations of a line, and its fault; ``None`` where it has none."""
     if line is None:
         return [], f"has more than {LONGEST} bytes"
     whole = _json(line)
     if whole is not None and _is_operation(whole[0]):
         return [whole[0]], None if is_ended else "has no end"
-    found = list(_glued(line))
-    if found:
-        return found, "is glued or cut"
+    operations = list(_glued(line))
+    if operations:
+        return operations, "is glued or cut"
     if whole is not None:
         return [], "is no operation"
     return [], "is cut off" if not is_ended else "is blank" if not line.strip() else "is no JSON"
 
 
 def _json(text: bytes) -> tuple[Any] | None:
-    """A value, in a tuple; ``None`` where it is none."""
+    """The JSON value of a text, in a tuple, as it may be null; ``None`` where the text is no JSON."""
     try:
         return (json.loads(text),)
     except (ValueError, RecursionError):
@@ -85,9 +85,9 @@ def _json(text: bytes) -> tuple[Any] | None:
 
 
 def _glued(line: bytes) -> Iterator[Op]:
-    """Operations within a line: what is whole between two places where one begins."""
+    """Whole operations within a line, each from a place where one begins to the next such place."""
     decoder = json.JSONDecoder()
-    begins = [found.start() for found in _BEGIN.finditer(line)]
+    begins = [match.start() for match in _BEGIN.finditer(line)]
     for begin, end in zip(begins, [*begins[1:], len(line)], strict=False):
         if end - begin < _LEAST_BYTES // 2:
             continue

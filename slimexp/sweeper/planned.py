@@ -1,4 +1,4 @@
-"""What proposes the trials of a sweep: a plan of given combinations, and an Optuna sampler once it is through."""
+"""The sampler of a sweep: it proposes a plan of combinations, then those of an Optuna sampler."""
 
 import inspect
 import warnings
@@ -13,18 +13,21 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from slimexp.sweeper.account import over
+from slimexp.sweeper.trial_result import limit_violations
 
 Params = dict[str, Any]
 MakeSampler = Callable[..., BaseSampler]
 
 
 class Planned(BaseSampler):
-    """Hands out given combinations first, then asks another sampler.
+    """Proposes the combinations of a plan first, and then those of another sampler.
 
     Args:
-        space: Key -> distribution.
-        then: What proposes once the plan is through; ``None`` for a sweep of the plan alone.
+        space: Key -> distribution of its values.
+        then: Sampler once the plan is exhausted; ``None`` for a sweep of the plan alone.
+
+    Attributes:
+        plan: Combinations that are still to be proposed, in order.
     """
 
     def __init__(self, space: Mapping[str, BaseDistribution], then: BaseSampler | None) -> None:
@@ -66,7 +69,7 @@ def planned(
     limits: Mapping[str, float],
     directions: Sequence[StudyDirection],
 ) -> Planned:
-    """The plan, still empty, and the sampler after it, told of the limits where it can keep to them.
+    """A sampler with an empty plan; the one after it gets the limits where it can take them as constraints.
 
     Raises:
         ValueError: The sampler refuses its settings, when it is made or when it proposes.
@@ -77,16 +80,16 @@ def planned(
         raise ValueError(f"hydra.sweeper.sampler must be chosen by hydra/sweeper/sampler=NAME, got {sampler!r}")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        trial = _made(sampler, limits)  # one that is asked in vain: some look at their settings only then
-        optuna.create_study(sampler=Planned(space, trial), directions=list(directions)).ask(dict(space))
-        return Planned(space, _made(sampler, limits))
+        probe = _sampler(sampler, limits)  # proposes once in vain: some look at their settings only then
+        optuna.create_study(sampler=Planned(space, probe), directions=list(directions)).ask(dict(space))
+        return Planned(space, _sampler(sampler, limits))
     except (TypeError, ValueError, OverflowError, ImportError) as error:
         raise ValueError(f"hydra.sweeper.sampler: {error}") from error
 
 
-def _made(sampler: MakeSampler, limits: Mapping[str, float]) -> BaseSampler:
-    parameters = inspect.signature(getattr(sampler, "func", sampler)).parameters
+def _sampler(make: MakeSampler, limits: Mapping[str, float]) -> BaseSampler:
+    parameters = inspect.signature(getattr(make, "func", make)).parameters
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # some have been so for years
         warnings.simplefilter("ignore", FutureWarning)  # constraints_func: what follows it is not in Optuna 4
-        return sampler(constraints_func=over) if limits and "constraints_func" in parameters else sampler()
+        return make(constraints_func=limit_violations) if limits and "constraints_func" in parameters else make()

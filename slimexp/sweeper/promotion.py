@@ -1,4 +1,4 @@
-"""Which points of a sweep's front are run again in earnest: trained in full, graded on text that chose nothing."""
+"""Points of a sweep's front that run again in earnest: trained in full, graded on text that chose nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,15 +6,17 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+_PLACES = ("runs=", "logger.group=")  # overrides that change no result
+
 
 @dataclass(frozen=True)
 class Promotion:
-    """How many points, and under what.
+    """The points that run again, and with which overrides.
 
     Attributes:
-        most: Points, evenly spread over the front; 0 for none.
-        overrides: Added to those of the trial.
-        seeds: Seeds of every point, whose mean counts; none for those of the sweep.
+        most: Largest number of points, evenly spread over the front; 0 for none.
+        overrides: Overrides that are added to those of the trial.
+        seeds: Seeds of every point, over which its metrics are averaged; empty for those of the sweep.
 
     Raises:
         ValueError: ``most`` is negative, or seeds repeat.
@@ -37,3 +39,10 @@ class Promotion:
         if self.most == 1:
             return [front[0]]
         return [front[round(place * (len(front) - 1) / (self.most - 1))] for place in range(self.most)]
+
+
+def without_places(commands: object) -> object:
+    """Command lines as JSON has them, without the overrides that only choose where results lie; ``None`` for others."""
+    if not isinstance(commands, Sequence) or not all(isinstance(line, Sequence) for line in commands):
+        return None
+    return [[word for word in line if not str(word).startswith(_PLACES)] for line in commands]

@@ -1,4 +1,4 @@
-"""What a sweep shows while it goes on: a live table on a terminal, plain lines in a file or a pipe."""
+"""The screen of a sweep that goes on: a live table on a terminal, plain lines in a file or a pipe."""
 
 import sys
 import time
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
-PER_SECOND = 2  # refreshes: times are told in seconds
-FRAME = 9  # lines of a terminal that are not rows of the table
+PER_SECOND = 2  # refreshes of the table, which shows whole seconds
+FRAME = 9  # lines of a terminal besides the rows of the table
 
 
 class Lines:
-    """A line for every trial that has ended; what a file or a pipe gets, and what stays on a terminal."""
+    """A line for every trial that has ended: all that a file or a pipe gets, and what stays on a terminal."""
 
     def __enter__(self) -> "Lines":
         return self
@@ -29,22 +29,22 @@ class Lines:
         """Trial ``number`` is with a worker."""
 
     def reached(self, number: int, params: Mapping[str, Any], values: Sequence[float]) -> None:
-        """A trial gave its objectives, and keeps the limits."""
+        """A trial has finished within the limits, with these objectives."""
 
-    def returned(self, number: int, said: str) -> None:
+    def returned(self, number: int, message: str) -> None:
         """A trial has lost its worker, and waits for another."""
-        print(said, flush=True)
+        print(message, flush=True)
 
-    def finished(self, number: int, said: str, *, failures: int, left: float) -> None:
+    def finished(self, number: int, message: str, *, failures: int, left: float) -> None:
         """A trial has ended.
 
         Args:
-            number: Of the trial.
-            said: What became of it, in a line.
-            failures: Trials that failed so far.
-            left: Seconds until the last trial ends, at the pace so far; 0 when it has.
+            number: Number of the trial.
+            message: Its result, in a line.
+            failures: Number of trials that failed so far.
+            left: Seconds until the last trial ends, at the pace so far; 0 when it has ended.
         """
-        print(f"{said}; about {clock(left)} left" if left else said, flush=True)
+        print(f"{message}; about {clock(left)} left" if left else message, flush=True)
 
 
 class Live(Lines):
@@ -53,9 +53,9 @@ class Live(Lines):
     Args:
         swept: Keys that have several values.
         objectives: Metric -> ``min`` or ``max``.
-        total: Trials in all.
-        done: Of them, ended before.
-        failures: Of those, failed.
+        total: Number of trials.
+        done: Number of trials that ended in earlier commands.
+        failures: Number of those that failed.
         console: The terminal.
     """
 
@@ -91,27 +91,27 @@ class Live(Lines):
         self._running[number] = (params, time.monotonic())
 
     def reached(self, number: int, params: Mapping[str, Any], values: Sequence[float]) -> None:
-        known = [*self._front, (number, params, values)]
-        best = pareto.front([one[2] for one in known], list(self.objectives.values()))
-        self._front = sorted((known[index] for index in best), key=lambda one: one[2][-1])
+        candidates = [*self._front, (number, params, values)]
+        best = pareto.front([candidate[2] for candidate in candidates], list(self.objectives.values()))
+        self._front = sorted((candidates[index] for index in best), key=lambda candidate: candidate[2][-1])
 
-    def returned(self, number: int, said: str) -> None:
+    def returned(self, number: int, message: str) -> None:
         from rich.text import Text
 
         self._running.pop(number, None)
-        self.console.print(Text(said, style="yellow"))
+        self.console.print(Text(message, style="yellow"))
 
-    def finished(self, number: int, said: str, *, failures: int, left: float) -> None:
+    def finished(self, number: int, message: str, *, failures: int, left: float) -> None:
         from rich.text import Text
 
         style = "red" if failures > self.failures else ""
         self._running.pop(number, None)
         self.done, self.failures = self.done + 1, failures
         self._ends = time.monotonic() + left if left else None
-        self.console.print(Text(said, style=style))
+        self.console.print(Text(message, style=style))
 
     def drawn(self) -> "RenderableType":
-        """All that changes, as of now."""
+        """The table and the bar, as of now."""
         from rich.console import Group
 
         return Group("", self._table(), self._bar())
@@ -135,7 +135,7 @@ class Live(Lines):
         return table
 
     def _shown(self) -> list[tuple[int, Mapping[str, Any], Sequence[float]]]:
-        """The front; where the terminal is low, evenly spread points of it, the ends among them."""
+        """Points of the front that fit on the terminal: evenly spread, the ends among them."""
         room = max(2, self.console.height - FRAME - len(self._running))
         if len(self._front) <= room:
             return self._front
@@ -151,17 +151,17 @@ class Live(Lines):
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
-        told = [f"{self.done} of {self.total} done"]
-        told += [f"[red]{self.failures} of them failed[/red]"] if self.failures else []
-        told += [f"{len(self._front)} on the front"] if self._front else []
-        told += [f"about {clock(max(0.0, self._ends - time.monotonic()))} left"] if self._ends else []
+        parts = [f"{self.done} of {self.total} done"]
+        parts += [f"[red]{self.failures} of them failed[/red]"] if self.failures else []
+        parts += [f"{len(self._front)} on the front"] if self._front else []
+        parts += [f"about {clock(max(0.0, self._ends - time.monotonic()))} left"] if self._ends else []
         line = Table.grid(padding=(0, 2, 0, 0))
-        line.add_row(ProgressBar(total=self.total, completed=self.done, width=24), ", ".join(told))
+        line.add_row(ProgressBar(total=self.total, completed=self.done, width=24), ", ".join(parts))
         return line
 
 
 def screen(swept: Sequence[str], objectives: Mapping[str, str], total: int, done: int, failures: int) -> Lines:
-    """What suits the standard output; arguments as for ``Live``."""
+    """The screen that suits the standard output; arguments as for ``Live``."""
     if not sys.stdout.isatty():
         return Lines()
     from rich.console import Console
@@ -171,19 +171,19 @@ def screen(swept: Sequence[str], objectives: Mapping[str, str], total: int, done
 
 
 def clock(seconds: float) -> str:
-    """A duration, as people say it."""
+    """A duration in seconds, or from two minutes on in minutes."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _shortest(keys: Sequence[str]) -> list[str]:
-    """The last words of every dotted key: two, or as many as tell it from the others."""
+    """The last words of every dotted key: two, or as many as distinguish it from the others."""
     words = [key.lstrip("+~").split(".") for key in keys]
 
-    def tail(one: list[str], length: int) -> str:
-        return ".".join(one[-length:])
+    def tail(key: list[str], length: int) -> str:
+        return ".".join(key[-length:])
 
-    def length(one: list[str]) -> int:
-        enough = (n for n in range(2, len(one)) if sum(tail(other, n) == tail(one, n) for other in words) == 1)
-        return next(enough, len(one))
+    def length(key: list[str]) -> int:
+        enough = (n for n in range(2, len(key)) if sum(tail(other, n) == tail(key, n) for other in words) == 1)
+        return next(enough, len(key))
 
-    return [tail(one, length(one)) for one in words]
+    return [tail(key, length(key)) for key in words]

@@ -1,4 +1,4 @@
-"""What a sweep goes through: swept overrides of a command line as an Optuna search space."""
+"""The search space of a sweep: overrides of a command line that have several values, as Optuna distributions."""
 
 import itertools
 import math
@@ -17,9 +17,9 @@ from optuna.distributions import (
     distribution_to_json,
 )
 
-MOST_VALUES = 10_000  # of one key: all of them stand in every line of a journal
+MOST_VALUES = 10_000  # of one key: every line of a journal repeats them all
 MOST_COMBINATIONS = 1_000_000
-_CHECKED = 1000  # values of one key that are looked at before the first trial
+_CHECKED = 1000  # values of one key that are checked before the first trial
 _WHOLE = 2**53  # beyond, not every whole number is a float
 _PLACE = {"name": "names the folder of a sweep", "runs": "is where a sweep lies", "resume": "is said of a whole sweep"}
 
@@ -30,8 +30,8 @@ class Space:
 
     Attributes:
         fixed: Overrides of every trial.
-        swept: Key, as written before the ``=``, -> what it goes through. The choices of a categorical
-            distribution are the words that an override would hold.
+        swept: Key, as written before the ``=``, -> distribution of its values. The choices of a categorical
+            distribution are words that can follow the ``=``.
     """
 
     fixed: tuple[str, ...]
@@ -61,8 +61,15 @@ class Space:
         return cls(tuple(fixed), swept)
 
     def overrides(self, values: Mapping[str, Any]) -> list[str]:
-        """The command line of one trial."""
+        """The overrides of one trial."""
         return [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
+
+    def command_lines(
+        self, values: Mapping[str, Any], seeds: Sequence[int], extra: Sequence[str] = ()
+    ) -> tuple[tuple[str, ...], ...]:
+        """The overrides of one trial, once for each seed; ``extra`` are further ones."""
+        overrides = (*self.overrides(values), *extra)
+        return tuple((*overrides, f"seed={seed}") for seed in seeds) or (overrides,)
 
     @property
     def size(self) -> int | None:
@@ -71,10 +78,10 @@ class Space:
         return None if None in counts else math.prod(count for count in counts if count is not None)
 
     def check_grid(self, trials: int | None) -> None:
-        """Refuse what no grid can go through; none is made for it.
+        """Refuse a space that a grid cannot enumerate, without enumerating it.
 
         Args:
-            trials: How many of the combinations are asked for; ``None`` for all.
+            trials: Number of combinations, the first ones; ``None`` for all.
 
         Raises:
             ValueError: A key is continuous, or there are too many combinations.
@@ -102,7 +109,7 @@ class Space:
             yield dict(zip(self.swept, values, strict=True))
 
     def singles(self) -> Iterator[dict[str, Any]]:
-        """Combinations in which every value of every key (of very many, some) occurs: what a check must see."""
+        """Combinations in which every value of every key occurs (of very many, some), to check them all beforehand."""
         ends = {key: _ends(distribution) for key, distribution in self.swept.items()}
         first = {key: values[0] for key, values in ends.items()}
         yield first
@@ -110,17 +117,17 @@ class Space:
             yield from ({**first, key: value} for value in values[1:])
 
     def described(self) -> dict[str, str]:
-        """Key -> its values as text, to compare with another sweep."""
+        """Key -> its distribution as JSON, for comparison with another sweep."""
         return {key: distribution_to_json(distribution) for key, distribution in self.swept.items()}
 
 
 def _key(override: Override) -> str:
-    """As written before the ``=``."""
+    """The key, as written before the ``=``."""
     return str(override.input_line).partition("=")[0]
 
 
 def _check_key(key: str) -> None:
-    """Refuse to sweep what is one for all trials."""
+    """Refuse to sweep a key that has one value for all trials."""
     bare = key.lstrip("+")
     if key.startswith("~"):
         raise ValueError(f"{key} takes something away, and cannot have several values: write it without any")
@@ -139,11 +146,11 @@ def _distribution(override: Override) -> BaseDistribution:
         return CategoricalDistribution(_range(key, typed, value))
     words = list(override.sweep_string_iterator())
     seen: dict[object, str] = {}
-    for word, one in zip(words, override.sweep_iterator(transformer=Transformer.identity), strict=True):
-        if (meant := _meant(one)) in seen:
-            also = "" if seen[meant] == word else f" (as {seen[meant]} and {word})"
+    for word, element in zip(words, override.sweep_iterator(transformer=Transformer.identity), strict=True):
+        if (identity := _identity(element)) in seen:
+            also = "" if seen[identity] == word else f" (as {seen[identity]} and {word})"
             raise ValueError(f"{key} has {word} twice{also}: give each value once")
-        seen[meant] = word
+        seen[identity] = word
     if len(words) > MOST_VALUES:
         raise ValueError(f"{key} has {len(words)} values, at most {MOST_VALUES} are taken")
     return CategoricalDistribution(words)
@@ -164,13 +171,14 @@ def _between(key: str, typed: str, value: IntervalSweep) -> BaseDistribution:
 
 
 def _range(key: str, typed: str, value: RangeSweep) -> list[str]:
-    """Words of a range, in order; none is made before their number is known."""
-    start, stop, step = (float(one) if one is not None else math.nan for one in (value.start, value.stop, value.step))
+    """Words of a range, in order; their number is checked before any is made."""
+    bounds = (value.start, value.stop, value.step)
+    start, stop, step = (math.nan if bound is None else float(bound) for bound in bounds)
     if not (math.isfinite(start) and math.isfinite(stop) and math.isfinite(step)) or step == 0:
         raise ValueError(f"{key} needs a range of finite numbers, and a step that is not 0, got {typed}")
     if (stop - start) / step > MOST_VALUES:
         raise ValueError(f"{key} goes through more than {MOST_VALUES} values: {typed}; give a larger step")
-    words = [f"{one:.15g}" for one in sorted(value.range())]
+    words = [f"{number:.15g}" for number in sorted(value.range())]
     if not words:
         raise ValueError(f"{key} goes through nothing: {typed} is empty")
     if len(set(words)) < len(words):
@@ -178,8 +186,8 @@ def _range(key: str, typed: str, value: RangeSweep) -> list[str]:
     return words
 
 
-def _meant(value: object) -> object:
-    """What a value is to a run: 0.5 and 0.50, or x and 'x', are one; true and 1 are two."""
+def _identity(value: object) -> object:
+    """A key that is equal for values which a run cannot tell apart: 0.5 and 0.50, x and 'x'; but not true and 1."""
     if isinstance(value, bool | None):
         return ("is", value)
     if isinstance(value, int | float):
@@ -187,8 +195,8 @@ def _meant(value: object) -> object:
     if isinstance(value, QuotedString):
         return value.text
     if isinstance(value, Mapping):
-        return ("dict", tuple((str(name), _meant(one)) for name, one in value.items()))
-    return ("list", tuple(map(_meant, value))) if isinstance(value, list) else str(value)
+        return ("dict", tuple((str(name), _identity(item)) for name, item in value.items()))
+    return ("list", tuple(map(_identity, value))) if isinstance(value, list) else str(value)
 
 
 def _count(distribution: BaseDistribution) -> int | None:

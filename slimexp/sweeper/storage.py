@@ -1,28 +1,24 @@
-"""Where a sweep's trials are written down: a journal file in its folder, or a database; and who may write there."""
+"""The storage of a sweep's trials, a journal file in its folder or a database, and the lock of its one controller."""
 
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, quote_plus
+from typing import Any
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 
-from slimexp.config.secret import holds_password
-from slimexp.file import regular
-from slimexp.file.integrity import is_other_kind
+from slimexp.config.password import masked_message
+from slimexp.file import integrity, regular
 from slimexp.host.extra import require
-from slimexp.sweeper.journal import FILE, Expected, open_journal
+from slimexp.sweeper.journal import FILE, open_journal
+from slimexp.sweeper.repair import Expected
 
-if TYPE_CHECKING:
-    from sqlalchemy import URL
-
-ANSWER_S = 5  # that a database has to answer
+ANSWER_S = 5  # seconds within which a database must answer
 _NAME = "study"  # file in a sweep's folder: the study's name, which stays when the folder is moved
-_LONGEST = 1 << 16  # bytes of it
+_LONGEST = 1 << 16  # bytes of that file
 _LOCK = "lock"
 _DRIVER = "postgresql+psycopg"  # whichever SQLAlchemy takes by default
 _ELSEWHERE = "wait for it, or give name=... for another sweep"
@@ -43,7 +39,7 @@ def open_storage(url: str | None, folder: Path, sweep: Expected) -> BaseStorage:
 
 @contextmanager
 def lasting(url: str | None) -> Iterator[None]:
-    """A database that is lost in the midst of a sweep is an error of the user's, without its address.
+    """Turn the loss of a database in the midst of a sweep into an error for the user, without its address.
 
     Raises:
         ValueError: It does not answer any more.
@@ -61,7 +57,7 @@ def lasting(url: str | None) -> Iterator[None]:
 
 
 def study_name(storage: BaseStorage, folder: Path, *, journal: bool) -> str:
-    """Name of the sweep's study, as it was given when it began; wherever its folder lies now.
+    """Name of the sweep's study, which it got when it began; wherever its folder lies now.
 
     A study of an older slimexp, which wrote no name down, is looked up by every way to say where the folder is; in a
     journal, which is that of one sweep, it may have any name.
@@ -70,49 +66,45 @@ def study_name(storage: BaseStorage, folder: Path, *, journal: bool) -> str:
         written = regular.content(folder / _NAME, _LONGEST).decode().strip()
     except (OSError, ValueError):
         written = ""
-    studies = {one.study_name: one._study_id for one in storage.get_all_studies()}
+    studies = {study.study_name: study._study_id for study in storage.get_all_studies()}
     ways = [folder, os.path.relpath(folder), folder.absolute(), folder.resolve(), os.path.relpath(folder.resolve())]
     names = [name for name in (written, *map(str, ways)) if name]
-    found = next((name for name in names if name in studies), None)
-    if found is None and journal and studies:
-        found = max(studies, key=lambda name: storage.get_n_trials(studies[name]))
-    name = found or names[0]
+    existing = next((name for name in names if name in studies), None)
+    if existing is None and journal and studies:
+        existing = max(studies, key=lambda name: storage.get_n_trials(studies[name]))
+    name = existing or names[0]
     if name != written:
-        partial = folder / f"{_NAME}.partial"
-        partial.unlink(missing_ok=True)  # a pipe would be waited for, and a link written through
-        with partial.open("x", encoding="utf-8") as file:
-            file.write(name + "\n")
-        os.replace(partial, folder / _NAME)
+        integrity.write(folder / _NAME, name + "\n")
     return name
 
 
 def alone(folder: Path) -> ExitStack:
-    """Be the only controller of a sweep until what is returned is closed, or the process dies.
+    """Become the only controller of a sweep, until the returned stack is closed or the process dies.
 
     Raises:
-        ValueError: Another is at work, or what is written there is no file.
+        ValueError: Another process is at work on the sweep, or something in the place of its files is no file.
     """
-    with ExitStack() as held:
+    with ExitStack() as lock:
         folder.mkdir(parents=True, exist_ok=True)
         for path in (folder / _LOCK, folder / _NAME):
-            if is_other_kind(path):
+            if integrity.is_other_kind(path):
                 raise ValueError(f"{path} is a link, a pipe or a folder, and must be a file: remove it")
         file = regular.descriptor(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
-        held.callback(os.close, file)
+        lock.callback(os.close, file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(f"another process is at work on the sweep in {folder}: {_ELSEWHERE}") from error
-        return held.pop_all()
+        return lock.pop_all()
 
 
-def lock_in_database(held: ExitStack, url: str | None, study: str) -> None:
-    """Be the only controller of a study in PostgreSQL, by a lock that the server holds as long as the connection lives.
+def lock_in_database(lock: ExitStack, url: str | None, study: str) -> None:
+    """Become the only controller of a study in PostgreSQL, by a lock that lives as long as the connection.
 
     So the same command on another machine, which would be another folder with this one's name, is refused too.
 
     Raises:
-        ValueError: Another is at work, or the database does not answer.
+        ValueError: Another process is at work on the study, or the database does not answer.
     """
     if url is None or not url.startswith("postgres"):
         return
@@ -120,8 +112,8 @@ def lock_in_database(held: ExitStack, url: str | None, study: str) -> None:
 
     with _answering(url) as (address, settings):
         engine = sqlalchemy.create_engine(address, isolation_level="AUTOCOMMIT", **settings)
-        held.callback(engine.dispose)
-        connection = held.enter_context(engine.connect())
+        lock.callback(engine.dispose)
+        connection = lock.enter_context(engine.connect())
     # so that the server lets go of a machine that lost its power after two minutes, not hours
     for setting, value in {"idle": 60, "interval": 10, "count": 6}.items():
         connection.execute(sqlalchemy.text(f"SET tcp_keepalives_{setting} = {value}"))
@@ -132,7 +124,7 @@ def lock_in_database(held: ExitStack, url: str | None, study: str) -> None:
 
 @contextmanager
 def _answering(url: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What SQLAlchemy is to be given for a URL; an error of the database as one for the user, without the password.
+    """Address and engine settings for SQLAlchemy; an error of the database becomes one for the user, password masked.
 
     Raises:
         ValueError: Its driver is not installed, or it does not answer.
@@ -151,21 +143,9 @@ def _answering(url: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         yield parsed.render_as_string(hide_password=False), settings
     except ImportError as error:
-        why = without_password(str(error), parsed)
+        why = masked_message(str(error), parsed)
         raise ValueError(f"hydra.sweeper.storage: {parsed.drivername} needs a driver ({why}): install it") from None
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, TypeError) as error:
-        said = without_password((str(error).splitlines() or [type(error).__name__])[0], parsed)
+        message = masked_message((str(error).splitlines() or [type(error).__name__])[0], parsed)
         where = parsed.set(query={})  # which may hold a password too
-        raise ValueError(f"hydra.sweeper.storage: no database answers at {where!r} ({said})") from None
-
-
-def without_password(text: str, url: "URL") -> str:
-    """A library's words on a database, without the password in its URL."""
-    secrets = [str(url.password or "")]
-    for key, value in url.query.items():
-        if holds_password(f"?{key}="):
-            secrets += [value] if isinstance(value, str) else value
-    forms = {form for one in secrets for form in (one, quote(one), quote(one, safe=""), quote_plus(one)) if form}
-    for form in sorted(forms, key=len, reverse=True):
-        text = text.replace(form, "***")
-    return text
+        raise ValueError(f"hydra.sweeper.storage: no database answers at {where!r} ({message})") from None

@@ -1,4 +1,4 @@
-"""What a worker does, in whichever process it lives: one trial after the other, each with a log and an outcome."""
+"""The work of a worker, in whichever process it lives: one trial after the other, each with a log and an outcome."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ _TAIL = 200  # bytes at the end of a log, which hold its last line
 _TOOK_LONGER = "took longer than hydra.sweeper.trial_timeout="
 _MACHINES = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE}
 _OUT_OF_MEMORY = {"MemoryError", "OutOfMemoryError"}  # torch's, by name: it is not imported for it
-_SAID = (  # by errors of no class of their own
+_MESSAGES = (  # of errors without a class of their own
     *(f"(os error {number})" for number in (errno.ENOSPC, errno.EDQUOT)),  # libraries in Rust
     "can't allocate memory",  # torch on a CPU
     "DataLoader worker (pid",  # killed, or ended unexpectedly
@@ -32,12 +32,12 @@ _SAID = (  # by errors of no class of their own
 
 @dataclass(frozen=True)
 class Job:
-    """One trial.
+    """One trial, for a worker.
 
     Attributes:
-        number: Of the trial.
-        overrides: Its command lines, one per seed.
-        log: Where its output goes.
+        number: Number of the trial.
+        overrides: Command lines of the trial, one per seed.
+        log: File that its output is appended to.
         timeout: Seconds of work after which it is ended; ``None`` for no limit.
     """
 
@@ -49,14 +49,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """The outcome of a job.
 
     Attributes:
-        metrics: One dict per seed; empty after a failure.
-        error: Why it failed or was stopped, in a line; ``None`` after a success.
+        metrics: Metric -> value, once for each seed; empty after a failure.
+        error: Reason for a failure or a stop, in a line; ``None`` after a success.
         seconds: Wall time in the worker.
-        stopped: Whether a rule stopped it.
-        cause: Of a failure: the trial itself; the worker, which is gone; or the machine, whose disk or memory is full.
+        stopped: Whether a rule stopped the trial.
+        cause: Cause of a failure: the trial itself; the worker, which is lost; or the machine, whose disk or memory is
+            full.
     """
 
     metrics: tuple[dict[str, float], ...]
@@ -70,13 +71,13 @@ Run = Callable[[tuple[str, ...]], dict[str, float]]
 
 
 class Prepare(Protocol):
-    """Called once in a fresh worker; returns what runs one command line."""
+    """Called once in a fresh worker, with torch's number of threads; returns the function that runs a command line."""
 
     def __call__(self, threads: int) -> Run: ...
 
 
 class Pool(Protocol):
-    """Where the workers are: ``conf/hydra/sweeper/pool``.
+    """Workers of a sweep, wherever they are: ``conf/hydra/sweeper/pool``.
 
     Whatever happens to a worker is the outcome of its job. A pool is entered before its first job; one that is left by
     an exception ends the jobs under way.
@@ -84,17 +85,17 @@ class Pool(Protocol):
 
     @property
     def free(self) -> int:
-        """Jobs that could start now."""
+        """Number of jobs that could start now."""
 
     @property
     def busy(self) -> int:
-        """Jobs under way."""
+        """Number of jobs under way."""
 
     def submit(self, job: Job) -> None:
         """Start a job; there must be a free slot."""
 
     def finished(self) -> Iterator[tuple[Job, Outcome]]:
-        """Wait until at least one job has ended; those that have."""
+        """Wait until at least one job has ended; yields those that have, with their outcomes."""
 
     def __enter__(self) -> Self: ...
 
@@ -104,13 +105,13 @@ class Pool(Protocol):
 
 
 class MakePool(Protocol):
-    """A pool with all but its size and its work chosen."""
+    """Makes a pool, given its size and its work."""
 
     def __call__(self, *, workers: int, threads: int, prepare: Prepare) -> Pool: ...
 
 
 def work(run: Run, job: Job) -> Outcome:
-    """Do a job, whatever becomes of it."""
+    """Run a job; whatever happens becomes its outcome."""
     began = time.monotonic()
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -134,8 +135,8 @@ def work(run: Run, job: Job) -> Outcome:
         sys.stderr.flush()
 
 
-def gone(job: Job, why: str, seconds: float) -> Outcome:
-    """What became of a job whose worker is gone: its limit of time ended it, or something around it."""
+def lost_outcome(job: Job, why: str, seconds: float) -> Outcome:
+    """The outcome of a job whose worker is gone: ended by the time limit of the job, or lost for the reason ``why``."""
     try:
         with regular.opened(job.log) as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL))
@@ -149,7 +150,7 @@ def gone(job: Job, why: str, seconds: float) -> Outcome:
 
 @contextmanager
 def _limited(job: Job) -> Iterator[None]:
-    """End this process, whatever it is in, once a job has taken its time."""
+    """End this process, whatever it is doing, once a job has exceeded its time limit."""
     if job.timeout is None:
         yield
         return
@@ -168,7 +169,7 @@ def _expire(seconds: float) -> None:
 
 
 def end_with_children() -> None:
-    """End this process and all that it started, at once: what is finished is on disk."""
+    """End this process and its descendants at once: what is finished is on disk."""
     import psutil
 
     for child in psutil.Process().children(recursive=True):
@@ -178,21 +179,22 @@ def end_with_children() -> None:
 
 
 def _cause(error: BaseException) -> Cause:
-    """Whether a trial or the machine is to blame for an error, which may stand behind others."""
+    """Whether an error comes from the trial or from the machine; its causes and contexts are looked at too."""
     seen: list[BaseException] = []
-    one: BaseException | None = error
-    while one is not None and one not in seen:
-        if isinstance(one, OSError) and one.errno in _MACHINES:
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        if isinstance(link, OSError) and link.errno in _MACHINES:
             return "machine"
-        if _OUT_OF_MEMORY & {kind.__name__ for kind in type(one).__mro__} or any(text in str(one) for text in _SAID):
+        kinds = {kind.__name__ for kind in type(link).__mro__}
+        if _OUT_OF_MEMORY & kinds or any(message in str(link) for message in _MESSAGES):
             return "machine"
-        seen.append(one)
-        one = one.__cause__ or one.__context__
+        seen.append(link)
+        link = link.__cause__ or link.__context__
     return "trial"
 
 
 def _send_output_to(file: int) -> None:
-    """What is printed, by libraries in C too, goes to the job's log."""
+    """Send what is printed, by libraries in C too, to the job's log."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     for number in (1, 2):
@@ -201,14 +203,14 @@ def _send_output_to(file: int) -> None:
 
 def line(error: BaseException) -> str:
     """An error as one line of an outcome."""
-    from slimexp.config.command_line import explain
+    from slimexp.config.explanation import explain
 
     text = explain(error) or f"{type(error).__name__}: {error}"
     return " ".join(text.split())[:400]
 
 
 def train(threads: int) -> Run:
-    """A worker that trains; what a pool is given."""
+    """Prepare a worker that trains, as every sweep of a command line does."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
 

@@ -18,7 +18,7 @@ REFUSED = [
     "pytorch_lightning.Trainer.fit", "pytorch_lightning.callbacks.model_checkpoint.Path",
     "torch.optim.lr_scheduler.math.pow", "slimexp.host.console.counted", "slimexp.record.record.Record",
     "slimexp.config.build.build",
-    "slimexp.artifact.load", "slimexp.logger.wandb.os.system", "optuna.create_study", "wandb.init", "shutil.rmtree",
+    "slimexp.artifact.load", "slimexp.logger.wandb_run.os.system", "optuna.create_study", "wandb.init", "shutil.rmtree",
 ]  # fmt: skip
 ALLOWED = [
     "torch.optim.SGD", "torch.optim.AdamW", "torch.optim.lr_scheduler.StepLR", "transformers.Adafactor",

@@ -53,7 +53,7 @@ def test_options_without_a_name() -> None:
 
 
 def test_flags_and_deletions_give_no_value() -> None:
-    assert override.given(["-m", "a=1", "~b", "--config-dir=c", "+d=2"]) == ["a=1", "+d=2"]
+    assert override.assignments(["-m", "a=1", "~b", "--config-dir=c", "+d=2"]) == ["a=1", "+d=2"]
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ import pytest
 
 from slimexp.config import renamed
 from slimexp.config.composition import options
+from slimexp.config.definition import TargetNotFound, home
 from slimexp.config.override import nearest
-from slimexp.config.signature import TargetNotFound, home, signature
+from slimexp.config.signature import signature
 from slimexp.record.settings import flat
 
 

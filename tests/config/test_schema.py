@@ -1,6 +1,7 @@
 """Root keys: what they must be, said by ``check`` before anything is loaded or written."""
 
 from copy import deepcopy
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from slimexp.config.build import ConfigError
 from slimexp.config.check import check
 from slimexp.config.command_line import main
 from slimexp.config.composition import compose
-from slimexp.config.schema import unfit_name
+from slimexp.config.schema import Run, unfit_name
 
 WRONG = [
     *(("name", name) for name in ("", " ", ".", "..", "../../up", "/tmp/x", "a/b", "a\\b", "a\0b", "a\nb", "a\tb",
@@ -122,3 +123,7 @@ def test_the_home_folder_is_meant_by_a_tilde(
     assert (cfg.model.path, cfg.data.path) == (f"{tmp_path}/model", f"{tmp_path}/a~b.csv")
     assert (cfg.runs, cfg.logger.folder, cfg.name) == (f"{tmp_path}/runs", f"{tmp_path}/runs", "a~b")
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_root_keys_are_documented() -> None:
+    assert all(f"{item.name}:" in str(Run.__doc__) for item in fields(Run))

@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 from slimexp.config import secret
 from slimexp.config.build import ConfigError
 from slimexp.config.check import check
-from slimexp.config.command_line import explain, main
+from slimexp.config.command_line import main
 from slimexp.config.composition import compose
+from slimexp.config.explanation import explain
 
 VALUE = "9f2c-not-for-others"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from slimexp.file.bounded import one_line, read_object, require_file
+from slimexp.file.integrity import Damaged
 
 DAMAGE = {
     "empty": (b"", "Expecting value"),
@@ -62,6 +63,12 @@ def test_others_may_write_infinity_and_links(tmp_path: Path) -> None:
     assert read_object(tmp_path / "here.json") == {"a": [0.0, float("inf")], "b": "é"}
     (tmp_path / "there.json").write_text('{"a": 1}')
     assert read_object(tmp_path / "here.json", strict=True) == {"a": 1}
+
+
+def test_without_a_way_out_the_message_is_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "some.json").write_text("{")
+    with pytest.raises(Damaged, match=r"^some\.json is no JSON object: Expecting property name"):
+        read_object(tmp_path / "some.json", way_out=None)
 
 
 def test_one_line() -> None:

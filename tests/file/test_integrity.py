@@ -72,24 +72,10 @@ def test_a_seal_is_of_all_that_is_sealed() -> None:
             integrity.check_seal(changed)
 
 
-@pytest.mark.parametrize(
-    ("content", "why"),
-    [(b"", "a is empty"), (b"{", "a is no JSON: "), (b"[1]", "a holds no object"), (b'{"x": NaN}', "NaN is no number"),
-     (b'{"x": -Infinity}', "-Infinity is no number"), (b"\xff\xfe", "a is no JSON: "),
-     (b"[" * 10**5, "a is no JSON: ")],
-)  # fmt: skip
-def test_an_object_is_strict_json(tmp_path: Path, content: bytes, why: str) -> None:
-    (tmp_path / "a").write_bytes(content)
-    with pytest.raises(Damaged, match=why):
-        integrity.read_object(tmp_path / "a")
-
-
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("nowhere", path)])
 def test_what_is_no_file_is_neither_read_nor_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "a")
     assert integrity.is_other_kind(tmp_path / "a") and not integrity.is_other_kind(tmp_path / "none")
-    with pytest.raises(Damaged, match="a is no file"):
-        integrity.read_object(tmp_path / "a")
     with pytest.raises(Damaged, match="a is no file"):
         integrity.check_files(tmp_path, {"a": {"bytes": 0, "sha256": ""}})
     aside = integrity.set_aside(tmp_path / "a")
@@ -127,6 +113,31 @@ def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path: Path, m
     integrity.write(tmp_path / "a", "text")
     assert done == ["sync a.partial", "rename", f"sync {tmp_path.name}"]
     assert (tmp_path / "a").read_text() == "text"
+
+
+@pytest.mark.parametrize("place", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("elsewhere")])
+def test_what_lies_at_the_other_name_is_removed(tmp_path: Path, place: Callable[[Path], None]) -> None:
+    place(tmp_path / "a.17.partial")
+    integrity.write(tmp_path / "a", "ä", partial=tmp_path / "a.17.partial")
+    assert (tmp_path / "a").read_bytes() == "ä".encode()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_is_written_aside_takes_the_name_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".{dead.pid}.a").touch()
+    (tmp_path / ".1.a").touch()  # of a process that is alive
+    with pytest.raises(RuntimeError), integrity.aside(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    with integrity.aside(path) as partial:
+        partial.write_text("new")
+    assert path.read_text() == "new"
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".1.a", "a"]
 
 
 def test_a_digest_needs_no_torch() -> None:

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from slimexp import artifact
 from slimexp.config.composition import compose
-from slimexp.config.signature import source_path
+from slimexp.config.definition import source_path
 from slimexp.format.manifest import ATTACHMENTS
 from slimexp.model.loading import Pretrained
 from slimexp.pipeline import key
@@ -245,9 +245,7 @@ def test_lists_of_modules_hold_what_is_there_and_needed() -> None:
 def test_modules_that_import_by_a_computed_name_are_known() -> None:
     call = re.compile(r"\b(import_module|__import__|get_class|get_method|get_object|_locate|instantiate|run_module)\(")
     found = {module for module, path in MODULES.items() if call.search(path.read_text(encoding="utf-8"))}
-    assert (
-        found - {"slimexp.config.signature"} == COMPUTED_IMPORTS.keys()
-    )  # whose function of that name imports nothing
+    assert found - {"slimexp.config.definition"} == COMPUTED_IMPORTS.keys()  # whose _locate imports nothing
 
 
 def write(folder: Path, files: dict[str, str]) -> Find:

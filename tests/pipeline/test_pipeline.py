@@ -12,8 +12,8 @@ from torch import Tensor
 
 from slimexp import artifact
 from slimexp.config.check import check
-from slimexp.config.command_line import explain
 from slimexp.config.composition import compose
+from slimexp.config.explanation import explain
 from slimexp.pipeline.pipeline import Pipeline
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.minmax import MinMax

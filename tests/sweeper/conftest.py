@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from slimexp.sweeper.settings import Settings
 from slimexp.sweeper.space import Space
 from slimexp.sweeper.sweep import Sweep
 from slimexp.sweeper.worker import Job, Outcome
@@ -81,10 +82,14 @@ def make(fake: Any, tmp_path: Path) -> Callable[..., Sweep]:
         defaults: dict[str, Any] = {
             "objectives": {"cer": "min", "disk_mb": "min"}, "limits": {}, "sampler": None, "trials": None, "seeds": [],
             "storage": None, "workers": 2, "threads": 1, "fail_fast": False, "max_failures": None,
-            "folder": tmp_path / "sweep",
         }  # fmt: skip
-        chosen = {**defaults, **settings}
-        return Sweep(space=Space.parse(overrides), prepare=fake.prepare, **chosen)
+        place = {name: settings.pop(name) for name in ("folder", "content", "fixed") if name in settings}
+        return Sweep(
+            space=Space.parse(overrides),
+            settings=Settings(**{**defaults, **settings}),
+            prepare=fake.prepare,
+            **{"folder": tmp_path / "sweep", **place},
+        )
 
     return build
 

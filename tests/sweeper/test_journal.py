@@ -11,9 +11,10 @@ import optuna
 import pytest
 
 from slimexp.sweeper import operation
-from slimexp.sweeper.account import OUTCOME
-from slimexp.sweeper.journal import DAMAGED, FILE
+from slimexp.sweeper.journal import FILE
+from slimexp.sweeper.repair import DAMAGED
 from slimexp.sweeper.sweep import Sweep
+from slimexp.sweeper.trial_result import OUTCOME
 
 Make = Callable[..., Sweep]
 Lines = list[bytes]

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from slimexp.config.composition import CONF_DIR
 from slimexp.sweeper.pool import local, ray, submitit
-from slimexp.sweeper.settings import check_settings, promotion
+from slimexp.sweeper.settings import check_settings, parse_promotion
 from slimexp.sweeper.space import Space
 
 pytestmark = pytest.mark.fast
@@ -114,13 +114,13 @@ def test_an_objective_has_one_of_two_ways() -> None:
 )
 def test_a_wrong_promotion_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=rf"^hydra\.sweeper\.promote{message}"):
-        promotion({**SETTINGS["promote"], **changes})
+        parse_promotion({**SETTINGS["promote"], **changes})
 
 
 @pytest.mark.parametrize("promote", [None, 3, "most", [1], {}])
 def test_a_promotion_of_another_kind_is_named(promote: Any) -> None:
     with pytest.raises(ValueError, match=r"^hydra\.sweeper\.promote must hold most, overrides and seeds"):
-        promotion(promote)
+        parse_promotion(promote)
 
 
 @pytest.mark.parametrize(

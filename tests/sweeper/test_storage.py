@@ -4,16 +4,34 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
+from slimexp.config.password import mask_process
 from slimexp.sweeper import storage
 from slimexp.sweeper.sweep import Sweep
 
 Make = Callable[..., Sweep]
+
+ROOT = Path(__file__).parents[2]
+SECRETS = ("hunter2", "hunter%202", "hunter 2", "hunter+2")
+WITH_PASSWORD = [
+    "postgresql://ann:hunter2@host:5432/sweeps",
+    "postgresql://host/sweeps?user=ann&password=hunter2",
+    "mysql+pymysql://ann:hunter2@host:3306/sweeps?charset=utf8",
+    "mysql://host/sweeps?passwd=hunter2",
+    "sqlite://ann:hunter2@/sweeps.db",
+    "sqlite:////tmp/nowhere/sweeps.db?password=hunter2",
+    "nonsense://ann:hunter2@host/sweeps",
+    "postgresql://ann:hunter2@host:port/sweeps",
+    "postgresql://ann:hunter2{x}@127.0.0.1:1/sweeps",
+]
 
 
 @pytest.mark.parametrize(
@@ -30,7 +48,7 @@ def test_what_is_no_database_is_one_error(make: Make, url: str, message: str) ->
 
 
 def test_a_missing_driver_is_one_error(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "psycopg", None)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ValueError, match=r"pip install 'slimexp\[postgres\]'"):
         make("x=1,2", storage="postgresql://somebody@127.0.0.1:1/sweeps")
 
@@ -45,6 +63,66 @@ def test_a_database_that_does_not_answer_is_one_error_within_seconds(
         with pytest.raises(ValueError, match=r"no database answers at postgresql\+psycopg://somebody:\*\*\*@") as said:
             make("x=1,2", storage=url)
     assert "secret" not in str(said.value)
+
+
+def is_kept_back(text: str) -> bool:
+    return not any(secret in text for secret in SECRETS)
+
+
+@pytest.mark.parametrize("url", WITH_PASSWORD)
+def test_no_error_has_it(make: Make, url: str) -> None:
+    with pytest.raises(ValueError, match=r"hydra\.sweeper\.storage") as said:
+        make("x=1,2", storage=url)
+    assert is_kept_back(str(said.value)) and "\n" not in str(said.value)
+    assert (
+        said.value.__suppress_context__ or said.value.__context__ is None or is_kept_back(str(said.value.__context__))
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://ann:{SECRETS[0]}@host/s",
+        f"postgresql://ann:{SECRETS[1]}@host/s",
+        f"postgresql://host/s?password={SECRETS[0]}",
+    ],
+    ids=["plain", "quoted", "setting"],
+)  # ids reach a worker
+def test_neither_workers_nor_hydras_config_have_it(
+    make: Make, url: str, monkeypatch: Any, capsys: Any, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", "-m", f"hydra.sweeper.storage={url}", "seed=1,2"])
+    given = {"task": ["seed=1,2"], "hydra": ["hydra/sweeper=pareto", f"hydra.sweeper.storage={url}"]}
+    config = OmegaConf.create({"hydra": {"sweeper": {"storage": url}, "overrides": given}})
+    OmegaConf.set_readonly(config, True)
+    mask_process(config)
+    assert sys.argv == ["train", "-m", "hydra.sweeper.storage=***", "seed=1,2"]
+    assert is_kept_back(OmegaConf.to_yaml(config)) and config.hydra.overrides.task == ["seed=1,2"]
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: whoever may list this machine's processes") and is_kept_back(warning)
+    make("x=told,3").run()
+    logs = [path.read_text() for path in (tmp_path / "sweep").glob("*.log")]
+    assert any("hydra.sweeper.storage=***" in log for log in logs) and all(map(is_kept_back, logs))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "hydra.sweeper.storage=postgresql://h/s?password=hunter2",
+        "hydra.sweeper.storag=postgresql://ann:hunter2@host/sweeps",
+        "hydra.sweeper.storage=[postgresql://ann:hunter2@host/sweeps]",
+    ],
+)
+def test_the_program_does_not_tell_it(override: str, tmp_path: Path) -> None:
+    command = ["-m", "hydra/sweeper=pareto", "+experiment=prune_t5", "seed=1,2", f"runs={tmp_path / 'runs'}", override]
+    done = subprocess.run(
+        [sys.executable, "-m", "slimexp.train", *command],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "SLIMEXP_TRACEBACK": "1"},
+    )  # fmt: skip
+    assert done.returncode == 2 and "error: " in done.stderr
+    assert is_kept_back(done.stdout + done.stderr)
+    kept = [path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file()]
+    assert all(map(is_kept_back, kept))
 
 
 def test_sqlite_keeps_a_sweep_too(make: Make, tmp_path: Path) -> None:

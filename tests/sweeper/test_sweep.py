@@ -12,7 +12,6 @@ import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from slimexp.sweeper.planned import Planned
 from slimexp.sweeper.pool import local
 from slimexp.sweeper.sweep import Sweep
 
@@ -101,35 +100,6 @@ def test_the_same_command_goes_on_and_repeats_nothing(make: Make, ran: Ran, caps
     assert "12 of 12 trials are finished" in capsys.readouterr().out
 
 
-def test_another_sweep_at_the_same_place_is_refused(make: Make) -> None:
-    make("x=1,2", "y=1").run()
-    with pytest.raises(
-        ValueError, match=r"holds another sweep \(x was 1,2 and is 1,2,3, z is new\): repeat its command"
-    ):
-        make("x=1,2,3", "y=1", "z=1,2")
-    with pytest.raises(ValueError, match=r"\(limits was {} and is {disk_mb: 3}\)"):
-        make("x=1,2", "y=1", limits={"disk_mb": 3})
-    with pytest.raises(ValueError, match=r"\(what is not swept changed\)"):
-        make("x=1,2", "y=1", content="other")
-
-
-def test_what_has_changed_is_named(make: Make) -> None:
-    there = {"fixed": {"lr": 0.1, "bits": 8, "old": 1}, "content": "a"}
-    make("x=1,2", "y=tag(log,interval(1,8))", sampler=RandomSampler, trials=1, **there).run()
-    here = {"sampler": RandomSampler, "trials": 1, "fixed": {"lr": 0.1, "bits": None}, "content": "b"}
-    with pytest.raises(ValueError, match=r"sweep \(bits was 8 and is null, old is no longer there\)"):
-        make("x=1,2", "y=tag(log,interval(1,8))", **here)
-    with pytest.raises(ValueError, match=r"\(y was tag\(log, interval\(1, 8\)\) and is int\(interval\(1, 8\)\)\)"):
-        make("x=1,2", "y=int(interval(1,8))", **here)
-
-
-def test_objectives_in_another_order_are_another_sweep(make: Make) -> None:
-    """Values of finished trials stand in the order of their study's objectives."""
-    make("x=1,2", "y=1").run()
-    with pytest.raises(ValueError, match=r"objectives was {cer: min, disk_mb: min} and is {disk_mb: min, cer: min}"):
-        make("x=1,2", "y=1", objectives={"disk_mb": "min", "cer": "min"})
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -174,15 +144,6 @@ def test_a_sampler_proposes_and_is_told(make: Make, sampler: str) -> None:
     xs = [trial.params["x"] for trial in sweep.study.trials]
     assert len(set(xs)) == 7 and all(0 <= x <= 9 for x in xs)
     assert make("x=interval(0.0,9.0)", "y=interval(1,8)", **{**settings, "trials": 9}).run()
-
-
-def test_the_plan_comes_first() -> None:
-    space = {"x": optuna.distributions.CategoricalDistribution(["1", "2"])}
-    sampler = Planned(space, optuna.samplers.RandomSampler(seed=0))
-    sampler.plan.append({"x": "2"})
-    study = optuna.create_study(sampler=sampler)
-    assert study.ask(fixed_distributions=space).params == {"x": "2"}
-    assert study.ask(fixed_distributions=space).params["x"] in ("1", "2")
 
 
 def test_a_seed_is_not_swept_and_set(make: Make) -> None:

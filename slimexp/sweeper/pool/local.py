@@ -12,18 +12,18 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from slimexp.sweeper.worker import Job, Outcome, Prepare, end_with_children, gone, work
+from slimexp.sweeper.worker import Job, Outcome, Prepare, end_with_children, lost_outcome, work
 
-MOST = 1000  # processes of one machine
+MOST = 1000  # processes on one machine
 
 
 class Pool:
     """Workers that are started when they are needed, and again when one has died.
 
     Args:
-        workers: Most processes at a time.
-        threads: Of torch, in each.
-        prepare: What a worker does first; must be importable.
+        workers: Largest number of processes at a time.
+        threads: Threads of torch in each process.
+        prepare: Prepares a worker before its first job; must be importable.
 
     Raises:
         ValueError: More workers than a machine can hold.
@@ -47,12 +47,12 @@ class Pool:
 
     @property
     def free(self) -> int:
-        """Jobs that could start now."""
+        """Number of jobs that could start now."""
         return self.workers - len(self._busy)
 
     @property
     def busy(self) -> int:
-        """Jobs under way."""
+        """Number of jobs under way."""
         return len(self._busy)
 
     def submit(self, job: Job) -> None:
@@ -65,9 +65,9 @@ class Pool:
                 return
 
     def finished(self) -> Iterator[tuple[Job, Outcome]]:
-        """Wait until at least one job has ended; those that have."""
+        """Wait until at least one job has ended; yields those that have, with their outcomes."""
         ready = wait([worker.connection for worker in self._busy] + [worker.process.sentinel for worker in self._busy])
-        for worker in [one for one in self._busy if one.connection in ready or one.process.sentinel in ready]:
+        for worker in [busy for busy in self._busy if busy.connection in ready or busy.process.sentinel in ready]:
             job, outcome, alive = worker.take()
             self._busy.remove(worker)
             if alive:
@@ -80,11 +80,11 @@ class _Worker:
 
     def __init__(self, threads: int, prepare: Prepare) -> None:
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
+        self.connection, remote = context.Pipe()
         alive, self._alive = context.Pipe(duplex=False)
-        self.process = context.Process(target=_serve, args=(theirs, alive, threads, prepare))
+        self.process = context.Process(target=_serve, args=(remote, alive, threads, prepare))
         self.process.start()
-        for end in (theirs, alive):
+        for end in (remote, alive):
             end.close()  # so that reading ends when the process does
         self.job: Job | None = None
         self.began = 0.0
@@ -100,14 +100,14 @@ class _Worker:
         return True
 
     def take(self) -> tuple[Job, Outcome, bool]:
-        """The job, what became of it, and whether the process is there for another."""
+        """The job, its outcome, and whether the process can take another job."""
         assert self.job is not None
         try:
             return self.job, self.connection.recv(), True
         except (EOFError, OSError):
             self._end()
             why = f"the worker {_ending(self.process.exitcode or 0)}"
-            return self.job, gone(self.job, why, time.monotonic() - self.began), False
+            return self.job, lost_outcome(self.job, why, time.monotonic() - self.began), False
 
     def stop(self, *, at_once: bool) -> None:
         if at_once:
@@ -118,7 +118,7 @@ class _Worker:
         self._alive.close()
 
     def _end(self) -> None:
-        """Of a process that is dead or dying: wait for it, and end what it has left behind."""
+        """Wait for a process that is dead or dying, and end what it has started."""
         self.process.join()
         assert self.process.pid
         with suppress(ProcessLookupError, PermissionError):
@@ -126,19 +126,19 @@ class _Worker:
 
 
 def _ending(code: int) -> str:
-    """What became of a process, by its exit code as Python tells it."""
+    """How a process ended, by its exit code as ``multiprocessing`` reports it."""
     if code >= 0:
         return f"ended with status {code}"
-    names = {one.value: one.name for one in signal.Signals}
+    names = {number.value: number.name for number in signal.Signals}
     hint = " (out of memory?)" if code == -signal.SIGKILL else ""
     return f"was killed by {names.get(-code, f'signal {-code}')}{hint}"
 
 
 def _serve(connection: Connection, controller: Connection, threads: int, prepare: Prepare) -> None:
-    """A worker's life."""
+    """The loop of a worker: receive a job, run it, send its outcome."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's, which ends its workers
-    threading.Thread(target=_outlive_not, args=(controller,), daemon=True).start()
+    threading.Thread(target=_end_with_controller, args=(controller,), daemon=True).start()
     tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a killed worker leaves behind
     run = prepare(threads)
     while True:
@@ -153,8 +153,8 @@ def _serve(connection: Connection, controller: Connection, threads: int, prepare
             return  # the controller is gone; what is finished is on disk
 
 
-def _outlive_not(controller: Connection) -> None:
-    """End with the controller, in the midst of a job too: it says nothing here, and what is read ends when it does."""
+def _end_with_controller(controller: Connection) -> None:
+    """End with the controller, in the midst of a job too: it never writes to this pipe, and its end closes it."""
     with suppress(EOFError, OSError):
         controller.recv_bytes()
     end_with_children()

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from slimexp.host.extra import require
-from slimexp.sweeper.worker import Job, Outcome, Prepare, Run, gone, work
+from slimexp.sweeper.worker import Job, Outcome, Prepare, Run, lost_outcome, work
 
 LOCAL = "local"
 ANSWER_S = 5.0
@@ -21,12 +21,12 @@ class Pool:
     """Actors that are started when they are needed, and again when one has died.
 
     Args:
-        workers: Most actors at a time.
-        threads: Of torch, in each; the CPUs that Ray gives it.
-        prepare: What an actor does first; must be importable on every node.
+        workers: Largest number of actors at a time.
+        threads: Threads of torch in each actor, and CPUs that Ray reserves for it.
+        prepare: Prepares an actor before its first job; must be importable on every node.
         address: ``local`` for a cluster of this process alone, ``auto`` for the one that this machine belongs to, or
             ``HOST:PORT``. All nodes must see this machine's working directory under the same path.
-        gpus: Of each actor; a part of one lets several share it.
+        gpus: Number of GPUs of each actor; a fraction lets several share one.
 
     Raises:
         ValueError: Ray is not installed, or a setting is of another kind.
@@ -63,10 +63,10 @@ class Pool:
                 f"hydra.sweeper.pool.address: no Ray cluster answers at '{self.address}' ({_first_line(error)}): start "
                 "one by 'ray start --head', or let address=local"
             ) from error
-        there = self._ray.cluster_resources().get("GPU", 0)
-        if self.address == LOCAL and self.gpus > there:
+        gpus = self._ray.cluster_resources().get("GPU", 0)
+        if self.address == LOCAL and self.gpus > gpus:
             self._ray.shutdown()
-            raise ValueError(f"hydra.sweeper.pool.gpus asks for {self.gpus:g} per worker, this machine has {there:g}")
+            raise ValueError(f"hydra.sweeper.pool.gpus asks for {self.gpus:g} per worker, this machine has {gpus:g}")
         self._actor = self._ray.remote(_Worker).options(num_cpus=self.threads, num_gpus=self.gpus)
         return self
 
@@ -77,12 +77,12 @@ class Pool:
 
     @property
     def free(self) -> int:
-        """Jobs that could start now."""
+        """Number of jobs that could start now."""
         return self.workers - len(self._busy)
 
     @property
     def busy(self) -> int:
-        """Jobs under way, or waiting for a node to have room."""
+        """Number of jobs under way, or waiting for a node to have room."""
         return len(self._busy)
 
     def submit(self, job: Job) -> None:
@@ -92,7 +92,7 @@ class Pool:
         self._busy[actor.work.remote(job)] = job, actor, time.monotonic()
 
     def finished(self) -> Iterator[tuple[Job, Outcome]]:
-        """Wait until at least one job has ended; those that have."""
+        """Wait until at least one job has ended; yields those that have, with their outcomes."""
         self._release_idle()
         self._ray.wait(list(self._busy), num_returns=1)
         ended, _ = self._ray.wait(list(self._busy), num_returns=len(self._busy), timeout=0)
@@ -103,17 +103,17 @@ class Pool:
                 self._idle.append(actor)
             except self._ray.exceptions.RayError as error:
                 self._ray.kill(actor)
-                outcome = gone(job, _reason(error), time.monotonic() - began)
+                outcome = lost_outcome(job, _reason(error), time.monotonic() - began)
             yield job, outcome
 
     def _release_idle(self) -> None:
-        """End what nothing is left for: on a cluster with fewer CPUs than workers, others wait for its place."""
+        """End idle actors: on a cluster with fewer CPUs than workers, others wait for their places."""
         while self._idle:
             self._ray.kill(self._idle.pop())
 
 
 class _Worker:
-    """An actor's life."""
+    """An actor: prepared by its first job, it runs one after the other."""
 
     def __init__(self, threads: int, prepare: Prepare, folder: Path) -> None:
         self.threads = threads
@@ -132,7 +132,7 @@ class _Worker:
 
 
 def _reason(error: Exception) -> str:
-    """What Ray knows of a lost job, without its advice."""
+    """Ray's reason for the loss of a job, without its advice."""
     text = " ".join(str(error).split())
     _, _, detail = text.partition("Worker exit detail: ")
     return f"the Ray worker is gone (out of memory?): {(detail or text).partition(' Some common causes')[0]}"[:400]

@@ -9,21 +9,21 @@ from types import TracebackType
 from typing import Any, cast
 
 from slimexp.host.extra import require
-from slimexp.sweeper.worker import Job, Outcome, Prepare, gone, line, work
+from slimexp.sweeper.worker import Job, Outcome, Prepare, line, lost_outcome, work
 
-POLL_S = 0.2  # between two looks at the jobs' result files
-LATE_S = 15.0  # that a shared filesystem may take to show one
+POLL_S = 0.2  # seconds between two looks at the jobs' result files
+LATE_S = 15.0  # seconds that a shared filesystem may take to show one
 
 
 class Pool:
     """Jobs that are submitted as slots get free. A job is a fresh process: it pays for its imports.
 
     Args:
-        workers: Most jobs at a time, waiting ones included.
-        threads: Of torch, in each; the CPUs that it asks for.
-        prepare: What a job does first; must be importable on every node.
+        workers: Largest number of jobs at a time, waiting ones included.
+        threads: Threads of torch in each job, and CPUs that it requests.
+        prepare: Prepares a job's process; must be importable on every node.
         cluster: ``slurm``, or ``local``. The sweep's folder must be one that all nodes share.
-        parameters: Of submitit's ``AutoExecutor``: ``timeout_min``, ``mem_gb``, ``slurm_partition`` ...
+        parameters: Parameters of submitit's ``AutoExecutor``: ``timeout_min``, ``mem_gb``, ``slurm_partition`` ...
 
     Raises:
         ValueError: submitit is not installed, or a setting is of another kind.
@@ -57,12 +57,12 @@ class Pool:
 
     @property
     def free(self) -> int:
-        """Jobs that could be submitted now."""
+        """Number of jobs that could be submitted now."""
         return self.workers - len(self._busy)
 
     @property
     def busy(self) -> int:
-        """Jobs submitted."""
+        """Number of jobs submitted."""
         return len(self._busy)
 
     def submit(self, job: Job) -> None:
@@ -73,28 +73,28 @@ class Pool:
         """
         assert self.free
         if self._executor is None:
-            self._executor = self._made(job.log.parent / "submitit")
+            self._executor = self._make_executor(job.log.parent / "submitit")
         submitted = self._executor.submit(_Trial(self.prepare, self.threads, Path.cwd()), job)
         self._busy.append((job, submitted, time.monotonic()))
 
     def finished(self) -> Iterator[tuple[Job, Outcome]]:
-        """Wait until at least one job has ended; those that have."""
-        while not (ended := [one for one in self._busy if self._ended(one[1])]):
+        """Wait until at least one job has ended; yields those that have, with their outcomes."""
+        while not (ended := [busy for busy in self._busy if self._ended(busy[1])]):
             time.sleep(POLL_S)
         for job, submitted, began in ended:
             self._busy.remove((job, submitted, began))
             yield job, _outcome(job, submitted, time.monotonic() - began)
 
     def _ended(self, submitted: Any) -> bool:
-        """Whether a job has left a result, or has gone without one; asked of a dead one, submitit would hold us up."""
+        """Whether a job has left a result, or is gone without one; submitit itself would wait long for a dead one's."""
         if submitted.paths.result_pickle.exists():
             return bool(submitted.done())
         if not submitted.done():
             return False
-        gone = self._gone.setdefault(submitted.job_id, time.monotonic())
-        return self.cluster == "local" or time.monotonic() - gone > LATE_S
+        since = self._gone.setdefault(submitted.job_id, time.monotonic())
+        return self.cluster == "local" or time.monotonic() - since > LATE_S
 
-    def _made(self, folder: Path) -> Any:
+    def _make_executor(self, folder: Path) -> Any:
         try:
             executor = self._submitit.AutoExecutor(folder=folder, cluster=self.cluster)
             executor.update_parameters(name="slimexp", cpus_per_task=self.threads, **self.parameters)
@@ -105,7 +105,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class _Trial:
-    """What a job does; it has ``checkpoint``, so that Slurm may take its node away and give it another."""
+    """The function of a job; it has ``checkpoint``, so that Slurm may take its node away and give it another."""
 
     prepare: Prepare
     threads: int
@@ -116,7 +116,7 @@ class _Trial:
         return work(self.prepare(self.threads), job)
 
     def checkpoint(self, job: Job) -> Any:
-        """The same again: stages are kept, and one under way goes on from its checkpoint."""
+        """The same job again: finished stages stay, and one under way goes on from its checkpoint."""
         helpers = require("submitit.helpers", extra="submitit", by="hydra/sweeper/pool=submitit")
         return helpers.DelayedSubmission(self, job)
 
@@ -124,7 +124,7 @@ class _Trial:
 def _outcome(job: Job, submitted: Any, seconds: float) -> Outcome:
     if not submitted.paths.result_pickle.exists():
         state = submitted.state.lower()
-        return gone(job, f"the job is gone ({state}; out of memory?): see {submitted.paths.stderr}", seconds)
+        return lost_outcome(job, f"the job is gone ({state}; out of memory?): see {submitted.paths.stderr}", seconds)
     try:
         return cast(Outcome, submitted.result())
     except Exception as error:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,7 @@ import optuna
 import psutil
 import pytest
 
-from slimexp.sweeper.promotion import Promotion
 from slimexp.sweeper.sweep import Sweep
-from slimexp.sweeper.worker import _TOOK_LONGER, Job, _cause, gone, work
 
 Make = Callable[..., Sweep]
 Ran = Callable[[], list[str]]
@@ -25,15 +22,17 @@ CONTROLLER = """
 import sys
 from pathlib import Path
 import fake_worker
-from slimexp.sweeper.sweep import Sweep
+from slimexp.sweeper.settings import Settings
 from slimexp.sweeper.space import Space
+from slimexp.sweeper.sweep import Sweep
 
 if __name__ == "__main__":
-    Sweep(
-        space=Space.parse(["x=endless,3", "y=1"]), objectives={"cer": "min", "disk_mb": "min"}, limits={}, sampler=None,
-        trials=None, seeds=[], storage=None, workers=1, threads=1, fail_fast=False, max_failures=None,
-        folder=Path(sys.argv[1]), prepare=fake_worker.prepare,
-    ).run()
+    settings = Settings(
+        objectives={"cer": "min", "disk_mb": "min"}, limits={}, sampler=None, trials=None, seeds=[], storage=None,
+        workers=1, threads=1, fail_fast=False, max_failures=None,
+    )
+    space, folder = Space.parse(["x=endless,3", "y=1"]), Path(sys.argv[1])
+    Sweep(space=space, folder=folder, settings=settings, prepare=fake_worker.prepare).run()
 """
 
 
@@ -149,92 +148,3 @@ def test_what_kills_its_workers_is_given_up(make: Make, ran: Ran) -> None:
     again = make("x=killed,3")
     assert again.done == 2
     again._lock.close()
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize(
-    ("error", "cause"),
-    [
-        (OSError(28, "No space left on device"), "machine"),
-        (OSError(122, "Disk quota exceeded"), "machine"),
-        (OSError(5, "Input/output error"), "machine"),
-        (OSError(12, "Cannot allocate memory"), "machine"),
-        (OSError(24, "Too many open files"), "machine"),
-        (MemoryError(), "machine"),
-        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), "machine"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), "machine"),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "machine"),
-        (RuntimeError("I/O error: No space left on device (os error 28)"), "machine"),
-        (ValueError("x is wrong"), "trial"),
-        (FileNotFoundError(2, "No such file"), "trial"),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "trial"),
-        (KeyError("cer"), "trial"),
-    ],
-)
-def test_whose_fault_an_error_is(error: Exception, cause: str) -> None:
-    assert _cause(error) == cause
-    behind = RuntimeError("cannot save")
-    behind.__cause__ = error
-    assert _cause(behind) == cause
-
-
-@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
-def test_a_log_that_is_no_file_is_neither_waited_for_nor_written_through(tmp_path: Path, kind: str) -> None:
-    log, other = tmp_path / "trial.log", tmp_path / "other"
-    other.write_text(f"{_TOOK_LONGER}9")
-    {"pipe": os.mkfifo, "link": lambda log: log.symlink_to(other), "folder": Path.mkdir}[kind](log)
-    outcome = work(lambda overrides: pytest.fail("it was done"), Job(0, ((),), log))
-    assert outcome.cause == "trial" and outcome.error and outcome.error.startswith("its log cannot be written (")
-    assert str(log) in outcome.error and other.read_text() == f"{_TOOK_LONGER}9"
-    if kind != "link":
-        assert gone(Job(0, ((),), log), "it is gone", 1.0).error == "it is gone"
-
-
-@pytest.mark.parametrize(
-    ("last", "error"),
-    [
-        (f"{_TOOK_LONGER}9", f"{_TOOK_LONGER}9"),
-        ("at work", "it is gone"),
-        (f"{_TOOK_LONGER}9\nat work", "it is gone"),
-        ("x" * 1000 + _TOOK_LONGER, "it is gone"),
-    ],
-)
-def test_of_a_log_the_end_is_read(tmp_path: Path, last: str, error: str) -> None:
-    log = tmp_path / "trial.log"
-    for before in (0, 1 << 40):  # a terabyte, which takes no place
-        with log.open("wb") as file:
-            file.truncate(before)
-            file.seek(before)
-            file.write(f"\n{last}\n".encode())
-        assert gone(Job(0, ((),), log), "it is gone", 1.0).error == error
-
-
-# --- a folder that is moved ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("named", [True, False], ids=["now", "an older slimexp"])
-@pytest.mark.parametrize("storage", [None, "sqlite"])
-@pytest.mark.parametrize("how", ["moved", "linked", "relative", "absolute"])
-def test_a_sweep_goes_on_wherever_its_folder_is(
-    make: Make, here: Any, tmp_path: Path, monkeypatch: Any, how: str, storage: str | None, named: bool
-) -> None:
-    url = storage and f"sqlite:///{tmp_path / 'sweeps.db'}"
-    monkeypatch.chdir(tmp_path)
-    began = {"relative": tmp_path / "a/sweep", "absolute": Path("a/sweep")}.get(how, tmp_path / "a/sweep")
-    ran: list[str] = []
-    earnest = {"promotion": Promotion(most=1, overrides=("z=1",)), "pool": partial(here, ran), "workers": 1}
-    make("x=1,2", f"runs={began.parent}", folder=began, storage=url, **earnest).run()
-    assert sorted(ran[:2]) == ["1", "2"] and len(ran) == 3
-    if not named:
-        (tmp_path / "a/sweep/study").unlink()
-        if storage and how == "moved":
-            pytest.skip("a database does not know that a folder was moved")
-    if how == "moved":
-        (tmp_path / "a").rename(tmp_path / "b")
-    elif how == "linked":
-        (tmp_path / "b").symlink_to(tmp_path / "a")
-    now = {"relative": Path("a/sweep"), "absolute": tmp_path / "a/sweep"}.get(how, tmp_path / "b/sweep")
-    again = make("x=1,2", f"runs={now.parent}", folder=now, storage=url, **earnest)
-    assert again.done == 2
-    again.run()
-    assert len(ran) == 3 and len(again.promoted) == 1

@@ -1,4 +1,4 @@
-"""What a study says of its trials: which ended and how, read so that nothing half written is taken for a result."""
+"""Results of trials as a study stores them, read so that nothing half written is taken for a result."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,20 +10,20 @@ from optuna.trial import FrozenTrial, TrialState
 from slimexp.record.figures import OF_LAYER
 from slimexp.sweeper.worker import Outcome
 
-OUTCOME = "outcome"  # user attribute of a trial
-REPEATS = "repeats"  # another: number of the trial that it is done instead of
+OUTCOME = "outcome"  # user attribute of a trial that has ended: its TrialResult
+REPEATS = "repeats"  # user attribute of a trial: number of the trial in whose place it runs
 
 
-class Told(TypedDict):
-    """What is written down of a trial that has ended.
+class TrialResult(TypedDict):
+    """The result of a trial that has ended, as a study stores it.
 
     Attributes:
-        metrics: Means over the seeds.
+        metrics: Metric -> mean over the seeds.
         error: Why it failed or was stopped; ``None`` after a success.
-        seconds: In the worker.
-        over: How far each limit is exceeded; empty after a failure.
+        seconds: Wall time in the worker.
+        over: How far the trial is above each limit, in the metric's unit; empty after a failure.
         stopped: Whether a rule stopped it.
-        again: Whether its surroundings ended it, so that the next command does it again.
+        again: Whether the worker or the machine ended it, so that the next command runs it again.
     """
 
     metrics: dict[str, float]
@@ -34,10 +34,10 @@ class Told(TypedDict):
     again: bool
 
 
-def told(outcome: Outcome, objectives: Sequence[str], limits: Mapping[str, float]) -> Told:
-    """What to write down of an outcome."""
+def trial_result(outcome: Outcome, objectives: Sequence[str], limits: Mapping[str, float]) -> TrialResult:
+    """The result to store of an outcome; a trial without finite objectives and limited metrics has failed."""
     metrics = means(outcome.metrics)
-    error = outcome.error or _absent(metrics, [*objectives, *limits])
+    error = outcome.error or _metric_fault(metrics, [*objectives, *limits])
     return {
         "metrics": metrics,
         "error": error,
@@ -48,55 +48,57 @@ def told(outcome: Outcome, objectives: Sequence[str], limits: Mapping[str, float
     }
 
 
-def ended(trial: FrozenTrial, swept: Mapping[str, BaseDistribution], objectives: Sequence[str]) -> Told | None:
-    """What is written down of a trial; ``None`` where it has not ended, or a part of it is lost."""
-    known = trial.user_attrs.get(OUTCOME)
-    if not isinstance(known, Mapping) or not {"metrics", "error", "over"} <= known.keys():
+def stored_result(
+    trial: FrozenTrial, swept: Mapping[str, BaseDistribution], objectives: Sequence[str]
+) -> TrialResult | None:
+    """The stored result of a trial; ``None`` where it has not ended, or a part of it is lost."""
+    stored = trial.user_attrs.get(OUTCOME)
+    if not isinstance(stored, Mapping) or not {"metrics", "error", "over"} <= stored.keys():
         return None
     if trial.params.keys() != swept.keys() or not all(_lies_in(trial.params[key], swept[key]) for key in swept):
         return None
-    metrics, error, over = known["metrics"], known["error"], known["over"]
+    metrics, error, over = stored["metrics"], stored["error"], stored["over"]
     if not isinstance(metrics, dict) or not isinstance(error, str | None) or not isinstance(over, list):
         return None
     if trial.state.is_finished() and (error is None) != (trial.state == TrialState.COMPLETE):
         return None
     if error is None and not (all(_finite(metrics.get(name)) for name in objectives) and all(map(_finite, over))):
         return None
-    seconds = known.get("seconds")
+    seconds = stored.get("seconds")
     return {
         "metrics": metrics,
         "error": error,
         "seconds": float(seconds) if isinstance(seconds, int | float) else 0.0,
         "over": over,
-        "stopped": known.get("stopped") is True or trial.state == TrialState.PRUNED,
-        "again": known.get("again") is True,
+        "stopped": stored.get("stopped") is True or trial.state == TrialState.PRUNED,
+        "again": stored.get("again") is True,
     }
 
 
-def over(trial: FrozenTrial) -> list[float]:
-    """How far a trial is above each limit; at most 0 where it keeps it."""
-    known = trial.user_attrs.get(OUTCOME)
-    return (known.get("over") if isinstance(known, Mapping) else None) or [0.0]
+def limit_violations(trial: FrozenTrial) -> list[float]:
+    """Distance of a trial above each limit, at most 0 where it keeps it: Optuna's ``constraints_func``."""
+    stored = trial.user_attrs.get(OUTCOME)
+    return (stored.get("over") if isinstance(stored, Mapping) else None) or [0.0]
 
 
 def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Metric -> mean over seeds, of those that every seed has."""
+    """Metric -> mean over seeds, of the metrics that every seed has."""
     if not rows:
         return {}
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if all(name in row for row in rows)}
 
 
-def same(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """A combination, to be looked up."""
+def combination(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Parameters as a hashable key: equal combinations have equal keys, whatever the order of their names."""
     return tuple(sorted(params.items()))
 
 
-def _absent(metrics: Mapping[str, float], wanted: Sequence[str]) -> str | None:
-    """What is wrong with the metrics that a trial gave."""
-    for name in wanted:
+def _metric_fault(metrics: Mapping[str, float], required: Sequence[str]) -> str | None:
+    """The fault of a trial's metrics: the first required one that is absent or not finite."""
+    for name in required:
         if name not in metrics:
-            known = sorted(one for one in metrics if OF_LAYER not in one)
-            return f"'{name}' was not measured; there are {', '.join(known)}"
+            measured = sorted(metric for metric in metrics if OF_LAYER not in metric)
+            return f"'{name}' was not measured; there are {', '.join(measured)}"
         if not math.isfinite(metrics[name]):
             return f"'{name}' is {metrics[name]}"
     return None
