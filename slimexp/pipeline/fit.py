@@ -3,11 +3,8 @@
 A training goes on from the checkpoint that a stopped process left.
 """
 
-import gc
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -18,6 +15,7 @@ from slimexp import artifact
 from slimexp.data.base import Corpus
 from slimexp.file import integrity
 from slimexp.file.integrity import Damaged
+from slimexp.host import garbage_collector
 from slimexp.host.console import Terminated, printable
 from slimexp.logger.base import Tracker
 from slimexp.logger.curves import drop_from
@@ -111,7 +109,7 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
     # a help for finding bugs that costs every step
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
-        with _collecting_less():
+        with garbage_collector.frozen():
             trainer.fit(technique, ckpt_path=resume, weights_only=True)
         if trainer.global_step < technique.steps:  # by a Timer, EarlyStopping or the like
             checkpoint.write(trainer)
@@ -187,14 +185,3 @@ def _resumes(stage: Stage) -> bool:
     if lost:
         _say_lost(stage, lost)
     return True
-
-
-@contextmanager
-def _collecting_less() -> Iterator[None]:
-    """Spare the garbage collector what is there already, the libraries' objects above all, at every pass."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()

@@ -5,16 +5,15 @@ changes no behaviour: comments, docstrings and formatting.
 """
 
 import ast
-import gc
 import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from slimexp.config.signature import source_path
+from slimexp.host.garbage_collector import paused
 
 Find = Callable[[str], Path | None]  # module -> its source file; ``None`` where there is no such module
 
@@ -113,22 +112,10 @@ def _read(text: bytes) -> _Source:
     words: list[str] = []
     imports: list[_Import] = []
     file_names: set[str] = set()
-    with _without_collecting():
+    with paused():  # beside torch, a pass over a syntax tree's many nodes takes longer than the parsing
         _flatten(ast.parse(text), words, imports, file_names)
     whole = hashlib.sha256("\n".join(words).encode("utf-8", "surrogatepass"))
     return _Source(whole.hexdigest(), tuple(imports), tuple(sorted(file_names)))
-
-
-@contextmanager
-def _without_collecting() -> Iterator[None]:
-    """Spare the garbage collector a syntax tree's many objects: beside torch, a pass takes longer than the parsing."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _flatten(node: ast.AST, words: list[str], imports: list[_Import], file_names: set[str]) -> None:

@@ -36,6 +36,7 @@ MEASURES = (
 # Imported by what makes a result or takes a figure, and no part of either: module -> why.
 SHAPES_NOTHING = {
     "slimexp.host.console": "prints",
+    "slimexp.host.garbage_collector": "decides when memory is freed",
     "slimexp.pipeline.progress": "prints",
     "slimexp.record": "keeps what is finished, folders and locks; another way of making keys makes other keys",
     "slimexp.config.signature": "refuses arguments, or lets them pass as they are",
