@@ -114,6 +114,8 @@ class Pipeline:
             self._restore(stage, known)
             return dict(known["metrics"])
         began = time.monotonic()
+        if self.measures:
+            print(f"{stage.name}: measuring {', '.join(self.measures)}", flush=True)
         subject = self.baseline if stage is self.reference else self._subject(stage)
         metrics = run(self.measures, subject, self.baseline, self.corpus) | artifact.reached(stage.artifact)
         seconds = {"train": trained or 0.0, "measure": time.monotonic() - began}
