@@ -48,10 +48,10 @@ def evaluate(cfg: DictConfig) -> float | None:
     baseline = subject if dense in (None, source) else _subject(dense, cfg.device, corpus)
     metrics: dict[str, float] = {}
     compared: dict[str, float] = metrics if baseline is subject else {}
-    add = partial(_record, cfg, parts, subject, metrics, compared, began)
+    append = partial(_record, cfg, parts, subject, metrics, compared, began)
     finished: list[str] = []
     try:
-        for name, measure in measures.items():  # shown as they come: some take a minute
+        for name, measure in measures.items():  # each is shown at once, for some take a minute
             phase(f"measuring {name}")
             metrics |= (figures := run({name: measure}, subject, baseline, corpus))
             if baseline is not subject:
@@ -61,9 +61,9 @@ def evaluate(cfg: DictConfig) -> float | None:
             finished.append(name)
     except BaseException:
         if metrics:
-            print(f"{add()}: {', '.join(finished) or 'the model without its baseline'}, of {', '.join(measures)}")
+            print(f"{append()}: {', '.join(finished) or 'the model without its baseline'}, of {', '.join(measures)}")
         raise
-    print(add())
+    print(append())
     return metrics.get(corpus.headline)
 
 

@@ -387,8 +387,8 @@ def test_a_checkpoint_of_another_model_is_one_error_and_then_made_anew(
 
 def test_a_checkpoint_that_is_whole_is(stopped: Run, copy: Make, again: Make, capsys: Any) -> None:
     run = copy(stopped)
-    held = checkpoint.check(run.stage() / "checkpoint.ckpt", run.pipeline().stages[-1].key)
-    assert held.step == 3 and 0 < held.curves < (run.stage() / "curves.jsonl").stat().st_size
+    position = checkpoint.check(run.stage() / "checkpoint.ckpt", run.pipeline().stages[-1].key)
+    assert position.step == 3 and 0 < position.curves_bytes < (run.stage() / "curves.jsonl").stat().st_size
     assert again(run) == []
 
 

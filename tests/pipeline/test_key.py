@@ -35,8 +35,8 @@ STAGES = {
     "distill": ["pipeline=distill"],
 }
 ALL_EXPERIMENTS = sorted(path.stem for path in (PACKAGE.parent / "conf" / "experiment").glob("*.yaml"))
+NO_EFFECT = tuple(f"{name}." for name in key.NO_EFFECT)  # and all below them
 # Calls by which a module can import what no import statement names: module -> why the closure is complete anyway.
-SHAPES_NOTHING = tuple(f"{name}." for name in key.SHAPES_NOTHING)  # and all below them
 COMPUTED_IMPORTS = {
     "slimexp.config.build": "what `_target_` names, which the closure starts from",
     "slimexp.sweeper.command": "what `_target_` names, to refuse a sweep",
@@ -231,14 +231,14 @@ def test_figures_have_code_of_their_own(find: Find, edit: Edit, copied: Path) ->
 
 @pytest.mark.fast
 def test_lists_of_modules_hold_what_is_there_and_needed() -> None:
-    listed = [*key.DRIVES, *key.MEASURES, *key.SHAPES_NOTHING, *key.SHAPES_FIGURES]
+    listed = [*key.RESULT_DRIVERS, *key.FIGURE_DRIVERS, *key.NO_EFFECT, *key.FIGURES_ONLY]
     assert [module for module in listed if module not in MODULES] == []
     imported = closure(
-        [*key.DRIVES, *key.MEASURES, "slimexp.technique.prune", "slimexp.data.spelling"],
+        [*key.RESULT_DRIVERS, *key.FIGURE_DRIVERS, "slimexp.technique.prune", "slimexp.data.spelling"],
         packages={"slimexp"},
     )
     callbacks = {"slimexp.pipeline.progress", "slimexp.stopper"}  # chosen by conf alone
-    assert {*key.SHAPES_NOTHING, *key.SHAPES_FIGURES} - callbacks <= imported.keys()
+    assert {*key.NO_EFFECT, *key.FIGURES_ONLY} - callbacks <= imported.keys()
 
 
 @pytest.mark.fast
@@ -440,7 +440,7 @@ def test_whatever_runs_in_a_training_is_in_the_closure(overrides: Callable[..., 
             settings = [OmegaConf.to_container(one, resolve=True) for one in (node, cfg.data, cfg.trainer)]
             counted |= key.result_closure(settings).keys()
             uncounted = set(found["ran"][name]) - counted
-            assert [one for one in uncounted if not f"{one}.".startswith(SHAPES_NOTHING)] == [], name
+            assert [one for one in uncounted if not f"{one}.".startswith(NO_EFFECT)] == [], name
         everything += key.targets(OmegaConf.to_container(cfg, resolve=True))
     whole = closure([*everything, "slimexp.pipeline.pipeline", "slimexp.config.check"], packages={"slimexp"})
     assert set(found["loaded"]) <= whole.keys()
