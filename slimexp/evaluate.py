@@ -37,7 +37,7 @@ def evaluate(cfg: DictConfig) -> float | None:
         The headline figure; ``None`` if it is not measured.
     """
     check(cfg, schema=Evaluation)
-    phase("reading the data and the models' configurations")
+    phase("checking the model, the data and the measures")
     from slimexp.measure.base import run
     from slimexp.pipeline import preflight  # torch is imported only once the config is right
 

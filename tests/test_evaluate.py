@@ -133,7 +133,7 @@ def test_every_phase_is_announced_in_a_line_of_its_own(
     run: Pipeline, evaluated: Evaluate, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dense, pruned = (stage.artifact for stage in run.stages)
-    loading = ["  reading the data and the models' configurations", f"  loading {pruned}"]
+    loading = ["  checking the model, the data and the measures", f"  loading {pruned}"]
     for baseline, expected in (
         (None, [*loading, "  measuring size", "  measuring task"]),
         (dense, [*loading, f"  loading {dense}", "  measuring size", "  measuring size of the dense model",

@@ -37,7 +37,7 @@ def save_root(source: Source, stage: Stage, corpus: Corpus, cfg: DictConfig) -> 
     """
     pl.seed_everything(cfg.seed, verbose=False)
     history = source.history()
-    if history.artifact is not None and history.attachments:  # which loading from ``source`` would drop
+    if history.artifact is not None and history.attachments:  # so that masks and quantizers stay attached
         family = artifact.load(history.artifact)
     else:
         family = _load(source, corpus)
@@ -66,7 +66,7 @@ def train(
         tracker: Logger of the training.
 
     Raises:
-        ValueError: The technique cannot reach its target on this model, or ``fit`` raises.
+        ValueError: The technique cannot reach its target on this model, and as ``fit``.
     """
     pl.seed_everything(cfg.seed, verbose=False)
     technique.workplace = machine.device(cfg.trainer)
