@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from slimexp.config.check import check
 from slimexp.config.command_line import main
 from slimexp.config.schema import Evaluation
+from slimexp.host.console import phase
 from slimexp.record import record, stage
 
 if TYPE_CHECKING:
@@ -28,11 +29,15 @@ STAGE = "evaluate"
 
 
 def evaluate(cfg: DictConfig) -> float | None:
-    """Check, load, measure, record; returns the headline, ``None`` if it is not measured.
+    """Check the configuration, load the models, measure them and record the figures.
 
     What was measured before an error or an interrupt is recorded too; readers merge it with what follows.
+
+    Returns:
+        The headline figure; ``None`` if it is not measured.
     """
     check(cfg, schema=Evaluation)
+    phase("checking the model, the data and the measures")
     from slimexp.measure.base import run
     from slimexp.pipeline import preflight  # torch is imported only once the config is right
 
@@ -43,20 +48,22 @@ def evaluate(cfg: DictConfig) -> float | None:
     baseline = subject if dense in (None, source) else _subject(dense, cfg.device, corpus)
     metrics: dict[str, float] = {}
     compared: dict[str, float] = metrics if baseline is subject else {}
-    add = partial(_record, cfg, parts, subject, metrics, compared, began)
+    append = partial(_record, cfg, parts, subject, metrics, compared, began)
     finished: list[str] = []
     try:
-        for name, measure in measures.items():  # shown as they come: some take a minute
-            metrics |= (found := run({name: measure}, subject, baseline, corpus))
+        for name, measure in measures.items():  # each is shown at once, for some take a minute
+            phase(f"measuring {name}")
+            metrics |= (figures := run({name: measure}, subject, baseline, corpus))
             if baseline is not subject:
+                phase(f"measuring {name} of the dense model")
                 compared |= run({name: measure}, baseline, baseline, corpus)
-            print("\n".join(_lines(found, {} if baseline is subject else compared)), flush=True)
+            print("\n".join(_lines(figures, {} if baseline is subject else compared)), flush=True)
             finished.append(name)
     except BaseException:
         if metrics:
-            print(f"{add()}: {', '.join(finished) or 'the model without its baseline'}, of {', '.join(measures)}")
+            print(f"{append()}: {', '.join(finished) or 'the model without its baseline'}, of {', '.join(measures)}")
         raise
-    print(add())
+    print(append())
     return metrics.get(corpus.headline)
 
 
@@ -68,7 +75,19 @@ def _record(
     compared: dict[str, float],
     began: float,
 ) -> str:
-    """Add a record of ``metrics`` and of ``compared``, those of the dense model; says where to."""
+    """Append the record of an evaluation.
+
+    Args:
+        cfg: The evaluation's configuration.
+        parts: What it is made of.
+        subject: The model that was measured.
+        metrics: Its figures, which those of its artifact are added to.
+        compared: Figures of the dense model.
+        began: When the evaluation began, in seconds of the monotonic clock.
+
+    Returns:
+        A line that names the file of records.
+    """
     from slimexp import artifact
     from slimexp.pipeline.recording import Recorder
 
@@ -94,7 +113,7 @@ def _record(
 
 
 def _lines(metrics: dict[str, float], dense: dict[str, float]) -> Iterator[str]:
-    """A figure per line, beside that of the dense model where there is another."""
+    """One line per figure, beside the figure of the dense model where that is another model."""
     width = max(map(len, metrics), default=0)
     for name, value in metrics.items():
         beside = f"   dense {dense[name]:.6g}" if name in dense else ""
@@ -103,12 +122,14 @@ def _lines(metrics: dict[str, float], dense: dict[str, float]) -> Iterator[str]:
 
 
 def _subject(source: "Pretrained", device: str, corpus: "Corpus") -> "Subject":
+    """The model as it is deployed, on ``device``; its classes in the order of the corpus."""
     from torch import nn
 
     from slimexp.measure.base import Subject
     from slimexp.model.labels import in_model_order
     from slimexp.model.serving import refusal, served
 
+    phase(f"loading {source.path}")
     ordered = in_model_order(source.validate(corpus.task, corpus.labels), corpus.labels) == tuple(corpus.labels)
     if ordered and Path(source.folder).is_dir() and refusal(Path(source.folder)) is None:
         return Subject(served(source.folder, corpus.task, source.max_length, device=device), Path(source.folder))
@@ -118,7 +139,7 @@ def _subject(source: "Pretrained", device: str, corpus: "Corpus") -> "Subject":
 
 
 def _key(cfg: DictConfig, source: "Pretrained") -> str:
-    """The same model on the same text and device has the same key, whatever is measured of it."""
+    """Key of a model on a text and a device, whatever is measured of it."""
     content = {
         "model": source.path,
         "max_length": source.max_length,

@@ -12,7 +12,11 @@ from slimexp.record.stage import at_work
 
 
 def train(cfg: DictConfig) -> float | None:
-    """Check, run; returns the headline of the last stage (what a sweeper optimises), ``None`` if it is not measured."""
+    """Check the configuration and run its pipeline.
+
+    Returns:
+        The headline figure of the last stage, which a sweeper optimises; ``None`` if it is not measured.
+    """
     check(cfg)
     from slimexp.pipeline.pipeline import Pipeline  # torch and Lightning are imported only once the config is right
 

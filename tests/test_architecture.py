@@ -12,7 +12,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "slimexp"
 CONF = PACKAGE.parent / "conf"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-LONGEST = 400
+LONGEST = 320  # lines of a file
+LONGEST_FUNCTION = 60  # lines; Triton compiles a kernel from one function
+HALL = {"__init__", "artifact", "schedule"}  # modules outside of rooms, beside the mains
 TARGET = re.compile(r"_target_: (slimexp\.[\w.]+)")
 
 # A room or module may import those of lower rows only. Rows within one layer order its parts.
@@ -112,6 +114,24 @@ def test_what_conf_chooses_is_not_imported_by_name(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_a_file_ends_before_its_reader_tires(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("path", [path for path in MODULES if not path.stem.startswith("triton_")], ids=module_name)
+def test_a_function_ends_before_its_reader_tires(path: Path) -> None:
+    lengths = {
+        node.name: (node.end_lineno or 0) - node.lineno + 1
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: length for name, length in lengths.items() if length > LONGEST_FUNCTION} == {}
+
+
+@pytest.mark.fast
+def test_every_module_has_a_room() -> None:
+    """Only mains, which a person starts, and what no room is for lie in the package itself."""
+    mains = set(LAYERS[-1])
+    assert {path.stem for path in PACKAGE.glob("*.py")} <= HALL | mains
 
 
 @pytest.mark.fast

@@ -86,14 +86,14 @@ def test_refused_before_anything_is_loaded(
 
     monkeypatch.delattr(Pretrained, "load")
     dense, pruned = (stage.artifact for stage in run.stages)
-    for arguments, said in (
+    for arguments, message in (
         ((pruned, None, "measure=[latency]"), "is compressed (prune), and latency compares with the dense model"),
         ((dense, pruned), "the baseline must be a dense model"),
         ((dense, None, "data.task=classification", "measure=[lm_eval]"), "drop measure.lm_eval"),
     ):
         with pytest.raises(SystemExit):
             evaluated(*arguments)
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_an_artifact_reads_as_many_tokens_as_it_was_made_for(run: Pipeline, evaluated: Evaluate) -> None:
@@ -103,18 +103,18 @@ def test_an_artifact_reads_as_many_tokens_as_it_was_made_for(run: Pipeline, eval
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["device=gpu"], "error: device must be a torch device such as cpu, cuda or cuda:1, got 'gpu'"),
         (["measure=[]"], "error: nothing is measured"),
     ],
 )
 def test_wrong_words_are_one_line(
-    run: Pipeline, evaluated: Evaluate, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    run: Pipeline, evaluated: Evaluate, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         evaluated(run.stages[0].artifact, None, *words)
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_baseline_stands_beside_every_figure(
@@ -129,14 +129,31 @@ def test_a_baseline_stands_beside_every_figure(
     assert lines[-1].startswith("recorded in ")
 
 
+def test_every_phase_is_announced_in_a_line_of_its_own(
+    run: Pipeline, evaluated: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dense, pruned = (stage.artifact for stage in run.stages)
+    loading = ["  checking the model, the data and the measures", f"  loading {pruned}"]
+    for baseline, expected in (
+        (None, [*loading, "  measuring size", "  measuring task"]),
+        (dense, [*loading, f"  loading {dense}", "  measuring size", "  measuring size of the dense model",
+                 "  measuring task", "  measuring task of the dense model"]),
+    ):  # fmt: skip
+        capsys.readouterr()
+        evaluated(pruned, baseline)
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if line.startswith("  ")] == expected
+        assert lines.index("  measuring size") < next(i for i, line in enumerate(lines) if line.startswith("disk_mb"))
+
+
 def test_weights_that_are_not_finite_are_not_measured(
     tiny_folder: Callable[..., Path], evaluated: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
         evaluated(broken(tiny_folder("seq2seq")))
-    said = capsys.readouterr()
-    assert "'shared.weight' in model.safetensors holds NaN or infinity" in said.err
-    assert "cer" not in said.out
+    output = capsys.readouterr()
+    assert "'shared.weight' in model.safetensors holds NaN or infinity" in output.err
+    assert "cer" not in output.out
     assert not (tmp_path / "evaluated" / record.FILE).exists()
 
 

@@ -1,3 +1,5 @@
+"""Training returns what a sweeper optimises."""
+
 import sys
 from collections.abc import Callable
 from pathlib import Path

@@ -22,6 +22,7 @@ from typing import Literal, get_args
 from slimexp.data import prose
 from slimexp.data.base import HELD_OUT, Split, rank
 from slimexp.data.passage import cut
+from slimexp.host.garbage_collector import paused
 
 Packages = Literal["none", "installed"]
 Assign = Callable[[str], Split | None]
@@ -150,6 +151,7 @@ def _harvest(size: int | None, *, packages: Packages, assign: Assign) -> dict[Sp
 
 
 @lru_cache(maxsize=4)
+@paused()  # beside torch, passes over the nodes of syntax trees take longer than all the rest
 def _harvested(
     size: int | None, library: tuple[tuple[_State, Split | None], ...], more: tuple[_State, ...]
 ) -> dict[Split, list[Text]]:

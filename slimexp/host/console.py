@@ -162,6 +162,11 @@ def counted(items: Collection[T], what: str) -> Iterator[T]:
             print()
 
 
+def phase(what: str) -> None:
+    """Print, in a line of its own and at once, what begins now and may take long."""
+    print(f"  {printable(what)}", flush=True)
+
+
 def printable(text: object, most: int | None = LABEL) -> str:
     """Text from outside, in one line that no terminal obeys: control characters are shown as ``\\x1b``.
 

@@ -16,30 +16,30 @@ from slimexp.file.integrity import Damaged
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a checkpoint says of itself.
+class Position:
+    """How far the training of a checkpoint was.
 
     Attributes:
-        step: Optimizer steps that were done.
-        curves: Bytes that the curves had by then, at least.
+        step: Number of optimizer steps done.
+        curves_bytes: Size of the file of curves when the checkpoint was written; more rows may have followed.
     """
 
     step: int
-    curves: int
+    curves_bytes: int
 
 
 class Checkpoint(pl.Callback):
-    """Writes ``path`` at optimizer steps, aside first and then renamed.
+    """Writes the checkpoint of a stage between optimizer steps, under another name first.
 
     Lightning logs a step after its callbacks: the checkpoint gets its name when the next batch starts, once the curves
     up to it are on the disk. So a kill in between costs a checkpoint, not a row.
 
     Args:
-        path: The one checkpoint of the stage.
-        key: Key of the stage, which only its own checkpoint names.
+        path: Where the checkpoint is written, over the one before it.
+        key: Key of the stage, by which ``check`` recognises its checkpoint.
         curves: File that the stage's curves are written to.
-        every_seconds: Least time between two checkpoints.
-        every_steps: Least optimizer steps between two checkpoints.
+        every_seconds: Shortest time between two checkpoints, in seconds.
+        every_steps: Smallest number of optimizer steps between two checkpoints.
     """
 
     def __init__(self, *, path: Path, key: str, curves: Path, every_seconds: float, every_steps: int) -> None:
@@ -49,7 +49,7 @@ class Checkpoint(pl.Callback):
         self.every_seconds = every_seconds
         self.every_steps = every_steps
         self._partial = path.with_suffix(".partial")
-        self._waits = False
+        self._unpublished = False
         self._last_step = 0
         self._last_time = time.monotonic()
 
@@ -62,7 +62,7 @@ class Checkpoint(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self._waits:
+        if self._unpublished:
             self._publish()
 
     def on_train_batch_end(
@@ -83,21 +83,21 @@ class Checkpoint(pl.Callback):
 
     def _save(self, trainer: pl.Trainer) -> None:
         integrity.remove(self._partial)
-        with self._gone_if_it_fails():
+        with self._removed_on_failure():
             trainer.save_checkpoint(self._partial)
-        self._waits = True
+        self._unpublished = True
         self._last_step, self._last_time = trainer.global_step, time.monotonic()
 
     def _publish(self) -> None:
-        self._waits = False
-        with self._gone_if_it_fails():
+        self._unpublished = False
+        with self._removed_on_failure():
             if self.curves.exists():
                 integrity.sync(self.curves)
             integrity.publish(self._partial, self.path)
 
     @contextmanager
-    def _gone_if_it_fails(self) -> Iterator[None]:
-        """On a full disk above all, half a checkpoint is of no use."""
+    def _removed_on_failure(self) -> Iterator[None]:
+        """Remove a checkpoint that was not written to its end, which needs its place on a full disk above all."""
         try:
             yield
         except BaseException:
@@ -105,34 +105,41 @@ class Checkpoint(pl.Callback):
             raise
 
 
-def check(path: Path, key: str) -> Held:
-    """Read all of a checkpoint, by the checksum (CRC-32) of each of its parts, before anything is made of it.
+def check(path: Path, key: str) -> Position:
+    """Read a checkpoint to its end and compare each of its parts with that part's checksum (CRC-32).
+
+    Args:
+        path: The file of the checkpoint.
+        key: Key of the stage that it must be of.
+
+    Returns:
+        How far its training was.
 
     Raises:
-        Damaged: It cannot be read, or is of another stage than the one of ``key``.
+        Damaged: The file cannot be read, or it is a checkpoint of another stage.
     """
     if not path.is_file():
         raise Damaged("it is no file")
     try:
         with zipfile.ZipFile(path) as file:
             part = file.testzip()
-        held = None if part else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # of zipfile, struct, zlib, pickle and torch, and of what they meet in foreign bytes
-        why = " ".join(str(error).split())[:80]
-        raise Damaged(f"{path.stat().st_size} bytes that cannot be read: {why or type(error).__name__}") from error
-    if held is None:
+        content = None if part else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # zipfile, struct, zlib, pickle and torch raise their own on damaged bytes
+        reason = " ".join(str(error).split())[:80]
+        raise Damaged(f"{path.stat().st_size} bytes that cannot be read: {reason or type(error).__name__}") from error
+    if content is None:
         raise Damaged(f"its part {part} has other content than was written")
-    return _held(held, key)
+    return _position(content, key)
 
 
-def _held(content: Any, key: str) -> Held:
+def _position(content: Any, key: str) -> Position:
     try:
         state, step = content["callbacks"][Checkpoint.__qualname__], content["global_step"]
-        found, held = state["key"], Held(int(step), int(state["curves"]))
+        stored_key, position = state["key"], Position(int(step), int(state["curves"]))
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise Damaged("it is no checkpoint of a stage") from error
-    if found != key:
-        raise Damaged(f"it is of another stage, {found}")
-    if held.step < 1 or held.curves < 0:  # the first is written after a step
-        raise Damaged(f"its step is {held.step}")
-    return held
+    if stored_key != key:
+        raise Damaged(f"it is of another stage, {stored_key}")
+    if position.step < 1 or position.curves_bytes < 0:  # no checkpoint is written before the first step
+        raise Damaged(f"its step is {position.step}")
+    return position

@@ -1,13 +1,10 @@
-"""The work of one stage: what it starts from, its training, the artifact that it leaves.
+"""The work of one stage: a model is loaded, trained and saved as an artifact.
 
-A training goes on from the checkpoint that a stopped process left.
+A training that was stopped goes on from its last checkpoint.
 """
 
-import gc
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -18,6 +15,7 @@ from slimexp import artifact
 from slimexp.data.base import Corpus
 from slimexp.file import integrity
 from slimexp.file.integrity import Damaged
+from slimexp.host import garbage_collector
 from slimexp.host.console import Terminated, printable
 from slimexp.logger.base import Tracker
 from slimexp.logger.curves import drop_from
@@ -29,10 +27,17 @@ from slimexp.technique.finetune import Finetune
 
 
 def save_root(source: Source, stage: Stage, corpus: Corpus, cfg: DictConfig) -> None:
-    """Leave the model that ``source`` gives as the artifact of a stage that no other comes before."""
+    """Save the model of ``source`` as the artifact of a root, a stage that no other comes before.
+
+    Args:
+        source: Where the model comes from.
+        stage: The root.
+        corpus: Text and labels that the model is loaded for.
+        cfg: The run's configuration.
+    """
     pl.seed_everything(cfg.seed, verbose=False)
     history = source.history()
-    if history.artifact is not None and history.attachments:  # masks and quantizers stay in place
+    if history.artifact is not None and history.attachments:  # so that masks and quantizers stay attached
         family = artifact.load(history.artifact)
     else:
         family = _load(source, corpus)
@@ -49,19 +54,19 @@ def train(
     cfg: DictConfig,
     tracker: Tracker,
 ) -> None:
-    """Compress the model of one artifact, and leave another.
+    """Compress the model of one artifact and save the result as another.
 
     Args:
         technique: The stage's technique.
-        stage: Where its checkpoint, curves and artifact lie.
+        stage: The stage, whose folder holds checkpoint, curves and artifact.
         previous: Artifact of the stage before it.
-        reference: Artifact of the dense model, which teaches where the technique names no teacher of its own.
-        corpus: What the model must serve.
+        reference: Artifact of the dense model, which is the teacher where the technique names none.
+        corpus: Text to train on.
         cfg: The run's configuration.
-        tracker: What shows the training.
+        tracker: Logger of the training.
 
     Raises:
-        ValueError: As ``fit``, or the technique cannot do what it should.
+        ValueError: The technique cannot reach its target on this model, and as ``fit``.
     """
     pl.seed_everything(cfg.seed, verbose=False)
     technique.compute_device = machine.device(cfg.trainer)
@@ -70,21 +75,22 @@ def train(
         fit(technique, stage, cfg, tracker)
     coverage = technique.finish()
     history = artifact.read_manifest(previous)["stages"]
-    done = {"name": stage.name, "technique": type(technique).__name__, "key": stage.key, "coverage": coverage}
-    artifact.save(technique.family, stage.artifact, dtype=_saved_type(cfg), stages=[*history, done], key=stage.key)
+    entry = {"name": stage.name, "technique": type(technique).__name__, "key": stage.key, "coverage": coverage}
+    artifact.save(technique.family, stage.artifact, dtype=_saved_type(cfg), stages=[*history, entry], key=stage.key)
 
 
 def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) -> None:
-    """Train what a stage has prepared.
+    """Train a prepared technique to its last step, from the stage's checkpoint on if there is one.
 
     Args:
-        technique: The stage's technique, prepared.
-        stage: Where its checkpoint and curves lie.
+        technique: The stage's technique, after ``prepare``.
+        stage: The stage, whose folder holds checkpoint and curves.
         cfg: The run's configuration.
-        tracker: What shows the training.
+        tracker: Logger of the training.
 
     Raises:
-        ValueError: A callback stopped it before its last step.
+        ValueError: A callback stopped the training before its last step, or the checkpoint does not fit the model.
+        KeyboardInterrupt: A signal stopped the training.
     """
     checkpoint = Checkpoint(
         path=stage.checkpoint,
@@ -103,15 +109,15 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
     )
     if cfg.compile:
         technique.compile()
-    resume = stage.checkpoint if _resumes(stage) else None
+    resume = stage.checkpoint if _recover(stage) else None
     if resume:
         print(f"{stage.name}: resuming from {resume}")
     print(f"{stage.name}: training {technique.steps} steps of {technique.batch_size * technique.accumulate} rows")
     pl.seed_everything(cfg.seed, verbose=False)
-    # a help for finding bugs that costs every step
+    # a debugging aid of torch's deterministic mode, which costs time at every step
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
-        with _collecting_less():
+        with garbage_collector.frozen():
             trainer.fit(technique, ckpt_path=resume, weights_only=True)
         if trainer.global_step < technique.steps:  # by a Timer, EarlyStopping or the like
             checkpoint.write(trainer)
@@ -134,14 +140,17 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
 
 
 def curves(stage: Stage) -> str | None:
-    """Rows of the curves that can be read; ``None`` where there are none."""
+    """Text of a stage's curves, one row per logged step; ``None`` where there is no file.
+
+    Rows that are damaged are removed from the file first.
+    """
     path = stage.curves
     if integrity.is_other_kind(path):
         stage.set_aside(path, "it is no file", then="its rows are lost")
     if not path.exists():
         return None
-    if wrong := drop_from(path, math.inf):
-        _say_lost(stage, wrong)
+    if damage := drop_from(path, math.inf):
+        _report_lost_rows(stage, damage)
     return path.read_text()
 
 
@@ -160,16 +169,16 @@ def _saved_type(cfg: DictConfig) -> torch.dtype:
     return dtype
 
 
-def _say_lost(stage: Stage, why: str) -> None:
-    """A training is too dear to repeat it for what it has shown."""
+def _report_lost_rows(stage: Stage, reason: str) -> None:
+    """Print that rows of the curves are lost, for which no training is repeated."""
     print(
-        f"{stage.name}: its {stage.curves.name} is damaged ({printable(why)}): the rows that can be read are kept",
+        f"{stage.name}: its {stage.curves.name} is damaged ({printable(reason)}): the rows that can be read are kept",
         flush=True,
     )
 
 
-def _resumes(stage: Stage) -> bool:
-    """Whether the checkpoint of ``stage`` is whole; its curves are left with what was logged before it."""
+def _recover(stage: Stage) -> bool:
+    """Whether the stage has a whole checkpoint; rows of its curves that are later are removed."""
     path = stage.curves
     if integrity.is_other_kind(path):
         stage.set_aside(path, "it is no file", then="written anew")
@@ -177,24 +186,14 @@ def _resumes(stage: Stage) -> bool:
         path.unlink(missing_ok=True)
         return False
     try:
-        held = check(stage.checkpoint, stage.key)
+        position = check(stage.checkpoint, stage.key)
     except Damaged as error:
         stage.set_aside(stage.checkpoint, error)
         path.unlink(missing_ok=True)
         return False
     size = path.stat().st_size if path.exists() else 0
-    lost = drop_from(path, held.step) or (f"{size} of {held.curves} bytes" if size < held.curves else None)
+    expected = position.curves_bytes
+    lost = drop_from(path, position.step) or (f"{size} of {expected} bytes" if size < expected else None)
     if lost:
-        _say_lost(stage, lost)
+        _report_lost_rows(stage, lost)
     return True
-
-
-@contextmanager
-def _collecting_less() -> Iterator[None]:
-    """Spare the garbage collector what is there already, the libraries' objects above all, at every pass."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()

@@ -1,30 +1,35 @@
-"""The sources that code is made of: the modules that it imports, those that they import, and so on.
+"""The import closure of code: the modules that it imports, those that they import, and so on.
 
-All is read from source text and nothing is imported, so that it takes milliseconds. A digest of sources ignores what
-changes no behaviour: comments, docstrings and formatting.
+Everything is read from source text and nothing is imported, so that it takes milliseconds. A digest of sources ignores
+what changes no behaviour: comments, docstrings and formatting.
 """
 
 import ast
-import gc
 import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from slimexp.config.definition import source_path
+from slimexp.host.garbage_collector import paused
 
 Find = Callable[[str], Path | None]  # module -> its source file; ``None`` where there is no such module
 
 _FILE_NAME = re.compile(r"[\w-]+(/[\w-]+)*\.\w+")
-_NO_BEHAVIOUR = {"ctx", "kind", "type_comment", "type_ignores"}  # fields of a syntax tree that follow from others
+_DERIVED = {"ctx", "kind", "type_comment", "type_ignores"}  # fields of a syntax tree that follow from others
 
 
 @dataclass(frozen=True)
 class _Import:
-    """``from <module> import <names>`` (no names: ``import <module>``), ``level`` dots up."""
+    """One import statement.
+
+    Attributes:
+        module: The module behind ``from`` or ``import``; empty in ``from . import x``.
+        names: The names behind ``from ... import``; none for ``import ...``.
+        level: Number of dots before the module.
+    """
 
     module: str
     names: tuple[str, ...]
@@ -33,6 +38,14 @@ class _Import:
 
 @dataclass(frozen=True)
 class _Source:
+    """What a source file contains.
+
+    Attributes:
+        digest: Digest of its syntax tree, without docstrings.
+        imports: Its import statements, those within functions too.
+        file_names: String constants that look like the name of a file.
+    """
+
     digest: str
     imports: tuple[_Import, ...]
     file_names: tuple[str, ...]
@@ -44,31 +57,38 @@ def closure(
     """Modules whose code can run when ``targets`` are used.
 
     Imports inside functions count, and so do the packages on the way to a module, whose ``__init__`` runs before it.
-    What a module imports by a name that it computes is not seen: name it among the targets.
+    What a module imports by a computed name is not seen: it has to be among the targets.
 
     Args:
-        targets: Dotted names of modules, or of what is in them (``slimexp.loss.kl.ForwardKl``).
-        packages: Top-level packages to look into; whatever lies outside of them is left out.
-        without: Modules and packages that are left out, with what is reached through them alone.
-        find: Where the source of a module lies.
+        targets: Dotted names of modules, or of classes and functions in them (``slimexp.loss.kl.ForwardKl``).
+        packages: Top-level packages whose modules are followed; all others are left out.
+        without: Modules and packages that are left out, with what only they import.
+        find: Returns the source file of a module.
 
     Returns:
-        Module -> its source file, by name.
+        Source file of each module, sorted by the module's name.
     """
-    found: dict[str, Path] = {}
-    waiting = [module for target in targets for module in _longest_module(target, packages, find)]
+    sources: dict[str, Path] = {}
+    waiting = [module for target in targets for module in _with_parents(target, packages, find)]
     while waiting:
         module = waiting.pop()
         path = find(module)
-        if path is None or module in found or _is_below(module, without):
+        if path is None or module in sources or _is_below(module, without):
             continue
-        found[module] = path
+        sources[module] = path
         waiting += _imported(module, path, packages, find)
-    return dict(sorted(found.items()))
+    return dict(sorted(sources.items()))
 
 
 def digest(modules: dict[str, Path]) -> str:
-    """Digest of the behaviour of modules, and of the files beside them that they name (a kernel's C++ source)."""
+    """Digest of the code of modules and of the files beside them that they name, such as a kernel's C++ source.
+
+    Args:
+        modules: Source file of each module.
+
+    Returns:
+        SHA-256 in hexadecimal digits.
+    """
     whole = hashlib.sha256()
     for module, path in sorted(modules.items()):
         source = _read(path.read_bytes())
@@ -83,8 +103,8 @@ def _is_below(module: str, parents: Collection[str]) -> bool:
     return any(f"{module}.".startswith(f"{parent}.") for parent in parents)
 
 
-def _longest_module(target: str, packages: Collection[str], find: Find) -> list[str]:
-    """The module that ``target`` is or is in, with the packages above it."""
+def _with_parents(target: str, packages: Collection[str], find: Find) -> list[str]:
+    """The packages above ``target``, from the top, and the module that it is or is defined in."""
     if target.partition(".")[0] not in packages:
         return []
     parts = target.split(".")
@@ -94,41 +114,29 @@ def _longest_module(target: str, packages: Collection[str], find: Find) -> list[
 
 def _imported(module: str, path: Path, packages: Collection[str], find: Find) -> Iterator[str]:
     """Modules that a module imports, with the packages above them."""
-    for one in _read(path.read_bytes()).imports:
-        base = one.module
-        if one.level:
+    for statement in _read(path.read_bytes()).imports:
+        base = statement.module
+        if statement.level:
             parents = module.split(".")
-            up = one.level - (path.name == "__init__.py")
+            up = statement.level - (path.name == "__init__.py")
             base = ".".join([*parents[: len(parents) - up], *filter(None, [base])])
         if base.partition(".")[0] not in packages:
             continue
-        yield from _longest_module(base, packages, find)
-        if (there := find(base)) is not None and there.name == "__init__.py":
-            yield from (f"{base}.{name}" for name in one.names)  # a name that is no submodule is not found
+        yield from _with_parents(base, packages, find)
+        if (source := find(base)) is not None and source.name == "__init__.py":
+            yield from (f"{base}.{name}" for name in statement.names)  # ``find`` passes over what is no submodule
 
 
 @cache
 def _read(text: bytes) -> _Source:
-    """What is known of a source by its text: one that changes while a process lives is read anew."""
+    """Parse a source; the cache is by its text, for a file can change while a process lives."""
     words: list[str] = []
     imports: list[_Import] = []
     file_names: set[str] = set()
-    with _without_collecting():
+    with paused():  # beside torch, a pass over a syntax tree's many nodes takes longer than the parsing
         _flatten(ast.parse(text), words, imports, file_names)
     whole = hashlib.sha256("\n".join(words).encode("utf-8", "surrogatepass"))
     return _Source(whole.hexdigest(), tuple(imports), tuple(sorted(file_names)))
-
-
-@contextmanager
-def _without_collecting() -> Iterator[None]:
-    """Spare the garbage collector a syntax tree's many objects: beside torch, a pass takes longer than the parsing."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _flatten(node: ast.AST, words: list[str], imports: list[_Import], file_names: set[str]) -> None:
@@ -155,7 +163,7 @@ def _flatten(node: ast.AST, words: list[str], imports: list[_Import], file_names
         imports.append(_Import(node.module or "", names, node.level))  # type: ignore[attr-defined]
     for field in node._fields:
         value = getattr(node, field, None)
-        if field in _NO_BEHAVIOUR or value is None or value == []:
+        if field in _DERIVED or value is None or value == []:
             continue
         words.append(field)
         if value.__class__ is list:

@@ -1,9 +1,9 @@
-"""Keys of stages: everything that shapes a result counts, the code that makes it among the rest, and nothing else.
+"""Keys of stages: digests of everything that a result depends on, its code included, and of nothing else.
 
-The code of a stage is the import closure of what its configuration names by ``_target_``, and of the modules that
-drive a stage. So a change in one technique leaves the results of another as they are, and nobody keeps a list of the
-files that a result depends on. What is kept by hand is the contrary, ``SHAPES_NOTHING`` and ``SHAPES_FIGURES``: modules
-that are imported but leave no trace in a result.
+The code of a stage is the import closure of what its configuration names by ``_target_``, and of ``RESULT_DRIVERS``.
+So a change in one technique leaves the results of another as they are, and nobody keeps a list of the files that a
+result depends on. What is kept by hand is the contrary, ``NO_EFFECT`` and ``FIGURES_ONLY``: modules that are imported
+but change no result.
 """
 
 import hashlib
@@ -22,31 +22,33 @@ from slimexp.pipeline.import_closure import Find, closure, digest
 from slimexp.record.stage import DENSE, START, Stage, key, shaping
 from slimexp.technique.finetune import Finetune
 
-# What the pipeline calls to make a result, beside what a configuration names. The pipeline itself only decides in which
-# order, and all that it hands them is in the key.
-DRIVES = (
+# Modules that the pipeline calls to make a result, beside what a configuration names. The pipeline itself only decides
+# in which order, and all that it passes to them is in the key.
+RESULT_DRIVERS = (
     "slimexp.pipeline.fit",  # loads, trains and saves
     "slimexp.pipeline.reference",  # numbers the classes
-    "slimexp.technique.compatibility",  # hands widths on to other stages
+    "slimexp.technique.compatibility",  # constrains the widths of one stage by those that a later stage needs
 )
-MEASURES = (
-    "slimexp.artifact",  # loads what is measured, and gives figures of its own
+# The same for figures.
+FIGURE_DRIVERS = (
+    "slimexp.artifact",  # loads the model, and adds figures of its own
     "slimexp.measure.base",  # takes the measures
 )
-# Imported by what makes a result or takes a figure, and no part of either: module -> why.
-SHAPES_NOTHING = {
+# Imported by code that makes results or takes figures, and without effect on either: module -> why.
+NO_EFFECT = {
     "slimexp.host.console": "prints",
+    "slimexp.host.garbage_collector": "decides when memory is freed",
     "slimexp.pipeline.progress": "prints",
-    "slimexp.record": "keeps what is finished, folders and locks; another way of making keys makes other keys",
-    "slimexp.config.definition": "finds what is named",
-    "slimexp.config.signature": "refuses arguments, or lets them pass as they are",
-    "slimexp.stopper": "gives a training up, and what was given up is no result",
-    "slimexp.logger": "shows how a training goes",
+    "slimexp.record": "writes records, folders and locks; a change in how keys are made changes the keys by itself",
+    "slimexp.config.definition": "finds what a configuration names",
+    "slimexp.config.signature": "refuses arguments, and changes none",
+    "slimexp.stopper": "stops trainings, and a stopped training leaves no result",
+    "slimexp.logger": "shows the progress of trainings",
 }
-# Shape figures, and no weight: module -> why.
-SHAPES_FIGURES = {
-    "slimexp.data.grading": "grades predictions, which only measures do",
-    "slimexp.kernel.autotune": "chooses what multiplies packed weights, which no training does",
+# With an effect on figures, and none on weights: module -> why.
+FIGURES_ONLY = {
+    "slimexp.data.grading": "grades predictions, which only measures make",
+    "slimexp.kernel.autotune": "chooses the kernel for packed weights, which no training uses",
     "slimexp.model.serving": "loads a model to measure it",
 }
 
@@ -65,9 +67,9 @@ def plan(
     Args:
         cfg: The run's configuration.
         corpus: Its text.
-        roots: What the stages that no other comes before take their model from, by name.
-        techniques: Those of the other stages, by name.
-        multiples: As ``check_stages`` gives them.
+        roots: Source of the model of each stage that no other comes before, by the stage's name.
+        techniques: Technique of each other stage, by the stage's name.
+        multiples: Multiple that the widths of a stage are rounded to for later stages, see ``check_stages``.
     """
     shared = {
         "data": _resolved(cfg.data),
@@ -84,7 +86,7 @@ def plan(
         keys[name] = key(content)
         yield Stage(name, keys[name], None, folder / f"{name}-{keys[name]}")
     parent = keys.get(START, keys.get(DENSE))
-    callbacks = [node for node in _resolved(cfg.callback).values() if not _shapes_nothing(node)]
+    callbacks = [node for node in _resolved(cfg.callback).values() if not _has_no_effect(node)]
     training = {
         **shared,
         "dense": keys.get(DENSE),
@@ -93,35 +95,37 @@ def plan(
         "callback": callbacks,
     }
     for name, technique in techniques.items():
-        own_settings = _resolved(cfg.pipeline[name])
-        own_settings.pop("workers", None)  # more processes that load data give the same batches
-        content = {**training, "parent": parent, "stage": own_settings}
-        content["code"] = result_code([own_settings, shared["data"], training["trainer"], callbacks])
+        settings = _resolved(cfg.pipeline[name])
+        settings.pop("workers", None)  # however many processes load the data, the batches are the same
+        content = {**training, "parent": parent, "stage": settings}
+        content["code"] = result_code([settings, shared["data"], training["trainer"], callbacks])
         if name in multiples:
             content["multiple"] = multiples[name]
         if technique.teacher is not None:
             content["teacher"] = technique.teacher.fingerprint()
-        yield Stage(name, own := key(content), parent, folder / f"{name}-{own}")
-        parent = own
+        keys[name] = key(content)
+        yield Stage(name, keys[name], parent, folder / f"{name}-{keys[name]}")
+        parent = keys[name]
 
 
 def measures(cfg: DictConfig) -> dict[str, Any]:
-    """What figures are taken by: where it is the same, they need not be taken again."""
+    """Everything that the figures of a model depend on: where it is the same, they are not taken again."""
     node = _resolved(cfg.measure)
-    wanted = {"measure": secret.written(cfg.measure), "code": figure_code([node, _resolved(cfg.data)])}
-    if secret.hides(cfg.measure):  # another value is another measure, and only its digest is kept
-        wanted["values"] = key(node)
-    return wanted
+    content = {"measure": secret.written(cfg.measure), "code": figure_code([node, _resolved(cfg.data)])}
+    if secret.hides(cfg.measure):  # another value is another measure, and only its digest is written
+        content["values"] = key(node)
+    return content
 
 
 def result_code(nodes: Iterable[Any], *, attachments: Iterable[str] = (), find: Find = source_path) -> str:
     """Digest of the code that makes the model of a stage.
 
     Args:
-        nodes: Resolved configurations of what the stage uses. Of its parent's model and teachers only what is named
-            here counts: their own keys and fingerprints hold the rest.
-        attachments: Classes that the manifest of the stage's source names, which ``restore`` imports by name. Those of
-            a stage's parent are in the parent's key.
+        nodes: Resolved configurations of the components that the stage uses. The code of its parent and of its
+            teachers is not followed: their keys and fingerprints stand for it.
+        attachments: Dotted names of the classes in the manifest of the stage's source, which ``restore`` imports.
+            Those of a stage's parent are in the parent's key.
+        find: Returns the source file of a module.
     """
     return digest(result_closure(nodes, attachments=attachments, find=find))
 
@@ -129,23 +133,28 @@ def result_code(nodes: Iterable[Any], *, attachments: Iterable[str] = (), find: 
 def result_closure(
     nodes: Iterable[Any], *, attachments: Iterable[str] = (), find: Find = source_path
 ) -> dict[str, Path]:
-    """Modules, with their sources, that make the model of a stage; arguments as of ``result_code``."""
-    named = [*targets(list(nodes)), *attachments, *DRIVES]
-    return closure(named, packages=_packages(), without=[*SHAPES_NOTHING, *SHAPES_FIGURES], find=find)
+    """Modules, with their source files, that make the model of a stage; arguments as of ``result_code``."""
+    starts = [*targets(list(nodes)), *attachments, *RESULT_DRIVERS]
+    return closure(starts, packages=_packages(), without=[*NO_EFFECT, *FIGURES_ONLY], find=find)
 
 
 def figure_code(nodes: Iterable[Any], *, find: Find = source_path) -> str:
-    """Digest of the code that measures a model: of the measures and the corpus that ``nodes`` describe."""
+    """Digest of the code that measures a model.
+
+    Args:
+        nodes: Resolved configurations of the measures and of the corpus.
+        find: Returns the source file of a module.
+    """
     return digest(figure_closure(nodes, find=find))
 
 
 def figure_closure(nodes: Iterable[Any], *, find: Find = source_path) -> dict[str, Path]:
-    """Modules, with their sources, that measure a model; arguments as of ``figure_code``."""
-    return closure([*targets(list(nodes)), *MEASURES], packages=_packages(), without=SHAPES_NOTHING, find=find)
+    """Modules, with their source files, that measure a model; arguments as of ``figure_code``."""
+    return closure([*targets(list(nodes)), *FIGURE_DRIVERS], packages=_packages(), without=NO_EFFECT, find=find)
 
 
 def targets(tree: Any) -> Iterator[str]:
-    """Every ``_target_`` in a resolved configuration."""
+    """Every value of ``_target_`` in a resolved configuration, at any depth."""
     if isinstance(tree, Mapping):
         if "_target_" in tree:
             yield str(tree["_target_"])
@@ -155,9 +164,9 @@ def targets(tree: Any) -> Iterator[str]:
 
 
 def _packages() -> frozenset[str]:
-    """Where code is followed: slimexp, and packages of the user's own.
+    """Packages whose imports are followed: slimexp, and those of the user.
 
-    An installed one is no work in progress, and may be as large as torch.
+    Installed packages are left out: they are no work in progress, and may be as large as torch.
     """
     paths = {package: source_path(package) for package in own_packages()}
     own = [package for package, path in paths.items() if path is not None and _INSTALLED.isdisjoint(path.parts)]
@@ -168,8 +177,8 @@ def _attachments(source: Source) -> set[str]:
     return {row["class"] for row in source.history().attachments}
 
 
-def _shapes_nothing(callback: Mapping[str, Any]) -> bool:
-    return str(callback.get("_target_")).startswith(tuple(f"{name}." for name in SHAPES_NOTHING))
+def _has_no_effect(callback: Mapping[str, Any]) -> bool:
+    return str(callback.get("_target_")).startswith(tuple(f"{name}." for name in NO_EFFECT))
 
 
 def _resolved(node: DictConfig) -> Any:
@@ -177,7 +186,7 @@ def _resolved(node: DictConfig) -> Any:
 
 
 def _text_digest(corpus: Corpus) -> str:
-    """Digest of the text itself: a file can change under the same path."""
+    """Digest of the text itself, for a file can change under the same path."""
     whole = hashlib.sha256()
     for split, examples in corpus.splits.items():
         for example in examples:

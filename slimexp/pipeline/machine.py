@@ -1,4 +1,4 @@
-"""What stages train on: Lightning's trainer and callbacks, made once before anything is loaded to see that they can."""
+"""Lightning's trainer and callbacks; they are built once before anything is loaded, to see that they can be."""
 
 import logging
 import warnings
@@ -14,20 +14,20 @@ from slimexp.config.build import build
 
 
 def quiet() -> None:
-    """Libraries that greet and advertise say nothing below a warning."""
+    """Silence what Lightning logs below a warning, and those of its warnings that do not apply here."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for untrue in (
-        "dataloader is not resumable",  # training_batches is
-        "does not have many workers",  # tokenizing takes a hundredth of a step
-        r"Found \d+ module.s. in eval mode",  # on purpose where dropout is off
-        "isinstance.treespec, LeafSpec.. is deprecated",  # between Lightning and torch
+    for message in (
+        "dataloader is not resumable",  # ``training_batches`` is resumable
+        "does not have many workers",  # tokenizing takes a hundredth of the time of a step
+        r"Found \d+ module.s. in eval mode",  # on purpose, where dropout is off
+        "isinstance.treespec, LeafSpec.. is deprecated",  # Lightning's use of torch
     ):
-        warnings.filterwarnings("ignore", message=f".*{untrue}")
+        warnings.filterwarnings("ignore", message=f".*{message}")
 
 
 def device(trainer: DictConfig) -> torch.device:
-    """Where stages are measured: where they were trained."""
+    """The device that the trainer's settings choose, on which models are measured too."""
     accelerator = trainer.get("accelerator", "auto")
     cuda = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     return torch.device("cuda" if cuda else "cpu")
@@ -45,17 +45,17 @@ def trainer(
     """The trainer of one stage.
 
     Args:
-        node: Its settings.
-        steps: Optimizer steps.
-        accumulate: Batches per step.
-        callbacks: What is called while it trains.
-        loggers: Where curves go.
-        folder: Of the stage.
+        node: Configuration of the trainer.
+        steps: Number of optimizer steps.
+        accumulate: Number of batches per optimizer step.
+        callbacks: Lightning's callbacks.
+        loggers: Lightning's loggers, which write the curves.
+        folder: Folder of the stage; ``None`` for the one that the program runs in.
 
     Raises:
-        ConfigError: A setting is refused.
+        ConfigError: Lightning refuses a setting.
     """
-    made: pl.Trainer = build(
+    stage_trainer: pl.Trainer = build(
         node,
         max_steps=steps,
         accumulate_grad_batches=accumulate,
@@ -64,33 +64,37 @@ def trainer(
         log_every_n_steps=min(node.get("log_every_n_steps", 10), steps),
         default_root_dir=folder,
     )
-    return made
+    return stage_trainer
 
 
 def callbacks(node: DictConfig, group: DictConfig) -> list[pl.Callback]:
-    """Callbacks of a stage, without a progress bar where the trainer's settings ``node`` switch that off.
+    """Callbacks of a stage, without a progress bar where the trainer's settings switch it off.
+
+    Args:
+        node: Configuration of the trainer.
+        group: Configurations of the callbacks, by name.
 
     Raises:
-        ValueError: One of ``group`` is no callback.
+        ValueError: A member of ``group`` is no callback of Lightning's.
     """
     built = {str(name): build(child) for name, child in group.items()}
     for name, callback in built.items():
         if not isinstance(callback, pl.Callback):
             shown = "null" if callback is None else type(callback).__name__
             raise ValueError(f"callback.{name} must be a Lightning callback, got {shown}: ~callback.{name} drops it")
-    shows = node.get("enable_progress_bar", True)  # Lightning refuses a bar next to this switch
-    return [one for one in built.values() if shows or not isinstance(one, pl.callbacks.ProgressBar)]
+    has_bar = node.get("enable_progress_bar", True)  # Lightning refuses a bar next to this switch
+    return [callback for callback in built.values() if has_bar or not isinstance(callback, pl.callbacks.ProgressBar)]
 
 
 def check(node: DictConfig, group: DictConfig) -> None:
-    """Refuse settings that no stage could be trained by, by making a trainer of them.
+    """Refuse settings that no stage can be trained with, by building a trainer of them.
 
     Args:
-        node: Settings of the trainer.
-        group: The callbacks.
+        node: Configuration of the trainer.
+        group: Configurations of the callbacks, by name.
 
     Raises:
-        ValueError: Says which setting, and the way out.
+        ValueError: A setting is refused; the message names it and the way out.
     """
     for name in ("devices", "num_nodes"):  # more would train the same batches once per device
         if (value := node.get(name, 1)) not in (1, "1") or not isinstance(value, int | str) or value is True:
@@ -103,21 +107,21 @@ def check(node: DictConfig, group: DictConfig) -> None:
         raise ValueError(f"trainer.log_every_n_steps must be >= 0, got {value}")
     if (value := node.get("deterministic")) not in (True, False, None, "warn"):
         raise ValueError(f"trainer.deterministic must be true, false or warn, got {value!r}")
-    _rehearse(node, callbacks(node, group))
+    _try_trainer(node, callbacks(node, group))
 
 
-def _rehearse(node: DictConfig, called: Sequence[pl.Callback]) -> None:
-    """Make a trainer, and leave the switches of torch as they were."""
+def _try_trainer(node: DictConfig, stage_callbacks: Sequence[pl.Callback]) -> None:
+    """Build a trainer, and leave the switches of torch as they were."""
     switches: dict[str, Any] = {
         "mode": torch.are_deterministic_algorithms_enabled(),
         "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
     }
     benchmark = torch.backends.cudnn.benchmark
     try:
-        trainer(node, steps=1, accumulate=1, callbacks=called, loggers=(), folder=None)
+        trainer(node, steps=1, accumulate=1, callbacks=stage_callbacks, loggers=(), folder=None)
     except Exception as error:
-        said = " ".join(str(error).split()).removeprefix("trainer: ")
-        raise ValueError(f"trainer: {said or type(error).__name__}") from error
+        message = " ".join(str(error).split()).removeprefix("trainer: ")
+        raise ValueError(f"trainer: {message or type(error).__name__}") from error
     finally:
         torch.use_deterministic_algorithms(**switches)
         torch.backends.cudnn.benchmark = benchmark

@@ -1,4 +1,4 @@
-"""Folds the stages of a run: each builds on the artifact of the one before, and is never done twice."""
+"""Runs the stages of a pipeline: each starts from the artifact of the one before, and none is done twice."""
 
 import json
 import os
@@ -28,12 +28,15 @@ from slimexp.record.stage import DENSE, START, Stage, at_work
 class Pipeline:
     """A run: a dense model and the stages that compress it.
 
+    Constructing one builds and validates every stage, reads the corpus and the models' configs, so that errors are
+    raised before anything is trained.
+
     Args:
         cfg: The composed and checked configuration.
-        overrides: What was changed on the command line, for the record.
+        overrides: The overrides of the command line, for the records.
 
-    Constructing one builds and validates every stage, reads the corpus and looks at the models'
-    configs, so that what is wrong is said before anything is trained.
+    Raises:
+        ValueError: The run cannot be done; the message says why, and the way out.
     """
 
     def __init__(self, cfg: DictConfig, *, overrides: list[str]) -> None:
@@ -52,8 +55,12 @@ class Pipeline:
             stage.check_place()
 
     def run(self) -> dict[str, float]:
-        """Every stage in turn; returns the metrics of the last."""
-        held = at_work(Path(self.cfg.runs))
+        """Finish every stage in turn.
+
+        Returns:
+            Metrics of the last stage.
+        """
+        running = at_work(Path(self.cfg.runs))
         tracker = self.tracker
         tracker.start(name=self.cfg.name, config=secret.written(self.cfg))
         try:
@@ -70,20 +77,24 @@ class Pipeline:
             return metrics
         finally:
             tracker.finish()
-            held.close()
+            running.close()
 
     @cached_property
     def reference(self) -> Stage:
-        """What later stages are compared with and taught by: the dense model, once it is trained."""
+        """The stage of the dense model, with which later stages are compared, and which is their default teacher."""
         return self.stages[1 if self.dense is None else 0]
 
     @cached_property
     def baseline(self) -> Subject:
-        """The reference, as deployed."""
+        """The dense model as it is deployed."""
         return self._subject(self.reference)
 
     def _finish_training(self, stage: Stage, tracker: Tracker) -> float | None:
-        """Leave the stage's artifact on disk; seconds it took, ``None`` if it was there."""
+        """Make the stage's artifact.
+
+        Returns:
+            Seconds that it took; ``None`` if it was there already.
+        """
         if self.cfg.resume and _is_finished(stage):
             stage.drop_checkpoint()  # left by a kill after the artifact was saved
             return None
@@ -96,7 +107,7 @@ class Pipeline:
         train(
             self.techniques[stage.name],
             stage,
-            previous=next(one for one in self.stages if one.key == stage.parent).artifact,
+            previous=next(earlier for earlier in self.stages if earlier.key == stage.parent).artifact,
             reference=self.reference.artifact,
             corpus=self.corpus,
             cfg=self.cfg,
@@ -106,27 +117,38 @@ class Pipeline:
         return time.monotonic() - began
 
     def _finish_measuring(self, stage: Stage, trained: float | None, tracker: Tracker) -> dict[str, float]:
-        """Metrics of the stage, measured once, and its record."""
-        wanted = key.measures(self.cfg)
-        known = stage.measured()
-        if known and trained is None and {**known, **wanted} == known:
+        """Measure the stage and append its record, unless that was done before.
+
+        Args:
+            stage: The stage, whose artifact is on the disk.
+            trained: As ``_finish_training`` returns it.
+            tracker: Logger of the run.
+
+        Returns:
+            Metrics of the stage.
+        """
+        measured_by = key.measures(self.cfg)
+        stored = stage.measured()
+        if stored and trained is None and {**stored, **measured_by} == stored:
             print(f"{stage.name}: finished before, reused from {stage.folder}")
-            self._restore(stage, known)
-            return dict(known["metrics"])
+            self._restore(stage, stored)
+            return dict(stored["metrics"])
         began = time.monotonic()
+        if self.measures:
+            print(f"{stage.name}: measuring {', '.join(self.measures)}", flush=True)
         subject = self.baseline if stage is self.reference else self._subject(stage)
         metrics = run(self.measures, subject, self.baseline, self.corpus) | artifact.reached(stage.artifact)
         seconds = {"train": trained or 0.0, "measure": time.monotonic() - began}
         if stage is self.reference:
             self.dense_metrics = metrics
-        ran, rows = subject.kernel, curves(stage)
+        kernel, rows = subject.kernel, curves(stage)
         # The record first: a kill in between repeats the measuring, and readers keep the later of two records.
         row = self.recorder.record(
             stage=stage.name,
             technique=type(self.techniques[stage.name]).__name__ if stage.parent else stage.name,
             key=stage.key,
             parent=stage.parent,
-            kernel=ran,
+            kernel=kernel,
             metrics=metrics,
             baseline=self.dense_metrics,
             baseline_key=self.reference.key,
@@ -137,18 +159,23 @@ class Pipeline:
         )
         record.append(self.recorder.path, row)
         print(line(row, self.recorder.runs))
-        stage.write_measured({**wanted, "metrics": metrics, "record": json.loads(row.to_json()), "curves": rows})
+        stage.write_measured({**measured_by, "metrics": metrics, "record": json.loads(row.to_json()), "curves": rows})
         return metrics
 
-    def _restore(self, stage: Stage, known: Mapping[str, Any]) -> None:
-        """Write again what a finished stage lost beside its artifact: its curves, and its line in the records."""
-        if known.get("curves") is not None:
-            stage.restore_curves(known["curves"])
-        if "record" not in known:  # an older slimexp kept none
+    def _restore(self, stage: Stage, stored: Mapping[str, Any]) -> None:
+        """Write the curves and the record of a finished stage again where they were lost.
+
+        Args:
+            stage: The stage.
+            stored: As ``_finish_measuring`` wrote it.
+        """
+        if stored.get("curves") is not None:
+            stage.restore_curves(stored["curves"])
+        if "record" not in stored:  # written by an older slimexp
             return
         try:
-            row = record.Record.from_json(json.dumps(known["record"]))
-        except ValueError as error:  # an older slimexp kept what no reader takes
+            row = record.Record.from_json(json.dumps(stored["record"]))
+        except ValueError as error:  # of a schema that is no longer read
             print(f"{stage.name}: its record is damaged ({printable(error)}): not appended again", flush=True)
             return
         if record.append_again(self.recorder.path, row):
@@ -156,7 +183,7 @@ class Pipeline:
 
     @cached_property
     def dense_metrics(self) -> dict[str, float]:
-        """Metrics of the dense model, from an earlier run of it."""
+        """Metrics of the dense model; those of an earlier run unless this run has measured it."""
         return dict(self.reference.measured()["metrics"])
 
     def _subject(self, stage: Stage) -> Subject:
@@ -164,7 +191,7 @@ class Pipeline:
 
 
 def _is_finished(stage: Stage) -> bool:
-    """Whether its artifact is there and whole."""
+    """Whether the stage's artifact is there and whole; a damaged one is set aside."""
     if not os.path.lexists(stage.artifact):
         return False
     try:

@@ -1,4 +1,4 @@
-"""What a command is made of, built and checked: all that is wrong is refused before anything is trained or measured.
+"""The parts of a command, built and checked, so that errors are raised before anything is trained or measured.
 
 Checks that cost little, and those that others build on, come first; text is read last.
 """
@@ -24,21 +24,21 @@ from slimexp.record.stage import DENSE, START
 from slimexp.technique.compatibility import check_stages
 from slimexp.technique.finetune import Finetune
 
-FINAL = "final"  # what trackers file the last stage's figures under, whatever its name
+FINAL = "final"  # name under which loggers get the last stage's figures, whatever the stage is called
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingParts:
-    """What a run is made of.
+    """The parts of a run.
 
     Attributes:
         corpus: Its text, with classes in the order of the model's outputs.
-        source: The model that it starts from.
-        dense: The model that its stages are compared with; ``None`` where the first stage trains it.
-        techniques: Its stages, by name.
-        multiples: Stage -> what its widths are a multiple of for the sake of later stages, see ``check_stages``.
-        measures: What is measured after every stage, by name.
-        tracker: What shows its progress.
+        source: Source of the model that it starts from.
+        dense: Source of the model that its stages are compared with; ``None`` where the first stage trains it.
+        techniques: Technique of each stage, by the stage's name.
+        multiples: Multiple that the widths of a stage are rounded to for later stages, see ``check_stages``.
+        measures: The measures that are taken after every stage, by name.
+        tracker: Logger of the run.
     """
 
     corpus: Corpus
@@ -52,13 +52,13 @@ class TrainingParts:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationParts:
-    """What an evaluation is made of.
+    """The parts of an evaluation.
 
     Attributes:
         corpus: Its text, with classes in the order of the model's outputs.
-        source: The model that is measured.
-        dense: The model that it is compared with; ``None`` for a compressed one beside which none is named.
-        measures: What is measured, by name.
+        source: Source of the model that is measured.
+        dense: Source of the model that it is compared with; ``None`` for a compressed model without a baseline.
+        measures: The measures that are taken, by name.
     """
 
     corpus: Corpus
@@ -68,10 +68,10 @@ class EvaluationParts:
 
 
 def training(cfg: DictConfig) -> TrainingParts:
-    """The parts of a run.
+    """Build and check the parts of a run.
 
     Raises:
-        ValueError: The run cannot be, as a whole or in a part; says why, and the way out.
+        ValueError: The run cannot be done; the message says why, and the way out.
     """
     machine.quiet()
     machine.check(cfg.trainer, cfg.callback)
@@ -79,15 +79,15 @@ def training(cfg: DictConfig) -> TrainingParts:
     source: Source = build(cfg.model)
     techniques: dict[str, Finetune] = {name: build(node) for name, node in cfg.pipeline.items()}
     measures = _measures(cfg)
-    if taken := {DENSE, START, FINAL} & techniques.keys():
-        raise ValueError(f"a stage cannot be called '{min(taken)}', which has a meaning: give it another name")
-    named: Source | None = build(cfg.baseline) if cfg.baseline is not None else None
-    for one in (source, named, *(technique.teacher for technique in techniques.values())):
-        if one is not None:
-            one.check_files()
-    _check_place(cfg)
-    config = _serving(source, corpus)
-    dense = reference.dense(source, named, next(iter(techniques.values())), corpus)
+    if reserved := {DENSE, START, FINAL} & techniques.keys():
+        raise ValueError(f"a stage cannot be called '{min(reserved)}', which has a meaning: give it another name")
+    baseline: Source | None = build(cfg.baseline) if cfg.baseline is not None else None
+    for model in (source, baseline, *(technique.teacher for technique in techniques.values())):
+        if model is not None:
+            model.check_files()
+    _check_records(cfg)
+    config = _validated_config(source, corpus)
+    dense = reference.dense(source, baseline, next(iter(techniques.values())), corpus)
     reference.check_teachers(techniques, source, dense, corpus)
     multiples = _check_stages(techniques, source, corpus, config)
     _check_measures(measures, corpus)
@@ -105,10 +105,12 @@ def training(cfg: DictConfig) -> TrainingParts:
 
 
 def evaluation(cfg: DictConfig) -> EvaluationParts:
-    """The parts of an evaluation; in ``cfg``, an artifact reads as many tokens as it was made for.
+    """Build and check the parts of an evaluation.
+
+    An artifact reads as many tokens as it was made for: its ``max_length`` in ``cfg`` is set to that.
 
     Raises:
-        ValueError: The evaluation cannot be, as a whole or in a part; says why, and the way out.
+        ValueError: The evaluation cannot be done; the message says why, and the way out.
     """
     _check_device(cfg.device)
     corpus: Corpus = build(cfg.data)
@@ -117,13 +119,12 @@ def evaluation(cfg: DictConfig) -> EvaluationParts:
     if not measures:
         raise ValueError("nothing is measured: give measure=[size,task], say")
     source = _trained(cfg.model)
-    _serving(source, corpus)
-    _check_place(cfg)
-    named = _trained(cfg.baseline) if cfg.baseline is not None else None
+    _validated_config(source, corpus)
+    _check_records(cfg)
+    baseline = _trained(cfg.baseline) if cfg.baseline is not None else None
     comparing = [name for name, measure in measures.items() if measure.compares]
-    return EvaluationParts(
-        corpus=corpus, source=source, dense=_beside(source, named, corpus, comparing), measures=measures
-    )
+    dense = _dense(source, baseline, corpus, comparing)
+    return EvaluationParts(corpus=corpus, source=source, dense=dense, measures=measures)
 
 
 def _measures(cfg: DictConfig) -> dict[str, Measure]:
@@ -135,12 +136,12 @@ def _check_measures(measures: Mapping[str, Measure], corpus: Corpus) -> None:
         measure.validate(corpus.task)
 
 
-def _check_place(cfg: DictConfig) -> None:
+def _check_records(cfg: DictConfig) -> None:
     record.check_place(Path(cfg.runs) / record.FILE)
 
 
-def _serving(source: Source, corpus: Corpus) -> PreTrainedConfig:
-    """The config of a model that serves the corpus, whose classes are numbered as the model's outputs are."""
+def _validated_config(source: Source, corpus: Corpus) -> PreTrainedConfig:
+    """The config of a model that can serve the corpus; the corpus' classes are numbered as the model's outputs."""
     config = source.validate(corpus.task, corpus.labels)
     reference.number_classes(corpus, config)
     return config
@@ -149,7 +150,7 @@ def _serving(source: Source, corpus: Corpus) -> PreTrainedConfig:
 def _check_stages(
     techniques: Mapping[str, Finetune], source: Source, corpus: Corpus, config: PreTrainedConfig
 ) -> dict[str, int]:
-    """Refuse stages that cannot follow each other on this model; what ``check_stages`` hands on."""
+    """Refuse stages that cannot follow each other on this model; returns the multiples of ``check_stages``."""
     stages = list(techniques.values())
     for position, technique in enumerate(stages):
         technique.validate(config, before=stages[:position])
@@ -158,7 +159,7 @@ def _check_stages(
 
 
 def _trained(node: DictConfig) -> Pretrained:
-    """What ``node`` names, whose files can be measured."""
+    """The trained model of ``node``, whose files can be measured."""
     source = build(node)
     if not isinstance(source, Pretrained):
         raise ValueError("only a trained model can be evaluated: choose model=pretrained model.path=...")
@@ -167,33 +168,33 @@ def _trained(node: DictConfig) -> Pretrained:
     return source
 
 
-def _beside(
-    source: Pretrained, named: Pretrained | None, corpus: Corpus, comparing: Sequence[str]
+def _dense(
+    source: Pretrained, baseline: Pretrained | None, corpus: Corpus, comparing: Sequence[str]
 ) -> Pretrained | None:
-    """The dense model to compare with; ``None`` for a compressed one beside which none is named.
+    """The dense model to compare with; ``None`` for a compressed model without a baseline.
 
     Args:
-        source: The model that is measured.
-        named: What was named as the dense model, if anything was.
+        source: Source of the model that is measured.
+        baseline: The baseline in the configuration, if there is one.
         corpus: Its text.
-        comparing: Names of the measures that cannot do without a dense model.
+        comparing: Names of the measures that need a dense model.
 
     Raises:
-        ValueError: The baseline is compressed itself, or a measure cannot do without one.
+        ValueError: The baseline is compressed itself, or a measure needs one and there is none.
     """
-    dense = named or source
-    reference.check_trained("the model" if named is None else "the baseline", dense, corpus)
+    dense = baseline or source
+    reference.check_trained("the model" if baseline is None else "the baseline", dense, corpus)
     dense.validate(corpus.task)
     history = dense.history().compressed_by
     if not history:
         return dense
-    done = f"'{dense.path}' is compressed ({', '.join(history)})"
-    if named is not None:
-        raise ValueError(f"the baseline must be a dense model, and {done}: choose another baseline.path")
+    compressed = f"'{dense.path}' is compressed ({', '.join(history)})"
+    if baseline is not None:
+        raise ValueError(f"the baseline must be a dense model, and {compressed}: choose another baseline.path")
     if comparing:
         raise ValueError(
-            f"{done}, and {', '.join(comparing)} compares with the dense model: name it by model@baseline=pretrained "
-            "baseline.path=..., or drop the measure"
+            f"{compressed}, and {', '.join(comparing)} compares with the dense model: name it by "
+            "model@baseline=pretrained baseline.path=..., or drop the measure"
         )
     return None
 

@@ -1,4 +1,4 @@
-"""How far a training is: a bar on a terminal, a few plain lines where the output is read later."""
+"""Progress of a training: a bar on a terminal, a few plain lines in a file or a pipe."""
 
 import sys
 from typing import Any
@@ -7,10 +7,13 @@ import pytorch_lightning as pl
 
 
 class Progress(pl.callbacks.TQDMProgressBar):
-    """A bar on a terminal; in a file or a pipe, a line at every tenth of the way.
+    """Shows a bar on a terminal, and prints a line at every tenth of the steps to a file or a pipe.
 
     Args:
-        refresh_rate: Batches between two updates of the bar.
+        refresh_rate: Number of batches between two updates of the bar; 0 for no bar.
+
+    Raises:
+        ValueError: ``refresh_rate`` is negative.
     """
 
     def __init__(self, *, refresh_rate: int) -> None:
@@ -23,13 +26,13 @@ class Progress(pl.callbacks.TQDMProgressBar):
         return super().is_enabled and sys.stdout.isatty()
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """The loss; not the version that loggers count."""
+        """Metrics that the technique shows, without the version number that Lightning adds."""
         metrics = super().get_metrics(trainer, pl_module)
         return {name: value for name, value in metrics.items() if name != "v_num"}
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
         super().on_train_epoch_start(trainer, *arguments)
-        self.train_progress_bar.set_description("training")  # an epoch of Lightning's is the whole stage
+        self.train_progress_bar.set_description("training")  # to Lightning, a stage is one epoch
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

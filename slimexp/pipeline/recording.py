@@ -1,4 +1,4 @@
-"""Records of one command, whichever it is: what its configuration, its text and its measures have in every record."""
+"""Builds the records of a command, with what all of them have in common: configuration, text and measures."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ from slimexp.record.figures import figures, retention, unshrunk
 
 
 class Recorder:
-    """Makes the records of a command.
+    """Builds the records of a command.
 
     Args:
         cfg: The configuration.
-        overrides: What was changed on the command line.
+        overrides: The overrides of the command line.
         corpus: The text that models are graded on.
-        measures: What is measured, by name.
+        measures: The measures, by name.
 
     Attributes:
         runs: The runs folder.
@@ -42,7 +42,7 @@ class Recorder:
 
     @cached_property
     def trivial(self) -> float:
-        """Headline of the best guess without a model."""
+        """Headline figure of the best guess without a model."""
         return trivial(self.measures.values(), self.corpus)
 
     def record(
@@ -61,7 +61,22 @@ class Recorder:
         artifact: Path,
         curves: Path | None,
     ) -> record.Record:
-        """The record of a model that was just measured; arguments are its fields, with paths as they are."""
+        """The record of a measured model.
+
+        Args:
+            stage: Name of the stage.
+            technique: Class of its technique.
+            key: Key of the stage.
+            parent: Key of the stage before it; ``None`` for a root.
+            kernel: What executed in the linear layers.
+            metrics: Figures of the model.
+            baseline: Figures of the dense model; empty where there is none.
+            baseline_key: Key of the dense model.
+            seconds: Seconds that each part of the work took.
+            reused: Whether the artifact is of an earlier run.
+            artifact: Folder of the model.
+            curves: File of the curves, if there is one.
+        """
         return record.Record(
             time=datetime.now(UTC).isoformat(timespec="seconds"),
             name=self.cfg.name,
@@ -89,12 +104,17 @@ class Recorder:
 
 
 def line(row: record.Record, runs: Path) -> str:
-    """A finished stage in one line."""
+    """A line on a finished stage: quality, size, time and place.
+
+    Args:
+        row: The stage's record.
+        runs: The runs folder.
+    """
     parts = [f"{row.headline} {row.metrics[row.headline]:.4f}"] if row.headline in row.metrics else []
-    if not row.dense and (kept := retention(row)) is not None:
-        parts[0] += f" ({kept:.0%} of the dense gain kept)"
-    if cut := row.metrics.get("task_cut_rows"):
-        parts.append(f"{cut:.0f} of {row.metrics['task_examples']:.0f} rows were cut at max_length")
+    if not row.dense and (share := retention(row)) is not None:
+        parts[0] += f" ({share:.0%} of the dense gain kept)"
+    if cut_rows := row.metrics.get("task_cut_rows"):
+        parts.append(f"{cut_rows:.0f} of {row.metrics['task_examples']:.0f} rows were cut at max_length")
     if "disk_mb" in row.metrics:
         ratio = f" ({row.metrics['disk_mb'] / row.baseline['disk_mb']:.2f}x dense)" if not row.dense else ""
         ratio += ", 0 % smaller: its zeros are stored" if not row.dense and unshrunk(figures(row)) else ""

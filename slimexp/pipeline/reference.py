@@ -1,4 +1,4 @@
-"""The dense model of a run: what its stages are compared with, and taught by where no other teacher is named."""
+"""The dense model of a run, with which its stages are compared, and which is the teacher of those that name none."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -13,41 +13,45 @@ from slimexp.technique.finetune import Finetune, check_vocabularies
 log = logging.getLogger(__name__)
 
 _NEW_HEAD = "has a classifier that nobody trained"
-_NAME_IT = "name the dense model by model@baseline=pretrained baseline.path=..."
+_NAME_BASELINE = "name the dense model by model@baseline=pretrained baseline.path=..."
 
 
 def number_classes(corpus: Corpus, config: PreTrainedConfig) -> None:
-    """Number the corpus' classes as the model's outputs are, so that labels and predictions mean the same.
+    """Number the corpus' classes as the model's outputs, so that labels and predictions mean the same.
+
+    Args:
+        corpus: The corpus, whose classes are numbered anew.
+        config: The model's config, which may name its classes.
 
     Raises:
-        ValueError: The model tells other classes apart.
+        ValueError: The model has other classes than the corpus.
     """
-    _say_positions(config, corpus, "the model")
+    _warn_of_positions(config, corpus, "the model")
     corpus.number_classes(in_model_order(config, corpus.labels))
 
 
-def dense(source: Source, named: Source | None, first: Finetune, corpus: Corpus) -> Source | None:
-    """Where the dense model comes from; ``None`` where the first stage trains it, or a classifier's new head.
+def dense(source: Source, baseline: Source | None, first: Finetune, corpus: Corpus) -> Source | None:
+    """Source of the dense model; ``None`` where the first stage trains the model, or a classifier's new head.
 
     Args:
-        source: What the run starts from.
-        named: What was named as the dense model, if anything was.
-        first: The first stage.
-        corpus: What the models must serve.
+        source: Source of the model that the run starts from.
+        baseline: The baseline in the configuration, if there is one.
+        first: Technique of the first stage.
+        corpus: The corpus that the models serve.
 
     Raises:
-        ValueError: It is compressed itself, a part of it was never trained, or there is none.
+        ValueError: The dense model is compressed, a part of it was never trained, or there is none.
     """
-    if named is not None:
-        check_trained("the baseline", named, corpus)
-        _say_positions(named.validate(corpus.task, corpus.labels), corpus, "the baseline")
-        chosen, way_out = named, "choose another baseline"
+    if baseline is not None:
+        check_trained("the baseline", baseline, corpus)
+        _warn_of_positions(baseline.validate(corpus.task, corpus.labels), corpus, "the baseline")
+        chosen, way_out = baseline, "choose another baseline"
     elif not source.is_trained(corpus.task):
-        what = "has random weights" if source.is_random else _NEW_HEAD
+        state = "has random weights" if source.is_random else _NEW_HEAD
         if type(first) is not Finetune:
             raise ValueError(
-                f"the run's model {what}, which nothing can be compared with or taught by: {_NAME_IT}, or train it "
-                "first by a stage of technique finetune, as pipeline=finetune_prune, finetune_quantize, "
+                f"the run's model {state}, which nothing can be compared with or taught by: {_NAME_BASELINE}, or train "
+                "it first by a stage of technique finetune, as pipeline=finetune_prune, finetune_quantize, "
                 "finetune_distill and finetune_prune_quantize do"
             )
         if not source.is_random:
@@ -56,67 +60,76 @@ def dense(source: Source, named: Source | None, first: Finetune, corpus: Corpus)
             )
         return None
     else:
-        chosen, way_out = source.origin, _NAME_IT
-    if done := chosen.history().compressed_by:
-        what = "model" if named is None else "baseline"
+        chosen, way_out = source.origin, _NAME_BASELINE
+    if history := chosen.history().compressed_by:
+        role = "model" if baseline is None else "baseline"
         raise ValueError(
-            f"stages are compared with a dense model, and this {what} is compressed ({', '.join(done)}): {way_out}"
+            f"stages are compared with a dense model, and this {role} is compressed ({', '.join(history)}): {way_out}"
         )
     return chosen
 
 
-def check_trained(what: str, source: Source, corpus: Corpus) -> None:
-    """Refuse a model that a part of was never trained, where it is measured or teaches.
+def check_trained(name: str, source: Source, corpus: Corpus) -> None:
+    """Refuse to measure a model, or to learn from it, while a part of it was never trained.
+
+    Args:
+        name: Name of the model in messages.
+        source: Source of the model.
+        corpus: The corpus that it serves.
 
     Raises:
-        ValueError: Its classifier is new, or all of it.
+        ValueError: Its classifier has random weights, or all of it has.
     """
     if not source.is_trained(corpus.task):
         raise ValueError(
-            f"{what} {_NEW_HEAD}, whose answers are random: train it by a run of pipeline=finetune first, and name "
+            f"{name} {_NEW_HEAD}, whose answers are random: train it by a run of pipeline=finetune first, and name "
             "the artifact of that run"
         )
 
 
 def check_teachers(techniques: Mapping[str, Finetune], source: Source, dense: Source | None, corpus: Corpus) -> None:
-    """Refuse, before anything is trained, a teacher that cannot teach the run's model.
+    """Refuse, before anything is trained, teachers that cannot teach the run's model.
 
     Args:
-        techniques: The stages by name.
-        source: What the run starts from.
-        dense: As ``dense`` gives it.
-        corpus: What the models must serve.
+        techniques: Technique of each stage, by the stage's name.
+        source: Source of the model that the run starts from.
+        dense: Source of the dense model, as ``dense`` returns it.
+        corpus: The corpus that the models serve.
 
     Raises:
-        ValueError: A student would be its own teacher, or the two read differently.
+        ValueError: A student would be its own teacher, or teacher and student have other vocabularies or lengths.
     """
     trains_dense = 0 if dense is source else 1 if dense is None else None  # the stage that starts from the dense model
     for position, (name, technique) in enumerate(techniques.items()):
         if not technique.needs_teacher:
             continue
         if technique.teacher is not None:
-            _check(f"pipeline.{name}.teacher", technique.teacher, source, corpus)
+            _check_teacher(f"pipeline.{name}.teacher", technique.teacher, source, corpus)
         elif position == trains_dense and not technique.alters:
             raise ValueError(
                 f"pipeline.{name}: the student would be its own teacher: give a cut (+cut@pipeline.{name}.cut=keep "
                 "and what stays) or a teacher"
             )
         elif dense is not None and dense is not source:
-            _check("baseline", dense, source, corpus)
+            _check_teacher("baseline", dense, source, corpus)
 
 
 def check_unquantized(techniques: Iterable[Finetune], source: Source) -> None:
-    """Refuse to quantize what is quantized.
+    """Refuse to quantize a quantized model.
+
+    Args:
+        techniques: Techniques of the stages.
+        source: Source of the model that the run starts from.
 
     Raises:
-        ValueError: A stage would, and the run starts from a quantized model.
+        ValueError: A stage quantizes, and the run starts from a quantized model.
     """
     if any(technique.quantizes for technique in techniques) and source.history().quantized:
         raise ValueError("the model is quantized already: quantize once, starting from the model before that")
 
 
-def _check(where: str, teacher: Source, student: Source, corpus: Corpus) -> None:
-    _say_positions(teacher.validate(corpus.task, corpus.labels), corpus, where)
+def _check_teacher(where: str, teacher: Source, student: Source, corpus: Corpus) -> None:
+    _warn_of_positions(teacher.validate(corpus.task, corpus.labels), corpus, where)
     check_trained(where, teacher, corpus)
     if teacher.max_length < student.max_length:
         raise ValueError(
@@ -129,7 +142,8 @@ def _check(where: str, teacher: Source, student: Source, corpus: Corpus) -> None
         raise ValueError(f"{where}: {error}") from error
 
 
-def _say_positions(config: PreTrainedConfig, corpus: Corpus, what: str) -> None:
+def _warn_of_positions(config: PreTrainedConfig, corpus: Corpus, name: str) -> None:
+    """Warn where the classes of the model ``name`` have other names than those of the corpus."""
     if by_position(config, corpus.labels):
-        pairs = [f"{theirs} = {ours}" for theirs, ours in zip(class_names(config), corpus.labels, strict=True)][:8]
-        log.warning("classes of %s are taken by position: %s", what, ", ".join(pairs))
+        pairs = [f"{of_model} = {label}" for of_model, label in zip(class_names(config), corpus.labels, strict=True)]
+        log.warning("classes of %s are taken by position: %s", name, ", ".join(pairs[:8]))

@@ -1,5 +1,6 @@
 """The harvest, on a tiny library; its figures on the real one are in test_spelling and its neighbours."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -140,3 +141,15 @@ def test_the_library_is_read_once_until_it_changes(
     path = library / f"{held_out_module(library)}.py"
     path.write_text('"""A sentence that was not there before, and is long enough to count."""\n' * 2)
     assert harvest(packages="none", assign=assign) != first
+
+
+def test_no_garbage_is_collected_during_the_harvest(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, enabled = lib.read, []
+
+    def reading(path: Path) -> str:
+        enabled.append(gc.isenabled())
+        return read(path)
+
+    monkeypatch.setattr(lib, "read", reading)
+    assert lib.sentences(packages="none", assign=assign)["train"]
+    assert enabled and not any(enabled) and gc.isenabled()

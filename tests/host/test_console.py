@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slimexp.host.console import UNREAD, counted, disk_fault, interruptible, printable
+from slimexp.host.console import UNREAD, counted, disk_fault, interruptible, phase, printable
 
 pytestmark = pytest.mark.fast
 ROOT = Path(__file__).parents[2]
@@ -64,6 +64,11 @@ def test_lines_come_out_as_they_are_printed() -> None:
     code = "from slimexp.host import console\nwith console.output():\n    print('one')\n    import os; os._exit(3)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (3, "one\n")
+
+
+def test_a_phase_is_one_line_that_no_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+    phase("loading a\nb")
+    assert capsys.readouterr().out == "  loading a\\nb\n"
 
 
 def test_a_loop_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

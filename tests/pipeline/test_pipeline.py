@@ -1,7 +1,7 @@
 """A run leaves artifacts, measures, curves and records, and what is recorded is what was made."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from slimexp import artifact
-from slimexp.config.check import check
-from slimexp.config.composition import compose
-from slimexp.config.explanation import explain
-from slimexp.pipeline.pipeline import Pipeline
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.minmax import MinMax
 from slimexp.record import record
@@ -23,35 +19,12 @@ from slimexp.weight.mask import Mask
 
 Make = Callable[..., Any]
 FILES = ["artifact", "curves.jsonl", "lock", "measures.json"]
-CHECKPOINTS = ("checkpoint.every_steps=2", "checkpoint.every_seconds=0")
-
-
-def short(stage: str, *, steps: int = 5) -> list[str]:
-    return [f"pipeline.{stage}.{value}" for value in (f"steps={steps}", "batch_size=4", "optimizer.lr=0.01")]
-
-
-def pipeline(arguments: Sequence[str]) -> Pipeline:
-    cfg = compose(arguments)
-    check(cfg)
-    return Pipeline(cfg, overrides=list(arguments))
-
-
-def weights(run: Pipeline) -> dict[str, Tensor]:
-    """Of the last stage, as deployed."""
-    return load_file(run.stages[-1].artifact / "model.safetensors")
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def records(run: Pipeline) -> list[dict[str, Any]]:
-    lines = (Path(run.cfg.runs) / record.FILE).read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 @pytest.mark.parametrize("task", ["seq2seq", "causal_lm", "classification"])
-def test_a_run_leaves_artifacts_measures_curves_and_records(overrides: Make, task: str) -> None:
+def test_a_run_leaves_artifacts_measures_curves_and_records(
+    pipeline: Make, short: Make, weights: Make, same_tensors: Make, overrides: Make, task: str
+) -> None:
     run = pipeline(overrides("finetune", *short("finetune"), task=task))
     metrics = run.run()
     dense, stage = run.stages
@@ -62,17 +35,17 @@ def test_a_run_leaves_artifacts_measures_curves_and_records(overrides: Make, tas
     assert not stage.checkpoint.exists() and len(stage.curves.read_text().splitlines()) == 5
     assert sorted(path.name for path in stage.folder.iterdir()) == FILES
     assert run.corpus.headline in metrics and metrics["disk_mb"] > 0
-    assert not same(weights(run), load_file(dense.artifact / "model.safetensors"))
+    assert not same_tensors(weights(run), load_file(dense.artifact / "model.safetensors"))
 
 
-def test_the_record_line_has_everything(overrides: Make) -> None:
-    arguments = overrides("finetune", *short("finetune"), "seed=3", "name=mine")
+def test_the_record_line_has_everything(pipeline: Make, short: Make, records: Make, overrides: Make) -> None:
+    arguments = overrides("finetune", *short("finetune"), "seed=3", "name=other")
     run = pipeline(arguments)
     metrics = run.run()
     first, last = records(run)
     assert (first["stage"], first["technique"], first["parent"]) == ("dense", "dense", None)
     assert (last["stage"], last["technique"], last["parent"]) == ("finetune", "Finetune", first["key"])
-    assert last["schema"] == record.SCHEMA and last["name"] == "mine" and last["seed"] == 3
+    assert last["schema"] == record.SCHEMA and last["name"] == "other" and last["seed"] == 3
     assert last["overrides"] == arguments
     assert last["config"]["pipeline"]["finetune"]["steps"] == 5 and last["config"]["seed"] == 3
     assert last["directions"]["exact_match"] == "max" and last["directions"]["disk_mb"] == "min"
@@ -88,7 +61,9 @@ def test_the_record_line_has_everything(overrides: Make) -> None:
     assert [row.key for row in record.read(runs)] == [first["key"], last["key"]]
 
 
-def test_one_shot_trains_nothing(overrides: Make, fits: list[str]) -> None:
+def test_one_shot_trains_nothing(
+    pipeline: Make, weights: Make, records: Make, overrides: Make, fits: list[str]
+) -> None:
     run = pipeline(overrides("prune", "pipeline.prune.steps=0", "pipeline.prune.sparsity=0.5"))
     run.run()
     assert fits == []
@@ -97,7 +72,9 @@ def test_one_shot_trains_nothing(overrides: Make, fits: list[str]) -> None:
     assert zeros == [pytest.approx(0.5, abs=0.01)] * 4
 
 
-def test_quantization_with_a_teacher_is_a_config(overrides: Make, tiny_folder: Make) -> None:
+def test_quantization_with_a_teacher_is_a_config(
+    pipeline: Make, short: Make, overrides: Make, tiny_folder: Make
+) -> None:
     kl = ["+loss@pipeline.quantize.losses.kl=kl", *short("quantize")]
     run = pipeline(overrides("quantize", *kl))
     run.run()  # the dense model teaches where no other is named
@@ -114,23 +91,10 @@ def test_quantization_with_a_teacher_is_a_config(overrides: Make, tiny_folder: M
         pipeline(overrides("quantize", *short("quantize"), *named))
 
 
-def test_loss_that_is_not_finite_is_one_error_and_no_artifact(overrides: Make) -> None:
-    arguments = overrides("finetune", *short("finetune", steps=20), *CHECKPOINTS, "pipeline.finetune.clip_norm=0")
-    run = pipeline([*arguments, "pipeline.finetune.optimizer.lr=1e30",
-                     "lr_scheduler@pipeline.finetune.lr_scheduler=linear",
-                    "pipeline.finetune.lr_scheduler.num_warmup_steps=19"])  # fmt: skip
-    with pytest.raises(ValueError, match=r"is (nan|inf) at step \d+: lower optimizer\.lr") as caught:
-        run.run()
-    message = explain(caught.value)
-    assert message is not None and "\n" not in message
-    assert not run.stages[-1].artifact.exists() and [row["stage"] for row in records(run)] == ["dense"]
-    if run.stages[-1].checkpoint.exists():
-        kept = torch.load(run.stages[-1].checkpoint, weights_only=True)["state_dict"]
-        assert all(tensor.isfinite().all() for tensor in kept.values() if tensor.is_floating_point())
-
-
 @pytest.mark.parametrize("task", ["seq2seq", "causal_lm"])
-def test_prune_quantize_distill_keeps_masks_in_the_packed_weights(overrides: Make, task: str) -> None:
+def test_prune_quantize_distill_keeps_masks_in_the_packed_weights(
+    pipeline: Make, short: Make, records: Make, overrides: Make, task: str
+) -> None:
     arguments = overrides("prune_quantize_distill", task=task)
     for stage in ("prune", "quantize", "distill"):
         arguments += [*short(stage), f"pipeline.{stage}.optimizer.weight_decay=0.5"]
@@ -167,7 +131,9 @@ def test_prune_quantize_distill_keeps_masks_in_the_packed_weights(overrides: Mak
     assert all(row["baseline"] == rows[0]["metrics"] for row in rows)
 
 
-def test_random_weights_are_no_baseline(overrides: Make, tmp_path: Path) -> None:
+def test_random_weights_are_no_baseline(
+    pipeline: Make, short: Make, records: Make, overrides: Make, tmp_path: Path
+) -> None:
     arguments = [a for a in overrides("finetune", *short("finetune")) if not a.startswith("model")]
     tiny = "{model_type: t5, d_model: 32, d_kv: 8, d_ff: 48, num_heads: 4, num_layers: 1, num_decoder_layers: 1}"
     arguments += ["model=scratch", f"model.config={tiny}", "model.max_length=16"]
@@ -180,16 +146,20 @@ def test_random_weights_are_no_baseline(overrides: Make, tmp_path: Path) -> None
     assert trained["baseline_key"] == trained["key"] == distilled["baseline_key"]
 
 
-def test_trackers_find_the_last_stage_under_one_name(overrides: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: dict[str, dict[str, float]] = {}
+def test_trackers_find_the_last_stage_under_one_name(
+    pipeline: Make, short: Make, overrides: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summaries: dict[str, dict[str, float]] = {}
     monkeypatch.setattr(
-        "slimexp.logger.none.Silent.summary", lambda self, stage, metrics: told.update({stage: metrics})
+        "slimexp.logger.none.Silent.summary", lambda self, stage, metrics: summaries.update({stage: metrics})
     )
     metrics = pipeline(overrides("finetune", *short("finetune"))).run()
-    assert list(told) == ["dense", "finetune", "final"] and told["final"] == told["finetune"] == metrics
+    assert list(summaries) == ["dense", "finetune", "final"] and summaries["final"] == summaries["finetune"] == metrics
 
 
-def test_what_comes_in_small_is_compared_with_the_dense_model(overrides: Make) -> None:
+def test_what_comes_in_small_is_compared_with_the_dense_model(
+    pipeline: Make, short: Make, records: Make, overrides: Make
+) -> None:
     """A cut-out model with the one it was cut from, a compressed one with the one that is named."""
     arguments = overrides("finetune", *short("finetune"))
     path = next(line.removeprefix("model.path=") for line in arguments if line.startswith("model.path="))
@@ -218,7 +188,7 @@ def test_what_comes_in_small_is_compared_with_the_dense_model(overrides: Make) -
 
 
 def test_a_new_classifier_is_trained_first_and_what_that_gives_is_the_dense_model(
-    tiny: Make, overrides: Make, tmp_path: Path
+    pipeline: Make, short: Make, records: Make, tiny: Make, overrides: Make, tmp_path: Path
 ) -> None:
     """An encoder without a classifier, as sentence encoders are shipped: random answers are no baseline."""
     family = tiny("classification")

@@ -29,7 +29,7 @@ def recorder(corpus: Make, tmp_path: Path) -> Recorder:
     return Recorder(cfg, overrides=["logger.api_key=hidden"], corpus=corpus("seq2seq"), measures={"count": Count()})
 
 
-def made(recorder: Recorder, **changes: Any) -> record.Record:
+def build(recorder: Recorder, **changes: Any) -> record.Record:
     fields: dict[str, Any] = {
         "stage": "prune", "technique": "Prune", "key": "k", "parent": "p", "kernel": "dense",
         "metrics": {"count": 2.0, "other": 1.0}, "baseline": {}, "baseline_key": None, "seconds": {"measure": 1.0},
@@ -38,8 +38,8 @@ def made(recorder: Recorder, **changes: Any) -> record.Record:
     return recorder.record(**fields | changes)
 
 
-def test_what_a_command_knows_is_in_each_of_its_records(recorder: Recorder) -> None:
-    row = made(recorder)
+def test_what_all_records_of_a_command_have_in_common(recorder: Recorder) -> None:
+    row = build(recorder)
     assert (row.name, row.seed, row.headline, row.direction) == (
         "a", 3, recorder.corpus.headline, recorder.corpus.direction
     )  # fmt: skip
@@ -48,17 +48,17 @@ def test_what_a_command_knows_is_in_each_of_its_records(recorder: Recorder) -> N
     assert row.versions["torch"] and "hidden" not in row.to_json()
 
 
-def test_places_are_told_from_the_runs_folder(recorder: Recorder, tmp_path: Path) -> None:
-    row = made(recorder, artifact=tmp_path / "elsewhere", curves=recorder.runs / "a" / "curves.jsonl")
+def test_paths_are_relative_to_the_runs_folder(recorder: Recorder, tmp_path: Path) -> None:
+    row = build(recorder, artifact=tmp_path / "elsewhere", curves=recorder.runs / "a" / "curves.jsonl")
     assert (row.artifact, row.curves) == ("../elsewhere", "a/curves.jsonl")
-    assert made(recorder).curves is None
+    assert build(recorder).curves is None
     record.append(recorder.path, row)
     assert record.read(recorder.runs) == [record.Record.from_json(row.to_json())]
 
 
 def test_a_line_says_what_became_of_a_stage(recorder: Recorder) -> None:
     name = recorder.corpus.headline
-    row = made(
+    row = build(
         recorder,
         metrics={name: 0.5, "disk_mb": 2.0},
         baseline={name: 0.25, "disk_mb": 4.0},

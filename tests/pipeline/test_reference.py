@@ -1,4 +1,4 @@
-"""Which model is dense, and who may teach whom: said before anything is trained."""
+"""Which model is dense, and which teachers are refused before anything is trained."""
 
 from collections.abc import Callable
 from pathlib import Path
