@@ -1,0 +1,1 @@
+"""Sparsity or bits per layer, chosen by what each layer costs."""

@@ -1,0 +1,1 @@
+"""Records become points, sections and fronts, and those tables and plots."""

@@ -1,0 +1,1 @@
+"""What a model may cost: parameters, megabytes or milliseconds."""

@@ -1,0 +1,1 @@
+"""What training text shows of layers' inputs and of a model's answers."""

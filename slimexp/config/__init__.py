@@ -1,0 +1,1 @@
+"""The schema of a configuration, and its checks before anything is loaded."""

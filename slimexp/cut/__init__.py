@@ -1,0 +1,1 @@
+"""Layers, heads, neurons and words leave a model."""

@@ -1,0 +1,1 @@
+"""Corpora: three shipped ones, datasets of the Hugging Face hub, and files."""

@@ -1,0 +1,1 @@
+"""Products of packed layers, and the measurement that chooses among them."""

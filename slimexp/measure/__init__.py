@@ -1,0 +1,1 @@
+"""Size, task, latency, memory, operations and benchmarks of a model."""

@@ -1,0 +1,1 @@
+"""Loading, families, tokenizers and execution of transformers models."""

@@ -1,0 +1,1 @@
+"""Where zeros may be."""

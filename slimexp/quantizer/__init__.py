@@ -1,0 +1,1 @@
+"""Grids of integers and 8-bit floats, fitted or trained."""

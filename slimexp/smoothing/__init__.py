@@ -1,0 +1,1 @@
+"""Scales moved between weights and inputs before both are rounded: AWQ, SmoothQuant."""

@@ -1,0 +1,1 @@
+"""Sweeps: proposals, a journal, and workers anywhere."""

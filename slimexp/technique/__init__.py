@@ -1,0 +1,1 @@
+"""Finetuning, pruning, quantization and distillation, each a stage of a pipeline."""

@@ -1,0 +1,1 @@
+"""Masks and fake-quantizers on weights."""
