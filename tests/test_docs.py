@@ -310,7 +310,7 @@ def check_variable(word: str) -> None:
 
 BASES: dict[str, list[str]] = {  # what a setting may stand beside, by the beginning of its key
     "hydra": ["hydra/sweeper=pareto", "+experiment=front_t5"],
-    "callback.stopper": ["+experiment=front_t5", "+stopper@callback.stopper=halving"],
+    "callback.stopper": ["+experiment=front_t5", "+stopper@callback.stopper=asha"],
     "baseline": ["+experiment=prune_t5", "model@baseline=pretrained"],
     "model.path": ["+experiment=prune_t5", "model=pretrained"],
     "data.columns": ["+experiment=prune_t5", "data=files"],
