@@ -8,13 +8,11 @@ its weights, and holds the weights beneath them. The manifest says the size and 
 import json
 import os
 import platform
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from transformers import GenerationConfig
 
@@ -34,7 +32,6 @@ from slimexp.weight.attachment import attached
 
 MANIFEST = manifest.NAME
 TRAINING = "training.safetensors"
-_PID = re.compile(r"[0-9]{1,9}")  # the system has none with more digits
 
 
 def save(
@@ -159,7 +156,7 @@ def _clear(folder: Path) -> None:
     """Remove what killed processes of this machine left beside ``folder``; an artifact among it is put back."""
     for path in folder.parent.glob(f".{folder.name}.{platform.node()}.*"):
         pid, kind = path.name.split(".")[-2:]
-        if not _PID.fullmatch(pid) or (int(pid) != os.getpid() and psutil.pid_exists(int(pid))):
+        if not integrity.PID.fullmatch(pid) or (int(pid) != os.getpid() and integrity.is_alive(int(pid))):
             continue
         if kind == "old" and not folder.exists():
             os.replace(path, folder)

@@ -22,7 +22,7 @@ from slimexp.host import console
 from slimexp.record import removal
 from slimexp.record.record import FILE, Record, read
 from slimexp.record.settings import flat
-from slimexp.record.stage import RUNNING
+from slimexp.record.stage import CHECKPOINT, RUNNING
 
 DAY = 86_400  # seconds
 STUCK = 1  # exit status
@@ -112,7 +112,7 @@ def unfinished(runs: Path) -> Iterator[Removable]:
         for name in sorted(os.listdir(stage)):
             half = removal.HALF.fullmatch(name)
             if (
-                removal.CHECKPOINT.fullmatch(name)
+                CHECKPOINT.fullmatch(name)
                 or removal.DAMAGED.fullmatch(name)
                 or (half and (half["kind"] == "partial" or whole))
             ):

@@ -22,8 +22,9 @@ from transformers import (
 )
 
 from slimexp import artifact
+from slimexp.loss.base import IGNORE
 from slimexp.model import saving
-from slimexp.model.base import IGNORE, Family
+from slimexp.model.base import Family
 from slimexp.weight.attachment import INPUT, attached
 
 Make = Callable[..., Any]

@@ -11,8 +11,9 @@ from slimexp.analysis.label import labels
 from slimexp.analysis.lineage import chain_of, settings_of
 from slimexp.analysis.uncertainty import standard_error
 from slimexp.host.console import printable
-from slimexp.record.figures import OF_LAYER, STDERR, figures, unshrunk
+from slimexp.record.figures import OF_LAYER, figures, unshrunk
 from slimexp.record.record import Record
+from slimexp.record.schema import STDERR
 from slimexp.record.stage import as_floats
 
 # Metrics counted in the model or its files, which are the same at every measurement.

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimexp.calibration.observe import undisturbed
-from slimexp.model.base import IGNORE, Batch, Family
+from slimexp.loss.base import IGNORE
+from slimexp.model.base import Batch, Family
 
 
 class Divergence:

@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from slimexp.config import schema
 from slimexp.config.schema import Evaluation, Run
 
-_PACKAGE = Path(__file__).parents[1]
-CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"  # in a wheel, in a checkout
+PACKAGE = Path(__file__).parents[1]
+CONF_DIR = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in a wheel, in a checkout
 
 OmegaConf.register_new_resolver("home", schema.home, replace=True)  # Hydra makes the runs folder before a task can
 ConfigStore.instance().store(name="schema", node=Run)

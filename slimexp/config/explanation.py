@@ -35,7 +35,6 @@ from slimexp.config.composition import compose, groups, options
 from slimexp.config.schema import Run
 from slimexp.host import console
 
-_PACKAGE = Path(__file__).parents[1]
 _PARETO = "pareto"  # the sweeper that ships with the package
 
 
@@ -96,7 +95,7 @@ def _quoted(text: str) -> str:
 def _is_raised_here(error: BaseException) -> bool:
     """Whether a line of this package raised ``error``: then its message is for the user."""
     frames = list(traceback.walk_tb(error.__traceback__))
-    return bool(frames) and Path(frames[-1][0].f_code.co_filename).is_relative_to(_PACKAGE)
+    return bool(frames) and Path(frames[-1][0].f_code.co_filename).is_relative_to(composition.PACKAGE)
 
 
 def _is_raised_by_hydra(error: BaseException) -> bool:

@@ -21,7 +21,7 @@ from slimexp.file import regular
 
 LARGEST = 2**28  # bytes of a JSON file: slimexp writes none that is larger
 SEAL = "sha256"
-_PID = re.compile(r"[0-9]{1,9}")  # a larger one is of no process
+PID = re.compile(r"[0-9]{1,9}")  # a larger one is of no process
 _DIGESTS: dict[tuple[int, ...], str] = {}  # by what changes with every write, so that a file is read once per process
 
 
@@ -120,7 +120,7 @@ def aside(path: Path) -> Iterator[Path]:
     removed.
     """
     for leftover in path.parent.glob(f".*.{path.name}"):
-        if _PID.fullmatch(pid := leftover.name.split(".")[1]) and not _is_alive(int(pid)):
+        if PID.fullmatch(pid := leftover.name.split(".")[1]) and not is_alive(int(pid)):
             leftover.unlink(missing_ok=True)
     partial = path.with_name(f".{os.getpid()}.{path.name}")
     partial.unlink(missing_ok=True)
@@ -181,6 +181,17 @@ def is_other_kind(path: Path) -> bool:
     return os.path.lexists(path) and (path.is_symlink() or not path.is_file())
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine has the number ``pid``."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
+
+
 def _check_regular(path: Path) -> None:
     """Raise ``Damaged`` unless ``path`` is a regular file: a pipe would be waited for without end."""
     if not path.exists() or not stat.S_ISREG(path.stat().st_mode):
@@ -190,13 +201,3 @@ def _check_regular(path: Path) -> None:
 def _seal(content: Mapping[str, Any]) -> str:
     rest = {name: value for name, value in content.items() if name != SEAL}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # it is another user's
-        return True
-    return True

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from slimexp.loss.base import IGNORE as IGNORE  # what no loss counts, no family labels
 from slimexp.model.history import History
 from slimexp.model.special_tokens import align
 from slimexp.model.tokenizer import unchanged

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from slimexp.model.base import IGNORE, Batch, Family, Text, at_real_tokens, block_list, by_length
+from slimexp.loss.base import IGNORE
+from slimexp.model.base import Batch, Family, Text, at_real_tokens, block_list, by_length
 
 _LOGITS = 2**26  # the most in one pass of grading: 256 MB of float32, 2,700 tokens of a vocabulary of 49k at once
 _CHUNK = 2**22  # logits that are float64 at once: 32 MB

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimexp.model.base import IGNORE, Batch, Family, Text, at_real_tokens, block_list, by_length
+from slimexp.loss.base import IGNORE
+from slimexp.model.base import Batch, Family, Text, at_real_tokens, block_list, by_length
 
 
 class Encoder(Family):

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from slimexp.model.base import IGNORE, Batch, Family, Text, at_real_tokens, block_list, by_length
+from slimexp.loss.base import IGNORE
+from slimexp.model.base import Batch, Family, Text, at_real_tokens, block_list, by_length
 from slimexp.model.target_language import align_target_language
 
 

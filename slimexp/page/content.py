@@ -16,6 +16,7 @@ from slimexp.file import regular
 from slimexp.page.curves import curves
 from slimexp.page.layers import bits, layers, sensitivity
 from slimexp.record.record import Record, read
+from slimexp.record.schema import STDERR
 
 # Columns of the table after the headline, in this order, where a section has them.
 _MAIN = (
@@ -39,7 +40,6 @@ _SHORT = {
     "latency_p50_ms": "latency ms",
     "latency_ratio": "latency x dense",
 }
-_ERROR = "_stderr"
 _ENDS = ("_low", "_high")  # of the interval that a measure gives together with a figure
 
 
@@ -114,7 +114,7 @@ def _section(section: Section, records: Mapping[str, Record], root: Path, folder
 
 def _metrics(section: Section) -> list[str]:
     """Metrics of a section, those of the table first; ends of intervals and errors are shown with their figure."""
-    measured = dict.fromkeys(name for point in section.points for name in point.figures if _ERROR not in name)
+    measured = dict.fromkeys(name for point in section.points for name in point.figures if STDERR not in name)
     first = [name for name in dict.fromkeys((section.headline, *_MAIN, section.x, section.y)) if name in measured]
     ends = {name for name in measured for end in _ENDS if name.endswith(end) and name.removesuffix(end) in measured}
     return list(dict.fromkeys([*first, *(name for name in measured if name not in ends)]))

@@ -9,10 +9,10 @@ from statistics import fmean
 from typing import Any
 
 from slimexp.file import regular
+from slimexp.record.schema import LARGEST
 
 LONGEST = 1 << 26  # bytes of a file
 NAMES = 100  # terms of a curve, and characters of a term
-LARGEST = 1e100  # of a term: a larger value counts as not finite
 NUMBERS = 60_000  # numbers in all curves of a page, which are about half a megabyte of text
 ROWS = (16, 240)  # fewest and most rows of one curve
 DIGITS = 4  # significant ones; more cannot be seen
@@ -104,4 +104,5 @@ def _rows(path: Path) -> Iterator[Row]:
 
 
 def _finite(value: float | None) -> float | None:
+    """``value`` where a page can draw it: a value beyond the largest metric counts as not finite."""
     return value if value is not None and abs(value) <= LARGEST else None

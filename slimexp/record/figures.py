@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 
 from slimexp.record.record import Record
-from slimexp.record.schema import LARGEST
+from slimexp.record.schema import LARGEST, STDERR
 
 OF_LAYER = "/"  # metric/layer: a figure of one layer, which models are not compared by
-STDERR = "_stderr"  # as lm-evaluation-harness names it
 
 
 def retention(record: Record) -> float | None:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from slimexp.config import renamed
 from slimexp.file import integrity, regular
-from slimexp.record import schema as record_schema
+from slimexp.record import schema
 from slimexp.record.plain import finite_numbers, plain
 
 SCHEMA = 1
@@ -103,7 +103,7 @@ class Record:
         row = {field.name: getattr(self, field.name) for field in fields(self)}
         content = plain({**row, **numbers, **trivial})
         line = json.dumps(integrity.sealed(content), allow_nan=False)
-        record_schema.check(record_schema.parse(line))  # readers skip a line that they refuse, so it would be lost
+        schema.check(schema.parse(line))  # readers skip a line that they refuse, so it would be lost
         return line
 
     @classmethod
@@ -114,10 +114,10 @@ class Record:
             ValueError: The line is no JSON object, was changed since it was written, lacks a field, is of a newer
                 schema, or has a field that ``schema.check`` refuses.
         """
-        row = record_schema.parse(line)
-        if type(schema := row.get("schema", SCHEMA)) is not int or schema < 1:
-            raise ValueError(f"schema must be a whole number from 1, got {schema!r:.60}")
-        if schema > SCHEMA:
+        row = schema.parse(line)
+        if type(version := row.get("schema", SCHEMA)) is not int or version < 1:
+            raise ValueError(f"schema must be a whole number from 1, got {version!r:.60}")
+        if version > SCHEMA:
             raise ValueError(f"schema {row['schema']} is newer than {SCHEMA}, which this slimexp reads: update slimexp")
         names = [field.name for field in fields(cls)]
         if missing := [name for name in names if name not in row and name != "schema"]:
@@ -125,10 +125,10 @@ class Record:
                 f"it lacks {', '.join(missing)}; if an older slimexp wrote it, "
                 "the same command with resume=false writes it anew"
             )
-        record_schema.check(row)
+        schema.check(row)
         if integrity.SEAL in row:  # older versions wrote no seal
             integrity.check_seal(row)
-        row["time"] = record_schema.in_utc(row["time"])
+        row["time"] = schema.in_utc(row["time"])
         row["config"] = renamed.config(row["config"])  # after the seal was checked, which holds for names as written
         return cls(**{name: row[name] for name in names if name in row})
 

@@ -19,7 +19,6 @@ from typing import Any
 
 from slimexp.file.integrity import LARGEST
 from slimexp.record.record import FILE
-from slimexp.record.stage import CHECKPOINT as CHECKPOINT
 from slimexp.record.stage import RUNNING
 
 LOCK, MODEL, MANIFEST = "lock", "artifact", "manifest.json"

@@ -13,12 +13,13 @@ NAME = 1_000  # characters of a name, and of a key of the configuration
 TEXT = 100_000  # characters of any other text
 DEPTH = 40  # levels of the configuration
 LARGEST = 1e100  # largest metric: its square, and its ratio to another, are finite
+STDERR = "_stderr"  # in names of standard errors, as lm-evaluation-harness has it
 _LARGEST_SETTING = sys.float_info.max  # largest number of a configuration, which must be a float
 _SHORT = 10_000  # characters of a line that is too short to hold a text that is too long
 _SEEDS = 2**63
 
 # in names of metrics that are never negative
-_COUNTS, _AMOUNTS, _ERROR = "params_", ("_mb", "_ms", "_ratio"), "_stderr"
+_COUNTS, _AMOUNTS = "params_", ("_mb", "_ms", "_ratio")
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half of a pair, as JSON escapes it; most are whole pairs
 _repr = Repr()
@@ -223,7 +224,7 @@ def _figures(name: str, value: Any) -> None:
     _numbers(name, value)
     if min(value.values(), default=0) < 0:
         for key, figure in value.items():
-            if figure < 0 and (key.startswith(_COUNTS) or key.endswith(_AMOUNTS) or _ERROR in key):
+            if figure < 0 and (key.startswith(_COUNTS) or key.endswith(_AMOUNTS) or STDERR in key):
                 _refuse(f"{name}.{key}", "be >= 0", figure)
 
 

@@ -22,8 +22,8 @@ import pytorch_lightning as pl
 from torch.nn import functional as F
 
 from slimexp.file import integrity, regular
+from slimexp.loss.base import IGNORE
 from slimexp.measure.base import spread, untouched
-from slimexp.model.base import IGNORE
 from slimexp.record.stage import Stopped
 from slimexp.technique.finetune import Finetune
 

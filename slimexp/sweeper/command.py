@@ -18,8 +18,7 @@ from slimexp.config.composition import CONF_DIR, chosen, options
 from slimexp.config.secret import written
 from slimexp.host import console
 from slimexp.record.settings import flat
-from slimexp.record.stage import key
-from slimexp.record.stage import shaping as trainer
+from slimexp.record.stage import key, shaping
 from slimexp.sweeper.settings import MOST_SEED, Direction, Settings, check_settings, parse_promotion
 from slimexp.sweeper.space import Space
 from slimexp.sweeper.sweep import Sweep
@@ -108,12 +107,12 @@ def _checked(cfg: DictConfig) -> DictConfig:
 
 def _content(cfg: DictConfig) -> tuple[str, dict[str, Any]]:
     """Everything that shapes a trial's results, as a digest and by key; swept keys have their first values in it."""
-    shaping: dict[str, Any] = {
+    parts: dict[str, Any] = {
         name: OmegaConf.to_container(cfg[name], resolve=True) for name in _SHAPING if cfg.get(name) is not None
     }
-    shaping |= {"trainer": trainer(shaping["trainer"]), "save_dtype": cfg.save_dtype, "seed": cfg.seed}
-    texts = {name: written(cfg[name]) for name in shaping}
-    return key(shaping), dict(flat({**texts, "trainer": trainer(texts["trainer"])}))
+    parts |= {"trainer": shaping(parts["trainer"]), "save_dtype": cfg.save_dtype, "seed": cfg.seed}
+    texts = {name: written(cfg[name]) for name in parts}
+    return key(parts), dict(flat({**texts, "trainer": shaping(texts["trainer"])}))
 
 
 def _refuse_seeds(seeds: Sequence[int]) -> None:

@@ -19,7 +19,8 @@ from slimexp.cut.shape import AXES, HIDDEN, WIDTHS, ParameterCounter, Shape, axe
 from slimexp.cut.simulate import simulated
 from slimexp.data.base import Corpus
 from slimexp.importance.base import Gated, Importance, Learned
-from slimexp.model.base import IGNORE, Batch, Family
+from slimexp.loss.base import IGNORE
+from slimexp.model.base import Batch, Family
 from slimexp.model.layer import check_min_coverage
 from slimexp.technique.batches import calibration_batches, training_batches
 from slimexp.technique.finetune import Finetune

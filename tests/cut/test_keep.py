@@ -18,7 +18,8 @@ from transformers import (
 from slimexp.config.build import build
 from slimexp.config.composition import compose
 from slimexp.cut.keep import Keep
-from slimexp.model.base import IGNORE, Family
+from slimexp.loss.base import IGNORE
+from slimexp.model.base import Family
 
 Tiny = Callable[..., Any]
 ROWS = [("one", "two!", 0), ("three and four", "5", 1), ("six", "seven", 0)]

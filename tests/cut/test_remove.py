@@ -16,7 +16,8 @@ from slimexp.cut.architecture import EXPERTS, FFN, HEADS, HIDDEN, VOCABULARY, ar
 from slimexp.cut.constraints import ScopeIndices, scopes
 from slimexp.cut.keep import head_rows
 from slimexp.cut.remove import remove, retained_entries
-from slimexp.model.base import IGNORE, Family
+from slimexp.loss.base import IGNORE
+from slimexp.model.base import Family
 
 Tiny = Callable[..., Any]
 Layers = Mapping[str, Sequence[int]]

@@ -10,7 +10,7 @@ from slimexp.cut.constraints import scopes
 from slimexp.cut.remove import remove
 from slimexp.cut.shape import WIDTHS, ParameterCounter, rows_of_units, whole
 from slimexp.cut.simulate import simulated
-from slimexp.model.base import IGNORE
+from slimexp.loss.base import IGNORE
 
 Tiny = Callable[..., Any]
 ROWS = [("one", "two!", 0), ("three and four", "5", 1), ("six", "seven", 0)]

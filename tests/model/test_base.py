@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from slimexp.model.base import IGNORE, Family, block_list, by_length, parameters
+from slimexp.loss.base import IGNORE
+from slimexp.model.base import Family, block_list, by_length, parameters
 
 Tiny = Callable[..., Any]
 TASKS = ("seq2seq", "causal_lm", "classification")

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from slimexp.loss.base import IGNORE
 from slimexp.model import causal_lm
-from slimexp.model.base import IGNORE
 from slimexp.model.causal_lm import CausalLm, token_nats
 from slimexp.model.tokenizer import Bpe
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from slimexp.model.base import IGNORE
+from slimexp.loss.base import IGNORE
 from slimexp.model.encoder import Encoder
 
 Tiny = Callable[..., Any]

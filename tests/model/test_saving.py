@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from slimexp.model.base import IGNORE, Family
+from slimexp.loss.base import IGNORE
+from slimexp.model.base import Family
 from slimexp.model.saving import folded, save_training, save_weights
 from slimexp.quantizer.minmax import MinMax
 from slimexp.weight.attachment import attach, attached

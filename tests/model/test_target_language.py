@@ -22,7 +22,7 @@ from transformers import (
 
 from slimexp.cut.vocabulary import shrunk, tokens_to_keep
 from slimexp.data.base import Example
-from slimexp.model.base import IGNORE
+from slimexp.loss.base import IGNORE
 from slimexp.model.loading import Pretrained
 from slimexp.model.seq2seq import Seq2Seq
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from slimexp import artifact
 from slimexp.cut.simulate import simulated
-from slimexp.model.base import IGNORE
+from slimexp.loss.base import IGNORE
 from slimexp.technique import prune_structured
 from slimexp.technique.prune_structured import PruneStructured
 

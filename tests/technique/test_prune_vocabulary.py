@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from slimexp import artifact
-from slimexp.model.base import IGNORE, Family
+from slimexp.loss.base import IGNORE
+from slimexp.model.base import Family
 from slimexp.model.loading import Scratch
 from slimexp.model.tokenizer import Bpe
 from slimexp.technique.prune_vocabulary import PruneVocabulary

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelF
 from transformers.quantizers import quantizer_compressed_tensors
 
 from slimexp import artifact
-from slimexp.model.base import IGNORE, Family
+from slimexp.loss.base import IGNORE
+from slimexp.model.base import Family
 
 Make = Callable[..., Any]
 needs_dequantizing_at_load = pytest.mark.skipif(
