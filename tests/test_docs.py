@@ -535,3 +535,14 @@ def test_a_wrong_setting_is_found(text: str, runs: Path) -> None:
 def test_a_wrong_link_is_found(target: str) -> None:
     with pytest.raises(AssertionError):
         hold_link(ROOT / "docs" / "index.md", target)
+
+
+@pytest.mark.fast
+def test_the_tree_of_the_readme_is_that_of_the_package() -> None:
+    """Every room is named, with its purpose, and every name is a room."""
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("## The tree")[2].split("```")[1]
+    below = tree.partition("slimexp/\n")[2].partition("\nhydra_plugins/")[0]
+    named = dict(line.split(maxsplit=1) for line in below.splitlines() if line.split()[0].endswith("/"))
+    rooms = {f"{path.name}/" for path in (ROOT / "slimexp").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert named.keys() == rooms
+    assert all(2 <= len(purpose.split()) <= 8 for purpose in named.values())
