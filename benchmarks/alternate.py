@@ -147,7 +147,7 @@ class Alternate(pl.Callback):
 
 def require_same_weights(trained: nn.Module, plain: nn.Module) -> None:
     """Raise where two copies of a model, trained alike, differ in any bit."""
-    for (name, mine), theirs in zip(trained.named_parameters(), plain.parameters(), strict=True):
-        if not torch.equal(mine, theirs):
-            worst = (mine - theirs).abs().max().item()
+    for (name, parameter), reference in zip(trained.named_parameters(), plain.parameters(), strict=True):
+        if not torch.equal(parameter, reference):
+            worst = (parameter - reference).abs().max().item()
             raise AssertionError(f"the loops did different maths: '{name}' differs by up to {worst:.2e}")

@@ -153,9 +153,9 @@ class Level(NamedTuple):
         return share + _look_up(self.contexts, self.rest, grams >> _BYTE, 1.0) * lower
 
 
-def _look_up(keys: Keys, values: Floats, wanted: Keys, otherwise: float) -> Floats:
-    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[at] == wanted, values[at], otherwise)
+def _look_up(keys: Keys, values: Floats, queries: Keys, otherwise: float) -> Floats:
+    at = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
+    return np.where(keys[at] == queries, values[at], otherwise)
 
 
 def windows(passages: Sequence[bytes], order: int) -> Iterator[Keys]:

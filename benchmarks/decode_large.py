@@ -175,10 +175,10 @@ def _decoder(model: PreTrainedModel, arm: Arm, length: int) -> Decoder:
 def _error(decoder: Decoder) -> float:
     """Of the last step's logits, from those of transformers for the same tokens."""
     count = int(decoder.steps.position)
-    theirs = decoder.model(input_ids=decoder.steps.tokens[None, :count], logits_to_keep=1).logits[0, -1].float()
-    ours = decoder.steps.logits
-    assert ours is not None
-    return float((ours.flatten() - theirs).norm() / theirs.norm())
+    reference = decoder.model(input_ids=decoder.steps.tokens[None, :count], logits_to_keep=1).logits[0, -1].float()
+    logits = decoder.steps.logits
+    assert logits is not None
+    return float((logits.flatten() - reference).norm() / reference.norm())
 
 
 def stacked_bytes(model: PreTrainedModel) -> int:
@@ -227,13 +227,13 @@ def tune(sizes: Mapping[str, Any], only: str, deadline: float) -> None:
             if not taken:
                 return
             ranked = sorted(taken.items(), key=lambda one: one[1])
-            told = [
+            cells = [
                 f"{cut.rows}x{cut.columns}/{cut.warps} {cut.fold} {cut.ahead}: {1e6 * seconds:.2f}"
                 for cut, seconds in ranked[:6] + ranked[-1:]
             ]
             rate = matrices[0].bytes / ranked[0][1] / 1e12
             print(
-                f"{kind} {what}: best {rate:.2f} TB/s; µs, rows x columns / warps fold ahead: {', '.join(told)}",
+                f"{kind} {what}: best {rate:.2f} TB/s; µs, rows x columns / warps fold ahead: {', '.join(cells)}",
                 flush=True,
             )
         if kind == "dense":
@@ -262,12 +262,12 @@ def tune_rest(fused: Fused) -> None:
     for keys, warps, splits in ATTENTION:
         fused.KEYS, fused.splits, fused.WARPS = keys, splits, warps
         fused.partial = torch.zeros(fused.heads, splits, fused.width + 2, device="cuda")
-        told = []
+        cells = []
         for position in (1, 128, 256, 500):
             fused.position.fill_(position)
             run = capture(lambda: [fused.attend(block) for block in blocks], CUDA).replay
-            told.append(f"{1e6 * _seconds(run, 10) / len(blocks):.2f}")
-        print(f"attention, {keys} keys, {warps} warps, {splits} splits, at 1, 128, 256, 500: {' '.join(told)} µs")
+            cells.append(f"{1e6 * _seconds(run, 10) / len(blocks):.2f}")
+        print(f"attention, {keys} keys, {warps} warps, {splits} splits, at 1, 128, 256, 500: {' '.join(cells)} µs")
     fused.position.fill_(0)
     run = capture(lambda: [fused.advance(chooses=False) for _ in range(20)], CUDA).replay
     print(f"advance: {1e6 * _seconds(run, 10) / 20:.2f} µs", flush=True)

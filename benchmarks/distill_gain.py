@@ -75,9 +75,9 @@ class Run:
 
     def record(self, records: Sequence[Record]) -> Record:
         """The latest record of its last stage."""
-        mine = json.loads(json.dumps(OmegaConf.to_container(self.cfg, resolve=True)))
-        stage = list(mine["pipeline"])[-1]
-        found = [r for r in records if r.stage == stage and all(r.config.get(key) == mine[key] for key in SHAPING)]
+        config = json.loads(json.dumps(OmegaConf.to_container(self.cfg, resolve=True)))
+        stage = list(config["pipeline"])[-1]
+        found = [r for r in records if r.stage == stage and all(r.config.get(key) == config[key] for key in SHAPING)]
         if not found:
             raise RuntimeError(f"no record of {self.label}: its measures may have been taken with other settings")
         return found[-1]

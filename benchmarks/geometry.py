@@ -53,14 +53,14 @@ def compare(sets: int) -> Agreement:
     volume_differs = 0.0
     for seed in range(sets):
         points, directions, reference = _drawn(seed)
-        ours = front(points, directions)
-        fronts_differ += ours.tolist() != _their_front(points, directions)
-        tied += len(np.unique(points[ours], axis=0)) < len(ours)
+        members = front(points, directions)
+        fronts_differ += members.tolist() != _their_front(points, directions)
+        tied += len(np.unique(points[members], axis=0)) < len(members)
         infinite += bool(np.isinf(points).any())
-        volume, theirs = hypervolume(points, reference, directions), _their_volume(points, reference, directions)
-        unbounded += volume == theirs == math.inf
-        if volume != theirs:
-            volume_differs = max(volume_differs, abs(volume - theirs) / theirs if theirs else math.inf)
+        volume, peer = hypervolume(points, reference, directions), _their_volume(points, reference, directions)
+        unbounded += volume == peer == math.inf
+        if volume != peer:
+            volume_differs = max(volume_differs, abs(volume - peer) / peer if peer else math.inf)
     return Agreement(sets, tied, infinite, unbounded, fronts_differ, volume_differs)
 
 

@@ -61,11 +61,11 @@ def show(shapes: Mapping[str, tuple[int, int]], rows: Sequence[int], device: tor
             for count in rows:
                 packed = layer(out, size, dtype).to(device)
                 seconds = {name: min(each) for name, each in time_backends(packed, count, backends=backends).items()}
-                told = " | ".join(f"{1e6 * seconds[name]:.1f}" if name in seconds else "" for name in names)
+                cells = " | ".join(f"{1e6 * seconds[name]:.1f}" if name in seconds else "" for name in names)
                 plain = seconds.pop("Plain")
                 best = min(seconds, key=seconds.__getitem__)
                 gain = plain / seconds[best]
-                print(f"| {shape} {out} x {size} | {kind} | {count} | {told} | {best}, {gain:.2f}x |", flush=True)
+                print(f"| {shape} {out} x {size} | {kind} | {count} | {cells} | {best}, {gain:.2f}x |", flush=True)
 
 
 def main() -> None:

@@ -60,13 +60,13 @@ class Axes(NamedTuple):
 
     Attributes:
         corpus: It is graded on.
-        ours: All that slimexp cuts.
-        theirs: What torch-pruning is asked for, one passage each.
+        own: All that slimexp cuts.
+        peer: What torch-pruning is asked for, one passage each.
     """
 
     corpus: str
-    ours: str
-    theirs: tuple[str, ...]
+    own: str
+    peer: tuple[str, ...]
 
 
 # The Llama keeps torch-pruning until it is stopped, whatever is asked for: once is enough. Transformers has no BERT
@@ -115,7 +115,7 @@ def grades(family: Family, corpus: Corpus, rows: int | None) -> dict[str, float]
     return corpus.grade(predictions, examples)
 
 
-def ours(importance: str, pattern: str, family: Family, corpus: Corpus) -> float:
+def by_slimexp(importance: str, pattern: str, family: Family, corpus: Corpus) -> float:
     """Prune ``family``; seconds."""
     by = f"importance@pipeline.prune.importance={importance}"
     scope = f"pipeline.prune.pattern.scope={IMPORTANCES[importance]}"
@@ -130,11 +130,11 @@ def ours(importance: str, pattern: str, family: Family, corpus: Corpus) -> float
     return time.monotonic() - began
 
 
-def asked(peer: str, task: dict[str, Any], family: Family, environments: Path, **trust: Any) -> tuple[Any, float]:
+def run_peer(peer: str, task: dict[str, Any], family: Family, environments: Path, **trust: Any) -> tuple[Any, float]:
     """Have a peer prune the model of ``family``: what it saved, and seconds.
 
     Raises:
-        RuntimeError: It failed; with what it said last.
+        RuntimeError: It failed; with the last line of its output.
     """
     with tempfile.TemporaryDirectory() as folder:
         model, into = Path(folder, "model"), Path(folder, "pruned.pt")
@@ -156,9 +156,9 @@ def asked(peer: str, task: dict[str, Any], family: Family, environments: Path, *
         return torch.load(into, **trust), seconds
 
 
-def reason(said: str) -> str:
+def reason(stderr: str) -> str:
     """Why a peer failed: its last line, or the innermost of its own lines where it was stopped."""
-    lines = said.strip().splitlines()
+    lines = stderr.strip().splitlines()
     if not (stops := [number for number, line in enumerate(lines) if line.startswith("Timeout")]):
         return lines[-1]
     frames = [line for line in lines[stops[0] :] if "site-packages/torch_pruning" in line]
@@ -166,10 +166,10 @@ def reason(said: str) -> str:
     return f"{lines[stops[0]]} at {where}"
 
 
-def theirs(importance: str, pattern: str, family: Family, rows: list[list[int]], environments: Path) -> float:
+def by_peer(importance: str, pattern: str, family: Family, rows: list[list[int]], environments: Path) -> float:
     """llm-compressor prunes ``family``; seconds."""
     task = {"rows": rows, "importance": importance, "structure": STRUCTURES[pattern], "sparsity": SPARSITY}
-    state, seconds = asked(LLM_COMPRESSOR, task, family, environments, weights_only=True)
+    state, seconds = run_peer(LLM_COMPRESSOR, task, family, environments, weights_only=True)
     family.model.load_state_dict(state)
     return seconds
 
@@ -201,16 +201,16 @@ def structured(name: str, corpus: Corpus, arguments: argparse.Namespace) -> Cuts
     rows = None if corpus.task == "classification" else arguments.rows  # its split is sorted by class, and short
     whole = parameters(dense)
     found: Cuts = {("", "dense"): measured(dense, corpus, rows, whole, 0.0)}
-    for asked_for in axes.theirs:
-        task = {"task": corpus.task, "share": SHARE, "axes": asked_for.split(", "), "seconds": arguments.seconds}
+    for peer_axes in axes.peer:
+        task = {"task": corpus.task, "share": SHARE, "axes": peer_axes.split(", "), "seconds": arguments.seconds}
         try:
-            model, seconds = asked(TORCH_PRUNING, task, dense, arguments.environments, weights_only=False)
+            model, seconds = run_peer(TORCH_PRUNING, task, dense, arguments.environments, weights_only=False)
             family = type(dense)(model, dense.tokenizer, max_length=dense.max_length)
-            found[asked_for, PEER_ROW] = measured(family, corpus, rows, whole, seconds)
+            found[peer_axes, PEER_ROW] = measured(family, corpus, rows, whole, seconds)
         except RuntimeError as error:
-            found[asked_for, PEER_ROW] = str(error)
-    both = [one for one in axes.theirs if set(one.split(", ")) <= set(axes.ours.split(", "))]
-    for own, importance in [*((one, "magnitude") for one in both), (axes.ours, "activation")]:
+            found[peer_axes, PEER_ROW] = str(error)
+    both = [one for one in axes.peer if set(one.split(", ")) <= set(axes.own.split(", "))]
+    for own, importance in [*((one, "magnitude") for one in both), (axes.own, "activation")]:
         family, seconds = smaller(loaded(corpus, name), corpus, own, importance)
         found[own, f"slimexp, {importance}"] = measured(family, corpus, rows, whole, seconds)
     return found
@@ -230,8 +230,8 @@ def cuts_table(headline: str, cuts: Cuts) -> str:
 def beaten(axes: Axes, cuts: Cuts, direction: str, slack: float) -> list[str]:
     """Where torch-pruning is better than slimexp by the same axes and magnitudes, or as slimexp ships."""
     sign = -1 if direction == "min" else 1
-    shipped = cuts[axes.ours, "slimexp, activation"]
-    pairs = {one: (cuts.get((one, "slimexp, magnitude"), shipped), cuts[one, PEER_ROW]) for one in axes.theirs}
+    shipped = cuts[axes.own, "slimexp, activation"]
+    pairs = {one: (cuts.get((one, "slimexp, magnitude"), shipped), cuts[one, PEER_ROW]) for one in axes.peer}
     return [
         one
         for one, (own, peer) in pairs.items()
@@ -265,12 +265,12 @@ def masked(arguments: argparse.Namespace) -> list[str]:
         for importance in arguments.importances:
             family = loaded(corpus)
             try:
-                seconds = theirs(importance, pattern, family, tokens, arguments.environments)
+                seconds = by_peer(importance, pattern, family, tokens, arguments.environments)
                 peer: Row | str = graded(family, corpus, arguments.rows, seconds)
             except RuntimeError as error:
                 peer = str(error)
             family = loaded(corpus)
-            own = graded(family, corpus, arguments.rows, ours(importance, pattern, family, corpus))
+            own = graded(family, corpus, arguments.rows, by_slimexp(importance, pattern, family, corpus))
             rows[pattern, importance] = own, peer
             print(f"{pattern}, {importance}: {own}, {peer}", flush=True)
     print(f"\n{table(dense, rows)}", flush=True)

@@ -176,7 +176,7 @@ class Line(NamedTuple):
     seconds: tuple[float, float] = (0.0, 0.0)
 
 
-def ours(bench: Bench, width: Width, method: str) -> Made:
+def by_slimexp(bench: Bench, width: Width, method: str) -> Made:
     """slimexp rounds the model; predictions are those of the saved folder as plain transformers loads it."""
     settings = {
         "steps": 0,
@@ -216,7 +216,7 @@ def _megabytes(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.glob("model*.safetensors")) / 1e6
 
 
-def theirs(bench: Bench, width: Width, method: str, peer: str, recipe: str, environments: Path) -> Made:
+def by_peer(bench: Bench, width: Width, method: str, peer: str, recipe: str, environments: Path) -> Made:
     """A peer rounds the model.
 
     Raises:
@@ -227,20 +227,20 @@ def theirs(bench: Bench, width: Width, method: str, peer: str, recipe: str, envi
         into = Path(folder, "made")
         if peer == TORCHAO:
             own = {"recipe": recipe, "group": GROUP, "max_length": bench.dense.max_length, "texts": bench.texts}
-            seconds = _asked(environments / peer, "torchao", {**common, **own, "into": str(into)})
+            seconds = _run_peer(environments / peer, "torchao", {**common, **own, "into": str(into)})
             made = json.loads(into.read_text())
             return Made(
                 [tuple(one) if isinstance(one, list) else one for one in made["predictions"]], made["mb"], seconds
             )
         own = {"method": method, **width._asdict(), "rows": calibration(bench)}
-        seconds = _asked(environments / peer, "llm_compressor_quantize", {**common, **own, "into": str(into)})
+        seconds = _run_peer(environments / peer, "llm_compressor_quantize", {**common, **own, "into": str(into)})
         bench.dense.tokenizer.save_pretrained(into)
         if width.activation_bits is None:
             _dequantize_at_load(into)
         return _read(bench, into, seconds)
 
 
-def _asked(environment: Path, script: str, task: dict[str, Any]) -> float:
+def _run_peer(environment: Path, script: str, task: dict[str, Any]) -> float:
     """Run a peer's script; seconds."""
     began = time.monotonic()
     done = subprocess.run(
@@ -268,11 +268,11 @@ def compared(bench: Bench, pairs: Sequence[tuple[str, str, str, str]], environme
     lines = []
     for width, method, peer, recipe in pairs:
         if (width, method) not in made:
-            made[width, method] = ours(bench, WIDTHS[width], method)
+            made[width, method] = by_slimexp(bench, WIDTHS[width], method)
         own = made[width, method]
         head = (bench.name, width, method, peer, bench.grade(own.predictions), own.mb)
         try:
-            other = theirs(bench, WIDTHS[width], method, peer, recipe, environments)
+            other = by_peer(bench, WIDTHS[width], method, peer, recipe, environments)
             figures = bench.grade(other.predictions), other.mb, *bench.worse(own.predictions, other.predictions)
             line = Line(*head, *figures, (own.seconds, other.seconds))
         except RuntimeError as error:
@@ -330,10 +330,10 @@ def main() -> None:
             dense.model.save_pretrained(folder)
             dense.tokenizer.save_pretrained(folder)
             bench = Bench(name, corpus, dense, Path(folder), [test[i] for i in spread(len(test), arguments.rows, 0)])
-            mine = compared(bench, pairs, arguments.environments.absolute())
+            model_lines = compared(bench, pairs, arguments.environments.absolute())
             whole = bench.grade(dense.predict(bench.texts, batch_size=16))
-        print(f"\n{name}:\n\n{table(bench.metric, whole, mine)}\n", flush=True)
-        lines += mine
+        print(f"\n{name}:\n\n{table(bench.metric, whole, model_lines)}\n", flush=True)
+        lines += model_lines
     path = arguments.runs / "quantize_peers.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     outcome = {"rows": arguments.rows, "lines": [line._asdict() for line in lines], **environment()}

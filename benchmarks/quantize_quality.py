@@ -270,14 +270,14 @@ def recovered(row: Row, rows: Rows) -> float | None:
 
 def table(model: str, rows: Rows) -> str:
     """Markdown, of one model: means over the seeds with their standard deviation."""
-    mine = {row: one for row, one in rows.items() if row.model == model}
-    measured = [one for one in mine.values() if isinstance(one, Found)]
+    of_model = {row: one for row, one in rows.items() if row.model == model}
+    measured = [one for one in of_model.values() if isinstance(one, Found)]
     metric = measured[0].metric if measured else ""
     lines = [f"| weights | rounded | steps | seeds | {metric} | of dense | recovered | MB |"]
     lines.append("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     if measured:
         lines.append(f"| bfloat16 | | | | {statistics.fmean(measured[0].dense):.4f} | 1.000x | | |")
-    for row, one in mine.items():
+    for row, one in of_model.items():
         if isinstance(one, str):
             lines.append(f"| {row.width} | {row.method} | | | {one} | | | |")
             continue

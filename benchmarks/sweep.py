@@ -117,9 +117,9 @@ def cost(arguments: argparse.Namespace) -> bool:
     finish = sweep._finish
 
     def timed(*given: Any) -> str:
-        said: str = finish(*given)
+        result: str = finish(*given)
         ends.append(time.perf_counter())
-        return said
+        return result
 
     sweep._finish = timed
     began = time.perf_counter()

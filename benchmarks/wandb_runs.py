@@ -70,11 +70,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--at-once", type=int, default=8)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    processes = ProcessPoolExecutor(asked.at_once, multiprocessing.get_context("spawn"))
+    processes = ProcessPoolExecutor(options.at_once, multiprocessing.get_context("spawn"))
     with processes, tempfile.TemporaryDirectory() as folder:
-        return write_and_read(asked.runs, Path(folder), processes.map)
+        return write_and_read(options.runs, Path(folder), processes.map)
 
 
 def write_and_read(runs: int, folder: Path, each: Callable[..., Iterable[float]]) -> int:

@@ -42,8 +42,8 @@ def main() -> None:
     parser.add_argument("--entity", required=True, help="user or team")
     parser.add_argument("--project", default="slimexp")
     parser.add_argument("--group", default="front_t5", help="the sweep: the group of its runs")
-    asked = parser.parse_args()
-    print(build(asked.entity, asked.project, asked.group).save().url)
+    options = parser.parse_args()
+    print(build(options.entity, options.project, options.group).save().url)
 
 
 if __name__ == "__main__":

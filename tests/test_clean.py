@@ -365,13 +365,13 @@ def test_nothing_goes_while_a_sweep_is_on(runs: Path, capsys: pytest.CaptureFixt
     assert "a sweep is at work" in capsys.readouterr().err and artifacts(runs) == set(POINTS)
 
 
-@pytest.mark.parametrize("asked", [".", "..", "inner"])
-def test_nothing_goes_while_a_run_is_on(runs: Path, asked: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("relative", [".", "..", "inner"])
+def test_nothing_goes_while_a_run_is_on(runs: Path, relative: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Also between two stages, when no stage is locked."""
     (runs / "inner").mkdir()
     (runs / "inner" / record.FILE).write_bytes((runs / record.FILE).read_bytes())
     with at_work(runs), at_work(runs):
-        assert main([str(runs / asked), "--dominated", "--unfinished", "--yes"]) == 2
+        assert main([str(runs / relative), "--dominated", "--unfinished", "--yes"]) == 2
         with Stage("prune", "", None, stage(runs, "good")).alone():
             assert main([str(runs), "--dominated", "--yes"]) == 2
     first, second = capsys.readouterr().err.splitlines()

@@ -39,7 +39,7 @@ def is_number(node: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def said(group: str, name: str) -> list[str]:
+def errors(group: str, name: str) -> list[str]:
     probe = composed().measure[f"{group}_{name}"]
     found = list(binding.faults("probe", probe._get_parent(), f"{group}_{name}"))
     for path, parent, key in binding.items(probe, "probe"):
@@ -53,13 +53,13 @@ def test_what_is_no_number_is_one_line(group: str, name: str) -> None:
         before = parent._get_node(key)._value()
         for value in NEVER:
             parent[key] = value
-            lines = said(group, name)
+            lines = errors(group, name)
             if not lines and group == "lr_scheduler":  # a constructor of others without types: see test_optimization
                 continue
             assert len(lines) == 1, (path, value, lines)
             assert re.sub(r"\[\d+\]$", "", path).rpartition(".")[2] in lines[0] and "\n" not in lines[0]
         parent[key] = before
-    assert said(group, name) == []
+    assert errors(group, name) == []
 
 
 @pytest.mark.parametrize(("group", "name"), COMPONENTS)
@@ -68,7 +68,7 @@ def test_what_is_a_number_out_of_range_is_one_line_or_fine(group: str, name: str
         before = parent._get_node(key)._value()
         for value in PERHAPS:
             parent[key] = value
-            lines = said(group, name)
+            lines = errors(group, name)
             probe = composed().measure[f"{group}_{name}"]
             if not lines and not any(OmegaConf.is_missing(above, item) for _, above, item in binding.items(probe)):
                 try:

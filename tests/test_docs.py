@@ -244,11 +244,11 @@ def hold_options(module: str, given: list[str], monkeypatch: pytest.MonkeyPatch)
     """Hold options against the parser of a program, and what is left to it against the configs."""
     real, left = argparse.ArgumentParser.parse_known_args, []
 
-    def known(parser: argparse.ArgumentParser, *_: Any) -> Any:
+    def refuse_nothing(parser: argparse.ArgumentParser, *_: Any) -> Any:
         left.extend(real(parser)[1])
         raise Parsed
 
-    def all_known(parser: argparse.ArgumentParser, *_: Any) -> Any:
+    def refuse_unknown(parser: argparse.ArgumentParser, *_: Any) -> Any:
         if stray := real(parser)[1]:
             parser.error(f"unrecognized arguments: {stray}")
         raise Parsed
@@ -258,8 +258,8 @@ def hold_options(module: str, given: list[str], monkeypatch: pytest.MonkeyPatch)
         found = importlib.import_module(f"{module}.__main__")
     with monkeypatch.context() as patch:
         patch.setattr(sys, "argv", [module, *given])
-        patch.setattr(argparse.ArgumentParser, "parse_known_args", known)
-        patch.setattr(argparse.ArgumentParser, "parse_args", all_known)
+        patch.setattr(argparse.ArgumentParser, "parse_known_args", refuse_nothing)
+        patch.setattr(argparse.ArgumentParser, "parse_args", refuse_unknown)
         with pytest.raises(Parsed):
             found.main()
     if left:
@@ -276,14 +276,14 @@ def hold_make(given: Sequence[str]) -> None:
 
 
 def hold_pip(given: Sequence[str]) -> None:
-    verb, *wanted = given
+    verb, *packages = given
     assert verb == "install"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    known = re.findall(r"(?m)^[\w-]+", "\n".join(chain(project["dependencies"], *extras.values())))
-    for name in wanted:
+    dependencies = re.findall(r"(?m)^[\w-]+", "\n".join(chain(project["dependencies"], *extras.values())))
+    for name in packages:
         match = re.fullmatch(r"(?:slimexp|\.)(?:\[(.+)\])?", name)
-        assert match or name in known, f"{name} is neither slimexp nor one of its dependencies"
+        assert match or name in dependencies, f"{name} is neither slimexp nor one of its dependencies"
         assert not match or not match[1] or set(match[1].split(",")) <= set(extras), f"slimexp has no extra of {name}"
 
 

@@ -169,6 +169,6 @@ def test_what_slurm_is_handed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     launcher.setup(hydra_context=None, task_function=print, config=cfg)  # type: ignore[arg-type]
     assert len(launcher.launch([["seed=0"], ["seed=1"]], 0)) == 2
     lines = (tmp_path / "seen.sh").read_text().splitlines()
-    asked = ("array=0-1%2", "time=240", "mem=16GB", "cpus-per-task=1", "partition=small", "job-name=front")
-    assert [line for line in asked if f"#SBATCH --{line}" not in lines] == []
+    options = ("array=0-1%2", "time=240", "mem=16GB", "cpus-per-task=1", "partition=small", "job-name=front")
+    assert [line for line in options if f"#SBATCH --{line}" not in lines] == []
     assert f"{tmp_path / 'runs' / 'front' / 'sweep'}/%j" in lines[-1].replace("%A_%a", "%j")

@@ -85,9 +85,9 @@ def test_an_artifact_is_loaded_as_it_was_saved(stage: str, runs: Path) -> None:
     state = model.state_dict()
     assert all(torch.equal(state[name].to(tensor.dtype), tensor) for name, tensor in stored.items())
     assert len(state.keys() - stored.keys()) == 1  # the embedding and the head are one tensor
-    wanted = Counter(row["class"].rpartition(".")[2] for row in attachments)
+    expected = Counter(row["class"].rpartition(".")[2] for row in attachments)
     found = Counter(type(module).__name__ for module in model.modules())
-    assert {name: found[name] for name in wanted} == wanted
+    assert {name: found[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -148,16 +148,16 @@ def test_an_unfinished_stage_is_finished_and_its_checkpoint_fits(
     torch.save(content, folder / "checkpoint.ckpt")
     capsys.readouterr()
     run(*COMMANDS["unfinished"])
-    said = capsys.readouterr().out
-    assert f"prune: resuming from {folder}/checkpoint.ckpt" in said and "damaged" not in said
+    output = capsys.readouterr().out
+    assert f"prune: resuming from {folder}/checkpoint.ckpt" in output and "damaged" not in output
     assert records(runs)[-1]["key"] == row["key"] and (runs / row["artifact"]).is_dir()
 
 
 def test_a_sweep_knows_its_trials(runs: Path, run: Command, capsys: pytest.CaptureFixture[str]) -> None:
     before = (runs / "old" / "sweep" / "journal.jsonl").read_bytes()
     run(*COMMANDS["sweep"])
-    said = capsys.readouterr()
-    assert "after 2 trials:" in said.out and "[1/" not in said.out and said.err == ""
+    output = capsys.readouterr()
+    assert "after 2 trials:" in output.out and "[1/" not in output.out and output.err == ""
     assert (runs / "old" / "sweep" / "journal.jsonl").read_bytes() == before
 
 
@@ -183,5 +183,5 @@ def test_what_is_in_wandb_is_found_there(runs: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("older", [False, True], ids=["runs", "notebook"])
 def test_a_model_is_selected(older: bool, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert select.main([str(NOTEBOOK if older else runs), "max_size_mb=8"]) == 0
-    said = capsys.readouterr()
-    assert said.err == "" and ("front_t5/" if older else f"{runs}/old/") in said.out
+    output = capsys.readouterr()
+    assert output.err == "" and ("front_t5/" if older else f"{runs}/old/") in output.out

@@ -34,34 +34,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     parser.add_argument("--scratch", type=Path, help="folder that is kept, with its world; default: a new one")
     parser.add_argument("--json", type=Path, help="file for every verdict")
-    asked = parser.parse_args(arguments)
-    scratch = asked.scratch or Path(tempfile.mkdtemp(prefix="slimexp-faults-"))
+    options = parser.parse_args(arguments)
+    scratch = options.scratch or Path(tempfile.mkdtemp(prefix="slimexp-faults-"))
     try:
-        return run(asked, scratch.resolve())
+        return run(options, scratch.resolve())
     finally:
-        if asked.scratch is None:
+        if options.scratch is None:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def run(asked: argparse.Namespace, scratch: Path) -> int:
+def run(options: argparse.Namespace, scratch: Path) -> int:
     began = time.monotonic()
-    told: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     wrong = 0
-    if asked.minutes_fuzz:
-        told["fuzz"] = fuzz.run(minutes=asked.minutes_fuzz)
-        wrong += sum(bool(one["error"]) for one in told["fuzz"].values())
-    if asked.kind != "none" or asked.kills:
+    if options.minutes_fuzz:
+        results["fuzz"] = fuzz.run(minutes=options.minutes_fuzz)
+        wrong += sum(bool(one["error"]) for one in results["fuzz"].values())
+    if options.kind != "none" or options.kills:
         child.warm()
         undamaged = scratch / "world"
         if not (undamaged / child.HOME).exists():
             world.make(undamaged)
         print(f"the world is made after {time.monotonic() - began:.0f} s", flush=True)
         court = Court(
-            undamaged, scratch, seconds=asked.seconds, megabytes=asked.megabytes, workers=max(1, asked.workers)
+            undamaged, scratch, seconds=options.seconds, megabytes=options.megabytes, workers=max(1, options.workers)
         )
-        cases = chosen(undamaged, asked)
+        cases = chosen(undamaged, options)
         verdicts = list(shown(court, cases))
-        told["cases"] = [
+        results["cases"] = [
             {
                 "kind": one.case.kind,
                 "name": one.case.name,
@@ -73,26 +73,26 @@ def run(asked: argparse.Namespace, scratch: Path) -> int:
         ]
         print(table(verdicts))
         wrong += sum(one.outcome in FORBIDDEN for one in verdicts)
-        if asked.kills:
-            told["kills"] = kills.run(court, count=asked.kills, seed=asked.seed)
-            print(kills.table(told["kills"]))
-            wrong += sum(len(one["differences"]) for one in told["kills"].values())
-    if asked.json:
-        asked.json.write_text(json.dumps(told, indent=1) + "\n")
+        if options.kills:
+            results["kills"] = kills.run(court, count=options.kills, seed=options.seed)
+            print(kills.table(results["kills"]))
+            wrong += sum(len(one["differences"]) for one in results["kills"].values())
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
     print(f"{wrong} forbidden outcomes; {time.monotonic() - began:.0f} s")
     return 1 if wrong else 0
 
 
-def chosen(undamaged: Path, asked: argparse.Namespace) -> list[Case]:
-    if asked.kind == "none":
+def chosen(undamaged: Path, options: argparse.Namespace) -> list[Case]:
+    if options.kind == "none":
         return []
-    kinds = [kind for kind in asked.kind.split(",") if kind]
+    kinds = [kind for kind in options.kind.split(",") if kind]
     made = [*models.cases(undamaged), *runs.cases(undamaged), *inputs.cases()]
     if unknown := set(kinds) - {case.kind for case in made}:
-        known = ", ".join(dict.fromkeys(case.kind for case in made))
-        raise SystemExit(f"error: there is no kind {', '.join(sorted(unknown))}; there are {known}")
-    found = [case for case in made if asked.name in case.name and (not kinds or case.kind in kinds)]
-    return list(islice(found, 0, None, asked.every))
+        available = ", ".join(dict.fromkeys(case.kind for case in made))
+        raise SystemExit(f"error: there is no kind {', '.join(sorted(unknown))}; there are {available}")
+    found = [case for case in made if options.name in case.name and (not kinds or case.kind in kinds)]
+    return list(islice(found, 0, None, options.every))
 
 
 def shown(court: Court, cases: Sequence[Case]) -> list[Verdict]:

@@ -88,7 +88,7 @@ class Court:
         if command not in self._right:
             root = copied(self.world, self.scratch / "right")
             ended = command.start(root).wait(seconds=300.0, megabytes=8000.0)
-            self._right[command] = command.result(root / HOME, ended.stdout), ended.said
+            self._right[command] = command.result(root / HOME, ended.stdout), ended.output
             remove(root)
         return self._right[command]
 

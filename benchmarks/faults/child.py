@@ -67,7 +67,7 @@ class Ended:
     seconds: float
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self.stdout + "\n" + self.stderr
 
 

@@ -261,7 +261,7 @@ def hold(reader: Reader, folder: Path, *, examples: int, number: int | None = No
 
 def run(*, minutes: float) -> dict[str, dict[str, Any]]:
     """Every reader in turn for its share of ``minutes``; returns documents read and the first error of each."""
-    told: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for name, reader in READERS.items():
         until, found = time.monotonic() + 60 * minutes / len(READERS), {"examples": 0, "error": ""}
         with tempfile.TemporaryDirectory() as folder:
@@ -271,11 +271,11 @@ def run(*, minutes: float) -> dict[str, dict[str, Any]]:
                 try:
                     found["examples"] += hold(reader, Path(folder), examples=200, number=turn)
                 except Exception as error:
-                    said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-                    found["error"] = f"{said} (seed {turn})"
-        told[name] = found
+                    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                    found["error"] = f"{reason} (seed {turn})"
+        results[name] = found
         print(f"{name:24s} {found['examples']:8d} documents  {found['error'] or 'read or refused'}", flush=True)
-    return told
+    return results
 
 
 def _text(documents: list[Any]) -> str:

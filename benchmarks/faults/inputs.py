@@ -174,7 +174,7 @@ SWEPT = ("-m", *MODEL, *DATA, "logger=none", "trainer=fast", *PRUNE, "pipeline.p
 TWO = "pipeline.prune.sparsity=0.5,0.9"
 
 
-def _given(key: str, value: str) -> str:
+def _override(key: str, value: str) -> str:
     return key if key.startswith("~") else f"{key}={value}"
 
 
@@ -182,13 +182,13 @@ def cases() -> Iterator[Case]:
     """All; an input that can be taken may give other figures."""
     for key, values in OVERRIDES.items():
         for value in values:
-            given = _given(key, value)
+            given = _override(key, value)
             yield Case("train", given[:60], _unread(train("new", *PRUNE, given)), differs=True)
     for given in BARE:
         yield Case("train", f"bare {given!r}", _unread(train("new", *PRUNE, given)), differs=True)
     for key, values in EVALUATION.items():
         for value in values:
-            given = _given(key, value)
+            given = _override(key, value)
             yield Case("evaluate", given[:60], _unread(evaluate("model", given)), differs=True)
     for key, values in SWEEPER.items():
         for value in values:

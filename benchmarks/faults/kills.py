@@ -54,7 +54,7 @@ class Series:
     killed: int = 0
     child: Child | None = None
     moment: int | float | None = None
-    said: list[str] = field(default_factory=list)
+    output: list[str] = field(default_factory=list)
 
     def poll(self, limits: dict[str, float]) -> bool:
         """Go on; true when the command has ended by itself."""
@@ -70,14 +70,14 @@ class Series:
         if self.moment is not None and ended.status == -9 and ended.limit is None:
             self.killed += 1
             return False
-        self.said.append(f"status {ended.status}, {ended.limit or 'in time'}: {ended.said[-300:]}")
+        self.output.append(f"status {ended.status}, {ended.limit or 'in time'}: {ended.output[-300:]}")
         return not self.moments or ended.status != 0
 
 
 def run(court: Court, *, count: int, seed: int) -> dict[str, dict[str, Any]]:
     """Kill each command its share of ``count`` times; returns kills and differences by command."""
     chance = random.Random(seed)
-    told: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for name, (command, share) in COMMANDS.items():
         root = copied(court.world, court.scratch / "straight")
         straight = command.start(root).wait(seconds=300.0)
@@ -93,21 +93,21 @@ def run(court: Court, *, count: int, seed: int) -> dict[str, dict[str, Any]]:
             left = _left(command, series.root, "")
             wrong = sorted(key for key in left.keys() | right.keys() if not _agree(left, right, key))
             if wrong:
-                found["differences"].append({"wrong": wrong[:5], "count": len(wrong), "said": series.said[-1]})
-                print(f"KILLED {name}: {len(wrong)} differ, {wrong[:2]}; {series.said[-1]!r}", flush=True)
+                found["differences"].append({"wrong": wrong[:5], "count": len(wrong), "said": series.output[-1]})
+                print(f"KILLED {name}: {len(wrong)} differ, {wrong[:2]}; {series.output[-1]!r}", flush=True)
             remove(series.root)
-        told[name] = found
-    return told
+        results[name] = found
+    return results
 
 
 def _agree(one: outcome.Figures, other: outcome.Figures, key: str) -> bool:
     return key in one and key in other and outcome._same(one[key], other[key])
 
 
-def _left(command: Command, root: Path, said: str) -> outcome.Figures:
+def _left(command: Command, root: Path, output: str) -> outcome.Figures:
     """The result, and names of the files that are left; a trial that was killed leaves a log of its own."""
     files = outcome.remaining(command.owned)(root / HOME, "")
-    return command.result(root / HOME, said) | {f"file {name}": True for name in files if not name.endswith(".log")}
+    return command.result(root / HOME, output) | {f"file {name}": True for name in files if not name.endswith(".log")}
 
 
 def _moments(chance: random.Random, changes: int, seconds: float) -> Iterator[int | float]:
@@ -134,15 +134,15 @@ def _all(court: Court, command: Command, name: str, moments: Iterator[int | floa
                 yield series
 
 
-def table(told: dict[str, dict[str, Any]]) -> str:
+def table(results: dict[str, dict[str, Any]]) -> str:
     """Kills by command, as Markdown."""
     lines = [
         "| command | kills | repeated to the end | changes to the disk | differences |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for name, one in told.items():
+    for name, one in results.items():
         lines.append(f"| {name} | {one['kills']} | {one['series']} | {one['changes']} | {len(one['differences'])} |")
-    kills = sum(one["kills"] for one in told.values())
-    wrong = sum(len(one["differences"]) for one in told.values())
-    lines.append(f"| all | {kills} | {sum(one['series'] for one in told.values())} | | {wrong} |")
+    kills = sum(one["kills"] for one in results.values())
+    wrong = sum(len(one["differences"]) for one in results.values())
+    lines.append(f"| all | {kills} | {sum(one['series'] for one in results.values())} | | {wrong} |")
     return "\n".join(lines)

@@ -146,9 +146,9 @@ def calling(file: str, target: str, arguments: dict[str, Any]) -> Callable[[Path
 
     def change(home: Path) -> None:
         path = file_at(home, file)
-        told = json.loads(json.dumps(arguments).replace("{shell}", damage.command(path)))
+        changed = json.loads(json.dumps(arguments).replace("{shell}", damage.command(path)))
         damage.edited(("attachments", 0, "class"), target)(path)
-        damage.edited(("attachments", 0, "arguments"), told)(path)
+        damage.edited(("attachments", 0, "arguments"), changed)(path)
         for folder in (home, path.parent):
             damage.module(folder, "evil")
             damage.pickled(folder / "evil.pt")

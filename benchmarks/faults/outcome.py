@@ -30,7 +30,7 @@ _NEAR = 1e-3  # kernels may differ by so much of a figure
 _MOST_LINES = 12  # of an error, a line for each thing that is wrong
 # figures that change from run to run: times, what the fastest kernel holds, and what a longer config adds to
 _VARIES = re.compile(r"second|latency|time|_s$|resident_mb|disk_mb|size_ratio")
-_SAID = re.compile(
+_NOTICE = re.compile(
     r"skip|damage|again|anew|ignor|left out|cannot be read|not used|no record|unreadable|redo|warning", re.IGNORECASE
 )
 _CONTROL = re.compile(r"\x1b\[(31mred|2J)")  # as cases put it into files; libraries have colours of their own
@@ -42,7 +42,7 @@ Snapshot = dict[str, str]
 def trained(runs: str) -> Callable[[Path, str], Figures]:
     """Records' figures, weights and curves of a runs folder."""
 
-    def read(home: Path, said: str) -> Figures:
+    def read(home: Path, output: str) -> Figures:
         found = _records(home / runs)
         for path in sorted((home / runs).glob("*/*/artifact/model.safetensors")):
             name = path.parents[1].name.rpartition("-")[0]
@@ -58,13 +58,13 @@ def trained(runs: str) -> Callable[[Path, str], Figures]:
 
 
 def evaluated(runs: str) -> Callable[[Path, str], Figures]:
-    return lambda home, said: _records(home / runs)
+    return lambda home, output: _records(home / runs)
 
 
 def reported(runs: str) -> Callable[[Path, str], Figures]:
     """Every point's figures by section and label, from ``report.json``."""
 
-    def read(home: Path, said: str) -> Figures:
+    def read(home: Path, output: str) -> Figures:
         try:
             sections = json.loads((home / runs / "report.json").read_text())
             return {
@@ -80,18 +80,18 @@ def reported(runs: str) -> Callable[[Path, str], Figures]:
     return read
 
 
-def printed(home: Path, said: str) -> Figures:
-    return {line: True for line in said.splitlines() if line.strip()}
+def printed(home: Path, output: str) -> Figures:
+    return {line: True for line in output.splitlines() if line.strip()}
 
 
 def remaining(runs: str) -> Callable[[Path, str], Figures]:
     """Files that are left."""
-    return lambda home, said: {
+    return lambda home, output: {
         path.relative_to(home).as_posix(): True for path in sorted((home / runs).rglob("*")) if not path.is_dir()
     }
 
 
-def nothing(home: Path, said: str) -> Figures:
+def nothing(home: Path, output: str) -> Figures:
     return {}
 
 
@@ -109,8 +109,8 @@ def snapshot(root: Path, owned: str) -> Snapshot:
         folders[:] = [name for name in folders if Path(folder, name) not in free and name != "__pycache__"]
         for path in (Path(folder, name) for name in [*folders, *files]):
             inside = path.relative_to(root / HOME).parts if path.is_relative_to(root / HOME) else ()
-            mine = inside[:1] != (owned,) or "mine" in inside
-            if path not in free and mine and path != root / HOME / owned:
+            foreign = inside[:1] != (owned,) or "mine" in inside
+            if path not in free and foreign and path != root / HOME / owned:
                 found[str(path.relative_to(root))] = _digest(path)
     return found
 
@@ -144,36 +144,36 @@ def judge(
         return ended.limit, f"after {ended.seconds:.1f} s"
     if ended.status < 0:
         return "crash", f"signal {-ended.status}"
-    if "Traceback (most recent call last)" in ended.said:
+    if "Traceback (most recent call last)" in ended.output:
         return "traceback", _last(ended.stderr)
-    if (found := _CONTROL.search(ended.said)) or _on_page(root):
+    if (found := _CONTROL.search(ended.output)) or _on_page(root):
         return "escape", repr(found[0]) if found else "markup on the page"
     if ended.status:
         lines = [line for line in ended.stderr.splitlines() if line.strip()]
-        told = any("error:" in line for line in lines[-_MOST_LINES:])
-        told = told or (ended.status == 1 and "none fits" in ended.stdout)
-        return ("refused" if told and len(lines) <= _MOST_LINES else "mute"), _last(ended.said)
-    return _compare(result, right, _news(ended.said, usual), differs)
+        explained = any("error:" in line for line in lines[-_MOST_LINES:])
+        explained = explained or (ended.status == 1 and "none fits" in ended.stdout)
+        return ("refused" if explained and len(lines) <= _MOST_LINES else "mute"), _last(ended.output)
+    return _compare(result, right, _news(ended.output, usual), differs)
 
 
 def _compare(result: Figures, right: Figures, news: list[str], differs: bool) -> tuple[str, str]:
-    said = next((line for line in news if _SAID.search(line)), "")
+    notice = next((line for line in news if _NOTICE.search(line)), "")
     shared = result.keys() & right.keys()
     other = sorted(key for key in shared if not _same(result[key], right[key]))
     lost, added = sorted(right.keys() - shared), sorted(result.keys() - shared)
     if not other and not lost and not added:
-        return ("redone" if said else "ok"), said
-    if said and not other:
-        return "skipped", said
+        return ("redone" if notice else "ok"), notice
+    if notice and not other:
+        return "skipped", notice
     if differs:
         return "ok", "another thing, and taken as such"
-    return "silent", f"other {other[:1]}, lost {lost[:1]}, added {added[:1]}; said {said or 'nothing'}"
+    return "silent", f"other {other[:1]}, lost {lost[:1]}, added {added[:1]}; said {notice or 'nothing'}"
 
 
-def _news(said: str, usual: str) -> list[str]:
+def _news(output: str, usual: str) -> list[str]:
     """Lines that the undamaged command does not say; numbers apart."""
-    known = {_plain(line) for line in usual.splitlines()}
-    return [line for line in said.splitlines() if line.strip() and _plain(line) not in known]
+    usual_lines = {_plain(line) for line in usual.splitlines()}
+    return [line for line in output.splitlines() if line.strip() and _plain(line) not in usual_lines]
 
 
 def _plain(line: str) -> str:

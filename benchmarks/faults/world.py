@@ -111,7 +111,7 @@ def model(home: Path, stage: str, runs: str = "runs") -> Path:
 def _ran(child: Child) -> None:
     ended = child.wait(seconds=300.0, megabytes=8000.0)
     if ended.status:
-        raise RuntimeError(f"the undamaged world cannot be made:\n{ended.said}")
+        raise RuntimeError(f"the undamaged world cannot be made:\n{ended.output}")
 
 
 def _write_half(root: Path) -> None:
@@ -122,7 +122,7 @@ def _write_half(root: Path) -> None:
         if list(root.glob(f"{HOME}/half/p50/prune-*/checkpoint.ckpt")):
             return
         if ended.status >= 0:
-            raise RuntimeError(f"no kill left a checkpoint:\n{ended.said}")
+            raise RuntimeError(f"no kill left a checkpoint:\n{ended.output}")
 
 
 def _write_text(home: Path) -> None:

@@ -35,8 +35,8 @@ def test_witten_bell_by_hand() -> None:
 @pytest.mark.fast
 @pytest.mark.parametrize("smoothing", ["witten-bell", "kneser-ney"])
 def test_ngrams_learn_from_their_context(smoothing: baselines.Smoothing) -> None:
-    known, unknown = [b"def add(a, b):\n    return a + b\n"], [b"qqqq zzzz ~~~~ QQQQ"]
-    bits = baselines.ngram_bits(TRAIN, [known, unknown], smoothing, orders=(1, 4))
+    plausible, implausible = [b"def add(a, b):\n    return a + b\n"], [b"qqqq zzzz ~~~~ QQQQ"]
+    bits = baselines.ngram_bits(TRAIN, [plausible, implausible], smoothing, orders=(1, 4))
     assert bits[4][0] < 1 < bits[1][0]
     assert bits[4][1] > 4
 

@@ -44,27 +44,27 @@ def judged(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     return judge
 
 
-def _write(text: str = "1", said: str = "done 2") -> None:
+def _write(text: str = "1", output: str = "done 2") -> None:
     Path("runs/figure").write_text(text)
-    print(said)
+    print(output)
 
 
-def _refuse(status: int = 2, said: str = "error: it is damaged") -> None:
-    print(said, file=sys.stderr)
+def _refuse(status: int = 2, output: str = "error: it is damaged") -> None:
+    print(output, file=sys.stderr)
     raise SystemExit(status)
 
 
 WORKS: dict[str, tuple[Callable[[], Any], str]] = {
     "the usual": (lambda: _write(), "ok"),
-    "a word and the usual": (lambda: _write(said="damaged, done again"), "redone"),
+    "a word and the usual": (lambda: _write(output="damaged, done again"), "redone"),
     "a word and nothing": (lambda: print("skipped it: damaged"), "skipped"),
     "another figure": (lambda: _write("2"), "silent"),
     "no figure": (lambda: print("done 3"), "silent"),
     "a refusal": (lambda: _refuse(), "refused"),
-    "status without a word": (lambda: _refuse(said=""), "mute"),
-    "a hundred lines": (lambda: _refuse(said="error: it\n" * 100), "mute"),
+    "status without a word": (lambda: _refuse(output=""), "mute"),
+    "a hundred lines": (lambda: _refuse(output="error: it\n" * 100), "mute"),
     "a bug": (lambda: {}["x"], "traceback"),
-    "a bug that is shown and survived": (lambda: _write(said="Traceback (most recent call last)"), "traceback"),
+    "a bug that is shown and survived": (lambda: _write(output="Traceback (most recent call last)"), "traceback"),
     "code": (lambda: (Path("..") / outcome.CANARY).touch(), "code run"),
     "a shell's code": (lambda: os.system(f"touch ../{outcome.CANARY}"), "code run"),
     "a file of others changed": (lambda: Path("../victim/thesis.txt").write_text(""), "foreign touched"),
@@ -72,7 +72,7 @@ WORKS: dict[str, tuple[Callable[[], Any], str]] = {
     "a new file outside": (lambda: Path("../victim/new").touch(), "foreign touched"),
     "a new folder beside the runs": (lambda: Path("other").mkdir(), "foreign touched"),
     "a signal": (lambda: os.kill(os.getpid(), signal.SIGSEGV), "crash"),
-    "a colour": (lambda: _write(said="\x1b[31mred"), "escape"),
+    "a colour": (lambda: _write(output="\x1b[31mred"), "escape"),
     "markup": (lambda: Path("runs/pareto.html").write_text(outcome.SCRIPT) and _write(), "escape"),
 }
 

@@ -14,8 +14,8 @@ from benchmarks import prune_curve, prune_large, prune_peers, prune_structured
 @pytest.mark.fast
 def test_a_pruning_curve_is_a_table_and_a_picture(tmp_path: Path) -> None:
     curves = {"magnitude": {0.1: [11.0], 0.5: [20.0]}, "finetuned": {0.1: [10.0, 10.2], 0.5: [10.9, 11.1]}}
-    said = prune_curve.table(10.0, curves).splitlines()
-    assert said[2:5] == ["| 0 % | 1.000x | 1.000x |", "| 10 % | 1.100x | 1.010x |", "| 50 % | 2.000x | 1.100x |"]
+    output = prune_curve.table(10.0, curves).splitlines()
+    assert output[2:5] == ["| 0 % | 1.000x | 1.000x |", "| 10 % | 1.100x | 1.010x |", "| 50 % | 2.000x | 1.100x |"]
     prune_curve.draw(10.0, curves, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 10_000
 
@@ -37,8 +37,8 @@ def test_a_toy_goes_through_every_way_to_prune(capsys: pytest.CaptureFixture[str
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["benchmark", "--toy", "wanda 2:4", "pipeline.prune.importance.rows=2"])
     prune_large.main()
-    said = capsys.readouterr().out
-    assert "| wanda 2:4 | 50.0% |" in said and "| no GPU | 1.5 |" in said and "need a CUDA GPU" in said
+    output = capsys.readouterr().out
+    assert "| wanda 2:4 | 50.0% |" in output and "| no GPU | 1.5 |" in output and "need a CUDA GPU" in output
 
 
 @pytest.mark.fast
@@ -70,8 +70,8 @@ def test_a_peer_that_cuts_better_is_named_and_one_that_hangs_says_where() -> Non
     assert prune_peers.beaten(axes, cuts, "max", 0.005) == ["ffn"]
     assert prune_peers.beaten(axes, cuts, "min", 0.005) == ["heads, ffn"]
     frame = 'File "/x/site-packages/torch_pruning/dependency/group.py", line 86 in has_pruning_op'
-    said = prune_peers.reason(f"warned\nTimeout (0:01:00)!\nThread 0x1:\n  {frame}\n")
-    assert said == "Timeout (0:01:00)! at torch_pruning/dependency/group.py, line 86 in has_pruning_op"
+    output = prune_peers.reason(f"warned\nTimeout (0:01:00)!\nThread 0x1:\n  {frame}\n")
+    assert output == "Timeout (0:01:00)! at torch_pruning/dependency/group.py, line 86 in has_pruning_op"
     assert "| heads, ffn | peer | failed: no | | |" in prune_peers.cuts_table("f1", {("heads, ffn", "peer"): "no"})
 
 

@@ -31,16 +31,16 @@ def test_a_toy_is_quantized_to_a_table_and_a_missed_target_is_named(
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit, match=r"int8, to nearest: .*x dense > 0.5x"):
         quantize_quality.main()
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", [*command, "--finished", "--seeds", "0", "1"])  # nothing of seed 1
     with pytest.raises(SystemExit, match="to nearest"):
         quantize_quality.main()
-    assert capsys.readouterr().out.endswith(said[said.index("\nllama") :])
+    assert capsys.readouterr().out.endswith(output[output.index("\nllama") :])
     monkeypatch.setattr(sys, "argv", [*command, "--only", "int4", "seed=1"])
     with pytest.raises(SystemExit):
         quantize_quality.main()
     assert "--only 'seed=1' names no row of llama; overrides go before --only" in capsys.readouterr().err
-    assert "| int4 | trained at length, LSQ | 2 | 1 | " in said and "| ternary | to nearest |  | 1 | " in said
+    assert "| int4 | trained at length, LSQ | 2 | 1 | " in output and "| ternary | to nearest |  | 1 | " in output
     assert len(json.loads((tmp_path / "quantize_quality.json").read_text())["rows"]) == 5
 
 
@@ -85,7 +85,7 @@ def test_a_peer_is_held_against_the_same_rows(
     widths = {name: width._replace(group=width.group and 16) for name, width in quantize_peers.WIDTHS.items()}
     monkeypatch.setattr(quantize_peers, "WIDTHS", widths)
     bench = quantize_peers.Bench("toy", text, dense, tmp_path, list(text.splits["test"]))
-    own = quantize_peers.ours(bench, widths["int8"], quantize_peers.NEAREST)
+    own = quantize_peers.by_slimexp(bench, widths["int8"], quantize_peers.NEAREST)
     assert own.mb > 0 and bench.grade(own.predictions) == bench.grade(own.predictions, range(len(bench.examples)))
     assert bench.worse(own.predictions, own.predictions) == (0.0, 0.0)
     assert {"input_ids", "attention_mask"} <= quantize_peers.calibration(bench)[0].keys()
@@ -93,10 +93,10 @@ def test_a_peer_is_held_against_the_same_rows(
     def refusing(*_: Any) -> Any:
         raise RuntimeError("no")
 
-    monkeypatch.setattr(quantize_peers, "theirs", refusing)
+    monkeypatch.setattr(quantize_peers, "by_peer", refusing)
     pair = ("int8", quantize_peers.NEAREST, quantize_peers.TORCHAO, "int8_weight_only")
     (failed,) = quantize_peers.compared(bench, [pair], tmp_path)
-    monkeypatch.setattr(quantize_peers, "theirs", lambda *_: own)
+    monkeypatch.setattr(quantize_peers, "by_peer", lambda *_: own)
     (even,) = quantize_peers.compared(bench, [pair], tmp_path)
     assert quantize_peers.beaten([failed, even], 1.0) == []
     assert quantize_peers.beaten([even._replace(worse=0.2, error=0.1)], 1.0) == ["toy, int8, to nearest, torchao"]
@@ -106,7 +106,7 @@ def test_a_peer_is_held_against_the_same_rows(
 
 @pytest.mark.fast
 def test_the_error_of_a_paired_difference_is_that_of_its_mean(tmp_path: Path) -> None:
-    text: Any = SimpleNamespace(task="causal_lm", grade=lambda said, _: {"perplexity": float(np.mean(said))})
+    text: Any = SimpleNamespace(task="causal_lm", grade=lambda output, _: {"perplexity": float(np.mean(output))})
     bench = quantize_peers.Bench("toy", text, None, tmp_path, [Example("")] * quantize_peers.BLOCKS)  # type: ignore[arg-type]
     own, peer = np.random.default_rng(0).normal(size=(2, quantize_peers.BLOCKS))
     mean, error = bench.worse(own, peer)

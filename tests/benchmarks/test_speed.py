@@ -39,9 +39,9 @@ def test_overhead_is_the_median_over_blocks_of_steps(capsys: pytest.CaptureFixtu
         "checkpoint_s": 0.1, "checkpoint_mb": 1, "parameters": 1,
     }  # fmt: skip
     assert math.isclose(overhead.report(timings, batch=1, turn=1, every_seconds=10), 0.02 + 0.01)
-    said = capsys.readouterr().out
-    assert "plain step 10.0 ms, 4 pairs of 10 steps" in said
-    assert "| wall | +2.00% | +2.00% to +2.00% | +3.00% |\n| CPU time | +1.00% |" in said
+    output = capsys.readouterr().out
+    assert "plain step 10.0 ms, 4 pairs of 10 steps" in output
+    assert "| wall | +2.00% | +2.00% to +2.00% | +3.00% |\n| CPU time | +1.00% |" in output
 
 
 @pytest.mark.parametrize("technique", ["finetune", "distill"])
@@ -81,9 +81,9 @@ def test_trainer_and_plain_loop_take_turns_at_the_same_maths(
 def test_a_toy_goes_through_every_kernel_of_the_cpu(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmark", "--toy", "--rounds", "2", "--tokens", "2"])
     cpu_kernels.main()
-    said = capsys.readouterr().out
-    assert "| int8, no compiler |" in said and "| int8, head in float32 |" in said
-    assert "of 4 layer shapes are not slower than the best float type" in said
+    output = capsys.readouterr().out
+    assert "| int8, no compiler |" in output and "| int8, head in float32 |" in output
+    assert "of 4 layer shapes are not slower than the best float type" in output
 
 
 @pytest.mark.fast
@@ -153,5 +153,5 @@ def test_decoding_at_the_size_of_a_toy(decode_large: Any, monkeypatch: pytest.Mo
             decode_large.main()
         return
     decode_large.main()
-    told = capsys.readouterr().out
-    assert all(f"| {name} | " in told for name in decode_large.ARMS)
+    output = capsys.readouterr().out
+    assert all(f"| {name} | " in output for name in decode_large.ARMS)

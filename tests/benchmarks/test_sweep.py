@@ -28,8 +28,8 @@ def test_workers_wait_only_while_there_are_trials_left() -> None:
 
 def test_a_sweep_of_unequal_trials_keeps_its_workers_busy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep.idle(argparse.Namespace(folder=tmp_path / "sweep", trials=6, workers=2, pool="local", seconds=[0.0, 0.05]))
-    said = capsys.readouterr().out
-    assert "6 trials of 0 to 0.05 s on 2 workers (local)" in said and "| idle while trials are left |" in said
+    output = capsys.readouterr().out
+    assert "6 trials of 0 to 0.05 s on 2 workers (local)" in output and "| idle while trials are left |" in output
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(4, marks=pytest.mark.slow)])  # 4 imports of Lightning

@@ -40,9 +40,9 @@ PLACES = [
 
 @pytest.mark.parametrize("target", REFUSED)
 def test_refused(target: str) -> None:
-    (said,) = allowlist.faults(OmegaConf.create({"x": {"_target_": target}}), CONF_DIR)
-    assert said.startswith(f"x._target_ must be a component, got '{target}': ")
-    assert "SLIMEXP_PACKAGES=<package>" in said and "\n" not in said
+    (message,) = allowlist.faults(OmegaConf.create({"x": {"_target_": target}}), CONF_DIR)
+    assert message.startswith(f"x._target_ must be a component, got '{target}': ")
+    assert "SLIMEXP_PACKAGES=<package>" in message and "\n" not in message
 
 
 @pytest.mark.parametrize("target", ALLOWED)
@@ -61,16 +61,16 @@ def test_wherever_it_stands(tree: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("depth", "said"),
+    ("depth", "message"),
     [(20, "must be a component"), (21, "is nested deeper than 20 levels"), (60, "is nested deeper than 20 levels")],
 )
 @pytest.mark.parametrize("listed", [False, True])
-def test_however_deep_it_stands(depth: int, said: str, listed: bool) -> None:
+def test_however_deep_it_stands(depth: int, message: str, listed: bool) -> None:
     tree: object = {"_target_": "os.system"}
     for _ in range(depth - 1):
         tree = [tree] if listed else {"a": tree}
     (fault,) = allowlist.faults(OmegaConf.create({"x": tree}), CONF_DIR)
-    assert said in fault
+    assert message in fault
 
 
 def test_a_package_of_ones_own_is_named_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,11 +35,11 @@ def test_items_walks_everything_and_resolves_nothing() -> None:
 def test_faults(node: dict[str, object], expected: list[str]) -> None:
     found = list(binding.faults("x", OmegaConf.create(node), "x"))
     assert len(found) == len(expected)
-    assert all(said.startswith(start) for said, start in zip(found, expected, strict=True))
+    assert all(message.startswith(start) for message, start in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         (
             "rounding",
@@ -54,11 +54,11 @@ def test_faults(node: dict[str, object], expected: list[str]) -> None:
         ("losses", {"ce": 1}, None),
     ],
 )
-def test_a_word_in_place_of_a_component_is_told_its_group(key: str, value: object, said: str | None) -> None:
+def test_a_word_in_place_of_a_component_is_told_its_group(key: str, value: object, message: str | None) -> None:
     node = {"x": {"_target_": "slimexp.technique.quantize.Quantize", "_partial_": True, key: value}, "none": None}
     found = list(binding.faults("x", OmegaConf.create(node), "x", CONF_DIR))
-    assert len(found) == (said is not None)
-    assert all(said in one for one in found if said is not None)
+    assert len(found) == (message is not None)
+    assert all(message in one for one in found if message is not None)
 
 
 def test_a_word_is_fine_where_a_constructor_of_others_takes_it() -> None:

@@ -55,8 +55,8 @@ def test_says_what_is_wrong(overrides: list[str], message: str) -> None:
 
 
 def test_says_everything_at_once() -> None:
-    said = faults("+pipelin=1", "+pipeline.shrink.stepz=1", "model=unnamed").splitlines()
-    assert len(said) == 3
+    lines = faults("+pipelin=1", "+pipeline.shrink.stepz=1", "model=unnamed").splitlines()
+    assert len(lines) == 3
 
 
 def test_a_group_not_chosen_lists_its_options() -> None:

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.usefixtures("conf")
 
 def test_a_traceback_can_be_asked_for(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIMEXP_TRACEBACK", "1")
-    status, said = program("model.size=big")
+    status, output = program("model.size=big")
     assert status == 2
-    assert "Traceback" in said
+    assert "Traceback" in output
 
 
 def test_a_bug_keeps_its_traceback(program: Program) -> None:
@@ -35,9 +35,9 @@ def test_interrupt(program: Program) -> None:
     def task(cfg: DictConfig) -> None:
         raise KeyboardInterrupt
 
-    status, said = program("pipeline=shrink", task=task)
+    status, output = program("pipeline=shrink", task=task)
     assert status == 130
-    assert len(said.splitlines()) == 1
+    assert len(output.splitlines()) == 1
 
 
 def test_in_a_multirun_one_job_fails_and_the_others_go_on(program: Program) -> None:
@@ -47,20 +47,20 @@ def test_in_a_multirun_one_job_fails_and_the_others_go_on(program: Program) -> N
         check(cfg)
         done.append(cfg.model.size)
 
-    status, said = program("-m", "pipeline=shrink", "model.size=1,big,3", task=task)
+    status, output = program("-m", "pipeline=shrink", "model.size=1,big,3", task=task)
     assert status == 2
     assert done == [1, 3]
-    assert said.count("must be int, got 'big'") == 1
-    assert "Traceback" not in said
+    assert output.count("must be int, got 'big'") == 1
+    assert "Traceback" not in output
 
 
 def test_in_a_multirun_a_bug_is_shown_once(program: Program) -> None:
     def task(cfg: DictConfig) -> None:
         assert cfg.model.size != 2
 
-    status, said = program("-m", "pipeline=shrink", "model.size=1,2,3", task=task)
+    status, output = program("-m", "pipeline=shrink", "model.size=1,2,3", task=task)
     assert status == 1
-    assert said.count("Traceback") == 1
+    assert output.count("Traceback") == 1
 
 
 def test_leaves_nothing_beside_runs(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +76,6 @@ def test_help_names_groups_and_options(program: Program, capsys: pytest.CaptureF
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["program", "--help"])
         main(lambda cfg: None)
-    said = capsys.readouterr().out
-    assert main_module.__doc__ in said
-    assert re.search(r"experiment +broken, shrink_tool", said)
+    output = capsys.readouterr().out
+    assert main_module.__doc__ in output
+    assert re.search(r"experiment +broken, shrink_tool", output)

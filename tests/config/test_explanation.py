@@ -41,11 +41,11 @@ pytestmark = pytest.mark.usefixtures("conf")
     ],
 )
 def test_user_errors_are_one_message(program: Program, arguments: list[str], message: str) -> None:
-    status, said = program(*arguments)
+    status, output = program(*arguments)
     assert status == 2
-    assert message in said
-    assert said.count("error: ") == 1
-    assert "Traceback" not in said
+    assert message in output
+    assert output.count("error: ") == 1
+    assert "Traceback" not in output
 
 
 KEYLESS = ["", " ", "=", "+=", "++=", "~", "~=", "=x", "+=x", "=1,2", "@", "@=", "+@=x", "@x=y", "+"]
@@ -72,9 +72,9 @@ NO_FOLDERS = ["/proc/nothing", "/proc/nothing/below", "/proc/self/fd/9999", "/de
     ],
 )  # fmt: skip
 def test_what_hydra_breaks_at_is_one_line(program: Program, arguments: list[str], message: str) -> None:
-    status, said = program("pipeline=shrink", *arguments)
-    assert (status, len(said.splitlines())) == (2, 1)
-    assert said.startswith(f"error: {message}") or (said.startswith("error: argument --") and message in said)
+    status, output = program("pipeline=shrink", *arguments)
+    assert (status, len(output.splitlines())) == (2, 1)
+    assert output.startswith(f"error: {message}") or (output.startswith("error: argument --") and message in output)
 
 
 def test_a_file_that_a_task_lacks_is_not_said_to_be_written(program: Program) -> None:
@@ -90,32 +90,32 @@ def test_what_a_task_may_not_read_is_one_line(program: Program) -> None:
 
 
 def test_a_constructor_that_refuses_is_the_users_error(program: Program) -> None:
-    status, said = program("pipeline=shrink", "model.size=-1", task=lambda cfg: build(cfg.model))
-    assert (status, said) == (2, "error: model: size must be >= 0, got -1\n")
+    status, output = program("pipeline=shrink", "model.size=-1", task=lambda cfg: build(cfg.model))
+    assert (status, output) == (2, "error: model: size must be >= 0, got -1\n")
 
 
 def test_a_malformed_file_is_the_users_error(program: Program, conf: Path) -> None:
     (conf / "model" / "torn.yaml").write_text("{size: [1")
-    status, said = program("pipeline=shrink", "model=torn")
+    status, output = program("pipeline=shrink", "model=torn")
     assert status == 2
-    assert "torn.yaml" in said
+    assert "torn.yaml" in output
 
 
 def test_a_full_disk_is_the_users_error(program: Program) -> None:
     def task(cfg: DictConfig) -> None:
         raise OSError(28, "No space left on device")
 
-    status, said = program("pipeline=shrink", task=task)
+    status, output = program("pipeline=shrink", task=task)
     assert status == 2
-    assert said.startswith(f"error: no space left in {compose().runs}: ") and len(said.splitlines()) == 1
+    assert output.startswith(f"error: no space left in {compose().runs}: ") and len(output.splitlines()) == 1
 
 
 def test_runs_that_is_a_file_is_the_users_error(program: Program, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        status, said = program("pipeline=shrink", f"runs={folder}")
+        status, output = program("pipeline=shrink", f"runs={folder}")
         assert status == 2
-        assert said.startswith(f"error: cannot write to {folder} (a file has that name): ")
+        assert output.startswith(f"error: cannot write to {folder} (a file has that name): ")
 
 
 def test_errors_of_other_kinds_are_not_explained() -> None:

@@ -57,7 +57,7 @@ def test_flags_and_deletions_give_no_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "suggestion"),
     [
         ("stage.bts", "unknown key 'stage.bts'; did you mean 'stage.bits'? valid: grid, loss, bits, smooth"),
         ("gird", "unknown key 'gird'; did you mean 'grid'? valid: stage"),
@@ -70,7 +70,7 @@ def test_flags_and_deletions_give_no_value() -> None:
         ("grid@x.y.z", "yet: there is no 'x.y'; options: even"),
     ],
 )
-def test_the_nearest_key_is_not_the_misspelt_one(wrong: str, said: str) -> None:
+def test_the_nearest_key_is_not_the_misspelt_one(wrong: str, suggestion: str) -> None:
     groups = {"grid": ["even"], "loss": ["kl"], "model": ["toy"]}
     keys = ["stage", "stage.grid", "stage.loss", "stage.loss.a", "stage.bits", "stage.smooth"]
-    assert override.nearest(wrong, keys, lambda group: groups.get(group, []), list(groups)).endswith(said)
+    assert override.nearest(wrong, keys, lambda group: groups.get(group, []), list(groups)).endswith(suggestion)

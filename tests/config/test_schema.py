@@ -54,8 +54,8 @@ def test_one_line_says_key_and_value(key: str, value: object, tmp_path: Path) ->
     OmegaConf.update(cfg, key, value, merge=False)
     with pytest.raises(ConfigError) as caught:
         check(cfg)
-    (said,) = str(caught.value).splitlines()
-    assert said.startswith(key) or said.startswith(key.rpartition(".")[0])
+    (message,) = str(caught.value).splitlines()
+    assert message.startswith(key) or message.startswith(key.rpartition(".")[0])
     assert not (tmp_path / "runs").exists()
 
 
@@ -76,7 +76,7 @@ def test_right_values_pass(key: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ("seed=-1", "seed must be in 0..2^32-1, got -1"),
         ("seed=1.5", "seed=1.5: Value '1.5' of type 'float' could not be converted to Integer"),
@@ -92,7 +92,7 @@ def test_right_values_pass(key: str, value: object) -> None:
     ],
 )  # fmt: skip
 def test_a_program_ends_with_one_line(
-    wrong: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    wrong: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["train", "+experiment=prune_t5", f"runs={tmp_path / 'runs'}", wrong])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
@@ -100,7 +100,7 @@ def test_a_program_ends_with_one_line(
         main(check)
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and said in line
+    assert line.startswith("error: ") and message in line
     assert [path for path in (tmp_path / "runs").rglob("*")] == []
 
 

@@ -45,10 +45,10 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_text_is_written_and_the_value_used(text: str) -> None:
     plain = {"through": "${oc.env:TOKEN}", "inside": "a ${.through} b", "name": "TOKEN"}
     cfg = OmegaConf.create({"plain": plain, "key": text, "items": [text, 1], "whole": "${plain}"})
-    used, told = OmegaConf.to_container(cfg, resolve=True), secret.written(cfg)
-    assert told["key"] == told["items"][0] == text and told["items"][1] == 1
-    assert told["whole"] == {**plain, "name": "TOKEN"}
-    assert VALUE not in json.dumps(told) and "731905" not in json.dumps(told)
+    used, shown = OmegaConf.to_container(cfg, resolve=True), secret.written(cfg)
+    assert shown["key"] == shown["items"][0] == text and shown["items"][1] == 1
+    assert shown["whole"] == {**plain, "name": "TOKEN"}
+    assert VALUE not in json.dumps(shown) and "731905" not in json.dumps(shown)
     assert used["key"] != text and secret.hides(cfg)  # type: ignore[index, call-overload]
     assert OmegaConf.to_container(cfg, resolve=True) == used  # and it is read again as before
 
@@ -80,7 +80,7 @@ def test_what_was_typed_at_a_secret_key_is_hidden(key: str, value: Any, hidden: 
 
 @pytest.mark.fast
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "shown"),
     [
         ("a.url=https://me:pw@host/x", "a.url=https://***@host/x"),
         ("a={user: me, token: x, n: 2}", "a={user: me, token: ***, n: 2}"),
@@ -106,9 +106,9 @@ def test_what_was_typed_at_a_secret_key_is_hidden(key: str, value: Any, hidden: 
         ("~callback.x", "~callback.x"),
     ],
 )
-def test_overrides(given: str, told: str) -> None:
-    assert secret.masked([given]) == [told]
-    assert secret.masked(OmegaConf.create([given])) == [told]  # as Hydra holds them
+def test_overrides(given: str, shown: str) -> None:
+    assert secret.masked([given]) == [shown]
+    assert secret.masked(OmegaConf.create([given])) == [shown]  # as Hydra holds them
 
 
 @pytest.mark.fast
@@ -157,8 +157,8 @@ def test_messages_do_not_repeat_a_typed_secret(
 )
 def test_messages_name_the_variable_and_not_its_value(error: Exception) -> None:
     assert OmegaConf.create({"a": "${oc.env:TOKEN}"}).a == VALUE  # a config reads it
-    said = explain(error)
-    assert said is not None and VALUE not in said
+    output = explain(error)
+    assert output is not None and VALUE not in output
 
 
 def test_a_value_of_the_wrong_type_is_not_shown() -> None:
@@ -212,8 +212,8 @@ def test_nothing_that_hydra_tells_of_a_multirun_holds_it(
     seen = []
     main(lambda cfg: seen.append(((runs / "multirun.yaml").read_text(), VALUE in str(cfg))))
     assert seen and all(VALUE not in dumped and "***" in dumped and used for dumped, used in seen)
-    said = "".join(capsys.readouterr())
-    assert "#0 : " in said and "***" in said and VALUE not in said
+    output = "".join(capsys.readouterr())
+    assert "#0 : " in output and "***" in output and VALUE not in output
 
 
 def test_a_multirun_without_secrets_is_dumped_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,8 @@ def unread(code: str, *, stderr_too: bool = False) -> tuple[int, str]:
     assert process.stdin is not None and process.stdout is not None
     process.stdout.close()
     process.stdin.close()
-    said = process.stderr.read().decode() if process.stderr else ""
-    return process.wait(30), said
+    message = process.stderr.read().decode() if process.stderr else ""
+    return process.wait(30), message
 
 
 @pytest.mark.parametrize("code", ["print('a line')", "sys.stdout.write('half')", "print('x' * 100_000)"])
@@ -118,9 +118,9 @@ def test_a_loop_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypat
     ],
 )
 def test_what_the_disk_refuses(error: Exception, expected: str | None) -> None:
-    said = disk_fault(error, "/runs", setting="runs=FOLDER")
-    assert said is None if expected is None else said is not None and said.startswith(expected)
-    assert said is None or (said.endswith("by runs=FOLDER") and len(said) < 400)
+    message = disk_fault(error, "/runs", setting="runs=FOLDER")
+    assert message is None if expected is None else message is not None and message.startswith(expected)
+    assert message is None or (message.endswith("by runs=FOLDER") and len(message) < 400)
 
 
 @pytest.mark.parametrize(
@@ -137,8 +137,8 @@ def test_what_the_disk_refuses(error: Exception, expected: str | None) -> None:
     ],
 )
 def test_what_the_machine_lacks(error: Exception, expected: str) -> None:
-    said = disk_fault(error, "/runs", setting="runs=FOLDER")
-    assert said is not None and said.startswith(expected) and len(said) < 400
+    message = disk_fault(error, "/runs", setting="runs=FOLDER")
+    assert message is not None and message.startswith(expected) and len(message) < 400
 
 
 def test_a_file_that_grows_beyond_the_limit_is_told(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def _forgotten() -> Iterator[None]:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Requests to the hub, none of which is answered."""
     seen: list[str] = []
 
@@ -33,21 +33,21 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_the_hub_is_asked_once(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_is_asked_once(requests: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub.time, "monotonic", lambda: 100.0)
     assert not hub.answers() and not hub.answers()
-    assert asked == [constants.ENDPOINT]
+    assert requests == [constants.ENDPOINT]
     monkeypatch.setattr(hub.time, "monotonic", lambda: 200.0)
     assert not hub.answers()
-    assert len(asked) == 2
+    assert len(requests) == 2
 
 
-def test_a_wish_to_be_offline_is_not_put_to_the_test(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wish_to_be_offline_is_not_put_to_the_test(requests: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert not hub.answers() and asked == []
+    assert not hub.answers() and requests == []
 
 
-def test_libraries_do_not_ask_a_hub_that_does_not_answer(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libraries_do_not_ask_a_hub_that_does_not_answer(requests: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
     from transformers import AutoConfig
 
@@ -60,7 +60,7 @@ def test_libraries_do_not_ask_a_hub_that_does_not_answer(asked: list[str], monke
         with pytest.raises(ConnectionError):
             datasets.load_dataset("no/such-dataset")
     assert not constants.HF_HUB_OFFLINE and not datasets.config.HF_HUB_OFFLINE
-    assert len(asked) == 1 and time.monotonic() - began < 5
+    assert len(requests) == 1 and time.monotonic() - began < 5
 
 
 def test_offline_ends_with_its_block_even_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_offline_ends_with_its_block_even_after_an_error(monkeypatch: pytest.Mon
     assert os.environ["HF_HUB_OFFLINE"] == "0" and "HF_DATASETS_OFFLINE" not in os.environ
 
 
-def test_the_way_out_is_named(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_way_out_is_named(requests: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     error = OSError("many\nlines")
     unreachable = hub.missing("a/b", "dataset", error, key="data.path")
     assert unreachable.startswith("https://") and "does not answer" in unreachable

@@ -35,10 +35,10 @@ def test_without_an_account_everything_is_in_the_offline_file(
     mirror.finish()
     mirror.finish()
 
-    said = [line for line in capsys.readouterr().err.splitlines() if "W&B" in line or "wandb" in line]
-    assert len(said) == 1
-    assert said[0].startswith("W&B: no account found, writing offline; `wandb sync ")
-    assert "`wandb sync " in said[0]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "W&B" in line or "wandb" in line]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("W&B: no account found, writing offline; `wandb sync ")
+    assert "`wandb sync " in warnings[0]
 
     (file,) = settled(tmp_path).glob("wandb/offline-run-*/*.wandb")
     records = list(wandb_log.records(file))
@@ -67,17 +67,17 @@ def test_without_an_account_everything_is_in_the_offline_file(
 def test_what_fails_online_goes_on_offline_and_what_fails_there_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = []
+    modes = []
 
     def refuse(mode: str, name: str, config: Any) -> None:
-        asked.append(mode)
+        modes.append(mode)
         raise RuntimeError(f"{mode} is down")
 
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     mirror = make(tmp_path)
     monkeypatch.setattr(mirror, "_init", refuse)
     mirror.start(name="run", config={})
-    assert asked == ["online", "offline"]
+    assert modes == ["online", "offline"]
     assert [type(one) for one in mirror.loggers("stage", tmp_path / "curves.jsonl")] == [Curves]
     mirror.summary("stage", {"cer": 1.0})
     mirror.artifact("stage", tmp_path)

@@ -46,10 +46,12 @@ def test_wandbs_own_reader_finds_the_same_records(log: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         pytest.skip("this W&B cannot show a transaction log")
-    theirs = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    mine = list(wandb_log.records(log))
-    assert len(mine) == len(theirs) > 5
-    assert [one.num for one in mine] == [int(one["record"]["num"] if "record" in one else one["num"]) for one in theirs]
+    expected = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    read_records = list(wandb_log.records(log))
+    assert len(read_records) == len(expected) > 5
+    assert [one.num for one in read_records] == [
+        int(one["record"]["num"] if "record" in one else one["num"]) for one in expected
+    ]
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.6, 0.95, 0.999])

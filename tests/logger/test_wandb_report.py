@@ -144,8 +144,8 @@ def test_nothing_stops_a_report(
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr(wandb_report.Report, "start", lambda *_, **__: 1 / 0)
     assert report.main([str(tmp_path), "--wandb"]) == 0
-    said = capsys.readouterr().err
-    assert "W&B: no report run (ZeroDivisionError: division by zero); the report itself is written" in said
+    output = capsys.readouterr().err
+    assert "W&B: no report run (ZeroDivisionError: division by zero); the report itself is written" in output
 
 
 def test_without_mirrored_records_that_is_said(

@@ -151,9 +151,9 @@ def test_direction_by_name_and_pattern() -> None:
 def test_spread_is_even_and_fixed(count: int, limit: int | None) -> None:
     taken = spread(count, limit, seed=3)
     assert list(taken) == list(spread(count, limit, seed=3)) == sorted(set(taken))
-    wanted = min(limit or count, count)
-    assert len(taken) == wanted
-    assert all(i * count // wanted <= row < (i + 1) * count // wanted for i, row in enumerate(taken))
+    expected = min(limit or count, count)
+    assert len(taken) == expected
+    assert all(i * count // expected <= row < (i + 1) * count // expected for i, row in enumerate(taken))
 
 
 def test_untouched_restores_after_an_error() -> None:

@@ -52,8 +52,8 @@ def test_order_and_values_hold_at_any_batch_size(tiny: Tiny) -> None:
     family: CausalLm = tiny("causal_lm", max_length=8)
     expected = family.predict(ROWS, batch_size=1)
     for batch_size in (2, 3, 64):
-        for got, wanted in zip(family.predict(ROWS, batch_size=batch_size), expected, strict=True):
-            assert got == (pytest.approx(wanted[0], rel=1e-5), *wanted[1:])
+        for scored, reference in zip(family.predict(ROWS, batch_size=batch_size), expected, strict=True):
+            assert scored == (pytest.approx(reference[0], rel=1e-5), *reference[1:])
 
 
 @pytest.mark.parametrize("max_length", [2, 3, 5, 8, 31, 32, 33, 64])
@@ -110,6 +110,6 @@ def test_a_pass_has_as_many_rows_as_its_logits_may_take(tiny: Tiny, monkeypatch:
     for limit, most in ((1, 1), (2 * longest * words, 2), (10**9, 4)):
         monkeypatch.setattr(causal_lm, "_LOGITS", limit)
         rows.clear()
-        for got, wanted in zip(family.predict(ROWS, batch_size=64), expected, strict=True):
-            assert got == (pytest.approx(wanted[0], rel=1e-5), *wanted[1:])
+        for scored, reference in zip(family.predict(ROWS, batch_size=64), expected, strict=True):
+            assert scored == (pytest.approx(reference[0], rel=1e-5), *reference[1:])
         assert max(rows) == most

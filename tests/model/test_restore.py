@@ -81,7 +81,7 @@ def test_no_class_of_others_is_built(folder: Path, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     rows(folder, 0, **{"class": "subprocess.Popen", "arguments": {"args": ["touch", str(canary)]}})
     source = Pretrained(path=str(folder), max_length=16)
-    for ask in (
+    for load in (
         lambda: artifact.load(folder),
         lambda: artifact.deployed(folder),
         lambda: artifact.served(folder),
@@ -89,7 +89,7 @@ def test_no_class_of_others_is_built(folder: Path, tmp_path: Path) -> None:
         lambda: source.history(),
     ):
         with pytest.raises(ValueError, match=r"attachments\[0\]\.class must be an attachment that slimexp ships"):
-            ask()
+            load()
     assert not canary.exists()
 
 

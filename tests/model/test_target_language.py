@@ -84,8 +84,8 @@ def translator(tmp_path: Path) -> Make:
     """Kind (and languages, and values of the generation config) -> a folder with such a tokenizer and model."""
 
     def make(kind: str, *, generation: Any = (), **languages: Any) -> Path:
-        model_type, tokenizer, known, config = KINDS[kind]
-        made = tokenizer(**(known | languages))
+        model_type, tokenizer, settings, config = KINDS[kind]
+        made = tokenizer(**(settings | languages))
         torch.manual_seed(0)
         sizes = AutoConfig.for_model(model_type, vocab_size=len(made), **{**SIZES, **config})
         model = AutoModelForSeq2SeqLM.from_config(sizes)

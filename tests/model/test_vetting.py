@@ -276,10 +276,10 @@ def test_code_beside_a_model_is_not_run(folder: Path, tmp_path: Path) -> None:
 
 
 def test_nobody_is_asked_whether_to_run_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def ask(*_: Any) -> str:
+    def prompt(*_: Any) -> str:
         raise AssertionError("a question on the terminal")
 
-    monkeypatch.setattr("builtins.input", ask)
+    monkeypatch.setattr("builtins.input", prompt)
     config(model_type="mine", auto_map={"AutoConfig": "evil.C"})(folder)
     assert "needs its own code" in refused(folder)
 

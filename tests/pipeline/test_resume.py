@@ -66,12 +66,12 @@ def test_measures_of_other_code_are_taken_again(pipeline: Make, short: Make, ove
     first = pipeline(arguments)
     metrics = first.run()
     file = first.stages[-1].folder / "measures.json"
-    known = json.loads(file.read_text())
-    file.write_text(json.dumps({**known, "code": "older", "metrics": {}}))
+    stored = json.loads(file.read_text())
+    file.write_text(json.dumps({**stored, "code": "older", "metrics": {}}))
     assert pipeline(arguments).run() == metrics
     found = json.loads(file.read_text())
     assert fits == ["Finetune"]
-    assert all(found[name] == known[name] for name in ("measure", "code", "metrics", "curves"))
+    assert all(found[name] == stored[name] for name in ("measure", "code", "metrics", "curves"))
 
 
 def test_without_resume_everything_is_done_again(

@@ -200,13 +200,13 @@ def test_a_signal_ends_a_sweep_that_another_program_began_likewise(
     settings = {name: value for name, value in shipped.items() if name not in ("defaults", "_target_")}
     handlers = {signum: signal.getsignal(signum) for signum in ENDED}
     try:
-        with pytest.raises(SystemExit) as said:
+        with pytest.raises(SystemExit) as exit_info:
             sweep([*base, "pipeline.prune.sparsity=0.2,0.5"], compose, {**settings, "sampler": None})
     finally:  # a program that is about to end keeps its own
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
     status, word = ENDED[signal.Signals(number)]
-    assert said.value.code == status
+    assert exit_info.value.code == status
     assert capsys.readouterr().err == f"{word}: {console.GOES_ON}\n"
 
 

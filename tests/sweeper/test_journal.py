@@ -269,7 +269,7 @@ DIFFER = "did not end as the other lines say, or one of these is missing"
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "summary"),
     [
         ([edit(at(1, STATE), values=[7, 7])], f"trial 1 {DIFFER}"),
         ([edit(at(1, STATE), values=[7, 7]), edit(at(3, STATE), values=[7, 7])], f"trials 1, 3 {DIFFER}"),
@@ -286,7 +286,7 @@ def test_where_every_line_is_whole_the_trials_are_named(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     damage: list[Callable[[Lines], Lines]],
-    said: str,
+    summary: str,
 ) -> None:
     lines = list(whole)
     for one in damage:
@@ -295,7 +295,7 @@ def test_where_every_line_is_whole_the_trials_are_named(
     path.parent.mkdir()
     path.write_bytes(b"".join(lines))
     go_on()
-    assert capsys.readouterr().err.startswith(f"warning: {path}: {said}: what is whole in it counts")
+    assert capsys.readouterr().err.startswith(f"warning: {path}: {summary}: what is whole in it counts")
 
 
 def test_a_line_without_end_is_not_held(

@@ -36,11 +36,11 @@ def test_the_front_is_run_again_in_earnest_and_once(make: Make, ran: Ran) -> Non
     sweep = make(*command, promotion=earnest)
     assert [trial.params for trial in sweep.run()] == [{"x": "2", "y": "1"}]
     assert sorted(ran()[4:]) == ["x=2 y=1 z=full seed=0", "x=2 y=1 z=full seed=1"]
-    (told,) = sweep.promoted.values()
-    assert told["metrics"]["cer"] == 0.5 and told["error"] is None  # a mean over its seeds
+    (result,) = sweep.promoted.values()
+    assert result["metrics"]["cer"] == 0.5 and result["error"] is None  # a mean over its seeds
     again = make(*command, promotion=earnest)
     again.run()
-    assert len(ran()) == 6 and [one["metrics"] for one in again.promoted.values()] == [told["metrics"]]
+    assert len(ran()) == 6 and [one["metrics"] for one in again.promoted.values()] == [result["metrics"]]
     make(*command, promotion=Promotion(2, ("z=fuller",))).run()
     assert ran()[6:] == ["x=2 y=1 z=fuller"]
 

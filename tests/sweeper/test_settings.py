@@ -75,9 +75,9 @@ WRONG: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize(("name", "value", "message"), WRONG)
 def test_a_wrong_setting_is_named(name: str, value: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=rf"^hydra\.sweeper\.{name} {message}") as said:
+    with pytest.raises(ValueError, match=rf"^hydra\.sweeper\.{name} {message}") as caught:
         check_settings({**SETTINGS, name: value}, [*SETTINGS, "pool"])
-    assert "\n" not in str(said.value) and "secret" not in str(said.value)
+    assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -159,9 +159,9 @@ def test_a_promotion_of_another_kind_is_named(promote: Any) -> None:
 )
 def test_what_cannot_be_gone_through_is_said_at_once(override: str, message: str) -> None:
     began = time.monotonic()
-    with pytest.raises(ValueError, match=message) as said:
+    with pytest.raises(ValueError, match=message) as caught:
         Space.parse([override])
-    assert time.monotonic() - began < 2 and "\n" not in str(said.value)
+    assert time.monotonic() - began < 2 and "\n" not in str(caught.value)
 
 
 def test_true_and_one_are_two_values() -> None:

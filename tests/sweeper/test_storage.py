@@ -60,9 +60,11 @@ def test_a_database_that_does_not_answer_is_one_error_within_seconds(
     monkeypatch.setattr(storage, "ANSWER_S", 2)  # the least that libpq knows
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://somebody:secret@127.0.0.1:{silent.getsockname()[1]}/sweeps"
-        with pytest.raises(ValueError, match=r"no database answers at postgresql\+psycopg://somebody:\*\*\*@") as said:
+        with pytest.raises(
+            ValueError, match=r"no database answers at postgresql\+psycopg://somebody:\*\*\*@"
+        ) as caught:
             make("x=1,2", storage=url)
-    assert "secret" not in str(said.value)
+    assert "secret" not in str(caught.value)
 
 
 def is_kept_back(text: str) -> bool:
@@ -71,11 +73,13 @@ def is_kept_back(text: str) -> bool:
 
 @pytest.mark.parametrize("url", WITH_PASSWORD)
 def test_no_error_has_it(make: Make, url: str) -> None:
-    with pytest.raises(ValueError, match=r"hydra\.sweeper\.storage") as said:
+    with pytest.raises(ValueError, match=r"hydra\.sweeper\.storage") as caught:
         make("x=1,2", storage=url)
-    assert is_kept_back(str(said.value)) and "\n" not in str(said.value)
+    assert is_kept_back(str(caught.value)) and "\n" not in str(caught.value)
     assert (
-        said.value.__suppress_context__ or said.value.__context__ is None or is_kept_back(str(said.value.__context__))
+        caught.value.__suppress_context__
+        or caught.value.__context__ is None
+        or is_kept_back(str(caught.value.__context__))
     )
 
 

@@ -34,12 +34,12 @@ def test_failures_are_outcomes_shown_at_once(make: Make, capsys: pytest.CaptureF
     assert len(lines) == 4 + 2 and sweep.failures == 3
     lost = [line for line in lines if line.startswith("lost ")]
     assert lost == ["lost     x=killed: the worker was killed by SIGKILL (out of memory?); it is done again"] * 2
-    for said in (
+    for message in (
         "x=nan: 'cer' is nan",
         "x=wrong: ValueError: x is wrong",
         "x=killed: the worker was killed by SIGKILL (out of memory?), 3 times",
     ):
-        (line,) = [line for line in lines if said in line]
+        (line,) = [line for line in lines if message in line]
         log = Path(line.partition("(all in ")[2].partition(")")[0])
         assert "FAILED" in line and log.parent == tmp_path / "sweep" and log.exists()
 

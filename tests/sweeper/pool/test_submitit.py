@@ -66,8 +66,8 @@ def test_what_slurm_is_handed(fake: Any, slurm: Path, tmp_path: Path) -> None:
         assert pool.busy == 1 and pool.free == 0
         raise RuntimeError("the controller is interrupted")
     lines = slurm.read_text().splitlines()
-    for asked in ("time=90", "mem=8GB", "gpus-per-node=1", "partition=small", "cpus-per-task=4", "job-name=slimexp"):
-        assert f"#SBATCH --{asked}" in lines
+    for option in ("time=90", "mem=8GB", "gpus-per-node=1", "partition=small", "cpus-per-task=4", "job-name=slimexp"):
+        assert f"#SBATCH --{option}" in lines
     assert not [line for line in lines if "account" in line]
     assert "submitit.core._submit" in lines[-1] and str(tmp_path / "sweep" / "submitit") in lines[-1]
     assert (tmp_path / "cancelled").read_text() == "7\n"
