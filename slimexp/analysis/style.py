@@ -62,7 +62,7 @@ def shortened(text: str, most: int = WORD) -> str:
 
 def rank(section: Section, index: int) -> int:
     """Number of a front point in plot, list and page: from 1 on along x, without dense models."""
-    return 1 + [one for one in section.front if not section.points[one].dense].index(index)
+    return 1 + [member for member in section.front if not section.points[member].dense].index(index)
 
 
 def number(value: float) -> str:

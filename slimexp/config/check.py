@@ -53,7 +53,7 @@ def check(cfg: DictConfig, schema: type = Run) -> None:
 def _kind_faults(cfg: DictConfig) -> Iterator[str]:
     """One line for each component of a root group that has no base in common with all that ``conf/`` offers there."""
     for group in ("model", "baseline", "data", "trainer", "logger"):
-        yield from _stranger(group, _at_key(cfg, group), group.replace("baseline", "model"))
+        yield from _kind_fault(group, _at_key(cfg, group), group.replace("baseline", "model"))
     for group in ("measure", "callback"):
         entries = _at_key(cfg, group)
         for name in map(str, entries) if isinstance(entries, DictConfig) else ():
@@ -62,7 +62,7 @@ def _kind_faults(cfg: DictConfig) -> Iterator[str]:
                 shown = "null" if node is None else repr(secret.written(entries)[name])
                 yield f"{group}.{name} must be a component, got {shown}: ~{group}.{name} drops it"
             elif group == "measure":
-                yield from _stranger(f"{group}.{name}", node, group)
+                yield from _kind_fault(f"{group}.{name}", node, group)
 
 
 def _at_key(cfg: DictConfig, key: str) -> Any:
@@ -72,7 +72,8 @@ def _at_key(cfg: DictConfig, key: str) -> Any:
         return DictConfig({})  # reported by itself
 
 
-def _stranger(path: str, node: object, group: str) -> Iterator[str]:
+def _kind_fault(path: str, node: object, group: str) -> Iterator[str]:
+    """A line where the component at ``path`` shares no base with those of its group; none where it does."""
     if not isinstance(node, DictConfig) or "_target_" not in node or _is_offered(node, group):
         return
     shared = _shared_bases(composition.CONF_DIR / group)

@@ -179,8 +179,8 @@ def _check_argument(parameter: Parameter, value: Any, where: str) -> None:
     for kind in annotation.split(" | "):
         inner = kind.removeprefix("Sequence[").removesuffix("]")
         if inner != kind and isinstance(value, list) and 0 < len(value) <= 8:
-            for number, one in enumerate(value):
-                _whole(one, f"{where}[{number}]", least=1)
+            for number, item in enumerate(value):
+                _whole(item, f"{where}[{number}]", least=1)
             return
         if value is None and kind == "None":
             return

@@ -222,7 +222,7 @@ def _groups(schemes: Mapping[str, "QuantizationScheme"]) -> "list[QuantizationSc
     """Distinct schemes, each with the names of its layers as targets."""
     groups: list[QuantizationScheme] = []
     for name, scheme in schemes.items():
-        group = next((one for one in groups if one.model_copy(update={"targets": []}) == scheme), None)
+        group = next((group for group in groups if group.model_copy(update={"targets": []}) == scheme), None)
         if group is None:
             groups.append(group := scheme.model_copy())
         group.targets = [*group.targets, name]

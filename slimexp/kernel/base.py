@@ -47,7 +47,7 @@ class Packed(NamedTuple):
 
     def to(self, device: torch.device) -> "Packed":
         """The layer with its tensors on ``device``."""
-        return Packed(*(one.to(device) if isinstance(one, Tensor) else one for one in self))  # type: ignore[arg-type]
+        return Packed(*(part.to(device) if isinstance(part, Tensor) else part for part in self))  # type: ignore[arg-type]
 
 
 class Kernel(nn.Module):

@@ -55,7 +55,10 @@ def time_backends(
     x = x.to(packed.numbers.device, dtype)
     timer = _on_gpu if gpu else _on_cpu
     with torch.inference_mode():
-        runners = {one.__name__: timer([one(each) for each in apart] * repeats, x) for one in able(packed, backends)}
+        runners = {
+            backend.__name__: timer([backend(each) for each in apart] * repeats, x)
+            for backend in able(packed, backends)
+        }
         times: dict[str, list[float]] = {name: [] for name in runners}
         for turn in range(_MOST_ROUNDS + 1):
             for name, least in runners.items():

@@ -29,7 +29,7 @@ def token_nats(logits: Tensor, labels: Tensor) -> Tensor:
     """
     rows = max(1, _CHUNK // logits.shape[-1])
     chunks = zip(logits.flatten(0, -2).split(rows), labels.flatten().split(rows), strict=True)
-    nats = [cross_entropy(one.double(), label, ignore_index=IGNORE, reduction="none") for one, label in chunks]
+    nats = [cross_entropy(chunk.double(), label, ignore_index=IGNORE, reduction="none") for chunk, label in chunks]
     return torch.cat(nats).view_as(labels)
 
 

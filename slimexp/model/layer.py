@@ -71,7 +71,7 @@ class LayerSelector:
         return {name: layer for name, layer in layers.items() if name in chosen}
 
     def _of(self, family: Family, layers: dict[str, L]) -> dict[str, L]:
-        _check_found(family, layers)
+        _require_layers(family, layers)
         layers = _matching(layers, self.include, self.exclude)
         self._check_blocks(family, layers)
         _check_share(family, layers, self.min_coverage)
@@ -102,7 +102,7 @@ def block_weights(family: Family) -> dict[str, Tensor]:
     The weight of a linear layer has the layer's name, without ``.weight``, as in filters.
     """
     names = {module: name for name, module in family.model.named_modules()}
-    found: dict[int, tuple[str, Tensor]] = {}
+    weights: dict[int, tuple[str, Tensor]] = {}
     for module in (module for stack in family.blocks().values() for module in stack.modules()):
         if isinstance(module, nn.Embedding | parametrize.ParametrizationList) or module not in names:
             continue
@@ -110,15 +110,15 @@ def block_weights(family: Family) -> dict[str, Tensor]:
         for tensor, weight in (*module.named_parameters(recurse=False), *masked.items()):
             if weight.ndim > 1:
                 name = names[module] if tensor == "weight" else f"{names[module]}.{tensor}"
-                found.setdefault(id(weight), (name, weight))
-    return dict(found.values())
+                weights.setdefault(id(weight), (name, weight))
+    return dict(weights.values())
 
 
-def _check_found(family: Family, layers: Mapping[str, Layer]) -> None:
+def _require_layers(family: Family, layers: Mapping[str, Layer]) -> None:
     if layers:
         return
-    found = Counter(type(m).__name__ for stack in family.blocks().values() for m in stack.modules())
-    names = ", ".join(f"{name} ({count})" for name, count in found.most_common())
+    modules = Counter(type(m).__name__ for stack in family.blocks().values() for m in stack.modules())
+    names = ", ".join(f"{name} ({count})" for name, count in modules.most_common())
     model = type(family.model).__name__
     raise ValueError(f"nothing to compress: looked for Linear in the blocks of {model}, found {names or 'none'}")
 

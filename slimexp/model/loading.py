@@ -240,7 +240,7 @@ def bare(folder: Path, task: str, max_length: int) -> tuple[type[PreTrainedModel
     _validate(config, task, f"model '{folder}'", max_length)
     check_room(outline(auto, config, folder), folder)
     serving = auto._model_mapping[type(config)]
-    supported = {one.__name__: one for one in (serving if isinstance(serving, tuple) else (serving,))}
+    supported = {kind.__name__: kind for kind in (serving if isinstance(serving, tuple) else (serving,))}
     architecture = next(iter(config.architectures or ()), None)
     if architecture not in supported:
         raise ValueError(

@@ -32,7 +32,7 @@ def restore(model: nn.Module, rows: Sequence[Mapping[str, Any]], path: Path) -> 
     for number, row in enumerate(rows):
         place = Place(row["module"], row["tensor"])
         try:
-            _put(modules.get(place.module), place.tensor, row)
+            _check_place(modules.get(place.module), place.tensor, row)
         except Exception as error:  # an attachment is tried on its weight at once, where anything may not fit
             raise ValueError(
                 f"'{path.parent}': attachments[{number}] of its manifest, {row['class']}, must fit '{place.tensor}' of "
@@ -49,10 +49,10 @@ def restore(model: nn.Module, rows: Sequence[Mapping[str, Any]], path: Path) -> 
             _check_grid(model, place, attachment, path)
 
 
-def _put(module: nn.Module | None, tensor: str, row: Mapping[str, Any]) -> None:
+def _check_place(module: nn.Module | None, tensor: str, row: Mapping[str, Any]) -> None:
     if module is None:
         raise ValueError("the model has no such module")
-    stored = {name for name, one in module._parameters.items() if one is not None}
+    stored = {name for name, parameter in module._parameters.items() if parameter is not None}
     if tensor != INPUT and tensor not in stored | set(getattr(module, "parametrizations", ())):
         raise ValueError("the module has no such tensor")
     shape = row["arguments"].get("shape")

@@ -76,24 +76,24 @@ def _packed(
         raise damaged(folder, error) from error
     except Exception as error:  # tensors that are not what quantization_config says fail in every way
         raise ValueError(f"model '{folder}': its packed weights are damaged ({one_line(error)}): {_WAY_OUT}") from error
-    scales = ((f"{name}.{SCALE}", one.scale) for name, one in layers.items())
-    numbers = ((f"{name}.{WEIGHT}", one.numbers) for name, one in layers.items())
+    scales = ((f"{name}.{SCALE}", packed.scale) for name, packed in layers.items())
+    numbers = ((f"{name}.{WEIGHT}", packed.numbers) for name, packed in layers.items())
     check_checkpoint([*floats.items(), *scales, *numbers], folder)
     with init_empty_weights(include_buffers=False):  # buffers, as of positions, are in no file
         model = make(config).requires_grad_(False)
     _check_shapes(model, floats, layers, folder)
-    linear = {name: one for name, one in layers.items() if isinstance(model.get_submodule(name), nn.Linear)}
+    linear = {name: packed for name, packed in layers.items() if isinstance(model.get_submodule(name), nn.Linear)}
     decodes = device.type == "cuda" and config.model_type in TYPES
     read = _read_by_decoding(linear, device) if decodes else None
     if read is None:
-        replace_layers(model, {name: one.to(device) for name, one in linear.items()}, dtype)
+        replace_layers(model, {name: packed.to(device) for name, packed in linear.items()}, dtype)
     else:
-        for name, one in linear.items():
-            model.set_submodule(name, kernel := read[name](one))
+        for name, packed in linear.items():
+            model.set_submodule(name, kernel := read[name](packed))
             if isinstance(kernel, ScaledMM):
                 kernel.label += ", decoding with inputs in float"
     floats |= {
-        f"{name}.weight": one.weight().to(dtype) for name, one in layers.items() if name not in linear
+        f"{name}.weight": packed.weight().to(dtype) for name, packed in layers.items() if name not in linear
     }  # embeddings
     model.load_state_dict(floats, strict=False, assign=True)  # tied weights are in it once
     model.tie_weights()
@@ -109,8 +109,8 @@ def _check_shapes(
 ) -> None:
     """Refuse tensors that the model does not have, or has in another shape."""
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    stored = {f"{name}.weight": one.numbers.shape for name, one in layers.items()}
-    stored |= {f"{name}.bias": one.bias.shape for name, one in layers.items() if one.bias is not None}
+    stored = {f"{name}.weight": packed.numbers.shape for name, packed in layers.items()}
+    stored |= {f"{name}.bias": packed.bias.shape for name, packed in layers.items() if packed.bias is not None}
     stored |= {name: tensor.shape for name, tensor in floats.items() if name in expected}
     for name, shape in stored.items():
         if expected.get(name) != shape:
@@ -118,9 +118,9 @@ def _check_shapes(
                 f"model '{folder}': '{name}' must have shape {list(expected.get(name, ()))} by its config.json, got "
                 f"{list(shape)}: {_WAY_OUT}"
             )
-    for name, one in layers.items():
-        rows, columns = one.numbers.shape
-        for grid in (one.scale, one.zero):
+    for name, packed in layers.items():
+        rows, columns = packed.numbers.shape
+        for grid in (packed.scale, packed.zero):
             if grid is not None and (grid.ndim != 2 or grid.shape[0] != rows or columns % max(grid.shape[1], 1)):
                 raise ValueError(
                     f"model '{folder}': '{name}' must have a scale for each row or group, got {list(grid.shape)}: "
@@ -131,7 +131,7 @@ def _check_shapes(
 def _read_by_decoding(layers: Mapping[str, Packed], device: torch.device) -> dict[str, type[Kernel]] | None:
     """Name -> kernel that the decode loop reads the layer as; ``None`` unless it reads all layers."""
     read: dict[str, type[Kernel]] = {
-        name: ScaledMM if one.numbers.dtype == FLOAT8 else PackedLinear for name, one in layers.items()
+        name: ScaledMM if packed.numbers.dtype == FLOAT8 else PackedLinear for name, packed in layers.items()
     }
     return read if all(kernel.refusal(layers[name], device) is None for name, kernel in read.items()) else None
 

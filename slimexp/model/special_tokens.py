@@ -48,7 +48,7 @@ def holders(model: PreTrainedModel) -> list[Any]:
         for name in (*_ONE, *_SEVERAL):
             value = getattr(holder, name, None)
             ids = _ids(value)
-            if any(type(one) is not int for one in ids) or (len(ids) > 1 and name in _ONE):
+            if any(type(token) is not int for token in ids) or (len(ids) > 1 and name in _ONE):
                 rule = "one whole number" if name in _ONE else "whole numbers"
                 raise ValueError(f"{name} in {file} must be {rule}, got {repr(value)[:80]}: correct it")
             if name in _ONE and isinstance(value, list | tuple):
@@ -117,7 +117,7 @@ def _padding(config: PreTrainedConfig, both: Iterable[Any], tokenizer: PreTraine
 
 def _start(config: PreTrainedConfig, both: Iterable[Any]) -> None:
     """Set the one token that a decoder starts from."""
-    starts = {start for one in both if (start := one.decoder_start_token_id) is not None}
+    starts = {start for holder in both if (start := holder.decoder_start_token_id) is not None}
     if len(starts) > 1:
         first, second = sorted(starts)
         raise ValueError(
@@ -152,7 +152,7 @@ def _check_embedded(tokenizer: PreTrainedTokenizerBase, embedded: range, *, but:
 def _drop_unknown(holder: object, name: str, embedded: range) -> None:
     """Remove ids that no token has."""
     value = getattr(holder, name, None)
-    remaining = [one for one in _ids(value) if one in embedded]
+    remaining = [token for token in _ids(value) if token in embedded]
     if value is not None and len(remaining) != len(_ids(value)):
         setattr(holder, name, (remaining if isinstance(value, list) else remaining[0]) if remaining else None)
     elif not hasattr(holder, name):

@@ -100,7 +100,7 @@ def check_config(config: Mapping[str, Any], name: str, *, weights: int = 0) -> N
     if type(config.get("cache_bits")) not in (int, type(None)) or config.get("cache_bits") not in CACHE_BITS:
         raise _refused(name, "cache_bits", "null, 4 or 8", config["cache_bits"])
     architectures = config.get("architectures") or []
-    if not isinstance(architectures, list) or not all(isinstance(one, str) for one in architectures):
+    if not isinstance(architectures, list) or not all(isinstance(item, str) for item in architectures):
         raise _refused(name, "architectures", "a list of names", architectures)
     if (file := config.get("transformers_weights")) is not None and not is_plain(file):
         raise _refused(name, "transformers_weights", "the name of a file in the folder", file)
@@ -113,9 +113,9 @@ def check_config(config: Mapping[str, Any], name: str, *, weights: int = 0) -> N
 
 def _check_value(key: str, value: Any, name: str) -> None:
     if _CHOOSES_KERNELS.fullmatch(key):
-        for one in value.values() if isinstance(value, dict) else [value]:
-            if not isinstance(one, str | None) or one not in _IN_TRANSFORMERS:
-                raise _refused(name, key, "eager or sdpa, which transformers has itself", one)
+        for item in value.values() if isinstance(value, dict) else [value]:
+            if not isinstance(item, str | None) or item not in _IN_TRANSFORMERS:
+                raise _refused(name, key, "eager or sdpa, which transformers has itself", item)
     elif key == "quantization_config" and value is not None:
         if not isinstance(value, dict):
             raise _refused(name, key, "an object with quant_method compressed-tensors", value)
@@ -130,11 +130,16 @@ def _check_size(key: str, value: Any, name: str) -> None:
     most = next((most for pattern, most in _BOUNDS if pattern.search(key)), None)
     if most is None:
         return
-    for one in value if isinstance(value, list) else [value]:
-        if key in _LEAST_ONE and one is not None and not isinstance(one, dict) and (type(one) is not int or one < 1):
-            raise _refused(name, key, f"a whole number from 1 to {most:,}", one)
-        if isinstance(one, int | float) and not isinstance(one, bool) and not abs(one) <= most:
-            raise _refused(name, key, f"at most {most:,}", one)
+    for item in value if isinstance(value, list) else [value]:
+        if (
+            key in _LEAST_ONE
+            and item is not None
+            and not isinstance(item, dict)
+            and (type(item) is not int or item < 1)
+        ):
+            raise _refused(name, key, f"a whole number from 1 to {most:,}", item)
+        if isinstance(item, int | float) and not isinstance(item, bool) and not abs(item) <= most:
+            raise _refused(name, key, f"at most {most:,}", item)
 
 
 def _refused(name: str, key: str, rule: str, value: Any) -> Refused:
