@@ -12,7 +12,7 @@ from slimexp.model.layer import Layer, latent, place
 OPEN = 1e4  # level at which a gate is open for good
 
 
-class Gating(nn.Module):
+class L0Gates(nn.Module):
     """Puts a gate over everything else on the weight of every layer.
 
     The gates are the model's as long as they are there: its parameters, its checkpoint. The multipliers are buffers

@@ -18,7 +18,7 @@ from slimexp.pattern.base import Pattern
 from slimexp.schedule import Schedule
 from slimexp.technique.batches import calibration_batches, training_batches
 from slimexp.technique.finetune import Finetune
-from slimexp.technique.l0_gates import Gating
+from slimexp.technique.l0_gates import L0Gates
 from slimexp.technique.mask_update import MaskUpdate
 from slimexp.technique.masking import sparsity
 from slimexp.technique.prune_refusals import check_allocation, check_inputs, check_learned, check_rows
@@ -135,14 +135,14 @@ class Prune(Finetune):
         self.masks = self.mask_update.masks
         self.unallocated = self.allocation is not None and self.sparsity > 0
         self.learned: dict[str, Tensor] = {}
-        self.gating: Gating | None = None
+        self.gating: L0Gates | None = None
         if self.sparsity and not self.mask_update.short_of(1.0):
             raise ValueError(
                 f"sparsity {self.sparsity:.1%} would change nothing, the model has {sparsity(self.masks):.1%} zeros "
                 "already: raise it"
             )
         if isinstance(self.importance, Gated) and self.sparsity:
-            self.gating = Gating(self.importance, self.layers, self.mask_update.groups())
+            self.gating = L0Gates(self.importance, self.layers, self.mask_update.groups())
 
     def on_step(self, progress: float) -> None:
         done = progress / self.ramp

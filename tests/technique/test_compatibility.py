@@ -1,4 +1,4 @@
-"""Rows that stages leave divide into what later stages need; whole runs, see tests/pipeline/test_refusals.py."""
+"""Rows that stages leave divide into what later stages need; whole runs, see tests/pipeline/test_preflight.py."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from slimexp.importance.l0 import L0
-from slimexp.technique.l0_gates import Gating
+from slimexp.technique.l0_gates import L0Gates
 from slimexp.technique.masking import mask_of
 
 pytestmark = pytest.mark.fast
@@ -13,20 +13,20 @@ GROUPS = [["a", "b"], ["c"]]
 
 
 @pytest.fixture
-def gating() -> Gating:
+def gating() -> L0Gates:
     torch.manual_seed(0)
     layers = {name: nn.Linear(4, 3) for name in "abc"}
     for layer in layers.values():
         mask_of(layer)  # as in pruning: gates are over masks
-    return Gating(L0(lr=0.1, price=2.0), layers, GROUPS)
+    return L0Gates(L0(lr=0.1, price=2.0), layers, GROUPS)
 
 
-def expected_sparsity(gating: Gating) -> torch.Tensor:
+def expected_sparsity(gating: L0Gates) -> torch.Tensor:
     shut = {name: 1 - gate.open() for name, gate in gating._gates.items()}
     return torch.stack([torch.cat([shut[name].flatten() for name in names]).mean() for names in GROUPS])
 
 
-def test_multipliers_rise_with_the_gap_of_each_group_and_the_penalty_with_them(gating: Gating) -> None:
+def test_multipliers_rise_with_the_gap_of_each_group_and_the_penalty_with_them(gating: L0Gates) -> None:
     target = torch.tensor([0.5, 0.2])
     assert gating.penalty(target).item() == 0  # the multipliers start at 0
     gap = expected_sparsity(gating) - target
@@ -35,12 +35,12 @@ def test_multipliers_rise_with_the_gap_of_each_group_and_the_penalty_with_them(g
     torch.testing.assert_close(gating.penalty(target), (2.0 * gap.square() + 2.0 * gap.square() * gap.square()).sum())
 
 
-def test_multipliers_are_in_the_checkpoint_and_gates_are_the_layers_own(gating: Gating) -> None:
+def test_multipliers_are_in_the_checkpoint_and_gates_are_the_layers_own(gating: L0Gates) -> None:
     assert [*gating.state_dict()] == ["multipliers"]
     assert {name: level.shape for name, level in gating.levels().items()} == dict.fromkeys("abc", (3, 4))
 
 
-def test_folded_gates_are_in_the_weights_once(gating: Gating) -> None:
+def test_folded_gates_are_in_the_weights_once(gating: L0Gates) -> None:
     layers = gating._layers
     for gate in gating._gates.values():
         gate.level.data[0] = -10.0  # shut for good
