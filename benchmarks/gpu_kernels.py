@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true", help="one small layer: does it run?")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit("these kernels are raced on a CUDA GPU, and there is none")
+        sys.exit("these kernels are timed on a CUDA GPU, and there is none")
     print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}\n", flush=True)
     show(TOY if arguments.toy else SHAPES, arguments.rows, torch.device("cuda"))
 

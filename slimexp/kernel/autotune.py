@@ -97,7 +97,7 @@ def kernel_summary(model: nn.Module) -> str | None:
     (label, count), *others = sorted(counts.items(), key=lambda item: -item[1])
     rest = "".join(f"; {n} {name}" for name, n in others)
     if uncertain:
-        rest += f"; raced on a busy machine, so {uncertain} may not be on their fastest"
+        rest += f"; timed on a busy machine, so {uncertain} may not be on their fastest"
     return f"{label} in {count} of {sum(counts.values())} quantized layers{rest}"
 
 
@@ -148,7 +148,7 @@ def _cached(path: Path | None, backends: Sequence[str]) -> Choice | None:
         names = None
     if isinstance(names, list) and len(names) == 2 and all(name in backends for name in names):
         return Choice(names[0], names[1], converged=True)
-    store.print_once(f"{path} is no result of a race: its layers are raced anew")
+    store.print_once(f"{path} is no result of autotuning: its layers are timed anew")
     return None
 
 

@@ -96,7 +96,7 @@ def test_layers_of_a_gpu_at_the_size_of_a_toy(monkeypatch: pytest.MonkeyPatch, c
     if torch.cuda.is_available():
         gpu_kernels.main()
     else:
-        with pytest.raises(SystemExit, match="raced on a CUDA GPU, and there is none"):
+        with pytest.raises(SystemExit, match="timed on a CUDA GPU, and there is none"):
             gpu_kernels.main()
         only = [ScaledMM, IntMM, DenseFloat32, DenseBfloat16]  # not what runs on a CPU alone
         monkeypatch.setattr(gpu_kernels, "BACKENDS", only)

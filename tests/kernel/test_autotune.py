@@ -43,7 +43,7 @@ def test_a_choice_that_has_not_converged_is_marked_and_not_cached(
     monkeypatch.setattr(autotune, "time_backends", lambda layer, rows, dtype: {"DenseFloat32": [1.0, 2.0, 3.0]})
     layer = fastest(packed())
     assert kernel_summary(nn.Sequential(layer)) == (
-        "dense float32 in 1 of 1 quantized layers; raced on a busy machine, so 1 may not be on their fastest"
+        "dense float32 in 1 of 1 quantized layers; timed on a busy machine, so 1 may not be on their fastest"
     )
     assert not list(tmp_path.rglob("*.json"))
 
@@ -118,7 +118,7 @@ def test_what_is_no_choice_is_timed_anew(
     autotune.store.print_once.cache_clear()
     monkeypatch.setattr(autotune, "_choices", {})  # another process
     assert isinstance(fastest(packed()), DenseBfloat16) and len(timed_rows) == 4
-    assert capsys.readouterr().err == f"{cached} is no result of a race: its layers are raced anew\n"
+    assert capsys.readouterr().err == f"{cached} is no result of autotuning: its layers are timed anew\n"
     if not cached.is_dir():
         assert cached.read_text() == '["DenseBfloat16", "DenseBfloat16"]'
     assert [path for path in cached.parent.iterdir() if path.suffix != ".so"] == [cached]

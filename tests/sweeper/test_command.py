@@ -107,7 +107,7 @@ def test_a_rule_stops_trials_but_not_what_is_promoted(
     assert status == 0, err
     assert "stopped  prune.sparsity=0.5: prune was stopped at 50% of its steps" in out
     assert "after 2 trials, 1 of them were stopped" in out
-    assert "in earnest (pipeline.prune.steps=4 ~callback.stopper)" in out
+    assert "promoted (pipeline.prune.steps=4 ~callback.stopper)" in out
     assert len(list(folder.glob("*.json"))) == 3  # two trials and the other; what is promoted leaves none
     status, _, err = typed("pipeline.prune.sparsity=0.2,0.6", *rule, "hydra.sweeper.seeds=[0,1]", "name=b")
     assert status == 2 and "seeds must be empty where a rule stops trials" in err
