@@ -58,7 +58,7 @@ def _no_handlers_left() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Kernels are timed on tiny layers here, which the user's cache must not hold."""
+    """Kernels are autotuned on tiny layers here, which the user's cache must not hold."""
     os.environ["SLIMEXP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 

@@ -1,4 +1,4 @@
-"""What gives each layer a sparsity, or a width, of its own where not all get the same."""
+"""Base classes of allocations: a sparsity, or a bit width, for each layer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""More bits where few of them cost much."""
+"""Mixed precision: a bit width for each layer, within the bytes of one width for all."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""More sparsity where the loss grows less."""
+"""Allocation by sensitivity: more sparsity in layers whose pruning raises the loss less."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise

@@ -1,4 +1,4 @@
-"""Which records are compared with one another: those of the same corpus, headline and rows, with their dense model."""
+"""Groups records that may be compared: those of the same corpus, headline and rows, with their dense model."""
 
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence

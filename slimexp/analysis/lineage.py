@@ -1,4 +1,4 @@
-"""What led to a record: the records of the stages before it, their names, and the settings of all of them."""
+"""The lineage of a record: the records of the stages before it, their names, and the settings of all of them."""
 
 from collections.abc import Mapping
 from typing import Any

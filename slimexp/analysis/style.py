@@ -1,4 +1,4 @@
-"""How plot, page and tables show metrics, numbers and chains: names, digits, colours and markers."""
+"""The style that plot, page and tables share: names, digits, colours and markers."""
 
 from collections.abc import Sequence
 

@@ -41,8 +41,8 @@ def probability_dominated(
     """Probability that another point dominates, for each point.
 
     By Monte Carlo with a fixed seed: errors are normal and independent; those over a few seeds follow Student's t,
-    whose tails are the wider the fewer they are. Models graded on the same rows err together, which this does not see:
-    of two points it is less sure than the data allow, of many that lie close it is surer that none but one is best.
+    whose tails are the wider the fewer they are. Models graded on the same rows err together, which this ignores: the
+    order of two points is more certain than it says, that one of many close points is the best less certain.
 
     Args:
         means: [N, K]; points with NaN are incomparable.

@@ -1,4 +1,4 @@
-"""How far the answers of a model move while its weights are changed."""
+"""Divergence of a model's output distributions from those that it had before its weights were changed."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""Whether a value of a config fits an annotation that is given as text: plain types, containers of them, and null."""
+"""Checks values of a config against annotations that are given as text: plain types, containers of them, and null."""
 
 import ast
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Whether a configuration is right, before anything is loaded.
+"""Checks a configuration before anything is loaded.
 
 ``conf/`` is the registry of components: ``check`` binds every key to its constructor's signature without importing it.
 """

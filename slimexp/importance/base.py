@@ -113,9 +113,9 @@ class Gate(nn.Module, ABC):
 class Gated(Importance):
     """Scores by gates that are trained along with the weights, at a learning rate of their own and without decay.
 
-    The technique puts a gate on every layer. An augmented Lagrangian drives the share of open gates to the target: the
-    objective gains ``a gap + b gap^2``, where ``gap`` is the expected sparsity minus the scheduled target. ``a`` grows
-    by ``price gap`` and ``b`` by ``price gap^2`` per step.
+    The technique puts a gate on every layer. An augmented Lagrangian drives the expected share of closed gates to the
+    target: the objective gains ``a gap + b gap^2``, where ``gap`` is the expected sparsity minus the scheduled target.
+    ``a`` grows by ``price gap`` and ``b`` by ``price gap^2`` per step.
 
     Args:
         lr: Learning rate of the gates, which follows the stage's lr_scheduler.

@@ -148,7 +148,7 @@ def _cached(path: Path | None, backends: Sequence[str]) -> Choice | None:
         names = None
     if isinstance(names, list) and len(names) == 2 and all(name in backends for name in names):
         return Choice(names[0], names[1], converged=True)
-    store.print_once(f"{path} holds no choice of kernels: its layers are timed anew")
+    store.print_once(f"{path} is no result of autotuning: its layers are timed anew")
     return None
 
 

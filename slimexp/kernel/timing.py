@@ -73,7 +73,7 @@ def time_backends(
 
 
 def _copies(weights: int, gpu: bool) -> int:
-    """How many copies of a layer of ``weights`` weights no cache holds: on a GPU not even of a byte each."""
+    """Number of copies of a layer of ``weights`` weights that no cache holds all of, at 4 bytes a weight (GPU: 1)."""
     least, most = (1, _MOST_ON_GPU) if gpu else (4, _MOST_COPIES)
     return max(1, min(most, int(_CACHE_BYTES / (least * weights))))
 

@@ -1,4 +1,4 @@
-"""HQQ: scales of sparse rounding errors, by half-quadratic splitting and without data."""
+"""HQQ: grids that minimise an l_p norm, p < 1, of the rounding error, by half-quadratic splitting and without data."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What every rounding is: it rounds a weight by what training text shows of the layer's inputs."""
+"""Base class of roundings, which use statistics of a layer's inputs to round its weight to a grid."""
 
 from abc import ABC, abstractmethod
 

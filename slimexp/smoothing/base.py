@@ -1,4 +1,4 @@
-"""What every smoothing is: a scale per channel, applied before rounding so that the model stays what it is."""
+"""Base class of smoothings: a scale per channel, applied before rounding, under which the model computes the same."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

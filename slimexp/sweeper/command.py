@@ -164,9 +164,9 @@ def _table(run: Sweep, front: Sequence[FrozenTrial]) -> Iterator[str]:
 
 
 def _in_earnest(run: Sweep, front: Sequence[FrozenTrial]) -> Iterator[str]:
-    """The points that ran again in earnest, with their new metrics."""
+    """The promoted points, with their new metrics."""
     if run.promoted:
-        yield f"in earnest ({' '.join(run.settings.promotion.overrides)}):"
+        yield f"promoted ({' '.join(run.settings.promotion.overrides)}):"
     for trial in front:
         if (stored := run.promoted.get(trial.number)) is not None and stored["error"] is None:
             yield _row({name: stored["metrics"][name] for name in run.objectives if name in stored["metrics"]}, trial)

@@ -1,4 +1,4 @@
-"""Points of a sweep's front that run again in earnest: trained in full, graded on text that chose nothing."""
+"""Promotion: points of a sweep's front run again, trained in full, graded on text that chose nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -39,7 +39,7 @@ class Settings:
         max_failures: Number of failures with which the sweep goes on; ``None`` for any number.
         trial_timeout: Seconds after which a trial is ended, and has failed; ``None`` for no limit.
         retry_failed: Whether trials that failed in an earlier command run again.
-        promotion: Which points of the front run again, in earnest.
+        promotion: Which points of the front run again, under which overrides.
         pool: Where the workers are: a partial without their number, threads and work.
 
     Raises:

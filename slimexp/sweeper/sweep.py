@@ -55,7 +55,7 @@ class Sweep:
         done: Number of trials that have ended, in this command and earlier ones.
         failures: How many of those failed.
         stopped: How many of those a rule stopped.
-        promoted: Number of a trial -> ``commands``, ``metrics`` and ``error`` of its run in earnest.
+        promoted: Number of a trial -> ``commands``, ``metrics`` and ``error`` of its promoted run.
 
     Raises:
         ValueError: Settings contradict each other, the study in ``folder`` is of another sweep, or a process is at work
@@ -162,20 +162,20 @@ class Sweep:
                 log = self.folder / f"trial-{trial.number:04d}-promoted.log"
                 jobs.append(Job(trial.number, commands, log, self.settings.trial_timeout))
         if jobs:
-            print(f"the front in earnest: {len(jobs)} points under {' '.join(promotion.overrides)}", flush=True)
+            print(f"promoting {len(jobs)} points of the front: {' '.join(promotion.overrides)}", flush=True)
         while jobs or self._retries or self.pool.busy:
             while self.pool.free and (self._retries or jobs):
                 self.pool.submit((self._retries or jobs).popleft())
             for job, outcome in self.pool.finished():
                 if message := self._retry(job, outcome):
-                    print(f"trial {job.number} in earnest: {message}", flush=True)
+                    print(f"trial {job.number} promoted: {message}", flush=True)
                     continue
                 figures = {"commands": job.overrides, "metrics": means(outcome.metrics), "error": outcome.error}
                 self.promoted[job.number] = figures
                 if outcome.error is None:
                     self.study.set_user_attr(_PROMOTED.format(job.number), figures)
                 else:
-                    print(f"FAILED  trial {job.number} in earnest: {outcome.error} (all in {job.log})", flush=True)
+                    print(f"FAILED  trial {job.number} promoted: {outcome.error} (all in {job.log})", flush=True)
 
     def _start(self) -> None:
         """Give a worker the next trial, or once more one whose worker was lost."""

@@ -1,4 +1,4 @@
-"""Whether the stages of a pipeline fit the model and each other, checked when the run is composed."""
+"""Checks that the stages of a pipeline fit the model and each other, before anything is trained."""
 
 import math
 from collections.abc import Mapping

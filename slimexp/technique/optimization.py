@@ -1,4 +1,4 @@
-"""Whether an optimizer and a learning-rate schedule accept their settings, tried on one small weight."""
+"""Checks that an optimizer and a learning-rate schedule accept their settings, by a step on one small weight."""
 
 import warnings
 from collections.abc import Callable, Mapping

@@ -118,7 +118,7 @@ def test_what_is_no_choice_is_timed_anew(
     autotune.store.print_once.cache_clear()
     monkeypatch.setattr(autotune, "_choices", {})  # another process
     assert isinstance(fastest(packed()), DenseBfloat16) and len(timed_rows) == 4
-    assert capsys.readouterr().err == f"{cached} holds no choice of kernels: its layers are timed anew\n"
+    assert capsys.readouterr().err == f"{cached} is no result of autotuning: its layers are timed anew\n"
     if not cached.is_dir():
         assert cached.read_text() == '["DenseBfloat16", "DenseBfloat16"]'
     assert [path for path in cached.parent.iterdir() if path.suffix != ".so"] == [cached]

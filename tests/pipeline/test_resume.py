@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from slimexp import artifact
+from slimexp.file import integrity
 from slimexp.record import record
 
 Make = Callable[..., Any]
@@ -176,18 +177,18 @@ def test_a_kill_between_record_and_measures_loses_neither(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = pipeline(overrides("finetune", *short("finetune")))
-    write = Path.write_text
+    publish = integrity.publish
 
-    def dying(path: Path, *arguments: Any, **options: Any) -> int:
-        if path.name == "measures.partial" and "finetune" in str(path):
-            write(path, arguments[0][:20])
+    def dying(partial: Path, path: Path) -> None:
+        if path.name == "measures.json" and "finetune" in str(path):
+            partial.write_text(partial.read_text()[:20])
             raise killed
-        return write(path, *arguments, **options)
+        publish(partial, path)
 
-    monkeypatch.setattr(Path, "write_text", dying)
+    monkeypatch.setattr(integrity, "publish", dying)
     with pytest.raises(killed):
         run.run()
-    monkeypatch.setattr(Path, "write_text", write)
+    monkeypatch.setattr(integrity, "publish", publish)
     assert [row["stage"] for row in records(run)] == ["dense", "finetune"]
     again = pipeline(overrides("finetune", *short("finetune")))
     metrics = again.run()

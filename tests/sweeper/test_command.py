@@ -13,11 +13,13 @@ import pytest
 from omegaconf import OmegaConf
 from optuna.samplers import BaseSampler
 
+from slimexp.config.command_line import main
 from slimexp.config.composition import CONF_DIR, compose
 from slimexp.host import console
 from slimexp.record import record
 from slimexp.sweeper.command import _end_where_all_failed, sweep
 from slimexp.sweeper.sweep import Sweep
+from slimexp.train import train
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,31 +46,53 @@ def command(base: list[str]) -> Callable[..., tuple[int, str, str]]:
     return call
 
 
+@pytest.fixture
+def typed(
+    base: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """As ``command``, in this process: for what starts no trial, where a process would spend its time on imports."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # main sets it; so it is put back
+
+    def call(*overrides: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["slimexp.train", "-m", "hydra/sweeper=pareto", *base, *overrides])
+        capfd.readouterr()
+        status = 0
+        try:
+            main(train)
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return status, *capfd.readouterr()
+
+    return call
+
+
 def test_a_sweep_leaves_records_and_a_front_and_goes_on(
-    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+    command: Callable[..., tuple[int, str, str]], typed: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     status, out, err = command("pipeline.prune.sparsity=0.2,0.5,0.8", "hydra.sweeper.objectives={params_nonzero: min}")
     assert status == 0, err
     assert "[3/3]" in out and "front of params_nonzero after 3 trials" in out
     rows = record.read(tmp_path / "runs")
     assert sorted(row.stage for row in rows) == ["dense", "prune", "prune", "prune"]
-    status, out, _ = command("pipeline.prune.sparsity=0.2,0.5,0.8", "hydra.sweeper.objectives={params_nonzero: min}")
+    status, out, _ = typed("pipeline.prune.sparsity=0.2,0.5,0.8", "hydra.sweeper.objectives={params_nonzero: min}")
     assert status == 0 and "3 of 3 trials are finished" in out and len(record.read(tmp_path / "runs")) == 4
-    status, _, err = command(
+    status, _, err = typed(
         "pipeline.prune.sparsity=0.2,0.5,0.8", "hydra.sweeper.objectives={params_nonzero: min}", "resume=false"
     )
     assert status == 2 and "resume=false does everything anew, and 3 trials are finished" in err
 
 
-def test_the_same_place_holds_no_sweep_with_other_settings(command: Callable[..., tuple[int, str, str]]) -> None:
+def test_the_same_place_holds_no_sweep_with_other_settings(
+    command: Callable[..., tuple[int, str, str]], typed: Callable[..., tuple[int, str, str]]
+) -> None:
     assert command("pipeline.prune.sparsity=0.2,0.5")[0] == 0
-    status, _, err = command("pipeline.prune.sparsity=0.2,0.5", "measure.task.limit=1")
+    status, _, err = typed("pipeline.prune.sparsity=0.2,0.5", "measure.task.limit=1")
     assert status == 2 and "holds another sweep (measure.task.limit was null and is 1)" in err
-    assert command("pipeline.prune.sparsity=0.2,0.5", "hydra.sweeper.workers=1", "trainer.log_every_n_steps=5")[0] == 0
+    assert typed("pipeline.prune.sparsity=0.2,0.5", "hydra.sweeper.workers=1", "trainer.log_every_n_steps=5")[0] == 0
 
 
 def test_a_rule_stops_trials_but_not_what_is_promoted(
-    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+    command: Callable[..., tuple[int, str, str]], typed: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     rule = [
         "+stopper@callback.stopper=median", "callback.stopper.rungs=[0.5]", "callback.stopper.least=1",
@@ -83,9 +107,9 @@ def test_a_rule_stops_trials_but_not_what_is_promoted(
     assert status == 0, err
     assert "stopped  prune.sparsity=0.5: prune was stopped at 50% of its steps" in out
     assert "after 2 trials, 1 of them were stopped" in out
-    assert "in earnest (pipeline.prune.steps=4 ~callback.stopper)" in out
+    assert "promoted (pipeline.prune.steps=4 ~callback.stopper)" in out
     assert len(list(folder.glob("*.json"))) == 3  # two trials and the other; what is promoted leaves none
-    status, _, err = command("pipeline.prune.sparsity=0.2,0.6", *rule, "hydra.sweeper.seeds=[0,1]", "name=b")
+    status, _, err = typed("pipeline.prune.sparsity=0.2,0.6", *rule, "hydra.sweeper.seeds=[0,1]", "name=b")
     assert status == 2 and "seeds must be empty where a rule stops trials" in err
 
 
@@ -121,9 +145,9 @@ def test_a_rule_stops_trials_but_not_what_is_promoted(
     ],
 )
 def test_wrong_sweeps_are_one_error_before_the_first_trial(
-    command: Callable[..., tuple[int, str, str]], overrides: list[str], message: str, tmp_path: Path
+    typed: Callable[..., tuple[int, str, str]], overrides: list[str], message: str, tmp_path: Path
 ) -> None:
-    status, _, err = command(*overrides)
+    status, _, err = typed(*overrides)
     assert status == 2 and message in err and "Traceback" not in err
     assert not (tmp_path / "runs" / "run").exists()
 

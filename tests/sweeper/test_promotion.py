@@ -1,4 +1,4 @@
-"""The few points that are run again in earnest: which, under what, and once."""
+"""The few points that are promoted: which, under what, and once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -50,5 +50,5 @@ def test_a_promotion_that_fails_is_said_and_tried_again(make: Make, capsys: pyte
     for _ in range(2):
         sweep = make("x=2,3", promotion=wrong)
         assert len(sweep.run()) == 1
-        assert "in earnest: ValueError: x is wrong (all in" in capsys.readouterr().out
+        assert "promoted: ValueError: x is wrong (all in" in capsys.readouterr().out
         assert sweep.promoted[0]["error"] is not None
