@@ -103,11 +103,11 @@ def check(folder: Path, *, key: str | None = None) -> None:
     try:
         integrity.check_files(folder, content.get("digests", {}))
         stages = content["stages"]
-        made = content["key"] if "key" in content else stages[-1].get("key", key) if stages else key
+        stored_key = content["key"] if "key" in content else stages[-1].get("key", key) if stages else key
     except (AttributeError, KeyError, TypeError) as error:
         raise Damaged(f"{NAME} is of another form") from error
-    if key is not None and made != key:
-        raise Damaged(f"it is of another stage, {made}")
+    if key is not None and stored_key != key:
+        raise Damaged(f"it is of another stage, {stored_key}")
 
 
 def compressing(stages: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -26,7 +26,7 @@ class Task(Measure):
         "classification": {"accuracy": "max", "macro_f1": "max"},
     }
     directions: ClassVar[Mapping[str, Direction]] = {
-        name: way for figures in by_task.values() for name, way in figures.items()
+        name: direction for figures in by_task.values() for name, direction in figures.items()
     }
 
     def __init__(self, *, split: Split, limit: int | None, batch_size: int, seed: int) -> None:

@@ -89,14 +89,14 @@ def digest(modules: dict[str, Path]) -> str:
     Returns:
         SHA-256 in hexadecimal digits.
     """
-    whole = hashlib.sha256()
+    hasher = hashlib.sha256()
     for module, path in sorted(modules.items()):
         source = _read(path.read_bytes())
-        whole.update(f"{module} {source.digest}\n".encode())
+        hasher.update(f"{module} {source.digest}\n".encode())
         for name in source.file_names:
             if (beside := path.parent / name).is_file():
-                whole.update(f"{name} {hashlib.sha256(beside.read_bytes()).hexdigest()}\n".encode())
-    return whole.hexdigest()
+                hasher.update(f"{name} {hashlib.sha256(beside.read_bytes()).hexdigest()}\n".encode())
+    return hasher.hexdigest()
 
 
 def _is_below(module: str, parents: Collection[str]) -> bool:
@@ -135,8 +135,8 @@ def _read(text: bytes) -> _Source:
     file_names: set[str] = set()
     with paused():  # beside torch, a pass over a syntax tree's many nodes takes longer than the parsing
         _flatten(ast.parse(text), words, imports, file_names)
-    whole = hashlib.sha256("\n".join(words).encode("utf-8", "surrogatepass"))
-    return _Source(whole.hexdigest(), tuple(imports), tuple(sorted(file_names)))
+    hasher = hashlib.sha256("\n".join(words).encode("utf-8", "surrogatepass"))
+    return _Source(hasher.hexdigest(), tuple(imports), tuple(sorted(file_names)))
 
 
 def _flatten(node: ast.AST, words: list[str], imports: list[_Import], file_names: set[str]) -> None:

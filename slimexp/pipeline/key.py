@@ -187,8 +187,8 @@ def _resolved(node: DictConfig) -> Any:
 
 def _text_digest(corpus: Corpus) -> str:
     """Digest of the text itself, for a file can change under the same path."""
-    whole = hashlib.sha256()
+    hasher = hashlib.sha256()
     for split, examples in corpus.splits.items():
         for example in examples:
-            whole.update(repr((split, example.source, example.target, example.label)).encode())
-    return whole.hexdigest()
+            hasher.update(repr((split, example.source, example.target, example.label)).encode())
+    return hasher.hexdigest()

@@ -75,6 +75,10 @@ def _objectives(lines: Sequence[tuple[int, Op]], sweep: Expected) -> Mapping[str
         if op["op_code"] == OF_SWEEP and isinstance(attributes := op.get("user_attr"), dict):
             described = attributes.get(sweep.described)
             stored = described.get("objectives") if isinstance(described, dict) else None
-            if stored and isinstance(stored, dict) and all(way in ("min", "max") for way in stored.values()):
-                return {name: DIRECTIONS[way] for name, way in stored.items()}
+            if (
+                stored
+                and isinstance(stored, dict)
+                and all(direction in ("min", "max") for direction in stored.values())
+            ):
+                return {name: DIRECTIONS[direction] for name, direction in stored.items()}
     return sweep.objectives

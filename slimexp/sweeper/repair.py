@@ -124,8 +124,8 @@ def _studies(journal: Journal, sweep: Expected) -> list[Op]:
     if not about - set(range(len(creating))) or len(creating) not in about:
         return creating
     name = sweep.study if all(op.get("study_name") != sweep.study for op in creating) else f"{sweep.study} (lost)"
-    ways = [int(way) for way in sweep.objectives.values()]
-    return [{"op_code": CREATE_STUDY, "worker_id": _MENDER, "study_name": name, "directions": ways}, *creating]
+    directions = [int(direction) for direction in sweep.objectives.values()]
+    return [{"op_code": CREATE_STUDY, "worker_id": _MENDER, "study_name": name, "directions": directions}, *creating]
 
 
 def _names(op: Op, studies: Sequence[Op]) -> bool:

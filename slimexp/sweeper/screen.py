@@ -123,8 +123,8 @@ class Live(Lines):
         table.add_column("trial", no_wrap=True)
         for name in _shortest(self.swept):
             table.add_column(name, justify="right", overflow="ellipsis")
-        for name, way in self.objectives.items():
-            table.add_column(f"{name} {'↓' if way == 'min' else '↑'}", justify="right", no_wrap=True)
+        for name, direction in self.objectives.items():
+            table.add_column(f"{name} {'↓' if direction == 'min' else '↑'}", justify="right", no_wrap=True)
         for number, params, values in self._shown():
             figures = [f"[green]{value:.4g}[/green]" for value in values]
             table.add_row(f"{number:4d} [green]front[/green]", *self._settings(params), *figures)

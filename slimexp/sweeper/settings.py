@@ -145,11 +145,13 @@ def check_timeout(value: object) -> None:
 
 def check_objectives(value: object) -> None:
     """Refuse what is no metric -> min or max."""
-    if not isinstance(value, Mapping) or not all(_is_text(name) and _is_text(way) for name, way in value.items()):
+    if not isinstance(value, Mapping) or not all(
+        _is_text(name) and _is_text(direction) for name, direction in value.items()
+    ):
         raise ValueError(
             f"hydra.sweeper.objectives must be metrics with min or max each, as {{cer: min}}; got {_plain(value)}"
         )
-    if wrong := {name: way for name, way in value.items() if way not in get_args(Direction)}:
+    if wrong := {name: direction for name, direction in value.items() if direction not in get_args(Direction)}:
         raise ValueError(f"an objective must be min or max, got {wrong}")
 
 

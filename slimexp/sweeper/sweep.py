@@ -79,7 +79,7 @@ class Sweep:
         self.objectives = dict(settings.objectives)
         self.promoted: dict[int, dict[str, Any]] = {}
         self.pool = _pool(settings.pool, workers=settings.workers, threads=settings.threads, prepare=prepare)
-        directions = {name: DIRECTIONS[way] for name, way in self.objectives.items()}
+        directions = {name: DIRECTIONS[direction] for name, direction in self.objectives.items()}
         self.sampler = planned(space.swept, settings.sampler, settings.limits, list(directions.values()))
         grid = list(space.grid(settings.trials)) if settings.sampler is None else []
         self.total = len(grid) if settings.sampler is None else int(settings.trials or 0)
