@@ -79,6 +79,15 @@ def write_jsonl() -> Callable[[Path, list[dict[str, object]]], Path]:
 
 
 @pytest.fixture
+def write_parquet() -> Callable[[Path, list[dict[str, Any]]], None]:
+    def write(path: Path, rows: list[dict[str, Any]]) -> None:
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows), path)
+
+    return write
+
+
+@pytest.fixture
 def files() -> Callable[..., Files]:
     """Path -> the corpus of a file or folder, with settings of columns and splits."""
 

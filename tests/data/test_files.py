@@ -20,13 +20,10 @@ def write_csv(path: Path, rows: Rows) -> None:
         writer.writerows(rows)
 
 
-def write_parquet(path: Path, rows: Rows) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows), path)
-
-
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
-def test_formats_agree(files: Make, suffix: str, tmp_path: Path, rows: Rows, write_jsonl: Any) -> None:
+def test_formats_agree(
+    files: Make, suffix: str, tmp_path: Path, rows: Rows, write_jsonl: Any, write_parquet: Any
+) -> None:
     write = {".jsonl": write_jsonl, ".parquet": write_parquet}.get(suffix, write_csv)
     rows[3]["source"] = 'a "quoted", two-\nline field'
     write(tmp_path / f"rows{suffix}", rows)
@@ -91,12 +88,6 @@ def test_a_file_of_two_splits_is_refused(files: Make, name: str, tmp_path: Path,
         _ = files(tmp_path).splits
 
 
-def refused(files: Make, tmp_path: Path, name: str, content: bytes, message: str, **arguments: Any) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        _ = files(tmp_path / name, **arguments).splits
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -119,7 +110,9 @@ def refused(files: Make, tmp_path: Path, name: str, content: bytes, message: str
     ],
 )
 def test_bad_file(files: Make, name: str, content: bytes, message: str, tmp_path: Path) -> None:
-    refused(files, tmp_path, name, content, message)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        _ = files(tmp_path / name).splits
 
 
 def test_bad_path(files: Make, tmp_path: Path, rows: Rows, write_jsonl: Callable[..., Path]) -> None:

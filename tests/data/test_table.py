@@ -13,17 +13,6 @@ Rows = list[dict[str, Any]]
 Make = Callable[..., Files]
 
 
-def write_parquet(path: Path, rows: Rows) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows), path)
-
-
-def refused(files: Make, tmp_path: Path, name: str, content: bytes, message: str, **arguments: Any) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        _ = files(tmp_path / name, **arguments).splits
-
-
 def test_txt_is_cut_into_passages(files: Make, tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / f"{number}.txt").write_text(f"text {number}\n" * 30)
@@ -160,11 +149,12 @@ def test_blank_rows_are_dropped(files: Make, tmp_path: Path, rows: Rows, write_j
     ],
 )
 def test_bad_cells_are_refused_by_file_line_and_column(files: Make, line: str, message: str, tmp_path: Path) -> None:
-    content = '{"text": "a", "label": "a"}\n{"text": "b", "label": "b"}\n' + line
-    refused(files, tmp_path, "a.jsonl", content.encode(), f"a.jsonl, {message}", task="classification")
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "label": "a"}\n{"text": "b", "label": "b"}\n' + line)
+    with pytest.raises(ValueError, match=f"a.jsonl, {message}"):
+        _ = files(tmp_path / "a.jsonl", "classification").splits
 
 
-def test_bad_cells_of_parquet(files: Make, tmp_path: Path) -> None:
+def test_bad_cells_of_parquet(files: Make, tmp_path: Path, write_parquet: Any) -> None:
     write_parquet(tmp_path / "a.parquet", [{"text": "a", "label": 1}, {"text": "b", "label": None}])
     with pytest.raises(ValueError, match=r"a\.parquet, row 2: column 'label' is empty"):
         _ = files(tmp_path / "a.parquet", "classification").splits
