@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import cache
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, ValueNode
 from omegaconf.errors import OmegaConfBaseException
 
 from slimexp.config import annotation, secret
-from slimexp.config.definition import PackageNotFound, TargetNotFound
+from slimexp.config.definition import PackageNotFound, TargetNotFound, lineage
 from slimexp.config.signature import Parameter, Signature, signature
 
 _RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}  # Hydra's own keys
@@ -123,15 +124,47 @@ def _word_faults(path: str, node: DictConfig, parameter: Parameter, registry: Pa
     value = node._get_node(parameter.name)
     if kinds & _PLAIN or not isinstance(value, ValueNode) or value._is_none() or value._is_interpolation():
         return
-    for group in (parameter.name.rpartition("_")[2], *(kind.lower() for kind in kinds)):
-        if options := sorted(option.stem for option in (registry / group).glob("*.yaml")):
-            sign = "+" if "None" in text else ""  # what may be absent is, until it is added
-            chosen = value._value() if value._value() in options else "<option>"
-            yield (
-                f"{path} must be a component, got {value._value()!r}: write {sign}{group}@{path}={chosen}; "
-                f"options: {', '.join(options)}"
-            )
-            return
+    names = (parameter.name, parameter.name.rpartition("_")[2], *(kind.lower() for kind in kinds))
+    named = (group for group in names if (registry / group).is_dir())
+    if group := next(named, "") or next((group for kind in sorted(kinds) for group in _groups_of(kind, registry)), ""):
+        sign = "+" if "None" in text else ""  # what may be absent is, until it is added
+        yield not_a_component(path, secret.written(node)[parameter.name], f"{sign}{group}@{path}", registry / group)
+
+
+def not_a_component(path: str, value: object, choice: str, folder: Path) -> str:
+    """One line on a value where a component belongs, with the way to choose one.
+
+    Args:
+        path: Dotted path of the value.
+        value: The value, without secrets.
+        choice: Key of the override that chooses a component there.
+        folder: Folder of the options.
+    """
+    options = sorted(option.stem for option in folder.glob("*.yaml"))
+    option = value if value in options else "<option>"
+    return f"{path} must be a component, got {value!r}: write {choice}={option}; options: {', '.join(options)}"
+
+
+@cache
+def _groups_of(kind: str, registry: Path) -> tuple[str, ...]:
+    """Groups whose options are all of a class called ``kind``."""
+    return tuple(
+        folder.name
+        for folder in sorted(registry.iterdir())
+        if kind in {name.rpartition(".")[2] for name in shared_bases(folder)}
+    )
+
+
+@cache
+def shared_bases(folder: Path) -> frozenset[str]:
+    """Classes that all options of a group derive from."""
+    nodes = [DictConfig(OmegaConf.load(path)) for path in folder.glob("*.yaml")]
+    bases = []
+    for node in nodes:
+        if "_target_" in node:
+            with suppress(TargetNotFound):  # a function, or of a package that is not installed
+                bases.append(frozenset(lineage(str(node["_target_"]))))
+    return frozenset.intersection(*bases) if bases else frozenset()
 
 
 def _kind(parent: Container, key: str | int) -> str:

@@ -6,8 +6,6 @@
 from collections.abc import Iterator
 from dataclasses import fields
 from difflib import get_close_matches
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -52,8 +50,13 @@ def check(cfg: DictConfig, schema: type = Run) -> None:
 
 def _kind_faults(cfg: DictConfig) -> Iterator[str]:
     """One line for each component of a root group that has no base in common with all that ``conf/`` offers there."""
-    for group in ("model", "baseline", "data", "trainer", "logger"):
-        yield from _stranger(group, _at_key(cfg, group), group.replace("baseline", "model"))
+    for key in ("model", "baseline", "data", "trainer", "logger"):
+        node, group = _at_key(cfg, key), key.replace("baseline", "model")
+        if node is None or (isinstance(node, DictConfig) and (not node or "_target_" in node)):
+            yield from _stranger(key, node, group)
+        else:
+            choice = key if key == group else f"{group}@{key}"
+            yield binding.not_a_component(key, secret.written(cfg)[key], choice, composition.CONF_DIR / group)
     for group in ("measure", "callback"):
         entries = _at_key(cfg, group)
         for name in map(str, entries) if isinstance(entries, DictConfig) else ():
@@ -75,7 +78,7 @@ def _at_key(cfg: DictConfig, key: str) -> Any:
 def _stranger(path: str, node: object, group: str) -> Iterator[str]:
     if not isinstance(node, DictConfig) or "_target_" not in node or _is_offered(node, group):
         return
-    shared = _shared_bases(composition.CONF_DIR / group)
+    shared = binding.shared_bases(composition.CONF_DIR / group)
     try:
         related = bool(shared & set(lineage(str(node["_target_"]))))
     except (TargetNotFound, OmegaConfBaseException):
@@ -91,14 +94,6 @@ def _is_offered(node: DictConfig, group: str) -> bool:
         return str(node["_target_"]) in allowlist.named(composition.CONF_DIR / group)
     except OmegaConfBaseException:
         return False  # reported by itself
-
-
-@cache
-def _shared_bases(folder: Path) -> frozenset[str]:
-    """Classes that all options of a group derive from."""
-    nodes = [DictConfig(OmegaConf.load(path)) for path in folder.glob("*.yaml")]
-    bases = [frozenset(lineage(str(node["_target_"]))) for node in nodes if "_target_" in node]
-    return frozenset.intersection(*bases) if bases else frozenset()
 
 
 def _pipeline_faults(pipeline: DictConfig) -> Iterator[str]:
