@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf, ValueNode
 from omegaconf.errors import OmegaConfBaseException
 
-from slimexp.config import annotation, secret
+from slimexp.config import annotation, renamed, secret
 from slimexp.config.definition import PackageNotFound, TargetNotFound, lineage
 from slimexp.config.signature import Parameter, Signature, signature
 
@@ -49,13 +49,19 @@ def faults(path: str, parent: Container, key: str | int, registry: Path | None =
     try:
         value = parent[key]  # type: ignore[index]
     except OmegaConfBaseException as error:
-        yield f"{path}: {str(error).splitlines()[0]}"
+        yield f"{path}: {unresolved(error)}"
         return
     elsewhere = re.fullmatch(r"\$\{[\w.\[\]]+\}", str(_child(parent, key)._value()))  # type: ignore[attr-defined]
     if not elsewhere and (why := annotation.out_of_range(value) or _unfit_seed(key, value)):
         yield f"{path} {why}, got {secret.written(parent)[key]}"
     if isinstance(value, DictConfig) and "_target_" in value and not OmegaConf.is_interpolation(parent, key):
         yield from _call_faults(path, value, registry)
+
+
+def unresolved(error: OmegaConfBaseException) -> str:
+    """Why a value could not be read, in a line."""
+    absent = re.search(r"Environment variable '(.+)' not found", str(error))
+    return f"environment variable {absent[1]} is not set" if absent else str(error).splitlines()[0]
 
 
 def _unfit_seed(key: str | int, value: object) -> str:
@@ -66,6 +72,8 @@ def _unfit_seed(key: str | int, value: object) -> str:
 
 def unknown(key: str, path: str, valid: Sequence[str], of: str = "", also: Sequence[str] = ()) -> str:
     """One line about a key that nothing reads; ``also`` are further candidates for the nearest right word."""
+    if (present := renamed.GROUPS.get(key)) in (*valid, *also):
+        return f"'{_join(path, key)}' is called '{_join(path, str(present))}' now"
     close = [word for word in get_close_matches(key, [*valid, *also], n=1) if word != key]
     hint = f" did you mean '{_join(path, close[0])}'?" if close else ""
     return f"unknown key '{_join(path, key)}'{f' of {of}' if of else ''};{hint} valid: {', '.join(valid) or 'none'}"

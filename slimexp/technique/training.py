@@ -59,6 +59,10 @@ def check(training: Training) -> None:
             raise ValueError(f"losses.{name} must be a loss, got {loss!r}: ~losses.{name} leaves it out")
     optimization.check(training["optimizer"], training["lr_scheduler"], steps=training["steps"])
     if training["steps"] and not training["losses"]:
-        raise ValueError("training needs at least one loss: add one, e.g. /loss@losses.ce: cross_entropy")
+        raise ValueError(
+            "training needs at least one loss: add one, e.g. +loss@pipeline.<stage>.losses.ce=cross_entropy"
+        )
     if training["teacher"] is not None and not any(loss.needs_teacher for loss in training["losses"].values()):
-        raise ValueError("no loss reads the teacher: add one that does, e.g. /loss@losses.kl: kl, or drop it")
+        raise ValueError(
+            "no loss reads the teacher: add one that does, e.g. +loss@pipeline.<stage>.losses.kl=kl, or drop it"
+        )
