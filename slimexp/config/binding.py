@@ -150,7 +150,8 @@ def not_a_component(path: str, value: object, choice: str, folder: Path) -> str:
     """
     options = sorted(option.stem for option in folder.glob("*.yaml"))
     option = value if value in options else "<option>"
-    return f"{path} must be a component, got {value!r}: write {choice}={option}; options: {', '.join(options)}"
+    shown = "null" if value is None else repr(value)
+    return f"{path} must be a component, got {shown}: write {choice}={option}; options: {', '.join(options)}"
 
 
 @cache

@@ -52,19 +52,19 @@ def _kind_faults(cfg: DictConfig) -> Iterator[str]:
     """One line for each component of a root group that has no base in common with all that ``conf/`` offers there."""
     for key in ("model", "baseline", "data", "trainer", "logger"):
         node, group = _at_key(cfg, key), key.replace("baseline", "model")
-        if node is None or (isinstance(node, DictConfig) and (not node or "_target_" in node)):
+        if isinstance(node, DictConfig) and "_target_" in node:
             yield from _stranger(key, node, group)
-        else:
+        elif node is not None or (key in cfg and key == group and options(group) and _is_null(cfg, key)):
             choice = key if key == group else f"{group}@{key}"
             yield binding.not_a_component(key, secret.written(cfg)[key], choice, composition.CONF_DIR / group)
     for group in ("measure", "callback"):
         entries = _at_key(cfg, group)
         for name in map(str, entries) if isinstance(entries, DictConfig) else ():
             node = _at_key(entries, name)
-            if not isinstance(node, DictConfig):
+            if not isinstance(node, DictConfig) and not OmegaConf.is_interpolation(entries, name):
                 shown = "null" if node is None else repr(secret.written(entries)[name])
                 yield f"{group}.{name} must be a component, got {shown}: ~{group}.{name} drops it"
-            elif group == "measure":
+            elif group == "measure" and node is not None:
                 yield from _stranger(f"{group}.{name}", node, group)
 
 
@@ -72,7 +72,12 @@ def _at_key(cfg: DictConfig, key: str) -> Any:
     try:
         return cfg.get(key)
     except OmegaConfBaseException:
-        return DictConfig({})  # reported by itself
+        return None  # reported by itself
+
+
+def _is_null(cfg: DictConfig, key: str) -> bool:
+    """Whether ``null`` was given for ``key``, not what cannot be read."""
+    return not OmegaConf.is_interpolation(cfg, key) and not OmegaConf.is_missing(cfg, key)
 
 
 def _stranger(path: str, node: object, group: str) -> Iterator[str]:

@@ -67,6 +67,9 @@ def _check_arguments() -> None:
     """
 
     def refuse(message: str) -> NoReturn:
+        _, colon, words = message.partition("unrecognized arguments: ")
+        if colon and all("=" in word and not word.startswith("-") for word in words.split()):
+            raise ConfigError(f"write flags such as -m before all overrides: '{words}' stands behind one")
         raise ConfigError(f"{message} (--help tells what there is)")
 
     parser = get_args_parser()

@@ -137,8 +137,9 @@ def _explain_missing(error: MissingConfigException) -> str:
 def _explain_composition(error: ConfigCompositionException, config_name: str) -> str:
     cause = str(error.__cause__).splitlines()[:1] if isinstance(error.__cause__, OmegaConfBaseException) else []
     text = "\n".join([str(error), *cause]).strip()
-    if config_name == _EVALUATE and (lines := [_no_root(name, config_name) for name in _chosen_groups()]):
-        return "\n".join(filter(None, lines)) or _explain_text(text, config_name)
+    lines = [line for group in _chosen_groups() if (line := _no_root(group, config_name))]
+    if config_name == _EVALUATE and lines:
+        return "\n".join(lines)
     return _explain_type(f"{text}\n{error.__cause__}") or _explain_text(text, config_name)
 
 
@@ -155,7 +156,7 @@ def _explain_text(text: str, config_name: str) -> str:
         return f"conf/{match[1]}.yaml: {line}" if line else text
     if match := re.match(r"In '(.+)': ConfigKeyError raised.*\nKey '(.+)' not in '(?:Run|Evaluation)'", text):
         where, key = match[1], match[2]
-        if where.rpartition("/")[0] == key and (line := _no_root(key, config_name)):
+        if where.partition("/")[0] in set(groups()) - {"experiment"} and (line := _no_root(key, config_name)):
             return line
         return f"conf/{where}.yaml: {binding.unknown(key, '', _roots(config_name))}"
     return ": ".join(text.splitlines()) if text.startswith("Error merging override") else text
@@ -234,11 +235,16 @@ def _explain_overrides(text: str, config_name: str) -> str:
             cfg, text = DictConfig({}), str(error)
     keys = [path for path, _, _ in binding.items(cfg)]
     return "\n".join(
-        override.now_called(key) or override.unknown(key, keys, options)
-        if deleted
-        else _nearest(key, keys, config_name)
+        _explain_deletion(key, keys) if deleted else _nearest(key, keys, config_name)
         for key, deleted in misspelt.items()
     )
+
+
+def _explain_deletion(key: str, keys: Sequence[str]) -> str:
+    """The message about a key that could not be deleted."""
+    if below := [path.removeprefix(f"{key}.") for path in keys if path.rpartition(".")[0] == key]:
+        return f"'{key}' cannot be left out as a whole: ~{key}.<name> leaves out one of {', '.join(below)}"
+    return override.now_called(key) or override.unknown(key, keys, options)
 
 
 def _sweeper_keys() -> list[str]:

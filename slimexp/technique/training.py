@@ -56,7 +56,9 @@ def check(training: Training) -> None:
             raise ValueError(f"{name} must be >= {least}, got {value}")
     for name, loss in training["losses"].items():
         if not isinstance(loss, Loss):
-            raise ValueError(f"losses.{name} must be a loss, got {loss!r}: ~losses.{name} leaves it out")
+            raise ValueError(
+                f"losses.{name} must be a loss, got {loss!r}: ~pipeline.<stage>.losses.{name} leaves it out"
+            )
     optimization.check(training["optimizer"], training["lr_scheduler"], steps=training["steps"])
     if training["steps"] and not training["losses"]:
         raise ValueError(

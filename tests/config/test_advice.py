@@ -134,6 +134,11 @@ def message(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ([*DISTILL, "checkpoint=5"], "checkpoint must be settings, got 5: set checkpoint.<key>=<value>"),
         ([*DISTILL, "name=${oc.env:NOPE}"], "name: environment variable NOPE is not set"),
         ([*DISTILL, "runs=${oc.env:NOPE}"], "runs: environment variable NOPE is not set"),
+        ([*DISTILL, "~logger"], "logger must be a component, got null: write logger=<option>; options: none, wandb"),
+        (
+            [*DISTILL, "-m", "seed=1,2", "resume=false"],
+            "write flags such as -m before all overrides: 'seed=1,2 resume=false' stands behind one",
+        ),
         (["--cfg", "job", "-m"], "--multirun and --cfg cannot be combined: leave one of them out"),
     ],
 )  # fmt: skip
@@ -158,6 +163,16 @@ def test_train(message: Callable[..., str], monkeypatch: pytest.MonkeyPatch, arg
         ([*EVALUATE, "trainer=gpu"], f"evaluate has no trainer: {EVALUATE_TAKES}"),
         ([*EVALUATE, "+trainer=gpu"], f"evaluate has no trainer: {EVALUATE_TAKES}"),
         ([*EVALUATE, "+experiment=distill_t5"], f"evaluate has no experiment: {EVALUATE_TAKES}"),
+        ([*EVALUATE, "seed=abc"], "seed must be a whole number, got 'abc'"),
+        ([*EVALUATE, "+stopper@callback.stopper=asha"], f"evaluate has no callback: {EVALUATE_TAKES}"),
+        (
+            [*EVALUATE, "baseline={}"],
+            f"baseline must be a component, got {{}}: write model@baseline=<option>; {MODELS}",
+        ),
+        (
+            [*EVALUATE, "~measure"],
+            "'measure' cannot be left out as a whole: ~measure.<name> leaves out one of size, task",
+        ),
         ([*EVALUATE, "importance=wanda"], f"evaluate has no importance: {EVALUATE_TAKES}"),
         (
             [*EVALUATE, "pipeline.distill.steps=1"],

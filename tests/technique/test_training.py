@@ -39,5 +39,7 @@ def test_training_needs_a_loss(technique: Make) -> None:
 
 
 def test_what_is_no_loss_is_refused_by_its_name(technique: Make) -> None:
-    with pytest.raises(ValueError, match=r"losses\.ce must be a loss, got None: ~losses\.ce leaves it out"):
+    with pytest.raises(
+        ValueError, match=r"losses\.ce must be a loss, got None: ~pipeline\.<stage>\.losses\.ce leaves it out"
+    ):
         technique("finetune", losses="{ce: null}")
