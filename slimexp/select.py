@@ -55,7 +55,11 @@ class Budget:
         except ValueError:
             limit = math.nan
         if side not in ("max", "min") or not metric or not math.isfinite(limit):
-            raise ValueError(f"a budget must be max_METRIC=NUMBER or min_METRIC=NUMBER, got '{text}'")
+            rule = f"a budget must be max_METRIC=NUMBER or min_METRIC=NUMBER, got '{text}'"
+            if side in ("max", "min") or not name or not math.isfinite(limit):
+                raise ValueError(rule)
+            close = [name] if name in SHORT.values() else get_close_matches(name, SHORT, n=1) or [name]
+            raise ValueError(f"{rule}: write max_{close[0]}={value} or min_{close[0]}={value}")
         return cls(SHORT.get(metric, metric), side == "max", limit)
 
     def excess(self, value: float) -> float:
@@ -158,8 +162,9 @@ def _check(budgets: Sequence[Budget], sections: Sequence[Section]) -> None:
     measured = sorted({metric for section in sections for point in section.points for metric in point.figures})
     for budget in budgets:
         if budget.metric not in measured:
-            close = get_close_matches(budget.metric, measured, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
+            short = [name for name, metric in SHORT.items() if metric in measured]
+            close = get_close_matches(budget.metric, [*short, *measured], n=1)
+            hint = f"; did you mean '{'max' if budget.at_most else 'min'}_{close[0]}'?" if close else ""
             raise ValueError(f"no record has the metric '{budget.metric}'{hint or ';'} there are {', '.join(measured)}")
 
 

@@ -77,7 +77,12 @@ def test_an_unknown_error_is_told(runs: Path, capsys: pytest.CaptureFixture[str]
         (["max_size_mb=inf"], "must be max_METRIC=NUMBER or min_METRIC=NUMBER, got 'max_size_mb=inf'"),
         (["size=3"], "must be max_METRIC=NUMBER or min_METRIC=NUMBER, got 'size=3'"),
         (["max_size_mb=big"], "got 'max_size_mb=big'"),
-        (["max_exact_mach=1"], "no record has the metric 'exact_mach'; did you mean 'exact_match'?"),
+        (["max_exact_mach=1"], "no record has the metric 'exact_mach'; did you mean 'max_exact_match'?"),
+        (["max_size=4"], "no record has the metric 'size'; did you mean 'max_size_mb'?"),
+        (["min_latency=4"], "no record has the metric 'latency'; did you mean 'min_latency_ms'?"),
+        (["size_mb=4"], "got 'size_mb=4': write max_size_mb=4 or min_size_mb=4\n"),
+        (["size=4"], "got 'size=4': write max_size_mb=4 or min_size_mb=4\n"),
+        (["exact_match=0.5"], "got 'exact_match=0.5': write max_exact_match=0.5 or min_exact_match=0.5\n"),
     ],
 )
 def test_wrong_budgets_are_one_line(

@@ -4,14 +4,15 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import cache
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, ValueNode
 from omegaconf.errors import OmegaConfBaseException
 
-from slimexp.config import annotation, secret
-from slimexp.config.definition import PackageNotFound, TargetNotFound
+from slimexp.config import annotation, renamed, secret
+from slimexp.config.definition import PackageNotFound, TargetNotFound, lineage
 from slimexp.config.signature import Parameter, Signature, signature
 
 _RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}  # Hydra's own keys
@@ -48,13 +49,19 @@ def faults(path: str, parent: Container, key: str | int, registry: Path | None =
     try:
         value = parent[key]  # type: ignore[index]
     except OmegaConfBaseException as error:
-        yield f"{path}: {str(error).splitlines()[0]}"
+        yield f"{path}: {unresolved(error)}"
         return
     elsewhere = re.fullmatch(r"\$\{[\w.\[\]]+\}", str(_child(parent, key)._value()))  # type: ignore[attr-defined]
     if not elsewhere and (why := annotation.out_of_range(value) or _unfit_seed(key, value)):
         yield f"{path} {why}, got {secret.written(parent)[key]}"
     if isinstance(value, DictConfig) and "_target_" in value and not OmegaConf.is_interpolation(parent, key):
         yield from _call_faults(path, value, registry)
+
+
+def unresolved(error: OmegaConfBaseException) -> str:
+    """Why a value could not be read, in a line."""
+    absent = re.search(r"Environment variable '(.+)' not found", str(error))
+    return f"environment variable {absent[1]} is not set" if absent else str(error).splitlines()[0]
 
 
 def _unfit_seed(key: str | int, value: object) -> str:
@@ -65,6 +72,8 @@ def _unfit_seed(key: str | int, value: object) -> str:
 
 def unknown(key: str, path: str, valid: Sequence[str], of: str = "", also: Sequence[str] = ()) -> str:
     """One line about a key that nothing reads; ``also`` are further candidates for the nearest right word."""
+    if (present := renamed.GROUPS.get(key)) in (*valid, *also):
+        return f"'{_join(path, key)}' is called '{_join(path, str(present))}' now"
     close = [word for word in get_close_matches(key, [*valid, *also], n=1) if word != key]
     hint = f" did you mean '{_join(path, close[0])}'?" if close else ""
     return f"unknown key '{_join(path, key)}'{f' of {of}' if of else ''};{hint} valid: {', '.join(valid) or 'none'}"
@@ -123,15 +132,48 @@ def _word_faults(path: str, node: DictConfig, parameter: Parameter, registry: Pa
     value = node._get_node(parameter.name)
     if kinds & _PLAIN or not isinstance(value, ValueNode) or value._is_none() or value._is_interpolation():
         return
-    for group in (parameter.name.rpartition("_")[2], *(kind.lower() for kind in kinds)):
-        if options := sorted(option.stem for option in (registry / group).glob("*.yaml")):
-            sign = "+" if "None" in text else ""  # what may be absent is, until it is added
-            chosen = value._value() if value._value() in options else "<option>"
-            yield (
-                f"{path} must be a component, got {value._value()!r}: write {sign}{group}@{path}={chosen}; "
-                f"options: {', '.join(options)}"
-            )
-            return
+    names = (parameter.name, parameter.name.rpartition("_")[2], *(kind.lower() for kind in kinds))
+    named = (group for group in names if (registry / group).is_dir())
+    if group := next(named, "") or next((group for kind in sorted(kinds) for group in _groups_of(kind, registry)), ""):
+        sign = "+" if "None" in text else ""  # what may be absent is, until it is added
+        yield not_a_component(path, secret.written(node)[parameter.name], f"{sign}{group}@{path}", registry / group)
+
+
+def not_a_component(path: str, value: object, choice: str, folder: Path) -> str:
+    """One line on a value where a component belongs, with the way to choose one.
+
+    Args:
+        path: Dotted path of the value.
+        value: The value, without secrets.
+        choice: Key of the override that chooses a component there.
+        folder: Folder of the options.
+    """
+    options = sorted(option.stem for option in folder.glob("*.yaml"))
+    option = value if value in options else "<option>"
+    shown = "null" if value is None else repr(value)
+    return f"{path} must be a component, got {shown}: write {choice}={option}; options: {', '.join(options)}"
+
+
+@cache
+def _groups_of(kind: str, registry: Path) -> tuple[str, ...]:
+    """Groups whose options are all of a class called ``kind``."""
+    return tuple(
+        folder.name
+        for folder in sorted(registry.iterdir())
+        if kind in {name.rpartition(".")[2] for name in shared_bases(folder)}
+    )
+
+
+@cache
+def shared_bases(folder: Path) -> frozenset[str]:
+    """Classes that all options of a group derive from."""
+    nodes = [DictConfig(OmegaConf.load(path)) for path in folder.glob("*.yaml")]
+    bases = []
+    for node in nodes:
+        if "_target_" in node:
+            with suppress(TargetNotFound):  # a function, or of a package that is not installed
+                bases.append(frozenset(lineage(str(node["_target_"]))))
+    return frozenset.intersection(*bases) if bases else frozenset()
 
 
 def _kind(parent: Container, key: str | int) -> str:

@@ -6,8 +6,6 @@
 from collections.abc import Iterator
 from dataclasses import fields
 from difflib import get_close_matches
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -52,16 +50,21 @@ def check(cfg: DictConfig, schema: type = Run) -> None:
 
 def _kind_faults(cfg: DictConfig) -> Iterator[str]:
     """One line for each component of a root group that has no base in common with all that ``conf/`` offers there."""
-    for group in ("model", "baseline", "data", "trainer", "logger"):
-        yield from _kind_fault(group, _at_key(cfg, group), group.replace("baseline", "model"))
+    for key in ("model", "baseline", "data", "trainer", "logger"):
+        node, group = _at_key(cfg, key), key.replace("baseline", "model")
+        if isinstance(node, DictConfig) and "_target_" in node:
+            yield from _kind_fault(key, node, group)
+        elif node is not None or (key in cfg and key == group and options(group) and _is_null(cfg, key)):
+            choice = key if key == group else f"{group}@{key}"
+            yield binding.not_a_component(key, secret.written(cfg)[key], choice, composition.CONF_DIR / group)
     for group in ("measure", "callback"):
         entries = _at_key(cfg, group)
         for name in map(str, entries) if isinstance(entries, DictConfig) else ():
             node = _at_key(entries, name)
-            if not isinstance(node, DictConfig):
+            if not isinstance(node, DictConfig) and not OmegaConf.is_interpolation(entries, name):
                 shown = "null" if node is None else repr(secret.written(entries)[name])
                 yield f"{group}.{name} must be a component, got {shown}: ~{group}.{name} drops it"
-            elif group == "measure":
+            elif group == "measure" and node is not None:
                 yield from _kind_fault(f"{group}.{name}", node, group)
 
 
@@ -69,14 +72,19 @@ def _at_key(cfg: DictConfig, key: str) -> Any:
     try:
         return cfg.get(key)
     except OmegaConfBaseException:
-        return DictConfig({})  # reported by itself
+        return None  # reported by itself
+
+
+def _is_null(cfg: DictConfig, key: str) -> bool:
+    """Whether ``null`` was given for ``key``, not what cannot be read."""
+    return not OmegaConf.is_interpolation(cfg, key) and not OmegaConf.is_missing(cfg, key)
 
 
 def _kind_fault(path: str, node: object, group: str) -> Iterator[str]:
     """A line where the component at ``path`` shares no base with those of its group; none where it does."""
     if not isinstance(node, DictConfig) or "_target_" not in node or _is_offered(node, group):
         return
-    shared = _shared_bases(composition.CONF_DIR / group)
+    shared = binding.shared_bases(composition.CONF_DIR / group)
     try:
         related = bool(shared & set(lineage(str(node["_target_"]))))
     except (TargetNotFound, OmegaConfBaseException):
@@ -92,14 +100,6 @@ def _is_offered(node: DictConfig, group: str) -> bool:
         return str(node["_target_"]) in allowlist.named(composition.CONF_DIR / group)
     except OmegaConfBaseException:
         return False  # reported by itself
-
-
-@cache
-def _shared_bases(folder: Path) -> frozenset[str]:
-    """Classes that all options of a group derive from."""
-    nodes = [DictConfig(OmegaConf.load(path)) for path in folder.glob("*.yaml")]
-    bases = [frozenset(lineage(str(node["_target_"]))) for node in nodes if "_target_" in node]
-    return frozenset.intersection(*bases) if bases else frozenset()
 
 
 def _pipeline_faults(pipeline: DictConfig) -> Iterator[str]:

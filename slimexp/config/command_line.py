@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import pairwise
 from typing import Any, NoReturn
@@ -22,6 +22,10 @@ from slimexp.config.explanation import explain
 from slimexp.host import console
 
 Task = Callable[[DictConfig], Any]
+
+_MODES = ("run", "multirun", "cfg", "info", "shell_completion")  # of which Hydra does one
+_COMPLETION = ("install", "uninstall", "query")  # the last is what a shell asks, with the line as far as it is typed
+_SHELLS = ("bash", "fish", "zsh")
 
 
 def main(task: Task, config_name: str = "config") -> None:
@@ -63,6 +67,9 @@ def _check_arguments() -> None:
     """
 
     def refuse(message: str) -> NoReturn:
+        _, colon, words = message.partition("unrecognized arguments: ")
+        if colon and all("=" in word and not word.startswith("-") for word in words.split()):
+            raise ConfigError(f"write flags such as -m before all overrides: '{words}' stands behind one")
         raise ConfigError(f"{message} (--help tells what there is)")
 
     parser = get_args_parser()
@@ -70,8 +77,21 @@ def _check_arguments() -> None:
     arguments = parser.parse_args()
     if arguments.resolve and not arguments.cfg:
         raise ConfigError("--resolve needs --cfg job")
+    flags = [f"--{name.replace('_', '-')}" for name in _MODES if getattr(arguments, name)]
+    if len(flags) > 1:
+        raise ConfigError(f"{' and '.join(flags)} cannot be combined: leave one of them out")
+    if arguments.shell_completion and not _is_completion(arguments.overrides):
+        raise ConfigError("--shell-completion needs install=bash, fish or zsh (or uninstall=...)")
     if faults := list(override.keyless(arguments.overrides)):
         raise ConfigError("\n".join(faults))
+
+
+def _is_completion(overrides: Sequence[str]) -> bool:
+    """Whether ``overrides`` are one command that Hydra's completion knows, of a shell that it knows."""
+    commands = [(name, shell) for name, _, shell in (word.partition("=") for word in overrides) if name in _COMPLETION]
+    return len(commands) == 1 and all(
+        shell in _SHELLS and (name != "query" or "COMP_LINE" in os.environ) for name, shell in commands
+    )
 
 
 def _check_hydra(config_name: str) -> None:

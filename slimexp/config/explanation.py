@@ -32,9 +32,19 @@ from yaml import YAMLError
 from slimexp.config import binding, build, composition, override, renamed, secret
 from slimexp.config.build import ConfigError
 from slimexp.config.composition import compose, groups, options
-from slimexp.config.schema import Run
+from slimexp.config.schema import Evaluation, Run
 from slimexp.host import console
 
+_EVALUATE = "evaluate"  # config of the program that measures; every other one composes runs
+_UNMATCHED = r"Could not (?:override|delete|delete from config\.) '(.+?)'(?:\.| does)"
+_TYPES = {
+    "Integer": "a whole number",
+    "Float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "subclass": "settings",
+}
+_VALUES = ("value", "tree", "whole")
 _PARETO = "pareto"  # the sweeper that ships with the package
 
 
@@ -53,6 +63,9 @@ def _explain(error: BaseException, config_name: str) -> str | None:
         return _explain_missing(error)
     if isinstance(error, ConfigCompositionException):
         return _explain_composition(error, config_name)
+    if isinstance(error, InterpolationResolutionError) and "Environment variable" in str(error):
+        key = "runs" if str(error.full_key) in ("hydra.run.dir", "hydra.sweep.dir") else error.full_key
+        return f"{key}: {binding.unresolved(error)}"
     if isinstance(error, (MissingMandatoryValue, InterpolationKeyError, InterpolationResolutionError)):
         return str(error).strip()
     if isinstance(error, InstantiationException):
@@ -109,11 +122,13 @@ def _explain_missing(error: MissingConfigException) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     choices = list(error.options or options(group))
     if not choices:
-        return " ".join(str(error).partition("\nConfig search path")[0].split())
+        text = " ".join(str(error).partition("\nConfig search path")[0].split())
+        return f"{text}: {hint}" if name and (hint := _group_hint(group)) else text
     if not name:
         return f"{group or 'the config'} must be the name of an option, got ''; options: {', '.join(choices)}"
-    present = renamed.OPTIONS.get((group, name))
-    close = [present] if present else get_close_matches(name, choices, n=1)
+    if present := renamed.OPTIONS.get((group, name)):
+        return f"{group} '{name}' is called '{present}' now; available: {', '.join(choices)}"
+    close = get_close_matches(name, choices, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ""
     return f"no {group or 'config'} is called '{name}'{hint or ';'} available: {', '.join(choices)}"
 
@@ -121,33 +136,114 @@ def _explain_missing(error: MissingConfigException) -> str:
 def _explain_composition(error: ConfigCompositionException, config_name: str) -> str:
     cause = str(error.__cause__).splitlines()[:1] if isinstance(error.__cause__, OmegaConfBaseException) else []
     text = "\n".join([str(error), *cause]).strip()
-    if re.match(r"Could not override '", text):
+    lines = [line for group in _chosen_groups() if (line := _no_root(group, config_name))]
+    if config_name == _EVALUATE and lines:
+        return "\n".join(lines)
+    return _explain_type(f"{text}\n{error.__cause__}") or _explain_text(text, config_name)
+
+
+def _explain_text(text: str, config_name: str) -> str:
+    """The message about what Hydra says of a config that does not compose."""
+    if re.match(_UNMATCHED, text):
         return _explain_overrides(text, config_name)
     if match := re.search(r"config group '(.+)' does not exist", text):
-        close = [renamed.GROUPS[match[1]]] if match[1] in renamed.GROUPS else get_close_matches(match[1], groups(), n=1)
-        hint = f"did you mean '{close[0]}'? " if close else ""
-        return f"there is no config group '{match[1]}': {hint}groups: {', '.join(groups())}"
-    if match := re.match(r"In '(.+)': ConfigKeyError raised.*\nKey '(.+)' not in 'Run'", text):
-        return f"conf/{match[1]}.yaml: {binding.unknown(match[2], '', [item.name for item in fields(Run)])}"
+        return _explain_group(match[1])
+    if match := re.match(r"Multiple values for (\S+)\. To override a value use 'override \1: (.+)'", text):
+        return f"'{match[1]}' is there already: write {match[1]}={match[2]}, without the +"
+    if match := re.match(r"In '(.+)': Could not override '(.+?)'", text):
+        line = override.now_called(match[2])
+        return f"conf/{match[1]}.yaml: {line}" if line else text
+    if match := re.match(r"In '(.+)': ConfigKeyError raised.*\nKey '(.+)' not in '(?:Run|Evaluation)'", text):
+        where, key = match[1], match[2]
+        if where.partition("/")[0] in set(groups()) - {"experiment"} and (line := _no_root(key, config_name)):
+            return line
+        return f"conf/{where}.yaml: {binding.unknown(key, '', _roots(config_name))}"
     return ": ".join(text.splitlines()) if text.startswith("Error merging override") else text
+
+
+def _explain_type(text: str) -> str:
+    """One line about a root key whose value has another type than its schema says; empty for anything else."""
+    key = re.search(r"^ *full_key: (.+)$", text, re.MULTILINE)
+    match = re.search(
+        r"^Value '(?P<value>.*)' (?:of type '(?P<type>\w+)' could not be converted to (?P<kind>Integer|Float)"
+        r"|is not a valid (?P<switch>bool) \(type (?P<of>\w+)\))"
+        r"|^Cannot convert '\w+' to (?P<text>string): '(?P<tree>.*)'$"
+        r"|^Invalid type assigned: \w+ is not a (?P<node>subclass) of \w+\. value: (?P<whole>.*)$",
+        text,
+        re.MULTILINE,
+    )
+    if not (key and match):
+        return ""
+    value, kind = (next(filter(None, match.group(*names))) for names in (_VALUES, ("kind", "switch", "text", "node")))
+    shown = repr(value) if "str" in match.group("type", "of") else value
+    way = f": set {key[1]}.<key>=<value>" if match["node"] else ""
+    return f"{key[1]} must be {_TYPES[kind]}, got {shown}{way}"
+
+
+def _explain_group(group: str) -> str:
+    """The message about a group of the command line that does not exist."""
+    for word in override.assignments(sys.argv[1:]):
+        name = word.partition("=")[0].lstrip("+~")
+        if override.key(word) == group and (line := override.now_called(name)):
+            return line
+    hint = f"{hint} " if (hint := _group_hint(group)) else ""
+    return f"there is no config group '{group}': {hint}groups: {', '.join(groups())}"
+
+
+def _group_hint(group: str) -> str:
+    """The group that was meant by one that does not exist; empty where there is none like it."""
+    if line := override.now_called(group):
+        return line
+    close = [] if group in groups() else get_close_matches(group, groups(), n=1)
+    return f"did you mean '{close[0]}'?" if close else ""
+
+
+def _roots(config_name: str) -> list[str]:
+    """Root keys of a program."""
+    return [item.name for item in fields(Evaluation if config_name == _EVALUATE else Run)]
+
+
+def _chosen_groups() -> list[str]:
+    """Groups that the command line chooses an option of for the root of the config."""
+    keys = (word.partition("=")[0].lstrip("+") for word in override.assignments(sys.argv[1:]))
+    return [key for key in keys if key in groups() and "/" not in key]
+
+
+def _no_root(group: str, config_name: str) -> str:
+    """One line about a group that is no root key of a program; empty where it is one, or an experiment of a run."""
+    roots, program = _roots(config_name), _EVALUATE if config_name == _EVALUATE else "train"
+    if group not in groups() or group in roots or (program == "train" and group == "experiment"):
+        return ""
+    place = f"; a stage takes {group}@pipeline.<stage>.{group}=<option>" if program == "train" else ""
+    return f"{program} has no {group}: it takes {', '.join(roots)}{place}"
 
 
 def _explain_overrides(text: str, config_name: str) -> str:
     """Name the nearest key to every misspelt one, by composing again without them."""
     overrides = override.assignments(sys.argv[1:])
-    misspelt: list[str] = []
+    misspelt: dict[str, bool] = {}  # key -> whether it was to be deleted
     cfg = DictConfig({})
-    while match := re.match(r"Could not override '(.+?)'", text):
+    while match := re.match(_UNMATCHED, text):
         if match[1] in misspelt:
             return text  # it stands in a file
-        misspelt.append(match[1])
+        misspelt[match[1]] = "delete" in match[0]
         overrides = [item for item in overrides if override.key(item) != match[1].partition("@")[0]]
         try:
             cfg, text = compose([override.first(item) for item in overrides], config_name), ""
         except ConfigCompositionException as error:
             cfg, text = DictConfig({}), str(error)
     keys = [path for path, _, _ in binding.items(cfg)]
-    return "\n".join(_nearest(key, keys) for key in misspelt)
+    return "\n".join(
+        _explain_deletion(key, keys) if deleted else _nearest(key, keys, config_name)
+        for key, deleted in misspelt.items()
+    )
+
+
+def _explain_deletion(key: str, keys: Sequence[str]) -> str:
+    """The message about a key that could not be deleted."""
+    if below := [path.removeprefix(f"{key}.") for path in keys if path.rpartition(".")[0] == key]:
+        return f"'{key}' cannot be left out as a whole: ~{key}.<name> leaves out one of {', '.join(below)}"
+    return override.now_called(key) or override.unknown(key, keys, options)
 
 
 def _sweeper_keys() -> list[str]:
@@ -156,7 +252,11 @@ def _sweeper_keys() -> list[str]:
     return [f"hydra.sweeper.{path}" for path, _, _ in binding.items(node) if not path.startswith(("_", "defaults"))]
 
 
-def _nearest(misspelt: str, keys: Sequence[str]) -> str:
+def _nearest(misspelt: str, keys: Sequence[str], config_name: str) -> str:
     if misspelt in (others := _sweeper_keys()) and f"hydra/sweeper={_PARETO}" not in sys.argv:
         return f"'{misspelt}' is a setting of another sweeper: add hydra/sweeper={_PARETO}"
-    return override.nearest(misspelt, [*keys, *others], options, groups())
+    if not any(key.endswith(f".{misspelt}") for key in keys) and (line := _no_root(misspelt, config_name)):
+        return line
+    values = (word.partition("=") for word in override.assignments(sys.argv[1:]))
+    value = next((value for key, _, value in values if key == misspelt), "")
+    return override.nearest(misspelt, [*keys, *others], options, groups(), value)

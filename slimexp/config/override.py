@@ -22,10 +22,12 @@ def key(override: str) -> str:
 
 
 def keyless(words: Sequence[str]) -> Iterator[str]:
-    """One line for each argument without a key: ``=x``, ``+@=x``, an empty word."""
+    """One line for each argument without a key (``=x``, ``+@=x``, an empty word) or without a value (``distill``)."""
     for word in words:
         if not key(word).strip():
             yield f"'{word}' names no key: write KEY=VALUE, +KEY=VALUE or ~KEY"
+        elif "=" not in word and not word.startswith("~"):
+            yield f"'{word}' has no value: write KEY=VALUE"
 
 
 def first(override: str) -> str:
@@ -63,7 +65,13 @@ def nameless(overrides: Sequence[str], options: Callable[[str], Sequence[str]]) 
             yield f"{name} must be the name of an option, got {value}; options: {', '.join(choices)}"
 
 
-def nearest(misspelt: str, keys: Sequence[str], options: Callable[[str], Sequence[str]], groups: Sequence[str]) -> str:
+def nearest(
+    misspelt: str,
+    keys: Sequence[str],
+    options: Callable[[str], Sequence[str]],
+    groups: Sequence[str],
+    value: str = "",
+) -> str:
     """One line about a key that could not be overridden.
 
     Args:
@@ -71,15 +79,50 @@ def nearest(misspelt: str, keys: Sequence[str], options: Callable[[str], Sequenc
         keys: Dotted paths of everything in the config.
         options: Group -> its options; empty where there is no such group.
         groups: Names of the groups.
+        value: The value that it was to have.
     """
-    if (present := renamed.key(misspelt)) != misspelt:
-        return f"'{misspelt}' is called '{present}' now"
+    if line := now_called(misspelt):
+        return line
     group, at, place = misspelt.partition("@")
     if choices := options(group):
         return f"nothing is chosen for '{misspelt}' yet: {_advice(group, place, keys)} options: {', '.join(choices)}"
-    close = get_close_matches(misspelt, [*keys, *([] if at else groups)], n=1)
-    valid = ", ".join(name for name in _beside(misspelt, keys) if not name.startswith("_"))
-    return f"unknown key '{misspelt}';" + (f" did you mean '{close[0]}'?" if close else "") + f" valid: {valid}"
+    parent, _, name = misspelt.rpartition(".")
+    if parent in keys and f"{parent}._target_" not in keys and (choices := options(name)):  # it holds components
+        choice = value if value in choices else "<option>"
+        return f"there is no '{misspelt}' yet: write +{name}@{misspelt}={choice}; options: {', '.join(choices)}"
+    return unknown(misspelt, keys, options, [] if at else groups)
+
+
+def now_called(word: str) -> str:
+    """One line about a key, a group or ``group@place`` of an earlier version; empty where it is none."""
+    present = renamed.GROUPS.get(word) or renamed.key(word)
+    return f"'{word}' is called '{present}' now" if present != word else ""
+
+
+def unknown(
+    misspelt: str, keys: Sequence[str], options: Callable[[str], Sequence[str]], also: Sequence[str] = ()
+) -> str:
+    """One line about a key that is not in a config: the nearest one, and what lies where it should.
+
+    Args:
+        misspelt: The key, or ``group@place``.
+        keys: Dotted paths of everything in the config.
+        options: Group -> its options; empty where there is no such group.
+        also: Further candidates for the nearest key.
+    """
+    candidates = [key for key in (*_open(keys), *also) if not misspelt.startswith(f"{key}.")]
+    close = get_close_matches(misspelt, candidates, n=1)
+    start = f"unknown key '{misspelt}';" + (f" did you mean '{close[0]}'?" if close else "")
+    above = misspelt.partition("@")[2] or misspelt
+    if valid := _open(_beside(above, keys)):
+        return f"{start} valid: {', '.join(valid)}"
+    while (above := above.rpartition(".")[0]) and above not in keys:
+        pass
+    if valid := _open(_beside(f"{above}." if above else "", keys)):
+        return f"{start} valid{f' in {above!r}' if above else ''}: {', '.join(valid)}"
+    if choices := options(above):
+        return f"{start} nothing is chosen for '{above}' yet: add {above}=<option>; options: {', '.join(choices)}"
+    return f"unknown key '{misspelt}'; '{above}' holds no keys" if above else start.removesuffix(";")
 
 
 def _advice(group: str, place: str, keys: Sequence[str]) -> str:
@@ -87,14 +130,21 @@ def _advice(group: str, place: str, keys: Sequence[str]) -> str:
     if not place:
         path = next((key for key in keys if key.endswith(f".{group}")), None)
         return f"say where, {group}@{path}=<option>;" if path else f"write +{group}=<option>;"
+    if (present := renamed.key(place)) != place:
+        return f"'{place}' is called '{present}' now, write {group}@{present}=<option>;"
     parent, _, name = place.rpartition(".")
     exists = place in keys
     if not exists and parent and parent not in keys:
-        close = get_close_matches(place, keys, n=1)
+        close = get_close_matches(place, _open(keys), n=1)
         return f"did you mean '{group}@{close[0]}'?" if close else f"there is no '{parent}';"
-    close = [] if exists else get_close_matches(name, _beside(place, keys), n=1)
+    close = [] if exists else get_close_matches(name, _open(_beside(place, keys)), n=1)
     hint = f"did you mean '{group}@{place.removesuffix(name)}{close[0]}'? Else " if close else ""
     return f"{hint}write +{group}@{place}=<option>;"
+
+
+def _open(keys: Sequence[str]) -> list[str]:
+    """Keys without Hydra's own, such as ``_target_``."""
+    return [key for key in keys if not key.rpartition(".")[2].startswith("_")]
 
 
 def _beside(path: str, keys: Sequence[str]) -> list[str]:

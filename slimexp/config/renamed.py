@@ -22,6 +22,11 @@ CLASSES = {
     "slimexp.target.disk.Disk": "slimexp.budget.disk.Disk",
     "slimexp.target.latency.Latency": "slimexp.budget.latency.Latency",
     "slimexp.target.parameters.Parameters": "slimexp.budget.parameters.Parameters",
+    "slimexp.technique.allocation.Sensitivity": "slimexp.allocation.sensitivity.SensitivityAllocation",
+    "slimexp.technique.gptq.GPTQ": "slimexp.rounding.gptq.GPTQ",
+    "slimexp.technique.mixed_precision.MixedPrecision": "slimexp.allocation.mixed_precision.MixedPrecision",
+    "slimexp.technique.smoothing.AWQ": "slimexp.smoothing.awq.AWQ",
+    "slimexp.technique.smoothing.SmoothQuant": "slimexp.smoothing.smoothquant.SmoothQuant",
     "slimexp.tracker.Silent": "slimexp.logger.none.Silent",
     "slimexp.tracker.Wandb": "slimexp.logger.wandb.Wandb",
 }
@@ -48,7 +53,13 @@ def config(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def key(path: str) -> str:
-    """A dotted key with present names: ``pipeline.prune.scheduler.name`` -> ``pipeline.prune.lr_scheduler.name``."""
+    """A dotted key with present names: ``pipeline.prune.scheduler.name`` -> ``pipeline.prune.lr_scheduler.name``.
+
+    Of ``group@place`` both have theirs.
+    """
+    group, at, place = path.partition("@")
+    if at:
+        return f"{GROUPS.get(group, group)}@{key(place)}"
     parts = path.split(".")
     if len(parts) > 2 and parts[0] == "pipeline":
         parts[2] = GROUPS.get(parts[2], parts[2])

@@ -134,6 +134,8 @@ class Pretrained(Source):
                     f"no model '{self.path}': the zoo holds {', '.join('zoo:' + n for n in names) or 'none'}"
                 )
             return str(folder)
+        if Path(self.path).is_file():
+            raise ValueError(f"'{self.path}' is a file: model.path takes a folder or a hub id")
         if Path(self.path).is_dir() and not (Path(self.path) / "config.json").exists():
             raise ValueError(f"folder '{self.path}' holds no config.json: give a folder in the hub's format")
         return self.path

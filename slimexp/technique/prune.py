@@ -100,7 +100,9 @@ class Prune(Finetune):
             check_allocation(allocation, importance, pattern, sparsity)
         if isinstance(importance, Calibrated) and importance.observes == "gradient" and not training["losses"]:
             name = type(importance).__name__
-            raise ValueError(f"{name} needs the gradient of a loss: add one, e.g. /loss@losses.ce: cross_entropy")
+            raise ValueError(
+                f"{name} needs the gradient of a loss: add one, e.g. +loss@pipeline.<stage>.losses.ce=cross_entropy"
+            )
         self.importance = importance
         self.pattern = pattern
         self.sparsity = sparsity

@@ -56,9 +56,15 @@ def check(training: Training) -> None:
             raise ValueError(f"{name} must be >= {least}, got {value}")
     for name, loss in training["losses"].items():
         if not isinstance(loss, Loss):
-            raise ValueError(f"losses.{name} must be a loss, got {loss!r}: ~losses.{name} leaves it out")
+            raise ValueError(
+                f"losses.{name} must be a loss, got {loss!r}: ~pipeline.<stage>.losses.{name} leaves it out"
+            )
     optimization.check(training["optimizer"], training["lr_scheduler"], steps=training["steps"])
     if training["steps"] and not training["losses"]:
-        raise ValueError("training needs at least one loss: add one, e.g. /loss@losses.ce: cross_entropy")
+        raise ValueError(
+            "training needs at least one loss: add one, e.g. +loss@pipeline.<stage>.losses.ce=cross_entropy"
+        )
     if training["teacher"] is not None and not any(loss.needs_teacher for loss in training["losses"].values()):
-        raise ValueError("no loss reads the teacher: add one that does, e.g. /loss@losses.kl: kl, or drop it")
+        raise ValueError(
+            "no loss reads the teacher: add one that does, e.g. +loss@pipeline.<stage>.losses.kl=kl, or drop it"
+        )

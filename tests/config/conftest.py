@@ -145,11 +145,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """Run a task as a program; its exit status and what it wrote to stderr."""
 
-    def run(*arguments: str, task: Callable[[DictConfig], Any] = check) -> tuple[int, str]:
+    def run(*arguments: str, task: Callable[[DictConfig], Any] = check, config_name: str = "config") -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["program", *arguments])
         status = 0
         try:
-            main(task)
+            main(task, config_name)
         except SystemExit as stop:
             status = int(stop.code or 0)
         return status, capsys.readouterr().err

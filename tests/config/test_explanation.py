@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("conf")
         ),
         (["pipeline=shrink", "model@pipline.shrink.tool=tool"], "did you mean 'model@pipeline.shrink'? options: "),
         (["pipeline=shrink", "+experimnt=shrink_tool"], "unknown key 'experimnt'; did you mean 'experiment'? valid: "),
-        (["pipeline=shrink", "seed=x"], "could not be converted to Integer"),
+        (["pipeline=shrink", "seed=x"], "seed must be a whole number, got 'x'"),
         (["pipeline=shrink", "seed=1,2"], "add --multirun"),
         (["pipeline=shrink", "seed=[1"], "cannot read 'seed=[1'"),
         (["pipeline=shrink", "model.size=big"], "model.size of counter.Tool must be int, got 'big'"),

@@ -68,9 +68,17 @@ def test_flags_and_deletions_give_no_value() -> None:
         ("grid@stage.gird", "yet: did you mean 'grid@stage.grid'? Else write +grid@stage.gird=<option>; options: even"),
         ("grid@stag.grid", "yet: did you mean 'grid@stage.grid'? options: even"),
         ("grid@x.y.z", "yet: there is no 'x.y'; options: even"),
+        ("grid@stage.tagret", "yet: write +grid@stage.tagret=<option>; options: even"),
+        ("stag.bits.x", "unknown key 'stag.bits.x'; did you mean 'stage.bits'? valid: stage"),
+        ("stage.loss.x.y", "unknown key 'stage.loss.x.y'; did you mean 'stage.loss.a'? valid in 'stage.loss': a"),
+        ("stage.smooth.x", "unknown key 'stage.smooth.x'; 'stage.smooth' holds no keys"),
+        ("model.path", "unknown key 'model.path'; valid: stage"),
+        ("stage.loss.grid", "there is no 'stage.loss.grid' yet: write +grid@stage.loss.grid=<option>; options: even"),
+        ("scheduler", "'scheduler' is called 'lr_scheduler' now"),
+        ("grid@pipeline.s.target.x", "'grid@pipeline.s.target.x' is called 'grid@pipeline.s.budget.x' now"),
     ],
 )
 def test_the_nearest_key_is_not_the_misspelt_one(wrong: str, suggestion: str) -> None:
     groups = {"grid": ["even"], "loss": ["kl"], "model": ["toy"]}
-    keys = ["stage", "stage.grid", "stage.loss", "stage.loss.a", "stage.bits", "stage.smooth"]
+    keys = ["stage", "stage._target_", "stage.grid", "stage.loss", "stage.loss.a", "stage.bits", "stage.smooth"]
     assert override.nearest(wrong, keys, lambda group: groups.get(group, []), list(groups)).endswith(suggestion)

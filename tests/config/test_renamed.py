@@ -53,6 +53,12 @@ def test_a_key_that_is_there_under_both_names_is_kept() -> None:
 
 
 @pytest.mark.fast
+def test_a_group_and_its_place_have_present_names() -> None:
+    assert renamed.key("target@pipeline.prune.target") == "budget@pipeline.prune.budget"
+    assert renamed.key("loss@pipeline.prune.losses.ce") == "loss@pipeline.prune.losses.ce"
+
+
+@pytest.mark.fast
 def test_an_old_key_of_a_command_line_is_named() -> None:
     line = nearest("pipeline.prune.scheduler.num_warmup_steps", [], options, [])
     assert line == (

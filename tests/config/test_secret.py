@@ -136,7 +136,7 @@ def test_a_default_is_an_open_word(monkeypatch: pytest.MonkeyPatch) -> None:
         ("+logger.x={token: SECRETX", "cannot read '+logger.x=***'"),
         ("+logger.x={token: SECRETX},b", "'+logger.x=***' has several values"),
         ("checkpoint.api_key=SECRETX", "unknown key 'checkpoint.api_key'"),
-        ("+seed.token=SECRETX", "***"),
+        ("+seed.token=SECRETX", "seed must be a whole number, got {}"),
         ("+logger.token=SECRETX,b", "quotes"),
     ],
 )

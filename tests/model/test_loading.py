@@ -159,6 +159,13 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
         Pretrained(path=str(tmp_path), max_length=32).validate("seq2seq")
 
 
+def test_a_file_in_place_of_a_folder(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.touch()
+    with pytest.raises(ValueError, match=f"^'{path}' is a file: model.path takes a folder or a hub id$"):
+        Pretrained(path=str(path), max_length=32).validate("seq2seq")
+
+
 def test_an_unknown_name_of_the_zoo() -> None:
     with pytest.raises(ValueError, match=r"no model 'zoo:unicorn': the zoo holds"):
         Pretrained(path="zoo:unicorn", max_length=32).validate("seq2seq")
