@@ -2,13 +2,15 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from slimexp.config.build import build
 
@@ -31,6 +33,16 @@ def device(trainer: DictConfig) -> torch.device:
     accelerator = trainer.get("accelerator", "auto")
     cuda = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     return torch.device("cuda" if cuda else "cpu")
+
+
+@contextmanager
+def attention() -> Iterator[None]:
+    """Attention kernels that a GPU trains with: torch's own choice, less those of cuDNN.
+
+    cuDNN plans anew for every shape, some 5 ms a call, and padded batches have a shape for almost every step.
+    """
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        yield
 
 
 def trainer(

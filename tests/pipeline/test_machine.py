@@ -1,11 +1,15 @@
 """A trainer that cannot be made is refused before a model is loaded."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from slimexp.config.composition import CONF_DIR, compose
 from slimexp.pipeline import machine
+from slimexp.technique.finetune import Finetune
 
 WRONG = [
     ("accelerator", "tpu"), ("accelerator", "abc"), ("accelerator", "gpu"), ("accelerator", 3),
@@ -46,3 +50,19 @@ def test_what_ships_can_be_made_and_leaves_torch_as_it_was(name: str) -> None:
     cfg = compose([f"trainer={name}"])
     machine.check(cfg.trainer, cfg.callback)
     assert torch.are_deterministic_algorithms_enabled() == before
+
+
+def test_training_leaves_cudnns_attention_out_and_gives_it_back(
+    pipeline: Callable[..., Any], short: Callable[..., list[str]], overrides: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    seen = []
+
+    def observe(technique: Finetune, progress: float) -> None:
+        seen.append((torch.backends.cuda.cudnn_sdp_enabled(), torch.backends.cuda.flash_sdp_enabled()))
+
+    monkeypatch.setattr(Finetune, "on_step", observe)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    pipeline(overrides("finetune", *short("finetune", steps=2))).run()
+    assert seen == [(False, True)] * 2
+    assert torch.backends.cuda.cudnn_sdp_enabled() is before
