@@ -92,14 +92,8 @@ def test_the_main_job_runs_from_another_folder(python: Path, tmp_path: Path) -> 
     (artifact,) = tmp_path.glob("runs/distill_t5/distill-*/artifact")
     assert printed.splitlines()[-1].endswith(f"-> {artifact.relative_to(tmp_path)}")
     assert (artifact / "model.safetensors").is_file()
-    where = run(
-        [
-            python,
-            "-c",
-            "import slimexp; from slimexp.config.composition import CONF_DIR; print(slimexp.__file__, CONF_DIR)",
-        ],
-        tmp_path,
-    )
+    program = "import slimexp; from slimexp.config.composition import CONF_DIR; print(slimexp.__file__, CONF_DIR)"
+    where = run([python, "-c", program], tmp_path)
     assert all(Path(one).is_relative_to(python.parents[1]) for one in where.split())
 
 
