@@ -2,17 +2,16 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from slimexp.config.build import build
+from slimexp.pipeline.trainer import Trainer
 
 
 def quiet() -> None:
@@ -35,16 +34,6 @@ def device(trainer: DictConfig) -> torch.device:
     return torch.device("cuda" if cuda else "cpu")
 
 
-@contextmanager
-def attention() -> Iterator[None]:
-    """Attention kernels that a GPU trains with: torch's own choice, less those of cuDNN.
-
-    cuDNN plans anew for every shape, some 5 ms a call, and padded batches have a shape for almost every step.
-    """
-    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-        yield
-
-
 def trainer(
     node: DictConfig,
     *,
@@ -53,7 +42,7 @@ def trainer(
     callbacks: Sequence[pl.Callback],
     loggers: Sequence[pl.loggers.Logger],
     folder: Path | None,
-) -> pl.Trainer:
+) -> Trainer:
     """The trainer of one stage.
 
     Args:
@@ -66,8 +55,9 @@ def trainer(
 
     Raises:
         ConfigError: Lightning refuses a setting.
+        ValueError: ``node`` makes another trainer than slimexp's.
     """
-    stage_trainer: pl.Trainer = build(
+    stage_trainer = build(
         node,
         max_steps=steps,
         accumulate_grad_batches=accumulate,
@@ -76,6 +66,9 @@ def trainer(
         log_every_n_steps=min(node.get("log_every_n_steps", 10), steps),
         default_root_dir=folder,
     )
+    if not isinstance(stage_trainer, Trainer):
+        own = f"{Trainer.__module__}.{Trainer.__qualname__}"
+        raise ValueError(f"trainer must be a {own}, got {type(stage_trainer).__name__}: choose trainer=cpu or gpu")
     return stage_trainer
 
 

@@ -22,7 +22,8 @@ class Training(TypedDict):
         clip_norm: Largest norm of the gradient; 0 for no limit.
         dropout: Whether the model's dropout is active while it trains.
         workers: Number of processes that load data; 0 loads in the training process.
-        pad_to: Lengths are padded to a multiple of it (128 gives a compiler few distinct shapes).
+        pad_to: Lengths are padded to a multiple of it (128 gives a compiler few distinct shapes); ``None`` for the
+            trainer's.
         seed: Seed of the order of the data.
         losses: Name -> term of the objective.
         optimizer: Partial of a torch optimizer, awaiting the parameters.
@@ -36,7 +37,7 @@ class Training(TypedDict):
     clip_norm: float
     dropout: bool
     workers: int
-    pad_to: int
+    pad_to: int | None
     seed: int
     losses: Mapping[str, Loss]
     optimizer: Callable[..., torch.optim.Optimizer]
@@ -52,7 +53,7 @@ def check(training: Training) -> None:
             settings, or no loss reads the teacher.
     """
     for name, least in LEAST.items():
-        if (value := training[name]) < least:  # type: ignore[literal-required]
+        if (value := training[name]) is not None and value < least:  # type: ignore[literal-required]
             raise ValueError(f"{name} must be >= {least}, got {value}")
     for name, loss in training["losses"].items():
         if not isinstance(loss, Loss):
