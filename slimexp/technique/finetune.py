@@ -14,10 +14,10 @@ from transformers import PreTrainedConfig
 
 from slimexp.data.base import Corpus
 from slimexp.loss.base import Loss
-from slimexp.model.base import Batch, Family, positions
+from slimexp.model.base import Batch, Family
 from slimexp.technique.batches import training_batches
 from slimexp.technique.finite import FiniteCheck
-from slimexp.technique.objective import Objective, check_vocabularies
+from slimexp.technique.objective import Objective, check_vocabularies, counted
 from slimexp.technique.training import Training, check
 
 
@@ -227,14 +227,7 @@ class Finetune(pl.LightningModule):
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Add what is known of a batch while it is on the host, so that nothing waits for the device to count."""
-        batch = dict(batch)
-        mask = batch.get("attention_mask")
-        if mask is not None and bool(mask.all()):
-            del batch["attention_mask"]  # none: attention has a faster kernel, and need not look whether it may
-        elif mask is not None and self.needs_hidden:
-            batch["positions_of_attention_mask"] = _pinned(positions(batch, "attention_mask"))
-        batch["positions_of_labels"] = _pinned(positions(batch, "labels"))
-        return batch
+        return counted(batch, hidden=self.needs_hidden)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         try:
@@ -314,8 +307,3 @@ class Finetune(pl.LightningModule):
             values |= loss.scheduled(self.progress)
         self.log_dict(values)
         self.log("loss", total.detach(), prog_bar=True)
-
-
-def _pinned(tensor: Tensor) -> Tensor:
-    """A copy that a GPU can fetch while the host goes on."""
-    return tensor.pin_memory() if torch.cuda.is_available() else tensor

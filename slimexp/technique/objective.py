@@ -135,6 +135,24 @@ class Objective:
         return dict(self.losses.items())  # type: ignore[arg-type]
 
 
+def counted(batch: Batch, *, hidden: bool) -> Batch:
+    """A batch on the host with what is known of it there, so that nothing waits for a device to count.
+
+    Args:
+        batch: Inputs and labels.
+        hidden: Whether hidden states will be read.
+    """
+    known = {"positions_of_labels": positions(batch, "labels")}
+    mask = batch.get("attention_mask")
+    if mask is not None and bool(mask.all()):  # none: attention has a faster kernel, and need not look whether it may
+        batch = {name: tensor for name, tensor in batch.items() if name != "attention_mask"}
+    elif mask is not None and hidden:
+        known["positions_of_attention_mask"] = positions(batch, "attention_mask")
+    if torch.cuda.is_available():
+        known = {name: tensor.pin_memory() for name, tensor in known.items()}
+    return {**batch, **known}
+
+
 def _outputs(family: Family, batch: Batch, head: Head | None, hidden: bool) -> Outputs:
     """Outputs of a model; with ``head``, what the head reads in place of logits."""
     if head is None:

@@ -12,10 +12,10 @@ from slimexp.loss.base import IGNORE
 from slimexp.loss.cross_entropy import CrossEntropy
 from slimexp.loss.hidden import HiddenStates
 from slimexp.loss.kl import ForwardKl
-from slimexp.model.base import Family
+from slimexp.model.base import Family, positions
 from slimexp.schedule import Linear
 from slimexp.technique import objective as module
-from slimexp.technique.objective import Objective
+from slimexp.technique.objective import Objective, counted
 
 Make = Callable[..., Any]
 GEMMA = {"model_type": "gemma2", "hidden_size": 32, "head_dim": 8, "final_logit_softcapping": 3.0}
@@ -193,3 +193,23 @@ def test_no_tensor_of_all_logits_is_made(made: Make) -> None:
     with Sizes():
         objective(batch, PROGRESS)[0].backward()
     assert seen and max(seen) <= 32, "states transposed have as many rows as they are wide"
+
+
+def test_what_is_counted_on_the_host_is_what_the_device_would_count(made: Make) -> None:
+    family, make = made("seq2seq", hidden=True)
+    batch = family.encode(TEXTS, multiple=4)
+    known = counted(batch, hidden=True)
+    assert known.keys() - batch.keys() == {"positions_of_labels", "positions_of_attention_mask"}
+    for name in ("labels", "attention_mask"):
+        assert torch.equal(known[f"positions_of_{name}"], positions(batch, name))
+    expected, actual = make()(batch, PROGRESS), make()(known, PROGRESS)
+    assert torch.equal(actual[0], expected[0])
+
+
+@pytest.mark.parametrize("task", ["seq2seq", "causal_lm", "classification"])
+def test_a_mask_that_masks_nothing_is_left_out(made: Make, task: str) -> None:
+    family, make = made(task, hidden=True)
+    batch = family.encode([("text", "word", 1)] * 2)
+    known = counted(batch, hidden=True)
+    assert "attention_mask" not in known and "attention_mask" in batch
+    assert torch.allclose(make()(known, PROGRESS)[0], make()(batch, PROGRESS)[0], rtol=1e-6)
