@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
+from slimexp.loss.base import IGNORE
 from slimexp.model.history import History
 from slimexp.model.special_tokens import align
 from slimexp.model.tokenizer import unchanged
@@ -261,7 +262,20 @@ def by_length(texts: Sequence[Any], batch_size: int) -> Iterator[list[int]]:
         yield order[start : start + batch_size]
 
 
-def at_real_tokens(states: Sequence[Tensor], mask: Tensor) -> tuple[Tensor, ...]:
-    """Hidden states [B, T, D] where ``mask`` [B, T] is not 0, each [N, D]."""
-    real = mask.bool()
-    return tuple(state[real] for state in states)
+def at_real_tokens(hidden: Sequence[Tensor], batch: Batch, name: str) -> tuple[Tensor, ...]:
+    """Hidden states [B, T, D] at the tokens of ``positions``, each [N, D]."""
+    index = positions(batch, name)
+    return tuple(state.flatten(0, 1).index_select(0, index.to(state.device)) for state in hidden)
+
+
+def positions(batch: Batch, name: str) -> Tensor:
+    """Places in the flattened batch whose label counts (``labels``), or that are no padding (``attention_mask``), [N].
+
+    Where they are in the batch under ``positions_of_`` and the name, nobody has to wait for the device to count them.
+    """
+    if (known := batch.get(f"positions_of_{name}")) is not None:
+        return known
+    if name not in batch:  # nothing is padded
+        return torch.arange(batch["input_ids"].numel(), device=batch["input_ids"].device)
+    counts = batch[name] != (IGNORE if name == "labels" else 0)
+    return counts.flatten().nonzero().squeeze(1)

@@ -22,11 +22,11 @@ class Encoder(Family):
 
     def forward(self, batch: Batch, *, hidden: bool = False) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
         output = self.model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], output_hidden_states=hidden
+            input_ids=batch["input_ids"], attention_mask=batch.get("attention_mask"), output_hidden_states=hidden
         )
         if not hidden:
             return output.logits, {}
-        return output.logits, {"encoder": at_real_tokens(output.hidden_states, batch["attention_mask"])}
+        return output.logits, {"encoder": at_real_tokens(output.hidden_states, batch, "attention_mask")}
 
     @torch.inference_mode()
     def predict(self, rows: Sequence[Text], *, batch_size: int) -> list[Any]:

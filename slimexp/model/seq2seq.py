@@ -31,7 +31,7 @@ class Seq2Seq(Family):
         labels = batch["labels"]
         output = self.model(
             input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
+            attention_mask=batch.get("attention_mask"),
             decoder_input_ids=self._shifted(labels),
             output_hidden_states=hidden,
             use_cache=False,
@@ -39,8 +39,8 @@ class Seq2Seq(Family):
         if not hidden:
             return output.logits, {}
         return output.logits, {
-            "encoder": at_real_tokens(output.encoder_hidden_states, batch["attention_mask"]),
-            "decoder": at_real_tokens(output.decoder_hidden_states, labels != IGNORE),
+            "encoder": at_real_tokens(output.encoder_hidden_states, batch, "attention_mask"),
+            "decoder": at_real_tokens(output.decoder_hidden_states, batch, "labels"),
         }
 
     @torch.inference_mode()

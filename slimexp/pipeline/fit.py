@@ -70,6 +70,7 @@ def train(
     """
     pl.seed_everything(cfg.seed, verbose=False)
     technique.compute_device = machine.device(cfg.trainer)
+    technique.default_pad_to = cfg.trainer.pad_to
     technique.prepare(artifact.load(previous), corpus, _teacher(technique, reference, corpus))
     if technique.steps:
         fit(technique, stage, cfg, tracker)
@@ -107,8 +108,7 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
         loggers=tracker.loggers(stage.name, stage.curves),
         folder=stage.folder,
     )
-    if cfg.compile:
-        technique.compile()
+    trainer.suit(technique)
     resume = stage.checkpoint if _recover(stage) else None
     if resume:
         print(f"{stage.name}: resuming from {resume}")
@@ -117,7 +117,7 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
     # a debugging aid of torch's deterministic mode, which costs time at every step
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
-        with garbage_collector.frozen(), machine.attention():
+        with garbage_collector.frozen(), trainer.attention_kernels():
             trainer.fit(technique, ckpt_path=resume, weights_only=True)
         if trainer.global_step < technique.steps:  # by a Timer, EarlyStopping or the like
             checkpoint.write(trainer)
@@ -137,6 +137,8 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
             raise
         # Lightning makes exit status 1 of Ctrl-C and SIGTERM
         raise (Terminated if trainer.received_sigterm else KeyboardInterrupt) from None
+    finally:
+        technique.release()
 
 
 def curves(stage: Stage) -> str | None:

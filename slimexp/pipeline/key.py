@@ -90,7 +90,6 @@ def plan(
     training = {
         **shared,
         "dense": keys.get(DENSE),
-        "compile": cfg.compile,
         "trainer": shaping(_resolved(cfg.trainer)),
         "callback": callbacks,
     }

@@ -15,7 +15,18 @@ from slimexp.budget.solver import Loss, Unreachable, describe, solve
 from slimexp.calibration.observe import visiting
 from slimexp.cut.ranking import Ranking, rank
 from slimexp.cut.remove import remove
-from slimexp.cut.shape import AXES, HIDDEN, WIDTHS, ParameterCounter, Shape, axes_of, lattice, possible, row_length, whole
+from slimexp.cut.shape import (
+    AXES,
+    HIDDEN,
+    WIDTHS,
+    ParameterCounter,
+    Shape,
+    axes_of,
+    lattice,
+    possible,
+    row_length,
+    whole,
+)
 from slimexp.cut.simulate import simulated
 from slimexp.data.base import Corpus
 from slimexp.importance.base import Gated, Importance, Learned
@@ -79,7 +90,11 @@ class PruneStructured(Finetune):
                 f"{type(importance).__name__} is learned by training, and structure goes before it: choose activation, "
                 "magnitude, wanda, taylor or random"
             )
-        for name, value in (("multiple", 1 if multiple == AUTO else multiple), ("rows", rows), ("candidates", candidates)):
+        for name, value in (
+            ("multiple", 1 if multiple == AUTO else multiple),
+            ("rows", rows),
+            ("candidates", candidates),
+        ):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
         check_min_coverage(min_coverage)

@@ -24,7 +24,8 @@ class Training(TypedDict):
         clip_norm: Largest norm of the gradient; 0 for no limit.
         dropout: Whether the model's dropout is active while it trains.
         workers: Number of processes that load data; 0 loads in the training process.
-        pad_to: Lengths are padded to a multiple of it (128 gives a compiler few distinct shapes).
+        pad_to: Lengths are padded to a multiple of it (128 gives a compiler few distinct shapes); ``None`` for the
+            trainer's.
         seed: Seed of the order of the data.
         losses: Name -> term of the objective.
         optimizer: Partial of a torch optimizer, awaiting the parameters; an ``lr`` that is ``"auto"`` suits the model.
@@ -39,7 +40,7 @@ class Training(TypedDict):
     clip_norm: float
     dropout: bool
     workers: int
-    pad_to: int
+    pad_to: int | None
     seed: int
     losses: Mapping[str, Loss]
     optimizer: Callable[..., torch.optim.Optimizer]
@@ -56,7 +57,7 @@ def check(training: Training) -> None:
     """
     for name, least in LEAST.items():
         value = training[name]  # type: ignore[literal-required]
-        if value == AUTO and name in AUTOMATIC:
+        if value is None or (value == AUTO and name in AUTOMATIC):
             continue
         if not isinstance(value, int | float) or value < least:
             raise ValueError(f"{name} must be >= {least}, got {value}")
