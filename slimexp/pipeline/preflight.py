@@ -21,6 +21,7 @@ from slimexp.model.loading import Pretrained
 from slimexp.pipeline import machine, reference
 from slimexp.record import record
 from slimexp.record.stage import DENSE, START
+from slimexp.technique import packing
 from slimexp.technique.compatibility import check_stages
 from slimexp.technique.finetune import Finetune
 
@@ -79,6 +80,8 @@ def training(cfg: DictConfig) -> TrainingParts:
     source: Source = build(cfg.model)
     techniques: dict[str, Finetune] = {name: build(node) for name, node in cfg.pipeline.items()}
     measures = _measures(cfg)
+    for technique in techniques.values():
+        packing.check(technique.packing, corpus)
     if reserved := {DENSE, START, FINAL} & techniques.keys():
         raise ValueError(f"a stage cannot be called '{min(reserved)}', which has a meaning: give it another name")
     baseline: Source | None = build(cfg.baseline) if cfg.baseline is not None else None

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from slimexp.data.base import Corpus
 from slimexp.loss.base import Loss, Outputs
 from slimexp.model.base import Batch, Family
+from slimexp.technique import packing
 from slimexp.technique.batches import training_batches
 from slimexp.technique.training import Training, check
 
@@ -51,6 +52,7 @@ class Finetune(pl.LightningModule):
         self.dropout = training["dropout"]
         self.workers = training["workers"]
         self.pad_to = training["pad_to"]
+        self.packing = training["packing"]
         self.seed = training["seed"]
         self.losses = nn.ModuleDict(training["losses"])
         self.teacher = training["teacher"]
@@ -131,7 +133,7 @@ class Finetune(pl.LightningModule):
             teacher: The teacher, in eval mode; present where ``needs_teacher``.
 
         Raises:
-            ValueError: The teacher reads another vocabulary.
+            ValueError: The teacher reads another vocabulary, or rows are to be packed and cannot be.
         """
         if teacher is not None:
             check_vocabularies(family.tokenizer, teacher.tokenizer)
@@ -140,6 +142,8 @@ class Finetune(pl.LightningModule):
         self.model = family.model
         # A Family is no nn.Module, so the teacher stays out of the module tree and of every checkpoint.
         self.teacher_family = teacher
+        models = [family] if teacher is None else [family, teacher]
+        self.packs = bool(self.steps) and packing.chosen(self.packing, corpus, models)
 
     def compile(self) -> None:
         """Put the model, and the teacher's, through ``torch.compile``; the losses stay as they are."""
@@ -171,6 +175,8 @@ class Finetune(pl.LightningModule):
             stop=self.steps * self.accumulate,
             workers=self.workers,
             multiple=self.pad_to,
+            packing=self.packs,
+            devices=self.trainer.num_devices if self._trainer is not None else 1,
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -1,7 +1,7 @@
 """Constructor arguments that every technique takes, and the values that they may have."""
 
 from collections.abc import Callable, Mapping
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import torch
 
@@ -21,8 +21,10 @@ class Training(TypedDict):
         accumulate: Number of batches per optimizer step; each weighs the same, however many tokens it has.
         clip_norm: Largest norm of the gradient; 0 for no limit.
         dropout: Whether the model's dropout is active while it trains.
-        workers: Number of processes that load data; 0 loads in the training process.
-        pad_to: Lengths are padded to a multiple of it (128 gives a compiler few distinct shapes).
+        workers: Number of processes that load data; 0 loads in the training process, ``auto`` suits the machine.
+        pad_to: Lengths are padded to a multiple of it (128 gives a compiler few distinct shapes), up to ``max_length``.
+        packing: Whether several texts share a row of ``max_length`` tokens, kept apart by positions and masks; ``auto``
+            where the text is causal, the same in every epoch, and the model keeps texts apart.
         seed: Seed of the order of the data.
         losses: Name -> term of the objective.
         optimizer: Partial of a torch optimizer, awaiting the parameters.
@@ -35,8 +37,9 @@ class Training(TypedDict):
     accumulate: int
     clip_norm: float
     dropout: bool
-    workers: int
+    workers: int | Literal["auto"]
     pad_to: int
+    packing: bool | Literal["auto"]
     seed: int
     losses: Mapping[str, Loss]
     optimizer: Callable[..., torch.optim.Optimizer]
@@ -52,7 +55,8 @@ def check(training: Training) -> None:
             settings, or no loss reads the teacher.
     """
     for name, least in LEAST.items():
-        if (value := training[name]) < least:  # type: ignore[literal-required]
+        value = training[name]  # type: ignore[literal-required]
+        if value != "auto" and value < least:
             raise ValueError(f"{name} must be >= {least}, got {value}")
     for name, loss in training["losses"].items():
         if not isinstance(loss, Loss):
