@@ -19,7 +19,9 @@ from slimexp.model.base import Family, Ids, PackedRow
 from slimexp.model.packed import windows
 from slimexp.model.tokenizer import digest, token_ids
 
-POOL = 2**21  # characters that are tokenized and packed together: about a thousand rows of 512, in a second or two
+Piece = tuple[int, int, int]  # an item, and where the piece of it starts and ends
+
+POOL = 2**20  # characters that are tokenized and packed together: some 600 rows of 512, in a second of one core
 _SILENT_S = 5.0
 
 
@@ -59,17 +61,49 @@ def best_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
     return rows
 
 
+def fill(lengths: Sequence[int], width: int) -> list[list[Piece]]:
+    """Items in rows of at most ``width``, few of them in pieces that leave hardly any room.
+
+    Whole items by ``best_fit`` may leave much room: two texts of 300 tokens share no row of 512. So the items of the
+    emptiest rows are cut to fill the others, wherever a 16th of a row is free. A piece starts with the last token of
+    the one before, as windows do (``model.packed``), so that no token goes unpredicted.
+
+    Args:
+        lengths: Length of every item, in 1 ... ``width``.
+        width: Length of a row.
+
+    Returns:
+        Item, start and end of the pieces of every row.
+    """
+    whole = best_fit(lengths, width)
+    rows = sorted(([(item, 0, lengths[item]) for item in row] for row in whole), key=_length, reverse=True)
+    least = max(2, width // 16)
+    target = 0  # the fullest row that still has room for a piece
+    while True:
+        while target < len(rows) and width - _length(rows[target]) < least:
+            target += 1
+        if target >= len(rows) - 1:
+            return rows
+        item, start, end = rows[-1].pop()
+        cut = min(end, start + width - _length(rows[target]))
+        rows[target].append((item, start, cut))
+        if cut < end:
+            rows[-1].append((item, cut - 1, end))
+        elif not rows[-1]:
+            rows.pop()
+
+
 class _Pool:
     """Packed rows of some documents, in flat arrays."""
 
     def __init__(self, documents: Sequence[Sequence[int]], width: int) -> None:
-        pieces = [np.array(piece, dtype=np.int32) for ids in documents if ids for piece in windows(ids, width)]
-        rows = best_fit([len(piece) for piece in pieces], width)
-        ordered = [pieces[item] for row in rows for item in row]
+        texts = [np.array(part, dtype=np.int32) for ids in documents if ids for part in windows(ids, width)]
+        rows = fill([len(text) for text in texts], width)
+        ordered = [texts[item][start:end] for row in rows for item, start, end in row]
         self.ids: Ids = np.concatenate(ordered) if ordered else np.empty(0, dtype=np.int32)
         self.lengths: Ids = np.array([len(piece) for piece in ordered], dtype=np.int32)
         self.pieces = _bounds([len(row) for row in rows])
-        self.tokens = _bounds([sum(len(pieces[item]) for item in row) for row in rows])
+        self.tokens = _bounds([_length(row) for row in rows])
 
     def __len__(self) -> int:
         return len(self.tokens) - 1
@@ -86,7 +120,7 @@ class Packed:
 
     Documents are shuffled once, and tokenized and packed in pools when they are first needed, the next pool while the
     one before it is trained on. What shares a row stays together in every epoch; the order of the rows is new in each.
-    A document longer than a row is split into windows, as in grading, so that no token goes unpredicted.
+    A document longer than a row is split into windows, as in grading, and some are cut to fill rows (``fill``).
 
     Args:
         texts: The documents.
@@ -233,6 +267,10 @@ def packed(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, *, width: int, se
     if key not in known:
         known[key] = Packed([row.source for row in corpus.splits["train"]], tokenizer, width=width, seed=seed)
     return known[key]
+
+
+def _length(row: Sequence[Piece]) -> int:
+    return sum(end - start for _, start, end in row)
 
 
 def _bounds(lengths: Sequence[int]) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from slimexp.data.base import Corpus, Example
 from slimexp.model.tokenizer import Bytes
 from slimexp.technique import packing
 from slimexp.technique.batches import processes, training_batches
-from slimexp.technique.packing import Packed, PackedOrder, best_fit
+from slimexp.technique.packing import Packed, PackedOrder, best_fit, fill
 
 Make = Callable[..., Any]
 RANDOM = random.Random(0)
@@ -66,20 +67,34 @@ def test_best_fit_of_a_few(lengths: list[int], expected: list[list[int]]) -> Non
     assert best_fit(lengths, 4) == expected
 
 
-def test_every_token_of_every_text_is_in_one_row_of_each_epoch() -> None:
+@pytest.mark.fast
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_are_filled_with_pieces_and_every_pair_of_neighbours_is_in_one(seed: int) -> None:
+    lengths = random.Random(seed).choices(range(1, 65), k=300)
+    lengths += [40] * 200  # no two of which share a row
+    rows = fill(lengths, 64)
+    assert all(0 < sum(end - start for _, start, end in row) <= 64 for row in rows)
+    pairs = Counter((item, at) for row in rows for item, start, end in row for at in range(start, end - 1))
+    assert pairs == Counter((item, at) for item, length in enumerate(lengths) for at in range(length - 1))
+    ones = [item for item, length in enumerate(lengths) if length == 1]
+    assert set(ones) <= {item for row in rows for item, _, _ in row}
+    whole = sum(start == 0 and end == lengths[item] for row in rows for item, start, end in row)
+    assert whole > 0.7 * len(lengths)
+    assert len(rows) <= 1.06 * sum(lengths) / 64 + 1
+
+
+def test_every_token_of_every_text_is_predicted_once_in_each_epoch() -> None:
     packed = rows()
     assert len(packed) > 3
-    expected: Counter[tuple[int, ...]] = Counter()
     tokenizer = Bytes().build([])
-    for text in TEXTS:
-        ids = tokenizer(text)["input_ids"]
-        expected.update(tuple(window) for window in packing.windows(ids, WIDTH))
+    expected = Counter(pair for text in TEXTS for pair in pairwise(tokenizer(text)["input_ids"]))
     for epoch in (0, 1):
-        found: Counter[tuple[int, ...]] = Counter()
+        found: Counter[tuple[int, int]] = Counter()
         for pool, row in packed.rows(epoch):
             ids, lengths = packed.pool(pool).row(row)
             assert 0 < len(ids) == lengths.sum() <= WIDTH
-            found.update(tuple(document.tolist()) for document in torch.from_numpy(ids).split(lengths.tolist()))
+            for document in torch.from_numpy(ids).split(lengths.tolist()):
+                found.update(pairwise(document.tolist()))
         assert found == expected
 
 
