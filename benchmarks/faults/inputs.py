@@ -65,6 +65,7 @@ OVERRIDES: dict[str, tuple[str, ...]] = {  # of a train command, key -> values t
     "trainer.pad_to": ("0", "x", "null"),
     "checkpoint.every_steps": ("-1", "0", "x", "null"),
     "checkpoint.every_seconds": ("-1", "x", "nan"),
+    "checkpoint.share": ("0", "1.5", "x", "nan"),
     "checkpoint": ("5", "null"),
     "nonsense": ("1",),
     "+nonsense": ("1",),

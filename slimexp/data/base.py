@@ -102,6 +102,11 @@ class Corpus(ABC):
         """
         return self.splits["train"][index]
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether training rows are the same text in every epoch."""
+        return getattr(self.training_example, "__func__", None) is Corpus.training_example
+
     def texts(self) -> Iterator[str]:
         """All training text, sources and targets, for training a tokenizer."""
         for example in self.splits["train"]:

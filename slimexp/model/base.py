@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
@@ -18,10 +19,12 @@ from transformers.pytorch_utils import Conv1D
 from slimexp.loss.base import IGNORE
 from slimexp.model.history import History
 from slimexp.model.special_tokens import align
-from slimexp.model.tokenizer import unchanged
+from slimexp.model.tokenizer import token_ids
 
 Text = tuple[str, str | None, int | None]  # source, target (seq2seq), label (classification)
 Batch = dict[str, Tensor]
+Ids = NDArray[np.int32]
+PackedRow = tuple[Ids, Ids]  # ids of documents, one after the other, and the length of each
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,17 @@ class Family(ABC):
             classifier.
         """
 
+    def packs(self) -> bool:
+        """Whether several documents can share a row without seeing each other (``pack``), tried on the model.
+
+        In eval mode, and before the model is compiled.
+        """
+        return False
+
+    def pack(self, rows: Sequence[PackedRow], *, multiple: int = 1) -> Batch:
+        """A batch like ``encode``, of rows that hold several documents; where ``packs``."""
+        raise NotImplementedError(f"{type(self).__name__} packs no rows")
+
     @abstractmethod
     def forward(self, batch: Batch, *, hidden: bool = False) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
         """Run the model.
@@ -132,22 +146,16 @@ class Family(ABC):
             target: Whether the texts are what a seq2seq model writes: translators encode it by another vocabulary, or
                 with the code of another language.
         """
-        written = target and hasattr(self.tokenizer, "_switch_to_target_mode")  # as transformers checks
-        with unchanged(self.tokenizer):
-            if written or not self.tokenizer.is_fast:
-                limit = self.max_length if truncate else None
-                named = {"text_target" if written else "text": list(texts)}
-                ids: list[list[int]] = self.tokenizer(**named, truncation=truncate, max_length=limit)["input_ids"]
-                return ids
-            # Straight to the Rust tokenizer: the wrapper around it takes eight times as long for one batch.
-            backend, side = self.tokenizer.backend_tokenizer, self.tokenizer.truncation_side
-            backend.no_padding()
-            backend.enable_truncation(self.max_length, direction=side) if truncate else backend.no_truncation()
-            return [encoding.ids for encoding in backend.encode_batch_fast(list(texts))]
+        limit = self.max_length if truncate else None
+        return token_ids(self.tokenizer, texts, limit=limit, target=target)
 
-    def pad(self, rows: Sequence[Sequence[int]], multiple: int = 1) -> tuple[Tensor, Tensor]:
-        """Ids -> (ids [B, T] padded at the end, mask [B, T] of the real ones); T is a multiple of ``multiple``."""
-        width = -(-max(len(row) for row in rows) // multiple) * multiple
+    def pad(self, rows: Sequence[Sequence[int] | Ids], multiple: int = 1) -> tuple[Tensor, Tensor]:
+        """Ids -> (ids [B, T] padded at the end, mask [B, T] of the real ones).
+
+        T is a multiple of ``multiple``, or ``max_length`` where that multiple would be longer.
+        """
+        longest = max(len(row) for row in rows)
+        width = max(longest, min(-(-longest // multiple) * multiple, self.max_length))
         lengths = np.array([len(row) for row in rows])
         mask = np.arange(width) < lengths[:, None]
         ids = np.full(mask.shape, self.pad_id, dtype=np.int64)

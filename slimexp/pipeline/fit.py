@@ -99,6 +99,7 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
         curves=stage.curves,
         every_seconds=cfg.checkpoint.every_seconds,
         every_steps=cfg.checkpoint.every_steps,
+        share=cfg.checkpoint.share,
     )
     trainer = machine.trainer(
         cfg.trainer,

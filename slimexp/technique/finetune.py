@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 from slimexp.data.base import Corpus
 from slimexp.loss.base import Loss
 from slimexp.model.base import Batch, Family
-from slimexp.technique import automatic
+from slimexp.technique import automatic, packing
 from slimexp.technique.automatic import AUTO, Conditions, outside_embeddings
 from slimexp.technique.batches import training_batches
 from slimexp.technique.finite import FiniteCheck
@@ -64,6 +64,7 @@ class Finetune(pl.LightningModule):
         self.dropout = training["dropout"]
         self.workers = training["workers"]
         self._pad_to = training["pad_to"]
+        self.packing = training["packing"]
         self.seed = training["seed"]
         self.losses = nn.ModuleDict(training["losses"])
         self.teacher = training["teacher"]
@@ -179,7 +180,7 @@ class Finetune(pl.LightningModule):
             teacher: The teacher, in eval mode; present where ``needs_teacher``.
 
         Raises:
-            ValueError: The teacher reads another vocabulary.
+            ValueError: The teacher reads another vocabulary, or rows are to be packed and cannot be.
         """
         if teacher is not None:
             check_vocabularies(family.tokenizer, teacher.tokenizer)
@@ -188,6 +189,8 @@ class Finetune(pl.LightningModule):
         self.model = family.model
         # A Family is no nn.Module, so the teacher stays out of the module tree and of every checkpoint.
         self.teacher_family = teacher
+        models = [family] if teacher is None else [family, teacher]
+        self.packs = bool(self.steps) and packing.chosen(self.packing, corpus, models)
 
     def on_step(self, progress: float) -> None:
         """Called before the forward pass of every optimizer step."""
@@ -216,6 +219,8 @@ class Finetune(pl.LightningModule):
             stop=self.steps * self.accumulate,
             workers=self.workers,
             multiple=self.pad_to,
+            packing=self.packs,
+            devices=self.trainer.num_devices if self._trainer is not None else 1,
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

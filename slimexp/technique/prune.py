@@ -261,6 +261,7 @@ class Prune(Finetune):
             stop=start + self.accumulate,
             workers=0,
             multiple=self.pad_to,
+            packing=self.packs,
         )
 
     def _allocate(self) -> None:

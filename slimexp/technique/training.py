@@ -1,7 +1,7 @@
 """Constructor arguments that every technique takes, and the values that they may have."""
 
 from collections.abc import Callable, Mapping
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import torch
 
@@ -11,7 +11,7 @@ from slimexp.technique import optimization
 from slimexp.technique.automatic import AUTO, Auto
 
 LEAST = {"steps": 0, "batch_size": 1, "accumulate": 1, "clip_norm": 0, "workers": 0, "pad_to": 1}
-AUTOMATIC = ("batch_size",)  # of those that may be ``auto``
+AUTOMATIC = ("batch_size", "workers")  # of those that may be ``auto``
 
 
 class Training(TypedDict):
@@ -23,9 +23,11 @@ class Training(TypedDict):
         accumulate: Number of batches per optimizer step; each weighs the same, however many tokens it has.
         clip_norm: Largest norm of the gradient; 0 for no limit.
         dropout: Whether the model's dropout is active while it trains.
-        workers: Number of processes that load data; 0 loads in the training process.
-        pad_to: Lengths are padded to a multiple of it (128 gives a compiler few distinct shapes); ``None`` for the
-            trainer's.
+        workers: Number of processes that load data; 0 loads in the training process, ``auto`` suits the machine.
+        pad_to: Lengths are padded to a multiple of it (128 gives a compiler few distinct shapes), up to ``max_length``;
+            ``None`` for the trainer's.
+        packing: Whether several texts share a row of ``max_length`` tokens, kept apart by positions and masks; ``auto``
+            where the text is causal, the same in every epoch, and the model keeps texts apart.
         seed: Seed of the order of the data.
         losses: Name -> term of the objective.
         optimizer: Partial of a torch optimizer, awaiting the parameters; an ``lr`` that is ``"auto"`` suits the model.
@@ -39,8 +41,9 @@ class Training(TypedDict):
     accumulate: int
     clip_norm: float
     dropout: bool
-    workers: int
+    workers: int | Literal["auto"]
     pad_to: int | None
+    packing: bool | Literal["auto"]
     seed: int
     losses: Mapping[str, Loss]
     optimizer: Callable[..., torch.optim.Optimizer]

@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -68,16 +67,6 @@ def test_windows_count_every_token_once(tiny: Tiny, max_length: int) -> None:
     cut = family.predict(ROWS, batch_size=4)
     assert [row[1:] for row in cut] == [row[1:] for row in whole]
     assert [row[0] for row in cut] == [pytest.approx(row[0], rel=1e-5) for row in whole]
-
-
-@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 6, 7, 8, 9])
-def test_windows_overlap_by_one_token(tiny: Tiny, length: int) -> None:
-    family: CausalLm = tiny("causal_lm", max_length=4)
-    ids = list(range(length))
-    windows = family._windows(ids)
-    assert [a[-1] == b[0] for a, b in pairwise(windows)] == [True] * (len(windows) - 1)
-    assert [token for window in windows for token in window[1:]] == ids[1:]
-    assert all(2 <= len(window) <= 4 for window in windows) or length == 1
 
 
 def test_a_text_of_one_token_predicts_nothing(tiny: Tiny) -> None:
