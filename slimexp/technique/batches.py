@@ -3,16 +3,17 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from slimexp.data.base import Corpus
 from slimexp.model.base import Batch, Family, PackedRow
+from slimexp.technique.automatic import Auto
 from slimexp.technique.packing import PackedOrder, generator, packed
 
-Workers = int | Literal["auto"]
+Workers = int | Auto
 
 MOST_PROCESSES = 8  # one tokenizes about a million tokens a second, several times what a GPU trains on
 POOL = 32  # batches sorted by length together: little padding, and still a random order
@@ -143,7 +144,7 @@ def processes(workers: Workers, device: torch.device, *, packing: bool, devices:
     None where the model trains on the CPU, which the processes would take from it, nor for packed rows, which are
     tokenized ahead by a thread and only copied here.
     """
-    if workers != "auto":
+    if isinstance(workers, int):
         return workers
     if packing or device.type != "cuda":
         return 0

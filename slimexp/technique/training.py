@@ -1,7 +1,7 @@
 """Constructor arguments that every technique takes, and the values that they may have."""
 
 from collections.abc import Callable, Mapping
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 import torch
 
@@ -41,9 +41,9 @@ class Training(TypedDict):
     accumulate: int
     clip_norm: float
     dropout: bool
-    workers: int | Literal["auto"]
+    workers: int | Auto
     pad_to: int | None
-    packing: bool | Literal["auto"]
+    packing: bool | Auto
     seed: int
     losses: Mapping[str, Loss]
     optimizer: Callable[..., torch.optim.Optimizer]
