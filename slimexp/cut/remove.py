@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from slimexp.architecture.base import HEADS, HIDDEN, KV_HEADS, VOCABULARY, Architecture, head_width, scope
 from slimexp.architecture.model_type import architecture_of, size
-from slimexp.cut.constraints import ScopeIndices, check, entries_per_unit, in_stack, resized
+from slimexp.cut.constraints import ScopeIndices, check, entries_per_unit, in_stack, resized, with_queries
 from slimexp.cut.vocabulary import renumber, shrunk
 from slimexp.model.base import Family
 
@@ -26,7 +26,7 @@ def remove(family: Family, layers: Mapping[str, Sequence[int]], retained: Mappin
         layers: Stack -> indices of the blocks retained, ascending; every stack of the model.
         retained: Axis -> scope (see ``constraints.scopes``) -> indices of the rows or columns retained, ascending; an
             axis left out stays whole. Widths are the same in all blocks. Heads are represented by their channels (see
-            ``keep.head_rows``), and their rows in fused or latent projections and position tables follow. Of the
+            ``head_rows``), and their rows in fused or latent projections and position tables follow. Of the
             vocabulary, the indices are token ids; the tokenizer is renumbered.
 
     Raises:
@@ -100,6 +100,14 @@ def _retained_parts(
 def channels_of(indices: Tensor, width: int) -> Tensor:
     """Indices of the ``width`` channels of each unit: [n] -> [n * width]."""
     return (indices[:, None] * width + torch.arange(width, device=indices.device)).flatten()
+
+
+def head_rows(config: PreTrainedConfig, best: ScopeIndices) -> dict[str, ScopeIndices]:
+    """Scope -> groups of heads retained, as ``remove`` takes them: channels of key/value heads and of query heads."""
+    width, axis = head_width(config), architecture_of(config).groups
+    share = with_queries(config, {axis: 1})[HEADS]
+    rows: dict[str, ScopeIndices] = {axis: {name: channels_of(groups, width) for name, groups in best.items()}}
+    return rows | {HEADS: {name: channels_of(groups, share * width) for name, groups in best.items()}}
 
 
 @torch.no_grad()

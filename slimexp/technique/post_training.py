@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from slimexp.calibration.block_by_block import calibrate_blocks
+from slimexp.cut.recognition import recognize
 from slimexp.model.base import Batch, Family
 from slimexp.model.layer import Layer, latent, matrix, place
 from slimexp.model.scaling import Scaling, scalings
@@ -66,6 +67,7 @@ def scaled_layers(family: Family, layers: Mapping[str, Layer]) -> dict[str, Scal
     Raises:
         ValueError: There are none, or it is not known where to scale a model of this type.
     """
+    recognize(family.model.config)
     blocks = (block for stack in family.blocks().values() for block in stack)
     of_layer = {
         name: scaling

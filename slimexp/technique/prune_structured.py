@@ -14,6 +14,7 @@ from slimexp.budget.base import Budget, SearchSpace
 from slimexp.budget.solver import Loss, Unreachable, describe, solve
 from slimexp.calibration.observe import visiting
 from slimexp.cut.ranking import Ranking, rank
+from slimexp.cut.recognition import recognize
 from slimexp.cut.remove import remove
 from slimexp.cut.shape import (
     AXES,
@@ -178,6 +179,7 @@ class PruneStructured(Finetune):
 
     def _choose_axes(self, config: PreTrainedConfig) -> None:
         """Where none are configured: all, except the width that a loss compares with the teacher's."""
+        recognize(config)
         if self.all_axes:
             self.axes = [axis for axis in axes_of(config) if axis != HIDDEN or not self.needs_hidden]
 
