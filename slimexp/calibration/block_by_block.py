@@ -175,7 +175,7 @@ class _Stack:
             self.update(statistics.complete())
 
     def _forward(self, batch: Batch) -> None:
-        self.family.forward({name: tensor.to(self.family.device) for name, tensor in batch.items()})
+        self.family.run({name: tensor.to(self.family.device) for name, tensor in batch.items()})
 
 
 def _wires(first: Call, call: Call, outputs: tuple[Any, ...]) -> Wires | None:

@@ -37,7 +37,7 @@ def input_values(family: Family, layers: Mapping[str, nn.Module], batches: Itera
     try:
         with undisturbed(family):
             for batch in batches:
-                family.forward({key: tensor.to(family.device) for key, tensor in batch.items()})
+                family.run({key: tensor.to(family.device) for key, tensor in batch.items()})
     finally:
         for hook in hooks:
             hook.remove()

@@ -150,7 +150,7 @@ def calibrate(
         if importance.observes == "input":
             with input_statistics(importance, layers) as statistics, torch.no_grad():
                 for statistics.batch, batch in enumerate(on_device):
-                    family.forward(batch)
+                    family.run(batch)
         else:
             statistics = Statistics(importance, layers)
             _add_gradients(statistics, on_device, objective)

@@ -128,7 +128,7 @@ def _rank_blocks(family: Family, batches: Iterable[Batch]) -> dict[str, list[int
             for index, block in enumerate(blocks):
                 hooks.callback(block.register_forward_hook(partial(add, stack, index)).remove)
         for batch in batches:
-            family.forward({name: tensor.to(family.device) for name, tensor in batch.items()})
+            family.run({name: tensor.to(family.device) for name, tensor in batch.items()})
     for total in totals.values():
         total[0] = torch.inf if first_stays else total[0]
     return {stack: total.argsort(descending=True, stable=True).tolist() for stack, total in totals.items()}

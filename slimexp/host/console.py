@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
+from slimexp.host.out_of_memory import is_out_of_memory
+
 T = TypeVar("T")
 
 USER_ERROR = 2
@@ -41,9 +43,10 @@ _PHRASES = {
     **{os.strerror(number): number for number in (*_FULL, *_BROKEN, *_FILES, errno.EFBIG, errno.ENOMEM)},
     "PytorchStreamWriter failed": _TORN,
     "enforce fail at inline_container": _TORN,
-    "DefaultCPUAllocator: ": errno.ENOMEM,
-    "CUDA out of memory": errno.ENOMEM,
 }
+
+
+_phases: list[str] = []  # the one that began last: what ran out of memory
 
 
 class Terminated(KeyboardInterrupt):
@@ -164,7 +167,8 @@ def counted(items: Collection[T], what: str) -> Iterator[T]:
 
 def phase(what: str) -> None:
     """Print, in a line of its own and at once, what begins now and may take long."""
-    print(f"  {printable(what)}", flush=True)
+    _phases[:] = [printable(what)]
+    print(f"  {_phases[-1]}", flush=True)
 
 
 def printable(text: object, most: int | None = LABEL) -> str:
@@ -207,7 +211,11 @@ def disk_fault(error: BaseException, folder: str | None, *, setting: str) -> str
         return f"{why.lower()}: raise the limit (ulimit -n) or use fewer workers, and repeat the command"
     if number == errno.ENOMEM:
         message = (str(error).strip().splitlines() or ["MemoryError"])[0]
-        return f"no memory left ({message[:200]}): free some, or use a smaller model, batch or max_length"
+        during = f" while {_phases[-1]}" if _phases else ""
+        return (
+            f"no memory left{during} ({message[:200]}): free some, or lower batch_size (of a stage, with accumulate "
+            "raised as much, the result stays) or max_length, or use a smaller model"
+        )
     if number in _SHUT and file is not None and is_own:
         why = "a file has that name" if number in (errno.EEXIST, errno.ENOTDIR) else why
         return f"cannot write to {_short(str(file))} ({why}): choose a folder of your own by {setting}"
@@ -218,7 +226,7 @@ def _number(error: BaseException) -> int | None:
     """The ``errno`` of an error, from its attribute or its text."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return errno.ENOMEM
     text = str(error)
     if match := _NUMBER.search(text):

@@ -25,6 +25,7 @@ Text = tuple[str, str | None, int | None]  # source, target (seq2seq), label (cl
 Batch = dict[str, Tensor]
 Ids = NDArray[np.int32]
 PackedRow = tuple[Ids, Ids]  # ids of documents, one after the other, and the length of each
+LOGITS = 2**26  # the most in one pass: 256 MB of float32, 1,300 tokens of a vocabulary of 49k at once
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,21 @@ class Family(ABC):
             ``hidden``, stack name -> outputs of embedding and blocks at the N real tokens, each [N, D].
             Else empty.
         """
+
+    def run(self, batch: Batch) -> None:
+        """Run the model for what hooks see of its layers; logits are computed at no more tokens than need be."""
+        self.forward(batch)
+
+    def rows_at_once(self, longest: int, batch_size: int) -> int:
+        """Number of rows whose float32 logits take at most 256 MB, at least one and at most ``batch_size``.
+
+        Args:
+            longest: Tokens of the longest row.
+            batch_size: Number of rows that was asked for.
+        """
+        head = self.model.get_output_embeddings()
+        outputs = 1 if head is None else longest * head.weight.shape[0]
+        return max(1, min(batch_size, LOGITS // outputs))
 
     @abstractmethod
     def predict(self, rows: Sequence[Text], *, batch_size: int) -> list[Any]:

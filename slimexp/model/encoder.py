@@ -28,6 +28,9 @@ class Encoder(Family):
             return output.logits, {}
         return output.logits, {"encoder": at_real_tokens(output.hidden_states, batch, "attention_mask")}
 
+    def rows_at_once(self, longest: int, batch_size: int) -> int:
+        return batch_size  # a row has a logit per class
+
     @torch.inference_mode()
     def predict(self, rows: Sequence[Text], *, batch_size: int) -> list[Any]:
         """Index of the likeliest class per text."""

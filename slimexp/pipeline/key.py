@@ -38,6 +38,7 @@ FIGURE_DRIVERS = (
 NO_EFFECT = {
     "slimexp.host.console": "prints",
     "slimexp.host.garbage_collector": "decides when memory is freed",
+    "slimexp.host.out_of_memory": "makes batches smaller where they do not fit, whose results are the same",
     "slimexp.pipeline.progress": "prints",
     "slimexp.record": "writes records, folders and locks; a change in how keys are made changes the keys by itself",
     "slimexp.config.definition": "finds what a configuration names",

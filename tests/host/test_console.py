@@ -129,16 +129,24 @@ def test_what_the_disk_refuses(error: Exception, expected: str | None) -> None:
         (OSError(errno.EMFILE, "no", "/a"), "too many open files: raise the limit (ulimit -n) or use fewer workers"),
         (OSError(errno.ENFILE, "no"), "too many open files in system: raise the limit"),
         (RuntimeError("unable to open file: Too many open files"), "too many open files: raise the limit"),
-        (MemoryError(), "no memory left (MemoryError): free some, or use a smaller model, batch or max_length"),
+        (MemoryError(), "no memory left (MemoryError): free some, or lower batch_size"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "no memory left ([Errno 12] Cannot allocate memory): free"),
         (Exception("mmap: Cannot allocate memory (os error 12)"), "no memory left (mmap: Cannot allocate memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "no memory left ([enforce fail]"),
         (RuntimeError("CUDA out of memory. " + "Tried " * 200), "no memory left (CUDA out of memory. Tried"),
     ],
 )
-def test_what_the_machine_lacks(error: Exception, expected: str) -> None:
+def test_what_the_machine_lacks(error: Exception, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slimexp.host.console._phases", [])
     message = disk_fault(error, "/runs", setting="runs=FOLDER")
     assert message is not None and message.startswith(expected) and len(message) < 400
+
+
+def test_the_phase_that_ran_out_of_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slimexp.host.console._phases", [])
+    phase("measuring task")
+    message = disk_fault(RuntimeError("std::bad_alloc"), "/runs", setting="runs=FOLDER")
+    assert message is not None and message.startswith("no memory left while measuring task (std::bad_alloc): free some")
 
 
 def test_a_file_that_grows_beyond_the_limit_is_told(tmp_path: Path) -> None:
