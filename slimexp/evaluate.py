@@ -18,6 +18,7 @@ from slimexp.config.command_line import main
 from slimexp.config.schema import Evaluation
 from slimexp.host.console import phase
 from slimexp.record import record, stage
+from slimexp.record.figures import PERPLEXITY, same_tokens
 
 if TYPE_CHECKING:
     from slimexp.data.base import Corpus
@@ -115,9 +116,12 @@ def _record(
 def _lines(metrics: dict[str, float], dense: dict[str, float]) -> Iterator[str]:
     """One line per figure, beside the figure of the dense model where that is another model."""
     width = max(map(len, metrics), default=0)
+    other_tokens = PERPLEXITY in dense and not same_tokens([metrics, dense])
     for name, value in metrics.items():
         beside = f"   dense {dense[name]:.6g}" if name in dense else ""
         ratio = f"   {value / dense[name]:.3g}x" if dense.get(name) else ""
+        if ratio and name == PERPLEXITY and other_tokens:
+            ratio = "   of other tokens, see bits_per_byte"
         yield f"{name:{max(width, 32)}s} {value:<12.6g}{beside}{ratio}".rstrip()
 
 

@@ -1,6 +1,7 @@
 """What holds for every test: no network, no tracking, one thread, nothing that changes from run to run."""
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -219,6 +220,17 @@ def make_record() -> Callable[..., Any]:
         return replace(base, **changes)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def likelihoods() -> Callable[..., dict[str, float]]:
+    """Perplexity and tokens per byte -> what a language model's grading gives, with a standard error."""
+
+    def figures(perplexity: float, tokens_per_byte: float = 0.3) -> dict[str, float]:
+        bits = math.log2(perplexity) * tokens_per_byte
+        return {"perplexity": perplexity, "perplexity_stderr": perplexity / 100, "bits_per_byte": bits}
+
+    return figures
 
 
 @pytest.fixture(scope="session")

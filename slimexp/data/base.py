@@ -125,4 +125,4 @@ class Corpus(ABC):
 
     @abstractmethod
     def trivial(self, examples: Sequence[Example]) -> float:
-        """Headline of the best baseline without a model: copied input, commonest class, or byte frequencies."""
+        """Headline of the best baseline without a model: copied input, or frequencies of classes or bytes."""
