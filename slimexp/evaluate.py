@@ -17,6 +17,7 @@ from slimexp.config.check import check
 from slimexp.config.command_line import main
 from slimexp.config.schema import Evaluation
 from slimexp.host.console import phase
+from slimexp.host.progress import working
 from slimexp.record import record, stage
 from slimexp.record.figures import PERPLEXITY, same_tokens
 
@@ -39,11 +40,12 @@ def evaluate(cfg: DictConfig) -> float | None:
     """
     check(cfg, schema=Evaluation)
     phase("checking the model, the data and the measures")
-    from slimexp.measure.base import run
-    from slimexp.pipeline import preflight  # torch is imported only once the config is right
-
     began = time.monotonic()
-    parts = preflight.evaluation(cfg)
+    with working("importing the libraries"):  # torch, only once the config is right
+        from slimexp.measure.base import run
+        from slimexp.pipeline import preflight
+    with working("checking the model, the data and the measures"):
+        parts = preflight.evaluation(cfg)
     corpus, measures, source, dense = parts.corpus, parts.measures, parts.source, parts.dense
     subject = _subject(source, cfg.device, corpus)
     baseline = subject if dense in (None, source) else _subject(dense, cfg.device, corpus)
@@ -135,11 +137,12 @@ def _subject(source: "Pretrained", device: str, corpus: "Corpus") -> "Subject":
 
     phase(f"loading {source.path}")
     ordered = in_model_order(source.validate(corpus.task, corpus.labels), corpus.labels) == tuple(corpus.labels)
-    if ordered and Path(source.folder).is_dir() and refusal(Path(source.folder)) is None:
-        return Subject(served(source.folder, corpus.task, source.max_length, device=device), Path(source.folder))
-    family = source.load(task=corpus.task, texts=corpus.texts, labels=corpus.labels)
-    nn.Module.to(family.model.eval(), device)
-    return Subject(family, source.local_folder())
+    with working(f"loading {source.path}"):
+        if ordered and Path(source.folder).is_dir() and refusal(Path(source.folder)) is None:
+            return Subject(served(source.folder, corpus.task, source.max_length, device=device), Path(source.folder))
+        family = source.load(task=corpus.task, texts=corpus.texts, labels=corpus.labels)
+        nn.Module.to(family.model.eval(), device)
+        return Subject(family, source.local_folder())
 
 
 def _key(cfg: DictConfig, source: "Pretrained") -> str:

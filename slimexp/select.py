@@ -24,6 +24,7 @@ from slimexp.analysis.section import Section, load
 from slimexp.analysis.style import number
 from slimexp.analysis.uncertainty import DECIDED, probability_dominated
 from slimexp.host import console
+from slimexp.host.progress import working
 
 SHORT = {"size_mb": "disk_mb", "latency_ms": "latency_p50_ms", "params": "params_live"}
 NONE_FITS = 1
@@ -104,7 +105,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     options = parser.parse_args(arguments)
     try:
         budgets = [Budget.parse(text) for text in options.budgets]
-        sections = load(options.runs)
+        with working("reading the records"):
+            sections = load(options.runs)
         _check(budgets, sections)
     except (ValueError, OSError) as error:
         print(f"error: {console.printable(error)}", file=sys.stderr)

@@ -24,6 +24,8 @@ os.environ |= {  # before torch, transformers or wandb are imported
 
 import pytest
 
+from slimexp.host import progress
+
 LOOPBACK = ("127.", "::1", "localhost")
 
 TINY: dict[str, dict[str, Any]] = {  # task -> config of a model that is trained in milliseconds
@@ -47,6 +49,12 @@ def _refuse_outside(host: Any) -> None:
 def _heed_interrupts() -> None:
     """A shell has what runs in its background ignore interrupts, and the processes that tests start inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_progress() -> None:
+    """What a test prints does not depend on how busy the machine is; tests of progress have a clock of their own."""
+    progress.reporter.watching = False
 
 
 @pytest.fixture(autouse=True)

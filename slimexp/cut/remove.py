@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from slimexp.cut.architecture import HIDDEN, VOCABULARY, Architecture, architecture_of, head_width, scope
 from slimexp.cut.constraints import ScopeIndices, check, in_stack, resized
 from slimexp.cut.vocabulary import renumber, shrunk
+from slimexp.host.progress import counted
 from slimexp.model.base import Family
 
 
@@ -53,7 +54,9 @@ def remove(family: Family, layers: Mapping[str, Sequence[int]], retained: Mappin
         small.generation_config = generation
     state = model.state_dict()
     with torch.no_grad():
-        for name, tensor in small.state_dict().items():  # one by one, so that no third copy is held
+        for name, tensor in counted(
+            small.state_dict().items(), "smaller tensor"
+        ):  # one by one, so that no third copy is held
             source = _source_name(name, architecture, layers)
             tensor.copy_(_slice(state[source], source, model.config, retained))
     if HIDDEN in retained:

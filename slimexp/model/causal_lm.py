@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from slimexp.host.progress import counted
 from slimexp.loss.base import IGNORE
 from slimexp.model.base import Batch, Family, Text, at_real_tokens, block_list, by_length
 
@@ -63,7 +64,8 @@ class CausalLm(Family):
         ids = [self._started(text) for text in self.token_ids([row[0] for row in rows], truncate=False)]
         windows = [(i, window) for i, text in enumerate(ids) for window in self._windows(text)]
         totals = torch.zeros(len(rows), 3, dtype=torch.float64)
-        for chunk in by_length([window for _, window in windows], self._rows_at_once(windows, batch_size)):
+        chunks = list(by_length([window for _, window in windows], self._rows_at_once(windows, batch_size)))
+        for chunk in counted(chunks, "batch"):
             batch = self._batch([windows[j][1] for j in chunk])
             batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
             logits, _ = self.forward(batch)

@@ -37,6 +37,7 @@ FIGURE_DRIVERS = (
 # Imported by code that makes results or takes figures, and without effect on either: module -> why.
 NO_EFFECT = {
     "slimexp.host.console": "prints",
+    "slimexp.host.progress": "prints",
     "slimexp.host.garbage_collector": "decides when memory is freed",
     "slimexp.pipeline.progress": "prints",
     "slimexp.record": "writes records, folders and locks; a change in how keys are made changes the keys by itself",
