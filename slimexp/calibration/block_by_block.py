@@ -92,7 +92,7 @@ def calibrate_blocks(
                 stack.from_the_beginning(batches, device)
                 continue
             with visiting(family.model, device if position else family.device):
-                calls = [stack.entry(batch).to(device) for batch in counted(batches, "row, to the first block:")]
+                calls = [stack.entry(batch).to(device) for batch in counted(batches, "input row")]
             stack.from_block_to_block(calls, wiring, device)
 
 
@@ -151,7 +151,7 @@ class _Stack:
                         call.on(block)
                 self._update(statistics)
                 if wires is not None:
-                    for row, call in enumerate(counted(calls, "row, to the next block:")):
+                    for row, call in enumerate(counted(calls, "output row")):
                         calls[row] = call.after(call.on(block), wires)
 
     def from_the_beginning(self, batches: Sequence[Batch], device: torch.device) -> None:

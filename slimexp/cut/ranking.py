@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from slimexp.architecture.base import scope
+from slimexp.architecture.model_type import architecture_of
 from slimexp.calibration.observe import calibrate
-from slimexp.cut.architecture import architecture_of, scope
 from slimexp.cut.block_influence import block_influence
 from slimexp.cut.constraints import ScopeIndices
 from slimexp.cut.remove import channels_of
@@ -113,7 +114,7 @@ def _unit_scores(scores: Tensor, units: int, norm: float) -> Tensor:
 @torch.no_grad()
 def _rank_blocks(family: Family, batches: Iterable[Batch]) -> dict[str, list[int]]:
     """Stack -> indices of its blocks, most influential first; a block that must stay precedes all."""
-    first_stays = architecture_of(family.model.config).first_block_stays
+    first_stays = architecture_of(family.model.config).first(family.model.config) is not None
     totals = {stack: torch.zeros(len(blocks)) for stack, blocks in family.blocks().items()}
 
     def add(stack: str, index: int, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -127,7 +128,7 @@ def _rank_blocks(family: Family, batches: Iterable[Batch]) -> dict[str, list[int
         for stack, blocks in family.blocks().items():
             for index, block in enumerate(blocks):
                 hooks.callback(block.register_forward_hook(partial(add, stack, index)).remove)
-        for batch in counted(batches, "row for the influence of blocks:"):
+        for batch in counted(batches, "row for the influence of blocks,"):
             family.forward({name: tensor.to(family.device) for name, tensor in batch.items()})
     for total in totals.values():
         total[0] = torch.inf if first_stays else total[0]
