@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimexp.calibration.observe import undisturbed
+from slimexp.host.progress import counted
 from slimexp.loss.base import IGNORE
 from slimexp.model.base import Batch, Family
 
@@ -34,7 +35,7 @@ class Divergence:
         moved = ({name: tensor.to(family.device) for name, tensor in batch.items()} for batch in batches)
         self.batches = [part for batch in moved for part in self._split(batch)]
         self._every = self._thinned()
-        self.before = [self._answers(batch) for batch in self.batches]
+        self.before = [self._answers(batch) for batch in counted(self.batches, "reference answer")]
         for index, answers in enumerate(self.before):
             if not answers.isfinite().all():
                 raise ValueError(f"the model answers with NaN or infinity in calibration batch {index}")

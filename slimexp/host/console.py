@@ -1,4 +1,4 @@
-"""The console of a program: progress of a loop, and one line when a disk, a folder, a reader or a user ends it."""
+"""The console of a program: one line when a disk, a folder, a reader or a user ends it."""
 
 import argparse
 import errno
@@ -10,15 +10,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from slimexp.host.out_of_memory import is_out_of_memory
-
-T = TypeVar("T")
 
 USER_ERROR = 2
 INTERRUPTED = 128 + signal.SIGINT  # as a shell counts
@@ -148,21 +146,6 @@ class _Stops:
 def _leave(status: int) -> NoReturn:
     """End at once: whatever is written is written aside and renamed."""
     os._exit(status)
-
-
-def counted(items: Collection[T], what: str) -> Iterator[T]:
-    """``items``, with the number done printed: on a terminal in a line that is overwritten, else at every tenth."""
-    live, last = sys.stdout.isatty(), len(items)
-    try:
-        for done, item in enumerate(items, 1):
-            yield item
-            if live:
-                print(f"\r  {what} {done} of {last}", end="", flush=True)
-            elif 10 * done // last > 10 * (done - 1) // last:
-                print(f"  {what} {done} of {last}", flush=True)
-    finally:
-        if live and last:
-            print()
 
 
 def phase(what: str) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from slimexp.data.base import Corpus, Direction
 from slimexp.host.out_of_memory import halving
+from slimexp.host.progress import counted
 from slimexp.importance.base import Calibrated, Importance
 from slimexp.loss.base import IGNORE, Loss, Outputs
 from slimexp.measure.base import Measure, Subject, spread, untouched
@@ -95,7 +96,7 @@ def sensitivity(
     teacher_outputs = [_outputs(family, batch, loss) if loss.needs_teacher else None for batch in batches]
     dense = mean_loss(family, batches, loss=loss, teacher_outputs=teacher_outputs)
     increase = {}
-    for name, layer in family.compressible().items():
+    for name, layer in counted(family.compressible().items(), "layer"):
         weight = _weight(name, layer)
         alive = int(torch.count_nonzero(weight)) / weight.numel()
         increase[name] = 0.0  # a layer that is all zeros cannot be pruned

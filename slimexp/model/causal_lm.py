@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from slimexp.host.progress import counted
 from slimexp.loss.base import IGNORE
 from slimexp.model import packed
 from slimexp.model.base import Batch, Family, Ids, PackedRow, Text, at_real_tokens, block_list, by_length
@@ -87,7 +88,8 @@ class CausalLm(Family):
         windows = [(i, window) for i, text in enumerate(ids) for window in packed.windows(text, self.max_length)]
         totals = torch.zeros(len(rows), 3, dtype=torch.float64)
         longest = max((len(window) for _, window in windows), default=1)
-        for chunk in by_length([window for _, window in windows], self.rows_at_once(longest, batch_size)):
+        chunks = list(by_length([window for _, window in windows], self.rows_at_once(longest, batch_size)))
+        for chunk in counted(chunks, "batch"):
             batch = self._batch([windows[j][1] for j in chunk])
             batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
             logits, _ = self.forward(batch)

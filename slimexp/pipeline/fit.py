@@ -17,6 +17,7 @@ from slimexp.file import integrity
 from slimexp.file.integrity import Damaged
 from slimexp.host import garbage_collector
 from slimexp.host.console import Terminated, printable
+from slimexp.host.progress import working
 from slimexp.logger.base import Tracker
 from slimexp.logger.curves import drop_from
 from slimexp.model.base import Family, Source
@@ -71,10 +72,12 @@ def train(
     pl.seed_everything(cfg.seed, verbose=False)
     technique.compute_device = machine.device(cfg.trainer)
     technique.default_pad_to = cfg.trainer.pad_to
-    technique.prepare(artifact.load(previous), corpus, _teacher(technique, reference, corpus))
+    with working(f"{stage.name}: preparing"):
+        technique.prepare(artifact.load(previous), corpus, _teacher(technique, reference, corpus))
     if technique.steps:
         fit(technique, stage, cfg, tracker)
-    coverage = technique.finish()
+    with working(f"{stage.name}: finishing"):
+        coverage = technique.finish()
     history = artifact.read_manifest(previous)["stages"]
     entry = {"name": stage.name, "technique": type(technique).__name__, "key": stage.key, "coverage": coverage}
     artifact.save(technique.family, stage.artifact, dtype=_saved_type(cfg), stages=[*history, entry], key=stage.key)

@@ -37,6 +37,7 @@ FIGURE_DRIVERS = (
 # Imported by code that makes results or takes figures, and without effect on either: module -> why.
 NO_EFFECT = {
     "slimexp.host.console": "prints",
+    "slimexp.host.progress": "prints",
     "slimexp.host.garbage_collector": "decides when memory is freed",
     "slimexp.host.out_of_memory": "makes batches smaller where they do not fit, whose results are the same",
     "slimexp.pipeline.progress": "prints",

@@ -15,6 +15,7 @@ from slimexp.config import secret
 from slimexp.file.integrity import Damaged
 from slimexp.format import manifest
 from slimexp.host.console import printable
+from slimexp.host.progress import working
 from slimexp.logger.base import Tracker
 from slimexp.measure.base import Subject, run
 from slimexp.pipeline import key, machine, preflight
@@ -62,7 +63,8 @@ class Pipeline:
         """
         running = at_work(Path(self.cfg.runs))
         tracker = self.tracker
-        tracker.start(name=self.cfg.name, config=secret.written(self.cfg))
+        with working("starting the log"):
+            tracker.start(name=self.cfg.name, config=secret.written(self.cfg))
         try:
             metrics: dict[str, float] = {}
             for stage in self.stages:
@@ -76,7 +78,8 @@ class Pipeline:
             tracker.summary(FINAL, metrics)
             return metrics
         finally:
-            tracker.finish()
+            with working("finishing the log"):
+                tracker.finish()
             running.close()
 
     @cached_property

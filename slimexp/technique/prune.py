@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from slimexp.allocation.base import SparsityAllocation
 from slimexp.calibration.observe import calibrate, check_called, observes_inputs, undisturbed, visiting
 from slimexp.data.base import Corpus
+from slimexp.host.progress import counted
 from slimexp.importance.base import Calibrated, Compensating, Gated, Importance, Learned
 from slimexp.model.base import Batch, Family
 from slimexp.model.layer import Layer, LayerSelector, coverage, latent, matrix
@@ -228,7 +229,7 @@ class Prune(Finetune):
             return
         with visiting(self.family.model, self._device_for(self.family)):
             statistics = self._statistics()
-            for names in short:
+            for names in counted(short, "mask"):
                 self.mask_update.choose(names, share, statistics)
 
     def _layers_of(self, family: Family) -> dict[str, Layer]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slimexp.host.console import UNREAD, counted, disk_fault, interruptible, phase, printable
+from slimexp.host.console import UNREAD, disk_fault, interruptible, phase, printable
 
 pytestmark = pytest.mark.fast
 ROOT = Path(__file__).parents[2]
@@ -69,18 +69,6 @@ def test_lines_come_out_as_they_are_printed() -> None:
 def test_a_phase_is_one_line_that_no_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
     phase("loading a\nb")
     assert capsys.readouterr().out == "  loading a\\nb\n"
-
-
-def test_a_loop_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(counted(range(40), "layer")) == list(range(40))
-    assert capsys.readouterr().out.splitlines() == [f"  layer {done} of 40" for done in range(4, 41, 4)]
-    assert list(counted("ab", "cut")) == ["a", "b"]
-    assert capsys.readouterr().out == "  cut 1 of 2\n  cut 2 of 2\n"
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert list(counted("ab", "cut")) == ["a", "b"]
-    assert capsys.readouterr().out == "\r  cut 1 of 2\r  cut 2 of 2\n"
-    assert list(counted([], "cut")) == []
-    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
