@@ -206,7 +206,7 @@ def trl(student: Family, teacher: Family, batches: list[Batch], clock: Clock, ar
 def contenders() -> dict[str, Callable[..., None]]:
     named: dict[str, Callable[..., None]] = {"slimexp": ours, "eager": by_hand(False), "compiled": by_hand(True)}
     try:
-        import trl as _
+        import trl as _  # noqa: F401
     except ImportError:
         return named
     return named | {"trl": trl}
