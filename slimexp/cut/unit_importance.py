@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from slimexp.cut.architecture import EXPERTS, Architecture, scope
+from slimexp.host.console import counted
 from slimexp.model.base import Batch, Family
 
 
@@ -125,7 +126,7 @@ def _sum_over_batches(
     was_training = family.model.training
     family.model.eval()
     try:
-        for batch in batches:
+        for batch in counted(batches, "choosing what stays: batch"):
             family.forward({name: tensor.to(family.device) for name, tensor in batch.items()})
     finally:
         family.model.train(was_training)
