@@ -93,7 +93,7 @@ def teacher_of(folder: str | None, toy: bool) -> LlamaForCausalLM:
     """The dense model in float32."""
     torch.manual_seed(0)
     if folder is not None:
-        model: LlamaForCausalLM = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         return model
     return LlamaForCausalLM(LlamaConfig(**(TOY if toy else SHAPE)))  # type: ignore[arg-type]
 

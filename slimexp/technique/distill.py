@@ -6,8 +6,8 @@ from typing import Unpack
 from torch import nn
 from transformers import PreTrainedConfig
 
+from slimexp.architecture.base import FFN, HEADS, HIDDEN
 from slimexp.calibration.observe import visiting
-from slimexp.cut.architecture import FFN, HEADS, HIDDEN
 from slimexp.cut.keep import Keep
 from slimexp.data.base import Corpus
 from slimexp.model.base import Family

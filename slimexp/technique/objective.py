@@ -5,7 +5,6 @@ from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from slimexp.loss.base import LabelLoss, Loss, Outputs, Ratio, counted_labels
 from slimexp.model.base import Batch, Family, positions
@@ -182,21 +181,3 @@ def _runs_in(family: Family, dtype: torch.dtype) -> bool:
     except RuntimeError:  # products of unlike types
         return False
     return True
-
-
-def check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
-    """Refuse a teacher whose token ids mean something else; rows of a model beyond its vocabulary do not matter.
-
-    Raises:
-        ValueError: The vocabularies differ.
-    """
-    of_student, of_teacher = student.get_vocab(), teacher.get_vocab()
-    if of_student == of_teacher:
-        return
-    tokens = of_student.keys() | of_teacher.keys()
-    differing = [token for token in tokens if of_student.get(token) != of_teacher.get(token)]
-    raise ValueError(
-        f"teacher and student read different vocabularies ({len(of_teacher)} and {len(of_student)} tokens, "
-        f"{len(differing)} differ, e.g. {min(differing)!r}): distillation compares logits id by id. "
-        "Choose a teacher with the student's tokenizer, or cut the student out of the teacher"
-    )

@@ -1,6 +1,7 @@
 """Constructor arguments that every technique takes, and the values that they may have."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TypedDict
 
 import torch
@@ -8,8 +9,27 @@ import torch
 from slimexp.loss.base import Loss
 from slimexp.model.base import Source
 from slimexp.technique import optimization
+from slimexp.technique.automatic import AUTO, Auto
 
 LEAST = {"steps": 0, "batch_size": 1, "accumulate": 1, "clip_norm": 0, "workers": 0, "pad_to": 1}
+AUTOMATIC = ("batch_size",)  # of those that may be ``auto``
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How steps are executed; it changes results by no more than rounding, but for padding.
+
+    Attributes:
+        pad_to: What lengths are padded to a multiple of, where the technique does not say.
+        compiled: Whether blocks and losses go through ``torch.compile``.
+        fused: Whether an optimizer that can do so updates all weights in one kernel, on a GPU.
+        logits_at_once: Number of logits in memory at once, of student and of teacher.
+    """
+
+    pad_to: int = 1
+    compiled: bool = False
+    fused: bool = False
+    logits_at_once: int = 2**22
 
 
 class Training(TypedDict):
@@ -17,7 +37,7 @@ class Training(TypedDict):
 
     Attributes:
         steps: Number of optimizer steps; 0 trains nothing and makes a technique one-shot.
-        batch_size: Number of rows per batch.
+        batch_size: Number of rows per batch; ``"auto"``: 32, or as many as the memory holds.
         accumulate: Number of batches per optimizer step; each weighs the same, however many tokens it has.
         clip_norm: Largest norm of the gradient; 0 for no limit.
         dropout: Whether the model's dropout is active while it trains.
@@ -26,13 +46,14 @@ class Training(TypedDict):
             trainer's.
         seed: Seed of the order of the data.
         losses: Name -> term of the objective.
-        optimizer: Partial of a torch optimizer, awaiting the parameters.
-        lr_scheduler: Partial of a learning-rate schedule, awaiting optimizer and ``num_training_steps``.
+        optimizer: Partial of a torch optimizer, awaiting the parameters; an ``lr`` that is ``"auto"`` suits the model.
+        lr_scheduler: Partial of a learning-rate schedule, awaiting optimizer and ``num_training_steps``;
+            ``num_warmup_steps`` may be ``"auto"``.
         teacher: Where the teacher comes from; ``None`` for the run's dense model, if a loss needs one.
     """
 
     steps: int
-    batch_size: int
+    batch_size: int | Auto
     accumulate: int
     clip_norm: float
     dropout: bool
@@ -53,7 +74,12 @@ def check(training: Training) -> None:
             settings, or no loss reads the teacher.
     """
     for name, least in LEAST.items():
-        if (value := training[name]) is not None and value < least:  # type: ignore[literal-required]
+        value = training[name]  # type: ignore[literal-required]
+        if value == AUTO and name in AUTOMATIC:
+            continue
+        if name == "pad_to" and value is None:
+            continue
+        if not isinstance(value, int | float) or value < least:
             raise ValueError(f"{name} must be >= {least}, got {value}")
     for name, loss in training["losses"].items():
         if not isinstance(loss, Loss):
