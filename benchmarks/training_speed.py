@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from importlib.util import find_spec
 from typing import Any
 
 import pytorch_lightning as pl
@@ -92,7 +93,7 @@ def teacher_of(folder: str | None, toy: bool) -> LlamaForCausalLM:
     """The dense model in float32."""
     torch.manual_seed(0)
     if folder is not None:
-        model: LlamaForCausalLM = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         return model
     return LlamaForCausalLM(LlamaConfig(**(TOY if toy else SHAPE)))  # type: ignore[arg-type]
 
@@ -145,8 +146,8 @@ def by_hand(compiled: bool) -> Callable[..., None]:
 
     def run(student: Family, teacher: Family, batches: list[Batch], clock: Clock, _: argparse.Namespace) -> None:
         device = clock.device
-        model = student.model.to(device).train()
-        taught = teacher.model.to(device, torch.bfloat16).eval()
+        model = nn.Module.to(student.model, device).train()
+        taught = nn.Module.to(teacher.model, device, torch.bfloat16).eval()
         loss_of = torch.compile(objective) if compiled else objective
         optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, fused=device.type == "cuda")
         with blocks_compiled(student, teacher) if compiled else nullcontext():
@@ -205,11 +206,7 @@ def trl(student: Family, teacher: Family, batches: list[Batch], clock: Clock, ar
 
 def contenders() -> dict[str, Callable[..., None]]:
     named: dict[str, Callable[..., None]] = {"slimexp": ours, "eager": by_hand(False), "compiled": by_hand(True)}
-    try:
-        import trl as _  # noqa: F401
-    except ImportError:
-        return named
-    return named | {"trl": trl}
+    return named if find_spec("trl") is None else named | {"trl": trl}
 
 
 def measured(

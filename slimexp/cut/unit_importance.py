@@ -126,7 +126,7 @@ def _sum_over_batches(
     was_training = family.model.training
     family.model.eval()
     try:
-        for batch in counted(batches, "row"):
+        for batch in counted(batches, "choosing what stays: batch"):
             family.forward({name: tensor.to(family.device) for name, tensor in batch.items()})
     finally:
         family.model.train(was_training)

@@ -25,6 +25,7 @@ from slimexp.pipeline import machine
 from slimexp.pipeline.checkpoint import Checkpoint, check
 from slimexp.record.stage import Stage
 from slimexp.technique.finetune import Finetune
+from slimexp.technique.training import Execution
 
 
 def save_root(source: Source, stage: Stage, corpus: Corpus, cfg: DictConfig) -> None:
@@ -71,7 +72,7 @@ def train(
     """
     pl.seed_everything(cfg.seed, verbose=False)
     technique.compute_device = machine.device(cfg.trainer)
-    technique.default_pad_to = cfg.trainer.pad_to
+    technique.execution = Execution(pad_to=cfg.trainer.pad_to)
     with working(f"{stage.name}: preparing"):
         technique.prepare(artifact.load(previous), corpus, _teacher(technique, reference, corpus))
     if technique.steps:

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from slimexp.model.compiled import can_share
 from slimexp.technique.finetune import Finetune
+from slimexp.technique.training import Execution
 
 # Blocks (of student and teacher) times steps above which compiling pays back: on an H100 it takes 12 s, and saves about
 # 1 ms of a block's step, which is spent on starting kernels.
@@ -66,10 +67,12 @@ class Trainer(pl.Trainer):
 
     def suit(self, technique: Finetune) -> None:
         """Have a prepared technique train as suits the chip."""
-        technique.default_pad_to = self.pad_to
-        technique.fused = self.fused
-        technique.logits_at_once = self.logits_at_once
-        technique.compiles = self._pays_back(technique) if self.compile == "auto" else self.compile
+        technique.execution = Execution(
+            pad_to=self.pad_to,
+            compiled=self._pays_back(technique) if self.compile == "auto" else self.compile,
+            fused=self.fused,
+            logits_at_once=self.logits_at_once,
+        )
 
     def attention_kernels(self) -> AbstractContextManager[None]:
         """Context within which attention uses the kernels that it may."""

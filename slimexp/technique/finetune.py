@@ -1,6 +1,5 @@
 """The base technique: train a model on a corpus with any losses and an optional teacher."""
 
-import inspect
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar, Unpack
@@ -20,8 +19,9 @@ from slimexp.technique.automatic import AUTO, Conditions, outside_embeddings
 from slimexp.technique.batches import training_batches
 from slimexp.technique.finite import FiniteCheck
 from slimexp.technique.objective import Objective, counted
+from slimexp.technique.optimization import clip, fused
 from slimexp.technique.teacher import check_vocabularies
-from slimexp.technique.training import Training, check
+from slimexp.technique.training import Execution, Training, check
 
 
 class Finetune(pl.LightningModule):
@@ -37,21 +37,15 @@ class Finetune(pl.LightningModule):
         attaches: Whether it leaves masks or quantizers on the weights.
         quantizes: Whether it leaves quantizers on them.
         compute_device: Device to compute on outside of training; ``None`` for the model's own.
+        execution: How its steps are executed; the trainer's choice.
         chosen: Key of a setting that was ``auto`` -> the value that was chosen for it.
-        default_pad_to: What lengths are padded to a multiple of, where the technique does not say.
-        compiles: Whether it is trained through ``torch.compile``.
-        fused: Whether an optimizer that can do so updates all weights in one kernel, on a GPU.
-        logits_at_once: Number of logits in memory at once, of student and of teacher.
     """
 
     attaches: ClassVar[bool] = False
     quantizes: ClassVar[bool] = False
     compute_device: torch.device | None = None
+    execution: Execution = Execution()
     chosen: dict[str, Any]
-    default_pad_to: int = 1
-    compiles: bool = False
-    fused: bool = False
-    logits_at_once: int = 2**23
 
     def __init__(self, **training: Unpack[Training]) -> None:
         super().__init__()
@@ -70,10 +64,10 @@ class Finetune(pl.LightningModule):
         self.teacher = training["teacher"]
         self._optimizer = training["optimizer"]
         self._lr_scheduler = training["lr_scheduler"]
-        self.chosen = {}
         self._objective: Objective | None = None
         self._finite = FiniteCheck()
         self._within_fit = ExitStack()
+        self.chosen = {}
 
     @property
     def needs_teacher(self) -> bool:
@@ -93,7 +87,7 @@ class Finetune(pl.LightningModule):
     @property
     def pad_to(self) -> int:
         """Number that lengths are padded to a multiple of."""
-        return self._pad_to or self.default_pad_to
+        return self._pad_to or self.execution.pad_to
 
     @property
     def alters(self) -> bool:
@@ -227,7 +221,9 @@ class Finetune(pl.LightningModule):
         """AdamW-like optimizers decay matrices only, not biases, norms or scales."""
         self._settle(Conditions(parameters=outside_embeddings(self.model)))  # where no pipeline did
         groups = [group for group in self.parameter_groups() if group["params"]]
-        optimizer = self._optimizer(groups, **self._fusion(groups))
+        # a fused one would undo the scaling of float16 itself, after gradients are clipped
+        able = self.execution.fused and self.trainer.precision != "16-mixed"
+        optimizer = self._optimizer(groups, **(fused(self._optimizer, groups) if able else {}))
         lr_scheduler = self._lr_scheduler(optimizer=optimizer, num_training_steps=self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
 
@@ -240,10 +236,7 @@ class Finetune(pl.LightningModule):
         ]
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        if self.clip_norm:
-            nn.utils.clip_grads_with_norm_(self.parameters(), self.clip_norm, norm)
+        norm = clip(self.parameters(), self.clip_norm)
         if self.trainer.precision == "16-mixed":  # its loss scaler skips steps that are not finite by itself
             if norm.isfinite():
                 self.on_gradients()
@@ -255,13 +248,11 @@ class Finetune(pl.LightningModule):
         self.model.train(self.dropout)  # the modes of a transformer differ in dropout alone
         if self.teacher_family is not None:
             nn.Module.to(self.teacher_family.model, self.device)
-        in_bfloat16 = self.device.type == "cuda" and str(self.trainer.precision).startswith("bf16")
-        self._within_fit.enter_context(
-            self.objective.accelerated(compiled=self.compiles, teacher_type=torch.bfloat16 if in_bfloat16 else None)
-        )
+        half = torch.bfloat16 if self.device.type == "cuda" and "bf16" in str(self.trainer.precision) else None
+        self._within_fit.enter_context(self.objective.accelerated(compiled=self.execution.compiled, teacher_type=half))
 
     def release(self) -> None:
-        """Undo what was done to the models for the time of the training."""
+        """Undo what was done to the models for the training."""
         self._within_fit.close()
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -287,12 +278,9 @@ class Finetune(pl.LightningModule):
         """The objective of the model as it stands."""
         if self._objective is None or self._objective.parts != (self.losses, self.family, self.teacher_family):
             self._objective = Objective(
-                self.losses,
-                self.family,
-                self.teacher_family,
-                logits_at_once=self.logits_at_once,
-                shared=self.shared_denominator,
-            )
+                self.losses, self.family, self.teacher_family,
+                logits_at_once=self.execution.logits_at_once, shared=self.shared_denominator,
+            )  # fmt: skip
         return self._objective
 
     def evaluate(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -326,22 +314,11 @@ class Finetune(pl.LightningModule):
     def _device_for(self, family: Family) -> torch.device:
         return self.compute_device or family.device
 
-    def _fusion(self, groups: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
-        """Argument of the optimizer for one kernel in all; empty where it has none, or has it already."""
-        accepted = inspect.signature(self._optimizer).parameters.get("fused")
-        weights = [p for group in groups for p in group["params"]]
-        on_gpu = all(p.device.type == "cuda" and p.is_floating_point() for p in weights)
-        # Lightning leaves it to such an optimizer to undo the loss scaling of float16, after gradients were clipped
-        scaled = getattr(self._trainer, "precision", None) == "16-mixed"
-        return {"fused": True} if self.fused and accepted and on_gpu and not scaled and accepted.default is None else {}
-
     def _losses(self) -> list[Loss]:
         return list(self.losses.values())  # type: ignore[arg-type]
 
     def _log(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
-        values = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
-        if len(terms) > 1:
-            values |= terms
+        values = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"], **(terms if len(terms) > 1 else {})}
         for loss in self._losses():
             values |= loss.scheduled(self.progress)
         self.log_dict(values)

@@ -62,7 +62,7 @@ class LabelSums:
             The weighted sum, a scalar with gradient; and the numerators, [K], without.
         """
         scheduled = {
-            name: {key: coefficients.new_tensor(value) for key, value in loss.scheduled(progress).items()}
+            name: {key: coefficients.new_full((), value) for key, value in loss.scheduled(progress).items()}
             for name, loss in self.losses.items()
         }
         teacher = None

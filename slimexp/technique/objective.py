@@ -114,7 +114,9 @@ class Objective:
         index = positions(batch, "labels")
         taught = None if teacher is None or sums.teacher is None else _rows(teacher.logits, index)
         count = self.shared(counted_labels(labels)[None]).clamp(min=1e-12)
-        weights = count.new_tensor([loss.weight for loss in sums.losses.values()])
+        weights = torch.cat(
+            [torch.full_like(count, loss.weight) for loss in sums.losses.values()]
+        )  # filled, not copied
         total, numerators = sums(
             _rows(student.logits, index), taught, labels.flatten().index_select(0, index), weights / count, progress
         )

@@ -1,6 +1,7 @@
 """Constructor arguments that every technique takes, and the values that they may have."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TypedDict
 
 import torch
@@ -12,6 +13,23 @@ from slimexp.technique.automatic import AUTO, Auto
 
 LEAST = {"steps": 0, "batch_size": 1, "accumulate": 1, "clip_norm": 0, "workers": 0, "pad_to": 1}
 AUTOMATIC = ("batch_size", "workers")  # of those that may be ``auto``
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How steps are executed; it changes results by no more than rounding, but for padding.
+
+    Attributes:
+        pad_to: What lengths are padded to a multiple of, where the technique does not say.
+        compiled: Whether blocks and losses go through ``torch.compile``.
+        fused: Whether an optimizer that can do so updates all weights in one kernel, on a GPU.
+        logits_at_once: Number of logits in memory at once, of student and of teacher.
+    """
+
+    pad_to: int = 1
+    compiled: bool = False
+    fused: bool = False
+    logits_at_once: int = 2**22
 
 
 class Training(TypedDict):
@@ -61,6 +79,8 @@ def check(training: Training) -> None:
     for name, least in LEAST.items():
         value = training[name]  # type: ignore[literal-required]
         if value is None or (value == AUTO and name in AUTOMATIC):
+            continue
+        if name == "pad_to" and value is None:
             continue
         if not isinstance(value, int | float) or value < least:
             raise ValueError(f"{name} must be >= {least}, got {value}")
