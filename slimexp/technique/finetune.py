@@ -51,8 +51,8 @@ class Finetune(pl.LightningModule):
         super().__init__()
         check(training)
         self.steps = training["steps"]
-        self.batch_size: int = automatic.ROWS if training["batch_size"] == AUTO else training["batch_size"]
         self._batch_size = training["batch_size"]
+        self.batch_size = automatic.ROWS if isinstance(self._batch_size, str) else self._batch_size
         self.accumulate = training["accumulate"]
         self.clip_norm = training["clip_norm"]
         self.dropout = training["dropout"]
@@ -108,12 +108,14 @@ class Finetune(pl.LightningModule):
         """Have it leave rows whose length is a multiple of ``multiple``; called where it chooses their length."""
 
     def adapt(self, config: PreTrainedConfig, given: Conditions) -> None:
-        """Choose values for settings that are ``auto``; see ``chosen``.
+        """Choose values for settings that are ``auto``; see ``chosen``. Those of a training that is none stay.
 
         Args:
             config: Configuration of the model that the run starts from.
             given: What the values depend on.
         """
+        if not self.steps:
+            return
         self._settle(given)
         if self._batch_size == AUTO:
             self.batch_size = self._batch_size = automatic.batch_size(given)
