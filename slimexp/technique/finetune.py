@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from slimexp.data.base import Corpus
 from slimexp.loss.base import Loss
 from slimexp.model.base import Batch, Family
-from slimexp.technique import automatic, packing
+from slimexp.technique import automatic, packing, random_state
 from slimexp.technique.automatic import AUTO, Conditions, outside_embeddings
 from slimexp.technique.batches import training_batches
 from slimexp.technique.finite import FiniteCheck
@@ -232,10 +232,8 @@ class Finetune(pl.LightningModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups of trained parameters, with settings that differ from the optimizer's own."""
         trained = [p for p in self.parameters() if p.requires_grad]
-        return [
-            {"params": [p for p in trained if p.ndim > 1]},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        vectors = {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}
+        return [{"params": [p for p in trained if p.ndim > 1]}, vectors]
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         norm = clip(self.parameters(), self.clip_norm)
@@ -298,20 +296,15 @@ class Finetune(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._finite.settle()  # nothing is written after a step that was not finite
-        checkpoint["rng"] = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            checkpoint["rng"]["cuda"] = torch.cuda.get_rng_state(self.device)
+        checkpoint["rng"] = random_state.get(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._rng = checkpoint["rng"]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Dropout goes on where the checkpoint left it (restored here because starting a loader draws numbers)."""
-        if (rng := self.__dict__.pop("_rng", None)) is None:
-            return
-        torch.set_rng_state(rng["cpu"].cpu())
-        if "cuda" in rng:
-            torch.cuda.set_rng_state(rng["cuda"].cpu(), self.device)
+        if (rng := self.__dict__.pop("_rng", None)) is not None:
+            random_state.restore(rng, self.device)
 
     def _device_for(self, family: Family) -> torch.device:
         return self.compute_device or family.device
