@@ -38,6 +38,7 @@ FIGURE_DRIVERS = (
 NO_EFFECT = {
     "slimexp.host.console": "prints",
     "slimexp.host.garbage_collector": "decides when memory is freed",
+    "slimexp.pipeline.background_writer": "writes the state of training, and does not change it",
     "slimexp.pipeline.progress": "prints",
     "slimexp.record": "writes records, folders and locks; a change in how keys are made changes the keys by itself",
     "slimexp.config.definition": "finds what a configuration names",
