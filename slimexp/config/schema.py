@@ -68,7 +68,6 @@ class Run:
         name: Name of this run's folder below ``runs``.
         save_dtype: Floating-point type of saved weights, a torch name such as ``bfloat16``.
         resume: Whether finished stages and checkpoints are used again.
-        compile: Whether training goes through ``torch.compile``.
         checkpoint: How often an unfinished stage writes a checkpoint.
         model: Source of the model.
         baseline: Dense model that stages are compared with and distilled from; ``None`` for ``model`` itself.
@@ -85,7 +84,6 @@ class Run:
     name: str = MISSING
     save_dtype: str = MISSING
     resume: bool = MISSING
-    compile: bool = MISSING
     checkpoint: CheckpointInterval = field(default_factory=CheckpointInterval)
     model: Any = MISSING
     baseline: Any = None

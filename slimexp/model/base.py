@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
+from slimexp.loss.base import IGNORE
 from slimexp.model.history import History
 from slimexp.model.special_tokens import align
 from slimexp.model.tokenizer import token_ids
@@ -24,6 +25,7 @@ Text = tuple[str, str | None, int | None]  # source, target (seq2seq), label (cl
 Batch = dict[str, Tensor]
 Ids = NDArray[np.int32]
 PackedRow = tuple[Ids, Ids]  # ids of documents, one after the other, and the length of each
+LOGITS = 2**26  # the most in one pass: 256 MB of float32, 1,300 tokens of a vocabulary of 49k at once
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,21 @@ class Family(ABC):
             ``hidden``, stack name -> outputs of embedding and blocks at the N real tokens, each [N, D].
             Else empty.
         """
+
+    def run(self, batch: Batch) -> None:
+        """Run the model for what hooks see of its layers; logits are computed at no more tokens than need be."""
+        self.forward(batch)
+
+    def rows_at_once(self, longest: int, batch_size: int) -> int:
+        """Number of rows whose float32 logits take at most 256 MB, at least one and at most ``batch_size``.
+
+        Args:
+            longest: Tokens of the longest row.
+            batch_size: Number of rows that was asked for.
+        """
+        head = self.model.get_output_embeddings()
+        outputs = 1 if head is None else longest * head.weight.shape[0]
+        return max(1, min(batch_size, LOGITS // outputs))
 
     @abstractmethod
     def predict(self, rows: Sequence[Text], *, batch_size: int) -> list[Any]:
@@ -269,7 +286,20 @@ def by_length(texts: Sequence[Any], batch_size: int) -> Iterator[list[int]]:
         yield order[start : start + batch_size]
 
 
-def at_real_tokens(states: Sequence[Tensor], mask: Tensor) -> tuple[Tensor, ...]:
-    """Hidden states [B, T, D] where ``mask`` [B, T] is not 0, each [N, D]."""
-    real = mask.bool()
-    return tuple(state[real] for state in states)
+def at_real_tokens(hidden: Sequence[Tensor], batch: Batch, name: str) -> tuple[Tensor, ...]:
+    """Hidden states [B, T, D] at the tokens of ``positions``, each [N, D]."""
+    index = positions(batch, name)
+    return tuple(state.flatten(0, 1).index_select(0, index.to(state.device)) for state in hidden)
+
+
+def positions(batch: Batch, name: str) -> Tensor:
+    """Places in the flattened batch whose label counts (``labels``), or that are no padding (``attention_mask``), [N].
+
+    Where they are in the batch under ``positions_of_`` and the name, nobody has to wait for the device to count them.
+    """
+    if (known := batch.get(f"positions_of_{name}")) is not None:
+        return known
+    if name not in batch:  # nothing is padded
+        return torch.arange(batch["input_ids"].numel(), device=batch["input_ids"].device)
+    counts = batch[name] != (IGNORE if name == "labels" else 0)
+    return counts.flatten().nonzero().squeeze(1)

@@ -1,5 +1,6 @@
 """Decoder-only language models (Llama, Qwen, Mistral, DeepSeek, GPT-2, ...)."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from slimexp.host.progress import counted
 from slimexp.loss.base import IGNORE
 from slimexp.model import packed
 from slimexp.model.base import Batch, Family, Ids, PackedRow, Text, at_real_tokens, block_list, by_length
 
-_LOGITS = 2**26  # the most in one pass of grading: 256 MB of float32, 2,700 tokens of a vocabulary of 49k at once
 _CHUNK = 2**22  # logits that are float64 at once: 32 MB
 
 
@@ -32,6 +33,11 @@ def token_nats(logits: Tensor, labels: Tensor) -> Tensor:
     chunks = zip(logits.flatten(0, -2).split(rows), labels.flatten().split(rows), strict=True)
     nats = [cross_entropy(chunk.double(), label, ignore_index=IGNORE, reduction="none") for chunk, label in chunks]
     return torch.cat(nats).view_as(labels)
+
+
+def keeps_some(model: nn.Module) -> bool:
+    """Whether the model can be told at which positions it computes logits."""
+    return "logits_to_keep" in inspect.signature(type(model).forward).parameters
 
 
 class CausalLm(Family):
@@ -64,7 +70,11 @@ class CausalLm(Family):
         )
         if not hidden:
             return output.logits, {}
-        return output.logits, {"decoder": at_real_tokens(output.hidden_states, batch["attention_mask"])}
+        return output.logits, {"decoder": at_real_tokens(output.hidden_states, batch, "attention_mask")}
+
+    def run(self, batch: Batch) -> None:
+        last = {"logits_to_keep": 1} if keeps_some(self.model) else {}
+        self.model(input_ids=batch["input_ids"], **self._attention(batch), use_cache=False, **last)
 
     @torch.inference_mode()
     def predict(self, rows: Sequence[Text], *, batch_size: int) -> list[Any]:
@@ -77,7 +87,9 @@ class CausalLm(Family):
         ids = [self._started(text) for text in self.token_ids([row[0] for row in rows], truncate=False)]
         windows = [(i, window) for i, text in enumerate(ids) for window in packed.windows(text, self.max_length)]
         totals = torch.zeros(len(rows), 3, dtype=torch.float64)
-        for chunk in by_length([window for _, window in windows], self._rows_at_once(windows, batch_size)):
+        longest = max((len(window) for _, window in windows), default=1)
+        chunks = list(by_length([window for _, window in windows], self.rows_at_once(longest, batch_size)))
+        for chunk in counted(chunks, "batch"):
             batch = self._batch([windows[j][1] for j in chunk])
             batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
             logits, _ = self.forward(batch)
@@ -88,12 +100,6 @@ class CausalLm(Family):
             sums = torch.stack([nats.sum(1), real.double().sum(1), hits.double().sum(1)], dim=1).cpu()
             totals.index_add_(0, torch.tensor([windows[j][0] for j in chunk]), sums)
         return [(nats, int(tokens), int(hits)) for nats, tokens, hits in totals.tolist()]
-
-    def _rows_at_once(self, windows: Sequence[tuple[int, Sequence[int]]], batch_size: int) -> int:
-        """Number of windows whose logits [B, T, V] stay below the limit, at least one."""
-        vocabulary = self.model.get_output_embeddings().weight.shape[0]
-        longest = max((len(window) for _, window in windows), default=1)
-        return max(1, min(batch_size, _LOGITS // (longest * vocabulary)))
 
     def blocks(self) -> dict[str, nn.ModuleList]:
         return {"decoder": block_list(self.model.base_model)}

@@ -1,6 +1,7 @@
 """Constructor arguments that every technique takes, and the values that they may have."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TypedDict
 
 import torch
@@ -14,6 +15,23 @@ LEAST = {"steps": 0, "batch_size": 1, "accumulate": 1, "clip_norm": 0, "workers"
 AUTOMATIC = ("batch_size", "workers")  # of those that may be ``auto``
 
 
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How steps are executed; it changes results by no more than rounding, but for padding.
+
+    Attributes:
+        pad_to: What lengths are padded to a multiple of, where the technique does not say.
+        compiled: Whether blocks and losses go through ``torch.compile``.
+        fused: Whether an optimizer that can do so updates all weights in one kernel, on a GPU.
+        logits_at_once: Number of logits in memory at once, of student and of teacher.
+    """
+
+    pad_to: int = 1
+    compiled: bool = False
+    fused: bool = False
+    logits_at_once: int = 2**22
+
+
 class Training(TypedDict):
     """Constructor arguments that every technique takes.
 
@@ -24,7 +42,8 @@ class Training(TypedDict):
         clip_norm: Largest norm of the gradient; 0 for no limit.
         dropout: Whether the model's dropout is active while it trains.
         workers: Number of processes that load data; 0 loads in the training process, ``auto`` suits the machine.
-        pad_to: Lengths are padded to a multiple of it (128 gives a compiler few distinct shapes), up to ``max_length``.
+        pad_to: Lengths are padded to a multiple of it (128 gives a compiler few distinct shapes), up to ``max_length``;
+            ``None`` for the trainer's.
         packing: Whether several texts share a row of ``max_length`` tokens, kept apart by positions and masks; ``auto``
             where the text is causal, the same in every epoch, and the model keeps texts apart.
         seed: Seed of the order of the data.
@@ -41,7 +60,7 @@ class Training(TypedDict):
     clip_norm: float
     dropout: bool
     workers: int | Auto
-    pad_to: int
+    pad_to: int | None
     packing: bool | Auto
     seed: int
     losses: Mapping[str, Loss]
@@ -59,7 +78,9 @@ def check(training: Training) -> None:
     """
     for name, least in LEAST.items():
         value = training[name]  # type: ignore[literal-required]
-        if value == AUTO and name in AUTOMATIC:
+        if value is None or (value == AUTO and name in AUTOMATIC):
+            continue
+        if name == "pad_to" and value is None:
             continue
         if not isinstance(value, int | float) or value < least:
             raise ValueError(f"{name} must be >= {least}, got {value}")

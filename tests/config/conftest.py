@@ -40,7 +40,6 @@ FILES = {
         name: run
         save_dtype: bfloat16
         resume: true
-        compile: false
         checkpoint: {{every_steps: 1, every_seconds: 1, share: null}}
         trainer: null
         data: null
