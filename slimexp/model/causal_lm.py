@@ -106,11 +106,7 @@ class CausalLm(Family):
 
     def _attention(self, batch: Batch) -> dict[str, Tensor | None]:
         if "position_ids" not in batch:
-<<<<<<< HEAD
-            return {"attention_mask": batch.get("attention_mask")}  # none where nothing is padded
-=======
             return {"attention_mask": batch.get("attention_mask")}
->>>>>>> main
         assert self._separation is not None, "packs() comes first"
         return packed.inputs(batch["position_ids"], self._separation)  # padding comes last, so nothing attends to it
 
