@@ -35,6 +35,7 @@ from slimexp.model.special_tokens import COUNT_FROM_PADDING
 from slimexp.model.tokenizer import TokenizerRecipe
 from slimexp.model.vetting import SHAPES_MODEL, check_config, require_files
 
+_HALF = (torch.float16, torch.bfloat16)
 ZOO = Path(__file__).parent.parent / "zoo"
 
 _FAMILIES: dict[str, tuple[Any, type[Family]]] = {
@@ -94,9 +95,19 @@ class Pretrained(Source):
         return _build_family(family, model, self.load_tokenizer(texts=tuple), self.max_length, self.path)
 
     def load(self, *, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str]) -> Family:
+        return self._load(task, texts, labels, torch.float32)
+
+    def load_stored(self, *, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str]) -> Family:
+        kept = self.is_trained(task) and self.stored_as() is None  # a new head is drawn in float32
+        dtype = getattr(self._config(), "dtype", None) if kept else None
+        return self._load(task, texts, labels, dtype if dtype in _HALF else torch.float32)
+
+    def _load(
+        self, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str], dtype: torch.dtype
+    ) -> Family:
         auto, family = _FAMILIES[task]
         options = classes.options(self.validate(task), labels)
-        model = weights(auto, self.folder, **options)
+        model = weights(auto, self.folder, dtype, **options)
         vars(model.config).pop("quantization_config", None)  # its weights are dequantized
         round_cache(model, cache_bits(model.config))
         classes.lay_out(model, labels)

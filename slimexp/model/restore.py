@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model
 from torch import nn
 
@@ -15,6 +15,8 @@ from slimexp.format.manifest import WAY_OUT
 from slimexp.model.reading import check_checkpoint
 from slimexp.quantizer.base import Quantizer
 from slimexp.weight.attachment import INPUT, Attachment, Place, attach, attached
+
+_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 def restore(model: nn.Module, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -47,6 +49,23 @@ def restore(model: nn.Module, rows: Sequence[Mapping[str, Any]], path: Path) -> 
     for place, attachment in attached(model):
         if isinstance(attachment, Quantizer):
             _check_grid(model, place, attachment, path)
+
+
+def training_type(path: Path) -> torch.dtype:
+    """Type of the latent weights in a ``training.safetensors``: the widest there is; float32 where it has none."""
+    try:
+        require_file(path)
+        with safe_open(path, framework="pt") as file:
+            kinds = {file.get_slice(name).get_dtype() for name in file.keys() if not _is_state(name)}  # noqa: SIM118
+    except (OSError, ValueError, SafetensorError):
+        return torch.float32  # ``restore`` says what is wrong with the file
+    kinds &= _TYPES.keys()
+    return _TYPES[kinds.pop()] if len(kinds) == 1 else torch.float32
+
+
+def _is_state(name: str) -> bool:
+    """Whether a tensor is one of an attachment's, not a weight."""
+    return "parametrizations" in name.split(".") and not name.endswith(".original") or "input_attachment" in name
 
 
 def _check_place(module: nn.Module | None, tensor: str, row: Mapping[str, Any]) -> None:

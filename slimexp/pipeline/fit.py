@@ -40,7 +40,7 @@ def save_root(source: Source, stage: Stage, corpus: Corpus, cfg: DictConfig) -> 
     if history.artifact is not None and history.attachments:  # so that masks and quantizers stay attached
         family = artifact.load(history.artifact)
     else:
-        family = _load(source, corpus)
+        family = source.load_stored(task=corpus.task, texts=corpus.texts, labels=corpus.labels)
     artifact.save(family, stage.artifact, dtype=_saved_type(cfg), stages=history.stages, key=stage.key)
 
 
@@ -70,7 +70,9 @@ def train(
     """
     pl.seed_everything(cfg.seed, verbose=False)
     technique.compute_device = machine.device(cfg.trainer)
-    technique.prepare(artifact.load(previous), corpus, _teacher(technique, reference, corpus))
+    family = artifact.load(previous, keep_type=technique.keeps_stored_type)
+    technique.prepare(family, corpus, _teacher(technique, reference, corpus))
+    del family  # a technique may go on with another model
     if technique.steps:
         fit(technique, stage, cfg, tracker)
     coverage = technique.finish()

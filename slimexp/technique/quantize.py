@@ -147,6 +147,11 @@ class Quantize(Finetune):
             scaled_layers(outline, layers)
 
     @property
+    def keeps_stored_type(self) -> bool:
+        observes_inputs = self.activation_bits is not None and not self.activation_quantizer().dynamic
+        return not (self.steps or self.allocation or observes_inputs)
+
+    @property
     def row_multiple(self) -> int:
         size = self.quantizer.keywords["group_size"]
         return size if isinstance(size, int) else 1
@@ -252,7 +257,7 @@ class Quantize(Finetune):
             if quantizer.frozen:
                 continue
             try:
-                quantizer.start(self.layers[name].weight.detach())  # type: ignore[operator]
+                quantizer.start(self.layers[name].weight.detach().float())  # type: ignore[operator]
             except ValueError as error:
                 raise ValueError(f"layer '{name}': {error}") from error
 
