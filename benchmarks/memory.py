@@ -37,7 +37,8 @@ CASES: dict[str, tuple[str, ...]] = {
     ),
     "int8": ("slimexp.train", "pipeline=quantize", "pipeline.quantize.steps=0", "pipeline.quantize.bits=8"),
     "gptq": (
-        "slimexp.train", "pipeline=quantize", "pipeline.quantize.steps=0", "pipeline.quantize.bits=4", "pipeline.quantize.activation_bits=null",
+        "slimexp.train", "pipeline=quantize", "pipeline.quantize.steps=0", "pipeline.quantize.bits=4",
+        "pipeline.quantize.activation_bits=null",
         "pipeline.quantize.group_size={group}", "+rounding@pipeline.quantize.rounding=gptq",
         "pipeline.quantize.rounding.rows={rows}",
     ),
@@ -84,7 +85,7 @@ def _run(
     group = 32 if shape["hidden"] % 128 else 128
     module, *settings = CASES[name]
     filled = [
-        text.format(rows=options.rows, few=min(options.rows, 8), group=group, half=shape["layers"] // 2)
+        text.format(rows=options.rows, few=min(options.rows, 8), group=group, half=list(range(0, shape["layers"], 2)))
         for text in settings
     ]
     runs = folder / "runs" / name
@@ -110,7 +111,8 @@ def _run(
     disk = sum(path.stat().st_size for path in files if path.stat().st_nlink == 1)
     state = sum(path.stat().st_size for path in files if path.name.startswith("training"))
     figures = [peaks["anonymous"], peaks["resident"], peaks["gpu"], disk, state]
-    print(f"| {name} | {seconds:.0f} | " + " | ".join(f"{bytes_ / weights:.2f}x" for bytes_ in figures) + " |", flush=True)
+    shown = " | ".join(f"{size / weights:.2f}x" for size in figures)
+    print(f"| {name} | {seconds:.0f} | {shown} |", flush=True)
     return True
 
 
@@ -159,7 +161,9 @@ def _write(folder: Path, *, hidden: int, layers: int, vocab: int) -> int:
 
     from slimexp.model.loading import ZOO
 
-    words = [f"{a} {b} of {c}" for a in ("one", "two", "three") for b in ("green", "red") for c in ("mice", "men", "cats")]
+    words = [
+        f"{a} {b} of {c}" for a in ("one", "two", "three") for b in ("green", "red") for c in ("mice", "men", "cats")
+    ]
     (folder / "text.txt").write_text("\n\n".join(" ".join(words[i % 7 :] * 20) for i in range(400)))
     model_folder = folder / "model"
     heads = max(hidden // 128, 2)

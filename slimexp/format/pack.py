@@ -159,9 +159,7 @@ def _latent(module: nn.Module) -> Tensor:
     return module.get_parameter(f"parametrizations.{WEIGHT}.original")
 
 
-def _schemes(
-    model: nn.Module, layers: Mapping[str, Mapping[str, Quantizer]]
-) -> "dict[str, QuantizationScheme]":
+def _schemes(model: nn.Module, layers: Mapping[str, Mapping[str, Quantizer]]) -> "dict[str, QuantizationScheme]":
     unpacked = _is_encoder_decoder(model)
     return {name: _scheme(quantizers, unpacked=unpacked) for name, quantizers in layers.items()}
 

@@ -12,11 +12,13 @@ from typing import IO, Any, Self
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _SHARD = "model-{number:05d}-of-{count:05d}.safetensors"
+_SMALL = 64_000_000  # bytes: a model that is held whole, and written with a header of its exact size
 _ALIGNMENT = 8  # bytes: the largest number of a tensor, so that readers can map them
 _TYPES = {
     torch.bool: "BOOL",
@@ -84,7 +86,7 @@ class _Shard:
     def _write(self, name: str, tensor: Tensor) -> None:
         begin = self._file.tell() - 8 - self._room
         if tensor.numel():
-            self._file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            self._file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
         self.header[name] = {
             "dtype": _TYPES[tensor.dtype],
             "shape": list(tensor.shape),
@@ -105,6 +107,7 @@ class Writer:
         self.folder = folder
         self.max_bytes = max_bytes
         self.names = names
+        self._small: dict[str, Tensor] | None = {}  # all tensors so far; ``None`` once they are too many
         self._shards: list[_Shard] = []
 
     def __enter__(self) -> Self:
@@ -112,6 +115,16 @@ class Writer:
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Write a tensor, from any device."""
+        if self._small is None:
+            self._stream(name, tensor)
+            return
+        self._small[name] = tensor.detach().contiguous().cpu()
+        if sum(held.nbytes for held in self._small.values()) > min(_SMALL, self.max_bytes):
+            held, self._small = self._small, None
+            for earlier, value in held.items():
+                self._stream(earlier, value)
+
+    def _stream(self, name: str, tensor: Tensor) -> None:
         shard = self._shards[-1] if self._shards else None
         if shard is None or shard.full or (shard.bytes and shard.bytes + tensor.nbytes > self.max_bytes):
             if shard is not None:
@@ -123,9 +136,12 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is not None or not self._shards:
+        if kind is not None:
             for shard in self._shards:
                 shard.discard()
+            return
+        if self._small is not None:
+            save_file(self._small, self.folder / WHOLE, metadata={"format": "pt"})
             return
         self._shards[-1].close()
         if len(self._shards) == 1:

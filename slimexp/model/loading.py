@@ -102,9 +102,7 @@ class Pretrained(Source):
         dtype = getattr(self._config(), "dtype", None) if kept else None
         return self._load(task, texts, labels, dtype if dtype in _HALF else torch.float32)
 
-    def _load(
-        self, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str], dtype: torch.dtype
-    ) -> Family:
+    def _load(self, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str], dtype: torch.dtype) -> Family:
         auto, family = _FAMILIES[task]
         options = classes.options(self.validate(task), labels)
         model = weights(auto, self.folder, dtype, **options)
@@ -215,11 +213,17 @@ def family_named(task: str) -> type[Family]:
     return _FAMILIES[task][1]
 
 
-def from_folder(folder: str | Path, task: str, max_length: int, dtype: torch.dtype = torch.float32) -> Family:
-    """A family from a model folder, exactly as plain transformers loads it in ``dtype``."""
+def from_folder(
+    folder: str | Path,
+    task: str,
+    max_length: int,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> Family:
+    """A family from a model folder, exactly as plain transformers loads it in ``dtype`` onto ``device``."""
     auto, _ = _FAMILIES[task]
     _validate(reach(AutoConfig, folder), task, f"model '{folder}'", max_length)
-    return family_of(weights(auto, folder, dtype).eval(), folder, task, max_length)
+    return family_of(weights(auto, folder, dtype, device).eval(), folder, task, max_length)
 
 
 def family_of(model: PreTrainedModel, folder: str | Path, task: str, max_length: int) -> Family:

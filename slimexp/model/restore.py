@@ -65,7 +65,8 @@ def training_type(path: Path) -> torch.dtype:
 
 def _is_state(name: str) -> bool:
     """Whether a tensor is one of an attachment's, not a weight."""
-    return "parametrizations" in name.split(".") and not name.endswith(".original") or "input_attachment" in name
+    parts = name.split(".")
+    return "input_attachment" in parts or ("parametrizations" in parts and parts[-1] != "original")
 
 
 def _check_place(module: nn.Module | None, tensor: str, row: Mapping[str, Any]) -> None:

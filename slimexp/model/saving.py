@@ -93,7 +93,9 @@ def _save_settings(model: PreTrainedModel, folder: Path, dtype: torch.dtype, qua
         model.generation_config.save_pretrained(folder)
     if quantization is not None:
         path = folder / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": quantization}, indent=2) + "\n")
+        path.write_text(
+            json.dumps(json.loads(path.read_text()) | {"quantization_config": quantization}, indent=2) + "\n"
+        )
 
 
 def _check_range(name: str, tensor: Tensor, dtype: torch.dtype) -> None:

@@ -54,7 +54,7 @@ def served(
     if refusal(folder) is None and device.type in ("cpu", "cuda"):
         family = family_of(_packed(folder, task, max_length, device, dtype), folder, task, max_length)
     else:
-        family = from_folder(folder, task, max_length, dtype=dtype)
+        family = from_folder(folder, task, max_length, dtype=dtype, device=device)
     nn.Module.to(family.model, device)
     return family
 

@@ -71,7 +71,7 @@ def train(
     pl.seed_everything(cfg.seed, verbose=False)
     technique.compute_device = machine.device(cfg.trainer)
     family = artifact.load(previous, keep_type=technique.keeps_stored_type)
-    technique.prepare(family, corpus, _teacher(technique, reference, corpus))
+    technique.prepare(family, corpus, _teacher(technique, reference, corpus, precision=cfg.trainer.get("precision")))
     del family  # a technique may go on with another model
     if technique.steps:
         fit(technique, stage, cfg, tracker)
@@ -156,14 +156,15 @@ def curves(stage: Stage) -> str | None:
     return path.read_text()
 
 
-def _teacher(technique: Finetune, reference: Path, corpus: Corpus) -> Family | None:
+def _teacher(technique: Finetune, reference: Path, corpus: Corpus, *, precision: object = None) -> Family | None:
+    """The teacher; in the type that it is stored in where training computes in bfloat16, else in float32."""
     if not technique.needs_teacher:
         return None
-    return artifact.deployed(reference) if technique.teacher is None else _load(technique.teacher, corpus)
-
-
-def _load(source: Source, corpus: Corpus) -> Family:
-    return source.load(task=corpus.task, texts=corpus.texts, labels=corpus.labels)
+    keep_type = str(precision).startswith("bf16")
+    if technique.teacher is None:
+        return artifact.deployed(reference, keep_type=keep_type)
+    load = technique.teacher.load_stored if keep_type else technique.teacher.load
+    return load(task=corpus.task, texts=corpus.texts, labels=corpus.labels)
 
 
 def _saved_type(cfg: DictConfig) -> torch.dtype:

@@ -1,13 +1,16 @@
 """Runs the stages of a pipeline: each starts from the artifact of the one before, and none is done twice."""
 
+import gc
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from slimexp import artifact
@@ -17,12 +20,13 @@ from slimexp.format import manifest
 from slimexp.host.console import printable
 from slimexp.logger.base import Tracker
 from slimexp.measure.base import Subject, run
-from slimexp.pipeline import key, machine, preflight
+from slimexp.pipeline import key, machine, preflight, resources
 from slimexp.pipeline.fit import curves, save_root, train
 from slimexp.pipeline.preflight import FINAL
 from slimexp.pipeline.recording import Recorder, line
 from slimexp.record import record
 from slimexp.record.stage import DENSE, START, Stage, at_work
+from slimexp.technique.finetune import Finetune
 
 
 class Pipeline:
@@ -60,6 +64,7 @@ class Pipeline:
         Returns:
             Metrics of the last stage.
         """
+        resources.check(self._needs(), resources.Machine.here(machine.device(self.cfg.trainer), Path(self.cfg.runs)))
         running = at_work(Path(self.cfg.runs))
         tracker = self.tracker
         tracker.start(name=self.cfg.name, config=secret.written(self.cfg))
@@ -78,6 +83,20 @@ class Pipeline:
         finally:
             tracker.finish()
             running.close()
+
+    def _needs(self) -> dict[str, resources.Need]:
+        """What the stages take that have no artifact yet."""
+        left = [stage.name for stage in self.stages if not (self.cfg.resume and os.path.lexists(stage.artifact))]
+        compares = any(measure.compares for measure in self.measures.values())
+        return resources.needs(
+            {name: technique for name, technique in self.techniques.items() if name in left},
+            source=self.source,
+            dense=self.dense,
+            corpus=self.corpus,
+            setting=resources.Setting.of(self.cfg.trainer, machine.device(self.cfg.trainer), self.source.max_length),
+            save_type=getattr(torch, self.cfg.save_dtype),
+            measured=(2 if compares else 1) if self.measures else 0,
+        )
 
     @cached_property
     def reference(self) -> Stage:
@@ -104,15 +123,17 @@ class Pipeline:
         if stage.parent is None:
             save_root(self.roots[stage.name], stage, self.corpus, self.cfg)
             return time.monotonic() - began
-        train(
-            self.techniques[stage.name],
-            stage,
-            previous=next(earlier for earlier in self.stages if earlier.key == stage.parent).artifact,
-            reference=self.reference.artifact,
-            corpus=self.corpus,
-            cfg=self.cfg,
-            tracker=tracker,
-        )
+        self.__dict__.pop("baseline", None)  # it is loaded again where it is measured
+        with _released(technique := self.techniques[stage.name]):
+            train(
+                technique,
+                stage,
+                previous=next(earlier for earlier in self.stages if earlier.key == stage.parent).artifact,
+                reference=self.reference.artifact,
+                corpus=self.corpus,
+                cfg=self.cfg,
+                tracker=tracker,
+            )
         stage.drop_checkpoint()
         return time.monotonic() - began
 
@@ -137,7 +158,9 @@ class Pipeline:
         if self.measures:
             print(f"{stage.name}: measuring {', '.join(self.measures)}", flush=True)
         subject = self.baseline if stage is self.reference else self._subject(stage)
-        metrics = run(self.measures, subject, self.baseline, self.corpus) | artifact.reached(stage.artifact)
+        compares = any(measure.compares for measure in self.measures.values())
+        baseline = self.baseline if compares else subject
+        metrics = run(self.measures, subject, baseline, self.corpus) | artifact.reached(stage.artifact)
         seconds = {"train": trained or 0.0, "measure": time.monotonic() - began}
         if stage is self.reference:
             self.dense_metrics = metrics
@@ -188,6 +211,20 @@ class Pipeline:
 
     def _subject(self, stage: Stage) -> Subject:
         return Subject(artifact.served(stage.artifact, machine.device(self.cfg.trainer)), stage.artifact)
+
+
+@contextmanager
+def _released(technique: Finetune) -> Iterator[None]:
+    """Afterwards, a technique holds what it was built with, and no model."""
+    attributes, modules = dict(vars(technique)), dict(technique._modules)
+    try:
+        yield
+    finally:
+        vars(technique).clear()
+        vars(technique).update(attributes)
+        technique._modules.clear()
+        technique._modules.update(modules)
+        gc.collect()  # modules, hooks and optimizers are full of cycles
 
 
 def _is_finished(stage: Stage) -> bool:

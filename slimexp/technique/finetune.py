@@ -83,6 +83,11 @@ class Finetune(pl.LightningModule):
         return False
 
     @property
+    def changes_weights(self) -> bool:
+        """Whether it changes weights themselves, beneath what it attaches to them."""
+        return True
+
+    @property
     def row_multiple(self) -> int:
         """Number that the length of its layers' rows must be a multiple of; 1 where any length will do."""
         return 1

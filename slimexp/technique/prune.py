@@ -121,6 +121,10 @@ class Prune(Finetune):
         return not (self.steps or self.pattern.across_layers or self.allocation or observes_gradients)
 
     @property
+    def changes_weights(self) -> bool:
+        return bool(self.steps) or isinstance(self.importance, Compensating)
+
+    @property
     def row_multiple(self) -> int:
         return self.pattern.row_multiple
 

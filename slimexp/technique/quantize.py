@@ -152,6 +152,10 @@ class Quantize(Finetune):
         return not (self.steps or self.allocation or observes_inputs)
 
     @property
+    def changes_weights(self) -> bool:
+        return bool(self.steps) or self.rounding is not None or self.smoothing is not None
+
+    @property
     def row_multiple(self) -> int:
         size = self.quantizer.keywords["group_size"]
         return size if isinstance(size, int) else 1
