@@ -219,12 +219,11 @@ def _pack_layer(
     packed: dict[str, Tensor] = compressor.compress(exact, scheme)
     if activation is not None and not activation.dynamic:
         packed[INPUT_SCALE] = activation.grid(weight).scale
-    for dtype in (torch.bfloat16, torch.float32):
-        packed[SCALE] = grid.scale.to(dtype)
-        if weight.dtype.itemsize < 4 and not torch.equal(packed[SCALE].float(), grid.scale.float()):
-            continue  # 16 bits of the weight do not show that the scale was rounded
-        if torch.equal(compressor.decompress(packed, scheme)[WEIGHT].to(weight.dtype), weight):
-            return packed
+    packed[SCALE] = grid.scale.float()
+    on_grid = compressor.decompress(packed, scheme)[WEIGHT].float()
+    if torch.equal(on_grid.to(weight.dtype), weight):
+        short = {**packed, SCALE: grid.scale.bfloat16()}
+        return short if torch.equal(compressor.decompress(short, scheme)[WEIGHT].float(), on_grid) else packed
     raise ValueError(
         f"layer '{name}' is off the grid of its {quantizer.bits}-bit quantizer, so packing would change it: "
         "nothing but masks may follow a quantizer, and its grid must be exact in float32"

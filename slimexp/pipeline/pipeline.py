@@ -20,7 +20,7 @@ from slimexp.format import manifest
 from slimexp.host.console import printable
 from slimexp.logger.base import Tracker
 from slimexp.measure.base import Subject, run
-from slimexp.pipeline import key, machine, preflight, resources
+from slimexp.pipeline import capacity, key, machine, preflight, resources
 from slimexp.pipeline.fit import curves, save_root, train
 from slimexp.pipeline.preflight import FINAL
 from slimexp.pipeline.recording import Recorder, line
@@ -64,7 +64,8 @@ class Pipeline:
         Returns:
             Metrics of the last stage.
         """
-        resources.check(self._needs(), resources.Machine.here(machine.device(self.cfg.trainer), Path(self.cfg.runs)))
+        device = machine.device(self.cfg.trainer)
+        capacity.check(self._needs(), capacity.Machine.here(device, Path(self.cfg.runs)))
         running = at_work(Path(self.cfg.runs))
         tracker = self.tracker
         tracker.start(name=self.cfg.name, config=secret.written(self.cfg))

@@ -149,7 +149,8 @@ class Quantize(Finetune):
     @property
     def keeps_stored_type(self) -> bool:
         observes_inputs = self.activation_bits is not None and not self.activation_quantizer().dynamic
-        return not (self.steps or self.allocation or observes_inputs)
+        # smoothing scales weights off the numbers of 16 bits; what rounding leaves is on a grid that those hold
+        return not (self.steps or self.allocation or self.smoothing or observes_inputs)
 
     @property
     def changes_weights(self) -> bool:
