@@ -80,6 +80,22 @@ def save(
         (partial / MANIFEST).write_text(json.dumps(integrity.sealed(content), indent=2) + "\n")
 
 
+def share(other: Path, folder: Path) -> bool:
+    """Give the files of an artifact a second name in ``folder``; they take no further room, and go with the last name.
+
+    Returns:
+        Whether it was done: not every file system has hard links, and some only within a part of it.
+    """
+    try:
+        with _aside(folder) as partial:
+            for path in other.rglob("*"):
+                place = partial / path.relative_to(other)
+                place.mkdir(parents=True) if path.is_dir() else os.link(path, place)
+    except OSError:
+        return False
+    return True
+
+
 def load(folder: Path, *, keep_type: bool = False) -> Family:
     """The model as training left it, attachments in place, so that a further stage goes on from there.
 

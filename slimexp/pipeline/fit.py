@@ -5,6 +5,8 @@ A training that was stopped goes on from its last checkpoint.
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -15,6 +17,7 @@ from slimexp import artifact
 from slimexp.data.base import Corpus
 from slimexp.file import integrity
 from slimexp.file.integrity import Damaged
+from slimexp.format import manifest
 from slimexp.host import garbage_collector
 from slimexp.host.console import Terminated, printable
 from slimexp.logger.base import Tracker
@@ -36,12 +39,25 @@ def save_root(source: Source, stage: Stage, corpus: Corpus, cfg: DictConfig) -> 
         cfg: The run's configuration.
     """
     pl.seed_everything(cfg.seed, verbose=False)
+    if cfg.resume and any(artifact.share(other, stage.artifact) for other in _made_before(stage)):
+        return
     history = source.history()
     if history.artifact is not None and history.attachments:  # so that masks and quantizers stay attached
         family = artifact.load(history.artifact)
     else:
         family = source.load_stored(task=corpus.task, texts=corpus.texts, labels=corpus.labels)
     artifact.save(family, stage.artifact, dtype=_saved_type(cfg), stages=history.stages, key=stage.key)
+
+
+def _made_before(stage: Stage) -> Iterator[Path]:
+    """Whole artifacts of the same key in the folders of other runs beside this one: the same model."""
+    run = stage.folder.parent
+    for other in sorted(run.parent.glob(f"*/{stage.folder.name}/{stage.artifact.name}")):
+        if other.parent.parent == run or any(path.is_symlink() for path in (other, *other.parents[:2])):
+            continue
+        with suppress(Damaged):
+            manifest.check(other, key=stage.key)
+            yield other
 
 
 def train(
