@@ -107,7 +107,7 @@ def weights(
         options["device_map"] = {"": torch.device(device)}
     config = reach(AutoConfig, path)
     check_room(outline(auto, config, path), path)
-    with _without_report():
+    with without_report():
         model, report = reach(
             auto, path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
@@ -119,7 +119,7 @@ def weights(
 
 
 @contextmanager
-def _without_report() -> Iterator[None]:
+def without_report() -> Iterator[None]:
     """Hide messages of transformers on missing weights, which ``check_fit`` reports in one line, and on sharding."""
     names = ("transformers.modeling_utils", "transformers.distributed.tensor_parallel")
     levels = {(logger := logging.getLogger(name)): logger.level for name in names}

@@ -9,12 +9,15 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig
 
 from slimexp.data.base import Corpus
 from slimexp.loss.base import Loss, Outputs
 from slimexp.model.base import Batch, Family
+from slimexp.technique import automatic
+from slimexp.technique.automatic import AUTO, Conditions, outside_embeddings
 from slimexp.technique.batches import training_batches
+from slimexp.technique.teacher import check_vocabularies
 from slimexp.technique.training import Training, check
 
 
@@ -35,17 +38,20 @@ class Finetune(pl.LightningModule):
         attaches: Whether it leaves masks or quantizers on the weights.
         quantizes: Whether it leaves quantizers on them.
         compute_device: Device to compute on outside of training; ``None`` for the model's own.
+        chosen: Key of a setting that was ``auto`` -> the value that was chosen for it.
     """
 
     attaches: ClassVar[bool] = False
     quantizes: ClassVar[bool] = False
     compute_device: torch.device | None = None
+    chosen: dict[str, Any]
 
     def __init__(self, **training: Unpack[Training]) -> None:
         super().__init__()
         check(training)
         self.steps = training["steps"]
-        self.batch_size = training["batch_size"]
+        self.batch_size: int = automatic.ROWS if training["batch_size"] == AUTO else training["batch_size"]
+        self._batch_size = training["batch_size"]
         self.accumulate = training["accumulate"]
         self.clip_norm = training["clip_norm"]
         self.dropout = training["dropout"]
@@ -56,6 +62,7 @@ class Finetune(pl.LightningModule):
         self.teacher = training["teacher"]
         self._optimizer = training["optimizer"]
         self._lr_scheduler = training["lr_scheduler"]
+        self.chosen = {}
 
     @property
     def needs_teacher(self) -> bool:
@@ -99,6 +106,32 @@ class Finetune(pl.LightningModule):
 
     def require_row_multiple(self, multiple: int) -> None:
         """Have it leave rows whose length is a multiple of ``multiple``; called where it chooses their length."""
+
+    def adapt(self, config: PreTrainedConfig, given: Conditions) -> None:
+        """Choose values for settings that are ``auto``; see ``chosen``.
+
+        Args:
+            config: Configuration of the model that the run starts from.
+            given: What the values depend on.
+        """
+        self._settle(given)
+        if self._batch_size == AUTO:
+            self.batch_size = self._batch_size = automatic.batch_size(given)
+            self.chosen["batch_size"] = self.batch_size
+
+    def adapt_rows(self, outline: Family, lengths: Mapping[str, int]) -> None:
+        """The same for settings that depend on the rows of its layers.
+
+        Args:
+            outline: The run's model, on the meta device.
+            lengths: Name of a layer -> length of its rows where an earlier stage changes it to a known one.
+        """
+
+    def _settle(self, given: Conditions) -> None:
+        self._optimizer, self._lr_scheduler, chosen = automatic.settled(
+            self._optimizer, self._lr_scheduler, given=given, steps=self.steps
+        )
+        self.chosen |= chosen
 
     def validate(self, config: PreTrainedConfig, before: Sequence["Finetune"]) -> None:
         """Refuse, before anything is trained, what this stage cannot do.
@@ -185,6 +218,7 @@ class Finetune(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW-like optimizers decay matrices only, not biases, norms or scales."""
+        self._settle(Conditions(parameters=outside_embeddings(self.model)))  # where no pipeline did
         optimizer = self._optimizer([group for group in self.parameter_groups() if group["params"]])
         lr_scheduler = self._lr_scheduler(optimizer=optimizer, num_training_steps=self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
@@ -278,22 +312,4 @@ def _not_finite(what: str, value: float, step: int) -> str:
     return (
         f"{what} is {value} at step {step}: lower optimizer.lr or clip_norm, which trains this stage anew; "
         "no artifact is written, and the last checkpoint before it is kept for a look"
-    )
-
-
-def check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
-    """Refuse a teacher whose token ids mean something else; rows of a model beyond its vocabulary do not matter.
-
-    Raises:
-        ValueError: The vocabularies differ.
-    """
-    of_student, of_teacher = student.get_vocab(), teacher.get_vocab()
-    if of_student == of_teacher:
-        return
-    tokens = of_student.keys() | of_teacher.keys()
-    differing = [token for token in tokens if of_student.get(token) != of_teacher.get(token)]
-    raise ValueError(
-        f"teacher and student read different vocabularies ({len(of_teacher)} and {len(of_student)} tokens, "
-        f"{len(differing)} differ, e.g. {min(differing)!r}): distillation compares logits id by id. "
-        "Choose a teacher with the student's tokenizer, or cut the student out of the teacher"
     )
