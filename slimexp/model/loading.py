@@ -31,7 +31,7 @@ from slimexp.model.encoder import Encoder
 from slimexp.model.history import History, of_artifact, stored_as
 from slimexp.model.reading import check_room, outline, reach, tokenizer_of, weights
 from slimexp.model.seq2seq import Seq2Seq
-from slimexp.model.special_tokens import COUNT_FROM_PADDING
+from slimexp.model.special_tokens import longest
 from slimexp.model.tokenizer import TokenizerRecipe
 from slimexp.model.vetting import SHAPES_MODEL, check_config, require_files
 
@@ -293,11 +293,9 @@ def _validate(config: PreTrainedConfig, task: str, name: str, max_length: int) -
         )
     if (bits := cache_bits(config)) is not None:
         require_cache(config, bits)
-    longest = _longest(config)
-    if longest is not None and max_length > longest:
-        raise ValueError(
-            f"max_length must be <= {longest}, the positions that {name} has; got {max_length}: set it lower"
-        )
+    most = longest(config)
+    if most is not None and max_length > most:
+        raise ValueError(f"max_length must be <= {most}, the positions that {name} has; got {max_length}: set it lower")
 
 
 def _serves(config: PreTrainedConfig, task: str) -> bool:
@@ -313,11 +311,3 @@ def _usual_task(config: PreTrainedConfig) -> str:
     if not tasks:
         raise ValueError(f"a model of type {config.model_type} serves none of the tasks {', '.join(_FAMILIES)}")
     return tasks[0]
-
-
-def _longest(config: PreTrainedConfig) -> int | None:
-    """Number of tokens that the model has positions for; ``None`` where the length is unlimited."""
-    positions: int | None = getattr(config, "max_position_embeddings", None)
-    if positions is not None and config.model_type in COUNT_FROM_PADDING:
-        return positions - (config.pad_token_id or 0) - 1
-    return positions

@@ -223,7 +223,7 @@ def _optimizer_bytes(technique: Finetune) -> float:
     """Bytes of the optimizer's state for a weight, found by a step on a small matrix."""
     weight = nn.Parameter(torch.zeros(128, 128))
     weight.grad = torch.zeros_like(weight)
-    optimizer = technique._optimizer([{"params": [weight]}])
+    optimizer = technique._optimizer([{"params": [weight]}], lr=1e-3)
     optimizer.step()
     tensors = [value for value in optimizer.state[weight].values() if isinstance(value, torch.Tensor)]
     return sum(tensor.nbytes for tensor in tensors if tensor.ndim) / weight.numel()
