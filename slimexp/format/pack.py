@@ -131,6 +131,16 @@ def before(module: nn.Module, quantizer: Quantizer) -> Tensor:
     return weight
 
 
+def _in_float32(module: nn.Module) -> Tensor:
+    """The weight of a layer with attachments, computed in float32."""
+    chain = module.get_submodule(f"parametrizations.{WEIGHT}")
+    assert isinstance(chain, parametrize.ParametrizationList)
+    weight: Tensor = chain.original.detach().float()
+    for attachment in chain:
+        weight = attachment(weight)
+    return weight
+
+
 def is_fixed(name: str, tensor: Tensor) -> bool:
     """Whether a tensor of an artifact is part of a grid, so that its type must stay."""
     return not tensor.is_floating_point() or tensor.dtype.itemsize == 1 or name.endswith((SCALE, INPUT_SCALE))
@@ -212,16 +222,16 @@ def _pack_layer(
     from compressed_tensors.compressors import BaseCompressor
 
     quantizer, activation = quantizers[WEIGHT], quantizers.get(INPUT)
-    weight = getattr(module, WEIGHT).detach()
+    weight = _in_float32(module)  # 16 bits do not hold every point of a grid of 8
     grid = quantizer.grid(before(module, quantizer))
     compressor = BaseCompressor.get_value_from_registry(str(scheme.format))
-    exact = {WEIGHT: weight.float(), SCALE: grid.scale} | ({} if grid.zero is None else {ZERO: grid.zero})
+    exact = {WEIGHT: weight, SCALE: grid.scale} | ({} if grid.zero is None else {ZERO: grid.zero})
     packed: dict[str, Tensor] = compressor.compress(exact, scheme)
     if activation is not None and not activation.dynamic:
         packed[INPUT_SCALE] = activation.grid(weight).scale
     packed[SCALE] = grid.scale.float()
     on_grid = compressor.decompress(packed, scheme)[WEIGHT].float()
-    if torch.equal(on_grid.to(weight.dtype), weight):
+    if torch.equal(on_grid, weight):
         short = {**packed, SCALE: grid.scale.bfloat16()}
         return short if torch.equal(compressor.decompress(short, scheme)[WEIGHT].float(), on_grid) else packed
     raise ValueError(

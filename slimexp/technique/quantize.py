@@ -162,8 +162,9 @@ class Quantize(Finetune):
     @property
     def keeps_stored_type(self) -> bool:
         observes_inputs = self.activation_bits is not None and not self.activation_quantizer().dynamic
-        # smoothing scales weights off the numbers of 16 bits; what rounding leaves is on a grid that those hold
-        return not (self.steps or self.allocation or self.smoothing or observes_inputs)
+        # what a rounding leaves must be found again in 16 bits, of which a bfloat16 has 8 digits; a smoothing leaves more
+        off_bfloat16 = self.smoothing is not None or (self.rounding is not None and self.bits - self.symmetric > 7)
+        return not (self.steps or self.allocation or observes_inputs or off_bfloat16)
 
     @property
     def changes_weights(self) -> bool:
