@@ -65,7 +65,7 @@ def save(
             for place, attachment in attached(model)
         ]
         if attachments:
-            save_training(model, partial / TRAINING)
+            save_training(model, partial / TRAINING, partial)
         content = {
             "format": FORMAT,
             "family": family.task,

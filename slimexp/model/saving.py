@@ -24,9 +24,11 @@ from slimexp.format.pack import (
     plain_tensor,
     quantization_config,
 )
-from slimexp.format.shards import Writer
+from slimexp.format.shards import Reader, Writer
+from slimexp.model.restore import DEPLOYED, DTYPE, latent_name
 from slimexp.quantizer.base import Quantizer
 from slimexp.weight.attachment import attached
+from slimexp.weight.mask import Mask, packed_bits
 
 MAX_SHARD = 5_000_000_000  # bytes: a file that any file system holds and a hub takes
 _BLOCK = re.compile(r".*?\.\d+\.")  # of a tensor's name: up to the number of its block
@@ -115,11 +117,17 @@ def _check_range(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
         )
 
 
-def save_training(model: PreTrainedModel, path: Path) -> None:
+def save_training(model: PreTrainedModel, path: Path, deployed: Path | None = None) -> None:
     """Write the latent weights and the state of the attachments, what ``restore`` reads.
 
     Every tensor is stored once, by the first of its names: ``safetensors.torch.save_model`` lists the others in an
-    order that differs from call to call, and so does the file's digest.
+    order that differs from call to call, and so does the file's digest. Masks take a bit for each weight.
+
+    Args:
+        model: With its attachments.
+        path: The file.
+        deployed: Folder with the deployable weights: those that it holds as training has them are not stored again. A
+            masked weight counts as such where what the mask leaves is the same: nothing reads what it hides.
     """
     state = model.state_dict()
     first: dict[Any, str] = {}
@@ -127,7 +135,33 @@ def save_training(model: PreTrainedModel, path: Path) -> None:
         tensor = state[name]
         place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
         first.setdefault(place, name)
-    save_file({name: state[name].contiguous() for name in first.values()}, path)
+    there = _deployed_as_they_are(model, deployed) if deployed is not None else set()
+    masks = {f"{name}.mask" for name, module in model.named_modules() if isinstance(module, Mask)}
+    tensors = {
+        name: packed_bits(state[name]) if name in masks else state[name].contiguous()
+        for name in first.values()
+        if name not in there
+    }
+    kinds = {tensor.dtype for tensor in latents(model).values() if tensor.is_floating_point()}
+    dtype = max(kinds, key=lambda kind: kind.itemsize)
+    save_file(tensors, path, {DTYPE: str(dtype).removeprefix("torch."), DEPLOYED: json.dumps(sorted(there))})
+
+
+def _deployed_as_they_are(model: PreTrainedModel, folder: Path) -> set[str]:
+    """Names in the state dict of weights that can be read from the deployable files."""
+    rounded = {(place.module, place.tensor) for place, item in attached(model) if isinstance(item, Quantizer)}
+    state = model.state_dict()
+    found: set[str] = set()
+    with Reader(folder) as reader:
+        for name in reader:
+            module, _, tensor = name.rpartition(".")
+            latent = name if name in state else latent_name(name)
+            if latent not in state or (module, tensor) in rounded:
+                continue
+            value = plain_tensor(model, name)
+            if reader[name].shape == value.shape and torch.equal(reader[name].to(value.device, value.dtype), value):
+                found.add(latent)
+    return found
 
 
 def _plain_class(model: nn.Module) -> type:

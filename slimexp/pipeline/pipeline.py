@@ -1,6 +1,5 @@
 """Runs the stages of a pipeline: each starts from the artifact of the one before, and none is done twice."""
 
-import gc
 import json
 import os
 import time
@@ -18,6 +17,7 @@ from slimexp.config import secret
 from slimexp.file.integrity import Damaged
 from slimexp.format import manifest
 from slimexp.host.console import printable
+from slimexp.host.garbage_collector import release
 from slimexp.logger.base import Tracker
 from slimexp.measure.base import Subject, run
 from slimexp.pipeline import capacity, key, machine, preflight, resources
@@ -125,6 +125,7 @@ class Pipeline:
             save_root(self.roots[stage.name], stage, self.corpus, self.cfg)
             return time.monotonic() - began
         self.__dict__.pop("baseline", None)  # it is loaded again where it is measured
+        release()
         with _released(technique := self.techniques[stage.name]):
             train(
                 technique,
@@ -225,7 +226,7 @@ def _released(technique: Finetune) -> Iterator[None]:
         vars(technique).update(attributes)
         technique._modules.clear()
         technique._modules.update(modules)
-        gc.collect()  # modules, hooks and optimizers are full of cycles
+        release()
 
 
 def _is_finished(stage: Stage) -> bool:

@@ -162,7 +162,7 @@ class Quantize(Finetune):
     @property
     def keeps_stored_type(self) -> bool:
         observes_inputs = self.activation_bits is not None and not self.activation_quantizer().dynamic
-        # what a rounding leaves must be found again in 16 bits, of which a bfloat16 has 8 digits; a smoothing leaves more
+        # what a rounding leaves is found again in the 8 digits of a bfloat16, what a smoothing leaves is not
         off_bfloat16 = self.smoothing is not None or (self.rounding is not None and self.bits - self.symmetric > 7)
         return not (self.steps or self.allocation or observes_inputs or off_bfloat16)
 

@@ -1,4 +1,4 @@
-"""One-shot stages on weights of 16 bits as they are stored: what they deploy is what float32 gives, in half the memory."""
+"""One-shot stages on 16-bit weights as they are stored: what they deploy is what float32 gives."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -87,4 +87,6 @@ def test_a_stage_goes_on_from_masks_in_the_type_they_were_found_in(tiny: Make, o
     run([*line, *_PRUNE], tmp_path / "dense", tmp_path / "masked", keep_type=True)
     kept, wide = (artifact.load(tmp_path / "masked", keep_type=keep).model for keep in (True, False))
     assert kept.dtype == torch.bfloat16 and wide.dtype == torch.float32
-    assert all(torch.equal(wide.state_dict()[n], t.to(wide.state_dict()[n].dtype)) for n, t in kept.state_dict().items())
+    assert all(
+        torch.equal(wide.state_dict()[n], t.to(wide.state_dict()[n].dtype)) for n, t in kept.state_dict().items()
+    )
