@@ -63,7 +63,7 @@ def test_folded_is_the_masked_model(tiny: Make, task: str) -> None:
     LlamaConfig(**SMALL, tie_word_embeddings=True),
     LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True),
     MixtralConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2),
-    T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0),
+    T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4),
     BartConfig(vocab_size=64, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
                decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=64),
 ], ids=["tied", "biases", "experts", "t5", "bart"])  # fmt: skip
