@@ -19,6 +19,7 @@ from transformers import GenerationConfig
 from slimexp.file import integrity
 from slimexp.format import manifest
 from slimexp.format.manifest import FORMAT
+from slimexp.host.progress import working
 from slimexp.model import serving
 from slimexp.model.base import Family
 from slimexp.model.cache import cache_bits, round_cache
@@ -50,7 +51,7 @@ def save(
     Raises:
         OSError: The disk is full or the folder not writable; nothing at ``folder`` has changed.
     """
-    with _aside(folder) as partial:
+    with working("saving the model"), _aside(folder) as partial:
         model = family.model
         save_weights(model, partial, dtype)
         save_tokenizer(family.tokenizer, partial)
@@ -109,7 +110,8 @@ def load(folder: Path, *, keep_type: bool = False) -> Family:
         return deployed(folder, keep_type=keep_type)
     make, config = bare(folder, content["family"], content["max_length"])
     model = without_values(make, config, dtype=training_type(folder / TRAINING))
-    restore(model, content["attachments"], folder / TRAINING)
+    with working(f"loading {folder}"):
+        restore(model, content["attachments"], folder / TRAINING)
     if not keep_type:
         model.float()
     round_cache(model, cache_bits(model.config))
@@ -129,7 +131,8 @@ def served(folder: str | Path, device: str | torch.device = "cpu") -> Family:
     """The model as it is measured: what is packed on the fastest kernels of ``device``, see ``model.serving``."""
     folder = Path(folder)
     content = read_manifest(folder)
-    return serving.served(folder, content["family"], content["max_length"], device=device)
+    with working(f"loading {folder}"):
+        return serving.served(folder, content["family"], content["max_length"], device=device)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

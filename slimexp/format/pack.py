@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from slimexp.host.progress import counted
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.grid import Granularity
 from slimexp.weight.attachment import INPUT, attached
@@ -53,7 +54,7 @@ def packed_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """
     layers = quantized(model)
     schemes = _schemes(model, layers)
-    for name in plain_names(model):
+    for name in counted(plain_names(model), "packing tensor"):
         layer, _, tensor = name.rpartition(".")
         if tensor != WEIGHT or layer not in layers:
             yield name, plain_tensor(model, name)
