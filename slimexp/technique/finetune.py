@@ -95,6 +95,16 @@ class Finetune(pl.LightningModule):
         return self.attaches
 
     @property
+    def keeps_stored_type(self) -> bool:
+        """Whether it works on 16-bit weights as they are stored, and computes in float32 on the part at hand."""
+        return False
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether it changes weights themselves, beneath what it attaches to them."""
+        return True
+
+    @property
     def row_multiple(self) -> int:
         """Number that the length of its layers' rows must be a multiple of; 1 where any length will do."""
         return 1
