@@ -15,6 +15,7 @@ from slimexp.architecture.base import HEADS, HIDDEN, KV_HEADS, VOCABULARY, Archi
 from slimexp.architecture.model_type import architecture_of, size
 from slimexp.cut.constraints import ScopeIndices, check, entries_per_unit, in_stack, resized, with_queries
 from slimexp.cut.vocabulary import renumber, shrunk
+from slimexp.host.progress import counted
 from slimexp.model.base import Family
 
 
@@ -54,7 +55,9 @@ def remove(family: Family, layers: Mapping[str, Sequence[int]], retained: Mappin
         small.generation_config = generation
     state = model.state_dict()
     with torch.no_grad():
-        for name, tensor in small.state_dict().items():  # one by one, so that no third copy is held
+        for name, tensor in counted(
+            small.state_dict().items(), "smaller tensor"
+        ):  # one by one, so that no third copy is held
             source = _source_name(name, architecture, layers)
             tensor.copy_(_slice(state[source], source, model.config, retained))
     _rescale_norms(small, architecture, model, layers)

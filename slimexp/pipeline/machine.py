@@ -3,17 +3,16 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from slimexp.config.build import build
+from slimexp.pipeline.trainer import Trainer
 
 
 def quiet() -> None:
@@ -44,16 +43,6 @@ def memory(trainer: DictConfig) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-@contextmanager
-def attention() -> Iterator[None]:
-    """Attention kernels that a GPU trains with: torch's own choice, less those of cuDNN.
-
-    cuDNN plans anew for every shape, some 5 ms a call, and padded batches have a shape for almost every step.
-    """
-    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-        yield
-
-
 def trainer(
     node: DictConfig,
     *,
@@ -62,7 +51,7 @@ def trainer(
     callbacks: Sequence[pl.Callback],
     loggers: Sequence[pl.loggers.Logger],
     folder: Path | None,
-) -> pl.Trainer:
+) -> Trainer:
     """The trainer of one stage.
 
     Args:
@@ -75,8 +64,9 @@ def trainer(
 
     Raises:
         ConfigError: Lightning refuses a setting.
+        ValueError: ``node`` makes another trainer than slimexp's.
     """
-    stage_trainer: pl.Trainer = build(
+    stage_trainer = build(
         node,
         max_steps=steps,
         accumulate_grad_batches=accumulate,
@@ -85,6 +75,9 @@ def trainer(
         log_every_n_steps=min(node.get("log_every_n_steps", 10), steps),
         default_root_dir=folder,
     )
+    if not isinstance(stage_trainer, Trainer):
+        own = f"{Trainer.__module__}.{Trainer.__qualname__}"
+        raise ValueError(f"trainer must be a {own}, got {type(stage_trainer).__name__}: choose trainer=cpu or gpu")
     return stage_trainer
 
 
