@@ -13,6 +13,7 @@ import torch
 
 from slimexp.file import integrity
 from slimexp.file.integrity import Damaged
+from slimexp.host import process_group
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,15 @@ class Checkpoint(pl.Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # half of an accumulated gradient is in no checkpoint
         step = trainer.global_step
-        due = step - self._last_step >= self.every_steps and time.monotonic() - self._last_time >= self.every_seconds
-        if not due or step >= trainer.max_steps:
+        if step - self._last_step < self.every_steps or step >= trainer.max_steps or not self._is_time(step):
             return
         self._save(trainer)
+
+    def _is_time(self, step: int) -> bool:
+        """Whether the last checkpoint is long enough ago; clocks differ, so that the first process's counts."""
+        if process_group.size() > 1 and step % max(1, self.every_steps):
+            return False  # a step for which the processes do not wait for each other
+        return process_group.agreed(time.monotonic() - self._last_time >= self.every_seconds)
 
     def write(self, trainer: pl.Trainer) -> None:
         """Write the checkpoint now, after the last step was logged."""
@@ -82,7 +88,8 @@ class Checkpoint(pl.Callback):
         self._publish()
 
     def _save(self, trainer: pl.Trainer) -> None:
-        integrity.remove(self._partial)
+        if process_group.is_first():
+            integrity.remove(self._partial)
         with self._removed_on_failure():
             trainer.save_checkpoint(self._partial)
         self._unpublished = True
@@ -90,6 +97,8 @@ class Checkpoint(pl.Callback):
 
     def _publish(self) -> None:
         self._unpublished = False
+        if not process_group.is_first():
+            return
         with self._removed_on_failure():
             if self.curves.exists():
                 integrity.sync(self.curves)
@@ -101,7 +110,8 @@ class Checkpoint(pl.Callback):
         try:
             yield
         except BaseException:
-            integrity.remove(self._partial)
+            if process_group.is_first():
+                integrity.remove(self._partial)
             raise
 
 

@@ -15,7 +15,7 @@ from slimexp import artifact
 from slimexp.data.base import Corpus
 from slimexp.file import integrity
 from slimexp.file.integrity import Damaged
-from slimexp.host import garbage_collector
+from slimexp.host import garbage_collector, process_group
 from slimexp.host.console import Terminated, printable
 from slimexp.logger.base import Tracker
 from slimexp.logger.curves import drop_from
@@ -73,6 +73,12 @@ def train(
     technique.prepare(artifact.load(previous), corpus, _teacher(technique, reference, corpus))
     if technique.steps:
         fit(technique, stage, cfg, tracker)
+        technique.gather()
+    process_group.by_first(lambda: _finish(technique, stage, previous, cfg))
+
+
+def _finish(technique: Finetune, stage: Stage, previous: Path, cfg: DictConfig) -> None:
+    """Save what a technique has made."""
     coverage = technique.finish()
     history = artifact.read_manifest(previous)["stages"]
     entry = {"name": stage.name, "technique": type(technique).__name__, "key": stage.key, "coverage": coverage}
@@ -104,12 +110,13 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
         steps=technique.steps,
         accumulate=technique.accumulate,
         callbacks=[*machine.callbacks(cfg.trainer, cfg.callback), checkpoint],
-        loggers=tracker.loggers(stage.name, stage.curves),
+        loggers=tracker.loggers(stage.name, stage.curves) if process_group.is_first() else (),
         folder=stage.folder,
+        idle_parameters=technique.idle_parameters,
     )
     if cfg.compile:
         technique.compile()
-    resume = stage.checkpoint if _recover(stage) else None
+    resume = stage.checkpoint if process_group.by_first(lambda: _recover(stage)) else None
     if resume:
         print(f"{stage.name}: resuming from {resume}")
     print(f"{stage.name}: training {technique.steps} steps of {technique.batch_size * technique.accumulate} rows")
@@ -128,7 +135,8 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
     except RuntimeError as error:
         if resume is None or "loading state_dict" not in str(error):
             raise
-        stage.set_aside(resume, "its weights are of another model", then="the next run of the command trains anew")
+        if process_group.is_first():
+            stage.set_aside(resume, "its weights are of another model", then="the next run of the command trains anew")
         raise ValueError(
             f"{stage.name}: {resume} does not fit the model, and is set aside: repeat the command"
         ) from error

@@ -18,7 +18,7 @@ from slimexp.logger.base import Tracker
 from slimexp.measure.base import Measure
 from slimexp.model.base import Source
 from slimexp.model.loading import Pretrained
-from slimexp.pipeline import machine, reference
+from slimexp.pipeline import devices, machine, reference
 from slimexp.record import record
 from slimexp.record.stage import DENSE, START
 from slimexp.technique.compatibility import check_stages
@@ -78,6 +78,7 @@ def training(cfg: DictConfig) -> TrainingParts:
     corpus: Corpus = build(cfg.data)
     source: Source = build(cfg.model)
     techniques: dict[str, Finetune] = {name: build(node) for name, node in cfg.pipeline.items()}
+    devices.check_stages(cfg.trainer, techniques)
     measures = _measures(cfg)
     if reserved := {DENSE, START, FINAL} & techniques.keys():
         raise ValueError(f"a stage cannot be called '{min(reserved)}', which has a meaning: give it another name")

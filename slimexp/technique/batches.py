@@ -63,12 +63,13 @@ class _Steps(Sampler[tuple[int, list[int]]]):
 
 
 class _Batches(Dataset[Batch]):
-    def __init__(self, corpus: Corpus, family: Family, multiple: int) -> None:
+    def __init__(self, corpus: Corpus, family: Family, multiple: int, share: tuple[int, int] = (0, 1)) -> None:
         self.corpus, self.family, self.multiple = corpus, family, multiple
+        self.first, self.every = share
 
     def __getitem__(self, key: tuple[int, list[int]]) -> Batch:
         epoch, rows = key
-        examples = [self.corpus.training_example(row, epoch) for row in rows]
+        examples = [self.corpus.training_example(row, epoch) for row in rows[self.first :: self.every]]
         texts = [(example.source, example.target, example.label) for example in examples]
         return self.family.encode(texts, multiple=self.multiple)
 
@@ -83,6 +84,7 @@ def training_batches(
     stop: int,
     workers: int,
     multiple: int = 1,
+    share: tuple[int, int] = (0, 1),
 ) -> DataLoader[Batch]:
     """Batches ``start`` to ``stop - 1`` of a run.
 
@@ -95,11 +97,13 @@ def training_batches(
         stop: One past the last batch.
         workers: Number of loader processes; 0 loads in the training process.
         multiple: Lengths are padded to a multiple of it.
+        share: First row of each batch, and distance to the next: the number of this process and of all of them, which
+            together read the batches that one process would read.
     """
     rows = corpus.splits["train"]
     order = Order([len(row.source) for row in rows], min(batch_size, len(rows)), seed)
     return DataLoader(
-        _Batches(corpus, family, multiple),
+        _Batches(corpus, family, multiple, share),
         batch_size=None,
         sampler=_Steps(order, start, stop),
         num_workers=workers,

@@ -12,10 +12,16 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from slimexp.data.base import Corpus
+from slimexp.host import process_group
 from slimexp.loss.base import Loss, Outputs
 from slimexp.model.base import Batch, Family
+from slimexp.technique import random_state, sharding
 from slimexp.technique.batches import training_batches
 from slimexp.technique.training import Training, check
+from slimexp.weight.shard import whole
+
+# Settings of models that are mixtures of experts.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 class NonFiniteLoss(ValueError):
@@ -54,6 +60,7 @@ class Finetune(pl.LightningModule):
         self.seed = training["seed"]
         self.losses = nn.ModuleDict(training["losses"])
         self.teacher = training["teacher"]
+        self._sharded = False
         self._optimizer = training["optimizer"]
         self._lr_scheduler = training["lr_scheduler"]
 
@@ -76,6 +83,16 @@ class Finetune(pl.LightningModule):
     def alters(self) -> bool:
         """Whether the model that is trained computes something else than the one that came in."""
         return self.attaches
+
+    @property
+    def idle_parameters(self) -> bool:
+        """Whether there may be steps in which trained parameters have no gradient: experts that no token goes to."""
+        return any(getattr(self.model.config, name, None) for name in _EXPERTS)
+
+    @property
+    def whole_weights(self) -> str | None:
+        """Why it needs whole weights between steps, where a device may hold shards of them; ``None`` if it does not."""
+        return None
 
     @property
     def row_multiple(self) -> int:
@@ -171,7 +188,26 @@ class Finetune(pl.LightningModule):
             stop=self.steps * self.accumulate,
             workers=self.workers,
             multiple=self.pad_to,
+            share=(process_group.rank(), process_group.size()),
         )
+
+    def configure_model(self) -> None:
+        """Shard student and teacher where the strategy has each device hold a part of them."""
+        if self.device_mesh is None or self._sharded:
+            return
+        process_group.share([*self.parameters(), *self.buffers()])  # each process shards what it holds itself
+        low_precision = self.trainer.precision == "bf16-mixed"
+        mesh = self.device_mesh["data_parallel"]
+        for family in (self.family, self.teacher_family):
+            if family is not None:
+                sharding.shard(family, mesh, low_precision=low_precision)
+        self._sharded = True
+
+    def gather(self) -> None:
+        """Make the model whole again after training: in the first process; the others are left an outline of it."""
+        if self._sharded:
+            sharding.gather(self.model)
+            self._sharded = False
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW-like optimizers decay matrices only, not biases, norms or scales."""
@@ -188,7 +224,7 @@ class Finetune(pl.LightningModule):
         ]
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        norm = nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm or math.inf)
+        norm = whole(nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm or math.inf))
         if norm.isfinite():
             self.on_gradients()
         elif self.trainer.precision != "16-mixed":  # its loss scaler skips such steps by itself
@@ -198,6 +234,9 @@ class Finetune(pl.LightningModule):
         self.model.train(self.dropout)  # the modes of a transformer differ in dropout alone
         if self.teacher_family is not None:
             nn.Module.to(self.teacher_family.model, self.device)
+        if not self._sharded:
+            process_group.share(self.buffers())  # the strategy shares parameters
+        self._rng = getattr(self, "_rng", {} if process_group.rank() else None)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if batch_idx % self.accumulate == 0:
@@ -227,20 +266,15 @@ class Finetune(pl.LightningModule):
         return torch.stack([weight * term for weight, term in zip(weights, terms.values(), strict=True)]).sum()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["rng"] = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            checkpoint["rng"]["cuda"] = torch.cuda.get_rng_state(self.device)
+        checkpoint["rng"] = random_state.save(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._rng = checkpoint["rng"]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Dropout goes on where the checkpoint left it (restored here because starting a loader draws numbers)."""
-        if (rng := self.__dict__.pop("_rng", None)) is None:
-            return
-        torch.set_rng_state(rng["cpu"].cpu())
-        if "cuda" in rng:
-            torch.cuda.set_rng_state(rng["cuda"].cpu(), self.device)
+        if (rng := self.__dict__.pop("_rng", None)) is not None:
+            random_state.restore(rng, self.device, seed=[self.seed, self.global_step])
 
     def _device_for(self, family: Family) -> torch.device:
         return self.compute_device or family.device

@@ -11,6 +11,7 @@ from slimexp.model.base import Batch, Family
 from slimexp.model.layer import Layer, latent, matrix
 from slimexp.pattern.base import Pattern
 from slimexp.technique.masking import mask_of
+from slimexp.weight.shard import whole
 
 
 class MaskUpdate:
@@ -145,7 +146,7 @@ class MaskUpdate:
     def _score(self, name: str, statistic: Tensor | None) -> Tensor:
         """Scores of a layer's weights in float32, [out, in]."""
         layer = self.layers[name]
-        scores = self.importance.score(matrix(layer, latent(layer).detach()), statistic)
+        scores = self.importance.score(matrix(layer, whole(latent(layer).detach())), statistic)
         if not scores.isfinite().all():
             raise ValueError(f"{type(self.importance).__name__} gave scores of layer '{name}' that are not finite")
         return scores.float()
