@@ -25,7 +25,7 @@ def recipe(importance: str, structure: str, sparsity: float) -> object:
 
 def main() -> None:
     task = json.load(sys.stdin)
-    model = AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(task["model"], dtype=getattr(torch, task.get("dtype", "float32")))
     rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in task["rows"]]
     oneshot(
         model=model,

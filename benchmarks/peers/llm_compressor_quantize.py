@@ -38,7 +38,7 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     task = json.load(sys.stdin)
-    model = MODELS[task["task"]].from_pretrained(task["model"], dtype=torch.float32)
+    model = MODELS[task["task"]].from_pretrained(task["model"], dtype=getattr(torch, task.get("dtype", "float32")))
     oneshot(
         model=model,
         tokenizer=AutoTokenizer.from_pretrained(task["model"]),

@@ -1,11 +1,16 @@
-"""Losses: a scalar from the outputs of the student and, for some, of a teacher."""
+"""Losses: quotients of sums over the outputs of the student and, for some, of a teacher."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 IGNORE = -100  # label that no loss and no metric counts (the default of torch's cross_entropy)
+_LEAST = 1e-12  # of a denominator: a numerator over nothing is 0, and so is its quotient
+
+Scheduled = Mapping[str, float | Tensor]  # name of a scheduled quantity -> its value, 0-dim where it is a tensor
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,26 @@ class Outputs:
     hidden: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Ratio:
+    """Sums over a batch whose quotients make up a term of the objective.
+
+    A batch may be in parts, on several devices or one after the other: the sums of the parts add up, which their
+    quotients do not.
+
+    Attributes:
+        numerator: [K], with gradient.
+        denominator: [K], without gradient; 0 only where the numerator is.
+    """
+
+    numerator: Tensor
+    denominator: Tensor
+
+    def mean(self) -> Tensor:
+        """The term, a scalar: the mean of the K quotients; 0 (with gradient) where nothing was summed."""
+        return (self.numerator / self.denominator.clamp(min=_LEAST)).mean()
+
+
 class Loss(nn.Module, ABC):
     """A term of the training objective.
 
@@ -31,10 +56,12 @@ class Loss(nn.Module, ABC):
     Attributes:
         needs_teacher: Whether ``forward`` reads ``teacher``.
         needs_hidden: Whether ``forward`` reads ``Outputs.hidden``.
+        needs_logits: Whether ``forward`` reads ``Outputs.logits``; where no loss does, they are not computed.
     """
 
     needs_teacher: bool = False
     needs_hidden: bool = False
+    needs_logits: bool = True
 
     def __init__(self, *, weight: float) -> None:
         super().__init__()
@@ -43,19 +70,47 @@ class Loss(nn.Module, ABC):
         self.weight = weight
 
     @abstractmethod
-    def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor, progress: float) -> Tensor:
-        """The unweighted term, averaged over labels other than -100 (for hidden states, over tokens but padding).
+    def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor, progress: float) -> Ratio:
+        """The unweighted term, as sums over labels other than -100 (for hidden states, over tokens but padding).
 
         Args:
             student: Outputs of the student, with gradient.
             teacher: Outputs of the teacher, without gradient; ``None`` only where ``needs_teacher`` is false.
             labels: [B, T] or [B]; -100 is ignored.
             progress: Optimizer step / total steps, in [0, 1].
-
-        Returns:
-            A scalar; 0 (with gradient) where every label is -100.
         """
 
-    def logged(self, progress: float) -> dict[str, float]:
-        """Scheduled quantities to be logged as curves: name -> value."""
+    def scheduled(self, progress: float) -> dict[str, float]:
+        """Quantities that a schedule gives at ``progress``, which are logged as curves: name -> value."""
         return {}
+
+
+class LabelLoss(Loss):
+    """A mean over labels, each of which has logits of its own: any part of the labels can be summed by itself."""
+
+    def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor, progress: float) -> Ratio:
+        total = self.of_logits(
+            student.logits.flatten(0, -2),
+            None if teacher is None else teacher.logits.flatten(0, -2),
+            labels.flatten(),
+            self.scheduled(progress),
+        )
+        return Ratio(total[None], counted_labels(labels)[None])
+
+    @abstractmethod
+    def of_logits(self, student: Tensor, teacher: Tensor | None, labels: Tensor, scheduled: Scheduled) -> Tensor:
+        """The sum of the term over labels other than -100, a scalar in float32.
+
+        No branch depends on values, so that it can be compiled once and be part of a CUDA graph.
+
+        Args:
+            student: Logits of the student, [N, V].
+            teacher: Logits of the teacher, [N, V'], without gradient; ``None`` only where ``needs_teacher`` is false.
+            labels: [N]; -100 is ignored.
+            scheduled: The quantities that ``scheduled`` names.
+        """
+
+
+def counted_labels(labels: Tensor) -> Tensor:
+    """Number of labels other than -100, a scalar in float32."""
+    return (labels != IGNORE).sum(dtype=torch.float32)

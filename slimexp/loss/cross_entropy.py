@@ -3,10 +3,10 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from slimexp.loss.base import IGNORE, Loss, Outputs
+from slimexp.loss.base import IGNORE, LabelLoss, Scheduled
 
 
-class CrossEntropy(Loss):
+class CrossEntropy(LabelLoss):
     """Mean negative log-likelihood of the labels, in nats per label other than -100.
 
     Args:
@@ -20,9 +20,7 @@ class CrossEntropy(Loss):
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing
 
-    def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor, progress: float) -> Tensor:
-        logits = student.logits.float().flatten(0, -2)
-        total = F.cross_entropy(
-            logits, labels.flatten(), ignore_index=IGNORE, label_smoothing=self.label_smoothing, reduction="sum"
+    def of_logits(self, student: Tensor, teacher: Tensor | None, labels: Tensor, scheduled: Scheduled) -> Tensor:
+        return F.cross_entropy(
+            student.float(), labels, ignore_index=IGNORE, label_smoothing=self.label_smoothing, reduction="sum"
         )
-        return total / (labels != IGNORE).sum().clamp(min=1)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from slimexp.loss.base import Loss, Outputs
+from slimexp.loss.base import Loss, Outputs, Ratio
 
 
 class HiddenStates(Loss):
@@ -19,20 +19,22 @@ class HiddenStates(Loss):
 
     needs_teacher = True
     needs_hidden = True
+    needs_logits = False
 
-    def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor, progress: float) -> Tensor:
+    def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor, progress: float) -> Ratio:
         assert teacher is not None
-        terms = [
-            _relative_error(state, targets[round(layer * (len(targets) - 1) / (len(states) - 1))])
+        pairs = [
+            (state, targets[round(layer * (len(targets) - 1) / (len(states) - 1))])
             for stack, states in student.hidden.items()
             for targets in (teacher.hidden[stack],)
             for layer, state in enumerate(states)
         ]
-        return torch.stack(terms).mean()
+        errors = [_squared_error(state, target) for state, target in pairs]
+        return Ratio(torch.stack(errors), torch.stack([target.float().square().sum() for _, target in pairs]))
 
 
-def _relative_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared error of states [N, D] over the squared norm of the teacher's; 0 where N is 0.
+def _squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared error of states [N, D], a sum.
 
     Raises:
         ValueError: The widths differ.
@@ -42,5 +44,4 @@ def _relative_error(student: Tensor, teacher: Tensor) -> Tensor:
             f"hidden states of width {student.shape[-1]} cannot be held against a teacher's of width "
             f"{teacher.shape[-1]}: leave cut.hidden at null, or the loss out"
         )
-    teacher = teacher.float()
-    return (student.float() - teacher).square().sum() / teacher.square().sum().clamp(min=1e-12)
+    return (student.float() - teacher.float()).square().sum()

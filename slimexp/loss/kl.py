@@ -1,13 +1,14 @@
 """Forward Kullback-Leibler divergence from teacher to student."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slimexp.loss.base import IGNORE, Loss, Outputs
+from slimexp.loss.base import IGNORE, LabelLoss, Scheduled
 from slimexp.schedule import Schedule
 
 
-class ForwardKl(Loss):
+class ForwardKl(LabelLoss):
     """``T^2 KL(softmax(teacher / T) || softmax(student / T))`` per label other than -100, in nats.
 
     Hinton et al. 2015, "Distilling the knowledge in a neural network": the factor T^2 keeps the size
@@ -28,20 +29,17 @@ class ForwardKl(Loss):
             raise ValueError(f"temperature must be > 0 throughout, got {lowest}")
         self.temperature = temperature
 
-    def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor, progress: float) -> Tensor:
+    def of_logits(self, student: Tensor, teacher: Tensor | None, labels: Tensor, scheduled: Scheduled) -> Tensor:
         assert teacher is not None
-        temperature = self.temperature(progress)
-        real = labels.flatten() != IGNORE
-        width = min(student.logits.shape[-1], teacher.logits.shape[-1])
-        student_logits = student.logits[..., :width].flatten(0, -2)[real].float()
-        teacher_logits = teacher.logits[..., :width].flatten(0, -2)[real].float()
+        temperature = scheduled["temperature"]
+        width = min(student.shape[-1], teacher.shape[-1])
         divergence = F.kl_div(
-            F.log_softmax(student_logits / temperature, dim=-1),
-            F.log_softmax(teacher_logits / temperature, dim=-1),
+            F.log_softmax(student[:, :width].float() / temperature, dim=-1),
+            F.log_softmax(teacher[:, :width].float() / temperature, dim=-1),
             log_target=True,
-            reduction="sum",
-        )
-        return temperature**2 * divergence / real.sum().clamp(min=1)
+            reduction="none",
+        ).sum(-1)
+        return temperature**2 * torch.where(labels != IGNORE, divergence, 0.0).sum()
 
-    def logged(self, progress: float) -> dict[str, float]:
+    def scheduled(self, progress: float) -> dict[str, float]:
         return {"temperature": self.temperature(progress)}

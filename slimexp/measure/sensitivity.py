@@ -110,7 +110,7 @@ def mean_loss(
         real = int((batch["labels"] != IGNORE).sum())
         outputs = _outputs(family, batch, loss)
         with torch.inference_mode():
-            total += real * float(loss(outputs, teacher, batch["labels"].to(outputs.logits.device), 1.0))
+            total += real * float(loss(outputs, teacher, batch["labels"].to(outputs.logits.device), 1.0).mean())
         tokens += real
     return total / max(tokens, 1)
 

@@ -256,7 +256,7 @@ class Finetune(pl.LightningModule):
         teacher = self._teacher_outputs(batch, hidden) if self.teacher_family is not None else None
         student = Outputs(*self.family.forward(batch, hidden=hidden))
         return {
-            name: loss(student, teacher, batch["labels"], self.progress)
+            name: loss(student, teacher, batch["labels"], self.progress).mean()
             for name, loss in zip(self.losses, self._losses(), strict=True)
         }
 
@@ -293,7 +293,7 @@ class Finetune(pl.LightningModule):
         if len(terms) > 1:
             values |= {name: term.detach() for name, term in terms.items()}
         for loss in self._losses():
-            values |= loss.logged(self.progress)
+            values |= loss.scheduled(self.progress)
         self.log_dict(values)
         self.log("loss", total.detach(), prog_bar=True)
 

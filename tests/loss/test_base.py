@@ -8,7 +8,7 @@ from torch import Tensor
 
 from slimexp.config.build import build
 from slimexp.config.composition import CONF_DIR, compose
-from slimexp.loss.base import Loss, Outputs
+from slimexp.loss.base import LabelLoss, Loss, Outputs, Ratio
 
 IGNORE = -100
 NAMES = sorted(path.stem for path in (CONF_DIR / "loss").glob("*.yaml"))
@@ -57,7 +57,9 @@ def test_a_divergence_of_equals_is_zero(name: str, progress: float, classes: boo
     loss = loss_named(name)
     if not loss.needs_teacher:
         pytest.skip("no divergence")
-    value = loss(outputs(0, classes=classes), teacher_of(loss, 0, classes=classes), labels(classes=classes), progress)
+    value = loss(
+        outputs(0, classes=classes), teacher_of(loss, 0, classes=classes), labels(classes=classes), progress
+    ).mean()
     assert abs(value.item()) < 1e-5
 
 
@@ -66,7 +68,7 @@ def test_a_divergence_of_equals_is_zero(name: str, progress: float, classes: boo
 def test_is_a_positive_scalar_with_a_gradient_for_the_student_alone(name: str, classes: bool) -> None:
     loss, student = loss_named(name), outputs(0, classes=classes)
     teacher = teacher_of(loss, 1, classes=classes)
-    value = loss(student, teacher, labels(classes=classes), 0.5)
+    value = loss(student, teacher, labels(classes=classes), 0.5).mean()
     assert value.shape == () and value.item() > 0
     value.backward()
     states = [state for stack in student.hidden.values() for state in stack] if loss.needs_hidden else []
@@ -82,7 +84,7 @@ def test_is_a_positive_scalar_with_a_gradient_for_the_student_alone(name: str, c
 @pytest.mark.parametrize("name", NAMES)
 def test_reads_logits_or_hidden_states(name: str) -> None:
     loss, student = loss_named(name), outputs(0)
-    loss(student, teacher_of(loss, 1), labels(), 0.5).backward()
+    loss(student, teacher_of(loss, 1), labels(), 0.5).mean().backward()
     assert student.logits.grad is not None or loss.needs_hidden
 
 
@@ -90,12 +92,12 @@ def test_reads_logits_or_hidden_states(name: str) -> None:
 def test_what_is_said_at_ignored_places_does_not_matter(name: str) -> None:
     loss, student = loss_named(name), outputs(0)
     teacher = teacher_of(loss, 1)
-    expected = loss(student, teacher, labels(), 0.5)
+    expected = loss(student, teacher, labels(), 0.5).mean()
     ignored = labels() == IGNORE
     for given in (student, teacher):
         if given is not None:
             given.logits.data[ignored] = 1e4
-    assert torch.equal(loss(student, teacher, labels(), 0.5), expected)
+    assert torch.equal(loss(student, teacher, labels(), 0.5).mean(), expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -103,15 +105,50 @@ def test_is_a_mean_over_real_labels(name: str) -> None:
     """Padding a batch, or repeating it, leaves the value where it was."""
     loss, student = loss_named(name), outputs(0)
     teacher = teacher_of(loss, 1)
-    expected = loss(student, teacher, labels(), 0.5)
+    expected = loss(student, teacher, labels(), 0.5).mean()
 
     def twice(given: Outputs | None) -> Outputs | None:
         return None if given is None else Outputs(torch.cat([given.logits, given.logits]), given.hidden)
 
-    repeated = loss(twice(student), twice(teacher), torch.cat([labels(), labels()]), 0.5)
-    padded = loss(twice(student), twice(teacher), torch.cat([labels(), torch.full_like(labels(), IGNORE)]), 0.5)
+    repeated = loss(twice(student), twice(teacher), torch.cat([labels(), labels()]), 0.5).mean()
+    padded = loss(twice(student), twice(teacher), torch.cat([labels(), torch.full_like(labels(), IGNORE)]), 0.5).mean()
     assert repeated.item() == pytest.approx(expected.item(), rel=1e-5)
     assert padded.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sums_over_parts_of_a_batch_are_those_of_the_whole(name: str) -> None:
+    loss, student = loss_named(name), outputs(0)
+    teacher = teacher_of(loss, 1)
+
+    def part(given: Outputs | None, rows: slice, tokens: slice) -> Outputs | None:
+        if given is None:
+            return None
+        return Outputs(
+            given.logits[rows], {stack: tuple(s[tokens] for s in given.hidden[stack]) for stack in given.hidden}
+        )
+
+    whole = loss(student, teacher, labels(), 0.5)
+    parts = [
+        loss(part(student, rows, tokens), part(teacher, rows, tokens), labels()[rows], 0.5)
+        for rows, tokens in ((slice(0, 1), slice(0, 4)), (slice(1, 3), slice(4, None)))
+    ]
+    added = Ratio(sum(p.numerator for p in parts), sum(p.denominator for p in parts))
+    assert torch.allclose(added.numerator, whole.numerator, rtol=1e-5)
+    assert torch.allclose(added.denominator, whole.denominator, rtol=1e-5)
+    assert added.mean().item() == pytest.approx(whole.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sum_over_labels_takes_scheduled_quantities_as_tensors(name: str) -> None:
+    loss, student = loss_named(name), outputs(0)
+    if not isinstance(loss, LabelLoss):
+        pytest.skip("no sum over labels")
+    teacher, scheduled = teacher_of(loss, 1), loss.scheduled(0.25)
+    given = student.logits.flatten(0, 1), None if teacher is None else teacher.logits.flatten(0, 1), labels().flatten()
+    expected = loss.of_logits(*given, scheduled)
+    tensors = {name: torch.tensor(value) for name, value in scheduled.items()}
+    assert torch.allclose(loss.of_logits(*given, tensors), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -119,7 +156,7 @@ def test_a_batch_without_labels_gives_zero_and_a_zero_gradient(name: str) -> Non
     loss, student = loss_named(name), outputs(0)
     none = Outputs(student.logits, {stack: tuple(s[:0] for s in states) for stack, states in student.hidden.items()})
     teacher = Outputs(student.logits.detach(), none.hidden) if loss.needs_teacher else None
-    value = loss(none, teacher, torch.full_like(labels(), IGNORE), 0.5)
+    value = loss(none, teacher, torch.full_like(labels(), IGNORE), 0.5).mean()
     assert value.item() == 0
     value.backward()
     assert student.logits.grad is None or (student.logits.grad == 0).all()
@@ -133,14 +170,14 @@ def test_half_precision_logits_are_weighed_in_float32(name: str) -> None:
     def full(given: Outputs | None) -> Outputs | None:
         return None if given is None else detached(given, torch.float32)
 
-    value = loss(half, teacher, labels(), 0.5)
+    value = loss(half, teacher, labels(), 0.5).mean()
     assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(loss(full(half), full(teacher), labels(), 0.5).item(), rel=1e-6)
+    assert value.item() == pytest.approx(loss(full(half), full(teacher), labels(), 0.5).mean().item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_scheduled_quantities_are_finite_numbers(name: str) -> None:
-    logged = loss_named(name).logged(0.5)
+    logged = loss_named(name).scheduled(0.5)
     assert all(isinstance(value, float) and value == value for value in logged.values())
 
 

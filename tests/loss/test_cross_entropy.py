@@ -28,14 +28,16 @@ def reference(smoothing: float) -> float:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
 def test_equals_the_reference(smoothing: float) -> None:
     loss = CrossEntropy(weight=1.0, label_smoothing=smoothing)
-    assert loss(Outputs(LOGITS), None, LABELS, 0.0).item() == pytest.approx(reference(smoothing), rel=1e-6)
+    assert loss(Outputs(LOGITS), None, LABELS, 0.0).mean().item() == pytest.approx(reference(smoothing), rel=1e-6)
 
 
 @pytest.mark.fast
 def test_reads_no_teacher_and_no_progress() -> None:
     loss = CrossEntropy(weight=1.0, label_smoothing=0.0)
-    assert not loss.needs_teacher and not loss.needs_hidden and loss.logged(0.5) == {}
-    assert torch.equal(loss(Outputs(LOGITS), None, LABELS, 0.0), loss(Outputs(LOGITS), Outputs(-LOGITS), LABELS, 1.0))
+    assert not loss.needs_teacher and not loss.needs_hidden and loss.scheduled(0.5) == {}
+    assert torch.equal(
+        loss(Outputs(LOGITS), None, LABELS, 0.0).mean(), loss(Outputs(LOGITS), Outputs(-LOGITS), LABELS, 1.0).mean()
+    )
 
 
 @pytest.mark.fast

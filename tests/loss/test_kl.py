@@ -39,7 +39,7 @@ def reference(temperature: float) -> float:
 def kl(temperature: Schedule, progress: float = 0.0, *, student: Tensor = STUDENT, teacher: Tensor = TEACHER) -> float:
     return ForwardKl(weight=1.0, temperature=temperature)(
         Outputs(student), Outputs(teacher), LABELS, progress
-    ).item()  # fmt: skip
+    ).mean().item()  # fmt: skip
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 5.0])
@@ -51,7 +51,7 @@ def test_equals_the_reference_with_its_squared_temperature(temperature: float) -
 @pytest.mark.parametrize("progress", [0.0, 0.25, 0.5, 1.0])
 def test_temperature_follows_its_schedule(schedule: Schedule, progress: float) -> None:
     assert kl(schedule, progress) == pytest.approx(reference(schedule(progress)), rel=1e-5)
-    assert ForwardKl(weight=1.0, temperature=schedule).logged(progress) == {"temperature": schedule(progress)}
+    assert ForwardKl(weight=1.0, temperature=schedule).scheduled(progress) == {"temperature": schedule(progress)}
 
 
 def test_squared_temperature_keeps_the_size_of_the_gradient() -> None:
@@ -60,7 +60,7 @@ def test_squared_temperature_keeps_the_size_of_the_gradient() -> None:
     for temperature in (20.0, 200.0):
         student = STUDENT.clone().requires_grad_()
         loss = ForwardKl(weight=1.0, temperature=Constant(value=temperature))
-        loss(Outputs(student), Outputs(TEACHER), LABELS, 0.0).backward()
+        loss(Outputs(student), Outputs(TEACHER), LABELS, 0.0).mean().backward()
         assert student.grad is not None
         norms.append(student.grad.norm().item())
     assert norms[0] == pytest.approx(norms[1], rel=0.2)
@@ -71,8 +71,8 @@ def test_teaches_the_teacher_and_not_the_mean_of_both() -> None:
     sure, torn = torch.tensor([[[9.0, -9.0, -9.0]]]), torch.tensor([[[9.0, 9.0, -9.0]]])
     loss = ForwardKl(weight=1.0, temperature=Constant(value=1.0))
     label = torch.zeros(1, 1, dtype=torch.long)
-    assert loss(Outputs(torn), Outputs(sure), label, 0.0).item() == pytest.approx(math.log(2), rel=1e-3)
-    assert loss(Outputs(sure), Outputs(torn), label, 0.0).item() > 5
+    assert loss(Outputs(torn), Outputs(sure), label, 0.0).mean().item() == pytest.approx(math.log(2), rel=1e-3)
+    assert loss(Outputs(sure), Outputs(torn), label, 0.0).mean().item() > 5
 
 
 @pytest.mark.parametrize("wider", ["student", "teacher"])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slimexp.logger.curves import Curves
-from slimexp.loss.base import Loss, Outputs
+from slimexp.loss.base import Loss, Outputs, Ratio
 from slimexp.model.layer import share_of
 from slimexp.model.tokenizer import Bpe
 from slimexp.pipeline.checkpoint import Checkpoint
@@ -189,14 +189,14 @@ class Bad(Loss):
         self.step = step
         self.backwards = backwards
 
-    def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor, progress: float) -> Tensor:
-        term = student.logits.float().square().mean()
+    def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor, progress: float) -> Ratio:
+        term = student.logits.float().square().mean()[None]
         if self.stage[0].global_step < self.step:
-            return term
+            return Ratio(term, torch.ones_like(term))
         if self.backwards:
             term.register_hook(lambda gradient: gradient * float("nan"))
-            return term
-        return term * float("inf")
+            return Ratio(term, torch.ones_like(term))
+        return Ratio(term * float("inf"), torch.ones_like(term))
 
 
 @pytest.mark.parametrize("backwards", [False, True])
