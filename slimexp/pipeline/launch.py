@@ -51,7 +51,7 @@ def processes(cfg: DictConfig, overrides: Sequence[str]) -> Iterator[None]:
                 with _Others(cfg, overrides) as store, _joined(cfg.trainer, store):
                     yield
             else:
-                with _joined(cfg.trainer, _store() if _OWN in os.environ else None):
+                with _joined(cfg.trainer, meeting() if _OWN in os.environ else None):
                     yield
         except process_group.OtherProcessFailed:
             sys.exit(1)  # the first says why
@@ -89,7 +89,7 @@ class _Others:
         self._over = threading.Event()
 
     def __enter__(self) -> TCPStore:
-        store = _store()
+        store = meeting()
         os.environ["MASTER_PORT"] = str(store.port)
         first = int(os.environ["RANK"])
         for local in range(1, devices.per_node(self.cfg.trainer)):
@@ -186,7 +186,7 @@ def _counted(node: DictConfig) -> dict[str, str]:
     }
 
 
-def _store() -> TCPStore:
+def meeting() -> TCPStore:
     """Where the processes meet; that of the first one."""
     return TCPStore(
         os.environ["MASTER_ADDR"],

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from slimexp.host import process_group
 from slimexp.pipeline import devices
 from slimexp.technique.sharding import FSDP
-from slimexp.weight.shard import as_sharded, whole
+from slimexp.weight.shard import placed, whole
 
 FIND_UNUSED = "ddp_find_unused_parameters_true"
 
@@ -71,7 +71,10 @@ class FullyShard(ModelParallelStrategy):
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         assert self.lightning_module is not None
         own = self.lightning_module.state_dict()
-        stored = {name: as_sharded(tensor, own.get(name)) for name, tensor in checkpoint["state_dict"].items()}
+        stored = {
+            name: placed(tensor, own[name]) if name in own else tensor
+            for name, tensor in checkpoint["state_dict"].items()
+        }
         self.lightning_module.load_state_dict(stored, strict=strict)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
@@ -106,4 +109,4 @@ def _gathered(tree: Any) -> Any:
 def _like(value: Any, parameter: torch.Tensor) -> Any:
     """A number of an optimizer's state for each entry of ``parameter``, sharded as that is; others as they are."""
     has_shape = isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.ndim
-    return as_sharded(value, parameter) if has_shape else value
+    return placed(value, parameter) if has_shape else value

@@ -9,15 +9,17 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig
 
 from slimexp.data.base import Corpus
 from slimexp.host import process_group
-from slimexp.loss.base import Loss, Outputs
+from slimexp.loss.base import Loss, Outputs, Ratio
 from slimexp.model.base import Batch, Family
 from slimexp.technique import random_state, sharding
+from slimexp.technique.across_devices import across_devices
 from slimexp.technique.batches import training_batches
 from slimexp.technique.training import Training, check
+from slimexp.technique.vocabularies import check_vocabularies
 from slimexp.weight.shard import whole
 
 # Settings of models that are mixtures of experts.
@@ -241,7 +243,7 @@ class Finetune(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if batch_idx % self.accumulate == 0:
             self.on_step(self.progress)
-        terms = self.terms(batch)
+        terms = across_devices(self.ratios(batch))
         total = self.total(terms)
         if not math.isfinite(total.item()):
             raise NonFiniteLoss(_not_finite("loss", total.item(), self.global_step))
@@ -252,11 +254,15 @@ class Finetune(pl.LightningModule):
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Name -> loss term on one batch, unweighted, a scalar."""
+        return {name: ratio.mean() for name, ratio in self.ratios(batch).items()}
+
+    def ratios(self, batch: Batch) -> dict[str, Ratio]:
+        """Name -> loss term on one batch, or on this device's share of it, as sums."""
         hidden = self.needs_hidden
         teacher = self._teacher_outputs(batch, hidden) if self.teacher_family is not None else None
         student = Outputs(*self.family.forward(batch, hidden=hidden))
         return {
-            name: loss(student, teacher, batch["labels"], self.progress).mean()
+            name: loss(student, teacher, batch["labels"], self.progress)
             for name, loss in zip(self.losses, self._losses(), strict=True)
         }
 
@@ -302,22 +308,4 @@ def _not_finite(what: str, value: float, step: int) -> str:
     return (
         f"{what} is {value} at step {step}: lower optimizer.lr or clip_norm, which trains this stage anew; "
         "no artifact is written, and the last checkpoint before it is kept for a look"
-    )
-
-
-def check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
-    """Refuse a teacher whose token ids mean something else; rows of a model beyond its vocabulary do not matter.
-
-    Raises:
-        ValueError: The vocabularies differ.
-    """
-    of_student, of_teacher = student.get_vocab(), teacher.get_vocab()
-    if of_student == of_teacher:
-        return
-    tokens = of_student.keys() | of_teacher.keys()
-    differing = [token for token in tokens if of_student.get(token) != of_teacher.get(token)]
-    raise ValueError(
-        f"teacher and student read different vocabularies ({len(of_teacher)} and {len(of_student)} tokens, "
-        f"{len(differing)} differ, e.g. {min(differing)!r}): distillation compares logits id by id. "
-        "Choose a teacher with the student's tokenizer, or cut the student out of the teacher"
     )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from slimexp.calibration.block_by_block import calibrate_blocks
+from slimexp.host import process_group
 from slimexp.importance.base import Calibrated, Compensating, Importance
 from slimexp.model.base import Batch, Family
 from slimexp.model.layer import Layer, latent, matrix
@@ -121,6 +122,16 @@ class MaskUpdate:
             for name, mask, kept in zip(names, masks, chosen, strict=True):
                 matrix(self.layers[name], latent(self.layers[name])).masked_fill_(kept & ~mask, 0.0)
                 mask.copy_(kept)
+
+    def share(self, *, weights: bool = False) -> None:
+        """Take over the first process's masks, for sums of statistics may differ in rounding.
+
+        Args:
+            weights: Whether weights were moved with them; they always are where the importance compensates.
+        """
+        process_group.share(mask.mask for mask in self.masks.values())
+        if weights or isinstance(self.importance, Compensating):
+            process_group.share(latent(layer) for layer in self.layers.values())
 
     def _compensate(self, importance: Compensating, name: str, share: float, statistic: Tensor) -> None:
         """Bring a layer to ``share`` of its target, and move the weights that stay."""

@@ -25,7 +25,7 @@ from slimexp.technique.masking import sparsity
 from slimexp.technique.prune_refusals import check_allocation, check_inputs, check_learned, check_rows
 from slimexp.technique.regrowth import dense_gradients
 from slimexp.technique.training import Training
-from slimexp.weight.shard import as_sharded, whole
+from slimexp.weight.shard import placed, whole
 
 
 class Prune(Finetune):
@@ -212,10 +212,7 @@ class Prune(Finetune):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         saved = checkpoint["prune"]
-        weights = {name: latent(self.layers[name]) for name in saved["learned"]}
-        self.learned = {
-            name: as_sharded(total.to(weights[name].device), weights[name]) for name, total in saved["learned"].items()
-        }
+        self.learned = {name: placed(total, latent(self.layers[name])) for name, total in saved["learned"].items()}
         self.mask_update.targets, self.unallocated = saved["targets"], saved["unallocated"]
 
     def _finalize(self) -> None:
@@ -244,13 +241,7 @@ class Prune(Finetune):
                 statistics = self._statistics()
                 for names in short:
                     self.mask_update.choose(names, share, statistics)
-        self._share()
-
-    def _share(self) -> None:
-        """Masks, and weights that moved with them, are the first process's: statistics may differ in rounding."""
-        process_group.share(mask.mask for mask in self.masks.values())
-        if self.regrow or isinstance(self.importance, Compensating):
-            process_group.share(latent(layer) for layer in self.layers.values())
+        self.mask_update.share()
 
     def _layers_of(self, family: Family) -> dict[str, Layer]:
         """The layers to be pruned, by name.
@@ -270,7 +261,7 @@ class Prune(Finetune):
             self.family, self.layers, self.masks, self._batches_of_this_step(), objective=self._objective
         )
         self.mask_update.regrow(reached, share=share, statistics=statistics, gradients=gradients)
-        self._share()
+        self.mask_update.share(weights=True)
 
     def _batches_of_this_step(self) -> Iterable[Batch]:
         start = self.global_step * self.accumulate

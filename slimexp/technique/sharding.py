@@ -47,8 +47,8 @@ def gather(model: nn.Module) -> None:
                 if parameter not in gathered:
                     gathered[parameter] = whole_parameter(parameter, keep=keep)
                 module._parameters[name] = gathered[parameter]
-    for module in sharded:
-        _without_hooks(module)
+    for fsdp_module in sharded:
+        _without_hooks(fsdp_module)
 
 
 def _without_hooks(module: nn.Module) -> None:

@@ -9,17 +9,16 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def as_sharded(tensor: Tensor, like: Tensor | None) -> Tensor:
-    """The shard of ``tensor``, which is the same in all processes, that this one holds of ``like``, if that is sharded.
+def placed(tensor: Tensor, like: Tensor) -> Tensor:
+    """``tensor``, which is the same in all processes, where ``like`` is: on its device, and as its shard.
 
     Args:
-        tensor: A whole tensor, on any device.
-        like: A tensor of the same shape.
+        tensor: A whole tensor of the shape of ``like``, on any device.
+        like: A tensor, sharded or not.
     """
-    if not isinstance(like, DTensor) or isinstance(tensor, DTensor):
-        return tensor
-    on_device = tensor.detach().to(like.device_mesh.device_type)
-    return distribute_tensor(on_device, like.device_mesh, like.placements)
+    if isinstance(tensor, DTensor) or not isinstance(like, DTensor):
+        return tensor.to(like.device)
+    return distribute_tensor(tensor.detach().to(like.device), like.device_mesh, like.placements)
 
 
 def whole_parameter(parameter: nn.Parameter, *, keep: bool) -> nn.Parameter:

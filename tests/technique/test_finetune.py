@@ -15,7 +15,8 @@ from slimexp.loss.base import Loss, Outputs, Ratio
 from slimexp.model.layer import share_of
 from slimexp.model.tokenizer import Bpe
 from slimexp.pipeline.checkpoint import Checkpoint
-from slimexp.technique.finetune import NonFiniteLoss, check_vocabularies
+from slimexp.technique.finetune import NonFiniteLoss
+from slimexp.technique.vocabularies import check_vocabularies
 
 Make = Callable[..., Any]
 DROPOUT = {
