@@ -18,7 +18,6 @@ from slimexp.format import manifest
 from slimexp.host import process_group
 from slimexp.host.console import printable
 from slimexp.logger.base import Tracker
-from slimexp.logger.none import Silent
 from slimexp.measure.base import Subject, run
 from slimexp.pipeline import key, launch, machine, preflight
 from slimexp.pipeline.fit import curves, save_root, train
@@ -67,26 +66,31 @@ class Pipeline:
             ValueError: A process that trains on another device failed.
         """
         with launch.processes(self.cfg, self.overrides):
-            return self._run(self.tracker if process_group.is_first() else Silent())
+            return self._run(self.tracker)
 
     def _run(self, tracker: Tracker) -> dict[str, float]:
         """Finish every stage; of several processes, which train together, the first does all the rest."""
+        first = process_group.is_first()
         running = at_work(Path(self.cfg.runs))
-        tracker.start(name=self.cfg.name, config=secret.written(self.cfg))
+        if first:
+            tracker.start(name=self.cfg.name, config=secret.written(self.cfg))
         try:
             metrics: dict[str, float] = {}
             for stage in self.stages:
-                with stage.alone() if process_group.is_first() else nullcontext():
+                with stage.alone() if first else nullcontext():
                     trained = self._finish_training(stage, tracker)
                     if stage.name == START and self.dense is None:
                         continue  # random weights are not worth measuring
                     metrics = process_group.by_first(partial(self._finish_measuring, stage, trained, tracker))
-                tracker.summary(stage.name, metrics)
-                tracker.artifact(stage.name, stage.artifact)
-            tracker.summary(FINAL, metrics)
+                if first:
+                    tracker.summary(stage.name, metrics)
+                    tracker.artifact(stage.name, stage.artifact)
+            if first:
+                tracker.summary(FINAL, metrics)
             return metrics
         finally:
-            tracker.finish()
+            if first:
+                tracker.finish()
             running.close()
 
     @cached_property

@@ -1,11 +1,12 @@
-"""Two processes train as one does: the same batches, objective, masks and grids; a training goes on on more or fewer."""
+"""Two processes train as one does, in batches, objective, masks and grids; and go on with what one began."""
 
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,20 @@ def alone(words: Sequence[str]) -> None:
     Pipeline(cfg, overrides=[]).run()
 
 
-def together(folder: Path, jobs: Sequence[Sequence[str]]) -> list[list[dict[str, Any]]]:
+@dataclass(frozen=True)
+class Job:
+    """A command line for ``together.py``."""
+
+    arguments: Sequence[str]
+    stop: int | None = None
+    alone: bool = False
+
+
+def together(folder: Path, jobs: Sequence[Job]) -> list[list[dict[str, Any]]]:
     """Run command lines in two processes; returns what each process ended each with."""
     folder.mkdir(parents=True, exist_ok=True)
     results = [str(folder / f"result-{number}") for number in range(len(jobs))]
-    plan = [{"arguments": list(words), "result": result} for words, result in zip(jobs, results, strict=True)]
+    plan = [{**asdict(job), "result": result} for job, result in zip(jobs, results, strict=True)]
     (folder / "jobs.json").write_text(json.dumps(plan))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -111,3 +121,62 @@ def assert_equal(first: Path, second: Path, name: str) -> None:
     for key, tensor in one.items():
         differing = ~torch.isclose(tensor.float(), two[key].float(), rtol=1e-3, atol=2e-4)
         assert differing.float().mean() <= 0.01, (name, key, float(differing.float().mean()))
+
+
+@pytest.fixture
+def home(tiny: Callable[..., Any], tmp_path: Path) -> Path:
+    """A folder with a model and rows of unlike lengths, so that two devices never have as many labels each."""
+    family = tiny("causal_lm")
+    family.model.save_pretrained(tmp_path / "dense")
+    family.tokenizer.save_pretrained(tmp_path / "dense")
+    texts = [f"{'abcde'[: 1 + number % 5] * (1 + number % 3)} {number}" for number in range(40)]
+    rows = [f"{number},{number},{text},no" for number, text in enumerate(texts)]
+    (tmp_path / "table.csv").write_text("\n".join(["source,target,text,label", *rows]) + "\n")
+    return tmp_path
+
+
+def on_two(home: Path, name: str, runs: str, strategy: str) -> list[str]:
+    return arguments(home, name, home / runs / name, "trainer.devices=2", f"trainer.strategy={strategy}")
+
+
+def check_jobs(home: Path, names: Sequence[str], strategy: str) -> None:
+    jobs = [Job(on_two(home, name, "two", strategy)) for name in names]
+    for name, outcomes in zip(names, together(home / "plan", jobs), strict=True):
+        assert "error" not in outcomes[0], outcomes[0]["trace"]
+        assert outcomes[0] == outcomes[1]
+        alone(arguments(home, name, home / "one" / name))
+        assert_equal(home / "one" / name, home / "two" / name, name)
+
+
+def check_resuming(home: Path, name: str, strategies: Sequence[str]) -> None:
+    """Trained on one, two, one and two devices in turn, as on one throughout."""
+    always = ["checkpoint.every_steps=1", "checkpoint.every_seconds=0"]
+    one = arguments(home, name, home / "one" / name, *always)
+    jobs = []
+    for strategy in strategies:
+        mine, two = arguments(home, name, home / strategy / name, *always), on_two(home, name, strategy, strategy)
+        jobs += [Job(mine, stop=1, alone=True), Job([*two, *always], stop=2), Job(mine, stop=3, alone=True)]
+        jobs += [Job([*two, *always])]
+    ends = [outcomes[0] for outcomes in together(home / "plan", jobs)]
+    alone(one)
+    for number, strategy in enumerate(strategies):
+        *stopped, last = ends[4 * number : 4 * number + 4]
+        assert [end["error"] for end in stopped] == ["Stop: "] * 3, [end["trace"] for end in stopped]
+        assert "error" not in last, last["trace"]
+        assert_equal(home / "one" / name, home / strategy / name, name)
+
+
+def test_two_train_as_one_does_and_go_on_with_what_one_began(home: Path) -> None:
+    check_jobs(home, list(JOBS), "ddp")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "names"), [("ddp", list(SLOW)), ("fsdp", SHARDED)])
+def test_every_technique_trains_on_two(home: Path, strategy: str, names: Sequence[str]) -> None:
+    check_jobs(home, names, strategy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["finetune", "movement", "lsq"])
+def test_a_training_goes_on_on_another_number_of_devices(home: Path, name: str) -> None:
+    check_resuming(home, name, ["ddp", "fsdp"])
