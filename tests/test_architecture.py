@@ -25,6 +25,7 @@ LAYERS = [
     ["analysis", "importance", "quantizer", "loss"],
     ["pattern", "allocation", "rounding", "decode", "format"],
     ["data", "logger"],
+    ["architecture"],
     ["model"],
     ["smoothing", "calibration"],
     ["cut"],

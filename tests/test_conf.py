@@ -74,12 +74,14 @@ def test_training_can_call_it(path: Path) -> None:
     """A partial binds only when it is called: with the arguments that ``Finetune`` gives."""
     import torch
 
-    weight = torch.nn.Parameter(torch.ones(2))
-    made = build(component(path))
-    if path.parts[0] == "optimizer":
-        assert made([{"params": [weight]}]).param_groups
-    else:
-        made(optimizer=torch.optim.SGD([weight], lr=1.0), num_training_steps=10).step()
+    from slimexp.technique.automatic import Conditions, settled
+
+    weight, plain = torch.nn.Parameter(torch.ones(2)), compose(["pipeline=finetune"]).pipeline.finetune
+    made = {name: build(plain[name]) for name in ("optimizer", "lr_scheduler")} | {
+        path.parts[0]: build(component(path))
+    }
+    optimizer, schedule, _ = settled(**made, given=Conditions(parameters=1), steps=10)
+    schedule(optimizer=optimizer([{"params": [weight]}]), num_training_steps=10).step()
 
 
 def test_what_an_experiment_sets_of_a_measure_that_was_not_chosen_is_no_measure() -> None:

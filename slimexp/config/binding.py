@@ -16,6 +16,10 @@ from slimexp.config.definition import PackageNotFound, TargetNotFound, lineage
 from slimexp.config.signature import Parameter, Signature, signature
 
 _RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}  # Hydra's own keys
+_AUTOMATIC = {
+    "lr",
+    "num_warmup_steps",
+}  # arguments of others' constructors that a technique chooses where they are auto
 _PLAIN = {"int", "float", "bool", "str", "Sequence", "list", "tuple"}
 
 Container = DictConfig | ListConfig
@@ -120,7 +124,8 @@ def _fits(node: DictConfig, key: str, parameter: Parameter, *, strict: bool) -> 
     if OmegaConf.is_missing(node, key):
         return True
     try:
-        return annotation.fits(parameter.annotation, node[key], strict=strict)
+        awaits = node.get("_partial_", False) and key in _AUTOMATIC
+        return (awaits and node[key] == "auto") or annotation.fits(parameter.annotation, node[key], strict=strict)
     except OmegaConfBaseException:
         return True  # reported by itself
 

@@ -14,8 +14,23 @@ PACKAGE = Path(__file__).parents[1]
 CONF_DIR = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in a wheel, in a checkout
 
 OmegaConf.register_new_resolver("home", schema.home, replace=True)  # Hydra makes the runs folder before a task can
+OmegaConf.register_new_resolver("trainer_here", lambda: "gpu" if has_cuda() else "cpu", replace=True)
+OmegaConf.register_new_resolver("on_gpu", lambda yes, no, *, _root_: yes if trains_on_gpu(_root_) else no, replace=True)
 ConfigStore.instance().store(name="schema", node=Run)
 ConfigStore.instance().store(name="evaluation_schema", node=Evaluation)
+
+
+def has_cuda() -> bool:
+    """Whether torch sees a CUDA device: the one question about a config that takes torch, for those that pose it."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def trains_on_gpu(cfg: DictConfig) -> bool:
+    """Whether the trainer of a whole config computes on a GPU."""
+    accelerator = (cfg.get("trainer") or {}).get("accelerator", "auto")
+    return accelerator in ("gpu", "cuda") or (accelerator == "auto" and has_cuda())
 
 
 def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictConfig:

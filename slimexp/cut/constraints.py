@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from slimexp.cut.architecture import (
+from slimexp.architecture.base import (
     EXPERTS,
     HEADS,
     HIDDEN,
     KV_HEADS,
+    LAYERS,
     VOCABULARY,
     Architecture,
-    architecture_of,
     head_width,
     scope,
-    size,
 )
+from slimexp.architecture.model_type import architecture_of, instead, size
+from slimexp.cut.block_lists import renumber_blocks
 from slimexp.cut.experts import check_experts, check_router_groups
 
 ScopeIndices = Mapping[str, Tensor]  # scope, or "" for the whole model -> indices retained, ascending
@@ -32,7 +33,7 @@ def scopes(model: PreTrainedModel, axis: str) -> list[str]:
     """
     architecture = architecture_of(model.config)
     size(model.config, axis)
-    names = (name for name in model.state_dict() if axis in architecture.of(name))
+    names = (name for name in model.state_dict() if axis in architecture.counted(name))
     return list(dict.fromkeys(scope(name, axis, architecture) for name in names))
 
 
@@ -79,11 +80,11 @@ def resized(
     if architecture.head_dim:
         setattr(small, architecture.head_dim, width)
     for axis, count in widths.items():
-        setattr(small, architecture.sizes[axis], count // width if axis in (HEADS, KV_HEADS) else count)
+        for key in architecture.keys(axis):
+            setattr(small, key, count // width if axis in (HEADS, KV_HEADS) else count)
     for stack, blocks in layers.items():
+        renumber_blocks(small, blocks)
         setattr(small, architecture.depths[stack], len(blocks))
-        if getattr(small, "layer_types", None):
-            small.layer_types = [small.layer_types[i] for i in blocks]
         if architecture.dense_blocks:
             setattr(
                 small, architecture.dense_blocks, sum(i < getattr(config, architecture.dense_blocks) for i in blocks)
@@ -130,14 +131,17 @@ def check_blocks(config: PreTrainedConfig, layers: Mapping[str, Sequence[int]]) 
         ValueError: States the rule and the value.
     """
     architecture = architecture_of(config)
+    shared = architecture.refusal(LAYERS, config)
     for stack, key in architecture.depths.items():
         blocks, depth = list(layers.get(stack, range(getattr(config, key)))), getattr(config, key)
         if not blocks or blocks != sorted(set(blocks)) or not set(blocks) <= set(range(depth)):
             raise ValueError(
                 f"blocks of the {stack} must be rising indices in 0..{depth - 1}, at least one; got {blocks}"
             )
-        if architecture.first_block_stays and blocks[0] != 0:
-            raise ValueError(f"block 0 of the {stack} must stay, whose position table all share; got {blocks}")
+        if shared is not None and len(blocks) < depth:
+            raise ValueError(f"layers of a model of type {config.model_type} cannot go: {shared}: {instead(config)}")
+        if (reason := architecture.first(config)) is not None and blocks[0] != 0:
+            raise ValueError(f"block 0 of the {stack} must stay, {reason}; got {blocks}")
         if getattr(config, "scale_attn_by_inverse_layer_idx", False) and blocks != list(range(len(blocks))):
             raise ValueError(
                 "only the last blocks can go where scale_attn_by_inverse_layer_idx ties a block to its index; got "
@@ -238,7 +242,7 @@ def entries_per_unit(config: PreTrainedConfig, axis: str) -> int:
 
 def in_stack(name: str, layers: Mapping[str, Sequence[int]]) -> str:
     """The stack that holds the parameter or module ``name``; the first one for what lies outside of all."""
-    return next((stack for stack in layers if name.startswith(f"{stack}.")), next(iter(layers)))
+    return next((stack for stack in layers if re.match(rf"(model\.)?{stack}\.", name)), next(iter(layers)))
 
 
 def _is_retained(name: str, architecture: Architecture, layers: Mapping[str, Sequence[int]]) -> bool:

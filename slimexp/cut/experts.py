@@ -3,7 +3,8 @@
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from slimexp.cut.architecture import EXPERTS, size
+from slimexp.architecture.base import EXPERTS
+from slimexp.architecture.model_type import size
 
 
 def check_experts(config: PreTrainedConfig, count: int) -> None:
@@ -50,7 +51,7 @@ def check_router_groups(config: PreTrainedConfig, name: str, indices: Tensor) ->
 def router_groups(config: PreTrainedConfig) -> int:
     """Number of groups of experts that the router chooses between; 1 where it has none."""
     limited = config.model_type != "deepseek_v2" or config.topk_method == "group_limited_greedy"
-    return config.n_group if limited and config.n_group else 1
+    return int(getattr(config, "n_group", None) or 1) if limited else 1
 
 
 def _router_groups_per_token(config: PreTrainedConfig) -> int:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from slimexp.cut.architecture import EXPERTS, FFN, HEADS, HIDDEN, Architecture, architecture_of, head_width, size
+from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, Architecture, head_width
+from slimexp.architecture.model_type import architecture_of, instead, size
 from slimexp.cut.constraints import ScopeIndices, admits, check_blocks, with_queries
 from slimexp.cut.experts import check_experts, router_groups
 from slimexp.cut.remove import channels_of, remove
@@ -59,14 +60,14 @@ class Keep:
         architecture = self._architecture(config)
         retained: dict[str, ScopeIndices] = {}
         if self.hidden is not None:
-            channels = hidden_importance(family, architecture, batches)
+            channels = hidden_importance(family, batches)
             retained[HIDDEN] = {"": _top_indices(self.hidden, channels, HIDDEN)}
         if self.ffn is not None:
-            scores = by_scope(reader_importance(family, architecture.neurons, batches), FFN, architecture)
+            scores = by_scope(reader_importance(family, FFN, batches), FFN, architecture)
             retained[FFN] = {name: _top_indices(self.ffn, score, FFN) for name, score in scores.items()}
         if self.heads is not None:
             groups = size(config, architecture.groups)
-            scores = by_scope(reader_importance(family, architecture.values, batches), HEADS, architecture)
+            scores = by_scope(reader_importance(family, HEADS, batches), HEADS, architecture)
             best = {name: _top_indices(self.heads, s.view(groups, -1).sum(1), HEADS) for name, s in scores.items()}
             retained |= head_rows(config, best)
         if self.experts is not None:
@@ -95,9 +96,11 @@ class Keep:
         units = {axis: count for axis, (count, _) in requested.items() if count is not None}
         for axis, count in units.items():
             option = requested[axis][1]
-            if axis not in architecture.sizes:
-                reason = architecture.refusals.get(axis, "it has none")
-                raise ValueError(f"cut.{option} must be null for a model of type {config.model_type}: {reason}")
+            if not architecture.can_cut(axis, config):
+                reason = architecture.refusal(axis, config) or "it has none"
+                raise ValueError(
+                    f"cut.{option} must be null for a model of type {config.model_type}: {reason}: {instead(config)}"
+                )
             if not 0 < count <= size(config, axis):
                 raise ValueError(f"cut.{option} must be in 1..{size(config, axis)}, the model's own; got {count}")
         for stack in ("encoder", "decoder"):

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from slimexp.architecture.base import scope
+from slimexp.architecture.model_type import architecture_of
 from slimexp.calibration.observe import calibrate
-from slimexp.cut.architecture import architecture_of, scope
 from slimexp.cut.block_influence import block_influence
 from slimexp.cut.constraints import ScopeIndices
 from slimexp.cut.remove import channels_of
@@ -112,7 +113,7 @@ def _unit_scores(scores: Tensor, units: int, norm: float) -> Tensor:
 @torch.no_grad()
 def _rank_blocks(family: Family, batches: Iterable[Batch]) -> dict[str, list[int]]:
     """Stack -> indices of its blocks, most influential first; a block that must stay precedes all."""
-    first_stays = architecture_of(family.model.config).first_block_stays
+    first_stays = architecture_of(family.model.config).first(family.model.config) is not None
     totals = {stack: torch.zeros(len(blocks)) for stack, blocks in family.blocks().items()}
 
     def add(stack: str, index: int, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from slimexp.cut.architecture import HIDDEN, VOCABULARY, Architecture, architecture_of, head_width, scope
-from slimexp.cut.constraints import ScopeIndices, check, in_stack, resized
+from slimexp.architecture.base import HEADS, HIDDEN, KV_HEADS, VOCABULARY, Architecture, head_width, scope
+from slimexp.architecture.model_type import architecture_of, size
+from slimexp.cut.constraints import ScopeIndices, check, entries_per_unit, in_stack, resized
 from slimexp.cut.vocabulary import renumber, shrunk
 from slimexp.model.base import Family
 
@@ -56,8 +57,7 @@ def remove(family: Family, layers: Mapping[str, Sequence[int]], retained: Mappin
         for name, tensor in small.state_dict().items():  # one by one, so that no third copy is held
             source = _source_name(name, architecture, layers)
             tensor.copy_(_slice(state[source], source, model.config, retained))
-    if HIDDEN in retained:
-        _rescale_norms(small, architecture, model.config.hidden_size)
+    _rescale_norms(small, architecture, model, layers)
     small.tie_weights()
     return type(family)(small.eval(), tokenizer, max_length=family.max_length)
 
@@ -67,6 +67,8 @@ def retained_entries(
 ) -> Tensor | None:
     """Indices retained along a dimension of the parameter ``name`` that counts ``axis``; ``None`` where all are."""
     architecture = architecture_of(config)
+    if axis in architecture.parts:
+        return _retained_parts(architecture.parts[axis], name, config, retained)
     leader = architecture.leader(axis)
     if leader not in retained:
         return None
@@ -78,26 +80,67 @@ def retained_entries(
     return channels_of(indices[::width] // width, architecture.widths[axis](config))
 
 
+def _retained_parts(
+    parts: Sequence[str], name: str, config: PreTrainedConfig, retained: Mapping[str, ScopeIndices]
+) -> Tensor | None:
+    """Indices retained along a dimension of a fused projection, in which ``parts`` lie one after the other."""
+    each = [retained_entries(part, name, config, retained) for part in parts]
+    if all(indices is None for indices in each):
+        return None
+    lengths = [size(config, part) * entries_per_unit(config, part) for part in parts]
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    return torch.cat(
+        [
+            start + (torch.arange(length) if indices is None else indices.cpu())
+            for indices, start, length in zip(each, starts, lengths, strict=True)
+        ]
+    )
+
+
 def channels_of(indices: Tensor, width: int) -> Tensor:
     """Indices of the ``width`` channels of each unit: [n] -> [n * width]."""
     return (indices[:, None] * width + torch.arange(width, device=indices.device)).flatten()
 
 
 @torch.no_grad()
-def _rescale_norms(small: PreTrainedModel, architecture: Architecture, hidden: int) -> None:
+def _rescale_norms(
+    small: PreTrainedModel,
+    architecture: Architecture,
+    model: PreTrainedModel,
+    layers: Mapping[str, Sequence[int]],
+) -> None:
     """Compensate RMS norms for a mean over fewer channels, so that slicing channels is the same as masking them.
+
+    Norms are the modules with a weight of one dimension: of the residual stream, or of all heads together.
 
     Args:
         small: The model of fewer channels; its norms are changed in place.
         architecture: The architecture of its type.
-        hidden: Number of channels of the larger model.
+        model: The larger model.
+        layers: Stack -> indices of the blocks retained.
     """
-    ratio = (hidden / small.config.hidden_size) ** 0.5
     for name, norm in small.named_modules():
-        if re.search(architecture.norm, name):
-            norm.get_parameter("weight").mul_(ratio)
-    if getattr(small.config, "scale_decoder_outputs", False):  # T5 before 1.1: times hidden^-1/2 before the head
+        weight = norm._parameters.get("weight")
+        axis = architecture.of(f"{name}.weight")[0] if weight is not None and weight.ndim == 1 else None
+        if axis in (HIDDEN, HEADS, KV_HEADS):
+            before = len(model.get_parameter(f"{_source_name(name, architecture, layers)}.weight"))
+            if before != len(weight):
+                weight.add_(architecture.gain).mul_((before / len(weight)) ** 0.5).sub_(architecture.gain)
+    if model.config.hidden_size != small.config.hidden_size:
+        _rescale_embeddings(small, architecture, (model.config.hidden_size / small.config.hidden_size) ** 0.5)
+
+
+def _rescale_embeddings(small: PreTrainedModel, architecture: Architecture, ratio: float) -> None:
+    """Compensate factors that the forward pass takes from the hidden width, which was ``ratio`` squared as large."""
+    # T5 before 1.1: times hidden^-1/2 before the head; UMT5 has no key for it before transformers 5.18
+    tied = small.config.model_type == "umt5" and small.config.tie_word_embeddings
+    if getattr(small.config, "scale_decoder_outputs", tied):
         small.get_parameter("decoder.final_layer_norm.weight").div_(ratio)
+    if architecture.embedding_scale:
+        small.get_input_embeddings().weight.mul_(ratio)
+        if small.config.tie_word_embeddings:  # the head is the same matrix
+            gain, weight = architecture.gain, small.get_parameter(f"{architecture.final_norm}.weight")
+            weight.add_(gain).div_(ratio).sub_(gain)
 
 
 def _source_name(name: str, architecture: Architecture, layers: Mapping[str, Sequence[int]]) -> str:

@@ -13,11 +13,11 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from slimexp.cut.architecture import FFN, HEADS, HIDDEN, KV_HEADS, Architecture, architecture_of, head_width, size
+from slimexp.architecture.base import FFN, HEADS, HIDDEN, KV_HEADS, LAYERS, Architecture, head_width
+from slimexp.architecture.model_type import architecture_of, size
 from slimexp.cut.constraints import admits, in_stack, with_queries
 
 Shape = Mapping[str, int]  # stack, or one of WIDTHS -> number of units
-LAYERS = "layers"
 WIDTHS = (HEADS, FFN, HIDDEN)
 AXES = (LAYERS, *WIDTHS)  # that a user may choose to be cut
 Dimensions = tuple[tuple[str, int], ...]  # (width that scales it, or "", length) of each dimension of a tensor
@@ -33,7 +33,7 @@ def whole(config: PreTrainedConfig) -> dict[str, int]:
     architecture = architecture_of(config)
     depths = {stack: int(getattr(config, key)) for stack, key in architecture.depths.items()}
     axes = {width: _axis(width, architecture) for width in WIDTHS}
-    return depths | {width: size(config, axis) for width, axis in axes.items() if axis in architecture.sizes}
+    return depths | {width: size(config, axis) for width, axis in axes.items() if architecture.can_cut(axis, config)}
 
 
 def axes_of(config: PreTrainedConfig) -> list[str]:
@@ -42,8 +42,8 @@ def axes_of(config: PreTrainedConfig) -> list[str]:
     Raises:
         ValueError: A model of this type cannot be cut; names the types that can.
     """
-    dense = whole(config)
-    return [axis for axis in AXES if axis == LAYERS or axis in dense]
+    dense, architecture = whole(config), architecture_of(config)
+    return [axis for axis in AXES if axis in dense or (axis == LAYERS and architecture.can_cut(axis, config))]
 
 
 def lattice(
@@ -64,7 +64,7 @@ def lattice(
     """
     dense, architecture, available = whole(config), architecture_of(config), axes_of(config)
     if refused := [axis for axis in axes if axis not in available]:
-        reason = architecture.refusals.get(refused[0])
+        reason = architecture.refusal(_axis(refused[0], architecture), config) if refused[0] in AXES else None
         raise ValueError(
             f"axes of a model of type {config.model_type} that can be cut are {', '.join(available)}; "
             f"got '{refused[0]}'" + (f": {reason}" if reason else "")
@@ -121,7 +121,7 @@ class ParameterCounter:
         tensors: dict[tuple[str, int] | None, Counter[Dimensions]] = {}
         for name, parameter in model.named_parameters():  # tied parameters come once
             axes = architecture.of(name)  # of the leading dimensions; the others stay whole
-            widths = [_width(axis, architecture) for axis in axes] + [""] * (parameter.ndim - len(axes))
+            widths = [_width(axis, architecture, model.config) for axis in axes] + [""] * (parameter.ndim - len(axes))
             dimensions = tuple(zip(widths, parameter.shape, strict=True))
             tensors.setdefault(_block_index(name, architecture), Counter())[dimensions] += 1
         self._outside: Tensors = frozenset(tensors.pop(None, Counter()).items())
@@ -159,13 +159,25 @@ class ParameterCounter:
 
 def readers(model: PreTrainedModel, axis: str) -> dict[str, nn.Module]:
     """Name -> layer within a block whose inputs ``axis`` counts; experts fused into one tensor are left out."""
-    architecture, inputs = architecture_of(model.config), {nn.Linear: 1, Conv1D: 0}  # class -> dimension of its inputs
+    architecture = architecture_of(model.config)
     return {
         name: module
         for name, module in model.named_modules()
-        if type(module) in inputs
+        if isinstance(module, nn.Linear | Conv1D)
         and re.search(architecture.block, f"{name}.")
-        and architecture.of(f"{name}.weight")[inputs[type(module)]] == axis
+        and architecture.of(f"{name}.weight")[0 if isinstance(module, Conv1D) else 1] == axis  # of its inputs
+    }
+
+
+def norms(model: PreTrainedModel, axis: str) -> dict[str, nn.Module]:
+    """Name -> norm of the channels that ``axis`` counts, of the residual stream or of all heads together."""
+    architecture = architecture_of(model.config)
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if (weight := module._parameters.get("weight")) is not None
+        and weight.ndim == 1
+        and architecture.of(f"{name}.weight")[0] == axis
     }
 
 
@@ -186,11 +198,11 @@ def _axis(width: str, architecture: Architecture) -> str:
     return architecture.groups if width == HEADS else width
 
 
-def _width(axis: str, architecture: Architecture) -> str:
+def _width(axis: str, architecture: Architecture, config: PreTrainedConfig) -> str:
     """The width that a dimension is proportional to; "" where there is none."""
-    leader = architecture.leader(axis)
+    leader = architecture.leader(architecture.parts.get(axis, (axis,))[0])  # all parts of a projection follow one width
     width = HEADS if leader == KV_HEADS else leader
-    return width if width in WIDTHS and _axis(width, architecture) in architecture.sizes else ""
+    return width if width in WIDTHS and architecture.can_cut(_axis(width, architecture), config) else ""
 
 
 def _queries(config: PreTrainedConfig, architecture: Architecture) -> int:

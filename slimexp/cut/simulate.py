@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from slimexp.cut.architecture import FFN, HEADS, HIDDEN, architecture_of, scope
+from slimexp.architecture.base import FFN, HEADS, HIDDEN, KV_HEADS, scope
+from slimexp.architecture.model_type import architecture_of
+from slimexp.cut.block_lists import only_blocks
 from slimexp.cut.constraints import ScopeIndices
-from slimexp.cut.shape import readers, writers
+from slimexp.cut.shape import norms, readers, writers
 from slimexp.model.base import Family
 
 
@@ -31,14 +33,19 @@ def simulated(
     with ExitStack() as stack:
         for axis in (HEADS, FFN):  # masked at their readers; key/value heads without a query head have no effect
             if axis in retained:
-                for reader, mask in _read_masks(model, axis, retained[axis]):
+                for reader, mask in _read_masks(model, readers(model, axis), axis, retained[axis]):
                     stack.callback(reader.register_forward_pre_hook(partial(_mask_input, mask)).remove)
+        for axis in (HEADS, KV_HEADS):  # but for norms, which average over all heads
+            if axis in retained:
+                for norm, mask in _read_masks(model, norms(model, axis), axis, retained[axis]):
+                    stack.callback(norm.register_forward_pre_hook(partial(_mask_input, mask)).remove)
         if HIDDEN in retained:
             mask = _mask(model.get_input_embeddings().embedding_dim, retained[HIDDEN][""], model)  # type: ignore[arg-type]
             for writer in writers(model, HIDDEN):
                 stack.callback(writer.register_forward_hook(partial(_mask_output, mask)).remove)
         for name, blocks in family.blocks().items():  # last, as it renames blocks
             stack.enter_context(_only(blocks, layers[name]))
+            stack.enter_context(only_blocks(model.config, layers[name]))
         yield
 
 
@@ -53,12 +60,15 @@ def _only(blocks: nn.ModuleList, indices: Sequence[int]) -> Iterator[None]:
         blocks._modules = every
 
 
-def _read_masks(model: PreTrainedModel, axis: str, retained: ScopeIndices) -> Iterator[tuple[nn.Module, Tensor]]:
-    """Every layer that reads ``axis``, with the mask of its input, [in]."""
+def _read_masks(
+    model: PreTrainedModel, modules: Mapping[str, nn.Module], axis: str, retained: ScopeIndices
+) -> Iterator[tuple[nn.Module, Tensor]]:
+    """Every one of ``modules``, which read ``axis``, with the mask of its input, [in]."""
     architecture = architecture_of(model.config)
-    for name, reader in readers(model, axis).items():
-        length = reader.get_parameter("weight").shape[0 if isinstance(reader, Conv1D) else 1]
-        yield reader, _mask(length, retained[scope(name, axis, architecture)], model)
+    for name, module in modules.items():
+        length = module.get_parameter("weight").shape[-1 if not isinstance(module, Conv1D) else 0]
+        part = scope(name, axis, architecture)
+        yield module, _mask(length, retained[part if part in retained else ""], model)
 
 
 def _mask(length: int, indices: Tensor, model: PreTrainedModel) -> Tensor:

@@ -41,6 +41,9 @@ class CutOut(Source):
         self.cut.validate(config)
         return config
 
+    def usual_task(self) -> str:
+        return self.source.usual_task()
+
     def is_trained(self, task: str) -> bool:
         return self.source.is_trained(task)
 

@@ -13,30 +13,31 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from slimexp.cut.architecture import EXPERTS, Architecture, scope
+from slimexp.architecture.base import EXPERTS, HIDDEN, Architecture, scope
+from slimexp.cut.shape import norms, readers
 from slimexp.model.base import Batch, Family
 
 
-def reader_importance(family: Family, reader: str, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """Importance of every input channel of some layers: mean |input| times the norm of the weights that read it.
+def reader_importance(family: Family, axis: str, batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """Importance of every input channel of the layers that read an axis: mean |input| times the norm of their weights.
 
     Args:
         family: The model.
-        reader: Regular expression of the names of the layers.
+        axis: What the inputs count: neurons, or the channels of heads.
         batches: Calibration batches; empty for the norms alone.
 
     Returns:
         Layer name -> importance, [in].
     """
-    readers = {name: module for name, module in family.model.named_modules() if re.search(reader, name)}
-    norms = {
+    layers = readers(family.model, axis)
+    sizes = {
         name: module.get_parameter("weight").detach().norm(dim=1 if isinstance(module, Conv1D) else 0)
-        for name, module in readers.items()
+        for name, module in layers.items()
     }
     if not batches:
-        return norms
-    activity = _mean_absolute_input(family, readers, batches)
-    return {name: norms[name] * activity[name] for name in norms}
+        return sizes
+    activity = _mean_absolute_input(family, layers, batches)
+    return {name: sizes[name] * activity[name] for name in sizes}
 
 
 def expert_importance(family: Family, architecture: Architecture, batches: Sequence[Batch]) -> dict[str, Tensor]:
@@ -69,15 +70,14 @@ def expert_importance(family: Family, architecture: Architecture, batches: Seque
     return {scopes[name]: total for name, total in totals.items()}
 
 
-def hidden_importance(family: Family, architecture: Architecture, batches: Sequence[Batch]) -> Tensor:
+def hidden_importance(family: Family, batches: Sequence[Batch]) -> Tensor:
     """Importance of every channel of the residual stream, [hidden]: its share of mean |input|, summed over the norms.
 
     Without batches, the norm of the channel's input embeddings.
     """
     if not batches:
         return family.model.get_input_embeddings().weight.detach().norm(dim=0)
-    norms = {name: module for name, module in family.model.named_modules() if re.search(architecture.norm, name)}
-    activity = _mean_absolute_input(family, norms, batches)
+    activity = _mean_absolute_input(family, norms(family.model, HIDDEN), batches)
     return torch.stack([channels / channels.mean() for channels in activity.values()]).sum(0)
 
 

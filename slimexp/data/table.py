@@ -88,7 +88,7 @@ class Table(Corpus):
     """Text from a table, for any task.
 
     Args:
-        task: ``seq2seq``, ``causal_lm`` or ``classification``.
+        task: ``seq2seq``, ``causal_lm`` or ``classification``; commands choose one for ``auto``.
         columns: Names of the columns.
         splits: Names of the splits.
         passage: Largest number of characters of a ``causal_lm`` row: longer text is cut between lines, else between

@@ -1,4 +1,4 @@
-"""The cache of compiled kernels and of the autotuner's choices, whose files are checked before they are used."""
+"""The user's cache, of compiled kernels and of the autotuner's choices among them; its files are checked before use."""
 
 import functools
 import os
@@ -11,14 +11,18 @@ from slimexp.file import regular
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
-def folders() -> list[Path]:
-    """The cache folders: of ``$SLIMEXP_CACHE``, then of the user; empty where there is neither."""
+def folders(room: str = "kernel") -> list[Path]:
+    """The cache folders: of ``$SLIMEXP_CACHE``, then of the user; empty where there is neither.
+
+    Args:
+        room: Name of the folder within the cache.
+    """
     own, base = os.environ.get("SLIMEXP_CACHE"), os.environ.get("XDG_CACHE_HOME") or ""
     if not os.path.isabs(base):  # which its specification has ignored
         home = "" if os.environ.get("HOME") == "" else os.path.expanduser("~")
         base = os.path.join(home, ".cache")
-    users = [Path(base) / "slimexp" / "kernel"] if os.path.isabs(base) else []
-    return [Path(own).absolute() / "kernel", *users] if own else users
+    users = [Path(base) / "slimexp" / room] if os.path.isabs(base) else []
+    return [Path(own).absolute() / room, *users] if own else users
 
 
 def read(path: Path, *, most: int, trusted: bool = False) -> bytes:

@@ -24,7 +24,9 @@ _WEIGHTS = (  # what transformers looks for, in its order; an index names the sh
     ("pytorch_model.bin.index.json", "pytorch_model-*.bin"),
 )
 _SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
-_NOT_LOADED = ("*.index.json", "manifest.json", "measures.json", "trainer_state.json", "requirements.txt")
+_NOT_LOADED = (
+    "*.index.json", "manifest.json", "measures.json", "trainer_state.json", "requirements.txt", "unpacked.json",
+)  # fmt: skip
 _WEIGHT_SUFFIXES = (".safetensors", ".bin")
 
 # Parameters of a quantized layer beside its integers: they take bytes, but are no weights of the model.

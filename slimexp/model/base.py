@@ -197,6 +197,10 @@ class Source(ABC):
     def validate(self, task: str, labels: Sequence[str] = ()) -> PreTrainedConfig:
         """Its config; raises ``ValueError`` if the model cannot be had or does not serve ``task`` and its classes."""
 
+    @abstractmethod
+    def usual_task(self) -> str:
+        """The corpus task that a model of its type serves, the first of seq2seq, causal_lm and classification."""
+
     def fingerprint(self) -> str:
         """What tells the model from others under the same configuration; empty where the configuration says all."""
         return ""

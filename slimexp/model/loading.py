@@ -79,6 +79,9 @@ class Pretrained(Source):
         classes.in_model_order(config, labels)
         return config
 
+    def usual_task(self) -> str:
+        return _usual_task(self._config())
+
     def is_trained(self, task: str) -> bool:
         return task != "classification" or classes.tells_classes(self.validate(task))
 
@@ -171,13 +174,20 @@ class Scratch(Source):
     def stored_as(self) -> str | None:
         return stored_as(self.config.get("quantization_config"))
 
+    def usual_task(self) -> str:
+        return _usual_task(self._checked_config())
+
     def validate(self, task: str, labels: Sequence[str] = ()) -> PreTrainedConfig:
+        config = self._checked_config()
+        _validate(config, task, f"a {self.config['model_type']} config", self.max_length)
+        return config
+
+    def _checked_config(self) -> PreTrainedConfig:
         check_config(self.config, "model.config")
         try:
             config: PreTrainedConfig = AutoConfig.for_model(**self.config)
         except Exception as error:  # of transformers and of huggingface_hub, which checks the types
             raise ValueError(f"model.config: {one_line(error)}") from error
-        _validate(config, task, f"a {self.config['model_type']} config", self.max_length)
         return config
 
     def is_trained(self, task: str) -> bool:
@@ -261,11 +271,7 @@ def _check_length(max_length: int) -> None:
 
 
 def _validate(config: PreTrainedConfig, task: str, name: str, max_length: int) -> None:
-    auto, _ = _FAMILIES[task]
-    serves = type(config) in auto._model_mapping and (task == "seq2seq") == bool(config.is_encoder_decoder)
-    # transformers would load a BERT as a language model that sees the token it predicts
-    sees_ahead = type(config) in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False)
-    if not serves or (task == "causal_lm" and sees_ahead):
+    if not _serves(config, task):
         raise ValueError(
             f"{name} is of type {config.model_type}, which does not serve the task '{task}' of this corpus: "
             "choose another model=... or data=..."
@@ -277,6 +283,21 @@ def _validate(config: PreTrainedConfig, task: str, name: str, max_length: int) -
         raise ValueError(
             f"max_length must be <= {longest}, the positions that {name} has; got {max_length}: set it lower"
         )
+
+
+def _serves(config: PreTrainedConfig, task: str) -> bool:
+    auto, _ = _FAMILIES[task]
+    # transformers would load a BERT as a language model that sees the token it predicts
+    sees_ahead = type(config) in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False)
+    serves = type(config) in auto._model_mapping and (task == "seq2seq") == bool(config.is_encoder_decoder)
+    return serves and not (task == "causal_lm" and sees_ahead)
+
+
+def _usual_task(config: PreTrainedConfig) -> str:
+    tasks = [task for task in _FAMILIES if _serves(config, task)]
+    if not tasks:
+        raise ValueError(f"a model of type {config.model_type} serves none of the tasks {', '.join(_FAMILIES)}")
+    return tasks[0]
 
 
 def _longest(config: PreTrainedConfig) -> int | None:

@@ -95,7 +95,7 @@ def weights(auto: Any, path: str | Path, dtype: torch.dtype = torch.float32, **o
     """A trained model in ``dtype``, as plain transformers loads it, if its weights are all there."""
     config = reach(AutoConfig, path)
     check_room(outline(auto, config, path), path)
-    with _without_report():
+    with without_report():
         model, report = reach(
             auto, path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
@@ -107,7 +107,7 @@ def weights(auto: Any, path: str | Path, dtype: torch.dtype = torch.float32, **o
 
 
 @contextmanager
-def _without_report() -> Iterator[None]:
+def without_report() -> Iterator[None]:
     """Hide messages of transformers on missing weights, which ``check_fit`` reports in one line, and on sharding."""
     names = ("transformers.modeling_utils", "transformers.distributed.tensor_parallel")
     levels = {(logger := logging.getLogger(name)): logger.level for name in names}

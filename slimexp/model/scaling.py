@@ -1,8 +1,7 @@
 """Equivalent scaling of channels: an op divides its outputs, the layers that read it multiply their inputs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,71 +9,9 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
+from slimexp.architecture.base import KV_HEADS, Rule, head_width
+from slimexp.architecture.model_type import ARCHITECTURES, architecture_of, size
 from slimexp.model.base import Family
-
-Rule = tuple[str, tuple[str, ...]]  # names within a block: the op, and the layers that read its output only
-
-_LLAMA: Sequence[Rule] = (
-    ("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
-    ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
-    ("self_attn.v_proj", ("self_attn.o_proj",)),
-    ("mlp.up_proj", ("mlp.down_proj",)),
-)
-_GPT2: Sequence[Rule] = (("ln_1", ("attn.c_attn",)), ("ln_2", ("mlp.c_fc",)))
-# Post-norm: what a LayerNorm puts out also goes past the layers that read it, and GELU follows the layer before.
-_BERT: Sequence[Rule] = (("attention.self.value", ("attention.output.dense",)),)
-_DISTILBERT: Sequence[Rule] = (("attention.v_lin", ("attention.out_lin",)),)
-
-
-def _t5(config: PreTrainedConfig) -> Sequence[Rule]:
-    """Keys and values of cross-attention are left out: all decoder blocks read one norm, of another stack."""
-    rules: list[Rule] = []
-    for place, attention in (("layer.0", "SelfAttention"), ("layer.1", "EncDecAttention")):
-        within = f"{place}.{attention}"
-        readers = ("q", "k", "v") if attention == "SelfAttention" else ("q",)
-        rules.append((f"{place}.layer_norm", tuple(f"{within}.{name}" for name in readers)))
-        rules.append((f"{within}.v", (f"{within}.o",)))
-    for place in ("layer.1", "layer.2"):  # an encoder's block has no cross-attention between
-        dense = f"{place}.DenseReluDense"
-        into = ("wi_0", "wi_1") if config.is_gated_act else ("wi",)
-        rules.append((f"{place}.layer_norm", tuple(f"{dense}.{name}" for name in into)))
-        if config.is_gated_act or config.dense_act_fn == "relu":  # relu(x / s) = relu(x) / s for s > 0
-            rules.append((f"{dense}.{into[-1]}", (f"{dense}.wo",)))
-    return rules
-
-
-def _deepseek(config: PreTrainedConfig) -> Sequence[Rule]:
-    """Latent attention; a mixture's norm is left out, for experts that are no linear layers read it too."""
-    low_rank = config.q_lora_rank is not None
-    queries = "self_attn.q_a_proj" if low_rank else "self_attn.q_proj"
-    return (
-        ("input_layernorm", (queries, "self_attn.kv_a_proj_with_mqa")),
-        *([("self_attn.q_a_layernorm", ("self_attn.q_b_proj",))] if low_rank else []),
-        ("self_attn.kv_a_layernorm", ("self_attn.kv_b_proj",)),
-        ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
-        ("mlp.up_proj", ("mlp.down_proj",)),
-        ("mlp.shared_experts.up_proj", ("mlp.shared_experts.down_proj",)),
-    )
-
-
-_RULES: Mapping[str, Sequence[Rule]] = {
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "gpt2": _GPT2,
-    "bert": _BERT,
-    "roberta": _BERT,
-    "distilbert": _DISTILBERT,
-}
-
-
-_RULES_BY_CONFIG: Mapping[str, Callable[[PreTrainedConfig], Sequence[Rule]]] = {
-    "t5": _t5,
-    "mt5": _t5,
-    "deepseek_v2": _deepseek,
-    "deepseek_v3": _deepseek,
-}
 
 
 @dataclass(frozen=True)
@@ -87,12 +24,21 @@ class Scaling:
         width: Number of channels of a head, where neighbouring heads of the input are copies of one of ``before``
             (grouped queries); else of all channels.
         copies: Number of such copies; 1 without grouped queries.
+        first: First output channel of ``before`` that is scaled, of a fused projection; all behind it are.
+        gain: What a norm ``before`` adds to its weight before it multiplies.
     """
 
     before: nn.Module
     after: Mapping[str, nn.Module]
     width: int
     copies: int
+    first: int = 0
+    gain: float = 0.0
+
+    @property
+    def channels(self) -> int:
+        """Number of output channels of ``before`` that are scaled."""
+        return len(_stored(self.before, "weight")[self.first :])
 
     def shared(self, channels: Tensor) -> Tensor:
         """Reduce numbers per input channel of ``after`` to the largest of copies, per output channel of ``before``."""
@@ -107,7 +53,7 @@ class Scaling:
         """Divide the output channels of ``before`` by ``scales``, and multiply the inputs of ``after``'s weights.
 
         Args:
-            scales: Positive and finite, one per output channel of ``before``.
+            scales: Positive and finite, one per output channel of ``before`` that is scaled.
         """
         for layer in self.after.values():
             weight = _stored(layer, "weight")
@@ -115,8 +61,9 @@ class Scaling:
             columns.mul_(self.spread(scales).to(weight.dtype))
         for name in ("weight", "bias"):
             if getattr(self.before, name, None) is not None:
-                tensor = _stored(self.before, name)
-                tensor.div_(scales.to(tensor.dtype).view(-1, *[1] * (tensor.ndim - 1)))
+                tensor = _stored(self.before, name)[self.first :]
+                gain = self.gain if name == "weight" else 0
+                tensor.add_(gain).div_(scales.to(tensor.dtype).view(-1, *[1] * (tensor.ndim - 1))).sub_(gain)
 
 
 def scalings(family: Family, block: nn.Module) -> list[Scaling]:
@@ -126,32 +73,37 @@ def scalings(family: Family, block: nn.Module) -> list[Scaling]:
         ValueError: There are no rules for the model's type; the message names the supported types.
     """
     config = family.model.config
-    kind = config.model_type
-    rules = _RULES_BY_CONFIG[kind](config) if kind in _RULES_BY_CONFIG else _RULES.get(kind)
-    if rules is None:
-        supported = ", ".join(sorted([*_RULES, *_RULES_BY_CONFIG]))
+    if config.model_type not in ARCHITECTURES:
         raise ValueError(
-            f"smoothing does not know where to scale a model of type {kind}; types it knows: {supported}: "
-            "set smoothing=null"
+            f"smoothing does not know where to scale a model of type {config.model_type}; types it knows: "
+            f"{', '.join(sorted(ARCHITECTURES))}: set smoothing=null"
         )
     names = {module: name for name, module in family.model.named_modules()}
     inside = {names[module].removeprefix(f"{names[block]}."): module for module in block.modules()}
-    sites = []
-    for before, after in rules:
-        if before in inside and all(name in inside for name in after):
-            layers = {names[inside[name]]: inside[name] for name in after}
-            sites.append(_between(inside[before], layers, config))
-    return sites
+    return [
+        _between(rule, inside, names, config)
+        for rule in architecture_of(config).rules(config)
+        if _has_weight(inside.get(rule.before)) and all(name in inside for name in rule.after)
+    ]
 
 
-def _between(before: nn.Module, after: Mapping[str, nn.Module], config: Any) -> Scaling:
-    rows = _stored(before, "weight").shape[0]
-    reader = next(iter(after.values()))
+def _has_weight(module: nn.Module | None) -> bool:
+    """Whether there is such a module, and it is no norm without a weight or left out."""
+    return getattr(module, "weight", None) is not None
+
+
+def _between(
+    rule: Rule, inside: Mapping[str, nn.Module], names: Mapping[nn.Module, str], config: PreTrainedConfig
+) -> Scaling:
+    before, after = inside[rule.before], {names[inside[name]]: inside[name] for name in rule.after}
+    total, reader = len(_stored(before, "weight")), inside[rule.after[0]]
+    rows = total
+    if rule.part is not None:
+        rows = size(config, rule.part) * (head_width(config) if rule.part == KV_HEADS else 1)
     columns = _stored(reader, "weight").shape[0 if isinstance(reader, Conv1D) else 1]
-    if rows == columns:
-        return Scaling(before, after, width=rows, copies=1)
-    copies = columns // rows
-    return Scaling(before, after, width=rows // config.num_key_value_heads, copies=copies)
+    width = rows if rows == columns else rows // config.num_key_value_heads
+    gain = architecture_of(config).gain if _stored(before, "weight").ndim == 1 else 0.0
+    return Scaling(before, after, width, columns // rows, total - rows, gain)
 
 
 def _stored(module: nn.Module, tensor: str) -> Tensor:

@@ -1,6 +1,7 @@
 """Lightning's trainer and callbacks; they are built once before anything is loaded, to see that they can be."""
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,14 @@ def device(trainer: DictConfig) -> torch.device:
     if devices.is_cuda(trainer):
         return torch.device("cuda", torch.cuda.current_device()) if process_group.size() > 1 else torch.device("cuda")
     return torch.device("cpu")
+
+
+def memory(trainer: DictConfig) -> int:
+    """Memory of the device that the trainer's settings choose, in bytes."""
+    chosen = device(trainer)
+    if chosen.type == "cuda" and torch.cuda.is_available():
+        return torch.cuda.get_device_properties(chosen).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @contextmanager

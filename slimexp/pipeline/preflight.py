@@ -3,12 +3,14 @@
 Checks that cost little, and those that others build on, come first; text is read last.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedConfig
 
 from slimexp.config.build import build
@@ -21,6 +23,7 @@ from slimexp.model.loading import Pretrained
 from slimexp.pipeline import devices, machine, reference
 from slimexp.record import record
 from slimexp.record.stage import DENSE, START
+from slimexp.technique.automatic import AUTO, conditions
 from slimexp.technique.compatibility import check_stages
 from slimexp.technique.finetune import Finetune
 
@@ -37,6 +40,7 @@ class TrainingParts:
         dense: Source of the model that its stages are compared with; ``None`` where the first stage trains it.
         techniques: Technique of each stage, by the stage's name.
         multiples: Multiple that the widths of a stage are rounded to for later stages, see ``check_stages``.
+        chosen: Key of a setting that was ``auto`` -> the value that was chosen for it.
         measures: The measures that are taken after every stage, by name.
         tracker: Logger of the run.
     """
@@ -46,6 +50,7 @@ class TrainingParts:
     dense: Source | None
     techniques: dict[str, Finetune]
     multiples: dict[str, int]
+    chosen: dict[str, Any]
     measures: dict[str, Measure]
     tracker: Tracker
 
@@ -70,15 +75,16 @@ class EvaluationParts:
 def training(cfg: DictConfig) -> TrainingParts:
     """Build and check the parts of a run.
 
+    Settings of stages that are ``auto`` get their values, in ``cfg`` too: they are in records and keys.
+
     Raises:
         ValueError: The run cannot be done; the message says why, and the way out.
     """
     machine.quiet()
     machine.check(cfg.trainer, cfg.callback)
-    corpus: Corpus = build(cfg.data)
     source: Source = build(cfg.model)
+    corpus = corpus_for(source, cfg.data)
     techniques: dict[str, Finetune] = {name: build(node) for name, node in cfg.pipeline.items()}
-    devices.check_stages(cfg.trainer, techniques)
     measures = _measures(cfg)
     if reserved := {DENSE, START, FINAL} & techniques.keys():
         raise ValueError(f"a stage cannot be called '{min(reserved)}', which has a meaning: give it another name")
@@ -90,7 +96,10 @@ def training(cfg: DictConfig) -> TrainingParts:
     config = _validated_config(source, corpus)
     dense = reference.dense(source, baseline, next(iter(techniques.values())), corpus)
     reference.check_teachers(techniques, source, dense, corpus)
+    _adapt(techniques, source, corpus, config, cfg.trainer)
+    devices.check_stages(cfg.trainer, techniques)
     multiples = _check_stages(techniques, source, corpus, config)
+    chosen = _write_chosen(techniques, cfg.pipeline)
     _check_measures(measures, corpus)
     tracker: Tracker = build(cfg.logger)
     _ = corpus.splits
@@ -100,6 +109,7 @@ def training(cfg: DictConfig) -> TrainingParts:
         dense=dense,
         techniques=techniques,
         multiples=multiples,
+        chosen=chosen,
         measures=measures,
         tracker=tracker,
     )
@@ -114,7 +124,7 @@ def evaluation(cfg: DictConfig) -> EvaluationParts:
         ValueError: The evaluation cannot be done; the message says why, and the way out.
     """
     _check_device(cfg.device)
-    corpus: Corpus = build(cfg.data)
+    corpus = corpus_for(build(cfg.model), cfg.data)
     measures = _measures(cfg)
     _check_measures(measures, corpus)
     if not measures:
@@ -126,6 +136,14 @@ def evaluation(cfg: DictConfig) -> EvaluationParts:
     comparing = [name for name, measure in measures.items() if measure.compares]
     dense = _dense(source, baseline, corpus, comparing)
     return EvaluationParts(corpus=corpus, source=source, dense=dense, measures=measures)
+
+
+def corpus_for(source: Source, node: DictConfig) -> Corpus:
+    """The corpus of ``node``; a task that is ``auto`` becomes what the model of ``source`` serves, in ``node`` too."""
+    if node.get("task") == AUTO:
+        node.task = source.usual_task()
+    corpus: Corpus = build(node)
+    return corpus
 
 
 def _measures(cfg: DictConfig) -> dict[str, Measure]:
@@ -157,6 +175,40 @@ def _check_stages(
         technique.validate(config, before=stages[:position])
     reference.check_unquantized(stages, source)
     return check_stages(techniques, source, corpus, config)
+
+
+def _adapt(
+    techniques: Mapping[str, Finetune],
+    source: Source,
+    corpus: Corpus,
+    config: PreTrainedConfig,
+    trainer: DictConfig,
+) -> None:
+    """Choose values for settings that are ``auto``; only the first stage can meet random weights."""
+    given = conditions(
+        config,
+        is_random=source.is_random,
+        predicts_tokens=corpus.task != "classification",
+        max_length=source.max_length,
+        memory=machine.memory(trainer),
+    )
+    for position, technique in enumerate(techniques.values()):
+        technique.adapt(config, replace(given, is_random=given.is_random and position == 0))
+
+
+def _write_chosen(techniques: Mapping[str, Finetune], pipeline: DictConfig) -> dict[str, Any]:
+    """Write what the stages chose into their configuration; returns full key -> value."""
+    chosen = {}
+    for name, technique in techniques.items():
+        for key, value in technique.chosen.items():
+            *parents, last = key.split(".")
+            node = pipeline
+            for part in (name, *parents):
+                if OmegaConf.is_interpolation(node, part):  # what it stands for may be another stage's
+                    node[part] = copy.deepcopy(node[part])
+                node = node[part]
+            node[last] = chosen[f"pipeline.{name}.{key}"] = value
+    return chosen
 
 
 def _trained(node: DictConfig) -> Pretrained:

@@ -9,7 +9,7 @@ from slimexp.data.base import Corpus
 from slimexp.model.base import Source
 from slimexp.model.labels import by_position, class_names, in_model_order
 from slimexp.technique.finetune import Finetune
-from slimexp.technique.vocabularies import check_vocabularies
+from slimexp.technique.teacher import check_vocabularies
 
 log = logging.getLogger(__name__)
 

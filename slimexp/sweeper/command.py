@@ -17,6 +17,7 @@ from slimexp.config.check import check
 from slimexp.config.composition import CONF_DIR, chosen, options
 from slimexp.config.secret import written
 from slimexp.host import console
+from slimexp.pipeline.preflight import corpus_for
 from slimexp.record.settings import flat
 from slimexp.record.stage import key, shaping
 from slimexp.sweeper.settings import MOST_SEED, Direction, Settings, check_settings, parse_promotion
@@ -127,13 +128,13 @@ def _objectives(cfg: DictConfig, objectives: Mapping[str, Direction] | None) -> 
     """The objectives of the settings; where there are none, quality on the corpus and size on disk."""
     if objectives:
         return dict(objectives)
-    corpus = build(cfg.data)
+    corpus = corpus_for(build(cfg.model), cfg.data.copy())
     return {corpus.headline: corpus.direction, SIZE: "min"}
 
 
 def _check_measured(cfg: DictConfig, metrics: Sequence[str]) -> None:
     """Refuse a metric that no measure of the run gives for models of its corpus."""
-    task = build(cfg.data).task
+    task = corpus_for(build(cfg.model), cfg.data.copy()).task
     patterns = {pattern for node in chosen(cfg.measure).values() for pattern in build(node).figure_names(task)}
     for name in metrics:
         if not any(fnmatchcase(name, pattern) for pattern in patterns):

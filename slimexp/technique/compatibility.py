@@ -1,7 +1,7 @@
 """Checks that the stages of a pipeline fit the model and each other, before anything is trained."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 
 from transformers import PreTrainedConfig
@@ -33,6 +33,9 @@ def check_stages(
     if any(technique.attaches for technique in techniques.values()):
         outline = source.outline(task=corpus.task, labels=corpus.labels)
     if outline is not None:
+        stages = list(techniques.values())
+        for position, technique in enumerate(stages):
+            technique.adapt_rows(outline, _known_lengths(outline, stages[:position], config))
         for technique in takewhile(lambda stage: stage.attaches or not stage.alters, techniques.values()):
             technique.inspect(outline)
     return align_rows(techniques, config, outline)
@@ -77,10 +80,27 @@ def align_rows(techniques: Mapping[str, Finetune], config: PreTrainedConfig, out
     return required
 
 
+def _known_lengths(outline: Family, before: Sequence[Finetune], config: PreTrainedConfig) -> dict[str, int]:
+    """Layers whose rows the stages ``before`` cut to a length that is configured -> that length."""
+    return {
+        name: row_length(config, width, units)
+        for stage in before
+        for width, units in stage.cuts.items()
+        if units is not None
+        for name in _reading(outline, width)
+    }
+
+
+def _reading(outline: Family, width: str) -> set[str]:
+    """Layers whose rows get longer with ``width``."""
+    return {
+        name for axis in ((HEADS, KV_HEADS) if width == HEADS else (width,)) for name in readers(outline.model, axis)
+    }
+
+
 def _readers(outline: Family, technique: Finetune) -> set[str]:
     """Layers whose rows change their length when ``technique`` cuts."""
-    axes = [axis for width in technique.cuts for axis in ((HEADS, KV_HEADS) if width == HEADS else (width,))]
-    return {name for axis in axes for name in readers(outline.model, axis)}
+    return {name for width in technique.cuts for name in _reading(outline, width)}
 
 
 def _refuse(stage: str, width: str, length: int, needs: Mapping[str, int]) -> None:

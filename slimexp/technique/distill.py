@@ -5,7 +5,7 @@ from typing import Unpack
 
 from transformers import PreTrainedConfig
 
-from slimexp.cut.architecture import FFN, HEADS, HIDDEN
+from slimexp.architecture.base import FFN, HEADS, HIDDEN
 from slimexp.cut.keep import Keep
 from slimexp.data.base import Corpus
 from slimexp.model.base import Family

@@ -4,7 +4,6 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Unpack
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -15,22 +14,21 @@ from slimexp.data.base import Corpus
 from slimexp.host import process_group
 from slimexp.loss.base import Loss, Outputs, Ratio
 from slimexp.model.base import Batch, Family
-from slimexp.technique import random_state, sharding
+from slimexp.technique import automatic, random_state
 from slimexp.technique.across_devices import across_devices
+from slimexp.technique.automatic import AUTO, Conditions, outside_embeddings
 from slimexp.technique.batches import training_batches
+from slimexp.technique.sharding import Sharded
+from slimexp.technique.teacher import check_vocabularies
 from slimexp.technique.training import Training, check
-from slimexp.technique.vocabularies import check_vocabularies
 from slimexp.weight.shard import whole
-
-# Settings of models that are mixtures of experts.
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 class NonFiniteLoss(ValueError):
     """Training met a NaN or an infinity."""
 
 
-class Finetune(pl.LightningModule):
+class Finetune(Sharded):
     """Train every weight.
 
     Subclasses override what else happens: ``prepare`` before training, ``on_step`` at every optimizer step, ``finish``
@@ -43,17 +41,20 @@ class Finetune(pl.LightningModule):
         attaches: Whether it leaves masks or quantizers on the weights.
         quantizes: Whether it leaves quantizers on them.
         compute_device: Device to compute on outside of training; ``None`` for the model's own.
+        chosen: Key of a setting that was ``auto`` -> the value that was chosen for it.
     """
 
     attaches: ClassVar[bool] = False
     quantizes: ClassVar[bool] = False
     compute_device: torch.device | None = None
+    chosen: dict[str, Any]
 
     def __init__(self, **training: Unpack[Training]) -> None:
         super().__init__()
         check(training)
         self.steps = training["steps"]
-        self.batch_size = training["batch_size"]
+        self.batch_size: int = automatic.ROWS if training["batch_size"] == AUTO else training["batch_size"]
+        self._batch_size = training["batch_size"]
         self.accumulate = training["accumulate"]
         self.clip_norm = training["clip_norm"]
         self.dropout = training["dropout"]
@@ -62,9 +63,9 @@ class Finetune(pl.LightningModule):
         self.seed = training["seed"]
         self.losses = nn.ModuleDict(training["losses"])
         self.teacher = training["teacher"]
-        self._sharded = False
         self._optimizer = training["optimizer"]
         self._lr_scheduler = training["lr_scheduler"]
+        self.chosen = {}
 
     @property
     def needs_teacher(self) -> bool:
@@ -87,16 +88,6 @@ class Finetune(pl.LightningModule):
         return self.attaches
 
     @property
-    def idle_parameters(self) -> bool:
-        """Whether there may be steps in which trained parameters have no gradient: experts that no token goes to."""
-        return any(getattr(self.model.config, name, None) for name in _EXPERTS)
-
-    @property
-    def whole_weights(self) -> str | None:
-        """Why it needs whole weights between steps, where a device may hold shards of them; ``None`` if it does not."""
-        return None
-
-    @property
     def row_multiple(self) -> int:
         """Number that the length of its layers' rows must be a multiple of; 1 where any length will do."""
         return 1
@@ -108,6 +99,32 @@ class Finetune(pl.LightningModule):
 
     def require_row_multiple(self, multiple: int) -> None:
         """Have it leave rows whose length is a multiple of ``multiple``; called where it chooses their length."""
+
+    def adapt(self, config: PreTrainedConfig, given: Conditions) -> None:
+        """Choose values for settings that are ``auto``; see ``chosen``.
+
+        Args:
+            config: Configuration of the model that the run starts from.
+            given: What the values depend on.
+        """
+        self._settle(given)
+        if self._batch_size == AUTO:
+            self.batch_size = self._batch_size = automatic.batch_size(given)
+            self.chosen["batch_size"] = self.batch_size
+
+    def adapt_rows(self, outline: Family, lengths: Mapping[str, int]) -> None:
+        """The same for settings that depend on the rows of its layers.
+
+        Args:
+            outline: The run's model, on the meta device.
+            lengths: Name of a layer -> length of its rows where an earlier stage changes it to a known one.
+        """
+
+    def _settle(self, given: Conditions) -> None:
+        self._optimizer, self._lr_scheduler, chosen = automatic.settled(
+            self._optimizer, self._lr_scheduler, given=given, steps=self.steps
+        )
+        self.chosen |= chosen
 
     def validate(self, config: PreTrainedConfig, before: Sequence["Finetune"]) -> None:
         """Refuse, before anything is trained, what this stage cannot do.
@@ -193,26 +210,9 @@ class Finetune(pl.LightningModule):
             share=(process_group.rank(), process_group.size()),
         )
 
-    def configure_model(self) -> None:
-        """Shard student and teacher where the strategy has each device hold a part of them."""
-        if self.device_mesh is None or self._sharded:
-            return
-        process_group.share([*self.parameters(), *self.buffers()])  # each process shards what it holds itself
-        low_precision = self.trainer.precision == "bf16-mixed"
-        mesh = self.device_mesh["data_parallel"]
-        for family in (self.family, self.teacher_family):
-            if family is not None:
-                sharding.shard(family, mesh, low_precision=low_precision)
-        self._sharded = True
-
-    def gather(self) -> None:
-        """Make the model whole again after training: in the first process; the others are left an outline of it."""
-        if self._sharded:
-            sharding.gather(self.model)
-            self._sharded = False
-
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW-like optimizers decay matrices only, not biases, norms or scales."""
+        self._settle(Conditions(parameters=outside_embeddings(self.model)))  # where no pipeline did
         optimizer = self._optimizer([group for group in self.parameter_groups() if group["params"]])
         lr_scheduler = self._lr_scheduler(optimizer=optimizer, num_training_steps=self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
@@ -236,8 +236,7 @@ class Finetune(pl.LightningModule):
         self.model.train(self.dropout)  # the modes of a transformer differ in dropout alone
         if self.teacher_family is not None:
             nn.Module.to(self.teacher_family.model, self.device)
-        if not self._sharded:
-            process_group.share(self.buffers())  # the strategy shares parameters
+        self.share_buffers()
         self._rng = getattr(self, "_rng", {} if process_group.rank() else None)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -1,12 +1,14 @@
 """Checks that an optimizer and a learning-rate schedule accept their settings, by a step on one small weight."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+
+from slimexp.technique.automatic import Conditions, keywords, settled
 
 
 def check(optimizer: Callable[..., Any], lr_scheduler: Callable[..., Any], *, steps: int) -> None:
@@ -20,9 +22,10 @@ def check(optimizer: Callable[..., Any], lr_scheduler: Callable[..., Any], *, st
     Raises:
         ValueError: One of them refuses its settings.
     """
+    optimizer, lr_scheduler, _ = settled(optimizer, lr_scheduler, given=Conditions(parameters=1), steps=steps)
     weight, bias = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))
     groups = [{"params": [weight]}, {"params": [bias], "weight_decay": 0.0}]
-    for name, value in _keywords(lr_scheduler).items():
+    for name, value in keywords(lr_scheduler).items():
         whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
         if name.endswith("_steps") and value is not None and not whole:
             raise ValueError(f"lr_scheduler.{name} must be a whole number >= 0, got {value!r}")
@@ -58,9 +61,5 @@ def _described(factory: object) -> str:
     """A partial as a call: ``AdamW(lr=-1)``."""
     if factory is None:
         return "null"
-    settings = ", ".join(f"{name}={value!r}" for name, value in _keywords(factory).items())
+    settings = ", ".join(f"{name}={value!r}" for name, value in keywords(factory).items())
     return f"{getattr(getattr(factory, 'func', factory), '__name__', type(factory).__name__)}({settings})"
-
-
-def _keywords(factory: object) -> Mapping[str, Any]:
-    return factory.keywords if isinstance(factory, partial) else {}

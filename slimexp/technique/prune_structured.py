@@ -15,7 +15,18 @@ from slimexp.budget.solver import Loss, Unreachable, describe, solve
 from slimexp.calibration.observe import visiting
 from slimexp.cut.ranking import Ranking, rank
 from slimexp.cut.remove import remove
-from slimexp.cut.shape import AXES, HIDDEN, WIDTHS, ParameterCounter, Shape, axes_of, lattice, possible
+from slimexp.cut.shape import (
+    AXES,
+    HIDDEN,
+    WIDTHS,
+    ParameterCounter,
+    Shape,
+    axes_of,
+    lattice,
+    possible,
+    row_length,
+    whole,
+)
 from slimexp.cut.simulate import simulated
 from slimexp.data.base import Corpus
 from slimexp.host import process_group
@@ -23,6 +34,8 @@ from slimexp.importance.base import Gated, Importance, Learned
 from slimexp.loss.base import IGNORE
 from slimexp.model.base import Batch, Family
 from slimexp.model.layer import check_min_coverage
+from slimexp.technique import automatic
+from slimexp.technique.automatic import AUTO, Auto, Conditions
 from slimexp.technique.batches import calibration_batches, training_batches
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.training import Training
@@ -46,7 +59,7 @@ class PruneStructured(Finetune):
         axes: Axes that may be cut: ``layers``, ``heads``, ``ffn``, ``hidden``; ``None`` for all of these that a model
             of this type can lose.
         multiple: Number that the heads' channels, the neurons and the channels that stay are a multiple of, on an axis
-            that is cut.
+            that is cut; ``"auto"``: the largest power of two from 8 to 128 that leaves enough sizes to choose from.
         importance: Scores the weights that read a unit; blocks go by their influence (see ``block_influence``).
         norm: How scores of weights become one of a unit: 1 adds them up, 2 is their root of squares.
         rows: Number of rows of training text for the blocks' influence and for losses.
@@ -60,7 +73,7 @@ class PruneStructured(Finetune):
         *,
         budget: Budget,
         axes: Sequence[str] | None,
-        multiple: int,
+        multiple: int | Auto,
         importance: Importance,
         norm: float,
         rows: int,
@@ -78,14 +91,19 @@ class PruneStructured(Finetune):
                 f"{type(importance).__name__} is learned by training, and structure goes before it: choose activation, "
                 "magnitude, wanda, taylor or random"
             )
-        for name, value in (("multiple", multiple), ("rows", rows), ("candidates", candidates)):
-            if value < 1:
+        for name, value in (
+            ("multiple", 1 if multiple == AUTO else multiple),
+            ("rows", rows),
+            ("candidates", candidates),
+        ):
+            if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
         check_min_coverage(min_coverage)
         self.budget = budget
         self.all_axes = axes is None
         self.axes = list(AXES if axes is None else axes)
-        self.multiple = multiple
+        self._multiple = multiple
+        self.multiple = 1 if multiple == AUTO else int(multiple)
         self.strict = False  # whether a width that keeps all its units must be a multiple as well
         self.importance = importance
         self.norm = float(norm)
@@ -104,6 +122,10 @@ class PruneStructured(Finetune):
     def require_row_multiple(self, multiple: int) -> None:
         self.multiple, self.strict = math.lcm(self.multiple, multiple), True
 
+    def adapt(self, config: PreTrainedConfig, given: Conditions) -> None:
+        super().adapt(config, given)
+        self._choose_multiple(config)
+
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
         self._choose_axes(config)
         lattice(config, self.axes, multiple=self.multiple, strict=self.strict)
@@ -118,6 +140,7 @@ class PruneStructured(Finetune):
         if any(attached(family.model)):
             raise ValueError("removal comes first: the model has masks or quantizers, which would not survive it")
         self._choose_axes(family.model.config)
+        self._choose_multiple(family.model.config)
         with visiting(family.model, self._device_for(family)):
             options = lattice(family.model.config, self.axes, multiple=self.multiple, strict=self.strict)
             ranking = rank(
@@ -158,6 +181,15 @@ class PruneStructured(Finetune):
         """Where none are configured: all, except the width that a loss compares with the teacher's."""
         if self.all_axes:
             self.axes = [axis for axis in axes_of(config) if axis != HIDDEN or not self.needs_hidden]
+
+    def _choose_multiple(self, config: PreTrainedConfig) -> None:
+        if self._multiple != AUTO:
+            return
+        self._choose_axes(config)
+        widths = [(width, units) for width, units in whole(config).items() if width in WIDTHS and width in self.axes]
+        self._multiple = automatic.multiple([row_length(config, width, units) for width, units in widths])
+        self.multiple = math.lcm(self.multiple, self._multiple)
+        self.chosen["multiple"] = self._multiple
 
     def finish(self) -> dict[str, float]:
         return self.coverage

@@ -7,7 +7,8 @@ from typing import Unpack
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from slimexp.cut.architecture import VOCABULARY, architecture_of, size
+from slimexp.architecture.base import VOCABULARY
+from slimexp.architecture.model_type import architecture_of, size
 from slimexp.cut.remove import remove
 from slimexp.cut.vocabulary import tokens_to_keep
 from slimexp.data.base import Corpus

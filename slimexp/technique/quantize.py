@@ -20,6 +20,8 @@ from slimexp.model.layer import LayerSelector, check_finite, coverage, latent
 from slimexp.quantizer.base import Quantizer
 from slimexp.rounding.base import Rounding
 from slimexp.smoothing.base import Smoothing
+from slimexp.technique import automatic
+from slimexp.technique.automatic import AUTO
 from slimexp.technique.batches import calibration_batches
 from slimexp.technique.bit_allocation import allocate_bits, layer_quantizer
 from slimexp.technique.finetune import Finetune
@@ -40,7 +42,8 @@ class Quantize(Finetune):
             training text before anything is rounded.
         bits: Width of the weights, 2 to 8; with ``allocation`` the budget of all layers, in bits per weight.
         group_size: Number of neighbours in a row of a weight that share a scale; ``None`` for one scale per output
-            channel, ``"tensor"`` for one per weight.
+            channel, ``"tensor"`` for one per weight, ``"auto"`` for the largest of 128, 64 and 32 that divides the rows
+            of all layers (at 8 bits one scale per channel).
         symmetric: Whether the integer 0 stands for zero in weights; else every scale has a zero point.
         activation_bits: 8, or ``None`` to leave activations in float.
         cache_bits: 8 or 4 for the keys and values that self-attention caches, ``None`` for floats.
@@ -86,7 +89,7 @@ class Quantize(Finetune):
         **training: Unpack[Training],
     ) -> None:
         super().__init__(**training)
-        self.quantizer = partial(quantizer, group_size=group_size, symmetric=symmetric)
+        self.quantizer = partial(quantizer, group_size=None if group_size == AUTO else group_size, symmetric=symmetric)
         self.activation_quantizer = partial(activation_quantizer, bits=activation_bits, group_size=None)
         on_weights = self.quantizer(bits=bits)
         if activation_bits not in (8, None):
@@ -106,6 +109,7 @@ class Quantize(Finetune):
             check_smoothing(smoothing, rounding, activation_bits=activation_bits)
         if allocation is not None:
             check_allocation(allocation, bits, on_weights)
+        self._group_size = group_size
         self.bits = bits
         self.symmetric = symmetric
         self.activation_bits = activation_bits
@@ -147,6 +151,15 @@ class Quantize(Finetune):
         if self.smoothing is not None:
             scaled_layers(outline, layers)
 
+    def adapt_rows(self, outline: Family, lengths: Mapping[str, int]) -> None:
+        if self._group_size != AUTO:
+            return
+        layers = self.selector.named(outline) | (_embeddings(outline) if self.embeddings else {})
+        rows = {lengths.get(name, latent(layer).shape[-1]) for name, layer in layers.items()}
+        self._group_size = automatic.group_size(rows, bits=self.bits)
+        self.quantizer = partial(self.quantizer, group_size=self._group_size)
+        self.chosen["group_size"] = self._group_size
+
     @property
     def idle_parameters(self) -> bool:
         """Learned grids have no gradient until rounding starts."""
@@ -168,6 +181,7 @@ class Quantize(Finetune):
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         super().prepare(family, corpus, teacher)
+        self.adapt_rows(family, {})  # where no pipeline did
         if quantized := [place.module for place, a in attached(family.model) if isinstance(a, Quantizer)]:
             raise ValueError(f"the model is quantized already (e.g. '{quantized[0]}'): quantize once per pipeline")
         self.layers = self.selector.layers(family)

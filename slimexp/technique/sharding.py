@@ -6,6 +6,7 @@ does one layer at a time; a technique that cannot is refused by its ``whole_weig
 
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -16,6 +17,53 @@ from slimexp.model.base import Family
 from slimexp.weight.shard import whole_parameter
 
 FSDP = "fsdp"
+# Settings of models that are mixtures of experts.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+class Sharded(pl.LightningModule):
+    """A module whose model and teacher each of several devices may hold a shard of, as the strategy has it.
+
+    Attributes:
+        family: The model that is trained.
+        teacher_family: Its teacher, if it has one.
+    """
+
+    family: Family
+    teacher_family: Family | None
+    _are_shards = False
+
+    @property
+    def idle_parameters(self) -> bool:
+        """Whether there may be steps in which trained parameters have no gradient: experts that no token goes to."""
+        return any(getattr(self.family.model.config, name, None) for name in _EXPERTS)
+
+    @property
+    def whole_weights(self) -> str | None:
+        """Why it needs whole weights between steps, where a device may hold shards of them; ``None`` if it does not."""
+        return None
+
+    def configure_model(self) -> None:
+        """Shard model and teacher, where the strategy asks for it."""
+        if self.device_mesh is None or self._are_shards:
+            return
+        process_group.share([*self.parameters(), *self.buffers()])  # each process shards what it holds itself
+        low_precision = self.trainer.precision == "bf16-mixed"
+        for family in (self.family, self.teacher_family):
+            if family is not None:
+                shard(family, self.device_mesh["data_parallel"], low_precision=low_precision)
+        self._are_shards = True
+
+    def share_buffers(self) -> None:
+        """Take over the first process's buffers, such as masks; parameters are the strategy's to share."""
+        if not self._are_shards:
+            process_group.share(self.buffers())
+
+    def gather(self) -> None:
+        """Make the model whole again after training: in the first process; the others are left an outline of it."""
+        if self._are_shards:
+            gather(self.family.model)
+            self._are_shards = False
 
 
 def shard(family: Family, mesh: DeviceMesh, *, low_precision: bool) -> None:

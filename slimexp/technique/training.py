@@ -8,8 +8,10 @@ import torch
 from slimexp.loss.base import Loss
 from slimexp.model.base import Source
 from slimexp.technique import optimization
+from slimexp.technique.automatic import AUTO, Auto
 
 LEAST = {"steps": 0, "batch_size": 1, "accumulate": 1, "clip_norm": 0, "workers": 0, "pad_to": 1}
+AUTOMATIC = ("batch_size",)  # of those that may be ``auto``
 
 
 class Training(TypedDict):
@@ -17,7 +19,7 @@ class Training(TypedDict):
 
     Attributes:
         steps: Number of optimizer steps; 0 trains nothing and makes a technique one-shot.
-        batch_size: Number of rows per batch.
+        batch_size: Number of rows per batch; ``"auto"``: 32, or as many as the memory holds.
         accumulate: Number of batches per optimizer step; each weighs the same, however many tokens it has.
         clip_norm: Largest norm of the gradient; 0 for no limit.
         dropout: Whether the model's dropout is active while it trains.
@@ -25,13 +27,14 @@ class Training(TypedDict):
         pad_to: Lengths are padded to a multiple of it (128 gives a compiler few distinct shapes).
         seed: Seed of the order of the data.
         losses: Name -> term of the objective.
-        optimizer: Partial of a torch optimizer, awaiting the parameters.
-        lr_scheduler: Partial of a learning-rate schedule, awaiting optimizer and ``num_training_steps``.
+        optimizer: Partial of a torch optimizer, awaiting the parameters; an ``lr`` that is ``"auto"`` suits the model.
+        lr_scheduler: Partial of a learning-rate schedule, awaiting optimizer and ``num_training_steps``;
+            ``num_warmup_steps`` may be ``"auto"``.
         teacher: Where the teacher comes from; ``None`` for the run's dense model, if a loss needs one.
     """
 
     steps: int
-    batch_size: int
+    batch_size: int | Auto
     accumulate: int
     clip_norm: float
     dropout: bool
@@ -52,7 +55,10 @@ def check(training: Training) -> None:
             settings, or no loss reads the teacher.
     """
     for name, least in LEAST.items():
-        if (value := training[name]) < least:  # type: ignore[literal-required]
+        value = training[name]  # type: ignore[literal-required]
+        if value == AUTO and name in AUTOMATIC:
+            continue
+        if not isinstance(value, int | float) or value < least:
             raise ValueError(f"{name} must be >= {least}, got {value}")
     for name, loss in training["losses"].items():
         if not isinstance(loss, Loss):

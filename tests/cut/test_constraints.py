@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig
 
-from slimexp.cut.architecture import EXPERTS, FFN, HEADS, HIDDEN, KV_HEADS, VOCABULARY
+from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, KV_HEADS, VOCABULARY
 from slimexp.cut.constraints import ScopeIndices, admits, scopes
 from slimexp.cut.keep import head_rows
 from slimexp.cut.remove import remove
@@ -94,7 +94,7 @@ def test_positions_that_are_counted_from_the_padding_token(tiny: Tiny) -> None:
 
 
 def test_neurons_of_a_model_whose_blocks_are_all_mixtures(tiny: Tiny) -> None:
-    with pytest.raises(ValueError, match="no block of the model has ffn of its own to lose: leave it whole"):
+    with pytest.raises(ValueError, match=r"are those of its experts, .*: cut layers, heads, hidden or experts instead"):
         remove(tiny("causal_lm", **MIXTURE), BOTH, {FFN: {}})
 
 

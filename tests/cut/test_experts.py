@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import DeepseekV2Config, DeepseekV3Config
 
-from slimexp.cut.architecture import EXPERTS
+from slimexp.architecture.base import EXPERTS
 from slimexp.cut.constraints import admits
 from slimexp.cut.experts import router_groups
 from slimexp.cut.remove import remove

@@ -12,7 +12,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from slimexp.cut.architecture import EXPERTS, FFN, HEADS, HIDDEN, VOCABULARY, architecture_of, block, size
+from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, VOCABULARY, block
+from slimexp.architecture.model_type import architecture_of, size
 from slimexp.cut.constraints import ScopeIndices, scopes
 from slimexp.cut.keep import head_rows
 from slimexp.cut.remove import remove, retained_entries

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from slimexp.cut.architecture import architecture_of
+from slimexp.architecture.model_type import architecture_of
 from slimexp.cut.constraints import scopes
 from slimexp.cut.remove import remove
 from slimexp.cut.shape import WIDTHS, ParameterCounter, rows_of_units, whole
@@ -62,7 +62,7 @@ def half(family: Any) -> tuple[dict[str, list[int]], dict[str, Any], dict[str, i
         for axis, (word, rows) in rows_of_units(config).items()
         if word in dense
     }
-    stays = 0 if architecture_of(config).first_block_stays else 1
+    stays = 0 if architecture_of(config).first(config) is not None else 1
     shape = {word: 1 if word in family.blocks() else units // 2 for word, units in dense.items()}
     return {stack: [stays] for stack in family.blocks()}, kept, shape
 

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 import torch
 
-from slimexp.cut.architecture import FFN, HEADS, architecture_of
+from slimexp.architecture.base import FFN, HEADS
+from slimexp.architecture.model_type import architecture_of
 from slimexp.cut.unit_importance import by_scope, expert_importance, hidden_importance, reader_importance
 
 Tiny = Callable[..., Any]
@@ -26,15 +27,14 @@ def test_the_importance_of_a_neuron_is_its_mean_activation_times_the_norm_of_its
     handle.remove()
     norm = reader.weight.detach().norm(dim=0)
     expected = norm * inputs[0].abs().mean((0, 1))
-    pattern = architecture_of(family.model.config).neurons
     name = "model.layers.0.mlp.down_proj"
-    torch.testing.assert_close(reader_importance(family, pattern, [family.encode(ROWS)])[name], expected)
-    assert torch.equal(reader_importance(family, pattern, [])[name], norm)
+    torch.testing.assert_close(reader_importance(family, FFN, [family.encode(ROWS)])[name], expected)
+    assert torch.equal(reader_importance(family, FFN, [])[name], norm)
 
 
 def test_weights_of_gpt2_hold_inputs_first(tiny: Tiny) -> None:
     family = tiny("causal_lm", model_type="gpt2", n_inner=40)
-    scores = reader_importance(family, architecture_of(family.model.config).neurons, [])
+    scores = reader_importance(family, FFN, [])
     assert {len(score) for score in scores.values()} == {40}
 
 
@@ -54,7 +54,7 @@ def test_the_importance_of_experts_adds_up_to_the_weights_that_tokens_give(tiny:
 
 def test_every_norm_has_one_vote_on_channels(tiny: Tiny) -> None:
     family = tiny("causal_lm")
-    scores = hidden_importance(family, architecture_of(family.model.config), [family.encode(ROWS)])
+    scores = hidden_importance(family, [family.encode(ROWS)])
     assert scores.shape == (32,) and float(scores.mean()) == pytest.approx(5, rel=1e-5)  # two norms a block, one behind
 
 

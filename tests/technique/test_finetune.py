@@ -16,7 +16,7 @@ from slimexp.model.layer import share_of
 from slimexp.model.tokenizer import Bpe
 from slimexp.pipeline.checkpoint import Checkpoint
 from slimexp.technique.finetune import NonFiniteLoss
-from slimexp.technique.vocabularies import check_vocabularies
+from slimexp.technique.teacher import check_vocabularies
 
 Make = Callable[..., Any]
 DROPOUT = {

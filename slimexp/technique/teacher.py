@@ -1,4 +1,4 @@
-"""Teacher and student must read the same token ids."""
+"""What a teacher must have in common with its student."""
 
 from transformers import PreTrainedTokenizerBase
 

@@ -1,18 +1,8 @@
 import pytest
 from transformers import AutoConfig, GPT2Config, LlamaConfig, T5Config
 
-from slimexp.cut.architecture import (
-    FFN,
-    HEADS,
-    HIDDEN,
-    KV_HEADS,
-    TABLE,
-    architecture_of,
-    block,
-    head_width,
-    scope,
-    size,
-)
+from slimexp.architecture.base import FFN, HEADS, HIDDEN, KV_HEADS, TABLE, block, head_width, scope
+from slimexp.architecture.model_type import architecture_of, size
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "gpt2"])

@@ -1,0 +1,92 @@
+"""The architecture of a model's type, and the sizes of its axes."""
+
+from collections.abc import Mapping
+
+from transformers import PreTrainedConfig
+
+from slimexp.architecture import decoder, encoder, encoder_decoder, gpt, mixture
+from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, LAYERS, Architecture
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "albert": encoder.ALBERT,
+    "bart": encoder_decoder.BART,
+    "bert": encoder.BERT,
+    "bloom": gpt.BLOOM,
+    "camembert": encoder.ROBERTA,
+    "deberta-v2": encoder.DEBERTA_V2,  # DeBERTa-v3 is of this type
+    "deepseek_v2": mixture.DEEPSEEK,
+    "deepseek_v3": mixture.DEEPSEEK,
+    "distilbert": encoder.DISTILBERT,
+    "electra": encoder.ELECTRA,
+    "falcon": gpt.FALCON,
+    "gemma": decoder.GEMMA,
+    "gemma2": decoder.GEMMA2,
+    "gemma3_text": decoder.GEMMA2,
+    "gpt2": gpt.GPT2,
+    "gpt_neox": gpt.GPT_NEOX,
+    "gptj": gpt.GPTJ,
+    "granite": decoder.LLAMA,
+    "llama": decoder.LLAMA,  # DeepSeek-LLM and SmolLM2 are of this type
+    "longt5": encoder_decoder.T5,
+    "m2m_100": encoder_decoder.PRE_NORM_BART,  # NLLB is of this type
+    "marian": encoder_decoder.MARIAN,
+    "mbart": encoder_decoder.PRE_NORM_BART,
+    "mistral": decoder.LLAMA,
+    "mixtral": mixture.MIXTRAL,
+    "modernbert": encoder.MODERNBERT,
+    "mpnet": encoder.MPNET,
+    "mt5": encoder_decoder.T5,
+    "olmo2": decoder.OLMO2,
+    "opt": gpt.OPT,
+    "pegasus": encoder_decoder.PRE_NORM_BART,
+    "phi": decoder.PHI,
+    "phi3": decoder.PHI3,
+    "qwen2": decoder.LLAMA,
+    "qwen2_moe": mixture.QWEN_MOE,
+    "qwen3": decoder.LLAMA,
+    "qwen3_moe": mixture.QWEN_MOE,
+    "roberta": encoder.ROBERTA,
+    "stablelm": decoder.STABLELM,
+    "t5": encoder_decoder.T5,
+    "umt5": encoder_decoder.UMT5,
+    "xlm-roberta": encoder.ROBERTA,
+}
+
+
+def architecture_of(config: PreTrainedConfig) -> Architecture:
+    """The architecture of a model's type.
+
+    Raises:
+        ValueError: The type has none here; names the types that do.
+    """
+    if config.model_type not in ARCHITECTURES:
+        raise ValueError(
+            f"a model of type {config.model_type} cannot be cut; types that can: {', '.join(sorted(ARCHITECTURES))}"
+        )
+    return ARCHITECTURES[config.model_type]
+
+
+def size(config: PreTrainedConfig, axis: str) -> int:
+    """Number of units of an axis: heads, key/value heads or neurons of a block, channels, experts of a block, tokens.
+
+    Raises:
+        ValueError: The axis cannot be cut; names the reason.
+    """
+    architecture = architecture_of(config)
+    if (reason := architecture.refusal(axis, config)) is not None:
+        raise ValueError(
+            f"{axis} of a model of type {config.model_type} cannot be cut alone: {reason}: {instead(config)}"
+        )
+    if axis not in architecture.sizes:
+        raise ValueError(f"a model of type {config.model_type} has no {axis}")
+    units = getattr(config, architecture.keys(axis)[0])
+    return int(units if units is not None else 4 * config.hidden_size)  # GPT-2's n_inner
+
+
+def instead(config: PreTrainedConfig) -> str:
+    """The way out where an axis cannot be cut: those that can."""
+    architecture = architecture_of(config)
+    axes = [a for a in (LAYERS, architecture.groups, FFN, HIDDEN, EXPERTS) if architecture.can_cut(a, config)]
+    names = [HEADS if axis == architecture.groups else axis for axis in axes]
+    listed = " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f"cut {listed} instead" if names else "mask or quantize it instead"

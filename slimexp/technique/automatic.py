@@ -1,0 +1,158 @@
+"""Settings that are ``auto``: numbers that suit the model and the machine, chosen before anything is trained."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from torch import nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+
+from slimexp.model.reading import outline
+
+AUTO = "auto"
+Auto = Literal["auto"]
+
+WARMUP = 0.1  # of the steps: Devlin et al. 2019, code of the fine-tuning
+GROUPS = (128, 64, 32)  # neighbours that share a scale: Frantar et al. 2023 (GPTQ) use 128
+MULTIPLES = (128, 64, 32, 16, 8)  # of half-precision numbers that fill the tiles of a tensor core
+FEWEST_SIZES = 8  # of a width: with a coarser multiple a budget is missed by too much
+ROWS = 32  # of a batch, where they fit
+_SHARE_OF_MEMORY = 0.6
+_PER_WEIGHT = 24  # bytes: float32 weight, gradient, two moments of AdamW, and a teacher in float32 with as much again
+_PER_ACTIVATION = 8  # bytes of each input and output of a linear layer: itself, and what lies between such layers
+_PER_LOGIT = 16  # bytes: logits and their gradient, of student and teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What automatic settings depend on.
+
+    Attributes:
+        parameters: Number of parameters outside of embeddings.
+        is_random: Whether the weights start random.
+        row_bytes: Memory that one row of a batch takes in training, at its longest; 0 where it is unknown.
+        memory: Memory left for the rows of a batch, in bytes.
+    """
+
+    parameters: int
+    is_random: bool = False
+    row_bytes: int = 0
+    memory: int = 0
+
+
+def conditions(
+    config: PreTrainedConfig, *, is_random: bool, predicts_tokens: bool, max_length: int, memory: int
+) -> Conditions:
+    """The conditions of training a model, by its config alone.
+
+    Args:
+        config: Config of the model.
+        is_random: Whether its weights start random.
+        predicts_tokens: Whether it gives logits over its vocabulary, at every token.
+        max_length: Longest row of a batch, in tokens.
+        memory: Memory of the device that trains it, in bytes.
+
+    Raises:
+        ValueError: transformers cannot build a model of this config.
+    """
+    model = outline(AutoModel, config, config.name_or_path or config.model_type)
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    activations = sum(layer.in_features + layer.out_features for layer in layers)
+    logits = getattr(config, "vocab_size", 0) if predicts_tokens else 0
+    return Conditions(
+        parameters=outside_embeddings(model),
+        is_random=is_random,
+        row_bytes=max_length * (_PER_ACTIVATION * activations + _PER_LOGIT * logits),
+        memory=max(0, int(_SHARE_OF_MEMORY * memory) - _PER_WEIGHT * model.num_parameters()),
+    )
+
+
+def outside_embeddings(model: PreTrainedModel) -> int:
+    """Number of parameters without embeddings, and without a head as wide as a vocabulary."""
+    count: int = model.num_parameters(exclude_embeddings=True)
+    head = model.get_output_embeddings() if model.can_generate() else None
+    tied = head is None or head.weight is getattr(model.get_input_embeddings(), "weight", None)
+    return count if tied else count - head.weight.numel()
+
+
+def learning_rate(given: Conditions) -> float:
+    """Highest learning rate of AdamW: ``6e-4 * (85e6 / parameters)^(1/3)``, a fifth of it for pretrained weights.
+
+    The law runs through the rates of GPT-3 (Brown et al. 2020, table 2.1: 6e-4 for 85 M parameters outside of
+    embeddings, 0.6e-4 for 175 B). Weights that were trained go on at less, lest they forget: SmolLM2-135M gets 1.1e-4, a
+    7B Llama 2.8e-5, where 2e-5 is usual.
+
+    Args:
+        given: The conditions.
+    """
+    rate = 6e-4 * (85e6 / max(1, given.parameters)) ** (1 / 3)
+    return float(f"{min(rate if given.is_random else rate / 5, 1e-2):.1e}")
+
+
+def warmup(steps: int) -> int:
+    """Number of steps in which the learning rate rises: a tenth of all."""
+    return round(WARMUP * steps)
+
+
+def batch_size(given: Conditions) -> int:
+    """Number of rows per batch: ``ROWS``, or the largest power of two that the memory holds."""
+    rows = ROWS
+    while rows > 1 and rows * given.row_bytes > given.memory:
+        rows //= 2
+    return rows
+
+
+def group_size(lengths: Collection[int], *, bits: int) -> int | None:
+    """Number of neighbours that share a scale: the largest of ``GROUPS`` that divides all rows.
+
+    Args:
+        lengths: Lengths of the rows of the weights.
+        bits: Width of the weights.
+
+    Returns:
+        ``None``, one scale for a whole row, where none does, and at 8 bits, which need no more.
+    """
+    if bits >= 8:
+        return None
+    return next((size for size in GROUPS if not any(length % size for length in lengths)), None)
+
+
+def multiple(lengths: Collection[int]) -> int:
+    """Multiple that widths are cut to: the largest of ``MULTIPLES`` that leaves every width enough sizes.
+
+    Args:
+        lengths: The widths as they are, in channels.
+    """
+    shortest = min(lengths, default=0)
+    fine = (size for size in MULTIPLES if shortest // size >= FEWEST_SIZES and not any(n % size for n in lengths))
+    return next(fine, MULTIPLES[-1])
+
+
+def settled(
+    optimizer: Callable[..., Any], lr_scheduler: Callable[..., Any], *, given: Conditions, steps: int
+) -> tuple[Callable[..., Any], Callable[..., Any], dict[str, float]]:
+    """Optimizer and schedule with numbers for what is ``auto``.
+
+    Args:
+        optimizer: Partial of an optimizer.
+        lr_scheduler: Partial of a learning-rate schedule.
+        given: The conditions.
+        steps: Number of optimizer steps.
+
+    Returns:
+        Both partials, and key of the stage -> number, for what was ``auto``.
+    """
+    chosen: dict[str, float] = {}
+    if keywords(optimizer).get("lr") == AUTO:
+        chosen["optimizer.lr"] = learning_rate(given)
+        optimizer = partial(optimizer, lr=chosen["optimizer.lr"])
+    if keywords(lr_scheduler).get("num_warmup_steps") == AUTO:
+        chosen["lr_scheduler.num_warmup_steps"] = warmup(steps)
+        lr_scheduler = partial(lr_scheduler, num_warmup_steps=warmup(steps))
+    return optimizer, lr_scheduler, chosen
+
+
+def keywords(factory: object) -> Mapping[str, Any]:
+    """Arguments that a partial holds; none where it is no partial."""
+    return factory.keywords if isinstance(factory, partial) else {}
