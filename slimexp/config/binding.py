@@ -16,10 +16,7 @@ from slimexp.config.definition import PackageNotFound, TargetNotFound, lineage
 from slimexp.config.signature import Parameter, Signature, signature
 
 _RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}  # Hydra's own keys
-_AUTOMATIC = {
-    "lr",
-    "num_warmup_steps",
-}  # arguments of others' constructors that a technique chooses where they are auto
+_AUTOMATIC = {"lr", "num_warmup_steps"}  # arguments of others' constructors that a technique chooses where they are auto
 _PLAIN = {"int", "float", "bool", "str", "Sequence", "list", "tuple"}
 
 Container = DictConfig | ListConfig

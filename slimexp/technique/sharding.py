@@ -47,7 +47,8 @@ class Sharded(pl.LightningModule):
         """Shard model and teacher, where the strategy asks for it."""
         if self.device_mesh is None or self._are_shards:
             return
-        process_group.share([*self.parameters(), *self.buffers()])  # each process shards what it holds itself
+        tensors = [*self.parameters(), *self.buffers()]
+        process_group.share(tensor for tensor in tensors if not tensor.is_meta)  # each process shards what it holds
         low_precision = self.trainer.precision == "bf16-mixed"
         for family in (self.family, self.teacher_family):
             if family is not None:
