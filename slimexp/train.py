@@ -18,8 +18,10 @@ def train(cfg: DictConfig) -> float | None:
         The headline figure of the last stage, which a sweeper optimises; ``None`` if it is not measured.
     """
     check(cfg)
-    from slimexp.pipeline.pipeline import Pipeline  # torch and Lightning are imported only once the config is right
+    from slimexp.pipeline.launch import silence_others  # torch and Lightning are imported only once the config is right
+    from slimexp.pipeline.pipeline import Pipeline
 
+    silence_others()
     with at_work(Path(cfg.runs)):  # from planning on: a plan counts on models that are there
         pipeline = Pipeline(cfg, overrides=masked(HydraConfig.get().overrides.task))
         return pipeline.run().get(pipeline.corpus.headline)

@@ -22,6 +22,7 @@ from slimexp.pipeline import devices
 GRACE_S = 10.0  # for this process to say itself what is wrong, after another has ended
 LEAVING_S = 60.0  # for the others to end by themselves after the last stage
 POLL_S = 0.2
+FOLLOWER = (sys.executable, "-m", "slimexp.pipeline.follower")
 _OWN = "SLIMEXP_STARTED"  # set in processes that this module started
 _TAIL = 4000  # bytes at the end of what a process has said
 
@@ -55,6 +56,13 @@ def processes(cfg: DictConfig, overrides: Sequence[str]) -> Iterator[None]:
                     yield
         except process_group.OtherProcessFailed:
             sys.exit(1)  # the first says why
+
+
+def silence_others() -> None:
+    """Have a process print nothing from now on where ``torchrun`` or Slurm started it beside a first one."""
+    started = devices.external()
+    if started is not None and started["RANK"] != "0":
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 @contextmanager
@@ -136,7 +144,7 @@ class _Process:
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         own = {"RANK": str(rank), "LOCAL_RANK": str(local), _OWN: "1", "PYTHONPATH": path}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "slimexp.pipeline.follower"],
+            FOLLOWER,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._said,
