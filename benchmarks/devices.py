@@ -143,7 +143,7 @@ def trained(arguments: argparse.Namespace, devices: int) -> dict[str, Any]:
     if arguments.large:
         kind = type(technique)
 
-        class OnGpus(kind):  # type: ignore[misc, valid-type]
+        class OnGpus(kind):  # type: ignore[valid-type]
             """Made shard by shard: the outlines are sharded first, and get weights then."""
 
             def configure_model(self) -> None:

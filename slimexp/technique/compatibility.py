@@ -93,7 +93,9 @@ def _known_lengths(outline: Family, before: Sequence[Finetune], config: PreTrain
 
 def _reading(outline: Family, width: str) -> set[str]:
     """Layers whose rows get longer with ``width``."""
-    return {name for axis in ((HEADS, KV_HEADS) if width == HEADS else (width,)) for name in readers(outline.model, axis)}
+    return {
+        name for axis in ((HEADS, KV_HEADS) if width == HEADS else (width,)) for name in readers(outline.model, axis)
+    }
 
 
 def _readers(outline: Family, technique: Finetune) -> set[str]:

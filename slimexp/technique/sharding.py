@@ -87,8 +87,8 @@ def gather(model: nn.Module) -> None:
     """Undo ``shard``: the first process holds the whole model on the CPU again, the others an outline of it."""
     keep = process_group.is_first()
     sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    for module in sharded:
-        module.reshard()
+    for fsdp_module in sharded:
+        fsdp_module.reshard()
     gathered: dict[nn.Parameter, nn.Parameter] = {}  # tied ones are gathered once
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):

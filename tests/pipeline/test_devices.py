@@ -180,3 +180,16 @@ def test_every_technique_trains_on_two(home: Path, strategy: str, names: Sequenc
 @pytest.mark.parametrize("name", ["finetune", "movement", "lsq"])
 def test_a_training_goes_on_on_another_number_of_devices(home: Path, name: str) -> None:
     check_resuming(home, name, ["ddp", "fsdp"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", ["finetune", "magnitude", "minmax", "distill", "structured"])
+def test_two_gpus_train_as_one_does(home: Path, name: str, strategy: str) -> None:
+    """By the command itself, in float32: NCCL adds up in another order."""
+    gpu = ["trainer.accelerator=gpu", "trainer.precision=32-true"]
+    several = ["trainer.devices=2", f"trainer.strategy={strategy}"]
+    alone(arguments(home, name, home / "one" / name, *gpu))
+    alone(arguments(home, name, home / "two" / name, *gpu, *several))
+    assert_equal(home / "one" / name, home / "two" / name, name)

@@ -49,14 +49,8 @@ def test_a_command_trains_on_two_and_prints_once(start: list[str], overrides: Ma
     result = ended(*start, "slimexp.train", *words)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("training 2 steps of 4 rows") == 1
-    assert (
-        len(
-            (Path(next(w for w in words if w.startswith("runs=")).partition("=")[2]) / "records.jsonl")
-            .read_text()
-            .splitlines()
-        )
-        == 2
-    )
+    runs = Path(next(word for word in words if word.startswith("runs=")).partition("=")[2])
+    assert len((runs / "records.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.slow
