@@ -16,6 +16,7 @@ from slimexp.model.base import Batch
 from slimexp.technique.finetune import Finetune
 
 SAVES = 5
+ROUNDING = 1e-4  # of the norm of a tensor, after a few steps of AdamW
 
 
 class Seconds(NamedTuple):
@@ -82,7 +83,7 @@ class PlainLoop:
                 teacher = Outputs(*self.teacher.forward(batch))
         student = Outputs(*self.family.forward(batch))
         progress = self.step / self.steps
-        loss = sum(term.weight * term(student, teacher, batch["labels"], progress) for term in self.losses)
+        loss = sum(term.weight * term(student, teacher, batch["labels"], progress).mean() for term in self.losses)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.family.model.parameters(), self.clip_norm)
@@ -95,7 +96,8 @@ class Alternate(pl.Callback):
     """Times turns of the Trainer and of a ``PlainLoop`` in the order A B B A A B B A ...
 
     A turn of the Trainer lasts from one batch's start to another's: loading, all hooks, logging and progress bar are
-    in it. After the warm-up both have trained on the same batches and must have the same weights, bit for bit.
+    in it. After the warm-up both have trained on the same batches and must have the same weights, but for rounding:
+    the Trainer forms logits in chunks.
 
     Args:
         path: JSON file that the seconds of the turns after the warm-up are written to.
@@ -146,8 +148,7 @@ class Alternate(pl.Callback):
 
 
 def require_same_weights(trained: nn.Module, plain: nn.Module) -> None:
-    """Raise where two copies of a model, trained alike, differ in any bit."""
+    """Raise where two copies of a model, trained alike, differ by more than rounding."""
     for (name, parameter), reference in zip(trained.named_parameters(), plain.parameters(), strict=True):
-        if not torch.equal(parameter, reference):
-            worst = (parameter - reference).abs().max().item()
-            raise AssertionError(f"the loops did different maths: '{name}' differs by up to {worst:.2e}")
+        if (distance := (parameter - reference).norm() / reference.norm()) > ROUNDING:
+            raise AssertionError(f"the loops did different maths: '{name}' differs by {distance:.2e} of its norm")

@@ -6,12 +6,12 @@
 
 Target: at most 3 % at steps of 50 ms on the CPU. The Trainer is run by ``slimexp.pipeline.pipeline`` as every run is,
 with its callbacks, curves and an offline W&B run. A callback makes it take turns with the plain loop in one process,
-step by step in the order A B B A; after a warm-up the weights of both must be equal bit for bit. The batch is sized so
-that a plain step takes ``--step-ms``. Reported: the median of Trainer / plain - 1 over blocks of 10 steps (which hold
-one line of the log) with a bootstrap 95 % interval, on the wall clock and in CPU time, which other processes disturb
-less; and, timed apart because they are rare, the checkpoints: seconds to write one as a share of the seconds between
-two. The target is one of the wall clock: ask on an idle machine. ``--profile`` prints where Lightning spends its time,
-hook by hook. Further arguments are overrides of the run. Exit status 1 over the target."""
+step by step in the order A B B A; after a warm-up the weights of both must be equal but for rounding. The batch is
+sized so that a plain step takes ``--step-ms``. Reported: the median of Trainer / plain - 1 over blocks of 10 steps
+(which hold one line of the log) with a bootstrap 95 % interval, on the wall clock and in CPU time, which other
+processes disturb less; and, timed apart because they are rare, the checkpoints: seconds to write one as a share of the
+seconds between two. The target is one of the wall clock: ask on an idle machine. ``--profile`` prints where Lightning
+spends its time, hook by hook. Further arguments are overrides of the run. Exit status 1 over the target."""
 
 import argparse
 import json

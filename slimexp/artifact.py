@@ -19,6 +19,7 @@ from transformers import GenerationConfig
 from slimexp.file import integrity
 from slimexp.format import manifest
 from slimexp.format.manifest import FORMAT
+from slimexp.host.progress import working
 from slimexp.model import serving
 from slimexp.model.base import Family
 from slimexp.model.cache import cache_bits, round_cache
@@ -49,7 +50,7 @@ def save(
     Raises:
         OSError: The disk is full or the folder not writable; nothing at ``folder`` has changed.
     """
-    with _aside(folder) as partial:
+    with working("saving the model"), _aside(folder) as partial:
         model = family.model
         save_weights(model, partial, dtype)
         save_tokenizer(family.tokenizer, partial)
@@ -86,7 +87,8 @@ def load(folder: Path) -> Family:
         return deployed(folder)
     make, config = bare(folder, content["family"], content["max_length"])
     model = make(config)
-    restore(model, content["attachments"], folder / TRAINING)
+    with working(f"loading {folder}"):
+        restore(model, content["attachments"], folder / TRAINING)
     round_cache(model, cache_bits(model.config))
     if model.can_generate():
         model.generation_config = reach(GenerationConfig, folder)
@@ -103,7 +105,8 @@ def served(folder: str | Path, device: str | torch.device = "cpu") -> Family:
     """The model as it is measured: what is packed on the fastest kernels of ``device``, see ``model.serving``."""
     folder = Path(folder)
     content = read_manifest(folder)
-    return serving.served(folder, content["family"], content["max_length"], device=device)
+    with working(f"loading {folder}"):
+        return serving.served(folder, content["family"], content["max_length"], device=device)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from slimexp.config.check import check
 from slimexp.config.command_line import main
 from slimexp.config.schema import Evaluation
 from slimexp.host.console import phase
+from slimexp.host.progress import working
 from slimexp.record import record, stage
+from slimexp.record.figures import PERPLEXITY, same_tokens
 
 if TYPE_CHECKING:
     from slimexp.data.base import Corpus
@@ -38,11 +40,12 @@ def evaluate(cfg: DictConfig) -> float | None:
     """
     check(cfg, schema=Evaluation)
     phase("checking the model, the data and the measures")
-    from slimexp.measure.base import run
-    from slimexp.pipeline import preflight  # torch is imported only once the config is right
-
     began = time.monotonic()
-    parts = preflight.evaluation(cfg)
+    with working("importing the libraries"):  # torch, only once the config is right
+        from slimexp.measure.base import run
+        from slimexp.pipeline import preflight
+    with working("checking the model, the data and the measures"):
+        parts = preflight.evaluation(cfg)
     corpus, measures, source, dense = parts.corpus, parts.measures, parts.source, parts.dense
     subject = _subject(source, cfg.device, corpus)
     baseline = subject if dense in (None, source) else _subject(dense, cfg.device, corpus)
@@ -115,9 +118,12 @@ def _record(
 def _lines(metrics: dict[str, float], dense: dict[str, float]) -> Iterator[str]:
     """One line per figure, beside the figure of the dense model where that is another model."""
     width = max(map(len, metrics), default=0)
+    other_tokens = PERPLEXITY in dense and not same_tokens([metrics, dense])
     for name, value in metrics.items():
         beside = f"   dense {dense[name]:.6g}" if name in dense else ""
         ratio = f"   {value / dense[name]:.3g}x" if dense.get(name) else ""
+        if ratio and name == PERPLEXITY and other_tokens:
+            ratio = "   of other tokens, see bits_per_byte"
         yield f"{name:{max(width, 32)}s} {value:<12.6g}{beside}{ratio}".rstrip()
 
 
@@ -131,11 +137,12 @@ def _subject(source: "Pretrained", device: str, corpus: "Corpus") -> "Subject":
 
     phase(f"loading {source.path}")
     ordered = in_model_order(source.validate(corpus.task, corpus.labels), corpus.labels) == tuple(corpus.labels)
-    if ordered and Path(source.folder).is_dir() and refusal(Path(source.folder)) is None:
-        return Subject(served(source.folder, corpus.task, source.max_length, device=device), Path(source.folder))
-    family = source.load(task=corpus.task, texts=corpus.texts, labels=corpus.labels)
-    nn.Module.to(family.model.eval(), device)
-    return Subject(family, source.local_folder())
+    with working(f"loading {source.path}"):
+        if ordered and Path(source.folder).is_dir() and refusal(Path(source.folder)) is None:
+            return Subject(served(source.folder, corpus.task, source.max_length, device=device), Path(source.folder))
+        family = source.load(task=corpus.task, texts=corpus.texts, labels=corpus.labels)
+        nn.Module.to(family.model.eval(), device)
+        return Subject(family, source.local_folder())
 
 
 def _key(cfg: DictConfig, source: "Pretrained") -> str:

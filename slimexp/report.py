@@ -11,6 +11,7 @@ from slimexp.analysis.section import X_AXES, Section, load
 from slimexp.analysis.table import table, write_csv, write_json
 from slimexp.file import integrity
 from slimexp.host import console
+from slimexp.host.progress import working
 from slimexp.page import html, server
 from slimexp.page.content import content
 
@@ -43,8 +44,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         if options.watch:
             server.watch(options.runs, read, reference=options.reference, port=options.port or 0)
             return 0
-        sections = read()
-        files = write(sections, folder, options.runs)
+        with working("reading the records"):
+            sections = read()
+        with working("drawing the report"):
+            files = write(sections, folder, options.runs)
     except (ValueError, OSError) as error:
         message = console.disk_fault(error, str(folder), setting="--out DIR") or error
         print(f"error: {console.printable(message)}", file=sys.stderr)

@@ -1,5 +1,7 @@
 """Name the model that fits a budget: ``python -m slimexp.select runs max_size_mb=8 min_exact_match=0.5``.
 
+Of a language model, ``max_perplexity_ratio=1.1`` allows 1.1 times the dense model's perplexity.
+
 Budgets are ``max_METRIC=NUMBER`` and ``min_METRIC=NUMBER``, of any figure in the records. Among the models that keep
 all of them the one with the best headline is named, of equals the smallest; where none does, the nearest one.
 
@@ -22,6 +24,7 @@ from slimexp.analysis.section import Section, load
 from slimexp.analysis.style import number
 from slimexp.analysis.uncertainty import DECIDED, probability_dominated
 from slimexp.host import console
+from slimexp.host.progress import working
 
 SHORT = {"size_mb": "disk_mb", "latency_ms": "latency_p50_ms", "params": "params_live"}
 NONE_FITS = 1
@@ -102,7 +105,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     options = parser.parse_args(arguments)
     try:
         budgets = [Budget.parse(text) for text in options.budgets]
-        sections = load(options.runs)
+        with working("reading the records"):
+            sections = load(options.runs)
         _check(budgets, sections)
     except (ValueError, OSError) as error:
         print(f"error: {console.printable(error)}", file=sys.stderr)
@@ -177,7 +181,7 @@ def _answer(section: Section, choice: Choice, budgets: Sequence[Budget], folder:
         return
     yield f"{section.title}: {'' if choice.fits else 'none fits; the nearest is '}{point.label}"
     names = dict.fromkeys(
-        [section.headline, "kept", "disk_mb", "latency_ratio", *(budget.metric for budget in budgets)]
+        [section.headline, section.quality, "disk_mb", "latency_ratio", *(budget.metric for budget in budgets)]
     )
     yield "  " + ", ".join(f"{name} {number(point.value(name))}" for name in names if name in point.figures)
     values = {budget: point.value(budget.metric) for budget in budgets}

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from slimexp.config.check import check
 from slimexp.config.command_line import main
 from slimexp.config.secret import masked
+from slimexp.host.progress import working
 from slimexp.record.stage import at_work
 
 
@@ -18,12 +19,14 @@ def train(cfg: DictConfig) -> float | None:
         The headline figure of the last stage, which a sweeper optimises; ``None`` if it is not measured.
     """
     check(cfg)
-    from slimexp.pipeline.launch import silence_others  # torch and Lightning are imported only once the config is right
-    from slimexp.pipeline.pipeline import Pipeline
+    with working("importing the libraries"):  # torch and Lightning, only once the config is right
+        from slimexp.pipeline.launch import silence_others
+        from slimexp.pipeline.pipeline import Pipeline
 
     silence_others()
     with at_work(Path(cfg.runs)):  # from planning on: a plan counts on models that are there
-        pipeline = Pipeline(cfg, overrides=masked(HydraConfig.get().overrides.task))
+        with working("checking the model, the data and the stages"):
+            pipeline = Pipeline(cfg, overrides=masked(HydraConfig.get().overrides.task))
         return pipeline.run().get(pipeline.corpus.headline)
 
 

@@ -1,6 +1,7 @@
 """What holds for every test: no network, no tracking, one thread, nothing that changes from run to run."""
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -22,6 +23,8 @@ os.environ |= {  # before torch, transformers or wandb are imported
 }
 
 import pytest
+
+from slimexp.host import progress
 
 LOOPBACK = ("127.", "::1", "localhost")
 
@@ -46,6 +49,12 @@ def _refuse_outside(host: Any) -> None:
 def _heed_interrupts() -> None:
     """A shell has what runs in its background ignore interrupts, and the processes that tests start inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_progress() -> None:
+    """What a test prints does not depend on how busy the machine is; tests of progress have a clock of their own."""
+    progress.reporter.watching = False
 
 
 @pytest.fixture(autouse=True)
@@ -219,6 +228,17 @@ def make_record() -> Callable[..., Any]:
         return replace(base, **changes)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def likelihoods() -> Callable[..., dict[str, float]]:
+    """Perplexity and tokens per byte -> what a language model's grading gives, with a standard error."""
+
+    def figures(perplexity: float, tokens_per_byte: float = 0.3) -> dict[str, float]:
+        bits = math.log2(perplexity) * tokens_per_byte
+        return {"perplexity": perplexity, "perplexity_stderr": perplexity / 100, "bits_per_byte": bits}
+
+    return figures
 
 
 @pytest.fixture(scope="session")

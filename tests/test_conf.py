@@ -77,9 +77,8 @@ def test_training_can_call_it(path: Path) -> None:
     from slimexp.technique.automatic import Conditions, settled
 
     weight, plain = torch.nn.Parameter(torch.ones(2)), compose(["pipeline=finetune"]).pipeline.finetune
-    made = {name: build(plain[name]) for name in ("optimizer", "lr_scheduler")} | {
-        path.parts[0]: build(component(path))
-    }
+    made = {name: build(plain[name]) for name in ("optimizer", "lr_scheduler")}
+    made[path.parts[0]] = build(component(path))
     optimizer, schedule, _ = settled(**made, given=Conditions(parameters=1), steps=10)
     schedule(optimizer=optimizer([{"params": [weight]}]), num_training_steps=10).step()
 

@@ -342,12 +342,13 @@ def hold_setting(given: Sequence[str]) -> None:
 
 
 def is_of_others(word: str) -> bool:
-    """Whether it is no setting of a config: a variable of the environment, an argument in Python, a form of words."""
+    """Whether it is no setting of a config: a variable of the environment, an argument in Python, a budget, a form."""
     key, _, value = word.partition("=")
     if re.fullmatch(r"[A-Z][A-Z_]+", key) and key != "KEY":
         check_variable(word)
         return True
-    return key == "KEY" or key.endswith("_METRIC") or value in ("True", "False", "None")
+    is_budget = re.fullmatch("(max|min)_[a-z_]+", key) is not None  # of slimexp.select
+    return key == "KEY" or key.endswith("_METRIC") or is_budget or value in ("True", "False", "None")
 
 
 def filled(word: str) -> str:

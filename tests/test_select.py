@@ -125,3 +125,21 @@ def test_a_corpus_that_a_budget_does_not_concern_does_not_count(
     assert main([str(runs), *budgets]) == status
     out = capsys.readouterr().out
     assert line in out and "timed: not asked, no model there has" in out
+
+
+def test_a_language_model_is_chosen_by_its_perplexity_beside_dense(
+    tmp_path: Path,
+    make_record: Callable[..., Record],
+    likelihoods: Callable[..., dict[str, float]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    dense = {**likelihoods(10.0), "disk_mb": 16.0}
+    rows = {"dense": dense, "near": {**likelihoods(10.8), "disk_mb": 8.0}, "far": {**likelihoods(13.0), "disk_mb": 2.0}}
+    about = {"headline": "bits_per_byte", "trivial": 4.5, "baseline": dense}
+    for key, metrics in rows.items():
+        config = {"pipeline": {key: {}}}
+        append(tmp_path / record.FILE, make_record(key, stage=key, metrics=metrics, config=config, **about))
+    assert main([str(tmp_path), "max_perplexity_ratio=1.1", "max_size_mb=10"]) == 0
+    shown = capsys.readouterr().out
+    assert "near" in shown and "perplexity 10.8, perplexity_ratio 1.08, disk_mb 8" in shown and "kept" not in shown
+    assert main([str(tmp_path), "min_kept=0.9", "max_size_mb=10"]) == 0  # still understood

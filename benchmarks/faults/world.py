@@ -24,7 +24,7 @@ TINY = {
 DATA = ("data=files", "data.path=table.csv", "data.task=causal_lm", "data.passage=null")
 MODEL = ("model=pretrained", "model.path=model", "model.max_length=16")
 RUN = ("logger=none", "trainer=fast", "trainer.log_every_n_steps=1", "measure=[size,task]")
-OFTEN = ("checkpoint.every_steps=1", "checkpoint.every_seconds=0")
+OFTEN = ("checkpoint.every_steps=1", "checkpoint.every_seconds=0", "checkpoint.share=null")
 STEPS = ("steps=4", "batch_size=4", "optimizer.lr=0.01")
 SPARE = "+technique@pipeline.finetune=finetune"
 

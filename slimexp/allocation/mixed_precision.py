@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from slimexp.allocation.base import BitAllocation
-from slimexp.host.console import counted
+from slimexp.host.progress import counted
 from slimexp.quantizer.base import Quantizer
 
 

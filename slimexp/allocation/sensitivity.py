@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from slimexp.allocation.base import SparsityAllocation
-from slimexp.host.console import counted
+from slimexp.host.progress import counted
 from slimexp.weight.mask import Mask
 
 

@@ -1,5 +1,6 @@
 """The two axes of a plot: their titles, scales, ends and ticks."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -58,10 +59,18 @@ def _focused(
     held = list(decisive or ends)
     for more, most in ((ends, SQUEEZED_BY_DOMINATED), ([] if trivial is None else [trivial], SQUEEZED_BY_GUESS)):
         scale, limits = _limits([*held, *more], direction, zero=ZERO["y"])
-        if scale == "log" or limits[1] - limits[0] <= most * (chosen[1][1] - chosen[1][0]):
+        if _span(scale, limits) <= most * _span(scale, chosen[1]):
             chosen = scale, limits
             held += more
     return chosen
+
+
+def _span(scale: str, limits: tuple[float, float]) -> float:
+    """Length of an axis; of a logarithmic one its logarithm, of which the shortest that is drawn is no squeeze."""
+    low, high = limits
+    if scale == "linear":
+        return high - low
+    return max(math.log(high / low), math.log(LOG_FROM)) if low > 0 else math.log(LOG_FROM)
 
 
 def _limits(ends: Sequence[float], direction: Direction, *, zero: float) -> tuple[str, tuple[float, float]]:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from slimexp.analysis import pareto
 from slimexp.analysis.point import Point
 from slimexp.analysis.uncertainty import probability_dominated
+from slimexp.record.figures import KEPT
+from slimexp.record.schema import LARGEST
 
 Direction = Literal["min", "max"]
 
@@ -82,30 +84,38 @@ def finished(points: Sequence[Point]) -> list[int]:
     return sorted((i for i, point in enumerate(points) if not point.dense), key=lambda i: points[i].time)
 
 
-def hypervolume(points: Sequence[Point]) -> float | None:
-    """Hypervolume of size ratio and retention, from dense size without any gain to dense quality for no bytes.
+def hypervolume(points: Sequence[Point], quality: str) -> float | None:
+    """Hypervolume of size ratio and quality, from dense size without any quality to dense quality for no bytes.
 
     It lies between 0 and 1 unless a point is better than the dense model; ``None`` where no point has both figures.
+
+    Args:
+        points: Points of a section.
+        quality: The figure of quality beside the dense model; of one where smaller is better (``perplexity_ratio``)
+            the reciprocal counts, which is 1 for dense quality as well.
     """
-    rows = _size_and_retention(points)
+    rows = _size_and_quality(points, quality)
     return None if np.isnan(rows).any(1).all() else pareto.hypervolume(rows, (1.0, 0.0), ("min", "max"))
 
 
-def hypervolume_history(points: Sequence[Point]) -> list[float]:
+def hypervolume_history(points: Sequence[Point], quality: str) -> list[float]:
     """``hypervolume`` after each compressed point, in the order in which they finished; empty where it is ``None``.
 
     Only the front of the points so far is carried on, so that the time for a long sweep is not quadratic in it.
     """
-    if hypervolume(points) is None:
+    if hypervolume(points, quality) is None:
         return []
     front, history = np.empty((0, 2)), []
-    for row in _size_and_retention(points[index] for index in finished(points)):
+    for row in _size_and_quality([points[index] for index in finished(points)], quality):
         front = np.vstack([front, row])
         front = front[pareto.front(front, ("min", "max"))]
         history.append(pareto.hypervolume(front, (1.0, 0.0), ("min", "max")))
     return history
 
 
-def _size_and_retention(points: Iterable[Point]) -> NDArray[np.float64]:
-    """[N, 2]: share of the dense bytes, and retention."""
-    return np.array([(point.value("size_ratio"), point.value("kept")) for point in points]).reshape(-1, 2)
+def _size_and_quality(points: Iterable[Point], quality: str) -> NDArray[np.float64]:
+    """[N, 2]: share of the dense bytes, and quality, of which 1 is that of the dense model and more is better."""
+    rows = np.array([(point.value("size_ratio"), point.value(quality)) for point in points]).reshape(-1, 2)
+    if quality != KEPT:
+        rows[:, 1] = 1 / np.maximum(rows[:, 1], 1 / LARGEST)
+    return rows

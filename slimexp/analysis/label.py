@@ -12,7 +12,7 @@ from slimexp.record.stage import DENSE
 
 # Settings that every technique has stand after those of the technique itself.
 _LESS_TELLING = frozenset(
-    {"steps", "batch_size", "dropout", "workers", "pad_to", "clip_norm", "optimizer", "lr_scheduler"}
+    {"steps", "batch_size", "dropout", "workers", "pad_to", "packing", "clip_norm", "optimizer", "lr_scheduler"}
 )
 _SHOWN = 4  # settings that a stage's label holds, where these are enough to distinguish it from all others
 

@@ -21,7 +21,9 @@ COUNTED = frozenset(
     {"disk_mb", "weights_mb", "resident_mb", "params_live", "params_nonzero", "flops_prefill_g", "flops_decode_g"}
     | {"size_ratio", "sparsity", "bits_per_weight"}
 )
-_TO_DENSE = frozenset({"kept", "latency_ratio", "prefill_ratio", "decode_ratio"})  # 1 for the dense model itself
+_TO_DENSE = frozenset(
+    {"kept", "perplexity_ratio", "bits_per_byte_ratio", "latency_ratio", "prefill_ratio", "decode_ratio"}
+)  # 1 for the dense model itself
 _NORMAL_95 = 1.959964  # half a 95 % interval, in standard errors
 
 

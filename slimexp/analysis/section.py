@@ -19,11 +19,29 @@ from slimexp.analysis.grouping import environments_of, graded_on, grouped, title
 from slimexp.analysis.point import Point, points
 from slimexp.analysis.uncertainty import DECIDED
 from slimexp.host.console import printable
-from slimexp.record.figures import figures
+from slimexp.record.figures import (
+    BITS_PER_BYTE,
+    KEPT,
+    PERPLEXITY,
+    RATIO,
+    compared_by,
+    figures,
+    guess_in,
+    leading,
+    untrained,
+)
 from slimexp.record.record import Record, read
 
 X_AXES = ("disk_mb", "params_live", "latency_p50_ms")  # by default the first of these that was measured
-_DERIVED: dict[str, Direction] = {"kept": "max", "size_ratio": "min", "sparsity": "max", "bits_per_weight": "min"}
+_DERIVED: dict[str, Direction] = {
+    KEPT: "max",
+    PERPLEXITY: "min",
+    f"{PERPLEXITY}{RATIO}": "min",
+    f"{BITS_PER_BYTE}{RATIO}": "min",
+    "size_ratio": "min",
+    "sparsity": "max",
+    "bits_per_weight": "min",
+}
 
 
 @dataclass(frozen=True)
@@ -32,21 +50,27 @@ class Section:
 
     Attributes:
         title: Name of the corpus.
-        headline: The metric that stands for quality.
+        headline: The metric that stands for quality; of language models that split text into the same tokens it is
+            perplexity, though their records are headed by bits per byte, see ``record.figures.leading``.
+        quality: The figure that says how near a model is to the dense one: ``kept``, or for language models
+            ``perplexity_ratio`` or ``bits_per_byte_ratio``.
+        untrained: Whether a dense model is no better than the best guess, so that there is no gain to keep.
         direction: Whether a smaller (``min``) or larger (``max``) headline is better.
         x: Metric of the horizontal axis.
         y: Metric of the vertical axis.
         directions: The same of x and y.
         z: A third metric, ``None`` for a front of two.
         z_direction: The same of z.
-        trivial: Headline of the best guess without a model; ``None`` where y is another metric.
+        guess: Headline of the best guess without a model: a point that is no better needs no model, and is on no front.
+        trivial: The same where reports show it; ``None`` where y is another metric, and for language models, beside
+            which guessing bytes is no baseline.
         points: Dense models first, then by x.
         front: Indices into ``points`` of those that neither another point nor the trivial guess beats.
         probabilities: Probability that each point is dominated, see ``uncertainty.probability_dominated``; ``None``
             where errors are unknown.
         corner: Reference point of ``volume`` on x, y and z, see ``front.corner``.
         volume: Hypervolume of x, y and z inside ``corner``, see ``front.volume``.
-        hypervolume: Hypervolume of size ratio and retention, see ``front.hypervolume``.
+        hypervolume: Hypervolume of size ratio and quality, see ``front.hypervolume``.
         hypervolume_history: ``hypervolume`` after each compressed point, in the order of ``finished``.
         published: Points that were published elsewhere (``--reference``): drawn, and part of nothing else.
         environments: Hardware, versions and code that the records come from, see ``grouping.environments_of``.
@@ -54,12 +78,15 @@ class Section:
 
     title: str
     headline: str
+    quality: str
+    untrained: bool
     direction: Direction
     x: str
     y: str
     directions: tuple[Direction, Direction]
     z: str | None
     z_direction: Direction | None
+    guess: float | None
     trivial: float | None
     points: list[Point]
     front: list[int]
@@ -76,6 +103,11 @@ class Section:
         """The two or three metrics of the axes -> which direction is better."""
         third = {} if self.z is None or self.z_direction is None else {self.z: self.z_direction}
         return {**dict(zip((self.x, self.y), self.directions, strict=True)), **third}
+
+    @property
+    def volume_axes(self) -> dict[str, Direction]:
+        """The axes that ``corner`` and ``volume`` are of: those of the section, with ``_logarithm`` of perplexity."""
+        return _logarithm(self.axes, self.quality)
 
     @property
     def finished(self) -> list[int]:
@@ -162,34 +194,49 @@ def _section(
     records: Sequence[Record], title: str, parents: Mapping[str, Record], x: str | None, y: str | None, z: str | None
 ) -> Section:
     members = points(records, parents)
-    headline, direction = records[0].headline, better(records[0].headline, records)
+    graded, direction = records[0].headline, better(records[0].headline, records)
+    headline = leading(graded, [record.metrics for record in records])
+    quality = compared_by(graded, headline)
     x, y = _axes(members, title, headline, x, y, z)
     members.sort(key=lambda point: (not point.dense, point.value(x, np.inf), point.label))
     axes = {metric: better(metric, records) for metric in (x, y, z) if metric is not None}
     directions = list(axes.values())
     trivial = float(np.mean([record.trivial for record in records]))
-    values = front.objectives(members, axes, headline, trivial, direction)
-    corner = front.corner(members, axes, headline, trivial)
+    guesses = [guess for record in records if (guess := guess_in(headline, record)) is not None]
+    guess = float(np.mean(guesses)) if guesses else None
+    values = front.objectives(members, axes, graded, trivial, direction)
+    of_volume = _logarithm(axes, quality)
+    corner = front.corner(members, of_volume, graded, trivial)
+    inside = front.objectives(members, of_volume, graded, trivial, direction)
     return Section(
         title=title,
         headline=headline,
+        quality=quality,
+        untrained=any(record.dense and untrained(record) for record in records),
         direction=direction,
         x=x,
         y=y,
         directions=(axes[x], axes[y]),
         z=z,
         z_direction=None if z is None else axes[z],
-        trivial=trivial if y == headline else None,
+        guess=guess,
+        trivial=guess if y == headline and quality == KEPT else None,
         points=members,
         front=[int(index) for index in pareto.front(values, directions)],
         probabilities=front.probabilities(members, axes, values),
         corner=corner,
-        volume=None if corner is None else front.volume(values, corner, directions),
-        hypervolume=front.hypervolume(members),
-        hypervolume_history=front.hypervolume_history(members),
+        volume=None if corner is None else front.volume(inside, corner, directions),
+        hypervolume=front.hypervolume(members, quality),
+        hypervolume_history=front.hypervolume_history(members, quality),
         published=[],
         environments=environments_of(records),
     )
+
+
+def _logarithm(axes: Mapping[str, Direction], quality: str) -> dict[str, Direction]:
+    """Axes with bits per byte in place of perplexity, in which the best guess is a million and squeezes a volume."""
+    same = {PERPLEXITY: BITS_PER_BYTE} if quality == f"{PERPLEXITY}{RATIO}" and BITS_PER_BYTE not in axes else {}
+    return {same.get(metric, metric): direction for metric, direction in axes.items()}
 
 
 def _axes(

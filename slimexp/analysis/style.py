@@ -1,16 +1,21 @@
 """The style that plot, page and tables share: names, digits, colours and markers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from slimexp.analysis.point import Point, Spread
 from slimexp.analysis.section import Section
+from slimexp.record.figures import BITS_PER_BYTE, KEPT, PERPLEXITY
 
 NAMES = {
     "cer": "character error rate",
     "wer": "word error rate",
     "exact_match": "exact match",
+    "perplexity": "perplexity per token",
+    "bits_per_byte": "bits per byte",
+    "perplexity_ratio": "perplexity, as a multiple of dense",
+    "bits_per_byte_ratio": "bits per byte, as a multiple of dense",
     "disk_mb": "size on disk (MB)",
     "weights_mb": "weights on disk (MB)",
     "resident_mb": "weights in memory (MB)",
@@ -53,6 +58,24 @@ def error_bar(spread: Spread) -> tuple[float, float]:
     if spread.seeds > 1 or not spread.error:
         return spread.low, spread.high
     return spread.mean - spread.error, spread.mean + spread.error
+
+
+def words_on_quality(section: Section) -> Iterator[str]:
+    """What a reader must know of the headline and of the figure beside the dense model, a sentence for each."""
+    if section.headline == PERPLEXITY and section.quality != KEPT:
+        yield (
+            "perplexity is per token, and compares these models, whose tokens are the same; "
+            "across tokenizers bits_per_byte compares"
+        )
+    elif section.headline == BITS_PER_BYTE and any(PERPLEXITY in point.figures for point in section.points):
+        yield "these models split text into different tokens, and a perplexity is per token, so bits_per_byte leads"
+    if section.untrained and section.quality == KEPT:
+        value = ", ".join(number(point.value(section.headline)) for point in section.points if point.dense)
+        guess = f" ({value} beside {number(section.guess)})" if section.guess is not None else ""
+        yield (
+            f"dense is untrained: in {section.headline} it is no better than the best guess without a model{guess}, "
+            "so there is no gain of which a share could be kept"
+        )
 
 
 def shortened(text: str, most: int = WORD) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from slimexp.analysis.point import Point, Spread
 from slimexp.analysis.section import Section
-from slimexp.analysis.style import number
+from slimexp.analysis.style import number, words_on_quality
 from slimexp.analysis.uncertainty import DECIDED
+from slimexp.record.figures import BITS_PER_BYTE, KEPT, PERPLEXITY
 
-_COLUMNS = {  # metric -> title of its column, in every table after the headline
-    "kept": "kept",
+_QUALITY = {"kept": "kept", "perplexity_ratio": "x dense", "bits_per_byte_ratio": "x dense"}  # beside the headline
+_COLUMNS = {  # metric -> title of its column, in every table after quality
     "disk_mb": "disk MB",
-    "size_ratio": "x dense",
+    "size_ratio": "size x dense",
     "params_live": "params",
     "sparsity": "sparsity",
     "bits_per_weight": "bits",
@@ -32,8 +33,9 @@ def table(section: Section) -> str:
         for index, point in enumerate(section.points)
     ]
     if section.trivial is not None:
-        blank = [""] * (len(columns) - 3)
-        rows.append(["", "no model (best trivial guess)", "", number(section.trivial), "0 %", *blank])
+        guess = [number(section.trivial), *(["0 %"] if _has_quality(section) else [])]
+        blank = [""] * (len(columns) - 1 - len(guess))
+        rows.append(["", "no model (best trivial guess)", "", *guess, *blank])
     rows += [["☆", *_cells(section, point), ""] for point in section.published]
     if not any(row[-1] for row in rows):
         head, rows = head[:-1], [row[:-1] for row in rows]
@@ -51,6 +53,7 @@ def _notes(section: Section) -> Iterator[str]:
     better = {"min": "lower is better", "max": "higher is better"}
     *first, last = (f"{name} ({better[direction]})" for name, direction in section.axes.items())
     yield f"* on the front of {', '.join(first)} and {last}"
+    yield from words_on_quality(section)
     yield from _doubts(section)
     if any(point.slower for point in section.points):
         yield "! slower than dense"
@@ -69,7 +72,9 @@ def _notes(section: Section) -> Iterator[str]:
     if section.hypervolume is not None:
         yield f"the front covers {section.hypervolume:.3f} of size x quality (1: dense quality for no bytes)"
     if section.z is not None and section.corner is not None and section.volume is not None:
-        corner = ", ".join(f"{name} {number(end)}" for name, end in zip(section.axes, section.corner, strict=True))
+        corner = ", ".join(
+            f"{name} {number(end)}" for name, end in zip(section.volume_axes, section.corner, strict=True)
+        )
         yield f"hypervolume of the three: {section.volume:.3f}, in units of the worst that counts ({corner})"
 
 
@@ -104,12 +109,20 @@ def _mark(section: Section, index: int) -> str:
 
 
 def _columns(section: Section) -> list[str]:
-    return ["model", "seeds", section.headline, *_COLUMNS.values(), *_extra(section)]
+    quality = [_QUALITY[section.quality]] if _has_quality(section) else []
+    return ["model", "seeds", section.headline, *quality, *_COLUMNS.values(), *_extra(section)]
+
+
+def _has_quality(section: Section) -> bool:
+    """Whether there is a column for how near models are to the dense one, which an untrained one gives no meaning."""
+    return not section.untrained or any(section.quality in point.figures for point in section.points)
 
 
 def _extra(section: Section) -> list[str]:
-    """Metrics of the axes that no other column shows."""
-    return [name for name in section.axes if name not in (section.headline, *_COLUMNS)]
+    """Metrics of the axes that no other column shows, and bits per byte beside a perplexity."""
+    shown = (section.headline, section.quality, *_COLUMNS)
+    beside = [BITS_PER_BYTE] if section.headline == PERPLEXITY else []
+    return [name for name in dict.fromkeys((*section.axes, *beside)) if name not in shown]
 
 
 def _cells(section: Section, point: Point) -> list[str]:
@@ -118,7 +131,7 @@ def _cells(section: Section, point: Point) -> list[str]:
         point.label,
         str(len(point.seeds) or ""),
         _spread(figures.get(section.headline)),
-        _percent(figures["kept"].mean if "kept" in figures else None),
+        *([_quality(section, point)] if _has_quality(section) else []),
         number(point.value("disk_mb")),
         number(point.value("size_ratio")) + ("z" if point.unshrunk else ""),
         number(point.value("params_live")),
@@ -127,6 +140,14 @@ def _cells(section: Section, point: Point) -> list[str]:
         _latency(point),
         *[_spread(figures.get(name)) for name in _extra(section)],
     ]
+
+
+def _quality(section: Section, point: Point) -> str:
+    """How near a point is to the dense model: the share of its gain that is kept, or a multiple of its perplexity."""
+    value = point.value(section.quality)
+    if section.quality == KEPT:
+        return _percent(None if math.isnan(value) else value)
+    return number(value)
 
 
 def _percent(share: float | None) -> str:

@@ -131,3 +131,20 @@ PHI = replace(
         Rule("self_attn.v_proj", ("self_attn.dense",)),
     ),
 )
+
+STARCODER2 = replace(
+    LLAMA,
+    axes={
+        r"mlp\.c_fc\.weight$": (FFN, HIDDEN),
+        r"mlp\.c_fc\.bias$": (FFN,),
+        r"mlp\.c_proj\.weight$": (HIDDEN, FFN),
+        r"mlp\.c_proj\.bias$": (HIDDEN,),
+        **LLAMA.axes,
+    },
+    refusals={HIDDEN: LAYER_NORM},
+    rules=lambda _: (
+        Rule("input_layernorm", INPUTS),
+        Rule("post_attention_layernorm", ("mlp.c_fc",)),
+        AFTER_ATTENTION,
+    ),
+)

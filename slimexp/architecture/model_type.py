@@ -47,10 +47,19 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen3_moe": mixture.QWEN_MOE,
     "roberta": encoder.ROBERTA,
     "stablelm": decoder.STABLELM,
+    "starcoder2": decoder.STARCODER2,
     "t5": encoder_decoder.T5,
     "umt5": encoder_decoder.UMT5,
     "xlm-roberta": encoder.ROBERTA,
 }
+
+
+RECOGNIZED: dict[str, Architecture] = {}  # types without a declaration that a proof found to be like one that has
+
+
+def is_known(config: PreTrainedConfig) -> bool:
+    """Whether the model's type has an architecture."""
+    return config.model_type in ARCHITECTURES or config.model_type in RECOGNIZED
 
 
 def architecture_of(config: PreTrainedConfig) -> Architecture:
@@ -59,11 +68,12 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
     Raises:
         ValueError: The type has none here; names the types that do.
     """
-    if config.model_type not in ARCHITECTURES:
+    if not is_known(config):
         raise ValueError(
-            f"a model of type {config.model_type} cannot be cut; types that can: {', '.join(sorted(ARCHITECTURES))}"
+            f"a model of type {config.model_type} cannot be cut, nor can channels of it be scaled; types that can: "
+            f"{', '.join(sorted(ARCHITECTURES))}"
         )
-    return ARCHITECTURES[config.model_type]
+    return ARCHITECTURES.get(config.model_type) or RECOGNIZED[config.model_type]
 
 
 def size(config: PreTrainedConfig, axis: str) -> int:

@@ -19,3 +19,5 @@ FIRST_CONVOLUTION = "behind which the convolution lies"
 # Of models whose norms are layer norms and whose heads follow from the hidden width: neurons and whole layers can go.
 FIXED_HEADS: dict[str, Refusal] = {HEADS: SIZE_OF_A_HEAD, KV_HEADS: SIZE_OF_A_HEAD}
 FIXED_WIDTHS: dict[str, Refusal] = {**FIXED_HEADS, HIDDEN: LAYER_NORM}
+UNPROVED = "a small model of this type that lost some did not compute what it computes with them masked"
+UNDECLARED = "the type is recognized by its names alone"

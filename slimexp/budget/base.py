@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from slimexp.cut.shape import Shape
 from slimexp.model.base import Family
@@ -38,8 +39,10 @@ class Budget(ABC):
     Attributes:
         limit: The highest cost allowed, in ``unit``.
         unit: Unit of the cost, for messages.
+        counts: Whether the cost depends on the numbers of parameters alone, so that a model without weights tells it.
     """
 
+    counts: ClassVar[bool] = False
     limit: float
     unit: str
 

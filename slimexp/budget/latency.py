@@ -8,6 +8,7 @@ import torch
 
 from slimexp.budget.base import Budget, Cost, SearchSpace
 from slimexp.cut.shape import Shape
+from slimexp.host.progress import counted
 from slimexp.model.base import Batch, Family
 
 
@@ -42,7 +43,7 @@ class Latency(Budget):
     def cost(self, space: SearchSpace) -> Cost:
         whole = space.whole
         saved = {}  # share of the time per unit
-        for key, options in space.lattice.items():
+        for key, options in counted(space.lattice.items(), "time of axis"):
             if len(options) > 1:
                 fewer = options[len(options) // 2]
                 shape = {**whole, key: fewer}

@@ -10,6 +10,7 @@ class Parameters(Budget):
         share: The largest ratio allowed, in (0, 1).
     """
 
+    counts = True
     unit = "of the parameters"
 
     def __init__(self, *, share: float) -> None:

@@ -6,7 +6,7 @@ from itertools import islice, product
 
 from slimexp.budget.base import Cost
 from slimexp.cut.shape import Shape
-from slimexp.host.console import counted
+from slimexp.host.progress import counted
 
 Loss = Callable[[Shape], float]
 Lattice = Mapping[str, Sequence[int]]  # key of a shape -> numbers of units, in descending order from the whole
@@ -60,7 +60,7 @@ def solve(
     base = loss(whole)
     cuts = [(key, units) for key, options in useful.items() for units in options if units < whole[key]]
     increase = dict.fromkeys(whole.items(), 0.0)  # of the loss
-    increase |= {(key, units): loss({**whole, key: units}) - base for key, units in counted(cuts, "solving: cut")}
+    increase |= {(key, units): loss({**whole, key: units}) - base for key, units in counted(cuts, "cut")}
 
     def fits(shape: Shape) -> bool:
         return cost(shape) <= limit and allowed(shape)
@@ -72,7 +72,7 @@ def solve(
     best = list(islice(tight, candidates))
     if not best:
         raise Unreachable(least, cost(least))
-    losses = [loss(shape) for shape in counted(best, "solving: candidate")]
+    losses = [loss(shape) for shape in counted(best, "candidate")]
     return best[losses.index(min(losses))]
 
 

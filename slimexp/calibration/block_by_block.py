@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slimexp.calibration.observe import Observer, Statistics, input_statistics, undisturbed, visiting
+from slimexp.host.progress import counted
 from slimexp.model.base import Batch, Family
 from slimexp.model.layer import Layer, check_finite, place
 
@@ -91,7 +92,7 @@ def calibrate_blocks(
                 stack.from_the_beginning(batches, device)
                 continue
             with visiting(family.model, device if position else family.device):
-                calls = [stack.entry(batch).to(device) for batch in batches]
+                calls = [stack.entry(batch).to(device) for batch in counted(batches, "input row")]
             stack.from_block_to_block(calls, wiring, device)
 
 
@@ -143,22 +144,22 @@ class _Stack:
 
     def from_block_to_block(self, calls: list[Call], wiring: Sequence[Wires], device: torch.device) -> None:
         """Run every batch through one block after the other; ``calls`` are replaced by those of the next block."""
-        for block, wires in zip(self.blocks, [*wiring, None], strict=True):
+        for block, wires in zip(counted(self.blocks, "block"), [*wiring, None], strict=True):
             with visiting(block, device):
                 with self._observing(block) as statistics:
-                    for statistics.batch, call in enumerate(calls):
+                    for statistics.batch, call in enumerate(counted(calls, "row")):
                         call.on(block)
                 self._update(statistics)
                 if wires is not None:
-                    for row, call in enumerate(calls):
+                    for row, call in enumerate(counted(calls, "output row")):
                         calls[row] = call.after(call.on(block), wires)
 
     def from_the_beginning(self, batches: Sequence[Batch], device: torch.device) -> None:
         """Run every batch from the model's input to the end of each block in turn."""
         with visiting(self.family.model, device):
-            for block in self.blocks:
+            for block in counted(self.blocks, "block"):
                 with self._observing(block) as statistics, _ending(block):
-                    for statistics.batch, batch in enumerate(batches):
+                    for statistics.batch, batch in enumerate(counted(batches, "row")):
                         with suppress(_Stop):
                             self._forward(batch)
                 self._update(statistics)
@@ -175,7 +176,7 @@ class _Stack:
             self.update(statistics.complete())
 
     def _forward(self, batch: Batch) -> None:
-        self.family.forward({name: tensor.to(self.family.device) for name, tensor in batch.items()})
+        self.family.run({name: tensor.to(self.family.device) for name, tensor in batch.items()})
 
 
 def _wires(first: Call, call: Call, outputs: tuple[Any, ...]) -> Wires | None:

@@ -1,14 +1,17 @@
 """Divergence of a model's output distributions from those that it had before its weights were changed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from slimexp.calibration.observe import undisturbed
+from slimexp.host.progress import counted
 from slimexp.loss.base import IGNORE
 from slimexp.model.base import Batch, Family
+
+_ANSWERS = 2**27  # log-probabilities: 512 MB of float32, 2,700 tokens of a vocabulary of 49k
 
 
 class Divergence:
@@ -20,7 +23,8 @@ class Divergence:
 
     Args:
         family: The model, whose present answers are the reference.
-        batches: Text, on any device; the reference answers to all of it are held on the model's device.
+        batches: Text, on any device. The reference answers are held on the model's device, so that of a large
+            vocabulary at most ``_ANSWERS`` log-probabilities are compared, at tokens spread evenly over the text.
 
     Raises:
         ValueError: An answer is not finite.
@@ -28,8 +32,10 @@ class Divergence:
 
     def __init__(self, family: Family, batches: Iterable[Batch]) -> None:
         self.family = family
-        self.batches = [{name: tensor.to(family.device) for name, tensor in batch.items()} for batch in batches]
-        self.before = [self._answers(batch) for batch in self.batches]
+        moved = ({name: tensor.to(family.device) for name, tensor in batch.items()} for batch in batches)
+        self.batches = [part for batch in moved for part in self._split(batch)]
+        self._every = self._thinned()
+        self.before = [self._answers(batch) for batch in counted(self.batches, "reference answer")]
         for index, answers in enumerate(self.before):
             if not answers.isfinite().all():
                 raise ValueError(f"the model answers with NaN or infinity in calibration batch {index}")
@@ -47,4 +53,18 @@ class Divergence:
         """Log-probabilities at the N tokens whose label counts, [N, vocabulary]."""
         with undisturbed(self.family):
             logits = self.family.forward(batch)[0]
-        return logits[batch["labels"] != IGNORE].float().log_softmax(-1)
+        return logits[batch["labels"] != IGNORE][:: self._every].float().log_softmax(-1)
+
+    def _split(self, batch: Batch) -> Iterator[Batch]:
+        """The rows of a batch, so many at once that their logits fit in memory."""
+        rows = len(batch["labels"])
+        at_once = self.family.rows_at_once(batch["labels"].shape[-1], rows)
+        for start in range(0, rows, at_once):
+            yield {name: tensor[start : start + at_once] for name, tensor in batch.items()}
+
+    def _thinned(self) -> int:
+        """Which token of how many is compared."""
+        head = self.family.model.get_output_embeddings()
+        vocabulary = 1 if head is None else head.weight.shape[0]
+        tokens = sum(int((batch["labels"] != IGNORE).sum()) for batch in self.batches)
+        return max(1, -(-tokens * vocabulary // _ANSWERS))

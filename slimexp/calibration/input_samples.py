@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from slimexp.calibration.observe import undisturbed
+from slimexp.host.progress import counted
 from slimexp.model.base import Batch, Family
 
 PER_BATCH = 2048  # quantiles per layer and batch, smallest and largest value included
@@ -36,8 +37,8 @@ def input_values(family: Family, layers: Mapping[str, nn.Module], batches: Itera
     hooks = [layer.register_forward_pre_hook(partial(sample, name)) for name, layer in layers.items()]
     try:
         with undisturbed(family):
-            for batch in batches:
-                family.forward({key: tensor.to(family.device) for key, tensor in batch.items()})
+            for batch in counted(batches, "calibration row"):
+                family.run({key: tensor.to(family.device) for key, tensor in batch.items()})
     finally:
         for hook in hooks:
             hook.remove()

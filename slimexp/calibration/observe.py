@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from slimexp.host.progress import counted
 from slimexp.importance.base import Calibrated, Importance
 from slimexp.model.base import Batch, Family
 from slimexp.model.cache import float_cache
@@ -146,11 +147,12 @@ def calibrate(
         ValueError: A layer was never used.
     """
     with undisturbed(family):
-        on_device = ({name: tensor.to(family.device) for name, tensor in batch.items()} for batch in batches)
+        rows = counted(batches, "calibration row", importance.rows)
+        on_device = ({name: tensor.to(family.device) for name, tensor in batch.items()} for batch in rows)
         if importance.observes == "input":
             with input_statistics(importance, layers) as statistics, torch.no_grad():
                 for statistics.batch, batch in enumerate(on_device):
-                    family.forward(batch)
+                    family.run(batch)
         else:
             statistics = Statistics(importance, layers)
             _add_gradients(statistics, on_device, objective)

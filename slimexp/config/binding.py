@@ -16,7 +16,7 @@ from slimexp.config.definition import PackageNotFound, TargetNotFound, lineage
 from slimexp.config.signature import Parameter, Signature, signature
 
 _RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}  # Hydra's own keys
-_AUTOMATIC = {"lr", "num_warmup_steps"}  # arguments of others' constructors that a technique chooses where they are auto
+_AUTOMATIC = {"lr", "num_warmup_steps"}  # arguments of other libraries that a technique chooses where they are auto
 _PLAIN = {"int", "float", "bool", "str", "Sequence", "list", "tuple"}
 
 Container = DictConfig | ListConfig
@@ -73,6 +73,8 @@ def _unfit_seed(key: str | int, value: object) -> str:
 
 def unknown(key: str, path: str, valid: Sequence[str], of: str = "", also: Sequence[str] = ()) -> str:
     """One line about a key that nothing reads; ``also`` are further candidates for the nearest right word."""
+    if not path and key in renamed.ROOT:
+        return f"'{key}' is called '{renamed.ROOT[key]}' now"
     if (present := renamed.GROUPS.get(key)) in (*valid, *also):
         return f"'{_join(path, key)}' is called '{_join(path, str(present))}' now"
     close = [word for word in get_close_matches(key, [*valid, *also], n=1) if word != key]
@@ -98,11 +100,13 @@ def _call_faults(path: str, node: DictConfig, registry: Path | None) -> Iterator
         yield from (unknown(key, path, list(parameters), of=target) for key in keys if key not in parameters)
     is_own = target.startswith("slimexp.")
     for name in keys:
-        if name in parameters and not _fits(node, name, parameters[name], strict=is_own):
+        if name in parameters and not _fits(
+            node, name, parameters[name], strict=is_own and not parameters[name].foreign
+        ):
             value = secret.written(node)[name]
             shown = "null" if value is None else repr(value)
             yield f"{path}.{name} of {target} must be {parameters[name].annotation}, got {shown}"
-        elif registry is not None and name in parameters and is_own:
+        elif registry is not None and name in parameters and is_own and not parameters[name].foreign:
             yield from _word_faults(f"{path}.{name}", node, parameters[name], registry)
     if not node.get("_partial_", False):
         absent = [name for name, item in parameters.items() if item.required and name not in keys]

@@ -32,6 +32,8 @@ CLASSES = {
 }
 # Groups, and the keys of a stage that they fill.
 GROUPS = {"scheduler": "lr_scheduler", "target": "budget"}
+# Keys of the root of a run.
+ROOT = {"compile": "trainer.compile"}
 # Options of a group.
 OPTIONS = {("stopper", "halving"): "asha"}
 
@@ -42,11 +44,15 @@ def class_path(path: str) -> str:
 
 
 def config(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration with present names: of ``_target_``s at any depth, and of the keys of its stages.
+    """A run's configuration with present names: of ``_target_``s at any depth, of root keys and of those of its stages.
 
     A key that is there under its present name as well stays as it is.
     """
     present = _classes(tree)
+    for old, new in ROOT.items():
+        group, _, name = new.partition(".")
+        if old in present and isinstance(present.get(group), dict):
+            present[group].setdefault(name, present.pop(old))
     if isinstance(stages := present.get("pipeline"), dict):
         present["pipeline"] = {name: _stage(stage) for name, stage in stages.items()}
     return present
@@ -60,6 +66,8 @@ def key(path: str) -> str:
     group, at, place = path.partition("@")
     if at:
         return f"{GROUPS.get(group, group)}@{key(place)}"
+    if path in ROOT:
+        return ROOT[path]
     parts = path.split(".")
     if len(parts) > 2 and parts[0] == "pipeline":
         parts[2] = GROUPS.get(parts[2], parts[2])

@@ -44,15 +44,18 @@ _NOT_OF_TRAINER = {
 
 @dataclass
 class CheckpointInterval:
-    """Interval between checkpoints of an unfinished stage; both parts of it must have passed.
+    """Interval between checkpoints of an unfinished stage; all parts of it must have passed.
 
     Attributes:
         every_steps: Smallest number of optimizer steps between two checkpoints.
         every_seconds: Smallest number of seconds between two checkpoints.
+        share: Largest share of the time that training may stand still for checkpoints, by what the last one took;
+            ``None`` for no limit.
     """
 
     every_steps: int = MISSING
     every_seconds: float = MISSING
+    share: float | None = MISSING
 
 
 @dataclass
@@ -65,7 +68,6 @@ class Run:
         name: Name of this run's folder below ``runs``.
         save_dtype: Floating-point type of saved weights, a torch name such as ``bfloat16``.
         resume: Whether finished stages and checkpoints are used again.
-        compile: Whether training goes through ``torch.compile``.
         checkpoint: How often an unfinished stage writes a checkpoint.
         model: Source of the model.
         baseline: Dense model that stages are compared with and distilled from; ``None`` for ``model`` itself.
@@ -82,7 +84,6 @@ class Run:
     name: str = MISSING
     save_dtype: str = MISSING
     resume: bool = MISSING
-    compile: bool = MISSING
     checkpoint: CheckpointInterval = field(default_factory=CheckpointInterval)
     model: Any = MISSING
     baseline: Any = None
@@ -195,6 +196,10 @@ def _below(least: float) -> Any:
     return why
 
 
+def _no_share(value: float) -> str:
+    return "" if 0 < value <= 1 or not math.isfinite(value) else "must be in (0, 1], or null for no limit"
+
+
 _PATHS = ("path", "runs", "folder")
 _RULES = {
     "name": unfit_name,
@@ -202,4 +207,5 @@ _RULES = {
     "save_dtype": _unfit_type,
     "checkpoint.every_steps": _below(1),
     "checkpoint.every_seconds": _below(0),
+    "checkpoint.share": _no_share,
 }

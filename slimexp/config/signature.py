@@ -1,7 +1,7 @@
 """Signatures of ``_target_``s, read from source text: checking a config takes milliseconds, importing torch seconds."""
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slimexp.config.definition import Node, bases, decorators, dotted_name, find, inside
 
@@ -10,12 +10,21 @@ _PLAIN_DECORATORS = {"final", "runtime_checkable", "total_ordering"}  # leave th
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter that can be given by name (or, through ``_args_``, by position)."""
+    """One parameter that can be given by name (or, through ``_args_``, by position).
+
+    Attributes:
+        name: Its name.
+        annotation: Text of its annotation.
+        required: Whether it has no default.
+        positional: Whether it can be given by position.
+        foreign: Whether a constructor passes it on to its base's, whose annotation may leave ``None`` out.
+    """
 
     name: str
     annotation: str | None
     required: bool
     positional: bool
+    foreign: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,19 +58,32 @@ def signature(target: str) -> Signature:
 def _constructor(module: str, node: ast.ClassDef) -> Signature:
     """Constructor of a class: its own, that of its dataclass fields, or the first one inherited."""
     functions = {item.name: item for item in node.body if isinstance(item, ast.FunctionDef)}
-    for name in ("__init__", "__new__"):
-        if name in functions:
-            return _of_function(module, functions[name], skip=1)
     inherited = [
         _constructor(base.module, base.node) if isinstance(base.node, ast.ClassDef) else Signature({}, open=True)
         for base in bases(module, node)
     ]
+    for name in ("__init__", "__new__"):
+        if name in functions:
+            own = _of_function(module, functions[name], skip=1)
+            return _with_base(own, functions[name], inherited[0]) if own.open and inherited else own
     if "dataclass" in decorators(node):
         fields = {name: item for base in reversed(inherited) for name, item in base.parameters.items()}
         return Signature(fields | _fields(node), open=any(base.open for base in inherited))
     if decorators(node) - _PLAIN_DECORATORS:  # may write a constructor
         return Signature({}, open=True)
     return next((base for base in inherited if base.parameters or base.open), Signature({}))
+
+
+def _with_base(own: Signature, function: ast.FunctionDef, base: Signature) -> Signature:
+    """A constructor's signature, with its base's for the ``**options`` that ``super().__init__(**options)`` gets."""
+    assert function.args.kwarg is not None
+    for call in (item for item in ast.walk(function) if isinstance(item, ast.Call)):
+        passed = {keyword.arg: keyword.value for keyword in call.keywords}
+        rest = passed.pop(None, None)
+        if ast.unparse(call.func) == "super().__init__" and dotted_name(rest or call) == function.args.kwarg.arg:
+            others = {name: replace(item, foreign=True) for name, item in base.parameters.items() if name not in passed}
+            return Signature(others | own.parameters, open=base.open)
+    return own
 
 
 def _fields(node: ast.ClassDef) -> dict[str, Parameter]:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, Architecture, head_width
+from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, Architecture
 from slimexp.architecture.model_type import architecture_of, instead, size
-from slimexp.cut.constraints import ScopeIndices, admits, check_blocks, with_queries
+from slimexp.cut.constraints import ScopeIndices, admits, check_blocks
 from slimexp.cut.experts import check_experts, router_groups
-from slimexp.cut.remove import channels_of, remove
+from slimexp.cut.recognition import recognize
+from slimexp.cut.remove import head_rows, remove
 from slimexp.cut.unit_importance import by_scope, expert_importance, hidden_importance, reader_importance
 from slimexp.model.base import Batch, Family
 
@@ -86,6 +87,7 @@ class Keep:
 
     def _architecture(self, config: PreTrainedConfig) -> Architecture:
         """The architecture of a model that can be cut so."""
+        recognize(config)
         architecture = architecture_of(config)
         requested = {
             HIDDEN: (self.hidden, "hidden"),
@@ -125,14 +127,6 @@ class Keep:
             stack: list(blocks if requested[stack] is None else requested[stack] or [])
             for stack, blocks in every.items()
         }
-
-
-def head_rows(config: PreTrainedConfig, best: ScopeIndices) -> dict[str, ScopeIndices]:
-    """Scope -> groups of heads retained, as ``remove`` takes them: channels of key/value heads and of query heads."""
-    width, axis = head_width(config), architecture_of(config).groups
-    share = with_queries(config, {axis: 1})[HEADS]
-    rows: dict[str, ScopeIndices] = {axis: {name: channels_of(groups, width) for name, groups in best.items()}}
-    return rows | {HEADS: {name: channels_of(groups, share * width) for name, groups in best.items()}}
 
 
 def _not_loadable(config: PreTrainedConfig, units: Mapping[str, int], axis: str, option: str) -> str:

@@ -15,8 +15,7 @@ from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, LAYERS, block
 from slimexp.architecture.model_type import architecture_of, size
 from slimexp.cut.constraints import ScopeIndices, admits, scopes
 from slimexp.cut.experts import router_groups
-from slimexp.cut.keep import head_rows
-from slimexp.cut.remove import remove, retained_entries
+from slimexp.cut.remove import head_rows, remove, retained_entries
 from slimexp.cut.simulate import simulated
 from slimexp.loss.base import IGNORE
 from slimexp.model.base import Family, parameters
@@ -157,8 +156,9 @@ class _Closed(TorchFunctionMode):
 def _close(gate: nn.Module, open_to: Tensor) -> None:
     """Let a router send no token to other experts."""
     gate.forward = partial(_route, gate.forward, open_to)
-    if hasattr(gate, "e_score_correction_bias"):  # chosen by sigmoid + bias
-        gate.e_score_correction_bias[_shut(len(gate.e_score_correction_bias), open_to)] = -torch.inf
+    bias = getattr(gate, "e_score_correction_bias", None)
+    if isinstance(bias, Tensor):  # chosen by sigmoid + bias
+        bias[_shut(len(bias), open_to)] = -torch.inf
 
 
 def _route(route: Any, open_to: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -17,6 +17,7 @@ from slimexp.cut.block_influence import block_influence
 from slimexp.cut.constraints import ScopeIndices
 from slimexp.cut.remove import channels_of
 from slimexp.cut.shape import WIDTHS, Shape, readers, rows_of_units, whole
+from slimexp.host.progress import counted
 from slimexp.importance.base import Calibrated, Importance
 from slimexp.model.base import Batch, Family, Weight
 from slimexp.model.layer import Layer, latent, matrix
@@ -127,8 +128,8 @@ def _rank_blocks(family: Family, batches: Iterable[Batch]) -> dict[str, list[int
         for stack, blocks in family.blocks().items():
             for index, block in enumerate(blocks):
                 hooks.callback(block.register_forward_hook(partial(add, stack, index)).remove)
-        for batch in batches:
-            family.forward({name: tensor.to(family.device) for name, tensor in batch.items()})
+        for batch in counted(batches, "row for the influence of blocks,"):
+            family.run({name: tensor.to(family.device) for name, tensor in batch.items()})
     for total in totals.values():
         total[0] = torch.inf if first_stays else total[0]
     return {stack: total.argsort(descending=True, stable=True).tolist() for stack, total in totals.items()}

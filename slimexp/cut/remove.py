@@ -13,8 +13,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from slimexp.architecture.base import HEADS, HIDDEN, KV_HEADS, VOCABULARY, Architecture, head_width, scope
 from slimexp.architecture.model_type import architecture_of, size
-from slimexp.cut.constraints import ScopeIndices, check, entries_per_unit, in_stack, resized
+from slimexp.cut.constraints import ScopeIndices, check, entries_per_unit, in_stack, resized, with_queries
 from slimexp.cut.vocabulary import renumber, shrunk
+from slimexp.host.progress import counted
 from slimexp.model.base import Family
 
 
@@ -26,7 +27,7 @@ def remove(family: Family, layers: Mapping[str, Sequence[int]], retained: Mappin
         layers: Stack -> indices of the blocks retained, ascending; every stack of the model.
         retained: Axis -> scope (see ``constraints.scopes``) -> indices of the rows or columns retained, ascending; an
             axis left out stays whole. Widths are the same in all blocks. Heads are represented by their channels (see
-            ``keep.head_rows``), and their rows in fused or latent projections and position tables follow. Of the
+            ``head_rows``), and their rows in fused or latent projections and position tables follow. Of the
             vocabulary, the indices are token ids; the tokenizer is renumbered.
 
     Raises:
@@ -54,7 +55,9 @@ def remove(family: Family, layers: Mapping[str, Sequence[int]], retained: Mappin
         small.generation_config = generation
     state = model.state_dict()
     with torch.no_grad():
-        for name, tensor in small.state_dict().items():  # one by one, so that no third copy is held
+        for name, tensor in counted(
+            small.state_dict().items(), "smaller tensor"
+        ):  # one by one, so that no third copy is held
             source = _source_name(name, architecture, layers)
             tensor.copy_(_slice(state[source], source, model.config, retained))
     _rescale_norms(small, architecture, model, layers)
@@ -100,6 +103,14 @@ def _retained_parts(
 def channels_of(indices: Tensor, width: int) -> Tensor:
     """Indices of the ``width`` channels of each unit: [n] -> [n * width]."""
     return (indices[:, None] * width + torch.arange(width, device=indices.device)).flatten()
+
+
+def head_rows(config: PreTrainedConfig, best: ScopeIndices) -> dict[str, ScopeIndices]:
+    """Scope -> groups of heads retained, as ``remove`` takes them: channels of key/value heads and of query heads."""
+    width, axis = head_width(config), architecture_of(config).groups
+    share = with_queries(config, {axis: 1})[HEADS]
+    rows: dict[str, ScopeIndices] = {axis: {name: channels_of(groups, width) for name, groups in best.items()}}
+    return rows | {HEADS: {name: channels_of(groups, share * width) for name, groups in best.items()}}
 
 
 @torch.no_grad()

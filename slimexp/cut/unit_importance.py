@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from slimexp.architecture.base import EXPERTS, HIDDEN, Architecture, scope
 from slimexp.cut.shape import norms, readers
+from slimexp.host.progress import counted
 from slimexp.model.base import Batch, Family
 
 
@@ -125,7 +126,7 @@ def _sum_over_batches(
     was_training = family.model.training
     family.model.eval()
     try:
-        for batch in batches:
+        for batch in counted(batches, "choosing what stays: batch"):
             family.forward({name: tensor.to(family.device) for name, tensor in batch.items()})
     finally:
         family.model.train(was_training)

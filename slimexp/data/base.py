@@ -11,6 +11,8 @@ from functools import cached_property
 from random import Random
 from typing import Any, Literal
 
+from slimexp.host.progress import working
+
 Task = Literal["seq2seq", "causal_lm", "classification"]
 Split = Literal["train", "validation", "test"]
 Direction = Literal["min", "max"]
@@ -74,7 +76,8 @@ class Corpus(ABC):
         Raises:
             ValueError: A split is empty, or the text cannot be read.
         """
-        splits = self.load()
+        with working("reading the text"):
+            splits = self.load()
         for name in ("train", *HELD_OUT):
             if not splits.get(name):
                 raise ValueError(
@@ -102,6 +105,11 @@ class Corpus(ABC):
         """
         return self.splits["train"][index]
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether training rows are the same text in every epoch."""
+        return getattr(self.training_example, "__func__", None) is Corpus.training_example
+
     def texts(self) -> Iterator[str]:
         """All training text, sources and targets, for training a tokenizer."""
         for example in self.splits["train"]:
@@ -125,4 +133,4 @@ class Corpus(ABC):
 
     @abstractmethod
     def trivial(self, examples: Sequence[Example]) -> float:
-        """Headline of the best baseline without a model: copied input, commonest class, or byte frequencies."""
+        """Headline of the best baseline without a model: copied input, or frequencies of classes or bytes."""

@@ -88,6 +88,5 @@ class DocstringTopic(Corpus):
         return grading.grade_label(predictions, examples, classes=len(self.labels))
 
     def trivial(self, examples: Sequence[Example]) -> float:
-        """Macro F1 of always answering the commonest class of the training split."""
-        commonest = grading.commonest_label(self.splits["train"])
-        return self.grade([commonest] * len(examples), examples)[self.headline]
+        """Macro F1 of drawing classes as often as they are in the training split."""
+        return grading.guessed_macro_f1(self.splits["train"], examples)

@@ -35,7 +35,9 @@ def grade_text(predictions: Sequence[str], examples: Sequence[Example]) -> dict[
 
 
 def grade_likelihood(predictions: Sequence[tuple[float, int, int]], examples: Sequence[Example]) -> dict[str, float]:
-    """Bits per UTF-8 byte, perplexity per token and token accuracy, over all text together.
+    """Perplexity per token, bits per UTF-8 byte and token accuracy, over all text together.
+
+    Perplexities compare models of one tokenizer, bits per byte any.
 
     Args:
         predictions: ``(nats, tokens, hits)`` per text, as ``Corpus.grade`` describes.
@@ -58,7 +60,7 @@ def grade_likelihood(predictions: Sequence[tuple[float, int, int]], examples: Se
     if not tokens or not size:
         raise ValueError("no token was predicted: texts must be longer than one token")
     perplexity = math.exp(min(nats / tokens, 700.0))  # e^710 is infinite in float64
-    grades = {"bits_per_byte": nats / math.log(2) / size, "perplexity": perplexity, "token_accuracy": hits / tokens}
+    grades = {"perplexity": perplexity, "bits_per_byte": nats / math.log(2) / size, "token_accuracy": hits / tokens}
     if len(examples) > 1:
         rows_nats, rows_tokens, rows_hits, rows_size = columns
         grades["bits_per_byte_stderr"] = _error(rows_nats, rows_size) / math.log(2)
@@ -93,6 +95,24 @@ def byte_bits(train: Sequence[Example], examples: Sequence[Example]) -> float:
     text = Counter(byte for example in examples for byte in example.source.encode())
     nats = sum(count * math.log(total / (counts[byte] + 1)) for byte, count in text.items())
     return nats / math.log(2) / max(text.total(), 1)
+
+
+def guessed_macro_f1(train: Sequence[Example], examples: Sequence[Example]) -> float:
+    """Macro F1 that is expected of drawing classes at random, as often as they are in ``train``.
+
+    A class that is guessed at rate q and occurs at rate p has F1 = 2pq / (p + q) over many rows. Of all guesses that do
+    not read the text this is the best where both splits are alike: 1 / number of classes, when the commonest class
+    alone has 2p / (1 + p) of that, so that a classifier with a random head does not pass for a trained one.
+    """
+    guessed, true = _rates(train), _rates(examples)
+    f1 = [2 * guessed[label] * true[label] / (guessed[label] + true[label]) for label in guessed.keys() & true.keys()]
+    return sum(f1) / len(guessed | true)
+
+
+def _rates(examples: Sequence[Example]) -> dict[int, float]:
+    """Class -> share of the rows that have it."""
+    counts = Counter(example.label for example in examples if example.label is not None)
+    return {label: count / counts.total() for label, count in counts.items()}
 
 
 def commonest_label(examples: Sequence[Example]) -> int:

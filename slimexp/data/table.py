@@ -165,12 +165,12 @@ class Table(Corpus):
         return grading.grade_label(predictions, examples, classes=len(self.labels))
 
     def trivial(self, examples: Sequence[Example]) -> float:
-        """Headline of copying the input, of guessing bytes by frequency, or of the commonest class in training."""
+        """Headline of copying the input, of guessing bytes by frequency, or classes by frequency."""
         if self.task == "seq2seq":
             return self.grade([example.source for example in examples], examples)[self.headline]
         if self.task == "causal_lm":
             return grading.byte_bits(self.splits["train"], examples)
-        return self.grade([grading.commonest_label(self.splits["train"])] * len(examples), examples)[self.headline]
+        return grading.guessed_macro_f1(self.splits["train"], examples)
 
     def _checked(self, split: Split, table: Iterable[Row]) -> list[Row]:
         """The task's columns of every row that has text, labels as names of classes."""

@@ -15,6 +15,7 @@ from slimexp.config.signature import Parameter, signature
 from slimexp.file import integrity
 from slimexp.file.bounded import OWN_MB, read_object
 from slimexp.file.integrity import Damaged
+from slimexp.host.progress import working
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -101,7 +102,8 @@ def check(folder: Path, *, key: str | None = None) -> None:
     if content.keys() & {integrity.SEAL, "digests"}:
         integrity.check_seal(content)
     try:
-        integrity.check_files(folder, content.get("digests", {}))
+        with working(f"checking the files of {folder}"):
+            integrity.check_files(folder, content.get("digests", {}))
         stages = content["stages"]
         stored_key = content["key"] if "key" in content else stages[-1].get("key", key) if stages else key
     except (AttributeError, KeyError, TypeError) as error:

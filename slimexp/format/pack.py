@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from slimexp.host.progress import counted
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.grid import Granularity
 from slimexp.weight.attachment import INPUT, attached
@@ -44,7 +45,7 @@ def pack(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     unpacked = _is_encoder_decoder(model)
     schemes = {name: _scheme(quantizers, unpacked=unpacked) for name, quantizers in layers.items()}
     state = plain_state(model)
-    for name, quantizers in layers.items():
+    for name, quantizers in counted(layers.items(), "packing layer"):
         module = model.get_submodule(name)
         weight = state.pop(f"{name}.{WEIGHT}")
         if (first := _first_of_tied(name, model, layers)) != name:

@@ -1,4 +1,4 @@
-"""The console of a program: progress of a loop, and one line when a disk, a folder, a reader or a user ends it."""
+"""The console of a program: one line when a disk, a folder, a reader or a user ends it."""
 
 import argparse
 import errno
@@ -10,13 +10,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
-T = TypeVar("T")
+from slimexp.host.out_of_memory import is_out_of_memory
 
 USER_ERROR = 2
 INTERRUPTED = 128 + signal.SIGINT  # as a shell counts
@@ -41,9 +41,10 @@ _PHRASES = {
     **{os.strerror(number): number for number in (*_FULL, *_BROKEN, *_FILES, errno.EFBIG, errno.ENOMEM)},
     "PytorchStreamWriter failed": _TORN,
     "enforce fail at inline_container": _TORN,
-    "DefaultCPUAllocator: ": errno.ENOMEM,
-    "CUDA out of memory": errno.ENOMEM,
 }
+
+
+_phases: list[str] = []  # the one that began last: what ran out of memory
 
 
 class Terminated(KeyboardInterrupt):
@@ -147,24 +148,10 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def counted(items: Collection[T], what: str) -> Iterator[T]:
-    """``items``, with the number done printed: on a terminal in a line that is overwritten, else at every tenth."""
-    live, last = sys.stdout.isatty(), len(items)
-    try:
-        for done, item in enumerate(items, 1):
-            yield item
-            if live:
-                print(f"\r  {what} {done} of {last}", end="", flush=True)
-            elif 10 * done // last > 10 * (done - 1) // last:
-                print(f"  {what} {done} of {last}", flush=True)
-    finally:
-        if live and last:
-            print()
-
-
 def phase(what: str) -> None:
     """Print, in a line of its own and at once, what begins now and may take long."""
-    print(f"  {printable(what)}", flush=True)
+    _phases[:] = [printable(what)]
+    print(f"  {_phases[-1]}", flush=True)
 
 
 def printable(text: object, most: int | None = LABEL) -> str:
@@ -207,7 +194,11 @@ def disk_fault(error: BaseException, folder: str | None, *, setting: str) -> str
         return f"{why.lower()}: raise the limit (ulimit -n) or use fewer workers, and repeat the command"
     if number == errno.ENOMEM:
         message = (str(error).strip().splitlines() or ["MemoryError"])[0]
-        return f"no memory left ({message[:200]}): free some, or use a smaller model, batch or max_length"
+        during = f" while {_phases[-1]}" if _phases else ""
+        return (
+            f"no memory left{during} ({message[:200]}): free some, or lower batch_size (of a stage, with accumulate "
+            "raised as much, the result stays) or max_length, or use a smaller model"
+        )
     if number in _SHUT and file is not None and is_own:
         why = "a file has that name" if number in (errno.EEXIST, errno.ENOTDIR) else why
         return f"cannot write to {_short(str(file))} ({why}): choose a folder of your own by {setting}"
@@ -218,7 +209,7 @@ def _number(error: BaseException) -> int | None:
     """The ``errno`` of an error, from its attribute or its text."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return errno.ENOMEM
     text = str(error)
     if match := _NUMBER.search(text):

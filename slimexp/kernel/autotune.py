@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from slimexp.host.progress import counted
 from slimexp.kernel import store
 from slimexp.kernel.base import Kernel, Packed
 from slimexp.kernel.build import machine
@@ -60,7 +61,7 @@ def replace_layers(model: nn.Module, layers: Mapping[str, Packed], dtype: torch.
         layers: Name of the layer -> its packed weight, on the device that it will run on.
         dtype: Type of the activations between the layers.
     """
-    for name, packed in layers.items():
+    for name, packed in counted(layers.items(), "kernel of layer"):
         model.set_submodule(name, fastest(packed, dtype))
 
 

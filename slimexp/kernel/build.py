@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from slimexp.host.progress import working
 from slimexp.kernel import store
 
 SOURCE = Path(__file__).parent / "vnni.cpp"
@@ -140,7 +141,8 @@ def _compile(compiler: str, aside: Path) -> Path:
         ([*_FLAGS, f"-I{home / 'include'}", "-c", str(SOURCE), "-o", str(compiled)], compiled),
         (["-shared", str(compiled), f"-L{home / 'lib'}", "-lc10", "-ltorch_cpu", "-o", str(linked)], linked),
     ):
-        _run([compiler, *command])
+        with working("compiling the kernel of packed weights"):
+            _run([compiler, *command])
         if not output.is_file():
             raise RuntimeError(f"the compiler {compiler} leaves no {output.name}")
     linked.chmod(0o700)  # whatever the umask

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from slimexp.data.base import Corpus, Direction, Example
+from slimexp.host.progress import working
 from slimexp.model.base import Family
 from slimexp.model.execution import kernel
 from slimexp.model.serving import served, stored_type
@@ -107,7 +108,9 @@ def run(measures: Mapping[str, Measure], subject: Subject, baseline: Subject, co
     figures: dict[str, float] = {}
     owner: dict[str, str] = {}
     for name, measure in measures.items():
-        for key, value in measure.measure(subject, baseline, corpus).items():
+        with working(f"measuring {name}"):
+            measured = measure.measure(subject, baseline, corpus)
+        for key, value in measured.items():
             if key in owner:
                 raise ValueError(f"measures '{owner[key]}' and '{name}' both give '{key}': drop one of them")
             if not math.isfinite(value):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from slimexp.data.base import Corpus, Direction
+from slimexp.host.progress import counted
 from slimexp.measure.base import Measure, Subject, untouched
 from slimexp.measure.workload import Runner, Workload, runner
 
@@ -171,12 +172,12 @@ class Latency(Measure):
         runners = [(subject_runner, shape.prompt(subject.family)), (baseline_runner, shape.prompt(baseline.family))]
         times: tuple[list[_Times], list[_Times]] = ([], [])
         start = time.perf_counter()
-        for request, prompt in runners * self.warmup:
+        for request, prompt in counted(runners * self.warmup, "first request"):
             _timed(request, prompt, shape.new_tokens)
         collecting = gc.isenabled()
         gc.disable()
         try:
-            for pair in range(self.repeats):
+            for pair in counted(range(self.repeats), "pair of requests"):
                 for which in (0, 1) if pair % 2 == 0 else (1, 0):
                     request, prompt = runners[which]
                     times[which].append(_timed(request, prompt, shape.new_tokens))

@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 from slimexp.data.base import HELD_OUT, Corpus, Direction, Split
 from slimexp.host import hub
+from slimexp.host.out_of_memory import halving
+from slimexp.host.progress import forward_passes
 from slimexp.measure.base import Measure, Subject, spread, untouched
 from slimexp.measure.multiple_choice import Item, next_line_items, spelling_items
 from slimexp.model.base import Family
@@ -101,8 +103,12 @@ class LmEval(Measure):
         family = subject.family
         names = self._names(family.task)
         items = {name: self._items(name, corpus, family) for name in names if name in BUNDLED}
-        with untouched(family.model, seed=self.seed), self._harness(names):
-            return _figures(self._evaluate(family, _load(names, items)))
+
+        def at(batch_size: int) -> dict[str, float]:
+            with untouched(family.model, seed=self.seed), self._harness(names):
+                return _figures(self._evaluate(family, _load(names, items), batch_size))
+
+        return halving(at, self.batch_size, "measure.lm_eval.batch_size")
 
     def _names(self, task: str) -> Sequence[str]:
         if task not in _BACKENDS:
@@ -136,9 +142,10 @@ class LmEval(Measure):
             rows, choices=self.choices, limit=self.limit, longest=family.max_length // 2, seed=self.seed
         )
 
-    def _evaluate(self, family: Family, loaded: Any) -> Mapping[str, Any]:
+    def _evaluate(self, family: Family, loaded: Any, batch_size: int) -> Mapping[str, Any]:
         from lm_eval import evaluate
-        from lm_eval.models.huggingface import HFLM
+
+        from slimexp.measure.harness_model import HarnessModel
 
         for task in loaded["tasks"].values():
             shots = task.get_config("num_fewshot")
@@ -146,18 +153,16 @@ class LmEval(Measure):
                 shots = self.num_fewshot
             task.set_config(key="num_fewshot", value=shots or 0)
             task.set_fewshot_seed(seed=self.seed)
-        model = HFLM(
-            pretrained=family.model,
-            trust_remote_code=False,
+        model = HarnessModel(
+            family,
             backend=_BACKENDS[family.task],
-            tokenizer=family.tokenizer,
-            max_length=family.max_length,
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             # A causal context must not end in an end token, which some tokenizers append.
             add_bos_token=False if family.task == "causal_lm" and _ends_texts(family) else None,
         )
         # Not simple_evaluate: that also collects the machine's packages, in seconds of subprocesses.
-        results = evaluate(model, loaded, limit=self.limit, log_samples=False)
+        with forward_passes(family.model):  # the harness has a bar of its own, on stderr
+            results = evaluate(model, loaded, limit=self.limit, log_samples=False)
         assert results is not None
         return results["results"]
 

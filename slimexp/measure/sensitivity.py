@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from slimexp.data.base import Corpus, Direction
+from slimexp.host.out_of_memory import halving
+from slimexp.host.progress import counted
 from slimexp.importance.base import Calibrated, Importance
 from slimexp.loss.base import IGNORE, Loss, Outputs
 from slimexp.measure.base import Measure, Subject, spread, untouched
-from slimexp.model.base import Batch, Family
+from slimexp.model.base import Batch, Family, Text
 from slimexp.record.figures import OF_LAYER
 from slimexp.weight.mask import keep_mask
 
@@ -56,11 +58,21 @@ class Sensitivity(Measure):
         family, held_out = subject.family, corpus.splits["validation"]
         rows = [held_out[i] for i in spread(len(held_out), self.rows, self.seed)]
         texts = [(row.source, row.target, row.label) for row in rows]
-        starts = range(0, len(texts), self.batch_size)
-        batches = [family.encode(texts[start : start + self.batch_size]) for start in starts]
-        with untouched(family.model, seed=self.seed):
-            increase = sensitivity(family, batches, loss=self.loss, importance=self.importance, sparsity=self.sparsity)
+
+        def at(batch_size: int) -> dict[str, float]:
+            batches = _batches(family, texts, batch_size)
+            with untouched(family.model, seed=self.seed):
+                return sensitivity(family, batches, loss=self.loss, importance=self.importance, sparsity=self.sparsity)
+
+        increase = halving(at, self.batch_size, "measure.sensitivity.batch_size")
         return {f"sensitivity_nats{OF_LAYER}{layer}": value for layer, value in increase.items()}
+
+
+def _batches(family: Family, texts: Sequence[Text], batch_size: int) -> list[Batch]:
+    """Batches of at most ``batch_size`` rows, fewer where their logits would be too large."""
+    longest = family.encode(texts)["labels"].shape[-1]
+    at_once = family.rows_at_once(longest, batch_size)
+    return [family.encode(texts[start : start + at_once]) for start in range(0, len(texts), at_once)]
 
 
 def sensitivity(
@@ -84,7 +96,7 @@ def sensitivity(
     teacher_outputs = [_outputs(family, batch, loss) if loss.needs_teacher else None for batch in batches]
     dense = mean_loss(family, batches, loss=loss, teacher_outputs=teacher_outputs)
     increase = {}
-    for name, layer in family.compressible().items():
+    for name, layer in counted(family.compressible().items(), "layer"):
         weight = _weight(name, layer)
         alive = int(torch.count_nonzero(weight)) / weight.numel()
         increase[name] = 0.0  # a layer that is all zeros cannot be pruned

@@ -1,9 +1,10 @@
 """Quality of a model's predictions on held-out text."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from slimexp.data.base import HELD_OUT, Corpus, Direction, Example, Split
+from slimexp.host.out_of_memory import halving
 from slimexp.measure.base import Measure, Subject, spread, untouched
 from slimexp.model.base import Family
 
@@ -51,8 +52,12 @@ class Task(Measure):
     def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
         examples = self.graded(corpus)
         texts = [(example.source, example.target, example.label) for example in examples]
-        with untouched(subject.family.model, seed=self.seed):
-            predictions = subject.family.predict(texts, batch_size=self.batch_size)
+
+        def predictions_by(batch_size: int) -> list[Any]:
+            with untouched(subject.family.model, seed=self.seed):
+                return subject.family.predict(texts, batch_size=batch_size)
+
+        predictions = halving(predictions_by, self.batch_size, "measure.task.batch_size")
         figures = {**corpus.grade(predictions, examples), "task_examples": float(len(examples))}
         cut = _cut(subject.family, examples)
         return {**figures, "task_cut_rows": float(cut)} if cut else figures

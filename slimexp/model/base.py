@@ -11,16 +11,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
+from slimexp.loss.base import IGNORE
 from slimexp.model.history import History
 from slimexp.model.special_tokens import align
-from slimexp.model.tokenizer import unchanged
+from slimexp.model.tokenizer import token_ids
 
 Text = tuple[str, str | None, int | None]  # source, target (seq2seq), label (classification)
 Batch = dict[str, Tensor]
+Ids = NDArray[np.int32]
+PackedRow = tuple[Ids, Ids]  # ids of documents, one after the other, and the length of each
+LOGITS = 2**26  # the most in one pass: 256 MB of float32, 1,300 tokens of a vocabulary of 49k at once
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,17 @@ class Family(ABC):
             classifier.
         """
 
+    def packs(self) -> bool:
+        """Whether several documents can share a row without seeing each other (``pack``), tried on the model.
+
+        In eval mode, and before the model is compiled.
+        """
+        return False
+
+    def pack(self, rows: Sequence[PackedRow], *, multiple: int = 1) -> Batch:
+        """A batch like ``encode``, of rows that hold several documents; where ``packs``."""
+        raise NotImplementedError(f"{type(self).__name__} packs no rows")
+
     @abstractmethod
     def forward(self, batch: Batch, *, hidden: bool = False) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
         """Run the model.
@@ -86,6 +102,21 @@ class Family(ABC):
             ``hidden``, stack name -> outputs of embedding and blocks at the N real tokens, each [N, D].
             Else empty.
         """
+
+    def run(self, batch: Batch) -> None:
+        """Run the model for what hooks see of its layers; logits are computed at no more tokens than need be."""
+        self.forward(batch)
+
+    def rows_at_once(self, longest: int, batch_size: int) -> int:
+        """Number of rows whose float32 logits take at most 256 MB, at least one and at most ``batch_size``.
+
+        Args:
+            longest: Tokens of the longest row.
+            batch_size: Number of rows that was asked for.
+        """
+        head = self.model.get_output_embeddings()
+        outputs = 1 if head is None else longest * head.weight.shape[0]
+        return max(1, min(batch_size, LOGITS // outputs))
 
     @abstractmethod
     def predict(self, rows: Sequence[Text], *, batch_size: int) -> list[Any]:
@@ -131,22 +162,16 @@ class Family(ABC):
             target: Whether the texts are what a seq2seq model writes: translators encode it by another vocabulary, or
                 with the code of another language.
         """
-        written = target and hasattr(self.tokenizer, "_switch_to_target_mode")  # as transformers checks
-        with unchanged(self.tokenizer):
-            if written or not self.tokenizer.is_fast:
-                limit = self.max_length if truncate else None
-                named = {"text_target" if written else "text": list(texts)}
-                ids: list[list[int]] = self.tokenizer(**named, truncation=truncate, max_length=limit)["input_ids"]
-                return ids
-            # Straight to the Rust tokenizer: the wrapper around it takes eight times as long for one batch.
-            backend, side = self.tokenizer.backend_tokenizer, self.tokenizer.truncation_side
-            backend.no_padding()
-            backend.enable_truncation(self.max_length, direction=side) if truncate else backend.no_truncation()
-            return [encoding.ids for encoding in backend.encode_batch_fast(list(texts))]
+        limit = self.max_length if truncate else None
+        return token_ids(self.tokenizer, texts, limit=limit, target=target)
 
-    def pad(self, rows: Sequence[Sequence[int]], multiple: int = 1) -> tuple[Tensor, Tensor]:
-        """Ids -> (ids [B, T] padded at the end, mask [B, T] of the real ones); T is a multiple of ``multiple``."""
-        width = -(-max(len(row) for row in rows) // multiple) * multiple
+    def pad(self, rows: Sequence[Sequence[int] | Ids], multiple: int = 1) -> tuple[Tensor, Tensor]:
+        """Ids -> (ids [B, T] padded at the end, mask [B, T] of the real ones).
+
+        T is a multiple of ``multiple``, or ``max_length`` where that multiple would be longer.
+        """
+        longest = max(len(row) for row in rows)
+        width = max(longest, min(-(-longest // multiple) * multiple, self.max_length))
         lengths = np.array([len(row) for row in rows])
         mask = np.arange(width) < lengths[:, None]
         ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
@@ -261,7 +286,20 @@ def by_length(texts: Sequence[Any], batch_size: int) -> Iterator[list[int]]:
         yield order[start : start + batch_size]
 
 
-def at_real_tokens(states: Sequence[Tensor], mask: Tensor) -> tuple[Tensor, ...]:
-    """Hidden states [B, T, D] where ``mask`` [B, T] is not 0, each [N, D]."""
-    real = mask.bool()
-    return tuple(state[real] for state in states)
+def at_real_tokens(hidden: Sequence[Tensor], batch: Batch, name: str) -> tuple[Tensor, ...]:
+    """Hidden states [B, T, D] at the tokens of ``positions``, each [N, D]."""
+    index = positions(batch, name)
+    return tuple(state.flatten(0, 1).index_select(0, index.to(state.device)) for state in hidden)
+
+
+def positions(batch: Batch, name: str) -> Tensor:
+    """Places in the flattened batch whose label counts (``labels``), or that are no padding (``attention_mask``), [N].
+
+    Where they are in the batch under ``positions_of_`` and the name, nobody has to wait for the device to count them.
+    """
+    if (known := batch.get(f"positions_of_{name}")) is not None:
+        return known
+    if name not in batch:  # nothing is padded
+        return torch.arange(batch["input_ids"].numel(), device=batch["input_ids"].device)
+    counts = batch[name] != (IGNORE if name == "labels" else 0)
+    return counts.flatten().nonzero().squeeze(1)

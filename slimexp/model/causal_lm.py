@@ -1,5 +1,6 @@
 """Decoder-only language models (Llama, Qwen, Mistral, DeepSeek, GPT-2, ...)."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from slimexp.host.progress import counted
 from slimexp.loss.base import IGNORE
-from slimexp.model.base import Batch, Family, Text, at_real_tokens, block_list, by_length
+from slimexp.model import packed
+from slimexp.model.base import Batch, Family, Ids, PackedRow, Text, at_real_tokens, block_list, by_length
 
-_LOGITS = 2**26  # the most in one pass of grading: 256 MB of float32, 2,700 tokens of a vocabulary of 49k at once
 _CHUNK = 2**22  # logits that are float64 at once: 32 MB
 
 
@@ -33,24 +35,46 @@ def token_nats(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.cat(nats).view_as(labels)
 
 
+def keeps_some(model: nn.Module) -> bool:
+    """Whether the model can be told at which positions it computes logits."""
+    return "logits_to_keep" in inspect.signature(type(model).forward).parameters
+
+
 class CausalLm(Family):
     """Predicts each token from those before it."""
 
     task = "causal_lm"
+    _separation: packed.Separation | None = None
 
     def encode(self, rows: Sequence[Text], *, multiple: int = 1) -> Batch:
         return self._batch(self.token_ids([row[0] for row in rows]), multiple)
 
+    def packs(self) -> bool:
+        self._separation = packed.separation(self.model)
+        return self._separation is not None
+
+    def pack(self, rows: Sequence[PackedRow], *, multiple: int = 1) -> Batch:
+        """The tokens of every document are predicted from those before them in the document, as in ``encode``."""
+        batch = self._batch([ids for ids, _ in rows], multiple)
+        starts = torch.zeros_like(batch["input_ids"])
+        for row, (_, lengths) in zip(starts, rows, strict=True):
+            ends = torch.from_numpy(lengths).cumsum(0)[:-1]
+            row[ends] = ends
+        positions = torch.arange(starts.shape[1]) - starts.cummax(1).values
+        others = torch.cat([positions[:, 1:] == 0, torch.zeros_like(positions[:, :1], dtype=torch.bool)], dim=1)
+        return batch | {"position_ids": positions, "labels": batch["labels"].masked_fill(others, IGNORE)}
+
     def forward(self, batch: Batch, *, hidden: bool = False) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
         output = self.model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            output_hidden_states=hidden,
-            use_cache=False,
+            input_ids=batch["input_ids"], **self._attention(batch), output_hidden_states=hidden, use_cache=False
         )
         if not hidden:
             return output.logits, {}
-        return output.logits, {"decoder": at_real_tokens(output.hidden_states, batch["attention_mask"])}
+        return output.logits, {"decoder": at_real_tokens(output.hidden_states, batch, "attention_mask")}
+
+    def run(self, batch: Batch) -> None:
+        last = {"logits_to_keep": 1} if keeps_some(self.model) else {}
+        self.model(input_ids=batch["input_ids"], **self._attention(batch), use_cache=False, **last)
 
     @torch.inference_mode()
     def predict(self, rows: Sequence[Text], *, batch_size: int) -> list[Any]:
@@ -61,9 +85,11 @@ class CausalLm(Family):
         where their logits would take more than 256 MB.
         """
         ids = [self._started(text) for text in self.token_ids([row[0] for row in rows], truncate=False)]
-        windows = [(i, window) for i, text in enumerate(ids) for window in self._windows(text)]
+        windows = [(i, window) for i, text in enumerate(ids) for window in packed.windows(text, self.max_length)]
         totals = torch.zeros(len(rows), 3, dtype=torch.float64)
-        for chunk in by_length([window for _, window in windows], self._rows_at_once(windows, batch_size)):
+        longest = max((len(window) for _, window in windows), default=1)
+        chunks = list(by_length([window for _, window in windows], self.rows_at_once(longest, batch_size)))
+        for chunk in counted(chunks, "batch"):
             batch = self._batch([windows[j][1] for j in chunk])
             batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
             logits, _ = self.forward(batch)
@@ -75,14 +101,14 @@ class CausalLm(Family):
             totals.index_add_(0, torch.tensor([windows[j][0] for j in chunk]), sums)
         return [(nats, int(tokens), int(hits)) for nats, tokens, hits in totals.tolist()]
 
-    def _rows_at_once(self, windows: Sequence[tuple[int, list[int]]], batch_size: int) -> int:
-        """Number of windows whose logits [B, T, V] stay below the limit, at least one."""
-        vocabulary = self.model.get_output_embeddings().weight.shape[0]
-        longest = max((len(window) for _, window in windows), default=1)
-        return max(1, min(batch_size, _LOGITS // (longest * vocabulary)))
-
     def blocks(self) -> dict[str, nn.ModuleList]:
         return {"decoder": block_list(self.model.base_model)}
+
+    def _attention(self, batch: Batch) -> dict[str, Tensor | None]:
+        if "position_ids" not in batch:
+            return {"attention_mask": batch["attention_mask"]}
+        assert self._separation is not None, "packs() comes first"
+        return packed.inputs(batch["position_ids"], self._separation)  # padding comes last, so nothing attends to it
 
     def _started(self, ids: list[int]) -> list[int]:
         """``ids`` with a token before the first of the text, which predicts it."""
@@ -90,12 +116,7 @@ class CausalLm(Family):
         start = bos if bos is not None else eos
         return ids if start is None or ids[:1] == [start] else [start, *ids]
 
-    def _windows(self, ids: list[int]) -> list[list[int]]:
-        """Token windows of at most ``max_length``; each starts with the last token of the one before."""
-        step = self.max_length - 1
-        return [ids[start : start + self.max_length] for start in range(0, max(len(ids) - 1, 1), step)]
-
-    def _batch(self, rows: Sequence[Sequence[int]], multiple: int = 1) -> Batch:
+    def _batch(self, rows: Sequence[Sequence[int] | Ids], multiple: int = 1) -> Batch:
         input_ids, attention_mask = self.pad(rows, multiple)
         ahead = torch.cat([input_ids[:, 1:], input_ids[:, :1]], dim=1)
         real = torch.cat([attention_mask[:, 1:], torch.zeros_like(attention_mask[:, :1])], dim=1)

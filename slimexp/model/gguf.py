@@ -31,6 +31,7 @@ from slimexp.format import gguf
 from slimexp.format.gguf import Header
 from slimexp.host import hub
 from slimexp.host.console import phase
+from slimexp.host.progress import working
 from slimexp.kernel import store
 from slimexp.model.history import History
 from slimexp.model.loading import Pretrained
@@ -130,7 +131,8 @@ class Gguf(Pretrained):
         integrity.remove(aside)
         aside.mkdir()
         try:
-            self._unpack(aside, folder)
+            with working(f"unpacking {self.file.name}"):
+                self._unpack(aside, folder)
             integrity.remove(folder)
             integrity.publish(aside, folder)
         finally:

@@ -23,6 +23,7 @@ from slimexp.file.bounded import one_line
 from slimexp.file.integrity import Damaged
 from slimexp.format import manifest
 from slimexp.format.manifest import LARGEST
+from slimexp.host.progress import counted
 from slimexp.model import labels as classes
 from slimexp.model.base import Family, Source
 from slimexp.model.cache import cache_bits, require_cache, round_cache
@@ -111,7 +112,7 @@ class Pretrained(Source):
             return str(self._config()._commit_hash)
         require_files(Path(self.folder))
         digest = hashlib.sha256()
-        for path in sorted(Path(self.folder).glob("*")):
+        for path in counted(sorted(Path(self.folder).glob("*")), f"digest of {self.path}: file"):
             if path.suffix in SHAPES_MODEL:
                 digest.update(path.name.encode() + bytes.fromhex(integrity.digest(path)))
         return digest.hexdigest()

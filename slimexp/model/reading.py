@@ -24,6 +24,7 @@ from transformers import (
 from slimexp.file.bounded import one_line
 from slimexp.format.pack import decompress
 from slimexp.host import hub
+from slimexp.host.progress import working
 from slimexp.model.vetting import Refused, check_config, damaged, file_of, stored_bytes, vet
 
 
@@ -39,7 +40,7 @@ def reach(auto: Any, path: str | Path, **options: Any) -> Any:
     if auto is not GenerationConfig:
         options["trust_remote_code"] = False
     try:
-        with nullcontext() if local else hub.reached(), without_bars():
+        with nullcontext() if local else hub.reached(), without_bars(), working(f"loading {path}"):
             if not local:
                 check_config(PreTrainedConfig.get_config_dict(path)[0], f"model '{path}'")
             return auto.from_pretrained(path, **options)

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from slimexp.architecture.base import KV_HEADS, Rule, head_width
-from slimexp.architecture.model_type import ARCHITECTURES, architecture_of, size
+from slimexp.architecture.model_type import ARCHITECTURES, architecture_of, is_known, size
 from slimexp.model.base import Family
 
 
@@ -73,7 +73,7 @@ def scalings(family: Family, block: nn.Module) -> list[Scaling]:
         ValueError: There are no rules for the model's type; the message names the supported types.
     """
     config = family.model.config
-    if config.model_type not in ARCHITECTURES:
+    if not is_known(config):
         raise ValueError(
             f"smoothing does not know where to scale a model of type {config.model_type}; types it knows: "
             f"{', '.join(sorted(ARCHITECTURES))}: set smoothing=null"

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from slimexp.host.progress import counted
 from slimexp.loss.base import IGNORE
 from slimexp.model.base import Batch, Family, Text, at_real_tokens, block_list, by_length
 from slimexp.model.target_language import align_target_language
@@ -31,7 +32,7 @@ class Seq2Seq(Family):
         labels = batch["labels"]
         output = self.model(
             input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
+            attention_mask=batch.get("attention_mask"),
             decoder_input_ids=self._shifted(labels),
             output_hidden_states=hidden,
             use_cache=False,
@@ -39,15 +40,15 @@ class Seq2Seq(Family):
         if not hidden:
             return output.logits, {}
         return output.logits, {
-            "encoder": at_real_tokens(output.encoder_hidden_states, batch["attention_mask"]),
-            "decoder": at_real_tokens(output.decoder_hidden_states, labels != IGNORE),
+            "encoder": at_real_tokens(output.encoder_hidden_states, batch, "attention_mask"),
+            "decoder": at_real_tokens(output.decoder_hidden_states, batch, "labels"),
         }
 
     @torch.inference_mode()
     def predict(self, rows: Sequence[Text], *, batch_size: int) -> list[Any]:
         """The likeliest text without special tokens, by as many beams as the generation settings ask for."""
         predictions: list[Any] = [None] * len(rows)
-        for chunk in by_length([row[0] for row in rows], batch_size):
+        for chunk in counted(list(by_length([row[0] for row in rows], batch_size)), "batch"):
             input_ids, attention_mask = self.pad(self.token_ids([rows[i][0] for i in chunk]))
             tokens = self.model.generate(
                 input_ids=input_ids.to(self.device),

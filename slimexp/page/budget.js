@@ -89,7 +89,7 @@ function showResult(view) {
         : "None fits. The nearest:";
   result.replaceChildren(node("p", { class: point && !fits ? "warn" : null }, head));
   if (!point) return;
-  const names = [section.headline, "kept", "disk_mb", "latency_ratio", ...limits.map(({ metric }) => metric)];
+  const names = [section.headline, section.quality, "disk_mb", "latency_ratio", ...limits.map(({ metric }) => metric)];
   const figures = [...new Set(names)]
     .map((name) => view.metric(name))
     .filter((metric) => metric && point.figures[metric.name]);

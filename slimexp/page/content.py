@@ -10,17 +10,17 @@ from urllib.parse import quote
 from slimexp.analysis.lineage import lineage
 from slimexp.analysis.point import Point
 from slimexp.analysis.section import Section, better
-from slimexp.analysis.style import LOG_FROM, NAMES, kind_of, kinds_of
+from slimexp.analysis.style import LOG_FROM, NAMES, kind_of, kinds_of, words_on_quality
 from slimexp.analysis.uncertainty import DECIDED
 from slimexp.file import regular
 from slimexp.page.curves import curves
 from slimexp.page.layers import bits, layers, sensitivity
+from slimexp.record.figures import KEPT
 from slimexp.record.record import Record, read
 from slimexp.record.schema import STDERR
 
-# Columns of the table after the headline, in this order, where a section has them.
+# Columns of the table after quality, in this order, where a section has them.
 _MAIN = (
-    "kept",
     "disk_mb",
     "size_ratio",
     "params_live",
@@ -33,6 +33,8 @@ _SHARES = frozenset({"kept", "sparsity"})  # shown in per cent
 _SHARES_OF_STAGES = ("_share", "_sparsity")  # such as quantize_share, a share of the parameters
 _SHORT = {
     "kept": "kept",
+    "perplexity_ratio": "perplexity x dense",
+    "bits_per_byte_ratio": "bits per byte x dense",
     "disk_mb": "disk MB",
     "size_ratio": "size x dense",
     "params_live": "parameters",
@@ -82,7 +84,6 @@ def nothing(message: str) -> dict[str, Any]:
 
 def _section(section: Section, records: Mapping[str, Record], root: Path, folder: Path | None) -> dict[str, Any]:
     own = [records[key] for point in section.points for key in point.keys if key in records]
-    guesses = [record.trivial for record in own]
     names = _metrics(section)
     return {
         "title": section.title,
@@ -91,7 +92,10 @@ def _section(section: Section, records: Mapping[str, Record], root: Path, folder
         "decided": DECIDED if section.z is None else None,  # probabilities are of all axes, and the page shows two
         "x": section.x,
         "y": section.y,
-        "guess": section.trivial if section.trivial is not None else sum(guesses) / len(guesses) if guesses else None,
+        "quality": section.quality,
+        "guess": section.guess,  # what a point must be better than to be on a front
+        "guessing": section.quality == KEPT,  # whether the guess is a baseline to show
+        "words": [f"{one[0].upper()}{one[1:]}" for one in words_on_quality(section)],
         "hypervolume": section.hypervolume,
         "hypervolumeHistory": section.hypervolume_history,
         "kinds": kinds_of(section),
@@ -115,7 +119,13 @@ def _section(section: Section, records: Mapping[str, Record], root: Path, folder
 def _metrics(section: Section) -> list[str]:
     """Metrics of a section, those of the table first; ends of intervals and errors are shown with their figure."""
     measured = dict.fromkeys(name for point in section.points for name in point.figures if STDERR not in name)
-    first = [name for name in dict.fromkeys((section.headline, *_MAIN, section.x, section.y)) if name in measured]
+    if KEPT not in (section.quality, section.x, section.y):
+        measured.pop(KEPT, None)
+    first = [
+        name
+        for name in dict.fromkeys((section.headline, section.quality, *_MAIN, section.x, section.y))
+        if name in measured
+    ]
     ends = {name for name in measured for end in _ENDS if name.endswith(end) and name.removesuffix(end) in measured}
     return list(dict.fromkeys([*first, *(name for name in measured if name not in ends)]))
 
@@ -132,7 +142,7 @@ def _metric(name: str, section: Section, records: Sequence[Record]) -> dict[str,
         "better": directions.get(name) or better(name, records),
         "known": is_known,  # whether it is known which direction is better
         "share": name in _SHARES or name.endswith(_SHARES_OF_STAGES),
-        "main": name in (section.headline, *_MAIN, section.x, section.y),
+        "main": name in (section.headline, section.quality, *_MAIN, section.x, section.y),
     }
 
 
@@ -143,7 +153,8 @@ def _budgets(section: Section) -> list[dict[str, Any]]:
     """
     machines = {repr(environment["hardware"]) for environment in section.environments}
     latency = "latency_p50_ms" if len(machines) == 1 else "latency_ratio"
-    sides = {"disk_mb": "max", latency: "max", section.headline: "max" if section.direction == "min" else "min"}
+    quality = section.headline if section.quality == KEPT else section.quality
+    sides = {"disk_mb": "max", latency: "max", quality: "max" if section.direction == "min" else "min"}
     values = {name: {point.figures[name].mean for point in section.points if name in point.figures} for name in sides}
     return [{"metric": name, "side": side} for name, side in sides.items() if len(values[name]) > 1]
 

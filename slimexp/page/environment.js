@@ -4,7 +4,7 @@ function hypervolumeHistory(view) {
   const values = view.section.hypervolumeHistory;
   if (values.length < 2) return [];
   const drawn = node("div"),
-    change = `hypervolume of size and quality kept from ${short(values[0])} to ${short(values.at(-1))}`;
+    change = `hypervolume of size and quality from ${short(values[0])} to ${short(values.at(-1))}`;
   const block = node(
     "details",
     { class: "growth" },

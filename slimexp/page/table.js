@@ -95,8 +95,8 @@ function tableRow(view, point, columns) {
 }
 
 function guessRow(view, columns) {
-  const { guess, headline } = view.section;
-  if (guess === null) return null;
+  const { guess, guessing, headline } = view.section;
+  if (guess === null || !guessing) return null;
   const cells = columns.map((metric) =>
     node("td", {}, metric.name === headline ? shown(metric, guess) : metric.name === "kept" ? "0 %" : ""),
   );

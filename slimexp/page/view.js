@@ -35,7 +35,7 @@ class View {
     );
     this.drawn = this.visible.filter((point) => point.figures[this.x.name] && point.figures[this.y.name]);
     this.onFront = new Set(front(this.visible, this.x, this.y, section));
-    this.guess = this.y.name === section.headline ? section.guess : null;
+    this.guess = this.y.name === section.headline && section.guessing ? section.guess : null;
     this.withGuess =
       this.guess !== null &&
       (state.guess ??
@@ -309,7 +309,7 @@ function summary(view) {
   }
   if (section.hypervolume !== null)
     sentences.push(
-      `Hypervolume of size and quality kept: ${section.hypervolume.toFixed(3)} (1: dense quality for no bytes)`,
+      `Hypervolume of size and quality: ${section.hypervolume.toFixed(3)} (1: dense quality for no bytes)`,
     );
-  return `${sentences.join(". ")}.`;
+  return `${[...sentences, ...section.words].join(". ")}.`;
 }

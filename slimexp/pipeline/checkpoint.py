@@ -3,7 +3,7 @@
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from slimexp.file import integrity
 from slimexp.file.integrity import Damaged
 from slimexp.host import process_group
+from slimexp.pipeline.background_writer import BackgroundWriter
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class Position:
 class Checkpoint(pl.Callback):
     """Writes the checkpoint of a stage between optimizer steps, under another name first.
 
-    Lightning logs a step after its callbacks: the checkpoint gets its name when the next batch starts, once the curves
-    up to it are on the disk. So a kill in between costs a checkpoint, not a row.
+    A large one is written by a thread, see ``BackgroundWriter``, and only one at a time. Lightning logs a step after
+    its callbacks: the checkpoint gets its name when a later batch starts, once it and the curves up to it are on the
+    disk. So a kill in between costs a checkpoint, not a row.
 
     Args:
         path: Where the checkpoint is written, over the one before it.
@@ -41,16 +43,23 @@ class Checkpoint(pl.Callback):
         curves: File that the stage's curves are written to.
         every_seconds: Shortest time between two checkpoints, in seconds.
         every_steps: Smallest number of optimizer steps between two checkpoints.
+        share: Largest share of the time that training may stand still for checkpoints; ``None`` for no limit.
     """
 
-    def __init__(self, *, path: Path, key: str, curves: Path, every_seconds: float, every_steps: int) -> None:
+    def __init__(
+        self, *, path: Path, key: str, curves: Path, every_seconds: float, every_steps: int, share: float | None = None
+    ) -> None:
         self.path = path
         self.key = key
         self.curves = curves
         self.every_seconds = every_seconds
         self.every_steps = every_steps
+        self.share = share
         self._partial = path.with_suffix(".partial")
+        self._writer: BackgroundWriter | None = None
         self._unpublished = False
+        self._is_logged = False
+        self._cost_s = 0.0
         self._last_step = 0
         self._last_time = time.monotonic()
 
@@ -63,7 +72,8 @@ class Checkpoint(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self._unpublished:
+        self._is_logged = True
+        if self._unpublished and (self._writer is None or self._writer.is_done):
             self._publish()
 
     def on_train_batch_end(
@@ -71,38 +81,68 @@ class Checkpoint(pl.Callback):
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # half of an accumulated gradient is in no checkpoint
-        step = trainer.global_step
-        if step - self._last_step < self.every_steps or step >= trainer.max_steps or not self._is_time(step):
-            return
-        self._save(trainer)
+        if self._is_due(trainer.global_step) and trainer.global_step < trainer.max_steps:
+            self._save(trainer)
 
-    def _is_time(self, step: int) -> bool:
-        """Whether the last checkpoint is long enough ago; clocks differ, so that the first process's counts."""
-        if process_group.size() > 1 and step % max(1, self.every_steps):
-            return False  # a step for which the processes do not wait for each other
-        return process_group.agreed(time.monotonic() - self._last_time >= self.every_seconds)
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._unpublished:
+            self._publish()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Keep a checkpoint whose step was logged; the exception is raised, whatever becomes of the checkpoint."""
+        if not self._unpublished:
+            return
+        with suppress(Exception):
+            if self._is_logged:
+                self._publish()
+            elif self._writer is not None:
+                self._writer.finish()
+        self._unpublished = False
+        self._remove_partial()
 
     def write(self, trainer: pl.Trainer) -> None:
         """Write the checkpoint now, after the last step was logged."""
         self._save(trainer)
         self._publish()
 
+    def _is_due(self, step: int) -> bool:
+        """Whether the last checkpoint is long enough ago; clocks differ, so that the first process's counts."""
+        if process_group.size() > 1 and step % max(1, self.every_steps):
+            return False  # a step for which the processes do not wait for each other
+        least = max(self.every_seconds, self._cost_s / self.share if self.share else 0.0)
+        is_time = not self._unpublished and time.monotonic() - self._last_time >= least
+        return step - self._last_step >= self.every_steps and process_group.agreed(is_time)
+
     def _save(self, trainer: pl.Trainer) -> None:
-        if process_group.is_first():
-            integrity.remove(self._partial)
+        began = time.monotonic()
+        own = trainer.strategy.checkpoint_io
+        writer = self._writer = self._writer or BackgroundWriter(own)
         with self._removed_on_failure():
-            trainer.save_checkpoint(self._partial)
-        self._unpublished = True
+            if self._unpublished:
+                writer.finish()
+            self._remove_partial()
+            trainer.strategy.checkpoint_io = writer  # for this checkpoint alone: others look for theirs at once
+            try:
+                trainer.save_checkpoint(self._partial)
+            finally:
+                trainer.strategy.checkpoint_io = own
+        self._unpublished, self._is_logged = True, False
         self._last_step, self._last_time = trainer.global_step, time.monotonic()
+        self._cost_s = self._last_time - began
 
     def _publish(self) -> None:
+        began = time.monotonic()
         self._unpublished = False
         if not process_group.is_first():
             return
         with self._removed_on_failure():
+            if self._writer is not None:
+                self._writer.finish()
             if self.curves.exists():
                 integrity.sync(self.curves)
             integrity.publish(self._partial, self.path)
+        copied = 0.0 if self._writer is None else self._writer.copy_seconds
+        self._cost_s += copied + time.monotonic() - began
 
     @contextmanager
     def _removed_on_failure(self) -> Iterator[None]:
@@ -110,9 +150,12 @@ class Checkpoint(pl.Callback):
         try:
             yield
         except BaseException:
-            if process_group.is_first():
-                integrity.remove(self._partial)
+            self._remove_partial()
             raise
+
+    def _remove_partial(self) -> None:
+        if process_group.is_first():
+            integrity.remove(self._partial)
 
 
 def check(path: Path, key: str) -> Position:

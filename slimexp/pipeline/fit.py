@@ -17,6 +17,7 @@ from slimexp.file import integrity
 from slimexp.file.integrity import Damaged
 from slimexp.host import garbage_collector, process_group
 from slimexp.host.console import Terminated, printable
+from slimexp.host.progress import working
 from slimexp.logger.base import Tracker
 from slimexp.logger.curves import drop_from
 from slimexp.model.base import Family, Source
@@ -24,6 +25,7 @@ from slimexp.pipeline import machine
 from slimexp.pipeline.checkpoint import Checkpoint, check
 from slimexp.record.stage import Stage
 from slimexp.technique.finetune import Finetune
+from slimexp.technique.training import Execution
 
 
 def save_root(source: Source, stage: Stage, corpus: Corpus, cfg: DictConfig) -> None:
@@ -70,7 +72,9 @@ def train(
     """
     pl.seed_everything(cfg.seed, verbose=False)
     technique.compute_device = machine.device(cfg.trainer)
-    technique.prepare(artifact.load(previous), corpus, _teacher(technique, reference, corpus))
+    technique.execution = Execution(pad_to=cfg.trainer.pad_to)
+    with working(f"{stage.name}: preparing"):
+        technique.prepare(artifact.load(previous), corpus, _teacher(technique, reference, corpus))
     if technique.steps:
         fit(technique, stage, cfg, tracker)
         technique.gather()
@@ -79,7 +83,8 @@ def train(
 
 def _finish(technique: Finetune, stage: Stage, previous: Path, cfg: DictConfig) -> None:
     """Save what a technique has made."""
-    coverage = technique.finish()
+    with working(f"{stage.name}: finishing"):
+        coverage = technique.finish()
     history = artifact.read_manifest(previous)["stages"]
     entry = {"name": stage.name, "technique": type(technique).__name__, "key": stage.key, "coverage": coverage}
     artifact.save(technique.family, stage.artifact, dtype=_saved_type(cfg), stages=[*history, entry], key=stage.key)
@@ -104,6 +109,7 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
         curves=stage.curves,
         every_seconds=cfg.checkpoint.every_seconds,
         every_steps=cfg.checkpoint.every_steps,
+        share=cfg.checkpoint.share,
     )
     trainer = machine.trainer(
         cfg.trainer,
@@ -114,8 +120,7 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
         folder=stage.folder,
         idle_parameters=technique.idle_parameters,
     )
-    if cfg.compile:
-        technique.compile()
+    trainer.suit(technique)
     resume = stage.checkpoint if process_group.by_first(lambda: _recover(stage)) else None
     if resume:
         print(f"{stage.name}: resuming from {resume}")
@@ -124,7 +129,7 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
     # a debugging aid of torch's deterministic mode, which costs time at every step
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
-        with garbage_collector.frozen(), machine.attention():
+        with garbage_collector.frozen(), trainer.attention_kernels():
             trainer.fit(technique, ckpt_path=resume, weights_only=True)
         if trainer.global_step < technique.steps:  # by a Timer, EarlyStopping or the like
             checkpoint.write(trainer)
@@ -145,6 +150,8 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
             raise
         # Lightning makes exit status 1 of Ctrl-C and SIGTERM
         raise (Terminated if trainer.received_sigterm else KeyboardInterrupt) from None
+    finally:
+        technique.release()
 
 
 def curves(stage: Stage) -> str | None:

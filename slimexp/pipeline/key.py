@@ -37,7 +37,9 @@ FIGURE_DRIVERS = (
 # Imported by code that makes results or takes figures, and without effect on either: module -> why.
 NO_EFFECT = {
     "slimexp.host.console": "prints",
+    "slimexp.host.progress": "prints",
     "slimexp.host.garbage_collector": "decides when memory is freed",
+    "slimexp.host.out_of_memory": "makes batches smaller where they do not fit, whose results are the same",
     "slimexp.pipeline.progress": "prints",
     "slimexp.record": "writes records, folders and locks; a change in how keys are made changes the keys by itself",
     "slimexp.config.definition": "finds what a configuration names",
@@ -90,7 +92,6 @@ def plan(
     training = {
         **shared,
         "dense": keys.get(DENSE),
-        "compile": cfg.compile,
         "trainer": shaping(_resolved(cfg.trainer)),
         "callback": callbacks,
     }

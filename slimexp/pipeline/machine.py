@@ -3,19 +3,18 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from slimexp.config.build import build
 from slimexp.host import process_group
 from slimexp.pipeline import devices, strategy
+from slimexp.pipeline.trainer import Trainer
 
 
 def quiet() -> None:
@@ -47,16 +46,6 @@ def memory(trainer: DictConfig) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-@contextmanager
-def attention() -> Iterator[None]:
-    """Attention kernels that a GPU trains with: torch's own choice, less those of cuDNN.
-
-    cuDNN plans anew for every shape, some 5 ms a call, and padded batches have a shape for almost every step.
-    """
-    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-        yield
-
-
 def trainer(
     node: DictConfig,
     *,
@@ -66,7 +55,7 @@ def trainer(
     loggers: Sequence[pl.loggers.Logger],
     folder: Path | None,
     idle_parameters: bool = False,
-) -> pl.Trainer:
+) -> Trainer:
     """The trainer of one stage.
 
     Args:
@@ -80,8 +69,9 @@ def trainer(
 
     Raises:
         ConfigError: Lightning refuses a setting.
+        ValueError: ``node`` makes another trainer than slimexp's.
     """
-    stage_trainer: pl.Trainer = build(
+    stage_trainer = build(
         node,
         **strategy.arguments(node, idle_parameters=idle_parameters),
         max_steps=steps,
@@ -91,6 +81,9 @@ def trainer(
         log_every_n_steps=min(node.get("log_every_n_steps", 10), steps),
         default_root_dir=folder,
     )
+    if not isinstance(stage_trainer, Trainer):
+        own = f"{Trainer.__module__}.{Trainer.__qualname__}"
+        raise ValueError(f"trainer must be a {own}, got {type(stage_trainer).__name__}: choose trainer=cpu or gpu")
     strategy.without_waiting(stage_trainer)
     return stage_trainer
 

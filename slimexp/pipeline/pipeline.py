@@ -17,12 +17,14 @@ from slimexp.file.integrity import Damaged
 from slimexp.format import manifest
 from slimexp.host import process_group
 from slimexp.host.console import printable
+from slimexp.host.progress import working
 from slimexp.logger.base import Tracker
 from slimexp.measure.base import Subject, run
 from slimexp.pipeline import key, launch, machine, preflight
 from slimexp.pipeline.fit import curves, save_root, train
 from slimexp.pipeline.preflight import FINAL
 from slimexp.pipeline.recording import Recorder, line
+from slimexp.pipeline.summary import summary
 from slimexp.record import record
 from slimexp.record.stage import DENSE, START, Stage, at_work
 
@@ -47,7 +49,7 @@ class Pipeline:
         parts = preflight.training(cfg)
         self.corpus, self.source, self.dense = parts.corpus, parts.source, parts.dense
         self.techniques, self.multiples, self.measures = parts.techniques, parts.multiples, parts.measures
-        self.tracker = parts.tracker
+        self.tracker, self.chosen = parts.tracker, parts.chosen
         self.recorder = Recorder(cfg, overrides=overrides, corpus=self.corpus, measures=self.measures)
         self.roots = {DENSE: self.dense} if self.dense is not None else {}
         if self.dense is not self.source:
@@ -71,26 +73,34 @@ class Pipeline:
     def _run(self, tracker: Tracker) -> dict[str, float]:
         """Finish every stage; of several processes, which train together, the first does all the rest."""
         first = process_group.is_first()
+        if self.chosen:
+            print("chosen to suit the model:", *(f"{key}={_shown(value)}" for key, value in self.chosen.items()))
         running = at_work(Path(self.cfg.runs))
         if first:
-            tracker.start(name=self.cfg.name, config=secret.written(self.cfg))
+            with working("starting the log"):
+                tracker.start(name=self.cfg.name, config=secret.written(self.cfg))
         try:
             metrics: dict[str, float] = {}
+            measured = []
             for stage in self.stages:
                 with stage.alone() if first else nullcontext():
                     trained = self._finish_training(stage, tracker)
                     if stage.name == START and self.dense is None:
                         continue  # random weights are not worth measuring
                     metrics = process_group.by_first(partial(self._finish_measuring, stage, trained, tracker))
+                measured.append((stage.name, metrics))
                 if first:
                     tracker.summary(stage.name, metrics)
                     tracker.artifact(stage.name, stage.artifact)
             if first:
                 tracker.summary(FINAL, metrics)
+            for row in summary(measured, headline=self.corpus.headline):
+                print(row, flush=True)
             return metrics
         finally:
             if first:
-                tracker.finish()
+                with working("finishing the log"):
+                    tracker.finish()
             running.close()
 
     @cached_property
@@ -212,6 +222,11 @@ class Pipeline:
 
     def _subject(self, stage: Stage) -> Subject:
         return Subject(artifact.served(stage.artifact, machine.device(self.cfg.trainer)), stage.artifact)
+
+
+def _shown(value: Any) -> str:
+    """A value as it would be typed."""
+    return "null" if value is None else str(value)
 
 
 def _is_finished(stage: Stage) -> bool:

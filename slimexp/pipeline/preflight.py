@@ -23,6 +23,7 @@ from slimexp.model.loading import Pretrained
 from slimexp.pipeline import devices, machine, reference
 from slimexp.record import record
 from slimexp.record.stage import DENSE, START
+from slimexp.technique import packing
 from slimexp.technique.automatic import AUTO, conditions
 from slimexp.technique.compatibility import check_stages
 from slimexp.technique.finetune import Finetune
@@ -86,6 +87,8 @@ def training(cfg: DictConfig) -> TrainingParts:
     corpus = corpus_for(source, cfg.data)
     techniques: dict[str, Finetune] = {name: build(node) for name, node in cfg.pipeline.items()}
     measures = _measures(cfg)
+    for technique in techniques.values():
+        packing.check(technique.packing, corpus)
     if reserved := {DENSE, START, FINAL} & techniques.keys():
         raise ValueError(f"a stage cannot be called '{min(reserved)}', which has a meaning: give it another name")
     baseline: Source | None = build(cfg.baseline) if cfg.baseline is not None else None

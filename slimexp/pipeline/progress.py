@@ -1,13 +1,16 @@
 """Progress of a training: a bar on a terminal, a few plain lines in a file or a pipe."""
 
 import sys
+import time
 from typing import Any
 
 import pytorch_lightning as pl
 
+from slimexp.host.progress import EVERY_S, Work, reporter
+
 
 class Progress(pl.callbacks.TQDMProgressBar):
-    """Shows a bar on a terminal, and prints a line at every tenth of the steps to a file or a pipe.
+    """Shows a bar on a terminal; prints a line to a file or a pipe at every tenth of the steps, and every ten seconds.
 
     Args:
         refresh_rate: Number of batches between two updates of the bar; 0 for no bar.
@@ -20,6 +23,8 @@ class Progress(pl.callbacks.TQDMProgressBar):
         if refresh_rate < 0:
             raise ValueError(f"refresh_rate must be >= 0, got {refresh_rate}")
         super().__init__(refresh_rate=refresh_rate)
+        self._work: Work | None = None
+        self._printed = time.monotonic()
 
     @property
     def is_enabled(self) -> bool:
@@ -34,12 +39,39 @@ class Progress(pl.callbacks.TQDMProgressBar):
         super().on_train_epoch_start(trainer, *arguments)
         self.train_progress_bar.set_description("training")  # to Lightning, a stage is one epoch
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        # the first step waits for workers that read text, and for compilers; a terminal has the bar for the others
+        self._work = reporter.begin("waiting for the first step")
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         step, last = trainer.global_step, trainer.max_steps
+        if self._work is not None and self._work.total is None:
+            self._end()
+            if not sys.stdout.isatty():
+                self._work = reporter.begin("training: step", last, first_s=EVERY_S)
+        if self._work is not None:
+            self._work.done = step
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if not sys.stdout.isatty() and stepped and 10 * step // last > 10 * (step - 1) // last:
+        tenth = 10 * step // last > 10 * (step - 1) // last
+        if not sys.stdout.isatty() and stepped and (tenth or time.monotonic() - self._printed > EVERY_S):
+            self._printed = time.monotonic()
             shown = [f"{name} {value:.4g}" for name, value in self.get_metrics(trainer, pl_module).items()]
             print(", ".join([f"  step {step} of {last}", *shown]))
+            reporter.spoke()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        self._end()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        self._end()
+
+    def _end(self) -> None:
+        if self._work is not None:
+            reporter.end(self._work)
+            self._work = None

@@ -13,7 +13,7 @@ from slimexp.data.base import Corpus
 from slimexp.measure.base import Measure, directions, trivial
 from slimexp.record import record
 from slimexp.record.environment import environment
-from slimexp.record.figures import figures, retention, unshrunk
+from slimexp.record.figures import KEPT, compared_by, figures, guess_in, leading, unshrunk, untrained
 
 
 class Recorder:
@@ -110,9 +110,7 @@ def line(row: record.Record, runs: Path) -> str:
         row: The stage's record.
         runs: The runs folder.
     """
-    parts = [f"{row.headline} {row.metrics[row.headline]:.4f}"] if row.headline in row.metrics else []
-    if not row.dense and (share := retention(row)) is not None:
-        parts[0] += f" ({share:.0%} of the dense gain kept)"
+    parts = [_quality(row)] if row.headline in row.metrics else []
     if cut_rows := row.metrics.get("task_cut_rows"):
         parts.append(f"{cut_rows:.0f} of {row.metrics['task_examples']:.0f} rows were cut at max_length")
     if "disk_mb" in row.metrics:
@@ -123,3 +121,26 @@ def line(row: record.Record, runs: Path) -> str:
         parts.append(f"{row.seconds['train']:.0f} s training")
     parts.append(f"{row.seconds['measure']:.0f} s measuring")
     return f"{row.stage}: {', '.join(parts)} -> {runs / row.artifact}"
+
+
+def _quality(row: record.Record) -> str:
+    """The headline of a model, and how near it is to the dense one.
+
+    Of a language model it is perplexity, or bits per byte where the dense model has other tokens; of any other the
+    share of the dense gain over guessing that is kept, and where the dense model is untrained the plain values.
+    """
+    headline = leading(row.headline, [row.metrics, row.baseline or row.metrics])
+    compared, values = compared_by(row.headline, headline), figures(row)
+    shown = f"{headline} {row.metrics[headline]:.4f}"
+    if row.dense:
+        guess = guess_in(headline, row)
+        return f"{shown}, no better than guessing ({guess:.4g}): untrained" if untrained(row) else shown
+    if compared in values:
+        is_share = compared == KEPT
+        return shown + (
+            f" ({values[KEPT]:.0%} of the dense gain kept)" if is_share else f" ({values[compared]:.3f}x dense)"
+        )
+    if untrained(row):
+        dense = f"{row.baseline[row.headline]:.4f} is no better than guessing, {row.trivial:.4f}"
+        return f"{shown} (dense is untrained: {dense})"
+    return shown

@@ -7,12 +7,13 @@ from typing import Any
 from slimexp.config import renamed
 
 CONTENT, FIXED = "what is not swept", "fixed"  # keys of a description: a digest of what is fixed, and the same by key
+_BEFORE: dict[str, Any] = {"packing": False}  # option that stages got later -> what they did without it
 _LISTED = 4  # fixed keys that are named where more differ
 
 
 def changes(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
     """Differences between two descriptions of sweeps: ``pipeline.prune.sparsity was 0.25,0.5 and is 0.25,0.75``."""
-    present = _present(stored)
+    present = _present(stored, requested.get(FIXED) or {})
     differing = [key for key in {**present, **requested} if key != FIXED and _differ(present, requested, key)]
     if differing == [CONTENT] and present.get(FIXED):
         if fixed := _fixed_changes(present[FIXED], requested[FIXED]):
@@ -24,13 +25,23 @@ def changes(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
     return ", ".join(named) or ", ".join(f"{key} changed" for key in differing)
 
 
-def _present(stored: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``stored`` itself, or a copy with present names where an earlier version wrote other ones."""
+def _present(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``stored`` itself, or a copy as this version would have written it.
+
+    With present names where an earlier version wrote other ones; with what a stage did before it had the option; and
+    with the requested number of loader processes, on which no result depends.
+    """
     translated = {renamed.key(key): value for key, value in stored.items()}
     fixed = {
         renamed.key(key): renamed.class_path(value) if key.endswith("_target_") else value
         for key, value in (stored.get(FIXED) or {}).items()
     }
+    for key in [key for key in requested if key.startswith("pipeline.") and key.count(".") == 2] if fixed else ():
+        stage, _, option = key.rpartition(".")
+        if option == "workers" and key in fixed:
+            fixed[key] = requested[key]
+        elif option in _BEFORE and f"{stage}._target_" in fixed:
+            fixed.setdefault(key, _BEFORE[option])
     if fixed:
         translated[FIXED] = fixed
     return stored if translated == stored else translated

@@ -17,6 +17,7 @@ from slimexp.config.check import check
 from slimexp.config.composition import CONF_DIR, chosen, options
 from slimexp.config.secret import written
 from slimexp.host import console
+from slimexp.host.progress import counted
 from slimexp.pipeline.preflight import corpus_for
 from slimexp.record.settings import flat
 from slimexp.record.stage import key, shaping
@@ -51,13 +52,15 @@ def sweep(
     if settings["sampler"] is None:
         space.check_grid(settings["trials"])
     promotion = parse_promotion(settings["promote"])
-    configs = [_checked(composed(space.overrides(values))) for values in space.singles()]
+    configs = [
+        _checked(composed(space.overrides(values))) for values in counted(list(space.singles()), "checking trial")
+    ]
     cfg = configs[0]
     if rules := [name for name, node in cfg.callback.items() if str(node.get("_target_")).startswith(_RULES)]:
         _refuse_seeds(settings["seeds"])
         promotion = replace(promotion, overrides=(*promotion.overrides, *(f"~callback.{name}" for name in rules)))
     if promotion.most:
-        for values in space.singles():
+        for values in counted(list(space.singles()), "checking promoted trial"):
             _checked(composed([*space.overrides(values), *promotion.overrides]))
     runs = Path(cfg.runs)
     objectives, limits = _objectives(cfg, settings["objectives"]), settings["limits"] or {}

@@ -72,16 +72,17 @@ def outside_embeddings(model: PreTrainedModel) -> int:
     """Number of parameters without embeddings, and without a head as wide as a vocabulary."""
     count: int = model.num_parameters(exclude_embeddings=True)
     head = model.get_output_embeddings() if model.can_generate() else None
-    tied = head is None or head.weight is getattr(model.get_input_embeddings(), "weight", None)
-    return count if tied else count - head.weight.numel()
+    if head is None or head.weight is getattr(model.get_input_embeddings(), "weight", None):
+        return count
+    return count - int(head.weight.numel())
 
 
 def learning_rate(given: Conditions) -> float:
     """Highest learning rate of AdamW: ``6e-4 * (85e6 / parameters)^(1/3)``, a fifth of it for pretrained weights.
 
     The law runs through the rates of GPT-3 (Brown et al. 2020, table 2.1: 6e-4 for 85 M parameters outside of
-    embeddings, 0.6e-4 for 175 B). Weights that were trained go on at less, lest they forget: SmolLM2-135M gets 1.1e-4, a
-    7B Llama 2.8e-5, where 2e-5 is usual.
+    embeddings, 0.6e-4 for 175 B). Weights that were trained go on at less, or they would forget: SmolLM2-135M gets
+    1.1e-4, a 7B Llama 2.8e-5, where 2e-5 is usual.
 
     Args:
         given: The conditions.

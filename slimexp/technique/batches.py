@@ -1,15 +1,21 @@
 """Training batches as a pure function of (seed, step), so that a resumed run sees what the straight run saw."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from slimexp.data.base import Corpus
-from slimexp.model.base import Batch, Family
+from slimexp.model.base import Batch, Family, PackedRow
+from slimexp.technique.automatic import Auto
+from slimexp.technique.packing import PackedOrder, generator, packed
 
+Workers = int | Auto
+
+MOST_PROCESSES = 8  # one tokenizes about a million tokens a second, several times what a GPU trains on
 POOL = 32  # batches sorted by length together: little padding, and still a random order
 
 
@@ -38,23 +44,23 @@ class Order:
 
     def _epoch(self, epoch: int, count: int) -> list[list[int]]:
         """Batches of rows of similar length, in random order; rows left over are dropped from this epoch."""
-        # torch's generator on the CPU reads 32 bits of its seed, so two numbers must be mixed and not strung together
-        mixed = np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]
-        generator = torch.Generator().manual_seed(int(mixed))
-        shuffled = torch.randperm(len(self.lengths), generator=generator).tolist()[: count * self.batch_size]
+        random = generator(self.seed, epoch)
+        shuffled = torch.randperm(len(self.lengths), generator=random).tolist()[: count * self.batch_size]
         pool = POOL * self.batch_size
         batches = []
         for begin in range(0, len(shuffled), pool):
             rows = sorted(shuffled[begin : begin + pool], key=self.lengths.__getitem__)
             batches += [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
-        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        return [batches[i] for i in torch.randperm(len(batches), generator=random).tolist()]
 
 
-class _Steps(Sampler[tuple[int, list[int]]]):
-    def __init__(self, order: Order, start: int, stop: int) -> None:
+class _Steps(Sampler[tuple[int, list[Any]]]):
+    """Epoch and rows of every batch: the one place where the rows of a batch are chosen."""
+
+    def __init__(self, order: Order | PackedOrder, start: int, stop: int) -> None:
         self.order, self.start, self.stop = order, start, stop
 
-    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+    def __iter__(self) -> Iterator[tuple[int, list[Any]]]:
         return self.order.batches(self.start, self.stop)
 
     def __len__(self) -> int:
@@ -74,6 +80,15 @@ class _Batches(Dataset[Batch]):
         return self.family.encode(texts, multiple=self.multiple)
 
 
+class _PackedBatches(Dataset[Batch]):
+    def __init__(self, family: Family, multiple: int, share: tuple[int, int]) -> None:
+        self.family, self.multiple = family, multiple
+        self.first, self.every = share
+
+    def __getitem__(self, key: tuple[int, list[PackedRow]]) -> Batch:
+        return self.family.pack(key[1][self.first :: self.every], multiple=self.multiple)
+
+
 def training_batches(
     corpus: Corpus,
     family: Family,
@@ -82,8 +97,10 @@ def training_batches(
     seed: int,
     start: int,
     stop: int,
-    workers: int,
+    workers: Workers,
     multiple: int = 1,
+    packing: bool = False,
+    devices: int = 1,
     share: tuple[int, int] = (0, 1),
 ) -> DataLoader[Batch]:
     """Batches ``start`` to ``stop - 1`` of a run.
@@ -95,21 +112,54 @@ def training_batches(
         seed: Seed of the order.
         start: First batch (where a resumed run goes on).
         stop: One past the last batch.
-        workers: Number of loader processes; 0 loads in the training process.
+        workers: Number of loader processes; 0 loads in the training process, ``auto`` as ``processes`` chooses.
         multiple: Lengths are padded to a multiple of it.
+        packing: Whether several documents share a row; where ``Family.packs``.
+        devices: Number of devices of this machine that load batches side by side.
         share: First row of each batch, and distance to the next: the number of this process and of all of them, which
             together read the batches that one process would read.
     """
-    rows = corpus.splits["train"]
-    order = Order([len(row.source) for row in rows], min(batch_size, len(rows)), seed)
+    count = processes(workers, family.device, packing=packing, devices=devices)
+    if count:  # processes are forked from this one: a tokenizer that was not told of it warns in each
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    order: Order | PackedOrder
+    batches: Dataset[Batch]
+    if packing:
+        order = PackedOrder(packed(corpus, family.tokenizer, width=family.max_length, seed=seed), batch_size)
+        batches = _PackedBatches(family, multiple, share)
+    else:
+        rows = corpus.splits["train"]
+        order = Order([len(row.source) for row in rows], min(batch_size, len(rows)), seed)
+        batches = _Batches(corpus, family, multiple, share)
     return DataLoader(
-        _Batches(corpus, family, multiple, share),
+        batches,
         batch_size=None,
         sampler=_Steps(order, start, stop),
-        num_workers=workers,
+        num_workers=count,
         pin_memory=torch.cuda.is_available(),
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=4 if count else None,
+        persistent_workers=count > 0,
+        worker_init_fn=_in_worker if count else None,
     )
+
+
+def processes(workers: Workers, device: torch.device, *, packing: bool, devices: int = 1) -> int:
+    """Number of loader processes: ``auto`` gives a GPU its share of the cores, at most 8.
+
+    None where the model trains on the CPU, which the processes would take from it, nor for packed rows, which are
+    tokenized ahead by a thread and only copied here.
+    """
+    if isinstance(workers, int):
+        return workers
+    if packing or device.type != "cuda":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_PROCESSES, cores // devices) if cores > 2 else 0
+
+
+def _in_worker(_: int) -> None:
+    """The threads of a Rust tokenizer do not survive the fork."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def calibration_batches(corpus: Corpus, family: Family, *, rows: int, seed: int) -> Iterator[Batch]:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 
 from transformers import PreTrainedConfig
 
@@ -30,14 +29,16 @@ def check_stages(
         ValueError: A stage cannot compress the layers; names it and the way out.
     """
     outline = None
-    if any(technique.attaches for technique in techniques.values()):
+    if any(technique.alters for technique in techniques.values()):
         outline = source.outline(task=corpus.task, labels=corpus.labels)
     if outline is not None:
         stages = list(techniques.values())
         for position, technique in enumerate(stages):
             technique.adapt_rows(outline, _known_lengths(outline, stages[:position], config))
-        for technique in takewhile(lambda stage: stage.attaches or not stage.alters, techniques.values()):
+        for technique in stages:
             technique.inspect(outline)
+            if technique.alters and not technique.attaches:
+                break  # later stages meet another model
     return align_rows(techniques, config, outline)
 
 
@@ -93,9 +94,8 @@ def _known_lengths(outline: Family, before: Sequence[Finetune], config: PreTrain
 
 def _reading(outline: Family, width: str) -> set[str]:
     """Layers whose rows get longer with ``width``."""
-    return {
-        name for axis in ((HEADS, KV_HEADS) if width == HEADS else (width,)) for name in readers(outline.model, axis)
-    }
+    axes = (HEADS, KV_HEADS) if width == HEADS else (width,)
+    return {name for axis in axes for name in readers(outline.model, axis)}
 
 
 def _readers(outline: Family, technique: Finetune) -> set[str]:

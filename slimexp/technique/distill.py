@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
+from torch import nn
 from transformers import PreTrainedConfig
 
 from slimexp.architecture.base import FFN, HEADS, HIDDEN
+from slimexp.calibration.observe import visiting
 from slimexp.cut.keep import Keep
 from slimexp.data.base import Corpus
 from slimexp.model.base import Family
@@ -52,14 +54,22 @@ class Distill(Finetune):
         if self.cut is not None:
             if any(attached(family.model)):
                 raise ValueError("a cut comes first: the model has masks or quantizers, which would not survive it")
-            batches = training_batches(
-                corpus,
-                family,
-                batch_size=CALIBRATION_ROWS,
-                seed=self.seed,
-                start=0,
-                stop=self.cut.calibration_batches,
-                workers=0,
-            )
-            family = self.cut.apply(family, list(batches))
+            family = self._student(self.cut, family, corpus)
         super().prepare(family, corpus, teacher)
+
+    def _student(self, cut: Keep, family: Family, corpus: Corpus) -> Family:
+        """The smaller model, whose units are chosen on the device that trains it."""
+        batches = training_batches(
+            corpus,
+            family,
+            batch_size=CALIBRATION_ROWS,
+            seed=self.seed,
+            start=0,
+            stop=cut.calibration_batches,
+            workers=0,
+        )
+        home = family.device
+        with visiting(family.model, self._device_for(family)):
+            student = cut.apply(family, list(batches))
+        nn.Module.to(student.model, home)
+        return student

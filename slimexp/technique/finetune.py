@@ -1,7 +1,7 @@
 """The base technique: train a model on a corpus with any losses and an optional teacher."""
 
-import math
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, ClassVar, Unpack
 
 import torch
@@ -12,23 +12,21 @@ from transformers import PreTrainedConfig
 
 from slimexp.data.base import Corpus
 from slimexp.host import process_group
-from slimexp.loss.base import Loss, Outputs, Ratio
+from slimexp.loss.base import Loss
 from slimexp.model.base import Batch, Family
-from slimexp.technique import automatic, random_state
-from slimexp.technique.across_devices import across_devices
+from slimexp.technique import automatic, packing, random_state
 from slimexp.technique.automatic import AUTO, Conditions, outside_embeddings
 from slimexp.technique.batches import training_batches
-from slimexp.technique.sharding import Sharded
+from slimexp.technique.finite import FiniteCheck
+from slimexp.technique.objective import Objective, counted
+from slimexp.technique.optimization import clip, fused
+from slimexp.technique.sharding import Distributed
 from slimexp.technique.teacher import check_vocabularies
-from slimexp.technique.training import Training, check
+from slimexp.technique.training import Execution, Training, check
 from slimexp.weight.shard import whole
 
 
-class NonFiniteLoss(ValueError):
-    """Training met a NaN or an infinity."""
-
-
-class Finetune(Sharded):
+class Finetune(Distributed):
     """Train every weight.
 
     Subclasses override what else happens: ``prepare`` before training, ``on_step`` at every optimizer step, ``finish``
@@ -41,30 +39,36 @@ class Finetune(Sharded):
         attaches: Whether it leaves masks or quantizers on the weights.
         quantizes: Whether it leaves quantizers on them.
         compute_device: Device to compute on outside of training; ``None`` for the model's own.
+        execution: How its steps are executed; the trainer's choice.
         chosen: Key of a setting that was ``auto`` -> the value that was chosen for it.
     """
 
     attaches: ClassVar[bool] = False
     quantizes: ClassVar[bool] = False
     compute_device: torch.device | None = None
+    execution: Execution = Execution()
     chosen: dict[str, Any]
 
     def __init__(self, **training: Unpack[Training]) -> None:
         super().__init__()
         check(training)
         self.steps = training["steps"]
-        self.batch_size: int = automatic.ROWS if training["batch_size"] == AUTO else training["batch_size"]
         self._batch_size = training["batch_size"]
+        self.batch_size = automatic.ROWS if isinstance(self._batch_size, str) else self._batch_size
         self.accumulate = training["accumulate"]
         self.clip_norm = training["clip_norm"]
         self.dropout = training["dropout"]
         self.workers = training["workers"]
-        self.pad_to = training["pad_to"]
+        self._pad_to = training["pad_to"]
+        self.packing = training["packing"]
         self.seed = training["seed"]
         self.losses = nn.ModuleDict(training["losses"])
         self.teacher = training["teacher"]
         self._optimizer = training["optimizer"]
         self._lr_scheduler = training["lr_scheduler"]
+        self._objective: Objective | None = None
+        self._finite = FiniteCheck()
+        self._within_fit = ExitStack()
         self.chosen = {}
 
     @property
@@ -81,6 +85,11 @@ class Finetune(Sharded):
     def progress(self) -> float:
         """Share of the optimizer steps that are done, in [0, 1]."""
         return self.global_step / self.steps if self.steps else 1.0
+
+    @property
+    def pad_to(self) -> int:
+        """Number that lengths are padded to a multiple of."""
+        return self._pad_to or self.execution.pad_to
 
     @property
     def alters(self) -> bool:
@@ -101,12 +110,14 @@ class Finetune(Sharded):
         """Have it leave rows whose length is a multiple of ``multiple``; called where it chooses their length."""
 
     def adapt(self, config: PreTrainedConfig, given: Conditions) -> None:
-        """Choose values for settings that are ``auto``; see ``chosen``.
+        """Choose values for settings that are ``auto``; see ``chosen``. Those of a training that is none stay.
 
         Args:
             config: Configuration of the model that the run starts from.
             given: What the values depend on.
         """
+        if not self.steps:
+            return
         self._settle(given)
         if self._batch_size == AUTO:
             self.batch_size = self._batch_size = automatic.batch_size(given)
@@ -167,7 +178,7 @@ class Finetune(Sharded):
             teacher: The teacher, in eval mode; present where ``needs_teacher``.
 
         Raises:
-            ValueError: The teacher reads another vocabulary.
+            ValueError: The teacher reads another vocabulary, or rows are to be packed and cannot be.
         """
         if teacher is not None:
             check_vocabularies(family.tokenizer, teacher.tokenizer)
@@ -176,18 +187,17 @@ class Finetune(Sharded):
         self.model = family.model
         # A Family is no nn.Module, so the teacher stays out of the module tree and of every checkpoint.
         self.teacher_family = teacher
-
-    def compile(self) -> None:
-        """Put the model, and the teacher's, through ``torch.compile``; the losses stay as they are."""
-        self.model.compile()
-        if self.teacher_family is not None:
-            self.teacher_family.model.compile()
+        models = [family] if teacher is None else [family, teacher]
+        self.packs = bool(self.steps) and packing.chosen(self.packing, corpus, models)
 
     def on_step(self, progress: float) -> None:
         """Called before the forward pass of every optimizer step."""
 
     def on_gradients(self) -> None:
-        """Called before every optimizer step, with its gradients, which are finite and clipped."""
+        """Called before every optimizer step, with its gradients, which are clipped.
+
+        They are finite but in a run that is about to end, of which nothing more is kept.
+        """
 
     def finish(self) -> dict[str, float]:
         """Called after the last step.
@@ -207,13 +217,18 @@ class Finetune(Sharded):
             stop=self.steps * self.accumulate,
             workers=self.workers,
             multiple=self.pad_to,
+            packing=self.packs,
+            devices=self.trainer.num_devices if self._trainer is not None else 1,
             share=(process_group.rank(), process_group.size()),
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW-like optimizers decay matrices only, not biases, norms or scales."""
         self._settle(Conditions(parameters=outside_embeddings(self.model)))  # where no pipeline did
-        optimizer = self._optimizer([group for group in self.parameter_groups() if group["params"]])
+        groups = [group for group in self.parameter_groups() if group["params"]]
+        # a fused one would undo the scaling of float16 itself, after gradients are clipped
+        able = self.execution.fused and self.trainer.precision != "16-mixed"
+        optimizer = self._optimizer(groups, **(fused(self._optimizer, groups) if able else {}))
         lr_scheduler = self._lr_scheduler(optimizer=optimizer, num_training_steps=self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
 
@@ -226,85 +241,80 @@ class Finetune(Sharded):
         ]
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        norm = whole(nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm or math.inf))
-        if norm.isfinite():
-            self.on_gradients()
-        elif self.trainer.precision != "16-mixed":  # its loss scaler skips such steps by itself
-            raise NonFiniteLoss(_not_finite("norm of the gradient", norm.item(), self.global_step))
+        norm = whole(clip(self.parameters(), self.clip_norm))
+        if self.trainer.precision == "16-mixed":  # its loss scaler skips steps that are not finite by itself
+            if norm.isfinite():
+                self.on_gradients()
+            return
+        self._finite.norm(norm, self.global_step)
+        self.on_gradients()
 
     def on_fit_start(self) -> None:
         self.model.train(self.dropout)  # the modes of a transformer differ in dropout alone
         if self.teacher_family is not None:
             nn.Module.to(self.teacher_family.model, self.device)
         self.share_buffers()
-        self._rng = getattr(self, "_rng", {} if process_group.rank() else None)
+        self.start_random_state()
+        on_gpu = self.device.type == "cuda" and not self._are_shards
+        half = torch.bfloat16 if on_gpu and "bf16" in str(self.trainer.precision) else None
+        compiled = self.execution.compiled and not self._are_shards
+        self._within_fit.enter_context(self.objective.accelerated(compiled=compiled, teacher_type=half))
+
+    def release(self) -> None:
+        """Undo what was done to the models for the training."""
+        self._within_fit.close()
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Add what is known of a batch while it is on the host, so that nothing waits for the device to count."""
+        return counted(batch, hidden=self.needs_hidden)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if batch_idx % self.accumulate == 0:
-            self.on_step(self.progress)
-        terms = across_devices(self.ratios(batch))
-        total = self.total(terms)
-        if not math.isfinite(total.item()):
-            raise NonFiniteLoss(_not_finite("loss", total.item(), self.global_step))
+        try:
+            if batch_idx % self.accumulate == 0:
+                self.on_step(self.progress)
+            with self.split():
+                total, terms = self.evaluate(batch)
+        except ValueError:
+            self._finite.settle()  # the cause, where a number was not finite some steps ago
+            raise
+        self._finite.loss(total, self.global_step)
         logged_every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if logged_every and (self.global_step + 1) % logged_every == 0 and batch_idx % self.accumulate == 0:
             self._log(total, terms)
         return total
 
-    def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Name -> loss term on one batch, unweighted, a scalar."""
-        return {name: ratio.mean() for name, ratio in self.ratios(batch).items()}
+    @property
+    def objective(self) -> Objective:
+        """The objective of the model as it stands."""
+        if self._objective is None or self._objective.parts != (self.losses, self.family, self.teacher_family):
+            self._objective = Objective(
+                self.losses, self.family, self.teacher_family,
+                logits_at_once=self.execution.logits_at_once, shared=self.shared_denominator,
+            )  # fmt: skip
+        return self._objective
 
-    def ratios(self, batch: Batch) -> dict[str, Ratio]:
-        """Name -> loss term on one batch, or on this device's share of it, as sums."""
-        hidden = self.needs_hidden
-        teacher = self._teacher_outputs(batch, hidden) if self.teacher_family is not None else None
-        student = Outputs(*self.family.forward(batch, hidden=hidden))
-        return {
-            name: loss(student, teacher, batch["labels"], self.progress)
-            for name, loss in zip(self.losses, self._losses(), strict=True)
-        }
+    def evaluate(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective on a batch, a scalar with gradient; and name -> its unweighted term, without."""
+        return self.objective(batch, self.progress)
 
-    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The objective: the weighted sum of ``terms``."""
-        weights = [loss.weight for loss in self._losses()]
-        return torch.stack([weight * term for weight, term in zip(weights, terms.values(), strict=True)]).sum()
+    def on_train_end(self) -> None:
+        self._finite.settle()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._finite.settle()  # nothing is written after a step that was not finite
         checkpoint["rng"] = random_state.save(self.device)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._rng = checkpoint["rng"]
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Dropout goes on where the checkpoint left it (restored here because starting a loader draws numbers)."""
-        if (rng := self.__dict__.pop("_rng", None)) is not None:
-            random_state.restore(rng, self.device, seed=[self.seed, self.global_step])
 
     def _device_for(self, family: Family) -> torch.device:
         return self.compute_device or family.device
-
-    @torch.inference_mode()
-    def _teacher_outputs(self, batch: Batch, hidden: bool) -> Outputs:
-        assert self.teacher_family is not None
-        self.teacher_family.model.eval()
-        return Outputs(*self.teacher_family.forward(batch, hidden=hidden))
 
     def _losses(self) -> list[Loss]:
         return list(self.losses.values())  # type: ignore[arg-type]
 
     def _log(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
-        values = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
-        if len(terms) > 1:
-            values |= {name: term.detach() for name, term in terms.items()}
+        total, *shown = self.means([total, *terms.values()])
+        terms = dict(zip(terms, shown, strict=True))
+        values = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"], **(terms if len(terms) > 1 else {})}
         for loss in self._losses():
             values |= loss.scheduled(self.progress)
         self.log_dict(values)
         self.log("loss", total.detach(), prog_bar=True)
-
-
-def _not_finite(what: str, value: float, step: int) -> str:
-    return (
-        f"{what} is {value} at step {step}: lower optimizer.lr or clip_norm, which trains this stage anew; "
-        "no artifact is written, and the last checkpoint before it is kept for a look"
-    )

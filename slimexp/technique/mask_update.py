@@ -7,6 +7,7 @@ from torch import Tensor
 
 from slimexp.calibration.block_by_block import calibrate_blocks
 from slimexp.host import process_group
+from slimexp.host.progress import counted
 from slimexp.importance.base import Calibrated, Compensating, Importance
 from slimexp.model.base import Batch, Family
 from slimexp.model.layer import Layer, latent, matrix
@@ -91,7 +92,7 @@ class MaskUpdate:
         """
 
         def prune(statistics: Mapping[str, Tensor]) -> None:
-            for name in (name for name in statistics if name in names):
+            for name in counted([name for name in statistics if name in names], "layer"):
                 if isinstance(self.importance, Compensating):
                     self._compensate(self.importance, name, share, statistics[name])
                 else:

@@ -1,7 +1,8 @@
-"""Checks that an optimizer and a learning-rate schedule accept their settings, by a step on one small weight."""
+"""The optimizer: checks of its settings by a step on one small weight, one kernel for all weights, clipping."""
 
+import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,28 @@ def check(optimizer: Callable[..., Any], lr_scheduler: Callable[..., Any], *, st
     weight.grad, bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
     _guarded("optimizer", optimizer, built.step)
     _guarded("lr_scheduler", lr_scheduler, schedule.step)
+
+
+def fused(optimizer: Callable[..., Any], groups: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
+    """Argument with which an optimizer updates all weights in one kernel; empty where it cannot, or is told already.
+
+    Args:
+        optimizer: Partial of an optimizer, awaiting the parameters.
+        groups: The parameters, as an optimizer takes them.
+    """
+    option = inspect.signature(optimizer).parameters.get("fused")
+    weights = [weight for group in groups for weight in group["params"]]
+    able = all(weight.device.type == "cuda" and weight.is_floating_point() for weight in weights)
+    return {"fused": True} if able and option is not None and option.default is None else {}
+
+
+def clip(parameters: Iterable[nn.Parameter], largest: float) -> torch.Tensor:
+    """Scale gradients so that their norm is at most ``largest``, 0 for no limit; returns the norm before."""
+    weights = [weight for weight in parameters if weight.grad is not None]
+    norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+    if largest:
+        nn.utils.clip_grads_with_norm_(weights, largest, norm)
+    return norm
 
 
 def _build(role: str, kind: type, factory: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:

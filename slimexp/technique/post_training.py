@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from slimexp.calibration.block_by_block import calibrate_blocks
+from slimexp.cut.recognition import recognize
+from slimexp.host.progress import counted
 from slimexp.model.base import Batch, Family
 from slimexp.model.layer import Layer, latent, matrix, place
 from slimexp.model.scaling import Scaling, scalings
@@ -46,11 +48,11 @@ def smooth(
 
     def scale(statistics: Mapping[str, Tensor]) -> None:
         scaled: dict[str, Tensor] = {}
-        for scaling in _distinct(of_layer[name] for name in statistics if name in of_layer):
+        for scaling in counted(_distinct(of_layer[name] for name in statistics if name in of_layer), "scale"):
             columns = _scale(smoothing, scaling, layers, quantizers, statistics)
             scaled |= dict.fromkeys(scaling.after, columns)
         if smoothing.clip:
-            for name, statistic in statistics.items():
+            for name, statistic in counted(statistics.items(), "range of layer"):
                 weight = _weight(layers[name])
                 columns = scaled.get(name, weight.new_ones(weight.shape[1]))
                 quantizers[name].freeze(smoothing.clipped(weight, statistic, columns, quantizers[name]).to(home))
@@ -66,6 +68,7 @@ def scaled_layers(family: Family, layers: Mapping[str, Layer]) -> dict[str, Scal
     Raises:
         ValueError: There are none, or it is not known where to scale a model of this type.
     """
+    recognize(family.model.config)
     blocks = (block for stack in family.blocks().values() for block in stack)
     of_layer = {
         name: scaling
@@ -104,7 +107,7 @@ def round_weights(
     """
 
     def round_block(statistics: Mapping[str, Tensor]) -> None:
-        for name, statistic in statistics.items():
+        for name, statistic in counted(statistics.items(), "layer"):
             weight = _weight(layers[name])
             try:
                 new, grid = rounding.round(weight, weight != 0, statistic, quantizers[name])

@@ -1,7 +1,7 @@
 """Unstructured and semi-structured pruning by masks, one-shot or along a schedule while training."""
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Unpack
 
@@ -12,6 +12,7 @@ from slimexp.allocation.base import SparsityAllocation
 from slimexp.calibration.observe import calibrate, check_called, observes_inputs, undisturbed, visiting
 from slimexp.data.base import Corpus
 from slimexp.host import process_group
+from slimexp.host.progress import counted
 from slimexp.importance.base import Calibrated, Compensating, Gated, Importance, Learned
 from slimexp.model.base import Batch, Family
 from slimexp.model.layer import Layer, LayerSelector, coverage, latent, matrix
@@ -181,11 +182,11 @@ class Prune(Finetune):
                 step = self.importance.learn(weight.detach(), gradient)
                 self.learned[name] = self.learned[name].add_(step) if name in self.learned else step
 
-    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        total = super().total(terms)
-        if self.gating is None or self.progress >= self.ramp:
-            return total
-        return total + self.gating.penalty(self._group_targets())
+    def evaluate(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        total, terms = super().evaluate(batch)
+        if self.gating is not None and self.progress < self.ramp:
+            total = total + self.gating.penalty(self._group_targets())
+        return total, terms
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         groups = super().parameter_groups()
@@ -239,7 +240,7 @@ class Prune(Finetune):
         else:
             with visiting(self.family.model, self._device_for(self.family)):
                 statistics = self._statistics()
-                for names in short:
+                for names in counted(short, "mask"):
                     self.mask_update.choose(names, share, statistics)
         self.mask_update.share()
 
@@ -258,7 +259,7 @@ class Prune(Finetune):
         """Let ``share`` of the living weights change places with zeros, at the share ``reached`` of the target."""
         statistics = self._statistics()
         gradients = dense_gradients(
-            self.family, self.layers, self.masks, self._batches_of_this_step(), objective=self._objective
+            self.family, self.layers, self.masks, self._batches_of_this_step(), objective=self._loss
         )
         self.mask_update.regrow(reached, share=share, statistics=statistics, gradients=gradients)
         self.mask_update.share(weights=True)
@@ -274,6 +275,7 @@ class Prune(Finetune):
             stop=start + self.accumulate,
             workers=0,
             multiple=self.pad_to,
+            packing=self.packs,
         )
 
     def _allocate(self) -> None:
@@ -290,7 +292,7 @@ class Prune(Finetune):
 
         batch = {name: tensor.to(self.family.device) for name, tensor in batch.items()}
         with undisturbed(self.family):
-            growth = self.allocation.scan(self.masks, keep=keep, loss=lambda: self._objective(batch).item())
+            growth = self.allocation.scan(self.masks, keep=keep, loss=lambda: self._loss(batch).item())
         sizes = {name: mask.mask.numel() for name, mask in self.masks.items()}
         self.mask_update.targets = process_group.agreed(self.allocation.shares(growth, sizes, self.sparsity))
         self.unallocated = False
@@ -301,13 +303,13 @@ class Prune(Finetune):
             learned = self.gating.levels() if self.gating is not None else self.learned
             return {name: matrix(self.layers[name], whole(statistic)) for name, statistic in learned.items()}
         batches = self._calibration_batches()
-        return calibrate(self.importance, self.family, self.layers, batches, objective=self._objective)
+        return calibrate(self.importance, self.family, self.layers, batches, objective=self._loss)
 
     def _calibration_batches(self) -> Iterator[Batch]:
         assert isinstance(self.importance, Calibrated)
         return calibration_batches(self.corpus, self.family, rows=self.importance.rows, seed=self.seed)
 
-    def _objective(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: Batch) -> Tensor:
         if self.teacher_family is not None:  # after training, Lightning leaves it on another device than the student
             nn.Module.to(self.teacher_family.model, self.family.device)
-        return self.total(self.terms(batch))
+        return self.evaluate(batch)[0]

@@ -13,20 +13,11 @@ from transformers import PreTrainedConfig
 from slimexp.budget.base import Budget, SearchSpace
 from slimexp.budget.solver import Loss, Unreachable, describe, solve
 from slimexp.calibration.observe import visiting
+from slimexp.cut import shape as shapes
 from slimexp.cut.ranking import Ranking, rank
+from slimexp.cut.recognition import recognize
 from slimexp.cut.remove import remove
-from slimexp.cut.shape import (
-    AXES,
-    HIDDEN,
-    WIDTHS,
-    ParameterCounter,
-    Shape,
-    axes_of,
-    lattice,
-    possible,
-    row_length,
-    whole,
-)
+from slimexp.cut.shape import AXES, HIDDEN, WIDTHS, ParameterCounter, Shape, axes_of, lattice, possible
 from slimexp.cut.simulate import simulated
 from slimexp.data.base import Corpus
 from slimexp.host import process_group
@@ -91,12 +82,8 @@ class PruneStructured(Finetune):
                 f"{type(importance).__name__} is learned by training, and structure goes before it: choose activation, "
                 "magnitude, wanda, taylor or random"
             )
-        for name, value in (
-            ("multiple", 1 if multiple == AUTO else multiple),
-            ("rows", rows),
-            ("candidates", candidates),
-        ):
-            if not isinstance(value, int) or value < 1:
+        for name, value in (("multiple", multiple), ("rows", rows), ("candidates", candidates)):
+            if not (isinstance(value, int) and value >= 1) and (name, value) != ("multiple", AUTO):
                 raise ValueError(f"{name} must be >= 1, got {value}")
         check_min_coverage(min_coverage)
         self.budget = budget
@@ -135,6 +122,22 @@ class PruneStructured(Finetune):
             raise ValueError(
                 "removal comes first: masks and quantizers of earlier stages would not survive it; move it before them"
             )
+
+    def inspect(self, outline: Family) -> None:
+        """Refuse a budget below what the smallest shape costs, where counting tells."""
+        if not self.budget.counts:
+            return
+        counter = ParameterCounter(outline.model)
+        options = lattice(outline.model.config, self.axes, multiple=self.multiple, strict=self.strict)
+
+        def count(shape: Shape) -> int:
+            """Number of parameters with the first blocks: which will stay is not known yet."""
+            return counter.count({stack: range(n) for stack, n in shape.items() if stack not in WIDTHS}, shape)
+
+        cost = self.budget.cost(SearchSpace(family=outline, lattice=options, count=count, build=lambda shape: outline))
+        least = {key: sizes[-1] for key, sizes in options.items()}
+        if cost(least) > self.budget.limit:
+            raise self._out_of_reach(Unreachable(least, cost(least)))
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         if any(attached(family.model)):
@@ -179,6 +182,7 @@ class PruneStructured(Finetune):
 
     def _choose_axes(self, config: PreTrainedConfig) -> None:
         """Where none are configured: all, except the width that a loss compares with the teacher's."""
+        recognize(config)
         if self.all_axes:
             self.axes = [axis for axis in axes_of(config) if axis != HIDDEN or not self.needs_hidden]
 
@@ -186,8 +190,10 @@ class PruneStructured(Finetune):
         if self._multiple != AUTO:
             return
         self._choose_axes(config)
-        widths = [(width, units) for width, units in whole(config).items() if width in WIDTHS and width in self.axes]
-        self._multiple = automatic.multiple([row_length(config, width, units) for width, units in widths])
+        widths = [
+            (width, units) for width, units in shapes.whole(config).items() if width in WIDTHS and width in self.axes
+        ]
+        self._multiple = automatic.multiple([shapes.row_length(config, width, units) for width, units in widths])
         self.multiple = math.lcm(self.multiple, self._multiple)
         self.chosen["multiple"] = self._multiple
 
@@ -228,11 +234,7 @@ class PruneStructured(Finetune):
                     allowed=partial(possible, space.family.model.config),
                 )
             except Unreachable as error:
-                raise ValueError(
-                    f"a budget of {self.budget.limit:g} {self.budget.unit} cannot be met by cutting "
-                    f"{', '.join(self.axes)} in multiples of {self.multiple}; {error}: raise the budget, add to axes, "
-                    "or lower multiple"
-                ) from error
+                raise self._out_of_reach(error) from error
             reached = self.budget.reached(space, shape, cost)
             print(f"{describe(space.whole)} -> {describe(shape)}: {reached:.4g} {self.budget.unit}")
             if reached <= self.budget.limit:
@@ -241,6 +243,12 @@ class PruneStructured(Finetune):
         raise ValueError(
             f"{self.budget.limit:g} {self.budget.unit} was not reached in {ATTEMPTS} attempts, the last came to "
             f"{reached:.4g}: raise the budget, or measure on a quieter machine"
+        )
+
+    def _out_of_reach(self, error: Unreachable) -> ValueError:
+        return ValueError(
+            f"a budget of {self.budget.limit:g} {self.budget.unit} cannot be met by cutting {', '.join(self.axes)} in "
+            f"multiples of {self.multiple}; {error}: raise the budget, add to axes, or lower multiple"
         )
 
     def _loss(self, family: Family, ranking: Ranking, corpus: Corpus) -> Loss:

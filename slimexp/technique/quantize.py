@@ -14,6 +14,7 @@ from slimexp.data.base import Corpus
 from slimexp.format.loadable import require_loadable
 from slimexp.format.pack import before
 from slimexp.host import process_group
+from slimexp.host.progress import counted
 from slimexp.model.base import Batch, Family
 from slimexp.model.cache import require_cache, round_cache
 from slimexp.model.layer import LayerSelector, check_finite, coverage, latent
@@ -271,7 +272,7 @@ class Quantize(Finetune):
 
     def _start(self, names: Iterable[str]) -> None:
         """Start learned grids from the weights; with a rounding, grids are fitted when their layer is rounded."""
-        for name in names:
+        for name in counted(names, "grid of layer"):
             quantizer = self.on_weights[name]
             if quantizer.frozen:
                 continue

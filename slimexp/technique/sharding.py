@@ -4,16 +4,19 @@ So a weight is whole within the forward pass alone. What reads weights between s
 does one layer at a time; a technique that cannot is refused by its ``whole_weights``.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from slimexp.host import process_group
-from slimexp.model.base import Family
+from slimexp.model.base import Batch, Family
+from slimexp.technique import random_state
 from slimexp.weight.shard import whole_parameter
 
 FSDP = "fsdp"
@@ -21,17 +24,21 @@ FSDP = "fsdp"
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
-class Sharded(pl.LightningModule):
-    """A module whose model and teacher each of several devices may hold a shard of, as the strategy has it.
+class Distributed(pl.LightningModule):
+    """A module that is trained on one device or several, each of which may hold a shard of the model and its teacher.
 
     Attributes:
         family: The model that is trained.
         teacher_family: Its teacher, if it has one.
+        seed: Seed of the order of the data.
     """
 
     family: Family
     teacher_family: Family | None
+    seed: int
+    _rng: Mapping[str, Any] | None
     _are_shards = False
+    _is_split = False
 
     @property
     def idle_parameters(self) -> bool:
@@ -43,6 +50,28 @@ class Sharded(pl.LightningModule):
         """Why it needs whole weights between steps, where a device may hold shards of them; ``None`` if it does not."""
         return None
 
+    @contextmanager
+    def split(self) -> Iterator[None]:
+        """The batch in the context is this device's share of one; elsewhere every device computes on the same rows."""
+        self._is_split = True
+        try:
+            yield
+        finally:
+            self._is_split = False
+
+    def shared_denominator(self, denominator: Tensor) -> Tensor:
+        """What a numerator on this device is divided by, so that the mean over devices is the quotient of the sums.
+
+        A mean of the devices' own means would weigh labels by how many their device happens to have.
+        """
+        return process_group.add_up(denominator) / process_group.size() if self._is_split else denominator
+
+    def means(self, scalars: Sequence[Tensor]) -> list[Tensor]:
+        """Means over the devices."""
+        if process_group.size() == 1:
+            return list(scalars)
+        return list(process_group.add_up(torch.stack(list(scalars)).float()) / process_group.size())
+
     def configure_model(self) -> None:
         """Shard model and teacher, where the strategy asks for it."""
         if self.device_mesh is None or self._are_shards:
@@ -52,6 +81,8 @@ class Sharded(pl.LightningModule):
         low_precision = self.trainer.precision == "bf16-mixed"
         for family in (self.family, self.teacher_family):
             if family is not None:
+                if low_precision and family is self.teacher_family:
+                    nn.Module.to(family.model, torch.bfloat16)
                 shard(family, self.device_mesh["data_parallel"], low_precision=low_precision)
         self._are_shards = True
 
@@ -59,6 +90,18 @@ class Sharded(pl.LightningModule):
         """Take over the first process's buffers, such as masks; parameters are the strategy's to share."""
         if not self._are_shards:
             process_group.share(self.buffers())
+
+    def start_random_state(self) -> None:
+        """Have each device but the first draw numbers of its own, where no checkpoint holds them."""
+        self._rng = getattr(self, "_rng", {} if process_group.rank() else None)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._rng = checkpoint["rng"]
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Dropout goes on where the checkpoint left it (restored here because starting a loader draws numbers)."""
+        if (rng := self.__dict__.pop("_rng", None)) is not None:
+            random_state.restore(rng, self.device, seed=[self.seed, self.global_step])
 
     def gather(self) -> None:
         """Make the model whole again after training: in the first process; the others are left an outline of it."""

@@ -1,6 +1,7 @@
 """Constructor arguments that every technique takes, and the values that they may have."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TypedDict
 
 import torch
@@ -11,7 +12,24 @@ from slimexp.technique import optimization
 from slimexp.technique.automatic import AUTO, Auto
 
 LEAST = {"steps": 0, "batch_size": 1, "accumulate": 1, "clip_norm": 0, "workers": 0, "pad_to": 1}
-AUTOMATIC = ("batch_size",)  # of those that may be ``auto``
+AUTOMATIC = ("batch_size", "workers")  # of those that may be ``auto``
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How steps are executed; it changes results by no more than rounding, but for padding.
+
+    Attributes:
+        pad_to: What lengths are padded to a multiple of, where the technique does not say.
+        compiled: Whether blocks and losses go through ``torch.compile``.
+        fused: Whether an optimizer that can do so updates all weights in one kernel, on a GPU.
+        logits_at_once: Number of logits in memory at once, of student and of teacher.
+    """
+
+    pad_to: int = 1
+    compiled: bool = False
+    fused: bool = False
+    logits_at_once: int = 2**22
 
 
 class Training(TypedDict):
@@ -23,8 +41,11 @@ class Training(TypedDict):
         accumulate: Number of batches per optimizer step; each weighs the same, however many tokens it has.
         clip_norm: Largest norm of the gradient; 0 for no limit.
         dropout: Whether the model's dropout is active while it trains.
-        workers: Number of processes that load data; 0 loads in the training process.
-        pad_to: Lengths are padded to a multiple of it (128 gives a compiler few distinct shapes).
+        workers: Number of processes that load data; 0 loads in the training process, ``auto`` suits the machine.
+        pad_to: Lengths are padded to a multiple of it (128 gives a compiler few distinct shapes), up to ``max_length``;
+            ``None`` for the trainer's.
+        packing: Whether several texts share a row of ``max_length`` tokens, kept apart by positions and masks; ``auto``
+            where the text is causal, the same in every epoch, and the model keeps texts apart.
         seed: Seed of the order of the data.
         losses: Name -> term of the objective.
         optimizer: Partial of a torch optimizer, awaiting the parameters; an ``lr`` that is ``"auto"`` suits the model.
@@ -38,8 +59,9 @@ class Training(TypedDict):
     accumulate: int
     clip_norm: float
     dropout: bool
-    workers: int
-    pad_to: int
+    workers: int | Auto
+    pad_to: int | None
+    packing: bool | Auto
     seed: int
     losses: Mapping[str, Loss]
     optimizer: Callable[..., torch.optim.Optimizer]
@@ -56,7 +78,9 @@ def check(training: Training) -> None:
     """
     for name, least in LEAST.items():
         value = training[name]  # type: ignore[literal-required]
-        if value == AUTO and name in AUTOMATIC:
+        if value is None or (value == AUTO and name in AUTOMATIC):
+            continue
+        if name == "pad_to" and value is None:
             continue
         if not isinstance(value, int | float) or value < least:
             raise ValueError(f"{name} must be >= {least}, got {value}")

@@ -46,6 +46,18 @@ def test_costs_of_more_than_a_decade_have_a_logarithmic_axis(
     assert axes(13.0).get_xlim() == pytest.approx((0.8, 16.25))
 
 
+def test_a_broken_model_does_not_squeeze_a_logarithmic_axis(
+    make_point: Callable[..., Point], make_section: Callable[..., Section], drawn: Callable[[Section], Axes]
+) -> None:
+    def axes(worst: float) -> Axes:
+        rows = [{"cer": cer, "disk_mb": size} for cer, size in ((12.0, 2.0), (10.0, 4.0), (worst, 5.0))]
+        points = [make_point("prune", [row]) for row in rows]
+        return drawn(make_section(points, [0, 1], [0.0, 0.0, 1.0], trivial=None))
+
+    assert axes(1e3).get_yscale() == "log" and axes(1e3).get_ylim()[1] > 1e3
+    assert axes(1e6).get_yscale() == "linear" and "1 dominated point, outside" in key(axes(1e6))
+
+
 def test_a_title_names_the_metric_and_its_better_direction() -> None:
     assert axis_title("disk_mb", "min") == "size on disk (MB)   ← better"
     assert axis_title("decode_tokens_per_s", "max") == "decode tokens per s   better →"

@@ -117,3 +117,23 @@ def test_directions_are_those_of_the_records(make: Callable[..., Record]) -> Non
     records = [make("dense", DENSE), make("prune", {"cer": 0.02, "arc_exact_match": 0.5}, directions=ways)]
     assert only(records, x="arc_exact_match").directions == ("max", "min")
     assert better("lambada_perplexity", records) == better("size_ratio", records) == "min"
+
+
+def test_language_models_are_led_by_perplexity_where_their_tokens_are_the_same(
+    make: Callable[..., Record], likelihoods: Callable[..., dict[str, float]]
+) -> None:
+    dense = {**likelihoods(10.0), "disk_mb": 16.0}
+    small = {**likelihoods(12.0), "disk_mb": 4.0}
+    other = {**likelihoods(9.0, tokens_per_byte=0.5), "disk_mb": 3.0}
+    about = {"headline": "bits_per_byte", "baseline": dense, "trivial": 4.5}
+    rows = [make("dense", dense, {}, **about), make("prune", small, **about)]
+    (one,) = sections(rows)
+    assert (one.headline, one.y, one.quality, one.direction) == ("perplexity", "perplexity", "perplexity_ratio", "min")
+    assert one.trivial is None and one.guess is not None and one.guess > 1e4
+    assert [point.label for point in one.points] == ["dense", "prune"] and one.front == [0, 1]
+    assert one.hypervolume == pytest.approx(0.75 / 1.2)  # a quarter of the bytes, 10 / 12 of the quality
+    (mixed,) = sections([*rows, make("cut", other, **about)])
+    assert (mixed.headline, mixed.quality) == ("bits_per_byte", "bits_per_byte_ratio")
+    (three,) = sections(rows, z="perplexity_ratio")
+    assert list(three.volume_axes) == ["disk_mb", "bits_per_byte", "perplexity_ratio"]
+    assert three.corner is not None and three.corner[1] == 4.5

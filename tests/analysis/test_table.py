@@ -2,8 +2,10 @@
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,8 @@ from slimexp.analysis.section import Section
 from slimexp.analysis.table import table, write_csv, write_json
 
 pytestmark = pytest.mark.fast
+
+Make = Callable[..., Any]
 
 
 def test_marks_stand_before_points_and_are_explained(usual: Section) -> None:
@@ -43,3 +47,29 @@ def test_files_hold_a_row_for_each_point(usual: Section, tmp_path: Path) -> None
     assert float(rows[3]["cer_error"]) == pytest.approx(0.001)
     (row,) = json.loads((tmp_path / "report.json").read_text())
     assert row["finished"] == [1, 2, 3] and row["points"][3]["figures"]["latency_ratio"]["mean"] == 1.5
+
+
+def test_language_models_have_perplexity_and_its_ratio_in_place_of_what_is_kept(
+    make_point: Make, make_section: Make, likelihoods: Make
+) -> None:
+    rows = {
+        "dense": {**likelihoods(10.0), "perplexity_ratio": 1.0},
+        "best": {**likelihoods(12.0), "perplexity_ratio": 1.2},
+    }
+    points = [make_point(label, [{**figures, "disk_mb": 4.0}]) for label, figures in rows.items()]
+    language = {"headline": "perplexity", "y": "perplexity", "quality": "perplexity_ratio", "trivial": None}
+    shown = table(make_section(points, [0, 1], [None, None], **language))
+    _, head, _, best, *_ = shown.splitlines()
+    assert head.split()[:5] == ["model", "seeds", "perplexity", "x", "dense"] and "bits_per_byte" in head
+    assert best.split()[:7] == ["*", "best", "1", "12", "±", "0.12", "1.2"]
+    assert "perplexity is per token" in shown and "no model" not in shown and "kept" not in shown
+    mixed = {"headline": "bits_per_byte", "y": "bits_per_byte", "quality": "bits_per_byte_ratio", "trivial": None}
+    assert "split text into different tokens" in table(make_section(points, [0, 1], [None, None], **mixed))
+
+
+def test_an_untrained_dense_model_has_no_column_of_what_is_kept(usual: Section) -> None:
+    shown = table(replace(usual, untrained=True))
+    assert (
+        "kept" not in shown.splitlines()[1] and "dense is untrained: in cer" in shown and "(0.02 beside 0.08)" in shown
+    )
+    assert "no model (best trivial guess)" in shown

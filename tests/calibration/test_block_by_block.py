@@ -94,8 +94,8 @@ def test_the_model_is_entered_once_where_its_blocks_can_be_followed(
     values: dict[str, Any], runs: int, tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family = tiny("causal_lm", **values)
-    entered, forward = [], family.forward
-    monkeypatch.setattr(family, "forward", lambda batch: entered.append(len(batch["input_ids"][0])) or forward(batch))
+    entered, run = [], family.run
+    monkeypatch.setattr(family, "run", lambda batch: entered.append(len(batch["input_ids"][0])) or run(batch))
     show(family, lambda _: None)
     assert len(entered) == 1 + runs * len(ROWS)
     assert entered[0] <= block_by_block.PROBE

@@ -11,7 +11,7 @@ BATCHES = [{"x": torch.arange(4.0)[None]}, {"x": torch.linspace(-9, 9, 3 * PER_B
 
 def family(used: nn.Module, unused: nn.Module) -> SimpleNamespace:
     return SimpleNamespace(
-        model=nn.ModuleList([used, unused]), device=torch.device("cpu"), forward=lambda batch: used(batch["x"])
+        model=nn.ModuleList([used, unused]), device=torch.device("cpu"), run=lambda batch: used(batch["x"])
     )
 
 

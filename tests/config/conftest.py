@@ -40,8 +40,7 @@ FILES = {
         name: run
         save_dtype: bfloat16
         resume: true
-        compile: false
-        checkpoint: {{every_steps: 1, every_seconds: 1}}
+        checkpoint: {{every_steps: 1, every_seconds: 1, share: null}}
         trainer: null
         data: null
         hydra: {{run: {{dir: "${{runs}}"}}, sweep: {{dir: "${{runs}}", subdir: .}}, output_subdir: null}}

@@ -16,7 +16,7 @@ REFUSED = [
     "torch.load", "torch.hub.load", "torch.utils.cpp_extension.load", "torch.save", "torch.nn.Linear",
     "transformers.pipeline", "transformers.AutoModel.from_pretrained", "hydra.utils.get_method", "hydra.utils.call",
     "pytorch_lightning.Trainer.fit", "pytorch_lightning.callbacks.model_checkpoint.Path",
-    "torch.optim.lr_scheduler.math.pow", "slimexp.host.console.counted", "slimexp.record.record.Record",
+    "torch.optim.lr_scheduler.math.pow", "slimexp.host.progress.counted", "slimexp.record.record.Record",
     "slimexp.config.build.build",
     "slimexp.artifact.load", "slimexp.logger.wandb_run.os.system", "optuna.create_study", "wandb.init", "shutil.rmtree",
 ]  # fmt: skip

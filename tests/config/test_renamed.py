@@ -3,6 +3,7 @@
 import pytest
 
 from slimexp.config import renamed
+from slimexp.config.binding import unknown
 from slimexp.config.composition import options
 from slimexp.config.definition import TargetNotFound, home
 from slimexp.config.override import nearest
@@ -64,3 +65,14 @@ def test_an_old_key_of_a_command_line_is_named() -> None:
     assert line == (
         "'pipeline.prune.scheduler.num_warmup_steps' is called 'pipeline.prune.lr_scheduler.num_warmup_steps' now"
     )
+
+
+@pytest.mark.fast
+def test_a_root_key_that_moved_is_found_where_it_is_now() -> None:
+    old = {"compile": True, "trainer": {"devices": 1}}
+    assert renamed.config(old) == {"trainer": {"devices": 1, "compile": True}}
+    assert renamed.config({"compile": True}) == {"compile": True}, "nowhere to go"
+    assert renamed.config({"compile": True, "trainer": {"compile": "auto"}})["trainer"] == {"compile": "auto"}
+    assert renamed.key("compile") == "trainer.compile" and renamed.key("pipeline.x.compile") == "pipeline.x.compile"
+    assert nearest("compile", [], options, []) == "'compile' is called 'trainer.compile' now"
+    assert unknown("compile", "", ["seed"]) == "'compile' is called 'trainer.compile' now"

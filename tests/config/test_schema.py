@@ -22,6 +22,7 @@ WRONG = [
     *(("save_dtype", name) for name in ("int8", "complex64", "bogus", "nn", "", "float8_e4m3fn", "bool")),
     *(("checkpoint.every_steps", number) for number in (0, -1)),
     *(("checkpoint.every_seconds", number) for number in (-1, float("nan"), float("inf"))),
+    *(("checkpoint.share", number) for number in (-0.1, 0, 1.1, float("nan"), float("inf"))),
     *((f"trainer.{key}", value) for key, value in {
         "accumulate_grad_batches": 2, "callbacks": [], "default_root_dir": "x", "fast_dev_run": True, "max_steps": 3,
         "gradient_clip_val": 1.0, "limit_train_batches": 2, "logger": True, "max_epochs": 1, "min_epochs": 1,
@@ -64,8 +65,8 @@ def test_one_line_says_key_and_value(key: str, value: object, tmp_path: Path) ->
     [
         ("name", "x" * 128), ("name", "my run (1)"), ("name", "été"), ("name", "a.b-c_d=1,2"), ("seed", 2**32 - 1),
         ("seed", 0), ("save_dtype", "float16"), ("save_dtype", "float64"), ("checkpoint.every_seconds", 0),
-        ("checkpoint.every_steps", 1), ("trainer.logger", False), ("trainer.profiler", "simple"),
-        ("runs", "new/folder"),
+        ("checkpoint.every_steps", 1), ("checkpoint.share", None), ("checkpoint.share", 1), ("trainer.logger", False),
+        ("trainer.profiler", "simple"), ("runs", "new/folder"),
         ("pipeline.prune.optimizer.lr", 0), ("pipeline.prune.allocation", None), ("logger.entity", None),
     ],
 )  # fmt: skip

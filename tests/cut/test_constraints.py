@@ -10,8 +10,7 @@ from transformers import LlamaConfig
 
 from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, KV_HEADS, VOCABULARY
 from slimexp.cut.constraints import ScopeIndices, admits, scopes
-from slimexp.cut.keep import head_rows
-from slimexp.cut.remove import remove
+from slimexp.cut.remove import head_rows, remove
 from slimexp.model.base import Family
 
 Tiny = Callable[..., Any]

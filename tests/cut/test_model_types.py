@@ -95,6 +95,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> task, type, co
     "roberta": ("classification", "roberta", {"max_position_embeddings": 66}),
     "stablelm": ("causal_lm", "stablelm", {"num_key_value_heads": 2, "qk_layernorm": True}),
     "stablelm parallel": ("causal_lm", "stablelm", {"num_key_value_heads": 2, "use_parallel_residual": True}),
+    "starcoder2": ("causal_lm", "starcoder2", {}),
     "t5": ("seq2seq", "t5", T5),
     "umt5": ("seq2seq", "umt5", T5),
     "xlm-roberta": ("classification", "xlm-roberta", {"max_position_embeddings": 66}),

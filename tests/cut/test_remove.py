@@ -15,8 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelF
 from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, VOCABULARY, block
 from slimexp.architecture.model_type import architecture_of, size
 from slimexp.cut.constraints import ScopeIndices, scopes
-from slimexp.cut.keep import head_rows
-from slimexp.cut.remove import remove, retained_entries
+from slimexp.cut.remove import head_rows, remove, retained_entries
 from slimexp.loss.base import IGNORE
 from slimexp.model.base import Family
 

@@ -1,4 +1,5 @@
 import math
+import random
 
 import numpy as np
 import pytest
@@ -106,3 +107,16 @@ def test_guessing_bytes_by_frequency() -> None:
     assert grading.byte_bits(half, [Example("abba")]) == pytest.approx(1.0, abs=0.05)
     assert grading.byte_bits([], [Example("anything")]) == pytest.approx(8.0)
     assert grading.byte_bits(half, [Example("zz")]) > 8
+
+
+def test_drawing_classes_by_frequency_is_the_best_guess_for_macro_f1() -> None:
+    rows = [Example("", label=label) for label in [0] * 6 + [1] * 3 + [2]]
+    assert grading.guessed_macro_f1(rows, rows) == pytest.approx(1 / 3)
+    commonest = grading.grade_label([0] * len(rows), rows, classes=3)["macro_f1"]
+    assert commonest < grading.guessed_macro_f1(rows, rows)
+    assert grading.guessed_macro_f1(rows[:6], rows[6:]) == 0
+    drawn = [0] * 6 + [1] * 3 + [2]
+    rng = random.Random(0)
+    many = [Example("", label=label) for label in drawn * 500]
+    found = grading.grade_label([rng.choice(drawn) for _ in many], many, classes=3)["macro_f1"]
+    assert found == pytest.approx(1 / 3, abs=0.02)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slimexp.host.console import UNREAD, counted, disk_fault, interruptible, phase, printable
+from slimexp.host.console import UNREAD, disk_fault, interruptible, phase, printable
 
 pytestmark = pytest.mark.fast
 ROOT = Path(__file__).parents[2]
@@ -71,18 +71,6 @@ def test_a_phase_is_one_line_that_no_terminal_obeys(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == "  loading a\\nb\n"
 
 
-def test_a_loop_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(counted(range(40), "layer")) == list(range(40))
-    assert capsys.readouterr().out.splitlines() == [f"  layer {done} of 40" for done in range(4, 41, 4)]
-    assert list(counted("ab", "cut")) == ["a", "b"]
-    assert capsys.readouterr().out == "  cut 1 of 2\n  cut 2 of 2\n"
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert list(counted("ab", "cut")) == ["a", "b"]
-    assert capsys.readouterr().out == "\r  cut 1 of 2\r  cut 2 of 2\n"
-    assert list(counted([], "cut")) == []
-    assert capsys.readouterr().out == ""
-
-
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -129,16 +117,24 @@ def test_what_the_disk_refuses(error: Exception, expected: str | None) -> None:
         (OSError(errno.EMFILE, "no", "/a"), "too many open files: raise the limit (ulimit -n) or use fewer workers"),
         (OSError(errno.ENFILE, "no"), "too many open files in system: raise the limit"),
         (RuntimeError("unable to open file: Too many open files"), "too many open files: raise the limit"),
-        (MemoryError(), "no memory left (MemoryError): free some, or use a smaller model, batch or max_length"),
+        (MemoryError(), "no memory left (MemoryError): free some, or lower batch_size"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "no memory left ([Errno 12] Cannot allocate memory): free"),
         (Exception("mmap: Cannot allocate memory (os error 12)"), "no memory left (mmap: Cannot allocate memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "no memory left ([enforce fail]"),
         (RuntimeError("CUDA out of memory. " + "Tried " * 200), "no memory left (CUDA out of memory. Tried"),
     ],
 )
-def test_what_the_machine_lacks(error: Exception, expected: str) -> None:
+def test_what_the_machine_lacks(error: Exception, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slimexp.host.console._phases", [])
     message = disk_fault(error, "/runs", setting="runs=FOLDER")
     assert message is not None and message.startswith(expected) and len(message) < 400
+
+
+def test_the_phase_that_ran_out_of_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slimexp.host.console._phases", [])
+    phase("measuring task")
+    message = disk_fault(RuntimeError("std::bad_alloc"), "/runs", setting="runs=FOLDER")
+    assert message is not None and message.startswith("no memory left while measuring task (std::bad_alloc): free some")
 
 
 def test_a_file_that_grows_beyond_the_limit_is_told(tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ from unittest import mock
 import pytest
 
 from slimexp.data.base import Corpus
-from slimexp.measure import lm_eval
+from slimexp.measure import harness_model, lm_eval
 from slimexp.measure.base import Subject
+from slimexp.measure.harness_model import HarnessModel
 from slimexp.measure.lm_eval import LmEval
 from slimexp.measure.multiple_choice import spelling_items
+from slimexp.model import base
 
 
 def _measure(**changes: Any) -> LmEval:
@@ -113,3 +115,49 @@ def test_wrong_kind_of_model_is_said_before_training() -> None:
 def test_refuses(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(bad))} must"):
         _measure(**bad)
+
+
+def test_causal_answers_score_as_the_harness_itself_scores_them(
+    subjects: dict[str, Subject], corpora: dict[str, Corpus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in batches of one, and on a model that computes all logits."""
+    from lm_eval.models.huggingface import HFLM
+
+    subject, corpus = subjects["causal_lm"], corpora["causal_lm"]
+    seen: list[list[tuple[float, bool]]] = []
+    score = HarnessModel._loglikelihood_tokens
+
+    def both(self: HarnessModel, requests: list[Any], *args: Any, **options: Any) -> Any:
+        seen.append(HFLM._loglikelihood_tokens(self, requests, True))
+        seen.append(score(self, requests))
+        monkeypatch.setattr(harness_model, "keeps_some", lambda _: False)
+        seen.append(score(self, requests))
+        monkeypatch.setattr(base, "LOGITS", 1)
+        seen.append(score(self, requests))
+        return seen[1]
+
+    monkeypatch.setattr(HarnessModel, "_loglikelihood_tokens", both)
+    _measure(limit=None).measure(subject, subject, corpus)
+    expected, *scored = seen
+    assert len(expected) > 6
+    for scores in scored:
+        assert [loss for loss, _ in scores] == pytest.approx([loss for loss, _ in expected], rel=1e-5)
+        assert [greedy for _, greedy in scores] == [greedy for _, greedy in expected]
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    subjects: dict[str, Subject], corpora: dict[str, Corpus], capfd: pytest.CaptureFixture[str]
+) -> None:
+    subject, corpus = subjects["causal_lm"], corpora["causal_lm"]
+    expected = _measure().measure(subject, subject, corpus)
+
+    def limited(_: Any, args: Any, options: dict[str, Any]) -> None:
+        if len(options["input_ids"]) > 2:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    hook = subject.family.model.register_forward_pre_hook(limited, with_kwargs=True)
+    try:
+        assert _measure().measure(subject, subject, corpus) == pytest.approx(expected)
+    finally:
+        hook.remove()
+    assert capfd.readouterr().out == "  out of memory with measure.lm_eval.batch_size=4: went on with 2\n"

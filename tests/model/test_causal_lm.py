@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -8,7 +7,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from slimexp.loss.base import IGNORE
-from slimexp.model import causal_lm
+from slimexp.model import base
 from slimexp.model.causal_lm import CausalLm, token_nats
 from slimexp.model.tokenizer import Bpe
 
@@ -70,16 +69,6 @@ def test_windows_count_every_token_once(tiny: Tiny, max_length: int) -> None:
     assert [row[0] for row in cut] == [pytest.approx(row[0], rel=1e-5) for row in whole]
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 6, 7, 8, 9])
-def test_windows_overlap_by_one_token(tiny: Tiny, length: int) -> None:
-    family: CausalLm = tiny("causal_lm", max_length=4)
-    ids = list(range(length))
-    windows = family._windows(ids)
-    assert [a[-1] == b[0] for a, b in pairwise(windows)] == [True] * (len(windows) - 1)
-    assert [token for window in windows for token in window[1:]] == ids[1:]
-    assert all(2 <= len(window) <= 4 for window in windows) or length == 1
-
-
 def test_a_text_of_one_token_predicts_nothing(tiny: Tiny) -> None:
     family: CausalLm = tiny("causal_lm")
     assert family.predict([("", None, None), ROWS[0]], batch_size=2)[0] == (0.0, 0, 0)
@@ -108,8 +97,20 @@ def test_a_pass_has_as_many_rows_as_its_logits_may_take(tiny: Tiny, monkeypatch:
     )
     words = family.model.config.vocab_size
     for limit, most in ((1, 1), (2 * longest * words, 2), (10**9, 4)):
-        monkeypatch.setattr(causal_lm, "_LOGITS", limit)
+        monkeypatch.setattr(base, "LOGITS", limit)
         rows.clear()
         for scored, reference in zip(family.predict(ROWS, batch_size=64), expected, strict=True):
             assert scored == (pytest.approx(reference[0], rel=1e-5), *reference[1:])
         assert max(rows) == most
+
+
+def test_a_pass_for_what_layers_read_computes_the_last_logits_alone(tiny: Tiny) -> None:
+    family: CausalLm = tiny("causal_lm")
+    read: dict[str, torch.Size] = {}
+    for name in ("model.layers.1.mlp.down_proj", "lm_head"):
+        layer = family.model.get_submodule(name)
+        layer.register_forward_pre_hook(lambda _, x, name=name: read.update({name: x[0].shape}))
+    batch = family.encode(ROWS)
+    family.run(batch)
+    rows, width = batch["input_ids"].shape
+    assert read["model.layers.1.mlp.down_proj"][:2] == (rows, width) and read["lm_head"][:2] == (rows, 1)

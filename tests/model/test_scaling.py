@@ -32,6 +32,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], int]] = {  # task, config, scalings
     "gemma3": ("causal_lm", {"model_type": "gemma3_text", "head_dim": 8}, 4),
     "phi3": ("causal_lm", {"model_type": "phi3"}, 4),
     "olmo2": ("causal_lm", {"model_type": "olmo2"}, 2),
+    "starcoder2": ("causal_lm", {"model_type": "starcoder2"}, 3),
     "stablelm": ("causal_lm", {"model_type": "stablelm", "qk_layernorm": True}, 4),
     "stablelm parallel": ("causal_lm", {"model_type": "stablelm", "use_parallel_residual": True}, 3),
     "phi": ("causal_lm", {"model_type": "phi", "num_key_value_heads": 2}, 2),

@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from slimexp.analysis.section import Section, load
 from slimexp.page.content import content
 from slimexp.record import record
-from slimexp.record.record import append, read
+from slimexp.record.record import Record, append, read
 
 pytestmark = pytest.mark.fast
 
@@ -131,3 +132,20 @@ def test_published_points_stand_apart(runs: Path) -> None:
 def test_it_is_strict_json(runs: Path) -> None:
     text = json.dumps(content(load(runs), runs, runs), allow_nan=False)
     assert not any(isinstance(value, float) and math.isnan(value) for value in json.loads(text)["sections"][0].values())
+
+
+def test_language_models_show_perplexity_and_no_guess(
+    tmp_path: Path, make_record: Callable[..., Record], likelihoods: Callable[..., dict[str, float]]
+) -> None:
+    dense = {**likelihoods(10.0), "disk_mb": 16.0}
+    rows = {"dense": dense, "near": {**likelihoods(10.8), "disk_mb": 8.0}}
+    about = {"headline": "bits_per_byte", "trivial": 4.5, "baseline": dense}
+    for key, metrics in rows.items():
+        config = {"pipeline": {key: {}}}
+        append(tmp_path / record.FILE, make_record(key, stage=key, metrics=metrics, config=config, **about))
+    (one,) = content(load(tmp_path), tmp_path, tmp_path)["sections"]
+    assert (one["headline"], one["quality"], one["guessing"]) == ("perplexity", "perplexity_ratio", False)
+    assert [metric["name"] for metric in one["metrics"]][:2] == ["perplexity", "perplexity_ratio"]
+    assert "kept" not in {metric["name"] for metric in one["metrics"]}
+    assert {"metric": "perplexity_ratio", "side": "max"} in one["budgets"]
+    assert one["guess"] > 10.8 and "per token" in one["words"][0]

@@ -207,7 +207,7 @@ def command(tiny: Make, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         f"data.path={home / 'table.csv'}", "data.task=seq2seq", f"pipeline={LAST}", "logger=none", "trainer=fast",
         "measure=[size]", f"pipeline.{LAST}.steps=5", f"pipeline.{LAST}.batch_size=4", f"pipeline.{LAST}.every=1",
         f"pipeline.{LAST}.optimizer.lr=0.01", "checkpoint.every_steps=1", "checkpoint.every_seconds=0",
-        "trainer.log_every_n_steps=1",
+        "checkpoint.share=null", "trainer.log_every_n_steps=1",
     ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from slimexp.file import integrity
 from slimexp.pipeline import checkpoint
@@ -21,7 +22,9 @@ class Run:
     def __init__(self, callback: Checkpoint, *, accumulate: int = 1, start: int = 0) -> None:
         self.callback, self.accumulate = callback, accumulate
         self.clock, self.batch, self.start = 0.0, start * accumulate, start
+        self.strategy = SimpleNamespace(checkpoint_io=TorchCheckpointIO())
         self.saved: list[tuple[int, int]] = []
+        self.takes = 0.0
 
     @property
     def trainer(self) -> Any:
@@ -30,11 +33,13 @@ class Run:
             max_steps=20,
             accumulate_grad_batches=self.accumulate,
             save_checkpoint=self.save,
+            strategy=self.strategy,
         )
 
     def save(self, path: Path) -> None:
         self.saved.append((self.batch // self.accumulate, self.batch % self.accumulate))
         path.write_text(str(self.saved[-1][0]))
+        self.clock += self.takes
 
     def go(self) -> list[int]:
         """Steps at which it was saved."""
@@ -51,10 +56,10 @@ class Run:
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
-    def make(*, every_steps: int, every_seconds: float, **settings: Any) -> Run:
+    def make(*, every_steps: int, every_seconds: float, share: float | None = None, **settings: Any) -> Run:
         callback = Checkpoint(
             path=tmp_path / "checkpoint.ckpt", key="k", curves=tmp_path / "curves.jsonl",
-            every_seconds=every_seconds, every_steps=every_steps,
+            every_seconds=every_seconds, every_steps=every_steps, share=share,
         )  # fmt: skip
         run = Run(callback, **settings)
         monkeypatch.setattr(checkpoint.time, "monotonic", lambda: run.clock)
@@ -76,6 +81,14 @@ def test_not_before_its_time_and_only_between_optimizer_steps(start: Callable[..
     assert saved and all((later - earlier) * accumulate >= 7 for earlier, later in pairwise([0, *saved]))
 
 
+def test_no_oftener_than_costs_its_share_of_the_time(start: Callable[..., Run]) -> None:
+    """A step takes a second, and a checkpoint half of one."""
+    for share, expected in ((None, [1, 2, 3, 4]), (0.5, [1, 2, 3, 4]), (0.25, [1, 3, 5, 7]), (0.1, [1, 6, 11, 16])):
+        run = start(every_steps=1, every_seconds=0, share=share)
+        run.takes = 0.5
+        assert run.go()[:4] == expected
+
+
 def test_a_resumed_run_counts_from_where_it_starts(start: Callable[..., Run]) -> None:
     assert start(every_steps=5, every_seconds=0, start=7).go() == [12, 17]
 
@@ -89,8 +102,9 @@ def test_it_has_its_name_once_the_step_is_logged(
     monkeypatch.setattr(integrity, "sync", lambda path: done.append(path.name))
     callback = start(every_steps=1, every_seconds=0).callback
     trainer: Any = SimpleNamespace(
-        global_step=1, max_steps=3, accumulate_grad_batches=1, save_checkpoint=lambda path: path.write_text("1")
-    )
+        global_step=1, max_steps=3, accumulate_grad_batches=1, save_checkpoint=lambda path: path.write_text("1"),
+        strategy=SimpleNamespace(checkpoint_io=TorchCheckpointIO()),
+    )  # fmt: skip
     callback.on_train_start(SimpleNamespace(global_step=0), None)  # type: ignore[arg-type]
     callback.on_train_batch_end(trainer, None, None, None, 0)  # type: ignore[arg-type]
     assert not callback.path.exists() and done == []

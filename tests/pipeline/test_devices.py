@@ -19,7 +19,7 @@ from slimexp.config.composition import compose
 from slimexp.pipeline.pipeline import Pipeline
 
 SCRIPT = Path(__file__).with_name("together.py")
-SHORT = ("steps=4", "batch_size=4", "optimizer.lr=0.001", "dropout=false")
+SHORT = ("steps=4", "batch_size=4", "packing=false", "optimizer.lr=0.001", "dropout=false")
 # Name -> pipeline, settings of its stage, and components (GROUP@SLOT=OPTION) of it.
 JOBS: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {
     "finetune": ("finetune", ["accumulate=2"], []),

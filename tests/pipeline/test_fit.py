@@ -15,7 +15,7 @@ from slimexp.pipeline.pipeline import Pipeline
 from slimexp.record.stage import Stage
 
 Make = Callable[..., Any]
-CHECKPOINTS = ("checkpoint.every_steps=2", "checkpoint.every_seconds=0")
+CHECKPOINTS = ("checkpoint.every_steps=2", "checkpoint.every_seconds=0", "checkpoint.share=null")
 
 
 @pytest.fixture

@@ -71,7 +71,12 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 @pytest.fixture
 def many_steps(short: Make, overrides: Make) -> list[str]:
-    more = [*short("finetune", steps=80), "checkpoint.every_steps=1", "checkpoint.every_seconds=0"]
+    more = [
+        *short("finetune", steps=80),
+        "checkpoint.every_steps=1",
+        "checkpoint.every_seconds=0",
+        "checkpoint.share=null",
+    ]
     return overrides("finetune", *more, dropout_rate=0.2)
 
 

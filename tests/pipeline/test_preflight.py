@@ -242,3 +242,46 @@ def test_constructing_a_pipeline_writes_nothing(pipeline: Make, overrides: Make,
 def test_names_with_a_meaning_are_no_names_of_stages(pipeline: Make, overrides: Make, name: str) -> None:
     with pytest.raises(ValueError, match=f"a stage cannot be called '{name}'"):
         pipeline(overrides("finetune", f"+technique@pipeline.{name}=finetune"))
+
+
+def test_what_is_auto_is_chosen_and_stands_in_the_config(pipeline: Make, overrides: Make) -> None:
+    """Rows of 96 and 64: groups of 32 divide both, so that the removal keeps to 32 as well."""
+    lines = [*REMOVES, *IN_GROUPS, "+technique@pipeline.distill=distill", "pipeline.distill.steps=20"]
+    sizes = {"hidden_size": 64, "intermediate_size": 96}
+    run = pipeline(overrides("finetune", *lines, task="causal_lm", **sizes))
+    stages = run.cfg.pipeline
+    assert stages.prune_structured.multiple == 8 and run.multiples == {"prune_structured": 32}
+    assert stages.quantize.group_size == 32 and stages.distill.batch_size == 32
+    assert stages.distill.lr_scheduler.num_warmup_steps == 2
+    rate = stages.distill.optimizer.lr
+    assert rate == run.chosen["pipeline.distill.optimizer.lr"] == run.techniques["distill"].chosen["optimizer.lr"] > 0
+    given = [f"{key}={value}" for key, value in run.chosen.items()]
+    assert "pipeline.quantize.group_size=32" in given
+    same = pipeline(overrides("finetune", *lines, *given, task="causal_lm", **sizes))
+    assert same.chosen == {} and [stage.key for stage in same.stages] == [stage.key for stage in run.stages]
+
+
+def test_groups_suit_the_rows_that_a_cut_leaves(pipeline: Make, overrides: Make) -> None:
+    lines = ["+technique@pipeline.distill=distill", "+cut@pipeline.distill.cut=keep", "pipeline.distill.cut.ffn=32"]
+    run = pipeline(overrides("finetune", *lines, *IN_GROUPS, task="causal_lm"))
+    assert run.cfg.pipeline.quantize.group_size == 32
+
+
+def test_each_of_two_stages_with_one_optimizer_has_its_own_numbers(pipeline: Make, overrides: Make) -> None:
+    shared = "pipeline.distill.lr_scheduler=${pipeline.prune.lr_scheduler}"
+    lines = overrides("prune", "+technique@pipeline.distill=distill", shared, "pipeline.prune.steps=10",
+                      "pipeline.distill.steps=30")  # fmt: skip
+    stages = pipeline(lines).cfg.pipeline
+    assert (stages.prune.lr_scheduler.num_warmup_steps, stages.distill.lr_scheduler.num_warmup_steps) == (1, 3)
+
+
+@pytest.mark.parametrize("task", ["seq2seq", "causal_lm", "classification"])
+def test_the_task_of_data_is_the_model_s_own(pipeline: Make, overrides: Make, task: str) -> None:
+    lines = [line for line in overrides("finetune", task=task) if not line.startswith("data.task")]
+    assert pipeline(lines).cfg.data.task == task
+
+
+def test_a_budget_out_of_reach_is_refused_before_anything_is_measured(pipeline: Make, overrides: Make) -> None:
+    lines = [*REMOVES, "pipeline.prune_structured.budget.share=0.01", "~pipeline.finetune"]
+    with pytest.raises(ValueError, match=r"a budget of 0\.01 .* cannot be met by cutting .* in multiples of 8"):
+        pipeline(overrides("finetune", *lines, task="causal_lm"))

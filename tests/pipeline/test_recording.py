@@ -69,3 +69,23 @@ def test_a_line_says_what_became_of_a_stage(recorder: Recorder) -> None:
     shown = line(replace(row, trivial=0.75), recorder.runs)
     assert shown.startswith(f"prune: {name} 0.5000 (50% of the dense gain kept), ")
     assert f"2.00 MB (0.50x dense), 7 s training, 2 s measuring -> {recorder.runs / 'a' / 'artifact'}" in shown
+
+
+def test_a_line_on_a_language_model_leads_with_perplexity(make_record: Make, likelihoods: Make, tmp_path: Path) -> None:
+    kept = {"headline": "bits_per_byte", "trivial": 4.5, "seconds": {"train": 1.0, "measure": 2.0}}
+    same = make_record(metrics=likelihoods(74.0), baseline=likelihoods(34.0), **kept)
+    assert line(same, tmp_path).startswith("prune: perplexity 74.0000 (2.176x dense), ")
+    other = make_record(metrics=likelihoods(74.0), baseline=likelihoods(34.0, tokens_per_byte=0.4), **kept)
+    assert line(other, tmp_path).startswith("prune: bits_per_byte 1.8628 (0.915x dense), ")
+    dense = make_record("dense", metrics=likelihoods(34.0), baseline=likelihoods(34.0), **kept)
+    assert line(dense, tmp_path).startswith("prune: perplexity 34.0000, ")
+
+
+def test_a_line_names_no_share_of_the_gain_of_an_untrained_model(make_record: Make, tmp_path: Path) -> None:
+    dense = {"macro_f1": 0.36, "macro_f1_stderr": 0.02}
+    task = {"headline": "macro_f1", "direction": "max", "trivial": 1 / 3, "baseline": dense}
+    seconds = {"train": 1.0, "measure": 2.0}
+    shown = line(make_record(metrics={"macro_f1": 0.9}, seconds=seconds, **task), tmp_path)
+    assert shown.startswith("prune: macro_f1 0.9000 (dense is untrained: 0.3600 is no better than guessing, 0.3333), ")
+    shown = line(make_record("dense", metrics=dense, seconds=seconds, **task), tmp_path)
+    assert shown.startswith("prune: macro_f1 0.3600, no better than guessing (0.3333): untrained, ")

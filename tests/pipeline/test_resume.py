@@ -16,7 +16,7 @@ from slimexp.record import record
 
 Make = Callable[..., Any]
 FILES = ["artifact", "curves.jsonl", "lock", "measures.json"]
-CHECKPOINTS = ("checkpoint.every_steps=2", "checkpoint.every_seconds=0")
+CHECKPOINTS = ("checkpoint.every_steps=2", "checkpoint.every_seconds=0", "checkpoint.share=null")
 
 
 def test_a_second_identical_run_reuses_everything(

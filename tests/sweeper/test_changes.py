@@ -43,3 +43,16 @@ def test_renamed_keys_and_classes_are_no_change() -> None:
     stored = {**STORED, FIXED: {"pipeline.prune.scheduler._target_": "slimexp.tracker.Wandb"}}
     requested = {**STORED, CONTENT: "b", FIXED: {"pipeline.prune.lr_scheduler._target_": "slimexp.logger.wandb.Wandb"}}
     assert changes(stored, requested) == ""
+
+
+def test_an_option_that_came_later_is_no_change_at_what_stages_did_before() -> None:
+    target = {"pipeline.prune._target_": "slimexp.technique.prune.Prune"}
+    stored = {**STORED, FIXED: target | {"pipeline.prune.workers": 0}}
+    for packing, expected in ((False, ""), ("auto", "pipeline.prune.packing was false and is auto")):
+        now = target | {"pipeline.prune.workers": 0, "pipeline.prune.packing": packing}
+        assert changes(stored, {**STORED, CONTENT: "b", FIXED: now}) == expected
+
+
+def test_the_number_of_loader_processes_is_no_change() -> None:
+    stored = {**STORED, FIXED: {"pipeline.prune.workers": 0}}
+    assert changes(stored, {**STORED, CONTENT: "b", FIXED: {"pipeline.prune.workers": "auto"}}) == ""

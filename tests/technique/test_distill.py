@@ -78,7 +78,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(tiny: Make, techniqu
     stage = technique("distill", steps=1)
     stage.prepare(tiny("seq2seq"), corpus("seq2seq"), tiny("seq2seq"))
     stage.model.eval()
-    terms = stage.terms(next(iter(stage.train_dataloader())))
+    _, terms = stage.evaluate(next(iter(stage.train_dataloader())))
     assert abs(terms["kl"].item()) < 1e-5 < terms["ce"].item()
 
 
@@ -154,12 +154,3 @@ def test_hidden_states_need_the_teachers_width(tiny: Make, technique: Make) -> N
 
 def test_the_conf_of_distill_needs_a_teacher_and_finetune_none(technique: Make) -> None:
     assert technique("distill").needs_teacher and not technique("finetune").needs_teacher
-
-
-@pytest.mark.fast
-def test_compiling_reaches_the_teacher_too(prepared: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = prepared()
-    compiled: list[object] = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
-    stage.compile()
-    assert compiled == [stage.model, stage.teacher_family.model]

@@ -165,7 +165,7 @@ def test_masks_survive_200_steps_of_decay_and_momentum(importance: str, pattern:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.5)
     for _ in range(200):
         optimizer.zero_grad()
-        technique._objective(batch).backward()
+        technique._loss(batch).backward()
         optimizer.step()
     assert not same(before, state(technique))
     for layer, zeros in zip(technique.layers.values(), dead, strict=True):

@@ -192,7 +192,7 @@ def test_what_wakes_has_the_largest_gradient_and_what_goes_the_lowest_score(
     for layer, weight in zip(plain.compressible().values(), free, strict=True):
         layer.weight.data.copy_(weight)
     dense = torch.autograd.grad(
-        technique.total({"ce": technique.losses["ce"](Outputs(*plain.forward(batch)), None, batch["labels"], 0.0)}),
+        technique.losses["ce"](Outputs(*plain.forward(batch)), None, batch["labels"], 0.0).mean(),
         [layer.weight for layer in plain.compressible().values()],
     )
     technique._regrow(1.0, share=0.2)

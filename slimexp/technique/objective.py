@@ -1,0 +1,186 @@
+"""The objective of a training: the weighted sum of its losses on a batch, with or without a teacher."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+
+from slimexp.loss.base import LabelLoss, Loss, Outputs, Ratio, counted_labels
+from slimexp.model.base import Batch, Family, positions
+from slimexp.model.compiled import blocks_compiled
+from slimexp.model.head import Head, head_of, states
+from slimexp.technique.label_sums import LabelSums
+from slimexp.weight.attachment import attached
+
+
+class Objective:
+    """The weighted sum of losses.
+
+    Where all that the losses read of logits is sums over labels, bodies run without their heads, and logits exist for a
+    chunk of labels at a time.
+
+    Args:
+        losses: Name -> loss.
+        family: The student.
+        teacher: The teacher; ``None`` where no loss reads one.
+        logits_at_once: Number of logits in memory at once, of each model.
+        shared: Denominator of a loss on this device -> what its numerator is divided by here.
+    """
+
+    def __init__(
+        self,
+        losses: nn.ModuleDict,
+        family: Family,
+        teacher: Family | None,
+        *,
+        logits_at_once: int,
+        shared: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.losses = losses
+        self.family = family
+        self.teacher = teacher
+        self.shared = shared
+        self._sums = self._label_sums(logits_at_once)
+        self._teacher_head = None if teacher is None or self._sums is None else self._sums.teacher or head_of(teacher)
+        self._teacher_casts = True
+
+    @property
+    def parts(self) -> tuple[nn.ModuleDict, Family, Family | None]:
+        """Losses, student and teacher."""
+        return self.losses, self.family, self.teacher
+
+    @property
+    def in_chunks(self) -> bool:
+        """Whether logits exist for a chunk of labels at a time."""
+        return self._sums is not None
+
+    def __call__(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective on a batch, a scalar with gradient; and name -> its unweighted term, without.
+
+        Args:
+            batch: Inputs and labels, on the models' device.
+            progress: Optimizer step / total steps, in [0, 1].
+        """
+        sums, losses = self._sums, self._named()
+        hidden = any(loss.needs_hidden for loss in losses.values())
+        teacher = None if self.teacher is None else self._taught(self.teacher, batch, hidden)
+        student = _outputs(self.family, batch, None if sums is None else sums.student, hidden)
+        plain = losses if sums is None else {n: loss for n, loss in losses.items() if n not in sums.losses}
+        terms = {name: self._term(loss(student, teacher, batch["labels"], progress)) for name, loss in plain.items()}
+        total = torch.stack([losses[name].weight * term for name, term in terms.items()]).sum() if terms else None
+        if sums is not None:
+            of_labels, parts = self._of_labels(sums, batch, student, teacher, progress)
+            total = of_labels if total is None else total + of_labels
+            terms |= parts
+        assert total is not None
+        return total, {name: terms[name].detach() for name in losses}
+
+    @contextmanager
+    def accelerated(self, *, compiled: bool, teacher_type: torch.dtype | None) -> Iterator[None]:
+        """Run compiled, and the teacher in a type of its own, within the context.
+
+        Args:
+            compiled: Whether blocks, and what is done to logits, go through ``torch.compile``.
+            teacher_type: Type of the teacher's weights, which stay so afterwards; ``None`` for the one they have.
+        """
+        if teacher_type is not None and self.teacher is not None:
+            self._teacher_casts = not _runs_in(self.teacher, teacher_type)
+        with ExitStack() as stack:
+            if compiled:
+                families = [self.family] if self.teacher is None else [self.family, self.teacher]
+                stack.enter_context(blocks_compiled(*families))
+                if self._sums is not None:
+                    self._sums.compile()
+            yield
+
+    def _label_sums(self, logits_at_once: int) -> LabelSums | None:
+        """Sums over labels in chunks; ``None`` where a loss reads logits otherwise, or a head cannot be told apart."""
+        of_labels = {name: loss for name, loss in self._named().items() if isinstance(loss, LabelLoss)}
+        if not of_labels or any(loss.needs_logits and name not in of_labels for name, loss in self._named().items()):
+            return None
+        if isinstance(self.family.model, FSDPModule):  # a sharded head is whole in the forward pass of its model alone
+            return None
+        student = head_of(self.family)
+        needs_teacher = any(loss.needs_teacher for loss in of_labels.values())
+        teacher = head_of(self.teacher) if needs_teacher and self.teacher is not None else None
+        if student is None or (needs_teacher and teacher is None):
+            return None
+        return LabelSums(of_labels, student=student, teacher=teacher, logits_at_once=logits_at_once)
+
+    def _of_labels(
+        self, sums: LabelSums, batch: Batch, student: Outputs, teacher: Outputs | None, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted sum of the losses over labels, and name -> term; ``logits`` of the outputs are states."""
+        labels = batch["labels"]
+        index = positions(batch, "labels")
+        taught = None if teacher is None or sums.teacher is None else _rows(teacher.logits, index)
+        count = self.shared(counted_labels(labels)[None]).clamp(min=1e-12)
+        weights = torch.cat(
+            [torch.full_like(count, loss.weight) for loss in sums.losses.values()]
+        )  # filled, not copied
+        total, numerators = sums(
+            _rows(student.logits, index), taught, labels.flatten().index_select(0, index), weights / count, progress
+        )
+        return total, dict(zip(sums.losses, numerators / count, strict=True))
+
+    def _term(self, ratio: Ratio) -> Tensor:
+        return Ratio(ratio.numerator, self.shared(ratio.denominator)).mean()
+
+    @torch.no_grad()
+    def _taught(self, teacher: Family, batch: Batch, hidden: bool) -> Outputs:
+        teacher.model.eval()
+        kind = teacher.device.type
+        with nullcontext() if self._teacher_casts else torch.autocast(kind, enabled=False):
+            return _outputs(teacher, batch, self._teacher_head, hidden)
+
+    def _named(self) -> Mapping[str, Loss]:
+        return dict(self.losses.items())  # type: ignore[arg-type]
+
+
+def counted(batch: Batch, *, hidden: bool) -> Batch:
+    """A batch on the host with what is known of it there, so that nothing waits for a device to count.
+
+    Args:
+        batch: Inputs and labels.
+        hidden: Whether hidden states will be read.
+    """
+    known = {"positions_of_labels": positions(batch, "labels")}
+    mask = batch.get("attention_mask")
+    if mask is not None and bool(mask.all()):  # none: attention has a faster kernel, and need not look whether it may
+        batch = {name: tensor for name, tensor in batch.items() if name != "attention_mask"}
+    elif mask is not None and hidden:
+        known["positions_of_attention_mask"] = positions(batch, "attention_mask")
+    if torch.cuda.is_available():
+        known = {name: tensor.pin_memory() for name, tensor in known.items()}
+    return {**batch, **known}
+
+
+def _outputs(family: Family, batch: Batch, head: Head | None, hidden: bool) -> Outputs:
+    """Outputs of a model; with ``head``, what the head reads in place of logits."""
+    if head is None:
+        return Outputs(*family.forward(batch, hidden=hidden))
+    return Outputs(*states(family, batch, head, hidden=hidden))
+
+
+def _rows(states: Tensor, index: Tensor) -> Tensor:
+    """States [B, T, D] at places of the flattened batch, [N, D]."""
+    return states.flatten(0, 1).index_select(0, index)
+
+
+@torch.no_grad()
+def _runs_in(family: Family, dtype: torch.dtype) -> bool:
+    """Give a model's parameters a type, but no buffer (rotary frequencies, say); whether it runs without autocast."""
+    if any(attached(family.model)):
+        return False
+    for parameter in family.model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    batch = {name: tensor.to(family.device) for name, tensor in family.encode([("a", "a", 0)]).items()}
+    try:
+        with torch.autocast(family.device.type, enabled=False):
+            family.forward(batch)
+    except RuntimeError:  # products of unlike types
+        return False
+    return True
