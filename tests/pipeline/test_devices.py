@@ -19,13 +19,13 @@ from slimexp.config.composition import compose
 from slimexp.pipeline.pipeline import Pipeline
 
 SCRIPT = Path(__file__).with_name("together.py")
-SHORT = ("steps=4", "batch_size=4", "packing=false", "optimizer.lr=0.001", "dropout=false")
+SHORT = ("steps=4", "batch_size=4", "optimizer.lr=0.001", "dropout=false")
 # Name -> pipeline, settings of its stage, and components (GROUP@SLOT=OPTION) of it.
 JOBS: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {
     "finetune": ("finetune", ["accumulate=2"], []),
-    "magnitude": ("prune", ["every=1"], []),
+    "magnitude": ("prune", ["every=1", "packing=false"], []),
     "minmax": ("quantize", ["bits=4"], []),
-    "distill": ("distill", ["cut.ffn=32"], ["+loss@losses.hidden=hidden", "+cut@cut=keep"]),
+    "distill": ("distill", ["cut.ffn=32", "packing=false"], ["+loss@losses.hidden=hidden", "+cut@cut=keep"]),
 }
 SLOW: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {
     "movement": ("prune", ["every=1"], ["importance@importance=movement"]),
