@@ -135,6 +135,7 @@ def trained(arguments: argparse.Namespace, devices: int) -> dict[str, Any]:
     from slimexp.config.build import build
     from slimexp.host import process_group
     from slimexp.pipeline import machine
+    from slimexp.technique.training import Execution
 
     cfg = composed(arguments, devices)
     machine.quiet()
@@ -154,12 +155,14 @@ def trained(arguments: argparse.Namespace, devices: int) -> dict[str, Any]:
         technique.__class__ = OnGpus
     place = "meta" if arguments.large else device
     student, teacher = outline(arguments, place, torch.float32), outline(arguments, place, torch.bfloat16)
+    technique.execution = Execution(pad_to=cfg.trainer.pad_to)
     technique.prepare(student, build(cfg.data), teacher)
     timer = clock(arguments)
     trainer = machine.trainer(
         cfg.trainer, steps=arguments.steps, accumulate=1, callbacks=[timer], loggers=(), folder=None
     )
-    with machine.attention():
+    trainer.suit(technique)
+    with trainer.attention_kernels():
         trainer.fit(technique)
     peak = 0 if arguments.toy else torch.cuda.max_memory_allocated()
     parts = process_group.gathered((timer.tokens, timer.seconds, timer.loss, peak))
