@@ -18,7 +18,7 @@ from slimexp.data.base import Corpus
 from slimexp.file import integrity
 from slimexp.file.integrity import Damaged
 from slimexp.format import manifest
-from slimexp.host import garbage_collector
+from slimexp.host import garbage_collector, process_group
 from slimexp.host.console import Terminated, printable
 from slimexp.host.progress import working
 from slimexp.logger.base import Tracker
@@ -96,6 +96,12 @@ def train(
         del family, teacher  # a technique may go on with another model
     if technique.steps:
         fit(technique, stage, cfg, tracker)
+        technique.gather()
+    process_group.by_first(lambda: _finish(technique, stage, previous, cfg))
+
+
+def _finish(technique: Finetune, stage: Stage, previous: Path, cfg: DictConfig) -> None:
+    """Save what a technique has made."""
     with working(f"{stage.name}: finishing"):
         coverage = technique.finish()
     history = artifact.read_manifest(previous)["stages"]
@@ -129,11 +135,12 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
         steps=technique.steps,
         accumulate=technique.accumulate,
         callbacks=[*machine.callbacks(cfg.trainer, cfg.callback), checkpoint],
-        loggers=tracker.loggers(stage.name, stage.curves),
+        loggers=tracker.loggers(stage.name, stage.curves) if process_group.is_first() else (),
         folder=stage.folder,
+        idle_parameters=technique.idle_parameters,
     )
     trainer.suit(technique)
-    resume = stage.checkpoint if _recover(stage) else None
+    resume = stage.checkpoint if process_group.by_first(lambda: _recover(stage)) else None
     if resume:
         print(f"{stage.name}: resuming from {resume}")
     print(f"{stage.name}: training {technique.steps} steps of {technique.batch_size * technique.accumulate} rows")
@@ -152,7 +159,8 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
     except RuntimeError as error:
         if resume is None or "loading state_dict" not in str(error):
             raise
-        stage.set_aside(resume, "its weights are of another model", then="the next run of the command trains anew")
+        if process_group.is_first():
+            stage.set_aside(resume, "its weights are of another model", then="the next run of the command trains anew")
         raise ValueError(
             f"{stage.name}: {resume} does not fit the model, and is set aside: repeat the command"
         ) from error

@@ -4,8 +4,8 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import cached_property
+from contextlib import contextmanager, nullcontext
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from slimexp import artifact
 from slimexp.config import secret
 from slimexp.file.integrity import Damaged
 from slimexp.format import manifest
+from slimexp.host import process_group
 from slimexp.host.console import printable
 from slimexp.host.garbage_collector import release
 from slimexp.host.progress import working
 from slimexp.logger.base import Tracker
 from slimexp.measure.base import Subject, run
-from slimexp.pipeline import capacity, key, machine, preflight, resources
+from slimexp.pipeline import capacity, key, launch, machine, preflight, resources
 from slimexp.pipeline.fit import curves, save_root, train
 from slimexp.pipeline.preflight import FINAL
 from slimexp.pipeline.recording import Recorder, line
@@ -65,34 +66,46 @@ class Pipeline:
 
         Returns:
             Metrics of the last stage.
+
+        Raises:
+            ValueError: A process that trains on another device failed.
         """
+        with launch.processes(self.cfg, self.overrides):
+            return self._run(self.tracker)
+
+    def _run(self, tracker: Tracker) -> dict[str, float]:
+        """Finish every stage; of several processes, which train together, the first does all the rest."""
+        first = process_group.is_first()
         if self.chosen:
             print("chosen to suit the model:", *(f"{key}={_shown(value)}" for key, value in self.chosen.items()))
         device = machine.device(self.cfg.trainer)
         capacity.check(self._needs(), capacity.Machine.here(device, Path(self.cfg.runs)))
         running = at_work(Path(self.cfg.runs))
-        tracker = self.tracker
-        with working("starting the log"):
-            tracker.start(name=self.cfg.name, config=secret.written(self.cfg))
+        if first:
+            with working("starting the log"):
+                tracker.start(name=self.cfg.name, config=secret.written(self.cfg))
         try:
             metrics: dict[str, float] = {}
             measured = []
             for stage in self.stages:
-                with stage.alone():
+                with stage.alone() if first else nullcontext():
                     trained = self._finish_training(stage, tracker)
                     if stage.name == START and self.dense is None:
                         continue  # random weights are not worth measuring
-                    metrics = self._finish_measuring(stage, trained, tracker)
+                    metrics = process_group.by_first(partial(self._finish_measuring, stage, trained, tracker))
                 measured.append((stage.name, metrics))
-                tracker.summary(stage.name, metrics)
-                tracker.artifact(stage.name, stage.artifact)
-            tracker.summary(FINAL, metrics)
+                if first:
+                    tracker.summary(stage.name, metrics)
+                    tracker.artifact(stage.name, stage.artifact)
+            if first:
+                tracker.summary(FINAL, metrics)
             for row in summary(measured, headline=self.corpus.headline):
                 print(row, flush=True)
             return metrics
         finally:
-            with working("finishing the log"):
-                tracker.finish()
+            if first:
+                with working("finishing the log"):
+                    tracker.finish()
             running.close()
 
     def _needs(self) -> dict[str, resources.Need]:
@@ -125,19 +138,17 @@ class Pipeline:
         Returns:
             Seconds that it took; ``None`` if it was there already.
         """
-        if self.cfg.resume and _is_finished(stage):
-            stage.drop_checkpoint()  # left by a kill after the artifact was saved
+        if process_group.by_first(partial(self._is_done, stage)):
             return None
         began = time.monotonic()
-        if not self.cfg.resume:
-            stage.drop_checkpoint()
         if stage.parent is None:
-            save_root(self.roots[stage.name], stage, self.corpus, self.cfg)
+            process_group.by_first(partial(save_root, self.roots[stage.name], stage, self.corpus, self.cfg))
             return time.monotonic() - began
         self.__dict__.pop("baseline", None)  # it is loaded again where it is measured
         release()
         with _released(technique := self.techniques[stage.name]):
-            train(
+            work = partial(
+                train,
                 technique,
                 stage,
                 previous=next(earlier for earlier in self.stages if earlier.key == stage.parent).artifact,
@@ -146,8 +157,19 @@ class Pipeline:
                 cfg=self.cfg,
                 tracker=tracker,
             )
-        stage.drop_checkpoint()
+            if technique.steps:
+                work()
+            else:  # what is not trained is done where all of the weights are
+                process_group.by_first(work)
+        process_group.by_first(stage.drop_checkpoint)
         return time.monotonic() - began
+
+    def _is_done(self, stage: Stage) -> bool:
+        """Whether the stage's artifact can be used again; a checkpoint that is of no more use is removed."""
+        done = self.cfg.resume and _is_finished(stage)
+        if done or not self.cfg.resume:
+            stage.drop_checkpoint()  # left by a kill after the artifact was saved
+        return bool(done)
 
     def _finish_measuring(self, stage: Stage, trained: float | None, tracker: Tracker) -> dict[str, float]:
         """Measure the stage and append its record, unless that was done before.

@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar, Unpack
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig
 
 from slimexp.data.base import Corpus
+from slimexp.host import process_group
 from slimexp.loss.base import Loss
 from slimexp.model.base import Batch, Family
 from slimexp.technique import automatic, packing, random_state
@@ -20,11 +20,13 @@ from slimexp.technique.batches import training_batches
 from slimexp.technique.finite import FiniteCheck
 from slimexp.technique.objective import Objective, counted
 from slimexp.technique.optimization import clip, fused
+from slimexp.technique.sharding import Distributed
 from slimexp.technique.teacher import check_vocabularies
 from slimexp.technique.training import Execution, Training, check
+from slimexp.weight.shard import whole
 
 
-class Finetune(pl.LightningModule):
+class Finetune(Distributed):
     """Train every weight.
 
     Subclasses override what else happens: ``prepare`` before training, ``on_step`` at every optimizer step, ``finish``
@@ -227,6 +229,7 @@ class Finetune(pl.LightningModule):
             multiple=self.pad_to,
             packing=self.packs,
             devices=self.trainer.num_devices if self._trainer is not None else 1,
+            share=(process_group.rank(), process_group.size()),
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -246,7 +249,7 @@ class Finetune(pl.LightningModule):
         return [{"params": [p for p in trained if p.ndim > 1]}, vectors]
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        norm = clip(self.parameters(), self.clip_norm)
+        norm = whole(clip(self.parameters(), self.clip_norm))
         if self.trainer.precision == "16-mixed":  # its loss scaler skips steps that are not finite by itself
             if norm.isfinite():
                 self.on_gradients()
@@ -258,8 +261,12 @@ class Finetune(pl.LightningModule):
         self.model.train(self.dropout)  # the modes of a transformer differ in dropout alone
         if self.teacher_family is not None:
             nn.Module.to(self.teacher_family.model, self.device)
-        half = torch.bfloat16 if self.device.type == "cuda" and "bf16" in str(self.trainer.precision) else None
-        self._within_fit.enter_context(self.objective.accelerated(compiled=self.execution.compiled, teacher_type=half))
+        self.share_buffers()
+        self.start_random_state()
+        on_gpu = self.device.type == "cuda" and not self._are_shards
+        half = torch.bfloat16 if on_gpu and "bf16" in str(self.trainer.precision) else None
+        compiled = self.execution.compiled and not self._are_shards
+        self._within_fit.enter_context(self.objective.accelerated(compiled=compiled, teacher_type=half))
 
     def release(self) -> None:
         """Undo what was done to the models for the training."""
@@ -273,7 +280,8 @@ class Finetune(pl.LightningModule):
         try:
             if batch_idx % self.accumulate == 0:
                 self.on_step(self.progress)
-            total, terms = self.evaluate(batch)
+            with self.split():
+                total, terms = self.evaluate(batch)
         except ValueError:
             self._finite.settle()  # the cause, where a number was not finite some steps ago
             raise
@@ -297,24 +305,12 @@ class Finetune(pl.LightningModule):
         """The objective on a batch, a scalar with gradient; and name -> its unweighted term, without."""
         return self.objective(batch, self.progress)
 
-    def shared_denominator(self, denominator: Tensor) -> Tensor:
-        """What a numerator on this device is divided by, so that the mean over devices is the quotient of the sums."""
-        return denominator
-
     def on_train_end(self) -> None:
         self._finite.settle()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._finite.settle()  # nothing is written after a step that was not finite
-        checkpoint["rng"] = random_state.get(self.device)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._rng = checkpoint["rng"]
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Dropout goes on where the checkpoint left it (restored here because starting a loader draws numbers)."""
-        if (rng := self.__dict__.pop("_rng", None)) is not None:
-            random_state.restore(rng, self.device)
+        checkpoint["rng"] = random_state.save(self.device)
 
     def _device_for(self, family: Family) -> torch.device:
         return self.compute_device or family.device
@@ -323,6 +319,8 @@ class Finetune(pl.LightningModule):
         return list(self.losses.values())  # type: ignore[arg-type]
 
     def _log(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
+        total, *shown = self.means([total, *terms.values()])
+        terms = dict(zip(terms, shown, strict=True))
         values = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"], **(terms if len(terms) > 1 else {})}
         for loss in self._losses():
             values |= loss.scheduled(self.progress)

@@ -13,6 +13,7 @@ from slimexp.calibration.observe import check_called
 from slimexp.data.base import Corpus
 from slimexp.format.loadable import require_loadable
 from slimexp.format.pack import before
+from slimexp.host import process_group
 from slimexp.host.progress import counted
 from slimexp.model.base import Batch, Family
 from slimexp.model.cache import require_cache, round_cache
@@ -172,6 +173,15 @@ class Quantize(Finetune):
         return bool(self.steps) or self.rounding is not None or self.smoothing is not None
 
     @property
+    def idle_parameters(self) -> bool:
+        """Learned grids have no gradient until rounding starts."""
+        return self.start > 0 or super().idle_parameters
+
+    @property
+    def whole_weights(self) -> str | None:
+        return None if self.frozen_from is None else "whose grids freeze at whole layers in the midst of it (freeze)"
+
+    @property
     def row_multiple(self) -> int:
         size = self.quantizer.keywords["group_size"]
         return size if isinstance(size, int) else 1
@@ -188,7 +198,7 @@ class Quantize(Finetune):
             raise ValueError(f"the model is quantized already (e.g. '{quantized[0]}'): quantize once per pipeline")
         self.layers = self.selector.layers(family)
         check_finite(self.layers)
-        self.widths, self.allocated = self._allocate()
+        self.widths, self.allocated = process_group.agreed(self._allocate())
         self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
         self.smoothed = self._smooth()
         blocks = dict(self.layers)
