@@ -1,8 +1,8 @@
 """The base technique: train a model on a corpus with any losses and an optional teacher."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, ClassVar, Unpack
+from typing import Any, Unpack
 
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -17,6 +17,7 @@ from slimexp.model.base import Batch, Family
 from slimexp.technique import automatic, packing, random_state
 from slimexp.technique.automatic import AUTO, Conditions, outside_embeddings
 from slimexp.technique.batches import training_batches
+from slimexp.technique.contract import Contract
 from slimexp.technique.finite import FiniteCheck
 from slimexp.technique.objective import Objective, counted
 from slimexp.technique.optimization import clip, fused
@@ -26,7 +27,7 @@ from slimexp.technique.training import Execution, Training, check
 from slimexp.weight.shard import whole
 
 
-class Finetune(Distributed):
+class Finetune(Contract, Distributed):
     """Train every weight.
 
     Subclasses override what else happens: ``prepare`` before training, ``on_step`` at every optimizer step, ``finish``
@@ -36,15 +37,11 @@ class Finetune(Distributed):
         training: See ``Training``.
 
     Attributes:
-        attaches: Whether it leaves masks or quantizers on the weights.
-        quantizes: Whether it leaves quantizers on them.
         compute_device: Device to compute on outside of training; ``None`` for the model's own.
         execution: How its steps are executed; the trainer's choice.
         chosen: Key of a setting that was ``auto`` -> the value that was chosen for it.
     """
 
-    attaches: ClassVar[bool] = False
-    quantizes: ClassVar[bool] = False
     compute_device: torch.device | None = None
     execution: Execution = Execution()
     chosen: dict[str, Any]
@@ -91,34 +88,6 @@ class Finetune(Distributed):
         """Number that lengths are padded to a multiple of."""
         return self._pad_to or self.execution.pad_to
 
-    @property
-    def alters(self) -> bool:
-        """Whether the model that is trained computes something else than the one that came in."""
-        return self.attaches
-
-    @property
-    def keeps_stored_type(self) -> bool:
-        """Whether it works on 16-bit weights as they are stored, and computes in float32 on the part at hand."""
-        return False
-
-    @property
-    def changes_weights(self) -> bool:
-        """Whether it changes weights themselves, beneath what it attaches to them."""
-        return True
-
-    @property
-    def row_multiple(self) -> int:
-        """Number that the length of its layers' rows must be a multiple of; 1 where any length will do."""
-        return 1
-
-    @property
-    def cuts(self) -> Mapping[str, int | None]:
-        """Width that it changes (``heads``, ``ffn``, ``hidden``) -> units that it leaves, ``None`` if it chooses."""
-        return {}
-
-    def require_row_multiple(self, multiple: int) -> None:
-        """Have it leave rows whose length is a multiple of ``multiple``; called where it chooses their length."""
-
     def adapt(self, config: PreTrainedConfig, given: Conditions) -> None:
         """Choose values for settings that are ``auto``; see ``chosen``. Those of a training that is none stay.
 
@@ -132,14 +101,6 @@ class Finetune(Distributed):
         if self._batch_size == AUTO:
             self.batch_size = self._batch_size = automatic.batch_size(given)
             self.chosen["batch_size"] = self.batch_size
-
-    def adapt_rows(self, outline: Family, lengths: Mapping[str, int]) -> None:
-        """The same for settings that depend on the rows of its layers.
-
-        Args:
-            outline: The run's model, on the meta device.
-            lengths: Name of a layer -> length of its rows where an earlier stage changes it to a known one.
-        """
 
     def _settle(self, given: Conditions) -> None:
         self._optimizer, self._lr_scheduler, chosen = automatic.settled(
@@ -156,27 +117,6 @@ class Finetune(Distributed):
 
         Raises:
             ValueError: Says what the stage cannot do, and the way out.
-        """
-
-    def inspect(self, outline: Family) -> None:
-        """Refuse, before anything is measured, a model whose layers this stage cannot compress.
-
-        Args:
-            outline: The model that comes in, on the meta device: its layers have names and sizes, and no values.
-
-        Raises:
-            ValueError: Names the layer, and the way out.
-        """
-
-    def inspect_rows(self, outline: Family, changed: Collection[str]) -> None:
-        """Refuse layers whose rows do not divide, where an earlier stage changes the model before this one sees it.
-
-        Args:
-            outline: The run's model before that stage, on the meta device.
-            changed: Names of layers whose rows will have another length.
-
-        Raises:
-            ValueError: Names the layer, and the way out.
         """
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
@@ -218,18 +158,28 @@ class Finetune(Distributed):
         return {"share": 1.0}
 
     def train_dataloader(self) -> DataLoader[Batch]:
+        devices = self.trainer.num_devices if self._trainer is not None else 1
+        share = (process_group.rank(), process_group.size())
+        return self.batches(self.global_step, self.steps, workers=self.workers, devices=devices, share=share)
+
+    def batches(self, start: int, stop: int, **loading: Any) -> DataLoader[Batch]:
+        """Batches of the steps ``start`` to ``stop - 1``.
+
+        Args:
+            start: The first step.
+            stop: One past the last step.
+            loading: How ``training_batches`` loads them.
+        """
         return training_batches(
             self.corpus,
             self.family,
             batch_size=self.batch_size,
             seed=self.seed,
-            start=self.global_step * self.accumulate,
-            stop=self.steps * self.accumulate,
-            workers=self.workers,
+            start=start * self.accumulate,
+            stop=stop * self.accumulate,
             multiple=self.pad_to,
             packing=self.packs,
-            devices=self.trainer.num_devices if self._trainer is not None else 1,
-            share=(process_group.rank(), process_group.size()),
+            **loading,
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -1,7 +1,7 @@
 """Unstructured and semi-structured pruning by masks, one-shot or along a schedule while training."""
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from typing import Any, Unpack
 
@@ -272,25 +272,10 @@ class Prune(Finetune):
     def _regrow(self, reached: float, *, share: float) -> None:
         """Let ``share`` of the living weights change places with zeros, at the share ``reached`` of the target."""
         statistics = self._statistics()
-        gradients = dense_gradients(
-            self.family, self.layers, self.masks, self._batches_of_this_step(), objective=self._loss
-        )
+        batches = self.batches(self.global_step, self.global_step + 1, workers=0)
+        gradients = dense_gradients(self.family, self.layers, self.masks, batches, objective=self._loss)
         self.mask_update.regrow(reached, share=share, statistics=statistics, gradients=gradients)
         self.mask_update.share(weights=True)
-
-    def _batches_of_this_step(self) -> Iterable[Batch]:
-        start = self.global_step * self.accumulate
-        return training_batches(
-            self.corpus,
-            self.family,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            start=start,
-            stop=start + self.accumulate,
-            workers=0,
-            multiple=self.pad_to,
-            packing=self.packs,
-        )
 
     def _allocate(self) -> None:
         """Give every layer its sparsity, once, before anything is masked."""
