@@ -66,8 +66,9 @@ def composed(arguments: argparse.Namespace, devices: int) -> Any:
             "+model@pipeline.distill.teacher=scratch", "pipeline.distill.teacher.config={model_type: llama}",
             f"pipeline.distill.steps={arguments.steps}", f"pipeline.distill.batch_size={arguments.rows}",
             "pipeline.distill.optimizer.lr=1e-4", "pipeline.distill.packing=false", "measure=[]", "logger=none",
-            f"trainer={trainer}", "trainer.enable_progress_bar=false", f"trainer.devices={devices}",
-            f"trainer.strategy={strategy}", *arguments.overrides,
+            f"trainer={trainer}",
+            "trainer.enable_progress_bar=false", f"trainer.devices={devices}", f"trainer.strategy={strategy}",
+            *arguments.overrides,
         ]
     )  # fmt: skip
 

@@ -97,6 +97,16 @@ class Finetune(Distributed):
         return self.attaches
 
     @property
+    def keeps_stored_type(self) -> bool:
+        """Whether it works on 16-bit weights as they are stored, and computes in float32 on the part at hand."""
+        return False
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether it changes weights themselves, beneath what it attaches to them."""
+        return True
+
+    @property
     def row_multiple(self) -> int:
         """Number that the length of its layers' rows must be a multiple of; 1 where any length will do."""
         return 1
@@ -235,10 +245,8 @@ class Finetune(Distributed):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups of trained parameters, with settings that differ from the optimizer's own."""
         trained = [p for p in self.parameters() if p.requires_grad]
-        return [
-            {"params": [p for p in trained if p.ndim > 1]},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        vectors = {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}
+        return [{"params": [p for p in trained if p.ndim > 1]}, vectors]
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         norm = whole(clip(self.parameters(), self.clip_norm))

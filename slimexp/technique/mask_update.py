@@ -158,7 +158,7 @@ class MaskUpdate:
     def _score(self, name: str, statistic: Tensor | None) -> Tensor:
         """Scores of a layer's weights in float32, [out, in]."""
         layer = self.layers[name]
-        scores = self.importance.score(matrix(layer, whole(latent(layer).detach())), statistic)
+        scores = self.importance.score(matrix(layer, whole(latent(layer).detach())).float(), statistic)
         if not scores.isfinite().all():
             raise ValueError(f"{type(self.importance).__name__} gave scores of layer '{name}' that are not finite")
         return scores.float()

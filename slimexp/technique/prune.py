@@ -15,7 +15,7 @@ from slimexp.host import process_group
 from slimexp.host.progress import counted
 from slimexp.importance.base import Calibrated, Compensating, Gated, Importance, Learned
 from slimexp.model.base import Batch, Family
-from slimexp.model.layer import Layer, LayerSelector, coverage, latent, matrix
+from slimexp.model.layer import Layer, LayerSelector, coverage, latent, matrix, place
 from slimexp.pattern.base import Pattern
 from slimexp.schedule import Schedule
 from slimexp.technique.batches import calibration_batches, training_batches
@@ -117,6 +117,15 @@ class Prune(Finetune):
         self.selector = LayerSelector(
             include=include, exclude=exclude, min_coverage=min_coverage, min_block_coverage=min_block_coverage
         )
+
+    @property
+    def keeps_stored_type(self) -> bool:
+        observes_gradients = isinstance(self.importance, Calibrated) and not observes_inputs(self.importance)
+        return not (self.steps or self.pattern.across_layers or self.allocation or observes_gradients)
+
+    @property
+    def changes_weights(self) -> bool:
+        return bool(self.steps) or isinstance(self.importance, Compensating)
 
     @property
     def whole_weights(self) -> str | None:
@@ -237,6 +246,11 @@ class Prune(Finetune):
         if observes_inputs(self.importance) and not self.pattern.across_layers:
             layers, batches = set(chain.from_iterable(short)), list(self._calibration_batches())
             self.mask_update.block_by_block(layers, share, batches, device=self._device_for(self.family))
+        elif not isinstance(self.importance, Calibrated) and not self.pattern.across_layers:
+            statistics = self._statistics()
+            for names in counted(short, "mask"):
+                with visiting(place(self.layers[names[0]])[0], self._device_for(self.family)):
+                    self.mask_update.choose(names, share, statistics)
         else:
             with visiting(self.family.model, self._device_for(self.family)):
                 statistics = self._statistics()

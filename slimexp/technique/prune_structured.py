@@ -103,6 +103,10 @@ class PruneStructured(Finetune):
         return True
 
     @property
+    def keeps_stored_type(self) -> bool:
+        return not self.steps
+
+    @property
     def cuts(self) -> Mapping[str, int | None]:
         return dict.fromkeys(width for width in WIDTHS if width in self.axes)
 

@@ -162,6 +162,17 @@ class Quantize(Finetune):
         self.chosen["group_size"] = self._group_size
 
     @property
+    def keeps_stored_type(self) -> bool:
+        observes_inputs = self.activation_bits is not None and not self.activation_quantizer().dynamic
+        # what a rounding leaves is found again in the 8 digits of a bfloat16, what a smoothing leaves is not
+        off_bfloat16 = self.smoothing is not None or (self.rounding is not None and self.bits - self.symmetric > 7)
+        return not (self.steps or self.allocation or observes_inputs or off_bfloat16)
+
+    @property
+    def changes_weights(self) -> bool:
+        return bool(self.steps) or self.rounding is not None or self.smoothing is not None
+
+    @property
     def idle_parameters(self) -> bool:
         """Learned grids have no gradient until rounding starts."""
         return self.start > 0 or super().idle_parameters
@@ -277,7 +288,7 @@ class Quantize(Finetune):
             if quantizer.frozen:
                 continue
             try:
-                quantizer.start(self.layers[name].weight.detach())  # type: ignore[operator]
+                quantizer.start(self.layers[name].weight.detach().float())  # type: ignore[operator]
             except ValueError as error:
                 raise ValueError(f"layer '{name}': {error}") from error
 
