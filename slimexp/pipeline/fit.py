@@ -159,11 +159,7 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
     except RuntimeError as error:
         if resume is None or "loading state_dict" not in str(error):
             raise
-        if process_group.is_first():
-            stage.set_aside(resume, "its weights are of another model", then="the next run of the command trains anew")
-        raise ValueError(
-            f"{stage.name}: {resume} does not fit the model, and is set aside: repeat the command"
-        ) from error
+        raise ValueError(_set_aside(stage, resume)) from error
     except SystemExit:
         if not trainer.interrupted:
             raise
@@ -210,6 +206,13 @@ def _report_lost_rows(stage: Stage, reason: str) -> None:
         f"{stage.name}: its {stage.curves.name} is damaged ({printable(reason)}): the rows that can be read are kept",
         flush=True,
     )
+
+
+def _set_aside(stage: Stage, checkpoint: Path) -> str:
+    """Set a checkpoint of another model aside; returns the message on it."""
+    if process_group.is_first():
+        stage.set_aside(checkpoint, "its weights are of another model", then="the next run of the command trains anew")
+    return f"{stage.name}: {checkpoint} does not fit the model, and is set aside: repeat the command"
 
 
 def _recover(stage: Stage) -> bool:
