@@ -45,14 +45,6 @@ class Contract:
     def require_row_multiple(self, multiple: int) -> None:
         """Have it leave rows whose length is a multiple of ``multiple``; called where it chooses their length."""
 
-    def adapt_rows(self, outline: Family, lengths: Mapping[str, int]) -> None:
-        """The same for settings that depend on the rows of its layers.
-
-        Args:
-            outline: The run's model, on the meta device.
-            lengths: Name of a layer -> length of its rows where an earlier stage changes it to a known one.
-        """
-
     def inspect(self, outline: Family) -> None:
         """Refuse, before anything is measured, a model whose layers this stage cannot compress.
 

@@ -14,8 +14,8 @@ from slimexp.data.base import Corpus
 from slimexp.host import process_group
 from slimexp.loss.base import Loss
 from slimexp.model.base import Batch, Family
-from slimexp.technique import automatic, packing, random_state
-from slimexp.technique.automatic import AUTO, Conditions, outside_embeddings
+from slimexp.technique import packing, random_state
+from slimexp.technique.automatic import ROWS, Adaptive, Conditions, outside_embeddings
 from slimexp.technique.batches import training_batches
 from slimexp.technique.contract import Contract
 from slimexp.technique.finite import FiniteCheck
@@ -27,7 +27,7 @@ from slimexp.technique.training import Execution, Training, check
 from slimexp.weight.shard import whole
 
 
-class Finetune(Contract, Distributed):
+class Finetune(Adaptive, Contract, Distributed):
     """Train every weight.
 
     Subclasses override what else happens: ``prepare`` before training, ``on_step`` at every optimizer step, ``finish``
@@ -39,19 +39,17 @@ class Finetune(Contract, Distributed):
     Attributes:
         compute_device: Device to compute on outside of training; ``None`` for the model's own.
         execution: How its steps are executed; the trainer's choice.
-        chosen: Key of a setting that was ``auto`` -> the value that was chosen for it.
     """
 
     compute_device: torch.device | None = None
     execution: Execution = Execution()
-    chosen: dict[str, Any]
 
     def __init__(self, **training: Unpack[Training]) -> None:
         super().__init__()
         check(training)
         self.steps = training["steps"]
         self._batch_size = training["batch_size"]
-        self.batch_size = automatic.ROWS if isinstance(self._batch_size, str) else self._batch_size
+        self.batch_size = ROWS if isinstance(self._batch_size, str) else self._batch_size
         self.accumulate = training["accumulate"]
         self.clip_norm = training["clip_norm"]
         self.dropout = training["dropout"]
@@ -87,26 +85,6 @@ class Finetune(Contract, Distributed):
     def pad_to(self) -> int:
         """Number that lengths are padded to a multiple of."""
         return self._pad_to or self.execution.pad_to
-
-    def adapt(self, config: PreTrainedConfig, given: Conditions) -> None:
-        """Choose values for settings that are ``auto``; see ``chosen``. Those of a training that is none stay.
-
-        Args:
-            config: Configuration of the model that the run starts from.
-            given: What the values depend on.
-        """
-        if not self.steps:
-            return
-        self._settle(given)
-        if self._batch_size == AUTO:
-            self.batch_size = self._batch_size = automatic.batch_size(given)
-            self.chosen["batch_size"] = self.batch_size
-
-    def _settle(self, given: Conditions) -> None:
-        self._optimizer, self._lr_scheduler, chosen = automatic.settled(
-            self._optimizer, self._lr_scheduler, given=given, steps=self.steps
-        )
-        self.chosen |= chosen
 
     def validate(self, config: PreTrainedConfig, before: Sequence["Finetune"]) -> None:
         """Refuse, before anything is trained, what this stage cannot do.
@@ -184,7 +162,7 @@ class Finetune(Contract, Distributed):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW-like optimizers decay matrices only, not biases, norms or scales."""
-        self._settle(Conditions(parameters=outside_embeddings(self.model)))  # where no pipeline did
+        self.settle(Conditions(parameters=outside_embeddings(self.model)))  # where no pipeline did
         groups = [group for group in self.parameter_groups() if group["params"]]
         # a fused one would undo the scaling of float16 itself, after gradients are clipped
         able = self.execution.fused and self.trainer.precision != "16-mixed"
