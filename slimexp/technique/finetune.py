@@ -21,10 +21,11 @@ from slimexp.technique.finite import FiniteCheck
 from slimexp.technique.objective import Objective, counted
 from slimexp.technique.optimization import clip, fused
 from slimexp.technique.teacher import check_vocabularies
+from slimexp.technique.footprint import Footprint
 from slimexp.technique.training import Execution, Training, check
 
 
-class Finetune(pl.LightningModule):
+class Finetune(Footprint, pl.LightningModule):
     """Train every weight.
 
     Subclasses override what else happens: ``prepare`` before training, ``on_step`` at every optimizer step, ``finish``
@@ -93,16 +94,6 @@ class Finetune(pl.LightningModule):
     def alters(self) -> bool:
         """Whether the model that is trained computes something else than the one that came in."""
         return self.attaches
-
-    @property
-    def keeps_stored_type(self) -> bool:
-        """Whether it works on 16-bit weights as they are stored, and computes in float32 on the part at hand."""
-        return False
-
-    @property
-    def changes_weights(self) -> bool:
-        """Whether it changes weights themselves, beneath what it attaches to them."""
-        return True
 
     @property
     def row_multiple(self) -> int:
