@@ -18,10 +18,10 @@ from slimexp.technique import automatic, packing
 from slimexp.technique.automatic import AUTO, Conditions, outside_embeddings
 from slimexp.technique.batches import training_batches
 from slimexp.technique.finite import FiniteCheck
+from slimexp.technique.footprint import Footprint
 from slimexp.technique.objective import Objective, counted
 from slimexp.technique.optimization import clip, fused
 from slimexp.technique.teacher import check_vocabularies
-from slimexp.technique.footprint import Footprint
 from slimexp.technique.training import Execution, Training, check
 
 
