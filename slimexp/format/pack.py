@@ -121,10 +121,10 @@ def decompress(model: nn.Module) -> None:
 
 
 def before(module: nn.Module, quantizer: Quantizer) -> Tensor:
-    """The weight that ``quantizer`` reads: the latent weight after the attachments before it."""
+    """The weight that ``quantizer`` reads, in float32: the latent weight after the attachments before it."""
     chain = module.get_submodule(f"parametrizations.{WEIGHT}")
     assert isinstance(chain, parametrize.ParametrizationList)
-    weight: Tensor = chain.original
+    weight: Tensor = chain.original.float()  # 16 bits do not hold a mean of what has 16 bits
     for attachment in chain:
         if attachment is quantizer:
             break

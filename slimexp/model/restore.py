@@ -21,7 +21,8 @@ from slimexp.weight.mask import unpacked_bits
 _TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 _NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in _TYPES.values()}
-DTYPE, DEPLOYED = "dtype", "deployed"  # in the file's metadata: type of the weights, and those not stored again
+METADATA = "slimexp"  # one entry of JSON, since safetensors writes several in an order that differs from call to call
+DTYPE, DEPLOYED = "dtype", "deployed"  # in it: type of the weights, and those not stored again
 
 
 def restore(model: nn.Module, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -61,7 +62,7 @@ def _load(model: nn.Module, path: Path) -> None:
     expected = model.state_dict()
     state: dict[str, Tensor] = {}
     with safe_open(path, framework="pt") as file:
-        left = json.loads((file.metadata() or {}).get(DEPLOYED, "[]"))
+        left = _metadata(file).get(DEPLOYED, [])
         for name in file.keys():  # noqa: SIM118 (no mapping)
             tensor = file.get_tensor(name)
             packed = name in expected and expected[name].dtype == torch.bool and tensor.dtype == torch.uint8
@@ -78,6 +79,12 @@ def _load(model: nn.Module, path: Path) -> None:
         raise ValueError(f"{'it lacks' if lost else 'the model has no'} '{min(lost or unexpected)}'")
 
 
+def _metadata(file: Any) -> dict[str, Any]:
+    """What ``save_training`` says of an opened file; empty where an earlier version wrote it."""
+    content: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+    return content
+
+
 def latent_name(name: str) -> str:
     """Name in the state dict of the weight beneath the attachments on the weight ``name``."""
     module, _, tensor = name.rpartition(".")
@@ -89,7 +96,7 @@ def training_type(path: Path) -> torch.dtype:
     try:
         require_file(path)
         with safe_open(path, framework="pt") as file:
-            if (named := (file.metadata() or {}).get(DTYPE)) in _NAMES:
+            if (named := _metadata(file).get(DTYPE)) in _NAMES:
                 return _NAMES[named]
             kinds = {file.get_slice(name).get_dtype() for name in file.keys() if not _is_state(name)}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError):

@@ -25,7 +25,7 @@ from slimexp.format.pack import (
     quantization_config,
 )
 from slimexp.format.shards import Reader, Writer
-from slimexp.model.restore import DEPLOYED, DTYPE, latent_name
+from slimexp.model.restore import DEPLOYED, DTYPE, METADATA, latent_name
 from slimexp.quantizer.base import Quantizer
 from slimexp.weight.attachment import attached
 from slimexp.weight.mask import Mask, packed_bits
@@ -144,7 +144,8 @@ def save_training(model: PreTrainedModel, path: Path, deployed: Path | None = No
     }
     kinds = {tensor.dtype for tensor in latents(model).values() if tensor.is_floating_point()}
     dtype = max(kinds, key=lambda kind: kind.itemsize)
-    save_file(tensors, path, {DTYPE: str(dtype).removeprefix("torch."), DEPLOYED: json.dumps(sorted(there))})
+    metadata = {DTYPE: str(dtype).removeprefix("torch."), DEPLOYED: sorted(there)}
+    save_file(tensors, path, {METADATA: json.dumps(metadata)})
 
 
 def _deployed_as_they_are(model: PreTrainedModel, folder: Path) -> set[str]:
