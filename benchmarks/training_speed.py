@@ -123,9 +123,18 @@ def random_batches(arguments: argparse.Namespace, vocabulary: int) -> list[Batch
 def ours(student: Family, teacher: Family, batches: list[Batch], clock: Clock, arguments: argparse.Namespace) -> None:
     """The technique and the Trainer of a run."""
     steps = len(batches)
-    cfg = compose(["pipeline=distill", f"trainer={arguments.trainer}", f"pipeline.distill.steps={steps}",
-                   f"pipeline.distill.optimizer.lr={RATE}", "trainer.enable_progress_bar=false",
-                   f"trainer.compile={arguments.compile or not arguments.toy}", *arguments.overrides])  # fmt: skip
+    cfg = compose(
+        [
+            "pipeline=distill",
+            f"trainer={arguments.trainer}",
+            f"pipeline.distill.steps={steps}",
+            f"pipeline.distill.optimizer.lr={RATE}",
+            "trainer.enable_progress_bar=false",
+            f"trainer.compile={arguments.compile or not arguments.toy}",
+            "pipeline.distill.packing=false",
+            *arguments.overrides,
+        ]
+    )  # fmt: skip  (batches come made)
     from slimexp.config.build import build
 
     technique = build(cfg.pipeline.distill)

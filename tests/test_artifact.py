@@ -297,7 +297,7 @@ def full(*_: Any, **__: Any) -> None:
 
 
 BREAKS = {
-    "weights": lambda patch: patch.setattr(saving.PreTrainedModel, "save_pretrained", full),
+    "weights": lambda patch: patch.setattr(saving.Writer, "add", full),
     "tokenizer": lambda patch: patch.setattr(PreTrainedTokenizerBase, "save_pretrained", full),
     "training state": lambda patch: patch.setattr(saving, "save_file", full),
     "manifest": lambda patch: patch.setattr(artifact.json, "dumps", full),

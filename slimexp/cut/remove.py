@@ -17,6 +17,7 @@ from slimexp.cut.constraints import ScopeIndices, check, entries_per_unit, in_st
 from slimexp.cut.vocabulary import renumber, shrunk
 from slimexp.host.progress import counted
 from slimexp.model.base import Family
+from slimexp.model.empty import without_values
 
 
 def remove(family: Family, layers: Mapping[str, Sequence[int]], retained: Mapping[str, ScopeIndices]) -> Family:
@@ -49,8 +50,7 @@ def remove(family: Family, layers: Mapping[str, Sequence[int]], retained: Mappin
                 f"vocabulary must keep all ids below that of the padding token, {model.config.pad_token_id}, from "
                 f"which a model of type {config.model_type} counts positions"
             )
-    with family.device:
-        small = type(model)(config)
+    small = without_values(type(model), config, dtype=model.dtype, device=family.device)
     if generation is not None:
         small.generation_config = generation
     state = model.state_dict()

@@ -106,7 +106,7 @@ class CausalLm(Family):
 
     def _attention(self, batch: Batch) -> dict[str, Tensor | None]:
         if "position_ids" not in batch:
-            return {"attention_mask": batch["attention_mask"]}
+            return {"attention_mask": batch.get("attention_mask")}
         assert self._separation is not None, "packs() comes first"
         return packed.inputs(batch["position_ids"], self._separation)  # padding comes last, so nothing attends to it
 

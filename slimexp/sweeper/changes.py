@@ -8,6 +8,8 @@ from slimexp.config import renamed
 
 CONTENT, FIXED = "what is not swept", "fixed"  # keys of a description: a digest of what is fixed, and the same by key
 _BEFORE: dict[str, Any] = {"packing": False}  # option that stages got later -> what they did without it
+_LIGHTNING = "pytorch_lightning.Trainer"  # trainer of earlier versions, which had none of slimexp's own options
+_CHOICES = tuple(f"trainer.{key}" for key in ("_target_", "attention", "compile", "pad_to", "fused", "logits_at_once"))
 _LISTED = 4  # fixed keys that are named where more differ
 
 
@@ -29,17 +31,21 @@ def _present(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> Mapping
     """``stored`` itself, or a copy as this version would have written it.
 
     With present names where an earlier version wrote other ones; with what a stage did before it had the option; and
-    with the requested number of loader processes, on which no result depends.
+    with the requested number of loader processes, on which no result depends, and choices of slimexp's own trainer.
     """
     translated = {renamed.key(key): value for key, value in stored.items()}
     fixed = {
         renamed.key(key): renamed.class_path(value) if key.endswith("_target_") else value
         for key, value in (stored.get(FIXED) or {}).items()
     }
+    if fixed.get("trainer._target_") == _LIGHTNING:
+        fixed |= {key: requested[key] for key in requested if key.startswith(_CHOICES)}
     for key in [key for key in requested if key.startswith("pipeline.") and key.count(".") == 2] if fixed else ():
         stage, _, option = key.rpartition(".")
         if option == "workers" and key in fixed:
             fixed[key] = requested[key]
+        elif option == "pad_to" and requested[key] is None and fixed.get(key) == requested.get("trainer.pad_to"):
+            fixed[key] = None  # the trainer's, which is the same
         elif option in _BEFORE and f"{stage}._target_" in fixed:
             fixed.setdefault(key, _BEFORE[option])
     if fixed:

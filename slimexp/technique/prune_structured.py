@@ -20,6 +20,7 @@ from slimexp.cut.remove import remove
 from slimexp.cut.shape import AXES, HIDDEN, WIDTHS, ParameterCounter, Shape, axes_of, lattice, possible
 from slimexp.cut.simulate import simulated
 from slimexp.data.base import Corpus
+from slimexp.host import process_group
 from slimexp.importance.base import Gated, Importance, Learned
 from slimexp.loss.base import IGNORE
 from slimexp.model.base import Batch, Family
@@ -102,6 +103,10 @@ class PruneStructured(Finetune):
         return True
 
     @property
+    def keeps_stored_type(self) -> bool:
+        return not self.steps
+
+    @property
     def cuts(self) -> Mapping[str, int | None]:
         return dict.fromkeys(width for width in WIDTHS if width in self.axes)
 
@@ -161,7 +166,7 @@ class PruneStructured(Finetune):
                 count=lambda shape: counter.count(ranking.layers(shape), shape),
                 build=lambda shape: remove(family, ranking.layers(shape), ranking.retained(shape)),
             )
-            shape = self._solve(space, self._loss(family, ranking, corpus))
+            shape = process_group.by_first(lambda: self._solve(space, self._loss(family, ranking, corpus)))
         if shape == space.whole:
             raise ValueError(
                 f"the model costs at most {self.budget.limit:g} {self.budget.unit} as it is, nothing would be removed: "

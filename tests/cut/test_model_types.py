@@ -156,7 +156,7 @@ def test_a_model_on_a_gpu_is_cut_as_on_the_cpu(tiny: Tiny, name: str) -> None:
     for axis in axes(family):
         layers, kept = example(family, axis)
         expected = remove(family, layers, kept).model.state_dict()
-        family.model.cuda()
+        torch.nn.Module.to(family.model, "cuda")
         small = remove(family, layers, kept)
         assert small.device.type == "cuda"
         for key, tensor in small.model.state_dict().items():
