@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from slimexp.budget.base import Budget, SearchSpace
 from slimexp.budget.solver import Loss, Unreachable, describe, solve
-from slimexp.calibration.observe import visiting
+from slimexp.calibration.observe import undisturbed, visiting
 from slimexp.cut import shape as shapes
 from slimexp.cut.ranking import Ranking, rank
 from slimexp.cut.recognition import recognize
@@ -219,6 +219,9 @@ class PruneStructured(Finetune):
                 self.model.generation_config = model.generation_config
             nn.Module.to(self.model, self.device)
             self.family = type(self.family)(self.model, self.family.tokenizer, max_length=self.family.max_length)
+            if self.packs:
+                with undisturbed(self.family):
+                    self.family.packs()  # learns how documents of one row are kept apart
 
     def _solve(self, space: SearchSpace, loss: Loss) -> Shape:
         """The shape of least loss that meets the budget.
