@@ -1,7 +1,7 @@
 """The base technique: train a model on a corpus with any losses and an optional teacher."""
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any, ClassVar, Unpack
 
 import pytorch_lightning as pl
@@ -27,8 +27,7 @@ from slimexp.technique.training import Execution, Training, check
 class Finetune(pl.LightningModule):
     """Train every weight.
 
-    Subclasses override what else happens: ``prepare`` before training, ``on_step`` at every optimizer step, ``finish``
-    after it.
+    Subclasses override what else happens: ``prepare`` before, ``on_step`` at every optimizer step, ``finish`` after.
 
     Args:
         training: See ``Training``.
@@ -262,7 +261,8 @@ class Finetune(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         try:
             if batch_idx % self.accumulate == 0:
-                self.on_step(self.progress)
+                with torch.compiler.set_stance("force_eager") if self.execution.compiled else nullcontext():
+                    self.on_step(self.progress)  # calibration hooks into blocks, which compiled ones do not see
             total, terms = self.evaluate(batch)
         except ValueError:
             self._finite.settle()  # the cause, where a number was not finite some steps ago
