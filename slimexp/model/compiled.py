@@ -14,7 +14,9 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from slimexp.file.bounded import one_line
 from slimexp.model.base import Family
+from slimexp.model.cache import rounds_cache
 from slimexp.weight.attachment import INPUT, attached
 
 # Blocks of student and teacher, first ones and others, with gradient and without, are variants of one function.
@@ -30,6 +32,9 @@ def blocks_compiled(*families: Family) -> Iterator[None]:
     The position of a block in its stack (``layer_idx``) is no constant to the compiler, or it would compile each anew.
     What the compiler fails on runs without it, which a line says.
     """
+    for why in {why for family in families if (why := refusal(family)) is not None}:
+        print(f"  not compiled, so slower: {why}")
+    families = tuple(family for family in families if refusal(family) is None)
     blocks = [block for family in families for stack in family.blocks().values() for block in stack]
     functions = {kind: torch.compile(kind.forward) for kind in {type(block) for block in blocks}}
     settings = {"allow_unspec_int_on_nn_module": True, "recompile_limit": _VARIANTS, "suppress_errors": True}
@@ -42,6 +47,13 @@ def blocks_compiled(*families: Family) -> Iterator[None]:
             block.forward = MethodType(functions[type(block)], block)
             stack.callback(delattr, block, "forward")
         yield
+
+
+def refusal(family: Family) -> str | None:
+    """Why blocks of a model cannot be compiled; ``None`` where they can."""
+    if rounds_cache(family.model):
+        return "a model that rounds keys and values has a new cache in every step, a constant to the compiler"
+    return None
 
 
 def kinds(family: Family) -> int:
@@ -99,19 +111,19 @@ def _failures_in_a_line() -> Iterator[None]:
     """What the compiler fails on is one line, the first time, in place of a traceback each."""
     seen: set[str] = set()
 
-    def one_line(record: logging.LogRecord) -> bool:
+    def shortened(record: logging.LogRecord) -> bool:
         if record.exc_info is None or record.exc_info[1] is None:
             return True
-        error = record.exc_info[1]
-        why = next(iter(str(error).split("\n")), "")[:200]
+        error = getattr(record.exc_info[1], "inner_exception", record.exc_info[1])
+        why = one_line(error, most=200)
         if not seen:
             print(f"  not compiled, so slower: {type(error).__name__}: {why}")
         seen.add(why)
         return False
 
     logger = logging.getLogger(_LOGGER)
-    logger.addFilter(one_line)
+    logger.addFilter(shortened)
     try:
         yield
     finally:
-        logger.removeFilter(one_line)
+        logger.removeFilter(shortened)

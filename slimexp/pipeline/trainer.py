@@ -10,12 +10,12 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from slimexp.model.compiled import kinds
+from slimexp.model.compiled import kinds, refusal
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.training import Execution
 
-# Blocks (of student and teacher) times steps, for each kind of block, above which compiling pays back: on an H100 a kind
-# takes 6 s, and a block saves about 1 ms of a step, which is spent on starting kernels; more with quantizers on it.
+# Blocks (of student and teacher) times steps, for each kind of block, above which compiling pays back: an H100 takes
+# 6 s for a kind, and a block saves about 1 ms of a step, which is spent on starting kernels; more with quantizers on it.
 _PAYS_BACK = 6_000
 
 _BACKENDS = {
@@ -82,9 +82,10 @@ class Trainer(pl.Trainer):
         """Whether compiling saves time in a stage; the same for a resumed stage as for a straight one."""
         if self.strategy.root_device.type != "cuda" or not _has_compiler():
             return False
-        families = [family for family in (technique.family, technique.teacher_family) if family is not None]
+        models = technique.family, technique.teacher_family
+        families = [family for family in models if family is not None and refusal(family) is None]
         blocks = sum(len(stack) for family in families for stack in family.blocks().values())
-        return technique.steps * technique.accumulate * blocks >= _PAYS_BACK * sum(map(kinds, families))
+        return technique.steps * technique.accumulate * blocks >= _PAYS_BACK * max(1, sum(map(kinds, families)))
 
 
 def _has_compiler() -> bool:
