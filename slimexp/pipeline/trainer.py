@@ -14,8 +14,8 @@ from slimexp.model.compiled import kinds, refusal
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.training import Execution
 
-# Blocks (of student and teacher) times steps, for each kind of block, above which compiling pays back: an H100 takes 6 s
-# for a kind, and a block saves about 1 ms of a step, which is spent on starting kernels; more with quantizers on it.
+# Blocks (of student and teacher) times steps, for each kind of block, above which compiling pays back: on an H100 a
+# kind takes 6 s, and a block saves about 1 ms of a step, which is spent on starting kernels; more with quantizers on it.
 _PAYS_BACK = 6_000
 
 _BACKENDS = {
