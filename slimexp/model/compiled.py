@@ -102,7 +102,7 @@ def _numerics(families: Sequence[Family]) -> dict[str, bool]:
         "eager_numerics.division_rounding": bool(places),
         "emulate_precision_casts": any(place.tensor == INPUT for place in places),
     }
-    known = torch._inductor.config.get_config_copy()  # torch before 2.10 lacks the first one
+    known = torch._inductor.config.get_config_copy()  # other versions of torch may lack one
     return {name: True for name, on in wanted.items() if on and name in known}
 
 

@@ -167,6 +167,19 @@ def test_what_the_compiler_fails_on_runs_without_it(
     assert line.startswith("  not compiled, so slower: ") and "no kernel" in line
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_compiled_on_a_gpu_weights_lie_on_the_same_grid(tiny: Make, bits: int, symmetric: bool) -> None:
+    family = tiny("causal_lm")
+    quantized(family)
+    torch.manual_seed(0)
+    weight = torch.randn(576, 1536, device="cuda")
+    quantizer = MinMax(bits=bits, group_size=64, symmetric=symmetric).cuda()
+    with torch._inductor.config.patch(_numerics([family])):
+        assert torch.equal(torch.compile(quantizer.forward)(weight), quantizer(weight))
+
+
 def test_numbers_are_rounded_as_they_are_without_a_compiler(tiny: Make) -> None:
     family = tiny("causal_lm")
     assert not _numerics([family])
