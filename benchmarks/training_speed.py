@@ -40,6 +40,8 @@ from slimexp.model.causal_lm import CausalLm
 from slimexp.model.compiled import blocks_compiled
 from slimexp.model.tokenizer import Bytes
 from slimexp.pipeline import machine
+from slimexp.quantizer.minmax import MinMax
+from slimexp.weight.attachment import attach
 
 SHAPE = {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
          "intermediate_size": 1536, "vocab_size": 49152, "max_position_embeddings": 8192,
@@ -48,6 +50,7 @@ TOY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num
        "intermediate_size": 64, "vocab_size": 320, "max_position_embeddings": 64,
        "tie_word_embeddings": True}  # fmt: skip
 REMOVED = 0.25
+GROUP = 64  # weights that share a scale, and what the number of neurons is a multiple of
 WARMUP = 10  # steps
 RATE = 1e-4
 
@@ -103,7 +106,8 @@ def student_of(teacher: Family) -> Family:
     config = teacher.model.config
     parameters = sum(parameter.numel() for parameter in teacher.model.parameters())
     per_neuron = 3 * config.hidden_size * config.num_hidden_layers
-    ffn = max(8, round((config.intermediate_size - REMOVED * parameters / per_neuron) / 8) * 8)
+    multiple = GROUP if config.intermediate_size > 8 * GROUP else 8
+    ffn = max(8, round((config.intermediate_size - REMOVED * parameters / per_neuron) / multiple) * multiple)
     keep = Keep(encoder_layers=None, decoder_layers=None, ffn=ffn, heads=None, hidden=None, experts=None,
                 calibration_batches=0)  # fmt: skip
     return keep.apply(teacher, [])
@@ -225,6 +229,9 @@ def measured(
     device = torch.device("cuda" if torch.cuda.is_available() and not arguments.toy else "cpu")
     teacher = CausalLm(copy.deepcopy(dense), Bytes().build([]), max_length=arguments.length)
     student = student_of(teacher)
+    if arguments.bits:
+        for layer in student.compressible().values():
+            attach(layer, "weight", MinMax(bits=arguments.bits, group_size=8 if arguments.toy else GROUP))
     batches = random_batches(arguments, dense.config.vocab_size)
     clock = Clock(device, len(batches))
     run(student, teacher, batches, clock, arguments)
@@ -240,6 +247,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="turns of every contender")
     parser.add_argument("--only", nargs="+", help="contenders (default: all)")
     parser.add_argument("--compile", default=None, help="trainer.compile of ours: auto, true or false")
+    parser.add_argument("--bits", type=int, default=0, help="round the student's weights, in groups of 64 (0: not)")
     parser.add_argument("--trainer", default="gpu")
     parser.add_argument("--target", type=float, default=0.0, help="least ratio to the faster loop by hand")
     parser.add_argument("--toy", action="store_true", help="a tiny model on the CPU, to see that it runs")

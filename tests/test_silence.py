@@ -163,7 +163,7 @@ def test_the_first_step_of_a_training(watch: Watch, monkeypatch: pytest.MonkeyPa
         trainer.global_step = index + 1
         callback.on_train_batch_end(trainer, trainer, None, None, index)
     callback.on_train_end(trainer, trainer)
-    heard(watch, "training: step 2 of 5")
+    heard(watch, "step 2 of 5")
 
 
 @pytest.mark.parametrize("what", ["loading", "saving", "digests"])

@@ -10,7 +10,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from operator import length_hint
@@ -108,7 +108,7 @@ class Reporter:
                 return
             self._ended = self.clock()
             if self._announced:
-                self._print(f"{work.what}: took {_duration(self._ended - work.began)}", last=True)
+                self._print(f"{work.what}: took {duration(self._ended - work.began)}", last=True)
                 self._announced = False
             self._changed.notify()
 
@@ -117,19 +117,25 @@ class Reporter:
         with self._changed:
             if not self._stack or self._wait() > 0:
                 return
-            now = self.clock()
-            parts = [f"{': '.join(map(str, self._stack))}, {_duration(now - self._stack[0].began)}"]
-            if (left := self._left(now)) >= 1:
-                parts.append(f"about {_duration(left)} left")
-            self._print(", ".join(parts))
+            self._print(": ".join(map(str, self._stack)) + self._times(self._stack))
             self._announced = True
 
     def spoke(self) -> None:
         """Count a line that the work has printed itself as one of progress."""
         with self._changed:
             self._printed = self.clock()
+            self._announced = False
             for work in self._stack:
                 work.first_s = self._printed - work.began + EVERY_S
+
+    def silent_s(self) -> float:
+        """Seconds since a line was printed."""
+        return self.clock() - self._printed
+
+    def times(self, work: Work) -> str:
+        """How long a phase or loop has taken, and what is left of it: ``, 43 s, about 68 s left``."""
+        with self._changed:
+            return self._times([work])
 
     def _wait(self) -> float:
         """Seconds until the next line is due."""
@@ -140,9 +146,15 @@ class Reporter:
             due = min(began + first_s, max(self._printed + EVERY_S, began + LEAST_S))
         return due - self.clock()
 
-    def _left(self, now: float) -> float:
+    def _times(self, stack: Sequence[Work]) -> str:
+        now = self.clock()
+        left = self._left(stack, now)
+        return f", {duration(now - stack[0].began)}" + (f", about {duration(left)} left" if left >= 1 else "")
+
+    @staticmethod
+    def _left(stack: Sequence[Work], now: float) -> float:
         """Estimated seconds until the outermost loop is done; 0 where nothing shows it."""
-        loops = [work for work in self._stack if work.total]
+        loops = [work for work in stack if work.total]
         share, unit = 0.0, 1.0
         for work in loops:
             assert work.total
@@ -220,8 +232,11 @@ def forward_passes(model: "nn.Module") -> Iterator[None]:
         reporter.end(work)
 
 
-def _duration(seconds: float) -> str:
-    """``42 s``, ``12 min`` or ``3.1 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
+def duration(seconds: float) -> str:
+    """``42 s``, ``5 min 48 s``, ``12 min`` or ``3.1 h``."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    if whole < 600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

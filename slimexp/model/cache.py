@@ -160,6 +160,11 @@ def cache_bits(config: PreTrainedConfig) -> int | None:
     return bits
 
 
+def rounds_cache(model: nn.Module) -> bool:
+    """Whether a model rounds the keys and values that it caches, those of a training included."""
+    return hasattr(model, _ROUNDING)
+
+
 @contextmanager
 def float_cache(model: nn.Module) -> Iterator[None]:
     """Within the context, keys and values are not rounded."""

@@ -193,6 +193,7 @@ def _adapt(
         is_random=source.is_random,
         predicts_tokens=corpus.task != "classification",
         max_length=source.max_length,
+        logits_at_once=trainer.logits_at_once,
         memory=machine.memory(trainer),
     )
     for position, technique in enumerate(techniques.values()):

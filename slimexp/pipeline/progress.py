@@ -24,7 +24,7 @@ class Progress(pl.callbacks.TQDMProgressBar):
             raise ValueError(f"refresh_rate must be >= 0, got {refresh_rate}")
         super().__init__(refresh_rate=refresh_rate)
         self._work: Work | None = None
-        self._printed = time.monotonic()
+        self._ended = time.monotonic()  # the last batch
 
     @property
     def is_enabled(self) -> bool:
@@ -49,22 +49,26 @@ class Progress(pl.callbacks.TQDMProgressBar):
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         step, last = trainer.global_step, trainer.max_steps
+        now = time.monotonic()
+        took, self._ended = now - self._ended, now
         if self._work is not None and self._work.total is None:
             self._end()
             if not sys.stdout.isatty():
-                self._work = reporter.begin("training: step", last, first_s=EVERY_S)
-        if self._work is not None:
-            self._work.done = step
+                self._work = reporter.begin("step", last, first_s=EVERY_S)
+        if self._work is None or sys.stdout.isatty():
+            return
+        self._work.done = step if step == last else step - 1  # the first step was done when the work began
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         tenth = 10 * step // last > 10 * (step - 1) // last
-        if not sys.stdout.isatty() and stepped and (tenth or time.monotonic() - self._printed > EVERY_S):
-            self._printed = time.monotonic()
+        if stepped and (tenth or reporter.silent_s() + took >= 0.9 * EVERY_S):  # before the reporter, who knows no loss
             shown = [f"{name} {value:.4g}" for name, value in self.get_metrics(trainer, pl_module).items()]
-            print(", ".join([f"  step {step} of {last}", *shown]))
+            print(", ".join([f"  step {step} of {last}", *shown]) + reporter.times(self._work), flush=True)
             reporter.spoke()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
+        if not sys.stdout.isatty():
+            reporter.spoke()  # the last step's line says how long it took
         self._end()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

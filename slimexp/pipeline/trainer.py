@@ -10,13 +10,13 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from slimexp.model.compiled import can_share
+from slimexp.model.compiled import kinds, refusal
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.training import Execution
 
-# Blocks (of student and teacher) times steps above which compiling pays back: on an H100 it takes 12 s, and saves about
-# 1 ms of a block's step, which is spent on starting kernels.
-_PAYS_BACK = 12_000
+# Blocks (of student and teacher) times steps, for each kind of block, above which compiling pays back: on an H100 a
+# kind takes 6 s, and a block saves about 1 ms of a step, which is spent on starting kernels; more with quantizers on it.
+_PAYS_BACK = 6_000
 
 _BACKENDS = {
     name.lower(): backend for name, backend in SDPBackend.__members__.items() if name not in ("ERROR", "OVERRIDEABLE")
@@ -29,8 +29,8 @@ class Trainer(pl.Trainer):
     Args:
         attention: Kernels that attention may use, of ``flash_attention``, ``efficient_attention``, ``cudnn_attention``
             and ``math``; ``None`` for torch's own choice.
-        compile: Whether blocks and losses go through ``torch.compile``; ``"auto"``: on a GPU, where a stage has blocks
-            that can share what is compiled, and is so long that it pays back.
+        compile: Whether blocks and losses go through ``torch.compile``; ``"auto"``: on a GPU, where a stage is so
+            long that it pays back.
         pad_to: Lengths are padded to a multiple of it, where the technique does not say.
         fused: Whether an optimizer that can do so updates all weights in one kernel, on a GPU.
         logits_at_once: Number of logits in memory at once, of student and of teacher.
@@ -82,11 +82,10 @@ class Trainer(pl.Trainer):
         """Whether compiling saves time in a stage; the same for a resumed stage as for a straight one."""
         if self.strategy.root_device.type != "cuda" or not _has_compiler():
             return False
-        families = (
-            [technique.family] if technique.teacher_family is None else [technique.family, technique.teacher_family]
-        )
+        models = technique.family, technique.teacher_family
+        families = [family for family in models if family is not None and refusal(family) is None]
         blocks = sum(len(stack) for family in families for stack in family.blocks().values())
-        return technique.steps * technique.accumulate * blocks >= _PAYS_BACK and all(map(can_share, families))
+        return technique.steps * technique.accumulate * blocks >= _PAYS_BACK * max(1, sum(map(kinds, families)))
 
 
 def _has_compiler() -> bool:

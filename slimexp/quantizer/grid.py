@@ -81,6 +81,12 @@ class Grid:
 
 
 def rounded(x: Tensor, *, digits: int) -> Tensor:
-    """``x`` rounded to the nearest number of ``digits`` significant binary digits."""
-    mantissa, exponent = torch.frexp(x)
-    return torch.ldexp((mantissa * 2**digits).round(), exponent - digits)
+    """``x`` >= 0, float32, rounded to the nearest number of ``digits`` significant binary digits, half to even.
+
+    On the digits as integers, which is a few cheap operations, and the same ones to every compiler. Numbers below the
+    least normal one are rounded to more digits than they have.
+    """
+    dropped = 24 - digits  # of a significand of 24, its leading one included
+    whole = x.view(torch.int32)
+    up = (1 << (dropped - 1)) - 1 + (whole >> dropped & 1)
+    return (whole + up & -(1 << dropped)).view(torch.float32)

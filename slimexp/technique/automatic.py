@@ -20,9 +20,9 @@ MULTIPLES = (128, 64, 32, 16, 8)  # of half-precision numbers that fill the tile
 FEWEST_SIZES = 8  # of a width: with a coarser multiple a budget is missed by too much
 ROWS = 32  # of a batch, where they fit
 _SHARE_OF_MEMORY = 0.6
-_PER_WEIGHT = 24  # bytes: float32 weight, gradient, two moments of AdamW, and a teacher in float32 with as much again
+_PER_WEIGHT = 20  # bytes: float32 weight, gradient, two moments of AdamW; teacher and copies in 16 bits
 _PER_ACTIVATION = 8  # bytes of each input and output of a linear layer: itself, and what lies between such layers
-_PER_LOGIT = 16  # bytes: logits and their gradient, of student and teacher
+_PER_LOGIT = 32  # bytes of each at once: those of student and teacher, in 16 and 32 bits, their logarithms, a gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +32,33 @@ class Conditions:
     Attributes:
         parameters: Number of parameters outside of embeddings.
         is_random: Whether the weights start random.
-        row_bytes: Memory that one row of a batch takes in training, at its longest; 0 where it is unknown.
+        row_bytes: Memory that one row of a batch takes in training, at its longest, without its logits; 0 where it is
+            unknown.
+        row_logits: Number of logits of such a row; 0 for a model that has none at its tokens.
+        logits_at_once: Number of logits in memory at once, whatever number of rows they are of.
         memory: Memory left for the rows of a batch, in bytes.
     """
 
     parameters: int
     is_random: bool = False
     row_bytes: int = 0
+    row_logits: int = 0
+    logits_at_once: int = 0
     memory: int = 0
+
+    def bytes_of(self, rows: int) -> int:
+        """Memory that a batch of so many rows takes in training."""
+        return rows * self.row_bytes + _PER_LOGIT * min(rows * self.row_logits, self.logits_at_once)
 
 
 def conditions(
-    config: PreTrainedConfig, *, is_random: bool, predicts_tokens: bool, max_length: int, memory: int
+    config: PreTrainedConfig,
+    *,
+    is_random: bool,
+    predicts_tokens: bool,
+    max_length: int,
+    logits_at_once: int,
+    memory: int,
 ) -> Conditions:
     """The conditions of training a model, by its config alone.
 
@@ -52,6 +67,7 @@ def conditions(
         is_random: Whether its weights start random.
         predicts_tokens: Whether it gives logits over its vocabulary, at every token.
         max_length: Longest row of a batch, in tokens.
+        logits_at_once: Number of logits in memory at once, of student and of teacher.
         memory: Memory of the device that trains it, in bytes.
 
     Raises:
@@ -64,7 +80,9 @@ def conditions(
     return Conditions(
         parameters=outside_embeddings(model),
         is_random=is_random,
-        row_bytes=max_length * (_PER_ACTIVATION * activations + _PER_LOGIT * logits),
+        row_bytes=max_length * _PER_ACTIVATION * activations,
+        row_logits=max_length * logits,
+        logits_at_once=logits_at_once,
         memory=max(0, int(_SHARE_OF_MEMORY * memory) - _PER_WEIGHT * model.num_parameters()),
     )
 
@@ -100,7 +118,7 @@ def warmup(steps: int) -> int:
 def batch_size(given: Conditions) -> int:
     """Number of rows per batch: ``ROWS``, or the largest power of two that the memory holds."""
     rows = ROWS
-    while rows > 1 and rows * given.row_bytes > given.memory:
+    while rows > 1 and given.bytes_of(rows) > given.memory:
         rows //= 2
     return rows
 

@@ -1,7 +1,7 @@
 """The base technique: train a model on a corpus with any losses and an optional teacher."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any, Unpack
 
 import torch
@@ -30,8 +30,7 @@ from slimexp.weight.shard import whole
 class Finetune(Adaptive, Contract, Distributed):
     """Train every weight.
 
-    Subclasses override what else happens: ``prepare`` before training, ``on_step`` at every optimizer step, ``finish``
-    after it.
+    Subclasses override what else happens: ``prepare`` before, ``on_step`` at every optimizer step, ``finish`` after.
 
     Args:
         training: See ``Training``.
@@ -207,7 +206,8 @@ class Finetune(Adaptive, Contract, Distributed):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         try:
             if batch_idx % self.accumulate == 0:
-                self.on_step(self.progress)
+                with torch.compiler.set_stance("force_eager") if self.execution.compiled else nullcontext():
+                    self.on_step(self.progress)  # calibration hooks into blocks, which compiled ones do not see
             with self.split():
                 total, terms = self.evaluate(batch)
         except ValueError:

@@ -1,13 +1,14 @@
 """Checks for NaN and infinity that do not wait for the device."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-EVERY = 16  # steps between two looks at what the device has noticed: a bad run goes on for two such spans at most
+EVERY = 16  # steps between two looks at what the device has computed: a bad run goes on for two such spans at most
 
-_NAMES = ("loss", "norm of the gradient")
+Place = tuple[int, str]  # step, and what was checked there
 
 
 class NonFiniteLoss(ValueError):
@@ -15,15 +16,15 @@ class NonFiniteLoss(ValueError):
 
 
 class FiniteCheck:
-    """Notices the first number that is not finite, and raises when it comes to know.
+    """Keeps numbers, and raises when it comes to know of one that is not finite.
 
-    On a GPU the numbers are compared there, and the result is copied to the host while training goes on: it is read
-    when it has arrived. On a CPU it is known at once.
+    On a GPU they are copied to the host together every few steps, while training goes on, and read when they have
+    arrived: a step starts no kernel for it. On a CPU they are read at once.
     """
 
     def __init__(self) -> None:
-        self._noticed: Tensor | None = None  # [names, 2]: the first such step, -1 where there is none, and the number
-        self._arriving: tuple[Tensor, torch.cuda.Event] | None = None
+        self._kept: list[tuple[Place, Tensor]] = []  # not sent yet, in order
+        self._arriving: tuple[list[Place], Tensor, torch.cuda.Event] | None = None
 
     def loss(self, value: Tensor, step: int) -> None:
         """Check a loss at an optimizer step.
@@ -31,30 +32,28 @@ class FiniteCheck:
         Raises:
             NonFiniteLoss: It, or a number of an earlier step, is not finite.
         """
-        self._add(0, value, step)
+        self._add((step, "loss"), value)
 
     def norm(self, value: Tensor, step: int) -> None:
-        """Check the norm of the gradient at an optimizer step; raises as ``loss``."""
-        self._add(1, value, step)
+        """Check the norm of the gradient at an optimizer step, its last number; raises as ``loss``."""
+        self._add((step, "norm of the gradient"), value)
+        if self._is_far(value):
+            self._look(step)
 
     def settle(self) -> None:
         """Wait for the numbers of all steps so far; raises as ``loss``."""
-        if self._noticed is not None:
+        if self._arriving is not None:
+            self._arriving[2].synchronize()
+            _refuse(*self._arriving[:2])
             self._arriving = None
-            _refuse(self._noticed.cpu())
+        if self._kept:
+            _refuse([place for place, _ in self._kept], _stacked(self._kept))
+            self._kept = []
 
-    def _add(self, row: int, value: Tensor, step: int) -> None:
-        value = value.detach()
-        if self._noticed is None or self._noticed.device != value.device:
-            self._noticed = torch.full((len(_NAMES), 2), -1.0, dtype=torch.float64, device=value.device)
-        number = value.double()
-        now = torch.stack([torch.full_like(number, step), number])
-        first = self._noticed[row, 0] < 0
-        self._noticed[row] = torch.where(first & ~number.isfinite(), now, self._noticed[row])
+    def _add(self, place: Place, value: Tensor) -> None:
+        self._kept.append((place, value.detach()))
         if not self._is_far(value):
-            _refuse(self._noticed)
-        elif row == len(_NAMES) - 1:
-            self._look(step)
+            self.settle()
 
     @staticmethod
     def _is_far(value: Tensor) -> bool:
@@ -63,25 +62,30 @@ class FiniteCheck:
 
     def _look(self, step: int) -> None:
         """Read what has arrived, and have more sent."""
-        if self._arriving is not None and self._arriving[1].query():
-            arrived, self._arriving = self._arriving[0], None
-            _refuse(arrived)
+        if self._arriving is not None and self._arriving[2].query():
+            _refuse(*self._arriving[:2])
+            self._arriving = None
         if self._arriving is None and step % EVERY == 0:
-            assert self._noticed is not None
-            copy = torch.empty_like(self._noticed, device="cpu", pin_memory=True)
-            copy.copy_(self._noticed, non_blocking=True)
+            numbers = _stacked(self._kept)
+            copy = torch.empty_like(numbers, device="cpu", pin_memory=True)
+            copy.copy_(numbers, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-            self._arriving = copy, event
+            self._arriving = [place for place, _ in self._kept], copy, event
+            self._kept = []
 
 
-def _refuse(noticed: Tensor) -> None:
-    rows = [(int(step), name, value) for name, (step, value) in zip(_NAMES, noticed.tolist(), strict=True) if step >= 0]
-    if not rows:
-        return
-    step, name, value = min(rows, key=lambda row: row[0])
-    shown = "nan" if math.isnan(value) else value
-    raise NonFiniteLoss(
-        f"{name} is {shown} at step {step}: lower optimizer.lr or clip_norm, which trains this stage anew; "
-        "no artifact is written, and the last checkpoint before it is kept for a look"
-    )
+def _stacked(kept: Sequence[tuple[Place, Tensor]]) -> Tensor:
+    return torch.stack([value.double() for _, value in kept])
+
+
+def _refuse(places: Sequence[Place], numbers: Tensor) -> None:
+    """Raise for the first number that is not finite; what raised once raises again."""
+    for (step, name), number in zip(places, numbers.tolist(), strict=True):
+        if math.isfinite(number):
+            continue
+        shown = "nan" if math.isnan(number) else number
+        raise NonFiniteLoss(
+            f"{name} is {shown} at step {step}: lower optimizer.lr or clip_norm, which trains this stage anew; "
+            "no artifact is written, and the last checkpoint before it is kept for a look"
+        )

@@ -63,8 +63,8 @@ def test_a_loop_says_how_far_it_is_and_how_long_it_will_take(clock: Clock, lines
     first, second, *_, last, end = shown = lines()
     assert len(shown) == 25  # one at 3 s, and every ten seconds
     assert first == "  prune: preparing: block 1 of 30: row 1 of 2, 3 s"
-    assert second == "  prune: preparing: block 2 of 30: row 2 of 2, 13 s, about 4 min left"
-    assert last == "  prune: preparing: block 30 of 30: row 1 of 2, 4 min, about 8 s left"
+    assert second == "  prune: preparing: block 2 of 30: row 2 of 2, 13 s, about 4 min 7 s left"
+    assert last == "  prune: preparing: block 30 of 30: row 1 of 2, 3 min 53 s, about 8 s left"
     assert end == "  prune: preparing: took 4 min"
 
 
@@ -160,6 +160,17 @@ def test_the_thread_lives_while_something_is_at_work(
     assert not watch.is_alive() and reporter._thread is None
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0 s"), (99, "99 s"), (150, "2 min"), (7200, "2.0 h")])
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.4, "0 s"),
+        (99, "99 s"),
+        (100, "1 min 40 s"),
+        (348, "5 min 48 s"),
+        (599.7, "10 min"),
+        (660, "11 min"),
+        (7200, "2.0 h"),
+    ],
+)
 def test_durations(seconds: float, shown: str) -> None:
-    assert progress._duration(seconds) == shown
+    assert progress.duration(seconds) == shown

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from torch import nn
-from torch.nn.utils import parametrize
 
 from slimexp.config.build import build
 from slimexp.config.check import check
 from slimexp.config.composition import CONF_DIR, compose
 from slimexp.pipeline import trainer as module
 from slimexp.pipeline.trainer import Trainer
+from slimexp.quantizer.minmax import MinMax
+from slimexp.weight.attachment import attach
 
 Make = Callable[..., Any]
 
@@ -73,11 +73,6 @@ def stage(tiny: Make, technique: Make, corpus: Make) -> Make:
     return make
 
 
-class Same(nn.Module):
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight
-
-
 def test_compiles_where_it_pays_back(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = made(compile="auto")
     monkeypatch.setattr(module, "_has_compiler", lambda: True)
@@ -87,14 +82,19 @@ def test_compiles_where_it_pays_back(stage: Make, monkeypatch: pytest.MonkeyPatc
         compiled: bool = stage.execution.compiled
         return compiled
 
-    blocks = 4
-    long = stage(steps=module._PAYS_BACK // blocks)
+    blocks, unlike = 4, 2  # of student and teacher
+    enough = unlike * module._PAYS_BACK // blocks
+    long = stage(steps=enough)
     assert not compiles(long), "not on a CPU"
     monkeypatch.setattr(type(trainer.strategy), "root_device", torch.device("cuda"))
     assert compiles(long)
-    assert not compiles(stage(steps=module._PAYS_BACK // blocks - 1))
-    parametrize.register_parametrization(next(iter(long.family.compressible().values())), "weight", Same())
-    assert not compiles(long), "every layer is of a class of its own"
+    assert not compiles(stage(steps=enough - 1))
+    layers = list(long.family.compressible().values())
+    attach(layers[0], "weight", MinMax(bits=4, group_size=16))
+    assert not compiles(long), "a third kind of block, whose layers do not all have a quantizer"
+    for layer in layers[1:]:
+        attach(layer, "weight", MinMax(bits=4, group_size=16))
+    assert compiles(long)
 
 
 @pytest.mark.parametrize("compile", [True, False])

@@ -50,17 +50,28 @@ def test_a_batch_is_what_the_memory_holds() -> None:
     assert [automatic.batch_size(row(memory=memory)) for memory in (0, 19, 20, 79, 10**6)] == [1, 1, 2, 4, 32]
 
 
+def test_logits_of_many_rows_are_in_memory_in_chunks() -> None:
+    given = Conditions(parameters=1, row_bytes=1, row_logits=100, logits_at_once=250)
+    whole = given.bytes_of(1) - 1
+    assert whole > 100, "more than a byte each"
+    assert given.bytes_of(2) == 2 + 2 * whole
+    assert given.bytes_of(3) == 3 + 2.5 * whole and given.bytes_of(8) == 8 + 2.5 * whole
+
+
 def test_conditions_need_the_config_alone() -> None:
     config = LlamaConfig(vocab_size=100, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
                          num_attention_heads=4, num_key_value_heads=2)  # fmt: skip
-    given = automatic.conditions(config, is_random=False, predicts_tokens=True, max_length=10, memory=10**9)
+    given = automatic.conditions(config, is_random=False, predicts_tokens=True, max_length=10, logits_at_once=7,
+                                 memory=10**9)  # fmt: skip
     blocks = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 32 * 48 * 3 + 2 * 32) + 32
     assert given.parameters == blocks
     linear = 2 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 48))
-    assert given.row_bytes == 10 * (8 * linear + 16 * 100)
+    assert given.row_bytes == 10 * 8 * linear
+    assert (given.row_logits, given.logits_at_once) == (10 * 100, 7)
     assert 0 < given.memory < 0.6e9
-    classifier = automatic.conditions(config, is_random=False, predicts_tokens=False, max_length=10, memory=0)
-    assert classifier.row_bytes == 10 * 8 * linear and classifier.memory == 0
+    classifier = automatic.conditions(config, is_random=False, predicts_tokens=False, max_length=10, logits_at_once=7,
+                                      memory=0)  # fmt: skip
+    assert classifier.row_bytes == 10 * 8 * linear and classifier.row_logits == classifier.memory == 0
 
 
 def test_a_head_as_wide_as_the_vocabulary_is_no_part_of_the_count(tiny: Make) -> None:

@@ -1,0 +1,74 @@
+"""A stage whose blocks are compiled, with what sits on their layers, ends with the weights of one that is not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from slimexp.technique.training import Execution
+
+Make = Callable[..., Any]
+STEPS = 4
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
+    """Graphs that the compiler is given, whole blocks; they run as they are."""
+    graphs: list[torch.fx.GraphModule] = []
+    compile = torch.compile
+
+    def keep(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **options: compile(function, backend=keep, fullgraph=True, **options)
+    )
+    torch._dynamo.reset()
+    return graphs
+
+
+def by(importance: str) -> str:
+    return f"importance@pipeline.prune.importance={importance}"
+
+
+def rounded(quantizer: str) -> str:
+    return f"quantizer@pipeline.quantize.quantizer={quantizer}"
+
+
+PRUNE = {"steps": STEPS, "sparsity": 0.5, "every": 1, "ramp": 0.75, "pad_to": 64}
+QUANTIZE = {"steps": STEPS, "bits": 4, "group_size": 16, "activation_bits": None, "pad_to": 64}
+NM = "pattern@pipeline.prune.pattern=n_m"
+PACT = "quantizer@pipeline.quantize.activation_quantizer=pact"
+CASES: dict[str, tuple[str, list[str], dict[str, Any], int]] = {  # technique, overrides, values, graphs of blocks
+    "magnitude, n:m": ("prune", [by("magnitude"), NM], PRUNE, 1),
+    "movement": ("prune", [by("movement")], PRUNE, 1),
+    "Wanda": ("prune", [by("wanda")], PRUNE | {"importance.rows": 2}, 1),
+    "L0": ("prune", [by("l0")], PRUNE, 1),
+    "min-max, on at half, frozen later": ("quantize", [], QUANTIZE | {"start": 0.5, "freeze": 0.75}, 3),
+    "affine, tokens": ("quantize", [], QUANTIZE | {"symmetric": False, "activation_bits": 8}, 1),
+    "LSQ, frozen at half": ("quantize", [rounded("lsq")], QUANTIZE | {"freeze": 0.5}, 2),
+    "PACT": ("quantize", [PACT], QUANTIZE | {"activation_bits": 8, "calibration_rows": 2}, 1),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_training_ends_with_the_same_weights(
+    case: str, tiny: Make, technique: Make, corpus: Make, fit: Make, graphs: list[Any]
+) -> None:
+    name, overrides, values, compiled = CASES[case]
+    states = []
+    for execution in (Execution(), Execution(compiled=True)):
+        stage = technique(name, *overrides, **values)
+        stage.prepare(tiny("causal_lm"), corpus("causal_lm"), None)
+        stage.execution = execution
+        fit(stage)
+        stage.release()
+        stage.finish()
+        states.append(stage.model.state_dict())
+    straight, other = states
+    assert straight.keys() == other.keys()
+    for key, expected in straight.items():
+        assert torch.allclose(expected, other[key], atol=1e-5), key
+    assert len(graphs) == compiled + 1, "both blocks at once, and the loss"
