@@ -8,6 +8,8 @@ from unittest import mock
 
 import pytest
 
+pytest.importorskip("lm_eval")
+
 from slimexp.data.base import Corpus
 from slimexp.measure import harness_model, lm_eval
 from slimexp.measure.base import Subject
