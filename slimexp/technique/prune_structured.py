@@ -92,6 +92,7 @@ class PruneStructured(Finetune):
         self._multiple = multiple
         self.multiple = 1 if multiple == AUTO else int(multiple)
         self.strict = False  # whether a width that keeps all its units must be a multiple as well
+        self.required = 1  # multiple that later stages need
         self.importance = importance
         self.norm = float(norm)
         self.rows = rows
@@ -111,7 +112,7 @@ class PruneStructured(Finetune):
         return dict.fromkeys(width for width in WIDTHS if width in self.axes)
 
     def require_row_multiple(self, multiple: int) -> None:
-        self.multiple, self.strict = math.lcm(self.multiple, multiple), True
+        self.multiple, self.strict, self.required = math.lcm(self.multiple, multiple), True, multiple
 
     def adapt(self, config: PreTrainedConfig, given: Conditions) -> None:
         super().adapt(config, given)
@@ -119,7 +120,11 @@ class PruneStructured(Finetune):
 
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
         self._choose_axes(config)
-        lattice(config, self.axes, multiple=self.multiple, strict=self.strict)
+        try:
+            lattice(config, self.axes, multiple=self.multiple, strict=self.strict)
+        except ValueError as error:
+            later = f", or the group_size or n:m pattern of a later stage, for which rows must divide by {self.required}"
+            raise ValueError(f"{error}{later if self.strict else ''}") from error
         if HIDDEN in self.axes and self.needs_hidden:
             raise ValueError("a loss on hidden states needs the teacher's width: leave out the loss, or hidden of axes")
         if any(stage.attaches for stage in before):
