@@ -23,9 +23,10 @@ from slimexp.host.progress import working
 from slimexp.model import serving
 from slimexp.model.base import Family
 from slimexp.model.cache import cache_bits, round_cache
+from slimexp.model.empty import without_values
 from slimexp.model.loading import bare, family_named, from_folder
 from slimexp.model.reading import reach, tokenizer_of
-from slimexp.model.restore import restore
+from slimexp.model.restore import restore, training_type
 from slimexp.model.saving import save_training, save_weights
 from slimexp.model.tokenizer import save_tokenizer
 from slimexp.record.figures import OF_LAYER
@@ -65,7 +66,7 @@ def save(
             for place, attachment in attached(model)
         ]
         if attachments:
-            save_training(model, partial / TRAINING)
+            save_training(model, partial / TRAINING, partial)
         content = {
             "format": FORMAT,
             "family": family.task,
@@ -80,25 +81,50 @@ def save(
         (partial / MANIFEST).write_text(json.dumps(integrity.sealed(content), indent=2) + "\n")
 
 
-def load(folder: Path) -> Family:
-    """The model as training left it, attachments in place, so that a further stage goes on from there."""
+def share(other: Path, folder: Path) -> bool:
+    """Give the files of an artifact a second name in ``folder``; they take no further room, and go with the last name.
+
+    Returns:
+        Whether it was done: not every file system has hard links, and some only within a part of it.
+    """
+    try:
+        with _aside(folder) as partial:
+            for path in other.rglob("*"):
+                place = partial / path.relative_to(other)
+                place.mkdir(parents=True) if path.is_dir() else os.link(path, place)
+    except OSError:
+        return False
+    return True
+
+
+def load(folder: Path, *, keep_type: bool = False) -> Family:
+    """The model as training left it, attachments in place, so that a further stage goes on from there.
+
+    Args:
+        folder: The artifact.
+        keep_type: Whether weights of 16 bits stay in that type (and are mapped from their file until they change);
+            otherwise all are float32.
+    """
     content = read_manifest(folder)
     if not content["attachments"]:
-        return deployed(folder)
+        return deployed(folder, keep_type=keep_type)
     make, config = bare(folder, content["family"], content["max_length"])
-    model = make(config)
+    model = without_values(make, config, dtype=training_type(folder / TRAINING))
     with working(f"loading {folder}"):
         restore(model, content["attachments"], folder / TRAINING)
+    if not keep_type:
+        model.float()
     round_cache(model, cache_bits(model.config))
     if model.can_generate():
         model.generation_config = reach(GenerationConfig, folder)
     return family_named(content["family"])(model.eval(), tokenizer_of(folder), max_length=content["max_length"])
 
 
-def deployed(folder: Path) -> Family:
-    """The model as a user gets it: by plain transformers, from the deployable files."""
+def deployed(folder: Path, *, keep_type: bool = False) -> Family:
+    """The model as a user gets it: by plain transformers, from the deployable files; ``keep_type`` as in ``load``."""
     content = read_manifest(folder)
-    return from_folder(folder, content["family"], content["max_length"])
+    dtype = serving.stored_type(folder) if keep_type and not content["attachments"] else torch.float32
+    return from_folder(folder, content["family"], content["max_length"], dtype=dtype)
 
 
 def served(folder: str | Path, device: str | torch.device = "cpu") -> Family:

@@ -20,8 +20,10 @@ def train(cfg: DictConfig) -> float | None:
     """
     check(cfg)
     with working("importing the libraries"):  # torch and Lightning, only once the config is right
+        from slimexp.pipeline.launch import silence_others
         from slimexp.pipeline.pipeline import Pipeline
 
+    silence_others()
     with at_work(Path(cfg.runs)):  # from planning on: a plan counts on models that are there
         with working("checking the model, the data and the stages"):
             pipeline = Pipeline(cfg, overrides=masked(HydraConfig.get().overrides.task))

@@ -218,7 +218,7 @@ def test_a_quantized_artifact_is_smaller(tiny: Make, quantized: Make, tmp_path: 
 def test_the_manifest_says_what_was_done_and_what_is_deployed(masked: Make, tmp_path: Path) -> None:
     folder = save(masked("causal_lm"), tmp_path / "artifact")
     manifest = artifact.read_manifest(folder)
-    assert (manifest["format"], manifest["family"], manifest["max_length"]) == (1, "causal_lm", 64)
+    assert (manifest["format"], manifest["family"], manifest["max_length"]) == (2, "causal_lm", 64)
     assert manifest["stages"] == [{"name": "dense"}]
     assert {row["class"] for row in manifest["attachments"]} == {"slimexp.weight.mask.Mask"}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(manifest["files"])
@@ -247,9 +247,9 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
 def test_a_manifest_of_a_newer_format_is_refused(tiny: Make, tmp_path: Path) -> None:
     folder = save(tiny("causal_lm"), tmp_path / "artifact")
     manifest = json.loads((folder / artifact.MANIFEST).read_text())
-    (folder / artifact.MANIFEST).write_text(json.dumps(manifest | {"format": 2}))
+    (folder / artifact.MANIFEST).write_text(json.dumps(manifest | {"format": 3}))
     for read in (artifact.load, artifact.deployed, artifact.read_manifest):
-        with pytest.raises(ValueError, match=r"is of format 2, this slimexp reads up to 1: update it"):
+        with pytest.raises(ValueError, match=r"is of format 3, this slimexp reads up to 2: update it"):
             read(folder)
 
 
@@ -297,7 +297,7 @@ def full(*_: Any, **__: Any) -> None:
 
 
 BREAKS = {
-    "weights": lambda patch: patch.setattr(saving.PreTrainedModel, "save_pretrained", full),
+    "weights": lambda patch: patch.setattr(saving.Writer, "add", full),
     "tokenizer": lambda patch: patch.setattr(PreTrainedTokenizerBase, "save_pretrained", full),
     "training state": lambda patch: patch.setattr(saving, "save_file", full),
     "manifest": lambda patch: patch.setattr(artifact.json, "dumps", full),

@@ -70,8 +70,8 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
     """
     if not is_known(config):
         raise ValueError(
-            f"a model of type {config.model_type} cannot be cut, nor can channels of it be scaled; types that can: "
-            f"{', '.join(sorted(ARCHITECTURES))}"
+            f"a model of type {config.model_type} cannot be cut: its type is not declared, and the names of its "
+            f"parameters are those of no type that is ({', '.join(sorted(ARCHITECTURES))}): mask or quantize it instead"
         )
     return ARCHITECTURES.get(config.model_type) or RECOGNIZED[config.model_type]
 

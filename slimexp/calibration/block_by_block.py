@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from slimexp.calibration.observe import Observer, Statistics, input_statistics, undisturbed, visiting
+from slimexp.calibration.observe import Observer, Statistics, input_statistics, lent, undisturbed, visiting
 from slimexp.host.progress import counted
 from slimexp.model.base import Batch, Family
 from slimexp.model.layer import Layer, check_finite, place
@@ -91,7 +91,7 @@ def calibrate_blocks(
             if wiring is None:
                 stack.from_the_beginning(batches, device)
                 continue
-            with visiting(family.model, device if position else family.device):
+            with _entering(family, device if position else None):
                 calls = [stack.entry(batch).to(device) for batch in counted(batches, "input row")]
             stack.from_block_to_block(calls, wiring, device)
 
@@ -191,6 +191,24 @@ def _wires(first: Call, call: Call, outputs: tuple[Any, ...]) -> Wires | None:
         elif value is not first.arguments[key]:
             return None
     return wires
+
+
+@contextmanager
+def _entering(family: Family, device: torch.device | None) -> Iterator[None]:
+    """The model where forward passes come to a stack's first block: all of it on ``device``.
+
+    ``None``: where it is, with the modules outside of its blocks as a visit leaves them.
+    """
+    if device is not None:
+        with visiting(family.model, device):
+            yield
+        return
+    inside = {id(weight) for stack in family.blocks().values() for weight in stack.parameters()}
+    head, embeddings = family.model.get_output_embeddings(), set(family.model.get_input_embeddings().parameters())
+    unused = set(head.parameters()) - embeddings if isinstance(head, nn.Module) else set()
+    outside = [weight for weight in family.model.parameters() if id(weight) not in inside and weight not in unused]
+    with lent(outside, family.device):
+        yield
 
 
 @contextmanager

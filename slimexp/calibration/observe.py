@@ -1,6 +1,6 @@
 """Calibration on the model as it stands: statistics of layers' inputs, or of weights' gradients, over training rows."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
@@ -13,6 +13,8 @@ from slimexp.importance.base import Calibrated, Importance
 from slimexp.model.base import Batch, Family
 from slimexp.model.cache import float_cache
 from slimexp.model.layer import Layer, latent, matrix, place
+
+HALF = (torch.float16, torch.bfloat16)
 
 
 class Observer(Protocol):
@@ -195,13 +197,44 @@ def _as_floats(family: Family) -> Iterator[None]:
 
 @contextmanager
 def visiting(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Move ``module`` to ``device`` within the context, and back afterwards."""
+    """Move ``module`` to ``device`` within the context, and back afterwards, each weight to the type that it had.
+
+    On a CPU, weights of 16 bits are in float32 meanwhile: there it is faster, and what is computed is what a model in
+    float32 would compute. A weight that comes back with the values it had is the tensor it was before: one that is
+    mapped from a file stays so, and takes no memory of its own.
+    """
     home = next(module.parameters()).device
-    nn.Module.to(module, device)
+    with lent(list(module.parameters()), device):
+        nn.Module.to(module, device)  # buffers
+        try:
+            yield
+        finally:
+            for owner in module.modules():
+                for name, buffer in owner._buffers.items():
+                    if buffer is not None:
+                        owner._buffers[name] = buffer.to(home)
+
+
+@contextmanager
+def lent(weights: Sequence[Tensor], device: torch.device) -> Iterator[None]:
+    """What ``visiting`` does to the parameters of a module, of any parameters."""
+    stored = [(weight, weight.data) for weight in weights]
     try:
+        for weight, before in stored:
+            moved = before.to(device)
+            weight.data = moved.float() if device.type == "cpu" and moved.dtype in HALF else moved
         yield
     finally:
-        nn.Module.to(module, home)
+        for weight, before in stored:
+            _give_back(weight, before)
+
+
+def _give_back(parameter: Tensor, before: Tensor) -> None:
+    """Bring a weight back to the device and the type of ``before``, and to its memory where it is the same."""
+    after = parameter.data.to(before.device, before.dtype)
+    if after.data_ptr() != before.data_ptr() and torch.equal(after, before):
+        after = before
+    parameter.data = after
 
 
 @torch.enable_grad()

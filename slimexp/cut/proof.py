@@ -22,7 +22,7 @@ from slimexp.model.base import Family, parameters
 
 PROVABLE = (LAYERS, HEADS, FFN, HIDDEN, EXPERTS)
 _ROWS = [("one", "two!", 0), ("three and four", "5", 1), ("six", "seven", 0)]
-_TOLERANCE = 1e-4  # of the deviation of the logits: float32, and what RMS norms add to the mean square
+_TOLERANCE = 5e-4  # of the deviation of the logits: float32, and what RMS norms add to the mean square
 
 Layers = Mapping[str, Sequence[int]]
 

@@ -30,7 +30,6 @@ from slimexp.architecture.model_type import ARCHITECTURES, RECOGNIZED, is_known
 from slimexp.architecture.reasons import UNDECLARED, UNPROVED
 from slimexp.cut.block_lists import renumber_blocks
 from slimexp.cut.proof import PROVABLE, logits, prove, randomize
-from slimexp.host.console import phase
 from slimexp.model.base import Family, parameters
 from slimexp.model.loading import Scratch
 from slimexp.model.scaling import scalings
@@ -69,7 +68,7 @@ def recognize(config: PreTrainedConfig) -> None:
         found = _found(config)
     if found is not None:  # else architecture_of says that the type cannot be cut
         RECOGNIZED[config.model_type], axes = found
-        phase(f"{config.model_type} is cut by the names of its parameters: of a small one, {', '.join(axes)} could go")
+        print(f"{config.model_type} is cut by the names of its parameters: of a small one, {', '.join(axes)} could go")
 
 
 def _found(config: PreTrainedConfig) -> tuple[Architecture, list[str]] | None:

@@ -17,6 +17,7 @@ from slimexp.cut.constraints import ScopeIndices, check, entries_per_unit, in_st
 from slimexp.cut.vocabulary import renumber, shrunk
 from slimexp.host.progress import counted
 from slimexp.model.base import Family
+from slimexp.model.empty import without_values
 
 
 def remove(family: Family, layers: Mapping[str, Sequence[int]], retained: Mapping[str, ScopeIndices]) -> Family:
@@ -49,8 +50,7 @@ def remove(family: Family, layers: Mapping[str, Sequence[int]], retained: Mappin
                 f"vocabulary must keep all ids below that of the padding token, {model.config.pad_token_id}, from "
                 f"which a model of type {config.model_type} counts positions"
             )
-    with family.device:
-        small = type(model)(config)
+    small = without_values(type(model), config, dtype=model.dtype, device=family.device)
     if generation is not None:
         small.generation_config = generation
     state = model.state_dict()
@@ -136,7 +136,7 @@ def _rescale_norms(
         if axis in (HIDDEN, HEADS, KV_HEADS):
             before = len(model.get_parameter(f"{_source_name(name, architecture, layers)}.weight"))
             if before != len(weight):
-                weight.add_(architecture.gain).mul_((before / len(weight)) ** 0.5).sub_(architecture.gain)
+                _multiply_gain(weight, (before / len(weight)) ** 0.5, architecture.gain)
     if model.config.hidden_size != small.config.hidden_size:
         _rescale_embeddings(small, architecture, (model.config.hidden_size / small.config.hidden_size) ** 0.5)
 
@@ -150,8 +150,13 @@ def _rescale_embeddings(small: PreTrainedModel, architecture: Architecture, rati
     if architecture.embedding_scale:
         small.get_input_embeddings().weight.mul_(ratio)
         if small.config.tie_word_embeddings:  # the head is the same matrix
-            gain, weight = architecture.gain, small.get_parameter(f"{architecture.final_norm}.weight")
-            weight.add_(gain).div_(ratio).sub_(gain)
+            weight = small.get_parameter(f"{architecture.final_norm}.weight")
+            _multiply_gain(weight, 1 / ratio, architecture.gain)
+
+
+def _multiply_gain(weight: Tensor, factor: float, gain: float) -> None:
+    """Multiply what a norm multiplies with, ``weight + gain``, in float32: bfloat16 has no digits left beside 1."""
+    weight.copy_((weight.float() + gain) * factor - gain)
 
 
 def _source_name(name: str, architecture: Architecture, layers: Mapping[str, Sequence[int]]) -> str:

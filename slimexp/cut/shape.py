@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from slimexp.architecture.base import FFN, HEADS, HIDDEN, KV_HEADS, LAYERS, Architecture, head_width
+from slimexp.architecture.base import FFN, HEADS, HIDDEN, KV_HEADS, LAYERS, OTHER, Architecture, head_width
 from slimexp.architecture.model_type import architecture_of, size
 from slimexp.cut.constraints import admits, in_stack, with_queries
 
@@ -165,7 +165,7 @@ def readers(model: PreTrainedModel, axis: str) -> dict[str, nn.Module]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
         and re.search(architecture.block, f"{name}.")
-        and architecture.of(f"{name}.weight")[0 if isinstance(module, Conv1D) else 1] == axis  # of its inputs
+        and (*architecture.of(f"{name}.weight"), OTHER)[0 if isinstance(module, Conv1D) else 1] == axis  # its inputs
     }
 
 

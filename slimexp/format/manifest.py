@@ -17,7 +17,7 @@ from slimexp.file.bounded import OWN_MB, read_object
 from slimexp.file.integrity import Damaged
 from slimexp.host.progress import working
 
-FORMAT = 1
+FORMAT = 2  # 1: masks were a byte for each weight, and training.safetensors held all tensors; it is read as before
 NAME = "manifest.json"
 FAMILIES = ("seq2seq", "causal_lm", "classification")
 CACHE_BITS = (None, 4, 8)

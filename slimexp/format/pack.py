@@ -4,7 +4,7 @@ The integers are really packed (densely into int32 words, or as int8 at 8 bits),
 is unpacked again and compared bit for bit with the one that was trained.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,39 +39,74 @@ def pack(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ValueError: No quantizer sits on a weight, or a grid does not survive packing.
     """
-    layers = _quantized(model)
+    layers = quantized(model)
     if not layers:
         raise ValueError("pack needs a quantizer on a weight, found none: run the quantize technique first")
-    unpacked = _is_encoder_decoder(model)
-    schemes = {name: _scheme(quantizers, unpacked=unpacked) for name, quantizers in layers.items()}
-    state = plain_state(model)
-    for name, quantizers in counted(layers.items(), "packing layer"):
-        module = model.get_submodule(name)
-        weight = state.pop(f"{name}.{WEIGHT}")
-        if (first := _first_of_tied(name, model, layers)) != name:
-            if not torch.equal(weight, model.get_submodule(first).weight):  # type: ignore[arg-type]
-                raise ValueError(f"'{name}' and '{first}' share a weight, so they need the same grid")
+    schemes = _schemes(model, layers)
+    return dict(packed_tensors(model)), _config(model, schemes)
+
+
+def packed_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor, one by one, of the state dict that ``pack`` returns.
+
+    Raises:
+        ValueError: A grid does not survive packing.
+    """
+    layers = quantized(model)
+    schemes = _schemes(model, layers)
+    for name in counted(plain_names(model), "packing tensor"):
+        layer, _, tensor = name.rpartition(".")
+        if tensor != WEIGHT or layer not in layers:
+            yield name, plain_tensor(model, name)
             continue
-        packed = _pack_layer(name, module, quantizers, schemes[name])
-        state |= {f"{name}.{key}": value for key, value in packed.items()}
-    return state, _config(model, schemes)
+        module = model.get_submodule(layer)
+        if (first := _first_of_tied(layer, model, layers)) != layer:
+            if not torch.equal(plain_tensor(model, name), plain_tensor(model, f"{first}.{WEIGHT}")):
+                raise ValueError(f"'{layer}' and '{first}' share a weight, so they need the same grid")
+            continue
+        for key, value in _pack_layer(layer, module, layers[layer], schemes[layer]).items():
+            yield f"{layer}.{key}", value
+
+
+def quantization_config(model: nn.Module) -> dict[str, Any]:
+    """The value of ``quantization_config`` that ``pack`` returns."""
+    return _config(model, _schemes(model, quantized(model)))
+
+
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """State dict with attachments folded in: the names and values of a model that never had any; tied weights once."""
+    return {name: plain_tensor(model, name) for name in plain_names(model)}
+
+
+def plain_names(model: nn.Module) -> list[str]:
+    """Names of ``plain_state``, of whose tensors none is made."""
+    first: dict[tuple[Any, ...], str] = {}
+    folded = {f"{name}.{tensor}" for name, module in model.named_modules() for tensor in _parametrized(module)}
+    for name, tensor in latents(model).items():
+        first.setdefault((name,) if name in folded else (tensor.data_ptr(), tensor.shape), name)
+    return list(first.values())
+
+
+def latents(model: nn.Module) -> dict[str, Tensor]:
+    """Every name in the state dict of a model that never had attachments -> its tensor, or the one beneath them."""
+    state = {name: tensor for name, tensor in model.state_dict().items() if not _is_attached(name)}
+    for name, module in model.named_modules():
+        for tensor, chain in _parametrized(module).items():
+            state[f"{name}.{tensor}"] = chain.original.detach()
+    return state
+
+
+def _parametrized(module: nn.Module) -> Mapping[str, Any]:
+    parametrized: Mapping[str, Any] = getattr(module, "parametrizations", {})
+    return parametrized
 
 
 @torch.no_grad()
-def plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """State dict with attachments folded in: the names and values of a model that never had any; tied weights once."""
-    state = {name: tensor for name, tensor in model.state_dict().items() if not _is_attached(name)}
-    for name, module in model.named_modules():
-        for tensor in getattr(module, "parametrizations", {}):
-            state[f"{name}.{tensor}"] = getattr(module, tensor)
-    seen: set[tuple[int, torch.Size]] = set()
-    unique = {}
-    for name, tensor in state.items():
-        key = (tensor.data_ptr(), tensor.shape)
-        if key not in seen:
-            unique[name] = tensor.detach()
-        seen.add(key)
-    return unique
+def plain_tensor(model: nn.Module, name: str) -> Tensor:
+    """One tensor of ``plain_state``."""
+    module, _, tensor = name.rpartition(".")
+    value: Tensor = getattr(model.get_submodule(module), tensor)
+    return value.detach()
 
 
 def decompress(model: nn.Module) -> None:
@@ -86,13 +121,23 @@ def decompress(model: nn.Module) -> None:
 
 
 def before(module: nn.Module, quantizer: Quantizer) -> Tensor:
-    """The weight that ``quantizer`` reads: the latent weight after the attachments before it."""
+    """The weight that ``quantizer`` reads, in float32: the latent weight after the attachments before it."""
     chain = module.get_submodule(f"parametrizations.{WEIGHT}")
     assert isinstance(chain, parametrize.ParametrizationList)
-    weight: Tensor = chain.original
+    weight: Tensor = chain.original.float()  # 16 bits do not hold a mean of what has 16 bits
     for attachment in chain:
         if attachment is quantizer:
             break
+        weight = attachment(weight)
+    return weight
+
+
+def _in_float32(module: nn.Module) -> Tensor:
+    """The weight of a layer with attachments, computed in float32."""
+    chain = module.get_submodule(f"parametrizations.{WEIGHT}")
+    assert isinstance(chain, parametrize.ParametrizationList)
+    weight: Tensor = chain.original.detach().float()
+    for attachment in chain:
         weight = attachment(weight)
     return weight
 
@@ -106,7 +151,7 @@ def _is_attached(name: str) -> bool:
     return any(part in _ATTACHED for part in name.split("."))
 
 
-def _quantized(model: nn.Module) -> dict[str, dict[str, Quantizer]]:
+def quantized(model: nn.Module) -> dict[str, dict[str, Quantizer]]:
     """Name of the layer -> its quantizers by tensor (``weight``, ``input``), of layers with a quantized weight."""
     layers: dict[str, dict[str, Quantizer]] = {}
     for place, attachment in attached(model):
@@ -123,6 +168,11 @@ def _first_of_tied(name: str, model: nn.Module, layers: Mapping[str, Any]) -> st
 
 def _latent(module: nn.Module) -> Tensor:
     return module.get_parameter(f"parametrizations.{WEIGHT}.original")
+
+
+def _schemes(model: nn.Module, layers: Mapping[str, Mapping[str, Quantizer]]) -> "dict[str, QuantizationScheme]":
+    unpacked = _is_encoder_decoder(model)
+    return {name: _scheme(quantizers, unpacked=unpacked) for name, quantizers in layers.items()}
 
 
 def _is_encoder_decoder(model: nn.Module) -> bool:
@@ -173,17 +223,18 @@ def _pack_layer(
     from compressed_tensors.compressors import BaseCompressor
 
     quantizer, activation = quantizers[WEIGHT], quantizers.get(INPUT)
-    weight = getattr(module, WEIGHT).detach()
+    weight = _in_float32(module)  # 16 bits do not hold every point of a grid of 8
     grid = quantizer.grid(before(module, quantizer))
     compressor = BaseCompressor.get_value_from_registry(str(scheme.format))
-    exact = {WEIGHT: weight.float(), SCALE: grid.scale} | ({} if grid.zero is None else {ZERO: grid.zero})
+    exact = {WEIGHT: weight, SCALE: grid.scale} | ({} if grid.zero is None else {ZERO: grid.zero})
     packed: dict[str, Tensor] = compressor.compress(exact, scheme)
     if activation is not None and not activation.dynamic:
         packed[INPUT_SCALE] = activation.grid(weight).scale
-    for dtype in (torch.bfloat16, torch.float32):
-        packed[SCALE] = grid.scale.to(dtype)
-        if torch.equal(compressor.decompress(packed, scheme)[WEIGHT].to(weight.dtype), weight):
-            return packed
+    packed[SCALE] = grid.scale.float()
+    on_grid = compressor.decompress(packed, scheme)[WEIGHT].float()
+    if torch.equal(on_grid, weight):
+        short = {**packed, SCALE: grid.scale.bfloat16()}
+        return short if torch.equal(compressor.decompress(short, scheme)[WEIGHT].float(), on_grid) else packed
     raise ValueError(
         f"layer '{name}' is off the grid of its {quantizer.bits}-bit quantizer, so packing would change it: "
         "nothing but masks may follow a quantizer, and its grid must be exact in float32"

@@ -1,5 +1,6 @@
 """The packed weights of an artifact, for kernels that multiply integers and float8."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from slimexp.file.bounded import read_object
 from slimexp.format.pack import INPUT_SCALE, SCALE, WEIGHT, ZERO
+from slimexp.format.shards import Reader
 from slimexp.kernel.base import Packed
 
 if TYPE_CHECKING:
@@ -17,18 +19,17 @@ def unpacked(folder: Path) -> dict[str, Packed]:
     """Name -> weight of every quantized layer in an artifact, its integers unpacked; empty where no layer is quantized.
 
     Args:
-        folder: A model folder with ``config.json`` and ``model.safetensors``.
+        folder: A model folder with ``config.json`` and the weights, whole or in shards.
     """
     from compressed_tensors.quantization import QuantizationConfig
-    from safetensors.torch import load_file
 
     stored = read_object(folder / "config.json").get("quantization_config")
     if stored is None:
         return {}
     config = QuantizationConfig.model_validate({key: value for key, value in stored.items() if key != "dequantize"})
-    state = load_file(folder / "model.safetensors")
-    names = [name.removesuffix(f".{SCALE}") for name in state if name.endswith(f".{SCALE}")]
-    return {name: _layer(name, state, _scheme(name, config)) for name in names}
+    with Reader(folder) as state:
+        names = [name.removesuffix(f".{SCALE}") for name in state if name.endswith(f".{SCALE}")]
+        return {name: _layer(name, state, _scheme(name, config)) for name in names}
 
 
 def _scheme(name: str, config: "QuantizationConfig") -> "QuantizationScheme":
@@ -37,7 +38,7 @@ def _scheme(name: str, config: "QuantizationConfig") -> "QuantizationScheme":
     return next((group for group in groups if name in group.targets), groups[0])
 
 
-def _layer(name: str, state: dict[str, Tensor], scheme: "QuantizationScheme") -> Packed:
+def _layer(name: str, state: Mapping[str, Tensor], scheme: "QuantizationScheme") -> Packed:
     from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
 
     assert scheme.weights is not None

@@ -255,6 +255,10 @@ class Source(ABC):
             labels: Class names (only classifiers read them).
         """
 
+    def load_stored(self, *, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str]) -> Family:
+        """As ``load``, in the type that the weights are stored in, where all of them are in files."""
+        return self.load(task=task, texts=texts, labels=labels)
+
 
 def parameters(model: nn.Module) -> Iterator[Tensor]:
     """Distinct parameters of ``model``: tied ones once."""

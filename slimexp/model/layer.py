@@ -196,3 +196,20 @@ def matrix(layer: Layer, x: Tensor) -> Tensor:
 def share_of(family: Family, touched: list[Tensor]) -> float:
     """Share of the model's parameters that ``touched`` holds."""
     return sum(p.numel() for p in touched) / sum(p.numel() for p in parameters(family.model))
+
+
+def embeddings_of(family: Family) -> dict[str, nn.Module]:
+    """Name -> module of the embeddings that add up to the first hidden state, and of all that share a weight with one.
+
+    T5's embedding of relative positions, within a block and as wide as there are heads, is none of these.
+    """
+    modules = dict(family.model.named_modules())
+    width = latent(family.model.get_input_embeddings()).shape[1]
+    in_blocks = {module for stack in family.blocks().values() for module in stack.modules()}
+    first = {
+        latent(module)
+        for module in modules.values()
+        if isinstance(module, nn.Embedding) and module not in in_blocks and latent(module).shape[1] == width
+    }
+    sharing = (nn.Embedding, nn.Linear)
+    return {name: module for name, module in modules.items() if isinstance(module, sharing) and latent(module) in first}

@@ -32,10 +32,11 @@ from slimexp.model.encoder import Encoder
 from slimexp.model.history import History, of_artifact, stored_as
 from slimexp.model.reading import check_room, outline, reach, tokenizer_of, weights
 from slimexp.model.seq2seq import Seq2Seq
-from slimexp.model.special_tokens import COUNT_FROM_PADDING
+from slimexp.model.special_tokens import longest
 from slimexp.model.tokenizer import TokenizerRecipe
 from slimexp.model.vetting import SHAPES_MODEL, check_config, require_files
 
+_HALF = (torch.float16, torch.bfloat16)
 ZOO = Path(__file__).parent.parent / "zoo"
 
 _FAMILIES: dict[str, tuple[Any, type[Family]]] = {
@@ -98,9 +99,17 @@ class Pretrained(Source):
         return _build_family(family, model, self.load_tokenizer(texts=tuple), self.max_length, self.path)
 
     def load(self, *, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str]) -> Family:
+        return self._load(task, texts, labels, torch.float32)
+
+    def load_stored(self, *, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str]) -> Family:
+        kept = self.is_trained(task) and self.stored_as() is None  # a new head is drawn in float32
+        dtype = getattr(self._config(), "dtype", None) if kept else None
+        return self._load(task, texts, labels, dtype if dtype in _HALF else torch.float32)
+
+    def _load(self, task: str, texts: Callable[[], Iterable[str]], labels: Sequence[str], dtype: torch.dtype) -> Family:
         auto, family = _FAMILIES[task]
         options = classes.options(self.validate(task), labels)
-        model = weights(auto, self.folder, **options)
+        model = weights(auto, self.folder, dtype, **options)
         vars(model.config).pop("quantization_config", None)  # its weights are dequantized
         round_cache(model, cache_bits(model.config))
         classes.lay_out(model, labels)
@@ -215,11 +224,17 @@ def family_named(task: str) -> type[Family]:
     return _FAMILIES[task][1]
 
 
-def from_folder(folder: str | Path, task: str, max_length: int, dtype: torch.dtype = torch.float32) -> Family:
-    """A family from a model folder, exactly as plain transformers loads it in ``dtype``."""
+def from_folder(
+    folder: str | Path,
+    task: str,
+    max_length: int,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> Family:
+    """A family from a model folder, exactly as plain transformers loads it in ``dtype`` onto ``device``."""
     auto, _ = _FAMILIES[task]
     _validate(reach(AutoConfig, folder), task, f"model '{folder}'", max_length)
-    return family_of(weights(auto, folder, dtype).eval(), folder, task, max_length)
+    return family_of(weights(auto, folder, dtype, device).eval(), folder, task, max_length)
 
 
 def family_of(model: PreTrainedModel, folder: str | Path, task: str, max_length: int) -> Family:
@@ -279,11 +294,9 @@ def _validate(config: PreTrainedConfig, task: str, name: str, max_length: int) -
         )
     if (bits := cache_bits(config)) is not None:
         require_cache(config, bits)
-    longest = _longest(config)
-    if longest is not None and max_length > longest:
-        raise ValueError(
-            f"max_length must be <= {longest}, the positions that {name} has; got {max_length}: set it lower"
-        )
+    most = longest(config)
+    if most is not None and max_length > most:
+        raise ValueError(f"max_length must be <= {most}, the positions that {name} has; got {max_length}: set it lower")
 
 
 def _serves(config: PreTrainedConfig, task: str) -> bool:
@@ -299,11 +312,3 @@ def _usual_task(config: PreTrainedConfig) -> str:
     if not tasks:
         raise ValueError(f"a model of type {config.model_type} serves none of the tasks {', '.join(_FAMILIES)}")
     return tasks[0]
-
-
-def _longest(config: PreTrainedConfig) -> int | None:
-    """Number of tokens that the model has positions for; ``None`` where the length is unlimited."""
-    positions: int | None = getattr(config, "max_position_embeddings", None)
-    if positions is not None and config.model_type in COUNT_FROM_PADDING:
-        return positions - (config.pad_token_id or 0) - 1
-    return positions

@@ -92,8 +92,20 @@ def outline(auto: Any, config: PreTrainedConfig, path: str | Path) -> PreTrained
     return model
 
 
-def weights(auto: Any, path: str | Path, dtype: torch.dtype = torch.float32, **options: Any) -> PreTrainedModel:
-    """A trained model in ``dtype``, as plain transformers loads it, if its weights are all there."""
+def weights(
+    auto: Any,
+    path: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    **options: Any,
+) -> PreTrainedModel:
+    """A trained model in ``dtype``, as plain transformers loads it, if its weights are all there.
+
+    On a CPU, weights that are stored in ``dtype`` are mapped from their files. On another device every weight is cast
+    there, and the machine's memory holds one at a time.
+    """
+    if torch.device(device).type != "cpu":
+        options["device_map"] = {"": torch.device(device)}
     config = reach(AutoConfig, path)
     check_room(outline(auto, config, path), path)
     with without_report():

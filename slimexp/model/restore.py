@@ -1,20 +1,28 @@
 """The state that training resumes from: the attachments of a manifest on their model, over the latent weights."""
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
 from slimexp.file.bounded import one_line, require_file
 from slimexp.format.manifest import WAY_OUT
+from slimexp.format.shards import Reader
 from slimexp.model.reading import check_checkpoint
 from slimexp.quantizer.base import Quantizer
 from slimexp.weight.attachment import INPUT, Attachment, Place, attach, attached
+from slimexp.weight.mask import unpacked_bits
+
+_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in _TYPES.values()}
+METADATA = "slimexp"  # one entry of JSON, since safetensors writes several in an order that differs from call to call
+DTYPE, DEPLOYED = "dtype", "deployed"  # in it: type of the weights, and those not stored again
 
 
 def restore(model: nn.Module, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -40,13 +48,67 @@ def restore(model: nn.Module, rows: Sequence[Mapping[str, Any]], path: Path) -> 
             ) from error
     try:
         require_file(path)
-        load_model(model, str(path))
+        _load(model, path)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"'{path}' is missing, damaged or of another model ({one_line(error)}): {WAY_OUT}") from error
     check_checkpoint(model.named_parameters(), path)
     for place, attachment in attached(model):
         if isinstance(attachment, Quantizer):
             _check_grid(model, place, attachment, path)
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    """Fill the model from a ``training.safetensors``, and from the deployable weights what that leaves to them."""
+    expected = model.state_dict()
+    state: dict[str, Tensor] = {}
+    with safe_open(path, framework="pt") as file:
+        left = _metadata(file).get(DEPLOYED, [])
+        for name in file.keys():  # noqa: SIM118 (no mapping)
+            tensor = file.get_tensor(name)
+            packed = name in expected and expected[name].dtype == torch.bool and tensor.dtype == torch.uint8
+            state[name] = unpacked_bits(tensor, expected[name].shape) if packed else tensor
+    if left:
+        with Reader(path.parent) as deployed:
+            for name in deployed:
+                if (latent := name if name in expected else latent_name(name)) in left:
+                    state[latent] = deployed[name]
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    filled = {tensor.data_ptr() for name, tensor in expected.items() if name in state}
+    lost = [name for name in missing if expected[name].numel() and expected[name].data_ptr() not in filled]
+    if lost or unexpected:
+        raise ValueError(f"{'it lacks' if lost else 'the model has no'} '{min(lost or unexpected)}'")
+
+
+def _metadata(file: Any) -> dict[str, Any]:
+    """What ``save_training`` says of an opened file; empty where an earlier version wrote it."""
+    content: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+    return content
+
+
+def latent_name(name: str) -> str:
+    """Name in the state dict of the weight beneath the attachments on the weight ``name``."""
+    module, _, tensor = name.rpartition(".")
+    return f"{module}.parametrizations.{tensor}.original"
+
+
+def training_type(path: Path) -> torch.dtype:
+    """Type of the latent weights in a ``training.safetensors``: the widest there is; float32 where it has none."""
+    try:
+        require_file(path)
+        with safe_open(path, framework="pt") as file:
+            if (named := _metadata(file).get(DTYPE)) in _NAMES:
+                return _NAMES[named]
+            kinds = {file.get_slice(name).get_dtype() for name in file.keys() if not _is_state(name)}  # noqa: SIM118
+    except (OSError, ValueError, SafetensorError):
+        return torch.float32  # ``restore`` says what is wrong with the file
+    kinds &= _TYPES.keys()
+    return _TYPES[kinds.pop()] if len(kinds) == 1 else torch.float32
+
+
+def _is_state(name: str) -> bool:
+    """Whether a tensor is one of an attachment's, not a weight."""
+    parts = name.split(".")
+    return "input_attachment" in parts or ("parametrizations" in parts and parts[-1] != "original")
 
 
 def _check_place(module: nn.Module | None, tensor: str, row: Mapping[str, Any]) -> None:

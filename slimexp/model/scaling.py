@@ -63,7 +63,11 @@ class Scaling:
             if getattr(self.before, name, None) is not None:
                 tensor = _stored(self.before, name)[self.first :]
                 gain = self.gain if name == "weight" else 0
-                tensor.add_(gain).div_(scales.to(tensor.dtype).view(-1, *[1] * (tensor.ndim - 1))).sub_(gain)
+                divisor = scales.to(tensor.dtype).view(-1, *[1] * (tensor.ndim - 1))
+                if gain:  # in float32: bfloat16 has no digits left beside 1
+                    tensor.copy_((tensor.float() + gain) / divisor - gain)
+                else:
+                    tensor.div_(divisor)
 
 
 def scalings(family: Family, block: nn.Module) -> list[Scaling]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
@@ -14,6 +14,7 @@ from slimexp.decode.fused import TYPES
 from slimexp.decode.packed_linear import PackedLinear
 from slimexp.file.bounded import one_line, read_object
 from slimexp.format.pack import SCALE, WEIGHT
+from slimexp.format.shards import Reader, has_weights
 from slimexp.format.unpack import unpacked
 from slimexp.kernel.autotune import replace_layers
 from slimexp.kernel.base import ACTIVATION_BITS, FLOAT8, Kernel, Packed
@@ -53,7 +54,7 @@ def served(
     if refusal(folder) is None and device.type in ("cpu", "cuda"):
         family = family_of(_packed(folder, task, max_length, device, dtype), folder, task, max_length)
     else:
-        family = from_folder(folder, task, max_length, dtype=dtype)
+        family = from_folder(folder, task, max_length, dtype=dtype, device=device)
     nn.Module.to(family.model, device)
     return family
 
@@ -138,9 +139,8 @@ def _read_by_decoding(layers: Mapping[str, Packed], device: torch.device) -> dic
 
 def _floats(folder: Path, layers: Collection[str], dtype: torch.dtype) -> dict[str, Tensor]:
     """Every tensor that belongs to none of ``layers``, floating-point ones in ``dtype``."""
-    with safe_open(folder / "model.safetensors", framework="pt") as file:
-        names = [name for name in file.keys() if name.rpartition(".")[0] not in layers]  # noqa: SIM118 (no mapping)
-        state = {name: file.get_tensor(name) for name in names}
+    with Reader(folder) as file:
+        state = {name: file[name] for name in file if name.rpartition(".")[0] not in layers}
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
@@ -151,8 +151,8 @@ def refusal(folder: Path) -> str | None:
         return "its weights are floats"
     if config.get("quant_method") != "compressed-tensors":
         return f"its format is {config.get('quant_method')}, not compressed-tensors"
-    if not (folder / "model.safetensors").exists():
-        return "its weights are not in one model.safetensors"
+    if not has_weights(folder):
+        return "its weights are in no safetensors file"
     try:
         return _format_refusal(config)
     except (AttributeError, KeyError, TypeError) as error:  # settings that are missing or of another type

@@ -165,3 +165,11 @@ def _ids(value: int | list[int] | None) -> list[int]:
 
 def _token(tokenizer: PreTrainedTokenizerBase, index: int) -> str:
     return str(tokenizer.convert_ids_to_tokens(index))
+
+
+def longest(config: PreTrainedConfig) -> int | None:
+    """Number of tokens that the model has positions for; ``None`` where the length is unlimited."""
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    if positions is not None and config.model_type in COUNT_FROM_PADDING:
+        return positions - (config.pad_token_id or 0) - 1
+    return positions

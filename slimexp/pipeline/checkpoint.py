@@ -13,6 +13,7 @@ import torch
 
 from slimexp.file import integrity
 from slimexp.file.integrity import Damaged
+from slimexp.host import process_group
 from slimexp.pipeline.background_writer import BackgroundWriter
 
 
@@ -97,7 +98,7 @@ class Checkpoint(pl.Callback):
             elif self._writer is not None:
                 self._writer.finish()
         self._unpublished = False
-        integrity.remove(self._partial)
+        self._remove_partial()
 
     def write(self, trainer: pl.Trainer) -> None:
         """Write the checkpoint now, after the last step was logged."""
@@ -105,10 +106,12 @@ class Checkpoint(pl.Callback):
         self._publish()
 
     def _is_due(self, step: int) -> bool:
-        if self._unpublished or step - self._last_step < self.every_steps:
-            return False
+        """Whether the last checkpoint is long enough ago; clocks differ, so that the first process's counts."""
+        if process_group.size() > 1 and step % max(1, self.every_steps):
+            return False  # a step for which the processes do not wait for each other
         least = max(self.every_seconds, self._cost_s / self.share if self.share else 0.0)
-        return time.monotonic() - self._last_time >= least
+        is_time = not self._unpublished and time.monotonic() - self._last_time >= least
+        return step - self._last_step >= self.every_steps and process_group.agreed(is_time)
 
     def _save(self, trainer: pl.Trainer) -> None:
         began = time.monotonic()
@@ -117,7 +120,7 @@ class Checkpoint(pl.Callback):
         with self._removed_on_failure():
             if self._unpublished:
                 writer.finish()
-            integrity.remove(self._partial)
+            self._remove_partial()
             trainer.strategy.checkpoint_io = writer  # for this checkpoint alone: others look for theirs at once
             try:
                 trainer.save_checkpoint(self._partial)
@@ -130,6 +133,8 @@ class Checkpoint(pl.Callback):
     def _publish(self) -> None:
         began = time.monotonic()
         self._unpublished = False
+        if not process_group.is_first():
+            return
         with self._removed_on_failure():
             if self._writer is not None:
                 self._writer.finish()
@@ -145,8 +150,12 @@ class Checkpoint(pl.Callback):
         try:
             yield
         except BaseException:
-            integrity.remove(self._partial)
+            self._remove_partial()
             raise
+
+    def _remove_partial(self) -> None:
+        if process_group.is_first():
+            integrity.remove(self._partial)
 
 
 def check(path: Path, key: str) -> Position:

@@ -5,6 +5,8 @@ A training that was stopped goes on from its last checkpoint.
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -15,7 +17,8 @@ from slimexp import artifact
 from slimexp.data.base import Corpus
 from slimexp.file import integrity
 from slimexp.file.integrity import Damaged
-from slimexp.host import garbage_collector
+from slimexp.format import manifest
+from slimexp.host import garbage_collector, process_group
 from slimexp.host.console import Terminated, printable
 from slimexp.host.progress import working
 from slimexp.logger.base import Tracker
@@ -38,12 +41,25 @@ def save_root(source: Source, stage: Stage, corpus: Corpus, cfg: DictConfig) -> 
         cfg: The run's configuration.
     """
     pl.seed_everything(cfg.seed, verbose=False)
+    if cfg.resume and any(artifact.share(other, stage.artifact) for other in _made_before(stage)):
+        return
     history = source.history()
     if history.artifact is not None and history.attachments:  # so that masks and quantizers stay attached
         family = artifact.load(history.artifact)
     else:
-        family = _load(source, corpus)
+        family = source.load_stored(task=corpus.task, texts=corpus.texts, labels=corpus.labels)
     artifact.save(family, stage.artifact, dtype=_saved_type(cfg), stages=history.stages, key=stage.key)
+
+
+def _made_before(stage: Stage) -> Iterator[Path]:
+    """Whole artifacts of the same key in the folders of other runs beside this one: the same model."""
+    run = stage.folder.parent
+    for other in sorted(run.parent.glob(f"*/{stage.folder.name}/{stage.artifact.name}")):
+        if other.parent.parent == run or any(path.is_symlink() for path in (other, *other.parents[:2])):
+            continue
+        with suppress(Damaged):
+            manifest.check(other, key=stage.key)
+            yield other
 
 
 def train(
@@ -74,9 +90,18 @@ def train(
     technique.compute_device = machine.device(cfg.trainer)
     technique.execution = Execution(pad_to=cfg.trainer.pad_to)
     with working(f"{stage.name}: preparing"):
-        technique.prepare(artifact.load(previous), corpus, _teacher(technique, reference, corpus))
+        family = artifact.load(previous, keep_type=technique.keeps_stored_type)
+        teacher = _teacher(technique, reference, corpus, precision=cfg.trainer.get("precision"))
+        technique.prepare(family, corpus, teacher)
+        del family, teacher  # a technique may go on with another model
     if technique.steps:
         fit(technique, stage, cfg, tracker)
+        technique.gather()
+    process_group.by_first(lambda: _finish(technique, stage, previous, cfg))
+
+
+def _finish(technique: Finetune, stage: Stage, previous: Path, cfg: DictConfig) -> None:
+    """Save what a technique has made."""
     with working(f"{stage.name}: finishing"):
         coverage = technique.finish()
     history = artifact.read_manifest(previous)["stages"]
@@ -110,11 +135,12 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
         steps=technique.steps,
         accumulate=technique.accumulate,
         callbacks=[*machine.callbacks(cfg.trainer, cfg.callback), checkpoint],
-        loggers=tracker.loggers(stage.name, stage.curves),
+        loggers=tracker.loggers(stage.name, stage.curves) if process_group.is_first() else (),
         folder=stage.folder,
+        idle_parameters=technique.idle_parameters,
     )
     trainer.suit(technique)
-    resume = stage.checkpoint if _recover(stage) else None
+    resume = stage.checkpoint if process_group.by_first(lambda: _recover(stage)) else None
     if resume:
         print(f"{stage.name}: resuming from {resume}")
     print(f"{stage.name}: training {technique.steps} steps of {technique.batch_size * technique.accumulate} rows")
@@ -133,10 +159,7 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
     except RuntimeError as error:
         if resume is None or "loading state_dict" not in str(error):
             raise
-        stage.set_aside(resume, "its weights are of another model", then="the next run of the command trains anew")
-        raise ValueError(
-            f"{stage.name}: {resume} does not fit the model, and is set aside: repeat the command"
-        ) from error
+        raise ValueError(_set_aside(stage, resume)) from error
     except SystemExit:
         if not trainer.interrupted:
             raise
@@ -161,14 +184,15 @@ def curves(stage: Stage) -> str | None:
     return path.read_text()
 
 
-def _teacher(technique: Finetune, reference: Path, corpus: Corpus) -> Family | None:
+def _teacher(technique: Finetune, reference: Path, corpus: Corpus, *, precision: object = None) -> Family | None:
+    """The teacher; in the type that it is stored in where training computes in bfloat16, else in float32."""
     if not technique.needs_teacher:
         return None
-    return artifact.deployed(reference) if technique.teacher is None else _load(technique.teacher, corpus)
-
-
-def _load(source: Source, corpus: Corpus) -> Family:
-    return source.load(task=corpus.task, texts=corpus.texts, labels=corpus.labels)
+    keep_type = str(precision).startswith("bf16")
+    if technique.teacher is None:
+        return artifact.deployed(reference, keep_type=keep_type)
+    load = technique.teacher.load_stored if keep_type else technique.teacher.load
+    return load(task=corpus.task, texts=corpus.texts, labels=corpus.labels)
 
 
 def _saved_type(cfg: DictConfig) -> torch.dtype:
@@ -182,6 +206,13 @@ def _report_lost_rows(stage: Stage, reason: str) -> None:
         f"{stage.name}: its {stage.curves.name} is damaged ({printable(reason)}): the rows that can be read are kept",
         flush=True,
     )
+
+
+def _set_aside(stage: Stage, checkpoint: Path) -> str:
+    """Set a checkpoint of another model aside; returns the message on it."""
+    if process_group.is_first():
+        stage.set_aside(checkpoint, "its weights are of another model", then="the next run of the command trains anew")
+    return f"{stage.name}: {checkpoint} does not fit the model, and is set aside: repeat the command"
 
 
 def _recover(stage: Stage) -> bool:

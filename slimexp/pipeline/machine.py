@@ -12,6 +12,8 @@ import torch
 from omegaconf import DictConfig
 
 from slimexp.config.build import build
+from slimexp.host import process_group
+from slimexp.pipeline import devices, strategy
 from slimexp.pipeline.trainer import Trainer
 
 
@@ -24,15 +26,16 @@ def quiet() -> None:
         "does not have many workers",  # tokenizing takes a hundredth of the time of a step
         r"Found \d+ module.s. in eval mode",  # on purpose, where dropout is off
         "isinstance.treespec, LeafSpec.. is deprecated",  # Lightning's use of torch
+        "broadcast_buffers. is deprecated",  # by a name that older torch does not know
     ):
         warnings.filterwarnings("ignore", message=f".*{message}")
 
 
 def device(trainer: DictConfig) -> torch.device:
     """The device that the trainer's settings choose, on which models are measured too."""
-    accelerator = trainer.get("accelerator", "auto")
-    cuda = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if cuda else "cpu")
+    if devices.is_cuda(trainer):
+        return torch.device("cuda", torch.cuda.current_device()) if process_group.size() > 1 else torch.device("cuda")
+    return torch.device("cpu")
 
 
 def memory(trainer: DictConfig) -> int:
@@ -51,6 +54,7 @@ def trainer(
     callbacks: Sequence[pl.Callback],
     loggers: Sequence[pl.loggers.Logger],
     folder: Path | None,
+    idle_parameters: bool = False,
 ) -> Trainer:
     """The trainer of one stage.
 
@@ -61,6 +65,7 @@ def trainer(
         callbacks: Lightning's callbacks.
         loggers: Lightning's loggers, which write the curves.
         folder: Folder of the stage; ``None`` for the one that the program runs in.
+        idle_parameters: Whether there may be steps in which trained parameters have no gradient.
 
     Raises:
         ConfigError: Lightning refuses a setting.
@@ -68,6 +73,7 @@ def trainer(
     """
     stage_trainer = build(
         node,
+        **strategy.arguments(node, idle_parameters=idle_parameters),
         max_steps=steps,
         accumulate_grad_batches=accumulate,
         callbacks=list(callbacks),
@@ -78,6 +84,7 @@ def trainer(
     if not isinstance(stage_trainer, Trainer):
         own = f"{Trainer.__module__}.{Trainer.__qualname__}"
         raise ValueError(f"trainer must be a {own}, got {type(stage_trainer).__name__}: choose trainer=cpu or gpu")
+    strategy.without_waiting(stage_trainer)
     return stage_trainer
 
 
@@ -110,13 +117,9 @@ def check(node: DictConfig, group: DictConfig) -> None:
     Raises:
         ValueError: A setting is refused; the message names it and the way out.
     """
-    for name in ("devices", "num_nodes"):  # more would train the same batches once per device
-        if (value := node.get(name, 1)) not in (1, "1") or not isinstance(value, int | str) or value is True:
-            raise ValueError(
-                f"trainer.{name} must be 1, got {value}: a stage trains on one device; run seeds side by side"
-            )
     if device(node).type == "cuda" and not torch.cuda.is_available():
         raise ValueError("trainer.accelerator asks for a GPU, but torch sees no CUDA device: use trainer=cpu")
+    devices.check(node)
     if (value := node.get("log_every_n_steps", 10)) is None or value < 0:
         raise ValueError(f"trainer.log_every_n_steps must be >= 0, got {value}")
     if (value := node.get("deterministic")) not in (True, False, None, "warn"):

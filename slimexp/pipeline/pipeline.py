@@ -3,28 +3,33 @@
 import json
 import os
 import time
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from slimexp import artifact
 from slimexp.config import secret
 from slimexp.file.integrity import Damaged
 from slimexp.format import manifest
+from slimexp.host import process_group
 from slimexp.host.console import printable
+from slimexp.host.garbage_collector import release
 from slimexp.host.progress import working
 from slimexp.logger.base import Tracker
 from slimexp.measure.base import Subject, run
-from slimexp.pipeline import key, machine, preflight
+from slimexp.pipeline import capacity, key, launch, machine, preflight, resources
 from slimexp.pipeline.fit import curves, save_root, train
 from slimexp.pipeline.preflight import FINAL
 from slimexp.pipeline.recording import Recorder, line
 from slimexp.pipeline.summary import summary
 from slimexp.record import record
 from slimexp.record.stage import DENSE, START, Stage, at_work
+from slimexp.technique.finetune import Finetune
 
 
 class Pipeline:
@@ -61,33 +66,61 @@ class Pipeline:
 
         Returns:
             Metrics of the last stage.
+
+        Raises:
+            ValueError: A process that trains on another device failed.
         """
+        with launch.processes(self.cfg, self.overrides):
+            return self._run(self.tracker)
+
+    def _run(self, tracker: Tracker) -> dict[str, float]:
+        """Finish every stage; of several processes, which train together, the first does all the rest."""
+        first = process_group.is_first()
         if self.chosen:
             print("chosen to suit the model:", *(f"{key}={_shown(value)}" for key, value in self.chosen.items()))
+        device = machine.device(self.cfg.trainer)
+        capacity.check(self._needs(), capacity.Machine.here(device, Path(self.cfg.runs)))
         running = at_work(Path(self.cfg.runs))
-        tracker = self.tracker
-        with working("starting the log"):
-            tracker.start(name=self.cfg.name, config=secret.written(self.cfg))
+        if first:
+            with working("starting the log"):
+                tracker.start(name=self.cfg.name, config=secret.written(self.cfg))
         try:
             metrics: dict[str, float] = {}
             measured = []
             for stage in self.stages:
-                with stage.alone():
+                with stage.alone() if first else nullcontext():
                     trained = self._finish_training(stage, tracker)
                     if stage.name == START and self.dense is None:
                         continue  # random weights are not worth measuring
-                    metrics = self._finish_measuring(stage, trained, tracker)
+                    metrics = process_group.by_first(partial(self._finish_measuring, stage, trained, tracker))
                 measured.append((stage.name, metrics))
-                tracker.summary(stage.name, metrics)
-                tracker.artifact(stage.name, stage.artifact)
-            tracker.summary(FINAL, metrics)
+                if first:
+                    tracker.summary(stage.name, metrics)
+                    tracker.artifact(stage.name, stage.artifact)
+            if first:
+                tracker.summary(FINAL, metrics)
             for row in summary(measured, headline=self.corpus.headline):
                 print(row, flush=True)
             return metrics
         finally:
-            with working("finishing the log"):
-                tracker.finish()
+            if first:
+                with working("finishing the log"):
+                    tracker.finish()
             running.close()
+
+    def _needs(self) -> dict[str, resources.Need]:
+        """What the stages take that have no artifact yet."""
+        left = [stage.name for stage in self.stages if not (self.cfg.resume and os.path.lexists(stage.artifact))]
+        compares = any(measure.compares for measure in self.measures.values())
+        return resources.needs(
+            {name: technique for name, technique in self.techniques.items() if name in left},
+            source=self.source,
+            dense=self.dense,
+            corpus=self.corpus,
+            setting=resources.Setting.of(self.cfg.trainer, machine.device(self.cfg.trainer), self.source.max_length),
+            save_type=getattr(torch, self.cfg.save_dtype),
+            measured=(2 if compares else 1) if self.measures else 0,
+        )
 
     @cached_property
     def reference(self) -> Stage:
@@ -105,26 +138,38 @@ class Pipeline:
         Returns:
             Seconds that it took; ``None`` if it was there already.
         """
-        if self.cfg.resume and _is_finished(stage):
-            stage.drop_checkpoint()  # left by a kill after the artifact was saved
+        if process_group.by_first(partial(self._is_done, stage)):
             return None
         began = time.monotonic()
-        if not self.cfg.resume:
-            stage.drop_checkpoint()
         if stage.parent is None:
-            save_root(self.roots[stage.name], stage, self.corpus, self.cfg)
+            process_group.by_first(partial(save_root, self.roots[stage.name], stage, self.corpus, self.cfg))
             return time.monotonic() - began
-        train(
-            self.techniques[stage.name],
-            stage,
-            previous=next(earlier for earlier in self.stages if earlier.key == stage.parent).artifact,
-            reference=self.reference.artifact,
-            corpus=self.corpus,
-            cfg=self.cfg,
-            tracker=tracker,
-        )
-        stage.drop_checkpoint()
+        self.__dict__.pop("baseline", None)  # it is loaded again where it is measured
+        release()
+        with _released(technique := self.techniques[stage.name]):
+            work = partial(
+                train,
+                technique,
+                stage,
+                previous=next(earlier for earlier in self.stages if earlier.key == stage.parent).artifact,
+                reference=self.reference.artifact,
+                corpus=self.corpus,
+                cfg=self.cfg,
+                tracker=tracker,
+            )
+            if technique.steps:
+                work()
+            else:  # what is not trained is done where all of the weights are
+                process_group.by_first(work)
+        process_group.by_first(stage.drop_checkpoint)
         return time.monotonic() - began
+
+    def _is_done(self, stage: Stage) -> bool:
+        """Whether the stage's artifact can be used again; a checkpoint that is of no more use is removed."""
+        done = self.cfg.resume and _is_finished(stage)
+        if done or not self.cfg.resume:
+            stage.drop_checkpoint()  # left by a kill after the artifact was saved
+        return bool(done)
 
     def _finish_measuring(self, stage: Stage, trained: float | None, tracker: Tracker) -> dict[str, float]:
         """Measure the stage and append its record, unless that was done before.
@@ -147,7 +192,9 @@ class Pipeline:
         if self.measures:
             print(f"{stage.name}: measuring {', '.join(self.measures)}", flush=True)
         subject = self.baseline if stage is self.reference else self._subject(stage)
-        metrics = run(self.measures, subject, self.baseline, self.corpus) | artifact.reached(stage.artifact)
+        compares = any(measure.compares for measure in self.measures.values())
+        baseline = self.baseline if compares else subject
+        metrics = run(self.measures, subject, baseline, self.corpus) | artifact.reached(stage.artifact)
         seconds = {"train": trained or 0.0, "measure": time.monotonic() - began}
         if stage is self.reference:
             self.dense_metrics = metrics
@@ -198,6 +245,20 @@ class Pipeline:
 
     def _subject(self, stage: Stage) -> Subject:
         return Subject(artifact.served(stage.artifact, machine.device(self.cfg.trainer)), stage.artifact)
+
+
+@contextmanager
+def _released(technique: Finetune) -> Iterator[None]:
+    """Afterwards, a technique holds what it was built with, and no model."""
+    attributes, modules = dict(vars(technique)), dict(technique._modules)
+    try:
+        yield
+    finally:
+        vars(technique).clear()
+        vars(technique).update(attributes)
+        technique._modules.clear()
+        technique._modules.update(modules)
+        release()
 
 
 def _shown(value: Any) -> str:

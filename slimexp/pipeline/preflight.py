@@ -20,7 +20,7 @@ from slimexp.logger.base import Tracker
 from slimexp.measure.base import Measure
 from slimexp.model.base import Source
 from slimexp.model.loading import Pretrained
-from slimexp.pipeline import machine, reference
+from slimexp.pipeline import devices, machine, reference
 from slimexp.record import record
 from slimexp.record.stage import DENSE, START
 from slimexp.technique import packing
@@ -100,6 +100,7 @@ def training(cfg: DictConfig) -> TrainingParts:
     dense = reference.dense(source, baseline, next(iter(techniques.values())), corpus)
     reference.check_teachers(techniques, source, dense, corpus)
     _adapt(techniques, source, corpus, config, cfg.trainer)
+    devices.check_stages(cfg.trainer, techniques)
     multiples = _check_stages(techniques, source, corpus, config)
     chosen = _write_chosen(techniques, cfg.pipeline)
     _check_measures(measures, corpus)

@@ -20,16 +20,20 @@ RUNNING = ".running"  # file in a runs folder that runs lock side by side, and `
 CHECKPOINT = re.compile(r"checkpoint\.(ckpt|(\d+\.)?partial)")  # names of a stage's checkpoints
 START = "start"  # name of the stage that holds the model a run starts from, where that is not the dense one
 
-# Of a trainer: what is seen of a training, and the files Lightning would write of its own.
+# Of a trainer: what is seen of a training, the files Lightning would write of its own, and the devices, for the batches
+# and the objective are the same on any number of them, so that a training that was stopped goes on on more or fewer.
 _SHAPES_NOTHING = frozenset(
     {
         "default_root_dir",
+        "devices",
         "enable_checkpointing",
         "enable_model_summary",
         "enable_progress_bar",
         "log_every_n_steps",
         "logger",
+        "num_nodes",
         "profiler",
+        "strategy",
     }
 )
 

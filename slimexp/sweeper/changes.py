@@ -10,6 +10,7 @@ CONTENT, FIXED = "what is not swept", "fixed"  # keys of a description: a digest
 _BEFORE: dict[str, Any] = {"packing": False}  # option that stages got later -> what they did without it
 _LIGHTNING = "pytorch_lightning.Trainer"  # trainer of earlier versions, which had none of slimexp's own options
 _CHOICES = tuple(f"trainer.{key}" for key in ("_target_", "attention", "compile", "pad_to", "fused", "logits_at_once"))
+_DEVICES = ("trainer.devices", "trainer.num_nodes", "trainer.strategy")  # results do not depend on them
 _LISTED = 4  # fixed keys that are named where more differ
 
 
@@ -31,12 +32,14 @@ def _present(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> Mapping
     """``stored`` itself, or a copy as this version would have written it.
 
     With present names where an earlier version wrote other ones; with what a stage did before it had the option; and
-    with the requested number of loader processes, on which no result depends, and choices of slimexp's own trainer.
+    with the requested number of loader processes, on which no result depends, and choices of slimexp's own trainer;
+    without devices.
     """
     translated = {renamed.key(key): value for key, value in stored.items()}
     fixed = {
         renamed.key(key): renamed.class_path(value) if key.endswith("_target_") else value
         for key, value in (stored.get(FIXED) or {}).items()
+        if key not in _DEVICES
     }
     if fixed.get("trainer._target_") == _LIGHTNING:
         fixed |= {key: requested[key] for key in requested if key.startswith(_CHOICES)}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
+from slimexp.model.base import Family
 from slimexp.model.reading import outline
 
 AUTO = "auto"
@@ -175,3 +176,46 @@ def settled(
 def keywords(factory: object) -> Mapping[str, Any]:
     """Arguments that a partial holds; none where it is no partial."""
     return factory.keywords if isinstance(factory, partial) else {}
+
+
+class Adaptive:
+    """A technique whose settings may be ``auto``.
+
+    Attributes:
+        chosen: Key of a setting that was ``auto`` -> the value that was chosen for it.
+    """
+
+    chosen: dict[str, Any]
+    steps: int
+    batch_size: int
+    _batch_size: int | Auto
+    _optimizer: Callable[..., Any]
+    _lr_scheduler: Callable[..., Any]
+
+    def adapt(self, config: PreTrainedConfig, given: Conditions) -> None:
+        """Choose values for settings that are ``auto``; those of a training that is none stay.
+
+        Args:
+            config: Configuration of the model that the run starts from.
+            given: What the values depend on.
+        """
+        if not self.steps:
+            return
+        self.settle(given)
+        if self._batch_size == AUTO:
+            self.batch_size = self._batch_size = batch_size(given)
+            self.chosen["batch_size"] = self.batch_size
+
+    def adapt_rows(self, outline: Family, lengths: Mapping[str, int]) -> None:
+        """The same for settings that depend on the rows of its layers.
+
+        Args:
+            outline: The run's model, on the meta device.
+            lengths: Name of a layer -> length of its rows where an earlier stage changes it to a known one.
+        """
+
+    def settle(self, given: Conditions) -> None:
+        """The same for the optimizer and the schedule alone."""
+        both = settled(self._optimizer, self._lr_scheduler, given=given, steps=self.steps)
+        self._optimizer, self._lr_scheduler, chosen = both
+        self.chosen |= chosen

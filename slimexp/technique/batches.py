@@ -69,22 +69,24 @@ class _Steps(Sampler[tuple[int, list[Any]]]):
 
 
 class _Batches(Dataset[Batch]):
-    def __init__(self, corpus: Corpus, family: Family, multiple: int) -> None:
+    def __init__(self, corpus: Corpus, family: Family, multiple: int, share: tuple[int, int] = (0, 1)) -> None:
         self.corpus, self.family, self.multiple = corpus, family, multiple
+        self.first, self.every = share
 
     def __getitem__(self, key: tuple[int, list[int]]) -> Batch:
         epoch, rows = key
-        examples = [self.corpus.training_example(row, epoch) for row in rows]
+        examples = [self.corpus.training_example(row, epoch) for row in rows[self.first :: self.every]]
         texts = [(example.source, example.target, example.label) for example in examples]
         return self.family.encode(texts, multiple=self.multiple)
 
 
 class _PackedBatches(Dataset[Batch]):
-    def __init__(self, family: Family, multiple: int) -> None:
+    def __init__(self, family: Family, multiple: int, share: tuple[int, int]) -> None:
         self.family, self.multiple = family, multiple
+        self.first, self.every = share
 
     def __getitem__(self, key: tuple[int, list[PackedRow]]) -> Batch:
-        return self.family.pack(key[1], multiple=self.multiple)
+        return self.family.pack(key[1][self.first :: self.every], multiple=self.multiple)
 
 
 def training_batches(
@@ -99,6 +101,7 @@ def training_batches(
     multiple: int = 1,
     packing: bool = False,
     devices: int = 1,
+    share: tuple[int, int] = (0, 1),
 ) -> DataLoader[Batch]:
     """Batches ``start`` to ``stop - 1`` of a run.
 
@@ -113,6 +116,8 @@ def training_batches(
         multiple: Lengths are padded to a multiple of it.
         packing: Whether several documents share a row; where ``Family.packs``.
         devices: Number of devices of this machine that load batches side by side.
+        share: First row of each batch, and distance to the next: the number of this process and of all of them, which
+            together read the batches that one process would read.
     """
     count = processes(workers, family.device, packing=packing, devices=devices)
     if count:  # processes are forked from this one: a tokenizer that was not told of it warns in each
@@ -121,11 +126,11 @@ def training_batches(
     batches: Dataset[Batch]
     if packing:
         order = PackedOrder(packed(corpus, family.tokenizer, width=family.max_length, seed=seed), batch_size)
-        batches = _PackedBatches(family, multiple)
+        batches = _PackedBatches(family, multiple, share)
     else:
         rows = corpus.splits["train"]
         order = Order([len(row.source) for row in rows], min(batch_size, len(rows)), seed)
-        batches = _Batches(corpus, family, multiple)
+        batches = _Batches(corpus, family, multiple, share)
     return DataLoader(
         batches,
         batch_size=None,

@@ -1,10 +1,9 @@
 """The base technique: train a model on a corpus with any losses and an optional teacher."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from typing import Any, ClassVar, Unpack
+from typing import Any, Unpack
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -12,19 +11,23 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig
 
 from slimexp.data.base import Corpus
+from slimexp.host import process_group
 from slimexp.loss.base import Loss
 from slimexp.model.base import Batch, Family
-from slimexp.technique import automatic, packing, random_state
-from slimexp.technique.automatic import AUTO, Conditions, outside_embeddings
+from slimexp.technique import packing, random_state
+from slimexp.technique.automatic import ROWS, Adaptive, Conditions, outside_embeddings
 from slimexp.technique.batches import training_batches
+from slimexp.technique.contract import Contract
 from slimexp.technique.finite import FiniteCheck
 from slimexp.technique.objective import Objective, counted
 from slimexp.technique.optimization import clip, fused
+from slimexp.technique.sharding import Distributed
 from slimexp.technique.teacher import check_vocabularies
 from slimexp.technique.training import Execution, Training, check
+from slimexp.weight.shard import whole
 
 
-class Finetune(pl.LightningModule):
+class Finetune(Adaptive, Contract, Distributed):
     """Train every weight.
 
     Subclasses override what else happens: ``prepare`` before, ``on_step`` at every optimizer step, ``finish`` after.
@@ -33,25 +36,19 @@ class Finetune(pl.LightningModule):
         training: See ``Training``.
 
     Attributes:
-        attaches: Whether it leaves masks or quantizers on the weights.
-        quantizes: Whether it leaves quantizers on them.
         compute_device: Device to compute on outside of training; ``None`` for the model's own.
         execution: How its steps are executed; the trainer's choice.
-        chosen: Key of a setting that was ``auto`` -> the value that was chosen for it.
     """
 
-    attaches: ClassVar[bool] = False
-    quantizes: ClassVar[bool] = False
     compute_device: torch.device | None = None
     execution: Execution = Execution()
-    chosen: dict[str, Any]
 
     def __init__(self, **training: Unpack[Training]) -> None:
         super().__init__()
         check(training)
         self.steps = training["steps"]
         self._batch_size = training["batch_size"]
-        self.batch_size = automatic.ROWS if isinstance(self._batch_size, str) else self._batch_size
+        self.batch_size = ROWS if isinstance(self._batch_size, str) else self._batch_size
         self.accumulate = training["accumulate"]
         self.clip_norm = training["clip_norm"]
         self.dropout = training["dropout"]
@@ -88,52 +85,6 @@ class Finetune(pl.LightningModule):
         """Number that lengths are padded to a multiple of."""
         return self._pad_to or self.execution.pad_to
 
-    @property
-    def alters(self) -> bool:
-        """Whether the model that is trained computes something else than the one that came in."""
-        return self.attaches
-
-    @property
-    def row_multiple(self) -> int:
-        """Number that the length of its layers' rows must be a multiple of; 1 where any length will do."""
-        return 1
-
-    @property
-    def cuts(self) -> Mapping[str, int | None]:
-        """Width that it changes (``heads``, ``ffn``, ``hidden``) -> units that it leaves, ``None`` if it chooses."""
-        return {}
-
-    def require_row_multiple(self, multiple: int) -> None:
-        """Have it leave rows whose length is a multiple of ``multiple``; called where it chooses their length."""
-
-    def adapt(self, config: PreTrainedConfig, given: Conditions) -> None:
-        """Choose values for settings that are ``auto``; see ``chosen``. Those of a training that is none stay.
-
-        Args:
-            config: Configuration of the model that the run starts from.
-            given: What the values depend on.
-        """
-        if not self.steps:
-            return
-        self._settle(given)
-        if self._batch_size == AUTO:
-            self.batch_size = self._batch_size = automatic.batch_size(given)
-            self.chosen["batch_size"] = self.batch_size
-
-    def adapt_rows(self, outline: Family, lengths: Mapping[str, int]) -> None:
-        """The same for settings that depend on the rows of its layers.
-
-        Args:
-            outline: The run's model, on the meta device.
-            lengths: Name of a layer -> length of its rows where an earlier stage changes it to a known one.
-        """
-
-    def _settle(self, given: Conditions) -> None:
-        self._optimizer, self._lr_scheduler, chosen = automatic.settled(
-            self._optimizer, self._lr_scheduler, given=given, steps=self.steps
-        )
-        self.chosen |= chosen
-
     def validate(self, config: PreTrainedConfig, before: Sequence["Finetune"]) -> None:
         """Refuse, before anything is trained, what this stage cannot do.
 
@@ -143,27 +94,6 @@ class Finetune(pl.LightningModule):
 
         Raises:
             ValueError: Says what the stage cannot do, and the way out.
-        """
-
-    def inspect(self, outline: Family) -> None:
-        """Refuse, before anything is measured, a model whose layers this stage cannot compress.
-
-        Args:
-            outline: The model that comes in, on the meta device: its layers have names and sizes, and no values.
-
-        Raises:
-            ValueError: Names the layer, and the way out.
-        """
-
-    def inspect_rows(self, outline: Family, changed: Collection[str]) -> None:
-        """Refuse layers whose rows do not divide, where an earlier stage changes the model before this one sees it.
-
-        Args:
-            outline: The run's model before that stage, on the meta device.
-            changed: Names of layers whose rows will have another length.
-
-        Raises:
-            ValueError: Names the layer, and the way out.
         """
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
@@ -205,22 +135,33 @@ class Finetune(pl.LightningModule):
         return {"share": 1.0}
 
     def train_dataloader(self) -> DataLoader[Batch]:
+        devices = self.trainer.num_devices if self._trainer is not None else 1
+        share = (process_group.rank(), process_group.size())
+        return self.batches(self.global_step, self.steps, workers=self.workers, devices=devices, share=share)
+
+    def batches(self, start: int, stop: int, **loading: Any) -> DataLoader[Batch]:
+        """Batches of the steps ``start`` to ``stop - 1``.
+
+        Args:
+            start: The first step.
+            stop: One past the last step.
+            loading: How ``training_batches`` loads them.
+        """
         return training_batches(
             self.corpus,
             self.family,
             batch_size=self.batch_size,
             seed=self.seed,
-            start=self.global_step * self.accumulate,
-            stop=self.steps * self.accumulate,
-            workers=self.workers,
+            start=start * self.accumulate,
+            stop=stop * self.accumulate,
             multiple=self.pad_to,
             packing=self.packs,
-            devices=self.trainer.num_devices if self._trainer is not None else 1,
+            **loading,
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW-like optimizers decay matrices only, not biases, norms or scales."""
-        self._settle(Conditions(parameters=outside_embeddings(self.model)))  # where no pipeline did
+        self.settle(Conditions(parameters=outside_embeddings(self.model)))  # where no pipeline did
         groups = [group for group in self.parameter_groups() if group["params"]]
         # a fused one would undo the scaling of float16 itself, after gradients are clipped
         able = self.execution.fused and self.trainer.precision != "16-mixed"
@@ -235,7 +176,7 @@ class Finetune(pl.LightningModule):
         return [{"params": [p for p in trained if p.ndim > 1]}, vectors]
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        norm = clip(self.parameters(), self.clip_norm)
+        norm = whole(clip(self.parameters(), self.clip_norm))
         if self.trainer.precision == "16-mixed":  # its loss scaler skips steps that are not finite by itself
             if norm.isfinite():
                 self.on_gradients()
@@ -247,8 +188,12 @@ class Finetune(pl.LightningModule):
         self.model.train(self.dropout)  # the modes of a transformer differ in dropout alone
         if self.teacher_family is not None:
             nn.Module.to(self.teacher_family.model, self.device)
-        half = torch.bfloat16 if self.device.type == "cuda" and "bf16" in str(self.trainer.precision) else None
-        self._within_fit.enter_context(self.objective.accelerated(compiled=self.execution.compiled, teacher_type=half))
+        self.share_buffers()
+        self.start_random_state()
+        on_gpu = self.device.type == "cuda" and not self._are_shards
+        half = torch.bfloat16 if on_gpu and "bf16" in str(self.trainer.precision) else None
+        compiled = self.execution.compiled and not self._are_shards
+        self._within_fit.enter_context(self.objective.accelerated(compiled=compiled, teacher_type=half))
 
     def release(self) -> None:
         """Undo what was done to the models for the training."""
@@ -263,7 +208,8 @@ class Finetune(pl.LightningModule):
             if batch_idx % self.accumulate == 0:
                 with torch.compiler.set_stance("force_eager") if self.execution.compiled else nullcontext():
                     self.on_step(self.progress)  # calibration hooks into blocks, which compiled ones do not see
-            total, terms = self.evaluate(batch)
+            with self.split():
+                total, terms = self.evaluate(batch)
         except ValueError:
             self._finite.settle()  # the cause, where a number was not finite some steps ago
             raise
@@ -287,24 +233,12 @@ class Finetune(pl.LightningModule):
         """The objective on a batch, a scalar with gradient; and name -> its unweighted term, without."""
         return self.objective(batch, self.progress)
 
-    def shared_denominator(self, denominator: Tensor) -> Tensor:
-        """What a numerator on this device is divided by, so that the mean over devices is the quotient of the sums."""
-        return denominator
-
     def on_train_end(self) -> None:
         self._finite.settle()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._finite.settle()  # nothing is written after a step that was not finite
-        checkpoint["rng"] = random_state.get(self.device)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._rng = checkpoint["rng"]
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Dropout goes on where the checkpoint left it (restored here because starting a loader draws numbers)."""
-        if (rng := self.__dict__.pop("_rng", None)) is not None:
-            random_state.restore(rng, self.device)
+        checkpoint["rng"] = random_state.save(self.device)
 
     def _device_for(self, family: Family) -> torch.device:
         return self.compute_device or family.device
@@ -313,6 +247,8 @@ class Finetune(pl.LightningModule):
         return list(self.losses.values())  # type: ignore[arg-type]
 
     def _log(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
+        total, *shown = self.means([total, *terms.values()])
+        terms = dict(zip(terms, shown, strict=True))
         values = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"], **(terms if len(terms) > 1 else {})}
         for loss in self._losses():
             values |= loss.scheduled(self.progress)

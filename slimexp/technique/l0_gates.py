@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from slimexp.host import process_group
 from slimexp.importance.base import Gate, Gated
 from slimexp.model.layer import Layer, latent, place
 
@@ -49,6 +50,7 @@ class L0Gates(nn.Module):
         """Draw the noise of one optimizer step."""
         for gate in self._gates.values():
             gate.draw()
+            process_group.share(gate.buffers())
 
     def penalty(self, target: Tensor) -> Tensor:
         """Term of the objective for the gap between the groups' expected sparsity and ``target`` [groups]."""

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from slimexp.calibration.block_by_block import calibrate_blocks
+from slimexp.host import process_group
 from slimexp.host.progress import counted
 from slimexp.importance.base import Calibrated, Compensating, Importance
 from slimexp.model.base import Batch, Family
 from slimexp.model.layer import Layer, latent, matrix
 from slimexp.pattern.base import Pattern
 from slimexp.technique.masking import mask_of
+from slimexp.weight.shard import whole
 
 
 class MaskUpdate:
@@ -122,6 +124,16 @@ class MaskUpdate:
                 matrix(self.layers[name], latent(self.layers[name])).masked_fill_(kept & ~mask, 0.0)
                 mask.copy_(kept)
 
+    def share(self, *, weights: bool = False) -> None:
+        """Take over the first process's masks, for sums of statistics may differ in rounding.
+
+        Args:
+            weights: Whether weights were moved with them; they always are where the importance compensates.
+        """
+        process_group.share(mask.mask for mask in self.masks.values())
+        if weights or isinstance(self.importance, Compensating):
+            process_group.share(latent(layer) for layer in self.layers.values())
+
     def _compensate(self, importance: Compensating, name: str, share: float, statistic: Tensor) -> None:
         """Bring a layer to ``share`` of its target, and move the weights that stay."""
         weight, mask = matrix(self.layers[name], latent(self.layers[name])), self._alive(name)
@@ -146,7 +158,7 @@ class MaskUpdate:
     def _score(self, name: str, statistic: Tensor | None) -> Tensor:
         """Scores of a layer's weights in float32, [out, in]."""
         layer = self.layers[name]
-        scores = self.importance.score(matrix(layer, latent(layer).detach()), statistic)
+        scores = self.importance.score(matrix(layer, whole(latent(layer).detach())).float(), statistic)
         if not scores.isfinite().all():
             raise ValueError(f"{type(self.importance).__name__} gave scores of layer '{name}' that are not finite")
         return scores.float()

@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from slimexp.loss.base import LabelLoss, Loss, Outputs, Ratio, counted_labels
 from slimexp.model.base import Batch, Family, positions
@@ -98,6 +99,8 @@ class Objective:
         """Sums over labels in chunks; ``None`` where a loss reads logits otherwise, or a head cannot be told apart."""
         of_labels = {name: loss for name, loss in self._named().items() if isinstance(loss, LabelLoss)}
         if not of_labels or any(loss.needs_logits and name not in of_labels for name, loss in self._named().items()):
+            return None
+        if isinstance(self.family.model, FSDPModule):  # a sharded head is whole in the forward pass of its model alone
             return None
         student = head_of(self.family)
         needs_teacher = any(loss.needs_teacher for loss in of_labels.values())

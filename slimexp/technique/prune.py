@@ -1,7 +1,7 @@
 """Unstructured and semi-structured pruning by masks, one-shot or along a schedule while training."""
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from typing import Any, Unpack
 
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from slimexp.allocation.base import SparsityAllocation
 from slimexp.calibration.observe import calibrate, check_called, observes_inputs, undisturbed, visiting
 from slimexp.data.base import Corpus
+from slimexp.host import process_group
 from slimexp.host.progress import counted
 from slimexp.importance.base import Calibrated, Compensating, Gated, Importance, Learned
 from slimexp.model.base import Batch, Family
-from slimexp.model.layer import Layer, LayerSelector, coverage, latent, matrix
+from slimexp.model.layer import Layer, LayerSelector, coverage, latent, matrix, place
 from slimexp.pattern.base import Pattern
 from slimexp.schedule import Schedule
 from slimexp.technique.batches import calibration_batches, training_batches
@@ -25,6 +26,7 @@ from slimexp.technique.masking import sparsity
 from slimexp.technique.prune_refusals import check_allocation, check_inputs, check_learned, check_rows
 from slimexp.technique.regrowth import dense_gradients
 from slimexp.technique.training import Training
+from slimexp.weight.shard import placed, whole
 
 
 class Prune(Finetune):
@@ -117,6 +119,23 @@ class Prune(Finetune):
         )
 
     @property
+    def keeps_stored_type(self) -> bool:
+        observes_gradients = isinstance(self.importance, Calibrated) and not observes_inputs(self.importance)
+        return not (self.steps or self.pattern.across_layers or self.allocation or observes_gradients)
+
+    @property
+    def changes_weights(self) -> bool:
+        return bool(self.steps) or isinstance(self.importance, Compensating)
+
+    @property
+    def whole_weights(self) -> str | None:
+        kinds = {Calibrated: "observes or moves whole layers", Gated: "has gates"}
+        doing = [why for kind, why in kinds.items() if isinstance(self.importance, kind)]
+        if doing:
+            return f"whose importance {doing[0]} while it trains"
+        return "whose regrow and allocation change whole layers" if self.regrow or self.allocation else None
+
+    @property
     def row_multiple(self) -> int:
         return self.pattern.row_multiple
 
@@ -197,12 +216,13 @@ class Prune(Finetune):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         targets = self.mask_update.targets
-        checkpoint["prune"] = {"learned": self.learned, "targets": targets, "unallocated": self.unallocated}
+        learned = {name: whole(total) for name, total in self.learned.items()}
+        checkpoint["prune"] = {"learned": learned, "targets": targets, "unallocated": self.unallocated}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         saved = checkpoint["prune"]
-        self.learned = {name: total.to(latent(self.layers[name]).device) for name, total in saved["learned"].items()}
+        self.learned = {name: placed(total, latent(self.layers[name])) for name, total in saved["learned"].items()}
         self.mask_update.targets, self.unallocated = saved["targets"], saved["unallocated"]
 
     def _finalize(self) -> None:
@@ -226,11 +246,17 @@ class Prune(Finetune):
         if observes_inputs(self.importance) and not self.pattern.across_layers:
             layers, batches = set(chain.from_iterable(short)), list(self._calibration_batches())
             self.mask_update.block_by_block(layers, share, batches, device=self._device_for(self.family))
-            return
-        with visiting(self.family.model, self._device_for(self.family)):
+        elif not isinstance(self.importance, Calibrated) and not self.pattern.across_layers:
             statistics = self._statistics()
             for names in counted(short, "mask"):
-                self.mask_update.choose(names, share, statistics)
+                with visiting(place(self.layers[names[0]])[0], self._device_for(self.family)):
+                    self.mask_update.choose(names, share, statistics)
+        else:
+            with visiting(self.family.model, self._device_for(self.family)):
+                statistics = self._statistics()
+                for names in counted(short, "mask"):
+                    self.mask_update.choose(names, share, statistics)
+        self.mask_update.share()
 
     def _layers_of(self, family: Family) -> dict[str, Layer]:
         """The layers to be pruned, by name.
@@ -246,24 +272,10 @@ class Prune(Finetune):
     def _regrow(self, reached: float, *, share: float) -> None:
         """Let ``share`` of the living weights change places with zeros, at the share ``reached`` of the target."""
         statistics = self._statistics()
-        gradients = dense_gradients(
-            self.family, self.layers, self.masks, self._batches_of_this_step(), objective=self._loss
-        )
+        batches = self.batches(self.global_step, self.global_step + 1, workers=0)
+        gradients = dense_gradients(self.family, self.layers, self.masks, batches, objective=self._loss)
         self.mask_update.regrow(reached, share=share, statistics=statistics, gradients=gradients)
-
-    def _batches_of_this_step(self) -> Iterable[Batch]:
-        start = self.global_step * self.accumulate
-        return training_batches(
-            self.corpus,
-            self.family,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            start=start,
-            stop=start + self.accumulate,
-            workers=0,
-            multiple=self.pad_to,
-            packing=self.packs,
-        )
+        self.mask_update.share(weights=True)
 
     def _allocate(self) -> None:
         """Give every layer its sparsity, once, before anything is masked."""
@@ -281,14 +293,14 @@ class Prune(Finetune):
         with undisturbed(self.family):
             growth = self.allocation.scan(self.masks, keep=keep, loss=lambda: self._loss(batch).item())
         sizes = {name: mask.mask.numel() for name, mask in self.masks.items()}
-        self.mask_update.targets = self.allocation.shares(growth, sizes, self.sparsity)
+        self.mask_update.targets = process_group.agreed(self.allocation.shares(growth, sizes, self.sparsity))
         self.unallocated = False
 
     def _statistics(self) -> dict[str, Tensor]:
         """Layer -> what the importance observed or learned of it, [out, in]; empty where it scores weights alone."""
         if not isinstance(self.importance, Calibrated):
             learned = self.gating.levels() if self.gating is not None else self.learned
-            return {name: matrix(self.layers[name], statistic) for name, statistic in learned.items()}
+            return {name: matrix(self.layers[name], whole(statistic)) for name, statistic in learned.items()}
         batches = self._calibration_batches()
         return calibrate(self.importance, self.family, self.layers, batches, objective=self._loss)
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from slimexp.budget.base import Budget, SearchSpace
 from slimexp.budget.solver import Loss, Unreachable, describe, solve
-from slimexp.calibration.observe import visiting
+from slimexp.calibration.observe import undisturbed, visiting
 from slimexp.cut import shape as shapes
 from slimexp.cut.ranking import Ranking, rank
 from slimexp.cut.recognition import recognize
@@ -20,6 +20,7 @@ from slimexp.cut.remove import remove
 from slimexp.cut.shape import AXES, HIDDEN, WIDTHS, ParameterCounter, Shape, axes_of, lattice, possible
 from slimexp.cut.simulate import simulated
 from slimexp.data.base import Corpus
+from slimexp.host import process_group
 from slimexp.importance.base import Gated, Importance, Learned
 from slimexp.loss.base import IGNORE
 from slimexp.model.base import Batch, Family
@@ -102,6 +103,10 @@ class PruneStructured(Finetune):
         return True
 
     @property
+    def keeps_stored_type(self) -> bool:
+        return not self.steps
+
+    @property
     def cuts(self) -> Mapping[str, int | None]:
         return dict.fromkeys(width for width in WIDTHS if width in self.axes)
 
@@ -161,7 +166,7 @@ class PruneStructured(Finetune):
                 count=lambda shape: counter.count(ranking.layers(shape), shape),
                 build=lambda shape: remove(family, ranking.layers(shape), ranking.retained(shape)),
             )
-            shape = self._solve(space, self._loss(family, ranking, corpus))
+            shape = process_group.by_first(lambda: self._solve(space, self._loss(family, ranking, corpus)))
         if shape == space.whole:
             raise ValueError(
                 f"the model costs at most {self.budget.limit:g} {self.budget.unit} as it is, nothing would be removed: "
@@ -214,6 +219,9 @@ class PruneStructured(Finetune):
                 self.model.generation_config = model.generation_config
             nn.Module.to(self.model, self.device)
             self.family = type(self.family)(self.model, self.family.tokenizer, max_length=self.family.max_length)
+            if self.packs:
+                with undisturbed(self.family):
+                    self.family.packs()  # learns how documents of one row are kept apart
 
     def _solve(self, space: SearchSpace, loss: Loss) -> Shape:
         """The shape of least loss that meets the budget.

@@ -13,10 +13,11 @@ from slimexp.calibration.observe import check_called
 from slimexp.data.base import Corpus
 from slimexp.format.loadable import require_loadable
 from slimexp.format.pack import before
+from slimexp.host import process_group
 from slimexp.host.progress import counted
 from slimexp.model.base import Batch, Family
 from slimexp.model.cache import require_cache, round_cache
-from slimexp.model.layer import LayerSelector, check_finite, coverage, latent
+from slimexp.model.layer import LayerSelector, check_finite, coverage, embeddings_of, latent
 from slimexp.quantizer.base import Quantizer
 from slimexp.rounding.base import Rounding
 from slimexp.smoothing.base import Smoothing
@@ -145,7 +146,7 @@ class Quantize(Finetune):
         layers = self.selector.layers(outline)
         check_called(outline, layers)
         if self.embeddings:
-            layers |= _embeddings(outline)
+            layers |= embeddings_of(outline)
         for name, layer in layers.items():
             layer_quantizer(self.quantizer, name, layer, bits=self.bits)
         if self.smoothing is not None:
@@ -154,11 +155,31 @@ class Quantize(Finetune):
     def adapt_rows(self, outline: Family, lengths: Mapping[str, int]) -> None:
         if self._group_size != AUTO:
             return
-        layers = self.selector.named(outline) | (_embeddings(outline) if self.embeddings else {})
+        layers = self.selector.named(outline) | (embeddings_of(outline) if self.embeddings else {})
         rows = {lengths.get(name, latent(layer).shape[-1]) for name, layer in layers.items()}
         self._group_size = automatic.group_size(rows, bits=self.bits)
         self.quantizer = partial(self.quantizer, group_size=self._group_size)
         self.chosen["group_size"] = self._group_size
+
+    @property
+    def keeps_stored_type(self) -> bool:
+        observes_inputs = self.activation_bits is not None and not self.activation_quantizer().dynamic
+        # what a rounding leaves is found again in the 8 digits of a bfloat16, what a smoothing leaves is not
+        off_bfloat16 = self.smoothing is not None or (self.rounding is not None and self.bits - self.symmetric > 7)
+        return not (self.steps or self.allocation or observes_inputs or off_bfloat16)
+
+    @property
+    def changes_weights(self) -> bool:
+        return bool(self.steps) or self.rounding is not None or self.smoothing is not None
+
+    @property
+    def idle_parameters(self) -> bool:
+        """Learned grids have no gradient until rounding starts."""
+        return self.start > 0 or super().idle_parameters
+
+    @property
+    def whole_weights(self) -> str | None:
+        return None if self.frozen_from is None else "whose grids freeze at whole layers in the midst of it (freeze)"
 
     @property
     def row_multiple(self) -> int:
@@ -177,12 +198,12 @@ class Quantize(Finetune):
             raise ValueError(f"the model is quantized already (e.g. '{quantized[0]}'): quantize once per pipeline")
         self.layers = self.selector.layers(family)
         check_finite(self.layers)
-        self.widths, self.allocated = self._allocate()
+        self.widths, self.allocated = process_group.agreed(self._allocate())
         self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
         self.smoothed = self._smooth()
         blocks = dict(self.layers)
         if self.embeddings:
-            self._add_embeddings(_embeddings(family))
+            self._add_embeddings(embeddings_of(family))
         self._start([name for name in self.layers if self.rounding is None or name not in blocks])
         self.on_inputs = self._on_inputs()
         for name, layer in self.layers.items():
@@ -267,7 +288,7 @@ class Quantize(Finetune):
             if quantizer.frozen:
                 continue
             try:
-                quantizer.start(self.layers[name].weight.detach())  # type: ignore[operator]
+                quantizer.start(self.layers[name].weight.detach().float())  # type: ignore[operator]
             except ValueError as error:
                 raise ValueError(f"layer '{name}': {error}") from error
 
@@ -284,20 +305,3 @@ class Quantize(Finetune):
             for name, values in input_values(self.family, self.layers, batches).items():
                 quantizers[name].start(values)
         return quantizers
-
-
-def _embeddings(family: Family) -> dict[str, torch.nn.Module]:
-    """Name -> module of the embeddings that add up to the first hidden state, and of all that share a weight with one.
-
-    T5's embedding of relative positions, within a block and as wide as there are heads, is none of these.
-    """
-    modules = dict(family.model.named_modules())
-    width = latent(family.model.get_input_embeddings()).shape[1]
-    in_blocks = {module for stack in family.blocks().values() for module in stack.modules()}
-    first = {
-        latent(module)
-        for module in modules.values()
-        if isinstance(module, torch.nn.Embedding) and module not in in_blocks and latent(module).shape[1] == width
-    }
-    sharing = (torch.nn.Embedding, torch.nn.Linear)
-    return {name: module for name, module in modules.items() if isinstance(module, sharing) and latent(module) in first}

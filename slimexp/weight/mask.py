@@ -1,8 +1,10 @@
 """Masks: which entries of a weight are alive, chosen by score and attached as a parametrization."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,3 +73,20 @@ def keep_mask_per_row(scores: Tensor, keep: int, frozen: Tensor) -> Tensor:
     """
     best = scores.masked_fill(frozen, -torch.inf).topk(keep, sorted=False).indices
     return torch.zeros_like(frozen).scatter_(1, best, True) & ~frozen
+
+
+def packed_bits(mask: Tensor) -> Tensor:
+    """A bool tensor as bytes of eight entries each, flat, the first entry in the highest bit."""
+    return torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
+
+
+def unpacked_bits(bits: Tensor, shape: Sequence[int]) -> Tensor:
+    """What ``packed_bits`` was given, of ``shape``.
+
+    Raises:
+        ValueError: There are more or fewer bytes.
+    """
+    count = math.prod(shape)
+    if bits.ndim != 1 or bits.numel() != -(-count // 8):
+        raise ValueError(f"a mask of shape {list(shape)} has {-(-count // 8)} bytes, got {list(bits.shape)}")
+    return torch.from_numpy(np.unpackbits(bits.numpy(), count=count).astype(bool)).reshape(tuple(shape))

@@ -1,7 +1,21 @@
+from typing import Any
+
 import pytest
 from transformers import AutoConfig, GPT2Config, LlamaConfig, T5Config
 
-from slimexp.architecture.base import FFN, HEADS, HIDDEN, KV_HEADS, TABLE, block, head_width, scope
+from slimexp.architecture.base import (
+    FFN,
+    HEADS,
+    HIDDEN,
+    KV_HEADS,
+    LAYERS,
+    QKV,
+    TABLE,
+    VOCABULARY,
+    block,
+    head_width,
+    scope,
+)
 from slimexp.architecture.model_type import architecture_of, size
 
 
@@ -45,3 +59,44 @@ def test_position_tables_follow_heads_and_key_value_heads_are_cut_by_themselves(
 def test_the_channels_of_a_head_may_differ_from_the_width_over_the_heads() -> None:
     assert head_width(T5Config(d_model=512, d_kv=32, num_heads=8)) == 32
     assert head_width(GPT2Config(n_embd=48, n_head=4)) == 12
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("kind", "values", "axis", "message"),
+    [
+        (
+            "bart",
+            {"decoder_ffn_dim": 8},
+            FFN,
+            r"other numbers of them \(encoder_ffn_dim=4096, decoder_ffn_dim=8\)",
+        ),
+        ("bloom", {}, FFN, "four times as many neurons as channels .*: cut layers instead"),
+        ("mixtral", {}, FFN, "its neurons are those of its experts, .*: cut layers, heads, hidden or experts instead"),
+        ("phi", {"qk_layernorm": True}, HEADS, "no size of a head of its own .*: cut layers or ffn instead"),
+        ("marian", {}, VOCABULARY, "two tokenizers share one table .*: cut layers or ffn instead"),
+        ("albert", {}, LAYERS, "all layers are one block .*: cut ffn instead"),
+    ],
+)
+def test_a_refusal_names_the_axis_the_reason_and_what_works(
+    kind: str, values: dict[str, Any], axis: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{axis} of a model of type {kind} cannot be cut alone: .*{message}"):
+        size(AutoConfig.for_model(kind, **values), axis)
+
+
+@pytest.mark.fast
+def test_parts_of_a_fused_projection_count_axes_of_their_own() -> None:
+    phi3 = architecture_of(AutoConfig.for_model("phi3"))
+    assert phi3.of("model.layers.0.self_attn.qkv_proj.weight") == (QKV, HIDDEN)
+    assert phi3.counted("model.layers.0.self_attn.qkv_proj.weight") == {HEADS, KV_HEADS, HIDDEN}
+    assert phi3.counted("model.layers.0.mlp.gate_up_proj.weight") == {FFN, HIDDEN}
+
+
+@pytest.mark.fast
+def test_the_first_block_stays_where_others_need_it() -> None:
+    assert architecture_of(AutoConfig.for_model("modernbert")).first(AutoConfig.for_model("modernbert"))
+    deberta = AutoConfig.for_model("deberta-v2")
+    assert architecture_of(deberta).first(deberta) is None
+    deberta.conv_kernel_size = 3
+    assert "convolution" in str(architecture_of(deberta).first(deberta))

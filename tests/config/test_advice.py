@@ -72,7 +72,7 @@ def message(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (
             [*DISTILL, "pipeline.distill.optimizer=3"],
             "pipeline.distill.optimizer must be a component, got 3: write "
-            "optimizer@pipeline.distill.optimizer=<option>; options: adamw",
+            "optimizer@pipeline.distill.optimizer=<option>; options: adafactor, adamw",
         ),
         (["--shell-completion"], COMPLETION),
         (["--shell-completion", "install=foo"], COMPLETION),

@@ -147,3 +147,18 @@ def test_plain_transformers_loads_and_generates(tiny: Tiny, name: str, tmp_path:
         cached, anew = (plain.model.generate(**inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False, use_cache=c)
                         for c in (True, False))  # fmt: skip
         assert torch.equal(cached, anew)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["phi3", "olmo2", "gemma2", "mixtral", "bart", "modernbert"])
+def test_a_model_on_a_gpu_is_cut_as_on_the_cpu(tiny: Tiny, name: str) -> None:
+    family = model(tiny, name)
+    for axis in axes(family):
+        layers, kept = example(family, axis)
+        expected = remove(family, layers, kept).model.state_dict()
+        torch.nn.Module.to(family.model, "cuda")
+        small = remove(family, layers, kept)
+        assert small.device.type == "cuda"
+        for key, tensor in small.model.state_dict().items():
+            torch.testing.assert_close(tensor.cpu(), expected[key])
+        family.model.cpu()

@@ -52,6 +52,22 @@ def test_the_importance_of_experts_adds_up_to_the_weights_that_tokens_give(tiny:
                                2 * scores["model.layers.1"])  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("mixtral", {"num_local_experts": 4}),
+        ("qwen3_moe", {"num_experts": 4, "moe_intermediate_size": 16, "head_dim": 8}),
+    ],
+)
+def test_experts_of_other_types_than_deepseek(tiny: Tiny, kind: str, values: dict[str, int]) -> None:
+    family = tiny("causal_lm", model_type=kind, num_experts_per_tok=2, **values)
+    architecture = architecture_of(family.model.config)
+    batch = family.encode(ROWS)
+    scores = expert_importance(family, architecture, [batch])
+    assert {name: len(score) for name, score in scores.items()} == {f"model.layers.{i}": 4 for i in range(2)}
+    assert all(float(score.sum()) > 0 for score in scores.values())
+
+
 def test_every_norm_has_one_vote_on_channels(tiny: Tiny) -> None:
     family = tiny("causal_lm")
     scores = hidden_importance(family, [family.encode(ROWS)])

@@ -111,3 +111,12 @@ def test_windows_overlap_by_one_token(length: int) -> None:
     assert [token for window in windows for token in window[1:]] == list(range(1, length))
     assert all(2 <= len(window) <= 4 for window in windows) or length == 1
     assert all(later[0] == earlier[-1] for earlier, later in pairwise(windows))
+
+
+def test_a_batch_without_padding_needs_no_mask(tiny: Tiny) -> None:
+    family = tiny("causal_lm")
+    batch = family.encode([("same", None, None), ("size", None, None)])
+    assert batch["attention_mask"].all()
+    expected, _ = family.forward(batch)
+    found, _ = family.forward({name: tensor for name, tensor in batch.items() if name != "attention_mask"})
+    torch.testing.assert_close(found, expected)

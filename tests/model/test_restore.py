@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -97,7 +98,9 @@ def changed(name: str, change: Callable[[Tensor], Tensor | None]) -> Callable[[P
     def damage(path: Path) -> None:
         state = load_file(path)
         tensor = change(state.pop(name))
-        save_file(state if tensor is None else state | {name: tensor.contiguous()}, path)
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+        save_file(state if tensor is None else state | {name: tensor.contiguous()}, path, metadata)
 
     return damage
 
@@ -110,7 +113,7 @@ def replaced(make: Callable[[Path], Any]) -> Callable[[Path], None]:
     return damage
 
 
-LATENT = f"{UP}.parametrizations.weight.original"
+LATENT = f"{DOWN}.parametrizations.weight.original"
 SCALE = f"{DOWN}.parametrizations.weight.0.scale"
 READ = r"is missing, damaged or of another model \(.+\)"
 FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -122,6 +125,7 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "endless": (replaced(lambda path: path.symlink_to("/dev/zero")), "it is no regular file"),
     "a tensor less": (changed(LATENT, lambda x: None), READ),
     "a tensor more": (lambda path: save_file(load_file(path) | {"more": torch.ones(1)}, path), READ),
+    "a mask of another shape": (changed(f"{UP}.parametrizations.weight.0.mask", lambda x: x[1:]), READ),
     "another shape": (changed(LATENT, lambda x: x.T), READ),
     "a number that is none": (changed(LATENT, lambda x: x.fill_(torch.nan)), "holds NaN or infinity"),
     "a scale for all": (
@@ -145,6 +149,15 @@ def test_weights_beneath_that_do_not_fit(what: str, folder: Path) -> None:
     with pytest.raises(ValueError, match=why) as raised:
         artifact.load(folder)
     assert "\n" not in str(raised.value) and "anew" in str(raised.value)
+
+
+def test_what_the_deployable_files_hold_is_not_stored_again(folder: Path) -> None:
+    """A mask takes a bit for each weight; a weight beneath a quantizer has values of its own."""
+    stored = load_file(folder / artifact.TRAINING)
+    mask = stored[f"{UP}.parametrizations.weight.0.mask"]
+    assert mask.dtype == torch.uint8 and LATENT in stored
+    assert f"{UP}.parametrizations.weight.original" not in stored and "model.norm.weight" not in stored
+    assert (folder / artifact.TRAINING).stat().st_size < (folder / "model.safetensors").stat().st_size / 2
 
 
 @pytest.mark.parametrize("names", [["subprocess"], ["T5ForConditionalGeneration"], ["LlamaModel"], [], None])

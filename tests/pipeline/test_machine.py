@@ -14,7 +14,7 @@ from slimexp.technique.finetune import Finetune
 WRONG = [
     ("accelerator", "tpu"), ("accelerator", "abc"), ("accelerator", "gpu"), ("accelerator", 3),
     ("precision", "abc"), ("precision", 7), ("precision", "int8"), ("precision", [32]),
-    ("devices", 0), ("devices", -1), ("devices", 99), ("devices", 2), ("devices", "abc"), ("devices", [7]),
+    ("devices", 0), ("devices", 4097), ("devices", "abc"), ("devices", -2), ("devices", [7]),
     ("devices", True), ("devices", 1.0), ("num_nodes", 2), ("num_nodes", 0),
     ("strategy", "abc"), ("strategy", 3), ("profiler", "abc"), ("plugins", "abc"), ("log_every_n_steps", -1),
     ("log_every_n_steps", None), ("deterministic", "abc"), ("max_time", "abc"), ("limit_val_batches", -1),

@@ -186,7 +186,7 @@ def test_what_wakes_has_the_largest_gradient_and_what_goes_the_lowest_score(
     technique.on_step(0.0)
     before = {name: mask.mask.clone() for name, mask in technique.masks.items()}
     old = {name: latent(layer).detach().clone() for name, layer in technique.layers.items()}
-    batch = next(iter(technique._batches_of_this_step()))
+    batch = next(iter(technique.batches(technique.global_step, technique.global_step + 1, workers=0)))
     free = [layer.weight.detach().clone().requires_grad_() for layer in technique.layers.values()]
     plain = family()
     for layer, weight in zip(plain.compressible().values(), free, strict=True):

@@ -12,9 +12,11 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from slimexp.host import gpu
 from slimexp.sweeper.worker import Job, Outcome, Prepare, end_with_children, lost_outcome, work
 
 MOST = 1000  # processes on one machine
+AUTO = "auto"
 
 
 class Pool:
@@ -24,14 +26,22 @@ class Pool:
         workers: Largest number of processes at a time.
         threads: Threads of torch in each process.
         prepare: Prepares a worker before its first job; must be importable.
+        gpus: Number of GPUs that each worker sees, shared with others where there are fewer than all need; ``auto``
+            for one where the machine has any, ``None`` for all.
 
     Raises:
-        ValueError: More workers than a machine can hold.
+        ValueError: More workers than a machine can hold, or more GPUs for one than there are.
     """
 
-    def __init__(self, *, workers: int, threads: int, prepare: Prepare) -> None:
+    def __init__(self, *, workers: int, threads: int, prepare: Prepare, gpus: int | str | None = AUTO) -> None:
         if workers > MOST:
             raise ValueError(f"hydra.sweeper.workers must be at most {MOST} on one machine, got {workers}")
+        if gpus not in (AUTO, None) and (not isinstance(gpus, int) or isinstance(gpus, bool) or gpus < 1):
+            raise ValueError(f"hydra.sweeper.pool.gpus must be >= 1, auto, or null for all, got {gpus!r}")
+        self._there = gpu.gpus()
+        if isinstance(gpus, int) and gpus > len(self._there):
+            raise ValueError(f"hydra.sweeper.pool.gpus={gpus} for each worker: this machine has {len(self._there)}")
+        self._each = gpus if isinstance(gpus, int) else min(1, len(self._there)) if gpus == AUTO else 0
         self.workers = workers
         self.threads = threads
         self.prepare = prepare
@@ -59,7 +69,7 @@ class Pool:
         """Start a job; there must be a free slot."""
         assert self.free
         while True:
-            worker = self._idle.pop() if self._idle else _Worker(self.threads, self.prepare)
+            worker = self._idle.pop() if self._idle else _Worker(self.threads, self.prepare, self._free_gpus())
             if worker.give(job):
                 self._busy.append(worker)
                 return
@@ -74,15 +84,21 @@ class Pool:
                 self._idle.append(worker)
             yield job, outcome
 
+    def _free_gpus(self) -> tuple[str, ...]:
+        """GPUs for a new worker: those that fewest others see."""
+        used = [name for worker in (*self._busy, *self._idle) for name in worker.gpus]
+        return gpu.least_used(self._there, used, self._each)
+
 
 class _Worker:
     """A process, leader of a group of its own, so that whoever ends it ends what it started too."""
 
-    def __init__(self, threads: int, prepare: Prepare) -> None:
+    def __init__(self, threads: int, prepare: Prepare, gpus: tuple[str, ...] = ()) -> None:
+        self.gpus = gpus
         context = multiprocessing.get_context("spawn")
         self.connection, remote = context.Pipe()
         alive, self._alive = context.Pipe(duplex=False)
-        self.process = context.Process(target=_serve, args=(remote, alive, threads, prepare))
+        self.process = context.Process(target=_serve, args=(remote, alive, threads, prepare, gpus))
         self.process.start()
         for end in (remote, alive):
             end.close()  # so that reading ends when the process does
@@ -134,8 +150,12 @@ def _ending(code: int) -> str:
     return f"was killed by {names.get(-code, f'signal {-code}')}{hint}"
 
 
-def _serve(connection: Connection, controller: Connection, threads: int, prepare: Prepare) -> None:
+def _serve(
+    connection: Connection, controller: Connection, threads: int, prepare: Prepare, gpus: tuple[str, ...]
+) -> None:
     """The loop of a worker: receive a job, run it, send its outcome."""
+    if gpus:
+        os.environ[gpu.VISIBLE] = ",".join(gpus)
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's, which ends its workers
     threading.Thread(target=_end_with_controller, args=(controller,), daemon=True).start()

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,27 @@ def test_an_error_here_ends_the_workers(fake: Any, tmp_path: Path) -> None:
         worker = pool._busy[0].process
         raise RuntimeError
     assert not worker.is_alive()
+
+
+def visible(threads: int) -> Any:
+    """Prepare a worker whose trials report the GPU that they see."""
+    return lambda overrides: {"gpu": float(os.environ["CUDA_VISIBLE_DEVICES"])}
+
+
+def test_workers_get_gpus_in_turn_and_share_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    with Pool(workers=3, threads=1, prepare=visible) as pool:
+        for number in range(3):
+            pool.submit(job(number, tmp_path, "1"))
+        assert [worker.gpus for worker in pool._busy] == [("4",), ("6",), ("4",)]
+        found: dict[int, Outcome] = {}
+        while pool.busy:
+            found |= {done.number: outcome for done, outcome in pool.finished()}
+    assert [found[number].metrics[0]["gpu"] for number in range(3)] == [4.0, 6.0, 4.0]
+
+
+@pytest.mark.parametrize(("gpus", "message"), [(3, "this machine has 2"), (0, ">= 1"), (True, ">= 1"), ("all", ">= 1")])
+def test_gpus_that_no_worker_can_have(gpus: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    with pytest.raises(ValueError, match=message):
+        Pool(workers=3, threads=1, prepare=visible, gpus=gpus)

@@ -1,0 +1,112 @@
+"""Lightning's strategy for a number of devices: replicas that average gradients (DDP), or shards (FSDP2)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, ParallelStrategy, Strategy
+from torch.optim import Optimizer
+
+from slimexp.host import process_group
+from slimexp.pipeline import devices
+from slimexp.technique.sharding import FSDP
+from slimexp.weight.shard import placed, whole
+
+FIND_UNUSED = "ddp_find_unused_parameters_true"
+
+
+def arguments(node: DictConfig, *, idle_parameters: bool) -> dict[str, Any]:
+    """What a trainer is built with, beside its settings, on several devices.
+
+    Args:
+        node: Configuration of the trainer.
+        idle_parameters: Whether there may be steps in which trained parameters have no gradient.
+    """
+    chosen, count = node.get("strategy", "auto"), devices.total(node)
+    if count == 1:
+        return {"strategy": "auto"}
+    return {"strategy": _sharded(count) if chosen == FSDP else _replicated(idle_parameters or chosen == FIND_UNUSED)}
+
+
+def without_waiting(trainer: pl.Trainer) -> None:
+    """Have a trainer on several devices not wait for all of them, by a copy from the GPU, before every batch.
+
+    Lightning does so to spread a SIGTERM of the first process; here the others end with it.
+    """
+    if trainer.world_size > 1:
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+def _replicated(idle_parameters: bool) -> Strategy:
+    return DDPStrategy(
+        find_unused_parameters=idle_parameters,  # looks for them in the graph of every step
+        broadcast_buffers=False,  # masks are as large as weights, and change at few steps, which share them
+        gradient_as_bucket_view=True,  # no second copy of the gradients
+        timeout=process_group.COLLECTIVE,
+    )
+
+
+def _sharded(count: int) -> Strategy:
+    return FullyShard(
+        data_parallel_size=count,
+        tensor_parallel_size=1,
+        save_distributed_checkpoint=False,
+        timeout=process_group.COLLECTIVE,
+    )
+
+
+class FullyShard(ModelParallelStrategy):
+    """Lightning's strategy for FSDP2, with checkpoints that a training on one device goes on from, and the reverse."""
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        assert self.lightning_module is not None
+        return _gathered(self.lightning_module.state_dict())
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        assert self.lightning_module is not None
+        own = self.lightning_module.state_dict()
+        stored = {
+            name: placed(tensor, own[name]) if name in own else tensor
+            for name, tensor in checkpoint["state_dict"].items()
+        }
+        self.lightning_module.load_state_dict(stored, strict=strict)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        return _gathered(Strategy.optimizer_state(self, optimizer))
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        for optimizer, stored in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            state = {
+                number: {name: _like(value, parameters[number]) for name, value in values.items()}
+                for number, values in stored["state"].items()
+            }
+            optimizer.load_state_dict({**stored, "state": state})
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        ParallelStrategy.save_checkpoint(self, checkpoint, filepath, storage_options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
+
+
+def _gathered(tree: Any) -> Any:
+    """``tree`` with every tensor whole and on the CPU; all processes take part, and the first alone keeps it."""
+    if isinstance(tree, torch.Tensor):
+        full = whole(tree)
+        return full.cpu() if process_group.is_first() else full.new_empty(0, device="cpu")
+    if isinstance(tree, Mapping):
+        return {name: _gathered(value) for name, value in tree.items()}
+    return [_gathered(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def _like(value: Any, parameter: torch.Tensor) -> Any:
+    """A number of an optimizer's state for each entry of ``parameter``, sharded as that is; others as they are."""
+    has_shape = isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.ndim
+    return placed(value, parameter) if has_shape else value

@@ -1,0 +1,67 @@
+"""What a technique tells the pipeline of itself before anything is loaded, and what it refuses then."""
+
+from collections.abc import Collection, Mapping
+from typing import ClassVar
+
+from slimexp.model.base import Family
+
+
+class Contract:
+    """The part of a technique that needs no weights.
+
+    Attributes:
+        attaches: Whether it leaves masks or quantizers on the weights.
+        quantizes: Whether it leaves quantizers on them.
+    """
+
+    attaches: ClassVar[bool] = False
+    quantizes: ClassVar[bool] = False
+
+    @property
+    def alters(self) -> bool:
+        """Whether the model that is trained computes something else than the one that came in."""
+        return self.attaches
+
+    @property
+    def keeps_stored_type(self) -> bool:
+        """Whether it works on 16-bit weights as they are stored, and computes in float32 on the part at hand."""
+        return False
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether it changes weights themselves, beneath what it attaches to them."""
+        return True
+
+    @property
+    def row_multiple(self) -> int:
+        """Number that the length of its layers' rows must be a multiple of; 1 where any length will do."""
+        return 1
+
+    @property
+    def cuts(self) -> Mapping[str, int | None]:
+        """Width that it changes (``heads``, ``ffn``, ``hidden``) -> units that it leaves, ``None`` if it chooses."""
+        return {}
+
+    def require_row_multiple(self, multiple: int) -> None:
+        """Have it leave rows whose length is a multiple of ``multiple``; called where it chooses their length."""
+
+    def inspect(self, outline: Family) -> None:
+        """Refuse, before anything is measured, a model whose layers this stage cannot compress.
+
+        Args:
+            outline: The model that comes in, on the meta device: its layers have names and sizes, and no values.
+
+        Raises:
+            ValueError: Names the layer, and the way out.
+        """
+
+    def inspect_rows(self, outline: Family, changed: Collection[str]) -> None:
+        """Refuse layers whose rows do not divide, where an earlier stage changes the model before this one sees it.
+
+        Args:
+            outline: The run's model before that stage, on the meta device.
+            changed: Names of layers whose rows will have another length.
+
+        Raises:
+            ValueError: Names the layer, and the way out.
+        """

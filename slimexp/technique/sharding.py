@@ -1,0 +1,151 @@
+"""FSDP2: every device holds a shard of every weight, and gathers one block at a time.
+
+So a weight is whole within the forward pass alone. What reads weights between steps must gather them, as ``MaskUpdate``
+does one layer at a time; a technique that cannot is refused by its ``whole_weights``.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from slimexp.host import process_group
+from slimexp.model.base import Batch, Family
+from slimexp.technique import random_state
+from slimexp.weight.shard import whole_parameter
+
+FSDP = "fsdp"
+# Settings of models that are mixtures of experts.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+class Distributed(pl.LightningModule):
+    """A module that is trained on one device or several, each of which may hold a shard of the model and its teacher.
+
+    Attributes:
+        family: The model that is trained.
+        teacher_family: Its teacher, if it has one.
+        seed: Seed of the order of the data.
+    """
+
+    family: Family
+    teacher_family: Family | None
+    seed: int
+    _rng: Mapping[str, Any] | None
+    _are_shards = False
+    _is_split = False
+
+    @property
+    def idle_parameters(self) -> bool:
+        """Whether there may be steps in which trained parameters have no gradient: experts that no token goes to."""
+        return any(getattr(self.family.model.config, name, None) for name in _EXPERTS)
+
+    @property
+    def whole_weights(self) -> str | None:
+        """Why it needs whole weights between steps, where a device may hold shards of them; ``None`` if it does not."""
+        return None
+
+    @contextmanager
+    def split(self) -> Iterator[None]:
+        """The batch in the context is this device's share of one; elsewhere every device computes on the same rows."""
+        self._is_split = True
+        try:
+            yield
+        finally:
+            self._is_split = False
+
+    def shared_denominator(self, denominator: Tensor) -> Tensor:
+        """What a numerator on this device is divided by, so that the mean over devices is the quotient of the sums.
+
+        A mean of the devices' own means would weigh labels by how many their device happens to have.
+        """
+        return process_group.add_up(denominator) / process_group.size() if self._is_split else denominator
+
+    def means(self, scalars: Sequence[Tensor]) -> list[Tensor]:
+        """Means over the devices."""
+        if process_group.size() == 1:
+            return list(scalars)
+        return list(process_group.add_up(torch.stack(list(scalars)).float()) / process_group.size())
+
+    def configure_model(self) -> None:
+        """Shard model and teacher, where the strategy asks for it."""
+        if self.device_mesh is None or self._are_shards:
+            return
+        tensors = [*self.parameters(), *self.buffers()]
+        process_group.share(tensor for tensor in tensors if not tensor.is_meta)  # each process shards what it holds
+        low_precision = self.trainer.precision == "bf16-mixed"
+        for family in (self.family, self.teacher_family):
+            if family is not None:
+                if low_precision and family is self.teacher_family:
+                    nn.Module.to(family.model, torch.bfloat16)
+                shard(family, self.device_mesh["data_parallel"], low_precision=low_precision)
+        self._are_shards = True
+
+    def share_buffers(self) -> None:
+        """Take over the first process's buffers, such as masks; parameters are the strategy's to share."""
+        if not self._are_shards:
+            process_group.share(self.buffers())
+
+    def start_random_state(self) -> None:
+        """Have each device but the first draw numbers of its own, where no checkpoint holds them."""
+        self._rng = getattr(self, "_rng", {} if process_group.rank() else None)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._rng = checkpoint["rng"]
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Dropout goes on where the checkpoint left it (restored here because starting a loader draws numbers)."""
+        if (rng := self.__dict__.pop("_rng", None)) is not None:
+            random_state.restore(rng, self.device, seed=[self.seed, self.global_step])
+
+    def gather(self) -> None:
+        """Make the model whole again after training: in the first process; the others are left an outline of it."""
+        if self._are_shards:
+            gather(self.family.model)
+            self._are_shards = False
+
+
+def shard(family: Family, mesh: DeviceMesh, *, low_precision: bool) -> None:
+    """Shard the model of ``family`` in place, block by block.
+
+    Args:
+        family: The model, the same in all processes.
+        mesh: The devices.
+        low_precision: Whether weights are gathered, and computed with, in bfloat16; gradients are summed in float32.
+    """
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    settings: dict[str, Any] = {"mp_policy": policy} if low_precision else {}
+    for stack in family.blocks().values():
+        for block in stack:
+            fully_shard(block, mesh=mesh, **settings)
+    fully_shard(family.model, mesh=mesh)  # embeddings in float32, so that what blocks add to is
+
+
+def gather(model: nn.Module) -> None:
+    """Undo ``shard``: the first process holds the whole model on the CPU again, the others an outline of it."""
+    keep = process_group.is_first()
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for fsdp_module in sharded:
+        fsdp_module.reshard()
+    gathered: dict[nn.Parameter, nn.Parameter] = {}  # tied ones are gathered once
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                if parameter not in gathered:
+                    gathered[parameter] = whole_parameter(parameter, keep=keep)
+                module._parameters[name] = gathered[parameter]
+    for fsdp_module in sharded:
+        _without_hooks(fsdp_module)
+
+
+def _without_hooks(module: nn.Module) -> None:
+    """Make of a module of FSDP's the plain one that it was."""
+    state = module._get_fsdp_state()  # type: ignore[operator]
+    for handle in (state._pre_forward_hook_handle, state._post_forward_hook_handle):
+        handle.remove()
+    module.__class__ = type(module).__mro__[2]

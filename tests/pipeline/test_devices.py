@@ -1,0 +1,195 @@
+"""Two processes train as one does, in batches, objective, masks and grids; and go on with what one began."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from slimexp.config.check import check
+from slimexp.config.composition import compose
+from slimexp.pipeline.pipeline import Pipeline
+
+SCRIPT = Path(__file__).with_name("together.py")
+SHORT = ("steps=4", "batch_size=4", "optimizer.lr=0.001", "dropout=false")
+# Name -> pipeline, settings of its stage, and components (GROUP@SLOT=OPTION) of it.
+JOBS: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {
+    "finetune": ("finetune", ["accumulate=2"], []),
+    "magnitude": ("prune", ["every=1", "packing=false"], []),
+    "minmax": ("quantize", ["bits=4"], []),
+    "distill": ("distill", ["cut.ffn=32", "packing=false"], ["+loss@losses.hidden=hidden", "+cut@cut=keep"]),
+}
+SLOW: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {
+    "movement": ("prune", ["every=1"], ["importance@importance=movement"]),
+    "wanda": ("prune", ["every=1"], ["importance@importance=wanda"]),
+    "sparsegpt": ("prune", ["every=2"], ["importance@importance=sparsegpt"]),
+    "taylor": ("prune", ["every=1", "regrow=0.3"], ["importance@importance=taylor"]),
+    "l0": ("prune", [], ["importance@importance=l0"]),
+    "lsq": ("quantize", ["bits=4", "start=0.5"], ["quantizer@quantizer=lsq"]),
+    "pact": ("quantize", [], ["quantizer@activation_quantizer=pact"]),
+    "gptq": ("quantize", ["bits=4", "activation_bits=null"], ["+rounding@rounding=gptq"]),
+    "structured": ("prune_structured", ["multiple=8", "budget.share=0.7", "min_coverage=0.01"], []),
+}
+SHARDED = ("finetune", "magnitude", "minmax", "distill", "movement", "lsq", "pact", "gptq", "structured")
+
+
+def arguments(home: Path, name: str, runs: Path, *more: str) -> list[str]:
+    pipeline, settings, components = (JOBS | SLOW)[name]
+    chosen = [component.replace("@", f"@pipeline.{pipeline}.") for component in components]
+    return [
+        "name=run", "model=pretrained", f"model.path={home / 'dense'}", "model.max_length=16", "data=files",
+        f"data.path={home / 'table.csv'}", "data.task=causal_lm", f"pipeline={pipeline}", "logger=none", "trainer=fast",
+        "measure=[size]", "save_dtype=float32", *chosen,
+        *(f"pipeline.{pipeline}.{value}" for value in (*SHORT, *settings)), f"runs={runs}", *more,
+    ]  # fmt: skip
+
+
+def alone(words: Sequence[str]) -> None:
+    cfg = compose(list(words))
+    check(cfg)
+    Pipeline(cfg, overrides=[]).run()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command line for ``together.py``."""
+
+    arguments: Sequence[str]
+    stop: int | None = None
+    alone: bool = False
+
+
+def together(folder: Path, jobs: Sequence[Job]) -> list[list[dict[str, Any]]]:
+    """Run command lines in two processes; returns what each process ended each with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results = [str(folder / f"result-{number}") for number in range(len(jobs))]
+    plan = [{**asdict(job), "result": result} for job, result in zip(jobs, results, strict=True)]
+    (folder / "jobs.json").write_text(json.dumps(plan))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    common = {
+        "PYTHONPATH": path,
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(folder / "jobs.json")],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    return [[json.loads(Path(f"{result}.{rank}").read_text()) for rank in range(2)] for result in results]
+
+
+def weights(runs: Path, stage: str) -> dict[str, torch.Tensor]:
+    (folder,) = (runs / "run").glob(f"{stage}-*")
+    tensors = load_file(folder / "artifact" / "model.safetensors")
+    training = folder / "artifact" / "training.safetensors"
+    return tensors | (load_file(training) if training.exists() else {})
+
+
+def curves(runs: Path, stage: str) -> list[dict[str, float]]:
+    (folder,) = (runs / "run").glob(f"{stage}-*")
+    return [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
+
+
+def assert_equal(first: Path, second: Path, name: str) -> None:
+    """Within rounding: one weight in a hundred may be on the other side of a threshold of masks or grids."""
+    stage = (JOBS | SLOW)[name][0]
+    for row, other in zip(curves(first, stage), curves(second, stage), strict=True):
+        assert row == pytest.approx(other, rel=1e-4, abs=1e-6), name
+    one, two = weights(first, stage), weights(second, stage)
+    assert one.keys() == two.keys(), name
+    for key, tensor in one.items():
+        differing = ~torch.isclose(tensor.float(), two[key].float(), rtol=1e-3, atol=2e-4)
+        assert differing.float().mean() <= 0.01, (name, key, float(differing.float().mean()))
+
+
+@pytest.fixture
+def home(tiny: Callable[..., Any], tmp_path: Path) -> Path:
+    """A folder with a model and rows of unlike lengths, so that two devices never have as many labels each."""
+    family = tiny("causal_lm")
+    family.model.save_pretrained(tmp_path / "dense")
+    family.tokenizer.save_pretrained(tmp_path / "dense")
+    texts = [f"{'abcde'[: 1 + number % 5] * (1 + number % 3)} {number}" for number in range(40)]
+    rows = [f"{number},{number},{text},no" for number, text in enumerate(texts)]
+    (tmp_path / "table.csv").write_text("\n".join(["source,target,text,label", *rows]) + "\n")
+    return tmp_path
+
+
+def on_two(home: Path, name: str, runs: str, strategy: str) -> list[str]:
+    return arguments(home, name, home / runs / name, "trainer.devices=2", f"trainer.strategy={strategy}")
+
+
+def check_jobs(home: Path, names: Sequence[str], strategy: str) -> None:
+    jobs = [Job(on_two(home, name, "two", strategy)) for name in names]
+    for name, outcomes in zip(names, together(home / "plan", jobs), strict=True):
+        assert "error" not in outcomes[0], outcomes[0]["trace"]
+        assert outcomes[0] == outcomes[1]
+        alone(arguments(home, name, home / "one" / name))
+        assert_equal(home / "one" / name, home / "two" / name, name)
+
+
+def check_resuming(home: Path, name: str, strategies: Sequence[str]) -> None:
+    """Trained on one, two, one and two devices in turn, as on one throughout."""
+    always = ["checkpoint.every_steps=1", "checkpoint.every_seconds=0"]
+    one = arguments(home, name, home / "one" / name, *always)
+    jobs = []
+    for strategy in strategies:
+        mine, two = arguments(home, name, home / strategy / name, *always), on_two(home, name, strategy, strategy)
+        jobs += [Job(mine, stop=1, alone=True), Job([*two, *always], stop=2), Job(mine, stop=3, alone=True)]
+        jobs += [Job([*two, *always])]
+    ends = [outcomes[0] for outcomes in together(home / "plan", jobs)]
+    alone(one)
+    for number, strategy in enumerate(strategies):
+        *stopped, last = ends[4 * number : 4 * number + 4]
+        assert [end["error"] for end in stopped] == ["Stop: "] * 3, [end["trace"] for end in stopped]
+        assert "error" not in last, last["trace"]
+        assert_equal(home / "one" / name, home / strategy / name, name)
+
+
+def test_two_train_as_one_does_and_go_on_with_what_one_began(home: Path) -> None:
+    check_jobs(home, list(JOBS), "ddp")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "names"), [("ddp", list(SLOW)), ("fsdp", SHARDED)])
+def test_every_technique_trains_on_two(home: Path, strategy: str, names: Sequence[str]) -> None:
+    check_jobs(home, names, strategy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["finetune", "movement", "lsq"])
+def test_a_training_goes_on_on_another_number_of_devices(home: Path, name: str) -> None:
+    check_resuming(home, name, ["ddp", "fsdp"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", ["finetune", "magnitude", "minmax", "distill", "structured"])
+def test_two_gpus_train_as_one_does(home: Path, name: str, strategy: str) -> None:
+    """By the command itself, in float32: NCCL adds up in another order."""
+    gpu = ["trainer.accelerator=gpu", "trainer.precision=32-true"]
+    several = ["trainer.devices=2", f"trainer.strategy={strategy}"]
+    alone(arguments(home, name, home / "one" / name, *gpu))
+    alone(arguments(home, name, home / "two" / name, *gpu, *several))
+    assert_equal(home / "one" / name, home / "two" / name, name)

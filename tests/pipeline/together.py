@@ -1,0 +1,65 @@
+"""One of the processes that train together: runs command lines one after the other; see ``test_devices``."""
+
+import json
+import os
+import sys
+import traceback
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+
+class Stop(Exception):
+    """Ends a training in its midst."""
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Run a command line; returns its metrics, or the error that it ended with.
+
+    ``stop``, the number of a batch, ends its training there. ``alone``: only the first process runs it.
+    """
+    from slimexp.config.check import check
+    from slimexp.config.composition import compose
+    from slimexp.host import process_group
+    from slimexp.pipeline.checkpoint import Checkpoint
+    from slimexp.pipeline.pipeline import Pipeline
+
+    start = Checkpoint.on_train_batch_start
+
+    def stopping(self: Checkpoint, *of_batch: Any) -> None:
+        start(self, *of_batch)
+        if of_batch[-1] == job["stop"]:
+            raise Stop
+
+    try:
+        with ExitStack() as context:
+            if job["alone"]:
+                context.enter_context(process_group.alone())
+                context.enter_context(patch.dict(os.environ))
+                for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+                    del os.environ[name]
+            if job["stop"]:
+                context.enter_context(patch.object(Checkpoint, "on_train_batch_start", stopping))
+            cfg = compose(job["arguments"])
+            check(cfg)
+            return {"metrics": Pipeline(cfg, overrides=[]).run()}
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
+
+
+def main(jobs: Path) -> None:
+    """Run every job of a JSON list; what a job ends with is written to its ``result``, with the process's number."""
+    from slimexp.host import process_group
+    from slimexp.pipeline.launch import meeting
+
+    with process_group.joined("gloo", meeting()):
+        rank = process_group.rank()
+        for job in json.loads(jobs.read_text()):
+            outcome = {} if job["alone"] and rank else run(job)
+            Path(f"{job['result']}.{rank}").write_text(json.dumps(outcome))
+            process_group.gathered(None)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
