@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from slimexp.config.build import build
 from slimexp.config.composition import compose
@@ -124,8 +125,11 @@ def test_where_nothing_can_be_scaled_it_is_said_by_the_outline(tiny: Make, techn
     with torch.device("meta"):
         outline = tiny("causal_lm")
     quantize(technique, AWQ).inspect(outline)
-    outline.model.config.model_type = "gpt_neox"
-    with pytest.raises(ValueError, match="smoothing does not know where to scale a model of type gpt_neox"):
+    config = GPTNeoConfig(vocab_size=9, hidden_size=64, max_position_embeddings=9, num_layers=1, num_heads=1,
+                          attention_types=[[["global"], 1]])  # fmt: skip
+    with torch.device("meta"):
+        outline.model = GPTNeoForCausalLM(config)
+    with pytest.raises(ValueError, match="smoothing does not know where to scale a model of type gpt_neo;"):
         quantize(technique, AWQ).inspect(outline)
 
 

@@ -141,7 +141,7 @@ def test_calibration_happens_only_when_masks_grow(
 
 def test_the_lagrangian_drives_the_gates_to_the_target(words: Corpus, family: Make, prune: Make, fit: Make) -> None:
     """Before anything is cut: the expected sparsity of every layer is near its target at the end of the ramp."""
-    values = {"importance.lr": 0.5, "importance.price": 10}
+    values = {"importance.lr": 0.5, "importance.price": 10, "optimizer.lr": 1e-3}
     scheduler = "lr_scheduler@pipeline.prune.lr_scheduler=constant"
     technique = prune(by("l0"), scheduler, sparsity=0.6, steps=60, ramp=1.0, **values)
     technique.prepare(family(), words, None)
