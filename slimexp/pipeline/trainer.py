@@ -15,7 +15,7 @@ from slimexp.technique.finetune import Finetune
 from slimexp.technique.training import Execution
 
 # Blocks (of student and teacher) times steps, for each kind of block, above which compiling pays back: on an H100 a
-# kind takes 6 s, and a block saves about 1 ms of a step, which is spent on starting kernels; more with quantizers.
+# kind takes 6 s, and a block saves about 1 ms of a step, which is spent on starting kernels, more with quantizers.
 _PAYS_BACK = 6_000
 
 _BACKENDS = {

@@ -163,11 +163,12 @@ class Quantizer(Attachment):
         """
         low, high = low.float().clamp(max=0), high.float().clamp(min=0)
         least, most = self.limits
+        # divided by a tensor, as in ``token_scale``: by a number, CUDA and compilers round otherwise than a CPU
+        levels = low.new_full((), max(-least, most) if self.symmetric else most - least)
         if self.symmetric:
-            largest = torch.maximum(-low, high) / max(-least, most)
-            scale = self._exact(largest)
+            scale = self._exact(torch.maximum(-low, high) / levels)
             return Grid(torch.where(high > -low, -scale, scale) if least != -most else scale)
-        scale = self._exact((high - low) / (most - least))
+        scale = self._exact((high - low) / levels)
         return Grid(scale, (least - low / scale).round().clamp(least, most).to(torch.int8))
 
     def _exact(self, scale: Tensor) -> Tensor:
