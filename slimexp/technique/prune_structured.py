@@ -123,7 +123,7 @@ class PruneStructured(Finetune):
         try:
             lattice(config, self.axes, multiple=self.multiple, strict=self.strict)
         except ValueError as error:
-            later = f", or the group_size or n:m pattern of a later stage, for which rows must divide by {self.required}"
+            later = f", or the group_size or n:m pattern of a later stage, which wants multiples of {self.required}"
             raise ValueError(f"{error}{later if self.strict else ''}") from error
         if HIDDEN in self.axes and self.needs_hidden:
             raise ValueError("a loss on hidden states needs the teacher's width: leave out the loss, or hidden of axes")
