@@ -17,6 +17,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from slimexp.file.bounded import one_line
 from slimexp.model.base import Family
 from slimexp.model.cache import rounds_cache
+from slimexp.quantizer.base import Quantizer
 from slimexp.weight.attachment import INPUT, attached
 
 # Blocks of student and teacher, first ones and others, with gradient and without, are variants of one function.
@@ -53,6 +54,8 @@ def refusal(family: Family) -> str | None:
     """Why blocks of a model cannot be compiled; ``None`` where they can."""
     if rounds_cache(family.model):
         return "a model that rounds keys and values has a new cache in every step, a constant to the compiler"
+    if any(isinstance(item, Quantizer) and not item.compiles for _, item in attached(family.model)):
+        return "torch 2.11 compiles the gradients of quantizers that learn their range or steps (LSQ, PACT) to zeros"
     return None
 
 

@@ -34,6 +34,7 @@ class Quantizer(Attachment):
         symmetric_only: Whether there is no affine variant.
         on_activations: Whether it rounds activations as a loaded artifact does.
         on_weights: Whether weights can be stored on its grid.
+        compiles: Whether a compiler makes the same gradient of it.
         stored: Type of the numbers that scales multiply, called integers below though they may be small floats.
         scale: Scales of the frozen grid, [..., groups]; ``None`` until then.
         zero: Zero points of the frozen grid, same shape; ``None`` until then and on a symmetric grid.
@@ -44,6 +45,7 @@ class Quantizer(Attachment):
     symmetric_only: ClassVar[bool] = False
     on_activations: ClassVar[bool] = False
     on_weights: ClassVar[bool] = True
+    compiles: ClassVar[bool] = True
     stored: ClassVar[torch.dtype] = torch.int8
     scale: Tensor | None
     zero: Tensor | None

@@ -41,6 +41,8 @@ class Lsq(LeastError):
             ``start``.
     """
 
+    compiles = False
+
     first: Tensor | None
     moved: nn.Parameter | None
     symmetric_only = True

@@ -29,6 +29,8 @@ class Pact(Ranged):
         first: The scale at the start, [1]; ``None`` before ``start``.
     """
 
+    compiles = False
+
     share: nn.Parameter | None
     first: Tensor | None
 

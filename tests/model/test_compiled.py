@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from slimexp.model.cache import round_cache
@@ -13,7 +14,7 @@ from slimexp.model.compiled import _numerics, blocks_compiled, kinds, refusal
 from slimexp.model.layer import latent
 from slimexp.quantizer.minmax import MinMax
 from slimexp.quantizer.token import Token
-from slimexp.weight.attachment import attach
+from slimexp.weight.attachment import INPUT, attach
 
 Make = Callable[..., Any]
 
@@ -188,3 +189,28 @@ def test_numbers_are_rounded_as_they_are_without_a_compiler(tiny: Make) -> None:
     assert "emulate_precision_casts" not in _numerics([family])
     attach(layer, "input", Token(bits=8, group_size=None))
     assert _numerics([family])["emulate_precision_casts"]
+
+
+def _gradients(device: str, backend: str | None) -> list[Tensor]:
+    """Gradients of the quantized weights of two layers, the second behind rounded activations."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32)).to(device)
+    for layer in layers:
+        attach(layer, "weight", MinMax(bits=4, group_size=16, symmetric=True))
+    attach(layers[1], INPUT, Token(bits=8, group_size=None, symmetric=True))
+    inputs = torch.randn(4, 32, generator=torch.Generator().manual_seed(1)).to(device)
+    module = layers if backend is None else torch.compile(layers, backend=backend)
+    module(inputs).square().sum().backward()
+    return [parameter.grad for parameter in layers.parameters()]  # type: ignore[misc]
+
+
+def test_compiled_gradients_pass_through_rounding() -> None:
+    """Those of torch 2.11 did not: a function that calls a module was compiled to a gradient of zeros."""
+    for gradient, expected in zip(_gradients("cpu", "aot_eager"), _gradients("cpu", None), strict=True):
+        torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.gpu
+def test_compiled_gradients_pass_through_rounding_on_a_gpu() -> None:
+    for gradient, expected in zip(_gradients("cuda", "inductor"), _gradients("cuda", None), strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4)
