@@ -20,6 +20,7 @@ import copy
 import gc
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -201,12 +202,13 @@ def trl(student: Family, teacher: Family, batches: list[Batch], clock: Clock, ar
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    class Told(TrainerCallback):
+    class Timer(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             clock.step(state.global_step)
 
     rows = [{"input_ids": row.tolist()} for batch in batches for row in batch["input_ids"]]
-    config = SFTConfig(output_dir="/tmp/trl", per_device_train_batch_size=arguments.rows, max_steps=len(batches),
+    folder = tempfile.mkdtemp()
+    config = SFTConfig(output_dir=folder, per_device_train_batch_size=arguments.rows, max_steps=len(batches),
                        learning_rate=RATE, bf16=clock.device.type == "cuda", use_cpu=clock.device.type == "cpu",
                        optim="adamw_torch_fused", max_length=arguments.length, report_to=[], save_strategy="no",
                        logging_steps=10, gradient_checkpointing=False, disable_tqdm=True)  # fmt: skip
@@ -214,7 +216,7 @@ def trl(student: Family, teacher: Family, batches: list[Batch], clock: Clock, ar
 
     data = Dataset.from_list(rows)
     SFTTrainer(model=student.model, args=config, train_dataset=data, processing_class=student.tokenizer,
-               callbacks=[Told()]).train()  # fmt: skip
+               callbacks=[Timer()]).train()  # fmt: skip
 
 
 def contenders() -> dict[str, Callable[..., None]]:

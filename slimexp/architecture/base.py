@@ -93,7 +93,10 @@ class Architecture:
         for pattern, axes in self.axes.items():
             if re.search(pattern, name):
                 return axes
-        raise ValueError(f"parameter '{name}' has no known axes: this variant cannot be cut")
+        raise ValueError(
+            f"parameter '{name}' has no known axes: this variant cannot be cut; leave out the stage that removes, or "
+            "choose another model"
+        )
 
     def counted(self, name: str) -> set[str]:
         """Axes that the dimensions of the parameter called ``name`` count, those in fused projections among them."""
