@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any, Self
 
@@ -46,9 +45,6 @@ class Call:
         """The call of the next block, given the ``outputs`` of this one."""
         return Call({**self.arguments, **{key: outputs[index] for key, index in wires.items()}})
 
-    def to(self, device: torch.device) -> "Call":
-        return Call(_to(self.arguments, device))
-
 
 class _Stop(Exception):
     """Ends a forward pass whose rest is not needed."""
@@ -87,12 +83,12 @@ def calibrate_blocks(
     with undisturbed(family):
         for position, blocks in enumerate(family.blocks().values()):
             stack = _Stack(observer, family, layers, list(blocks), update)
-            wiring = stack.wiring(batches[0])
+            wiring = stack.wiring(batches[0], device)
             if wiring is None:
                 stack.from_the_beginning(batches, device)
                 continue
-            with _entering(family, device if position else None):
-                calls = [stack.entry(batch).to(device) for batch in counted(batches, "input row")]
+            with visiting(family.model, device) if position else stack.without_blocks(device):  # behind an encoder
+                calls = [stack.entry(batch) for batch in counted(batches, "input row")]
             stack.from_block_to_block(calls, wiring, device)
 
 
@@ -106,20 +102,27 @@ class _Stack:
     blocks: Sequence[nn.Module]
     update: Callable[[Mapping[str, Tensor]], None]
 
-    def wiring(self, batch: Batch) -> list[Wires] | None:
+    def wiring(self, batch: Batch, device: torch.device) -> list[Wires] | None:
         """Wires of every block but the first; arguments without a wire are those of the first block.
 
         ``None`` where blocks pass each other more than that.
         """
         calls: list[tuple[nn.Module, Call, tuple[Any, ...]]] = []
+        visit = ExitStack()
+
+        def move(block: nn.Module, _: Any) -> None:
+            visit.enter_context(visiting(block, device))
 
         def record(block: nn.Module, positional: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
             calls.append((block, Call.of(positional, named), output if isinstance(output, tuple) else (output,)))
+            visit.close()
 
-        with ExitStack() as hooks:
-            for block in self.blocks:
+        with ExitStack() as hooks, self.without_blocks(device), visit:
+            for block in (block for stack in self.family.blocks().values() for block in stack):
+                hooks.callback(block.register_forward_pre_hook(move, prepend=True).remove)
                 hooks.callback(block.register_forward_hook(record, with_kwargs=True).remove)
             self._forward({name: x[:, :PROBE] if x.ndim > 1 else x for name, x in batch.items()})
+        calls = [call for call in calls if call[0] in set(self.blocks)]
         if [block for block, _, _ in calls] != list(self.blocks):
             return None
         first = calls[0][1]
@@ -165,6 +168,13 @@ class _Stack:
                 self._update(statistics)
 
     @contextmanager
+    def without_blocks(self, device: torch.device) -> Iterator[None]:
+        """All of the model on ``device`` that is not within blocks."""
+        inside = {module for stack in self.family.blocks().values() for module in stack.modules()}
+        with lent([module for module in self.family.model.modules() if module not in inside], device):
+            yield
+
+    @contextmanager
     def _observing(self, block: nn.Module) -> Iterator[Statistics]:
         inside = set(block.modules())
         layers = {name: layer for name, layer in self.layers.items() if place(layer)[0] in inside}
@@ -194,24 +204,6 @@ def _wires(first: Call, call: Call, outputs: tuple[Any, ...]) -> Wires | None:
 
 
 @contextmanager
-def _entering(family: Family, device: torch.device | None) -> Iterator[None]:
-    """The model where forward passes come to a stack's first block: all of it on ``device``.
-
-    ``None``: where it is, with the modules outside of its blocks as a visit leaves them.
-    """
-    if device is not None:
-        with visiting(family.model, device):
-            yield
-        return
-    inside = {id(weight) for stack in family.blocks().values() for weight in stack.parameters()}
-    head, embeddings = family.model.get_output_embeddings(), set(family.model.get_input_embeddings().parameters())
-    unused = set(head.parameters()) - embeddings if isinstance(head, nn.Module) else set()
-    outside = [weight for weight in family.model.parameters() if id(weight) not in inside and weight not in unused]
-    with lent(outside, family.device):
-        yield
-
-
-@contextmanager
 def _ending(block: nn.Module) -> Iterator[None]:
     """Forward passes end where ``block`` does."""
 
@@ -223,14 +215,3 @@ def _ending(block: nn.Module) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    """Tensors within tuples, lists and dictionaries, moved."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, tuple | list) and type(value) in (tuple, list):
-        return type(value)(map(partial(_to, device=device), value))
-    if isinstance(value, dict):
-        return {key: _to(item, device) for key, item in value.items()}
-    return value

@@ -1,6 +1,6 @@
 """Calibration on the model as it stands: statistics of layers' inputs, or of weights' gradients, over training rows."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
@@ -203,30 +203,28 @@ def visiting(module: nn.Module, device: torch.device) -> Iterator[None]:
     float32 would compute. A weight that comes back with the values it had is the tensor it was before: one that is
     mapped from a file stays so, and takes no memory of its own.
     """
-    home = next(module.parameters()).device
-    with lent(list(module.parameters()), device):
-        nn.Module.to(module, device)  # buffers
-        try:
-            yield
-        finally:
-            for owner in module.modules():
-                for name, buffer in owner._buffers.items():
-                    if buffer is not None:
-                        owner._buffers[name] = buffer.to(home)
+    with lent(module.modules(), device):
+        yield
 
 
 @contextmanager
-def lent(weights: Sequence[Tensor], device: torch.device) -> Iterator[None]:
-    """What ``visiting`` does to the parameters of a module, of any parameters."""
-    stored = [(weight, weight.data) for weight in weights]
+def lent(modules: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
+    """What ``visiting`` does, to what ``modules`` hold themselves: modules within them stay where they are."""
+    modules = list(modules)
+    stored = [(weight, weight.data) for module in modules for weight in module.parameters(recurse=False)]
+    buffers = [(module, *item) for module in modules for item in module.named_buffers(recurse=False)]
     try:
         for weight, before in stored:
             moved = before.to(device)
             weight.data = moved.float() if device.type == "cpu" and moved.dtype in HALF else moved
+        for module, name, before in buffers:
+            module._buffers[name] = before.to(device)
         yield
     finally:
         for weight, before in stored:
             _give_back(weight, before)
+        for module, name, before in buffers:
+            module._buffers[name] = module._buffers[name].to(before.device)  # type: ignore[union-attr]
 
 
 def _give_back(parameter: Tensor, before: Tensor) -> None:

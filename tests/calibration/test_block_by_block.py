@@ -130,6 +130,22 @@ def test_nothing_is_left(fails: bool, family: Any) -> None:
 
 
 @pytest.mark.gpu
+def test_blocks_keep_their_type_on_a_gpu(family: Any) -> None:
+    """As they are loaded where no stage trains: of 16 bits, and on the CPU."""
+    family.model.bfloat16()
+    seen: dict[str, Tensor] = {}
+    batches = [family.encode([row]) for row in ROWS]
+    calibrate_blocks(
+        Wanda(rows=3), family, family.compressible(), batches, device=torch.device("cuda"), update=seen.update
+    )
+    assert {(x.dtype, x.device.type) for x in family.model.parameters()} == {(torch.bfloat16, "cpu")}
+    on_cpu: dict[str, Tensor] = {}
+    show(family, on_cpu.update)
+    for name, total in on_cpu.items():
+        assert (seen[name].cpu() - total).norm() < 0.02 * total.norm()
+
+
+@pytest.mark.gpu
 def test_blocks_visit_the_gpu_one_at_a_time(family: Any) -> None:
     on_cpu: dict[str, Tensor] = {}
     show(family, on_cpu.update)

@@ -36,10 +36,11 @@ ONE_SHOT = {
 }  # fmt: skip
 
 
-def run(overrides: list[str], dense: Path, folder: Path, *, keep_type: bool) -> dict[str, Any]:
+def run(overrides: list[str], dense: Path, folder: Path, *, keep_type: bool, device: str = "cpu") -> dict[str, Any]:
     """The stage's technique on the artifact ``dense``; the deployable weights in ``folder``."""
     cfg = compose(overrides)
     (technique,) = (build(node) for node in cfg.pipeline.values())
+    technique.compute_device = torch.device(device)
     assert technique.keeps_stored_type
     family = artifact.load(dense, keep_type=keep_type)
     assert family.model.dtype == (torch.bfloat16 if keep_type else torch.float32)
@@ -60,6 +61,21 @@ def test_deploys_what_float32_gives(name: str, tiny: Make, overrides: Make, tmp_
     assert kept.keys() == wide.keys()
     for key, tensor in wide.items():
         assert kept[key].dtype == tensor.dtype and torch.equal(kept[key], tensor), key
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ONE_SHOT)
+def test_computes_on_a_gpu_in_the_type_that_is_stored(name: str, tiny: Make, overrides: Make, tmp_path: Path) -> None:
+    artifact.save(tiny("causal_lm"), tmp_path / "dense", dtype=torch.bfloat16, stages=[])
+    line = [text for text in overrides("prune", task="causal_lm") if not text.startswith("pipeline=")]
+    line += ONE_SHOT[name]
+    on_cpu = run(line, tmp_path / "dense", tmp_path / "cpu", keep_type=True)
+    on_gpu = run(line, tmp_path / "dense", tmp_path / "gpu", keep_type=True, device="cuda")
+    like = {key: (tensor.shape, tensor.dtype) for key, tensor in on_cpu.items()}
+    assert {key: (tensor.shape, tensor.dtype) for key, tensor in on_gpu.items()} == like
+    if name not in ("random", "removal"):  # which may choose otherwise
+        one, other = (torch.cat([x.flatten().float() for x in weights.values()]) for weights in (on_gpu, on_cpu))
+        assert (one - other).norm() < 0.1 * other.norm()
 
 
 def stored(family: Family) -> dict[str, int]:
