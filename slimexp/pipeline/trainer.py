@@ -18,6 +18,8 @@ from slimexp.technique.training import Execution
 # kind takes 6 s, and a block saves about 1 ms of a step, which is spent on starting kernels, more with quantizers.
 _PAYS_BACK = 6_000
 
+_WORTH_RECORDING = 30  # batches; recording takes as long as several
+
 _BACKENDS = {
     name.lower(): backend for name, backend in SDPBackend.__members__.items() if name not in ("ERROR", "OVERRIDEABLE")
 }
@@ -34,6 +36,8 @@ class Trainer(pl.Trainer):
         pad_to: Lengths are padded to a multiple of it, where the technique does not say.
         fused: Whether an optimizer that can do so updates all weights in one kernel, on a GPU.
         logits_at_once: Number of logits in memory at once, of student and of teacher.
+        cuda_graphs: Whether the passes of a step are recorded as CUDA graphs, one for each shape of a batch, and
+            replayed; ``"auto"``: on one GPU, where a stage is long enough.
         options: Those of Lightning's trainer.
 
     Raises:
@@ -48,6 +52,7 @@ class Trainer(pl.Trainer):
         pad_to: int,
         fused: bool,
         logits_at_once: int,
+        cuda_graphs: bool | Literal["auto"],
         **options: Any,
     ) -> None:
         for name, value in (("pad_to", pad_to), ("logits_at_once", logits_at_once)):
@@ -64,6 +69,9 @@ class Trainer(pl.Trainer):
         self.pad_to = pad_to
         self.fused = fused
         self.logits_at_once = logits_at_once
+        self.cuda_graphs = cuda_graphs
+        if cuda_graphs is True and (why := self._not_recorded()):
+            raise ValueError(f"trainer.cuda_graphs is not for {why}: set it to auto, which knows, or to false")
 
     def suit(self, technique: Finetune) -> None:
         """Have a prepared technique train as suits the chip."""
@@ -72,11 +80,23 @@ class Trainer(pl.Trainer):
             compiled=self._pays_back(technique) if self.compile == "auto" else self.compile,
             fused=self.fused,
             logits_at_once=self.logits_at_once,
+            recorded=self._records(technique) if self.cuda_graphs == "auto" else self.cuda_graphs,
         )
 
     def attention_kernels(self) -> AbstractContextManager[None]:
         """Context within which attention uses the kernels that it may."""
         return nullcontext() if self.attention is None else sdpa_kernel([_BACKENDS[name] for name in self.attention])
+
+    def _records(self, technique: Finetune) -> bool:
+        return self._not_recorded() is None and technique.steps * technique.accumulate >= _WORTH_RECORDING
+
+    def _not_recorded(self) -> str | None:
+        """What passes are not recorded for, as it is the case here; ``None`` where they can be."""
+        if self.strategy.root_device.type != "cuda":
+            return "a CPU"
+        if self.world_size > 1:
+            return "several devices"
+        return "16-mixed, whose scale of the loss changes" if self.precision == "16-mixed" else None
 
     def _pays_back(self, technique: Finetune) -> bool:
         """Whether compiling saves time in a stage; the same for a resumed stage as for a straight one."""

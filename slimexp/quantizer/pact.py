@@ -81,5 +81,7 @@ class _Clipped(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         below, above = ctx.saved_tensors
         low, high = ctx.limits
-        of_share = (low * gradient[below].float().sum() + high * gradient[above].float().sum()) * ctx.first
+        wide = gradient.float()
+        ends = low * torch.where(below, wide, 0.0).sum() + high * torch.where(above, wide, 0.0).sum()
+        of_share = ends * ctx.first
         return gradient.masked_fill(below | above, 0), of_share, None

@@ -15,6 +15,7 @@ from slimexp.data.base import Corpus
 from slimexp.host import process_group
 from slimexp.loss.base import Loss
 from slimexp.model.base import Batch, Family
+from slimexp.model.cache import rounds_cache
 from slimexp.technique import packing, random_state
 from slimexp.technique.automatic import ROWS, Adaptive, Conditions, outside_embeddings
 from slimexp.technique.batches import training_batches
@@ -23,9 +24,12 @@ from slimexp.technique.finite import FiniteCheck
 from slimexp.technique.objective import Objective, counted
 from slimexp.technique.optimization import clip, fused
 from slimexp.technique.sharding import Distributed
+from slimexp.technique.step_graphs import StepGraphs
 from slimexp.technique.teacher import check_vocabularies
 from slimexp.technique.training import Execution, Training, check
 from slimexp.weight.shard import whole
+
+_SHARES = 4  # of the labels of a batch that count, where passes are recorded: each number of them is another recording
 
 
 class Finetune(Adaptive, Contract, Distributed):
@@ -62,6 +66,7 @@ class Finetune(Adaptive, Contract, Distributed):
         self._optimizer = training["optimizer"]
         self._lr_scheduler = training["lr_scheduler"]
         self._objective: Objective | None = None
+        self._graphs: StepGraphs | None = None
         self._finite = FiniteCheck()
         self._within_fit = ExitStack()
         self.chosen = {}
@@ -75,6 +80,11 @@ class Finetune(Adaptive, Contract, Distributed):
     def needs_hidden(self) -> bool:
         """Whether any loss reads hidden states."""
         return any(loss.needs_hidden for loss in self._losses())
+
+    @property
+    def recordable(self) -> bool:
+        """Whether a pass depends on nothing but tensors, switches of attachments, and what losses schedule."""
+        return not rounds_cache(self.model)  # which makes a new cache in every pass
 
     @property
     def progress(self) -> float:
@@ -200,22 +210,36 @@ class Finetune(Adaptive, Contract, Distributed):
         half = torch.bfloat16 if on_gpu and "bf16" in str(self.trainer.precision) else None
         compiled = self.execution.compiled and not self._are_shards
         self._within_fit.enter_context(self.objective.accelerated(compiled=compiled, teacher_type=half))
+        if self.execution.recorded and self.recordable:
+            self._graphs = self._step_graphs()
+
+    def _step_graphs(self) -> StepGraphs:
+        teacher = [] if self.teacher_family is None else [self.teacher_family.model]
+        return StepGraphs(
+            self.evaluate, [self.model, self.losses, *teacher],
+            batches=self.accumulate, constants=lambda: self.objective.constants(self.progress),
+        )  # fmt: skip
 
     def release(self) -> None:
         """Undo what was done to the models for the training."""
+        self._graphs = None
         self._within_fit.close()
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Add what is known of a batch while it is on the host, so that nothing waits for the device to count."""
-        return counted(batch, hidden=self.needs_hidden)
+        of_decoder = ["labels"] if self.model.config.is_encoder_decoder else []
+        read = ["attention_mask", *of_decoder] if self.needs_hidden else []
+        return counted(batch, read=read, shares=None if self._graphs is None else _SHARES)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         try:
             if batch_idx % self.accumulate == 0:
                 with torch.compiler.set_stance("force_eager") if self.execution.compiled else nullcontext():
                     self.on_step(self.progress)  # calibration hooks into blocks, which compiled ones do not see
+                if self._graphs is not None:
+                    self._graphs.zero()
             with self.split():
-                total, terms = self.evaluate(batch)
+                total, terms = self.evaluate(batch) if self._graphs is None else self._replayed(self._graphs, batch)
         except ValueError:
             self._finite.settle()  # the cause, where a number was not finite some steps ago
             raise
@@ -224,6 +248,19 @@ class Finetune(Adaptive, Contract, Distributed):
         if logged_every and (self.global_step + 1) % logged_every == 0 and batch_idx % self.accumulate == 0:
             self._log(total, terms)
         return total
+
+    def _replayed(self, graphs: StepGraphs, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """As ``evaluate``, but without gradient, which is added to that of the parameters."""
+        self.objective.schedule(self.progress, batch["labels"].device)
+        return graphs(batch)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        if self._graphs is None:  # else gradients are there already
+            optimizer.zero_grad()
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        if self._graphs is None:
+            loss.backward(*args, **kwargs)
 
     @property
     def objective(self) -> Objective:

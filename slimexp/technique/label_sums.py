@@ -47,7 +47,12 @@ class LabelSums:
         self._compute, self._compiled = torch.compile(self._of_chunk), True
 
     def __call__(
-        self, states: Tensor, teacher_states: Tensor | None, labels: Tensor, coefficients: Tensor, progress: float
+        self,
+        states: Tensor,
+        teacher_states: Tensor | None,
+        labels: Tensor,
+        coefficients: Tensor,
+        scheduled: Mapping[str, Mapping[str, Tensor]],
     ) -> Sums:
         """Sums over the given tokens.
 
@@ -56,15 +61,11 @@ class LabelSums:
             teacher_states: Inputs of the teacher's head, [N, D'].
             labels: [N].
             coefficients: Factor of each numerator in the sum of all, [K].
-            progress: Optimizer step / total steps, in [0, 1].
+            scheduled: Name of a loss -> its scheduled quantities.
 
         Returns:
             The weighted sum, a scalar with gradient; and the numerators, [K], without.
         """
-        scheduled = {
-            name: {key: coefficients.new_full((), value) for key, value in loss.scheduled(progress).items()}
-            for name, loss in self.losses.items()
-        }
         teacher = None
         if teacher_states is not None and self.teacher is not None:
             teacher = _Products(self.teacher.module.weight, self.teacher.module.bias, teacher_states)

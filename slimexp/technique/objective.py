@@ -1,13 +1,13 @@
 """The objective of a training: the weighted sum of its losses on a batch, with or without a teacher."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from slimexp.loss.base import LabelLoss, Loss, Outputs, Ratio, counted_labels
+from slimexp.loss.base import IGNORE, LabelLoss, Loss, Outputs, Ratio, counted_labels
 from slimexp.model.base import Batch, Family, positions
 from slimexp.model.compiled import blocks_compiled
 from slimexp.model.head import Head, head_of, states
@@ -45,6 +45,8 @@ class Objective:
         self._sums = self._label_sums(logits_at_once)
         self._teacher_head = None if teacher is None or self._sums is None else self._sums.teacher or head_of(teacher)
         self._teacher_casts = True
+        self._scheduled: dict[str, dict[str, Tensor]] = {}  # of the losses whose logits are in chunks
+        self._scheduled_at: float | None = None
 
     @property
     def parts(self) -> tuple[nn.ModuleDict, Family, Family | None]:
@@ -56,6 +58,27 @@ class Objective:
         """Whether logits exist for a chunk of labels at a time."""
         return self._sums is not None
 
+    def schedule(self, progress: float, device: torch.device) -> None:
+        """Bring scheduled quantities to their values at ``progress``.
+
+        They are tensors that stay where they are, so that a recorded pass, which is replayed without them, reads them.
+        """
+        if self._sums is None or self._scheduled_at == progress:
+            return
+        self._scheduled_at = progress
+        for name, loss in self._sums.losses.items():
+            held = self._scheduled.setdefault(name, {})
+            for key, value in loss.scheduled(progress).items():
+                if key not in held:
+                    held[key] = torch.empty((), device=device)
+                held[key].fill_(value)
+
+    def constants(self, progress: float) -> tuple[float, ...]:
+        """Scheduled quantities that are numbers, not tensors, in what is computed at ``progress``."""
+        in_chunks = {} if self._sums is None else self._sums.losses
+        losses = (loss for name, loss in self._named().items() if name not in in_chunks)
+        return tuple(value for loss in losses for value in loss.scheduled(progress).values())
+
     def __call__(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective on a batch, a scalar with gradient; and name -> its unweighted term, without.
 
@@ -63,6 +86,7 @@ class Objective:
             batch: Inputs and labels, on the models' device.
             progress: Optimizer step / total steps, in [0, 1].
         """
+        self.schedule(progress, batch["labels"].device)
         sums, losses = self._sums, self._named()
         hidden = any(loss.needs_hidden for loss in losses.values())
         teacher = None if self.teacher is None else self._taught(self.teacher, batch, hidden)
@@ -71,7 +95,7 @@ class Objective:
         terms = {name: self._term(loss(student, teacher, batch["labels"], progress)) for name, loss in plain.items()}
         total = torch.stack([losses[name].weight * term for name, term in terms.items()]).sum() if terms else None
         if sums is not None:
-            of_labels, parts = self._of_labels(sums, batch, student, teacher, progress)
+            of_labels, parts = self._of_labels(sums, batch, student, teacher)
             total = of_labels if total is None else total + of_labels
             terms |= parts
         assert total is not None
@@ -110,18 +134,22 @@ class Objective:
         return LabelSums(of_labels, student=student, teacher=teacher, logits_at_once=logits_at_once)
 
     def _of_labels(
-        self, sums: LabelSums, batch: Batch, student: Outputs, teacher: Outputs | None, progress: float
+        self, sums: LabelSums, batch: Batch, student: Outputs, teacher: Outputs | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted sum of the losses over labels, and name -> term; ``logits`` of the outputs are states."""
         labels = batch["labels"]
-        index = positions(batch, "labels")
+        index = batch["positions_of_logits"] if "positions_of_logits" in batch else positions(batch, "labels")
         taught = None if teacher is None or sums.teacher is None else _rows(teacher.logits, index)
         count = self.shared(counted_labels(labels)[None]).clamp(min=1e-12)
         weights = torch.cat(
             [torch.full_like(count, loss.weight) for loss in sums.losses.values()]
         )  # filled, not copied
         total, numerators = sums(
-            _rows(student.logits, index), taught, labels.flatten().index_select(0, index), weights / count, progress
+            _rows(student.logits, index),
+            taught,
+            labels.flatten().index_select(0, index),
+            weights / count,
+            self._scheduled,
         )
         return total, dict(zip(sums.losses, numerators / count, strict=True))
 
@@ -139,22 +167,33 @@ class Objective:
         return dict(self.losses.items())  # type: ignore[arg-type]
 
 
-def counted(batch: Batch, *, hidden: bool) -> Batch:
+def counted(batch: Batch, *, read: Collection[str], shares: int | None = None) -> Batch:
     """A batch on the host with what is known of it there, so that nothing waits for a device to count.
 
     Args:
         batch: Inputs and labels.
-        hidden: Whether hidden states will be read.
+        read: Names of masks and labels at whose real tokens hidden states will be read.
+        shares: Tokens whose label does not count join those whose logits are computed, up to a whole number of this
+            many equal shares of the batch, so that few numbers of them occur; ``None``: no token does.
     """
-    known = {"positions_of_labels": positions(batch, "labels")}
+    labels = batch["labels"]
+    counting = positions(batch, "labels")
+    known = {"positions_of_logits": counting if shares is None else _filled_up(counting, labels, shares)}
     mask = batch.get("attention_mask")
     if mask is not None and bool(mask.all()):  # none: attention has a faster kernel, and need not look whether it may
         batch = {name: tensor for name, tensor in batch.items() if name != "attention_mask"}
-    elif mask is not None and hidden:
-        known["positions_of_attention_mask"] = positions(batch, "attention_mask")
+    known |= {f"positions_of_{name}": positions(batch, name) for name in read if name in batch}
     if torch.cuda.is_available():
         known = {name: tensor.pin_memory() for name, tensor in known.items()}
     return {**batch, **known}
+
+
+def _filled_up(positions: Tensor, labels: Tensor, shares: int) -> Tensor:
+    """``positions`` of the flattened ``labels``, and enough of the others for a whole number of ``shares``."""
+    share = -(-labels.numel() // shares)
+    wanted = min(-(-len(positions) // share) * share, labels.numel()) - len(positions)
+    others = (labels == IGNORE).flatten().nonzero().squeeze(1)
+    return torch.cat([positions, others[:wanted]])
 
 
 def _outputs(family: Family, batch: Batch, head: Head | None, hidden: bool) -> Outputs:

@@ -136,6 +136,10 @@ class Prune(Finetune):
         return "whose regrow and allocation change whole layers" if self.regrow or self.allocation else None
 
     @property
+    def recordable(self) -> bool:
+        return self.gating is None and super().recordable  # the penalty of gates follows targets
+
+    @property
     def row_multiple(self) -> int:
         return self.pattern.row_multiple
 

@@ -24,12 +24,14 @@ class Execution:
         compiled: Whether blocks and losses go through ``torch.compile``.
         fused: Whether an optimizer that can do so updates all weights in one kernel, on a GPU.
         logits_at_once: Number of logits in memory at once, of student and of teacher.
+        recorded: Whether passes are recorded as CUDA graphs, and replayed.
     """
 
     pad_to: int = 1
     compiled: bool = False
     fused: bool = False
     logits_at_once: int = 2**22
+    recorded: bool = False
 
 
 class Training(TypedDict):

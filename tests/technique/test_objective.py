@@ -198,18 +198,35 @@ def test_no_tensor_of_all_logits_is_made(made: Make) -> None:
 def test_what_is_counted_on_the_host_is_what_the_device_would_count(made: Make) -> None:
     family, make = made("seq2seq", hidden=True)
     batch = family.encode(TEXTS, multiple=4)
-    known = counted(batch, hidden=True)
-    assert known.keys() - batch.keys() == {"positions_of_labels", "positions_of_attention_mask"}
-    for name in ("labels", "attention_mask"):
-        assert torch.equal(known[f"positions_of_{name}"], positions(batch, name))
+    known = counted(batch, read=["attention_mask", "labels"])
+    new = {"positions_of_logits": "labels", "positions_of_labels": "labels",
+           "positions_of_attention_mask": "attention_mask"}  # fmt: skip
+    assert known.keys() - batch.keys() == new.keys()
+    for name, of in new.items():
+        assert torch.equal(known[name], positions(batch, of))
     expected, actual = make()(batch, PROGRESS), make()(known, PROGRESS)
     assert torch.equal(actual[0], expected[0])
+
+
+@pytest.mark.parametrize("shares", [1, 2, 4, 1000])
+def test_labels_that_do_not_count_fill_up_to_whole_shares_and_change_nothing(made: Make, shares: int) -> None:
+    family, make = made("causal_lm")
+    batch = family.encode(TEXTS, multiple=4)
+    known = counted(batch, read=[], shares=shares)
+    chosen, counting, share = (
+        known["positions_of_logits"],
+        positions(batch, "labels"),
+        -(-batch["labels"].numel() // shares),
+    )
+    assert set(counting.tolist()) <= set(chosen.tolist()) and len(chosen.unique()) == len(chosen)
+    assert len(chosen) - len(counting) < share and (len(chosen) % share == 0 or len(chosen) == batch["labels"].numel())
+    assert torch.allclose(make()(known, PROGRESS)[0], make()(batch, PROGRESS)[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("task", ["seq2seq", "causal_lm", "classification"])
 def test_a_mask_that_masks_nothing_is_left_out(made: Make, task: str) -> None:
     family, make = made(task, hidden=True)
     batch = family.encode([("text", "word", 1)] * 2)
-    known = counted(batch, hidden=True)
+    known = counted(batch, read=["attention_mask"])
     assert "attention_mask" not in known and "attention_mask" in batch
     assert torch.allclose(make()(known, PROGRESS)[0], make()(batch, PROGRESS)[0], rtol=1e-6)

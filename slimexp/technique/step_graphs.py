@@ -1,0 +1,227 @@
+"""Forward and backward passes as CUDA graphs: what are a thousand starts of kernels for the host becomes one.
+
+A step of a small model, or of a few rows, takes the host longer to start than the GPU to compute. Recorded once, it is
+replayed on the tensors that it was recorded with: parameters, masks and gradients where they lie in memory, and a batch
+that is copied to where the recorded one was. Numbers of the host are constants of a recording, so that what changes
+from step to step must be a tensor. (PyTorch, "CUDA semantics", section "CUDA Graphs".)
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimexp.file.bounded import one_line
+from slimexp.model.base import Batch
+from slimexp.weight.attachment import Attachment
+
+Loss = tuple[Tensor, dict[str, Tensor]]  # the loss, and name -> its parts
+Recorder = Callable[[Callable[[], Loss]], tuple[Callable[[], None], Loss]]  # work -> what does it anew, its result
+
+MOST = 16  # recordings at a time, one for each shape of a batch
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """A recorded pass.
+
+    Attributes:
+        replay: Computes anew what was recorded.
+        inputs: The tensors that it reads the batch from.
+        result: The loss and its parts, which every replay writes to.
+    """
+
+    replay: Callable[[], None]
+    inputs: Batch
+    result: Loss
+
+
+class StepGraphs:
+    """Adds the gradients of a loss to ``.grad``; by a recording, where two batches of the same shape came before.
+
+    The first batch of a shape is computed as it is, which also compiles and plans what is still to be; the second is
+    recorded. Recordings are of one state of the models: where a tensor moved, or a switch was flipped, they are made
+    anew. What cannot be recorded (a number is read on the host, a buffer is replaced in every step) is computed as it
+    is from then on, which a line says.
+
+    Args:
+        loss: Batch -> the loss, a scalar with gradient, and name -> its parts, without.
+        modules: All that the loss is computed with: models and losses.
+        batches: Number of batches whose gradients make up that of a step, each with the same weight.
+        constants: What else a recording depends on.
+        record: Records what is computed on a GPU.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[[Batch], Loss],
+        modules: Iterable[nn.Module],
+        *,
+        batches: int,
+        constants: Callable[[], Hashable],
+        record: Recorder | None = None,
+    ) -> None:
+        modules = list(modules)
+        trained = (weight for module in modules for weight in module.parameters() if weight.requires_grad)
+        self._parameters = list(dict.fromkeys(trained))
+        self._loss = loss
+        self._batches = batches
+        self._constants = constants
+        self._record = record or CudaRecorder()
+        self._state = _State(modules)
+        self._gave_up = False
+        self._forget(None)
+
+    def zero(self) -> None:
+        """Set all gradients to zero; to none, where no recording adds to them."""
+        if self._gradients:
+            torch._foreach_zero_(list(self._gradients.values()))
+        for parameter in self._parameters:
+            parameter.grad = self._gradients.get(parameter)
+
+    def __call__(self, batch: Batch) -> Loss:
+        """Compute the loss of a batch, and add its gradient.
+
+        Args:
+            batch: Inputs and labels, on the models' device.
+
+        Returns:
+            The loss and its parts, without gradient; the values of the parts hold until the next call.
+        """
+        if self._gave_up:
+            return self._compute(batch)
+        if (state := (self._state.now(), self._constants())) != self._known:
+            self._forget(state)
+        shape = tuple((name, tensor.shape, tensor.dtype) for name, tensor in batch.items())
+        if shape not in self._seen or (shape not in self._recordings and len(self._recordings) == MOST):
+            return self._compute_first(shape, batch)
+        if shape not in self._recordings and (why := self._add_recording(shape, batch)):
+            print(f"  steps are no CUDA graphs, so slower: {why}", flush=True)
+            self._give_up()
+            return self._compute(batch)
+        recording = self._recordings[shape]
+        for name, tensor in batch.items():
+            recording.inputs[name].copy_(tensor, non_blocking=True)
+        recording.replay()
+        total, parts = recording.result
+        return total.clone(), parts
+
+    def _compute(self, batch: Batch) -> Loss:
+        total, parts = self._loss(batch)
+        with torch.autocast(total.device.type, enabled=False):
+            (total / self._batches).backward()
+        return total.detach(), parts
+
+    def _compute_first(self, shape: Hashable, batch: Batch) -> Loss:
+        """Compute the loss of the first batch of a shape; recordings make room where memory runs out."""
+        try:
+            result = self._compute(batch)
+        except torch.OutOfMemoryError:
+            if not self._recordings or self._batches > 1:
+                raise
+            print("  steps are no CUDA graphs from here, so slower: memory for one more shape of a batch is lacking")
+            self._give_up()
+            self.zero()
+            return self._compute(batch)
+        self._seen.add(shape)
+        self._trained |= {parameter for parameter in self._parameters if parameter.grad is not None}
+        return result
+
+    def _add_recording(self, shape: Hashable, batch: Batch) -> str | None:
+        """Record the pass of a batch; returns why it cannot be."""
+        for parameter in self._trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            self._gradients[parameter] = parameter.grad
+        inputs = {name: tensor.clone() for name, tensor in batch.items()}
+        before, why = self._state.kept(), None
+        try:
+            replay, result = self._record(lambda: self._compute(inputs))
+        except Exception as error:  # whatever it is: the batch is computed without, and raises anew what is its own
+            why = f"{type(error).__name__}: {one_line(error, most=200)}"
+        else:
+            self._recordings[shape] = _Recording(replay, inputs, result)
+            if any(parameter.grad is not self._gradients.get(parameter) for parameter in self._parameters):
+                why = "weights get a gradient in some steps only"
+            if (self._state.now(), self._constants()) != self._known:
+                why = "a step replaces tensors of the model"
+        if why is not None:  # what was recorded was not computed
+            self._state.bring_back(before)
+            for parameter in self._parameters:
+                parameter.grad = self._gradients.get(parameter)
+        return why
+
+    def _give_up(self) -> None:
+        self._gave_up = True
+        self._forget(None)
+
+    def _forget(self, state: Hashable) -> None:
+        """Drop the recordings, and make new ones of a state."""
+        self._known = state
+        self._seen: set[Hashable] = set()  # shapes
+        self._trained: set[nn.Parameter] = set()  # what got a gradient from their first batches
+        self._recordings: dict[Hashable, _Recording] = {}
+        self._gradients: dict[nn.Parameter, Tensor] = {}  # which recordings add to
+
+
+class CudaRecorder:
+    """Records what is computed as CUDA graphs, which share their memory, as one at a time is replayed."""
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def __call__(self, work: Callable[[], Loss]) -> tuple[Callable[[], None], Loss]:
+        graph = torch.cuda.CUDAGraph()
+        # other threads pin batches and write checkpoints meanwhile
+        with _undone(), torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            result = work()
+        self._pool = graph.pool()
+        return graph.replay, result
+
+
+@contextmanager
+def _undone() -> Iterator[None]:
+    """Where recording fails, torch goes on with the stream and the random numbers of before, which it would not."""
+    stream = torch.cuda.current_stream()
+    try:
+        yield
+    except BaseException:
+        torch.cuda.set_stream(stream)
+        generator = torch.cuda.default_generators[stream.device_index]
+        generator.graphsafe_set_state(generator.clone_state())
+        raise
+
+
+class _State:
+    """What recordings of some modules depend on: where their tensors lie, and how their attachments are set."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        modules = list(modules)
+        inside = list(dict.fromkeys(module for root in modules for module in root.modules()))
+        tensors = ((held, name) for module in inside for held in (module._parameters, module._buffers) for name in held)
+        self._tensors: list[tuple[dict[str, Any], str]] = list(tensors)
+        set_up = [*modules, *(module for module in inside if isinstance(module, Attachment))]
+        self._settings = [
+            (vars(module), name)
+            for module in set_up
+            for name, value in vars(module).items()
+            if isinstance(value, bool | int | float | str | None) and not name.startswith("_")
+        ]
+
+    def now(self) -> Hashable:
+        """Equal to that of another time where recordings of then hold."""
+        tensors = (held[name] for held, name in self._tensors)
+        places = tuple(None if tensor is None else tensor.data_ptr() for tensor in tensors)
+        return places, tuple(values[name] for values, name in self._settings)
+
+    def kept(self) -> list[Any]:
+        """The tensors and settings themselves."""
+        return [held[name] for held, name in (*self._tensors, *self._settings)]
+
+    def bring_back(self, kept: Iterable[Any]) -> None:
+        """Undo what was done to the modules since."""
+        for (held, name), value in zip((*self._tensors, *self._settings), kept, strict=True):
+            held[name] = value
