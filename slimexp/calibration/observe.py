@@ -212,19 +212,23 @@ def lent(modules: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
     """What ``visiting`` does, to what ``modules`` hold themselves: modules within them stay where they are."""
     modules = list(modules)
     stored = [(weight, weight.data) for module in modules for weight in module.parameters(recurse=False)]
-    buffers = [(module, *item) for module in modules for item in module.named_buffers(recurse=False)]
+    home = stored[0][1].device if stored else device
     try:
         for weight, before in stored:
             moved = before.to(device)
             weight.data = moved.float() if device.type == "cpu" and moved.dtype in HALF else moved
-        for module, name, before in buffers:
-            module._buffers[name] = before.to(device)
+        _move_buffers(modules, device)
         yield
     finally:
         for weight, before in stored:
             _give_back(weight, before)
-        for module, name, before in buffers:
-            module._buffers[name] = module._buffers[name].to(before.device)  # type: ignore[union-attr]
+        _move_buffers(modules, home)  # new ones too
+
+
+def _move_buffers(modules: Iterable[nn.Module], device: torch.device) -> None:
+    for module in modules:
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = buffer.to(device)
 
 
 def _give_back(parameter: Tensor, before: Tensor) -> None:

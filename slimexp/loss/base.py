@@ -20,7 +20,7 @@ class Outputs:
     Attributes:
         logits: [B, T, V] aligned with the labels, or [B, C] for a classifier.
         hidden: Stack name -> outputs of the embedding and of every block at the N tokens that are no padding, each
-            [N, D]; empty unless a loss needs them.
+            [N, D], and maybe at some that are, all zeros there; empty unless a loss needs them.
     """
 
     logits: Tensor
@@ -89,11 +89,15 @@ class LabelLoss(Loss):
     """A mean over labels, each of which has logits of its own: any part of the labels can be summed by itself."""
 
     def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor, progress: float) -> Ratio:
+        return self.of_outputs(student, teacher, labels, self.scheduled(progress))
+
+    def of_outputs(self, student: Outputs, teacher: Outputs | None, labels: Tensor, scheduled: Scheduled) -> Ratio:
+        """As ``forward``, given the quantities that ``scheduled`` names."""
         total = self.of_logits(
             student.logits.flatten(0, -2),
             None if teacher is None else teacher.logits.flatten(0, -2),
             labels.flatten(),
-            self.scheduled(progress),
+            scheduled,
         )
         return Ratio(total[None], counted_labels(labels)[None])
 

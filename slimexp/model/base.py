@@ -291,9 +291,10 @@ def by_length(texts: Sequence[Any], batch_size: int) -> Iterator[list[int]]:
 
 
 def at_real_tokens(hidden: Sequence[Tensor], batch: Batch, name: str) -> tuple[Tensor, ...]:
-    """Hidden states [B, T, D] at the tokens of ``positions``, each [N, D]."""
-    index = positions(batch, name)
-    return tuple(state.flatten(0, 1).index_select(0, index.to(state.device)) for state in hidden)
+    """Hidden states [B, T, D] at the tokens of ``positions``, each [N, D]; zeros where ``real_of_`` the name denies."""
+    index, real = positions(batch, name), batch.get(f"real_of_{name}")
+    chosen = (state.flatten(0, 1).index_select(0, index.to(state.device)) for state in hidden)
+    return tuple(chosen if real is None else (torch.where(real[:, None], state, 0.0) for state in chosen))
 
 
 def positions(batch: Batch, name: str) -> Tensor:

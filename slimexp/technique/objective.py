@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from slimexp.loss.base import IGNORE, LabelLoss, Loss, Outputs, Ratio, counted_labels
+from slimexp.loss.base import LabelLoss, Loss, Outputs, Ratio, counted_labels
 from slimexp.model.base import Batch, Family, positions
 from slimexp.model.compiled import blocks_compiled
 from slimexp.model.head import Head, head_of, states
@@ -45,7 +45,7 @@ class Objective:
         self._sums = self._label_sums(logits_at_once)
         self._teacher_head = None if teacher is None or self._sums is None else self._sums.teacher or head_of(teacher)
         self._teacher_casts = True
-        self._scheduled: dict[str, dict[str, Tensor]] = {}  # of the losses whose logits are in chunks
+        self._scheduled: dict[str, dict[str, Tensor]] = {}  # of losses over labels
         self._scheduled_at: float | None = None
 
     @property
@@ -63,20 +63,19 @@ class Objective:
 
         They are tensors that stay where they are, so that a recorded pass, which is replayed without them, reads them.
         """
-        if self._sums is None or self._scheduled_at == progress:
+        if self._scheduled_at == progress:
             return
         self._scheduled_at = progress
-        for name, loss in self._sums.losses.items():
+        for name, loss in self._named().items():
             held = self._scheduled.setdefault(name, {})
-            for key, value in loss.scheduled(progress).items():
+            for key, value in loss.scheduled(progress).items() if isinstance(loss, LabelLoss) else ():
                 if key not in held:
                     held[key] = torch.empty((), device=device)
                 held[key].fill_(value)
 
     def constants(self, progress: float) -> tuple[float, ...]:
         """Scheduled quantities that are numbers, not tensors, in what is computed at ``progress``."""
-        in_chunks = {} if self._sums is None else self._sums.losses
-        losses = (loss for name, loss in self._named().items() if name not in in_chunks)
+        losses = (loss for loss in self._named().values() if not isinstance(loss, LabelLoss))
         return tuple(value for loss in losses for value in loss.scheduled(progress).values())
 
     def __call__(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -92,7 +91,14 @@ class Objective:
         teacher = None if self.teacher is None else self._taught(self.teacher, batch, hidden)
         student = _outputs(self.family, batch, None if sums is None else sums.student, hidden)
         plain = losses if sums is None else {n: loss for n, loss in losses.items() if n not in sums.losses}
-        terms = {name: self._term(loss(student, teacher, batch["labels"], progress)) for name, loss in plain.items()}
+        terms = {
+            name: self._term(
+                loss.of_outputs(student, teacher, batch["labels"], self._scheduled[name])
+                if isinstance(loss, LabelLoss)
+                else loss(student, teacher, batch["labels"], progress)
+            )
+            for name, loss in plain.items()
+        }
         total = torch.stack([losses[name].weight * term for name, term in terms.items()]).sum() if terms else None
         if sums is not None:
             of_labels, parts = self._of_labels(sums, batch, student, teacher)
@@ -173,26 +179,31 @@ def counted(batch: Batch, *, read: Collection[str], shares: int | None = None) -
     Args:
         batch: Inputs and labels.
         read: Names of masks and labels at whose real tokens hidden states will be read.
-        shares: Tokens whose label does not count join those whose logits are computed, up to a whole number of this
-            many equal shares of the batch, so that few numbers of them occur; ``None``: no token does.
+        shares: Other tokens, which count for nothing, join those whose logits or hidden states are read, up to a whole
+            number of this many equal shares of the batch, so that few numbers of them occur; ``None``: none does.
     """
-    labels = batch["labels"]
     counting = positions(batch, "labels")
-    known = {"positions_of_logits": counting if shares is None else _filled_up(counting, labels, shares)}
+    known = {"positions_of_logits": counting if shares is None else _filled_up(counting, batch["labels"], shares)}
     mask = batch.get("attention_mask")
     if mask is not None and bool(mask.all()):  # none: attention has a faster kernel, and need not look whether it may
         batch = {name: tensor for name, tensor in batch.items() if name != "attention_mask"}
-    known |= {f"positions_of_{name}": positions(batch, name) for name in read if name in batch}
+    for name in read:
+        if name in batch:
+            real = positions(batch, name)
+            known[f"positions_of_{name}"] = real if shares is None else _filled_up(real, batch[name], shares)
+            if shares is not None:
+                known[f"real_of_{name}"] = torch.arange(len(known[f"positions_of_{name}"])) < len(real)
     if torch.cuda.is_available():
         known = {name: tensor.pin_memory() for name, tensor in known.items()}
     return {**batch, **known}
 
 
-def _filled_up(positions: Tensor, labels: Tensor, shares: int) -> Tensor:
-    """``positions`` of the flattened ``labels``, and enough of the others for a whole number of ``shares``."""
-    share = -(-labels.numel() // shares)
-    wanted = min(-(-len(positions) // share) * share, labels.numel()) - len(positions)
-    others = (labels == IGNORE).flatten().nonzero().squeeze(1)
+def _filled_up(positions: Tensor, batch: Tensor, shares: int) -> Tensor:
+    """``positions`` in the flattened ``batch``, and enough of the others behind them for whole ``shares`` of it."""
+    total = batch.numel()
+    share = -(-total // shares)
+    wanted = min(-(-len(positions) // share) * share, total) - len(positions)
+    others = torch.ones(total, dtype=torch.bool).index_fill(0, positions, False).nonzero().squeeze(1)
     return torch.cat([positions, others[:wanted]])
 
 
