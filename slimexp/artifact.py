@@ -127,12 +127,12 @@ def deployed(folder: Path, *, keep_type: bool = False) -> Family:
     return from_folder(folder, content["family"], content["max_length"], dtype=dtype)
 
 
-def served(folder: str | Path, device: str | torch.device = "cpu") -> Family:
+def served(folder: str | Path, device: str | torch.device = "cpu", *, dtype: torch.dtype = torch.float32) -> Family:
     """The model as it is measured: what is packed on the fastest kernels of ``device``, see ``model.serving``."""
     folder = Path(folder)
     content = read_manifest(folder)
     with working(f"loading {folder}"):
-        return serving.served(folder, content["family"], content["max_length"], device=device)
+        return serving.served(folder, content["family"], content["max_length"], device=device, dtype=dtype)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Calibration block by block, each behind blocks that are pruned, smoothed or rounded already."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from slimexp.calibration.observe import Observer, Statistics, input_statistics, lent, undisturbed, visiting
 from slimexp.host.progress import counted
@@ -79,11 +81,10 @@ def calibrate_blocks(
     Raises:
         ValueError: A layer was never used; a weight or an input is not finite.
     """
-    check_finite(layers)
     with undisturbed(family):
         for position, blocks in enumerate(family.blocks().values()):
             stack = _Stack(observer, family, layers, list(blocks), update)
-            wiring = stack.wiring(batches[0], device)
+            wiring = stack.wiring(batches[0])
             if wiring is None:
                 stack.from_the_beginning(batches, device)
                 continue
@@ -102,32 +103,40 @@ class _Stack:
     blocks: Sequence[nn.Module]
     update: Callable[[Mapping[str, Tensor]], None]
 
-    def wiring(self, batch: Batch, device: torch.device) -> list[Wires] | None:
+    def wiring(self, batch: Batch) -> list[Wires] | None:
         """Wires of every block but the first; arguments without a wire are those of the first block.
 
-        ``None`` where blocks pass each other more than that.
+        ``None`` where blocks pass each other more than that. No weight is read, unless a block looks at values.
         """
-        calls: list[tuple[nn.Module, Call, tuple[Any, ...]]] = []
-        visit = ExitStack()
-
-        def move(block: nn.Module, _: Any) -> None:
-            visit.enter_context(visiting(block, device))
-
-        def record(block: nn.Module, positional: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
-            calls.append((block, Call.of(positional, named), output if isinstance(output, tuple) else (output,)))
-            visit.close()
-
-        with ExitStack() as hooks, self.without_blocks(device), visit:
-            for block in (block for stack in self.family.blocks().values() for block in stack):
-                hooks.callback(block.register_forward_pre_hook(move, prepend=True).remove)
-                hooks.callback(block.register_forward_hook(record, with_kwargs=True).remove)
-            self._forward({name: x[:, :PROBE] if x.ndim > 1 else x for name, x in batch.items()})
-        calls = [call for call in calls if call[0] in set(self.blocks)]
+        row = {name: x[:, :PROBE] if x.ndim > 1 else x for name, x in batch.items()}
+        logger = logging.getLogger("torch._subclasses.fake_tensor")  # which prints what it then raises
+        before, logger.disabled = logger.disabled, True
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True), self._recording() as calls:
+                self._forward(row)
+        except Exception:  # a mixture that routes tokens, say
+            with self._recording() as calls:
+                self._forward(row)
+        finally:
+            logger.disabled = before
         if [block for block, _, _ in calls] != list(self.blocks):
             return None
         first = calls[0][1]
         wiring = [_wires(first, call, outputs) for (_, _, outputs), (_, call, _) in pairwise(calls)]
         return None if None in wiring else wiring  # type: ignore[return-value]
+
+    @contextmanager
+    def _recording(self) -> Iterator[list[tuple[nn.Module, Call, tuple[Any, ...]]]]:
+        """Calls of the blocks within the context, and what they returned."""
+        calls: list[tuple[nn.Module, Call, tuple[Any, ...]]] = []
+
+        def record(block: nn.Module, positional: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+            calls.append((block, Call.of(positional, named), output if isinstance(output, tuple) else (output,)))
+
+        with ExitStack() as hooks:
+            for block in self.blocks:
+                hooks.callback(block.register_forward_hook(record, with_kwargs=True).remove)
+            yield calls
 
     def entry(self, batch: Batch) -> Call:
         """The call of the first block for a batch."""
@@ -178,6 +187,7 @@ class _Stack:
     def _observing(self, block: nn.Module) -> Iterator[Statistics]:
         inside = set(block.modules())
         layers = {name: layer for name, layer in self.layers.items() if place(layer)[0] in inside}
+        check_finite(layers)
         with input_statistics(self.observer, layers) as statistics:
             yield statistics
 

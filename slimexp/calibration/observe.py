@@ -1,6 +1,6 @@
 """Calibration on the model as it stands: statistics of layers' inputs, or of weights' gradients, over training rows."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
@@ -211,17 +211,21 @@ def visiting(module: nn.Module, device: torch.device) -> Iterator[None]:
 def lent(modules: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
     """What ``visiting`` does, to what ``modules`` hold themselves: modules within them stay where they are."""
     modules = list(modules)
-    stored = [(weight, weight.data) for module in modules for weight in module.parameters(recurse=False)]
-    home = stored[0][1].device if stored else device
+    weights = [weight for module in modules for weight in module.parameters(recurse=False)]
+    stored = [weight.data for weight in weights]
+    home = stored[0].device if stored else device
+    copies: Sequence[Tensor | None] = [None] * len(stored)
     try:
-        for weight, before in stored:
+        for weight, before in zip(weights, stored, strict=True):
             moved = before.to(device)
             weight.data = moved.float() if device.type == "cpu" and moved.dtype in HALF else moved
         _move_buffers(modules, device)
+        if device != home and _fits_twice(weights, device):
+            copies = [weight.data.clone() for weight in weights]
         yield
     finally:
-        for weight, before in stored:
-            _give_back(weight, before)
+        for weight, before, copy in zip(weights, stored, copies, strict=True):
+            _give_back(weight, before, copy)
         _move_buffers(modules, home)  # new ones too
 
 
@@ -231,12 +235,28 @@ def _move_buffers(modules: Iterable[nn.Module], device: torch.device) -> None:
             module._buffers[name] = buffer.to(device)
 
 
-def _give_back(parameter: Tensor, before: Tensor) -> None:
-    """Bring a weight back to the device and the type of ``before``, and to its memory where it is the same."""
-    after = parameter.data.to(before.device, before.dtype)
+def _fits_twice(weights: Iterable[Tensor], device: torch.device) -> bool:
+    """Whether a copy of the weights takes little of what is free on a GPU."""
+    if device.type != "cuda":
+        return False
+    return 8 * sum(weight.nbytes for weight in weights) < torch.cuda.mem_get_info(device)[0]
+
+
+def _give_back(weight: nn.Parameter, before: Tensor, copy: Tensor | None) -> None:
+    """Bring a weight back to the device and the type of ``before``, and to its memory where it is the same.
+
+    Args:
+        weight: The weight.
+        before: What it was.
+        copy: The same where the weight is now, so that what did not change need not come back to be compared.
+    """
+    if copy is not None and torch.equal(weight.data, copy):
+        weight.data = before
+        return
+    after = weight.data.to(before.device, before.dtype)
     if after.data_ptr() != before.data_ptr() and torch.equal(after, before):
         after = before
-    parameter.data = after
+    weight.data = after
 
 
 @torch.enable_grad()

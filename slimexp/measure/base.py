@@ -3,7 +3,7 @@
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -50,10 +50,38 @@ class Subject:
     @property
     def kernel(self) -> str:
         """Label of what executes in the linear layers where speed is measured, and where quality is if that differs."""
-        graded, timed = kernel(self.family.model, self.folder), vars(self).get("shipped", self)
-        if timed is self:
-            return graded
-        return f"{kernel(timed.family.model, self.folder)}; graded on {graded}"
+        timed = vars(self).get("shipped", self)
+        label = kernel(timed.family.model, self.folder)
+        if timed is self or "family" not in vars(self):
+            return label
+        return f"{label}; graded on {kernel(self.family.model, self.folder)}"
+
+
+class Stored(Subject):
+    """A finished model in a folder, which is loaded in the types that measures ask for.
+
+    Args:
+        folder: The model's folder.
+        load: Loads it, its packed numbers as they are, given the type of all others.
+        device: Device that it is loaded on.
+    """
+
+    _load: Callable[[torch.dtype], Family]
+    _device: torch.device
+
+    def __init__(self, folder: Path, load: Callable[[torch.dtype], Family], device: torch.device) -> None:
+        vars(self).update(folder=folder, _load=load, _device=device)
+
+    @cached_property
+    def family(self) -> Family:
+        return self._load(torch.float32)
+
+    @cached_property
+    def shipped(self) -> Subject:
+        dtype = stored_type(self.folder)
+        if self._device.type != "cuda" or dtype.itemsize >= torch.float32.itemsize:
+            return self
+        return Subject(self._load(dtype), self.folder)
 
 
 class Measure(ABC):

@@ -126,7 +126,7 @@ class Latency(Measure):
         self.crowded_above = crowded_above
 
     def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
-        same = baseline.family is subject.family
+        same = baseline is subject
         subject = subject.shipped
         baseline = subject if same else baseline.shipped
         families = (subject.family, baseline.family)

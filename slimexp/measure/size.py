@@ -40,8 +40,9 @@ class Size(Measure):
       transformers loads from the folder. ``weights_mb``: those of them that hold tensors.
     - ``params_live``: weights of the model, tied ones once; a packed integer weight counts the elements it
       stands for, its scales and zero points do not count. ``params_nonzero``: those that are not zero.
-    - ``resident_mb``: bytes of all parameters and buffers, after one forward pass: compressed-tensors, for
-      one, unpacks to floats at the first pass, so that what it holds before is not what serving needs.
+    - ``resident_mb``: bytes of all parameters and buffers in the type of the file (``Subject.shipped``), after one
+      forward pass: compressed-tensors, for one, unpacks to floats at the first pass, so that what it holds before is
+      not what serving needs.
     """
 
     directions: ClassVar[Mapping[str, Direction]] = {
@@ -53,6 +54,7 @@ class Size(Measure):
     }
 
     def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
+        subject = subject.shipped
         model = subject.family.model
         files = deployable(subject.folder)
         with untouched(model, seed=0):

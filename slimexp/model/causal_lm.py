@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from slimexp.host.progress import counted
 from slimexp.loss.base import IGNORE
-from slimexp.model import packed
+from slimexp.model import masks, packed
 from slimexp.model.base import Batch, Family, Ids, PackedRow, Text, at_real_tokens, block_list, by_length
 
 _CHUNK = 2**22  # logits that are float64 at once: 32 MB
@@ -65,16 +66,18 @@ class CausalLm(Family):
         return batch | {"position_ids": positions, "labels": batch["labels"].masked_fill(others, IGNORE)}
 
     def forward(self, batch: Batch, *, hidden: bool = False) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
-        output = self.model(
-            input_ids=batch["input_ids"], **self._attention(batch), output_hidden_states=hidden, use_cache=False
-        )
+        with self._masks(batch):
+            output = self.model(
+                input_ids=batch["input_ids"], **self._attention(batch), output_hidden_states=hidden, use_cache=False
+            )
         if not hidden:
             return output.logits, {}
         return output.logits, {"decoder": at_real_tokens(output.hidden_states, batch, "attention_mask")}
 
     def run(self, batch: Batch) -> None:
         last = {"logits_to_keep": 1} if keeps_some(self.model) else {}
-        self.model(input_ids=batch["input_ids"], **self._attention(batch), use_cache=False, **last)
+        with self._masks(batch):
+            self.model(input_ids=batch["input_ids"], **self._attention(batch), use_cache=False, **last)
 
     @torch.inference_mode()
     def predict(self, rows: Sequence[Text], *, batch_size: int) -> list[Any]:
@@ -109,6 +112,11 @@ class CausalLm(Family):
             return {"attention_mask": batch.get("attention_mask")}
         assert self._separation is not None, "packs() comes first"
         return packed.inputs(batch["position_ids"], self._separation)  # padding comes last, so nothing attends to it
+
+    @staticmethod
+    def _masks(batch: Batch) -> AbstractContextManager[None]:
+        full = "position_ids" not in batch and "attention_mask" not in batch
+        return masks.of_full_rows() if full else nullcontext()
 
     def _started(self, ids: list[int]) -> list[int]:
         """``ids`` with a token before the first of the text, which predicts it."""

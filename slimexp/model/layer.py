@@ -166,7 +166,8 @@ def check_finite(layers: Mapping[str, Layer]) -> None:
         ValueError: A layer's weight holds NaN or infinity.
     """
     for name, layer in layers.items():
-        if not latent(layer).isfinite().all():
+        weight = latent(layer)
+        if weight.numel() and not all(end.isfinite() for end in weight.detach().aminmax()):  # NaN is both ends
             raise ValueError(f"layer '{name}': its weight holds NaN or infinity: load or train the model anew")
 
 

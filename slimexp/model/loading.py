@@ -23,7 +23,7 @@ from slimexp.file.bounded import one_line
 from slimexp.file.integrity import Damaged
 from slimexp.format import manifest
 from slimexp.format.manifest import LARGEST
-from slimexp.host.progress import counted
+from slimexp.host.progress import working
 from slimexp.model import labels as classes
 from slimexp.model.base import Family, Source
 from slimexp.model.cache import cache_bits, require_cache, round_cache
@@ -120,10 +120,12 @@ class Pretrained(Source):
         if not Path(self.folder).is_dir():
             return str(self._config()._commit_hash)
         require_files(Path(self.folder))
+        files = [path for path in sorted(Path(self.folder).glob("*")) if path.suffix in SHAPES_MODEL]
+        with working(f"digest of {self.path}"):
+            integrity.take_digests(files)
         digest = hashlib.sha256()
-        for path in counted(sorted(Path(self.folder).glob("*")), f"digest of {self.path}: file"):
-            if path.suffix in SHAPES_MODEL:
-                digest.update(path.name.encode() + bytes.fromhex(integrity.digest(path)))
+        for path in files:
+            digest.update(path.name.encode() + bytes.fromhex(integrity.digest(path)))
         return digest.hexdigest()
 
     def _config(self) -> PreTrainedConfig:

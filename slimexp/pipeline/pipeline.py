@@ -21,7 +21,7 @@ from slimexp.host.console import printable
 from slimexp.host.garbage_collector import release
 from slimexp.host.progress import working
 from slimexp.logger.base import Tracker
-from slimexp.measure.base import Subject, run
+from slimexp.measure.base import Stored, Subject, run
 from slimexp.pipeline import capacity, key, launch, machine, preflight, resources
 from slimexp.pipeline.fit import curves, save_root, train
 from slimexp.pipeline.preflight import FINAL
@@ -244,7 +244,8 @@ class Pipeline:
         return dict(self.reference.measured()["metrics"])
 
     def _subject(self, stage: Stage) -> Subject:
-        return Subject(artifact.served(stage.artifact, machine.device(self.cfg.trainer)), stage.artifact)
+        device = machine.device(self.cfg.trainer)
+        return Stored(stage.artifact, lambda dtype: artifact.served(stage.artifact, device, dtype=dtype), device)
 
 
 @contextmanager

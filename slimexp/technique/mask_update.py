@@ -115,7 +115,7 @@ class MaskUpdate:
         """
         for names in self.groups():
             masks = [self._alive(name) for name in names]
-            dead = 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+            dead = 1 - sum(int(torch.count_nonzero(mask)) for mask in masks) / sum(mask.numel() for mask in masks)
             target = max(dead, reached * self.targets[names[0]])  # an earlier stage may have left more zeros
             scores = [self._score(name, statistics.get(name)) for name in names]
             growth = [matrix(self.layers[name], gradients[name].abs().float()) for name in names]

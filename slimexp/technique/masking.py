@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import torch
+
 from slimexp.model.layer import Layer, latent, place
 from slimexp.weight.attachment import Place, attach, attached
 from slimexp.weight.mask import Mask
@@ -21,5 +23,5 @@ def mask_of(layer: Layer) -> Mask:
 
 def sparsity(masks: Mapping[str, Mask]) -> float:
     """Share of zeros in all masks together, in [0, 1]."""
-    alive = sum(int(mask.mask.sum()) for mask in masks.values())
+    alive = sum(int(torch.count_nonzero(mask.mask)) for mask in masks.values())
     return 1 - alive / sum(mask.mask.numel() for mask in masks.values())

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import import_utils
 
 from slimexp.file.bounded import one_line
 from slimexp.model.base import Batch
+from slimexp.model.masks import as_recorded
 from slimexp.weight.attachment import Attachment
 
 Loss = tuple[Tensor, dict[str, Tensor]]  # the loss, and name -> its parts
@@ -111,7 +111,7 @@ class StepGraphs:
         return total.clone(), parts
 
     def _compute(self, batch: Batch) -> Loss:
-        with _as_recorded():
+        with as_recorded():
             total, parts = self._loss(batch)
         with torch.autocast(total.device.type, enabled=False):
             (total / self._batches).backward()
@@ -167,20 +167,6 @@ class StepGraphs:
         self._trained: set[nn.Parameter] = set()  # what got a gradient from their first batches
         self._recordings: dict[Hashable, _Recording] = {}
         self._gradients: dict[nn.Parameter, Tensor] = {}  # which recordings add to
-
-
-@contextmanager
-def _as_recorded() -> Iterator[None]:
-    """Transformers makes masks as in a recording: without a look at their values, whose outcome blocks would not share.
-
-    Else the blocks that the first batch of a shape has compiled would not be those that are recorded.
-    """
-    before = import_utils.is_cuda_stream_capturing
-    import_utils.is_cuda_stream_capturing = lambda: True
-    try:
-        yield
-    finally:
-        import_utils.is_cuda_stream_capturing = before
 
 
 class CudaRecorder:

@@ -45,7 +45,8 @@ def attach(module: nn.Module, tensor: str, attachment: Attachment) -> None:
         ValueError: The input carries an attachment already.
     """
     if tensor != INPUT:
-        parametrize.register_parametrization(module, tensor, attachment)
+        # unsafe: torch would compute the whole weight, to see that its shape stays
+        parametrize.register_parametrization(module, tensor, attachment, unsafe=True)
         return
     if hasattr(module, _INPUT_MODULE):
         raise ValueError(f"the input of {module} carries an attachment already")
