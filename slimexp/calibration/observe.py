@@ -211,7 +211,7 @@ def visiting(module: nn.Module, device: torch.device) -> Iterator[None]:
 def lent(modules: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
     """What ``visiting`` does, to what ``modules`` hold themselves: modules within them stay where they are."""
     modules = list(modules)
-    weights = [weight for module in modules for weight in module.parameters(recurse=False)]
+    weights = list(dict.fromkeys(weight for module in modules for weight in module.parameters(recurse=False)))  # tied
     stored = [weight.data for weight in weights]
     home = stored[0].device if stored else device
     copies: Sequence[Tensor | None] = [None] * len(stored)
