@@ -1,5 +1,8 @@
 """What holds for every test: no network, no tracking, one thread, nothing that changes from run to run."""
 
+import copy
+import gc
+import io
 import logging
 import math
 import os
@@ -8,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,14 @@ def _refuse_outside(host: Any) -> None:
         raise OSError(f"tests reach no network: refused {host}")
 
 
+@pytest.fixture(scope="session")
+def composed() -> Callable[..., Any]:
+    """Overrides -> their config, composed once for all tests: to build from, not to change."""
+    from slimexp.config.composition import compose
+
+    return cache(lambda *overrides: compose(overrides))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _heed_interrupts() -> None:
     """A shell has what runs in its background ignore interrupts, and the processes that tests start inherit that."""
@@ -55,6 +67,33 @@ def _heed_interrupts() -> None:
 def _no_progress() -> None:
     """What a test prints does not depend on how busy the machine is; tests of progress have a clock of their own."""
     progress.reporter.watching = False
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _libraries_frozen() -> None:
+    """A pass of the garbage collector, of which every stage of a run makes some, looks at what tests made, and at none of
+    the million objects of the libraries that their modules have imported: half the time of a tiny run.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _parsed_once() -> Iterator[None]:
+    """Give a copy of what was read from the same text before: Hydra parses some 20 files of conf/ for every config."""
+    from omegaconf import OmegaConf
+
+    load, read = OmegaConf.load, {}
+
+    def parse(file: Any) -> Any:
+        text = Path(file).read_text(encoding="utf-8") if isinstance(file, str | Path) else file.read()
+        if text not in read:
+            read[text] = load(io.BytesIO(text) if isinstance(text, bytes) else io.StringIO(text))
+        return copy.deepcopy(read[text])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", staticmethod(parse))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -180,15 +219,14 @@ def corpus(table: Path) -> Callable[[str], Any]:
 
 
 @pytest.fixture(scope="session")
-def technique() -> Callable[..., Any]:
+def technique(composed: Callable[..., Any]) -> Callable[..., Any]:
     """Name (and values by key, or overrides) -> a technique of conf/ with two rows a batch, one-shot if not told."""
     from slimexp.config.build import build
-    from slimexp.config.composition import compose
 
     def make(name: str, *overrides: str, **values: Any) -> Any:
         settings = {"steps": 0, "batch_size": 2} | values
         lines = [f"pipeline.{name}.{key}={'null' if value is None else value}" for key, value in settings.items()]
-        return build(compose([f"pipeline={name}", *overrides, *lines]).pipeline[name])
+        return build(composed(f"pipeline={name}", *overrides, *lines).pipeline[name])
 
     return make
 
@@ -260,17 +298,16 @@ def settled() -> Callable[[Path], Path]:
 
 
 @pytest.fixture(scope="session")
-def fit() -> Callable[..., Any]:
+def fit(composed: Callable[..., Any]) -> Callable[..., Any]:
     """Technique -> the trainer that fitted it, seeded, with nothing on screen."""
     import pytorch_lightning as pl
 
     from slimexp.config.build import build
-    from slimexp.config.composition import compose
 
     def run(technique: Any, *, resume: Path | None = None, **settings: Any) -> Any:
         pl.seed_everything(0, verbose=False)
         values = {"max_steps": technique.steps, "logger": False, "accumulate_grad_batches": technique.accumulate}
-        trainer = build(compose(["trainer=fast"]).trainer, **values | settings)
+        trainer = build(composed("trainer=fast").trainer, **values | settings)
         trainer.fit(technique, ckpt_path=resume, weights_only=True)
         return trainer
 
