@@ -71,8 +71,9 @@ def _no_progress() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _libraries_frozen() -> None:
-    """A pass of the garbage collector, of which every stage of a run makes some, looks at what tests made, and at none of
-    the million objects of the libraries that their modules have imported: half the time of a tiny run.
+    """A pass of the garbage collector looks at what tests made, not at the million objects of the imported libraries.
+
+    Every stage of a run makes some passes: more than half the time of a tiny one.
     """
     gc.collect()
     gc.freeze()
@@ -163,15 +164,25 @@ def tiny_folder(tiny: Callable[..., Any], tmp_path: Path) -> Callable[..., Path]
     return save
 
 
+@pytest.fixture(scope="session")
+def write_table() -> Callable[[Path], Path]:
+    """Folder -> a csv of 40 rows to copy there, with the columns that every task reads."""
+
+    def write(folder: Path) -> Path:
+        path = folder / "table.csv"
+        words = ["one", "two words", "and three words", "or even four words"]
+        rows = [(f"{words[i % 4]} {i}", f"{words[i % 4]} {i}!", ("no", "yes")[i % 2]) for i in range(40)]
+        lines = [f"{source},{target},{source},{label}" for source, target, label in rows]
+        path.write_text("\n".join(["source,target,text,label", *lines]) + "\n")
+        return path
+
+    return write
+
+
 @pytest.fixture
-def table(tmp_path: Path) -> Path:
-    """A csv of 40 rows to copy, with the columns that every task reads."""
-    path = tmp_path / "table.csv"
-    words = ["one", "two words", "and three words", "or even four words"]
-    rows = [(f"{words[i % 4]} {i}", f"{words[i % 4]} {i}!", ("no", "yes")[i % 2]) for i in range(40)]
-    lines = [f"{source},{target},{source},{label}" for source, target, label in rows]
-    path.write_text("\n".join(["source,target,text,label", *lines]) + "\n")
-    return path
+def table(write_table: Callable[[Path], Path], tmp_path: Path) -> Path:
+    """The table of ``write_table``, in the test's folder."""
+    return write_table(tmp_path)
 
 
 @pytest.fixture
@@ -206,6 +217,23 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         fit(self, model, *arguments, **options)
 
     monkeypatch.setattr(pl.Trainer, "fit", counting)
+    return seen
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Graphs that the compiler is given; they run as they are."""
+    import torch
+
+    seen: list[Any] = []
+    compile = torch.compile
+
+    def keep(graph: Any, inputs: Any) -> Any:
+        seen.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compile(function, backend=keep, **options))
+    torch._dynamo.reset()
     return seen
 
 
