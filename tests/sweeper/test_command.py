@@ -66,22 +66,29 @@ def typed(
     return call
 
 
-def test_a_sweep_leaves_records_and_a_front_goes_on_and_keeps_its_place(
+def test_a_sweep_leaves_records_and_a_front_and_goes_on(
     command: Callable[..., tuple[int, str, str]], typed: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
-    words = ["pipeline.prune.sparsity=0.2,0.5,0.8", "hydra.sweeper.objectives={params_nonzero: min}"]
-    status, out, err = command(*words)
+    status, out, err = command("pipeline.prune.sparsity=0.2,0.5,0.8", "hydra.sweeper.objectives={params_nonzero: min}")
     assert status == 0, err
     assert "[3/3]" in out and "front of params_nonzero after 3 trials" in out
     rows = record.read(tmp_path / "runs")
     assert sorted(row.stage for row in rows) == ["dense", "prune", "prune", "prune"]
-    status, out, _ = typed(*words)
+    status, out, _ = typed("pipeline.prune.sparsity=0.2,0.5,0.8", "hydra.sweeper.objectives={params_nonzero: min}")
     assert status == 0 and "3 of 3 trials are finished" in out and len(record.read(tmp_path / "runs")) == 4
-    status, _, err = typed(*words, "resume=false")
+    status, _, err = typed(
+        "pipeline.prune.sparsity=0.2,0.5,0.8", "hydra.sweeper.objectives={params_nonzero: min}", "resume=false"
+    )
     assert status == 2 and "resume=false does everything anew, and 3 trials are finished" in err
-    status, _, err = typed(*words, "measure.task.limit=1")
+
+
+def test_the_same_place_holds_no_sweep_with_other_settings(
+    command: Callable[..., tuple[int, str, str]], typed: Callable[..., tuple[int, str, str]]
+) -> None:
+    assert command("pipeline.prune.sparsity=0.2,0.5")[0] == 0
+    status, _, err = typed("pipeline.prune.sparsity=0.2,0.5", "measure.task.limit=1")
     assert status == 2 and "holds another sweep (measure.task.limit was null and is 1)" in err
-    assert typed(*words, "hydra.sweeper.workers=1", "trainer.log_every_n_steps=5")[0] == 0
+    assert typed("pipeline.prune.sparsity=0.2,0.5", "hydra.sweeper.workers=1", "trainer.log_every_n_steps=5")[0] == 0
 
 
 def test_a_rule_stops_trials_but_not_what_is_promoted(
@@ -90,7 +97,6 @@ def test_a_rule_stops_trials_but_not_what_is_promoted(
     rule = [
         "+stopper@callback.stopper=median", "callback.stopper.rungs=[0.5]", "callback.stopper.least=1",
         "callback.stopper.rows=2", "pipeline.prune.steps=2", "hydra.sweeper.objectives={params_nonzero: min}",
-        "hydra.sweeper.workers=1",
     ]  # fmt: skip
     folder = tmp_path / "runs/run/rungs/prune-at-0.5"
     folder.mkdir(parents=True)
