@@ -1,5 +1,8 @@
 """What holds for every test: no network, no tracking, one thread, nothing that changes from run to run."""
 
+import copy
+import gc
+import io
 import logging
 import math
 import os
@@ -8,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,14 @@ def _refuse_outside(host: Any) -> None:
         raise OSError(f"tests reach no network: refused {host}")
 
 
+@pytest.fixture(scope="session")
+def composed() -> Callable[..., Any]:
+    """Overrides -> their config, composed once for all tests: to build from, not to change."""
+    from slimexp.config.composition import compose
+
+    return cache(lambda *overrides: compose(overrides))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _heed_interrupts() -> None:
     """A shell has what runs in its background ignore interrupts, and the processes that tests start inherit that."""
@@ -55,6 +67,34 @@ def _heed_interrupts() -> None:
 def _no_progress() -> None:
     """What a test prints does not depend on how busy the machine is; tests of progress have a clock of their own."""
     progress.reporter.watching = False
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _libraries_frozen() -> None:
+    """A pass of the garbage collector looks at what tests made, not at the million objects of the imported libraries.
+
+    Every stage of a run makes some passes: more than half the time of a tiny one.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _parsed_once() -> Iterator[None]:
+    """Give a copy of what was read from the same text before: Hydra parses some 20 files of conf/ for every config."""
+    from omegaconf import OmegaConf
+
+    load, read = OmegaConf.load, {}
+
+    def parse(file: Any) -> Any:
+        text = Path(file).read_text(encoding="utf-8") if isinstance(file, str | Path) else file.read()
+        if text not in read:
+            read[text] = load(io.BytesIO(text) if isinstance(text, bytes) else io.StringIO(text))
+        return copy.deepcopy(read[text])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", staticmethod(parse))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -124,15 +164,25 @@ def tiny_folder(tiny: Callable[..., Any], tmp_path: Path) -> Callable[..., Path]
     return save
 
 
+@pytest.fixture(scope="session")
+def write_table() -> Callable[[Path], Path]:
+    """Folder -> a csv of 40 rows to copy there, with the columns that every task reads."""
+
+    def write(folder: Path) -> Path:
+        path = folder / "table.csv"
+        words = ["one", "two words", "and three words", "or even four words"]
+        rows = [(f"{words[i % 4]} {i}", f"{words[i % 4]} {i}!", ("no", "yes")[i % 2]) for i in range(40)]
+        lines = [f"{source},{target},{source},{label}" for source, target, label in rows]
+        path.write_text("\n".join(["source,target,text,label", *lines]) + "\n")
+        return path
+
+    return write
+
+
 @pytest.fixture
-def table(tmp_path: Path) -> Path:
-    """A csv of 40 rows to copy, with the columns that every task reads."""
-    path = tmp_path / "table.csv"
-    words = ["one", "two words", "and three words", "or even four words"]
-    rows = [(f"{words[i % 4]} {i}", f"{words[i % 4]} {i}!", ("no", "yes")[i % 2]) for i in range(40)]
-    lines = [f"{source},{target},{source},{label}" for source, target, label in rows]
-    path.write_text("\n".join(["source,target,text,label", *lines]) + "\n")
-    return path
+def table(write_table: Callable[[Path], Path], tmp_path: Path) -> Path:
+    """The table of ``write_table``, in the test's folder."""
+    return write_table(tmp_path)
 
 
 @pytest.fixture
@@ -171,6 +221,23 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Graphs that the compiler is given; they run as they are."""
+    import torch
+
+    seen: list[Any] = []
+    compile = torch.compile
+
+    def keep(graph: Any, inputs: Any) -> Any:
+        seen.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compile(function, backend=keep, **options))
+    torch._dynamo.reset()
+    return seen
+
+
+@pytest.fixture
 def corpus(table: Path) -> Callable[[str], Any]:
     """Task -> the corpus of ``table``."""
     from slimexp.config.build import build
@@ -180,15 +247,14 @@ def corpus(table: Path) -> Callable[[str], Any]:
 
 
 @pytest.fixture(scope="session")
-def technique() -> Callable[..., Any]:
+def technique(composed: Callable[..., Any]) -> Callable[..., Any]:
     """Name (and values by key, or overrides) -> a technique of conf/ with two rows a batch, one-shot if not told."""
     from slimexp.config.build import build
-    from slimexp.config.composition import compose
 
     def make(name: str, *overrides: str, **values: Any) -> Any:
         settings = {"steps": 0, "batch_size": 2} | values
         lines = [f"pipeline.{name}.{key}={'null' if value is None else value}" for key, value in settings.items()]
-        return build(compose([f"pipeline={name}", *overrides, *lines]).pipeline[name])
+        return build(composed(f"pipeline={name}", *overrides, *lines).pipeline[name])
 
     return make
 
@@ -260,17 +326,16 @@ def settled() -> Callable[[Path], Path]:
 
 
 @pytest.fixture(scope="session")
-def fit() -> Callable[..., Any]:
+def fit(composed: Callable[..., Any]) -> Callable[..., Any]:
     """Technique -> the trainer that fitted it, seeded, with nothing on screen."""
     import pytorch_lightning as pl
 
     from slimexp.config.build import build
-    from slimexp.config.composition import compose
 
     def run(technique: Any, *, resume: Path | None = None, **settings: Any) -> Any:
         pl.seed_everything(0, verbose=False)
         values = {"max_steps": technique.steps, "logger": False, "accumulate_grad_batches": technique.accumulate}
-        trainer = build(compose(["trainer=fast"]).trainer, **values | settings)
+        trainer = build(composed("trainer=fast").trainer, **values | settings)
         trainer.fit(technique, ckpt_path=resume, weights_only=True)
         return trainer
 

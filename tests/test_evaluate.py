@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,17 +22,25 @@ Evaluate = Callable[..., Record]
 MEASURES = "measure=[size,task]"
 
 
-@pytest.fixture
-def data(table: Path) -> list[str]:
-    return ["data=files", f"data.path={table}", "data.task=seq2seq"]
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
 
 
-@pytest.fixture
-def run(tiny_folder: Callable[..., Path], data: Sequence[str], tmp_path: Path) -> Pipeline:
-    """A finished one-shot pruning."""
+@pytest.fixture(scope="module")
+def data(write_table: Callable[[Path], Path], home: Path) -> list[str]:
+    return ["data=files", f"data.path={write_table(home)}", "data.task=seq2seq"]
+
+
+@pytest.fixture(scope="module")
+def run(tiny: Callable[..., Any], data: Sequence[str], home: Path) -> Pipeline:
+    """A finished one-shot pruning; its files are read and never written to."""
+    family = tiny("seq2seq")
+    family.model.save_pretrained(home / "dense")
+    family.tokenizer.save_pretrained(home / "dense")
     arguments = [
-        "model=pretrained", f"model.path={tiny_folder('seq2seq')}", "model.max_length=16", *data, "pipeline=prune",
-        "pipeline.prune.steps=0", "logger=none", "trainer=fast", f"runs={tmp_path / 'runs'}", MEASURES,
+        "model=pretrained", f"model.path={home / 'dense'}", "model.max_length=16", *data, "pipeline=prune",
+        "pipeline.prune.steps=0", "logger=none", "trainer=fast", f"runs={home / 'runs'}", MEASURES,
     ]  # fmt: skip
     pipeline = Pipeline(compose(arguments), overrides=arguments)
     pipeline.run()
@@ -178,7 +187,7 @@ def broken(folder: Path) -> Path:
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError, RuntimeError])
 def test_what_is_measured_before_an_end_is_recorded_and_merged(
     run: Pipeline, evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    stop: type[BaseException],
+    stop: type[BaseException], tmp_path: Path,
 ) -> None:  # fmt: skip
     from slimexp.measure.task import Task
 
@@ -187,22 +196,22 @@ def test_what_is_measured_before_an_end_is_recorded_and_merged(
         broken.setattr(Task, "measure", lambda *_: (_ for _ in ()).throw(stop("no")))
         with pytest.raises((SystemExit, stop)):
             evaluated(pruned.artifact, dense.artifact)
-    (row,) = record.read(Path(run.cfg.runs).parent / "evaluated")
+    (row,) = record.read(tmp_path / "evaluated")
     expected = record.read(run.cfg.runs)[-1]
     assert row.metrics["disk_mb"] == expected.metrics["disk_mb"] and "cer" not in row.metrics
     assert row.baseline["disk_mb"] == expected.baseline["disk_mb"]
     assert capsys.readouterr().out.splitlines()[-1].endswith("records.jsonl: size, of size, task")
     assert evaluated(pruned.artifact, dense.artifact).metrics == expected.metrics
-    assert len(record.read(Path(run.cfg.runs).parent / "evaluated")) == 1
-    assert sections(record.read(Path(run.cfg.runs).parent / "evaluated"))
+    assert len(record.read(tmp_path / "evaluated")) == 1
+    assert sections(record.read(tmp_path / "evaluated"))
 
 
 def test_nothing_is_recorded_where_nothing_was_measured(
-    run: Pipeline, evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch
+    run: Pipeline, evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from slimexp.measure.size import Size
 
     monkeypatch.setattr(Size, "measure", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(SystemExit, match="130"):
         evaluated(run.stages[-1].artifact)
-    assert not (Path(run.cfg.runs).parent / "evaluated" / record.FILE).exists()
+    assert not (tmp_path / "evaluated" / record.FILE).exists()

@@ -26,7 +26,14 @@ def paused() -> Iterator[None]:
 
 @contextmanager
 def frozen() -> Iterator[None]:
-    """Leave what is alive at the start, the libraries' objects above all, out of every pass."""
+    """Leave what is alive at the start, the libraries' objects above all, out of every pass.
+
+    Where a caller has frozen objects already, they stay frozen, and no more are: what is unfrozen, Python's collector
+    unfreezes all at once.
+    """
+    if gc.get_freeze_count() > 0:
+        yield
+        return
     gc.collect()
     gc.freeze()
     try:

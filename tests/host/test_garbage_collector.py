@@ -60,7 +60,15 @@ def test_a_collector_that_was_off_stays_off() -> None:
     assert not gc.isenabled()
 
 
-def test_only_what_came_later_is_collected_while_the_rest_is_frozen() -> None:
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    """Nothing is frozen, which for other tests the libraries are."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+def test_only_what_came_later_is_collected_while_the_rest_is_frozen(thawed: None) -> None:
     older = Node()
     seen = weakref.ref(older)
     with frozen():
@@ -70,5 +78,20 @@ def test_only_what_came_later_is_collected_while_the_rest_is_frozen() -> None:
         assert seen() is not None and newer() is None
         assert gc.get_freeze_count() > 0
     assert gc.get_freeze_count() == 0
+    gc.collect()
+    assert seen() is None
+
+
+def test_what_a_caller_has_frozen_stays_frozen(thawed: None) -> None:
+    older = Node()
+    seen = weakref.ref(older)
+    with frozen():
+        with frozen():
+            later = weakref.ref(Node())
+            gc.collect()
+            assert later() is None
+        del older
+        gc.collect()
+        assert seen() is not None
     gc.collect()
     assert seen() is None

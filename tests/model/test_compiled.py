@@ -24,21 +24,7 @@ def _reset() -> None:
     torch._dynamo.reset()
 
 
-def eager(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
-    """Graphs that the compiler is given; they run as they are."""
-    graphs: list[torch.fx.GraphModule] = []
-    compile = torch.compile
-
-    def keep(graph: torch.fx.GraphModule, inputs: Any) -> Any:
-        graphs.append(graph)
-        return graph
-
-    monkeypatch.setattr(torch, "compile", lambda function, **options: compile(function, backend=keep, **options))
-    return graphs
-
-
-def test_blocks_of_student_and_teacher_share_what_is_compiled(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    graphs = eager(monkeypatch)
+def test_blocks_of_student_and_teacher_share_what_is_compiled(tiny: Make, graphs: list[Any]) -> None:
     family, teacher = tiny("causal_lm", num_hidden_layers=4), tiny("causal_lm", num_hidden_layers=6)
     batch = family.encode([("some text", None, None)])
     expected = family.forward(batch)[0], teacher.forward(batch)[0]
@@ -49,8 +35,7 @@ def test_blocks_of_student_and_teacher_share_what_is_compiled(tiny: Make, monkey
     assert len(graphs) == 1, "ten blocks, one graph"
 
 
-def test_a_model_is_as_before_afterwards(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    eager(monkeypatch)
+def test_a_model_is_as_before_afterwards(tiny: Make, graphs: list[Any]) -> None:
     family = tiny("seq2seq")
     blocks = [block for stack in family.blocks().values() for block in stack]
     with pytest.raises(KeyError), blocks_compiled(family):
@@ -59,8 +44,7 @@ def test_a_model_is_as_before_afterwards(tiny: Make, monkeypatch: pytest.MonkeyP
     assert not any("forward" in vars(block) for block in blocks)
 
 
-def test_hidden_states_are_seen_from_outside(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    eager(monkeypatch)
+def test_hidden_states_are_seen_from_outside(tiny: Make, graphs: list[Any]) -> None:
     family = tiny("causal_lm")
     batch = family.encode([("some text", None, None)])
     _, expected = family.forward(batch, hidden=True)
@@ -79,9 +63,8 @@ def quantized(family: Any, bits: Callable[[int], int] = lambda number: 4) -> lis
     return quantizers
 
 
-def test_blocks_with_quantizers_share_what_is_compiled(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_with_quantizers_share_what_is_compiled(tiny: Make, graphs: list[Any]) -> None:
     """Each parametrized layer is of a class of its own, which it has back afterwards."""
-    graphs = eager(monkeypatch)
     family = tiny("causal_lm", num_hidden_layers=4)
     quantized(family)
     classes = [type(module) for module in family.model.modules()]
@@ -95,9 +78,8 @@ def test_blocks_with_quantizers_share_what_is_compiled(tiny: Make, monkeypatch: 
     parametrize.remove_parametrizations(next(iter(family.compressible().values())), "weight")
 
 
-def test_what_changes_takes_effect(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_changes_takes_effect(tiny: Make, graphs: list[Any]) -> None:
     """Switches, grids and widths: each in a graph of its own; what changes in place in the same one."""
-    graphs = eager(monkeypatch)
     family = tiny("causal_lm")
     quantizers = quantized(family, bits=lambda number: 2 + number % 3)
     batch = family.encode([("some text", None, None)])
@@ -137,9 +119,8 @@ def test_kinds_of_blocks_differ_in_more_than_their_numbers(tiny: Make) -> None:
 
 
 def test_what_cannot_be_compiled_is_not_and_a_line_says_so(
-    tiny: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: Make, graphs: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    graphs = eager(monkeypatch)
     family = tiny("causal_lm")
     round_cache(family.model, 8)
     assert refusal(family) is not None

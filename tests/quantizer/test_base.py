@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +20,7 @@ FILES = sorted((CONF_DIR / "quantizer").glob("*.yaml"))
 SHAPE = (2, 6, 32)
 
 
+@cache
 def compose_quantizer(name: str) -> DictConfig:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return compose(overrides=[f"+quantizer={name}"]).quantizer

@@ -97,6 +97,7 @@ def test_a_rule_stops_trials_but_not_what_is_promoted(
     rule = [
         "+stopper@callback.stopper=median", "callback.stopper.rungs=[0.5]", "callback.stopper.least=1",
         "callback.stopper.rows=2", "pipeline.prune.steps=2", "hydra.sweeper.objectives={params_nonzero: min}",
+        "hydra.sweeper.workers=1",
     ]  # fmt: skip
     folder = tmp_path / "runs/run/rungs/prune-at-0.5"
     folder.mkdir(parents=True)

@@ -50,10 +50,9 @@ def family() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def prune() -> Callable[..., Any]:
+def prune(composed: Callable[..., Any]) -> Callable[..., Any]:
     """Overrides and values -> pruning at a tiny size; what is calibrated reads every word once."""
     from slimexp.config.build import build
-    from slimexp.config.composition import compose
 
     def make(*overrides: str, **settings: object) -> Any:
         tiny = {"steps": 0, "batch_size": 2} | settings
@@ -61,6 +60,6 @@ def prune() -> Callable[..., Any]:
         if calibrated & set(overrides):
             tiny = {"importance.rows": 4} | tiny
         values = [f"pipeline.prune.{key}={value}" for key, value in tiny.items()]
-        return build(compose(["pipeline=prune", *overrides, *values]).pipeline.prune)
+        return build(composed("pipeline=prune", *overrides, *values).pipeline.prune)
 
     return make

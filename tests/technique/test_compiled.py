@@ -12,23 +12,6 @@ Make = Callable[..., Any]
 STEPS = 4
 
 
-@pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
-    """Graphs that the compiler is given, whole blocks; they run as they are."""
-    graphs: list[torch.fx.GraphModule] = []
-    compile = torch.compile
-
-    def keep(graph: torch.fx.GraphModule, inputs: Any) -> Any:
-        graphs.append(graph)
-        return graph
-
-    monkeypatch.setattr(
-        torch, "compile", lambda function, **options: compile(function, backend=keep, fullgraph=True, **options)
-    )
-    torch._dynamo.reset()
-    return graphs
-
-
 def by(importance: str) -> str:
     return f"importance@pipeline.prune.importance={importance}"
 
