@@ -12,6 +12,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+_ON_THIS_MACHINE = ("joblib", "submitit_local")  # the others ask a cluster for GPUs
+
 
 class OwnLauncherConfigs(SearchPathPlugin):
     """Drops the configs that those packages register: Hydra would take them as schemas of conf/hydra/launcher/."""
@@ -39,6 +41,18 @@ def _check_borrowed(plugin: object) -> None:
         )
 
 
+def _warn_of_shared_gpu(name: str, config: DictConfig) -> None:
+    """Say which launcher lets all trials share a GPU, and what gives each its own."""
+    from slimexp.config.composition import trains_on_gpu
+
+    if name in _ON_THIS_MACHINE and trains_on_gpu(config):
+        print(
+            f"hydra/launcher={name} gives trials no GPU of their own, they share the first: hydra/sweeper=pareto gives "
+            "each worker its own",
+            file=sys.stderr,
+        )
+
+
 class Borrowed(Launcher):
     """A launcher of another package; where that is not installed, an error says how to install it.
 
@@ -58,9 +72,11 @@ class Borrowed(Launcher):
 
         _check_borrowed(self.plugin)
         module, _, name = self.plugin.rpartition(".")
-        by = f"hydra/launcher={config.hydra.runtime.choices['hydra/launcher']}"
+        chosen = config.hydra.runtime.choices["hydra/launcher"]
+        by = f"hydra/launcher={chosen}"
         self.launcher: Launcher = getattr(require(module, extra=self.extra, by=by), name)(**self.settings)
         self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        _warn_of_shared_gpu(chosen, config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; those that failed are listed once more at the end, where all can be seen.

@@ -117,6 +117,8 @@ def _record(
 
 def _lines(metrics: dict[str, float], dense: dict[str, float]) -> Iterator[str]:
     """One line per figure, beside the figure of the dense model where that is another model."""
+    from slimexp.pipeline.recording import sampled
+
     width = max(map(len, metrics), default=0)
     other_tokens = PERPLEXITY in dense and not same_tokens([metrics, dense])
     for name, value in metrics.items():
@@ -125,6 +127,8 @@ def _lines(metrics: dict[str, float], dense: dict[str, float]) -> Iterator[str]:
         if ratio and name == PERPLEXITY and other_tokens:
             ratio = "   of other tokens, see bits_per_byte"
         yield f"{name:{max(width, 32)}s} {value:<12.6g}{beside}{ratio}".rstrip()
+    if sample := sampled(metrics):
+        yield f"graded {sample}, spread evenly: measure.task.limit=null grades all"
 
 
 def _subject(source: "Pretrained", device: str, corpus: "Corpus") -> "Subject":

@@ -88,6 +88,18 @@ def test_a_model_that_was_not_compressed_is_its_own_dense_model(run: Pipeline, e
     assert evaluated(Path(run.cfg.model.path), None, "model.max_length=16").metrics["cer"] == row.metrics["cer"]
 
 
+def test_a_cpu_grades_part_of_a_long_split_and_says_so(
+    run: Pipeline, evaluated: Evaluate, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slimexp.measure.task.ON_CPU", 10)
+    dense, pruned = (evaluated(stage.artifact) for stage in run.stages)
+    assert dense.config["measure"]["task"]["limit"] == pruned.config["measure"]["task"]["limit"] == 2
+    rows = int(dense.metrics["task_split_rows"])
+    assert f"graded on 2 of {rows} rows, spread evenly: measure.task.limit=null grades all" in capsys.readouterr().out
+    whole = evaluated(run.stages[-1].artifact, None, "measure.task.limit=null")
+    assert len(sections([dense, pruned])) == 1 and len(sections([dense, pruned, whole])) == 2
+
+
 def test_refused_before_anything_is_loaded(
     run: Pipeline, evaluated: Evaluate, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

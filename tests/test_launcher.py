@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hydra
@@ -128,6 +129,20 @@ class Fake(Launcher):
         return [JobReturn(overrides=["seed=0"], status=JobStatus.COMPLETED), failed]
 
 
+class Ready(Launcher):
+    """Takes any settings, and starts nothing."""
+
+    def __init__(self, **settings: Any) -> None: ...
+
+    def setup(self, **given: Any) -> None: ...
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        return []
+
+
+CLASSES = ("JoblibLauncher", "RayLauncher", "LocalLauncher", "SlurmLauncher")
+
+
 def borrowed(ends: Any) -> Borrowed:
     launcher = Borrowed(plugin=f"{__name__}.Fake", extra="none")
     launcher.launcher = Fake(ends)
@@ -144,6 +159,21 @@ def test_a_job_that_dies_is_one_error() -> None:
         borrowed(RuntimeError("killed\nby SIGKILL")).launch([["seed=0"]], 0)
     with pytest.raises(ConfigError, match=r"^said by a check$"):
         borrowed(ConfigError("said by a check")).launch([["seed=0"]], 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("trainer", ["cpu", "gpu"])
+def test_what_gives_trials_no_gpu_of_their_own_says_what_does(
+    name: str, trainer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = composed(name, f"trainer={trainer}")
+    monkeypatch.setattr(
+        "slimexp.host.extra.require", lambda module, **_: SimpleNamespace(**{cls: Ready for cls in CLASSES})
+    )
+    settings = {key: value for key, value in cfg.hydra.launcher.items() if key != "_target_"}
+    Borrowed(**settings).setup(hydra_context=None, task_function=print, config=cfg)  # type: ignore[arg-type]
+    shares = trainer == "gpu" and name in ("joblib", "submitit_local")
+    assert ("hydra/sweeper=pareto gives each worker its own" in capsys.readouterr().err) == shares
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -28,8 +28,9 @@ def paused() -> Iterator[None]:
 def frozen() -> Iterator[None]:
     """Leave what is alive at the start, the libraries' objects above all, out of every pass.
 
-    Where a caller has frozen objects already, they stay frozen, and no more are: what is unfrozen, Python's collector
-    unfreezes all at once.
+    A pass over the libraries takes a quarter of a second. What is frozen is freed as ever when its last reference goes;
+    where a cycle keeps it alive, after the context. Within another such context nothing more is frozen: Python's
+    collector unfreezes all at once.
     """
     if gc.get_freeze_count() > 0:
         yield

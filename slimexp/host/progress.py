@@ -14,12 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from operator import length_hint
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from slimexp.host.console import printable
-
-if TYPE_CHECKING:
-    from torch import nn
 
 T = TypeVar("T")
 
@@ -58,6 +55,8 @@ class Work:
 class Reporter:
     """Prints what is at work, by a thread that lives while anything is.
 
+    It prints where its outermost phase began to print: what redirects a library's output hides none of its lines.
+
     Args:
         clock: Seconds of a clock that only advances.
         watching: Whether a thread watches; without one, what is due is printed by ``report`` alone.
@@ -67,6 +66,7 @@ class Reporter:
         self.clock = clock
         self.watching = watching
         self._stack: list[Work] = []
+        self._out = sys.stdout
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._printed = self._ended = clock()
@@ -86,6 +86,7 @@ class Reporter:
             return work
         with self._changed:
             if not self._stack:
+                self._out = sys.stdout
                 self._announced = False
                 if now - self._ended > 1:  # something else was at work, and it prints for itself
                     self._printed = now
@@ -140,7 +141,7 @@ class Reporter:
     def _wait(self) -> float:
         """Seconds until the next line is due."""
         if self._announced:
-            due = self._printed + (LIVE_S if sys.stdout.isatty() else EVERY_S)
+            due = self._printed + (LIVE_S if self._out.isatty() else EVERY_S)
         else:  # many short phases are one silence
             began, first_s = self._stack[0].began, self._stack[0].first_s
             due = min(began + first_s, max(self._printed + EVERY_S, began + LEAST_S))
@@ -166,11 +167,11 @@ class Reporter:
         """Print a line; on a terminal one that the next text overwrites, unless it is the last of its phase."""
         self._printed = self.clock()
         with suppress(OSError, ValueError):  # the reader has left, which the program will find out by itself
-            if sys.stdout.isatty():
+            if self._out.isatty():
                 room = shutil.get_terminal_size().columns - 3  # a line that is broken cannot be overwritten
-                print(f"{_CLEAR}  {text[:room]}", end="\n" if last else "\r", flush=True)
+                print(f"{_CLEAR}  {text[:room]}", end="\n" if last else "\r", file=self._out, flush=True)
             else:
-                print(f"  {text}", flush=True)
+                print(f"  {text}", file=self._out, flush=True)
 
     def _watch(self) -> None:
         """Report until nothing is at work."""
@@ -213,22 +214,6 @@ def counted(items: Iterable[T], what: str, total: int | None = None) -> Iterator
             yield item
             work.done += 1
     finally:
-        reporter.end(work)
-
-
-@contextmanager
-def forward_passes(model: "nn.Module") -> Iterator[None]:
-    """Progress of a library's loop within the block, by the forward passes of ``model``."""
-    work = reporter.begin("forward pass", 0)
-
-    def add(*_: object) -> None:
-        work.done += 1
-
-    hook = model.register_forward_hook(add)
-    try:
-        yield
-    finally:
-        hook.remove()
         reporter.end(work)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -106,6 +106,20 @@ class Measure(ABC):
     def graded(self, corpus: Corpus) -> Sequence[Example]:
         """Rows that the corpus's headline is measured on; empty if this measure does not report the headline."""
         return ()
+
+    def adapt(self, corpus: Corpus, *, on_cpu: bool) -> Mapping[str, Any]:
+        """Choose values for settings that are ``auto``, by the text and the machine and by nothing of a model.
+
+        Called before anything is measured, and once for all models of a command.
+
+        Args:
+            corpus: Held-out text, of which only the ``validation`` and ``test`` splits may be read.
+            on_cpu: Whether models are measured on a CPU.
+
+        Returns:
+            Name of a setting that was ``auto`` -> the value that was chosen for it.
+        """
+        return {}
 
     @abstractmethod
     def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:

@@ -1,12 +1,15 @@
 """A language model as lm-evaluation-harness calls it, which computes the logits of answers and no others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
+from slimexp.host.progress import Work, reporter
 from slimexp.model.base import Family
 from slimexp.model.causal_lm import keeps_some, token_nats
 
@@ -24,6 +27,8 @@ class HarnessModel(HFLM):
         options: Further arguments of ``HFLM``.
     """
 
+    cache_hook: CacheHook
+
     def __init__(self, family: Family, **options: Any) -> None:
         super().__init__(
             pretrained=family.model,
@@ -33,6 +38,35 @@ class HarnessModel(HFLM):
             **options,
         )
         self._family = family
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        with self._counted("loglikelihood", len(requests)):
+            scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm)
+        return scores
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        with self._counted("generate_until", len(requests)):
+            texts: list[str] = super().generate_until(requests, disable_tqdm)
+        return texts
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Scores of whole texts, a batch of them at a time: the harness reads all windows before one text is done."""
+        scores: list[float] = []
+        with self._counted("loglikelihood_rolling", len(requests)):
+            for start in range(0, len(requests), self.batch_size):
+                scores += super().loglikelihood_rolling(requests[start : start + self.batch_size], disable_tqdm)
+        return scores
+
+    @contextmanager
+    def _counted(self, kind: str, total: int) -> Iterator[None]:
+        """Progress over requests of a kind: the harness tells its cache of every one that is done."""
+        work = reporter.begin("request", total)
+        hook, self.cache_hook = self.cache_hook, _Done(self.cache_hook, kind, work)
+        try:
+            yield
+        finally:
+            self.cache_hook = hook
+            reporter.end(work)
 
     def _loglikelihood_tokens(
         self, requests: list[Request], disable_tqdm: bool = False, override_bs: int | None = None
@@ -100,3 +134,14 @@ class HarnessModel(HFLM):
             logits: Tensor = self.model(**inputs, logits_to_keep=kept).logits
             return logits
         return self.model(**inputs).logits[:, kept]
+
+
+class _Done(CacheHook):
+    """The harness's cache of answers, which counts those of a kind besides."""
+
+    def __init__(self, cache: CacheHook, kind: str, work: Work) -> None:
+        self._cache, self._kind, self._work = cache, kind, work
+
+    def add_partial(self, attr: str, req: Iterable[Any], res: Any) -> None:
+        self._work.done += attr == self._kind
+        self._cache.add_partial(attr, req, res)

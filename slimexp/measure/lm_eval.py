@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 from slimexp.data.base import HELD_OUT, Corpus, Direction, Split
 from slimexp.host import hub
 from slimexp.host.out_of_memory import halving
-from slimexp.host.progress import forward_passes
 from slimexp.measure.base import Measure, Subject, spread, untouched
 from slimexp.measure.multiple_choice import Item, next_line_items, spelling_items
 from slimexp.model.base import Family
@@ -161,8 +160,7 @@ class LmEval(Measure):
             add_bos_token=False if family.task == "causal_lm" and _ends_texts(family) else None,
         )
         # Not simple_evaluate: that also collects the machine's packages, in seconds of subprocesses.
-        with forward_passes(family.model):  # the harness has a bar of its own, on stderr
-            results = evaluate(model, loaded, limit=self.limit, log_samples=False)
+        results = evaluate(model, loaded, limit=self.limit, log_samples=False)
         assert results is not None
         return results["results"]
 

@@ -1,22 +1,26 @@
 """Quality of a model's predictions on held-out text."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from slimexp.data.base import HELD_OUT, Corpus, Direction, Example, Split
 from slimexp.host.out_of_memory import halving
 from slimexp.measure.base import Measure, Subject, spread, untouched
 from slimexp.model.base import Family
 
+ON_CPU = 200_000  # characters, some 50,000 tokens: two minutes of a model of 135 M parameters on two cores
+
 
 class Task(Measure):
     """The corpus's own metrics of the model's predictions; ``task_examples`` is the number of rows.
 
-    ``task_cut_rows``, the number of rows longer than the model's ``max_length``, is reported where there are any.
+    ``task_split_rows``, the number of rows in the split, is reported where fewer are predicted, and
+    ``task_cut_rows``, the number of rows longer than the model's ``max_length``, where there are any.
 
     Args:
         split: ``validation`` or ``test``.
-        limit: Number of rows to predict, spread evenly over the split; ``None`` for all.
+        limit: Number of rows to predict, spread evenly over the split; ``None`` for all. ``auto``: on a CPU as many as
+            hold ``ON_CPU`` characters, elsewhere all; the same rows for every model, whatever its size and tokens.
         batch_size: Number of rows at once.
         seed: Seed of the choice of rows: not the run's seed, so that runs compare on the same rows.
     """
@@ -30,20 +34,27 @@ class Task(Measure):
         name: direction for figures in by_task.values() for name, direction in figures.items()
     }
 
-    def __init__(self, *, split: Split, limit: int | None, batch_size: int, seed: int) -> None:
+    def __init__(self, *, split: Split, limit: int | Literal["auto"] | None, batch_size: int, seed: int) -> None:
         if split not in HELD_OUT:
             raise ValueError(f"split must be one of {', '.join(HELD_OUT)} (training text is no test), got '{split}'")
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit must be >= 1, or null for all rows, got {limit}")
+        if (isinstance(limit, str) and limit != "auto") or (isinstance(limit, int) and limit < 1):
+            raise ValueError(f"limit must be >= 1, auto, or null for all rows, got {limit}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         self.split = split
-        self.limit = limit
+        self.limit = None if limit == "auto" else limit
+        self._chooses = limit == "auto"
         self.batch_size = batch_size
         self.seed = seed
 
     def figure_names(self, task: str) -> Collection[str]:
         return self.by_task[task]
+
+    def adapt(self, corpus: Corpus, *, on_cpu: bool) -> Mapping[str, Any]:
+        if not self._chooses:
+            return {}
+        self.limit = _rows_on_cpu(corpus.splits[self.split]) if on_cpu else None
+        return {"limit": self.limit}
 
     def graded(self, corpus: Corpus) -> Sequence[Example]:
         rows = corpus.splits[self.split]
@@ -59,8 +70,16 @@ class Task(Measure):
 
         predictions = halving(predictions_by, self.batch_size, "measure.task.batch_size")
         figures = {**corpus.grade(predictions, examples), "task_examples": float(len(examples))}
+        if len(examples) < (rows := len(corpus.splits[self.split])):
+            figures["task_split_rows"] = float(rows)
         cut = _cut(subject.family, examples)
         return {**figures, "task_cut_rows": float(cut)} if cut else figures
+
+
+def _rows_on_cpu(rows: Sequence[Example]) -> int | None:
+    """Number of rows that hold ``ON_CPU`` characters on average; ``None`` where all of them hold no more."""
+    characters = sum(len(row.source) + len(row.target or "") for row in rows)
+    return None if characters <= ON_CPU else max(2, round(ON_CPU * len(rows) / characters))  # two have a standard error
 
 
 def _cut(family: Family, examples: Sequence[Example]) -> int:

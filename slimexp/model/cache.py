@@ -193,7 +193,9 @@ def require_cache(config: PreTrainedConfig, bits: int) -> None:
         raise ValueError(f"two numbers of 4 bits share a byte, and a head has {_head_size(config)}: set cache_bits=8")
     others = {type(layer).__name__ for layer in DynamicCache(config=config).layers if type(layer) is not DynamicLayer}
     if others:
-        raise ValueError(f"a {kind} caches in {', '.join(sorted(others))}, which is not rounded: set cache_bits=null")
+        what = "keys and values of sliding windows" if any("Sliding" in name for name in others) else "what it reads"
+        named = ", ".join(sorted(others))
+        raise ValueError(f"a {kind} caches {what} in {named}, which is not rounded: set cache_bits=null")
 
 
 def bytes_per_token(cache: Cache) -> float:

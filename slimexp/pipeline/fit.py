@@ -18,7 +18,7 @@ from slimexp.data.base import Corpus
 from slimexp.file import integrity
 from slimexp.file.integrity import Damaged
 from slimexp.format import manifest
-from slimexp.host import garbage_collector, process_group
+from slimexp.host import process_group
 from slimexp.host.console import Terminated, printable
 from slimexp.host.progress import working
 from slimexp.logger.base import Tracker
@@ -148,7 +148,7 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
     # a debugging aid of torch's deterministic mode, which costs time at every step
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
-        with garbage_collector.frozen(), trainer.attention_kernels():
+        with trainer.attention_kernels():
             trainer.fit(technique, ckpt_path=resume, weights_only=True)
         if trainer.global_step < technique.steps:  # by a Timer, EarlyStopping or the like
             checkpoint.write(trainer)

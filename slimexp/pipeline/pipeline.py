@@ -18,7 +18,7 @@ from slimexp.file.integrity import Damaged
 from slimexp.format import manifest
 from slimexp.host import process_group
 from slimexp.host.console import printable
-from slimexp.host.garbage_collector import release
+from slimexp.host.garbage_collector import frozen, release
 from slimexp.host.progress import working
 from slimexp.logger.base import Tracker
 from slimexp.measure.base import Stored, Subject, run
@@ -70,14 +70,17 @@ class Pipeline:
         Raises:
             ValueError: A process that trains on another device failed.
         """
-        with launch.processes(self.cfg, self.overrides):
+        with frozen(), launch.processes(self.cfg, self.overrides):
             return self._run(self.tracker)
 
     def _run(self, tracker: Tracker) -> dict[str, float]:
         """Finish every stage; of several processes, which train together, the first does all the rest."""
         first = process_group.is_first()
         if self.chosen:
-            print("chosen to suit the model:", *(f"{key}={_shown(value)}" for key, value in self.chosen.items()))
+            print(
+                "chosen to suit model, text and machine:",
+                *(f"{key}={_shown(value)}" for key, value in self.chosen.items()),
+            )
         device = machine.device(self.cfg.trainer)
         capacity.check(self._needs(), capacity.Machine.here(device, Path(self.cfg.runs)))
         running = at_work(Path(self.cfg.runs))

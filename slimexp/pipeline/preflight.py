@@ -76,7 +76,7 @@ class EvaluationParts:
 def training(cfg: DictConfig) -> TrainingParts:
     """Build and check the parts of a run.
 
-    Settings of stages that are ``auto`` get their values, in ``cfg`` too: they are in records and keys.
+    Settings of stages and measures that are ``auto`` get their values, in ``cfg`` too: they are in records and keys.
 
     Raises:
         ValueError: The run cannot be done; the message says why, and the way out.
@@ -105,7 +105,7 @@ def training(cfg: DictConfig) -> TrainingParts:
     chosen = _write_chosen(techniques, cfg.pipeline)
     _check_measures(measures, corpus)
     tracker: Tracker = build(cfg.logger)
-    _ = corpus.splits
+    chosen |= _adapt_measures(measures, cfg.measure, corpus, machine.device(cfg.trainer))
     return TrainingParts(
         corpus=corpus,
         source=source,
@@ -121,7 +121,8 @@ def training(cfg: DictConfig) -> TrainingParts:
 def evaluation(cfg: DictConfig) -> EvaluationParts:
     """Build and check the parts of an evaluation.
 
-    An artifact reads as many tokens as it was made for: its ``max_length`` in ``cfg`` is set to that.
+    An artifact reads as many tokens as it was made for: its ``max_length`` in ``cfg`` is set to that. Settings of
+    measures that are ``auto`` get their values, in ``cfg`` too.
 
     Raises:
         ValueError: The evaluation cannot be done; the message says why, and the way out.
@@ -138,6 +139,7 @@ def evaluation(cfg: DictConfig) -> EvaluationParts:
     baseline = _trained(cfg.baseline) if cfg.baseline is not None else None
     comparing = [name for name, measure in measures.items() if measure.compares]
     dense = _dense(source, baseline, corpus, comparing)
+    _adapt_measures(measures, cfg.measure, corpus, torch.device(cfg.device))
     return EvaluationParts(corpus=corpus, source=source, dense=dense, measures=measures)
 
 
@@ -156,6 +158,18 @@ def _measures(cfg: DictConfig) -> dict[str, Measure]:
 def _check_measures(measures: Mapping[str, Measure], corpus: Corpus) -> None:
     for measure in measures.values():
         measure.validate(corpus.task)
+
+
+def _adapt_measures(
+    measures: Mapping[str, Measure], nodes: DictConfig, corpus: Corpus, device: torch.device
+) -> dict[str, Any]:
+    """Read the text, and write what measures choose by it into their configuration; returns full key -> value."""
+    _ = corpus.splits
+    chosen = {}
+    for name, measure in measures.items():
+        for key, value in measure.adapt(corpus, on_cpu=device.type == "cpu").items():
+            nodes[name][key] = chosen[f"measure.{name}.{key}"] = value
+    return chosen
 
 
 def _check_records(cfg: DictConfig) -> None:

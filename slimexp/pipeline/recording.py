@@ -111,6 +111,8 @@ def line(row: record.Record, runs: Path) -> str:
         runs: The runs folder.
     """
     parts = [_quality(row)] if row.headline in row.metrics else []
+    if sample := sampled(row.metrics):
+        parts.append(sample)
     if cut_rows := row.metrics.get("task_cut_rows"):
         parts.append(f"{cut_rows:.0f} of {row.metrics['task_examples']:.0f} rows were cut at max_length")
     if "disk_mb" in row.metrics:
@@ -121,6 +123,13 @@ def line(row: record.Record, runs: Path) -> str:
         parts.append(f"{row.seconds['train']:.0f} s training")
     parts.append(f"{row.seconds['measure']:.0f} s measuring")
     return f"{row.stage}: {', '.join(parts)} -> {runs / row.artifact}"
+
+
+def sampled(metrics: Mapping[str, float]) -> str | None:
+    """How many rows of the split quality was measured on; ``None`` where it was all of them, or was not measured."""
+    if (rows := metrics.get("task_split_rows")) is None:
+        return None
+    return f"on {metrics['task_examples']:.0f} of {rows:.0f} rows"
 
 
 def _quality(row: record.Record) -> str:

@@ -27,7 +27,13 @@ from slimexp.technique.batches import calibration_batches
 from slimexp.technique.bit_allocation import allocate_bits, layer_quantizer
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.post_training import round_weights, scaled_layers, smooth
-from slimexp.technique.quantize_refusals import check_allocation, check_embeddings, check_quantizers, check_smoothing
+from slimexp.technique.quantize_refusals import (
+    check_allocation,
+    check_embeddings,
+    check_linear,
+    check_quantizers,
+    check_smoothing,
+)
 from slimexp.technique.training import Training
 from slimexp.weight.attachment import INPUT, attach, attached
 
@@ -153,6 +159,7 @@ class Quantize(Finetune):
             scaled_layers(outline, layers)
 
     def adapt_rows(self, outline: Family, lengths: Mapping[str, int]) -> None:
+        check_linear(outline)  # here, for stages before this one change rows, but not what holds them
         if self._group_size != AUTO:
             return
         layers = self.selector.named(outline) | (embeddings_of(outline) if self.embeddings else {})

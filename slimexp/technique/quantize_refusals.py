@@ -1,6 +1,7 @@
 """Settings that quantization refuses, before anything is loaded."""
 
 from slimexp.allocation.base import Allocation, BitAllocation
+from slimexp.model.base import Family
 from slimexp.quantizer.base import Quantizer
 from slimexp.rounding.base import Rounding
 from slimexp.smoothing.base import Smoothing
@@ -34,6 +35,24 @@ def check_quantizers(on_weights: Quantizer, on_inputs: Quantizer | None) -> None
             f"{type(on_weights).__name__} and {type(on_inputs).__name__}: no kernel multiplies integers with fp8; "
             "choose quantizer fp8 with activation_quantizer fp8_token or fp8_static, or both of integers, "
             "or set activation_bits to null"
+        )
+
+
+def check_linear(family: Family) -> None:
+    """Refuse a model whose blocks hold weights, and none of them in an ``nn.Linear``, such as GPT-2's Conv1D.
+
+    compressed-tensors makes packed weights of ``nn.Linear`` and ``nn.Embedding`` alone, so plain transformers could not
+    load what would be written.
+
+    Raises:
+        ValueError: Names what the weights are in, and the way out.
+    """
+    others = {type(weight.module).__name__ for weight in family.other_weights().values()}
+    if others and not family.compressible():
+        raise ValueError(
+            f"{type(family.model).__name__} keeps the weights of its blocks in {', '.join(sorted(others))}, and "
+            "transformers loads quantized weights of Linear layers alone: prune or distil it instead "
+            "(pipeline=prune, prune_structured, distill), or choose a model of Linear layers"
         )
 
 

@@ -3,6 +3,8 @@
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from itertools import count
 
 import pytest
@@ -121,6 +123,13 @@ def test_a_terminal_has_one_line_that_is_overwritten(
         clock.wait(5)
     shown = capsys.readouterr().out
     assert shown == "".join(f"\r\x1b[K  loading, {after} s\r" for after in (3, 4, 5)) + "\r\x1b[K  loading: took 5 s\n"
+
+
+def test_what_hides_a_library_s_output_hides_no_progress(clock: Clock, lines: Callable[[], list[str]]) -> None:
+    with working("measuring"), redirect_stdout(StringIO()) as hidden:
+        for _ in counted(range(2), "request"):
+            clock.wait(4)
+    assert lines()[:2] == ["  measuring: request 1 of 2, 3 s", "  measuring: took 8 s"] and hidden.getvalue() == ""
 
 
 def test_a_reader_that_left_is_the_programs_affair(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

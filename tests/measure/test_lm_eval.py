@@ -11,6 +11,8 @@ import pytest
 pytest.importorskip("lm_eval")
 
 from slimexp.data.base import Corpus
+from slimexp.host import progress
+from slimexp.host.progress import Work
 from slimexp.measure import harness_model, lm_eval
 from slimexp.measure.base import Subject
 from slimexp.measure.harness_model import HarnessModel
@@ -145,6 +147,40 @@ def test_causal_answers_score_as_the_harness_itself_scores_them(
     for scores in scored:
         assert [loss for loss, _ in scores] == pytest.approx([loss for loss, _ in expected], rel=1e-5)
         assert [greedy for _, greedy in scores] == [greedy for _, greedy in expected]
+
+
+@pytest.mark.parametrize("kind", ["loglikelihood", "loglikelihood_rolling", "generate_until"])
+@pytest.mark.parametrize("task", ["causal_lm", "seq2seq"])
+def test_requests_are_counted(
+    task: str, kind: str, subjects: dict[str, Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.api.instance import Instance
+
+    begun: list[Work] = []
+    begin = progress.reporter.begin
+    monkeypatch.setattr(progress.reporter, "begin", lambda *args: begun.append(begin(*args)) or begun[-1])
+    family = subjects[task].family
+    model = HarnessModel(family, backend=lm_eval._BACKENDS[task], batch_size=2)
+    more = {
+        "loglikelihood": (" b",),
+        "loglikelihood_rolling": (),
+        "generate_until": ({"until": ["."], "max_gen_toks": 2},),
+    }
+    requests = [Instance("any", {}, (text * 9, *more[kind]), 0) for text in ("a b ", "c ", "d e f ")]
+    hook = model.cache_hook
+    assert len(getattr(model, kind)(requests)) == 3
+    (work,) = begun
+    assert (str(work), work.total, work.done) == ("request 3 of 3", 3, 3) and model.cache_hook is hook
+
+
+def test_texts_read_in_batches_score_as_the_harness_itself_scores_them(subjects: dict[str, Subject]) -> None:
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    model = HarnessModel(subjects["causal_lm"].family, backend="causal", batch_size=2)
+    requests = [Instance("any", {}, (text * 40,), 0) for text in ("a b ", "c ", "d e f ")]
+    expected = HFLM.loglikelihood_rolling(model, requests, True)
+    assert model.loglikelihood_rolling(requests, True) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_batch_that_does_not_fit_is_halved(

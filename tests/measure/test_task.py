@@ -34,7 +34,8 @@ def test_right_answers_score_full_marks(subjects: dict[str, Subject], corpora: d
     oracle = _Oracle(subjects["seq2seq"])
     subject = Subject(family=oracle, folder=subjects["seq2seq"].folder)  # type: ignore[arg-type]
     assert _task().measure(subject, subject, corpora["seq2seq"]) == {"exact_match": 1.0, "task_examples": 12.0}
-    assert _task(limit=3).measure(subject, subject, corpora["seq2seq"])["task_examples"] == 3.0
+    some = _task(limit=3).measure(subject, subject, corpora["seq2seq"])
+    assert (some["task_examples"], some["task_split_rows"]) == (3.0, 12.0)
     rows = [example.source for example in corpora["seq2seq"].splits["test"]]
     places = [rows.index(source) for source in oracle.sources]
     assert [place // 4 for place in places] == [0, 1, 2]
@@ -57,7 +58,21 @@ def test_the_trivial_guess_is_of_the_same_rows(corpora: dict[str, Corpus], monke
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("bad", [{"split": "train"}, {"limit": 0}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    ("given", "on_cpu", "rows"), [("auto", True, 6), ("auto", False, 12), (None, True, 12), (5, True, 5)]
+)
+def test_on_a_cpu_auto_grades_as_many_rows_as_hold_the_budget(
+    given: Any, on_cpu: bool, rows: int, corpora: dict[str, Corpus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, task = corpora["seq2seq"], _task(limit=given)
+    characters = sum(len(row.source) + len(row.target or "") for row in corpus.splits["test"])
+    monkeypatch.setattr("slimexp.measure.task.ON_CPU", characters // 2)
+    chosen = {"limit": 6 if on_cpu else None} if given == "auto" else {}
+    assert task.adapt(corpus, on_cpu=on_cpu) == chosen and len(task.graded(corpus)) == rows
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("bad", [{"split": "train"}, {"limit": 0}, {"limit": "all"}, {"batch_size": 0}])
 def test_refuses(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):
         _task(**bad)

@@ -257,7 +257,7 @@ def test_what_is_auto_is_chosen_and_stands_in_the_config(pipeline: Make, overrid
     assert stages.distill.lr_scheduler.num_warmup_steps == 2
     rate = stages.distill.optimizer.lr
     assert rate == run.chosen["pipeline.distill.optimizer.lr"] == run.techniques["distill"].chosen["optimizer.lr"] > 0
-    given = [f"{key}={value}" for key, value in run.chosen.items()]
+    given = [f"{key}={'null' if value is None else value}" for key, value in run.chosen.items()]
     assert "pipeline.quantize.group_size=32" in given
     same = pipeline(overrides("finetune", *lines, *given, task="causal_lm", **sizes))
     assert same.chosen == {} and [stage.key for stage in same.stages] == [stage.key for stage in run.stages]

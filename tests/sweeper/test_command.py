@@ -87,7 +87,7 @@ def test_the_same_place_holds_no_sweep_with_other_settings(
 ) -> None:
     assert command("pipeline.prune.sparsity=0.2,0.5")[0] == 0
     status, _, err = typed("pipeline.prune.sparsity=0.2,0.5", "measure.task.limit=1")
-    assert status == 2 and "holds another sweep (measure.task.limit was null and is 1)" in err
+    assert status == 2 and "holds another sweep (measure.task.limit was auto and is 1)" in err
     assert typed("pipeline.prune.sparsity=0.2,0.5", "hydra.sweeper.workers=1", "trainer.log_every_n_steps=5")[0] == 0
 
 

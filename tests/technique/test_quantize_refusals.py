@@ -1,10 +1,15 @@
 """What quantization refuses before anything is loaded: settings, and models that transformers could not load again."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from transformers import BertConfig, LlamaConfig, T5Config
+from transformers import BertConfig, GPT2Config, GPT2LMHeadModel, LlamaConfig, T5Config
+
+from slimexp.model.causal_lm import CausalLm
+from slimexp.model.tokenizer import Bytes
+from slimexp.technique.compatibility import check_stages
 
 Make = Callable[..., Any]
 MIXED = "+allocation@pipeline.quantize.allocation=mixed_precision"
@@ -91,6 +96,17 @@ def test_what_could_not_be_loaded_is_refused_before_training(quantize: Make) -> 
 def test_a_model_without_a_cache_is_refused_before_training(quantize: Make) -> None:
     with pytest.raises(ValueError, match="a bert reads a text at once and caches no keys and values"):
         quantize(cache_bits=8).validate(BertConfig(), [])
+
+
+@pytest.mark.parametrize("before", [{}, {"prune_structured": {"axes": "[ffn]"}}])
+def test_a_model_of_conv1d_is_refused_before_any_stage_is_done(technique: Make, before: dict[str, Any]) -> None:
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=259, n_embd=16, n_layer=1, n_head=2, n_positions=16))
+    family = CausalLm(gpt2, Bytes().build([]), max_length=16)
+    chain = {name: technique(name, **settings) for name, settings in {**before, "quantize": {}}.items()}
+    source, corpus = SimpleNamespace(outline=lambda **_: family), SimpleNamespace(task="causal_lm", labels=())
+    message = r"GPT2LMHeadModel keeps .* in Conv1D, and transformers loads .* Linear layers alone: prune or distil it"
+    with pytest.raises(ValueError, match=message):
+        check_stages(chain, source, corpus, gpt2.config)  # type: ignore[arg-type]
 
 
 def test_a_pipeline_quantizes_once(quantize: Make) -> None:
