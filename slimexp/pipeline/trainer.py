@@ -34,6 +34,8 @@ class Trainer(pl.Trainer):
         pad_to: Lengths are padded to a multiple of it, where the technique does not say.
         fused: Whether an optimizer that can do so updates all weights in one kernel, on a GPU.
         logits_at_once: Number of logits in memory at once, of student and of teacher.
+        rows_at_once: Most rows of a batch in memory at once, on each device: larger ones are computed in parts, which
+            add up to the same gradient. ``None``: whole, until memory runs out.
         options: Those of Lightning's trainer.
 
     Raises:
@@ -48,10 +50,11 @@ class Trainer(pl.Trainer):
         pad_to: int,
         fused: bool,
         logits_at_once: int,
+        rows_at_once: int | None,
         **options: Any,
     ) -> None:
-        for name, value in (("pad_to", pad_to), ("logits_at_once", logits_at_once)):
-            if value < 1:
+        for name, value in (("pad_to", pad_to), ("logits_at_once", logits_at_once), ("rows_at_once", rows_at_once)):
+            if value is not None and value < 1:
                 raise ValueError(f"trainer.{name} must be >= 1, got {value}")
         if attention is not None and (not attention or set(attention) - _BACKENDS.keys()):
             raise ValueError(
@@ -64,6 +67,7 @@ class Trainer(pl.Trainer):
         self.pad_to = pad_to
         self.fused = fused
         self.logits_at_once = logits_at_once
+        self.rows_at_once = rows_at_once
 
     def suit(self, technique: Finetune) -> None:
         """Have a prepared technique train as suits the chip."""
@@ -73,6 +77,7 @@ class Trainer(pl.Trainer):
             fused=self.fused,
             logits_at_once=self.logits_at_once,
         )
+        technique.rows_at_once = self.rows_at_once
 
     def attention_kernels(self) -> AbstractContextManager[None]:
         """Context within which attention uses the kernels that it may."""

@@ -22,13 +22,13 @@ from slimexp.technique.contract import Contract
 from slimexp.technique.finite import FiniteCheck
 from slimexp.technique.objective import Objective, counted
 from slimexp.technique.optimization import clip, fused
-from slimexp.technique.sharding import Distributed
+from slimexp.technique.parts import Divisible
 from slimexp.technique.teacher import check_vocabularies
 from slimexp.technique.training import Execution, Training, check
 from slimexp.weight.shard import whole
 
 
-class Finetune(Adaptive, Contract, Distributed):
+class Finetune(Adaptive, Contract, Divisible):
     """Train every weight.
 
     Subclasses override what else happens: ``prepare`` before, ``on_step`` at every optimizer step, ``finish`` after.
@@ -203,6 +203,7 @@ class Finetune(Adaptive, Contract, Distributed):
 
     def release(self) -> None:
         """Undo what was done to the models for the training."""
+        self._batches = []
         self._within_fit.close()
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -214,8 +215,7 @@ class Finetune(Adaptive, Contract, Distributed):
             if batch_idx % self.accumulate == 0:
                 with torch.compiler.set_stance("force_eager") if self.execution.compiled else nullcontext():
                     self.on_step(self.progress)  # calibration hooks into blocks, which compiled ones do not see
-            with self.split():
-                total, terms = self.evaluate(batch)
+            total, terms = self.differentiated(batch, first=batch_idx % self.accumulate == 0)
         except ValueError:
             self._finite.settle()  # the cause, where a number was not finite some steps ago
             raise
@@ -235,16 +235,18 @@ class Finetune(Adaptive, Contract, Distributed):
             )  # fmt: skip
         return self._objective
 
-    def evaluate(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The objective on a batch, a scalar with gradient; and name -> its unweighted term, without."""
-        return self.objective(batch, self.progress)
-
     def on_train_end(self) -> None:
         self._finite.settle()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._finite.settle()  # nothing is written after a step that was not finite
         checkpoint["rng"] = random_state.save(self.device)
+        checkpoint["rows_at_once"] = self.rows_at_once
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        known = [rows for rows in (self.rows_at_once, checkpoint.get("rows_at_once")) if rows]
+        self.rows_at_once = min(known, default=None)
 
     def _device_for(self, family: Family) -> torch.device:
         return self.compute_device or family.device

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from slimexp.loss.base import LabelLoss, Loss, Outputs, Ratio, counted_labels
-from slimexp.model.base import Batch, Family, positions
+from slimexp.model.base import POSITIONS, Batch, Family, positions
 from slimexp.model.compiled import blocks_compiled
 from slimexp.model.head import Head, head_of, states
 from slimexp.technique.label_sums import LabelSums
@@ -76,6 +76,13 @@ class Objective:
             terms |= parts
         assert total is not None
         return total, {name: terms[name].detach() for name in losses}
+
+    def denominators(self, batch: Batch) -> list[Tensor] | None:
+        """What ``shared`` is asked for on a batch, in order; ``None`` where no one knows before a forward pass."""
+        losses = self._named().values()
+        if not all(isinstance(loss, LabelLoss) for loss in losses):
+            return None
+        return [counted_labels(batch["labels"])[None]] * (1 if self.in_chunks else len(losses))
 
     @contextmanager
     def accelerated(self, *, compiled: bool, teacher_type: torch.dtype | None) -> Iterator[None]:
@@ -146,12 +153,12 @@ def counted(batch: Batch, *, hidden: bool) -> Batch:
         batch: Inputs and labels.
         hidden: Whether hidden states will be read.
     """
-    known = {"positions_of_labels": positions(batch, "labels")}
+    known = {f"{POSITIONS}labels": positions(batch, "labels")}
     mask = batch.get("attention_mask")
     if mask is not None and bool(mask.all()):  # none: attention has a faster kernel, and need not look whether it may
         batch = {name: tensor for name, tensor in batch.items() if name != "attention_mask"}
     elif mask is not None and hidden:
-        known["positions_of_attention_mask"] = positions(batch, "attention_mask")
+        known[f"{POSITIONS}attention_mask"] = positions(batch, "attention_mask")
     if torch.cuda.is_available():
         known = {name: tensor.pin_memory() for name, tensor in known.items()}
     return {**batch, **known}

@@ -4,7 +4,7 @@ So a weight is whole within the forward pass alone. What reads weights between s
 does one layer at a time; a technique that cannot is refused by its ``whole_weights``.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,6 +39,7 @@ class Distributed(pl.LightningModule):
     _rng: Mapping[str, Any] | None
     _are_shards = False
     _is_split = False
+    _divisor: Callable[[Tensor], Tensor] | None = None
 
     @property
     def idle_parameters(self) -> bool:
@@ -64,7 +65,18 @@ class Distributed(pl.LightningModule):
 
         A mean of the devices' own means would weigh labels by how many their device happens to have.
         """
+        if self._divisor is not None:
+            return self._divisor(denominator)
         return process_group.add_up(denominator) / process_group.size() if self._is_split else denominator
+
+    @contextmanager
+    def divided_by(self, divisor: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Within the context, ``divisor`` says what a numerator is divided by, and no other device is asked."""
+        self._divisor = divisor
+        try:
+            yield
+        finally:
+            self._divisor = None
 
     def means(self, scalars: Sequence[Tensor]) -> list[Tensor]:
         """Means over the devices."""
