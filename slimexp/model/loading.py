@@ -121,9 +121,11 @@ class Pretrained(Source):
             return str(self._config()._commit_hash)
         require_files(Path(self.folder))
         digest = hashlib.sha256()
-        for path in counted(sorted(Path(self.folder).glob("*")), f"digest of {self.path}: file"):
-            if path.suffix in SHAPES_MODEL:
-                digest.update(path.name.encode() + bytes.fromhex(integrity.digest(path)))
+        there = {path.name: path for path in Path(self.folder).glob("*") if path.suffix in SHAPES_MODEL}
+        dropped = manifest.dropped(Path(self.folder))
+        for name in counted(sorted(there.keys() | dropped.keys()), f"digest of {self.path}: file"):
+            of_file = integrity.digest(there[name]) if name in there else dropped[name]
+            digest.update(name.encode() + bytes.fromhex(of_file))
         return digest.hexdigest()
 
     def _config(self) -> PreTrainedConfig:

@@ -59,7 +59,8 @@ def _made_before(stage: Stage) -> Iterator[Path]:
             continue
         with suppress(Damaged):
             manifest.check(other, key=stage.key)
-            yield other
+            if manifest.goes_on(other):
+                yield other
 
 
 def train(
