@@ -77,6 +77,10 @@ class Finetune(Adaptive, Contract, Divisible):
         return any(loss.needs_hidden for loss in self._losses())
 
     @property
+    def maps_weights(self) -> bool:
+        return type(self).prepare is Finetune.prepare
+
+    @property
     def progress(self) -> float:
         """Share of the optimizer steps that are done, in [0, 1]."""
         return self.global_step / self.steps if self.steps else 1.0

@@ -124,6 +124,10 @@ class Prune(Finetune):
         return not (self.steps or self.pattern.across_layers or self.allocation or observes_gradients)
 
     @property
+    def maps_weights(self) -> bool:
+        return True  # masks are put on, which are chosen while it trains
+
+    @property
     def changes_weights(self) -> bool:
         return bool(self.steps) or isinstance(self.importance, Compensating)
 
