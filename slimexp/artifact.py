@@ -2,7 +2,8 @@
 
 ``config.json``, ``model.safetensors`` and the tokenizer are the deployable model. ``manifest.json``
 says what was done to it; ``training.safetensors`` is there only when masks or fake-quantizers sit on
-its weights, and holds the weights beneath them. The manifest says the size and digest of each file.
+its weights, and holds the weights beneath them. The manifest says the size and digest of each file. What training goes
+on from may be dropped (``drop_training``); the model stays whole.
 """
 
 import json
@@ -33,7 +34,7 @@ from slimexp.record.figures import OF_LAYER
 from slimexp.weight.attachment import attached
 
 MANIFEST = manifest.NAME
-TRAINING = "training.safetensors"
+TRAINING = manifest.TRAINING
 
 
 def save(
@@ -97,6 +98,21 @@ def share(other: Path, folder: Path) -> bool:
     return True
 
 
+def drop_training(folder: Path) -> int:
+    """Remove what training goes on from, if there is any; what others see of the model stays as it is.
+
+    Returns:
+        Bytes that were freed: none where another artifact shares the file.
+    """
+    path = folder / TRAINING
+    if not os.path.lexists(path):
+        return 0
+    status = path.stat()
+    integrity.write(folder / manifest.DROPPED, "made anew where a later stage goes on from this model\n")
+    path.unlink()
+    return status.st_size if status.st_nlink == 1 else 0
+
+
 def load(folder: Path, *, keep_type: bool = False) -> Family:
     """The model as training left it, attachments in place, so that a further stage goes on from there.
 
@@ -104,8 +120,17 @@ def load(folder: Path, *, keep_type: bool = False) -> Family:
         folder: The artifact.
         keep_type: Whether weights of 16 bits stay in that type (and are mapped from their file until they change);
             otherwise all are float32.
+
+    Raises:
+        ValueError: What training goes on from was dropped.
     """
     content = read_manifest(folder)
+    if not manifest.goes_on(folder):
+        raise ValueError(
+            f"what training goes on from was dropped from '{folder}' (keep_training_state=false), which can be "
+            "measured, deployed and a teacher: repeat the command that made it with resume=false "
+            "keep_training_state=true"
+        )
     if not content["attachments"]:
         return deployed(folder, keep_type=keep_type)
     make, config = bare(folder, content["family"], content["max_length"])

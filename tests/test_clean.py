@@ -4,7 +4,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -93,11 +92,8 @@ def dominate(runs: Path, make_record: Callable[..., Any], name: str = "other", *
 
 def test_names_are_those_of_artifacts() -> None:
     """Read, not imported: cleaning needs no torch, whose import takes seconds."""
-    training = re.search(
-        r'^TRAINING = "(.+)"$', Path(removal.__file__).parents[1].joinpath("artifact.py").read_text(), re.MULTILINE
-    )
-    assert training is not None
-    assert manifest.NAME == removal.MANIFEST and {manifest.NAME, training[1]} == removal.BESIDE
+    assert manifest.NAME == removal.MANIFEST
+    assert {manifest.NAME, manifest.TRAINING, manifest.DROPPED} == removal.BESIDE
 
 
 def test_only_what_no_front_needs_goes_and_figures_stay(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

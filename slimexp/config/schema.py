@@ -68,6 +68,8 @@ class Run:
         name: Name of this run's folder below ``runs``.
         save_dtype: Floating-point type of saved weights, a torch name such as ``bfloat16``.
         resume: Whether finished stages and checkpoints are used again.
+        keep_training_state: Whether stages keep what the next one went on from when all are finished. Without it they
+            are made anew where another stage is to follow them.
         checkpoint: How often an unfinished stage writes a checkpoint.
         model: Source of the model.
         baseline: Dense model that stages are compared with and distilled from; ``None`` for ``model`` itself.
@@ -84,6 +86,7 @@ class Run:
     name: str = MISSING
     save_dtype: str = MISSING
     resume: bool = MISSING
+    keep_training_state: bool = True  # a config of before this key kept it
     checkpoint: CheckpointInterval = field(default_factory=CheckpointInterval)
     model: Any = MISSING
     baseline: Any = None

@@ -19,6 +19,8 @@ from slimexp.host.progress import working
 
 FORMAT = 2  # 1: masks were a byte for each weight, and training.safetensors held all tensors; it is read as before
 NAME = "manifest.json"
+TRAINING = "training.safetensors"  # what a later stage goes on from, where masks or quantizers sit on weights
+DROPPED = "training.dropped"  # stands beside the other files where that was removed on purpose
 FAMILIES = ("seq2seq", "causal_lm", "classification")
 CACHE_BITS = (None, 4, 8)
 LARGEST = 2**24  # the largest length, size of a shape and other whole number
@@ -82,6 +84,18 @@ def is_in(folder: Path) -> bool:
     return os.path.lexists(folder / NAME)
 
 
+def goes_on(folder: Path) -> bool:
+    """Whether training can go on from the artifact in ``folder``: its state was not dropped."""
+    return os.path.lexists(folder / TRAINING) or not os.path.lexists(folder / DROPPED)
+
+
+def dropped(folder: Path) -> dict[str, str]:
+    """Name -> SHA-256 of the files that were removed from an artifact on purpose."""
+    if goes_on(folder):
+        return {}
+    return {TRAINING: read(folder)["digests"][TRAINING]["sha256"]}
+
+
 def check(folder: Path, *, key: str | None = None) -> None:
     """Compare an artifact with its manifest; one of an older slimexp, which has no digests, as far as can be.
 
@@ -103,7 +117,9 @@ def check(folder: Path, *, key: str | None = None) -> None:
         integrity.check_seal(content)
     try:
         with working(f"checking the files of {folder}"):
-            integrity.check_files(folder, content.get("digests", {}))
+            gone = set() if goes_on(folder) else {TRAINING}
+            digests = content.get("digests", {})
+            integrity.check_files(folder, {name: file for name, file in digests.items() if name not in gone})
         stages = content["stages"]
         stored_key = content["key"] if "key" in content else stages[-1].get("key", key) if stages else key
     except (AttributeError, KeyError, TypeError) as error:

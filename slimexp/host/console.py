@@ -196,8 +196,8 @@ def disk_fault(error: BaseException, folder: str | None, *, setting: str) -> str
         message = (str(error).strip().splitlines() or ["MemoryError"])[0]
         during = f" while {_phases[-1]}" if _phases else ""
         return (
-            f"no memory left{during} ({message[:200]}): free some, or lower batch_size (of a stage, with accumulate "
-            "raised as much, the result stays) or max_length, or use a smaller model"
+            f"no memory left{during} ({message[:200]}): free some, lower trainer.rows_at_once (a batch in parts, the "
+            "result stays) or max_length, or use a smaller model"
         )
     if number in _SHUT and file is not None and is_own:
         why = "a file has that name" if number in (errno.EEXIST, errno.ENOTDIR) else why

@@ -92,6 +92,16 @@ def add_up(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def average(tensors: Iterable[Tensor]) -> None:
+    """Overwrite ``tensors``, on the device that is trained on, with their means over all processes."""
+    if not _together():
+        return
+    for tensor in tensors:
+        dist.all_reduce(tensor)
+        tensor /= dist.get_world_size()
+
+
+@torch.no_grad()
 def share(tensors: Iterable[Tensor]) -> None:
     """Overwrite ``tensors`` with the first process's; they are on the device that is trained on, or on the CPU."""
     if not _together():

@@ -25,6 +25,8 @@ Text = tuple[str, str | None, int | None]  # source, target (seq2seq), label (cl
 Batch = dict[str, Tensor]
 Ids = NDArray[np.int32]
 PackedRow = tuple[Ids, Ids]  # ids of documents, one after the other, and the length of each
+POSITIONS = "positions_of_"  # what names of a batch begin with that say where another of its tensors counts
+REAL = "real_of_"  # and with that say which of those places do
 LOGITS = 2**26  # the most in one pass: 256 MB of float32, 1,300 tokens of a vocabulary of 49k at once
 
 
@@ -291,8 +293,8 @@ def by_length(texts: Sequence[Any], batch_size: int) -> Iterator[list[int]]:
 
 
 def at_real_tokens(hidden: Sequence[Tensor], batch: Batch, name: str) -> tuple[Tensor, ...]:
-    """Hidden states [B, T, D] at the tokens of ``positions``, each [N, D]; zeros where ``real_of_`` the name denies."""
-    index, real = positions(batch, name), batch.get(f"real_of_{name}")
+    """Hidden states [B, T, D] at the tokens of ``positions``, each [N, D]; zeros where ``REAL`` and the name say no."""
+    index, real = positions(batch, name), batch.get(f"{REAL}{name}")
     chosen = (state.flatten(0, 1).index_select(0, index.to(state.device)) for state in hidden)
     return tuple(chosen if real is None else (torch.where(real[:, None], state, 0.0) for state in chosen))
 
@@ -300,9 +302,9 @@ def at_real_tokens(hidden: Sequence[Tensor], batch: Batch, name: str) -> tuple[T
 def positions(batch: Batch, name: str) -> Tensor:
     """Places in the flattened batch whose label counts (``labels``), or that are no padding (``attention_mask``), [N].
 
-    Where they are in the batch under ``positions_of_`` and the name, nobody has to wait for the device to count them.
+    Where they are in the batch under ``POSITIONS`` and the name, nobody has to wait for the device to count them.
     """
-    if (known := batch.get(f"positions_of_{name}")) is not None:
+    if (known := batch.get(f"{POSITIONS}{name}")) is not None:
         return known
     if name not in batch:  # nothing is padded
         return torch.arange(batch["input_ids"].numel(), device=batch["input_ids"].device)

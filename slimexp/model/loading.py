@@ -120,12 +120,14 @@ class Pretrained(Source):
         if not Path(self.folder).is_dir():
             return str(self._config()._commit_hash)
         require_files(Path(self.folder))
-        files = [path for path in sorted(Path(self.folder).glob("*")) if path.suffix in SHAPES_MODEL]
+        there = {path.name: path for path in Path(self.folder).glob("*") if path.suffix in SHAPES_MODEL}
         with working(f"digest of {self.path}"):
-            integrity.take_digests(files)
+            integrity.take_digests(there.values())
         digest = hashlib.sha256()
-        for path in files:
-            digest.update(path.name.encode() + bytes.fromhex(integrity.digest(path)))
+        dropped = manifest.dropped(Path(self.folder))
+        for name in sorted(there.keys() | dropped.keys()):
+            of_file = integrity.digest(there[name]) if name in there else dropped[name]
+            digest.update(name.encode() + bytes.fromhex(of_file))
         return digest.hexdigest()
 
     def _config(self) -> PreTrainedConfig:

@@ -87,7 +87,7 @@ def check(needs: Mapping[str, Need], machine: Machine) -> None:
 
 _SMALLER = {
     "memory": "lower batch_size or model.max_length",
-    "of a GPU": "lower batch_size or model.max_length, and raise accumulate",
+    "of a GPU": "batches that do not are computed in parts; lower model.max_length where that is too slow",
     "disk": "set runs=FOLDER on a larger disk, or remove runs by slimexp.clean",
 }
 

@@ -28,6 +28,7 @@ from slimexp.pipeline import machine
 from slimexp.pipeline.checkpoint import Checkpoint, check
 from slimexp.record.stage import Stage
 from slimexp.technique.finetune import Finetune
+from slimexp.technique.sharding import FSDP
 from slimexp.technique.training import Execution
 
 
@@ -59,7 +60,8 @@ def _made_before(stage: Stage) -> Iterator[Path]:
             continue
         with suppress(Damaged):
             manifest.check(other, key=stage.key)
-            yield other
+            if manifest.goes_on(other):
+                yield other
 
 
 def train(
@@ -90,8 +92,11 @@ def train(
     technique.compute_device = machine.device(cfg.trainer)
     technique.execution = Execution(pad_to=cfg.trainer.pad_to)
     with working(f"{stage.name}: preparing"):
-        family = artifact.load(previous, keep_type=technique.keeps_stored_type)
-        teacher = _teacher(technique, reference, corpus, precision=cfg.trainer.get("precision"))
+        shards = process_group.size() > 1 and cfg.trainer.get("strategy") == FSDP
+        technique.mapped = shards and technique.maps_weights
+        family = artifact.load(previous, keep_type=technique.keeps_stored_type or technique.mapped)
+        keep_type = shards or str(cfg.trainer.get("precision")).startswith("bf16")
+        teacher = _teacher(technique, reference, corpus, keep_type=keep_type)
         technique.prepare(family, corpus, teacher)
         del family, teacher  # a technique may go on with another model
     if technique.steps:
@@ -184,11 +189,10 @@ def curves(stage: Stage) -> str | None:
     return path.read_text()
 
 
-def _teacher(technique: Finetune, reference: Path, corpus: Corpus, *, precision: object = None) -> Family | None:
-    """The teacher; in the type that it is stored in where training computes in bfloat16, else in float32."""
+def _teacher(technique: Finetune, reference: Path, corpus: Corpus, *, keep_type: bool = False) -> Family | None:
+    """The teacher; in the type that it is stored in, or in float32."""
     if not technique.needs_teacher:
         return None
-    keep_type = str(precision).startswith("bf16")
     if technique.teacher is None:
         return artifact.deployed(reference, keep_type=keep_type)
     load = technique.teacher.load_stored if keep_type else technique.teacher.load

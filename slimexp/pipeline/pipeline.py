@@ -102,6 +102,7 @@ class Pipeline:
                     tracker.artifact(stage.name, stage.artifact)
             if first:
                 tracker.summary(FINAL, metrics)
+                self._drop_training()
             for row in summary(measured, headline=self.corpus.headline):
                 print(row, flush=True)
             return metrics
@@ -113,7 +114,7 @@ class Pipeline:
 
     def _needs(self) -> dict[str, resources.Need]:
         """What the stages take that have no artifact yet."""
-        left = [stage.name for stage in self.stages if not (self.cfg.resume and os.path.lexists(stage.artifact))]
+        left = [stage.name for stage in self.stages if not self._is_there(stage)]
         compares = any(measure.compares for measure in self.measures.values())
         return resources.needs(
             {name: technique for name, technique in self.techniques.items() if name in left},
@@ -170,9 +171,32 @@ class Pipeline:
     def _is_done(self, stage: Stage) -> bool:
         """Whether the stage's artifact can be used again; a checkpoint that is of no more use is removed."""
         done = self.cfg.resume and _is_finished(stage)
+        if done and not self._is_there(stage):
+            print(f"{stage.name}: made anew, as what the next stage goes on from was dropped", flush=True)
+            done = False
         if done or not self.cfg.resume:
             stage.drop_checkpoint()  # left by a kill after the artifact was saved
         return bool(done)
+
+    def _is_there(self, stage: Stage) -> bool:
+        """Whether the stage's artifact is on the disk, with what the next stage goes on from where that is not."""
+        if not self.cfg.resume or not os.path.lexists(stage.artifact):
+            return False
+        following = next((later for later in self.stages if later.parent == stage.key), None)
+        return following is None or manifest.goes_on(stage.artifact) or self._is_there(following)
+
+    def _drop_training(self) -> None:
+        """Remove what finished stages went on from, but for the last, which another run may go on from."""
+        if self.cfg.keep_training_state:
+            return
+        freed = 0
+        for stage in self.stages[:-1]:
+            with stage.alone():
+                freed += artifact.drop_training(stage.artifact)
+        if freed:
+            print(
+                f"{freed / 1e6:.1f} MB freed, which stages went on from (keep_training_state=true keeps it)", flush=True
+            )
 
     def _finish_measuring(self, stage: Stage, trained: float | None, tracker: Tracker) -> dict[str, float]:
         """Measure the stage and append its record, unless that was done before.

@@ -1,16 +1,18 @@
 """Lightning's strategy for a number of devices: replicas that average gradients (DDP), or shards (FSDP2)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, ParallelStrategy, Strategy
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from slimexp.host import process_group
 from slimexp.pipeline import devices
+from slimexp.technique.parts import Divisible
 from slimexp.technique.sharding import FSDP
 from slimexp.weight.shard import placed, whole
 
@@ -40,7 +42,7 @@ def without_waiting(trainer: pl.Trainer) -> None:
 
 
 def _replicated(idle_parameters: bool) -> Strategy:
-    return DDPStrategy(
+    return Replicate(
         find_unused_parameters=idle_parameters,  # looks for them in the graph of every step
         broadcast_buffers=False,  # masks are as large as weights, and change at few steps, which share them
         gradient_as_bucket_view=True,  # no second copy of the gradients
@@ -55,6 +57,21 @@ def _sharded(count: int) -> Strategy:
         save_distributed_checkpoint=False,
         timeout=process_group.COLLECTIVE,
     )
+
+
+class Replicate(DDPStrategy):
+    """Lightning's strategy for DDP; gradients that may not fit are computed to their end before they are averaged."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        technique = self.lightning_module
+        assert isinstance(technique, Divisible) and isinstance(self.model, DistributedDataParallel)
+        if not technique.apart(args[0]):
+            return super().training_step(*args, **kwargs)
+        with self.precision_plugin.train_step_context():
+            loss = technique.training_step(*args, **kwargs)
+        if self.model.require_backward_grad_sync:  # not before the last batch of an optimizer step
+            _average_gradients([weight for weight in technique.parameters() if weight.requires_grad])
+        return loss
 
 
 class FullyShard(ModelParallelStrategy):
@@ -94,6 +111,16 @@ class FullyShard(ModelParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
+
+
+def _average_gradients(weights: Sequence[torch.nn.Parameter]) -> None:
+    """Make gradients of the devices their means; a weight that has none on any device is left without."""
+    device = weights[0].device
+    has_some = process_group.add_up(torch.tensor([weight.grad is not None for weight in weights], device=device).int())
+    for weight, number in zip(weights, has_some.tolist(), strict=True):
+        if number and weight.grad is None:  # an expert that no token of this device was routed to
+            weight.grad = torch.zeros_like(weight)
+    process_group.average(weight.grad for weight in weights if weight.grad is not None)
 
 
 def _gathered(tree: Any) -> Any:

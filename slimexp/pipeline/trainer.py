@@ -38,6 +38,8 @@ class Trainer(pl.Trainer):
         logits_at_once: Number of logits in memory at once, of student and of teacher.
         cuda_graphs: Whether the passes of a step are recorded as CUDA graphs, one for each shape of a batch, and
             replayed; ``"auto"``: on one GPU, where a stage is long enough.
+        rows_at_once: Most rows of a batch in memory at once, on each device: larger ones are computed in parts, which
+            add up to the same gradient. ``None``: whole, until memory runs out.
         options: Those of Lightning's trainer.
 
     Raises:
@@ -53,10 +55,11 @@ class Trainer(pl.Trainer):
         fused: bool,
         logits_at_once: int,
         cuda_graphs: bool | Literal["auto"],
+        rows_at_once: int | None,
         **options: Any,
     ) -> None:
-        for name, value in (("pad_to", pad_to), ("logits_at_once", logits_at_once)):
-            if value < 1:
+        for name, value in (("pad_to", pad_to), ("logits_at_once", logits_at_once), ("rows_at_once", rows_at_once)):
+            if value is not None and value < 1:
                 raise ValueError(f"trainer.{name} must be >= 1, got {value}")
         if attention is not None and (not attention or set(attention) - _BACKENDS.keys()):
             raise ValueError(
@@ -72,6 +75,7 @@ class Trainer(pl.Trainer):
         self.cuda_graphs = cuda_graphs
         if cuda_graphs is True and (why := self._not_recorded()):
             raise ValueError(f"trainer.cuda_graphs is not for {why}: set it to auto, which knows, or to false")
+        self.rows_at_once = rows_at_once
 
     def suit(self, technique: Finetune) -> None:
         """Have a prepared technique train as suits the chip."""
@@ -82,6 +86,7 @@ class Trainer(pl.Trainer):
             logits_at_once=self.logits_at_once,
             recorded=self._records(technique) if self.cuda_graphs == "auto" else self.cuda_graphs,
         )
+        technique.rows_at_once = self.rows_at_once
 
     def attention_kernels(self) -> AbstractContextManager[None]:
         """Context within which attention uses the kernels that it may."""

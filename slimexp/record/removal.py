@@ -25,7 +25,7 @@ LOCK, MODEL, MANIFEST = "lock", "artifact", "manifest.json"
 STAGE = re.compile(r"[^/]+-(?P<key>[0-9a-f]{12})")
 DAMAGED = re.compile(r"damaged-(artifact|checkpoint\.ckpt|curves\.jsonl|lock|measures\.json)")
 HALF = re.compile(r"\.artifact\.(.+\.)?\d+\.(?P<kind>partial|old)")
-BESIDE = {MANIFEST, "training.safetensors"}  # files of an artifact that its manifest does not list
+BESIDE = {MANIFEST, "training.safetensors", "training.dropped"}  # files of an artifact that its manifest does not list
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # never wait for the other end of a pipe
 

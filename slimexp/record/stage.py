@@ -20,8 +20,9 @@ RUNNING = ".running"  # file in a runs folder that runs lock side by side, and `
 CHECKPOINT = re.compile(r"checkpoint\.(ckpt|(\d+\.)?partial)")  # names of a stage's checkpoints
 START = "start"  # name of the stage that holds the model a run starts from, where that is not the dense one
 
-# Of a trainer: what is seen of a training, the files Lightning would write of its own, and the devices, for the batches
-# and the objective are the same on any number of them, so that a training that was stopped goes on on more or fewer.
+# Of a trainer: what is seen of a training, the files Lightning would write of its own, and the devices and the parts of
+# a batch, for the batches and the objective are the same on any number of them, so that a training that was stopped
+# goes on on more or fewer.
 _SHAPES_NOTHING = frozenset(
     {
         "default_root_dir",
@@ -33,6 +34,7 @@ _SHAPES_NOTHING = frozenset(
         "logger",
         "num_nodes",
         "profiler",
+        "rows_at_once",
         "strategy",
     }
 )

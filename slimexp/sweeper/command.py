@@ -101,6 +101,8 @@ def _checked(cfg: DictConfig) -> DictConfig:
     with open_dict(cfg):
         cfg.pop("hydra", None)
     check(cfg)
+    if not cfg.keep_training_state:
+        raise ValueError("keep_training_state must be true in a sweep, whose trials go on from stages that they share")
     if not 0 <= cfg.seed <= MOST_SEED:
         raise ValueError(f"seed must be in 0 to {MOST_SEED}, got {cfg.seed}")
     for group in ("pipeline", "measure", "callback"):

@@ -28,6 +28,11 @@ class Contract:
         return False
 
     @property
+    def maps_weights(self) -> bool:
+        """Whether ``prepare`` may be given weights as they lie in their files: it computes nothing with them."""
+        return False
+
+    @property
     def changes_weights(self) -> bool:
         """Whether it changes weights themselves, beneath what it attaches to them."""
         return True

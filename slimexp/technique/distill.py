@@ -32,6 +32,10 @@ class Distill(Finetune):
         self.cut = cut
 
     @property
+    def maps_weights(self) -> bool:
+        return self.cut is None
+
+    @property
     def alters(self) -> bool:
         return self.cut is not None
 

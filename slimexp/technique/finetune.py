@@ -23,7 +23,7 @@ from slimexp.technique.contract import Contract
 from slimexp.technique.finite import FiniteCheck
 from slimexp.technique.objective import Objective, counted
 from slimexp.technique.optimization import clip, fused
-from slimexp.technique.sharding import Distributed
+from slimexp.technique.parts import Divisible
 from slimexp.technique.step_graphs import StepGraphs
 from slimexp.technique.teacher import check_vocabularies
 from slimexp.technique.training import Execution, Training, check
@@ -32,7 +32,7 @@ from slimexp.weight.shard import whole
 _SHARES = 4  # of the labels of a batch that count, where passes are recorded: each number of them is another recording
 
 
-class Finetune(Adaptive, Contract, Distributed):
+class Finetune(Adaptive, Contract, Divisible):
     """Train every weight.
 
     Subclasses override what else happens: ``prepare`` before, ``on_step`` at every optimizer step, ``finish`` after.
@@ -66,7 +66,6 @@ class Finetune(Adaptive, Contract, Distributed):
         self._optimizer = training["optimizer"]
         self._lr_scheduler = training["lr_scheduler"]
         self._objective: Objective | None = None
-        self._graphs: StepGraphs | None = None
         self._finite = FiniteCheck()
         self._within_fit = ExitStack()
         self.chosen = {}
@@ -85,6 +84,10 @@ class Finetune(Adaptive, Contract, Distributed):
     def recordable(self) -> bool:
         """Whether a pass depends on nothing but tensors, switches of attachments, and what losses schedule."""
         return not rounds_cache(self.model)  # which makes a new cache in every pass
+
+    @property
+    def maps_weights(self) -> bool:
+        return type(self).prepare is Finetune.prepare
 
     @property
     def progress(self) -> float:
@@ -215,14 +218,12 @@ class Finetune(Adaptive, Contract, Distributed):
 
     def _step_graphs(self) -> StepGraphs:
         teacher = [] if self.teacher_family is None else [self.teacher_family.model]
-        return StepGraphs(
-            self.evaluate, [self.model, self.losses, *teacher],
-            batches=self.accumulate, constants=lambda: self.objective.constants(self.progress),
-        )  # fmt: skip
+        modules = [self.model, self.losses, *teacher]
+        return StepGraphs(self.compute, modules, constants=lambda: self.objective.constants(self.progress))
 
     def release(self) -> None:
         """Undo what was done to the models for the training."""
-        self._graphs = None
+        self._graphs, self._batches = None, []
         self._within_fit.close()
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -236,10 +237,7 @@ class Finetune(Adaptive, Contract, Distributed):
             if batch_idx % self.accumulate == 0:
                 with torch.compiler.set_stance("force_eager") if self.execution.compiled else nullcontext():
                     self.on_step(self.progress)  # calibration hooks into blocks, which compiled ones do not see
-                if self._graphs is not None:
-                    self._graphs.zero()
-            with self.split():
-                total, terms = self.evaluate(batch) if self._graphs is None else self._replayed(self._graphs, batch)
+            total, terms = self.differentiated(batch, first=batch_idx % self.accumulate == 0)
         except ValueError:
             self._finite.settle()  # the cause, where a number was not finite some steps ago
             raise
@@ -248,19 +246,6 @@ class Finetune(Adaptive, Contract, Distributed):
         if logged_every and (self.global_step + 1) % logged_every == 0 and batch_idx % self.accumulate == 0:
             self._log(total, terms)
         return total
-
-    def _replayed(self, graphs: StepGraphs, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """As ``evaluate``, but without gradient, which is added to that of the parameters."""
-        self.objective.schedule(self.progress, batch["labels"].device)
-        return graphs(batch)
-
-    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
-        if self._graphs is None:  # else gradients are there already
-            optimizer.zero_grad()
-
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        if self._graphs is None:
-            loss.backward(*args, **kwargs)
 
     @property
     def objective(self) -> Objective:
@@ -272,16 +257,18 @@ class Finetune(Adaptive, Contract, Distributed):
             )  # fmt: skip
         return self._objective
 
-    def evaluate(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The objective on a batch, a scalar with gradient; and name -> its unweighted term, without."""
-        return self.objective(batch, self.progress)
-
     def on_train_end(self) -> None:
         self._finite.settle()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._finite.settle()  # nothing is written after a step that was not finite
         checkpoint["rng"] = random_state.save(self.device)
+        checkpoint["rows_at_once"] = self.rows_at_once
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        known = [rows for rows in (self.rows_at_once, checkpoint.get("rows_at_once")) if rows]
+        self.rows_at_once = min(known, default=None)
 
     def _device_for(self, family: Family) -> torch.device:
         return self.compute_device or family.device

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from slimexp.loss.base import LabelLoss, Loss, Outputs, Ratio, counted_labels
-from slimexp.model.base import Batch, Family, positions
+from slimexp.model.base import POSITIONS, REAL, Batch, Family, positions
 from slimexp.model.compiled import blocks_compiled
 from slimexp.model.head import Head, head_of, states
 from slimexp.technique.label_sums import LabelSums
 from slimexp.weight.attachment import attached
+
+LOGITS_AT = f"{POSITIONS}logits"
 
 
 class Objective:
@@ -107,6 +109,13 @@ class Objective:
         assert total is not None
         return total, {name: terms[name].detach() for name in losses}
 
+    def denominators(self, batch: Batch) -> list[Tensor] | None:
+        """What ``shared`` is asked for on a batch, in order; ``None`` where no one knows before a forward pass."""
+        losses = self._named().values()
+        if not all(isinstance(loss, LabelLoss) for loss in losses):
+            return None
+        return [counted_labels(batch["labels"])[None]] * (1 if self.in_chunks else len(losses))
+
     @contextmanager
     def accelerated(self, *, compiled: bool, teacher_type: torch.dtype | None) -> Iterator[None]:
         """Run compiled, and the teacher in a type of its own, within the context.
@@ -144,7 +153,7 @@ class Objective:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted sum of the losses over labels, and name -> term; ``logits`` of the outputs are states."""
         labels = batch["labels"]
-        index = batch["positions_of_logits"] if "positions_of_logits" in batch else positions(batch, "labels")
+        index = batch[LOGITS_AT] if LOGITS_AT in batch else positions(batch, "labels")
         taught = None if teacher is None or sums.teacher is None else _rows(teacher.logits, index)
         count = self.shared(counted_labels(labels)[None]).clamp(min=1e-12)
         weights = torch.cat(
@@ -183,16 +192,16 @@ def counted(batch: Batch, *, read: Collection[str], shares: int | None = None) -
             number of this many equal shares of the batch, so that few numbers of them occur; ``None``: none does.
     """
     counting = positions(batch, "labels")
-    known = {"positions_of_logits": counting if shares is None else _filled_up(counting, batch["labels"], shares)}
+    known = {LOGITS_AT: counting if shares is None else _filled_up(counting, batch["labels"], shares)}
     mask = batch.get("attention_mask")
     if mask is not None and bool(mask.all()):  # none: attention has a faster kernel, and need not look whether it may
         batch = {name: tensor for name, tensor in batch.items() if name != "attention_mask"}
     for name in read:
         if name in batch:
             real = positions(batch, name)
-            known[f"positions_of_{name}"] = real if shares is None else _filled_up(real, batch[name], shares)
+            known[f"{POSITIONS}{name}"] = real if shares is None else _filled_up(real, batch[name], shares)
             if shares is not None:
-                known[f"real_of_{name}"] = torch.arange(len(known[f"positions_of_{name}"])) < len(real)
+                known[f"{REAL}{name}"] = torch.arange(len(known[f"{POSITIONS}{name}"])) < len(real)
     if torch.cuda.is_available():
         known = {name: tensor.pin_memory() for name, tensor in known.items()}
     return {**batch, **known}

@@ -1,7 +1,7 @@
 """Unstructured and semi-structured pruning by masks, one-shot or along a schedule while training."""
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain
 from typing import Any, Unpack
 
@@ -124,6 +124,10 @@ class Prune(Finetune):
         return not (self.steps or self.pattern.across_layers or self.allocation or observes_gradients)
 
     @property
+    def maps_weights(self) -> bool:
+        return True  # masks are put on, which are chosen while it trains
+
+    @property
     def changes_weights(self) -> bool:
         return bool(self.steps) or isinstance(self.importance, Compensating)
 
@@ -195,11 +199,10 @@ class Prune(Finetune):
                 step = self.importance.learn(weight.detach(), gradient)
                 self.learned[name] = self.learned[name].add_(step) if name in self.learned else step
 
-    def evaluate(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        total, terms = super().evaluate(batch)
-        if self.gating is not None and self.progress < self.ramp:
-            total = total + self.gating.penalty(self._group_targets())
-        return total, terms
+    def penalty(self) -> Tensor | None:
+        if self.gating is None or self.progress >= self.ramp:
+            return None
+        return self.gating.penalty(self._group_targets())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         groups = super().parameter_groups()
@@ -276,8 +279,12 @@ class Prune(Finetune):
     def _regrow(self, reached: float, *, share: float) -> None:
         """Let ``share`` of the living weights change places with zeros, at the share ``reached`` of the target."""
         statistics = self._statistics()
-        batches = self.batches(self.global_step, self.global_step + 1, workers=0)
-        gradients = dense_gradients(self.family, self.layers, self.masks, batches, objective=self._loss)
+
+        def dense() -> dict[str, Tensor]:
+            batches = self.batches(self.global_step, self.global_step + 1, workers=0)
+            return dense_gradients(self.family, self.layers, self.masks, batches, objective=self._loss_in_parts)
+
+        gradients = self.until_it_fits(lambda: self.agreed(dense), rows=self.batch_size)
         self.mask_update.regrow(reached, share=share, statistics=statistics, gradients=gradients)
         self.mask_update.share(weights=True)
 
@@ -316,3 +323,8 @@ class Prune(Finetune):
         if self.teacher_family is not None:  # after training, Lightning leaves it on another device than the student
             nn.Module.to(self.teacher_family.model, self.family.device)
         return self.evaluate(batch)[0]
+
+    def _loss_in_parts(self, batch: Batch) -> Iterator[Callable[[], Tensor]]:
+        """The loss without a penalty, in parts that fit in memory."""
+        for part in self.parts(batch):
+            yield lambda part=part: part()[0]  # type: ignore[misc]

@@ -170,10 +170,13 @@ class Quantize(Finetune):
 
     @property
     def keeps_stored_type(self) -> bool:
-        observes_inputs = self.activation_bits is not None and not self.activation_quantizer().dynamic
         # what a rounding leaves is found again in the 8 digits of a bfloat16, what a smoothing leaves is not
         off_bfloat16 = self.smoothing is not None or (self.rounding is not None and self.bits - self.symmetric > 7)
-        return not (self.steps or self.allocation or observes_inputs or off_bfloat16)
+        return not (self.steps or self.allocation or self._observes_inputs or off_bfloat16)
+
+    @property
+    def maps_weights(self) -> bool:
+        return not (self.allocation or self.smoothing or self.rounding or self._observes_inputs)
 
     @property
     def changes_weights(self) -> bool:
@@ -252,6 +255,10 @@ class Quantize(Finetune):
         self.widths, self.allocated = saved["widths"], saved["allocated"]
         for name, quantizer in self.on_weights.items():
             quantizer.bits = self.widths[name]
+
+    @property
+    def _observes_inputs(self) -> bool:
+        return self.activation_bits is not None and not self.activation_quantizer().dynamic
 
     def _allocate(self) -> tuple[dict[str, int], dict[str, float]]:
         """Layer -> bits of its weight; and figures of the scan for the record."""

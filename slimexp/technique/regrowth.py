@@ -18,7 +18,7 @@ def dense_gradients(
     masks: Mapping[str, Mask],
     batches: Iterable[Batch],
     *,
-    objective: Callable[[Batch], Tensor],
+    objective: Callable[[Batch], Iterable[Callable[[], Tensor]]],
 ) -> dict[str, Tensor]:
     """Layer -> gradient of the objective with respect to every weight, masked ones included, summed over ``batches``.
 
@@ -29,17 +29,18 @@ def dense_gradients(
         layers: The layers, by name.
         masks: Layer -> the mask on its weight.
         batches: Training text, on any device.
-        objective: The training loss of a batch.
+        objective: Batch -> parts that its training loss is the sum of.
     """
     weights = {name: latent(layer) for name, layer in layers.items()}
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     with _passing(masks.values()), torch.compiler.set_stance("force_eager"):
         for batch in batches:
             on_device = {name: tensor.to(family.device) for name, tensor in batch.items()}
-            gradients = torch.autograd.grad(objective(on_device), list(weights.values()), allow_unused=True)
-            for total, gradient in zip(sums.values(), gradients, strict=True):
-                if gradient is not None:  # an expert that no token was routed to has none
-                    total += gradient
+            for part in objective(on_device):
+                gradients = torch.autograd.grad(part(), list(weights.values()), allow_unused=True)
+                for total, gradient in zip(sums.values(), gradients, strict=True):
+                    if gradient is not None:  # an expert that no token was routed to has none
+                        total += gradient
     return sums
 
 

@@ -4,7 +4,7 @@ So a weight is whole within the forward pass alone. What reads weights between s
 does one layer at a time; a technique that cannot is refused by its ``whole_weights``.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,14 +31,17 @@ class Distributed(pl.LightningModule):
         family: The model that is trained.
         teacher_family: Its teacher, if it has one.
         seed: Seed of the order of the data.
+        mapped: Whether weights are still as they lie in their files, which every process reads for itself.
     """
 
     family: Family
     teacher_family: Family | None
     seed: int
+    mapped: bool = False
     _rng: Mapping[str, Any] | None
     _are_shards = False
     _is_split = False
+    _divisor: Callable[[Tensor], Tensor] | None = None
 
     @property
     def idle_parameters(self) -> bool:
@@ -64,7 +67,18 @@ class Distributed(pl.LightningModule):
 
         A mean of the devices' own means would weigh labels by how many their device happens to have.
         """
+        if self._divisor is not None:
+            return self._divisor(denominator)
         return process_group.add_up(denominator) / process_group.size() if self._is_split else denominator
+
+    @contextmanager
+    def divided_by(self, divisor: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Within the context, ``divisor`` says what a numerator is divided by, and no other device is asked."""
+        self._divisor = divisor
+        try:
+            yield
+        finally:
+            self._divisor = None
 
     def means(self, scalars: Sequence[Tensor]) -> list[Tensor]:
         """Means over the devices."""
@@ -76,14 +90,13 @@ class Distributed(pl.LightningModule):
         """Shard model and teacher, where the strategy asks for it."""
         if self.device_mesh is None or self._are_shards:
             return
-        tensors = [*self.parameters(), *self.buffers()]
+        tensors = [*self.parameters(), *self.buffers()] if not self.mapped else [*self.buffers()]
         process_group.share(tensor for tensor in tensors if not tensor.is_meta)  # each process shards what it holds
         low_precision = self.trainer.precision == "bf16-mixed"
         for family in (self.family, self.teacher_family):
             if family is not None:
-                if low_precision and family is self.teacher_family:
-                    nn.Module.to(family.model, torch.bfloat16)
-                shard(family, self.device_mesh["data_parallel"], low_precision=low_precision)
+                dtype = torch.bfloat16 if low_precision and family is self.teacher_family else torch.float32
+                shard(family, self.device_mesh["data_parallel"], dtype=dtype, low_precision=low_precision)
         self._are_shards = True
 
     def share_buffers(self) -> None:
@@ -110,20 +123,23 @@ class Distributed(pl.LightningModule):
             self._are_shards = False
 
 
-def shard(family: Family, mesh: DeviceMesh, *, low_precision: bool) -> None:
+def shard(family: Family, mesh: DeviceMesh, *, dtype: torch.dtype, low_precision: bool) -> None:
     """Shard the model of ``family`` in place, block by block.
+
+    Weights that are mapped from their files are copied one block at a time, of which a process keeps its shard.
 
     Args:
         family: The model, the same in all processes.
         mesh: The devices.
+        dtype: Type of the shards.
         low_precision: Whether weights are gathered, and computed with, in bfloat16; gradients are summed in float32.
     """
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     settings: dict[str, Any] = {"mp_policy": policy} if low_precision else {}
     for stack in family.blocks().values():
         for block in stack:
-            fully_shard(block, mesh=mesh, **settings)
-    fully_shard(family.model, mesh=mesh)  # embeddings in float32, so that what blocks add to is
+            fully_shard(block.to(dtype), mesh=mesh, **settings)
+    fully_shard(nn.Module.to(family.model, dtype), mesh=mesh)  # embeddings in float32, so that what blocks add to is
 
 
 def gather(model: nn.Module) -> None:

@@ -49,31 +49,39 @@ class StepGraphs:
     is from then on, which a line says.
 
     Args:
-        loss: Batch -> the loss, a scalar with gradient, and name -> its parts, without.
-        modules: All that the loss is computed with: models and losses.
-        batches: Number of batches whose gradients make up that of a step, each with the same weight.
+        compute: Computes the loss of a batch, and its parts by name, and adds its gradient to ``.grad``.
+        modules: All that it is computed with: models and losses.
         constants: What else a recording depends on.
         record: Records what is computed on a GPU.
     """
 
     def __init__(
         self,
-        loss: Callable[[Batch], Loss],
+        compute: Callable[[Batch], Loss],
         modules: Iterable[nn.Module],
         *,
-        batches: int,
         constants: Callable[[], Hashable],
         record: Recorder | None = None,
     ) -> None:
         modules = list(modules)
         trained = (weight for module in modules for weight in module.parameters() if weight.requires_grad)
         self._parameters = list(dict.fromkeys(trained))
-        self._loss = loss
-        self._batches = batches
+        self._add_gradient = compute
         self._constants = constants
         self._record = record or CudaRecorder()
         self._state = _State(modules)
         self._gave_up = False
+        self._forget(None)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether there are recordings, which take memory."""
+        return bool(self._recordings)
+
+    def give_up(self, why: str) -> None:
+        """Drop all recordings, and make no more."""
+        print(f"  steps are no CUDA graphs, so slower: {why}", flush=True)
+        self._gave_up = True
         self._forget(None)
 
     def zero(self) -> None:
@@ -100,8 +108,7 @@ class StepGraphs:
         if shape not in self._seen or (shape not in self._recordings and len(self._recordings) == MOST):
             return self._compute_first(shape, batch)
         if shape not in self._recordings and (why := self._add_recording(shape, batch)):
-            print(f"  steps are no CUDA graphs, so slower: {why}", flush=True)
-            self._give_up()
+            self.give_up(why)
             return self._compute(batch)
         recording = self._recordings[shape]
         for name, tensor in batch.items():
@@ -112,22 +119,10 @@ class StepGraphs:
 
     def _compute(self, batch: Batch) -> Loss:
         with as_recorded():
-            total, parts = self._loss(batch)
-        with torch.autocast(total.device.type, enabled=False):
-            (total / self._batches).backward()
-        return total.detach(), parts
+            return self._add_gradient(batch)
 
     def _compute_first(self, shape: Hashable, batch: Batch) -> Loss:
-        """Compute the loss of the first batch of a shape; recordings make room where memory runs out."""
-        try:
-            result = self._compute(batch)
-        except torch.OutOfMemoryError:
-            if not self._recordings or self._batches > 1:
-                raise
-            print("  steps are no CUDA graphs from here, so slower: memory for one more shape of a batch is lacking")
-            self._give_up()
-            self.zero()
-            return self._compute(batch)
+        result = self._compute(batch)
         self._seen.add(shape)
         self._trained |= {parameter for parameter in self._parameters if parameter.grad is not None}
         return result
@@ -155,10 +150,6 @@ class StepGraphs:
             for parameter in self._parameters:
                 parameter.grad = self._gradients.get(parameter)
         return why
-
-    def _give_up(self) -> None:
-        self._gave_up = True
-        self._forget(None)
 
     def _forget(self, state: Hashable) -> None:
         """Drop the recordings, and make new ones of a state."""

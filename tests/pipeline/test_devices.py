@@ -65,6 +65,7 @@ class Job:
     arguments: Sequence[str]
     stop: int | None = None
     alone: bool = False
+    rows: int | None = None
 
 
 def together(folder: Path, jobs: Sequence[Job]) -> list[list[dict[str, Any]]]:
@@ -148,6 +149,17 @@ def check_jobs(home: Path, names: Sequence[str], strategy: str) -> None:
         assert_equal(home / "one" / name, home / "two" / name, name)
 
 
+def check_parts(home: Path, strategy: str, *, rows: int | None, more: Sequence[str] = ()) -> None:
+    """Batches in parts on two devices, as whole ones on one: steps of two batches, and unknown denominators."""
+    names = ["finetune", "distill"]
+    jobs = [Job([*on_two(home, name, "two", strategy), *more], rows=rows) for name in names]
+    for name, outcomes in zip(names, together(home / "plan", jobs), strict=True):
+        assert "error" not in outcomes[0], outcomes[0]["trace"]
+        assert outcomes[0] == outcomes[1]
+        alone(arguments(home, name, home / "one" / name))
+        assert_equal(home / "one" / name, home / "two" / name, name)
+
+
 def check_resuming(home: Path, name: str, strategies: Sequence[str]) -> None:
     """Trained on one, two, one and two devices in turn, as on one throughout."""
     always = ["checkpoint.every_steps=1", "checkpoint.every_seconds=0"]
@@ -168,6 +180,15 @@ def check_resuming(home: Path, name: str, strategies: Sequence[str]) -> None:
 
 def test_two_train_as_one_does_and_go_on_with_what_one_began(home: Path) -> None:
     check_jobs(home, list(JOBS), "ddp")
+
+
+def test_both_repeat_a_step_for_which_one_lacks_memory(home: Path) -> None:
+    check_parts(home, "ddp", rows=1)
+
+
+@pytest.mark.slow
+def test_shards_are_trained_in_parts(home: Path) -> None:
+    check_parts(home, "fsdp", rows=None, more=["trainer.rows_at_once=1"])
 
 
 @pytest.mark.slow

@@ -14,23 +14,37 @@ class Stop(Exception):
     """Ends a training in its midst."""
 
 
+def no_memory(_: Any) -> None:
+    import torch
+
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run a command line; returns its metrics, or the error that it ended with.
 
-    ``stop``, the number of a batch, ends its training there. ``alone``: only the first process runs it.
+    ``stop``, the number of a batch, ends its training there. ``alone``: only the first process runs it. ``rows``: more
+    do not fit in the memory of the second process.
     """
     from slimexp.config.check import check
     from slimexp.config.composition import compose
     from slimexp.host import process_group
     from slimexp.pipeline.checkpoint import Checkpoint
     from slimexp.pipeline.pipeline import Pipeline
+    from slimexp.technique.objective import Objective
 
-    start = Checkpoint.on_train_batch_start
+    start, evaluate = Checkpoint.on_train_batch_start, Objective.__call__
 
     def stopping(self: Checkpoint, *of_batch: Any) -> None:
         start(self, *of_batch)
         if of_batch[-1] == job["stop"]:
             raise Stop
+
+    def failing(self: Objective, batch: Any, progress: float) -> Any:
+        total, terms = evaluate(self, batch, progress)
+        if total.requires_grad and len(batch["labels"]) > job["rows"]:
+            total.register_hook(no_memory)
+        return total, terms
 
     try:
         with ExitStack() as context:
@@ -39,6 +53,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
                 context.enter_context(patch.dict(os.environ))
                 for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
                     del os.environ[name]
+            if job["rows"] and process_group.rank() == 1:
+                context.enter_context(patch.object(Objective, "__call__", failing))
             if job["stop"]:
                 context.enter_context(patch.object(Checkpoint, "on_train_batch_start", stopping))
             cfg = compose(job["arguments"])

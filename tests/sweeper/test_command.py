@@ -123,6 +123,10 @@ def test_a_rule_stops_trials_but_not_what_is_promoted(
             "pipeline.prune.sparsity of slimexp.technique.prune.Prune must be float",
         ),
         (["pipeline.prune.sparsity=0.2"], "nothing is swept"),
+        (
+            ["pipeline.prune.sparsity=0.2,0.5", "keep_training_state=false"],
+            "keep_training_state must be true in a sweep",
+        ),
         (["pipeline.prune.sparsity=0.2,0.5", "hydra.sweeper.objectives={speed: max}"], "no measure of this run gives"),
         (
             ["pipeline.prune.sparsity=0.2,0.5", "hydra.sweeper.objectives={perplexity: min}"],

@@ -1,6 +1,7 @@
 """Gradients of masked weights are those of the same weights without a mask, at zero."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -34,7 +35,8 @@ def test_as_without_masks_at_the_same_weights(tiny: Make) -> None:
     masks = masked(family)
     layers = family.compressible()
     batches = [family.encode([row]) for row in ROWS]
-    gradients = dense_gradients(family, layers, masks, batches, objective=objective(family))
+    loss = objective(family)
+    gradients = dense_gradients(family, layers, masks, batches, objective=lambda batch: [partial(loss, batch)])
     for name, layer in plain.compressible().items():
         layer.weight.data.copy_(layers[name].weight.detach())
     sum(objective(plain)(batch) for batch in batches).backward()
@@ -54,5 +56,6 @@ def test_masks_stop_the_gradient_again_after_a_failure(tiny: Make) -> None:
         raise KeyError
 
     with pytest.raises(KeyError):
-        dense_gradients(family, family.compressible(), masks, [family.encode(ROWS[:1])], objective=fails)
+        batches = [family.encode(ROWS[:1])]
+        dense_gradients(family, family.compressible(), masks, batches, objective=lambda batch: [partial(fails, batch)])
     assert not any(mask.passes_gradient for mask in masks.values())

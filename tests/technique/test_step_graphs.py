@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from slimexp.technique import step_graphs
+from slimexp.technique.finetune import Finetune
 from slimexp.technique.step_graphs import MOST, StepGraphs
 from slimexp.technique.training import Execution
 from tests.technique.tape import TapeRecorder
@@ -36,8 +37,9 @@ PRUNE = {"steps": STEPS, "sparsity": 0.5, "every": 2, "ramp": 0.5}
 QUANTIZE = {"steps": STEPS, "bits": 4, "group_size": 16, "activation_bits": None}
 HIDDEN = ["+loss@pipeline.distill.losses.hidden=hidden"]
 PACT = "quantizer@pipeline.quantize.activation_quantizer=pact"
+DISTILL = "distill, at a temperature that falls"
 CASES: dict[str, tuple[str, list[str], dict[str, Any], int]] = {  # technique, overrides, values, replays at least
-    "distill, at a temperature that falls": ("distill", [], {"steps": STEPS}, STEPS - 4),
+    DISTILL: ("distill", [], {"steps": STEPS}, STEPS - 4),
     "two batches a step": ("distill", [], {"steps": STEPS, "accumulate": 2}, 2 * STEPS - 4),
     "hidden states": ("distill", HIDDEN, {"steps": STEPS}, 1),
     "dropout": ("distill", [], {"steps": STEPS, "dropout": True}, STEPS - 4),
@@ -110,6 +112,11 @@ class Model(nn.Module):
         self.register_buffer("scale", torch.ones(()))
         self.trouble = ""
 
+    def compute(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        total, parts = self.loss(batch)
+        total.backward()
+        return total.detach(), parts
+
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         total = self.scale * (batch["x"] @ self.weight.T).square().sum()
         if self.trouble == "reads":
@@ -126,7 +133,7 @@ def model() -> Model:
 
 @pytest.fixture
 def graphs(model: Model, tape: type[TapeRecorder]) -> StepGraphs:
-    return StepGraphs(model.loss, [model], batches=1, constants=lambda: None)
+    return StepGraphs(model.compute, [model], constants=lambda: None)
 
 
 def rows(count: int, seed: int = 0) -> dict[str, Tensor]:
@@ -210,40 +217,45 @@ def test_what_a_recording_replaced_is_brought_back(
     model: Model, graphs: StepGraphs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     check(graphs, model, rows(2))
-    scale, loss, left = model.scale, model.loss, [torch.zeros(())]
+    scale, compute, left = model.scale, model.compute, [torch.zeros(())]
 
     def replaces_once(batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        result = loss(batch)
+        result = compute(batch)
         model.scale = left.pop() if left else model.scale
         return result
 
-    graphs._loss = replaces_once
+    graphs._add_gradient = replaces_once
     check(graphs, model, rows(2, 1), rows(2, 2))
     assert not left and model.scale is scale
     assert "a step replaces tensors of the model" in capsys.readouterr().out
 
 
 def test_batches_of_a_step_add_up(model: Model, tape: type[TapeRecorder]) -> None:
-    graphs = StepGraphs(model.loss, [model], batches=2, constants=lambda: None)
+    graphs = StepGraphs(model.compute, [model], constants=lambda: None)
     for first in (0, 2, 4):
         graphs.zero()
         graphs(rows(2, first))
         graphs(rows(2, first + 1))
         whole = [expected(model, rows(2, first + number))[1] for number in range(2)]
-        assert model.weight.grad is not None and torch.allclose(model.weight.grad, sum(whole) / 2)
+        assert model.weight.grad is not None and torch.allclose(model.weight.grad, sum(whole))
 
 
 def test_where_memory_runs_out_recordings_make_room(
-    model: Model, graphs: StepGraphs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Make, tape: type[TapeRecorder], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    check(graphs, model, rows(2), rows(2, 1))
-    loss = model.loss
+    """Once, before batches are divided."""
+    compute, left = Finetune.compute, [torch.OutOfMemoryError("no room")]
 
-    def too_large(batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        if graphs._recordings and len(batch["x"]) == 4:
-            raise torch.OutOfMemoryError
-        return loss(batch)
+    def fails_once(self: Finetune, batch: dict[str, Tensor]) -> Any:
+        if tape.replays == 2 and left:
+            raise left.pop()
+        return compute(self, batch)
 
-    monkeypatch.setattr(graphs, "_loss", too_large)
-    check(graphs, model, rows(4), rows(2), rows(4, 1))
-    assert "memory" in capsys.readouterr().out
+    straight = trained(DISTILL, "cpu", recorded=False)
+    monkeypatch.setattr(Finetune, "compute", fails_once)
+    monkeypatch.setattr(step_graphs, "MOST", 1)  # so that steps are computed now and then
+    other = trained(DISTILL, "cpu", recorded=True)
+    assert not left and tape.replays == 2
+    assert all(torch.allclose(expected, other[key], atol=1e-5) for key, expected in straight.items())
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "memory" in line]
+    assert line == "  steps are no CUDA graphs, so slower: memory for them is lacking"
