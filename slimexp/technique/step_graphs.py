@@ -6,6 +6,7 @@ that is copied to where the recorded one was. Numbers of the host are constants 
 from step to step must be a tensor. (PyTorch, "CUDA semantics", section "CUDA Graphs".)
 """
 
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,14 +86,16 @@ class StepGraphs:
         self._forget(None)
 
     def zero(self) -> None:
-        """Set all gradients to zero; to none, where no recording adds to them."""
+        """Begin a step: set all gradients to zero; to none, where no recording adds to them."""
+        if not self._gave_up and (state := (self._state.now(), self._constants())) != self._known:
+            self._forget(state)
         if self._gradients:
             torch._foreach_zero_(list(self._gradients.values()))
         for parameter in self._parameters:
             parameter.grad = self._gradients.get(parameter)
 
     def __call__(self, batch: Batch) -> Loss:
-        """Compute the loss of a batch, and add its gradient.
+        """Compute the loss of a batch, and add its gradient; ``zero`` comes first.
 
         Args:
             batch: Inputs and labels, on the models' device.
@@ -102,8 +105,6 @@ class StepGraphs:
         """
         if self._gave_up:
             return self._compute(batch)
-        if (state := (self._state.now(), self._constants())) != self._known:
-            self._forget(state)
         shape = tuple((name, tensor.shape, tensor.dtype) for name, tensor in batch.items())
         if shape not in self._seen or (shape not in self._recordings and len(self._recordings) == MOST):
             return self._compute_first(shape, batch)
@@ -164,14 +165,15 @@ class CudaRecorder:
     """Records what is computed as CUDA graphs, which share their memory, as one at a time is replayed."""
 
     def __init__(self) -> None:
-        self._pool: Any = None
+        self._last: Callable[[], torch.cuda.CUDAGraph | None] = lambda: None
 
     def __call__(self, work: Callable[[], Loss]) -> tuple[Callable[[], None], Loss]:
-        graph = torch.cuda.CUDAGraph()
+        graph, last = torch.cuda.CUDAGraph(), self._last()
+        pool = None if last is None else last.pool()
         # other threads pin batches and write checkpoints meanwhile
-        with _undone(), torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with _undone(), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             result = work()
-        self._pool = graph.pool()
+        self._last = weakref.ref(graph)  # whoever drops all recordings gives up their memory
         return graph.replay, result
 
 

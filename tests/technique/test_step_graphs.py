@@ -259,3 +259,19 @@ def test_where_memory_runs_out_recordings_make_room(
     assert all(torch.allclose(expected, other[key], atol=1e-5) for key, expected in straight.items())
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "memory" in line]
     assert line == "  steps are no CUDA graphs, so slower: memory for them is lacking"
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_recordings_are_dropped_made_anew_and_given_up(capsys: pytest.CaptureFixture[str]) -> None:
+    """And random numbers are drawn as ever after a recording that failed in the midst."""
+    model = Model().cuda()
+    graphs = StepGraphs(model.compute, [model], constants=lambda: None)
+    stream = torch.cuda.current_stream()
+    for number in range(3):  # each time in other memory
+        model.weight.data = model.weight.data.clone() * (number + 1)
+        check(graphs, model, *({"x": rows(2, seed)["x"].cuda()} for seed in range(4)))
+        assert graphs.recorded and capsys.readouterr().out == ""
+    model.trouble = "reads"
+    check(graphs, model, *({"x": rows(2, seed)["x"].cuda()} for seed in range(3)))
+    assert "steps are no CUDA graphs" in capsys.readouterr().out
+    assert torch.cuda.current_stream() == stream and torch.rand(4, device="cuda").isfinite().all()
