@@ -1,0 +1,1 @@
+"""Artifacts for programs that run models without slimexp: written, loaded by the engine itself, and compared."""

@@ -1,0 +1,124 @@
+"""Write an artifact in the format of another engine: ``python -m slimexp.export ARTIFACT format=onnx out=FOLDER``.
+
+The engine itself loads what was written, and its logits and greedy tokens are compared with those of plain PyTorch in
+float32 before the export is called done; one that fails is removed. ``format.KEY=VALUE`` sets an option of the format.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from slimexp.config.composition import CONF_DIR, options
+from slimexp.host import console
+from slimexp.host.progress import working
+
+if TYPE_CHECKING:
+    from slimexp.export.base import Artifact, Format
+    from slimexp.export.verification import Agreement
+
+REPORT = "export.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 2 after an error."""
+    with console.output(), console.interruptible():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    parser = console.Parser(
+        "python -m slimexp.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("artifact", type=console.path, help="folder of an artifact")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="format, out, and format.KEY")
+    given = parser.parse_args(arguments)
+    try:
+        name, out, values = settings(given.settings)
+        with working("importing the libraries"):
+            from slimexp.config.build import build
+            from slimexp.export.base import Artifact
+        kind: Format = build(OmegaConf.merge(OmegaConf.load(CONF_DIR / "export" / f"{name}.yaml"), values))
+        model = Artifact(given.artifact)
+        folder = out or given.artifact.parent / name
+        agreement = export(model, kind, name, folder)
+    except (ValueError, OSError) as error:
+        print(f"error: {console.printable(error, most=None)}", file=sys.stderr)
+        return console.USER_ERROR
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+    print(f"{folder}: {size:.2f} MB, {agreement}")
+    return 0
+
+
+def settings(given: Sequence[str]) -> tuple[str, Path | None, dict[str, Any]]:
+    """Format, folder to write to, and options of the format.
+
+    Raises:
+        ValueError: A setting is none, the format is missing, or there is no such format.
+    """
+    known = options("export")
+    values = OmegaConf.from_dotlist([text for text in given if "=" in text])
+    if wrong := [text for text in given if "=" not in text] + [key for key in values if key not in ("format", "out")]:
+        raise ValueError(f"'{wrong[0]}' is no setting: write format=NAME, format.KEY=VALUE or out=FOLDER")
+    names = [text.partition("=")[2] for text in given if text.startswith("format=")]
+    if not names:
+        raise ValueError(f"give a format: format={'|'.join(known)}")
+    if (name := names[-1]) not in known:
+        close = get_close_matches(name, known, n=1)
+        hint = f", did you mean '{close[0]}'?" if close else ":"
+        raise ValueError(f"there is no format '{name}'{hint} there are {', '.join(known)}")
+    dotted = [text.removeprefix("format.") for text in given if text.startswith("format.")]
+    folders = [text.partition("=")[2] for text in given if text.startswith("out=")]
+    chosen: Any = OmegaConf.to_container(OmegaConf.from_dotlist(dotted))
+    return name, Path(folders[-1]) if folders else None, chosen
+
+
+def export(model: "Artifact", kind: "Format", name: str, folder: Path) -> "Agreement":
+    """Write, load and compare.
+
+    Args:
+        model: The artifact.
+        kind: The format.
+        name: Its name.
+        folder: Where to; replaced where it is an earlier export.
+
+    Raises:
+        ValueError: The artifact is damaged, the format cannot hold it, a package is missing, ``folder`` is something
+            else, or the engine computes something else; nothing is left of the export then.
+    """
+    from slimexp.export.verification import verify
+
+    model.content  # noqa: B018 (checked first)
+    if why := kind.refusal(model):
+        raise ValueError(f"{model.folder} cannot be exported as {name}: {why}")
+    kind.require()
+    if folder.exists() and not (folder / REPORT).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"'{folder}' exists and is no export: give another folder by out=")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    began = time.monotonic()
+    try:
+        with working(f"writing {name}"):
+            kind.write(model, partial)
+        with working(f"comparing {name} with PyTorch"):
+            agreement = verify(model, kind, kind.load(model, partial))
+        report = {"format": name, "artifact": str(model.content.get("key")), "seconds": time.monotonic() - began}
+        (partial / REPORT).write_text(json.dumps(report | vars(agreement), indent=2) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return agreement
+
+
+if __name__ == "__main__":
+    sys.exit(main())
