@@ -66,7 +66,8 @@ def settings(given: Sequence[str]) -> tuple[str, Path | None, dict[str, Any]]:
     """
     known = options("export")
     values = OmegaConf.from_dotlist([text for text in given if "=" in text])
-    if wrong := [text for text in given if "=" not in text] + [key for key in values if key not in ("format", "out")]:
+    keys = [str(key) for key in values]
+    if wrong := [text for text in given if "=" not in text] + [key for key in keys if key not in ("format", "out")]:
         raise ValueError(f"'{wrong[0]}' is no setting: write format=NAME, format.KEY=VALUE or out=FOLDER")
     names = [text.partition("=")[2] for text in given if text.startswith("format=")]
     if not names:
