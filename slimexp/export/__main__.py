@@ -46,7 +46,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         with working("importing the libraries"):
             from slimexp.config.build import build
             from slimexp.export.base import Artifact
-        kind: Format = build(OmegaConf.merge(OmegaConf.load(CONF_DIR / "export" / f"{name}.yaml"), values))
+        kind: Format = build(_chosen(name, values))
         model = Artifact(given.artifact)
         folder = out or given.artifact.parent / name
         agreement = export(model, kind, name, folder)
@@ -56,6 +56,20 @@ def _main(arguments: Sequence[str] | None) -> int:
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
     print(f"{folder}: {size:.2f} MB, {agreement}")
     return 0
+
+
+def _chosen(name: str, values: dict[str, Any]) -> Any:
+    """Configuration of a format.
+
+    Raises:
+        ValueError: It has no such option.
+    """
+    node = OmegaConf.load(CONF_DIR / "export" / f"{name}.yaml")
+    known = sorted(str(key) for key in node if key != "_target_")
+    if unknown := values.keys() - set(known):
+        there = f"there are {', '.join(known)}" if known else "it has none"
+        raise ValueError(f"format.{min(unknown)} is no option of {name}: {there}")
+    return OmegaConf.merge(node, values)
 
 
 def settings(given: Sequence[str]) -> tuple[str, Path | None, dict[str, Any]]:
