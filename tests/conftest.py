@@ -87,9 +87,11 @@ def _parsed_once() -> Iterator[None]:
     load, read = OmegaConf.load, {}
 
     def parse(file: Any) -> Any:
-        text = Path(file).read_text(encoding="utf-8") if isinstance(file, str | Path) else file.read()
+        is_path = isinstance(file, str | Path)
+        text = Path(file).read_bytes() if is_path else file.read()
         if text not in read:
-            read[text] = load(io.BytesIO(text) if isinstance(text, bytes) else io.StringIO(text))
+            stream = io.BytesIO(text) if isinstance(text, bytes) else io.StringIO(text)
+            read[text] = load(file if is_path else stream)  # an error names the file
         return copy.deepcopy(read[text])
 
     with pytest.MonkeyPatch.context() as patch:

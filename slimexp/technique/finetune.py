@@ -83,7 +83,8 @@ class Finetune(Adaptive, Contract, Divisible):
     @property
     def recordable(self) -> bool:
         """Whether a pass depends on nothing but tensors, switches of attachments, and what losses schedule."""
-        return not rounds_cache(self.model)  # which makes a new cache in every pass
+        # one makes a new cache in every pass, the other follows numbers of the host
+        return not rounds_cache(self.model) and self.penalty() is None
 
     @property
     def maps_weights(self) -> bool:

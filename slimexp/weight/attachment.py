@@ -45,8 +45,9 @@ def attach(module: nn.Module, tensor: str, attachment: Attachment) -> None:
         ValueError: The input carries an attachment already.
     """
     if tensor != INPUT:
-        # unsafe: torch would compute the whole weight, to see that its shape stays
-        parametrize.register_parametrization(module, tensor, attachment, unsafe=True)
+        # torch computes the weight, to see that its shape stays; of an outline that costs nothing
+        costs = module.get_parameter(tensor).device.type != "meta" if hasattr(module, tensor) else True
+        parametrize.register_parametrization(module, tensor, attachment, unsafe=costs)
         return
     if hasattr(module, _INPUT_MODULE):
         raise ValueError(f"the input of {module} carries an attachment already")
