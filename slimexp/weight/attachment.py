@@ -38,16 +38,20 @@ class Place:
     tensor: str
 
 
-def attach(module: nn.Module, tensor: str, attachment: Attachment) -> None:
+def attach(module: nn.Module, tensor: str, attachment: Attachment, *, tried: bool = False) -> None:
     """Put ``attachment`` on ``module.<tensor>``, over those already there, or on the module's input.
+
+    Args:
+        module: Holds the tensor.
+        tensor: Name of a parameter, or ``input``.
+        attachment: What is put there.
+        tried: Whether a weight is computed once, to see that the attachment fits it, which takes as long as that takes.
 
     Raises:
         ValueError: The input carries an attachment already.
     """
     if tensor != INPUT:
-        # torch computes the weight, to see that its shape stays; of an outline that costs nothing
-        costs = module.get_parameter(tensor).device.type != "meta" if hasattr(module, tensor) else True
-        parametrize.register_parametrization(module, tensor, attachment, unsafe=costs)
+        parametrize.register_parametrization(module, tensor, attachment, unsafe=not tried)
         return
     if hasattr(module, _INPUT_MODULE):
         raise ValueError(f"the input of {module} carries an attachment already")

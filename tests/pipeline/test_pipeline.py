@@ -234,4 +234,4 @@ def test_memory_is_released_between_stages_without_a_pass_over_the_libraries(
     monkeypatch.setattr("slimexp.pipeline.pipeline.release", lambda: left_out.append(gc.get_freeze_count()))
     pipeline(overrides("finetune", *short("finetune"), "measure=[]")).run()
     assert len(left_out) == 2 and min(left_out) > 100_000
-    assert gc.get_freeze_count() == before
+    assert gc.get_freeze_count() <= before, "of those that were frozen before some are gone"
