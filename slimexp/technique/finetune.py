@@ -200,6 +200,7 @@ class Finetune(Adaptive, Contract, Divisible):
         if self.trainer.precision == "16-mixed":  # its loss scaler skips steps that are not finite by itself
             if norm.isfinite():
                 self.on_gradients()
+            self._finite.look(norm, self.global_step)
             return
         self._finite.norm(norm, self.global_step)
         self.on_gradients()
@@ -231,7 +232,9 @@ class Finetune(Adaptive, Contract, Divisible):
         """Add what is known of a batch while it is on the host, so that nothing waits for the device to count."""
         of_decoder = ["labels"] if self.model.config.is_encoder_decoder else []
         read = ["attention_mask", *of_decoder] if self.needs_hidden else []
-        return counted(batch, read=read, shares=None if self._graphs is None else _SHARES)
+        return counted(
+            batch, read=read, shares=_SHARES if self._graphs is not None and not self._graphs.gave_up else None
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         try:
