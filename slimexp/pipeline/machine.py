@@ -119,7 +119,7 @@ def check(node: DictConfig, group: DictConfig) -> None:
     """
     if device(node).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            "the trainer (trainer.accelerator) is for GPUs, and torch sees no CUDA device: use trainer=cpu, on which "
+            "trainer.accelerator asks for a GPU, but torch sees no CUDA device: use trainer=cpu, on which "
             "trainer.devices=2 trains in two processes"
         )
     devices.check(node)

@@ -183,7 +183,7 @@ def test_training_on_a_gpu_waits_for_nothing(stage: Make, tiny: Make, compile: b
 
 
 def test_cuda_graphs_on_a_cpu_are_refused() -> None:
-    with pytest.raises(ValueError, match="trainer.cuda_graphs=true cannot be had on a CPU: set it to auto or false"):
+    with pytest.raises(ValueError, match=r"trainer\.cuda_graphs=true cannot be had on a CPU: set it to auto or false"):
         made(cuda_graphs=True)
 
 
