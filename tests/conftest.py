@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import io
 import logging
 import math
 import os
@@ -87,9 +86,13 @@ def _parsed_once() -> Iterator[None]:
     load, read = OmegaConf.load, {}
 
     def parse(file: Any) -> Any:
-        text = Path(file).read_text(encoding="utf-8") if isinstance(file, str | Path) else file.read()
+        if isinstance(file, str | Path):
+            text = Path(file).read_bytes()
+        else:
+            text = file.read()
+            file.seek(0)  # an error names the file
         if text not in read:
-            read[text] = load(io.BytesIO(text) if isinstance(text, bytes) else io.StringIO(text))
+            read[text] = load(file)
         return copy.deepcopy(read[text])
 
     with pytest.MonkeyPatch.context() as patch:

@@ -159,7 +159,8 @@ def test_an_unfinished_stage_is_finished_and_its_checkpoint_fits(
 def test_a_sweep_knows_its_trials(runs: Path, run: Command, capsys: pytest.CaptureFixture[str]) -> None:
     before = (runs / "old" / "sweep" / "journal.jsonl").read_bytes()
     before_auto = ("optimizer.lr=0.001", "lr_scheduler.num_warmup_steps=0", "packing=false")
-    run(*COMMANDS["sweep"], *(f"pipeline.quantize.{setting}" for setting in before_auto))
+    settings = [*(f"pipeline.quantize.{setting}" for setting in before_auto), "measure.task.limit=null"]
+    run(*COMMANDS["sweep"], *settings)
     output = capsys.readouterr()
     assert "after 2 trials:" in output.out and "[1/" not in output.out and output.err == ""
     assert (runs / "old" / "sweep" / "journal.jsonl").read_bytes() == before

@@ -15,6 +15,7 @@ from slimexp.calibration.observe import Observer, Statistics, input_statistics, 
 from slimexp.host.progress import counted
 from slimexp.model.base import Batch, Family
 from slimexp.model.layer import Layer, check_finite, place
+from slimexp.model.masks import as_recorded
 
 PROBE = 8  # tokens of the row that shows how blocks are wired
 Wires = Mapping[str | int, int]  # argument of a block -> index of the output of the block before that it is
@@ -115,7 +116,7 @@ class _Stack:
             with FakeTensorMode(allow_non_fake_inputs=True), self._recording() as calls:
                 self._forward(row)
         except Exception:  # a mixture that routes tokens, say
-            with self._recording() as calls:
+            with as_recorded(), self._recording() as calls:  # so few tokens need no masks, more may
                 self._forward(row)
         finally:
             logger.disabled = before

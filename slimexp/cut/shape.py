@@ -49,15 +49,13 @@ def axes_of(config: PreTrainedConfig) -> list[str]:
 def lattice(
     config: PreTrainedConfig, axes: Collection[str], *, multiple: int, strict: bool = False
 ) -> dict[str, list[int]]:
-    """Stack or width -> numbers of units that it may have, in descending order.
-
-    The model's own number is among them, unless ``strict``.
+    """Stack or width -> numbers of units that it may have, in descending order from the model's own.
 
     Args:
         config: Config of the whole model.
         axes: Those of ``AXES`` that may lose units; the others stay whole.
         multiple: Divisor of the numbers of rows and columns that remain of a matrix that loses some.
-        strict: Whether it must divide the widths of ``axes`` that stay whole too.
+        strict: Whether it must divide the widths of ``axes`` that stay whole too; which shapes do so, ``divides`` says.
 
     Raises:
         ValueError: An unknown axis, one that this type cannot lose, or, if ``strict``, one without such a multiple.
@@ -70,22 +68,21 @@ def lattice(
             f"got '{refused[0]}'" + (f": {reason}" if reason else "")
         )
     free = {key for key in dense if (key if key in WIDTHS else LAYERS) in axes}
-
-    def divides(key: str, units: int) -> bool:
-        return key not in WIDTHS or row_length(config, key, units) % multiple == 0
-
-    options = {
-        key: [
-            units
-            for units in range(most, 0, -1)
-            if (units == most and not (strict and key in free)) or (key in free and divides(key, units))
-        ]
+    multiples = {
+        key: [units for units in range(most, 0, -1) if divides(config, {key: units}, axes, multiple)]
         for key, most in dense.items()
+        if key in free
     }
-    if empty := [key for key, units in options.items() if not units]:
+    if empty := [key for key, units in multiples.items() if strict and not units]:
         most = row_length(config, empty[0], dense[empty[0]])
         raise ValueError(f"'{empty[0]}' has no multiple of {multiple} up to its own {most}: lower the multiple")
-    return options
+    return {key: [most, *(units for units in multiples.get(key, ()) if units < most)] for key, most in dense.items()}
+
+
+def divides(config: PreTrainedConfig, shape: Shape, axes: Collection[str], multiple: int) -> bool:
+    """Whether ``multiple`` divides the rows and columns of all widths among ``axes`` in a shape."""
+    widths = (key for key in shape if key in WIDTHS and key in axes)
+    return all(row_length(config, key, shape[key]) % multiple == 0 for key in widths)
 
 
 def row_length(config: PreTrainedConfig, width: str, units: int) -> int:

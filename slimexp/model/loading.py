@@ -121,13 +121,13 @@ class Pretrained(Source):
             return str(self._config()._commit_hash)
         require_files(Path(self.folder))
         there = {path.name: path for path in Path(self.folder).glob("*") if path.suffix in SHAPES_MODEL}
+        dropped = manifest.dropped(Path(self.folder))
+        digest = hashlib.sha256()
         with working(f"digest of {self.path}"):
             integrity.take_digests(there.values())
-        digest = hashlib.sha256()
-        dropped = manifest.dropped(Path(self.folder))
-        for name in sorted(there.keys() | dropped.keys()):
-            of_file = integrity.digest(there[name]) if name in there else dropped[name]
-            digest.update(name.encode() + bytes.fromhex(of_file))
+            for name in sorted(there.keys() | dropped.keys()):
+                of_file = integrity.digest(there[name]) if name in there else dropped[name]
+                digest.update(name.encode() + bytes.fromhex(of_file))
         return digest.hexdigest()
 
     def _config(self) -> PreTrainedConfig:

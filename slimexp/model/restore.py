@@ -124,7 +124,7 @@ def _check_place(module: nn.Module | None, tensor: str, row: Mapping[str, Any]) 
     attachment: Attachment = getattr(import_module(name), kind)(**row["arguments"])
     if tensor == INPUT and not (isinstance(attachment, Quantizer) and attachment.on_activations):
         raise ValueError("it is not for inputs")
-    attach(module, tensor, attachment)
+    attach(module, tensor, attachment, tried=True)
 
 
 def _check_grid(model: nn.Module, place: Place, quantizer: Quantizer, path: Path) -> None:

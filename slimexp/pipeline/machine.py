@@ -118,7 +118,10 @@ def check(node: DictConfig, group: DictConfig) -> None:
         ValueError: A setting is refused; the message names it and the way out.
     """
     if device(node).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("trainer.accelerator asks for a GPU, but torch sees no CUDA device: use trainer=cpu")
+        raise ValueError(
+            "trainer.accelerator asks for a GPU, but torch sees no CUDA device: use trainer=cpu, on which "
+            "trainer.devices=2 trains in two processes"
+        )
     devices.check(node)
     if (value := node.get("log_every_n_steps", 10)) is None or value < 0:
         raise ValueError(f"trainer.log_every_n_steps must be >= 0, got {value}")

@@ -180,7 +180,7 @@ class Pipeline:
 
     def _is_there(self, stage: Stage) -> bool:
         """Whether the stage's artifact is on the disk, with what the next stage goes on from where that is not."""
-        if not self.cfg.resume or not os.path.lexists(stage.artifact):
+        if not self.cfg.resume or not _is_finished(stage):
             return False
         following = next((later for later in self.stages if later.parent == stage.key), None)
         return following is None or manifest.goes_on(stage.artifact) or self._is_there(following)

@@ -210,6 +210,7 @@ def _adapt(
         logits_at_once=trainer.logits_at_once,
         memory=machine.memory(trainer),
     )
+    given = replace(given, devices=devices.total(trainer))
     for position, technique in enumerate(techniques.values()):
         technique.adapt(config, replace(given, is_random=given.is_random and position == 0))
 

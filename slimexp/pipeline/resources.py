@@ -6,15 +6,17 @@ compute avoids (weights, gradients, states of the optimizer): only where that is
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import nn
 
 from slimexp.data.base import Corpus
 from slimexp.model.base import Family, Source, parameters
 from slimexp.model.layer import latent
+from slimexp.pipeline import devices
 from slimexp.technique.finetune import Finetune
+from slimexp.technique.sharding import FSDP
 
 FLOAT = 4  # bytes of a float32
 # Numbers that a block keeps of a token for its gradient, in widths of the model (Korthikanti et al. 2022, "Reducing
@@ -99,15 +101,13 @@ class Setting:
     shards: int
 
     @classmethod
-    def of(cls, trainer: Mapping[str, Any], device: torch.device, length: int) -> "Setting":
+    def of(cls, trainer: DictConfig, device: torch.device, length: int) -> "Setting":
         """By the trainer's settings, on ``device``, for rows of at most ``length`` tokens."""
-        devices, nodes = trainer.get("devices"), trainer.get("num_nodes") or 1
-        spread = devices * nodes if isinstance(devices, int) and "fsdp" in str(trainer.get("strategy")).lower() else 1
         return cls(
             gpu=device.type == "cuda",
             half=str(trainer.get("precision")).startswith(("bf16", "16")),
             length=length,
-            shards=max(spread, 1),
+            shards=devices.total(trainer) if trainer.get("strategy") == FSDP else 1,
         )
 
 

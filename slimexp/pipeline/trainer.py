@@ -74,7 +74,7 @@ class Trainer(pl.Trainer):
         self.logits_at_once = logits_at_once
         self.cuda_graphs = cuda_graphs
         if cuda_graphs is True and (why := self._not_recorded()):
-            raise ValueError(f"trainer.cuda_graphs is not for {why}: set it to auto, which knows, or to false")
+            raise ValueError(f"trainer.cuda_graphs=true cannot be had {why}: set it to auto or false")
         self.rows_at_once = rows_at_once
 
     def suit(self, technique: Finetune) -> None:
@@ -96,12 +96,12 @@ class Trainer(pl.Trainer):
         return self._not_recorded() is None and technique.steps * technique.accumulate >= _WORTH_RECORDING
 
     def _not_recorded(self) -> str | None:
-        """What passes are not recorded for, as it is the case here; ``None`` where they can be."""
+        """Where passes cannot be recorded, and this is the case here; ``None`` where they can be."""
         if self.strategy.root_device.type != "cuda":
-            return "a CPU"
+            return "on a CPU"
         if self.world_size > 1:
-            return "several devices"
-        return "16-mixed, whose scale of the loss changes" if self.precision == "16-mixed" else None
+            return "on several devices"
+        return "with precision=16-mixed, whose scale of the loss changes" if self.precision == "16-mixed" else None
 
     def _pays_back(self, technique: Finetune) -> bool:
         """Whether compiling saves time in a stage; the same for a resumed stage as for a straight one."""

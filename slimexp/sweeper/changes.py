@@ -9,7 +9,10 @@ from slimexp.config import renamed
 CONTENT, FIXED = "what is not swept", "fixed"  # keys of a description: a digest of what is fixed, and the same by key
 _BEFORE: dict[str, Any] = {"packing": False}  # option that stages got later -> what they did without it
 _LIGHTNING = "pytorch_lightning.Trainer"  # trainer of earlier versions, which had none of slimexp's own options
-_CHOICES = tuple(f"trainer.{key}" for key in ("_target_", "attention", "compile", "pad_to", "fused", "logits_at_once"))
+_LATER = tuple(f"trainer.{key}" for key in ("cuda_graphs", "rows_at_once"))  # which change results by rounding alone
+_CHOICES = (
+    *(f"trainer.{key}" for key in ("_target_", "attention", "compile", "pad_to", "fused", "logits_at_once")), *_LATER,
+)  # fmt: skip
 _DEVICES = ("trainer.devices", "trainer.num_nodes", "trainer.strategy")  # results do not depend on them
 _LISTED = 4  # fixed keys that are named where more differ
 
@@ -43,6 +46,8 @@ def _present(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> Mapping
     }
     if fixed.get("trainer._target_") == _LIGHTNING:
         fixed |= {key: requested[key] for key in requested if key.startswith(_CHOICES)}
+    elif fixed:
+        fixed = {key: requested[key] for key in _LATER if key in requested} | fixed
     for key in [key for key in requested if key.startswith("pipeline.") and key.count(".") == 2] if fixed else ():
         stage, _, option = key.rpartition(".")
         if option == "workers" and key in fixed:

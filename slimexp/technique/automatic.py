@@ -37,6 +37,7 @@ class Conditions:
         row_logits: Number of logits of such a row; 0 for a model that has none at its tokens.
         logits_at_once: Number of logits in memory at once, whatever number of rows they are of.
         memory: Memory left for the rows of a batch, in bytes.
+        devices: Number of devices among which a batch is split.
     """
 
     parameters: int
@@ -45,6 +46,7 @@ class Conditions:
     row_logits: int = 0
     logits_at_once: int = 0
     memory: int = 0
+    devices: int = 1
 
     def bytes_of(self, rows: int) -> int:
         """Memory that a batch of so many rows takes in training."""
@@ -116,11 +118,14 @@ def warmup(steps: int) -> int:
 
 
 def batch_size(given: Conditions) -> int:
-    """Number of rows per batch: ``ROWS``, or the largest power of two that the memory holds."""
+    """Number of rows per batch: about ``ROWS``, or half as many as often as memory asks for it, as many on each device.
+
+    Memory is that of one device, which is given all rows: a batch that fits one fits several.
+    """
     rows = ROWS
     while rows > 1 and given.bytes_of(rows) > given.memory:
         rows //= 2
-    return rows
+    return max(1, round(rows / given.devices)) * given.devices
 
 
 def group_size(lengths: Collection[int], *, bits: int) -> int | None:

@@ -83,7 +83,8 @@ class Finetune(Adaptive, Contract, Divisible):
     @property
     def recordable(self) -> bool:
         """Whether a pass depends on nothing but tensors, switches of attachments, and what losses schedule."""
-        return not rounds_cache(self.model)  # which makes a new cache in every pass
+        # one makes a new cache in every pass, the other follows numbers of the host
+        return not rounds_cache(self.model) and self.penalty() is None
 
     @property
     def maps_weights(self) -> bool:
@@ -199,6 +200,7 @@ class Finetune(Adaptive, Contract, Divisible):
         if self.trainer.precision == "16-mixed":  # its loss scaler skips steps that are not finite by itself
             if norm.isfinite():
                 self.on_gradients()
+            self._finite.look(norm, self.global_step)
             return
         self._finite.norm(norm, self.global_step)
         self.on_gradients()
@@ -230,7 +232,9 @@ class Finetune(Adaptive, Contract, Divisible):
         """Add what is known of a batch while it is on the host, so that nothing waits for the device to count."""
         of_decoder = ["labels"] if self.model.config.is_encoder_decoder else []
         read = ["attention_mask", *of_decoder] if self.needs_hidden else []
-        return counted(batch, read=read, shares=None if self._graphs is None else _SHARES)
+        return counted(
+            batch, read=read, shares=_SHARES if self._graphs is not None and not self._graphs.gave_up else None
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         try:

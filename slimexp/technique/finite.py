@@ -37,6 +37,10 @@ class FiniteCheck:
     def norm(self, value: Tensor, step: int) -> None:
         """Check the norm of the gradient at an optimizer step, its last number; raises as ``loss``."""
         self._add((step, "norm of the gradient"), value)
+        self.look(value, step)
+
+    def look(self, value: Tensor, step: int) -> None:
+        """Look at what has arrived, once in a step, given any number on the device; raises as ``loss``."""
         if self._is_far(value):
             self._look(step)
 

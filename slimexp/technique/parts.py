@@ -263,6 +263,8 @@ class Divisible(Distributed):
         if largest == 1:
             raise cause
         self.rows_at_once = -(-largest // 2)
+        if self._graphs is not None:
+            self._graphs.give_up("batches are computed in parts")
         if process_group.is_first():
             each = " on each device" if process_group.size() > 1 else ""
             parts = -(-rows // self.rows_at_once) * self.accumulate

@@ -1,7 +1,8 @@
 """Unstructured and semi-structured pruning by masks, one-shot or along a schedule while training."""
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any, Unpack
 
@@ -140,10 +141,6 @@ class Prune(Finetune):
         return "whose regrow and allocation change whole layers" if self.regrow or self.allocation else None
 
     @property
-    def recordable(self) -> bool:
-        return self.gating is None and super().recordable  # the penalty of gates follows targets
-
-    @property
     def row_multiple(self) -> int:
         return self.pattern.row_multiple
 
@@ -195,7 +192,7 @@ class Prune(Finetune):
                 weight = latent(layer)
                 gradient = (
                     torch.zeros_like(weight) if weight.grad is None else weight.grad
-                )  # an expert that no token was routed to
+                )  # of an expert without tokens
                 step = self.importance.learn(weight.detach(), gradient)
                 self.learned[name] = self.learned[name].add_(step) if name in self.learned else step
 
@@ -222,9 +219,9 @@ class Prune(Finetune):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        targets = self.mask_update.targets
         learned = {name: whole(total) for name, total in self.learned.items()}
-        checkpoint["prune"] = {"learned": learned, "targets": targets, "unallocated": self.unallocated}
+        targets, unallocated = self.mask_update.targets, self.unallocated
+        checkpoint["prune"] = {"learned": learned, "targets": targets, "unallocated": unallocated}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -250,19 +247,17 @@ class Prune(Finetune):
         self._allocate()
         if not (short := self.mask_update.short_of(share)):
             return
-        if observes_inputs(self.importance) and not self.pattern.across_layers:
+        device, whole_model = self._device_for(self.family), self.pattern.across_layers
+        if observes_inputs(self.importance) and not whole_model:
             layers, batches = set(chain.from_iterable(short)), list(self._calibration_batches())
-            self.mask_update.block_by_block(layers, share, batches, device=self._device_for(self.family))
-        elif not isinstance(self.importance, Calibrated) and not self.pattern.across_layers:
-            statistics = self._statistics()
-            for names in counted(short, "mask"):
-                with visiting(place(self.layers[names[0]])[0], self._device_for(self.family)):
-                    self.mask_update.choose(names, share, statistics)
+            self.mask_update.block_by_block(layers, share, batches, device=device)
         else:
-            with visiting(self.family.model, self._device_for(self.family)):
+            whole_model = whole_model or isinstance(self.importance, Calibrated)
+            with visiting(self.family.model, device) if whole_model else nullcontext():
                 statistics = self._statistics()
                 for names in counted(short, "mask"):
-                    self.mask_update.choose(names, share, statistics)
+                    with nullcontext() if whole_model else visiting(place(self.layers[names[0]])[0], device):
+                        self.mask_update.choose(names, share, statistics)
         self.mask_update.share()
 
     def _layers_of(self, family: Family) -> dict[str, Layer]:
@@ -282,7 +277,7 @@ class Prune(Finetune):
 
         def dense() -> dict[str, Tensor]:
             batches = self.batches(self.global_step, self.global_step + 1, workers=0)
-            return dense_gradients(self.family, self.layers, self.masks, batches, objective=self._loss_in_parts)
+            return dense_gradients(self.family, self.layers, self.masks, batches, objective=self.parts)
 
         gradients = self.until_it_fits(lambda: self.agreed(dense), rows=self.batch_size)
         self.mask_update.regrow(reached, share=share, statistics=statistics, gradients=gradients)
@@ -323,8 +318,3 @@ class Prune(Finetune):
         if self.teacher_family is not None:  # after training, Lightning leaves it on another device than the student
             nn.Module.to(self.teacher_family.model, self.family.device)
         return self.evaluate(batch)[0]
-
-    def _loss_in_parts(self, batch: Batch) -> Iterator[Callable[[], Tensor]]:
-        """The loss without a penalty, in parts that fit in memory."""
-        for part in self.parts(batch):
-            yield lambda part=part: part()[0]  # type: ignore[misc]

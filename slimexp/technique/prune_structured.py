@@ -17,7 +17,7 @@ from slimexp.cut import shape as shapes
 from slimexp.cut.ranking import Ranking, rank
 from slimexp.cut.recognition import recognize
 from slimexp.cut.remove import remove
-from slimexp.cut.shape import AXES, HIDDEN, WIDTHS, ParameterCounter, Shape, axes_of, lattice, possible
+from slimexp.cut.shape import AXES, HIDDEN, WIDTHS, ParameterCounter, Shape, axes_of, divides, lattice, possible
 from slimexp.cut.simulate import simulated
 from slimexp.data.base import Corpus
 from slimexp.host import process_group
@@ -243,7 +243,7 @@ class PruneStructured(Finetune):
                     limit=limit,
                     loss=loss,
                     candidates=self.candidates,
-                    allowed=partial(possible, space.family.model.config),
+                    allowed=partial(self._allows, space.family.model.config),
                 )
             except Unreachable as error:
                 raise self._out_of_reach(error) from error
@@ -256,6 +256,10 @@ class PruneStructured(Finetune):
             f"{self.budget.limit:g} {self.budget.unit} was not reached in {ATTEMPTS} attempts, the last came to "
             f"{reached:.4g}: raise the budget, or measure on a quieter machine"
         )
+
+    def _allows(self, config: PreTrainedConfig, shape: Shape) -> bool:
+        """Whether a model of a shape can exist, and later stages can do with it."""
+        return possible(config, shape) and not (self.strict and not divides(config, shape, self.axes, self.multiple))
 
     def _out_of_reach(self, error: Unreachable) -> ValueError:
         return ValueError(

@@ -184,8 +184,7 @@ class Quantize(Finetune):
 
     @property
     def idle_parameters(self) -> bool:
-        """Learned grids have no gradient until rounding starts."""
-        return self.start > 0 or super().idle_parameters
+        return self.start > 0 or super().idle_parameters  # learned grids have no gradient until rounding starts
 
     @property
     def whole_weights(self) -> str | None:

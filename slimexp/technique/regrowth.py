@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ def dense_gradients(
     masks: Mapping[str, Mask],
     batches: Iterable[Batch],
     *,
-    objective: Callable[[Batch], Iterable[Callable[[], Tensor]]],
+    objective: Callable[[Batch], Iterable[Callable[[], tuple[Tensor, Any]]]],
 ) -> dict[str, Tensor]:
     """Layer -> gradient of the objective with respect to every weight, masked ones included, summed over ``batches``.
 
@@ -29,7 +30,7 @@ def dense_gradients(
         layers: The layers, by name.
         masks: Layer -> the mask on its weight.
         batches: Training text, on any device.
-        objective: Batch -> parts that its training loss is the sum of.
+        objective: Batch -> what computes parts of its training loss, and more of each; they add up to it.
     """
     weights = {name: latent(layer) for name, layer in layers.items()}
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -37,7 +38,7 @@ def dense_gradients(
         for batch in batches:
             on_device = {name: tensor.to(family.device) for name, tensor in batch.items()}
             for part in objective(on_device):
-                gradients = torch.autograd.grad(part(), list(weights.values()), allow_unused=True)
+                gradients = torch.autograd.grad(part()[0], list(weights.values()), allow_unused=True)
                 for total, gradient in zip(sums.values(), gradients, strict=True):
                     if gradient is not None:  # an expert that no token was routed to has none
                         total += gradient

@@ -21,6 +21,7 @@ from slimexp.weight.shard import whole_parameter
 
 FSDP = "fsdp"
 # Settings of models that are mixtures of experts.
+_LEFT_OUT = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")  # shares of steps in which a layer is left out
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -45,8 +46,9 @@ class Distributed(pl.LightningModule):
 
     @property
     def idle_parameters(self) -> bool:
-        """Whether there may be steps in which trained parameters have no gradient: experts that no token goes to."""
-        return any(getattr(self.family.model.config, name, None) for name in _EXPERTS)
+        """Whether there may be steps in which trained parameters have no gradient: experts without tokens, say."""
+        settings = (*_EXPERTS, *(_LEFT_OUT if self.family.model.training else ()))
+        return any(getattr(self.family.model.config, name, None) for name in settings)
 
     @property
     def whole_weights(self) -> str | None:

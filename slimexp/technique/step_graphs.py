@@ -6,12 +6,14 @@ that is copied to where the recorded one was. Numbers of the host are constants 
 from step to step must be a tensor. (PyTorch, "CUDA semantics", section "CUDA Graphs".)
 """
 
+import random
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -79,8 +81,15 @@ class StepGraphs:
         """Whether there are recordings, which take memory."""
         return bool(self._recordings)
 
+    @property
+    def gave_up(self) -> bool:
+        """Whether nothing is recorded any more."""
+        return self._gave_up
+
     def give_up(self, why: str) -> None:
         """Drop all recordings, and make no more."""
+        if self._gave_up:
+            return
         print(f"  steps are no CUDA graphs, so slower: {why}", flush=True)
         self._gave_up = True
         self._forget(None)
@@ -135,15 +144,19 @@ class StepGraphs:
                 parameter.grad = torch.zeros_like(parameter)
             self._gradients[parameter] = parameter.grad
         inputs = {name: tensor.clone() for name, tensor in batch.items()}
-        before, why = self._state.kept(), None
+        before, drawn, why = self._state.kept(), _random_numbers(), None
         try:
-            replay, result = self._record(lambda: self._compute(inputs))
+            with _given_gradients(self._trained) as given:
+                replay, result = self._record(lambda: self._compute(inputs))
         except Exception as error:  # whatever it is: the batch is computed without, and raises anew what is its own
             why = f"{type(error).__name__}: {one_line(error, most=200)}"
         else:
             self._recordings[shape] = _Recording(replay, inputs, result)
-            if any(parameter.grad is not self._gradients.get(parameter) for parameter in self._parameters):
+            others = [parameter for parameter in self._parameters if parameter not in self._gradients]
+            if given != self._trained or any(parameter.grad is not None for parameter in others):
                 why = "weights get a gradient in some steps only"
+            if _random_numbers() != drawn:
+                why = "a step draws random numbers on the host"
             if (self._state.now(), self._constants()) != self._known:
                 why = "a step replaces tensors of the model"
         if why is not None:  # what was recorded was not computed
@@ -188,6 +201,23 @@ def _undone() -> Iterator[None]:
         generator = torch.cuda.default_generators[stream.device_index]
         generator.graphsafe_set_state(generator.clone_state())
         raise
+
+
+@contextmanager
+def _given_gradients(parameters: Iterable[nn.Parameter]) -> Iterator[set[nn.Parameter]]:
+    """Those of the parameters that get a gradient within the context."""
+    given: set[nn.Parameter] = set()
+    handles = [parameter.register_post_accumulate_grad_hook(given.add) for parameter in parameters]
+    try:
+        yield given
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _random_numbers() -> Hashable:
+    """States of the host's random numbers, by which some models leave out layers."""
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), repr(np.random.get_state(legacy=False))
 
 
 class _State:

@@ -80,11 +80,13 @@ def check(training: Training) -> None:
     """
     for name, least in LEAST.items():
         value = training[name]  # type: ignore[literal-required]
-        if value is None or (value == AUTO and name in AUTOMATIC):
+        if (value is None and name == "pad_to") or (value == AUTO and name in AUTOMATIC):
             continue
-        if name == "pad_to" and value is None:
-            continue
-        if not isinstance(value, int | float) or value < least:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or (isinstance(value, float) and name != "clip_norm"):
+            kind = "a number" if name == "clip_norm" else "a whole number"
+            raise ValueError(f"{name} must be {kind} >= {least}, got {value}")
+        if value < least:
             raise ValueError(f"{name} must be >= {least}, got {value}")
     for name, loss in training["losses"].items():
         if not isinstance(loss, Loss):

@@ -38,15 +38,20 @@ class Place:
     tensor: str
 
 
-def attach(module: nn.Module, tensor: str, attachment: Attachment) -> None:
+def attach(module: nn.Module, tensor: str, attachment: Attachment, *, tried: bool = False) -> None:
     """Put ``attachment`` on ``module.<tensor>``, over those already there, or on the module's input.
+
+    Args:
+        module: Holds the tensor.
+        tensor: Name of a parameter, or ``input``.
+        attachment: What is put there.
+        tried: Whether a weight is computed once, to see that the attachment fits it, which takes as long as that takes.
 
     Raises:
         ValueError: The input carries an attachment already.
     """
     if tensor != INPUT:
-        # unsafe: torch would compute the whole weight, to see that its shape stays
-        parametrize.register_parametrization(module, tensor, attachment, unsafe=True)
+        parametrize.register_parametrization(module, tensor, attachment, unsafe=not tried)
         return
     if hasattr(module, _INPUT_MODULE):
         raise ValueError(f"the input of {module} carries an attachment already")

@@ -101,6 +101,20 @@ def test_the_model_is_entered_once_where_its_blocks_can_be_followed(
     assert entered[0] <= block_by_block.PROBE
 
 
+def test_a_mixture_with_two_masks_is_calibrated_as_it_runs(tiny: Callable[..., Any]) -> None:
+    """It does not run without values, and a short row needs no masks: they must be made all the same."""
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+               "shared_expert_intermediate_size": 16, "mlp_only_layers": [],
+               "sliding_window": block_by_block.PROBE + 2}  # fmt: skip
+    family = tiny("causal_lm", **TWO_MASKS | {"model_type": "qwen2_moe"} | experts)
+    seen: dict[str, Tensor] = {}
+    show(family, seen.update)
+    batches = [family.encode([row]) for row in ROWS]
+    plain = calibrate(Wanda(rows=3), family, family.compressible(), batches, objective=lambda _: torch.zeros(()))
+    for name, total in plain.items():
+        torch.testing.assert_close(seen[name], total)
+
+
 def test_a_layer_that_no_row_reaches(tiny: Callable[..., Any]) -> None:
     family = tiny("causal_lm")
     block = family.blocks()["decoder"][0]

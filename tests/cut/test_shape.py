@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from slimexp.cut.shape import AXES, ParameterCounter, lattice, possible, readers, whole, writers
+from slimexp.cut.shape import AXES, ParameterCounter, divides, lattice, possible, readers, whole, writers
 
 Tiny = Callable[..., Any]
 
@@ -28,10 +28,12 @@ def test_the_lattice_goes_in_multiples_down_from_the_whole(tiny: Tiny) -> None:
     assert lattice(config, ["heads"], multiple=32)["heads"] == [2]  # one group is 2 heads of 8 channels
 
 
-def test_a_strict_lattice_has_multiples_only_of_what_may_be_cut(tiny: Tiny) -> None:
+def test_what_must_be_a_multiple_and_is_none_of_its_own_has_one_to_go_to(tiny: Tiny) -> None:
     config = tiny("causal_lm", intermediate_size=44).model.config
     options = lattice(config, ["ffn"], multiple=16, strict=True)
-    assert options == {"decoder": [2], "heads": [2], "ffn": [32, 16], "hidden": [32]}
+    assert options == {"decoder": [2], "heads": [2], "ffn": [44, 32, 16], "hidden": [32]}
+    assert not divides(config, {"ffn": 44, "hidden": 32}, ["ffn"], 16)
+    assert divides(config, {"ffn": 32, "hidden": 30}, ["ffn"], 16), "of what may be cut"
     with pytest.raises(ValueError, match="'ffn' has no multiple of 48 up to its own 44: lower the multiple"):
         lattice(config, ["ffn"], multiple=48, strict=True)
 

@@ -117,7 +117,7 @@ def test_what_the_disk_refuses(error: Exception, expected: str | None) -> None:
         (OSError(errno.EMFILE, "no", "/a"), "too many open files: raise the limit (ulimit -n) or use fewer workers"),
         (OSError(errno.ENFILE, "no"), "too many open files in system: raise the limit"),
         (RuntimeError("unable to open file: Too many open files"), "too many open files: raise the limit"),
-        (MemoryError(), "no memory left (MemoryError): free some, or lower batch_size"),
+        (MemoryError(), "no memory left (MemoryError): free some, lower trainer.rows_at_once"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "no memory left ([Errno 12] Cannot allocate memory): free"),
         (Exception("mmap: Cannot allocate memory (os error 12)"), "no memory left (mmap: Cannot allocate memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "no memory left ([enforce fail]"),

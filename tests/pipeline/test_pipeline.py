@@ -230,7 +230,8 @@ def test_memory_is_released_between_stages_without_a_pass_over_the_libraries(
 ) -> None:
     """Of several hundred thousand objects, which take a quarter of a second each time."""
     left_out: list[int] = []
+    before = gc.get_freeze_count()
     monkeypatch.setattr("slimexp.pipeline.pipeline.release", lambda: left_out.append(gc.get_freeze_count()))
     pipeline(overrides("finetune", *short("finetune"), "measure=[]")).run()
     assert len(left_out) == 2 and min(left_out) > 100_000
-    assert gc.get_freeze_count() == 0
+    assert gc.get_freeze_count() <= before, "of those that were frozen before some are gone"

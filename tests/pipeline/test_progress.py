@@ -35,6 +35,12 @@ class Counting(pl.LightningModule):
         return torch.optim.SGD(self.parameters())
 
 
+@pytest.fixture(autouse=True)
+def _own_reporter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of other tests it knows how long nothing was printed."""
+    monkeypatch.setattr(progress, "reporter", Reporter())
+
+
 def lines(capsys: pytest.CaptureFixture[str], *, steps: int, accumulate: int = 1) -> list[str]:
     callback = build(compose().callback)["progress"]
     assert isinstance(callback, Progress)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.profiler import ProfilerActivity, profile
 
 from slimexp.pipeline import capacity
@@ -106,3 +107,14 @@ def test_the_dense_model_is_not_copied_for_another_name(pipeline: Make, override
     files = [run.stages[0].artifact / "model.safetensors" for run in runs]
     assert files[0] != files[1] and files[0].samefile(files[1]) and files[0].stat().st_nlink == 2
     assert torch.cuda.is_available() or runs[0].stages[0].key == runs[1].stages[0].key
+
+
+@pytest.mark.parametrize(("devices", "nodes", "shards"), [("auto", 1, 8), (4, 2, 8), ([0, 2], 1, 2), ("4", 1, 4)])
+def test_weights_are_spread_over_all_devices_of_fsdp(
+    devices: object, nodes: int, shards: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    trainer = OmegaConf.create({"accelerator": "gpu", "strategy": "fsdp", "devices": devices, "num_nodes": nodes})
+    assert Setting.of(trainer, torch.device("cuda"), 512).shards == shards
+    trainer.strategy = "ddp"
+    assert Setting.of(trainer, torch.device("cuda"), 512).shards == 1

@@ -180,3 +180,25 @@ def test_training_on_a_gpu_waits_for_nothing(stage: Make, tiny: Make, compile: b
     assert trainer.optimizers[0].defaults["fused"] and trainer.global_step == 8
     assert {p.dtype for p in trained.teacher_family.model.parameters()} == {torch.bfloat16}
     assert all(p.isfinite().all() for p in trained.parameters())
+
+
+def test_cuda_graphs_on_a_cpu_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"trainer\.cuda_graphs=true cannot be had on a CPU: set it to auto or false"):
+        made(cuda_graphs=True)
+
+
+def test_passes_are_recorded_where_they_can_be(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = made(cuda_graphs="auto")
+
+    def records(steps: int) -> bool:
+        long = stage(steps=steps)
+        trainer.suit(long)
+        recorded: bool = long.execution.recorded
+        return recorded
+
+    enough = module._WORTH_RECORDING
+    assert not records(enough), "not on a CPU"
+    monkeypatch.setattr(type(trainer.strategy), "root_device", torch.device("cuda"))
+    assert records(enough) and not records(enough - 1)
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    assert not records(enough), "not on several devices"

@@ -108,5 +108,11 @@ def test_a_removal_chooses_its_axes_and_their_multiple(tiny: Make, technique: Ma
 
 @pytest.mark.parametrize("setting", ["steps", "accumulate", "clip_norm"])
 def test_what_cannot_be_chosen_is_refused(technique: Make, setting: str) -> None:
-    with pytest.raises(ValueError, match=rf"{setting} must be >= \d, got auto"):
+    with pytest.raises(ValueError, match=rf"{setting} must be (a (whole )?number )?>= \d, got auto"):
         technique("finetune", **{setting: "auto"})
+
+
+@pytest.mark.parametrize(("devices", "rows"), [(1, 32), (2, 32), (3, 33), (6, 30), (7, 35), (64, 64)])
+def test_a_batch_is_split_evenly_among_devices(devices: int, rows: int) -> None:
+    given = Conditions(parameters=1, memory=1, devices=devices)
+    assert automatic.batch_size(given) == rows

@@ -80,6 +80,19 @@ def test_axes_that_must_not_go_stay(prepared: Make) -> None:
     assert config.intermediate_size < 48 and config.intermediate_size % 8 == 0
 
 
+def test_a_width_that_a_later_stage_cannot_do_with_goes_too(tiny: Make, technique: Make, corpus: Make) -> None:
+    """What is reported is what was removed, though no width may stay as it is."""
+    stage = technique(NAME, axes="[ffn,hidden]", multiple=3, rows=4, **{"budget.share": 0.8})
+    stage.require_row_multiple(8)
+    family = tiny("causal_lm")
+    dense = sum(parameter.numel() for parameter in family.model.parameters())
+    stage.prepare(family, corpus("causal_lm"), None)
+    config, reached = stage.model.config, stage.finish()
+    assert config.hidden_size == reached["hidden_kept"] == 24
+    assert config.intermediate_size == reached["ffn_kept"] and config.intermediate_size % 24 == 0
+    assert size(stage) / dense == reached["parameters"] <= 0.8
+
+
 def test_any_importance_chooses(tiny: Make, technique: Make, corpus: Make) -> None:
     stage = technique(NAME, f"importance@pipeline.{NAME}.importance=magnitude", multiple=8, rows=4, norm=1)
     stage.prepare(tiny("causal_lm"), corpus("causal_lm"), None)

@@ -1,8 +1,10 @@
 """A training whose passes are recorded and replayed ends with the weights of one whose are not."""
 
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -228,6 +230,39 @@ def test_what_a_recording_replaced_is_brought_back(
     check(graphs, model, rows(2, 1), rows(2, 2))
     assert not left and model.scale is scale
     assert "a step replaces tensors of the model" in capsys.readouterr().out
+
+
+def test_what_trains_in_some_passes_only_is_not_recorded(
+    model: Model, graphs: StepGraphs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A layer that is left out of a recording would be out for good."""
+    compute = model.compute
+    with_idle = [True]
+
+    def sometimes(batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        if with_idle:
+            model.idle.sum().backward()
+        return compute(batch)
+
+    graphs._add_gradient = sometimes
+    check(graphs, model, rows(3))
+    with_idle.clear()
+    check(graphs, model, rows(3, 1))
+    assert not graphs.recorded
+    assert "weights get a gradient in some steps only" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("draw", [lambda: torch.rand(1), random.random, np.random.rand])
+def test_what_draws_on_the_host_is_not_recorded(
+    draw: Callable[[], object], model: Model, tape: type[TapeRecorder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def record(work: Callable[[], Any]) -> Any:
+        draw()  # which a recording on a GPU sees nothing of
+        return tape()(work)
+
+    graphs = StepGraphs(model.compute, [model], constants=lambda: None, record=record)
+    check(graphs, model, rows(2), rows(2, 1), rows(2, 2))
+    assert not tape.replays and "draws random numbers on the host" in capsys.readouterr().out
 
 
 def test_batches_of_a_step_add_up(model: Model, tape: type[TapeRecorder]) -> None:

@@ -17,6 +17,10 @@ Make = Callable[..., Any]
         ({"pad_to": 0}, "pad_to must be >= 1, got 0"),
         ({"clip_norm": -1}, "clip_norm must be >= 0, got -1"),
         ({"workers": -1}, "workers must be >= 0, got -1"),
+        ({"accumulate": 2.5}, "accumulate must be a whole number >= 1, got 2.5"),
+        ({"steps": True}, "steps must be a whole number >= 0, got True"),
+        ({"batch_size": None}, "batch_size must be a whole number >= 1, got None"),
+        ({"clip_norm": None}, "clip_norm must be a number >= 0, got None"),
     ],
 )
 def test_wrong_values_are_refused_by_the_constructor(technique: Make, values: dict[str, Any], message: str) -> None:
