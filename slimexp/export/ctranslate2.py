@@ -77,6 +77,11 @@ class Ctranslate2(Format):
         source = Pretrained(path=str(model.folder), max_length=model.content["max_length"])
         family = source.load(task=model.task, texts=tuple, labels=())  # the converter takes it apart
         layers = unpacked(model.folder)
+        if (tied := _tied(family.model)) in layers:
+            raise ValueError(
+                f"'{tied}' is the head too, whose input the engine rounds where its weights are integers: "
+                "take format=compressed_tensors"
+            )
         for number, (name, packed) in enumerate(layers.items()):
             marked = _marked(packed, number)
             family.model.get_submodule(name).weight = nn.Parameter(marked, requires_grad=False)
@@ -164,14 +169,22 @@ def _unheld(scheme: dict[str, Any]) -> str | None:
     return None
 
 
+def _tied(model: PreTrainedModel) -> str | None:
+    """Name of the embeddings that are the head too, if there are any."""
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or embeddings.weight is not head.weight:
+        return None
+    return next(name for name, module in model.named_modules() if module is embeddings)
+
+
 def _marked(packed: Packed, number: int) -> Tensor:
-    """Integers [out, in] as floats, with three more columns: the scale, the number of the layer, and NaN for a mark.
+    """Integers [out, in] as floats, with three more columns: the scale, the number of the layer, and infinity for a mark.
 
     Converters put the rows of layers together, some in another order: so what belongs to a row goes with it.
     """
     scale = packed.scale
     return torch.cat(
-        [packed.numbers.float(), scale, torch.full_like(scale, number), torch.full_like(scale, math.nan)], dim=1
+        [packed.numbers.float(), scale, torch.full_like(scale, number), torch.full_like(scale, math.inf)], dim=1
     )
 
 
@@ -190,16 +203,20 @@ def _convert(model: Artifact, family: Family, layers: Sequence[str], folder: Pat
         def load_tokenizer(self, *_: Any, **__: Any) -> Any:
             return family.tokenizer
 
-        def _load(self) -> "ModelSpec":
-            spec = super()._load()
-            spec.validate()
-            _store(spec, stored_type(model.folder), layers)
-            if model.task == "classification":
-                spec.config.add_attribute("id2label", family.model.config.id2label)
-            return spec
-
     try:
-        Converter(str(model.folder)).convert(str(folder), force=True)
+        spec: ModelSpec = Converter(str(model.folder))._load()
+        if width := getattr(family.model.config, "head_dim", None):
+            for layer in spec.decoder.layer:  # not all loaders say it: the engine divides the hidden size by the heads
+                vars(layer.self_attention).setdefault("head_dim", np.int32(width))
+        spec.validate()
+        spec.optimize()  # tied weights become one, before their scales are apart
+        _store(spec, stored_type(model.folder), layers)
+        for token in ("bos_token", "eos_token", "unk_token"):
+            if getattr(spec.config, token, "") is None:  # as of the tokenizer; the engine reads text alone
+                setattr(spec.config, token, "")
+        if model.task == "classification":
+            spec.config.add_attribute("id2label", family.model.config.id2label)
+        spec.save(str(folder))
     except Exception as error:  # of the converters, which do not check what they are given
         kind = family.model.config.model_type
         raise ValueError(f"ctranslate2 cannot convert this {kind} ({one_line(error)}): take another format") from error
@@ -207,11 +224,14 @@ def _convert(model: Artifact, family: Family, layers: Sequence[str], folder: Pat
 
 def _converted(model: PreTrainedModel) -> PreTrainedModel:
     """What the engine's loader of the model's type takes."""
-    if model.config.model_type != "bert":
-        return model
-    model.config.position_embedding_type = "absolute"  # asked for; transformers 5 has no other, and no such key
-    encoder: PreTrainedModel = model.base_model
-    return encoder
+    config = model.config
+    if config.model_type == "t5":  # transformers 5 ties all T5s and scales by another key
+        config.tie_word_embeddings = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+    if config.model_type == "bert":
+        config.position_embedding_type = "absolute"  # transformers 5 has no other, and no such key
+        encoder: PreTrainedModel = model.base_model
+        return encoder
+    return model
 
 
 def _store(spec: "ModelSpec", dtype: torch.dtype, layers: Sequence[str]) -> None:
@@ -228,7 +248,7 @@ def _store(spec: "ModelSpec", dtype: torch.dtype, layers: Sequence[str]) -> None
         if not isinstance(value, Variable) or value.is_scalar() or value.dtype != "float32":
             return
         key, tensor = name.rpartition("/")[-1], torch.as_tensor(value.numpy())
-        if tensor.ndim == 2 and tensor[:, -1].isnan().all():
+        if tensor.ndim == 2 and tensor[:, -1].isinf().all():
             scale = tensor[:, -3]
             setattr(layer, f"{key}_scale", NumpyVariable(torch.where(scale == 0, 1, scale).reciprocal().numpy()))
             setattr(layer, key, NumpyVariable(tensor[:, :-3].to(torch.int8).numpy()))
