@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -126,7 +126,8 @@ class _Translator(Running):
         self.engine = engine
         files = {side: folder / f"{side}_vocabulary.json" for side in ("shared", "source", "target")}
         tokens = {side: json.loads(file.read_text(encoding="utf-8")) for side, file in files.items() if file.exists()}
-        self.source, self.target = (tokens.get(side, tokens.get("shared")) for side in ("source", "target"))
+        self.source: list[str] = tokens.get("source") or tokens["shared"]
+        self.target: list[str] = tokens.get("target") or tokens["shared"]
 
     def logits(self, source: Ids, target: Ids) -> Logits:
         result = self._written(source, target, len(target), return_logits_vocab=True)
@@ -172,13 +173,13 @@ def _unheld(scheme: dict[str, Any]) -> str | None:
 def _tied(model: PreTrainedModel) -> str | None:
     """Name of the embeddings that are the head too, if there are any."""
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if head is None or embeddings.weight is not head.weight:
+    if head is None or not model.config.tie_word_embeddings:
         return None
     return next(name for name, module in model.named_modules() if module is embeddings)
 
 
 def _marked(packed: Packed, number: int) -> Tensor:
-    """Integers [out, in] as floats, with three more columns: the scale, the number of the layer, and infinity for a mark.
+    """Integers [out, in] as floats, with three columns more: scale, number of the layer, and infinity as a mark.
 
     Converters put the rows of layers together, some in another order: so what belongs to a row goes with it.
     """
@@ -229,8 +230,7 @@ def _converted(model: PreTrainedModel) -> PreTrainedModel:
         config.tie_word_embeddings = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
     if config.model_type == "bert":
         config.position_embedding_type = "absolute"  # transformers 5 has no other, and no such key
-        encoder: PreTrainedModel = model.base_model
-        return encoder
+        return cast(PreTrainedModel, model.base_model)
     return model
 
 

@@ -140,7 +140,7 @@ def test_embeddings_of_integers(tied: bool, tiny: Make, tmp_path: Path) -> None:
     artifact.save(family, tmp_path / "artifact", dtype=torch.float32, stages=[])
     model = Artifact(tmp_path / "artifact")
     if tied:
-        with pytest.raises(ValueError, match="'model.embed_tokens' is the head too, .*format=compressed_tensors"):
+        with pytest.raises(ValueError, match=r"'model.embed_tokens' is the head too, .*format=compressed_tensors"):
             exported(model)
     else:
         folder, agreement = exported(model)
@@ -167,7 +167,7 @@ def test_more_of_what_a_decoder_has_written(made: Make) -> None:
 @needs_engine
 def test_int8_rounds_more_than_the_artifact(made: Make) -> None:
     model = made("causal_lm", INT8)
-    with pytest.raises(Differs, match="something else than PyTorch"):
+    with pytest.raises(Differs, match=r"something else than PyTorch"):
         exported(model, compute_type="int8")
     assert not (model.folder.parent / "export").exists()
     running = kind(compute_type="int8").load(model, exported(model)[0])
@@ -185,7 +185,7 @@ def test_classes_are_told(made: Make) -> None:
 @needs_engine
 def test_a_model_that_the_converter_does_not_know(made: Make) -> None:
     model = made("causal_lm", model_type="cohere")
-    with pytest.raises(ValueError, match="cannot convert this cohere .*take another format") as error:
+    with pytest.raises(ValueError, match=r"cannot convert this cohere .*take another format") as error:
         exported(model)
     assert "\n" not in str(error.value)
     assert sorted(path.name for path in model.folder.parent.iterdir()) == ["artifact"]
