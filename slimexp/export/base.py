@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ class Format(ABC):
         tolerance: Largest difference of a logit from PyTorch's in float32 that is rounding.
     """
 
-    tolerance: ClassVar[float] = 1e-4
+    tolerance: float = 1e-4
 
     def require(self) -> None:  # noqa: B027 (some need nothing)
         """Import the packages that write the format and run it.
