@@ -30,7 +30,7 @@ LAYERS = [
     ["smoothing", "calibration"],
     ["cut"],
     ["budget", "measure", "artifact"],
-    ["technique", "page"],
+    ["technique", "page", "export"],
     ["pipeline", "stopper"],
     ["sweeper"],
     ["train", "evaluate", "report", "select", "clean"],

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import hydra
 import pytest
 from hydra._internal.utils import get_args_parser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from slimexp import clean, report, select
 from slimexp.config import allowlist
@@ -32,6 +32,7 @@ from slimexp.config.build import ConfigError, build
 from slimexp.config.check import check
 from slimexp.config.composition import CONF_DIR, chosen, compose, options
 from slimexp.config.schema import Evaluation
+from slimexp.export.__main__ import settings as export_settings
 from slimexp.page import server
 from slimexp.sweeper.pool import local
 from slimexp.sweeper.space import Space
@@ -169,6 +170,9 @@ def run_module(module: str, given: list[str], monkeypatch: pytest.MonkeyPatch) -
         cfg = compose(overrides(given), "evaluate")
         check(cfg, schema=Evaluation)
         build_all(cfg, "measure")
+    elif module == "slimexp.export":
+        name, _, values = export_settings(given[1:])
+        assert values.keys() <= OmegaConf.load(CONF_DIR / "export" / f"{name}.yaml").keys()
     elif module in ("slimexp.report", "slimexp.select", "slimexp.clean"):
         hold_reader(module, given, monkeypatch)
     else:
@@ -346,6 +350,11 @@ def is_of_others(word: str) -> bool:
     key, _, value = word.partition("=")
     if re.fullmatch(r"[A-Z][A-Z_]+", key) and key != "KEY":
         check_variable(word)
+        return True
+    if key in ("format", "out") or key.startswith("format."):  # of slimexp.export
+        known = [OmegaConf.load(CONF_DIR / "export" / f"{name}.yaml") for name in options("export")]
+        assert "." not in key or key == "format.KEY" or any(key.partition(".")[2] in node for node in known), key
+        assert key != "format" or value == "NAME" or value in options("export"), value
         return True
     is_budget = re.fullmatch("(max|min)_[a-z_]+", key) is not None  # of slimexp.select
     return key == "KEY" or key.endswith("_METRIC") or is_budget or value in ("True", "False", "None")
