@@ -41,10 +41,10 @@ WEIGHTS = (".safetensors", ".safetensors.index.json")
 class Onnx(Format):
     """A folder with ``model.onnx``, its weights, ``config.json`` and the tokenizer.
 
-    A quantized layer is ``MatMulNBits``, an operator of ONNX Runtime that multiplies by packed integers of the artifact.
-    It is told to leave inputs in float32: a standard ``DequantizeLinear`` before a ``MatMul`` is replaced by ONNX Runtime
-    with one that rounds the inputs to 8 bits. Weights that it does not take have a ``DequantizeLinear``, as those of
-    embeddings and of groups that no power of two from 16 on divides.
+    A quantized layer is ``MatMulNBits``, an operator of ONNX Runtime that multiplies by the packed integers of the
+    artifact. It is told to leave inputs in float32: ONNX Runtime puts one that rounds them to 8 bits in place of a
+    standard ``DequantizeLinear`` before a ``MatMul``. What it does not take has a ``DequantizeLinear``: embeddings,
+    and groups of a size that 16 does not divide.
     """
 
     def require(self) -> None:
@@ -235,7 +235,7 @@ def _block(packed: Packed) -> int | None:
 
 
 def _multiply(graph: "ir.Graph", products: "Sequence[ir.Node]", name: str, packed: Packed, block: int) -> None:
-    """Put ``MatMulNBits`` in place of products: its integers are without a sign, its scales those of blocks of a row."""
+    """Put ``MatMulNBits`` in place of products: its integers have no sign, its scales are those of blocks of a row."""
     import onnx_ir as ir
 
     rows, columns = packed.numbers.shape
