@@ -141,7 +141,8 @@ def _keep_logits(program: "ir.Model") -> None:
     graph = program.graph
     graph.outputs[:] = [value for value in graph.outputs if value.name == "logits"]
     RemoveUnusedNodesPass()(program)
-    for part in (program, graph, *graph.all_nodes(), *graph.inputs, *graph.initializers.values()):
+    parts: list[Any] = [program, graph, *graph.all_nodes(), *graph.inputs, *graph.initializers.values()]
+    for part in parts:
         part.metadata_props.clear()
     for node in graph.all_nodes():
         for value in node.outputs:
@@ -267,7 +268,8 @@ def _bytes(numbers: torch.Tensor, bits: int) -> NDArray[np.uint8]:
     if bits == 8:
         return array
     array = np.pad(array, ((0, 0), (0, array.shape[1] % 2)))
-    return array[:, ::2] | array[:, 1::2] << 4
+    pairs: NDArray[np.uint8] = np.bitwise_or(array[:, ::2], np.left_shift(array[:, 1::2], np.uint8(4)))
+    return pairs
 
 
 def _dequantize(graph: "ir.Graph", value: "ir.Value", name: str, packed: Packed, transposed: bool) -> None:
@@ -303,7 +305,7 @@ def _initializer(graph: "ir.Graph", name: str, array: NDArray[Any]) -> "ir.Value
     import onnx_ir as ir
 
     tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
+    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
     graph.register_initializer(value)
     return value
 
