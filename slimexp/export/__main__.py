@@ -7,6 +7,7 @@ float32 before the export is called done; one that fails is removed. ``format.KE
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from slimexp.config import binding
 from slimexp.config.composition import CONF_DIR, options
+from slimexp.file.bounded import one_line
 from slimexp.host import console
 from slimexp.host.progress import working
 
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from slimexp.export.base import Artifact, Format
     from slimexp.export.verification import Agreement
 
-REPORT = "export.json"
+REPORT = "slimexp_export.json"  # transformers calls a file of its own export.json: its folder is not ours to replace
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,14 +65,12 @@ def _chosen(name: str, values: dict[str, Any]) -> Any:
     """Configuration of a format.
 
     Raises:
-        ValueError: It has no such option.
+        ValueError: It has no such option, or a value is of another type.
     """
-    node = OmegaConf.load(CONF_DIR / "export" / f"{name}.yaml")
-    known = sorted(str(key) for key in node if key != "_target_")
-    if unknown := values.keys() - set(known):
-        there = f"there are {', '.join(known)}" if known else "it has none"
-        raise ValueError(f"format.{min(unknown)} is no option of {name}: {there}")
-    return OmegaConf.merge(node, values)
+    node = OmegaConf.merge(OmegaConf.load(CONF_DIR / "export" / f"{name}.yaml"), values)
+    if wrong := list(binding.faults("format", OmegaConf.create({"format": node}), "format")):
+        raise ValueError("; ".join(wrong))
+    return node
 
 
 def settings(given: Sequence[str]) -> tuple[str, Path | None, dict[str, Any]]:
@@ -79,9 +80,7 @@ def settings(given: Sequence[str]) -> tuple[str, Path | None, dict[str, Any]]:
         ValueError: A setting is none, the format is missing, or there is no such format.
     """
     known = options("export")
-    values = OmegaConf.from_dotlist([text for text in given if "=" in text])
-    keys = [str(key) for key in values]
-    if wrong := [text for text in given if "=" not in text] + [key for key in keys if key not in ("format", "out")]:
+    if wrong := [text for text in given if not re.match(r"(format(\.\w+)?|out)=.", text)]:
         raise ValueError(f"'{wrong[0]}' is no setting: write format=NAME, format.KEY=VALUE or out=FOLDER")
     names = [text.partition("=")[2] for text in given if text.startswith("format=")]
     if not names:
@@ -92,7 +91,10 @@ def settings(given: Sequence[str]) -> tuple[str, Path | None, dict[str, Any]]:
         raise ValueError(f"there is no format '{name}'{hint} there are {', '.join(known)}")
     dotted = [text.removeprefix("format.") for text in given if text.startswith("format.")]
     folders = [text.partition("=")[2] for text in given if text.startswith("out=")]
-    chosen: Any = OmegaConf.to_container(OmegaConf.from_dotlist(dotted))
+    try:
+        chosen: Any = OmegaConf.to_container(OmegaConf.from_dotlist(dotted))
+    except Exception as error:  # of YAML
+        raise ValueError(f"cannot read {', '.join(dotted)} ({one_line(error)}): write format.KEY=VALUE") from error
     return name, Path(folders[-1]) if folders else None, chosen
 
 
@@ -130,6 +132,11 @@ def export(model: "Artifact", kind: "Format", name: str, folder: Path) -> "Agree
         (partial / REPORT).write_text(json.dumps(report | vars(agreement), indent=2) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
+    except (ValueError, OSError, MemoryError):
+        raise
+    except Exception as error:  # converters of others fail in every way
+        why = f"{type(error).__name__}: {one_line(error, most=200)}"
+        raise ValueError(f"what writes or runs {name} fails on this model ({why}): take another format") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return agreement

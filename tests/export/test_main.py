@@ -101,8 +101,12 @@ def test_nan_is_no_agreement(tiny: Make, tmp_path: Path) -> None:
         ([], "give a format: format=compressed_tensors|"),
         (["format=hff"], "there is no format 'hff', did you mean 'hf'? there are compressed_tensors, "),
         (["hf"], "'hf' is no setting: write format=NAME"),
-        (["format=hf", "folder=x"], "'folder' is no setting"),
-        (["format=hf", "format.opset=18"], "opset"),
+        (["format=hf", "folder=x"], "'folder=x' is no setting"),
+        (["format=hf", "format.a..b=1"], "'format.a..b=1' is no setting"),
+        (["format=hf", "format.a={"], "cannot read a={"),
+        (["format=hf", "out="], "'out=' is no setting"),
+        (["format=hf", "format.opset=18"], "format.opset"),
+        (["format=ctranslate2", "format.tolerance=abc"], "format.tolerance"),
     ],
 )
 def test_a_wrong_setting_is_one_line(
@@ -131,6 +135,27 @@ def test_a_folder_of_something_else_is_not_touched(rounded: Path, capsys: pytest
     assert main([str(rounded), "format=compressed_tensors", f"out={other}"]) == 2
     assert "exists and is no export" in capsys.readouterr().err
     assert [path.name for path in other.iterdir()] == ["thesis.txt"]
+
+
+def test_a_converter_that_fails_is_one_line(
+    rounded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no operator\nfor this")
+
+    monkeypatch.setattr("slimexp.export.hf.CompressedTensors.write", fail)
+    assert main([str(rounded), "format=compressed_tensors"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "what writes or runs compressed_tensors fails on this model (RuntimeError: no operator for this)" in line
+    assert sorted(path.name for path in rounded.parent.iterdir()) == ["rounded"]
+
+
+def test_a_folder_that_transformers_exported_is_not_replaced(rounded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = rounded.parent / "other"
+    other.mkdir()
+    (other / "export.json").write_text("{}")
+    assert main([str(rounded), "format=compressed_tensors", f"out={other}"]) == 2
+    assert "exists and is no export" in capsys.readouterr().err and (other / "export.json").exists()
 
 
 def test_options_of_a_format_are_read_as_yaml() -> None:
