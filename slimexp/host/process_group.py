@@ -19,6 +19,7 @@ T = TypeVar("T")
 PATIENCE = timedelta(days=7)  # the first process may round a large model meanwhile; one that dies is noticed elsewhere
 CONNECTING = timedelta(minutes=10)
 COLLECTIVE = timedelta(minutes=30)  # of a step: beyond it a process hangs
+MESSAGE = 2**25  # numbers of gradients that travel together: 128 MiB of float32, a second copy of which is made
 
 _control: dist.ProcessGroup | None = None
 _alone = 0
@@ -96,9 +97,12 @@ def average(tensors: Iterable[Tensor]) -> None:
     """Overwrite ``tensors``, on the device that is trained on, with their means over all processes."""
     if not _together():
         return
-    for tensor in tensors:
-        dist.all_reduce(tensor)
-        tensor /= dist.get_world_size()
+    for some in _by_size(tensors):
+        flat = torch.cat([tensor.flatten() for tensor in some])  # one message in place of hundreds
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        means = flat.split([tensor.numel() for tensor in some])
+        torch._foreach_copy_(some, [mean.view_as(tensor) for mean, tensor in zip(means, some, strict=True)])
 
 
 @torch.no_grad()
@@ -144,6 +148,19 @@ def joined(backend: str, store: dist.Store | None = None) -> Iterator[None]:
     finally:
         _control = None
         dist.destroy_process_group()
+
+
+def _by_size(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Tensors of one type, as many at a time as hold ``MESSAGE`` numbers; a larger one by itself."""
+    held: dict[torch.dtype, tuple[list[Tensor], int]] = {}  # with their numbers of entries
+    for tensor in tensors:
+        some, numbers = held.get(tensor.dtype, ([], 0))
+        if some and numbers + tensor.numel() > MESSAGE:
+            yield some
+            some, numbers = [], 0
+        some.append(tensor)
+        held[tensor.dtype] = some, numbers + tensor.numel()
+    yield from (some for some, _ in held.values())
 
 
 def _together() -> bool:

@@ -115,12 +115,11 @@ class FullyShard(ModelParallelStrategy):
 
 def _average_gradients(weights: Sequence[torch.nn.Parameter]) -> None:
     """Make gradients of the devices their means; a weight that has none on any device is left without."""
-    device = weights[0].device
-    has_some = process_group.add_up(torch.tensor([weight.grad is not None for weight in weights], device=device).int())
-    for weight, number in zip(weights, has_some.tolist(), strict=True):
-        if number and weight.grad is None:  # an expert that no token of this device was routed to
+    everywhere = process_group.gathered([weight.grad is not None for weight in weights])
+    for weight, *has_some in zip(weights, *everywhere, strict=True):
+        if any(has_some) and weight.grad is None:  # an expert that no token of this device was routed to
             weight.grad = torch.zeros_like(weight)
-    process_group.average(weight.grad for weight in weights if weight.grad is not None)
+    process_group.average([weight.grad for weight in weights if weight.grad is not None])
 
 
 def _gathered(tree: Any) -> Any:

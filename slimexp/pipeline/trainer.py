@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from slimexp.model.compiled import kinds, refusal
@@ -37,7 +38,7 @@ class Trainer(pl.Trainer):
         fused: Whether an optimizer that can do so updates all weights in one kernel, on a GPU.
         logits_at_once: Number of logits in memory at once, of student and of teacher.
         cuda_graphs: Whether the passes of a step are recorded as CUDA graphs, one for each shape of a batch, and
-            replayed; ``"auto"``: on one GPU, where a stage is long enough.
+            replayed; ``"auto"``: on GPUs that each hold the model, where a stage is long enough.
         rows_at_once: Most rows of a batch in memory at once, on each device: larger ones are computed in parts, which
             add up to the same gradient. ``None``: whole, until memory runs out.
         options: Those of Lightning's trainer.
@@ -99,8 +100,8 @@ class Trainer(pl.Trainer):
         """Where passes cannot be recorded, and this is the case here; ``None`` where they can be."""
         if self.strategy.root_device.type != "cuda":
             return "on a CPU"
-        if self.world_size > 1:
-            return "on several devices"
+        if isinstance(self.strategy, ModelParallelStrategy):
+            return "by trainer.strategy=fsdp, whose devices wait for each other within a pass"
         return "with precision=16-mixed, whose scale of the loss changes" if self.precision == "16-mixed" else None
 
     def _pays_back(self, technique: Finetune) -> bool:

@@ -215,7 +215,8 @@ class Finetune(Adaptive, Contract, Divisible):
         half = torch.bfloat16 if on_gpu and "bf16" in str(self.trainer.precision) else None
         compiled = self.execution.compiled and not self._are_shards
         self._within_fit.enter_context(self.objective.accelerated(compiled=compiled, teacher_type=half))
-        if self.execution.recorded and self.recordable:
+        together = process_group.size() > 1
+        if self.execution.recorded and self.recordable and (self.objective.of_labels or not together):
             self._graphs = self._step_graphs()
 
     def _step_graphs(self) -> StepGraphs:

@@ -60,6 +60,11 @@ class Objective:
         """Whether logits exist for a chunk of labels at a time."""
         return self._sums is not None
 
+    @property
+    def of_labels(self) -> bool:
+        """Whether every loss is a mean over labels, whose number is known before a forward pass."""
+        return all(isinstance(loss, LabelLoss) for loss in self._named().values())
+
     def schedule(self, progress: float, device: torch.device) -> None:
         """Bring scheduled quantities to their values at ``progress``.
 
@@ -111,10 +116,9 @@ class Objective:
 
     def denominators(self, batch: Batch) -> list[Tensor] | None:
         """What ``shared`` is asked for on a batch, in order; ``None`` where no one knows before a forward pass."""
-        losses = self._named().values()
-        if not all(isinstance(loss, LabelLoss) for loss in losses):
+        if not self.of_labels:
             return None
-        return [counted_labels(batch["labels"])[None]] * (1 if self.in_chunks else len(losses))
+        return [counted_labels(batch["labels"])[None]] * (1 if self.in_chunks else len(self.losses))
 
     @contextmanager
     def accelerated(self, *, compiled: bool, teacher_type: torch.dtype | None) -> Iterator[None]:

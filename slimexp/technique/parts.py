@@ -19,6 +19,7 @@ from slimexp.technique.step_graphs import StepGraphs
 
 T = TypeVar("T")
 Loss = tuple[Tensor, dict[str, Tensor]]  # the objective, and name -> its unweighted term
+DENOMINATORS = "denominators"  # name in a batch of what the numerators of its losses are divided by
 
 
 class Divisible(Distributed):
@@ -64,13 +65,16 @@ class Divisible(Distributed):
     def apart(self, batch: Batch) -> bool:
         """Whether devices that hold the model should compute their gradients of a batch first, and then average them.
 
-        They average them meanwhile, which is faster, where a batch is no larger than one that did fit: in its midst
-        none of them could repeat a step. The answer is the same on all of them, and holds for the batch.
+        They do so where passes are recorded, which starts them faster than averaging meanwhile would save, and where a
+        batch is larger than any that did fit, as none of them could repeat a step in its midst. The answer is the same
+        on all of them, and holds for the batch.
         """
-        sizes = process_group.gathered((_size(batch), len(batch["labels"])))
-        self._next = max(size for size, _ in sizes)
-        divided = self.rows_at_once is not None and max(rows for _, rows in sizes) > self.rows_at_once
-        self._is_apart = divided or self._next > self._fitting
+        recorded = self._graphs is not None and not self._graphs.gave_up
+        everywhere = process_group.gathered((_size(batch), len(batch["labels"]), recorded))
+        sizes, rows, any_recorded = (max(values) for values in zip(*everywhere, strict=True))
+        self._next = sizes
+        divided = self.rows_at_once is not None and rows > self.rows_at_once
+        self._is_apart = bool(any_recorded) or divided or self._next > self._fitting
         return self._is_apart
 
     def differentiated(self, batch: Batch, *, first: bool) -> Loss:
@@ -112,8 +116,8 @@ class Divisible(Distributed):
             try:
                 return work()
             except _DoesNotFit as error:
-                if self._graphs is not None and self._graphs.recorded:
-                    self._graphs.give_up("memory for them is lacking")
+                if any(process_group.gathered(self._graphs is not None and self._graphs.recorded)):
+                    self._graphs.give_up("memory for them is lacking")  # type: ignore[union-attr]
                 else:
                     self._halve(rows, error.cause)
             out_of_memory.release()  # outside of the handler, which holds tensors
@@ -150,7 +154,11 @@ class Divisible(Distributed):
             _DoesNotFit: On all devices, where memory ran out on one of them.
         """
         alone = process_group.size() == 1 or self._are_shards
-        if alone and self._count(len(batch["labels"])) == 1:
+        if self._count(len(batch["labels"])) == 1 and (alone or self._graphs is not None):
+            own = None if alone else self.objective.denominators(batch)
+            if own is not None:  # asked for here: no device waits for another within a recording
+                with self.split():
+                    batch = {**batch, DENOMINATORS: torch.stack([self.shared_denominator(count) for count in own])}
             return self.agreed(lambda: self._whole(batch))
         with self.split():
             parts = list(self.parts(batch))  # what devices tell each other is told before any may fail
@@ -164,7 +172,8 @@ class Divisible(Distributed):
 
     def compute(self, batch: Batch) -> Loss:
         """As ``evaluate``, but without gradient, which is added to that of the parameters."""
-        with self.split():
+        known = iter(batch.get(DENOMINATORS, ()))
+        with self.divided_by(lambda _: next(known)) if DENOMINATORS in batch else self.split():
             total, terms = self.evaluate(batch)
         self._add(total)
         return total.detach(), terms

@@ -66,6 +66,7 @@ class Job:
     stop: int | None = None
     alone: bool = False
     rows: int | None = None
+    recorded: bool = False
 
 
 def together(folder: Path, jobs: Sequence[Job]) -> list[list[dict[str, Any]]]:
@@ -186,6 +187,25 @@ def test_both_repeat_a_step_for_which_one_lacks_memory(home: Path) -> None:
     check_parts(home, "ddp", rows=1)
 
 
+def test_passes_of_two_are_recorded_and_both_give_up_what_one_lacks_memory_for(home: Path) -> None:
+    """Recorded on both devices; and where one has no room for it, both go on without, and in parts."""
+    name = "distill"
+    chosen = ["steps=8", "pad_to=16"]
+    more = ["~pipeline.distill.losses.hidden", *(f"pipeline.distill.{value}" for value in chosen)]
+    jobs = [
+        Job([*on_two(home, name, where, "ddp"), *more, "trainer.cuda_graphs=auto"], recorded=True, rows=rows)
+        for where, rows in (("two", None), ("parts", 1))
+    ]
+    recorded, in_parts = together(home / "plan", jobs)
+    for process in (*recorded, *in_parts):
+        assert "error" not in process, process["trace"]
+    assert all(process["replays"] >= 2 for process in recorded)
+    assert [process["replays"] for process in in_parts] == [process["replays"] for process in recorded]  # no more
+    alone(arguments(home, name, home / "one" / name, *more))
+    assert_equal(home / "one" / name, home / "two" / name, name)
+    assert_equal(home / "one" / name, home / "parts" / name, name)
+
+
 @pytest.mark.slow
 def test_shards_are_trained_in_parts(home: Path) -> None:
     check_parts(home, "fsdp", rows=None, more=["trainer.rows_at_once=1"])
@@ -210,6 +230,7 @@ def test_a_training_goes_on_on_another_number_of_devices(home: Path, name: str) 
 def test_two_gpus_train_as_one_does(home: Path, name: str, strategy: str) -> None:
     """By the command itself, in float32: NCCL adds up in another order."""
     gpu = ["trainer.accelerator=gpu", "trainer.precision=32-true"]
+    gpu += ["trainer.cuda_graphs=true"] if strategy == "ddp" else []
     several = ["trainer.devices=2", f"trainer.strategy={strategy}"]
     alone(arguments(home, name, home / "one" / name, *gpu))
     alone(arguments(home, name, home / "two" / name, *gpu, *several))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from pytorch_lightning.strategies import ModelParallelStrategy
 
 from slimexp.config.build import build
 from slimexp.config.check import check
@@ -200,5 +201,6 @@ def test_passes_are_recorded_where_they_can_be(stage: Make, monkeypatch: pytest.
     assert not records(enough), "not on a CPU"
     monkeypatch.setattr(type(trainer.strategy), "root_device", torch.device("cuda"))
     assert records(enough) and not records(enough - 1)
-    monkeypatch.setattr(Trainer, "world_size", 2)
-    assert not records(enough), "not on several devices"
+    monkeypatch.setattr(ModelParallelStrategy, "root_device", torch.device("cuda"))
+    monkeypatch.setattr(Trainer, "strategy", ModelParallelStrategy())
+    assert not records(enough), "not in shards"

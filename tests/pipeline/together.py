@@ -24,14 +24,18 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run a command line; returns its metrics, or the error that it ended with.
 
     ``stop``, the number of a batch, ends its training there. ``alone``: only the first process runs it. ``rows``: more
-    do not fit in the memory of the second process.
+    do not fit in the memory of the second process. ``recorded``: passes are, and what they ended with says how many
+    were replayed in all.
     """
     from slimexp.config.check import check
     from slimexp.config.composition import compose
     from slimexp.host import process_group
     from slimexp.pipeline.checkpoint import Checkpoint
     from slimexp.pipeline.pipeline import Pipeline
+    from slimexp.pipeline.trainer import Trainer
+    from slimexp.technique import step_graphs
     from slimexp.technique.objective import Objective
+    from tests.technique.tape import TapeRecorder
 
     start, evaluate = Checkpoint.on_train_batch_start, Objective.__call__
 
@@ -55,11 +59,15 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
                     del os.environ[name]
             if job["rows"] and process_group.rank() == 1:
                 context.enter_context(patch.object(Objective, "__call__", failing))
+            if job["recorded"]:
+                context.enter_context(patch.object(step_graphs, "CudaRecorder", TapeRecorder))
+                context.enter_context(patch.object(Trainer, "_records", lambda *_: True))
             if job["stop"]:
                 context.enter_context(patch.object(Checkpoint, "on_train_batch_start", stopping))
             cfg = compose(job["arguments"])
             check(cfg)
-            return {"metrics": Pipeline(cfg, overrides=[]).run()}
+            metrics = Pipeline(cfg, overrides=[]).run()
+            return {"metrics": metrics, "replays": TapeRecorder.replays}
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
 
