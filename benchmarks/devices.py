@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
@@ -37,8 +38,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--devices", type=int, nargs="+", help="numbers of devices; 1 and 2, or 2 where --large")
     parser.add_argument("--rows", type=int, help="rows per batch, on all devices together")
     parser.add_argument("--length", type=int, help="tokens per row")
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--warmup", type=int, default=10, help="steps before the clock starts")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--warmup", type=int, default=20, help="steps before the clock starts")
     parser.add_argument("--large", action="store_true", help="a 7B Llama and its teacher, by FSDP2")
     parser.add_argument("--toy", action="store_true", help="a tiny model on the CPU")
     parser.add_argument("--text", type=Path, help=argparse.SUPPRESS)  # of a process of this program
@@ -223,10 +224,11 @@ def measured(arguments: argparse.Namespace, devices: int, text: Path) -> dict[st
 
 
 def written(folder: str, length: int) -> Path:
-    """Text whose rows are longer than any batch."""
+    """Text whose rows are a little longer than those of a batch, and no longer than a passage."""
     path = Path(folder) / "text.csv"
     words = ("seven", "wise", "owls", "watch", "a", "quick", "brown", "fox", "jump", "over", "lazy", "dogs")
-    rows = [" ".join(words[(number * 7 + 3 * i * i) % len(words)] for i in range(length // 2)) for number in range(512)]
+    random = Random(0)
+    rows = [" ".join(random.choices(words, k=length // 2))[: length + 8] for _ in range(512)]
     path.write_text("text\n" + "\n".join(rows) + "\n")
     return path
 

@@ -7,10 +7,10 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, ParallelStrategy, Strategy
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from slimexp.host import process_group
+from slimexp.model.base import Batch
 from slimexp.pipeline import devices
 from slimexp.technique.parts import Divisible
 from slimexp.technique.sharding import FSDP
@@ -60,16 +60,24 @@ def _sharded(count: int) -> Strategy:
 
 
 class Replicate(DDPStrategy):
-    """Lightning's strategy for DDP; gradients that may not fit are computed to their end before they are averaged."""
+    """Lightning's strategy for DDP; where passes are recorded, or may not fit, gradients are averaged after them."""
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+    def configure_ddp(self) -> None:
         technique = self.lightning_module
-        assert isinstance(technique, Divisible) and isinstance(self.model, DistributedDataParallel)
-        if not technique.apart(args[0]):
-            return super().training_step(*args, **kwargs)
+        assert isinstance(technique, Divisible)
+        if technique.records:  # DDP would average within a recording
+            process_group.share(technique.parameters())
+        else:
+            super().configure_ddp()
+
+    def training_step(self, batch: Batch, number: int) -> Any:
+        technique = self.lightning_module
+        assert isinstance(technique, Divisible)
+        if not technique.apart(batch):
+            return super().training_step(batch, number)
         with self.precision_plugin.train_step_context():
-            loss = technique.training_step(*args, **kwargs)
-        if self.model.require_backward_grad_sync:  # not before the last batch of an optimizer step
+            loss = technique.training_step(batch, number)
+        if (number + 1) % technique.accumulate == 0:  # not before the last batch of an optimizer step
             _average_gradients([weight for weight in technique.parameters() if weight.requires_grad])
         return loss
 

@@ -87,6 +87,11 @@ class Finetune(Adaptive, Contract, Divisible):
         return not rounds_cache(self.model) and self.penalty() is None
 
     @property
+    def records(self) -> bool:
+        known = self.objective.of_labels or process_group.size() == 1  # what a device divides by, before its pass
+        return self.execution.recorded and self.recordable and known
+
+    @property
     def maps_weights(self) -> bool:
         return type(self).prepare is Finetune.prepare
 
@@ -215,8 +220,7 @@ class Finetune(Adaptive, Contract, Divisible):
         half = torch.bfloat16 if on_gpu and "bf16" in str(self.trainer.precision) else None
         compiled = self.execution.compiled and not self._are_shards
         self._within_fit.enter_context(self.objective.accelerated(compiled=compiled, teacher_type=half))
-        together = process_group.size() > 1
-        if self.execution.recorded and self.recordable and (self.objective.of_labels or not together):
+        if self.records:
             self._graphs = self._step_graphs()
 
     def _step_graphs(self) -> StepGraphs:

@@ -49,6 +49,11 @@ class Divisible(Distributed):
 
     @property
     @abstractmethod
+    def records(self) -> bool:
+        """Whether its passes are recorded, and gradients are averaged after them; the same on all devices."""
+
+    @property
+    @abstractmethod
     def objective(self) -> Objective:
         """The objective of the model as it stands."""
 
@@ -65,16 +70,16 @@ class Divisible(Distributed):
     def apart(self, batch: Batch) -> bool:
         """Whether devices that hold the model should compute their gradients of a batch first, and then average them.
 
-        They do so where passes are recorded, which starts them faster than averaging meanwhile would save, and where a
-        batch is larger than any that did fit, as none of them could repeat a step in its midst. The answer is the same
-        on all of them, and holds for the batch.
+        They do so where passes are recorded, and where a batch is larger than any that did fit, as none of them could
+        repeat a step in its midst; else they average them meanwhile, which is faster. The answer is the same on all of
+        them, and holds for the batch.
         """
-        recorded = self._graphs is not None and not self._graphs.gave_up
-        everywhere = process_group.gathered((_size(batch), len(batch["labels"]), recorded))
-        sizes, rows, any_recorded = (max(values) for values in zip(*everywhere, strict=True))
-        self._next = sizes
-        divided = self.rows_at_once is not None and rows > self.rows_at_once
-        self._is_apart = bool(any_recorded) or divided or self._next > self._fitting
+        if self._graphs is not None:
+            return True
+        sizes = process_group.gathered((_size(batch), len(batch["labels"])))
+        self._next = max(size for size, _ in sizes)
+        divided = self.rows_at_once is not None and max(rows for _, rows in sizes) > self.rows_at_once
+        self._is_apart = divided or self._next > self._fitting
         return self._is_apart
 
     def differentiated(self, batch: Batch, *, first: bool) -> Loss:

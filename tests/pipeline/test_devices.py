@@ -232,6 +232,8 @@ def test_two_gpus_train_as_one_does(home: Path, name: str, strategy: str) -> Non
     gpu = ["trainer.accelerator=gpu", "trainer.precision=32-true"]
     gpu += ["trainer.cuda_graphs=true"] if strategy == "ddp" else []
     several = ["trainer.devices=2", f"trainer.strategy={strategy}"]
-    alone(arguments(home, name, home / "one" / name, *gpu))
-    alone(arguments(home, name, home / "two" / name, *gpu, *several))
+    for where, more in (("one", gpu), ("two", [*gpu, *several])):
+        command = [sys.executable, "-m", "slimexp.train", *arguments(home, name, home / where / name, *more)]
+        ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert ended.returncode == 0, ended.stdout
     assert_equal(home / "one" / name, home / "two" / name, name)
