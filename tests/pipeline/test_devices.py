@@ -38,6 +38,7 @@ SLOW: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {
     "gptq": ("quantize", ["bits=4", "activation_bits=null"], ["+rounding@rounding=gptq"]),
     "structured": ("prune_structured", ["multiple=8", "budget.share=0.7", "min_coverage=0.01"], []),
 }
+ON_GPU = ("trainer.accelerator=gpu", "trainer.precision=32-true")
 SHARDED = ("finetune", "magnitude", "minmax", "distill", "movement", "lsq", "pact", "gptq", "structured")
 
 
@@ -69,7 +70,7 @@ class Job:
     recorded: bool = False
 
 
-def together(folder: Path, jobs: Sequence[Job]) -> list[list[dict[str, Any]]]:
+def together(folder: Path, jobs: Sequence[Job], backend: str = "gloo") -> list[list[dict[str, Any]]]:
     """Run command lines in two processes; returns what each process ended each with."""
     folder.mkdir(parents=True, exist_ok=True)
     results = [str(folder / f"result-{number}") for number in range(len(jobs))]
@@ -88,7 +89,7 @@ def together(folder: Path, jobs: Sequence[Job]) -> list[list[dict[str, Any]]]:
     }
     processes = [
         subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(folder / "jobs.json")],
+            [sys.executable, str(SCRIPT), str(folder / "jobs.json"), backend],
             env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -141,12 +142,14 @@ def on_two(home: Path, name: str, runs: str, strategy: str) -> list[str]:
     return arguments(home, name, home / runs / name, "trainer.devices=2", f"trainer.strategy={strategy}")
 
 
-def check_jobs(home: Path, names: Sequence[str], strategy: str) -> None:
-    jobs = [Job(on_two(home, name, "two", strategy)) for name in names]
-    for name, outcomes in zip(names, together(home / "plan", jobs), strict=True):
+def check_jobs(
+    home: Path, names: Sequence[str], strategy: str, *, backend: str = "gloo", more: Sequence[str] = ()
+) -> None:
+    jobs = [Job([*on_two(home, name, "two", strategy), *more]) for name in names]
+    for name, outcomes in zip(names, together(home / "plan", jobs, backend), strict=True):
         assert "error" not in outcomes[0], outcomes[0]["trace"]
         assert outcomes[0] == outcomes[1]
-        alone(arguments(home, name, home / "one" / name))
+        alone([*arguments(home, name, home / "one" / name), *more])
         assert_equal(home / "one" / name, home / "two" / name, name)
 
 
@@ -226,14 +229,17 @@ def test_a_training_goes_on_on_another_number_of_devices(home: Path, name: str) 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-@pytest.mark.parametrize("name", ["finetune", "magnitude", "minmax", "distill", "structured"])
-def test_two_gpus_train_as_one_does(home: Path, name: str, strategy: str) -> None:
-    """By the command itself, in float32: NCCL adds up in another order."""
-    gpu = ["trainer.accelerator=gpu", "trainer.precision=32-true"]
-    gpu += ["trainer.cuda_graphs=true"] if strategy == "ddp" else []
-    several = ["trainer.devices=2", f"trainer.strategy={strategy}"]
-    for where, more in (("one", gpu), ("two", [*gpu, *several])):
-        command = [sys.executable, "-m", "slimexp.train", *arguments(home, name, home / where / name, *more)]
-        ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        assert ended.returncode == 0, ended.stdout
-    assert_equal(home / "one" / name, home / "two" / name, name)
+def test_two_gpus_train_as_one_does(home: Path, strategy: str) -> None:
+    """In float32: NCCL adds up in another order."""
+    more = [*ON_GPU, *(["trainer.cuda_graphs=true"] if strategy == "ddp" else [])]
+    check_jobs(home, ["finetune", "magnitude", "minmax", "distill", "structured"], strategy, backend="nccl", more=more)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_the_command_trains_on_two_gpus(home: Path) -> None:
+    command = [sys.executable, "-m", "slimexp.train", *on_two(home, "distill", "two", "fsdp"), *ON_GPU]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert ended.returncode == 0, ended.stdout
+    alone([*arguments(home, "distill", home / "one" / "distill"), *ON_GPU])
+    assert_equal(home / "one" / "distill", home / "two" / "distill", "distill")

@@ -72,12 +72,16 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
 
 
-def main(jobs: Path) -> None:
+def main(jobs: Path, backend: str) -> None:
     """Run every job of a JSON list; what a job ends with is written to its ``result``, with the process's number."""
+    import torch
+
     from slimexp.host import process_group
     from slimexp.pipeline.launch import meeting
 
-    with process_group.joined("gloo", meeting()):
+    if backend == "nccl":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    with process_group.joined(backend, meeting()):
         rank = process_group.rank()
         for job in json.loads(jobs.read_text()):
             outcome = {} if job["alone"] and rank else run(job)
@@ -86,4 +90,4 @@ def main(jobs: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])
