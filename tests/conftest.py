@@ -87,7 +87,7 @@ class Command:
         self._process.kill()
         self._process.join()
 
-    def end(self, seconds: float = 120.0) -> tuple[int, str, str]:
+    def end(self, seconds: float = 600.0) -> tuple[int, str, str]:
         """Wait for its end; its status, and what it wrote to stdout and stderr."""
         self._process.join(seconds)
         assert self.returncode is not None, f"still at work: {self._said()}"

@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,7 +91,7 @@ def together(start: Start, folder: Path, jobs: Sequence[Job]) -> list[list[dict[
         start(SCRIPT, str(folder / "jobs.json"), env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)
     ]
-    ends = [process.end(300) for process in processes]
+    ends = [process.end() for process in processes]
     assert [status for status, *_ in ends] == [0, 0], ends
     return [[json.loads(Path(f"{result}.{rank}").read_text()) for rank in range(2)] for result in results]
 
@@ -180,7 +182,7 @@ def test_both_repeat_a_step_for_which_one_lacks_memory(start: Start, home: Path)
     check_parts(start, home, "ddp", rows=1)
 
 
-def test_passes_of_two_are_recorded_and_both_give_up_what_one_lacks_memory_for(home: Path) -> None:
+def test_passes_of_two_are_recorded_and_both_give_up_what_one_lacks_memory_for(start: Start, home: Path) -> None:
     """Recorded on both devices; and where one has no room for it, both go on without, and in parts."""
     name = "distill"
     chosen = ["steps=8", "pad_to=16"]
@@ -189,7 +191,7 @@ def test_passes_of_two_are_recorded_and_both_give_up_what_one_lacks_memory_for(h
         Job([*on_two(home, name, where, "ddp"), *more, "trainer.cuda_graphs=auto"], recorded=True, rows=rows)
         for where, rows in (("two", None), ("parts", 1))
     ]
-    recorded, in_parts = together(home / "plan", jobs)
+    recorded, in_parts = together(start, home / "plan", jobs)
     for process in (*recorded, *in_parts):
         assert "error" not in process, process["trace"]
     assert all(process["replays"] >= 2 for process in recorded)

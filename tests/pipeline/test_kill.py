@@ -114,7 +114,7 @@ def test_a_signal_ends_it_by_one_line_and_keeps_what_is_finished(
     assert clean.main([str(expected.cfg.runs), "--dominated", "--unfinished", "--yes"]) == 2  # a run is at work
     for _ in range(times):
         process.send_signal(number)
-    status, _, err = process.end(60)
+    status, _, err = process.end()
     assert status == 128 + number
     assert err.splitlines() == [f"{word}: what is finished is kept, the same command goes on from there"]
     assert [row["stage"] for row in records(expected)] == ["dense"]

@@ -191,7 +191,7 @@ train.main(train.train)
 def test_a_signal_ends_a_command_by_one_line(base: list[str], start: Start, number: int, tmp_path: Path) -> None:
     program = tmp_path / "stopped.py"
     program.write_text(STOPPED.format(number=int(number)))
-    status, _, err = start(program, "-m", "hydra/sweeper=pareto", *base, "pipeline.prune.sparsity=0.2,0.5").end(60)
+    status, _, err = start(program, "-m", "hydra/sweeper=pareto", *base, "pipeline.prune.sparsity=0.2,0.5").end()
     expected, word = ENDED[signal.Signals(number)]
     assert status == expected
     assert err == f"{word}: what is finished is kept, the same command goes on from there\n"
