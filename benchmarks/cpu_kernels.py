@@ -31,9 +31,17 @@ from slimexp.kernel.int_mm import IntMM
 
 TARGETS = {"encoder": 3.5, "decoder": 3.5}
 GRID = {"out": (256, 768, 1024, 3072, 4096), "in": (256, 768, 1024, 3072), "rows": (1, 16, 128)}
-ENCODER = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-DECODER = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 24, "num_attention_heads": 16}
-TOY = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1, "num_attention_heads": 2}
+ENCODER = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "vocab_size": 30522,
+}  # fmt: skip
+DECODER = {
+    "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "vocab_size": 32000,
+}  # fmt: skip
+TOY = {
+    "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 512,
+}  # fmt: skip
 TOY_GRID = {"out": (128,), "in": (128, 256), "rows": (1, 16)}
 LOST = 1.05
 GROUP = 128
@@ -92,7 +100,7 @@ def encoders(sizes: Mapping[str, Any]) -> dict[str, Callable[[], object]]:
         torch.manual_seed(0)
         return BertModel(BertConfig(**sizes), add_pooling_layer=False).eval()
 
-    ids = torch.randint(1000, 30000, (1, 128))
+    ids = torch.randint(3, sizes["vocab_size"], (1, 128))
     models = {"float32": build(), "bfloat16": build().bfloat16(), "int8": quantized(build(), 8)}
     models |= {"int8, no compiler": quantized(build(), 8, on=IntMM), "int4": quantized(build(), 4)}
     for name in ("int8", "int4"):
@@ -103,14 +111,14 @@ def encoders(sizes: Mapping[str, Any]) -> dict[str, Callable[[], object]]:
 def decoders(sizes: Mapping[str, Any], tokens: int) -> dict[str, Callable[[], object]]:
     def build() -> PreTrainedModel:
         torch.manual_seed(0)
-        return LlamaForCausalLM(LlamaConfig(vocab_size=32000, tie_word_embeddings=True, **sizes)).eval()
+        return LlamaForCausalLM(LlamaConfig(tie_word_embeddings=True, **sizes)).eval()
 
     models = {"float32": build(), "bfloat16": build().bfloat16(), "int8": quantized(build(), 8)}
     models |= {"int8, head in float32": quantized(build(), 8, head=False)}
     models |= {"int8, no compiler": quantized(build(), 8, on=IntMM), "int4": quantized(build(), 4)}
     for name in ("int8", "int4"):
         print(f"decoder {name}: {kernel_summary(models[name])}", file=sys.stderr)
-    prompt = torch.randint(3, 32000, (1, 16))
+    prompt = torch.randint(3, sizes["vocab_size"], (1, 16))
 
     def decode(model: PreTrainedModel) -> Callable[[], object]:
         filled = DynamicCache(config=model.config)

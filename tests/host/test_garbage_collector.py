@@ -8,7 +8,7 @@ import pytest
 
 from slimexp.host.garbage_collector import frozen, paused
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("counted")]
 
 
 class Node:

@@ -70,7 +70,10 @@ class Job:
     recorded: bool = False
 
 
-def together(folder: Path, jobs: Sequence[Job], backend: str = "gloo") -> list[list[dict[str, Any]]]:
+Start = Callable[..., Any]
+
+
+def together(start: Start, folder: Path, jobs: Sequence[Job], backend: str = "gloo") -> list[list[dict[str, Any]]]:
     """Run command lines in two processes; returns what each process ended each with."""
     folder.mkdir(parents=True, exist_ok=True)
     results = [str(folder / f"result-{number}") for number in range(len(jobs))]
@@ -79,26 +82,23 @@ def together(folder: Path, jobs: Sequence[Job], backend: str = "gloo") -> list[l
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    path = os.pathsep.join(entry for entry in sys.path if entry)
     common = {
-        "PYTHONPATH": path,
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": "test",
     }
     processes = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(folder / "jobs.json"), backend],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        start(
+            SCRIPT,
+            str(folder / "jobs.json"),
+            backend,
+            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(2)
     ]
-    said = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    ends = [process.end() for process in processes]
+    assert [status for status, *_ in ends] == [0, 0], ends
     return [[json.loads(Path(f"{result}.{rank}").read_text()) for rank in range(2)] for result in results]
 
 
@@ -143,28 +143,28 @@ def on_two(home: Path, name: str, runs: str, strategy: str) -> list[str]:
 
 
 def check_jobs(
-    home: Path, names: Sequence[str], strategy: str, *, backend: str = "gloo", more: Sequence[str] = ()
+    start: Start, home: Path, names: Sequence[str], strategy: str, *, backend: str = "gloo", more: Sequence[str] = ()
 ) -> None:
     jobs = [Job([*on_two(home, name, "two", strategy), *more]) for name in names]
-    for name, outcomes in zip(names, together(home / "plan", jobs, backend), strict=True):
+    for name, outcomes in zip(names, together(start, home / "plan", jobs, backend), strict=True):
         assert "error" not in outcomes[0], outcomes[0]["trace"]
         assert outcomes[0] == outcomes[1]
         alone([*arguments(home, name, home / "one" / name), *more])
         assert_equal(home / "one" / name, home / "two" / name, name)
 
 
-def check_parts(home: Path, strategy: str, *, rows: int | None, more: Sequence[str] = ()) -> None:
+def check_parts(start: Start, home: Path, strategy: str, *, rows: int | None, more: Sequence[str] = ()) -> None:
     """Batches in parts on two devices, as whole ones on one: steps of two batches, and unknown denominators."""
     names = ["finetune", "distill"]
     jobs = [Job([*on_two(home, name, "two", strategy), *more], rows=rows) for name in names]
-    for name, outcomes in zip(names, together(home / "plan", jobs), strict=True):
+    for name, outcomes in zip(names, together(start, home / "plan", jobs), strict=True):
         assert "error" not in outcomes[0], outcomes[0]["trace"]
         assert outcomes[0] == outcomes[1]
         alone(arguments(home, name, home / "one" / name))
         assert_equal(home / "one" / name, home / "two" / name, name)
 
 
-def check_resuming(home: Path, name: str, strategies: Sequence[str]) -> None:
+def check_resuming(start: Start, home: Path, name: str, strategies: Sequence[str]) -> None:
     """Trained on one, two, one and two devices in turn, as on one throughout."""
     always = ["checkpoint.every_steps=1", "checkpoint.every_seconds=0"]
     one = arguments(home, name, home / "one" / name, *always)
@@ -173,7 +173,7 @@ def check_resuming(home: Path, name: str, strategies: Sequence[str]) -> None:
         mine, two = arguments(home, name, home / strategy / name, *always), on_two(home, name, strategy, strategy)
         jobs += [Job(mine, stop=1, alone=True), Job([*two, *always], stop=2), Job(mine, stop=3, alone=True)]
         jobs += [Job([*two, *always])]
-    ends = [outcomes[0] for outcomes in together(home / "plan", jobs)]
+    ends = [outcomes[0] for outcomes in together(start, home / "plan", jobs)]
     alone(one)
     for number, strategy in enumerate(strategies):
         *stopped, last = ends[4 * number : 4 * number + 4]
@@ -182,15 +182,15 @@ def check_resuming(home: Path, name: str, strategies: Sequence[str]) -> None:
         assert_equal(home / "one" / name, home / strategy / name, name)
 
 
-def test_two_train_as_one_does_and_go_on_with_what_one_began(home: Path) -> None:
-    check_jobs(home, list(JOBS), "ddp")
+def test_two_train_as_one_does_and_go_on_with_what_one_began(start: Start, home: Path) -> None:
+    check_jobs(start, home, list(JOBS), "ddp")
 
 
-def test_both_repeat_a_step_for_which_one_lacks_memory(home: Path) -> None:
-    check_parts(home, "ddp", rows=1)
+def test_both_repeat_a_step_for_which_one_lacks_memory(start: Start, home: Path) -> None:
+    check_parts(start, home, "ddp", rows=1)
 
 
-def test_passes_of_two_are_recorded_and_both_give_up_what_one_lacks_memory_for(home: Path) -> None:
+def test_passes_of_two_are_recorded_and_both_give_up_what_one_lacks_memory_for(start: Start, home: Path) -> None:
     """Recorded on both devices; and where one has no room for it, both go on without, and in parts."""
     name = "distill"
     chosen = ["steps=8", "pad_to=16"]
@@ -199,7 +199,7 @@ def test_passes_of_two_are_recorded_and_both_give_up_what_one_lacks_memory_for(h
         Job([*on_two(home, name, where, "ddp"), *more, "trainer.cuda_graphs=auto"], recorded=True, rows=rows)
         for where, rows in (("two", None), ("parts", 1))
     ]
-    recorded, in_parts = together(home / "plan", jobs)
+    recorded, in_parts = together(start, home / "plan", jobs)
     for process in (*recorded, *in_parts):
         assert "error" not in process, process["trace"]
     assert all(process["replays"] >= 2 for process in recorded)
@@ -210,29 +210,30 @@ def test_passes_of_two_are_recorded_and_both_give_up_what_one_lacks_memory_for(h
 
 
 @pytest.mark.slow
-def test_shards_are_trained_in_parts(home: Path) -> None:
-    check_parts(home, "fsdp", rows=None, more=["trainer.rows_at_once=1"])
+def test_shards_are_trained_in_parts(start: Start, home: Path) -> None:
+    check_parts(start, home, "fsdp", rows=None, more=["trainer.rows_at_once=1"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "names"), [("ddp", list(SLOW)), ("fsdp", SHARDED)])
-def test_every_technique_trains_on_two(home: Path, strategy: str, names: Sequence[str]) -> None:
-    check_jobs(home, names, strategy)
+def test_every_technique_trains_on_two(start: Start, home: Path, strategy: str, names: Sequence[str]) -> None:
+    check_jobs(start, home, names, strategy)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["finetune", "movement", "lsq"])
-def test_a_training_goes_on_on_another_number_of_devices(home: Path, name: str) -> None:
-    check_resuming(home, name, ["ddp", "fsdp"])
+def test_a_training_goes_on_on_another_number_of_devices(start: Start, home: Path, name: str) -> None:
+    check_resuming(start, home, name, ["ddp", "fsdp"])
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_gpus_train_as_one_does(home: Path, strategy: str) -> None:
+def test_two_gpus_train_as_one_does(start: Start, home: Path, strategy: str) -> None:
     """In float32: NCCL adds up in another order."""
     more = [*ON_GPU, *(["trainer.cuda_graphs=true"] if strategy == "ddp" else [])]
-    check_jobs(home, ["finetune", "magnitude", "minmax", "distill", "structured"], strategy, backend="nccl", more=more)
+    names = ["finetune", "magnitude", "minmax", "distill", "structured"]
+    check_jobs(start, home, names, strategy, backend="nccl", more=more)
 
 
 @pytest.mark.gpu

@@ -226,7 +226,7 @@ def test_weights_that_a_type_cannot_hold_are_refused_by_name(quantizes: bool, ti
 
 
 def test_memory_is_released_between_stages_without_a_pass_over_the_libraries(
-    pipeline: Make, short: Make, overrides: Make, monkeypatch: pytest.MonkeyPatch
+    counted: None, pipeline: Make, short: Make, overrides: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of several hundred thousand objects, which take a quarter of a second each time."""
     left_out: list[int] = []
