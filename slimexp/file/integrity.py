@@ -48,11 +48,24 @@ def take_digests(files: Iterable[Path]) -> None:
 def digest(path: Path) -> str:
     """SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
-        status = os.fstat(file.fileno())
-        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        identity = _identity(file)
         if identity not in _DIGESTS:
             _DIGESTS[identity] = hashlib.file_digest(file, "sha256").hexdigest()
     return _DIGESTS[identity]
+
+
+def rename(path: Path, new: Path) -> None:
+    """Rename a file, whose digest is known by its new name too where it was by the old one."""
+    with path.open("rb") as file:
+        known = _DIGESTS.get(_identity(file))
+        path.rename(new)
+        if known is not None:
+            _DIGESTS[_identity(file)] = known
+
+
+def _identity(file: IO[bytes]) -> tuple[int, ...]:
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def check_files(folder: Path, expected: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,10 +1,12 @@
 """Weights on disk as transformers lays them out: one safetensors file, or shards with an index.
 
-Tensors are written as they come, so that no second model is held while one is saved, and read one by one.
+Tensors are written as they come, so that no second model is held while one is saved, and read one by one. A file that
+is full goes to the disk, and its digest is taken, while the next one is written.
 """
 
 import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +16,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from slimexp.file import integrity
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -109,6 +113,8 @@ class Writer:
         self.names = names
         self._small: dict[str, Tensor] | None = {}  # all tensors so far; ``None`` once they are too many
         self._shards: list[_Shard] = []
+        self._beside = ThreadPoolExecutor(max_workers=1)
+        self._brought: list[Future[None]] = []  # to the disk
 
     def __enter__(self) -> Self:
         return self
@@ -128,33 +134,49 @@ class Writer:
         shard = self._shards[-1] if self._shards else None
         if shard is None or shard.full or (shard.bytes and shard.bytes + tensor.nbytes > self.max_bytes):
             if shard is not None:
-                shard.close()
+                self._close(shard)
             shard = _Shard(self.folder / f".{len(self._shards)}.partial", self.names)
             self._shards.append(shard)
         shard.add(name, tensor)
 
+    def _close(self, shard: _Shard) -> None:
+        shard.close()
+        self._brought.append(self._beside.submit(_bring_to_disk, shard.path))
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is not None:
-            for shard in self._shards:
-                shard.discard()
-            return
+        with self._beside:
+            if kind is None:
+                self._finish()
+                return
+        for shard in self._shards:
+            shard.discard()
+
+    def _finish(self) -> None:
+        """Give the files their names."""
         if self._small is not None:
             save_file(self._small, self.folder / WHOLE, metadata={"format": "pt"})
             return
-        self._shards[-1].close()
+        self._close(self._shards[-1])
+        for brought in self._brought:
+            brought.result()
         if len(self._shards) == 1:
-            self._shards[0].path.rename(self.folder / WHOLE)
+            integrity.rename(self._shards[0].path, self.folder / WHOLE)
             return
         places: dict[str, str] = {}
         for number, shard in enumerate(self._shards, 1):
             name = _SHARD.format(number=number, count=len(self._shards))
-            shard.path.rename(self.folder / name)
+            integrity.rename(shard.path, self.folder / name)
             places |= {tensor: name for tensor in shard.header if tensor != "__metadata__"}
         total = sum(shard.bytes for shard in self._shards)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
         (self.folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _bring_to_disk(path: Path) -> None:
+    integrity.sync(path)
+    integrity.digest(path)
 
 
 class Reader(Mapping[str, Tensor]):

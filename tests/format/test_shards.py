@@ -1,5 +1,7 @@
 """Weights written tensor by tensor: plain safetensors, aligned, in shards where they are large."""
 
+import errno
+import hashlib
 import json
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from slimexp.file import integrity
 from slimexp.format import shards
 from slimexp.format.shards import INDEX, WHOLE, Reader, Writer
 
@@ -51,6 +54,24 @@ def test_shards_have_an_index_and_keep_to_their_size(tmp_path: Path) -> None:
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in STATE.values())
     with Reader(tmp_path) as reader:
         assert same(dict(reader))
+
+
+def test_digests_are_known_when_files_have_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, 32)
+    files = {name: file["sha256"] for name, file in integrity.digests(tmp_path).items() if name != INDEX}
+    read = {name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in files}
+    assert files == read
+    monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("read once more"))
+    assert {name: integrity.digest(tmp_path / name) for name in files} == read
+
+
+def test_a_full_disk_is_noticed_when_a_shard_goes_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(integrity, "sync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path, 32)
 
 
 def test_nothing_is_left_of_what_failed(tmp_path: Path) -> None:
