@@ -9,7 +9,8 @@ A Llama-shaped model of random weights lies on the disk as shards of bfloat16, a
 and memory do not depend on what the weights are worth. Host memory is what the processes of the command cannot give
 back (anonymous and shared pages; pages of mapped files are a cache); GPU memory is the driver's. Both are sampled, so
 a peak of less than a tenth of a second can be missed. ``--peer`` lets llm-compressor do the same in the environment of
-``benchmarks/peers`` on as many rows of the same length. Prints Markdown; exits with status 1 where a target is missed.
+``benchmarks/peers`` on as many rows of the same length; on a GPU of its own, at the same time, where there are two.
+Prints Markdown; exits with status 1 where a target is missed.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,19 +99,20 @@ class Cost(NamedTuple):
 
 
 class Memory(threading.Thread):
-    """Samples the memory of a process and its children."""
+    """Samples the memory of a process and its children, on the host and on a GPU."""
 
-    def __init__(self, process: int) -> None:
+    def __init__(self, process: int, gpu: str) -> None:
         super().__init__(daemon=True)
         self.process = psutil.Process(process)
         self.host, self.gpu = 0, 0
+        self._gpu = gpu
         self._ended = threading.Event()
-        self._base = _gpu_bytes()
+        self._base = _gpu_bytes(gpu)
 
     def run(self) -> None:
         while not self._ended.wait(EVERY):
             self.host = max(self.host, _held(self.process))
-            self.gpu = max(self.gpu, _gpu_bytes() - self._base)
+            self.gpu = max(self.gpu, _gpu_bytes(self._gpu) - self._base)
 
     def stop(self) -> None:
         self._ended.set()
@@ -136,11 +139,11 @@ def _shared_memory(pid: int) -> int:
     return 0
 
 
-def _gpu_bytes() -> int:
-    """Used on the first GPU by all processes."""
+def _gpu_bytes(gpu: str) -> int:
+    """Used on a GPU by all processes."""
     if not torch.cuda.is_available():
         return 0
-    asked = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    asked = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", f"--id={gpu}"]
     return int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout) * 2**20
 
 
@@ -165,16 +168,23 @@ def make_model(folder: Path, sizes: dict[str, Any]) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
-def run(command: Sequence[str], log: Path, given: str | None = None) -> Cost:
-    """Run a command to its end.
+def run(command: Sequence[str], log: Path, given: str | None = None, *, gpu: str) -> Cost:
+    """Run a command to its end, on a GPU.
 
     Raises:
         SystemExit: It failed; its last lines are printed.
     """
     began = time.monotonic()
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, text=True)
-        memory = Memory(process.pid)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu},
+        )
+        memory = Memory(process.pid, gpu)
         memory.start()
         process.communicate(given)
         seconds = time.monotonic() - began
@@ -228,23 +238,32 @@ def main() -> None:
     rows, length = (4, 128) if arguments.toy else (ROWS, LENGTH)
     place = Path(tempfile.mkdtemp(dir=arguments.folder, prefix="large-"))
     missed = []
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")[: min(2, max(1, torch.cuda.device_count()))]
     try:
         weights = make_model(place / "model", TOY if arguments.toy else LARGE)
         where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
         print(f"{weights / 2e9:.2f}B parameters, bfloat16, {rows} rows of {length} tokens, {where}\n", flush=True)
         print("| arm | minutes | at most | host / weights | at most | GPU GiB | at most |")
         print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
-        for name in names:
-            arm = ARMS[name]
+
+        def ours(name: str) -> Cost:
             with emptied(place / "runs") as runs:
-                cost = run(own(arm, place / "model", runs, rows, length), place / f"{name}.log")
-            print(_row(name, cost, weights, arm), flush=True)
-            missed += _missed(name, cost, weights, arm)
-            if arguments.peer and arm.peer is not None:
-                with emptied(place / "peer") as into:
-                    command, given = peer(arm, place / "model", into / "model", rows, length)
-                    cost = run(command, place / f"{name}_peer.log", given)
-                print(_row(f"{name}, llm-compressor", cost, weights, None), flush=True)
+                cost = run(own(ARMS[name], place / "model", runs, rows, length), place / f"{name}.log", gpu=gpus[0])
+            print(_row(name, cost, weights, ARMS[name]), flush=True)
+            return cost
+
+        def theirs(name: str) -> None:
+            with emptied(place / "peer") as into:
+                command, given = peer(ARMS[name], place / "model", into / "model", rows, length)
+                cost = run(command, place / f"{name}_peer.log", given, gpu=gpus[-1])
+            print(_row(f"{name}, llm-compressor", cost, weights, None), flush=True)
+
+        with ThreadPoolExecutor(max_workers=len(gpus)) as side_by_side:
+            for name in names:
+                cost = side_by_side.submit(ours, name)
+                if arguments.peer and ARMS[name].peer is not None:
+                    side_by_side.submit(theirs, name).result()
+                missed += _missed(name, cost.result(), weights, ARMS[name])
     finally:
         shutil.rmtree(place, ignore_errors=True)
     if missed and not arguments.toy:
