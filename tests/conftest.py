@@ -1,21 +1,15 @@
 """What holds for every test: no network, no tracking, one thread, nothing that changes from run to run."""
 
-import copy
-import gc
 import logging
 import math
-import multiprocessing
 import os
-import runpy
 import signal
 import socket
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache, wraps
+from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 os.environ |= {  # before torch, transformers or wandb are imported
@@ -32,11 +26,17 @@ os.environ |= {  # before torch, transformers or wandb are imported
 import pytest
 
 from slimexp.host import progress
+from tests.command import Command
+from tests.speed import (  # noqa: F401
+    _choices_when_needed,
+    _commit_looked_up_once,
+    _frozen,
+    _libraries_frozen,
+    _parsed_once,
+    counted,
+)
 
 ROOT = Path(__file__).parents[1]
-PROGRAM = Path(__file__).with_name("program.py")
-PRELOADED = ["torch", "pytorch_lightning", "transformers.modeling_utils", "accelerate", "optuna", "datasets"]
-MANY = 50  # modules, as a library has
 LOOPBACK = ("127.", "::1", "localhost")
 
 TINY: dict[str, dict[str, Any]] = {  # task -> config of a model that is trained in milliseconds
@@ -49,53 +49,6 @@ TINY: dict[str, dict[str, Any]] = {  # task -> config of a model that is trained
                        "num_attention_heads": 4, "max_position_embeddings": 64, "hidden_dropout_prob": 0.0,
                        "attention_probs_dropout_prob": 0.0},
 }  # fmt: skip
-
-
-class Command:
-    """A program in a process of its own, forked from one that has imported other packages' modules and none of slimexp.
-
-    It is ``python -m`` of a module, or ``python`` with a file, but for the seconds that these imports take.
-
-    Args:
-        program: Name of a module, or path of a file.
-        arguments: Of its command line.
-        cwd: Folder that it runs in.
-        env: Its whole environment.
-        output: Stem of two files: what it writes to stdout and stderr.
-    """
-
-    def __init__(
-        self, program: str | Path, arguments: Sequence[str], cwd: Path, env: dict[str, str], output: Path
-    ) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
-        self._files = [f"{output}.out", f"{output}.err"]
-        given = {"program": program, "arguments": arguments, "cwd": cwd, "env": env, "files": self._files}
-        self._process = context.Process(target=runpy.run_path, args=(str(PROGRAM), {"given": given}, PROGRAM.stem))
-        self._process.start()
-
-    @property
-    def returncode(self) -> int | None:
-        """Exit status, or minus the number of the signal that ended it; ``None`` while it runs."""
-        return self._process.exitcode
-
-    def send_signal(self, number: int) -> None:
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.join()
-
-    def end(self, seconds: float = 600.0) -> tuple[int, str, str]:
-        """Wait for its end; its status, and what it wrote to stdout and stderr."""
-        self._process.join(seconds)
-        assert self.returncode is not None, f"still at work: {self._said()}"
-        return self.returncode, *self._said()
-
-    def _said(self) -> tuple[str, str]:
-        out, err = (Path(file).read_text() if Path(file).exists() else "" for file in self._files)
-        return out, err
 
 
 def _refuse_outside(host: Any) -> None:
@@ -121,89 +74,6 @@ def _heed_interrupts() -> None:
 def _no_progress() -> None:
     """What a test prints does not depend on how busy the machine is; tests of progress have a clock of their own."""
     progress.reporter.watching = False
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _frozen() -> Iterator[dict[str, int]]:
-    """Whether objects are frozen, and how many modules were there when they were.
-
-    To count the objects takes as long as a pass over them, and every run asks whether there are any: it is told 0 or 1.
-    """
-    known = {"objects": 0, "modules": 0}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gc, "get_freeze_count", wraps(gc.get_freeze_count)(lambda: known["objects"]))
-        yield known
-
-
-@pytest.fixture(autouse=True)
-def _libraries_frozen(_frozen: dict[str, int]) -> None:
-    """A pass of the garbage collector looks at what tests made, not at the million objects of the imported libraries.
-
-    Every stage of a run makes some passes: more than half the time of a tiny one. Many modules are first imported by
-    the first run.
-    """
-    if len(sys.modules) > _frozen["modules"] + MANY:
-        gc.collect()
-        gc.freeze()
-        _frozen |= {"objects": 1, "modules": len(sys.modules)}
-
-
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frozen objects are counted whenever that is asked for, as they are outside of tests."""
-    monkeypatch.setattr(gc, "get_freeze_count", gc.get_freeze_count.__wrapped__)  # type: ignore[attr-defined]
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _commit_looked_up_once() -> Iterator[None]:
-    """Records have the commit of their folder, and no test makes one there: three calls of git for every record."""
-    from slimexp.host import working_copy
-    from slimexp.record import environment
-
-    state = cache(lambda folder: working_copy.state())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(environment, "working_copy", SimpleNamespace(state=lambda: state(os.getcwd())))
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _parsed_once() -> Iterator[None]:
-    """Give a copy of what was read from the same text before: Hydra parses some 20 files of conf/ for every config."""
-    from omegaconf import OmegaConf
-
-    load, read = OmegaConf.load, {}
-
-    def parse(file: Any) -> Any:
-        if isinstance(file, str | Path):
-            text = Path(file).read_bytes()
-        else:
-            text = file.read()
-            file.seek(0)  # an error names the file
-        if text not in read:
-            read[text] = load(file)
-        return copy.deepcopy(read[text])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OmegaConf, "load", staticmethod(parse))
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _choices_when_needed() -> Iterator[None]:
-    """Collect what was chosen so far only for a defaults list that refers to it.
-
-    Hydra makes a config of it at every defaults list, and reads it at those: a quarter of the time to compose a config.
-    """
-    from hydra._internal import defaults_list
-
-    collect = defaults_list._create_interpolation_map
-
-    def where_needed(overrides: Any, defaults: Sequence[Any], self_added: bool) -> Any:
-        return collect(overrides, defaults, self_added) if any(one.is_interpolation() for one in defaults) else None
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(defaults_list, "_create_interpolation_map", where_needed)
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""What a forked process does before it is a program, and then the program; see ``Command`` in ``conftest``."""
+"""What a forked process does before it is a program, and then the program; see ``tests.command``."""
 
 import os
 import runpy
