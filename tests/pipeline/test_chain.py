@@ -28,17 +28,26 @@ RATE = 0.02
 TRAINED = ["steps=2", "batch_size=4", "lr_scheduler.num_warmup_steps=0", f"optimizer.lr={RATE}"]
 BITS = 3
 CUT = ["+cut@pipeline.{stage}.cut=keep"]
+REMOVED = [
+    "steps=0",
+    "axes=[ffn,heads]",
+    "multiple=8",
+    "rows=2",
+    "candidates=2",
+    "importance.rows=2",
+    "budget.share=0.85",
+]
+ROUNDED = ["steps=0", f"bits={BITS}", "group_size=null", "activation_bits=null"]
 # Kind of stage -> technique, and what it takes as first and as second of a pair.
 SETTINGS: dict[str, tuple[str, list[str], list[str]]] = {
     "finetune": ("finetune", TRAINED, TRAINED),
     "distill": ("distill", TRAINED, TRAINED),
     "distill_cut": ("distill", [*TRAINED, *CUT, "cut.ffn=32"], [*TRAINED, *CUT, "cut.ffn=8"]),
     "prune": ("prune", [*TRAINED, "sparsity=0.5", "every=1"], [*TRAINED, "sparsity=0.7", "every=1"]),
-    "prune_structured": ("prune_structured", *[["steps=0", "axes=[ffn,heads]", "multiple=8", "rows=2", "candidates=2",
-                                                "importance.rows=2", "budget.share=0.85"]] * 2),
+    "prune_structured": ("prune_structured", REMOVED, REMOVED),
     "prune_vocabulary": ("prune_vocabulary", [], []),
-    "quantize": ("quantize", *[["steps=0", f"bits={BITS}", "group_size=null", "activation_bits=null"]] * 2),
-}  # fmt: skip
+    "quantize": ("quantize", ROUNDED, ROUNDED),
+}
 REMOVALS = ("distill_cut", "prune_structured", "prune_vocabulary")
 REFUSED = {
     **{("distill", second): "pipeline.first: the student would be its own teacher" for second in SETTINGS},
