@@ -30,12 +30,12 @@ BITS = 3
 CUT = ["+cut@pipeline.{stage}.cut=keep"]
 REMOVED = [
     "steps=0",
-    "axes=[ffn,heads]",
-    "multiple=8",
+    "axes=[ffn]",
+    "multiple=4",
     "rows=2",
     "candidates=2",
     "importance.rows=2",
-    "budget.share=0.85",
+    "budget.share=0.93",
 ]
 ROUNDED = ["steps=0", f"bits={BITS}", "group_size=null", "activation_bits=null"]
 # Kind of stage -> technique, and what it takes as first and as second of a pair.
