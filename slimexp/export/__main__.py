@@ -1,11 +1,12 @@
 """Write an artifact in the format of another engine: ``python -m slimexp.export ARTIFACT format=onnx out=FOLDER``.
 
 The engine itself loads what was written, and its logits and greedy tokens are compared with those of plain PyTorch in
-float32 before the export is called done; one that fails is removed. ``format.KEY=VALUE`` sets an option of the format.
+float32 before the export is called done; one that fails is removed. Then the two are timed.
+
+``format.KEY=VALUE`` sets an option of the format.
 """
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -26,7 +27,7 @@ from slimexp.host.progress import working
 
 if TYPE_CHECKING:
     from slimexp.export.base import Artifact, Format
-    from slimexp.export.verification import Agreement
+    from slimexp.export.report import Report
 
 REPORT = "slimexp_export.json"  # transformers calls a file of its own export.json: its folder is not ours to replace
 
@@ -49,15 +50,16 @@ def _main(arguments: Sequence[str] | None) -> int:
         with working("importing the libraries"):
             from slimexp.config.build import build
             from slimexp.export.base import Artifact
+            from slimexp.export.report import add_to_record
         kind: Format = build(_chosen(name, values))
         model = Artifact(given.artifact)
         folder = out or given.artifact.parent / name
-        agreement = export(model, kind, name, folder)
+        report = export(model, kind, name, folder)
+        recorded = add_to_record(given.artifact, report)
     except (ValueError, OSError) as error:
         print(f"error: {console.printable(error, most=None)}", file=sys.stderr)
         return console.USER_ERROR
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-    print(f"{folder}: {size:.2f} MB, {agreement}")
+    print(f"{folder}: {report}" + (f"\nrecorded in {recorded}" if recorded else ""))
     return 0
 
 
@@ -98,20 +100,23 @@ def settings(given: Sequence[str]) -> tuple[str, Path | None, dict[str, Any]]:
     return name, Path(folders[-1]) if folders else None, chosen
 
 
-def export(model: "Artifact", kind: "Format", name: str, folder: Path) -> "Agreement":
-    """Write, load and compare.
+def export(model: "Artifact", kind: "Format", name: str, folder: Path, *, timed: bool = True) -> "Report":
+    """Write, load, compare and time.
 
     Args:
         model: The artifact.
         kind: The format.
         name: Its name.
         folder: Where to; replaced where it is an earlier export.
+        timed: Whether to time it.
 
     Raises:
         ValueError: The artifact is damaged, the format cannot hold it, a package is missing, ``folder`` is something
             else, or the engine computes something else; nothing is left of the export then.
     """
-    from slimexp.export.verification import verify
+    from slimexp.export.report import Report
+    from slimexp.export.speed import speed
+    from slimexp.export.verification import verify, verify_as_run
 
     model.content  # noqa: B018 (checked first)
     if why := kind.refusal(model):
@@ -125,11 +130,23 @@ def export(model: "Artifact", kind: "Format", name: str, folder: Path) -> "Agree
     began = time.monotonic()
     try:
         with working(f"writing {name}"):
-            kind.write(model, partial)
+            facts = kind.write(model, partial)
         with working(f"comparing {name} with PyTorch"):
-            agreement = verify(model, kind, kind.load(model, partial))
-        report = {"format": name, "artifact": str(model.content.get("key")), "seconds": time.monotonic() - began}
-        (partial / REPORT).write_text(json.dumps(report | vars(agreement), indent=2) + "\n")
+            running = kind.load(model, partial)
+            agreement = verify(model, kind, running)
+            if (as_run := kind.as_run(model, partial)) is not None:
+                rounded = verify_as_run(model, kind, as_run)
+        report = Report(
+            format=name,
+            artifact=str(model.content.get("key")),
+            disk_mb=sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) / 1e6,
+            seconds=time.monotonic() - began,
+            facts=facts,
+            agreement=agreement,
+            as_run=rounded if as_run else None,
+            speed=speed(model, as_run or running) if timed else {},
+        )
+        (partial / REPORT).write_text(report.to_json())
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except (ValueError, OSError, MemoryError):
@@ -139,7 +156,7 @@ def export(model: "Artifact", kind: "Format", name: str, folder: Path) -> "Agree
         raise ValueError(f"what writes or runs {name} fails on this model ({why}): take another format") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return agreement
+    return report
 
 
 if __name__ == "__main__":

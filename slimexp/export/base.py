@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
 from slimexp import artifact
 from slimexp.format import manifest
 from slimexp.model.base import Family
 
 Ids = Sequence[int]
+Facts = dict[str, Any]  # of an export, for its report
 Logits = NDArray[np.float32]
 
 
@@ -67,7 +69,13 @@ class Artifact:
 
 
 class Running(ABC):
-    """A model that an engine has loaded, and that computes there."""
+    """A model that an engine has loaded, and that computes there.
+
+    Attributes:
+        decodes: Whether ``greedy`` keeps what was computed of earlier tokens, as those who serve a model do.
+    """
+
+    decodes: bool = False
 
     @abstractmethod
     def logits(self, source: Ids, target: Ids) -> Logits:
@@ -95,15 +103,23 @@ class Running(ABC):
             written.append(int(self.logits(*row)[-1].argmax()))
         return written
 
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]] | None:
+        """Ids of texts by the engine's own tokenizer, as a model reads them; ``None`` where it has none."""
+        return None
+
 
 class Format(ABC):
     """A format that an engine reads.
 
     Attributes:
-        tolerance: Largest difference of a logit from PyTorch's in float32 that is rounding.
+        tolerance: Largest difference of a logit from PyTorch's in float32 that is rounding, as a share of the standard
+            deviation of logits.
+        rounding: Largest root mean square of the differences of an engine as its users run it (``as_run``), as such a
+            share.
     """
 
-    tolerance: float = 1e-4
+    tolerance: float = 1e-3
+    rounding: float = 0.5
 
     def require(self) -> None:  # noqa: B027 (some need nothing)
         """Import the packages that write the format and run it.
@@ -117,31 +133,37 @@ class Format(ABC):
         """Why the format cannot hold a model as it is, and the way out; ``None`` where it can. Loads no weights."""
 
     @abstractmethod
-    def write(self, model: Artifact, folder: Path) -> None:
+    def write(self, model: Artifact, folder: Path) -> Facts:
         """Write the model.
 
         Args:
             model: The artifact; integers stay integers.
             folder: An existing, empty folder.
+
+        Returns:
+            What the report says of it.
         """
 
     @abstractmethod
     def load(self, model: Artifact, folder: Path) -> Running:
-        """Load by the engine what ``write`` wrote of ``model`` to ``folder``."""
+        """Load by the engine what ``write`` wrote of ``model`` to ``folder``, to compute it as exactly as it can."""
+
+    def as_run(self, model: Artifact, folder: Path) -> Running | None:
+        """Load it as the engine's users do, where that rounds more than ``load``; else ``None``."""
+        return None
 
 
 class Plain(Running):
-    """A family's own PyTorch model."""
+    """A PyTorch model of transformers."""
 
-    def __init__(self, family: Family) -> None:
-        self.family = family
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
 
     @torch.inference_mode()
     def logits(self, source: Ids, target: Ids) -> Logits:
         inputs = {"input_ids": torch.tensor([list(source)])}
         if target:
             inputs["decoder_input_ids"] = torch.tensor([list(target)])
-        device = self.family.device
-        output = self.family.model(**{name: ids.to(device) for name, ids in inputs.items()}).logits
+        output = self.model(**{name: ids.to(self.model.device) for name, ids in inputs.items()}).logits
         array: Logits = output[0].float().cpu().numpy()
         return array

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from slimexp.export.base import Artifact, Format, Ids, Logits, Running
+from slimexp.export.base import Artifact, Facts, Format, Ids, Logits, Running
 from slimexp.file.bounded import one_line, read_object
 from slimexp.format.unpack import unpacked
 from slimexp.host.extra import require
@@ -39,7 +39,8 @@ class Ctranslate2(Format):
     Args:
         compute_type: What the engine computes in when it is compared: ``float32``, or ``int8``, for which it rounds
             all weights (embeddings and the head too) and the inputs of all layers.
-        tolerance: Largest difference of a logit from PyTorch's in float32.
+        tolerance: Largest difference of a logit from PyTorch's in float32, as a share of the standard deviation of
+            logits.
     """
 
     def __init__(self, *, compute_type: str, tolerance: float) -> None:
@@ -73,7 +74,7 @@ class Ctranslate2(Format):
             )
         return None
 
-    def write(self, model: Artifact, folder: Path) -> None:
+    def write(self, model: Artifact, folder: Path) -> Facts:
         source = Pretrained(path=str(model.folder), max_length=model.content["max_length"])
         family = source.load(task=model.task, texts=tuple, labels=())  # the converter takes it apart
         layers = unpacked(model.folder)
@@ -90,6 +91,7 @@ class Ctranslate2(Format):
         save_tokenizer(family.tokenizer, folder)
         if model.task == "classification":
             save_file({key: value.contiguous() for key, value in _head(family.model).items()}, folder / HEAD)
+        return {"dynamic_shapes": True, "compute_type": self.compute_type}
 
     def load(self, model: Artifact, folder: Path) -> Running:
         import ctranslate2
@@ -101,12 +103,15 @@ class Ctranslate2(Format):
         }
         engine, running = kinds[model.task]
         try:
-            return running(engine(str(folder), device="cpu", compute_type=self.compute_type), folder)
+            options = {"compute_type": self.compute_type, "intra_threads": torch.get_num_threads()}
+            return running(engine(str(folder), device="cpu", **options), folder)
         except RuntimeError as error:
             raise ValueError(f"ctranslate2 cannot load what it converted ({one_line(error)})") from error
 
 
 class _Generator(Running):
+    decodes = True
+
     def __init__(self, engine: "ctranslate2.Generator", folder: Path) -> None:
         self.engine = engine
         self.tokens = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
@@ -122,6 +127,8 @@ class _Generator(Running):
 
 
 class _Translator(Running):
+    decodes = True
+
     def __init__(self, engine: "ctranslate2.Translator", folder: Path) -> None:
         self.engine = engine
         files = {side: folder / f"{side}_vocabulary.json" for side in ("shared", "source", "target")}

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from slimexp.export.base import Artifact, Format, Plain, Running
+from slimexp.export.base import Artifact, Facts, Format, Plain, Running
 from slimexp.model.loading import from_folder
 
 
@@ -15,19 +15,18 @@ class Hf(Format):
             return "its weights are packed integers, which would become floats: take format=compressed_tensors"
         return None
 
-    def write(self, model: Artifact, folder: Path) -> None:
+    def write(self, model: Artifact, folder: Path) -> Facts:
         for name in model.content["files"]:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(model.folder / name, folder / name)
+        return {}
 
     def load(self, model: Artifact, folder: Path) -> Running:
-        return Plain(from_folder(folder, model.task, model.content["max_length"]))
+        return Plain(from_folder(folder, model.task, model.content["max_length"]).model)
 
 
 class CompressedTensors(Hf):
     """A Hugging Face folder of packed integers, as the engines load it that know compressed-tensors (vLLM, for one)."""
-
-    tolerance = 1e-3  # they are multiplied in another order
 
     def refusal(self, model: Artifact) -> str | None:
         return None if model.bits else "none of its weights is quantized: take format=hf"

@@ -10,6 +10,7 @@ import logging
 import math
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slimexp.export.base import Artifact, Format, Ids, Logits, Running
+from slimexp.export.base import Artifact, Facts, Format, Ids, Logits, Running
 from slimexp.file.bounded import read_object
 from slimexp.format.unpack import unpacked
 from slimexp.host import extra
@@ -67,7 +68,7 @@ class Onnx(Format):
             )
         return None
 
-    def write(self, model: Artifact, folder: Path) -> None:
+    def write(self, model: Artifact, folder: Path) -> Facts:
         import onnx_ir as ir
         from transformers.exporters import OnnxConfig, OnnxExporter
 
@@ -82,6 +83,8 @@ class Onnx(Format):
             if not name.endswith(WEIGHTS):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(model.folder / name, folder / name)
+        operators = Counter(node.op_type for node in program.graph.all_nodes())
+        return {"opset": OPSET, "dynamic_shapes": True, "operators": dict(operators.most_common())}
 
     def load(self, model: Artifact, folder: Path) -> Running:
         return OnnxRuntime(folder / GRAPH)
@@ -97,7 +100,9 @@ class OnnxRuntime(Running):
     def __init__(self, path: Path) -> None:
         import onnxruntime
 
-        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def logits(self, source: Ids, target: Ids) -> Logits:
         inputs = {"input_ids": np.array([source]), "attention_mask": np.ones((1, len(source)), np.int64)}

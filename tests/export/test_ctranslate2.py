@@ -63,7 +63,7 @@ def kind(**values: Any) -> Ctranslate2:
 
 def exported(model: Artifact, **values: Any) -> tuple[Path, Agreement]:
     folder = model.folder.parent / "export"
-    return folder, export(model, kind(**values), "ctranslate2", folder)
+    return folder, export(model, kind(**values), "ctranslate2", folder, timed=False).agreement
 
 
 def stored(file: Path) -> dict[str, np.ndarray]:
@@ -94,7 +94,9 @@ def stored(file: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("task", TASKS)
 def test_floats(task: str, made: Make) -> None:
     folder, agreement = exported(made(task))
-    assert agreement.gap < 1e-5 and agreement.same_tokens == agreement.tokens == (0 if task == "classification" else 20)
+    assert agreement.relative < 1e-5 and agreement.same_tokens == agreement.tokens == (
+        0 if task == "classification" else 20
+    )
     assert (folder / "tokenizer.json").exists()
 
 
@@ -112,7 +114,7 @@ def test_floats(task: str, made: Make) -> None:
     ],
 )
 def test_widths_that_pruning_leaves(task: str, values: dict[str, Any], made: Make) -> None:
-    assert exported(made(task, **values))[1].gap < 1e-5
+    assert exported(made(task, **values))[1].relative < 1e-5
 
 
 @needs_engine
@@ -120,7 +122,7 @@ def test_widths_that_pruning_leaves(task: str, values: dict[str, Any], made: Mak
 def test_packed_integers_stay_as_they_are(task: str, made: Make) -> None:
     model = made(task, INT8, dtype=torch.bfloat16)
     folder, agreement = exported(model)
-    assert agreement.gap < 1e-5
+    assert agreement.relative < 1e-5
     tensors = stored(folder / "model.bin")
     rows = [
         row.tobytes() for tensor in tensors.values() if tensor.dtype == np.int8 and tensor.ndim == 2 for row in tensor
@@ -144,14 +146,14 @@ def test_embeddings_of_integers(tied: bool, tiny: Make, tmp_path: Path) -> None:
             exported(model)
     else:
         folder, agreement = exported(model)
-        assert agreement.gap < 1e-5 and stored(folder / "model.bin")["decoder/embeddings/weight"].dtype == np.int8
+        assert agreement.relative < 1e-5 and stored(folder / "model.bin")["decoder/embeddings/weight"].dtype == np.int8
 
 
 @needs_engine
 def test_integers_that_do_not_span_the_range(made: Make) -> None:
     """The engine's own converter would take other steps."""
     model = made("causal_lm", partial(MinMax, bits=8, group_size="tensor"))
-    assert exported(model)[1].gap < 1e-5
+    assert exported(model)[1].relative < 1e-5
 
 
 @needs_engine
@@ -160,7 +162,7 @@ def test_more_of_what_a_decoder_has_written(made: Make) -> None:
     folder, _ = exported(model)
     start = model.family.model.config.decoder_start_token_id
     source, target = model.family.token_ids(["standard"])[0], [start, 40, 50, 60]
-    expected, actual = (each.logits(source, target) for each in (Plain(model.family), kind().load(model, folder)))
+    expected, actual = (each.logits(source, target) for each in (Plain(model.family.model), kind().load(model, folder)))
     assert actual.shape == expected.shape and np.abs(actual - expected).max() < 1e-5
 
 
@@ -172,8 +174,8 @@ def test_int8_rounds_more_than_the_artifact(made: Make) -> None:
     assert not (model.folder.parent / "export").exists()
     running = kind(compute_type="int8").load(model, exported(model)[0])
     ids = model.family.token_ids(["standard"])[0]
-    gap = np.abs(running.logits(ids, []) - Plain(model.family).logits(ids, [])).max()
-    assert 1e-4 < gap < 0.1
+    gap = np.abs(running.logits(ids, []) - Plain(model.family.model).logits(ids, [])).max()
+    assert 1e-4 < gap < 0.5
 
 
 @needs_engine
