@@ -14,10 +14,12 @@ from transformers import PreTrainedModel
 
 from slimexp import artifact
 from slimexp.format import manifest
+from slimexp.format.pack import INPUT_SCALE, SCALE, ZERO
 from slimexp.model.base import Family
 
 Ids = Sequence[int]
 Facts = dict[str, Any]  # of an export, for its report
+_OF_LOADER = (SCALE, ZERO, INPUT_SCALE, "weight_shape", "weight_packed")
 Logits = NDArray[np.float32]
 
 
@@ -66,6 +68,12 @@ class Artifact:
     def family(self) -> Family:
         """The model by plain transformers, in float32 on the CPU: what every engine is held against."""
         return artifact.deployed(self.folder)
+
+    @property
+    def state(self) -> dict[str, torch.Tensor]:
+        """Name -> tensor of ``family``'s model in float32, without what its loader keeps beside the weights."""
+        tensors = self.family.model.state_dict()
+        return {name: tensor for name, tensor in tensors.items() if not name.endswith(_OF_LOADER)}
 
 
 class Running(ABC):

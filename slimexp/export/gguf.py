@@ -115,7 +115,7 @@ def _weights(model: Artifact) -> tuple[Weights, float]:
     names = _names(config.num_hidden_layers, kind.name)
     weights: Weights = {}
     error = 0.0
-    state = network.state_dict()
+    state = model.state
     if torch.equal(state["lm_head.weight"], state["model.embed_tokens.weight"]):
         del state["lm_head.weight"]  # the engine takes the embeddings
     for name, tensor in state.items():
@@ -124,11 +124,11 @@ def _weights(model: Artifact) -> tuple[Weights, float]:
         order = gguf_architecture.row_order(name, kind, config, len(tensor))
         layer = layers.pop(name.removesuffix(".weight"), None)
         if layer is None:
-            rows = tensor if order is None else tensor[order]
-            weights[place] = _floats(rows, floats if tensor.ndim > 1 else torch.float32)
+            ordered = tensor if order is None else tensor[order]
+            weights[place] = _floats(ordered, floats if tensor.ndim > 1 else torch.float32)
         else:
-            rows, changed = _blocks(name, layer, order)
-            weights[place], error = rows, max(error, changed)
+            weights[place], changed = _blocks(name, layer, order)
+            error = max(error, changed)
     if layers:
         raise ValueError(f"the file has no place for the integers of '{min(layers)}': {_WAY_OUT}")
     if (divisors := gguf_architecture.rope_divisors(network)) is not None:

@@ -4,15 +4,9 @@ The graph reads ``input_ids`` and ``attention_mask`` [B, S] (and ``decoder_input
 any batch and length, and gives ``logits``. It has no cache: a decoder computes all tokens anew for each that it writes.
 """
 
-import hashlib
-import io
-import logging
 import math
-import shutil
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from slimexp.export.base import Artifact, Facts, Format, Ids, Logits, Running
-from slimexp.file.bounded import read_object
+from slimexp.export.by_value import ByValue
+from slimexp.export.tracing import copy_beside, is_float8, quiet, sample
 from slimexp.format.unpack import unpacked
 from slimexp.host import extra
 from slimexp.kernel.base import Packed
@@ -36,7 +31,6 @@ WIDTHS = (4, 8)  # bits of the integers that it has
 DOMAIN = "com.microsoft"  # of the operators of ONNX Runtime
 FLOAT32 = 1  # accuracy_level of MatMulNBits: inputs stay in float32
 BLOCKS = (16, 32, 64, 128, 256)  # numbers with one scale that MatMulNBits has kernels for
-WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 
 class Onnx(Format):
@@ -60,7 +54,7 @@ class Onnx(Format):
             )
         if model.content["cache_bits"] is not None:
             return "its keys and values are rounded, and the graph has no cache: take format=compressed_tensors"
-        if _is_float8(model.folder):
+        if is_float8(model):
             return "its weights are float8, and only integers are written: take format=compressed_tensors"
         if wrong := sorted(set(model.bits.values()) - set(WIDTHS)):
             return (
@@ -72,17 +66,14 @@ class Onnx(Format):
         import onnx_ir as ir
         from transformers.exporters import OnnxConfig, OnnxExporter
 
-        with _quiet():
+        with quiet():
             config = OnnxConfig(dynamic=True, opset_version=OPSET)
-            program, _ = OnnxExporter().export_program(model.family.model, _sample(model), config)
+            program, _ = OnnxExporter().export_program(model.family.model, sample(model), config)
         _keep_logits(program)
         if layers := unpacked(model.folder):
             _hold_integers(program, layers)
         ir.save(program, folder / GRAPH, external_data=DATA)
-        for name in model.content["files"]:
-            if not name.endswith(WEIGHTS):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(model.folder / name, folder / name)
+        copy_beside(model, folder)
         operators = Counter(node.op_type for node in program.graph.all_nodes())
         return {"opset": OPSET, "dynamic_shapes": True, "operators": dict(operators.most_common())}
 
@@ -112,33 +103,6 @@ class OnnxRuntime(Running):
         return array
 
 
-def _is_float8(folder: Path) -> bool:
-    stored = read_object(folder / "config.json").get("quantization_config") or {}
-    return any(group["weights"]["type"] == "float" for group in stored.get("config_groups", {}).values())
-
-
-def _sample(model: Artifact) -> dict[str, Any]:
-    """Inputs to trace with: neither a batch of one nor a length of one, which would become fixed."""
-    ids = torch.ones(2, min(7, model.family.max_length), dtype=torch.long)
-    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if model.task == "seq2seq":
-        inputs["decoder_input_ids"] = ids[:, :-1]
-    return inputs if model.task == "classification" else inputs | {"use_cache": False}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the tracer says of its own progress and of libraries that the model does not use."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-
-
 def _keep_logits(program: "ir.Model") -> None:
     """Drop all other outputs (keys, values and hidden states), and what says from which line of Python a node came."""
     from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -157,46 +121,20 @@ def _keep_logits(program: "ir.Model") -> None:
 def _hold_integers(program: "ir.Model", layers: Mapping[str, Packed]) -> None:
     """Replace the float weights of quantized layers by their integers.
 
-    Weights lose their names while a graph is optimized, and many are transposed. They are found by their values: what
-    is replaced is bit for bit what the integers stand for.
-
     Raises:
         ValueError: The graph has no such weight of a layer.
     """
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    of: dict[bytes, tuple[str, bool]] = {}  # digest of a weight, or of its transpose -> layer, and whether it is that
-    for name, packed in layers.items():
-        weight = _dequantized(packed)
-        for transposed in (True, False):  # one that is its own transpose counts as it is
-            of[_digest(weight.T if transposed else weight)] = (name, transposed)
-    held = set()
+    by_value = ByValue(layers)
     for value in list(program.graph.initializers.values()):
         if value.const_value is None or len(value.const_value.shape) != 2:
             continue
-        if found := of.get(_digest(value.const_value.numpy())):
-            name, transposed = found
-            _replace(program.graph, value, name, layers[name], transposed=transposed)
-            held.add(name)
+        if found := by_value.find(value.const_value.numpy()):
+            _replace(program.graph, value, found.name, found.packed, transposed=found.transposed)
     RemoveUnusedNodesPass()(program)
     program.opset_imports[DOMAIN] = 1
-    for name, packed in layers.items():
-        if of[_digest(_dequantized(packed))][0] not in held:  # one layer stands for all of the same weight
-            raise ValueError(f"the graph holds no weight of the quantized layer '{name}': its integers would be lost")
-
-
-def _dequantized(packed: Packed) -> NDArray[np.float32]:
-    """The weight [out, in] as PyTorch computes it."""
-    numbers = packed.numbers.float().unflatten(1, (packed.scale.shape[1], -1))
-    if packed.zero is not None:
-        numbers = numbers - packed.zero.float().unsqueeze(-1)
-    weight: NDArray[np.float32] = (numbers * packed.scale.unsqueeze(-1)).flatten(1).numpy()
-    return weight
-
-
-def _digest(array: NDArray[Any]) -> bytes:
-    shape = f"{array.dtype}{array.shape}".encode()
-    return hashlib.sha256(shape + np.ascontiguousarray(array).tobytes()).digest()
+    by_value.check_all_found()
 
 
 def _replace(graph: "ir.Graph", value: "ir.Value", name: str, packed: Packed, *, transposed: bool) -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,16 @@ def test_packed_integers_stay_as_they_are(engine: str, name: str, made: Make) ->
         assert np.array_equal(weight, layers[f"model.layers.1.{layer}"].weight().numpy())
     assert tensors["token_embd.weight"].tensor_type.name == "BF16"  # the type that the artifact has
     assert sorted(path.name for path in folder.iterdir()) == [FILE, "slimexp_export.json"]
+
+
+def test_layers_of_unlike_widths(tiny: Make, tmp_path: Path) -> None:
+    family = tiny("causal_lm", **WIDE)
+    symmetric = {name: quantizer for name, quantizer in QUANTIZERS.items() if name != "Q4_1"}
+    for layer, quantizer in zip(family.compressible().values(), cycle(symmetric.values()), strict=False):
+        attach(layer, "weight", quantizer())
+    artifact.save(family, tmp_path / "artifact", dtype=torch.float32, stages=[])
+    _, report = exported(Artifact(tmp_path / "artifact"))
+    assert report.facts["tensors"].keys() == {*symmetric, "F32"}
 
 
 def test_rows_of_queries_are_turned_with_their_scales(made: Make) -> None:
