@@ -23,17 +23,17 @@ LAYERS = [
     ["config", "weight"],
     ["record", "kernel"],
     ["analysis", "importance", "quantizer", "loss"],
-    ["pattern", "allocation", "rounding", "decode", "format"],
+    ["pattern", "allocation", "rounding", "decode", "serialization"],
     ["data", "logger"],
     ["architecture"],
     ["model"],
     ["smoothing", "calibration"],
     ["cut"],
     ["budget", "measure", "artifact"],
-    ["technique", "page", "export"],
+    ["technique", "page", "format"],
     ["pipeline", "stopper"],
     ["sweeper"],
-    ["train", "evaluate", "report", "select", "clean"],
+    ["train", "evaluate", "report", "select", "clean", "export"],
 ]
 RANK = {word: rank for rank, row in enumerate(LAYERS) for word in row}
 # What conf chooses is built from conf, never imported by name from another room; this one is also a base class.

@@ -13,9 +13,6 @@ from transformers import GenerationConfig, PreTrainedModel
 from slimexp.decode.fused import TYPES
 from slimexp.decode.packed_linear import PackedLinear
 from slimexp.file.bounded import one_line, read_object
-from slimexp.format.pack import SCALE, WEIGHT
-from slimexp.format.shards import Reader, has_weights
-from slimexp.format.unpack import unpacked
 from slimexp.kernel.autotune import replace_layers
 from slimexp.kernel.base import ACTIVATION_BITS, FLOAT8, Kernel, Packed
 from slimexp.kernel.scaled_mm import ScaledMM
@@ -23,6 +20,9 @@ from slimexp.model.base import Family
 from slimexp.model.loading import bare, family_of, from_folder
 from slimexp.model.reading import check_checkpoint, reach
 from slimexp.model.vetting import damaged, vet
+from slimexp.serialization.pack import SCALE, WEIGHT
+from slimexp.serialization.shards import Reader, has_weights
+from slimexp.serialization.unpack import unpacked
 
 _WAY_OUT = "get the model anew"
 _FORMATS = {"int-quantized", "pack-quantized", "float-quantized", "mixed-precision"}

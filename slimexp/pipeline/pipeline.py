@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 from slimexp import artifact
 from slimexp.config import secret
 from slimexp.file.integrity import Damaged
-from slimexp.format import manifest
 from slimexp.host import process_group
 from slimexp.host.console import printable
 from slimexp.host.garbage_collector import frozen, release
@@ -29,6 +28,7 @@ from slimexp.pipeline.recording import Recorder, line
 from slimexp.pipeline.summary import summary
 from slimexp.record import record
 from slimexp.record.stage import DENSE, START, Stage, at_work
+from slimexp.serialization import manifest
 from slimexp.technique.finetune import Finetune
 
 
