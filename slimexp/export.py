@@ -55,11 +55,15 @@ def _main(arguments: Sequence[str] | None) -> int:
         model = Artifact(given.artifact)
         folder = out or given.artifact.parent / name
         report = export(model, kind, name, folder)
-        recorded = add_to_record(given.artifact, report)
     except (ValueError, OSError) as error:
         print(f"error: {console.printable(error, most=None)}", file=sys.stderr)
         return console.USER_ERROR
-    print(f"{folder}: {report}" + (f"\nrecorded in {recorded}" if recorded else ""))
+    print(f"{folder}: {report}")
+    try:
+        if (records := add_to_record(given.artifact, report)) is not None:
+            print(f"recorded in {records}")
+    except (ValueError, OSError) as error:  # the export is whole, and its report lies beside it
+        print(f"not recorded: {console.printable(error, most=None)}", file=sys.stderr)
     return 0
 
 

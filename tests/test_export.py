@@ -47,6 +47,18 @@ def test_plain_files_are_what_a_user_deploys(dense: Path, capsys: pytest.Capture
     assert any(line.startswith(f"{folder}: ") for line in capsys.readouterr().out.splitlines())
 
 
+def test_an_export_whose_record_cannot_be_written_is_done(
+    dense: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("slimexp.format.report.add_to_record", full)
+    assert main([str(dense), "format=hf"]) == 0
+    assert "not recorded: the disk is full" in capsys.readouterr().err
+    assert (dense.parent / "hf" / REPORT).exists()
+
+
 def test_integers_stay_integers(rounded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(rounded), "format=hf"]) == 2
     assert "packed integers, which would become floats: take format=compressed_tensors" in capsys.readouterr().err
