@@ -115,7 +115,7 @@ def _pipeline_faults(pipeline: DictConfig) -> Iterator[str]:
             yield f"a stage's name {why}, got {stage!r}"
         if stage not in right:
             close = get_close_matches(stage, right, n=1)
-            hint = f"; did you mean 'pipeline.{close[0]}'?" if close else ""
+            hint = f"; did you mean 'pipeline.{close[0]}'?" if close else f"; ~pipeline.{stage} leaves it out"
             yield f"pipeline.{stage} is not a technique: its _target_ must be a class of slimexp.technique{hint}"
 
 

@@ -14,6 +14,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
+_READING = ("model", "added_tokens", "normalizer", "pre_tokenizer", "post_processor")  # the rest is of batches
+
 
 def tokens_to_keep(tokenizer: PreTrainedTokenizerBase, used: Iterable[int], *, rows: int, multiple: int = 1) -> Tensor:
     """Ids that must be retained so that text of ``used`` tokens is tokenized as before, [n], ascending.
@@ -61,6 +63,22 @@ def shrunk(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> PreTrained
     small = copy.deepcopy(tokenizer)
     small._tokenizer = Tokenizer.from_str(json.dumps(state))
     return small
+
+
+def ids_within(small: PreTrainedTokenizerBase, whole: PreTrainedTokenizerBase) -> list[int] | None:
+    """The ids by which ``shrunk`` makes ``small`` of ``whole``; ``None`` where it is no part of it."""
+    if not (small.is_fast and whole.is_fast) or len(small) > len(whole):
+        return None
+    old, new = whole.get_vocab(), small.get_vocab()
+    tokens = sorted(new, key=new.__getitem__)
+    if [new[token] for token in tokens] != list(range(len(tokens))) or not old.keys() >= new.keys():
+        return None
+    ids = [old[token] for token in tokens]
+    try:
+        made = _state(shrunk(whole, ids))
+    except ValueError:
+        return None
+    return ids if all(made[part] == value for part, value in _state(small).items() if part in _READING) else None
 
 
 def renumber(config: PreTrainedConfig | GenerationConfig, ids: Sequence[int]) -> None:

@@ -25,7 +25,7 @@ from slimexp.record import record
 from slimexp.record.stage import DENSE, START
 from slimexp.technique import packing
 from slimexp.technique.automatic import AUTO, conditions
-from slimexp.technique.compatibility import check_stages
+from slimexp.technique.compatibility import check_order, check_stages
 from slimexp.technique.finetune import Finetune
 
 FINAL = "final"  # name under which loggers get the last stage's figures, whatever the stage is called
@@ -190,6 +190,7 @@ def _check_stages(
     stages = list(techniques.values())
     for position, technique in enumerate(stages):
         technique.validate(config, before=stages[:position])
+    check_order(techniques, source.history())
     reference.check_unquantized(stages, source)
     return check_stages(techniques, source, corpus, config)
 

@@ -1,14 +1,78 @@
 """Checks that the stages of a pipeline fit the model and each other, before anything is trained."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from transformers import PreTrainedConfig
 
-from slimexp.cut.shape import HEADS, KV_HEADS, readers, row_length
+from slimexp.cut.shape import HEADS, HIDDEN, KV_HEADS, readers, row_length
 from slimexp.data.base import Corpus
 from slimexp.model.base import Family, Source
+from slimexp.model.history import History
 from slimexp.technique.finetune import Finetune
+
+
+def check_order(techniques: Mapping[str, Finetune], history: History) -> None:
+    """Refuse stages that lack what they need of those before them, by what each declares (see ``Contract``).
+
+    Any other order, subset and repetition can be trained.
+
+    Args:
+        techniques: The stages by name, in order.
+        history: What was done to the run's model before.
+
+    Raises:
+        ValueError: Names the stage, the one before that it cannot follow, and the way out.
+    """
+    stages = list(techniques.items())
+    for position, (name, technique) in enumerate(stages):
+        before = dict(stages[:position])
+        if technique.removes:
+            _check_bare(name, before, history)
+        if technique.renumbers and (first := _last(before, lambda stage: stage.renumbers)):
+            raise ValueError(
+                f"pipeline.{first} has removed the tokens that training text does not use, none is left for "
+                f"pipeline.{name}: leave it out"
+            )
+        if technique.needs_hidden and technique.teacher is None and (first := _last(before, _changes_width)):
+            raise ValueError(
+                f"a loss of pipeline.{name} compares hidden states with the dense model's, and pipeline.{first} may "
+                f"leave another width: leave hidden out of pipeline.{first}, or the loss out of pipeline.{name}"
+            )
+        _check_sizes(name, technique, before)
+
+
+def _check_bare(name: str, before: dict[str, Finetune], history: History) -> None:
+    """Refuse to take parts out of weights on which something sits."""
+    if first := _last(before, lambda stage: stage.attaches):
+        where, way_out = f"pipeline.{first}", f"move pipeline.{name} before it"
+    elif history.attachments:
+        where, way_out = "the run's model", "start from the model before those"
+    else:
+        return
+    raise ValueError(
+        f"removal comes first: masks and quantizers of {where} would not survive pipeline.{name}; {way_out}"
+    )
+
+
+def _check_sizes(name: str, technique: Finetune, before: Mapping[str, Finetune]) -> None:
+    """Refuse a cut that would leave more units than an earlier one has left."""
+    for width, units in technique.cuts.items():
+        for first, stage in before.items():
+            left = stage.cuts.get(width)
+            if units is not None and left is not None and units > left:
+                raise ValueError(
+                    f"pipeline.{name} keeps {units} ({width}), and pipeline.{first} leaves {left}: keep fewer"
+                )
+
+
+def _changes_width(stage: Finetune) -> bool:
+    return HIDDEN in stage.cuts
+
+
+def _last(stages: dict[str, Finetune], holds: Callable[[Finetune], bool]) -> str | None:
+    """Name of the last stage of which ``holds`` is true."""
+    return next((name for name in reversed(stages) if holds(stages[name])), None)
 
 
 def check_stages(

@@ -7,20 +7,27 @@ from slimexp.model.base import Family
 
 
 class Contract:
-    """The part of a technique that needs no weights.
+    """The part of a technique that needs no weights: what it needs of the stages before it, and gives to those after.
 
     Attributes:
         attaches: Whether it leaves masks or quantizers on the weights.
         quantizes: Whether it leaves quantizers on them.
+        renumbers: Whether it leaves another vocabulary.
     """
 
     attaches: ClassVar[bool] = False
     quantizes: ClassVar[bool] = False
+    renumbers: ClassVar[bool] = False
+
+    @property
+    def removes(self) -> bool:
+        """Whether it takes parts out of the model, and so needs weights on which nothing sits."""
+        return False
 
     @property
     def alters(self) -> bool:
         """Whether the model that is trained computes something else than the one that came in."""
-        return self.attaches
+        return self.attaches or self.removes
 
     @property
     def keeps_stored_type(self) -> bool:

@@ -14,7 +14,7 @@ from slimexp.model.base import Family
 from slimexp.technique.batches import training_batches
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.training import Training
-from slimexp.weight.attachment import attached
+from slimexp.weight.attachment import check_bare
 
 CALIBRATION_ROWS = 32  # rows per batch
 
@@ -36,7 +36,7 @@ class Distill(Finetune):
         return self.cut is None
 
     @property
-    def alters(self) -> bool:
+    def removes(self) -> bool:
         return self.cut is not None
 
     @property
@@ -51,13 +51,10 @@ class Distill(Finetune):
             self.cut.validate(config)
             if self.cut.hidden is not None and self.needs_hidden:
                 raise ValueError("a loss on hidden states needs the teacher's width: leave out the loss or cut.hidden")
-            if any(stage.attaches for stage in before):
-                raise ValueError("a cut comes first: masks and quantizers of earlier stages would not survive it")
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         if self.cut is not None:
-            if any(attached(family.model)):
-                raise ValueError("a cut comes first: the model has masks or quantizers, which would not survive it")
+            check_bare(family.model)
             family = self._student(self.cut, family, corpus)
         super().prepare(family, corpus, teacher)
 

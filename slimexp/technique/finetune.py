@@ -25,7 +25,7 @@ from slimexp.technique.objective import Objective, counted
 from slimexp.technique.optimization import clip, fused
 from slimexp.technique.parts import Divisible
 from slimexp.technique.step_graphs import StepGraphs
-from slimexp.technique.teacher import check_vocabularies
+from slimexp.technique.teacher import reading_like
 from slimexp.technique.training import Execution, Training, check
 from slimexp.weight.shard import whole
 
@@ -128,7 +128,7 @@ class Finetune(Adaptive, Contract, Divisible):
             ValueError: The teacher reads another vocabulary, or rows are to be packed and cannot be.
         """
         if teacher is not None:
-            check_vocabularies(family.tokenizer, teacher.tokenizer)
+            teacher = reading_like(family, teacher)
         self.family = family
         self.corpus = corpus
         self.model = family.model

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from slimexp.allocation.base import SparsityAllocation
 from slimexp.calibration.observe import calibrate, check_called, observes_inputs, undisturbed, visiting
@@ -19,12 +20,12 @@ from slimexp.model.base import Batch, Family
 from slimexp.model.layer import Layer, LayerSelector, coverage, latent, matrix, place
 from slimexp.pattern.base import Pattern
 from slimexp.schedule import Schedule
+from slimexp.technique import prune_refusals as refusals
 from slimexp.technique.batches import calibration_batches, training_batches
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.l0_gates import L0Gates
 from slimexp.technique.mask_update import MaskUpdate
 from slimexp.technique.masking import sparsity
-from slimexp.technique.prune_refusals import check_allocation, check_inputs, check_learned, check_rows
 from slimexp.technique.regrowth import dense_gradients
 from slimexp.technique.training import Training
 from slimexp.weight.shard import placed, whole
@@ -82,26 +83,19 @@ class Prune(Finetune):
     ) -> None:
         super().__init__(**training)
         pattern.validate(sparsity)
-        if not 0 <= schedule(0.0) <= 1:
-            raise ValueError(f"schedule must start in [0, 1] (a share of sparsity), got {schedule(0.0)}")
-        if schedule(1.0) != 1:
-            raise ValueError(f"schedule must end at 1 (the whole of sparsity), got {schedule(1.0)}: set schedule.end=1")
-        if every < 1:
-            raise ValueError(f"every must be >= 1 step, got {every}")
-        if not 0 < ramp <= 1:
-            raise ValueError(f"ramp must be in (0, 1], got {ramp}")
+        refusals.check_updates(schedule, every=every, ramp=ramp)
         if not 0 <= regrow < 1:
             raise ValueError(f"regrow must be in [0, 1), got {regrow}")
         if regrow and not training["steps"]:
             raise ValueError("regrow needs training between updates: set steps, or regrow=0")
-        check_learned(importance, sparsity=sparsity, steps=training["steps"], regrow=regrow)
+        refusals.check_learned(importance, sparsity=sparsity, steps=training["steps"], regrow=regrow)
         if isinstance(importance, Compensating) and pattern.across_layers:
             raise ValueError(
                 f"{type(importance).__name__} makes up for zeros within a layer, so that layers cannot compete for "
                 "them: set pattern.scope=layer"
             )
         if allocation is not None:
-            check_allocation(allocation, importance, pattern, sparsity)
+            refusals.check_allocation(allocation, importance, pattern, sparsity)
         if isinstance(importance, Calibrated) and importance.observes == "gradient" and not training["losses"]:
             name = type(importance).__name__
             raise ValueError(
@@ -118,6 +112,9 @@ class Prune(Finetune):
         self.selector = LayerSelector(
             include=include, exclude=exclude, min_coverage=min_coverage, min_block_coverage=min_block_coverage
         )
+
+    def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
+        refusals.check_more_zeros(self, before)
 
     @property
     def keeps_stored_type(self) -> bool:
@@ -151,7 +148,7 @@ class Prune(Finetune):
 
     def inspect_rows(self, outline: Family, changed: Collection[str]) -> None:
         layers = self.selector.named(outline)
-        check_rows({name: layer for name, layer in layers.items() if name not in changed}, self.pattern)
+        refusals.check_rows({name: layer for name, layer in layers.items() if name not in changed}, self.pattern)
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         super().prepare(family, corpus, teacher)
@@ -267,8 +264,8 @@ class Prune(Finetune):
             ValueError: There are none or too few, or the importance or the pattern does not take one of them.
         """
         layers = self.selector.weights(family)
-        check_inputs(layers, self.importance)
-        check_rows(layers, self.pattern)
+        refusals.check_inputs(layers, self.importance)
+        refusals.check_rows(layers, self.pattern)
         return layers
 
     def _regrow(self, reached: float, *, share: float) -> None:

@@ -1,14 +1,16 @@
 """Settings and layers that pruning refuses, before it measures or trains anything."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import torch
 
 from slimexp.allocation.base import Allocation, SparsityAllocation
 from slimexp.calibration.observe import observes_inputs
 from slimexp.importance.base import Gated, Importance, Learned
-from slimexp.model.layer import Layer, latent, matrix
+from slimexp.model.layer import Layer, LayerSelector, latent, matrix
 from slimexp.pattern.base import Pattern
+from slimexp.schedule import Schedule
 
 
 def check_learned(importance: Importance, *, sparsity: float, steps: int, regrow: float) -> None:
@@ -24,6 +26,52 @@ def check_learned(importance: Importance, *, sparsity: float, steps: int, regrow
         raise ValueError(f"{name} is learned while training: set steps, or choose another importance")
     if regrow and isinstance(importance, Gated):
         raise ValueError(f"gates of {name} open and shut by themselves: set regrow=0")
+
+
+def check_updates(schedule: Schedule, *, every: int, ramp: float) -> None:
+    """Refuse a course of updates that does not lead to the whole target.
+
+    Raises:
+        ValueError: The schedule begins or ends elsewhere, or a number is out of range.
+    """
+    if not 0 <= schedule(0.0) <= 1:
+        raise ValueError(f"schedule must start in [0, 1] (a share of sparsity), got {schedule(0.0)}")
+    if schedule(1.0) != 1:
+        raise ValueError(f"schedule must end at 1 (the whole of sparsity), got {schedule(1.0)}: set schedule.end=1")
+    if every < 1:
+        raise ValueError(f"every must be >= 1 step, got {every}")
+    if not 0 < ramp <= 1:
+        raise ValueError(f"ramp must be in (0, 1], got {ramp}")
+
+
+class Masking(Protocol):
+    """A technique that masks layers."""
+
+    sparsity: float
+    pattern: Pattern
+    allocation: SparsityAllocation | None
+    selector: LayerSelector
+
+
+def check_more_zeros(stage: Masking, before: Iterable[object]) -> None:
+    """Refuse a target that an earlier stage of the same technique has reached: zeros stay, so nothing would change.
+
+    Raises:
+        ValueError: Names both sparsities.
+    """
+    for earlier in before:
+        if not isinstance(earlier, type(stage)) or not 0 < stage.sparsity <= earlier.sparsity:
+            continue
+        alike = stage.selector == earlier.selector and _settings(stage.pattern) == _settings(earlier.pattern)
+        if alike and stage.allocation is None and earlier.allocation is None:
+            raise ValueError(
+                f"sparsity {stage.sparsity} would change nothing: an earlier stage leaves {earlier.sparsity} of the "
+                "same layers at zero, which stay; raise it"
+            )
+
+
+def _settings(pattern: Pattern) -> tuple[type[Pattern], dict[str, Any]]:
+    return type(pattern), vars(pattern)
 
 
 def check_allocation(allocation: Allocation, importance: Importance, pattern: Pattern, sparsity: float) -> None:

@@ -30,7 +30,7 @@ from slimexp.technique.automatic import AUTO, Auto, Conditions
 from slimexp.technique.batches import calibration_batches, training_batches
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.training import Training
-from slimexp.weight.attachment import attached
+from slimexp.weight.attachment import check_bare
 
 ATTEMPTS = 4  # at a budget whose cost is an estimate
 ROWS_AT_ONCE, TOKENS_AT_ONCE = 16, 4096  # logits of a large vocabulary outweigh the model
@@ -100,7 +100,7 @@ class PruneStructured(Finetune):
         self.min_coverage = min_coverage
 
     @property
-    def alters(self) -> bool:
+    def removes(self) -> bool:
         return True
 
     @property
@@ -127,10 +127,6 @@ class PruneStructured(Finetune):
             raise ValueError(f"{error}{later if self.strict else ''}") from error
         if HIDDEN in self.axes and self.needs_hidden:
             raise ValueError("a loss on hidden states needs the teacher's width: leave out the loss, or hidden of axes")
-        if any(stage.attaches for stage in before):
-            raise ValueError(
-                "removal comes first: masks and quantizers of earlier stages would not survive it; move it before them"
-            )
 
     def inspect(self, outline: Family) -> None:
         """Refuse a budget below what the smallest shape costs, where counting tells."""
@@ -149,8 +145,7 @@ class PruneStructured(Finetune):
             raise self._out_of_reach(Unreachable(least, cost(least)))
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
-        if any(attached(family.model)):
-            raise ValueError("removal comes first: the model has masks or quantizers, which would not survive it")
+        check_bare(family.model)
         self._choose_axes(family.model.config)
         self._choose_multiple(family.model.config)
         with visiting(family.model, self._device_for(family)):

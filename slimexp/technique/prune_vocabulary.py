@@ -16,7 +16,7 @@ from slimexp.model.base import Family
 from slimexp.model.layer import share_of
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.training import Training
-from slimexp.weight.attachment import attached
+from slimexp.weight.attachment import check_bare
 
 TEXTS_PER_CALL = 1000  # of the tokenizer
 
@@ -25,13 +25,14 @@ class PruneVocabulary(Finetune):
     """Remove tokens that training text does not use, then train what is left.
 
     The tokenizer is renumbered, and splits other text into smaller pieces (see ``cut.vocabulary``), so that the model
-    reads training text exactly as before. Its logits have other positions than the whole model's: a teacher must have
-    the new vocabulary.
+    reads training text exactly as before. A teacher of the old vocabulary is renumbered likewise.
 
     Args:
         multiple: Number that the size of the new vocabulary is a multiple of.
         training: See ``Training``.
     """
+
+    renumbers = True
 
     def __init__(self, *, multiple: int, **training: Unpack[Training]) -> None:
         super().__init__(**training)
@@ -40,19 +41,14 @@ class PruneVocabulary(Finetune):
         self.multiple = multiple
 
     @property
-    def alters(self) -> bool:
+    def removes(self) -> bool:
         return True
 
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
         size(config, VOCABULARY)
-        if self.needs_teacher:
-            raise ValueError("no teacher reads the new vocabulary: leave out the loss, or distil in a stage before")
-        if any(stage.attaches for stage in before):
-            raise ValueError("removal comes first: masks and quantizers of earlier stages would not survive it")
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
-        if any(attached(family.model)):
-            raise ValueError("removal comes first: the model has masks or quantizers, which would not survive it")
+        check_bare(family.model)
         rows = size(family.model.config, VOCABULARY)
         kept = tokens_to_keep(family.tokenizer, set(_ids(family, corpus)), rows=rows, multiple=self.multiple)
         if len(kept) == rows:

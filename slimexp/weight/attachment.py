@@ -70,5 +70,18 @@ def attached(model: nn.Module) -> Iterator[tuple[Place, Attachment]]:
             yield Place(name, INPUT), attachment
 
 
+def check_bare(model: nn.Module) -> None:
+    """Refuse a model that carries attachments, where parts of it are to be taken out.
+
+    Raises:
+        ValueError: It carries one; names it.
+    """
+    for place, attachment in attached(model):
+        raise ValueError(
+            f"removal comes first: the model has masks or quantizers ({type(attachment).__name__} on "
+            f"'{place.module}'), which would not survive it"
+        )
+
+
 def _through_input_attachment(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (getattr(module, _INPUT_MODULE)(inputs[0]), *inputs[1:])

@@ -123,16 +123,6 @@ def test_the_student_is_cut_out_of_the_incoming_model(tiny: Make, technique: Mak
     assert list(attached(stage.model)) == []
 
 
-def test_a_cut_comes_before_masks_and_quantizers(tiny: Make, technique: Make) -> None:
-    stage = technique("distill", "+cut@pipeline.distill.cut=keep", **{"cut.ffn": 16})
-    config = tiny("seq2seq").model.config
-    stage.validate(config, before=[])
-    stage.validate(config, before=[technique("finetune")])
-    for earlier in ("prune", "quantize"):
-        with pytest.raises(ValueError, match="a cut comes first"):
-            stage.validate(config, before=[technique("finetune"), technique(earlier)])
-
-
 def test_a_cut_that_cannot_be_is_refused_before_anything_is_loaded(tiny: Make, technique: Make) -> None:
     stage = technique("distill", "+cut@pipeline.distill.cut=keep", **{"cut.ffn": 4096})
     with pytest.raises(ValueError, match=r"cut\.ffn must be in 1\.\.48"):
@@ -142,7 +132,7 @@ def test_a_cut_that_cannot_be_is_refused_before_anything_is_loaded(tiny: Make, t
 def test_a_cut_comes_before_masks(tiny: Make, technique: Make, corpus: Make) -> None:
     family = tiny("seq2seq")
     technique("prune").prepare(family, corpus("seq2seq"), None)
-    with pytest.raises(ValueError, match="a cut comes first: the model has masks or quantizers"):
+    with pytest.raises(ValueError, match="removal comes first: the model has masks or quantizers"):
         technique("distill", "+cut@pipeline.distill.cut=keep").prepare(family, corpus("seq2seq"), tiny("seq2seq"))
 
 

@@ -75,15 +75,16 @@ def test_bytes_all_stay(tiny: Make, corpus: Make, technique: Make) -> None:
         technique("prune_vocabulary").prepare(tiny("causal_lm"), corpus("causal_lm"), None)
 
 
-def test_a_teacher_reads_another_vocabulary(tiny: Make, technique: Make) -> None:
-    stage = technique("prune_vocabulary", "+loss@pipeline.prune_vocabulary.losses.kl=kl")
-    with pytest.raises(ValueError, match="no teacher reads the new vocabulary"):
-        stage.validate(tiny("causal_lm").model.config, [])
-
-
-def test_masks_do_not_survive(tiny: Make, technique: Make) -> None:
-    with pytest.raises(ValueError, match="removal comes first"):
-        technique("prune_vocabulary").validate(tiny("causal_lm").model.config, [technique("prune")])
+def test_a_teacher_is_renumbered_too(build: Make, technique: Make, fit: Make) -> None:
+    """The student starts as the teacher's equal, so nothing is to be learned."""
+    (family, corpus), (dense, _) = build("causal_lm"), build("causal_lm")
+    words = ["+loss@pipeline.prune_vocabulary.losses.kl=kl", "~pipeline.prune_vocabulary.losses.ce"]
+    stage = technique("prune_vocabulary", *words, steps=1)
+    stage.prepare(family, corpus, dense)
+    loss, _ = stage.evaluate(next(iter(stage.batches(0, 1, workers=0))))
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert len(stage.teacher_family.tokenizer) == len(stage.family.tokenizer) < len(dense.tokenizer)
+    fit(stage)
 
 
 def test_multiple_is_positive(technique: Make) -> None:
