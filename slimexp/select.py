@@ -8,10 +8,14 @@ all of them the one with the best headline is named, of equals the smallest; whe
 Each corpus has its own answer. A corpus where no model has a figure of the budgets, or the headline, is reported as
 not asked and does not count. The exit status is 0 where every other corpus has a model that fits, 1 where one has none
 or no corpus is left, 2 after an error.
+
+``export=onnx`` then writes the model that fits in a format of ``slimexp.export``, which compares it with PyTorch:
+``export.KEY=VALUE`` sets an option of the format, ``out=FOLDER`` where to. A model that does not fit is not exported.
 """
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -101,10 +105,12 @@ def _main(arguments: Sequence[str] | None) -> int:
         "python -m slimexp.select", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=console.path, help="folder with records.jsonl somewhere below, or one such file")
-    parser.add_argument("budgets", nargs="*", metavar="max_METRIC=NUMBER")
+    parser.add_argument("budgets", nargs="*", metavar="max_METRIC=NUMBER", help="also export=FORMAT and out=FOLDER")
     options = parser.parse_args(arguments)
+    about_export = [text for text in options.budgets if re.match(r"(export(\.\w+)?|out)=", text)]
     try:
-        budgets = [Budget.parse(text) for text in options.budgets]
+        budgets = [Budget.parse(text) for text in options.budgets if text not in about_export]
+        settings = _export_settings(about_export)
         with working("reading the records"):
             sections = load(options.runs)
         _check(budgets, sections)
@@ -119,7 +125,15 @@ def _main(arguments: Sequence[str] | None) -> int:
         if absent := _unmeasured(section, budgets):
             answers.append(f"{section.title}: not asked, no model there has {', '.join(absent)}")
     print("\n\n".join(answers))
-    return 0 if choices and all(choice.fits for choice in choices) else NONE_FITS
+    if not (choices and all(choice.fits for choice in choices)):
+        if settings:
+            print("\nnothing is exported")
+        return NONE_FITS
+    try:
+        return _export(_exported(choices, folder, settings), settings) if settings else 0
+    except ValueError as error:
+        print(f"error: {console.printable(error)}", file=sys.stderr)
+        return console.USER_ERROR
 
 
 def choose(section: Section, budgets: Sequence[Budget]) -> Choice:
@@ -136,6 +150,53 @@ def choose(section: Section, budgets: Sequence[Budget]) -> Choice:
     point = min(points, key=cost, default=None)
     within = sorted((candidate for candidate in points if excess(candidate) <= 0), key=cost)
     return Choice(point, bool(within), _rivals(within, section.headline, section.direction))
+
+
+def _export_settings(given: Sequence[str]) -> list[str]:
+    """What ``slimexp.export`` is told: ``export=onnx`` becomes ``format=onnx``; nothing where nothing is exported.
+
+    Raises:
+        ValueError: There is no such format, or a setting is none.
+    """
+    if not given:
+        return []
+    from slimexp.export.__main__ import settings
+
+    if not any(text.startswith("export=") for text in given):
+        raise ValueError(f"'{given[0]}' is of an export, and none is asked for: add export=FORMAT")
+    words = [re.sub(r"^export", "format", text) for text in given]
+    settings(words)
+    return words
+
+
+def _exported(choices: Sequence[Choice], folder: Path, settings: Sequence[str]) -> list[Path]:
+    """An artifact on the disk of every model that was chosen.
+
+    Raises:
+        ValueError: One has none, or several would be written to one folder.
+    """
+    if len(choices) > 1 and any(text.startswith("out=") for text in settings):
+        raise ValueError(
+            f"{len(choices)} corpora have a model each, which out= would write to one folder: leave it out"
+        )
+    found = []
+    for choice in choices:
+        assert choice.point is not None
+        there = [folder / artifact for artifact in choice.point.artifacts if (folder / artifact).is_dir()]
+        if not there:
+            raise ValueError(
+                f"{choice.point.label} has no artifact in {folder} to export: the overrides of its record make it again"
+            )
+        found.append(there[0])
+    return found
+
+
+def _export(artifacts: Sequence[Path], settings: Sequence[str]) -> int:
+    """Write the artifacts and have them compared; returns the exit status."""
+    from slimexp.export.__main__ import main as export
+
+    print()
+    return max(export([str(artifact), *settings]) for artifact in artifacts)
 
 
 def _unmeasured(section: Section, budgets: Sequence[Budget]) -> list[str]:

@@ -1,5 +1,6 @@
 """Budgets name the best model that keeps them, and the nearest where none does."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,62 @@ def test_a_language_model_is_chosen_by_its_perplexity_beside_dense(
     shown = capsys.readouterr().out
     assert "near" in shown and "perplexity 10.8, perplexity_ratio 1.08, disk_mb 8" in shown and "kept" not in shown
     assert main([str(tmp_path), "min_kept=0.9", "max_size_mb=10"]) == 0  # still understood
+
+
+@pytest.fixture
+def there(runs: Path, tiny: Callable[..., Any]) -> Path:
+    """The runs, of which the model of 8 MB is on the disk."""
+    import torch
+
+    from slimexp import artifact
+
+    artifact.save(tiny("causal_lm"), runs / "half" / "artifact", dtype=torch.float32, stages=[])
+    return runs
+
+
+def test_the_model_that_fits_is_exported_and_compared(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    budgets = ["max_size_mb=10", "max_latency_ms=35"]
+    assert main([str(there), *budgets, "export=hf", f"out={there / 'small'}"]) == 0
+    out = capsys.readouterr().out
+    assert str(there / "half" / "artifact") in out
+    assert out.splitlines()[-1].startswith(f"{there / 'small'}: ") and "MB" in out.splitlines()[-1]
+    assert json.loads((there / "small" / "slimexp_export.json").read_text())["gap"] == 0
+    assert main([str(there), *budgets, "export=hf"]) == 0
+    assert (there / "half" / "hf" / "model.safetensors").is_file()
+
+
+def test_what_does_not_fit_is_named_and_not_exported(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(there), "max_size_mb=1", "export=hf"]) == 1
+    out = capsys.readouterr().out
+    assert "none fits; the nearest is tiny" in out and out.endswith("nothing is exported\n")
+    assert not list(there.rglob("hf"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["export=onyx"], "there is no format 'onyx', did you mean 'onnx'?"),
+        (["export=nothing_like_it"], "there is no format 'nothing_like_it': there are compressed_tensors, "),
+        (["out=somewhere"], "'out=somewhere' is of an export, and none is asked for: add export=FORMAT"),
+        (["export=hf", "export.tolerence=1"], "tolerence"),
+        (["max_size_mb=5", "export=hf"], "tiny has no artifact in "),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line(
+    there: Path, settings: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unknown format before the records are read."""
+    assert main([str(there), "max_latency_ms=35", *settings]) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err and len(shown.err.splitlines()) == 1
+    assert ("within" in shown.out) == (len(settings) > 1)
+    assert not list(there.rglob("slimexp_export.json"))
+
+
+def test_models_of_several_corpora_are_not_written_to_one_folder(
+    there: Path, make_record: Callable[..., Record], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"_target_": "slimexp.data.other.Other"}
+    append(there / record.FILE, make_record("o", config={"data": data}, metrics={"cer": 0.1, "disk_mb": 3.0}))
+    assert main([str(there), "max_size_mb=10", "export=hf", "out=here"]) == 2
+    assert "2 corpora have a model each, which out= would write to one folder" in capsys.readouterr().err
