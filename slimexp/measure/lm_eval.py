@@ -156,8 +156,7 @@ class LmEval(Measure):
             family,
             backend=_BACKENDS[family.task],
             batch_size=batch_size,
-            # A causal context must not end in an end token, which some tokenizers append.
-            add_bos_token=False if family.task == "causal_lm" and _ends_texts(family) else None,
+            **_tokens(family),
         )
         # Not simple_evaluate: that also collects the machine's packages, in seconds of subprocesses.
         results = evaluate(model, loaded, limit=self.limit, log_samples=False)
@@ -231,9 +230,11 @@ def _figures(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     return figures
 
 
-def _ends_texts(family: Family) -> bool:
+def _tokens(family: Family) -> dict[str, Any]:
+    """Options of the harness: a causal context must not end in an end token, which some tokenizers append."""
     ids = family.tokenizer("a")["input_ids"]
-    return bool(ids) and ids[-1] == family.tokenizer.eos_token_id
+    ends_texts = bool(ids) and ids[-1] == family.tokenizer.eos_token_id
+    return {"add_bos_token": False} if family.task == "causal_lm" and ends_texts else {}
 
 
 @contextmanager
