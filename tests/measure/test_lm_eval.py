@@ -15,7 +15,7 @@ from slimexp.config.composition import compose
 from slimexp.data.base import Corpus
 from slimexp.host import progress
 from slimexp.host.progress import Work
-from slimexp.measure import harness_model, lm_eval
+from slimexp.measure import harness_model, harness_tasks, lm_eval
 from slimexp.measure.base import Subject
 from slimexp.measure.harness_model import HarnessModel
 from slimexp.measure.lm_eval import LmEval
@@ -99,7 +99,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "doc_to_text: a\ndoc_to_choice: b\ndoc_to_target: c\nmetric_list: [{metric: acc}]\n"
     )
     manager = TaskManager(include_defaults=False, include_path=str(tmp_path))
-    monkeypatch.setattr(lm_eval, "_manager", lambda named: manager)
+    monkeypatch.setattr(harness_tasks, "_manager", lambda named: manager)
 
 
 @pytest.mark.usefixtures("no_network", "index")
@@ -149,15 +149,15 @@ def trained(request: pytest.FixtureRequest) -> tuple[str, Family, list[Any]]:
     node = compose([f"model={request.param}", f"data={request.param.split('_', 1)[1]}"]).data
     measure = _measure(limit=12, choices=4)
     (name,) = measure._names(task)
-    items = measure._items(name, build(node), family)
-    return task, family, [lm_eval._inline(name, items), *([_texts("texts")] if task == "causal_lm" else [])]
+    items = measure._items(name, build(node), 128)
+    return task, family, [harness_tasks.inline(name, items), *([_texts("texts")] if task == "causal_lm" else [])]
 
 
 def _results(model: Any, tasks: list[Any], *, backwards: bool = False) -> Any:
     """Figures of all tasks, and each score of each request."""
     from lm_eval import evaluate
 
-    loaded = lm_eval._manager(False).load(tasks)
+    loaded = harness_tasks._manager(False).load(tasks)
     for one in loaded["tasks"].values():
         one.set_config(key="num_fewshot", value=0)
         if backwards:
