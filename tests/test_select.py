@@ -164,7 +164,7 @@ def test_the_model_that_fits_is_exported_and_compared(there: Path, capsys: pytes
     assert str(there / "half" / "artifact") in out
     (written,) = (line for line in out.splitlines() if line.startswith(f"{there / 'small'}: "))
     assert "MB" in written
-    assert json.loads((there / "small" / "slimexp_export.json").read_text())["gap"] == 0
+    assert json.loads((there / "small" / "slimexp_export.json").read_text())["agreement"]["gap"] == 0
     assert main([str(there), *budgets, "export=hf"]) == 0
     assert (there / "half" / "hf" / "model.safetensors").is_file()
 
