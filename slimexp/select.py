@@ -131,7 +131,7 @@ def _main(arguments: Sequence[str] | None) -> int:
             print("\nnothing is exported")
         return NONE_FITS
     try:
-        return _export(_exported(choices, folder, settings), settings) if settings else 0
+        return _export(choices, folder, settings) if settings else 0
     except ValueError as error:
         print(f"error: {console.printable(error)}", file=sys.stderr)
         return console.USER_ERROR
@@ -170,32 +170,27 @@ def _export_settings(given: Sequence[str]) -> list[str]:
     return words
 
 
-def _exported(choices: Sequence[Choice], folder: Path, settings: Sequence[str]) -> list[Path]:
-    """An artifact on the disk of every model that was chosen.
+def _export(choices: Sequence[Choice], folder: Path, settings: Sequence[str]) -> int:
+    """Write an artifact of every model that was chosen, and have it compared; returns the exit status.
 
     Raises:
-        ValueError: One has none, or several would be written to one folder.
+        ValueError: One has none on the disk, or several would be written to one folder; nothing is written then.
     """
+    from slimexp.export import main as export
+
     if len(choices) > 1 and any(text.startswith("out=") for text in settings):
         raise ValueError(
             f"{len(choices)} corpora have a model each, which out= would write to one folder: leave it out"
         )
-    found = []
-    for choice in choices:
-        assert choice.point is not None
-        there = [folder / artifact for artifact in choice.point.artifacts if (folder / artifact).is_dir()]
+    artifacts = []
+    for point in (choice.point for choice in choices):
+        assert point is not None
+        there = [folder / artifact for artifact in point.artifacts if (folder / artifact).is_dir()]
         if not there:
             raise ValueError(
-                f"{choice.point.label} has no artifact in {folder} to export: the overrides of its record make it again"
+                f"{point.label} has no artifact in {folder} to export: the overrides of its record make it again"
             )
-        found.append(there[0])
-    return found
-
-
-def _export(artifacts: Sequence[Path], settings: Sequence[str]) -> int:
-    """Write the artifacts and have them compared; returns the exit status."""
-    from slimexp.export import main as export
-
+        artifacts.append(there[0])
     print()
     return max(export([str(artifact), *settings]) for artifact in artifacts)
 
