@@ -18,8 +18,6 @@ import torch
 from transformers import GenerationConfig
 
 from slimexp.file import integrity
-from slimexp.format import manifest
-from slimexp.format.manifest import FORMAT
 from slimexp.host.progress import working
 from slimexp.model import serving
 from slimexp.model.base import Family
@@ -31,6 +29,8 @@ from slimexp.model.restore import restore, training_type
 from slimexp.model.saving import save_training, save_weights
 from slimexp.model.tokenizer import save_tokenizer
 from slimexp.record.figures import OF_LAYER
+from slimexp.serialization import manifest
+from slimexp.serialization.manifest import FORMAT
 from slimexp.weight.attachment import attached
 
 MANIFEST = manifest.NAME

@@ -6,6 +6,7 @@ baseline.path=...`` names the dense model it is compared with. Without one, a mo
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from slimexp.host.console import phase
 from slimexp.host.progress import working
 from slimexp.record import record, stage
 from slimexp.record.figures import PERPLEXITY, same_tokens
+from slimexp.record.schema import DIFFERENCE
 
 if TYPE_CHECKING:
     from slimexp.data.base import Corpus
@@ -42,13 +44,17 @@ def evaluate(cfg: DictConfig) -> float | None:
     phase("checking the model, the data and the measures")
     began = time.monotonic()
     with working("importing the libraries"):  # torch, only once the config is right
+        import torch
+
         from slimexp.measure.base import run
         from slimexp.pipeline import preflight
+        from slimexp.pipeline.recording import score_store
     with working("checking the model, the data and the measures"):
         parts = preflight.evaluation(cfg)
     corpus, measures, source, dense = parts.corpus, parts.measures, parts.source, parts.dense
-    subject = _subject(source, cfg.device, corpus)
-    baseline = subject if dense in (None, source) else _subject(dense, cfg.device, corpus)
+    store = score_store(cfg, torch.device(cfg.device))
+    subject = replace(_subject(source, cfg.device, corpus), store=store)
+    baseline = subject if dense in (None, source) else replace(_subject(dense, cfg.device, corpus), store=store)
     metrics: dict[str, float] = {}
     compared: dict[str, float] = metrics if baseline is subject else {}
     append = partial(_record, cfg, parts, subject, metrics, compared, began)
@@ -110,6 +116,7 @@ def _record(
         reused=False,
         artifact=subject.folder,
         curves=None,
+        scores={} if subject.store is None else subject.store.taken(subject.folder),
     )
     record.append(recorder.path, row)
     return f"recorded in {recorder.path}"
@@ -117,16 +124,19 @@ def _record(
 
 def _lines(metrics: dict[str, float], dense: dict[str, float]) -> Iterator[str]:
     """One line per figure, beside the figure of the dense model where that is another model."""
-    from slimexp.pipeline.recording import sampled
+    from slimexp.pipeline.recording import beside_dense, sampled
 
     width = max(map(len, metrics), default=0)
     other_tokens = PERPLEXITY in dense and not same_tokens([metrics, dense])
     for name, value in metrics.items():
+        if DIFFERENCE in name:
+            continue  # it stands beside its figure
         beside = f"   dense {dense[name]:.6g}" if name in dense else ""
         ratio = f"   {value / dense[name]:.3g}x" if dense.get(name) else ""
         if ratio and name == PERPLEXITY and other_tokens:
             ratio = "   of other tokens, see bits_per_byte"
-        yield f"{name:{max(width, 32)}s} {value:<12.6g}{beside}{ratio}".rstrip()
+        paired = f"   less dense {words}" if (words := beside_dense(name, metrics)) else ""
+        yield f"{name:{max(width, 32)}s} {value:<12.6g}{beside}{ratio}{paired}".rstrip()
     if sample := sampled(metrics):
         yield f"graded {sample}, spread evenly: measure.task.limit=null grades all"
 

@@ -17,12 +17,13 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
+from slimexp.analysis.front import errors_of
 from slimexp.analysis.point import Point
 from slimexp.analysis.section import Section, load
 from slimexp.analysis.style import number
@@ -149,7 +150,7 @@ def choose(section: Section, budgets: Sequence[Budget]) -> Choice:
     points = [p for p in section.points if math.isfinite(excess(p)) and not math.isnan(p.value(section.headline))]
     point = min(points, key=cost, default=None)
     within = sorted((candidate for candidate in points if excess(candidate) <= 0), key=cost)
-    return Choice(point, bool(within), _rivals(within, section.headline, section.direction))
+    return Choice(point, bool(within), _rivals(within, section))
 
 
 def _export_settings(given: Sequence[str]) -> list[str]:
@@ -160,7 +161,7 @@ def _export_settings(given: Sequence[str]) -> list[str]:
     """
     if not given:
         return []
-    from slimexp.export.__main__ import settings
+    from slimexp.export import settings
 
     if not any(text.startswith("export=") for text in given):
         raise ValueError(f"'{given[0]}' is of an export, and none is asked for: add export=FORMAT")
@@ -175,7 +176,7 @@ def _export(choices: Sequence[Choice], folder: Path, settings: Sequence[str]) ->
     Raises:
         ValueError: One has none on the disk, or several would be written to one folder; nothing is written then.
     """
-    from slimexp.export.__main__ import main as export
+    from slimexp.export import main as export
 
     if len(choices) > 1 and any(text.startswith("out=") for text in settings):
         raise ValueError(
@@ -200,19 +201,20 @@ def _unmeasured(section: Section, budgets: Sequence[Budget]) -> list[str]:
     return [metric for metric in metrics if not any(metric in point.figures for point in section.points)]
 
 
-def _rivals(points: Sequence[Point], headline: str, direction: str) -> tuple[Point, ...]:
+def _rivals(points: Sequence[Point], section: Section) -> tuple[Point, ...]:
     """The points, of which the first is the best, that it is not sure to be better than."""
-    return tuple(rival for rival in points[1:] if not _surely_worse(points[0], rival, headline, direction))
+    errors = dict(zip(map(id, section.points), errors_of(section.points, section.headline), strict=True))
+    return tuple(rival for rival in points[1:] if not _surely_worse(points[0], rival, section, errors))
 
 
-def _surely_worse(best: Point, rival: Point, headline: str, direction: str) -> bool:
+def _surely_worse(best: Point, rival: Point, section: Section, errors: Mapping[int, float]) -> bool:
     """Whether the errors of the two leave no doubt that ``rival`` is worse; true as well where errors are unknown."""
     pair = (best, rival)
     probability = probability_dominated(
-        [[point.value(headline)] for point in pair],
-        [[point.error(headline)] for point in pair],
-        [[point.figures[headline].seeds] for point in pair],
-        [direction],
+        [[point.value(section.headline)] for point in pair],
+        [[errors[id(point)]] for point in pair],
+        [[point.figures[section.headline].seeds] for point in pair],
+        [section.direction],
     )[1]
     return probability is None or probability >= 1 - DECIDED
 

@@ -23,17 +23,18 @@ LAYERS = [
     ["config", "weight"],
     ["record", "kernel"],
     ["analysis", "importance", "quantizer", "loss"],
-    ["pattern", "allocation", "rounding", "decode", "format"],
+    ["pattern", "allocation", "rounding", "decode", "serialization"],
     ["data", "logger"],
     ["architecture"],
     ["model"],
     ["smoothing", "calibration"],
     ["cut"],
     ["budget", "measure", "artifact"],
-    ["technique", "page", "export"],
+    ["technique", "page", "format"],
     ["pipeline", "stopper"],
     ["sweeper"],
-    ["train", "evaluate", "report", "select", "clean"],
+    ["train", "evaluate", "report", "clean", "export"],
+    ["select"],  # it exports
 ]
 RANK = {word: rank for rank, row in enumerate(LAYERS) for word in row}
 # What conf chooses is built from conf, never imported by name from another room; this one is also a base class.
@@ -131,7 +132,7 @@ def test_a_function_ends_before_its_reader_tires(path: Path) -> None:
 @pytest.mark.fast
 def test_every_module_has_a_room() -> None:
     """Only mains, which a person starts, and what no room is for lie in the package itself."""
-    mains = set(LAYERS[-1])
+    mains = {*LAYERS[-2], *LAYERS[-1]}
     assert {path.stem for path in PACKAGE.glob("*.py")} <= HALL | mains
 
 

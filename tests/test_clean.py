@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from slimexp.clean import main
-from slimexp.format import manifest
 from slimexp.record import record, removal
 from slimexp.record.stage import RUNNING, Stage, at_work
+from slimexp.serialization import manifest
 
 POINTS = {"dense": (16.0, 0.01), "good": (4.0, 0.02), "bad": (8.0, 0.03), "small": (2.0, 0.04)}
 KEYS = {name: hashlib.sha256(name.encode()).hexdigest()[:12] for name in (*POINTS, "torn", "other")}

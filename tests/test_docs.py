@@ -32,7 +32,7 @@ from slimexp.config.build import ConfigError, build
 from slimexp.config.check import check
 from slimexp.config.composition import CONF_DIR, chosen, compose, options
 from slimexp.config.schema import Evaluation
-from slimexp.export.__main__ import settings as export_settings
+from slimexp.export import settings as export_settings
 from slimexp.page import server
 from slimexp.sweeper.pool import local
 from slimexp.sweeper.space import Space
@@ -172,7 +172,7 @@ def run_module(module: str, given: list[str], monkeypatch: pytest.MonkeyPatch) -
         build_all(cfg, "measure")
     elif module == "slimexp.export":
         name, _, values = export_settings(given[1:])
-        assert values.keys() <= OmegaConf.load(CONF_DIR / "export" / f"{name}.yaml").keys()
+        assert values.keys() <= OmegaConf.load(CONF_DIR / "format" / f"{name}.yaml").keys()
     elif module in ("slimexp.report", "slimexp.select", "slimexp.clean"):
         hold_reader(module, given, monkeypatch)
     else:
@@ -354,9 +354,9 @@ def is_of_others(word: str) -> bool:
         return True
     key = re.sub("^export(?=$|[.])", "format", key)  # of slimexp.select, which hands it on
     if key in ("format", "out") or key.startswith("format."):  # of slimexp.export
-        known = [OmegaConf.load(CONF_DIR / "export" / f"{name}.yaml") for name in options("export")]
+        known = [OmegaConf.load(CONF_DIR / "format" / f"{name}.yaml") for name in options("format")]
         assert "." not in key or key == "format.KEY" or any(key.partition(".")[2] in node for node in known), key
-        assert key != "format" or value == "NAME" or value in options("export"), value
+        assert key != "format" or value == "NAME" or value in options("format"), value
         return True
     is_budget = re.fullmatch("(max|min)_[a-z_]+", key) is not None  # of slimexp.select
     return key == "KEY" or key.endswith("_METRIC") or is_budget or value in ("True", "False", "None")

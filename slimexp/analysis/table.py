@@ -7,13 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from slimexp.analysis.front import are_paired
 from slimexp.analysis.point import Point, Spread
 from slimexp.analysis.section import Section
 from slimexp.analysis.style import number, words_on_quality
 from slimexp.analysis.uncertainty import DECIDED
 from slimexp.record.figures import BITS_PER_BYTE, KEPT, PERPLEXITY
+from slimexp.record.schema import DIFFERENCE
 
 _QUALITY = {"kept": "kept", "perplexity_ratio": "x dense", "bits_per_byte_ratio": "x dense"}  # beside the headline
+_LESS_DENSE = ("less dense", "{} less dense")  # of one metric, of several
 _COLUMNS = {  # metric -> title of its column, in every table after quality
     "disk_mb": "disk MB",
     "size_ratio": "size x dense",
@@ -81,13 +84,24 @@ def _notes(section: Section) -> Iterator[str]:
 def _doubts(section: Section) -> Iterator[str]:
     """How sure it is which points are dominated, a line for each reason to doubt it."""
     shown = [point for index, point in enumerate(section.points) if section.drawn(index)]
+    if _compared(section):
+        yield (
+            "less dense: difference from the dense model on the same rows, row by row, with its 95 % interval over "
+            "them (of several seeds the widest); = where that holds 0: not separable from dense"
+        )
     if any(len(point.seeds) == 1 and point.error(section.headline) > 0 for point in shown):
         yield "±: one standard error over test rows; one seed"
     if any(map(section.undecided, range(len(section.points)))):
         low, high = 100 * DECIDED, 100 * (1 - DECIDED)
+        paired = [metric for metric in section.axes if are_paired(section.points, metric)]
+        rows = (
+            f"errors of {' and '.join(paired)} are those of differences from dense on the same rows"
+            if paired
+            else "on the same rows models err together, which this does not see"
+        )
         yield (
             f"? not separable: dominated with a probability between {low:.0f} and {high:.0f} %, "
-            "if errors are normal and independent (on the same rows models err together, which this does not see)"
+            f"if errors are normal and independent ({rows})"
         )
     unknown = [metric for metric in section.axes if any(math.isnan(point.error(metric)) for point in shown)]
     if unknown:
@@ -110,7 +124,23 @@ def _mark(section: Section, index: int) -> str:
 
 def _columns(section: Section) -> list[str]:
     quality = [_QUALITY[section.quality]] if _has_quality(section) else []
-    return ["model", "seeds", section.headline, *quality, *_COLUMNS.values(), *_extra(section)]
+    compared = [_LESS_DENSE[len(_compared(section)) > 1].format(metric) for metric in _compared(section)]
+    return ["model", "seeds", section.headline, *quality, *compared, *_COLUMNS.values(), *_extra(section)]
+
+
+def _compared(section: Section) -> list[str]:
+    """Metrics of headline and axes that points were compared in with the dense model on the same questions."""
+    names = dict.fromkeys((section.headline, *section.axes))
+    return [name for name in names if any(name + DIFFERENCE in point.figures for point in section.points)]
+
+
+def _difference(point: Point, metric: str) -> str:
+    """Difference from the dense model with its interval, over several seeds the widest."""
+    paired = metric + DIFFERENCE
+    if paired not in point.figures:
+        return ""
+    low, high = point.figures[f"{paired}_low"].low, point.figures[f"{paired}_high"].high
+    return f"{point.value(paired):+.3g} [{low:+.3g}, {high:+.3g}]" + ("=" if low <= 0 <= high else "")
 
 
 def _has_quality(section: Section) -> bool:
@@ -132,6 +162,7 @@ def _cells(section: Section, point: Point) -> list[str]:
         str(len(point.seeds) or ""),
         _spread(figures.get(section.headline)),
         *([_quality(section, point)] if _has_quality(section) else []),
+        *(_difference(point, metric) for metric in _compared(section)),
         number(point.value("disk_mb")),
         number(point.value("size_ratio")) + ("z" if point.unshrunk else ""),
         number(point.value("params_live")),

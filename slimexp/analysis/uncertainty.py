@@ -41,8 +41,9 @@ def probability_dominated(
     """Probability that another point dominates, for each point.
 
     By Monte Carlo with a fixed seed: errors are normal and independent; those over a few seeds follow Student's t,
-    whose tails are the wider the fewer they are. Models graded on the same rows err together, which this ignores: the
-    order of two points is more certain than it says, that one of many close points is the best less certain.
+    whose tails are the wider the fewer they are. Models graded on the same rows err together, which this ignores
+    unless the errors are those of differences on the same rows (``front.errors_of``): without, the order of two points
+    is more certain than it says, that one of many close points is the best less certain.
 
     Args:
         means: [N, K]; points with NaN are incomparable.

@@ -11,6 +11,7 @@ from functools import cached_property
 from random import Random
 from typing import Any, Literal
 
+from slimexp.data.rows import Rows
 from slimexp.host.progress import working
 
 Task = Literal["seq2seq", "causal_lm", "classification"]
@@ -130,6 +131,18 @@ class Corpus(ABC):
         Returns:
             Metric name -> value; the headline is among them.
         """
+
+    def by_row(self, predictions: Sequence[Any], examples: Sequence[Example]) -> Mapping[str, Rows]:
+        """Metrics row by row, so that models are compared on the same rows; empty for a corpus that gives none.
+
+        Args:
+            predictions: As of ``grade``.
+            examples: As of ``grade``.
+
+        Returns:
+            Name of a metric of ``grade`` -> its rows; a metric that is no ratio of sums over rows is left out.
+        """
+        return {}
 
     @abstractmethod
     def trivial(self, examples: Sequence[Example]) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from slimexp.data import grading, library
 from slimexp.data.base import Corpus, Direction, Example, Split, Task, rank, row_noise
+from slimexp.data.rows import Rows
 
 # The first module of a topic is its largest and always trains. Every supported Python has all of them.
 _MODULES = {
@@ -86,6 +87,9 @@ class DocstringTopic(Corpus):
 
     def grade(self, predictions: Sequence[int], examples: Sequence[Example]) -> dict[str, float]:
         return grading.grade_label(predictions, examples, classes=len(self.labels))
+
+    def by_row(self, predictions: Sequence[int], examples: Sequence[Example]) -> dict[str, Rows]:
+        return grading.label_by_row(predictions, examples)
 
     def trivial(self, examples: Sequence[Example]) -> float:
         """Macro F1 of drawing classes as often as they are in the training split."""

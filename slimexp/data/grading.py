@@ -6,12 +6,14 @@ Each metric comes with its standard error over the sampling of rows, ``<metric>_
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from slimexp.data.base import Direction, Example, Task
+from slimexp.data.rows import Rows, question_digest
 
 HEADLINES: dict[Task, tuple[str, Direction]] = {
     "seq2seq": ("cer", "min"),
@@ -23,14 +25,21 @@ _RESAMPLES = 1000  # of the bootstrap
 
 def grade_text(predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
     """Character and word error rate (edits / reference length, both in [0, inf)), and share of exact matches."""
-    from torchmetrics.functional.text import char_error_rate, word_error_rate
+    grades: dict[str, float] = {}
+    for name, rows in text_by_row(predictions, examples).items():
+        grades |= _share(name, rows)
+    return grades
 
+
+def text_by_row(predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, Rows]:
+    """What ``grade_text`` gives, row by row."""
     _check(predictions, examples)
     targets = [example.target or "" for example in examples]
+    exact = [prediction == target for prediction, target in zip(predictions, targets, strict=True)]
     return {
-        **_share("cer", *_edits(char_error_rate, predictions, targets, list)),
-        **_share("wer", *_edits(word_error_rate, predictions, targets, str.split)),
-        **_share("exact_match", list(map(str.__eq__, predictions, targets)), [1] * len(targets)),
+        "cer": _rows(examples, *_edits("char_error_rate", predictions, targets, list)),
+        "wer": _rows(examples, *_edits("word_error_rate", predictions, targets, str.split)),
+        "exact_match": _rows(examples, exact, [1] * len(targets)),
     }
 
 
@@ -69,6 +78,18 @@ def grade_likelihood(predictions: Sequence[tuple[float, int, int]], examples: Se
     return grades
 
 
+def likelihood_by_row(predictions: Sequence[tuple[float, int, int]], examples: Sequence[Example]) -> dict[str, Rows]:
+    """What ``grade_likelihood`` gives, row by row."""
+    _check(predictions, examples)
+    nats, tokens, hits = zip(*predictions, strict=True)
+    size = [len(example.source.encode()) for example in examples]
+    return {
+        "perplexity": replace(_rows(examples, nats, tokens), exponential=True),
+        "bits_per_byte": _rows(examples, np.array(nats) / math.log(2), size),
+        "token_accuracy": _rows(examples, hits, tokens),
+    }
+
+
 def grade_label(predictions: Sequence[int], examples: Sequence[Example], *, classes: int) -> dict[str, float]:
     """Accuracy and macro F1, the mean over the classes that occur in predictions or labels."""
     import torch
@@ -86,6 +107,13 @@ def grade_label(predictions: Sequence[int], examples: Sequence[Example], *, clas
         grades["accuracy_stderr"] = _error(predicted == truth, np.ones(len(truth)))
         grades["macro_f1_stderr"] = _macro_f1_error(predicted, truth, classes)
     return grades
+
+
+def label_by_row(predictions: Sequence[int], examples: Sequence[Example]) -> dict[str, Rows]:
+    """Accuracy row by row; macro F1 is no ratio of sums over rows."""
+    _check(predictions, examples)
+    right = [int(label) == example.label for label, example in zip(predictions, examples, strict=True)]
+    return {"accuracy": _rows(examples, right, [1] * len(right))}
 
 
 def byte_bits(train: Sequence[Example], examples: Sequence[Example]) -> float:
@@ -121,20 +149,34 @@ def commonest_label(examples: Sequence[Example]) -> int:
     return min(counts, key=lambda label: (-counts[label], label))
 
 
+def _rows(examples: Sequence[Example], tops: ArrayLike, bottoms: ArrayLike) -> Rows:
+    questions = [question_digest((row.source, row.target, row.label)) for row in examples]
+    return Rows(np.array(questions, dtype=np.uint64), np.asarray(tops, dtype=float), np.asarray(bottoms, dtype=float))
+
+
 def _edits(
-    rate: Callable[..., Any], predictions: Sequence[str], targets: Sequence[str], parts: Callable[[str], list[str]]
+    rate: str, predictions: Sequence[str], targets: Sequence[str], parts: Callable[[str], list[str]]
 ) -> tuple[list[int], list[int]]:
     """Edits and length of each row, in ``parts`` of a text; torchmetrics returns only their ratio."""
     lengths = [len(parts(target)) for target in targets]
     rows = zip(predictions, targets, lengths, strict=True)
-    edits = [round(float(rate([p], [t])) * length) if length else len(parts(p)) for p, t, length in rows]
+    edits = [round(_rate(rate, p, t) * length) if length else len(parts(p)) for p, t, length in rows]
     return edits, lengths
 
 
-def _share(name: str, tops: Sequence[int], bottoms: Sequence[int]) -> dict[str, float]:
-    """Sum of ``tops`` over sum of ``bottoms``, with its standard error."""
-    share = {name: sum(tops) / sum(bottoms) if sum(bottoms) else math.inf}
-    return {**share, f"{name}_stderr": _error(tops, bottoms)} if len(tops) > 1 and any(bottoms) else share
+@lru_cache(maxsize=2**16)
+def _rate(name: str, prediction: str, target: str) -> float:
+    """A metric of one row, which figures and rows both ask for."""
+    from torchmetrics.functional import text
+
+    return float(getattr(text, name)([prediction], [target]))
+
+
+def _share(name: str, rows: Rows) -> dict[str, float]:
+    """A ratio of sums over rows, with its standard error."""
+    share = {name: float(rows.tops.sum() / rows.bottoms.sum()) if rows.bottoms.any() else math.inf}
+    several = len(rows.tops) > 1 and rows.bottoms.any()
+    return {**share, f"{name}_stderr": _error(rows.tops, rows.bottoms)} if several else share
 
 
 def _error(tops: ArrayLike, bottoms: ArrayLike) -> float:

@@ -5,6 +5,7 @@ from functools import partial
 
 from slimexp.data import grading, library
 from slimexp.data.base import Corpus, Direction, Example, Split, Task
+from slimexp.data.rows import Rows
 
 
 class PythonSource(Corpus):
@@ -35,6 +36,9 @@ class PythonSource(Corpus):
 
     def grade(self, predictions: Sequence[tuple[float, int, int]], examples: Sequence[Example]) -> dict[str, float]:
         return grading.grade_likelihood(predictions, examples)
+
+    def by_row(self, predictions: Sequence[tuple[float, int, int]], examples: Sequence[Example]) -> dict[str, Rows]:
+        return grading.likelihood_by_row(predictions, examples)
 
     def trivial(self, examples: Sequence[Example]) -> float:
         """Bits per byte of predicting bytes by their frequency."""

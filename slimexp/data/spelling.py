@@ -7,6 +7,7 @@ from random import Random
 
 from slimexp.data import grading, library
 from slimexp.data.base import HELD_OUT, Corpus, Direction, Example, Split, Task, row_noise
+from slimexp.data.rows import Rows
 from slimexp.data.typo import corrupt
 
 
@@ -52,6 +53,9 @@ class Spelling(Corpus):
 
     def grade(self, predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
         return grading.grade_text(predictions, examples)
+
+    def by_row(self, predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, Rows]:
+        return grading.text_by_row(predictions, examples)
 
     def trivial(self, examples: Sequence[Example]) -> float:
         """Character error rate of copying the input."""

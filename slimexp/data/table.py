@@ -13,6 +13,7 @@ from slimexp.data.cell import check_text, label_name, missing_column
 from slimexp.data.hold_out import hold_out, text_key
 from slimexp.data.passage import cut
 from slimexp.data.reader import Row
+from slimexp.data.rows import Rows
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +164,13 @@ class Table(Corpus):
         if self.task == "causal_lm":
             return grading.grade_likelihood(predictions, examples)
         return grading.grade_label(predictions, examples, classes=len(self.labels))
+
+    def by_row(self, predictions: Sequence[Any], examples: Sequence[Example]) -> dict[str, Rows]:
+        if self.task == "seq2seq":
+            return grading.text_by_row(predictions, examples)
+        if self.task == "causal_lm":
+            return grading.likelihood_by_row(predictions, examples)
+        return grading.label_by_row(predictions, examples)
 
     def trivial(self, examples: Sequence[Example]) -> float:
         """Headline of copying the input, of guessing bytes by frequency, or classes by frequency."""

@@ -1,1 +1,1 @@
-"""Artifacts on disk: the manifest, packed weights, and reading them back."""
+"""Formats of programs that run models without slimexp: written, loaded by the engine itself, and compared."""

@@ -1,146 +1,238 @@
-"""The header of a GGUF file: what the model is, what its weights are stored as, and which tokens are special.
+"""GGUF, which llama.cpp runs: one file of config, tokenizer and weights, packed integers in its blocks."""
 
-A GGUF is one file with the config, the tokenizer and the weights of a model, mostly quantized in blocks (the format of
-llama.cpp: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
-"""
-
-import re
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig, PreTrainedModel
 
-from slimexp.file.bounded import one_line
+from slimexp.file.bounded import read_object
+from slimexp.format import gguf_architecture, gguf_tokenizer
+from slimexp.format.base import Artifact, Facts, Format, Plain, Running
+from slimexp.format.ggml_blocks import BLOCK, block_type, blocks, unfit
+from slimexp.format.llama_cpp import LlamaCpp
 from slimexp.host.extra import require
+from slimexp.kernel.base import Packed
+from slimexp.model.reading import without_bars
+from slimexp.model.serving import stored_type
+from slimexp.serialization.unpack import unpacked
 
-MAGIC = b"GGUF"
-_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
-_CONTROL = 3  # token_type of a token that stands for no text
-_SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+FILE = "model.gguf"
+EXACT = "exact.gguf"  # the same weights in float32, beside the file while it is compared
+NO_MERGE = "no merge"  # a pair of symbols that no text has: the engine wants a list of some pairs
+ENGINES = ("llama_cpp", "transformers")
+_WAY_OUT = "take format=compressed_tensors or format=onnx"
+
+Weights = dict[str, tuple[NDArray[Any], str]]  # name in the file -> rows, and their type in ggml
 
 
-@dataclass(frozen=True, kw_only=True)
-class Header:
-    """What a GGUF file says of its model; none of its weights were read.
+class Gguf(Format):
+    """A file ``model.gguf``.
 
-    Attributes:
-        architecture: Name of the architecture in llama.cpp, such as ``llama`` or ``qwen2``.
-        weights: Type of storage (``Q4_1``, ``F16``) -> number of weights that are stored so.
-        tensors: Names of the tensors.
-        vocabulary: Number of tokens.
-        special_tokens: Role (``bos_token``, ...) -> the token, of those that the file names.
-        control_tokens: Tokens that stand for no text, in the order of their ids.
-        rope_scaling: How positions beyond those of the training are scaled (``yarn``, ...), if at all.
-        rope_frequencies: Divisors of the frequencies of positions, [head size / 2]; empty where there are none.
+    Weights of 8, 5 and fewer bits are Q8_0, Q5_0 and Q4_0, with zero points Q4_1: the integers of the artifact. Other
+    matrices are floats of the type that the artifact stores them in, vectors float32.
+
+    llama.cpp rounds the inputs of most products: to 8 bits where weights are integers, to 16 where they have 16. So it
+    computes the numbers that the file holds twice: in float32, where they must be PyTorch's, and as its users run it.
+
+    Args:
+        engine: What reads and computes: ``llama_cpp``, or ``transformers``, which turns blocks into floats.
     """
 
-    architecture: str
-    weights: Mapping[str, int]
-    tensors: frozenset[str]
-    vocabulary: int
-    special_tokens: Mapping[str, str]
-    control_tokens: tuple[str, ...]
-    rope_scaling: str | None
-    rope_frequencies: tuple[float, ...]
+    def __init__(self, *, engine: str) -> None:
+        if engine not in ENGINES:
+            raise ValueError(f"engine must be {' or '.join(ENGINES)}, got '{engine}'")
+        self.engine = engine
 
-    @property
-    def stored_as(self) -> str:
-        """The type that most weights are stored as."""
-        return max(self.weights, key=lambda name: self.weights[name])
+    def require(self) -> None:
+        require("gguf", extra="gguf", by="format=gguf")
+        if self.engine == "llama_cpp":
+            require("llama_cpp", extra="llama_cpp", by="format=gguf with format.engine=llama_cpp")
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The smallest type that suits the model: its own, if it holds floats, else bfloat16.
+    def refusal(self, model: Artifact) -> str | None:
+        if model.task != "causal_lm":
+            return f"llama.cpp gets causal language models from here, this one is of the task {model.task}: {_WAY_OUT}"
+        if why := gguf_architecture.refusal(AutoConfig.from_pretrained(model.folder, trust_remote_code=False)):
+            return f"{why}: {_WAY_OUT}"
+        if model.rounds_activations:
+            return f"llama.cpp rounds the inputs of layers in steps of its own, not in those of the model: {_WAY_OUT}"
+        if model.content["cache_bits"] is not None:
+            return f"its keys and values are rounded, in other steps than those of llama.cpp: {_WAY_OUT}"
+        stored = read_object(model.folder / "config.json").get("quantization_config") or {}
+        for scheme in stored.get("config_groups", {}).values():
+            if why := _unheld(scheme["weights"]):
+                return f"{why}: {_WAY_OUT}"
+        return None
 
-        Models of this kind were trained in bfloat16. Its rounding is at most 0.4 % of a weight, where the blocks of a
-        quantized file rounded by 0.8 % (Q8_0) or 7 % (Q4) of the largest weight of each. float16 is finer, and
-        overflows where models of bfloat16 do not.
-        """
-        return _FLOATS.get(self.stored_as, torch.bfloat16)
+    def write(self, model: Artifact, folder: Path) -> Facts:
+        weights, error = _weights(model)
+        _write(model, weights, folder / FILE)
+        if self.engine == "llama_cpp" and any(kind != "F32" for _, kind in weights.values()):
+            _write(model, _dequantized(folder / FILE), folder / EXACT)
+        types = Counter(kind for _, kind in weights.values())
+        return {"tensors": dict(types), "largest_change_of_a_scale": error}
+
+    def load(self, model: Artifact, folder: Path) -> Running:
+        if self.engine == "transformers":
+            return Plain(_read(folder))
+        exact = folder / EXACT
+        running = LlamaCpp(exact if exact.exists() else folder / FILE, length=model.family.max_length, exact=True)
+        exact.unlink(missing_ok=True)  # the engine has mapped it
+        return running
+
+    def as_run(self, model: Artifact, folder: Path) -> Running | None:
+        if self.engine == "transformers":
+            return None
+        return LlamaCpp(folder / FILE, length=model.family.max_length, exact=False)
 
 
-def check_path(path: Path) -> None:
-    """Refuse what cannot be a whole GGUF file, by its name and its first bytes.
+def _unheld(weights: Mapping[str, Any]) -> str | None:
+    """What of weights of one compressed-tensors scheme blocks cannot hold, or ``None``."""
+    bits, symmetric = weights["num_bits"], weights["symmetric"]
+    if weights["type"] != "int":
+        return "llama.cpp has no float8"
+    if block_type(bits, symmetric=symmetric) is None:
+        return f"llama.cpp has blocks with a minimum for 4 bits, the model has zero points at {bits}"
+    if weights["strategy"] == "group" and weights["group_size"] % BLOCK:
+        return f"llama.cpp has a scale for {BLOCK} weights, the model one for {weights['group_size']}"
+    return None
+
+
+def _weights(model: Artifact) -> tuple[Weights, float]:
+    """Tensors of the file, and the largest change of a scale by its 16 bits.
 
     Raises:
-        ValueError: It is missing, a folder, a part of several, or of another format.
+        ValueError: llama.cpp has no place for a tensor, or no blocks for integers.
     """
-    name = f"'{path}'"
-    if path.is_dir():
-        held = sorted(entry.name for entry in path.glob("*.gguf"))
-        shown = f": it holds {', '.join(held[:3])}" if held else ", and it holds none"
-        raise ValueError(f"{name} is a folder, and model=gguf takes a file, model.path=FILE.gguf{shown}")
-    if not path.exists():
+    network, layers = model.family.model, unpacked(model.folder)
+    config = network.config
+    kind, floats = gguf_architecture.architecture_of(config), stored_type(model.folder)
+    names = _names(config.num_hidden_layers, kind.name)
+    weights: Weights = {}
+    error = 0.0
+    state = model.state
+    if torch.equal(state["lm_head.weight"], state["model.embed_tokens.weight"]):
+        del state["lm_head.weight"]  # the engine takes the embeddings
+    for name, tensor in state.items():
+        if (place := names.get_name(name, try_suffixes=(".weight", ".bias"))) is None:
+            raise ValueError(f"llama.cpp has no place for '{name}' of a {config.model_type}: {_WAY_OUT}")
+        order = gguf_architecture.row_order(name, kind, config, len(tensor))
+        layer = layers.pop(name.removesuffix(".weight"), None)
+        if layer is None:
+            ordered = tensor if order is None else tensor[order]
+            weights[place] = _floats(ordered, floats if tensor.ndim > 1 else torch.float32)
+        else:
+            weights[place], changed = _blocks(name, layer, order)
+            error = max(error, changed)
+    if layers:
+        raise ValueError(f"the file has no place for the integers of '{min(layers)}': {_WAY_OUT}")
+    if (divisors := gguf_architecture.rope_divisors(network)) is not None:
+        weights["rope_freqs.weight"] = _floats(divisors, torch.float32)
+    return weights, error
+
+
+def _names(count: int, architecture: str) -> Any:
+    """Map of names of transformers to those of the file."""
+    import gguf
+
+    number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    return gguf.get_tensor_name_map(number, count)
+
+
+def _floats(tensor: Tensor, dtype: torch.dtype) -> tuple[NDArray[Any], str]:
+    if dtype == torch.bfloat16:
+        return tensor.to(dtype).contiguous().view(torch.uint8).numpy(), "BF16"
+    short = torch.float16 if dtype == torch.float16 else torch.float32
+    return tensor.to(short).contiguous().numpy(), "F16" if short == torch.float16 else "F32"
+
+
+def _blocks(tensor: str, layer: Packed, order: Tensor | None) -> tuple[tuple[NDArray[Any], str], float]:
+    columns, groups, name = layer.numbers.shape[1], layer.scale.shape[1], tensor.removesuffix(".weight")
+    if unfit(columns, groups):
         raise ValueError(
-            f"no file {name}: model.path of model=gguf takes a file FILE.gguf, or one on the hub, OWNER/NAME/FILE.gguf"
+            f"llama.cpp has a scale for {BLOCK} weights of a row, '{name}' has one for {columns // groups}: {_WAY_OUT}"
         )
-    if part := _SPLIT.search(path.name):
-        raise ValueError(
-            f"{name} is part {int(part[1])} of {int(part[2])} files: join them by `llama-gguf-split --merge FIRST "
-            "WHOLE.gguf`, and give that file"
-        )
-    if not path.is_file():
-        raise ValueError(f"{name} is no regular file: model.path of model=gguf takes a file FILE.gguf")
-    with path.open("rb") as file:
-        start = file.read(len(MAGIC))
-    if start != MAGIC:
-        raise ValueError(f"{name} is no GGUF file, for it starts with {start!r} and not {MAGIC!r}: get the file anew")
+    if order is not None:
+        zero = None if layer.zero is None else layer.zero[order]
+        layer = layer._replace(numbers=layer.numbers[order], scale=layer.scale[order], zero=zero)
+    rows, kind, error = blocks(layer)
+    return (rows, kind.name), error
 
 
-def read(path: Path) -> Header:
-    """The header of a GGUF file, whose tensors must all lie within it.
+def _write(model: Artifact, weights: Weights, path: Path) -> None:
+    """Write a file of ``weights``, with the config and the tokenizer of ``model``."""
+    import gguf
 
-    Raises:
-        ValueError: The package gguf is not installed, or the file is none, a part of several or cut short.
-    """
-    gguf = require("gguf", extra="gguf", by="model=gguf")
-    check_path(path)
-    try:
-        reader = gguf.GGUFReader(path)
-        header = _header(reader)
-        parts = _value(reader, "split.count") or 1
-    except Exception as error:  # numbers that are not what they were fail in every way
-        raise ValueError(f"'{path}' was cut short or is damaged ({one_line(error)}): get the file anew") from error
-    if parts > 1:
-        raise ValueError(
-            f"'{path}' is one of {parts} files: join them by `llama-gguf-split --merge FIRST WHOLE.gguf`, and give "
-            "that file"
-        )
-    size = path.stat().st_size
-    if (end := max((int(tensor.data_offset + tensor.n_bytes) for tensor in reader.tensors), default=0)) > size:
-        raise ValueError(f"'{path}' was cut short, it has {size:,} of {end:,} bytes: get the file anew")
-    return header
+    config = model.family.model.config
+    writer = gguf.GGUFWriter(path, gguf_architecture.architecture_of(config).name)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_file_type(_file_type(weights))
+    for key, value in gguf_architecture.metadata(config).items():
+        number = gguf.GGUFValueType.FLOAT32 if isinstance(value, float) else gguf.GGUFValueType.UINT32
+        writer.add_key_value(f"{writer.arch}.{key}", value, number)
+    if config.rope_parameters.get("rope_type") == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    _write_vocabulary(gguf_tokenizer.vocabulary(model.family.tokenizer, config.vocab_size), writer)
+    for name, (rows, kind) in weights.items():
+        writer.add_tensor(name, rows, raw_dtype=gguf.GGMLQuantizationType[kind])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
-def _header(reader: Any) -> Header:
-    architecture = _value(reader, "general.architecture")
-    if not isinstance(architecture, str):
-        raise ValueError("its metadata name no architecture")
-    weights: dict[str, int] = {}
-    for tensor in reader.tensors:
-        kind = tensor.tensor_type.name
-        weights[kind] = weights.get(kind, 0) + int(tensor.n_elements)
-    if not weights:
-        raise ValueError("it holds no weights")
-    tokens, kinds = _value(reader, "tokenizer.ggml.tokens") or [], _value(reader, "tokenizer.ggml.token_type") or []
-    ids = {role: _value(reader, f"tokenizer.ggml.{name}_token_id") for role, name in _SPECIAL.items()}
-    frequencies = [tensor.data.tolist() for tensor in reader.tensors if tensor.name == "rope_freqs.weight"]
-    return Header(
-        architecture=architecture,
-        weights=weights,
-        tensors=frozenset(tensor.name for tensor in reader.tensors),
-        vocabulary=len(tokens),
-        special_tokens={role: tokens[i] for role, i in ids.items() if i is not None and 0 <= i < len(tokens)},
-        control_tokens=tuple(token for token, kind in zip(tokens, kinds, strict=False) if kind == _CONTROL),
-        rope_scaling=_value(reader, f"{architecture}.rope.scaling.type"),
-        rope_frequencies=tuple(frequencies[0]) if frequencies else (),
-    )
+def _file_type(weights: Weights) -> int:
+    """Number of the type that most matrices have, for programs that show it."""
+    import gguf
+
+    sizes: Counter[str] = Counter()
+    for rows, kind in weights.values():
+        sizes[kind] += rows.nbytes if rows.ndim > 1 else 0
+    kind = max(sizes, key=lambda name: sizes[name])
+    return int(gguf.LlamaFileType["ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"])
 
 
-def _value(reader: Any, name: str) -> Any:
-    """A value of the metadata; ``None`` where it has no such name."""
-    field = reader.fields.get(name)
-    return None if field is None else field.contents()
+def _write_vocabulary(vocabulary: gguf_tokenizer.Vocabulary, writer: Any) -> None:
+    writer.add_tokenizer_model(vocabulary.model)
+    writer.add_tokenizer_pre(vocabulary.split)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.kinds)
+    if vocabulary.scores:
+        writer.add_token_scores(vocabulary.scores)
+    else:
+        writer.add_token_merges(vocabulary.merges or [NO_MERGE])
+    for name, token in vocabulary.special.items():
+        writer.add_uint32(f"tokenizer.ggml.{name}_token_id", token)
+    for name, flag in vocabulary.flags.items():
+        writer.add_bool(f"tokenizer.ggml.{name}", flag)
+    if vocabulary.chat_template:
+        writer.add_chat_template(vocabulary.chat_template)
+
+
+def _dequantized(file: Path) -> Weights:
+    """The weights that a file holds, as float32."""
+    import gguf
+
+    tensors = gguf.GGUFReader(file).tensors
+    return {tensor.name: (_in_float32(tensor), "F32") for tensor in tensors}
+
+
+def _in_float32(tensor: Any) -> NDArray[np.float32]:
+    import gguf
+
+    shape = [int(size) for size in reversed(tensor.shape)]
+    array: NDArray[np.float32] = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(shape)
+    return array
+
+
+def _read(folder: Path) -> PreTrainedModel:
+    """The model as transformers reads it."""
+    options = {"gguf_file": FILE, "dtype": torch.float32, "quantization_config": GgufConfig(dequantize=True)}
+    with without_bars():
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
+    return model.eval()

@@ -61,13 +61,19 @@ def missing(name: str, kind: Literal["model", "dataset"], error: Exception, *, k
     if answers():
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return f"check the name at {constants.ENDPOINT}, and log in by `hf auth login` if it is not public ({why})"
-    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
     option = "" if kind == "model" else " --repo-type dataset"
     return (
-        f"{why}, and no earlier run downloaded it. Where there is a network, run `hf download {name}{option} "
+        f"{unreachable()}, and no earlier run downloaded it. Where there is a network, run `hf download {name}{option} "
         f"--local-dir FOLDER`, copy that folder here and give it as {key}; or copy that machine's HF_HOME folder, "
         "set HF_HOME to it and HF_HUB_OFFLINE=1"
     )
+
+
+def unreachable() -> str:
+    """Why the hub does not answer."""
+    from huggingface_hub import constants
+
+    return "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
 
 
 @cache

@@ -17,9 +17,11 @@ from torch import nn
 
 from slimexp.data.base import Corpus, Direction, Example
 from slimexp.host.progress import working
+from slimexp.measure.score_store import ScoreStore
 from slimexp.model.base import Family
 from slimexp.model.execution import kernel
-from slimexp.model.serving import served, stored_type
+from slimexp.model.serving import served, stored_type, weights_digest
+from slimexp.record.schema import DIFFERENCE
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,22 @@ class Subject:
     Attributes:
         family: The model, reloaded from ``folder`` (never the training-time simulation).
         folder: The model's folder.
+        store: Results of tests by the model's weights; ``None`` where none are kept.
     """
 
     family: Family
     folder: Path
+    store: ScoreStore | None = None
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence in tokens that the model serves."""
+        return self.family.max_length
+
+    @cached_property
+    def weights(self) -> str:
+        """Digest of the deployable model, the same in every folder."""
+        return weights_digest(self.folder)
 
     @cached_property
     def shipped(self) -> "Subject":
@@ -64,13 +78,28 @@ class Stored(Subject):
         folder: The model's folder.
         load: Loads it, its packed numbers as they are, given the type of all others.
         device: Device that it is loaded on.
+        max_length: Longest sequence in tokens that the model serves.
+        store: Results of tests by the model's weights; ``None`` where none are kept.
     """
 
     _load: Callable[[torch.dtype], Family]
     _device: torch.device
+    _max_length: int
 
-    def __init__(self, folder: Path, load: Callable[[torch.dtype], Family], device: torch.device) -> None:
-        vars(self).update(folder=folder, _load=load, _device=device)
+    def __init__(
+        self,
+        folder: Path,
+        load: Callable[[torch.dtype], Family],
+        device: torch.device,
+        *,
+        max_length: int,
+        store: ScoreStore | None = None,
+    ) -> None:
+        vars(self).update(folder=folder, store=store, _load=load, _device=device, _max_length=max_length)
+
+    @property
+    def max_length(self) -> int:
+        return self._max_length
 
     @cached_property
     def family(self) -> Family:
@@ -170,9 +199,10 @@ def trivial(measures: Iterable[Measure], corpus: Corpus) -> float:
 
 def direction(key: str, measures: Iterable[Measure | type[Measure]]) -> Direction | None:
     """The direction in which the figure ``key`` is better, by the first of ``measures`` that has one; else ``None``."""
+    figure = key.removesuffix(DIFFERENCE)  # from the dense model: what is better for the one is for the other
     for measure in measures:
         for pattern, better in measure.directions.items():
-            if fnmatchcase(key, pattern):
+            if fnmatchcase(figure, pattern):
                 return better
     return None
 

@@ -1,7 +1,6 @@
 """Latency and throughput of a request, beside the dense baseline in the same minute of the same process."""
 
 import gc
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,8 @@ from torch import Tensor
 from slimexp.data.base import Corpus, Direction
 from slimexp.host.progress import counted
 from slimexp.measure.base import Measure, Subject, untouched
+from slimexp.measure.interval import FEWEST_PAIRS, quantile, ratio_figures
 from slimexp.measure.workload import Runner, Workload, runner
-
-_FEWEST_PAIRS = 6  # below, no two order statistics enclose the median with 95 % confidence
 
 
 @dataclass(frozen=True)
@@ -109,8 +107,8 @@ class Latency(Measure):
         seed: int,
     ) -> None:
         self.workload = Workload(batch=batch, tokens=tokens, new_tokens=new_tokens, seed=seed)
-        if repeats < _FEWEST_PAIRS:
-            raise ValueError(f"repeats must be >= {_FEWEST_PAIRS}, or the median has no 95 % interval; got {repeats}")
+        if repeats < FEWEST_PAIRS:
+            raise ValueError(f"repeats must be >= {FEWEST_PAIRS}, or the median has no 95 % interval; got {repeats}")
         if warmup < 1:
             raise ValueError(f"warmup must be >= 1 (the first request is never like the rest), got {warmup}")
         if seconds <= 0:
@@ -144,11 +142,11 @@ class Latency(Measure):
         figures = {
             **_absolute(subject_times, shape, ""),
             **_absolute(dense_times, shape, "_dense"),
-            **_ratio("latency_ratio", [a.total / b.total for a, b in pairs]),
-            **_ratio("prefill_ratio", [b.prefill / a.prefill for a, b in pairs]),
+            **ratio_figures("latency_ratio", [a.total / b.total for a, b in pairs]),
+            **ratio_figures("prefill_ratio", [b.prefill / a.prefill for a, b in pairs]),
         }
         if shape.new_tokens:
-            figures |= _ratio("decode_ratio", [b.decode / a.decode for a, b in pairs])
+            figures |= ratio_figures("decode_ratio", [b.decode / a.decode for a, b in pairs])
         spread = figures["latency_p95_ms_dense"] / figures["latency_p50_ms_dense"]
         short = torch.get_num_threads() + others - _cores() if families[0].device.type == "cpu" else 0.0
         return {
@@ -181,29 +179,12 @@ class Latency(Measure):
                 for which in (0, 1) if pair % 2 == 0 else (1, 0):
                     request, prompt = runners[which]
                     times[which].append(_timed(request, prompt, shape.new_tokens))
-                if pair + 1 >= _FEWEST_PAIRS and time.perf_counter() - start > self.seconds:
+                if pair + 1 >= FEWEST_PAIRS and time.perf_counter() - start > self.seconds:
                     break
         finally:
             if collecting:
                 gc.enable()
         return times
-
-
-def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Order statistics that enclose the median with at least ``confidence``, whatever the distribution.
-
-    The k-th smallest and k-th largest of n values miss it with probability 2 P(Binomial(n, 1/2) < k). Where
-    n is too small for any k, the smallest and the largest are given.
-    """
-    ordered = sorted(values)
-    n, k, below = len(ordered), 0, 0.0
-    while k < n // 2:
-        below += math.comb(n, k) / 2**n
-        if 2 * below > 1 - confidence:
-            break
-        k += 1
-    k = max(k, 1)
-    return ordered[k - 1], ordered[n - k]
 
 
 def _timed(request: Runner, prompt: Tensor, new_tokens: int) -> _Times:
@@ -228,20 +209,11 @@ def _now(device: torch.device) -> float:
 
 def _absolute(times: Sequence[_Times], shape: Workload, suffix: str) -> dict[str, float]:
     figures = {
-        "latency_p50_ms": 1e3 * _quantile([t.total for t in times], 0.50),
-        "latency_p95_ms": 1e3 * _quantile([t.total for t in times], 0.95),
-        "prefill_tokens_per_s": shape.batch * shape.tokens / _quantile([t.prefill for t in times], 0.5),
+        "latency_p50_ms": 1e3 * quantile([t.total for t in times], 0.50),
+        "latency_p95_ms": 1e3 * quantile([t.total for t in times], 0.95),
+        "prefill_tokens_per_s": shape.batch * shape.tokens / quantile([t.prefill for t in times], 0.5),
     }
     if shape.new_tokens:
         decoded = shape.batch * shape.new_tokens
-        figures["decode_tokens_per_s"] = decoded / _quantile([t.decode for t in times], 0.5)
+        figures["decode_tokens_per_s"] = decoded / quantile([t.decode for t in times], 0.5)
     return {name + suffix: value for name, value in figures.items()}
-
-
-def _ratio(name: str, ratios: Sequence[float]) -> dict[str, float]:
-    low, high = median_interval(ratios)
-    return {name: _quantile(ratios, 0.5), f"{name}_low": low, f"{name}_high": high}
-
-
-def _quantile(values: Sequence[float], q: float) -> float:
-    return float(torch.tensor(values, dtype=torch.float64).quantile(q))

@@ -1,27 +1,26 @@
 """Tasks of EleutherAI's lm-evaluation-harness, and two of its kind that need no network (``multiple_choice``)."""
 
-import difflib
 import io
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
-from functools import cache
+from itertools import islice
 from typing import Any, ClassVar
 
 from slimexp.data.base import HELD_OUT, Corpus, Direction, Split
+from slimexp.data.rows import Scores, question_digest
 from slimexp.host import hub
 from slimexp.host.out_of_memory import halving
-from slimexp.measure.base import Measure, Subject, spread, untouched
+from slimexp.measure.base import Subject, spread, untouched
+from slimexp.measure.by_question import ByQuestion
+from slimexp.measure.harness_tasks import BUNDLED, Needed, check, load, missing, scores_of
 from slimexp.measure.multiple_choice import Item, next_line_items, spelling_items
 from slimexp.model.base import Family
-
-BUNDLED = {"spelling_choice": "seq2seq", "next_line": "causal_lm"}
 
 _BACKENDS = {"seq2seq": "seq2seq", "causal_lm": "causal"}
 
 
-class LmEval(Measure):
+class LmEval(ByQuestion):
     """``<task>_<metric>`` and, where the harness reports it, ``<task>_<metric>_stderr``.
 
     The model is scored in memory. Progress and messages of the harness are hidden unless ``verbose``.
@@ -87,27 +86,61 @@ class LmEval(Measure):
             raise ValueError(f"reach_s must be > 0, got {reach_s}")
         self.reach_s = reach_s
         self.verbose = verbose
+        self._remote: dict[str, Mapping[str, Any]] = {}
 
     def validate(self, task: str) -> None:
-        """Refuse other models, and load the data of harness tasks, so that a missing file shows up before training.
+        """Refuse other models, and get the data of harness tasks, so that what is missing shows up before training.
 
         Raises:
-            ValueError: The model does not serve the tasks, there is no such task, or its data cannot be loaded.
+            ValueError: The model does not serve the tasks, there is no such task, or its data cannot be had.
         """
-        if remote := [name for name in self._names(task) if name not in BUNDLED]:
-            with self._harness(remote):
-                _load(remote, {})
+        if not (remote := [name for name in self._names(task) if name not in BUNDLED]):
+            return
+        with self._harness(()):
+            check(remote)
+            absent = missing(remote)
+        if absent and not hub.answers(self.reach_s):
+            raise ValueError(_offline(absent))
+        if absent:
+            print(f"lm_eval: to be downloaded now: {'; '.join(map(str, absent))}", flush=True)
+        with self._harness(remote if absent else ()):
+            load(remote, {})
 
-    def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
+    def tests(self, subject: Subject, corpus: Corpus) -> Mapping[str, Mapping[str, Any]]:
+        settings = {"seed": self.seed, "max_length": subject.max_length, "task": corpus.task}
+        return {name: {**settings, **self._about(name, subject, corpus)} for name in self._names(corpus.task)}
+
+    def results(self, names: Sequence[str], subject: Subject, corpus: Corpus) -> Mapping[str, Scores]:
         family = subject.family
-        names = self._names(family.task)
-        items = {name: self._items(name, corpus, family) for name in names if name in BUNDLED}
 
-        def at(batch_size: int) -> dict[str, float]:
+        def at(batch_size: int) -> dict[str, Scores]:
             with untouched(family.model, seed=self.seed), self._harness(names):
-                return _figures(self._evaluate(family, _load(names, items), batch_size))
+                return {
+                    name: scores_of(self._evaluate(family, self._loaded(name, subject, corpus), batch_size))
+                    for name in names
+                }
 
         return halving(at, self.batch_size, "measure.lm_eval.batch_size")
+
+    def _about(self, name: str, subject: Subject, corpus: Corpus) -> Mapping[str, Any]:
+        """What tells a task from others of its name: its questions, and of the harness's own its version and shots."""
+        if name in BUNDLED:
+            return {"questions": question_digest(self._items(name, corpus, subject.max_length))}
+        if name not in self._remote:  # nothing of it depends on the model
+            with self._harness([name]):
+                tasks = load([name], {})["tasks"]
+            self._remote[name] = {
+                "versions": {task: str(one.VERSION) for task, one in tasks.items()},
+                "questions": {
+                    task: question_digest(list(islice(one.eval_docs, self.limit))) for task, one in tasks.items()
+                },
+                "limit": self.limit,
+                "num_fewshot": self.num_fewshot,
+            }
+        return self._remote[name]
+
+    def _loaded(self, name: str, subject: Subject, corpus: Corpus) -> Any:
+        return load([name], {name: self._items(name, corpus, subject.max_length)} if name in BUNDLED else {})
 
     def _names(self, task: str) -> Sequence[str]:
         if task not in _BACKENDS:
@@ -132,14 +165,12 @@ class LmEval(Measure):
                 stack.enter_context(hub.offline())
             yield
 
-    def _items(self, name: str, corpus: Corpus, family: Family) -> list[Item]:
+    def _items(self, name: str, corpus: Corpus, max_length: int) -> list[Item]:
         rows = corpus.splits[self.split]
         if name == "spelling_choice":
             examples = [rows[i] for i in spread(len(rows), self.limit, self.seed)]
             return spelling_items(examples, choices=self.choices, seed=self.seed)
-        return next_line_items(
-            rows, choices=self.choices, limit=self.limit, longest=family.max_length // 2, seed=self.seed
-        )
+        return next_line_items(rows, choices=self.choices, limit=self.limit, longest=max_length // 2, seed=self.seed)
 
     def _evaluate(self, family: Family, loaded: Any, batch_size: int) -> Mapping[str, Any]:
         from lm_eval import evaluate
@@ -156,84 +187,28 @@ class LmEval(Measure):
             family,
             backend=_BACKENDS[family.task],
             batch_size=batch_size,
-            # A causal context must not end in an end token, which some tokenizers append.
-            add_bos_token=False if family.task == "causal_lm" and _ends_texts(family) else None,
+            **_tokens(family),
         )
         # Not simple_evaluate: that also collects the machine's packages, in seconds of subprocesses.
-        results = evaluate(model, loaded, limit=self.limit, log_samples=False)
+        results = evaluate(model, loaded, limit=self.limit, log_samples=True)
         assert results is not None
-        return results["results"]
+        return results
 
 
-def _load(names: Sequence[str], bundled: Mapping[str, list[Item]]) -> Any:
-    """The harness's tasks by name.
-
-    Raises:
-        ValueError: There is no such task, or its data cannot be loaded.
-    """
-    manager = _manager(any(name not in bundled for name in names))
-    task_names = {*manager.all_tasks, *BUNDLED}
-    for name in names:
-        if name not in task_names:
-            nearest = ", ".join(difflib.get_close_matches(name, task_names, n=3)) or "none is like it"
-            raise ValueError(
-                f"the harness has no task '{name}' (nearest: {nearest}); `lm-eval ls tasks` lists them all"
-            )
-    try:
-        return manager.load([_inline(name, bundled[name]) if name in bundled else name for name in names])
-    except (OSError, ValueError, ImportError) as error:  # what datasets raises when it finds no data, or no network
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise ValueError(
-            f"the data of {', '.join(name for name in names if name not in bundled)} cannot be had "
-            f"({type(error).__name__}: {reason}). Offline: run the task once where there is a network, copy that "
-            f"machine's HF_HOME folder here and set HF_HOME to it; or choose a bundled task: {', '.join(BUNDLED)}"
-        ) from error
+def _offline(absent: Sequence[Needed]) -> str:
+    """Which data cannot be had, of which tasks, and the way out."""
+    return (
+        f"lm_eval: {hub.unreachable()}, and this is not on this machine: {'; '.join(map(str, absent))}. Where there is "
+        "a network, run the same command once, copy that machine's HF_HOME folder here and set HF_HOME to it; or "
+        f"choose other tasks, of which {', '.join(BUNDLED)} need no download"
+    )
 
 
-@cache
-def _manager(includes_defaults: bool) -> Any:
-    """The harness's index of tasks; reading its own 14,000 takes seconds."""
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_defaults=includes_defaults)
-
-
-def _inline(name: str, items: list[Item]) -> dict[str, Any]:
-    """A harness task over ``items`` in memory: no file, no cache, no network."""
-    from datasets import Dataset
-
-    data = {"test": Dataset.from_list(items)}
-    return {
-        "task": name,
-        "custom_dataset": lambda **_: data,
-        "test_split": "test",
-        "output_type": "multiple_choice",
-        "doc_to_text": "context",
-        "doc_to_choice": "choices",
-        "doc_to_target": "answer",
-        "target_delimiter": "",
-        "num_fewshot": 0,
-        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
-    }
-
-
-def _figures(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """``{"arc_easy": {"acc,none": 0.3, "acc_stderr,none": 0.01}}`` -> ``{"arc_easy_acc": 0.3, ...}``."""
-    figures = {}
-    for task, metrics in results.items():
-        for key, value in metrics.items():
-            metric, _, filtered = key.partition(",")
-            if filtered and isinstance(value, int | float) and math.isfinite(value):
-                suffix = "" if filtered == "none" else f"_{filtered}"
-                figures[f"{task}_{metric}{suffix}"] = float(value)
-    if not figures:
-        raise ValueError(f"the harness gave no figure for {', '.join(results)}")
-    return figures
-
-
-def _ends_texts(family: Family) -> bool:
+def _tokens(family: Family) -> dict[str, Any]:
+    """Options of the harness: a causal context must not end in an end token, which some tokenizers append."""
     ids = family.tokenizer("a")["input_ids"]
-    return bool(ids) and ids[-1] == family.tokenizer.eos_token_id
+    ends_texts = bool(ids) and ids[-1] == family.tokenizer.eos_token_id
+    return {"add_bos_token": False} if family.task == "causal_lm" and ends_texts else {}
 
 
 @contextmanager

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from slimexp.data.base import Corpus, Direction
-from slimexp.format import manifest
 from slimexp.kernel.base import Kernel
 from slimexp.measure.base import Measure, Subject, untouched
 from slimexp.measure.resident import MB, resident_bytes
 from slimexp.measure.workload import Request, Workload
+from slimexp.serialization import manifest
 
 _WEIGHTS = (  # what transformers looks for, in its order; an index names the shards
     ("model.safetensors",),

@@ -4,14 +4,16 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from slimexp.data.base import HELD_OUT, Corpus, Direction, Example, Split
+from slimexp.data.rows import Scores, question_digest
 from slimexp.host.out_of_memory import halving
-from slimexp.measure.base import Measure, Subject, spread, untouched
+from slimexp.measure.base import Subject, spread, untouched
+from slimexp.measure.by_question import ByQuestion
 from slimexp.model.base import Family
 
 ON_CPU = 200_000  # characters, some 50,000 tokens: two minutes of a model of 135 M parameters on two cores
 
 
-class Task(Measure):
+class Task(ByQuestion):
     """The corpus's own metrics of the model's predictions; ``task_examples`` is the number of rows.
 
     ``task_split_rows``, the number of rows in the split, is reported where fewer are predicted, and
@@ -60,7 +62,13 @@ class Task(Measure):
         rows = corpus.splits[self.split]
         return [rows[i] for i in spread(len(rows), self.limit, self.seed)]
 
-    def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
+    def tests(self, subject: Subject, corpus: Corpus) -> Mapping[str, Mapping[str, Any]]:
+        questions = [(example.source, example.target, example.label) for example in self.graded(corpus)]
+        rows = len(corpus.splits[self.split])
+        settings = {"questions": question_digest([questions, corpus.labels, rows]), "max_length": subject.max_length}
+        return {"task": settings | {"task": corpus.task}}
+
+    def results(self, names: Sequence[str], subject: Subject, corpus: Corpus) -> Mapping[str, Scores]:
         examples = self.graded(corpus)
         texts = [(example.source, example.target, example.label) for example in examples]
 
@@ -72,8 +80,9 @@ class Task(Measure):
         figures = {**corpus.grade(predictions, examples), "task_examples": float(len(examples))}
         if len(examples) < (rows := len(corpus.splits[self.split])):
             figures["task_split_rows"] = float(rows)
-        cut = _cut(subject.family, examples)
-        return {**figures, "task_cut_rows": float(cut)} if cut else figures
+        if cut := _cut(subject.family, examples):
+            figures["task_cut_rows"] = float(cut)
+        return {"task": Scores(figures, dict(corpus.by_row(predictions, examples)))}
 
 
 def _rows_on_cpu(rows: Sequence[Example]) -> int | None:

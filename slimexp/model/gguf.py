@@ -27,8 +27,6 @@ from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURE
 
 from slimexp.file import integrity
 from slimexp.file.bounded import one_line, read_object
-from slimexp.format import gguf
-from slimexp.format.gguf import Header
 from slimexp.host import hub
 from slimexp.host.console import phase
 from slimexp.host.progress import working
@@ -39,6 +37,8 @@ from slimexp.model.reading import check_fit, without_bars, without_report
 from slimexp.model.rotary import with_frequencies
 from slimexp.model.tokenizer import save_tokenizer
 from slimexp.model.vetting import check_config
+from slimexp.serialization import gguf
+from slimexp.serialization.gguf import Header
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slimexp.format import manifest
+from slimexp.serialization import manifest
 
 
 @dataclass(frozen=True, kw_only=True)

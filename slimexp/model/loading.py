@@ -21,8 +21,6 @@ from transformers import (
 from slimexp.file import integrity
 from slimexp.file.bounded import one_line
 from slimexp.file.integrity import Damaged
-from slimexp.format import manifest
-from slimexp.format.manifest import LARGEST
 from slimexp.host.progress import working
 from slimexp.model import labels as classes
 from slimexp.model.base import Family, Source
@@ -35,6 +33,8 @@ from slimexp.model.seq2seq import Seq2Seq
 from slimexp.model.special_tokens import longest
 from slimexp.model.tokenizer import TokenizerRecipe
 from slimexp.model.vetting import SHAPES_MODEL, check_config, require_files
+from slimexp.serialization import manifest
+from slimexp.serialization.manifest import LARGEST
 
 _HALF = (torch.float16, torch.bfloat16)
 ZOO = Path(__file__).parent.parent / "zoo"

@@ -22,10 +22,10 @@ from transformers import (
 )
 
 from slimexp.file.bounded import one_line
-from slimexp.format.pack import decompress
 from slimexp.host import hub
 from slimexp.host.progress import working
 from slimexp.model.vetting import Refused, check_config, damaged, file_of, stored_bytes, vet
+from slimexp.serialization.pack import decompress
 
 
 def reach(auto: Any, path: str | Path, **options: Any) -> Any:

@@ -11,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from slimexp.file.bounded import one_line, require_file
-from slimexp.format.manifest import WAY_OUT
-from slimexp.format.shards import Reader
 from slimexp.model.reading import check_checkpoint
 from slimexp.quantizer.base import Quantizer
+from slimexp.serialization.manifest import WAY_OUT
+from slimexp.serialization.shards import Reader
 from slimexp.weight.attachment import INPUT, Attachment, Place, attach, attached
 from slimexp.weight.mask import unpacked_bits
 

@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from slimexp.format.gguf import Header
+from slimexp.serialization.gguf import Header
 
 _CLOSE = 1e-3  # relative: the file holds float32 of the same formula
 # Of Llama 3.1 and 3.2, which alone scale so (Dubey et al. 2024); the factor is 8 or 32

@@ -16,7 +16,9 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-from slimexp.format.pack import (
+from slimexp.model.restore import DEPLOYED, DTYPE, METADATA, latent_name
+from slimexp.quantizer.base import Quantizer
+from slimexp.serialization.pack import (
     is_fixed,
     latents,
     packed_tensors,
@@ -24,9 +26,7 @@ from slimexp.format.pack import (
     plain_tensor,
     quantization_config,
 )
-from slimexp.format.shards import Reader, Writer
-from slimexp.model.restore import DEPLOYED, DTYPE, METADATA, latent_name
-from slimexp.quantizer.base import Quantizer
+from slimexp.serialization.shards import Reader, Writer
 from slimexp.weight.attachment import attached
 from slimexp.weight.mask import Mask, packed_bits
 

@@ -1,5 +1,6 @@
 """A compressed model as it is served: its quantized layers on the kernels that are fastest here."""
 
+import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,19 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from slimexp.decode.fused import TYPES
 from slimexp.decode.packed_linear import PackedLinear
+from slimexp.file import integrity
 from slimexp.file.bounded import one_line, read_object
-from slimexp.format.pack import SCALE, WEIGHT
-from slimexp.format.shards import Reader, has_weights
-from slimexp.format.unpack import unpacked
 from slimexp.kernel.autotune import replace_layers
 from slimexp.kernel.base import ACTIVATION_BITS, FLOAT8, Kernel, Packed
 from slimexp.kernel.scaled_mm import ScaledMM
 from slimexp.model.base import Family
 from slimexp.model.loading import bare, family_of, from_folder
 from slimexp.model.reading import check_checkpoint, reach
-from slimexp.model.vetting import damaged, vet
+from slimexp.model.vetting import SHAPES_MODEL, damaged, vet
+from slimexp.serialization import manifest
+from slimexp.serialization.pack import SCALE, WEIGHT
+from slimexp.serialization.shards import Reader, has_weights
+from slimexp.serialization.unpack import unpacked
 
 _WAY_OUT = "get the model anew"
 _FORMATS = {"int-quantized", "pack-quantized", "float-quantized", "mixed-precision"}
@@ -57,6 +60,20 @@ def served(
         family = from_folder(folder, task, max_length, dtype=dtype, device=device)
     nn.Module.to(family.model, device)
     return family
+
+
+def weights_digest(folder: Path) -> str:
+    """Digest of what ``served`` reads: the same wherever the model lies, and whatever was done to make it.
+
+    Files that say how a model was made, and what training goes on from, are left out.
+    """
+    beside = {manifest.NAME, manifest.TRAINING}
+    files = [path for path in folder.iterdir() if path.suffix in SHAPES_MODEL and path.name not in beside]
+    integrity.take_digests(files)
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.name.encode() + bytes.fromhex(integrity.digest(path)))
+    return digest.hexdigest()
 
 
 def stored_type(folder: Path) -> torch.dtype:

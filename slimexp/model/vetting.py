@@ -10,7 +10,7 @@ from transformers import CONFIG_MAPPING
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from slimexp.file.bounded import one_line, read_object, require_file
-from slimexp.format.manifest import CACHE_BITS, is_plain
+from slimexp.serialization.manifest import CACHE_BITS, is_plain
 
 SHAPES_MODEL = (".safetensors", ".bin", ".json", ".txt", ".model", ".tiktoken")  # files of weights, config, tokenizer
 _MOST_MB = 512  # the largest file of a tokenizer

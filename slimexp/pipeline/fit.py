@@ -17,7 +17,6 @@ from slimexp import artifact
 from slimexp.data.base import Corpus
 from slimexp.file import integrity
 from slimexp.file.integrity import Damaged
-from slimexp.format import manifest
 from slimexp.host import process_group
 from slimexp.host.console import Terminated, printable
 from slimexp.host.progress import working
@@ -27,6 +26,7 @@ from slimexp.model.base import Family, Source
 from slimexp.pipeline import machine
 from slimexp.pipeline.checkpoint import Checkpoint, check
 from slimexp.record.stage import Stage
+from slimexp.serialization import manifest
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.sharding import FSDP
 from slimexp.technique.training import Execution

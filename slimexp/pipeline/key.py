@@ -19,6 +19,7 @@ from slimexp.config.definition import source_path
 from slimexp.data.base import Corpus
 from slimexp.model.base import Source
 from slimexp.pipeline.import_closure import Find, closure, digest
+from slimexp.record.environment import environment
 from slimexp.record.stage import DENSE, START, Stage, key, shaping
 from slimexp.technique.finetune import Finetune
 
@@ -51,10 +52,12 @@ NO_EFFECT = {
 # With an effect on figures, and none on weights: module -> why.
 FIGURES_ONLY = {
     "slimexp.data.grading": "grades predictions, which only measures make",
+    "slimexp.data.rows": "holds what was graded",
     "slimexp.kernel.autotune": "chooses the kernel for packed weights, which no training uses",
     "slimexp.model.serving": "loads a model to measure it",
 }
 
+_COMPUTE = ("torch", "transformers", "tokenizers", "torchmetrics", "lm_eval", "datasets", "compressed-tensors")
 _INSTALLED = {"site-packages", "dist-packages"}
 
 
@@ -117,6 +120,13 @@ def measures(cfg: DictConfig) -> dict[str, Any]:
     if secret.hides(cfg.measure):  # another value is another measure, and only its digest is written
         content["values"] = key(node)
     return content
+
+
+def of_test(cfg: DictConfig, measure: type, device: str) -> dict[str, Any]:
+    """What results of a measure depend on beside weights, settings and questions: code, libraries and hardware."""
+    node = {"_target_": f"{measure.__module__}.{measure.__qualname__}"}
+    versions = {name: version for name, version in environment()["versions"].items() if name in _COMPUTE}
+    return {"code": figure_code([node, _resolved(cfg.data)]), "versions": versions, "device": device}
 
 
 def result_code(nodes: Iterable[Any], *, attachments: Iterable[str] = (), find: Find = source_path) -> str:

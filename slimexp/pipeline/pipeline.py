@@ -15,20 +15,21 @@ from omegaconf import DictConfig
 from slimexp import artifact
 from slimexp.config import secret
 from slimexp.file.integrity import Damaged
-from slimexp.format import manifest
 from slimexp.host import process_group
 from slimexp.host.console import printable
 from slimexp.host.garbage_collector import frozen, release
 from slimexp.host.progress import working
 from slimexp.logger.base import Tracker
 from slimexp.measure.base import Stored, Subject, run
+from slimexp.measure.score_store import ScoreStore
 from slimexp.pipeline import capacity, key, launch, machine, preflight, resources
 from slimexp.pipeline.fit import curves, save_root, train
 from slimexp.pipeline.preflight import FINAL
-from slimexp.pipeline.recording import Recorder, line
+from slimexp.pipeline.recording import Recorder, line, score_store
 from slimexp.pipeline.summary import summary
 from slimexp.record import record
 from slimexp.record.stage import DENSE, START, Stage, at_work
+from slimexp.serialization import manifest
 from slimexp.technique.finetune import Finetune
 
 
@@ -136,6 +137,11 @@ class Pipeline:
         """The dense model as it is deployed."""
         return self._subject(self.reference)
 
+    @cached_property
+    def scores(self) -> ScoreStore:
+        """Results of tests, which all runs in the folder share."""
+        return score_store(self.cfg, machine.device(self.cfg.trainer), reuse=self.cfg.resume)
+
     def _finish_training(self, stage: Stage, tracker: Tracker) -> float | None:
         """Make the stage's artifact.
 
@@ -219,9 +225,7 @@ class Pipeline:
         if self.measures:
             print(f"{stage.name}: measuring {', '.join(self.measures)}", flush=True)
         subject = self.baseline if stage is self.reference else self._subject(stage)
-        compares = any(measure.compares for measure in self.measures.values())
-        baseline = self.baseline if compares else subject
-        metrics = run(self.measures, subject, baseline, self.corpus) | artifact.reached(stage.artifact)
+        metrics = run(self.measures, subject, self.baseline, self.corpus) | artifact.reached(stage.artifact)
         seconds = {"train": trained or 0.0, "measure": time.monotonic() - began}
         if stage is self.reference:
             self.dense_metrics = metrics
@@ -240,6 +244,7 @@ class Pipeline:
             reused=trained is None,
             artifact=stage.artifact,
             curves=stage.curves if stage.curves.exists() else None,
+            scores=self.scores.taken(stage.artifact),
         )
         record.append(self.recorder.path, row)
         print(line(row, self.recorder.runs))
@@ -272,7 +277,13 @@ class Pipeline:
 
     def _subject(self, stage: Stage) -> Subject:
         device = machine.device(self.cfg.trainer)
-        return Stored(stage.artifact, lambda dtype: artifact.served(stage.artifact, device, dtype=dtype), device)
+        return Stored(
+            stage.artifact,
+            lambda dtype: artifact.served(stage.artifact, device, dtype=dtype),
+            device,
+            max_length=artifact.read_manifest(stage.artifact)["max_length"],
+            store=self.scores,
+        )
 
 
 @contextmanager

@@ -3,17 +3,21 @@
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 
 from slimexp.config import secret
 from slimexp.data.base import Corpus
 from slimexp.measure.base import Measure, directions, trivial
+from slimexp.measure.score_store import ScoreStore
+from slimexp.pipeline import key as keys
 from slimexp.record import record
 from slimexp.record.environment import environment
 from slimexp.record.figures import KEPT, compared_by, figures, guess_in, leading, unshrunk, untrained
+from slimexp.record.schema import DIFFERENCE
 
 
 class Recorder:
@@ -60,6 +64,7 @@ class Recorder:
         reused: bool,
         artifact: Path,
         curves: Path | None,
+        scores: Mapping[str, str],
     ) -> record.Record:
         """The record of a measured model.
 
@@ -76,6 +81,7 @@ class Recorder:
             reused: Whether the artifact is of an earlier run.
             artifact: Folder of the model.
             curves: File of the curves, if there is one.
+            scores: Test -> file of its results question by question, relative to the runs folder.
         """
         return record.Record(
             time=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -99,12 +105,25 @@ class Recorder:
             reused=reused,
             artifact=os.path.relpath(artifact, self.runs),
             curves=None if curves is None else os.path.relpath(curves, self.runs),
+            scores=dict(scores),
             **environment(),
         )
 
 
+def score_store(cfg: DictConfig, device: torch.device, *, reuse: bool = True) -> ScoreStore:
+    """Results of tests by the weights that were tested, in the runs folder of a command.
+
+    Args:
+        cfg: The configuration.
+        device: Device that models are measured on.
+        reuse: Whether results of earlier commands are used.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return ScoreStore(Path(cfg.runs), code=cache(lambda measure: keys.of_test(cfg, measure, name)), reuse=reuse)
+
+
 def line(row: record.Record, runs: Path) -> str:
-    """A line on a finished stage: quality, size, time and place.
+    """A line on a finished stage: quality, size, time and place; and one on how it differs from the dense model.
 
     Args:
         row: The stage's record.
@@ -122,7 +141,22 @@ def line(row: record.Record, runs: Path) -> str:
     if row.curves is not None and not row.reused:
         parts.append(f"{row.seconds['train']:.0f} s training")
     parts.append(f"{row.seconds['measure']:.0f} s measuring")
-    return f"{row.stage}: {', '.join(parts)} -> {runs / row.artifact}"
+    shown = f"{row.stage}: {', '.join(parts)} -> {runs / row.artifact}"
+    if compared := [f"{name} {words}" for name in row.metrics if (words := beside_dense(name, row.metrics))]:
+        shown += f"\n  less dense, on the same questions: {', '.join(compared)}"
+    return shown
+
+
+def beside_dense(name: str, metrics: Mapping[str, float]) -> str | None:
+    """A figure less the dense model's with its interval, ``-0.03 [-0.05, -0.01]``; ``None`` where they were not paired.
+
+    Where the interval holds 0, the two are not separable.
+    """
+    paired = name + DIFFERENCE
+    if not all(f"{paired}{end}" in metrics for end in ("", "_low", "_high")):
+        return None
+    low, high = metrics[f"{paired}_low"], metrics[f"{paired}_high"]
+    return f"{metrics[paired]:+.3g} [{low:+.3g}, {high:+.3g}]" + (" not separable" if low <= 0 <= high else "")
 
 
 def sampled(metrics: Mapping[str, float]) -> str | None:

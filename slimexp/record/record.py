@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ SCHEMA = 1
 FILE = "records.jsonl"
 LONGEST = 1 << 24  # bytes of a line
 LARGEST = 1 << 32  # bytes of a file; a sparse file may claim terabytes
+_OPTIONAL = ("schema", "scores")
 REASONS = 10  # reasons for skipped lines that are reported of one file
 
 
@@ -57,6 +58,7 @@ class Record:
         reused: Whether the result of an earlier run was used.
         artifact: The stage's model folder, relative to the runs folder.
         curves: The stage's file of training curves, relative to the runs folder; ``None`` where nothing was trained.
+        scores: Test -> the file of its results question by question, relative to the runs folder, see ``data.rows``.
         schema: Version of the format of the line.
     """
 
@@ -84,6 +86,7 @@ class Record:
     reused: bool
     artifact: str
     curves: str | None
+    scores: dict[str, str] = field(default_factory=dict)  # older versions wrote none
     schema: int = SCHEMA
 
     @property
@@ -100,7 +103,7 @@ class Record:
         """
         numbers = {group: finite_numbers(group, getattr(self, group)) for group in ("metrics", "baseline", "seconds")}
         trivial = finite_numbers("record", {"trivial": self.trivial})
-        row = {field.name: getattr(self, field.name) for field in fields(self)}
+        row = {one.name: getattr(self, one.name) for one in fields(self)}
         content = plain({**row, **numbers, **trivial})
         line = json.dumps(integrity.sealed(content), allow_nan=False)
         schema.check(schema.parse(line))  # readers skip a line that they refuse, so it would be lost
@@ -119,8 +122,8 @@ class Record:
             raise ValueError(f"schema must be a whole number from 1, got {version!r:.60}")
         if version > SCHEMA:
             raise ValueError(f"schema {row['schema']} is newer than {SCHEMA}, which this slimexp reads: update slimexp")
-        names = [field.name for field in fields(cls)]
-        if missing := [name for name in names if name not in row and name != "schema"]:
+        names = [one.name for one in fields(cls)]
+        if missing := [name for name in names if name not in row and name not in _OPTIONAL]:
             raise ValueError(
                 f"it lacks {', '.join(missing)}; if an older slimexp wrote it, "
                 "the same command with resume=false writes it anew"
@@ -240,6 +243,7 @@ def _merged(older: Record, newer: Record) -> Record:
         baseline_key=newer.baseline_key or older.baseline_key,
         trivial=newer.trivial if newer.headline in newer.metrics else older.trivial,
         curves=newer.curves or older.curves,
+        scores={**older.scores, **newer.scores},
         seconds={**newer.seconds, "train": older.seconds.get("train", 0.0)} if newer.reused else newer.seconds,
     )
 

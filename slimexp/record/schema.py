@@ -13,6 +13,8 @@ NAME = 1_000  # characters of a name, and of a key of the configuration
 TEXT = 100_000  # characters of any other text
 DEPTH = 40  # levels of the configuration
 LARGEST = 1e100  # largest metric: its square, and its ratio to another, are finite
+# of a figure less that of the dense model on the same questions; the ends of its 95 % interval are _low and _high more
+DIFFERENCE = "_difference"
 STDERR = "_stderr"  # in names of standard errors, as lm-evaluation-harness has it
 _LARGEST_SETTING = sys.float_info.max  # largest number of a configuration, which must be a float
 _SHORT = 10_000  # characters of a line that is too short to hold a text that is too long
@@ -64,6 +66,8 @@ def check(row: Mapping[str, Any]) -> None:
     """
     for name, check_field in _FIELDS.items():
         check_field(name, row[name])
+    if "scores" in row:  # older versions wrote none
+        _inner_paths("scores", row["scores"])
 
 
 def in_utc(time: str) -> str:
@@ -217,6 +221,7 @@ def _mapping_of(check_value: Check) -> Check:
 
 
 _numbers = _mapping_of(_number)
+_inner_paths = _mapping_of(_inner_path)
 
 
 def _figures(name: str, value: Any) -> None:

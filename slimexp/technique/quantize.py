@@ -11,8 +11,6 @@ from slimexp.allocation.base import BitAllocation
 from slimexp.calibration.input_samples import input_values
 from slimexp.calibration.observe import check_called
 from slimexp.data.base import Corpus
-from slimexp.format.loadable import require_loadable
-from slimexp.format.pack import before
 from slimexp.host import process_group
 from slimexp.host.progress import counted
 from slimexp.model.base import Batch, Family
@@ -20,6 +18,8 @@ from slimexp.model.cache import require_cache, round_cache
 from slimexp.model.layer import LayerSelector, check_finite, coverage, embeddings_of, latent
 from slimexp.quantizer.base import Quantizer
 from slimexp.rounding.base import Rounding
+from slimexp.serialization.loadable import require_loadable
+from slimexp.serialization.pack import before
 from slimexp.smoothing.base import Smoothing
 from slimexp.technique import automatic
 from slimexp.technique.automatic import AUTO

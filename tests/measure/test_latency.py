@@ -1,11 +1,9 @@
 """Latency beside the dense baseline."""
 
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ import pytest
 from slimexp.data.base import Corpus
 from slimexp.measure import latency
 from slimexp.measure.base import Subject
-from slimexp.measure.latency import Latency, median_interval
+from slimexp.measure.latency import Latency
 from slimexp.model.loading import from_folder
 
 SMALL: dict[str, Any] = {
@@ -79,28 +77,6 @@ def test_busy_neighbours_are_said_even_if_the_spread_is_small(
         monkeypatch.setattr(latency._CpuClock, "others_since", lambda *_, others=others: others)
         figures = Latency(**SMALL | calm).measure(subject, subject, corpora["causal_lm"])
         assert (figures["latency_noisy"], figures["latency_others_cores"]) == (noisy, others)
-
-
-@pytest.mark.fast
-def test_interval_covers_the_median() -> None:
-    assert median_interval([5, 1, 3, 2, 4, 6]) == (1, 6)  # 6 values: 2 / 64 outside
-    assert median_interval(range(1, 21)) == (6, 15)  # the tables' ranks for n = 20
-    assert median_interval([7.0]) == (7.0, 7.0)
-    chance = Random(0)
-    covered = 0
-    for _ in range(400):
-        low, high = median_interval([chance.expovariate(1.0) for _ in range(15)])
-        covered += low <= 0.693147 <= high
-    assert covered / 400 >= 0.93
-
-
-@pytest.mark.fast
-def test_interval_encloses_the_sample_median() -> None:
-    chance = Random(1)
-    for n in range(1, 40):
-        values = [chance.random() for _ in range(n)]
-        low, high = median_interval(values)
-        assert low <= statistics.median(values) <= high
 
 
 @pytest.mark.fast

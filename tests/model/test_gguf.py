@@ -15,9 +15,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from slimexp.config.build import build
 from slimexp.config.composition import compose
-from slimexp.format import gguf as format_gguf
 from slimexp.model import gguf as model_gguf
 from slimexp.model.gguf import Gguf
+from slimexp.serialization import gguf as format_gguf
 
 gguf = pytest.importorskip("gguf", reason="pip install slimexp[gguf]")
 

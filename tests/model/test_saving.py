@@ -17,11 +17,11 @@ from transformers import (
     T5Config,
 )
 
-from slimexp.format.shards import Reader
 from slimexp.loss.base import IGNORE
 from slimexp.model.base import Family
 from slimexp.model.saving import folded, save_training, save_weights
 from slimexp.quantizer.minmax import MinMax
+from slimexp.serialization.shards import Reader
 from slimexp.weight.attachment import attach, attached
 from slimexp.weight.mask import Mask, unpacked_bits
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from slimexp import artifact
 from slimexp.config.check import check
 from slimexp.config.composition import compose, options
-from slimexp.format.pack import latents
 from slimexp.model.base import Family
 from slimexp.model.loading import Scratch
 from slimexp.model.tokenizer import Bpe
 from slimexp.pipeline.pipeline import Pipeline
 from slimexp.quantizer.base import Quantizer
+from slimexp.serialization.pack import latents
 from slimexp.weight.attachment import attached
 from slimexp.weight.mask import Mask
 

@@ -11,7 +11,7 @@ import pytest
 
 from slimexp import artifact
 from slimexp.file import integrity
-from slimexp.format import manifest
+from slimexp.serialization import manifest
 
 Make = Callable[..., Any]
 Damage = Callable[[Path], None]

@@ -15,10 +15,10 @@ from omegaconf import OmegaConf
 from slimexp import artifact
 from slimexp.config.composition import compose
 from slimexp.config.definition import source_path
-from slimexp.format.manifest import ATTACHMENTS
 from slimexp.model.loading import Pretrained
 from slimexp.pipeline import key
 from slimexp.pipeline.import_closure import Find, closure
+from slimexp.serialization.manifest import ATTACHMENTS
 from slimexp.weight.attachment import attach
 from slimexp.weight.mask import Mask
 

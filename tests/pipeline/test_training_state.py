@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from slimexp import artifact
-from slimexp.format import manifest
 from slimexp.model.loading import Pretrained
 from slimexp.record import record
+from slimexp.serialization import manifest
 
 Make = Callable[..., Any]
 CHAIN = [

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from slimexp.allocation.mixed_precision import MixedPrecision
-from slimexp.format.pack import pack
 from slimexp.quantizer.minmax import MinMax
+from slimexp.serialization.pack import pack
 from slimexp.technique.bit_allocation import allocate_bits, layer_quantizer, stored_bits
 
 Make = Callable[..., Any]

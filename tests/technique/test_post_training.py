@@ -9,8 +9,8 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from slimexp.config.build import build
 from slimexp.config.composition import compose
-from slimexp.format.pack import pack
 from slimexp.quantizer.base import Quantizer
+from slimexp.serialization.pack import pack
 from slimexp.weight.attachment import attached
 from slimexp.weight.mask import Mask
 

@@ -11,8 +11,6 @@ from slimexp import artifact
 from slimexp.config.build import build
 from slimexp.config.composition import compose
 from slimexp.data.base import Corpus, Example, Split
-from slimexp.format.pack import pack
-from slimexp.format.unpack import unpacked
 from slimexp.kernel.base import FLOAT8
 from slimexp.model.base import Batch
 from slimexp.model.causal_lm import CausalLm
@@ -20,6 +18,8 @@ from slimexp.model.execution import kernel
 from slimexp.model.tokenizer import Bytes
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.grid import Granularity
+from slimexp.serialization.pack import pack
+from slimexp.serialization.unpack import unpacked
 from slimexp.technique.quantize import Quantize
 from slimexp.weight.attachment import INPUT, attached
 from slimexp.weight.mask import Mask

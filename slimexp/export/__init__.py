@@ -1,1 +1,0 @@
-"""Artifacts for programs that run models without slimexp: written, loaded by the engine itself, and compared."""

@@ -1,0 +1,177 @@
+"""The interface of a format: an artifact is written in it, loaded by the engine that reads it, and computed with."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from slimexp import artifact
+from slimexp.model.base import Family
+from slimexp.serialization import manifest
+from slimexp.serialization.pack import INPUT_SCALE, SCALE, ZERO
+
+Ids = Sequence[int]
+Facts = dict[str, Any]  # of an export, for its report
+_OF_LOADER = (SCALE, ZERO, INPUT_SCALE, "weight_shape", "weight_packed")
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished model in a folder, as a stage of a run leaves it.
+
+    Attributes:
+        folder: The folder.
+    """
+
+    folder: Path
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """Its manifest; its files are those that were written.
+
+        Raises:
+            ValueError: It is no artifact, damaged, or of a newer version.
+        """
+        content = manifest.read(self.folder)
+        manifest.check(self.folder)
+        return content
+
+    @property
+    def task(self) -> str:
+        """``seq2seq``, ``causal_lm`` or ``classification``."""
+        task: str = self.content["family"]
+        return task
+
+    @property
+    def bits(self) -> dict[str, int]:
+        """Layer -> width of its packed weight; empty where none is quantized."""
+        found = {}
+        for row in self.content["attachments"]:
+            if row["tensor"] == "weight" and "bits" in row["arguments"]:
+                found[row["module"]] = int(row["arguments"]["bits"])
+        return found
+
+    @property
+    def rounds_activations(self) -> bool:
+        """Whether the inputs of layers are rounded to integers."""
+        return any(row["tensor"] == "input" for row in self.content["attachments"])
+
+    @cached_property
+    def family(self) -> Family:
+        """The model by plain transformers, in float32 on the CPU: what every engine is held against."""
+        return artifact.deployed(self.folder)
+
+    @property
+    def state(self) -> dict[str, torch.Tensor]:
+        """Name -> tensor of ``family``'s model in float32, without what its loader keeps beside the weights."""
+        tensors = self.family.model.state_dict()
+        return {name: tensor for name, tensor in tensors.items() if not name.endswith(_OF_LOADER)}
+
+
+class Running(ABC):
+    """A model that an engine has loaded, and that computes there.
+
+    Attributes:
+        decodes: Whether ``greedy`` keeps what was computed of earlier tokens, as those who serve a model do.
+    """
+
+    decodes: bool = False
+
+    @abstractmethod
+    def logits(self, source: Ids, target: Ids) -> Logits:
+        """Logits of one row.
+
+        Args:
+            source: Ids of what the model reads.
+            target: Ids that the decoder of an encoder-decoder reads, its start first; empty for others.
+
+        Returns:
+            [T, V] at every token of the row (of ``target``, where there is one), or [C] of a classifier.
+        """
+
+    def greedy(self, source: Ids, start: Ids, count: int) -> list[int]:
+        """The ``count`` likeliest tokens, one after another.
+
+        Args:
+            source: Ids of what the model reads.
+            start: Ids that a decoder starts with; empty for a model without one, which goes on from ``source``.
+            count: Number of tokens.
+        """
+        written: list[int] = []
+        for _ in range(count):
+            row = (source, [*start, *written]) if start else ([*source, *written], [])
+            written.append(int(self.logits(*row)[-1].argmax()))
+        return written
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]] | None:
+        """Ids of texts by the engine's own tokenizer, as a model reads them; ``None`` where it has none."""
+        return None
+
+
+class Format(ABC):
+    """A format that an engine reads.
+
+    Attributes:
+        tolerance: Largest difference of a logit from PyTorch's in float32 that is rounding, as a share of the standard
+            deviation of logits.
+        rounding: Largest root mean square of the differences of an engine as its users run it (``as_run``), as such a
+            share.
+    """
+
+    tolerance: float = 1e-3
+    rounding: float = 0.5
+
+    def require(self) -> None:  # noqa: B027 (some need nothing)
+        """Import the packages that write the format and run it.
+
+        Raises:
+            ValueError: One is not installed; names the extra of slimexp that installs it.
+        """
+
+    @abstractmethod
+    def refusal(self, model: Artifact) -> str | None:
+        """Why the format cannot hold a model as it is, and the way out; ``None`` where it can. Loads no weights."""
+
+    @abstractmethod
+    def write(self, model: Artifact, folder: Path) -> Facts:
+        """Write the model.
+
+        Args:
+            model: The artifact; integers stay integers.
+            folder: An existing, empty folder.
+
+        Returns:
+            What the report says of it.
+        """
+
+    @abstractmethod
+    def load(self, model: Artifact, folder: Path) -> Running:
+        """Load by the engine what ``write`` wrote of ``model`` to ``folder``, to compute it as exactly as it can."""
+
+    def as_run(self, model: Artifact, folder: Path) -> Running | None:
+        """Load it as the engine's users do, where that rounds more than ``load``; else ``None``."""
+        return None
+
+
+class Plain(Running):
+    """A PyTorch model of transformers."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+
+    @torch.inference_mode()
+    def logits(self, source: Ids, target: Ids) -> Logits:
+        inputs = {"input_ids": torch.tensor([list(source)])}
+        if target:
+            inputs["decoder_input_ids"] = torch.tensor([list(target)])
+        output = self.model(**{name: ids.to(self.model.device) for name, ids in inputs.items()}).logits
+        array: Logits = output[0].float().cpu().numpy()
+        return array

@@ -1,0 +1,258 @@
+"""ONNX, which ONNX Runtime runs: one graph of the whole model, packed weights as integers in it.
+
+The graph reads ``input_ids`` and ``attention_mask`` [B, S] (and ``decoder_input_ids`` [B, T] of an encoder-decoder), of
+any batch and length, and gives ``logits``. It has no cache: a decoder computes all tokens anew for each that it writes.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from slimexp.format.base import Artifact, Facts, Format, Ids, Logits, Running
+from slimexp.format.by_value import ByValue
+from slimexp.format.tracing import copy_beside, is_float8, quiet, sample
+from slimexp.host import extra
+from slimexp.kernel.base import Packed
+from slimexp.serialization.unpack import unpacked
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+GRAPH = "model.onnx"
+DATA = f"{GRAPH}.data"  # the weights, which may be more than the 2 GB of a graph's file
+OPSET = 21  # the first with integers of 4 bits and scales of groups
+WIDTHS = (4, 8)  # bits of the integers that it has
+DOMAIN = "com.microsoft"  # of the operators of ONNX Runtime
+FLOAT32 = 1  # accuracy_level of MatMulNBits: inputs stay in float32
+BLOCKS = (16, 32, 64, 128, 256)  # numbers with one scale that MatMulNBits has kernels for
+
+
+class Onnx(Format):
+    """A folder with ``model.onnx``, its weights, ``config.json`` and the tokenizer.
+
+    A quantized layer is ``MatMulNBits``, an operator of ONNX Runtime that multiplies by the packed integers of the
+    artifact. It is told to leave inputs in float32: ONNX Runtime puts one that rounds them to 8 bits in place of a
+    standard ``DequantizeLinear`` before a ``MatMul``. What it does not take has a ``DequantizeLinear``: embeddings,
+    and groups of a size that 16 does not divide.
+    """
+
+    def require(self) -> None:
+        for module in ("onnx", "onnxscript", "onnxruntime", "transformers.exporters"):
+            extra.require(module, extra="onnx", by="format=onnx")
+
+    def refusal(self, model: Artifact) -> str | None:
+        if model.rounds_activations:
+            return (
+                "the inputs of its layers are rounded to integers, a scale for each token, and ONNX Runtime has one "
+                "for all of them: take format=compressed_tensors, or quantize with activation_bits=null"
+            )
+        if model.content["cache_bits"] is not None:
+            return "its keys and values are rounded, and the graph has no cache: take format=compressed_tensors"
+        if is_float8(model):
+            return "its weights are float8, and only integers are written: take format=compressed_tensors"
+        if wrong := sorted(set(model.bits.values()) - set(WIDTHS)):
+            return (
+                f"it has weights of {wrong[0]} bits, and ONNX has integers of 4 and 8: take format=compressed_tensors"
+            )
+        return None
+
+    def write(self, model: Artifact, folder: Path) -> Facts:
+        import onnx_ir as ir
+        from transformers.exporters import OnnxConfig, OnnxExporter
+
+        with quiet():
+            config = OnnxConfig(dynamic=True, opset_version=OPSET)
+            program, _ = OnnxExporter().export_program(model.family.model, sample(model), config)
+        _keep_logits(program)
+        if layers := unpacked(model.folder):
+            _hold_integers(program, layers)
+        ir.save(program, folder / GRAPH, external_data=DATA)
+        copy_beside(model, folder)
+        operators = Counter(node.op_type for node in program.graph.all_nodes())
+        return {"opset": OPSET, "dynamic_shapes": True, "operators": dict(operators.most_common())}
+
+    def load(self, model: Artifact, folder: Path) -> Running:
+        return OnnxRuntime(folder / GRAPH)
+
+
+class OnnxRuntime(Running):
+    """A graph that ONNX Runtime runs on the CPU.
+
+    Args:
+        path: Its file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def logits(self, source: Ids, target: Ids) -> Logits:
+        inputs = {"input_ids": np.array([source]), "attention_mask": np.ones((1, len(source)), np.int64)}
+        if target:
+            inputs["decoder_input_ids"] = np.array([target])
+        array: Logits = self.session.run(["logits"], inputs)[0][0]
+        return array
+
+
+def _keep_logits(program: "ir.Model") -> None:
+    """Drop all other outputs (keys, values and hidden states), and what says from which line of Python a node came."""
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    graph = program.graph
+    graph.outputs[:] = [value for value in graph.outputs if value.name == "logits"]
+    RemoveUnusedNodesPass()(program)
+    parts: list[Any] = [program, graph, *graph.all_nodes(), *graph.inputs, *graph.initializers.values()]
+    for part in parts:
+        part.metadata_props.clear()
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            value.metadata_props.clear()
+
+
+def _hold_integers(program: "ir.Model", layers: Mapping[str, Packed]) -> None:
+    """Replace the float weights of quantized layers by their integers.
+
+    Raises:
+        ValueError: The graph has no such weight of a layer.
+    """
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    by_value = ByValue(layers)
+    for value in list(program.graph.initializers.values()):
+        if value.const_value is None or len(value.const_value.shape) != 2:
+            continue
+        if found := by_value.find(value.const_value.numpy()):
+            _replace(program.graph, value, found.name, found.packed, transposed=found.transposed)
+    RemoveUnusedNodesPass()(program)
+    program.opset_imports[DOMAIN] = 1
+    by_value.check_all_found()
+
+
+def _replace(graph: "ir.Graph", value: "ir.Value", name: str, packed: Packed, *, transposed: bool) -> None:
+    """Put integers in place of the weight ``value`` [out, in], or [in, out] where it is transposed."""
+    products, block = _products(value, transposed), _block(packed)
+    if products is None or block is None:
+        _dequantize(graph, value, f"{name}.weight.transposed" if transposed else f"{name}.weight", packed, transposed)
+    else:
+        _multiply(graph, products, f"{name}.weight", packed, block)
+
+
+def _products(value: "ir.Value", transposed: bool) -> "list[ir.Node] | None":
+    """The nodes that multiply by a weight; ``None`` where something else reads it, as that of an embedding."""
+    products: list[ir.Node] = []
+    for node, place in value.uses():
+        more: list[ir.Node] | None = None
+        if node.op_type == "Transpose":
+            more = _products(node.outputs[0], not transposed)
+        elif place == 1 and (
+            (node.op_type == "MatMul" and transposed)
+            or (node.op_type == "Gemm" and _is_plain(node) and bool(node.attributes.get_int("transB", 0)) != transposed)
+        ):
+            more = [node]
+        if more is None:
+            return None
+        products += more
+    return products
+
+
+def _is_plain(node: "ir.Node") -> bool:
+    """Whether a ``Gemm`` is ``x W + b``."""
+    attributes = node.attributes
+    factors = (attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0))
+    return factors == (1.0, 1.0) and not attributes.get_int("transA", 0)
+
+
+def _block(packed: Packed) -> int | None:
+    """Numbers of a block of ``MatMulNBits`` that takes the fewest bytes; ``None`` where no block fits into a group."""
+    columns, groups = packed.numbers.shape[1], packed.scale.shape[1]
+    fitting = [block for block in BLOCKS if groups == 1 or columns // groups % block == 0]
+    return min(fitting, key=lambda block: math.ceil(columns / block) * (block * packed.bits + 32), default=None)
+
+
+def _multiply(graph: "ir.Graph", products: "Sequence[ir.Node]", name: str, packed: Packed, block: int) -> None:
+    """Put ``MatMulNBits`` in place of products: its integers have no sign, its scales are those of blocks of a row."""
+    import onnx_ir as ir
+
+    rows, columns = packed.numbers.shape
+    blocks, middle = math.ceil(columns / block), 2 ** (packed.bits - 1)
+    repeats = blocks if packed.scale.shape[1] == 1 else columns // packed.scale.shape[1] // block
+    padded = torch.nn.functional.pad(packed.numbers.int(), (0, blocks * block - columns)) + middle
+    scale = packed.scale.repeat_interleave(repeats, 1)
+    inputs = [
+        _initializer(graph, f"{name}_quantized", _bytes(padded, packed.bits).reshape(rows, blocks, -1)),
+        _initializer(graph, f"{name}_scale", scale.numpy()),
+        None,
+    ]
+    if packed.zero is not None:
+        zero = packed.zero.int().repeat_interleave(repeats, 1) + middle
+        inputs[2] = _initializer(graph, f"{name}_zero_point", _bytes(zero, packed.bits))
+    attributes = {"K": columns, "N": rows, "bits": packed.bits, "block_size": block, "accuracy_level": FLOAT32}
+    for node in products:
+        bias = [None, node.inputs[2]] if len(node.inputs) > 2 else []
+        new = ir.node("MatMulNBits", [node.inputs[0], *inputs, *bias], attributes, domain=DOMAIN)
+        _take_place(node.outputs[0], new)
+        graph.insert_before(node, new)
+        ir.convenience.replace_all_uses_with(node.outputs[0], new.outputs[0], replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+
+
+def _bytes(numbers: torch.Tensor, bits: int) -> NDArray[np.uint8]:
+    """Unsigned numbers [rows, columns] as bytes, two of 4 bits in each, the first one low."""
+    array: NDArray[np.uint8] = numbers.numpy().astype(np.uint8)
+    if bits == 8:
+        return array
+    array = np.pad(array, ((0, 0), (0, array.shape[1] % 2)))
+    pairs: NDArray[np.uint8] = np.bitwise_or(array[:, ::2], np.left_shift(array[:, 1::2], np.uint8(4)))
+    return pairs
+
+
+def _dequantize(graph: "ir.Graph", value: "ir.Value", name: str, packed: Packed, transposed: bool) -> None:
+    """Put a ``DequantizeLinear`` in place of a weight."""
+    import ml_dtypes
+    import onnx_ir as ir
+
+    kind: Any = ml_dtypes.int4 if packed.bits == 4 else np.int8
+    groups = packed.scale.shape[1]
+    attributes = {"axis": int(transposed)}
+    if groups > 1:
+        attributes = {"axis": int(not transposed), "block_size": packed.numbers.shape[1] // groups}
+
+    def grid(numbers: torch.Tensor) -> NDArray[Any]:
+        array = numbers.numpy().T if transposed else numbers.numpy()
+        return array if groups > 1 else array.reshape(-1)
+
+    integers = packed.numbers.numpy().astype(kind)
+    inputs = [
+        _initializer(graph, f"{name}_quantized", integers.T if transposed else integers),
+        _initializer(graph, f"{name}_scale", grid(packed.scale)),
+    ]
+    if packed.zero is not None:
+        inputs.append(_initializer(graph, f"{name}_zero_point", grid(packed.zero).astype(kind)))
+    node = ir.node("DequantizeLinear", inputs, attributes)
+    _take_place(value, node)
+    node.outputs[0].name = f"{name}_dequantized"
+    graph.insert_before(graph[0], node)
+    ir.convenience.replace_all_uses_with(value, node.outputs[0])
+
+
+def _initializer(graph: "ir.Graph", name: str, array: NDArray[Any]) -> "ir.Value":
+    import onnx_ir as ir
+
+    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+    graph.register_initializer(value)
+    return value
+
+
+def _take_place(value: "ir.Value", node: "ir.Node") -> None:
+    output = node.outputs[0]
+    output.name, output.shape, output.type = value.name, value.shape, value.type

@@ -1,0 +1,1 @@
+"""Artifacts on disk: the manifest, packed weights, and reading them back."""

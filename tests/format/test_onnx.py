@@ -1,0 +1,157 @@
+"""ONNX Runtime computes what PyTorch does, from the integers of the artifact."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from slimexp import artifact
+from slimexp.format import onnx
+from slimexp.format.base import Artifact
+from slimexp.format.verification import verify
+from slimexp.kernel.base import Packed
+
+pytest.importorskip("onnxscript")
+ort = pytest.importorskip("onnxruntime")
+ir = pytest.importorskip("onnx_ir")
+
+Make = Callable[..., Any]
+ROWS, COLUMNS = 6, 48
+
+
+def saved(family: Any, folder: Path) -> Artifact:
+    artifact.save(family, folder, dtype=torch.float32, stages=[{"name": "made"}])
+    return Artifact(folder)
+
+
+@pytest.fixture
+def quantized(tiny: Make, technique: Make, corpus: Make, tmp_path: Path) -> Make:
+    """Task and values of the technique -> an artifact."""
+
+    def make(task: str, **values: Any) -> Artifact:
+        stage = technique("quantize", **{"activation_bits": None} | values)
+        stage.prepare(tiny(task), corpus(task), None)
+        stage.finish()
+        return saved(stage.family, tmp_path / "artifact")
+
+    return make
+
+
+def exported(model: Artifact, folder: Path) -> Path:
+    """Write and compare."""
+    kind = onnx.Onnx()
+    kind.require()
+    assert kind.refusal(model) is None
+    folder.mkdir()
+    kind.write(model, folder)
+    verify(model, kind, kind.load(model, folder))
+    return folder
+
+
+# --- whole models ----------------------------------------------------------------------------------
+
+
+def test_integers_of_a_decoder_are_multiplied_as_they_are(quantized: Make, tmp_path: Path) -> None:
+    model = quantized("causal_lm", bits=4, group_size=16)
+    folder = exported(model, tmp_path / "onnx")
+    program = ir.load(folder / onnx.GRAPH)
+    assert Counter(node.op_type for node in program.graph.all_nodes())["MatMulNBits"] == len(model.bits)
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "llama"
+    assert (folder / "tokenizer_config.json").exists() and not list(folder.glob("*.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["seq2seq", "causal_lm", "classification"])
+@pytest.mark.parametrize("values", [{"bits": 8}, {"bits": 4, "symmetric": False}, {"bits": 8, "embeddings": True}])
+def test_every_task_and_grid_agrees(quantized: Make, task: str, values: dict[str, Any], tmp_path: Path) -> None:
+    exported(quantized(task, **values), tmp_path / "onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["seq2seq", "causal_lm", "classification"])
+def test_floats_of_every_task_agree_in_batches(tiny: Make, task: str, tmp_path: Path) -> None:
+    family = tiny(task)
+    folder = exported(saved(family, tmp_path / "artifact"), tmp_path / "onnx")
+    ids = torch.arange(3, 18).reshape(3, 5)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids).index_fill(1, torch.tensor([4]), 0)}
+    if task == "seq2seq":
+        inputs["decoder_input_ids"] = ids[:, :2]
+    with torch.inference_mode():
+        wanted = family.model(**inputs).logits.numpy()
+    session = ort.InferenceSession(folder / onnx.GRAPH)
+    np.testing.assert_allclose(session.run(None, {k: v.numpy() for k, v in inputs.items()})[0], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [({"activation_bits": 8}, "activation_bits=null"), ({"bits": 3, "group_size": 16}, "weights of 3 bits")],
+)
+def test_what_it_cannot_hold_is_refused(quantized: Make, values: dict[str, Any], why: str) -> None:
+    refusal = onnx.Onnx().refusal(quantized("causal_lm", **values))
+    assert why in refusal and "format=compressed_tensors" in refusal
+
+
+# --- single layers ---------------------------------------------------------------------------------
+
+
+def layer(bits: int, groups: int, zero: bool) -> Packed:
+    made = torch.Generator().manual_seed(bits + groups)
+    half = 2 ** (bits - 1)
+    numbers = torch.randint(-half, half, (ROWS, COLUMNS), generator=made).to(torch.int8)
+    zeros = torch.randint(-half, half, (ROWS, groups), generator=made).to(torch.int8) if zero else None
+    return Packed(numbers, torch.rand(ROWS, groups, generator=made) + 0.5, zeros, bits, None, None)
+
+
+def weight_of(packed: Packed) -> Tensor:
+    repeats = COLUMNS // packed.scale.shape[1]
+    zero = 0 if packed.zero is None else packed.zero.float().repeat_interleave(repeats, 1)
+    return (packed.numbers.float() - zero) * packed.scale.repeat_interleave(repeats, 1)
+
+
+def program_of(weight: Tensor, operator: str) -> Any:
+    """A graph of one product ``x W^T``."""
+    x = ir.Value(name="x", shape=ir.Shape(["rows", COLUMNS]), type=ir.TensorType(ir.DataType.FLOAT))
+    transposed = operator == "MatMul"
+    array = np.ascontiguousarray(weight.T if transposed else weight)
+    w = ir.Value(name="w", const_value=ir.tensor(array, name="w"), shape=ir.Shape(array.shape))
+    nodes = []
+    if operator == "Transpose":
+        nodes.append(ir.node("Transpose", [w], {"perm": [1, 0]}))
+        nodes.append(ir.node("MatMul", [x, nodes[0].outputs[0]]))
+    else:
+        nodes.append(ir.node(operator, [x, w], {} if transposed else {"transB": 1}))
+    output = nodes[-1].outputs[0]
+    output.name, output.type, output.shape = "y", ir.TensorType(ir.DataType.FLOAT), ir.Shape(["rows", ROWS])
+    graph = ir.Graph([x], [output], nodes=nodes, initializers=[w], opset_imports={"": onnx.OPSET}, name="layer")
+    return ir.Model(graph, ir_version=10)
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm", "Transpose"])
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize(("bits", "groups"), [(8, 1), (4, 1), (8, 3), (4, 3), (4, 6), (8, 2)])
+def test_a_layer_of_integers_gives_the_product_of_its_floats(
+    bits: int, groups: int, zero: bool, operator: str, tmp_path: Path
+) -> None:
+    packed = layer(bits, groups, zero)
+    program = program_of(weight_of(packed), operator)
+    onnx._hold_integers(program, {"layer": packed})
+    kinds = {node.op_type for node in program.graph.all_nodes()}
+    fits = groups == 1 or COLUMNS // groups % 16 == 0
+    assert ("MatMulNBits" if fits else "DequantizeLinear") in kinds
+    ir.save(program, tmp_path / "layer.onnx")
+    x = torch.randn(5, COLUMNS, generator=torch.Generator().manual_seed(0))
+    (y,) = ort.InferenceSession(tmp_path / "layer.onnx").run(["y"], {"x": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(y), x @ weight_of(packed).T, atol=1e-4 * 2**bits, rtol=1e-5)
+
+
+def test_a_weight_that_the_graph_does_not_have_is_no_export() -> None:
+    packed = layer(8, 1, False)
+    program = program_of(weight_of(packed) + 1, "MatMul")
+    with pytest.raises(ValueError, match="no weight of the quantized layer 'layer'"):
+        onnx._hold_integers(program, {"layer": packed})
