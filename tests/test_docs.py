@@ -317,6 +317,7 @@ BASES: dict[str, list[str]] = {  # what a setting may stand beside, by the begin
     "hydra": ["hydra/sweeper=pareto", "+experiment=front_t5"],
     "callback.stopper": ["+experiment=front_t5", "+stopper@callback.stopper=asha"],
     "baseline": ["+experiment=prune_t5", "model@baseline=pretrained"],
+    "measure.lm_eval": ["+experiment=prune_llama", "measure=[lm_eval]"],
     "model.path": ["+experiment=prune_t5", "model=pretrained"],
     "data.columns": ["+experiment=prune_t5", "data=files"],
     "data.task": ["+experiment=prune_t5", "data=files"],

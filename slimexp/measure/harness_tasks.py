@@ -80,7 +80,9 @@ def load(names: Sequence[str], bundled: Mapping[str, list[Item]]) -> Any:
         return _manager(bool(remote)).load([inline(name, bundled[name]) if name in bundled else name for name in names])
     except _ABSENT as error:
         raise ValueError(
-            f"tasks {', '.join(remote)} cannot be loaded ({type(error).__name__}: {one_line(error)})"
+            f"lm_eval cannot load {', '.join(remote)} ({type(error).__name__}: {one_line(error)}): data that are not "
+            f"public need `hf auth login`; other tasks are listed by `lm-eval ls tasks`, and {', '.join(BUNDLED)} "
+            "need none"
         ) from error
 
 

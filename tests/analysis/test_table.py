@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from slimexp.analysis.section import Section
+from slimexp.analysis.section import Section, sections
 from slimexp.analysis.table import table, write_csv, write_json
 
 pytestmark = pytest.mark.fast
@@ -73,3 +73,21 @@ def test_an_untrained_dense_model_has_no_column_of_what_is_kept(usual: Section) 
         "kept" not in shown.splitlines()[1] and "dense is untrained: in cer" in shown and "(0.02 beside 0.08)" in shown
     )
     assert "no model (best trivial guess)" in shown
+
+
+def test_differences_from_dense_have_a_column(make: Make) -> None:
+    ends = ("_low", "", "_high")
+    rows = {"same": (-0.001, 0.001, 0.003), "worse": (0.004, 0.006, 0.008)}
+    records = [
+        make(
+            "prune",
+            {"cer": 0.015 + found[1], "disk_mb": 4.0}
+            | {f"cer_difference{e}": v for e, v in zip(ends, found, strict=True)},
+            {"prune": {"x": name}},
+        )
+        for name, found in rows.items()
+    ]
+    (section,) = sections(records)
+    text = table(section)
+    assert "less dense" in text.splitlines()[1] and "= where that holds 0: not separable from dense" in text
+    assert "+0.001 [-0.001, +0.003]=" in text and "+0.006 [+0.004, +0.008] " in text

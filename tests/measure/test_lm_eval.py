@@ -1,5 +1,6 @@
 """The harness on models in memory, without network."""
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -91,23 +92,81 @@ def test_standard_errors_are_bootstrapped_without_more_processes(monkeypatch: py
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A harness that knows one task, whose data are on a hub (reading the real index takes seconds)."""
+    """A harness that knows tasks over a local file, on a hub, and groups (reading the real index takes seconds)."""
     from lm_eval.tasks import TaskManager
 
-    (tmp_path / "far_away.yaml").write_text(
-        "task: far_away\ndataset_path: nobody/nothing\noutput_type: multiple_choice\ntest_split: test\n"
-        "doc_to_text: a\ndoc_to_choice: b\ndoc_to_target: c\nmetric_list: [{metric: acc}]\n"
+    rows = [{"question": f"{i} is", "choices": [" odd", " even"], "answer": 1 - i % 2} for i in range(6)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = (
+        "output_type: multiple_choice\ntest_split: test\ndoc_to_text: question\ndoc_to_choice: choices\n"
+        "doc_to_target: answer\nmetric_list: [{metric: acc}]\nmetadata: {version: 2}\n"
+    )
+    for name, data in {
+        "near_by": f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path / 'rows.jsonl'}}}}}\n",
+        "far_away": "dataset_path: nobody/nothing\n",
+        "far_off": "dataset_path: nobody/nothing\ndataset_name: part\n",
+        "far_out": "dataset_path: nobody/nothing\n",
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(f"task: {name}\n{data}{common}")
+    (tmp_path / "all.yaml").write_text("group: everywhere\ntask: [near_by, far_away, far_off, far_out]\n")
+    (tmp_path / "some.yaml").write_text(
+        "group: close\ntask: [near_by]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n"
     )
     manager = TaskManager(include_defaults=False, include_path=str(tmp_path))
     monkeypatch.setattr(harness_tasks, "_manager", lambda named: manager)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 @pytest.mark.usefixtures("no_network", "index")
-def test_unknown_and_unreachable_tasks_are_one_clear_error() -> None:
+def test_what_would_be_downloaded_is_one_clear_error_without_network() -> None:
     with pytest.raises(ValueError, match=r"no task 'far_awya' \(nearest: far_away"):
         _measure(tasks=["far_awya"]).validate("causal_lm")
-    with pytest.raises(ValueError, match=r"data of far_away cannot be had .*set HF_HOME"):
-        _measure(tasks=["far_away"]).validate("causal_lm")
+    with pytest.raises(ValueError) as caught:
+        _measure(tasks=["everywhere", "next_line"]).validate("causal_lm")
+    assert str(caught.value).startswith(
+        "lm_eval: HF_HUB_OFFLINE is set, and this is not on this machine: nobody/nothing for far_away, far_out; "
+        "nobody/nothing (part) for far_off. "
+    )
+    assert "set HF_HOME to it" in str(caught.value) and "next_line" in str(caught.value)
+    assert "\n" not in str(caught.value) and "near_by" not in str(caught.value)
+    _measure(tasks=["near_by"]).validate("causal_lm")
+
+
+@pytest.mark.usefixtures("no_network", "index")
+def test_what_is_downloaded_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(lm_eval.hub, "answers", lambda *_: True)  # and yet the data cannot be had
+    with pytest.raises(ValueError, match="cannot load far_off"):
+        _measure(tasks=["far_off", "near_by"]).validate("causal_lm")
+    assert capsys.readouterr().out == "lm_eval: to be downloaded now: nobody/nothing (part) for far_off\n"
+
+
+@pytest.mark.usefixtures("no_network", "index")
+def test_tasks_of_the_harness_and_groups_are_kept_by_question(
+    subjects: dict[str, Subject], corpora: dict[str, Corpus]
+) -> None:
+    subject, corpus = subjects["causal_lm"], corpora["causal_lm"]
+    measure = _measure(tasks=["close"], limit=None)
+    (scores,) = measure.results(["close"], subject, corpus).values()
+    assert set(scores.rows) == {"near_by_acc", "close_acc"} <= set(scores.figures)
+    for name, row in scores.rows.items():
+        assert len(row.tops) == len(set(row.questions.tolist())) == 6 and row.figure == scores.figures[name]
+    settings = [_measure(tasks=["close"], limit=limit).tests(subject, corpus)["close"] for limit in (None, 3)]
+    assert settings[0]["versions"] == {"near_by": "2"} and settings[0] != settings[1]
+
+
+def test_a_figure_of_whole_texts_is_kept_by_text(trained: tuple[str, Family, list[Any]]) -> None:
+    task, family, tasks = trained
+    if task == "seq2seq":
+        pytest.skip("whole texts are for causal models")
+    loaded = harness_tasks._manager(False).load(tasks[1:])
+    with lm_eval._quiet():
+        scores = harness_tasks.scores_of(_measure()._evaluate(family, loaded, 4))
+    assert set(scores.rows) == {"texts_word_perplexity", "texts_byte_perplexity", "texts_bits_per_byte"}
+    bits, words = scores.rows["texts_bits_per_byte"], scores.rows["texts_word_perplexity"]
+    assert bits.bottoms.tolist() == [len("def value(x):\n    return x\n" * n) for n in (1, 3, 40, 2)]
+    assert not bits.exponential and words.exponential
+    for name, row in scores.rows.items():
+        assert row.figure == pytest.approx(scores.figures[name], rel=1e-12)
 
 
 def test_wrong_kind_of_model_is_said_before_training() -> None:

@@ -33,7 +33,7 @@ def build(recorder: Recorder, **changes: Any) -> record.Record:
     fields: dict[str, Any] = {
         "stage": "prune", "technique": "Prune", "key": "k", "parent": "p", "kernel": "dense",
         "metrics": {"count": 2.0, "other": 1.0}, "baseline": {}, "baseline_key": None, "seconds": {"measure": 1.0},
-        "reused": False, "artifact": recorder.runs / "a" / "artifact", "curves": None,
+        "reused": False, "artifact": recorder.runs / "a" / "artifact", "curves": None, "scores": {},
     }  # fmt: skip
     return recorder.record(**fields | changes)
 
@@ -89,3 +89,15 @@ def test_a_line_names_no_share_of_the_gain_of_an_untrained_model(make_record: Ma
     assert shown.startswith("prune: macro_f1 0.9000 (dense is untrained: 0.3600 is no better than guessing, 0.3333), ")
     shown = line(make_record("dense", metrics=dense, seconds=seconds, **task), tmp_path)
     assert shown.startswith("prune: macro_f1 0.3600, no better than guessing (0.3333): untrained, ")
+
+
+def test_a_line_says_how_a_stage_differs_from_dense(recorder: Recorder) -> None:
+    name = recorder.corpus.headline
+    paired = {f"{name}_difference": 0.25, f"{name}_difference_low": 0.125, f"{name}_difference_high": 0.5}
+    row = build(recorder, metrics={name: 0.5, "other": 1.0, **paired}, scores={"task": "scores/a/task-1.npz"})
+    assert line(row, recorder.runs).endswith(f"\n  less dense, on the same questions: {name} +0.25 [+0.125, +0.5]")
+    assert row.scores == {"task": "scores/a/task-1.npz"} == record.Record.from_json(row.to_json()).scores
+    undecided = build(recorder, metrics=row.metrics | {f"{name}_difference_low": -0.125})
+    assert line(undecided, recorder.runs).endswith("+0.25 [-0.125, +0.5] not separable")
+    with pytest.raises(ValueError, match=r"scores\.task must be a path within the runs folder"):
+        build(recorder, scores={"task": "../elsewhere.npz"}).to_json()
