@@ -15,6 +15,7 @@ class _Oracle:
     """A family that knows the answers, and remembers the sources that it predicted."""
 
     task = "causal_lm"  # whose rows are never cut
+    max_length = 64
 
     def __init__(self, subject: Subject) -> None:
         self.model = subject.family.model
