@@ -135,7 +135,7 @@ def _lines(metrics: dict[str, float], dense: dict[str, float]) -> Iterator[str]:
         ratio = f"   {value / dense[name]:.3g}x" if dense.get(name) else ""
         if ratio and name == PERPLEXITY and other_tokens:
             ratio = "   of other tokens, see bits_per_byte"
-        paired = f"   less dense {words}" if (words := beside_dense(name, metrics)) else ""
+        paired = f"   minus dense {words}" if (words := beside_dense(name, metrics)) else ""
         yield f"{name:{max(width, 32)}s} {value:<12.6g}{beside}{ratio}{paired}".rstrip()
     if sample := sampled(metrics):
         yield f"graded {sample}, spread evenly: measure.task.limit=null grades all"

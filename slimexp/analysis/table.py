@@ -16,7 +16,7 @@ from slimexp.record.figures import BITS_PER_BYTE, KEPT, PERPLEXITY
 from slimexp.record.schema import DIFFERENCE
 
 _QUALITY = {"kept": "kept", "perplexity_ratio": "x dense", "bits_per_byte_ratio": "x dense"}  # beside the headline
-_LESS_DENSE = ("less dense", "{} less dense")  # of one metric, of several
+_MINUS_DENSE = ("minus dense", "{} minus dense")  # of one metric, of several
 _COLUMNS = {  # metric -> title of its column, in every table after quality
     "disk_mb": "disk MB",
     "size_ratio": "size x dense",
@@ -86,7 +86,7 @@ def _doubts(section: Section) -> Iterator[str]:
     shown = [point for index, point in enumerate(section.points) if section.drawn(index)]
     if _compared(section):
         yield (
-            "less dense: difference from the dense model on the same rows, row by row, with its 95 % interval over "
+            "minus dense: difference from the dense model on the same rows, row by row, with its 95 % interval over "
             "them (of several seeds the widest); = where that holds 0: not separable from dense"
         )
     if any(len(point.seeds) == 1 and point.error(section.headline) > 0 for point in shown):
@@ -124,7 +124,7 @@ def _mark(section: Section, index: int) -> str:
 
 def _columns(section: Section) -> list[str]:
     quality = [_QUALITY[section.quality]] if _has_quality(section) else []
-    compared = [_LESS_DENSE[len(_compared(section)) > 1].format(metric) for metric in _compared(section)]
+    compared = [_MINUS_DENSE[len(_compared(section)) > 1].format(metric) for metric in _compared(section)]
     return ["model", "seeds", section.headline, *quality, *compared, *_COLUMNS.values(), *_extra(section)]
 
 

@@ -21,7 +21,7 @@ _NORMAL_95 = 1.959964
 
 
 def differences(own: Mapping[str, Rows], dense: Mapping[str, Rows]) -> dict[str, float]:
-    """``<figure>_difference``, own less dense, and its 95 % interval ``_low`` and ``_high``.
+    """``<figure>_difference``, own minus dense, and its 95 % interval ``_low`` and ``_high``.
 
     Figures that both have and that are of the same questions; perplexities only where both count as many tokens.
     """
@@ -37,7 +37,7 @@ def differences(own: Mapping[str, Rows], dense: Mapping[str, Rows]) -> dict[str,
 
 
 def interval(own: Rows, dense: Rows) -> tuple[float, float]:
-    """Ends of the 95 % interval of own less dense, over the sampling of questions.
+    """Ends of the 95 % interval of own minus dense, over the sampling of questions.
 
     Of right and wrong answers it is Tango's score interval for paired proportions (Tango 1998, Statistics in Medicine
     17:891-908, equations 12 and 16), which excludes 0 where McNemar's test without a continuity correction rejects it,

@@ -143,7 +143,7 @@ def line(row: record.Record, runs: Path) -> str:
     parts.append(f"{row.seconds['measure']:.0f} s measuring")
     shown = f"{row.stage}: {', '.join(parts)} -> {runs / row.artifact}"
     if compared := [f"{name} {words}" for name in row.metrics if (words := beside_dense(name, row.metrics))]:
-        shown += f"\n  less dense, on the same questions: {', '.join(compared)}"
+        shown += f"\n  minus dense, on the same questions: {', '.join(compared)}"
     return shown
 
 

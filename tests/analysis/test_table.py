@@ -89,5 +89,5 @@ def test_differences_from_dense_have_a_column(make: Make) -> None:
     ]
     (section,) = sections(records)
     text = table(section)
-    assert "less dense" in text.splitlines()[1] and "= where that holds 0: not separable from dense" in text
+    assert "minus dense" in text.splitlines()[1] and "= where that holds 0: not separable from dense" in text
     assert "+0.001 [-0.001, +0.003]=" in text and "+0.006 [+0.004, +0.008] " in text

@@ -38,7 +38,7 @@ def test_a_stage_is_compared_row_by_row_and_the_same_weights_are_not_asked_again
     run = pipeline(arguments)
     metrics = run.run()
     assert len(asked) == 2
-    assert "  less dense, on the same questions: perplexity " in (said := capsys.readouterr().out)
+    assert "  minus dense, on the same questions: perplexity " in (said := capsys.readouterr().out)
     assert "tested before" not in said
     dense, pruned = record.read(Path(run.cfg.runs))
     for name in ("bits_per_byte", "perplexity", "token_accuracy"):
@@ -49,7 +49,7 @@ def test_a_stage_is_compared_row_by_row_and_the_same_weights_are_not_asked_again
     for row in (dense, pruned):
         scores = rows.read(Path(run.cfg.runs) / row.scores["task"])
         assert scores.figures["bits_per_byte"] == row.metrics["bits_per_byte"]
-    assert "less dense" in table(load(Path(run.cfg.runs))[0])
+    assert "minus dense" in table(load(Path(run.cfg.runs))[0])
 
     other = pipeline([*arguments, "name=other", "pipeline.prune.sparsity=0.25"])  # the same first stage
     other.run()
