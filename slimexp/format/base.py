@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from slimexp import artifact
 from slimexp.model.base import Family
+from slimexp.model.loading import bare
 from slimexp.serialization import manifest
 from slimexp.serialization.pack import INPUT_SCALE, SCALE, ZERO
 
@@ -68,6 +69,16 @@ class Artifact:
     def family(self) -> Family:
         """The model by plain transformers, in float32 on the CPU: what every engine is held against."""
         return artifact.deployed(self.folder)
+
+    @cached_property
+    def unrounded(self) -> PreTrainedModel:
+        """``family``'s model where layers read floats as they are, though the artifact rounds them."""
+        if not self.rounds_activations:
+            return self.family.model
+        make, config = bare(self.folder, self.task, self.content["max_length"])
+        network = make(config)
+        network.load_state_dict(self.state)
+        return network.eval()
 
     @property
     def state(self) -> dict[str, torch.Tensor]:
@@ -124,10 +135,13 @@ class Format(ABC):
             deviation of logits.
         rounding: Largest root mean square of the differences of an engine as its users run it (``as_run``), as such a
             share.
+        noise: Largest difference of a logit of an artifact that rounds activations, by how much that rounding itself
+            moves one; 0 where ``tolerance`` holds for these too.
     """
 
     tolerance: float = 1e-3
     rounding: float = 0.5
+    noise: float = 0.0
 
     def require(self) -> None:  # noqa: B027 (some need nothing)
         """Import the packages that write the format and run it.

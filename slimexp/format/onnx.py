@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from slimexp.format.base import Artifact, Facts, Format, Ids, Logits, Running
 from slimexp.format.by_value import ByValue
-from slimexp.format.tracing import copy_beside, is_float8, quiet, sample
+from slimexp.format.onnx_parts import DOMAIN, initializer, replace, take_place
+from slimexp.format.onnx_rounded import EXACT, RoundedProducts
+from slimexp.format.tracing import copy_beside, is_float8, quiet, sample, schemes
 from slimexp.host import extra
 from slimexp.kernel.base import Packed
 from slimexp.serialization.unpack import unpacked
@@ -28,7 +30,6 @@ GRAPH = "model.onnx"
 DATA = f"{GRAPH}.data"  # the weights, which may be more than the 2 GB of a graph's file
 OPSET = 21  # the first with integers of 4 bits and scales of groups
 WIDTHS = (4, 8)  # bits of the integers that it has
-DOMAIN = "com.microsoft"  # of the operators of ONNX Runtime
 FLOAT32 = 1  # accuracy_level of MatMulNBits: inputs stay in float32
 BLOCKS = (16, 32, 64, 128, 256)  # numbers with one scale that MatMulNBits has kernels for
 
@@ -40,18 +41,17 @@ class Onnx(Format):
     artifact. It is told to leave inputs in float32: ONNX Runtime puts one that rounds them to 8 bits in place of a
     standard ``DequantizeLinear`` before a ``MatMul``. What it does not take has a ``DequantizeLinear``: embeddings,
     and groups of a size that 16 does not divide.
+
+    A layer that rounds its inputs is a product of integers (``onnx_rounded``), with steps as the artifact has them.
     """
+
+    noise = 4.0
 
     def require(self) -> None:
         for module in ("onnx", "onnxscript", "onnxruntime", "transformers.exporters"):
             extra.require(module, extra="onnx", by="format=onnx")
 
     def refusal(self, model: Artifact) -> str | None:
-        if model.rounds_activations:
-            return (
-                "the inputs of its layers are rounded to integers, a scale for each token, and ONNX Runtime has one "
-                "for all of them: take format=compressed_tensors, or quantize with activation_bits=null"
-            )
         if model.content["cache_bits"] is not None:
             return "its keys and values are rounded, and the graph has no cache: take format=compressed_tensors"
         if is_float8(model):
@@ -59,6 +59,12 @@ class Onnx(Format):
         if wrong := sorted(set(model.bits.values()) - set(WIDTHS)):
             return (
                 f"it has weights of {wrong[0]} bits, and ONNX has integers of 4 and 8: take format=compressed_tensors"
+            )
+        if model.rounds_activations and not all(map(_multiplies, schemes(model))):
+            return (
+                "the inputs of its layers are rounded, and ONNX Runtime multiplies two integers where weights have 8 "
+                "bits and a scale for each row: take format=compressed_tensors, or quantize with bits=8 and "
+                "group_size=null, or with activation_bits=null"
             )
         return None
 
@@ -68,7 +74,7 @@ class Onnx(Format):
 
         with quiet():
             config = OnnxConfig(dynamic=True, opset_version=OPSET)
-            program, _ = OnnxExporter().export_program(model.family.model, sample(model), config)
+            program, _ = OnnxExporter().export_program(model.unrounded, sample(model), config)
         _keep_logits(program)
         if layers := unpacked(model.folder):
             _hold_integers(program, layers)
@@ -78,7 +84,10 @@ class Onnx(Format):
         return {"opset": OPSET, "dynamic_shapes": True, "operators": dict(operators.most_common())}
 
     def load(self, model: Artifact, folder: Path) -> Running:
-        return OnnxRuntime(folder / GRAPH)
+        return OnnxRuntime(folder / GRAPH, EXACT)
+
+    def as_run(self, model: Artifact, folder: Path) -> Running | None:
+        return OnnxRuntime(folder / GRAPH, {}) if model.rounds_activations else None
 
 
 class OnnxRuntime(Running):
@@ -86,12 +95,15 @@ class OnnxRuntime(Running):
 
     Args:
         path: Its file.
+        entries: Of the session's configuration.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, entries: Mapping[str, str]) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
+        for key, value in entries.items():
+            options.add_session_config_entry(key, value)
         options.intra_op_num_threads = torch.get_num_threads()
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
@@ -126,15 +138,27 @@ def _hold_integers(program: "ir.Model", layers: Mapping[str, Packed]) -> None:
     """
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    by_value = ByValue(layers)
+    by_value, rounded = ByValue(layers), RoundedProducts(program.graph)
     for value in list(program.graph.initializers.values()):
         if value.const_value is None or len(value.const_value.shape) != 2:
             continue
         if found := by_value.find(value.const_value.numpy()):
-            _replace(program.graph, value, found.name, found.packed, transposed=found.transposed)
+            if found.packed.activation is None:
+                _replace(program.graph, value, found.name, found.packed, transposed=found.transposed)
+            elif products := _products(value, found.transposed):
+                rounded.multiply(products, f"{found.name}.weight", found.packed)
+            else:
+                raise ValueError(f"'{found.name}' rounds what it reads, and is no product in the graph")
     RemoveUnusedNodesPass()(program)
     program.opset_imports[DOMAIN] = 1
     by_value.check_all_found()
+
+
+def _multiplies(scheme: dict[str, Any]) -> bool:
+    """Whether the runtime multiplies integers by the weights of such layers, if their inputs are rounded."""
+    weights = scheme["weights"]
+    rounds = scheme.get("input_activations") is not None
+    return not rounds or (weights["num_bits"] == 8 and weights["strategy"] in ("channel", "tensor"))
 
 
 def _replace(graph: "ir.Graph", value: "ir.Value", name: str, packed: Packed, *, transposed: bool) -> None:
@@ -188,21 +212,18 @@ def _multiply(graph: "ir.Graph", products: "Sequence[ir.Node]", name: str, packe
     padded = torch.nn.functional.pad(packed.numbers.int(), (0, blocks * block - columns)) + middle
     scale = packed.scale.repeat_interleave(repeats, 1)
     inputs = [
-        _initializer(graph, f"{name}_quantized", _bytes(padded, packed.bits).reshape(rows, blocks, -1)),
-        _initializer(graph, f"{name}_scale", scale.numpy()),
+        initializer(graph, f"{name}_quantized", _bytes(padded, packed.bits).reshape(rows, blocks, -1)),
+        initializer(graph, f"{name}_scale", scale.numpy()),
         None,
     ]
     if packed.zero is not None:
         zero = packed.zero.int().repeat_interleave(repeats, 1) + middle
-        inputs[2] = _initializer(graph, f"{name}_zero_point", _bytes(zero, packed.bits))
+        inputs[2] = initializer(graph, f"{name}_zero_point", _bytes(zero, packed.bits))
     attributes = {"K": columns, "N": rows, "bits": packed.bits, "block_size": block, "accuracy_level": FLOAT32}
     for node in products:
         bias = [None, node.inputs[2]] if len(node.inputs) > 2 else []
         new = ir.node("MatMulNBits", [node.inputs[0], *inputs, *bias], attributes, domain=DOMAIN)
-        _take_place(node.outputs[0], new)
-        graph.insert_before(node, new)
-        ir.convenience.replace_all_uses_with(node.outputs[0], new.outputs[0], replace_graph_outputs=True)
-        graph.remove(node, safe=True)
+        replace(graph, node, [new])
 
 
 def _bytes(numbers: torch.Tensor, bits: int) -> NDArray[np.uint8]:
@@ -232,27 +253,13 @@ def _dequantize(graph: "ir.Graph", value: "ir.Value", name: str, packed: Packed,
 
     integers = packed.numbers.numpy().astype(kind)
     inputs = [
-        _initializer(graph, f"{name}_quantized", integers.T if transposed else integers),
-        _initializer(graph, f"{name}_scale", grid(packed.scale)),
+        initializer(graph, f"{name}_quantized", integers.T if transposed else integers),
+        initializer(graph, f"{name}_scale", grid(packed.scale)),
     ]
     if packed.zero is not None:
-        inputs.append(_initializer(graph, f"{name}_zero_point", grid(packed.zero).astype(kind)))
+        inputs.append(initializer(graph, f"{name}_zero_point", grid(packed.zero).astype(kind)))
     node = ir.node("DequantizeLinear", inputs, attributes)
-    _take_place(value, node)
+    take_place(value, node)
     node.outputs[0].name = f"{name}_dequantized"
     graph.insert_before(graph[0], node)
     ir.convenience.replace_all_uses_with(value, node.outputs[0])
-
-
-def _initializer(graph: "ir.Graph", name: str, array: NDArray[Any]) -> "ir.Value":
-    import onnx_ir as ir
-
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
-    graph.register_initializer(value)
-    return value
-
-
-def _take_place(value: "ir.Value", node: "ir.Node") -> None:
-    output = node.outputs[0]
-    output.name, output.shape, output.type = value.name, value.shape, value.type

@@ -42,15 +42,19 @@ class Openvino(Format):
 
     Weights of up to 4 and up to 8 bits are integers of 4 and 8 in the graph, without a sign where they have zero
     points, in the form in which the runtime multiplies them without making floats of them first.
+
+    What layers read is not rounded in the graph. On a CPU with VNNI or AMX the runtime rounds it itself, by default in
+    groups of 32 that have a step each, and multiplies integers: finer than an artifact that has one for a token. On
+    others it multiplies floats.
     """
+
+    noise = 4.0
 
     def require(self) -> None:
         for module in ("openvino", "transformers.exporters"):
             extra.require(module, extra="openvino", by="format=openvino")
 
     def refusal(self, model: Artifact) -> str | None:
-        if model.rounds_activations:
-            return f"the inputs of its layers are rounded in steps of its own, which the runtime has not: {_WAY_OUT}"
         if model.content["cache_bits"] is not None:
             return f"its keys and values are rounded, in other steps than those of the runtime: {_WAY_OUT}"
         if is_float8(model):
@@ -63,7 +67,7 @@ class Openvino(Format):
 
         with quiet():
             config = OpenVINOConfig(dynamic=True)
-            graph, _ = OpenVINOExporter().export_program(model.family.model, _sample(model), config)
+            graph, _ = OpenVINOExporter().export_program(model.unrounded, _sample(model), config)
         _keep_logits(graph)
         by_value = ByValue(unpacked(model.folder))
         floats = stored_type(model.folder)

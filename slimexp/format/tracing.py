@@ -41,8 +41,13 @@ def quiet() -> Iterator[None]:
 
 def is_float8(model: Artifact) -> bool:
     """Whether an artifact has weights of float8."""
+    return any(scheme["weights"]["type"] == "float" for scheme in schemes(model))
+
+
+def schemes(model: Artifact) -> list[dict[str, Any]]:
+    """The schemes of compressed-tensors that quantized layers of an artifact have; none where none is quantized."""
     stored = read_object(model.folder / "config.json").get("quantization_config") or {}
-    return any(group["weights"]["type"] == "float" for group in stored.get("config_groups", {}).values())
+    return list(stored.get("config_groups", {}).values())
 
 
 def copy_beside(model: Artifact, folder: Path) -> None:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from slimexp import artifact
 from slimexp.format import onnx
-from slimexp.format.base import Artifact
-from slimexp.format.verification import verify
-from slimexp.kernel.base import Packed
+from slimexp.format.base import Artifact, Plain
+from slimexp.format.onnx_rounded import EXACT
+from slimexp.format.verification import compare, verify, verify_as_run
+from slimexp.kernel.base import Packed, rounding
 
 pytest.importorskip("onnxscript")
 ort = pytest.importorskip("onnxruntime")
@@ -90,11 +91,28 @@ def test_floats_of_every_task_agree_in_batches(tiny: Make, task: str, tmp_path: 
 
 @pytest.mark.parametrize(
     ("values", "why"),
-    [({"activation_bits": 8}, "activation_bits=null"), ({"bits": 3, "group_size": 16}, "weights of 3 bits")],
+    [
+        ({"activation_bits": 8, "group_size": 16}, "activation_bits=null"),
+        ({"activation_bits": 8, "bits": 4, "group_size": None}, "weights have 8 bits"),
+        ({"bits": 3, "group_size": 16}, "weights of 3 bits"),
+    ],
 )
 def test_what_it_cannot_hold_is_refused(quantized: Make, values: dict[str, Any], why: str) -> None:
     refusal = onnx.Onnx().refusal(quantized("causal_lm", **values))
     assert why in refusal and "format=compressed_tensors" in refusal
+
+
+@pytest.mark.parametrize("task", ["classification", pytest.param("seq2seq", marks=pytest.mark.slow)])
+def test_rounded_inputs_are_multiplied_as_integers(quantized: Make, task: str, tmp_path: Path) -> None:
+    model = quantized(task, activation_bits=8)
+    folder = exported(model, tmp_path / "onnx")
+    operators = Counter(node.op_type for node in ir.load(folder / onnx.GRAPH).graph.all_nodes())
+    assert operators["MatMulIntegerToFloat"] == len(model.bits)
+    assert operators["QuantizeLinear"] < len(model.bits)  # what several layers read is rounded once
+    exact = compare(model, onnx.Onnx().load(model, folder))
+    assert exact.relative < compare(model, Plain(model.unrounded)).relative
+    as_run = onnx.Onnx().as_run(model, folder)
+    assert as_run is not None and verify_as_run(model, onnx.Onnx(), as_run)
 
 
 # --- single layers ---------------------------------------------------------------------------------
@@ -148,6 +166,40 @@ def test_a_layer_of_integers_gives_the_product_of_its_floats(
     x = torch.randn(5, COLUMNS, generator=torch.Generator().manual_seed(0))
     (y,) = ort.InferenceSession(tmp_path / "layer.onnx").run(["y"], {"x": x.numpy()})
     torch.testing.assert_close(torch.from_numpy(y), x @ weight_of(packed).T, atol=1e-4 * 2**bits, rtol=1e-5)
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm", "Transpose"])
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("activation", ["token", 0.03])
+def test_a_layer_rounds_what_it_reads_as_the_artifact_does(
+    activation: Any, zero: bool, operator: str, tmp_path: Path
+) -> None:
+    packed = layer(8, 1, zero)._replace(activation=activation)
+    program = program_of(weight_of(packed), operator)
+    onnx._hold_integers(program, {"layer": packed})
+    ir.save(program, tmp_path / "layer.onnx")
+    x = 2 * torch.randn(5, COLUMNS, generator=torch.Generator().manual_seed(0))
+    x[2] = 0
+    options = ort.SessionOptions()
+    for entry in EXACT.items():
+        options.add_session_config_entry(*entry)
+    (y,) = ort.InferenceSession(tmp_path / "layer.onnx", options).run(["y"], {"x": x.numpy()})
+    numbers, step = rounding(x, activation, torch.int8)
+    wanted = (numbers * step) @ weight_of(packed).T
+    torch.testing.assert_close(torch.from_numpy(y), wanted, atol=1e-3, rtol=1e-5)
+    assert not torch.allclose(wanted, x @ weight_of(packed).T, atol=0.1)
+
+
+def test_integers_as_large_as_they_can_be_are_added_without_loss(tmp_path: Path) -> None:
+    packed = layer(8, 1, False)._replace(numbers=torch.full((ROWS, COLUMNS), 127, dtype=torch.int8), activation="token")
+    program = program_of(weight_of(packed), "MatMul")
+    onnx._hold_integers(program, {"layer": packed})
+    folder = tmp_path / "layer.onnx"
+    ir.save(program, folder)
+    x = np.ones((1, COLUMNS), np.float32)
+    found = onnx.OnnxRuntime(folder, EXACT).session.run(["y"], {"x": x})[0]
+    wanted = COLUMNS * 127 * packed.scale.numpy().T * 127 / 127.5  # the largest number clips by half a step
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def test_a_weight_that_the_graph_does_not_have_is_no_export() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from slimexp import artifact
 from slimexp.export import export
-from slimexp.format.base import Artifact
+from slimexp.format.base import Artifact, Plain
 from slimexp.format.openvino import GRAPH, Openvino, Runtime, _integers
 from slimexp.format.report import Report
 from slimexp.kernel.base import Packed
@@ -99,6 +99,16 @@ def test_every_task_and_grid_agrees(task: str, values: dict[str, Any] | None, ma
 
 
 @needs_engine
+def test_rounded_inputs_are_left_to_the_runtime(made: Make) -> None:
+    model = made("classification", INT8, partial(Token, bits=8, group_size=None))
+    folder, report = exported(model)
+    assert report.facts["constants"]["i8"] == len(model.bits) and report.as_run is not None
+    plain = Plain(model.unrounded)
+    found = Openvino().load(model, folder).logits([3, 4, 5], [])
+    np.testing.assert_allclose(found, plain.logits([3, 4, 5], []), atol=1e-5)
+
+
+@needs_engine
 @pytest.mark.slow
 def test_batches_of_any_length(made: Make) -> None:
     model = made("classification")
@@ -116,7 +126,6 @@ def test_batches_of_any_length(made: Make) -> None:
 @pytest.mark.parametrize(
     ("weight", "inputs", "why"),
     [
-        (INT8, partial(Token, bits=8, group_size=None), "rounded in steps of its own"),
         (partial(Fp8, bits=8, group_size=None, symmetric=True), None, "float8"),
     ],
 )

@@ -12,7 +12,11 @@ import torch
 from slimexp import artifact
 from slimexp.format.base import Artifact, Format, Plain
 from slimexp.format.hf import Hf
-from slimexp.format.verification import Agreement, Differs, compare, verify, verify_as_run
+from slimexp.format.onnx import Onnx
+from slimexp.format.verification import Agreement, Differs, compare, tolerance, verify, verify_as_run
+from slimexp.quantizer.minmax import MinMax
+from slimexp.quantizer.token import Token
+from slimexp.weight.attachment import INPUT, attach
 
 Make = Callable[..., Any]
 
@@ -100,6 +104,33 @@ def test_what_is_run_may_round_more_but_is_the_same_model(model: Artifact) -> No
     assert verify_as_run(model, kind, noisy(0.2)).relative_rms == pytest.approx(0.2, rel=0.2)
     with pytest.raises(Differs, match="the engine as it is run"):
         verify_as_run(model, kind, noisy(1.0))
+
+
+def test_where_activations_are_rounded_the_measure_is_what_that_does(tiny: Make, tmp_path: Path) -> None:
+    family = tiny("causal_lm", tie_word_embeddings=False)
+    for layer in family.compressible().values():
+        attach(layer, "weight", MinMax(bits=8, group_size=None))
+        attach(layer, INPUT, Token(bits=8, group_size=None))
+    artifact.save(family, tmp_path / "rounded", dtype=torch.float32, stages=[])
+    rounded = Artifact(tmp_path / "rounded")
+    moved = compare(rounded, Plain(rounded.unrounded)).relative
+    assert tolerance(rounded, Hf()) == Hf.tolerance < moved
+    assert tolerance(rounded, Onnx()) == pytest.approx(4 * moved)
+    with pytest.raises(Differs, match="something else than PyTorch"):
+        verify(rounded, Hf(), Plain(rounded.unrounded))
+    found = verify(rounded, Onnx(), Plain(rounded.unrounded))
+    assert found.allowed == pytest.approx(4 * moved) and "where inputs are rounded" in str(found)
+    other = Artifact(tmp_path / "rounded").unrounded
+    with torch.no_grad():
+        other.model.layers[0].mlp.down_proj.weight.mul_(1.5)
+    with pytest.raises(Differs, match="something else than PyTorch"):
+        verify(rounded, Onnx(), Plain(other))
+
+
+def test_where_nothing_is_rounded_it_is_the_tolerance(model: Artifact) -> None:
+    assert model.unrounded is model.family.model
+    assert tolerance(model, Onnx()) == Onnx.tolerance
+    assert verify(model, Onnx(), Plain(model.family.model)).allowed is None
 
 
 def test_text_that_is_split_otherwise(model: Artifact) -> None:
