@@ -98,7 +98,8 @@ def test_an_artifact_is_evaluated_as_it_was(stage: str, runs: Path, monkeypatch:
     evaluate.main(evaluate.evaluate, "evaluate")
     (row,) = records(Path("evaluated"))
     was = STAGES[stage]["metrics"]
-    assert row["metrics"].keys() == was.keys()
+    new = {name for name in row["metrics"] if name.endswith(("_difference", "_difference_low", "_difference_high"))}
+    assert row["metrics"].keys() - new == was.keys()
     same = [name for name in was if name.startswith("params_") or name.endswith(("_share", "_bits", "_sparsity"))]
     assert {name: row["metrics"][name] for name in same} == {name: was[name] for name in same}
     assert row["metrics"]["bits_per_byte"] == pytest.approx(was["bits_per_byte"], rel=0.01)  # kernels may differ
