@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,16 @@ def test_a_kill_at_any_moment_costs_nothing(new_run: Make, finished: Any, again:
     assert run.files() == finished[0].files()
 
 
-def wait_for(path: Path, process: Any) -> None:
+def start(arguments: Sequence[str], cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "slimexp.train", *arguments], cwd=cwd, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     while not path.exists():
-        assert process.returncode is None, process.end()
+        assert process.poll() is None, process.communicate()
         time.sleep(0.005)
 
 
@@ -74,23 +81,19 @@ def many_steps(short: Make, overrides: Make) -> list[str]:
 
 
 def test_a_killed_process_goes_on_where_it_was(
-    start: Make, pipeline: Make, weights: Make, same_tensors: Make, many_steps: list[str], tmp_path: Path
+    pipeline: Make, weights: Make, same_tensors: Make, many_steps: list[str], tmp_path: Path
 ) -> None:
-    """Begun by a process that is forked and killed; gone on with by one that a shell would start."""
     straight = pipeline([*many_steps, f"runs={tmp_path / 'straight'}"])
     straight.run()
     same_place = pipeline(many_steps)
-    killed = start("slimexp.train", *many_steps, cwd=tmp_path)
+    killed = start(many_steps, tmp_path)
     wait_for(same_place.stages[-1].checkpoint, killed)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.end()[0] == -signal.SIGKILL
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
     assert same_place.stages[0].artifact.exists() and not same_place.stages[-1].artifact.exists()
-    again = subprocess.run(
-        [sys.executable, "-m", "slimexp.train", *many_steps], cwd=tmp_path, capture_output=True, text=True, timeout=120,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert again.returncode == 0, again.stderr
-    assert "finetune: resuming from" in again.stdout and "dense: finished before, reused" in again.stdout
+    out, err = (again := start(many_steps, tmp_path)).communicate(timeout=120)
+    assert again.returncode == 0, err
+    assert "finetune: resuming from" in out and "dense: finished before, reused" in out
     assert same_tensors(weights(same_place), weights(straight))
     assert [row.stage for row in record.read(same_place.cfg.runs)] == ["dense", "finetune"]
 
@@ -99,23 +102,16 @@ def test_a_killed_process_goes_on_where_it_was(
     ("number", "times", "word"), [(signal.SIGINT, 1, "interrupted"), (signal.SIGTERM, 2, "terminated")]
 )
 def test_a_signal_ends_it_by_one_line_and_keeps_what_is_finished(
-    start: Make,
-    pipeline: Make,
-    records: Make,
-    many_steps: list[str],
-    tmp_path: Path,
-    number: int,
-    times: int,
-    word: str,
+    pipeline: Make, records: Make, many_steps: list[str], tmp_path: Path, number: int, times: int, word: str
 ) -> None:
     expected = pipeline(many_steps)
-    process = start("slimexp.train", *many_steps, cwd=tmp_path)
+    process = start(many_steps, tmp_path)
     wait_for(expected.stages[-1].checkpoint, process)
     assert clean.main([str(expected.cfg.runs), "--dominated", "--unfinished", "--yes"]) == 2  # a run is at work
     for _ in range(times):
         process.send_signal(number)
-    status, _, err = process.end()
-    assert status == 128 + number
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
     assert err.splitlines() == [f"{word}: what is finished is kept, the same command goes on from there"]
     assert [row["stage"] for row in records(expected)] == ["dense"]
     assert torch.load(expected.stages[-1].checkpoint, weights_only=True)["global_step"] >= 1

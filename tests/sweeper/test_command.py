@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from slimexp.sweeper.command import _end_where_all_failed, sweep
 from slimexp.sweeper.sweep import Sweep
 from slimexp.train import train
 
-Start = Callable[..., Any]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -34,10 +35,22 @@ def base(tiny_folder: Callable[..., Path], table: Path, tmp_path: Path) -> list[
 
 
 @pytest.fixture
+def command(base: list[str]) -> Callable[..., tuple[int, str, str]]:
+    """Overrides -> status, stdout and stderr of a sweep over them."""
+
+    def call(*overrides: str) -> tuple[int, str, str]:
+        line = [sys.executable, "-m", "slimexp.train", "-m", "hydra/sweeper=pareto", *base, *overrides]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    return call
+
+
+@pytest.fixture
 def typed(
     base: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
-    """Overrides -> status, stdout and stderr of a sweep over them, whose controller is this process."""
+    """As ``command``, in this process: for what starts no trial, where a process would spend its time on imports."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # main sets it; so it is put back
 
     def call(*overrides: str) -> tuple[int, str, str]:
@@ -53,27 +66,33 @@ def typed(
     return call
 
 
-def test_a_sweep_leaves_records_and_a_front_and_goes_on_with_the_same_settings(
-    base: list[str], start: Start, typed: Callable[..., tuple[int, str, str]], tmp_path: Path
+def test_a_sweep_leaves_records_and_a_front_and_goes_on(
+    command: Callable[..., tuple[int, str, str]], typed: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
-    """By a command with workers; then in this process, where no trial is left to do."""
-    swept = ["pipeline.prune.sparsity=0.2,0.5,0.8", "hydra.sweeper.objectives={params_nonzero: min}"]
-    status, out, err = start("slimexp.train", "-m", "hydra/sweeper=pareto", *base, *swept).end()
+    status, out, err = command("pipeline.prune.sparsity=0.2,0.5,0.8", "hydra.sweeper.objectives={params_nonzero: min}")
     assert status == 0, err
     assert "[3/3]" in out and "front of params_nonzero after 3 trials" in out
     rows = record.read(tmp_path / "runs")
     assert sorted(row.stage for row in rows) == ["dense", "prune", "prune", "prune"]
-    status, out, _ = typed(*swept)
+    status, out, _ = typed("pipeline.prune.sparsity=0.2,0.5,0.8", "hydra.sweeper.objectives={params_nonzero: min}")
     assert status == 0 and "3 of 3 trials are finished" in out and len(record.read(tmp_path / "runs")) == 4
-    status, _, err = typed(*swept, "measure.task.limit=1")
-    assert status == 2 and "holds another sweep (measure.task.limit was auto and is 1)" in err
-    assert typed(*swept, "hydra.sweeper.workers=1", "trainer.log_every_n_steps=5")[0] == 0
-    status, _, err = typed(*swept, "resume=false")
+    status, _, err = typed(
+        "pipeline.prune.sparsity=0.2,0.5,0.8", "hydra.sweeper.objectives={params_nonzero: min}", "resume=false"
+    )
     assert status == 2 and "resume=false does everything anew, and 3 trials are finished" in err
 
 
+def test_the_same_place_holds_no_sweep_with_other_settings(
+    command: Callable[..., tuple[int, str, str]], typed: Callable[..., tuple[int, str, str]]
+) -> None:
+    assert command("pipeline.prune.sparsity=0.2,0.5")[0] == 0
+    status, _, err = typed("pipeline.prune.sparsity=0.2,0.5", "measure.task.limit=1")
+    assert status == 2 and "holds another sweep (measure.task.limit was auto and is 1)" in err
+    assert typed("pipeline.prune.sparsity=0.2,0.5", "hydra.sweeper.workers=1", "trainer.log_every_n_steps=5")[0] == 0
+
+
 def test_a_rule_stops_trials_but_not_what_is_promoted(
-    typed: Callable[..., tuple[int, str, str]], tmp_path: Path
+    command: Callable[..., tuple[int, str, str]], typed: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     rule = [
         "+stopper@callback.stopper=median", "callback.stopper.rungs=[0.5]", "callback.stopper.least=1",
@@ -85,7 +104,7 @@ def test_a_rule_stops_trials_but_not_what_is_promoted(
     (folder / "prune-other.json").write_text('{"among": "0.5", "loss": -1}')  # better than anything can be
     among = "callback.stopper.among=${pipeline.prune.sparsity}"
     earnest = ["hydra.sweeper.promote.most=1", 'hydra.sweeper.promote.overrides=["pipeline.prune.steps=4"]']
-    status, out, err = typed("pipeline.prune.sparsity=0.2,0.5", among, *rule, *earnest)
+    status, out, err = command("pipeline.prune.sparsity=0.2,0.5", among, *rule, *earnest)
     assert status == 0, err
     assert "stopped  prune.sparsity=0.5: prune was stopped at 50% of its steps" in out
     assert "after 2 trials, 1 of them were stopped" in out
@@ -188,13 +207,13 @@ train.main(train.train)
 
 
 @pytest.mark.parametrize("number", ENDED)
-def test_a_signal_ends_a_command_by_one_line(base: list[str], start: Start, number: int, tmp_path: Path) -> None:
-    program = tmp_path / "stopped.py"
-    program.write_text(STOPPED.format(number=int(number)))
-    status, _, err = start(program, "-m", "hydra/sweeper=pareto", *base, "pipeline.prune.sparsity=0.2,0.5").end()
-    expected, word = ENDED[signal.Signals(number)]
-    assert status == expected
-    assert err == f"{word}: what is finished is kept, the same command goes on from there\n"
+def test_a_signal_ends_a_command_by_one_line(base: list[str], number: int) -> None:
+    typed = ["-m", "hydra/sweeper=pareto", *base, "pipeline.prune.sparsity=0.2,0.5"]
+    program = [sys.executable, "-c", STOPPED.format(number=int(number)), *typed]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    status, word = ENDED[signal.Signals(number)]
+    assert done.returncode == status
+    assert done.stderr == f"{word}: what is finished is kept, the same command goes on from there\n"
 
 
 @pytest.mark.parametrize("number", ENDED)
