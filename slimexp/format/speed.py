@@ -19,6 +19,9 @@ _SECONDS = 10.0  # of each comparison, once there are FEWEST_PAIRS
 def speed(model: Artifact, running: Running) -> dict[str, float]:
     """Figures of an engine, beside plain transformers in float32 on the CPU.
 
+    Where the artifact rounds activations, transformers only emulates it, which takes several times as long as not to
+    round: the engine is held against float32 without rounding.
+
     The two take turns (A B, B A, ...), and each pair gives a ratio. Figures:
 
     - ``forward_ms``, ``forward_ms_pytorch``: median of a pass over one row, which gives the logits of all its tokens;
@@ -34,7 +37,7 @@ def speed(model: Artifact, running: Running) -> dict[str, float]:
         model: The artifact.
         running: Its export, loaded by the engine.
     """
-    family = model.family
+    family = type(model.family)(model.unrounded, model.family.tokenizer, max_length=model.family.max_length)
     shape = _SHAPE.fitted(family)
     prompt = shape.prompt(family)
     source: list[int] = prompt[0].tolist()

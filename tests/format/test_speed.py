@@ -12,6 +12,9 @@ from slimexp import artifact
 from slimexp.format import speed as timing
 from slimexp.format.base import Artifact, Plain
 from slimexp.format.speed import speed
+from slimexp.quantizer.minmax import MinMax
+from slimexp.quantizer.token import Token
+from slimexp.weight.attachment import INPUT, attach
 
 Make = Callable[..., Any]
 
@@ -62,3 +65,14 @@ def test_an_engine_that_computes_all_anew_is_not_asked_to_decode(tiny: Make, tmp
     artifact.save(tiny("causal_lm"), tmp_path / "artifact", dtype=torch.float32, stages=[])
     model = Artifact(tmp_path / "artifact")
     assert not any(name.startswith("tokens") for name in speed(model, Plain(model.family.model)))
+
+
+def test_rounding_that_pytorch_emulates_is_not_what_an_engine_is_held_against(tiny: Make, tmp_path: Path) -> None:
+    family = tiny("causal_lm")
+    for layer in family.compressible().values():
+        attach(layer, "weight", MinMax(bits=8, group_size=None))
+        attach(layer, INPUT, Token(bits=8, group_size=None))
+    artifact.save(family, tmp_path / "artifact", dtype=torch.float32, stages=[])
+    model = Artifact(tmp_path / "artifact")
+    model.family.model.register_forward_pre_hook(lambda *_: pytest.fail("the model that rounds was timed"))
+    assert speed(model, Engine(model.unrounded, 0.01))["tokens_ratio"] > 0
