@@ -24,7 +24,7 @@ from slimexp.quantizer.minmax import MinMax
 from slimexp.quantizer.static import Static
 from slimexp.quantizer.token import Token
 from slimexp.serialization.unpack import unpacked
-from slimexp.weight.attachment import INPUT, attach
+from slimexp.weight.attachment import attach
 
 Make = Callable[..., Any]
 TASKS = ("seq2seq", "causal_lm", "classification")
@@ -35,23 +35,6 @@ needs_engine = pytest.mark.usefixtures("engine")
 @pytest.fixture(scope="module")
 def engine() -> None:
     pytest.importorskip("ctranslate2")
-
-
-@pytest.fixture
-def made(tiny: Make, tmp_path: Path) -> Make:
-    """Task, quantizers of weights and of inputs (and config values) -> an artifact."""
-
-    def make(task: str, weight: Make | None = None, inputs: Make | None = None, **values: Any) -> Artifact:
-        dtype = values.pop("dtype", torch.float32)
-        family = tiny(task, **values)
-        for layer in family.compressible().values() if weight else ():
-            attach(layer, "weight", weight())
-            if inputs:
-                attach(layer, INPUT, inputs())
-        artifact.save(family, tmp_path / "artifact", dtype=dtype, stages=[])
-        return Artifact(tmp_path / "artifact")
-
-    return make
 
 
 def kind(**values: Any) -> Ctranslate2:

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from slimexp import artifact
 from slimexp.export import export
 from slimexp.format.base import Artifact, Plain
 from slimexp.format.openvino import GRAPH, Openvino, Runtime, _integers
@@ -21,7 +20,6 @@ from slimexp.quantizer.fp8 import Fp8
 from slimexp.quantizer.minmax import MinMax
 from slimexp.quantizer.token import Token
 from slimexp.serialization.unpack import unpacked
-from slimexp.weight.attachment import INPUT, attach
 
 Make = Callable[..., Any]
 INT8 = partial(MinMax, bits=8, group_size=None)
@@ -31,23 +29,6 @@ needs_engine = pytest.mark.usefixtures("engine")
 @pytest.fixture(scope="module")
 def engine() -> None:
     pytest.importorskip("openvino")
-
-
-@pytest.fixture
-def made(tiny: Make, tmp_path: Path) -> Make:
-    """Task, quantizers of weights and of inputs (and config values) -> an artifact."""
-
-    def make(task: str, weight: Make | None = None, inputs: Make | None = None, **values: Any) -> Artifact:
-        dtype = values.pop("dtype", torch.float32)
-        family = tiny(task, **values)
-        for layer in family.compressible().values() if weight else ():
-            attach(layer, "weight", weight())
-            if inputs:
-                attach(layer, INPUT, inputs())
-        artifact.save(family, tmp_path / "artifact", dtype=dtype, stages=[])
-        return Artifact(tmp_path / "artifact")
-
-    return make
 
 
 def exported(model: Artifact) -> tuple[Path, Report]:
