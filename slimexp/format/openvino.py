@@ -7,6 +7,7 @@ row goes on in which.
 """
 
 import inspect
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,8 @@ class Openvino(Format):
     noise = 4.0
 
     def require(self) -> None:
+        # OpenVINO would report each conversion to its makers, by processes that it forks off this one.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         for module in ("openvino", "transformers.exporters"):
             extra.require(module, extra="openvino", by="format=openvino")
 

@@ -1,13 +1,23 @@
 """The table of exports: cells are exports, every format of conf is there, and what has no figures has a reason."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from benchmarks import exports
 from slimexp.config.composition import options
+
+
+@pytest.fixture(autouse=True)
+def _as_talkative_as_before() -> Iterator[None]:
+    level = transformers.logging.get_verbosity()
+    yield
+    transformers.logging.set_verbosity(level)
+    transformers.logging.enable_progress_bar()
 
 
 def test_a_toy_has_a_row_of_every_artifact_and_format(
