@@ -104,7 +104,7 @@ def check_stages(node: DictConfig, techniques: Mapping[str, Finetune]) -> None:
                 f"pipeline.{name}.batch_size counts the rows on all {count} devices together and must be a multiple of "
                 f"{count}, got {technique.batch_size}: set pipeline.{name}.batch_size={nearest}"
             )
-        if node.get("strategy", "auto") == FSDP and (why := technique.whole_weights):
+        if node.get("strategy", "auto") == FSDP and (why := technique.whole_weights or technique.whole_losses):
             raise ValueError(f"trainer.strategy=fsdp cannot do pipeline.{name}, {why}: use trainer=ddp")
 
 

@@ -102,6 +102,7 @@ def training(cfg: DictConfig) -> TrainingParts:
     _adapt(techniques, source, corpus, config, cfg.trainer)
     devices.check_stages(cfg.trainer, techniques)
     multiples = _check_stages(techniques, source, corpus, config)
+    reference.check_losses(techniques, source, dense, corpus)
     chosen = _write_chosen(techniques, cfg.pipeline)
     _check_measures(measures, corpus)
     tracker: Tracker = build(cfg.logger)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from transformers import PreTrainedConfig
 
 from slimexp.data.base import Corpus
+from slimexp.loss.base import Loss
+from slimexp.model.attention import stacks
 from slimexp.model.base import Source
 from slimexp.model.labels import by_position, class_names, in_model_order
 from slimexp.technique.finetune import Finetune
@@ -115,6 +117,25 @@ def check_teachers(techniques: Mapping[str, Finetune], source: Source, dense: So
             _check_teacher("baseline", dense, source, corpus)
 
 
+def check_losses(techniques: Mapping[str, Finetune], source: Source, dense: Source | None, corpus: Corpus) -> None:
+    """Refuse losses that do not fit teacher and student, where both are known before anything is done.
+
+    Args:
+        techniques: Technique of each stage, by the stage's name.
+        source: Source of the model that the run starts from.
+        dense: Source of the dense model, as ``dense`` returns it.
+        corpus: The corpus that the models serve.
+
+    Raises:
+        ValueError: Names the loss, and the way out.
+    """
+    for name, technique in techniques.items():
+        if comparing := {key: loss for key, loss in technique.named_losses.items() if loss.compares_blocks}:
+            _check_losses(f"pipeline.{name}.losses", comparing, technique, (source, technique.teacher or dense), corpus)
+        if technique.removes:
+            return  # later stages meet another model
+
+
 def check_unquantized(techniques: Iterable[Finetune], source: Source) -> None:
     """Refuse to quantize a quantized model.
 
@@ -141,6 +162,21 @@ def _check_teacher(where: str, teacher: Source, student: Source, corpus: Corpus)
         check_vocabularies(student.load_tokenizer(corpus.texts), teacher.load_tokenizer(corpus.texts))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _check_losses(
+    where: str, losses: Mapping[str, Loss], technique: Finetune, models: tuple[Source, Source | None], corpus: Corpus
+) -> None:
+    """Refuse losses that do not fit a technique's incoming model and its teacher, which may be that model."""
+    outlines = [model.outline(task=corpus.task, labels=corpus.labels) for model in models if model is not None]
+    student = None if outlines[0] is None else technique.student_stacks(outlines[0])
+    if student is None or outlines[-1] is None:
+        return
+    for name, loss in losses.items():
+        try:
+            loss.prepare(student, stacks(outlines[-1]), seed=technique.seed)
+        except ValueError as error:
+            raise ValueError(f"{where}.{name}: {error}") from error
 
 
 def _warn_of_positions(config: PreTrainedConfig, corpus: Corpus, name: str) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import ClassVar
 
+from slimexp.loss.base import Stacks
+from slimexp.model.attention import stacks
 from slimexp.model.base import Family
 
 
@@ -66,6 +68,14 @@ class Contract:
         Raises:
             ValueError: Names the layer, and the way out.
         """
+
+    def student_stacks(self, incoming: Family) -> Stacks | None:
+        """What stacks of the model that is trained will be like; ``None`` where that is not known before.
+
+        Args:
+            incoming: The model that comes in; it may be on the meta device.
+        """
+        return None if self.removes else stacks(incoming)
 
     def inspect_rows(self, outline: Family, changed: Collection[str]) -> None:
         """Refuse layers whose rows do not divide, where an earlier stage changes the model before this one sees it.

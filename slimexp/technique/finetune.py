@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 
 from slimexp.data.base import Corpus
 from slimexp.host import process_group
-from slimexp.loss.base import Loss
+from slimexp.loss.base import Loss, scheduled
 from slimexp.model.base import Batch, Family
 from slimexp.model.cache import rounds_cache
 from slimexp.technique import packing, random_state
@@ -25,7 +25,7 @@ from slimexp.technique.objective import Objective, counted
 from slimexp.technique.optimization import clip, fused
 from slimexp.technique.parts import Divisible
 from slimexp.technique.step_graphs import StepGraphs
-from slimexp.technique.teacher import reading_like
+from slimexp.technique.teacher import fit_losses, reading_like
 from slimexp.technique.training import Execution, Training, check
 from slimexp.weight.shard import whole
 
@@ -81,6 +81,11 @@ class Finetune(Adaptive, Contract, Divisible):
         return any(loss.needs_hidden for loss in self._losses())
 
     @property
+    def needs_width(self) -> bool:
+        """Whether any loss needs hidden states as wide as the teacher's."""
+        return any(loss.needs_width for loss in self._losses())
+
+    @property
     def recordable(self) -> bool:
         """Whether a pass depends on nothing but tensors, switches of attachments, and what losses schedule."""
         # one makes a new cache in every pass, the other follows numbers of the host
@@ -125,7 +130,8 @@ class Finetune(Adaptive, Contract, Divisible):
             teacher: The teacher, in eval mode; present where ``needs_teacher``.
 
         Raises:
-            ValueError: The teacher reads another vocabulary, or rows are to be packed and cannot be.
+            ValueError: The teacher reads another vocabulary, a loss does not fit the two, or rows are to be packed and
+                cannot be.
         """
         if teacher is not None:
             teacher = reading_like(family, teacher)
@@ -135,6 +141,7 @@ class Finetune(Adaptive, Contract, Divisible):
         # A Family is no nn.Module, so the teacher stays out of the module tree and of every checkpoint.
         self.teacher_family = teacher
         models = [family] if teacher is None else [family, teacher]
+        fit_losses(self._losses(), family, teacher, seed=self.seed)
         self.packs = bool(self.steps) and packing.chosen(self.packing, corpus, models)
 
     def on_step(self, progress: float) -> None:
@@ -282,14 +289,17 @@ class Finetune(Adaptive, Contract, Divisible):
     def _device_for(self, family: Family) -> torch.device:
         return self.compute_device or family.device
 
+    @property
+    def named_losses(self) -> dict[str, Loss]:
+        """Name -> term of the objective."""
+        return dict(self.losses.items())  # type: ignore[arg-type]
+
     def _losses(self) -> list[Loss]:
-        return list(self.losses.values())  # type: ignore[arg-type]
+        return list(self.named_losses.values())
 
     def _log(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
         total, *shown = self.means([total, *terms.values()])
         terms = dict(zip(terms, shown, strict=True))
         values = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"], **(terms if len(terms) > 1 else {})}
-        for loss in self._losses():
-            values |= loss.scheduled(self.progress)
-        self.log_dict(values)
+        self.log_dict(values | scheduled(self.named_losses, self.progress))
         self.log("loss", total.detach(), prog_bar=True)

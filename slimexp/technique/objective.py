@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from slimexp.loss.base import LabelLoss, Loss, Outputs, Ratio, counted_labels
+from slimexp.model.attention import attended, captured
 from slimexp.model.base import POSITIONS, REAL, Batch, Family, positions
 from slimexp.model.compiled import blocks_compiled
 from slimexp.model.head import Head, head_of, states
@@ -48,6 +49,7 @@ class Objective:
         self._teacher_head = None if teacher is None or self._sums is None else self._sums.teacher or head_of(teacher)
         self._teacher_casts = True
         self._scheduled: dict[str, dict[str, Tensor]] = {}  # of losses over labels
+        self._weights: dict[str, Tensor] = {}
         self._scheduled_at: float | None = None
 
     @property
@@ -76,9 +78,8 @@ class Objective:
         for name, loss in self._named().items():
             held = self._scheduled.setdefault(name, {})
             for key, value in loss.scheduled(progress).items() if isinstance(loss, LabelLoss) else ():
-                if key not in held:
-                    held[key] = torch.empty((), device=device)
-                held[key].fill_(value)
+                _fill(held, key, value, device)
+            _fill(self._weights, name, loss.weight_at(progress), device)
 
     def constants(self, progress: float) -> tuple[float, ...]:
         """Scheduled quantities that are numbers, not tensors, in what is computed at ``progress``."""
@@ -94,9 +95,8 @@ class Objective:
         """
         self.schedule(progress, batch["labels"].device)
         sums, losses = self._sums, self._named()
-        hidden = any(loss.needs_hidden for loss in losses.values())
-        teacher = None if self.teacher is None else self._taught(self.teacher, batch, hidden)
-        student = _outputs(self.family, batch, None if sums is None else sums.student, hidden)
+        teacher = None if self.teacher is None else self._taught(self.teacher, batch)
+        student = self._outputs(self.family, batch, None if sums is None else sums.student, self._student_blocks)
         plain = losses if sums is None else {n: loss for n, loss in losses.items() if n not in sums.losses}
         terms = {
             name: self._term(
@@ -106,7 +106,7 @@ class Objective:
             )
             for name, loss in plain.items()
         }
-        total = torch.stack([losses[name].weight * term for name, term in terms.items()]).sum() if terms else None
+        total = torch.stack([self._weights[name] * term for name, term in terms.items()]).sum() if terms else None
         if sums is not None:
             of_labels, parts = self._of_labels(sums, batch, student, teacher)
             total = of_labels if total is None else total + of_labels
@@ -133,10 +133,15 @@ class Objective:
         with ExitStack() as stack:
             if compiled:
                 families = [self.family] if self.teacher is None else [self.family, self.teacher]
-                stack.enter_context(blocks_compiled(*families))
+                stack.enter_context(blocks_compiled(*families, without=self._observed()))
                 if self._sums is not None:
                     self._sums.compile()
             yield
+
+    def _observed(self) -> list[nn.Module]:
+        """Blocks within which outputs are read."""
+        of_teacher = [] if self.teacher is None else attended(self.teacher, self._teacher_blocks)
+        return [*attended(self.family, self._student_blocks), *of_teacher]
 
     def _label_sums(self, logits_at_once: int) -> LabelSums | None:
         """Sums over labels in chunks; ``None`` where a loss reads logits otherwise, or a head cannot be told apart."""
@@ -160,9 +165,7 @@ class Objective:
         index = batch[LOGITS_AT] if LOGITS_AT in batch else positions(batch, "labels")
         taught = None if teacher is None or sums.teacher is None else _rows(teacher.logits, index)
         count = self.shared(counted_labels(labels)[None]).clamp(min=1e-12)
-        weights = torch.cat(
-            [torch.full_like(count, loss.weight) for loss in sums.losses.values()]
-        )  # filled, not copied
+        weights = torch.stack([self._weights[name] for name in sums.losses])
         total, numerators = sums(
             _rows(student.logits, index),
             taught,
@@ -176,11 +179,29 @@ class Objective:
         return Ratio(ratio.numerator, self.shared(ratio.denominator)).mean()
 
     @torch.no_grad()
-    def _taught(self, teacher: Family, batch: Batch, hidden: bool) -> Outputs:
+    def _taught(self, teacher: Family, batch: Batch) -> Outputs:
         teacher.model.eval()
         kind = teacher.device.type
         with nullcontext() if self._teacher_casts else torch.autocast(kind, enabled=False):
-            return _outputs(teacher, batch, self._teacher_head, hidden)
+            return self._outputs(teacher, batch, self._teacher_head, self._teacher_blocks)
+
+    def _outputs(self, family: Family, batch: Batch, head: Head | None, blocks: Collection[int]) -> Outputs:
+        """Outputs of a model, with the self-attention of some blocks; with ``head``, its inputs in place of logits."""
+        hidden = any(loss.needs_hidden for loss in self._named().values())
+        with captured(family, batch, blocks) as attention:
+            if head is None:
+                logits, of_blocks = family.forward(batch, hidden=hidden)
+            else:
+                logits, of_blocks = states(family, batch, head, hidden=hidden)
+        return Outputs(logits, of_blocks, attention)
+
+    @property
+    def _student_blocks(self) -> set[int]:
+        return {loss.student_block for loss in self._named().values() if loss.student_block is not None}
+
+    @property
+    def _teacher_blocks(self) -> set[int]:
+        return {loss.teacher_block for loss in self._named().values() if loss.teacher_block is not None}
 
     def _named(self) -> Mapping[str, Loss]:
         return dict(self.losses.items())  # type: ignore[arg-type]
@@ -220,11 +241,11 @@ def _filled_up(positions: Tensor, batch: Tensor, shares: int) -> Tensor:
     return torch.cat([positions, others[:wanted]])
 
 
-def _outputs(family: Family, batch: Batch, head: Head | None, hidden: bool) -> Outputs:
-    """Outputs of a model; with ``head``, what the head reads in place of logits."""
-    if head is None:
-        return Outputs(*family.forward(batch, hidden=hidden))
-    return Outputs(*states(family, batch, head, hidden=hidden))
+def _fill(held: dict[str, Tensor], key: str, value: float, device: torch.device) -> None:
+    """Bring a tensor to a value, where it lies."""
+    if key not in held or held[key].device.type != device.type:
+        held[key] = torch.empty((), device=device)
+    held[key].fill_(value)
 
 
 def _rows(states: Tensor, index: Tensor) -> Tensor:

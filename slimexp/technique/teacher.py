@@ -1,11 +1,15 @@
 """What a teacher must have in common with its student."""
 
+from collections.abc import Iterable
+
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from slimexp.architecture.base import VOCABULARY
 from slimexp.cut.remove import remove
 from slimexp.cut.vocabulary import ids_within
+from slimexp.loss.base import Loss
+from slimexp.model.attention import stacks
 from slimexp.model.base import Family
 
 
@@ -45,3 +49,21 @@ def reading_like(student: Family, teacher: Family) -> Family:
     assert ids is not None
     whole = {stack: range(len(blocks)) for stack, blocks in teacher.blocks().items()}
     return remove(teacher, whole, {VOCABULARY: {"": torch.tensor(ids)}})
+
+
+def fit_losses(losses: Iterable[Loss], student: Family, teacher: Family | None, *, seed: int) -> None:
+    """Have losses that compare blocks take note of both models.
+
+    Args:
+        losses: The losses.
+        student: The student.
+        teacher: Its teacher, if it has one.
+        seed: Seed of the parameters of losses that learn.
+
+    Raises:
+        ValueError: A loss does not fit the models.
+    """
+    if comparing := [loss for loss in losses if loss.compares_blocks]:
+        of_student, of_teacher = stacks(student), {} if teacher is None else stacks(teacher)
+        for loss in comparing:
+            loss.prepare(of_student, of_teacher, seed=seed)
