@@ -139,8 +139,10 @@ def test_a_step_reads_no_number_on_the_host(
 
     monkeypatch.setattr(FiniteCheck, "_is_far", staticmethod(lambda value: True))
     monkeypatch.setattr(FiniteCheck, "_look", lambda self, step: None)
-    hidden = "+loss@pipeline.distill.losses.hidden=hidden"
-    stage = technique("distill", hidden, steps=2)
+    losses = "pipeline.distill.losses"
+    chosen = [f"+loss@{losses}.{name}={name}" for name in ("hidden", "relations")]
+    chosen += [f"+schedule@{losses}.kl.weight=linear", f"{losses}.kl.weight.start=0", f"{losses}.kl.weight.end=1"]
+    stage = technique("distill", *chosen, steps=2, **{"losses.hidden.projection": True})
     stage.prepare(tiny(task), corpus(task), tiny(task))
     batch = stage.on_before_batch_transfer(stage.family.encode([("some text", "word", None)] * 2), 0)
     stage.evaluate(batch)  # looks at the heads
