@@ -37,7 +37,7 @@ def check_order(techniques: Mapping[str, Finetune], history: History) -> None:
         if technique.needs_width and technique.teacher is None and (first := _last(before, _changes_width)):
             raise ValueError(
                 f"a loss of pipeline.{name} compares hidden states with the dense model's, and pipeline.{first} may "
-                f"leave another width: leave hidden out of pipeline.{first}, or the loss out of pipeline.{name}"
+                f"leave another width: leave hidden out of pipeline.{first}, or set projection=true of the loss"
             )
         _check_sizes(name, technique, before)
 

@@ -26,6 +26,11 @@ JOBS: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {
     "magnitude": ("prune", ["every=1", "packing=false"], []),
     "minmax": ("quantize", ["bits=4"], []),
     "distill": ("distill", ["cut.ffn=32", "packing=false"], ["+loss@losses.hidden=hidden", "+cut@cut=keep"]),
+    "projected": (
+        "distill",
+        ["cut.hidden=16", "packing=false", "losses.hidden.projection=true"],
+        ["+loss@losses.hidden=hidden", "+loss@losses.relations=relations", "+cut@cut=keep"],
+    ),
 }
 SLOW: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {
     "movement": ("prune", ["every=1"], ["importance@importance=movement"]),
