@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from slimexp.config import binding
 from slimexp.config.build import build
 from slimexp.config.composition import CONF_DIR, compose
 from slimexp.loss.base import Attention, LabelLoss, Loss, Outputs, Ratio, scheduled
@@ -224,7 +225,9 @@ def test_a_negative_weight_is_refused(name: str) -> None:
 def test_a_weight_may_follow_a_schedule(name: str) -> None:
     place = "measure.probe.weight"
     lines = [f"+loss@measure.probe={name}", f"+schedule@{place}=linear", f"{place}.start=2", f"{place}.end=0"]
-    loss: Loss = build(compose(lines).measure.probe)
+    node = compose(lines).measure.probe
+    assert [*binding.faults("probe", node._get_parent(), "probe")] == []
+    loss: Loss = build(node)
     assert [loss.weight_at(progress) for progress in (0.0, 0.25, 1.0)] == [2.0, 1.5, 0.0]
     with pytest.raises(ValueError, match=r"loss weight must be >= 0, got -1"):
         build(compose([*lines, f"{place}.end=-1"]).measure.probe)
