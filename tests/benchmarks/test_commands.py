@@ -34,6 +34,7 @@ COMMANDS = [
     "baselines",
     "cpu_kernels",
     "distill_length",
+    "distill_losses",
     "gpu_kernels",
     "overhead",
     "prune_curve",
@@ -45,6 +46,7 @@ COMMANDS = [
     "same_results",
     "startup",
     "sweep",
+    "temperature",
 ]
 
 

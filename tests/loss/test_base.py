@@ -71,7 +71,9 @@ def teacher_of(loss: Loss, seed: int, **options: Any) -> Outputs | None:
 def detached(given: Outputs, dtype: torch.dtype | None = None) -> Outputs:
     hidden = {stack: tuple(state.detach().to(dtype) for state in states) for stack, states in given.hidden.items()}
     attention = {
-        key: Attention(*(part.detach().to(dtype) for part in (block.queries, block.keys, block.values)), block.sees)
+        key: Attention(
+            *(part.detach().to(dtype) for part in (block.queries, block.keys, block.values)), sees=block.sees
+        )
         for key, block in given.attention.items()
     }
     return Outputs(given.logits.detach().to(dtype), hidden, attention)

@@ -2,7 +2,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from slimexp.loss.base import Outputs, Stack
 from slimexp.loss.hidden import HiddenStates, matched
@@ -129,11 +128,11 @@ def projected(seed: int = 0) -> HiddenStates:
 def test_a_projection_is_one_matrix_per_stack_and_the_same_for_a_seed() -> None:
     loss = projected()
     assert {name: tuple(p.shape) for name, p in loss.named_parameters()} == {"projections.decoder.weight": (8, 3)}
-    weight: Tensor = loss.projections["decoder"].weight
+    (weight,) = loss.parameters()
     assert torch.allclose(weight.T @ weight, torch.eye(3), atol=1e-6)  # lengths are kept
     before = torch.get_rng_state()
-    assert torch.equal(weight, projected().projections["decoder"].weight)
-    assert not torch.equal(weight, projected(seed=1).projections["decoder"].weight)
+    assert torch.equal(weight, *projected().parameters())
+    assert not torch.equal(weight, *projected(seed=1).parameters())
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -149,4 +148,5 @@ def test_a_projection_is_learned_to_where_the_teacher_is_a_map_of_the_student() 
         loss(student, teacher, LABELS, 0.0).mean().backward()
         optimizer.step()
     assert value(loss, student, teacher) < 1e-4 < 0.5 < first
-    assert torch.allclose(loss.projections["decoder"].weight, true, atol=0.05)
+    (learned,) = loss.parameters()
+    assert torch.allclose(learned, true, atol=0.05)
