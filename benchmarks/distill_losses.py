@@ -1,7 +1,7 @@
 """From which loss does a small student learn most?
 
     python -m benchmarks.distill_losses --workers 3 trainer=gpu    # a tenth of the zoo's T5
-    python -m benchmarks.distill_losses --experiment distill_t5
+    python -m benchmarks.distill_losses --experiment distill_t5_quarter
     python -m benchmarks.distill_losses --toy                      # one seed, two steps: does it run?
 
 Every seed trains the student of ``--experiment`` with each divergence of ``conf/loss`` in the place of ``--loss``, at
