@@ -18,6 +18,11 @@ from slimexp.loss.base import Loss
 from slimexp.record.schema import NO_TEACHER, NO_TRAINING
 from slimexp.technique.finetune import Finetune
 
+_TEACHERS = {
+    "teacher",
+    "cache",
+    "completion",
+}  # keys of a stage: where it is from, what is kept of it, and what it writes
 _STOPPERS = "slimexp.stopper."  # callbacks that end a trial for its own figures, which those of an arm are not
 
 
@@ -61,7 +66,7 @@ def arms(cfg: DictConfig, techniques: Mapping[str, Finetune], *, trains_dense: b
     found = [
         _arm(kind, name, technique, cfg)
         for name, technique in list(techniques.items())[trains_dense:]
-        if technique.steps and technique.needs_teacher
+        if technique.steps and (technique.needs_teacher or _is_taught(cfg.pipeline[name]))
         for kind in (NO_TRAINING, NO_TEACHER)
     ]
     if not found:
@@ -98,7 +103,8 @@ def _drop_teacher(node: DictConfig, technique: Finetune, *, trains: bool) -> Non
     if all(losses[name].weight == 0 for name in text):
         text = {"ce": OmegaConf.load(CONF_DIR / "loss" / "cross_entropy.yaml")}
     node.losses = text if trains else {}
-    node.teacher = None
+    for key in _TEACHERS & node.keys():
+        node[key] = None
     if not trains:
         node.steps = 0
 
@@ -109,6 +115,11 @@ def _inserted(stages: DictConfig, *, before: str, name: str, node: DictConfig) -
     position = list(nodes).index(before)
     items = list(nodes.items())
     return dict([*items[:position], (name, node), *items[position:]])
+
+
+def _is_taught(node: DictConfig) -> bool:
+    """Whether a stage's targets are others than the text's."""
+    return node.get("completion") is not None
 
 
 def _stops(node: Any) -> bool:

@@ -34,6 +34,8 @@ COMMANDS = [
     "baselines",
     "cpu_kernels",
     "distill_length",
+    "distill_loss",
+    "distill_smollm2",
     "gpu_kernels",
     "overhead",
     "prune_curve",
