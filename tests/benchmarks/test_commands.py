@@ -35,6 +35,7 @@ COMMANDS = [
     "cpu_kernels",
     "distill_length",
     "distill_loss",
+    "distill_peers",
     "distill_smollm2",
     "gpu_kernels",
     "overhead",

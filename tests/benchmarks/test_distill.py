@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import distill_loss, distill_smollm2
+from benchmarks import distill_loss, distill_peers, distill_smollm2
+from benchmarks.distill_peers import OURS, Speed
 from slimexp.record.schema import MINUS_ARM
 
 LOG = """distill_no_teacher: training 200 steps of 4 rows
@@ -77,3 +78,17 @@ def test_a_divergence_is_held_against_float64(
     right = distill_loss.ours(case, loss, 40, compiled=False)
     assert max(distill_loss.errors(case, right, loss)) < distill_loss.OFF
     assert max(distill_loss.errors(case, lambda *states: 1.1 * right(*states), loss)) > 0.09
+
+
+@pytest.mark.fast
+def test_a_peer_that_is_as_fast_or_as_lean_is_named() -> None:
+    arguments = argparse.Namespace(over_gkd=3.0, memory=0.5, over_best=1.2)
+    peers = {"TRL, GKDTrainer": Speed(10.0, 80.0, 4, [2.0, 1.5]), "DistillKit, online": Speed(20.0, 90.0, 2, [])}
+    assert distill_peers.missed({OURS: Speed(30.0, 40.0, 1, []), **peers}, arguments) == []
+    assert distill_peers.missed({OURS: Speed(22.0, 44.0, 1, []), **peers}, arguments) == [
+        "2.20x GKDTrainer, of at least 3x",
+        "0.55x its memory, of at most 0.5x",
+        "1.10x the best peer, of at least 1.2x",
+    ]
+    lines = distill_peers.table({OURS: Speed(30.0, 40.0, 1, []), **peers}).splitlines()
+    assert lines[3] == "| TRL, GKDTrainer | 10 | 0.33 | 80.0 | 2.00 | 4 | 2.0000 to 1.5000 |"
