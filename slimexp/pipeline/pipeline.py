@@ -54,7 +54,7 @@ class Pipeline:
         self.corpus, self.source, self.dense = parts.corpus, parts.source, parts.dense
         self.arms = {arm.name: arm for arm in parts.arms}
         self.techniques = parts.techniques | {arm.name: arm.technique for arm in parts.arms}
-        self.measures = parts.measures
+        self.multiples, self.measures = parts.multiples, parts.measures
         self.tracker, self.chosen = parts.tracker, parts.chosen
         self.cfgs = {name: arm.cfg for name, arm in self.arms.items()}
         self.recorder = Recorder(
@@ -63,7 +63,7 @@ class Pipeline:
         self.roots = {DENSE: self.dense} if self.dense is not None else {}
         if self.dense is not self.source:
             self.roots[START] = self.source
-        self.stages = list(key.plan(cfg, self.corpus, self.roots, parts.techniques, parts.multiples, parts.arms))
+        self.stages = list(key.plan(cfg, self.corpus, self.roots, parts.techniques, self.multiples, parts.arms))
         for stage in self.stages:
             stage.check_place()
 
