@@ -7,7 +7,7 @@ but change no result.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from slimexp.config.allowlist import own_packages
 from slimexp.config.definition import source_path
 from slimexp.data.base import Corpus
 from slimexp.model.base import Source
+from slimexp.pipeline.arms import Arm, of_stage
 from slimexp.pipeline.import_closure import Find, closure, digest
 from slimexp.record.environment import environment
 from slimexp.record.stage import DENSE, START, Stage, key, shaping
@@ -67,6 +68,7 @@ def plan(
     roots: Mapping[str, Source],
     techniques: Mapping[str, Finetune],
     multiples: Mapping[str, int],
+    arms: Sequence[Arm] = (),
 ) -> Iterator[Stage]:
     """Stages of a run, in order, with their keys.
 
@@ -76,6 +78,7 @@ def plan(
         roots: Source of the model of each stage that no other comes before, by the stage's name.
         techniques: Technique of each other stage, by the stage's name.
         multiples: Multiple that the widths of a stage are rounded to for later stages, see ``check_stages``.
+        arms: Stages that others are held against; each comes before that other.
     """
     shared = {
         "data": _resolved(cfg.data),
@@ -99,8 +102,9 @@ def plan(
         "trainer": shaping(_resolved(cfg.trainer)),
         "callback": callbacks,
     }
-    for name, technique in techniques.items():
-        settings = _resolved(cfg.pipeline[name])
+
+    def stage(name: str, technique: Finetune, node: DictConfig) -> Stage:
+        settings = _resolved(node)
         settings.pop("workers", None)  # however many processes load the data, the batches are the same
         content = {**training, "parent": parent, "stage": settings}
         content["code"] = result_code([settings, shared["data"], training["trainer"], callbacks])
@@ -108,9 +112,14 @@ def plan(
             content["multiple"] = multiples[name]
         if technique.teacher is not None:
             content["teacher"] = technique.teacher.fingerprint()
-        keys[name] = key(content)
-        yield Stage(name, keys[name], parent, folder / f"{name}-{keys[name]}")
-        parent = keys[name]
+        keyed = key(content)
+        return Stage(name, keyed, parent, folder / f"{name}-{keyed}")
+
+    for name, technique in techniques.items():
+        for arm in of_stage(arms, name):
+            yield stage(arm.name, arm.technique, arm.cfg.pipeline[arm.name])
+        yield (made := stage(name, technique, cfg.pipeline[name]))
+        parent = made.key
 
 
 def measures(cfg: DictConfig) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from slimexp.measure.base import Measure
 from slimexp.model.base import Source
 from slimexp.model.loading import Pretrained
 from slimexp.pipeline import devices, machine, reference
+from slimexp.pipeline.arms import Arm, arms
 from slimexp.record import record
 from slimexp.record.stage import DENSE, START
 from slimexp.technique import packing
@@ -40,6 +41,7 @@ class TrainingParts:
         source: Source of the model that it starts from.
         dense: Source of the model that its stages are compared with; ``None`` where the first stage trains it.
         techniques: Technique of each stage, by the stage's name.
+        arms: Stages that others are held against.
         multiples: Multiple that the widths of a stage are rounded to for later stages, see ``check_stages``.
         chosen: Key of a setting that was ``auto`` -> the value that was chosen for it.
         measures: The measures that are taken after every stage, by name.
@@ -50,6 +52,7 @@ class TrainingParts:
     source: Source
     dense: Source | None
     techniques: dict[str, Finetune]
+    arms: list[Arm]
     multiples: dict[str, int]
     chosen: dict[str, Any]
     measures: dict[str, Measure]
@@ -104,6 +107,11 @@ def training(cfg: DictConfig) -> TrainingParts:
     multiples = _check_stages(techniques, source, corpus, config)
     reference.check_losses(techniques, source, dense, corpus)
     chosen = _write_chosen(techniques, cfg.pipeline)
+    beside = arms(cfg, techniques, trains_dense=dense is None)
+    for arm in beside:
+        line = arm.line(techniques)
+        devices.check_stages(cfg.trainer, line)
+        multiples |= {name: n for name, n in _check_stages(line, source, corpus, config).items() if name == arm.name}
     _check_measures(measures, corpus)
     tracker: Tracker = build(cfg.logger)
     chosen |= _adapt_measures(measures, cfg.measure, corpus, machine.device(cfg.trainer))
@@ -112,6 +120,7 @@ def training(cfg: DictConfig) -> TrainingParts:
         source=source,
         dense=dense,
         techniques=techniques,
+        arms=beside,
         multiples=multiples,
         chosen=chosen,
         measures=measures,

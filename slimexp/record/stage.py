@@ -25,6 +25,7 @@ START = "start"  # name of the stage that holds the model a run starts from, whe
 # goes on on more or fewer.
 _SHAPES_NOTHING = frozenset(
     {
+        "activation_checkpointing",
         "default_root_dir",
         "devices",
         "enable_checkpointing",

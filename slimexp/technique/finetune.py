@@ -16,6 +16,7 @@ from slimexp.host import process_group
 from slimexp.loss.base import Loss, scheduled
 from slimexp.model.base import Batch, Family
 from slimexp.model.cache import rounds_cache
+from slimexp.model.recomputed import blocks_recomputed
 from slimexp.technique import packing, random_state
 from slimexp.technique.automatic import ROWS, Adaptive, Conditions, outside_embeddings
 from slimexp.technique.batches import training_batches
@@ -94,7 +95,8 @@ class Finetune(Adaptive, Contract, Divisible):
     @property
     def records(self) -> bool:
         known = self.objective.of_labels or process_group.size() == 1  # what a device divides by, before its pass
-        return self.execution.recorded and self.recordable and known
+        # what is computed anew asks for the state of random numbers, which a recording has not
+        return self.execution.recorded and not self.execution.recomputed and self.recordable and known
 
     @property
     def maps_weights(self) -> bool:
@@ -227,6 +229,8 @@ class Finetune(Adaptive, Contract, Divisible):
         half = torch.bfloat16 if on_gpu and "bf16" in str(self.trainer.precision) else None
         compiled = self.execution.compiled and not self._are_shards
         self._within_fit.enter_context(self.objective.accelerated(compiled=compiled, teacher_type=half))
+        if self.execution.recomputed:
+            self._within_fit.enter_context(blocks_recomputed(self.family))
         if self.records:
             self._graphs = self._step_graphs()
 

@@ -25,6 +25,7 @@ class Execution:
         fused: Whether an optimizer that can do so updates all weights in one kernel, on a GPU.
         logits_at_once: Number of logits in memory at once, of student and of teacher.
         recorded: Whether passes are recorded as CUDA graphs, and replayed.
+        recomputed: Whether activations within blocks of the student are computed anew in the backward pass.
     """
 
     pad_to: int = 1
@@ -32,6 +33,7 @@ class Execution:
     fused: bool = False
     logits_at_once: int = 2**22
     recorded: bool = False
+    recomputed: bool = False
 
 
 class Training(TypedDict):

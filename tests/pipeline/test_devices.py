@@ -226,6 +226,12 @@ def test_every_technique_trains_on_two(start: Start, home: Path, strategy: str, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_compute_activations_anew(start: Start, home: Path, strategy: str) -> None:
+    check_jobs(start, home, ["distill"], strategy, more=["trainer.activation_checkpointing=true"])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["finetune", "movement", "lsq"])
 def test_a_training_goes_on_on_another_number_of_devices(start: Start, home: Path, name: str) -> None:
     check_resuming(start, home, name, ["ddp", "fsdp"])
