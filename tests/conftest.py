@@ -5,10 +5,12 @@ import math
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,15 @@ def composed() -> Callable[..., Any]:
 def _heed_interrupts() -> None:
     """A shell has what runs in its background ignore interrupts, and the processes that tests start inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _errors_have_an_open_stream() -> None:
+    """Abseil (of lm-eval and OpenVINO) closes the stream of its log unless that is standard: the one of all tests."""
+    if find_spec("absl"):
+        from absl import logging as abseil
+
+        abseil.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(autouse=True, scope="session")
