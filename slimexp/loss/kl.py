@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimexp.loss.base import IGNORE, LabelLoss, Scheduled
+from slimexp.loss.sample import Sample
 from slimexp.schedule import Schedule
 
 
@@ -21,6 +22,7 @@ class ForwardKl(LabelLoss):
     """
 
     needs_teacher = True
+    reads_samples = True
 
     def __init__(self, *, weight: float, temperature: Schedule) -> None:
         super().__init__(weight=weight)
@@ -39,6 +41,11 @@ class ForwardKl(LabelLoss):
             log_target=True,
             reduction="none",
         ).sum(-1)
+        return temperature**2 * torch.where(labels != IGNORE, divergence, 0.0).sum()
+
+    def of_sample(self, student: Tensor, teacher: Sample, labels: Tensor, scheduled: Scheduled) -> Tensor:
+        temperature = scheduled["temperature"]
+        divergence = teacher.divergence(student, temperature)
         return temperature**2 * torch.where(labels != IGNORE, divergence, 0.0).sum()
 
     def scheduled(self, progress: float) -> dict[str, float]:

@@ -79,7 +79,7 @@ def plan(
     """
     shared = {
         "data": _resolved(cfg.data),
-        "text": _text_digest(corpus),
+        "text": text_digest(corpus),
         "seed": cfg.seed,
         "save_dtype": cfg.save_dtype,
     }
@@ -102,6 +102,7 @@ def plan(
     for name, technique in techniques.items():
         settings = _resolved(cfg.pipeline[name])
         settings.pop("workers", None)  # however many processes load the data, the batches are the same
+        _drop_place(settings)
         content = {**training, "parent": parent, "stage": settings}
         content["code"] = result_code([settings, shared["data"], training["trainer"], callbacks])
         if name in multiples:
@@ -193,11 +194,17 @@ def _has_no_effect(callback: Mapping[str, Any]) -> bool:
     return str(callback.get("_target_")).startswith(tuple(f"{name}." for name in NO_EFFECT))
 
 
+def _drop_place(settings: dict[str, Any]) -> None:
+    """Drop where a teacher's outputs are kept; a stage without a cache is that of a config which knew none."""
+    if (cache := settings.pop("cache", None)) is not None:
+        settings["cache"] = {name: value for name, value in cache.items() if name != "folder"}
+
+
 def _resolved(node: DictConfig) -> Any:
     return OmegaConf.to_container(node, resolve=True)
 
 
-def _text_digest(corpus: Corpus) -> str:
+def text_digest(corpus: Corpus) -> str:
     """Digest of the text itself, for a file can change under the same path."""
     hasher = hashlib.sha256()
     for split, examples in corpus.splits.items():
