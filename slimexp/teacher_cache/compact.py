@@ -49,9 +49,7 @@ class Compact(TeacherCache):
     ) -> None:
         super().__init__(folder=folder, epochs=epochs)
         if not 0 < lowest < highest:
-            raise ValueError(
-                f"temperatures of a teacher cache must be 0 < lowest < highest, got {lowest} and {highest}"
-            )
+            raise ValueError(f"temperatures must be 0 < lowest < highest, got {lowest} and {highest}")
         if head < 1 or nodes < 2:
             raise ValueError(f"a compact teacher cache needs head >= 1 and nodes >= 2, got {head} and {nodes}")
         self.bytes, self.head, self.nodes = bytes, head, nodes
@@ -78,12 +76,12 @@ class Compact(TeacherCache):
                     )
 
     def form(self, teacher: Family, student: Family) -> Form:
-        widths = [_width(family) for family in (teacher, student)]
-        if teacher.task == "classification" or min(widths) * 2 <= self.bytes:
-            raise ValueError(
-                f"a sample takes more room than the {min(widths)} logits themselves: use teacher_cache=exact"
-            )
-        return Samples(self._layout(min(widths)), self.sample_seed)
+        if teacher.task == "classification":
+            raise ValueError("the logits of a classifier take less room than samples of them: use teacher_cache=exact")
+        width = min(_width(family) for family in (teacher, student))
+        if width <= self.head:
+            raise ValueError(f"head of a teacher cache must be below the {width} tokens of the vocabulary")
+        return Samples(self._layout(width), self.sample_seed)
 
     def _layout(self, vocabulary: int) -> Layout:
         """The layout whose samples fill the bytes.
@@ -174,6 +172,6 @@ def draw(logits: Tensor, layout: Layout, noise: Tensor) -> Tensor:
 def _width(family: Family) -> int:
     """Number of its logits."""
     head = head_of(family)
-    return (
-        int(head.module.weight.shape[0]) if head is not None else int(family.model.config.get_text_config().vocab_size)
-    )
+    if head is None:
+        return int(family.model.config.get_text_config().vocab_size)
+    return int(head.module.weight.shape[0])
