@@ -24,12 +24,11 @@ from slimexp.file.bounded import OWN_MB, read_object
 from slimexp.file.integrity import Damaged
 from slimexp.host.console import printable
 from slimexp.host.progress import working
+from slimexp.record import removal
 from slimexp.record.settings import flat
 from slimexp.teacher_cache.row_key import Keys
 
-FOLDER = "teacher_cache"  # in a runs folder
-ABOUT = "cache.json"
-LOCK = "lock"
+FOLDER, ABOUT, LOCK = removal.CACHES, removal.CACHE, removal.LOCK
 PART = "part.json"
 FORMAT = 1
 _INDEX = ("keys.npy", "starts.npy")
