@@ -17,7 +17,7 @@ from slimexp.model.head import head_of
 from slimexp.teacher_cache.base import Form, Said, TeacherCache
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)  # at which estimates are held against the teacher itself
-_LOGITS = 2**22  # at once: 32 MB of float64
+_LOGITS = {"cpu": 2**22, "cuda": 2**25}  # at once: 32 and 256 MB of float64
 _LOWEST = HIGHEST - RANGE
 
 
@@ -123,9 +123,10 @@ class Samples(Form):
         count = len(said.states)
         random = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, seed]).generate_state(1)[0]))
         noise = torch.rand(count, 1 + self.layout.nodes + self.layout.head + self.layout.samples, generator=random)
-        some = max(1, _LOGITS // self.layout.vocabulary)
+        device = said.states.device
+        some = max(1, _LOGITS.get(device.type, _LOGITS["cpu"]) // self.layout.vocabulary)
         parts = [slice(start, start + some) for start in range(0, count, some)]
-        drawn = [draw(said.logits(part), self.layout, noise[part].to(said.states.device)) for part in parts]
+        drawn = [draw(said.logits(part), self.layout, noise[part].to(device)) for part in parts]
         return torch.cat(drawn)
 
     def outputs(self, taught: Tensor) -> Outputs:

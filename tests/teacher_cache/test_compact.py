@@ -1,6 +1,7 @@
 """Learning from the compact cache: few bytes, right in the mean, and only for losses that can be."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 
 from slimexp.loss.base import LabelLoss
 from slimexp.teacher_cache.base import Said
-from slimexp.teacher_cache.compact import Compact
+from slimexp.teacher_cache.compact import Compact, Samples
+from slimexp.technique.training import Execution
 
 Make = Callable[..., Any]
 CACHE = "+teacher_cache@pipeline.distill.cache=compact"
@@ -64,12 +66,27 @@ def test_whole_logits_are_not_needed_but_do(
 @pytest.mark.fast
 def test_samples_are_the_same_for_the_same_rows() -> None:
     form = Compact(folder=None, epochs=1, bytes=80, head=2, nodes=4, lowest=1.0, highest=8.0, sample_seed=0)
-    from slimexp.teacher_cache.compact import Samples
-
     samples = Samples(form._layout(500), 0)
     said = Said(torch.randn(9, 500), None)
     assert torch.equal(samples.encode(said, seed=5), samples.encode(said, seed=5))
     assert not torch.equal(samples.encode(said, seed=5), samples.encode(said, seed=6))
+
+
+def test_it_is_compiled_once_for_any_number_of_labels(
+    stage: Make, keep: Make, fit: Make, graphs: list[Any], tmp_path: Path
+) -> None:
+    ends = []
+    for compiled in (False, True):
+        made = stage("compact", "seq2seq")
+        made.execution = Execution(compiled=compiled)
+        keep(made, tmp_path / "cache")
+        with pytest.MonkeyPatch.context() as patch:  # the loss alone
+            patch.setattr("slimexp.technique.objective.blocks_compiled", lambda *_: nullcontext())
+            fit(made)
+        made.release()
+        ends.append([parameter.detach().clone() for parameter in made.model.parameters()])
+    assert len(graphs) == 1
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
 
 
 class Reversed(LabelLoss):
