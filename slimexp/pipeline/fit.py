@@ -101,7 +101,7 @@ def train(
         del family, teacher  # a technique may go on with another model
     if technique.steps:
         if technique.cache is not None:
-            teacher_pass.keep(technique, corpus, cfg)
+            teacher_pass.keep(technique, cfg)
         fit(technique, stage, cfg, tracker)
         technique.gather()
     process_group.by_first(lambda: _finish(technique, stage, previous, cfg))

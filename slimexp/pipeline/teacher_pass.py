@@ -11,7 +11,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from slimexp.data.base import Corpus
 from slimexp.host import process_group
 from slimexp.host.console import phase, printable
 from slimexp.host.progress import duration, working
@@ -31,12 +30,11 @@ from slimexp.technique.objective import runs_in
 _HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-def keep(technique: Finetune, corpus: Corpus, cfg: DictConfig) -> None:
+def keep(technique: Finetune, cfg: DictConfig) -> None:
     """Have a prepared technique learn from what is kept of its teacher, which leaves it; the rest is made first.
 
     Args:
         technique: The technique, after ``prepare``.
-        corpus: The text that it trains on.
         cfg: The run's configuration.
 
     Raises:
@@ -46,22 +44,22 @@ def keep(technique: Finetune, corpus: Corpus, cfg: DictConfig) -> None:
     assert cache is not None and teacher is not None
     form = cache.form(teacher, technique.family)
     with working("looking for the teacher cache"):
-        about = _about(form, teacher, technique, corpus, cfg)
+        about = _about(form, teacher, technique, cfg)
     named = Path(cfg.runs) / FOLDER / key(about)
     store = Store(Path(cache.folder) if cache.folder else named, about)
-    technique.cache_figures = process_group.by_first(partial(_fill, store, form, technique, teacher, corpus, cfg))
+    technique.cache_figures = process_group.by_first(partial(_fill, store, form, technique, teacher, cfg))
     store.look()
     technique.teacher_family, technique.cached = None, CachedTeacher(store, form)
 
 
-def _about(form: Form, teacher: Family, technique: Finetune, corpus: Corpus, cfg: DictConfig) -> dict[str, Any]:
+def _about(form: Form, teacher: Family, technique: Finetune, cfg: DictConfig) -> dict[str, Any]:
     """All that what is kept depends on, but for the rows themselves, each of which has a key of its own."""
     return {
         "format": FORMAT,
         "teacher": identity.digest(teacher)[:16],
         "tokenizer": tokenizer_digest(technique.family.tokenizer)[:16],
         "corpus": OmegaConf.to_container(cfg.data, resolve=True),
-        "text": text_digest(corpus)[:16],
+        "text": text_digest(technique.corpus)[:16],
         "split": "train",
         "max_length": technique.family.max_length,
         "kept": form.settings(),
@@ -73,12 +71,10 @@ def _about(form: Form, teacher: Family, technique: Finetune, corpus: Corpus, cfg
     }
 
 
-def _fill(
-    store: Store, form: Form, technique: Finetune, teacher: Family, corpus: Corpus, cfg: DictConfig
-) -> dict[str, float]:
+def _fill(store: Store, form: Form, technique: Finetune, teacher: Family, cfg: DictConfig) -> dict[str, float]:
     """Make what is lacking; returns figures of the cache for the record."""
     _say_what_differs(store)
-    _say_epochs(technique, corpus)
+    _say_epochs(technique)
     with store.alone():
         batches = partial(technique.batches, 0, technique.steps, workers=technique.workers, unseen=True)
         found = look_up(store, batches())
@@ -150,11 +146,11 @@ def _say_what_differs(store: Store) -> None:
         phase(f"a new teacher cache, for the nearest is another: {'; '.join(printable(line) for line in nearest)}")
 
 
-def _say_epochs(technique: Finetune, corpus: Corpus) -> None:
+def _say_epochs(technique: Finetune) -> None:
     assert technique.cache is not None
-    rows = len(corpus.splits["train"])
+    rows = len(technique.corpus.splits["train"])
     epochs = technique.steps * technique.accumulate * technique.batch_size / rows
-    if not corpus.is_fixed and math.ceil(epochs) > technique.cache.epochs:
+    if not technique.corpus.is_fixed and math.ceil(epochs) > technique.cache.epochs:
         phase(
             f"the text is new in every epoch: the teacher cache keeps {technique.cache.epochs}, and training goes over "
             f"the same again, {epochs / technique.cache.epochs:.1f} times in all"
