@@ -79,7 +79,7 @@ def plan(
     """
     shared = {
         "data": _resolved(cfg.data),
-        "text": text_digest(corpus),
+        "text": _text_digest(corpus),
         "seed": cfg.seed,
         "save_dtype": cfg.save_dtype,
     }
@@ -204,7 +204,7 @@ def _resolved(node: DictConfig) -> Any:
     return OmegaConf.to_container(node, resolve=True)
 
 
-def text_digest(corpus: Corpus) -> str:
+def _text_digest(corpus: Corpus) -> str:
     """Digest of the text itself, for a file can change under the same path."""
     hasher = hashlib.sha256()
     for split, examples in corpus.splits.items():

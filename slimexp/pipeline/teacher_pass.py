@@ -17,7 +17,6 @@ from slimexp.host.progress import duration, working
 from slimexp.model.base import Family
 from slimexp.model.tokenizer import digest as tokenizer_digest
 from slimexp.pipeline import machine
-from slimexp.pipeline.key import text_digest
 from slimexp.record.stage import key
 from slimexp.teacher_cache import identity
 from slimexp.teacher_cache.base import Form
@@ -56,10 +55,10 @@ def _about(form: Form, teacher: Family, technique: Finetune, cfg: DictConfig) ->
     """All that what is kept depends on, but for the rows themselves, each of which has a key of its own."""
     return {
         "format": FORMAT,
-        "teacher": identity.digest(teacher)[:16],
+        "teacher": identity.of_teacher(teacher)[:16],
         "tokenizer": tokenizer_digest(technique.family.tokenizer)[:16],
         "corpus": OmegaConf.to_container(cfg.data, resolve=True),
-        "text": text_digest(technique.corpus)[:16],
+        "text": identity.of_text(technique.corpus)[:16],
         "split": "train",
         "max_length": technique.family.max_length,
         "kept": form.settings(),

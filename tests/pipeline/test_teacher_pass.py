@@ -139,16 +139,16 @@ def test_the_key_knows_the_form_and_not_the_place(overrides: Make, pipeline: Mak
 
 
 def test_the_teacher_is_known_by_its_weights_and_its_config(tiny: Make) -> None:
-    from slimexp.teacher_cache.identity import digest
+    from slimexp.teacher_cache.identity import of_teacher
 
     one, same, other = tiny("causal_lm"), tiny("causal_lm"), tiny("causal_lm")
     same.model.config.name_or_path = "elsewhere"
-    assert digest(one) == digest(same)
+    assert of_teacher(one) == of_teacher(same)
     with torch.no_grad():
         next(other.model.parameters())[0, 0] += 1
-    assert digest(one) != digest(other)
+    assert of_teacher(one) != of_teacher(other)
     same.model.config.rms_norm_eps *= 2
-    assert digest(one) != digest(same)
+    assert of_teacher(one) != of_teacher(same)
 
 
 def test_the_cache_says_what_it_is_for(run: Make, tmp_path: Path) -> None:
