@@ -28,7 +28,7 @@ LAYERS = [
     ["architecture"],
     ["model"],
     ["smoothing", "calibration"],
-    ["cut"],
+    ["cut", "teacher_cache"],
     ["budget", "measure", "artifact"],
     ["technique", "page", "format"],
     ["pipeline", "stopper"],

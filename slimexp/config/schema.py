@@ -20,6 +20,7 @@ _TAKEN = (  # in the runs folder
     "report.csv",
     "report.json",
     "sweep",
+    "teacher_cache",
     "wandb",
 )
 _FLOATS = ("float16", "bfloat16", "float32", "float64")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from slimexp.loss.sample import Sample
 from slimexp.schedule import Schedule
 
 IGNORE = -100  # label that no loss and no metric counts (the default of torch's cross_entropy)
@@ -63,11 +64,13 @@ class Outputs:
         hidden: Stack name -> outputs of the embedding and of every block at the N tokens that are no padding, each
             [N, D], and maybe at some that are, all zeros there; empty unless a loss needs them.
         attention: Stack name and index of a block, as it was asked for -> its self-attention; those that a loss needs.
+        sample: Of a teacher, in place of logits: samples of its distributions at all B T labels.
     """
 
     logits: Tensor
     hidden: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
     attention: Mapping[tuple[str, int], Attention] = field(default_factory=dict)
+    sample: Sample | None = None
 
 
 @dataclass(frozen=True)
@@ -160,20 +163,43 @@ class Loss(nn.Module, ABC):
 
 
 class LabelLoss(Loss):
-    """A mean over labels, each of which has logits of its own: any part of the labels can be summed by itself."""
+    """A mean over labels, each of which has logits of its own: any part of the labels can be summed by itself.
+
+    Attributes:
+        reads_samples: Whether ``of_sample`` estimates it, without bias, from a sample of the teacher's distribution.
+    """
+
+    reads_samples: bool = False
 
     def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor, progress: float) -> Ratio:
         return self.of_outputs(student, teacher, labels, self.scheduled(progress))
 
     def of_outputs(self, student: Outputs, teacher: Outputs | None, labels: Tensor, scheduled: Scheduled) -> Ratio:
         """As ``forward``, given the quantities that ``scheduled`` names."""
-        total = self.of_logits(
-            student.logits.flatten(0, -2),
-            None if teacher is None else teacher.logits.flatten(0, -2),
-            labels.flatten(),
-            scheduled,
-        )
+        taught = None if teacher is None else teacher.sample or teacher.logits.flatten(0, -2)
+        total = self.of_teacher(student.logits.flatten(0, -2), taught, labels.flatten(), scheduled)
         return Ratio(total[None], counted_labels(labels)[None])
+
+    def of_teacher(
+        self, student: Tensor, teacher: Tensor | Sample | None, labels: Tensor, scheduled: Scheduled
+    ) -> Tensor:
+        """``of_logits``, or ``of_sample`` where the teacher is given by samples."""
+        if not isinstance(teacher, Sample):
+            return self.of_logits(student, teacher, labels, scheduled)
+        if not self.needs_teacher:
+            return self.of_logits(student, None, labels, scheduled)
+        return self.of_sample(student, teacher, labels, scheduled)
+
+    def of_sample(self, student: Tensor, teacher: Sample, labels: Tensor, scheduled: Scheduled) -> Tensor:
+        """An unbiased estimate of ``of_logits``, in value and gradient, where ``reads_samples``.
+
+        Args:
+            student: Logits of the student, [N, V].
+            teacher: Samples of the teacher's N distributions.
+            labels: [N]; -100 is ignored.
+            scheduled: The quantities that ``scheduled`` names.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is not estimated from samples")
 
     @abstractmethod
     def of_logits(self, student: Tensor, teacher: Tensor | None, labels: Tensor, scheduled: Scheduled) -> Tensor:

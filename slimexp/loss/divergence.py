@@ -62,6 +62,10 @@ class Divergence(LabelLoss):
         divergence = self.between(
             _log_probabilities(student[:, :width], temperature), _log_probabilities(teacher[:, :width], temperature)
         )
+        return self.summed(divergence, labels, temperature)
+
+    def summed(self, divergence: Tensor, labels: Tensor, temperature: float | Tensor) -> Tensor:
+        """The sum over labels other than -100 of a divergence at each, [N], scaled as was asked for."""
         total = torch.where(labels != IGNORE, divergence, 0.0).sum()
         return temperature**self.order * total if self.scale_by_temperature else total
 

@@ -23,7 +23,7 @@ from slimexp.host.progress import working
 from slimexp.logger.base import Tracker
 from slimexp.logger.curves import drop_from
 from slimexp.model.base import Family, Source
-from slimexp.pipeline import machine
+from slimexp.pipeline import machine, teacher_pass
 from slimexp.pipeline.checkpoint import Checkpoint, check
 from slimexp.record.stage import Stage
 from slimexp.serialization import manifest
@@ -100,6 +100,8 @@ def train(
         technique.prepare(family, corpus, teacher)
         del family, teacher  # a technique may go on with another model
     if technique.steps:
+        if technique.cache is not None:
+            teacher_pass.keep(technique, cfg)
         fit(technique, stage, cfg, tracker)
         technique.gather()
     process_group.by_first(lambda: _finish(technique, stage, previous, cfg))
@@ -108,7 +110,7 @@ def train(
 def _finish(technique: Finetune, stage: Stage, previous: Path, cfg: DictConfig) -> None:
     """Save what a technique has made."""
     with working(f"{stage.name}: finishing"):
-        coverage = technique.finish()
+        coverage = technique.finish() | technique.cache_figures
     history = artifact.read_manifest(previous)["stages"]
     entry = {"name": stage.name, "technique": type(technique).__name__, "key": stage.key, "coverage": coverage}
     artifact.save(technique.family, stage.artifact, dtype=_saved_type(cfg), stages=[*history, entry], key=stage.key)

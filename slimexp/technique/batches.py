@@ -1,8 +1,9 @@
 """Training batches as a pure function of (seed, step), so that a resumed run sees what the straight run saw."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from slimexp.technique.automatic import Auto
 from slimexp.technique.packing import PackedOrder, generator, packed
 
 Workers = int | Auto
+Taught = Callable[[Batch], Batch]
 
 MOST_PROCESSES = 8  # one tokenizes about a million tokens a second, several times what a GPU trains on
 POOL = 32  # batches sorted by length together: little padding, and still a random order
@@ -68,25 +70,59 @@ class _Steps(Sampler[tuple[int, list[Any]]]):
         return self.stop
 
 
+class _Unseen(_Steps):
+    """The batches in which a row is read first; text that is new in every epoch is, in ``epochs`` of them."""
+
+    def __init__(self, order: Order | PackedOrder, start: int, stop: int, *, epochs: int) -> None:
+        super().__init__(order, start, stop)
+        self.epochs = epochs
+
+    def __iter__(self) -> Iterator[tuple[int, list[Any]]]:
+        seen: set[tuple[int, Any]] = set()
+        for epoch, rows in super().__iter__():
+            names = {(epoch % self.epochs, row if isinstance(row, int) else _digest(row)) for row in rows}
+            if not names <= seen:
+                seen |= names
+                yield epoch, rows
+
+
+def _digest(row: PackedRow) -> bytes:
+    return blake2b(row[0].tobytes() + row[1].tobytes(), digest_size=16).digest()
+
+
 class _Batches(Dataset[Batch]):
-    def __init__(self, corpus: Corpus, family: Family, multiple: int, share: tuple[int, int] = (0, 1)) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        family: Family,
+        multiple: int,
+        share: tuple[int, int] = (0, 1),
+        *,
+        epochs: int | None = None,
+        taught: Taught | None = None,
+    ) -> None:
         self.corpus, self.family, self.multiple = corpus, family, multiple
         self.first, self.every = share
+        self.epochs, self.taught = epochs, taught
 
     def __getitem__(self, key: tuple[int, list[int]]) -> Batch:
         epoch, rows = key
+        epoch = epoch if self.epochs is None else epoch % self.epochs
         examples = [self.corpus.training_example(row, epoch) for row in rows[self.first :: self.every]]
         texts = [(example.source, example.target, example.label) for example in examples]
-        return self.family.encode(texts, multiple=self.multiple)
+        batch = self.family.encode(texts, multiple=self.multiple)
+        return batch if self.taught is None else self.taught(batch)
 
 
 class _PackedBatches(Dataset[Batch]):
-    def __init__(self, family: Family, multiple: int, share: tuple[int, int]) -> None:
+    def __init__(self, family: Family, multiple: int, share: tuple[int, int], *, taught: Taught | None = None) -> None:
         self.family, self.multiple = family, multiple
         self.first, self.every = share
+        self.taught = taught
 
     def __getitem__(self, key: tuple[int, list[PackedRow]]) -> Batch:
-        return self.family.pack(key[1][self.first :: self.every], multiple=self.multiple)
+        batch = self.family.pack(key[1][self.first :: self.every], multiple=self.multiple)
+        return batch if self.taught is None else self.taught(batch)
 
 
 def training_batches(
@@ -102,6 +138,9 @@ def training_batches(
     packing: bool = False,
     devices: int = 1,
     share: tuple[int, int] = (0, 1),
+    epochs: int | None = None,
+    taught: Taught | None = None,
+    unseen: bool = False,
 ) -> DataLoader[Batch]:
     """Batches ``start`` to ``stop - 1`` of a run.
 
@@ -118,6 +157,9 @@ def training_batches(
         devices: Number of devices of this machine that load batches side by side.
         share: First row of each batch, and distance to the next: the number of this process and of all of them, which
             together read the batches that one process would read.
+        epochs: Of text that is new in every epoch: number of epochs after which it comes again; ``None`` for never.
+        taught: Adds to a batch what a teacher says of it.
+        unseen: Whether batches are left out all of whose rows were in others before.
     """
     count = processes(workers, family.device, packing=packing, devices=devices)
     if count:  # processes are forked from this one: a tokenizer that was not told of it warns in each
@@ -126,15 +168,17 @@ def training_batches(
     batches: Dataset[Batch]
     if packing:
         order = PackedOrder(packed(corpus, family.tokenizer, width=family.max_length, seed=seed), batch_size)
-        batches = _PackedBatches(family, multiple, share)
+        batches = _PackedBatches(family, multiple, share, taught=taught)
     else:
         rows = corpus.splits["train"]
         order = Order([len(row.source) for row in rows], min(batch_size, len(rows)), seed)
-        batches = _Batches(corpus, family, multiple, share)
+        batches = _Batches(corpus, family, multiple, share, epochs=epochs, taught=taught)
+    new = 1 if corpus.is_fixed else epochs
+    steps = _Unseen(order, start, stop, epochs=new) if unseen and new is not None else _Steps(order, start, stop)
     return DataLoader(
         batches,
         batch_size=None,
-        sampler=_Steps(order, start, stop),
+        sampler=steps,
         num_workers=count,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if count else None,

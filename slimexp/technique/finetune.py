@@ -17,6 +17,7 @@ from slimexp.loss.base import Loss, scheduled
 from slimexp.model.base import Batch, Family
 from slimexp.model.cache import rounds_cache
 from slimexp.model.recomputed import blocks_recomputed
+from slimexp.teacher_cache.cached import CachedTeacher
 from slimexp.technique import packing, random_state
 from slimexp.technique.automatic import ROWS, Adaptive, Conditions, outside_embeddings
 from slimexp.technique.batches import training_batches
@@ -44,10 +45,12 @@ class Finetune(Adaptive, Contract, Divisible):
     Attributes:
         compute_device: Device to compute on outside of training; ``None`` for the model's own.
         execution: How its steps are executed; the trainer's choice.
+        cached: What stands in for the teacher, where ``cache`` keeps its outputs.
     """
 
     compute_device: torch.device | None = None
     execution: Execution = Execution()
+    cached: CachedTeacher | None = None
 
     def __init__(self, **training: Unpack[Training]) -> None:
         super().__init__()
@@ -64,6 +67,8 @@ class Finetune(Adaptive, Contract, Divisible):
         self.seed = training["seed"]
         self.losses = nn.ModuleDict(training["losses"])
         self.teacher = training["teacher"]
+        self.cache = training.get("cache")
+        self.cache_figures: dict[str, float] = {}
         self._optimizer = training["optimizer"]
         self._lr_scheduler = training["lr_scheduler"]
         self._objective: Objective | None = None
@@ -185,6 +190,8 @@ class Finetune(Adaptive, Contract, Divisible):
             stop=stop * self.accumulate,
             multiple=self.pad_to,
             packing=self.packs,
+            epochs=None if self.cache is None else self.cache.epochs,
+            taught=None if self.cached is None else self.cached.taught,
             **loading,
         )
 
@@ -227,6 +234,9 @@ class Finetune(Adaptive, Contract, Divisible):
         self.start_random_state()
         on_gpu = self.device.type == "cuda" and not self._are_shards
         half = torch.bfloat16 if on_gpu and "bf16" in str(self.trainer.precision) else None
+        if self.cached is not None:
+            self.cached.form.to(self.device, half)
+            self._objective = None  # which holds what was left of the teacher where it was
         compiled = self.execution.compiled and not self._are_shards
         self._within_fit.enter_context(self.objective.accelerated(compiled=compiled, teacher_type=half))
         if self.execution.recomputed:
@@ -236,7 +246,7 @@ class Finetune(Adaptive, Contract, Divisible):
 
     def _step_graphs(self) -> StepGraphs:
         teacher = [] if self.teacher_family is None else [self.teacher_family.model]
-        modules = [self.model, self.losses, *teacher]
+        modules = [self.model, self.losses, *teacher, *([] if self.cached is None else self.cached.modules)]
         return StepGraphs(self.compute, modules, constants=lambda: self.objective.constants(self.progress))
 
     def release(self) -> None:
@@ -270,9 +280,10 @@ class Finetune(Adaptive, Contract, Divisible):
     @property
     def objective(self) -> Objective:
         """The objective of the model as it stands."""
-        if self._objective is None or self._objective.parts != (self.losses, self.family, self.teacher_family):
+        parts = (self.losses, self.family, self.teacher_family, self.cached)
+        if self._objective is None or self._objective.parts != parts:
             self._objective = Objective(
-                self.losses, self.family, self.teacher_family,
+                self.losses, self.family, self.teacher_family, cached=self.cached,
                 logits_at_once=self.execution.logits_at_once, shared=self.shared_denominator,
             )  # fmt: skip
         return self._objective

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimexp.loss.base import LabelLoss
+from slimexp.loss.sample import Layout, Sample
 from slimexp.model.head import Head
 
 Sums = tuple[Tensor, Tensor]
@@ -29,12 +30,12 @@ class LabelSums:
     Args:
         losses: Name -> loss.
         student: Head of the student.
-        teacher: Head of the teacher; ``None`` where no loss reads one.
+        teacher: Head of the teacher, or what samples of it consist of; ``None`` where no loss reads one.
         logits_at_once: Number of logits in memory at once, of each model.
     """
 
     def __init__(
-        self, losses: Mapping[str, LabelLoss], *, student: Head, teacher: Head | None, logits_at_once: int
+        self, losses: Mapping[str, LabelLoss], *, student: Head, teacher: Head | Layout | None, logits_at_once: int
     ) -> None:
         self.losses = losses
         self.student = student
@@ -59,7 +60,7 @@ class LabelSums:
 
         Args:
             states: Inputs of the student's head, [N, D].
-            teacher_states: Inputs of the teacher's head, [N, D'].
+            teacher_states: Inputs of the teacher's head, [N, D'], or bytes of its samples.
             labels: [N].
             coefficients: Factor of each numerator in the sum of all, [K].
             scheduled: Name of a loss -> its scheduled quantities.
@@ -67,8 +68,10 @@ class LabelSums:
         Returns:
             The weighted sum, a scalar with gradient; and the numerators, [K], without.
         """
-        teacher = None
-        if teacher_states is not None and self.teacher is not None:
+        teacher: _Products | _Rows | None = None
+        if teacher_states is not None and isinstance(self.teacher, Layout):
+            teacher = _Rows(teacher_states)
+        elif teacher_states is not None and isinstance(self.teacher, Head):
             teacher = _Products(self.teacher.module.weight, self.teacher.module.bias, teacher_states)
         top = coefficients.max().clamp(min=_LEAST) * _SCALE
         total, numerators = _Chunked.apply(
@@ -92,7 +95,7 @@ class LabelSums:
 
         Args:
             student: Products of the student's head, [n, V].
-            teacher: Products of the teacher's head, [n, V'].
+            teacher: Products of the teacher's head, [n, V'], or bytes of its samples.
             labels: [n].
             rest: Coefficients and scheduled quantities.
         """
@@ -113,10 +116,13 @@ class LabelSums:
         scheduled: Mapping[str, Mapping[str, Tensor]],
     ) -> Sums:
         student = self.student.logits(student)
-        if teacher is not None and self.teacher is not None:
-            teacher = self.teacher.logits(teacher)
+        taught: Tensor | Sample | None = None
+        if teacher is not None and isinstance(self.teacher, Layout):
+            taught = self.teacher.read(teacher)
+        elif teacher is not None and isinstance(self.teacher, Head):
+            taught = self.teacher.logits(teacher)
         numerators = torch.stack(
-            [loss.of_logits(student, teacher, labels, scheduled[name]) for name, loss in self.losses.items()]
+            [loss.of_teacher(student, taught, labels, scheduled[name]) for name, loss in self.losses.items()]
         )
         return (coefficients * numerators).sum(), numerators.detach()
 
@@ -143,6 +149,17 @@ class _Products:
             yield inputs, F.linear(inputs, self.weight, self.bias)
 
 
+class _Rows:
+    """Rows that no head multiplies, in place of ``_Products``: bytes of samples, uint8 [N, bytes]."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+
+    def parts(self, chunks: int) -> Iterator[tuple[None, Tensor]]:
+        """Nothing, and the rows of each of ``chunks`` runs of tokens."""
+        return ((None, part) for part in self.rows.tensor_split(chunks))
+
+
 class _Chunked(torch.autograd.Function):
     """``LabelSums`` as a function of states, weight and bias."""
 
@@ -153,7 +170,7 @@ class _Chunked(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         sums: LabelSums,
-        teacher: _Products | None,
+        teacher: _Products | _Rows | None,
         labels: Tensor,
         rest: tuple[Tensor, Mapping[str, Mapping[str, Tensor]]],
         with_gradient: bool,

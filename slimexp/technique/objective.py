@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from slimexp.loss.base import LabelLoss, Loss, Outputs, Ratio, counted_labels
+from slimexp.loss.sample import Layout
 from slimexp.model.attention import attended, captured
 from slimexp.model.base import POSITIONS, REAL, Batch, Family, positions
 from slimexp.model.compiled import blocks_compiled
 from slimexp.model.head import Head, head_of, states
+from slimexp.teacher_cache.cached import CachedTeacher
 from slimexp.technique.label_sums import LabelSums
 from slimexp.weight.attachment import attached
 
@@ -30,6 +32,7 @@ class Objective:
         teacher: The teacher; ``None`` where no loss reads one.
         logits_at_once: Number of logits in memory at once, of each model.
         shared: Denominator of a loss on this device -> what its numerator is divided by here.
+        cached: What stands in for the teacher where its outputs are kept.
     """
 
     def __init__(
@@ -40,22 +43,24 @@ class Objective:
         *,
         logits_at_once: int,
         shared: Callable[[Tensor], Tensor],
+        cached: CachedTeacher | None = None,
     ) -> None:
         self.losses = losses
         self.family = family
         self.teacher = teacher
         self.shared = shared
+        self.cached = cached
         self._sums = self._label_sums(logits_at_once)
-        self._teacher_head = None if teacher is None or self._sums is None else self._sums.teacher or head_of(teacher)
+        self._teacher_head = None if teacher is None or self._sums is None else self._head_of_teacher(teacher)
         self._teacher_casts = True
         self._scheduled: dict[str, dict[str, Tensor]] = {}  # of losses over labels
         self._weights: dict[str, Tensor] = {}
         self._scheduled_at: float | None = None
 
     @property
-    def parts(self) -> tuple[nn.ModuleDict, Family, Family | None]:
-        """Losses, student and teacher."""
-        return self.losses, self.family, self.teacher
+    def parts(self) -> tuple[nn.ModuleDict, Family, Family | None, CachedTeacher | None]:
+        """Losses, student and teacher, and what stands in for it."""
+        return self.losses, self.family, self.teacher, self.cached
 
     @property
     def in_chunks(self) -> bool:
@@ -96,6 +101,8 @@ class Objective:
         self.schedule(progress, batch["labels"].device)
         sums, losses = self._sums, self._named()
         teacher = None if self.teacher is None else self._taught(self.teacher, batch)
+        if self.cached is not None:
+            teacher = self.cached.outputs(batch, whole=sums is None)
         student = self._outputs(self.family, batch, None if sums is None else sums.student, self._student_blocks)
         plain = losses if sums is None else {n: loss for n, loss in losses.items() if n not in sums.losses}
         terms = {
@@ -129,7 +136,7 @@ class Objective:
             teacher_type: Type of the teacher's weights, which stay so afterwards; ``None`` for the one they have.
         """
         if teacher_type is not None and self.teacher is not None:
-            self._teacher_casts = not _runs_in(self.teacher, teacher_type)
+            self._teacher_casts = not runs_in(self.teacher, teacher_type)
         with ExitStack() as stack:
             if compiled:
                 families = [self.family] if self.teacher is None else [self.family, self.teacher]
@@ -152,10 +159,16 @@ class Objective:
             return None
         student = head_of(self.family)
         needs_teacher = any(loss.needs_teacher for loss in of_labels.values())
-        teacher = head_of(self.teacher) if needs_teacher and self.teacher is not None else None
+        teacher: Head | Layout | None = None if self.cached is None else self.cached.form.head
+        if needs_teacher and self.teacher is not None:
+            teacher = head_of(self.teacher)
         if student is None or (needs_teacher and teacher is None):
             return None
         return LabelSums(of_labels, student=student, teacher=teacher, logits_at_once=logits_at_once)
+
+    def _head_of_teacher(self, teacher: Family) -> Head | None:
+        known = None if self._sums is None else self._sums.teacher
+        return known if isinstance(known, Head) else head_of(teacher)
 
     def _of_labels(
         self, sums: LabelSums, batch: Batch, student: Outputs, teacher: Outputs | None
@@ -254,7 +267,7 @@ def _rows(states: Tensor, index: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _runs_in(family: Family, dtype: torch.dtype) -> bool:
+def runs_in(family: Family, dtype: torch.dtype) -> bool:
     """Give a model's parameters a type, but no buffer (rotary frequencies, say); whether it runs without autocast."""
     if any(attached(family.model)):
         return False

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 
 from slimexp.loss.base import Loss
 from slimexp.model.base import Source
+from slimexp.teacher_cache.base import TeacherCache
 from slimexp.technique import optimization
 from slimexp.technique.automatic import AUTO, Auto
 
@@ -56,6 +57,7 @@ class Training(TypedDict):
         lr_scheduler: Partial of a learning-rate schedule, awaiting optimizer and ``num_training_steps``;
             ``num_warmup_steps`` may be ``"auto"``.
         teacher: Where the teacher comes from; ``None`` for the run's dense model, if a loss needs one.
+        cache: How its outputs are kept for other trainings on the same text; absent or ``None``: they are not.
     """
 
     steps: int
@@ -71,6 +73,7 @@ class Training(TypedDict):
     optimizer: Callable[..., torch.optim.Optimizer]
     lr_scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler]
     teacher: Source | None
+    cache: NotRequired[TeacherCache | None]
 
 
 def check(training: Training) -> None:
@@ -104,3 +107,5 @@ def check(training: Training) -> None:
         raise ValueError(
             "no loss reads the teacher: add one that does, e.g. +loss@pipeline.<stage>.losses.kl=kl, or drop it"
         )
+    if (cache := training.get("cache")) is not None:
+        cache.check(training["losses"])
