@@ -63,6 +63,7 @@ class Finetune(Adaptive, Contract, Divisible):
         self.seed = training["seed"]
         self.losses = nn.ModuleDict(training["losses"])
         self.teacher = training["teacher"]
+        self.completion = training.get("completion")
         self._optimizer = training["optimizer"]
         self._lr_scheduler = training["lr_scheduler"]
         self._objective: Objective | None = None
@@ -74,6 +75,11 @@ class Finetune(Adaptive, Contract, Divisible):
     def needs_teacher(self) -> bool:
         """Whether any loss reads a teacher."""
         return any(loss.needs_teacher for loss in self._losses())
+
+    @property
+    def consults_teacher(self) -> bool:
+        """Whether a teacher is needed at all: by a loss, or to write targets before training."""
+        return self.needs_teacher or (self.completion is not None and self.completion.needs_teacher)
 
     @property
     def needs_hidden(self) -> bool:
@@ -234,7 +240,15 @@ class Finetune(Adaptive, Contract, Divisible):
         self._within_fit.close()
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Add what is known of a batch while it is on the host, so that nothing waits for the device to count."""
+        """Have targets written where the student writes them, and add what is known of a batch while it is on the host.
+
+        So nothing waits for the device to count.
+        """
+        if self.completion is not None:
+            number = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            batch = self.completion.batch(
+                batch, self.family, seed=self.seed, number=number, progress=self.progress, multiple=self.pad_to
+            )
         of_decoder = ["labels"] if self.model.config.is_encoder_decoder else []
         read = ["attention_mask", *of_decoder] if self.needs_hidden else []
         return counted(
@@ -291,5 +305,6 @@ class Finetune(Adaptive, Contract, Divisible):
         values = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"], **(terms if len(terms) > 1 else {})}
         for loss in self._losses():
             values |= loss.scheduled(self.progress)
+        values |= {} if self.completion is None else self.completion.scheduled(self.progress)
         self.log_dict(values)
         self.log("loss", total.detach(), prog_bar=True)

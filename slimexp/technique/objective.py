@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from slimexp.completion.base import WRITTEN
 from slimexp.loss.base import LabelLoss, Loss, Outputs, Ratio, counted_labels
 from slimexp.model.base import POSITIONS, REAL, Batch, Family, positions
 from slimexp.model.compiled import blocks_compiled
@@ -99,10 +100,14 @@ class Objective:
         student = _outputs(self.family, batch, None if sums is None else sums.student, hidden)
         plain = losses if sums is None else {n: loss for n, loss in losses.items() if n not in sums.losses}
         terms = {
-            name: self._term(
-                loss.of_outputs(student, teacher, batch["labels"], self._scheduled[name])
-                if isinstance(loss, LabelLoss)
-                else loss(student, teacher, batch["labels"], progress)
+            name: _where_true(
+                loss,
+                batch,
+                self._term(
+                    loss.of_outputs(student, teacher, batch["labels"], self._scheduled[name])
+                    if isinstance(loss, LabelLoss)
+                    else loss(student, teacher, batch["labels"], progress)
+                ),
             )
             for name, loss in plain.items()
         }
@@ -160,9 +165,8 @@ class Objective:
         index = batch[LOGITS_AT] if LOGITS_AT in batch else positions(batch, "labels")
         taught = None if teacher is None or sums.teacher is None else _rows(teacher.logits, index)
         count = self.shared(counted_labels(labels)[None]).clamp(min=1e-12)
-        weights = torch.cat(
-            [torch.full_like(count, loss.weight) for loss in sums.losses.values()]
-        )  # filled, not copied
+        filled = (_where_true(loss, batch, torch.full_like(count, loss.weight)) for loss in sums.losses.values())
+        weights = torch.cat(list(filled))  # not copied from the host
         total, numerators = sums(
             _rows(student.logits, index),
             taught,
@@ -170,7 +174,8 @@ class Objective:
             weights / count,
             self._scheduled,
         )
-        return total, dict(zip(sums.losses, numerators / count, strict=True))
+        terms = zip(sums.losses.items(), numerators / count, strict=True)
+        return total, {name: _where_true(loss, batch, term) for (name, loss), term in terms}
 
     def _term(self, ratio: Ratio) -> Tensor:
         return Ratio(ratio.numerator, self.shared(ratio.denominator)).mean()
@@ -218,6 +223,11 @@ def _filled_up(positions: Tensor, batch: Tensor, shares: int) -> Tensor:
     wanted = min(-(-len(positions) // share) * share, total) - len(positions)
     others = torch.ones(total, dtype=torch.bool).index_fill(0, positions, False).nonzero().squeeze(1)
     return torch.cat([positions, others[:wanted]])
+
+
+def _where_true(loss: Loss, batch: Batch, value: Tensor) -> Tensor:
+    """``value``, or 0 of a loss that learns labels themselves, where the student has written them."""
+    return value if loss.needs_teacher or WRITTEN not in batch else value * (1 - batch[WRITTEN][0])
 
 
 def _outputs(family: Family, batch: Batch, head: Head | None, hidden: bool) -> Outputs:

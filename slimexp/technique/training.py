@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 
+from slimexp.completion.base import Completion
 from slimexp.loss.base import Loss
 from slimexp.model.base import Source
 from slimexp.technique import optimization
@@ -54,6 +55,7 @@ class Training(TypedDict):
         lr_scheduler: Partial of a learning-rate schedule, awaiting optimizer and ``num_training_steps``;
             ``num_warmup_steps`` may be ``"auto"``.
         teacher: Where the teacher comes from; ``None`` for the run's dense model, if a loss needs one.
+        completion: Who writes targets in place of the gold ones; absent or ``None``: nobody.
     """
 
     steps: int
@@ -69,6 +71,7 @@ class Training(TypedDict):
     optimizer: Callable[..., torch.optim.Optimizer]
     lr_scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler]
     teacher: Source | None
+    completion: NotRequired[Completion | None]
 
 
 def check(training: Training) -> None:
@@ -98,7 +101,11 @@ def check(training: Training) -> None:
         raise ValueError(
             "training needs at least one loss: add one, e.g. +loss@pipeline.<stage>.losses.ce=cross_entropy"
         )
-    if training["teacher"] is not None and not any(loss.needs_teacher for loss in training["losses"].values()):
+    losses, completion = training["losses"].values(), training.get("completion")
+    if completion is not None:
+        completion.check_losses(losses)
+    writes = completion is not None and completion.needs_teacher
+    if training["teacher"] is not None and not writes and not any(loss.needs_teacher for loss in losses):
         raise ValueError(
             "no loss reads the teacher: add one that does, e.g. +loss@pipeline.<stage>.losses.kl=kl, or drop it"
         )
