@@ -2,11 +2,14 @@
 
 from abc import ABC
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from slimexp.data.base import Corpus
 from slimexp.loss.base import Loss
 from slimexp.model.base import Batch, Family
+
+Writer = Callable[[], AbstractContextManager[Family]]
 
 WRITTEN = "written"  # name in a batch of float32 [B]: 1 where the targets of a row are the student's own, else 0
 
@@ -45,14 +48,29 @@ class Completion(ABC):
                 "(~pipeline.<stage>.completion), or train a seq2seq model or a causal LM"
             )
 
-    def corpus(self, corpus: Corpus, writer: Callable[[], Family], folder: Path, about: str) -> Corpus:
-        """The corpus to train on, whose training rows may have other targets; other splits stay as they are.
+    def write(self, corpus: Corpus, writer: Writer, folder: Path, about: str) -> Path | None:
+        """Have the teacher write, unless what it would write is on the disk; where ``needs_teacher``.
 
         Args:
             corpus: The corpus of the run.
-            writer: Loads the teacher onto the device that computes; called only where nothing is written yet.
+            writer: The teacher, on the device that computes within the context.
             folder: Folder of what is written, which all runs share.
             about: What tells the teacher, and the code that writes, from others.
+
+        Returns:
+            The file.
+        """
+        return None
+
+    def corpus(self, corpus: Corpus, path: Path) -> Corpus:
+        """The corpus to train on, with other training rows; other splits stay as they are.
+
+        Args:
+            corpus: The corpus of the run.
+            path: File of what was written.
+
+        Raises:
+            ValueError: Nothing in it is fit to be learned from.
         """
         return corpus
 

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -23,7 +24,7 @@ from slimexp.host.progress import working
 from slimexp.logger.base import Tracker
 from slimexp.logger.curves import drop_from
 from slimexp.model.base import Family, Source
-from slimexp.pipeline import machine
+from slimexp.pipeline import completions, machine
 from slimexp.pipeline.checkpoint import Checkpoint, check
 from slimexp.record.stage import Stage
 from slimexp.serialization import manifest
@@ -96,9 +97,13 @@ def train(
         technique.mapped = shards and technique.maps_weights
         family = artifact.load(previous, keep_type=technique.keeps_stored_type or technique.mapped)
         keep_type = shards or str(cfg.trainer.get("precision")).startswith("bf16")
-        teacher = _teacher(technique, reference, corpus, keep_type=keep_type)
-        technique.prepare(family, corpus, teacher)
-        del family, teacher  # a technique may go on with another model
+        load = cache(lambda: _teacher(technique, reference, corpus, keep_type=keep_type))
+        read = completions.corpus_of(
+            technique, corpus, teacher=load, reference=reference, runs=Path(cfg.runs), device=technique.compute_device
+        )
+        teacher = load() if technique.needs_teacher else None
+        technique.prepare(family, read, teacher)
+        del family, teacher, load  # a technique may go on with another model
     if technique.steps:
         fit(technique, stage, cfg, tracker)
         technique.gather()
@@ -189,10 +194,8 @@ def curves(stage: Stage) -> str | None:
     return path.read_text()
 
 
-def _teacher(technique: Finetune, reference: Path, corpus: Corpus, *, keep_type: bool = False) -> Family | None:
+def _teacher(technique: Finetune, reference: Path, corpus: Corpus, *, keep_type: bool = False) -> Family:
     """The teacher; in the type that it is stored in, or in float32."""
-    if not technique.needs_teacher:
-        return None
     if technique.teacher is None:
         return artifact.deployed(reference, keep_type=keep_type)
     load = technique.teacher.load_stored if keep_type else technique.teacher.load

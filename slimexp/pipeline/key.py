@@ -129,6 +129,16 @@ def of_test(cfg: DictConfig, measure: type, device: str) -> dict[str, Any]:
     return {"code": figure_code([node, _resolved(cfg.data)]), "versions": versions, "device": device}
 
 
+def completion_code(completion: type) -> str:
+    """Digest of the code by which a teacher writes texts; of its trainer and its losses they do not depend.
+
+    Args:
+        completion: Class of the completion.
+    """
+    start = f"{completion.__module__}.{completion.__qualname__}"
+    return digest(closure([start], packages=_packages(), without=[*NO_EFFECT, *FIGURES_ONLY], find=source_path))
+
+
 def result_code(nodes: Iterable[Any], *, attachments: Iterable[str] = (), find: Find = source_path) -> str:
     """Digest of the code that makes the model of a stage.
 

@@ -102,17 +102,17 @@ def check_teachers(techniques: Mapping[str, Finetune], source: Source, dense: So
     """
     trains_dense = 0 if dense is source else 1 if dense is None else None  # the stage that starts from the dense model
     for position, (name, technique) in enumerate(techniques.items()):
-        if not technique.needs_teacher:
+        if not technique.consults_teacher:
             continue
         if technique.teacher is not None:
-            _check_teacher(f"pipeline.{name}.teacher", technique.teacher, source, corpus)
+            _check_teacher(f"pipeline.{name}.teacher", technique.teacher, source, corpus, read=technique.needs_teacher)
         elif position == trains_dense and not technique.alters:
             raise ValueError(
                 f"pipeline.{name}: the student would be its own teacher: give a cut (+cut@pipeline.{name}.cut=keep "
                 "and what stays) or a teacher"
             )
         elif dense is not None and dense is not source:
-            _check_teacher("baseline", dense, source, corpus)
+            _check_teacher("baseline", dense, source, corpus, read=technique.needs_teacher)
 
 
 def check_unquantized(techniques: Iterable[Finetune], source: Source) -> None:
@@ -129,9 +129,12 @@ def check_unquantized(techniques: Iterable[Finetune], source: Source) -> None:
         raise ValueError("the model is quantized already: quantize once, starting from the model before that")
 
 
-def _check_teacher(where: str, teacher: Source, student: Source, corpus: Corpus) -> None:
+def _check_teacher(where: str, teacher: Source, student: Source, corpus: Corpus, *, read: bool) -> None:
+    """Refuse a teacher that cannot teach; of one that no loss reads, and that only writes, less is asked."""
     _warn_of_positions(teacher.validate(corpus.task, corpus.labels), corpus, where)
     check_trained(where, teacher, corpus)
+    if not read:
+        return
     if teacher.max_length < student.max_length:
         raise ValueError(
             f"{where}.max_length must be >= model.max_length, for the teacher reads what the student reads; got "
