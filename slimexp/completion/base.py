@@ -1,6 +1,5 @@
 """The base class of completions: targets that a model writes, where a corpus has gold ones."""
 
-from abc import ABC
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,8 +13,8 @@ Writer = Callable[[], AbstractContextManager[Family]]
 WRITTEN = "written"  # name in a batch of float32 [B]: 1 where the targets of a row are the student's own, else 0
 
 
-class Completion(ABC):
-    """Who writes the targets of a stage.
+class Completion:
+    """Who writes the targets of a stage; a subclass overrides what it does otherwise than nobody would.
 
     Attributes:
         needs_teacher: Whether the teacher writes them, before training.
@@ -25,7 +24,7 @@ class Completion(ABC):
     needs_teacher: bool = False
     on_policy: bool = False
 
-    def check_losses(self, losses: Collection[Loss]) -> None:  # noqa: B027 (most losses will do)
+    def check_losses(self, losses: Collection[Loss]) -> None:
         """Refuse losses that cannot learn from what is written.
 
         Raises:
@@ -74,9 +73,7 @@ class Completion(ABC):
         """
         return corpus
 
-    def batch(
-        self, batch: Batch, family: Family, *, seed: int, number: int, progress: float, multiple: int
-    ) -> Batch:
+    def batch(self, batch: Batch, family: Family, *, seed: int, number: int, progress: float, multiple: int) -> Batch:
         """The batch to train on, on the host, whose targets may be written anew.
 
         Args:

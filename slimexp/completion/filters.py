@@ -33,7 +33,9 @@ class Filters:
 
     def __post_init__(self) -> None:
         if self.shortest < 1:
-            raise ValueError(f"filters.shortest must be >= 1 character, for nobody learns from none, got {self.shortest}")
+            raise ValueError(
+                f"filters.shortest must be >= 1 character, for nobody learns from none, got {self.shortest}"
+            )
         if self.compression is not None and self.compression <= 1:
             raise ValueError(f"filters.compression must be > 1, or null to keep all, got {self.compression}")
         if self.worst_cer is not None and self.worst_cer < 0:

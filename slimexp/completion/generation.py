@@ -42,7 +42,9 @@ class Way:
 
 
 @torch.no_grad()
-def written(family: Family, input_ids: Tensor, attention_mask: Tensor, way: Way, seed: Sequence[int]) -> list[list[int]]:
+def written(
+    family: Family, input_ids: Tensor, attention_mask: Tensor, way: Way, seed: Sequence[int]
+) -> list[list[int]]:
     """Ids that the model writes for each row, up to and with the token that ends a text.
 
     Tokens are drawn from the model's whole distribution: what its own settings cut off or punish (``top_k``, repeated
@@ -60,7 +62,7 @@ def written(family: Family, input_ids: Tensor, attention_mask: Tensor, way: Way,
     """
     device = family.device
     with undisturbed(family), _drawn(device, seed):
-        output: Tensor = family.model.generate(
+        output = family.model.generate(  # type: ignore[operator]
             input_ids=input_ids.to(device),
             attention_mask=attention_mask.to(device),
             generation_config=_settings(family.model, family.pad_id, way),

@@ -63,9 +63,7 @@ class StudentWritten(Completion):
                 "set fewer"
             )
 
-    def batch(
-        self, batch: Batch, family: Family, *, seed: int, number: int, progress: float, multiple: int
-    ) -> Batch:
+    def batch(self, batch: Batch, family: Family, *, seed: int, number: int, progress: float, multiple: int) -> Batch:
         rows = len(batch["labels"])
         drawn = np.random.default_rng([seed, number]).random()  # the same on all devices
         if drawn >= self.share(progress):
@@ -111,7 +109,7 @@ def check_beginning(family: Family, labels: Tensor) -> None:
     """
     assert isinstance(family, Seq2Seq)
     trained = family.decoder_inputs(labels)[:, 0]
-    if (trained != beginning(family.model)).any():
+    if any(start != beginning(family.model) for start in trained.tolist()):
         raise ValueError(
             f"{type(family.model).__name__} begins to write from another token than it is trained from, so that its "
             "own text is no target: have the teacher write (completion=teacher)"

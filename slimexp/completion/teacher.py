@@ -111,7 +111,9 @@ class TeacherWritten(Completion):
         """What the teacher reads, of the training split alone."""
         count = len(corpus.splits["train"])
         chosen = sorted(Random(self.seed).sample(range(count), min(self.rows or count, count)))
-        return [(row, epoch, corpus.training_example(row, epoch).source) for epoch in range(self.epochs) for row in chosen]
+        return [
+            (row, epoch, corpus.training_example(row, epoch).source) for epoch in range(self.epochs) for row in chosen
+        ]
 
     def _key(self, read: list[Row], corpus: Corpus, about: str) -> str:
         """Digest of all that the texts depend on."""
@@ -158,7 +160,7 @@ class TeacherWritten(Completion):
 
 
 def _split(family: Family, prompt: list[int], answer: list[int]) -> tuple[str, str]:
-    """Texts of a prompt and of what follows it, together what both are in one; half a character at the end is left out."""
+    """Texts of a prompt and of what follows it; half a character at the end is left out."""
     before = str(family.tokenizer.decode(prompt, skip_special_tokens=True)).rstrip(_REPLACED)
     whole = str(family.tokenizer.decode([*prompt, *answer], skip_special_tokens=True)).rstrip(_REPLACED)
     return (before, whole[len(before) :]) if whole.startswith(before) else ("", whole)

@@ -27,19 +27,19 @@ class TrainingRows(Corpus):
         gold = len(corpus.splits["train"])
         count, of_gold = mixed(len(texts), gold, share)
         random = Random(seed)
-        self.texts = [texts[i] for i in sorted(random.sample(range(len(texts)), count))]
+        self.written = [texts[i] for i in sorted(random.sample(range(len(texts)), count))]
         self.gold = sorted(random.sample(range(gold), of_gold))
 
     def load(self) -> Mapping[Split, Sequence[Example]]:
         gold = self.corpus.splits["train"]
-        train = [*map(self._example, self.texts), *(gold[index] for index in self.gold)]
+        train = [*map(self._example, self.written), *(gold[index] for index in self.gold)]
         return {**self.corpus.splits, "train": train}
 
     def training_example(self, index: int, epoch: int) -> Example:
         """Row ``index``: a text, which stays the same, or a gold row with the noise of ``epoch``."""
-        if index < len(self.texts):
+        if index < len(self.written):
             return self.splits["train"][index]
-        return self.corpus.training_example(self.gold[index - len(self.texts)], epoch)
+        return self.corpus.training_example(self.gold[index - len(self.written)], epoch)
 
     @property
     def is_fixed(self) -> bool:

@@ -21,10 +21,15 @@ class Outputs:
         logits: [B, T, V] aligned with the labels, or [B, C] for a classifier.
         hidden: Stack name -> outputs of the embedding and of every block at the N tokens that are no padding, each
             [N, D], and maybe at some that are, all zeros there; empty unless a loss needs them.
+        labels: [B, T] of a teacher that reads the texts in tokens of its own; ``None`` where they are the student's.
+        spans: [B, T] where teacher and student read unlike tokens: number of the span of its row's text that each label
+            is of, the same of both models, and -1 for a label of none. ``None`` where each label is a span.
     """
 
     logits: Tensor
     hidden: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    labels: Tensor | None = None
+    spans: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,13 @@ class Loss(nn.Module, ABC):
         needs_teacher: Whether ``forward`` reads ``teacher``.
         needs_hidden: Whether ``forward`` reads ``Outputs.hidden``.
         needs_logits: Whether ``forward`` reads ``Outputs.logits``; where no loss does, they are not computed.
+        aligns: Whether teacher and student may have unlike tokenizers: it compares ``Outputs.spans``.
     """
 
     needs_teacher: bool = False
     needs_hidden: bool = False
     needs_logits: bool = True
+    aligns: bool = False
 
     def __init__(self, *, weight: float) -> None:
         super().__init__()

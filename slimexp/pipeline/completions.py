@@ -1,4 +1,4 @@
-"""The text that a stage is trained on where a teacher writes it: by the first process, once for all runs of a folder."""
+"""The text that a stage is trained on where a teacher writes it: once for all runs of a folder."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

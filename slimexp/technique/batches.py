@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from slimexp.data.base import Corpus
+from slimexp.model.alignment import aligned
 from slimexp.model.base import Batch, Family, PackedRow
 from slimexp.technique.automatic import Auto
 from slimexp.technique.packing import PackedOrder, generator, packed
@@ -69,15 +70,25 @@ class _Steps(Sampler[tuple[int, list[Any]]]):
 
 
 class _Batches(Dataset[Batch]):
-    def __init__(self, corpus: Corpus, family: Family, multiple: int, share: tuple[int, int] = (0, 1)) -> None:
-        self.corpus, self.family, self.multiple = corpus, family, multiple
+    def __init__(
+        self,
+        corpus: Corpus,
+        family: Family,
+        multiple: int,
+        share: tuple[int, int] = (0, 1),
+        unlike: Family | None = None,
+    ) -> None:
+        self.corpus, self.family, self.multiple, self.unlike = corpus, family, multiple, unlike
         self.first, self.every = share
 
     def __getitem__(self, key: tuple[int, list[int]]) -> Batch:
         epoch, rows = key
         examples = [self.corpus.training_example(row, epoch) for row in rows[self.first :: self.every]]
         texts = [(example.source, example.target, example.label) for example in examples]
-        return self.family.encode(texts, multiple=self.multiple)
+        batch = self.family.encode(texts, multiple=self.multiple)
+        if self.unlike is None:
+            return batch
+        return aligned(self.family, self.unlike, texts, batch, multiple=self.multiple)
 
 
 class _PackedBatches(Dataset[Batch]):
@@ -102,6 +113,7 @@ def training_batches(
     packing: bool = False,
     devices: int = 1,
     share: tuple[int, int] = (0, 1),
+    unlike: Family | None = None,
 ) -> DataLoader[Batch]:
     """Batches ``start`` to ``stop - 1`` of a run.
 
@@ -118,6 +130,7 @@ def training_batches(
         devices: Number of devices of this machine that load batches side by side.
         share: First row of each batch, and distance to the next: the number of this process and of all of them, which
             together read the batches that one process would read.
+        unlike: A teacher that reads the same texts in tokens of its own, see ``alignment.aligned``; not with packing.
     """
     count = processes(workers, family.device, packing=packing, devices=devices)
     if count:  # processes are forked from this one: a tokenizer that was not told of it warns in each
@@ -130,7 +143,7 @@ def training_batches(
     else:
         rows = corpus.splits["train"]
         order = Order([len(row.source) for row in rows], min(batch_size, len(rows)), seed)
-        batches = _Batches(corpus, family, multiple, share)
+        batches = _Batches(corpus, family, multiple, share, unlike)
     return DataLoader(
         batches,
         batch_size=None,
@@ -162,7 +175,9 @@ def _in_worker(_: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def calibration_batches(corpus: Corpus, family: Family, *, rows: int, seed: int) -> Iterator[Batch]:
+def calibration_batches(
+    corpus: Corpus, family: Family, *, rows: int, seed: int, unlike: Family | None = None
+) -> Iterator[Batch]:
     """Batches of one training row each, hence without padding; no global random state is touched.
 
     Args:
@@ -170,7 +185,8 @@ def calibration_batches(corpus: Corpus, family: Family, *, rows: int, seed: int)
         family: Family whose tokenizer encodes the text.
         rows: Number of rows; beyond the size of the split they are drawn again.
         seed: Seed of the choice.
+        unlike: As of ``training_batches``.
     """
-    batches = _Batches(corpus, family, multiple=1)
+    batches = _Batches(corpus, family, multiple=1, unlike=unlike)
     order = Order([len(row.source) for row in corpus.splits["train"]], 1, seed)
     return (batches[key] for key in order.batches(0, rows))

@@ -25,7 +25,7 @@ from slimexp.technique.objective import Objective, counted
 from slimexp.technique.optimization import clip, fused
 from slimexp.technique.parts import Divisible
 from slimexp.technique.step_graphs import StepGraphs
-from slimexp.technique.teacher import reading_like
+from slimexp.technique.teacher import reading_like, reads_alike
 from slimexp.technique.training import Execution, Training, check
 from slimexp.weight.shard import whole
 
@@ -133,15 +133,17 @@ class Finetune(Adaptive, Contract, Divisible):
         Raises:
             ValueError: The teacher reads another vocabulary, or rows are to be packed and cannot be.
         """
+        self.unlike = None
         if teacher is not None:
-            teacher = reading_like(family, teacher)
+            teacher = reading_like(family, teacher, self._losses())
+            self.unlike = None if reads_alike(family.tokenizer, teacher.tokenizer) else teacher
         self.family = family
         self.corpus = corpus
         self.model = family.model
         # A Family is no nn.Module, so the teacher stays out of the module tree and of every checkpoint.
         self.teacher_family = teacher
         models = [family] if teacher is None else [family, teacher]
-        self.packs = bool(self.steps) and packing.chosen(self.packing, corpus, models)
+        self.packs = self.steps > 0 and self.unlike is None and packing.chosen(self.packing, corpus, models)
 
     def on_step(self, progress: float) -> None:
         """Called before the forward pass of every optimizer step."""
@@ -182,6 +184,7 @@ class Finetune(Adaptive, Contract, Divisible):
             stop=stop * self.accumulate,
             multiple=self.pad_to,
             packing=self.packs,
+            unlike=self.unlike,
             **loading,
         )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from slimexp.completion.base import WRITTEN
 from slimexp.loss.base import LabelLoss, Loss, Outputs, Ratio, counted_labels
+from slimexp.model.alignment import SPANS, of_teacher
 from slimexp.model.base import POSITIONS, REAL, Batch, Family, positions
 from slimexp.model.compiled import blocks_compiled
 from slimexp.model.head import Head, head_of, states
@@ -98,6 +100,7 @@ class Objective:
         hidden = any(loss.needs_hidden for loss in losses.values())
         teacher = None if self.teacher is None else self._taught(self.teacher, batch, hidden)
         student = _outputs(self.family, batch, None if sums is None else sums.student, hidden)
+        student = replace(student, spans=batch.get(SPANS))
         plain = losses if sums is None else {n: loss for n, loss in losses.items() if n not in sums.losses}
         terms = {
             name: _where_true(
@@ -184,8 +187,10 @@ class Objective:
     def _taught(self, teacher: Family, batch: Batch, hidden: bool) -> Outputs:
         teacher.model.eval()
         kind = teacher.device.type
+        read = of_teacher(batch)
         with nullcontext() if self._teacher_casts else torch.autocast(kind, enabled=False):
-            return _outputs(teacher, batch, self._teacher_head, hidden)
+            outputs = _outputs(teacher, read, self._teacher_head, hidden)
+        return outputs if read is batch else replace(outputs, labels=read["labels"], spans=read[SPANS])
 
     def _named(self) -> Mapping[str, Loss]:
         return dict(self.losses.items())  # type: ignore[arg-type]

@@ -26,7 +26,8 @@ def test_it_is_written_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda data: data[:-9], lambda data: data.replace(b"true", b"null"), lambda data: b"", lambda data: b"[]"]
+    "damage",
+    [lambda data: data[:-9], lambda data: data.replace(b"true", b"null"), lambda data: b"", lambda data: b"[]"],
 )
 def test_what_is_damaged_is_set_aside_and_written_again(
     tmp_path: Path, damage: object, capsys: pytest.CaptureFixture[str]

@@ -38,7 +38,13 @@ def prepared(tiny: Make, technique: Make, corpus: Make) -> Make:
     """A stage whose student, unlike its teacher, writes."""
 
     def make(task: str = "seq2seq", *overrides: str, config: dict[str, Any] | None = None, **values: Any) -> Any:
-        tight = {"steps": 6, "batch_size": 4, "completion.longest": 8, "completion.prompt": 4, "completion.share.value": 0.5}
+        tight = {
+            "steps": 6,
+            "batch_size": 4,
+            "completion.longest": 8,
+            "completion.prompt": 4,
+            "completion.share.value": 0.5,
+        }
         stage = technique("distill", CHOSEN, *overrides, **tight | values)
         teacher = tiny(task)
         with torch.no_grad():

@@ -7,7 +7,7 @@ import pytest
 
 from slimexp.completion.store import Text
 from slimexp.completion.training_rows import TrainingRows, mixed
-from slimexp.data.base import Corpus, Example
+from slimexp.data.base import Corpus, Example, Task
 
 Make = Callable[..., Any]
 
@@ -15,7 +15,7 @@ Make = Callable[..., Any]
 class Noisy(Corpus):
     """Ten rows whose source says the epoch."""
 
-    task = "seq2seq"
+    task: Task = "seq2seq"
     headline = "cer"
     direction = "min"
 
@@ -78,7 +78,7 @@ def test_as_many_as_make_up_the_share(texts: int, gold: int, share: float, expec
 @pytest.mark.fast
 def test_a_causal_text_is_its_prompt_and_what_follows() -> None:
     class Causal(Noisy):
-        task = "causal_lm"
+        task: Task = "causal_lm"
 
     rows = TrainingRows(Causal(), [Text(0, 0, "def f", "(x):", False)], share=1.0, seed=0)
     assert rows.splits["train"] == [Example("def f(x):")]

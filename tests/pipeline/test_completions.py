@@ -1,4 +1,4 @@
-"""Runs that learn from a teacher's or their own texts: what is shared, what resumes, what is refused before anything."""
+"""Runs that learn from a teacher's or their own texts: what is shared, what resumes, what is refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,9 @@ def test_trials_share_what_a_teacher_wrote(
 ) -> None:
     for rate in (0.01, 0.02):
         pipeline(
-            overrides("distill", *short("distill"), *CUT, *BY_TEACHER, f"pipeline.distill.optimizer.lr={rate}", task=task)
+            overrides(
+                "distill", *short("distill"), *CUT, *BY_TEACHER, f"pipeline.distill.optimizer.lr={rate}", task=task
+            )
         ).run()
     assert writings == [task]
     assert len(list((tmp_path / "runs" / "completions").glob("*.jsonl"))) == 1
@@ -54,7 +56,9 @@ def test_a_teacher_that_no_loss_reads_may_have_another_tokenizer(
     named = ["+model@pipeline.distill.teacher=pretrained", f"pipeline.distill.teacher.path={folder}",
              "pipeline.distill.teacher.max_length=64"]  # fmt: skip
     run = ["distill", *short("distill"), *named]
-    with pytest.raises(ValueError, match=r"pipeline\.distill\.teacher: teacher and student read different vocabularies"):
+    with pytest.raises(
+        ValueError, match=r"pipeline\.distill\.teacher: teacher and student read different vocabularies"
+    ):
         pipeline(overrides(*run, *BY_TEACHER))
     pipeline(overrides(*run, *BY_TEACHER, "~pipeline.distill.losses.kl")).run()
     assert writings == ["seq2seq"]

@@ -1,11 +1,14 @@
 """Students that are fresh, or another pretrained model: each learns from its teacher, of whatever make it is."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+
+from tests.conftest import TINY
 
 Make = Callable[..., Any]
 OTHER_MAKES: dict[str, dict[str, Any]] = {
@@ -112,3 +115,105 @@ def test_a_fresh_student_without_a_dense_model_is_told_what_to_name(run: Make, t
     with pytest.raises(ValueError, match=r"has random weights.*name the dense model by model@baseline=pretrained"):
         run("causal_lm", "model=scratch", config, "tokenizer@model.tokenizer=borrowed",
             f"model.tokenizer.path={teacher}")  # fmt: skip
+
+
+# --- teachers of another tokenizer ------------------------------------------------------------------------------------
+
+ALIGNED = pytest.mark.parametrize("loss", ["universal_logit", "byte_span"])
+
+
+@pytest.fixture
+def other_tokens(tmp_path: Path) -> Make:
+    """Task -> a model whose tokens are pairs of bytes, where those of the others are bytes."""
+    from slimexp.model.loading import Scratch
+    from slimexp.model.tokenizer import Bpe
+
+    def make(task: str) -> Path:
+        source = Scratch(config=TINY[task], tokenizer=Bpe(vocab_size=300, characters=10_000), max_length=64)
+        family = source.load(task=task, texts=lambda: ["one two words and three words"] * 9, labels=())
+        for parameter in family.model.parameters():
+            parameter.data *= 3  # so that it is sure of something
+        family.model.save_pretrained(tmp_path / "other")
+        family.tokenizer.save_pretrained(tmp_path / "other")
+        return tmp_path / "other"
+
+    return make
+
+
+def taught_by(folder: Path, *losses: str, length: int = 64) -> list[str]:
+    teacher = ["+model@pipeline.distill.teacher=pretrained", f"pipeline.distill.teacher.path={folder}"]
+    added = [f"+loss@pipeline.distill.losses.{loss}={loss}" for loss in losses]
+    return ["distill", *teacher, f"pipeline.distill.teacher.max_length={length}", *added]
+
+
+@ALIGNED
+@pytest.mark.parametrize("task", ["seq2seq", "causal_lm"])
+def test_losses_that_align_tokens_learn_from_a_teacher_of_other_tokens(
+    pipeline: Make, short: Make, overrides: Make, other_tokens: Make, task: str, loss: str
+) -> None:
+    steps = [*short("distill", steps=40), "pipeline.distill.losses.ce.weight=0", "pipeline.distill.batch_size=16"]
+    run = [*taught_by(other_tokens(task), loss), *steps, "~pipeline.distill.losses.kl"]
+    made = pipeline(overrides(*run, task=task))
+    made.run()
+    rows = [json.loads(line) for line in made.stages[-1].curves.read_text().splitlines()]
+    values = [row[loss] for row in rows]
+    assert sum(values[-5:]) < 0.9 * sum(values[:5])
+
+
+@ALIGNED
+def test_other_losses_keep_the_error(
+    pipeline: Make, short: Make, overrides: Make, other_tokens: Make, loss: str
+) -> None:
+    """One that aligns does not help one that does not."""
+    run = [*taught_by(other_tokens("seq2seq"), loss), *short("distill")]
+    with pytest.raises(
+        ValueError, match=r"pipeline\.distill\.teacher: teacher and student read different vocabularies"
+    ):
+        pipeline(overrides(*run))
+    pipeline(overrides(*run, "~pipeline.distill.losses.kl"))
+
+
+def test_what_a_teacher_of_other_tokens_cannot_read_is_refused(
+    pipeline: Make, short: Make, overrides: Make, other_tokens: Make
+) -> None:
+    run = [*taught_by(other_tokens("causal_lm"), "byte_span"), *short("distill"), "~pipeline.distill.losses.kl"]
+    with pytest.raises(ValueError, match=r"packing=true puts pieces of texts into a row, .*set it to auto"):
+        pipeline(overrides(*run, "pipeline.distill.packing=true", task="causal_lm"))
+    own = ["+completion@pipeline.distill.completion=student", "pipeline.distill.completion.prompt=4"]
+    with pytest.raises(ValueError, match=r"does not read the tokens that the student writes"):
+        pipeline(overrides(*run, *own, task="causal_lm"))
+
+
+@ALIGNED
+def test_parts_of_a_batch_add_up_and_like_tokens_need_no_alignment(
+    tiny: Make, technique: Make, corpus: Make, other_tokens: Make, loss: str
+) -> None:
+    from slimexp.model.loading import from_folder
+
+    words = [f"+loss@pipeline.distill.losses.{loss}={loss}", "~pipeline.distill.losses.kl"]
+    for teacher in (from_folder(other_tokens("seq2seq"), "seq2seq", 64), tiny("seq2seq", d_ff=32)):
+        stage = technique("distill", *words, steps=1, batch_size=6)
+        stage.prepare(tiny("seq2seq"), corpus("seq2seq"), teacher)
+        stage.model.eval()
+        batch = next(iter(stage.train_dataloader()))
+        assert (stage.unlike is None) == ("spans" not in batch)
+        whole, _ = stage.evaluate(batch)
+        stage.rows_at_once = 2
+        parts = [part()[0].item() for part in stage.parts(batch)]
+        assert len(parts) == 3 and sum(parts) == pytest.approx(whole.item(), rel=1e-4)
+
+
+@ALIGNED
+def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_other_tokens_of_its_own(
+    tiny: Make, technique: Make, corpus: Make, loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same tokenizer, aligned as if it were another: every token is a span, and all agree."""
+    from slimexp.technique import finetune
+
+    monkeypatch.setattr(finetune, "reads_alike", lambda *_: False)
+    stage = technique("distill", f"+loss@pipeline.distill.losses.{loss}={loss}", "~pipeline.distill.losses.kl", steps=1)
+    stage.prepare(tiny("causal_lm"), corpus("causal_lm"), tiny("causal_lm"))
+    stage.model.eval()
+    batch = next(iter(stage.train_dataloader()))
+    assert (batch["spans"] >= 0).sum() == (batch["labels"] != -100).sum() and "teacher_input_ids" in batch
+    assert abs(stage.evaluate(batch)[1][loss].item()) < 1e-5
