@@ -43,7 +43,6 @@ def prepared(tiny: Make, technique: Make, corpus: Make) -> Make:
             "batch_size": 4,
             "completion.longest": 8,
             "completion.prompt": 4,
-            "completion.share.value": 0.5,
         }
         stage = technique("distill", CHOSEN, *overrides, **tight | values)
         teacher = tiny(task)
@@ -114,7 +113,7 @@ def test_share_is_how_often_a_batch_is_written(tiny: Make) -> None:
 def test_the_divergence_is_that_of_the_written_text_and_gold_labels_count_for_nothing(
     prepared: Make, logits_at_once: int
 ) -> None:
-    stage = prepared(**{"losses.kl.weight": 2.0, "completion.share.value": 1.0})
+    stage = prepared(**{"losses.kl.weight": 2.0, "completion.share.start": 1.0, "completion.share.end": 1.0})
     stage.model.eval()
     batch = next(iter(stage.train_dataloader()))
     own = stage.completion.batch(batch, stage.family, seed=0, number=0, progress=0.0, multiple=1)
@@ -138,7 +137,7 @@ def outputs(family: Any, batch: Any) -> Any:
 
 def test_a_loss_that_no_chunk_holds_counts_for_nothing_either(prepared: Make) -> None:
     """With a head that cannot be told apart, losses read whole logits."""
-    stage = prepared(**{"completion.share.value": 1.0})
+    stage = prepared(**{"completion.share.start": 1.0, "completion.share.end": 1.0})
     stage.model.lm_head.register_forward_hook(lambda *_: None)
     batch = next(iter(stage.train_dataloader()))
     own = stage.completion.batch(batch, stage.family, seed=0, number=0, progress=0.0, multiple=1)
@@ -148,7 +147,7 @@ def test_a_loss_that_no_chunk_holds_counts_for_nothing_either(prepared: Make) ->
 
 @pytest.mark.parametrize("task", ["seq2seq", "causal_lm"])
 def test_parts_of_a_written_batch_add_up_to_it(prepared: Make, task: str) -> None:
-    stage = prepared(task, **{"completion.share.value": 1.0})
+    stage = prepared(task, **{"completion.share.start": 1.0, "completion.share.end": 1.0})
     stage.model.eval()
     batch = next(iter(stage.train_dataloader()))
     batch.pop("position_ids", None)
@@ -184,7 +183,12 @@ def test_the_student_comes_to_write_what_its_teacher_likes(prepared: Make, fit: 
     flat = ["schedule@pipeline.distill.losses.kl.temperature=constant", "~pipeline.distill.losses.kl.temperature.start",
             "~pipeline.distill.losses.kl.temperature.end", "pipeline.distill.losses.kl.temperature.value=1.0",
             "~pipeline.distill.losses.ce"]  # fmt: skip
-    values = {"optimizer.lr": 0.01, "lr_scheduler.num_warmup_steps": 0, "completion.share.value": 1.0}
+    values = {
+        "optimizer.lr": 0.01,
+        "lr_scheduler.num_warmup_steps": 0,
+        "completion.share.start": 1.0,
+        "completion.share.end": 1.0,
+    }
     stage = prepared("seq2seq", *flat, steps=30, **values)
     batch = next(iter(stage.train_dataloader()))
 
@@ -202,7 +206,14 @@ def test_the_student_comes_to_write_what_its_teacher_likes(prepared: Make, fit: 
 def test_masks_stay_while_the_student_writes(tiny: Make, technique: Make, corpus: Make, fit: Make) -> None:
     """Any technique takes completions."""
     words = ["+loss@pipeline.prune.losses.kl=kl", "+completion@pipeline.prune.completion=student"]
-    values = {"steps": 3, "batch_size": 4, "every": 1, "completion.longest": 4, "completion.share.value": 1.0}
+    values = {
+        "steps": 3,
+        "batch_size": 4,
+        "every": 1,
+        "completion.longest": 4,
+        "completion.share.start": 1.0,
+        "completion.share.end": 1.0,
+    }
     stage = technique("prune", *words, **values)
     stage.prepare(tiny("seq2seq"), corpus("seq2seq"), tiny("seq2seq"))
     fit(stage)
