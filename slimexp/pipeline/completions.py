@@ -11,7 +11,6 @@ from slimexp.data.base import Corpus
 from slimexp.host import process_group
 from slimexp.model.base import Family
 from slimexp.model.serving import weights_digest
-from slimexp.pipeline import key
 from slimexp.technique.finetune import Finetune
 
 FOLDER = "completions"  # in a runs folder
@@ -24,6 +23,7 @@ def corpus_of(
     teacher: Callable[[], Family],
     reference: Path,
     runs: Path,
+    code: str,
     device: torch.device,
 ) -> Corpus:
     """The corpus that a stage is trained on: that of the run, or one with a teacher's texts.
@@ -34,6 +34,7 @@ def corpus_of(
         teacher: Loads the stage's teacher.
         reference: Artifact of the dense model, which is the teacher where the technique names none.
         runs: Folder of the runs that share what is written.
+        code: Digest of the code that writes.
         device: Device that computes.
     """
     completion = technique.completion
@@ -46,7 +47,7 @@ def corpus_of(
         with visiting(family.model, device):
             yield family
 
-    about = f"{_weights(technique, reference)} {key.completion_code(type(completion))}"
+    about = f"{_weights(technique, reference)} {code}"
     path = process_group.by_first(lambda: completion.write(corpus, writer, runs / FOLDER, about))
     assert path is not None
     return completion.corpus(corpus, path)

@@ -72,6 +72,7 @@ def train(
     previous: Path,
     reference: Path,
     corpus: Corpus,
+    code: str,
     cfg: DictConfig,
     tracker: Tracker,
 ) -> None:
@@ -83,6 +84,7 @@ def train(
         previous: Artifact of the stage before it.
         reference: Artifact of the dense model, which is the teacher where the technique names none.
         corpus: Text to train on.
+        code: Digest of the code by which a teacher writes other text, where one does.
         cfg: The run's configuration.
         tracker: Logger of the training.
 
@@ -99,8 +101,9 @@ def train(
         keep_type = shards or str(cfg.trainer.get("precision")).startswith("bf16")
         load = cache(lambda: _teacher(technique, reference, corpus, keep_type=keep_type))
         read = completions.corpus_of(
-            technique, corpus, teacher=load, reference=reference, runs=Path(cfg.runs), device=technique.compute_device
-        )
+            technique, corpus, teacher=load, reference=reference, runs=Path(cfg.runs), code=code,
+            device=technique.compute_device,
+        )  # fmt: skip
         teacher = load() if technique.needs_teacher else None
         technique.prepare(family, read, teacher)
         del family, teacher, load  # a technique may go on with another model

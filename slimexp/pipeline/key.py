@@ -129,13 +129,11 @@ def of_test(cfg: DictConfig, measure: type, device: str) -> dict[str, Any]:
     return {"code": figure_code([node, _resolved(cfg.data)]), "versions": versions, "device": device}
 
 
-def completion_code(completion: type) -> str:
-    """Digest of the code by which a teacher writes texts; of its trainer and its losses they do not depend.
-
-    Args:
-        completion: Class of the completion.
-    """
-    start = f"{completion.__module__}.{completion.__qualname__}"
+def completion_code(technique: Finetune) -> str:
+    """Digest of the code by which a teacher writes a stage's texts, which no trainer and no loss has a part in."""
+    if technique.completion is None:
+        return ""
+    start = f"{type(technique.completion).__module__}.{type(technique.completion).__qualname__}"
     return digest(closure([start], packages=_packages(), without=[*NO_EFFECT, *FIGURES_ONLY], find=source_path))
 
 

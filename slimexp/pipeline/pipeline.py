@@ -164,6 +164,7 @@ class Pipeline:
                 previous=next(earlier for earlier in self.stages if earlier.key == stage.parent).artifact,
                 reference=self.reference.artifact,
                 corpus=self.corpus,
+                code=key.completion_code(technique),
                 cfg=self.cfg,
                 tracker=tracker,
             )
