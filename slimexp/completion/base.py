@@ -14,7 +14,7 @@ WRITTEN = "written"  # name in a batch of float32 [B]: 1 where the targets of a 
 
 
 class Completion:
-    """Who writes the targets of a stage; a subclass overrides what it does otherwise than nobody would.
+    """Who writes the targets of a stage; a subclass overrides one of ``write`` with ``corpus``, and ``batch``.
 
     Attributes:
         needs_teacher: Whether the teacher writes them, before training.

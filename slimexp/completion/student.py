@@ -22,9 +22,9 @@ class StudentWritten(Completion):
     A student that is trained on gold text never sees its own mistakes, with which it must go on when it writes. Here
     it reads what it has written, and learns there what the teacher would have said next (Agarwal et al. 2024,
     "On-policy distillation of language models" (GKD), algorithm 1): with probability ``share`` a batch is written by
-    the student as it stands, without a gradient through the draw; else it has its gold targets. Which of them losses
-    read a teacher learn from both. A loss that reads none learns the labels themselves, and counts 0 in written
-    batches, whose labels are no truth.
+    the student as it stands, without a gradient through the draw; else it has its gold targets. Losses that read a
+    teacher learn from both. A loss that reads none learns the labels themselves, and counts 0 in written batches, whose
+    labels are no truth.
 
     For a source, the text is the target; a causal LM goes on after the first tokens of a row's longest document,
     ``prompt`` of them, or as many as leave room in the shortest. Of a prompt nothing is learned.
