@@ -29,7 +29,7 @@ LAYERS = [
     ["model"],
     ["smoothing", "calibration"],
     ["cut", "teacher_cache"],
-    ["budget", "measure", "artifact"],
+    ["budget", "measure", "artifact", "completion"],
     ["technique", "page", "format"],
     ["pipeline", "stopper"],
     ["sweeper"],

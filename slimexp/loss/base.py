@@ -65,12 +65,17 @@ class Outputs:
             [N, D], and maybe at some that are, all zeros there; empty unless a loss needs them.
         attention: Stack name and index of a block, as it was asked for -> its self-attention; those that a loss needs.
         sample: Of a teacher, in place of logits: samples of its distributions at all B T labels.
+        labels: [B, T] of a teacher that reads the texts in tokens of its own; ``None`` where they are the student's.
+        spans: [B, T] where teacher and student read unlike tokens: number of the span of its row's text that each label
+            is of, the same of both models, and -1 for a label of none. ``None`` where each label is a span.
     """
 
     logits: Tensor
     hidden: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
     attention: Mapping[tuple[str, int], Attention] = field(default_factory=dict)
     sample: Sample | None = None
+    labels: Tensor | None = None
+    spans: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ class Loss(nn.Module, ABC):
             where it reads none.
         teacher_block: The same of the teacher.
         learns: Whether it has parameters, which are trained with the student and dropped with the loss.
+        aligns: Whether teacher and student may have unlike tokenizers: it compares ``Outputs.spans``.
     """
 
     needs_teacher: bool = False
@@ -117,6 +123,7 @@ class Loss(nn.Module, ABC):
     student_block: int | None = None
     teacher_block: int | None = None
     learns: bool = False
+    aligns: bool = False
 
     def __init__(self, *, weight: float | Schedule) -> None:
         super().__init__()

@@ -18,11 +18,8 @@ from slimexp.loss.base import Loss
 from slimexp.record.schema import NO_TEACHER, NO_TRAINING
 from slimexp.technique.finetune import Finetune
 
-_TEACHERS = {
-    "teacher",
-    "cache",
-    "completion",
-}  # keys of a stage: where it is from, what is kept of it, and what it writes
+# Keys of a stage: where a teacher is from, what is kept of it, and what it writes.
+_TEACHERS = {"teacher", "cache", "completion"}
 _STOPPERS = "slimexp.stopper."  # callbacks that end a trial for its own figures, which those of an arm are not
 
 

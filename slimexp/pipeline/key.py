@@ -139,6 +139,14 @@ def of_test(cfg: DictConfig, measure: type, device: str) -> dict[str, Any]:
     return {"code": figure_code([node, _resolved(cfg.data)]), "versions": versions, "device": device}
 
 
+def completion_code(technique: Finetune) -> str:
+    """Digest of the code by which a teacher writes a stage's texts, which no trainer and no loss has a part in."""
+    if technique.completion is None:
+        return ""
+    start = f"{type(technique.completion).__module__}.{type(technique.completion).__qualname__}"
+    return digest(closure([start], packages=_packages(), without=[*NO_EFFECT, *FIGURES_ONLY], find=source_path))
+
+
 def result_code(nodes: Iterable[Any], *, attachments: Iterable[str] = (), find: Find = source_path) -> str:
     """Digest of the code that makes the model of a stage.
 

@@ -169,6 +169,7 @@ class Pipeline:
                 previous=next(earlier for earlier in self.stages if earlier.key == stage.parent).artifact,
                 reference=self.reference.artifact,
                 corpus=self.corpus,
+                code=key.completion_code(technique),
                 cfg=self.cfgs.get(stage.name, self.cfg),
                 tracker=tracker,
             )

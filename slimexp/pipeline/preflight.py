@@ -90,8 +90,9 @@ def training(cfg: DictConfig) -> TrainingParts:
     corpus = corpus_for(source, cfg.data)
     techniques: dict[str, Finetune] = {name: build(node) for name, node in cfg.pipeline.items()}
     measures = _measures(cfg)
-    for technique in techniques.values():
+    for name, technique in techniques.items():
         packing.check(technique.packing, corpus)
+        _check_completion(name, technique, corpus, source.max_length)
     if reserved := {DENSE, START, FINAL} & techniques.keys():
         raise ValueError(f"a stage cannot be called '{min(reserved)}', which has a meaning: give it another name")
     baseline: Source | None = build(cfg.baseline) if cfg.baseline is not None else None
@@ -159,6 +160,15 @@ def corpus_for(source: Source, node: DictConfig) -> Corpus:
         node.task = source.usual_task()
     corpus: Corpus = build(node)
     return corpus
+
+
+def _check_completion(name: str, technique: Finetune, corpus: Corpus, max_length: int) -> None:
+    if technique.completion is None:
+        return
+    try:
+        technique.completion.check(corpus, max_length)
+    except ValueError as error:
+        raise ValueError(f"pipeline.{name}.completion: {error}") from error
 
 
 def _measures(cfg: DictConfig) -> dict[str, Measure]:

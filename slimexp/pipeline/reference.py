@@ -11,7 +11,7 @@ from slimexp.model.attention import stacks
 from slimexp.model.base import Source
 from slimexp.model.labels import by_position, class_names, in_model_order
 from slimexp.technique.finetune import Finetune
-from slimexp.technique.teacher import check_vocabularies
+from slimexp.technique.teacher import check_unlike, check_vocabularies, reads_alike
 
 log = logging.getLogger(__name__)
 
@@ -104,17 +104,17 @@ def check_teachers(techniques: Mapping[str, Finetune], source: Source, dense: So
     """
     trains_dense = 0 if dense is source else 1 if dense is None else None  # the stage that starts from the dense model
     for position, (name, technique) in enumerate(techniques.items()):
-        if not technique.needs_teacher:
+        if not technique.consults_teacher:
             continue
         if technique.teacher is not None:
-            _check_teacher(f"pipeline.{name}.teacher", technique.teacher, source, corpus)
+            _check_teacher(f"pipeline.{name}.teacher", technique.teacher, source, corpus, technique)
         elif position == trains_dense and not technique.alters:
             raise ValueError(
                 f"pipeline.{name}: the student would be its own teacher: give a cut (+cut@pipeline.{name}.cut=keep "
                 "and what stays) or a teacher"
             )
         elif dense is not None and dense is not source:
-            _check_teacher("baseline", dense, source, corpus)
+            _check_teacher("baseline", dense, source, corpus, technique)
 
 
 def check_losses(techniques: Mapping[str, Finetune], source: Source, dense: Source | None, corpus: Corpus) -> None:
@@ -150,16 +150,22 @@ def check_unquantized(techniques: Iterable[Finetune], source: Source) -> None:
         raise ValueError("the model is quantized already: quantize once, starting from the model before that")
 
 
-def _check_teacher(where: str, teacher: Source, student: Source, corpus: Corpus) -> None:
+def _check_teacher(where: str, teacher: Source, student: Source, corpus: Corpus, technique: Finetune) -> None:
+    """Refuse a teacher that cannot teach; of one that no loss reads, and that only writes, less is asked."""
     _warn_of_positions(teacher.validate(corpus.task, corpus.labels), corpus, where)
     check_trained(where, teacher, corpus)
+    if not technique.needs_teacher:
+        return
     if teacher.max_length < student.max_length:
         raise ValueError(
             f"{where}.max_length must be >= model.max_length, for the teacher reads what the student reads; got "
             f"{teacher.max_length} and {student.max_length}"
         )
+    tokenizers = student.load_tokenizer(corpus.texts), teacher.load_tokenizer(corpus.texts)
     try:
-        check_vocabularies(student.load_tokenizer(corpus.texts), teacher.load_tokenizer(corpus.texts))
+        check_vocabularies(*tokenizers, technique._losses())
+        if not reads_alike(*tokenizers):
+            check_unlike(technique.packing, technique.completion)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
 

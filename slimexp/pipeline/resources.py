@@ -146,7 +146,7 @@ def needs(
     found = {}
     for name, technique in techniques.items():
         teacher = None
-        if technique.needs_teacher:
+        if technique.consults_teacher:
             chosen = technique.teacher or dense or source
             teacher = sizes if chosen is source else sizes_of(chosen)
         found[name] = of_stage(technique, sizes, setting, teacher=teacher)

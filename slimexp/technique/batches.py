@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from slimexp.data.base import Corpus
+from slimexp.model.alignment import aligned
 from slimexp.model.base import Batch, Family, PackedRow
 from slimexp.technique.automatic import Auto
 from slimexp.technique.packing import PackedOrder, generator, packed
@@ -97,11 +98,12 @@ class _Batches(Dataset[Batch]):
         family: Family,
         multiple: int,
         share: tuple[int, int] = (0, 1),
+        unlike: Family | None = None,
         *,
         epochs: int | None = None,
         taught: Taught | None = None,
     ) -> None:
-        self.corpus, self.family, self.multiple = corpus, family, multiple
+        self.corpus, self.family, self.multiple, self.unlike = corpus, family, multiple, unlike
         self.first, self.every = share
         self.epochs, self.taught = epochs, taught
 
@@ -111,6 +113,8 @@ class _Batches(Dataset[Batch]):
         examples = [self.corpus.training_example(row, epoch) for row in rows[self.first :: self.every]]
         texts = [(example.source, example.target, example.label) for example in examples]
         batch = self.family.encode(texts, multiple=self.multiple)
+        if self.unlike is not None:
+            batch = aligned(self.family, self.unlike, texts, batch, multiple=self.multiple)
         return batch if self.taught is None else self.taught(batch)
 
 
@@ -138,6 +142,7 @@ def training_batches(
     packing: bool = False,
     devices: int = 1,
     share: tuple[int, int] = (0, 1),
+    unlike: Family | None = None,
     epochs: int | None = None,
     taught: Taught | None = None,
     unseen: bool = False,
@@ -157,6 +162,7 @@ def training_batches(
         devices: Number of devices of this machine that load batches side by side.
         share: First row of each batch, and distance to the next: the number of this process and of all of them, which
             together read the batches that one process would read.
+        unlike: A teacher that reads the same texts in tokens of its own, see ``alignment.aligned``; not with packing.
         epochs: Of text that is new in every epoch: number of epochs after which it comes again; ``None`` for never.
         taught: Adds to a batch what a teacher says of it.
         unseen: Whether batches are left out all of whose rows were in others before.
@@ -172,7 +178,7 @@ def training_batches(
     else:
         rows = corpus.splits["train"]
         order = Order([len(row.source) for row in rows], min(batch_size, len(rows)), seed)
-        batches = _Batches(corpus, family, multiple, share, epochs=epochs, taught=taught)
+        batches = _Batches(corpus, family, multiple, share, unlike, epochs=epochs, taught=taught)
     new = 1 if corpus.is_fixed else epochs
     steps = _Unseen(order, start, stop, epochs=new) if unseen and new is not None else _Steps(order, start, stop)
     return DataLoader(
@@ -206,7 +212,9 @@ def _in_worker(_: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def calibration_batches(corpus: Corpus, family: Family, *, rows: int, seed: int) -> Iterator[Batch]:
+def calibration_batches(
+    corpus: Corpus, family: Family, *, rows: int, seed: int, unlike: Family | None = None
+) -> Iterator[Batch]:
     """Batches of one training row each, hence without padding; no global random state is touched.
 
     Args:
@@ -214,7 +222,8 @@ def calibration_batches(corpus: Corpus, family: Family, *, rows: int, seed: int)
         family: Family whose tokenizer encodes the text.
         rows: Number of rows; beyond the size of the split they are drawn again.
         seed: Seed of the choice.
+        unlike: As of ``training_batches``.
     """
-    batches = _Batches(corpus, family, multiple=1)
+    batches = _Batches(corpus, family, multiple=1, unlike=unlike)
     order = Order([len(row.source) for row in corpus.splits["train"]], 1, seed)
     return (batches[key] for key in order.batches(0, rows))

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 
 from slimexp.data.base import Corpus
 from slimexp.host import process_group
-from slimexp.loss.base import Loss, scheduled
+from slimexp.loss.base import scheduled
 from slimexp.model.base import Batch, Family
 from slimexp.model.cache import rounds_cache
 from slimexp.model.recomputed import blocks_recomputed
@@ -27,7 +27,7 @@ from slimexp.technique.objective import Objective, counted
 from slimexp.technique.optimization import clip, fused
 from slimexp.technique.parts import Divisible
 from slimexp.technique.step_graphs import StepGraphs
-from slimexp.technique.teacher import fit_losses, reading_like
+from slimexp.technique.teacher import fit_losses, reading_like, reads_alike
 from slimexp.technique.training import Execution, Training, check
 from slimexp.weight.shard import whole
 
@@ -69,27 +69,13 @@ class Finetune(Adaptive, Contract, Divisible):
         self.teacher = training["teacher"]
         self.cache = training.get("cache")
         self.cache_figures: dict[str, float] = {}
+        self.completion = training.get("completion")
         self._optimizer = training["optimizer"]
         self._lr_scheduler = training["lr_scheduler"]
         self._objective: Objective | None = None
         self._finite = FiniteCheck()
         self._within_fit = ExitStack()
         self.chosen = {}
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether any loss reads a teacher."""
-        return any(loss.needs_teacher for loss in self._losses())
-
-    @property
-    def needs_hidden(self) -> bool:
-        """Whether any loss reads hidden states."""
-        return any(loss.needs_hidden for loss in self._losses())
-
-    @property
-    def needs_width(self) -> bool:
-        """Whether any loss needs hidden states as wide as the teacher's."""
-        return any(loss.needs_width for loss in self._losses())
 
     @property
     def recordable(self) -> bool:
@@ -140,8 +126,10 @@ class Finetune(Adaptive, Contract, Divisible):
             ValueError: The teacher reads another vocabulary, a loss does not fit the two, or rows are to be packed and
                 cannot be.
         """
+        self.unlike = None
         if teacher is not None:
-            teacher = reading_like(family, teacher)
+            teacher = reading_like(family, teacher, self._losses())
+            self.unlike = None if reads_alike(family.tokenizer, teacher.tokenizer) else teacher
         self.family = family
         self.corpus = corpus
         self.model = family.model
@@ -149,7 +137,7 @@ class Finetune(Adaptive, Contract, Divisible):
         self.teacher_family = teacher
         models = [family] if teacher is None else [family, teacher]
         fit_losses(self._losses(), family, teacher, seed=self.seed)
-        self.packs = bool(self.steps) and packing.chosen(self.packing, corpus, models)
+        self.packs = self.steps > 0 and self.unlike is None and packing.chosen(self.packing, corpus, models)
 
     def on_step(self, progress: float) -> None:
         """Called before the forward pass of every optimizer step."""
@@ -190,6 +178,7 @@ class Finetune(Adaptive, Contract, Divisible):
             stop=stop * self.accumulate,
             multiple=self.pad_to,
             packing=self.packs,
+            unlike=self.unlike,
             epochs=None if self.cache is None else self.cache.epochs,
             taught=None if self.cached is None else self.cached.taught,
             **loading,
@@ -255,7 +244,15 @@ class Finetune(Adaptive, Contract, Divisible):
         self._within_fit.close()
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Add what is known of a batch while it is on the host, so that nothing waits for the device to count."""
+        """Have targets written where the student writes them, and add what is known of a batch while it is on the host.
+
+        So nothing waits for the device to count.
+        """
+        if self.completion is not None:
+            number = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            batch = self.completion.batch(
+                batch, self.family, seed=self.seed, number=number, progress=self.progress, multiple=self.pad_to
+            )
         of_decoder = ["labels"] if self.model.config.is_encoder_decoder else []
         read = ["attention_mask", *of_decoder] if self.needs_hidden else []
         return counted(
@@ -304,17 +301,10 @@ class Finetune(Adaptive, Contract, Divisible):
     def _device_for(self, family: Family) -> torch.device:
         return self.compute_device or family.device
 
-    @property
-    def named_losses(self) -> dict[str, Loss]:
-        """Name -> term of the objective."""
-        return dict(self.losses.items())  # type: ignore[arg-type]
-
-    def _losses(self) -> list[Loss]:
-        return list(self.named_losses.values())
-
     def _log(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
         total, *shown = self.means([total, *terms.values()])
         terms = dict(zip(terms, shown, strict=True))
         values = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"], **(terms if len(terms) > 1 else {})}
-        self.log_dict(values | scheduled(self.named_losses, self.progress))
+        values |= scheduled(self.named_losses, self.progress)
+        self.log_dict(values | ({} if self.completion is None else self.completion.scheduled(self.progress)))
         self.log("loss", total.detach(), prog_bar=True)

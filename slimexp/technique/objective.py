@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from slimexp.completion.base import WRITTEN
 from slimexp.loss.base import LabelLoss, Loss, Outputs, Ratio, counted_labels
 from slimexp.loss.sample import Layout
+from slimexp.model.alignment import SPANS, of_teacher
 from slimexp.model.attention import attended, captured
 from slimexp.model.base import POSITIONS, REAL, Batch, Family, positions
 from slimexp.model.compiled import blocks_compiled
@@ -104,12 +107,17 @@ class Objective:
         if self.cached is not None:
             teacher = self.cached.outputs(batch, whole=sums is None)
         student = self._outputs(self.family, batch, None if sums is None else sums.student, self._student_blocks)
+        student = replace(student, spans=batch.get(SPANS))
         plain = losses if sums is None else {n: loss for n, loss in losses.items() if n not in sums.losses}
         terms = {
-            name: self._term(
-                loss.of_outputs(student, teacher, batch["labels"], self._scheduled[name])
-                if isinstance(loss, LabelLoss)
-                else loss(student, teacher, batch["labels"], progress)
+            name: _where_true(
+                loss,
+                batch,
+                self._term(
+                    loss.of_outputs(student, teacher, batch["labels"], self._scheduled[name])
+                    if isinstance(loss, LabelLoss)
+                    else loss(student, teacher, batch["labels"], progress)
+                ),
             )
             for name, loss in plain.items()
         }
@@ -178,7 +186,7 @@ class Objective:
         index = batch[LOGITS_AT] if LOGITS_AT in batch else positions(batch, "labels")
         taught = None if teacher is None or sums.teacher is None else _rows(teacher.logits, index)
         count = self.shared(counted_labels(labels)[None]).clamp(min=1e-12)
-        weights = torch.stack([self._weights[name] for name in sums.losses])
+        weights = torch.stack([_where_true(loss, batch, self._weights[name]) for name, loss in sums.losses.items()])
         total, numerators = sums(
             _rows(student.logits, index),
             taught,
@@ -186,7 +194,8 @@ class Objective:
             weights / count,
             self._scheduled,
         )
-        return total, dict(zip(sums.losses, numerators / count, strict=True))
+        terms = zip(sums.losses.items(), numerators / count, strict=True)
+        return total, {name: _where_true(loss, batch, term) for (name, loss), term in terms}
 
     def _term(self, ratio: Ratio) -> Tensor:
         return Ratio(ratio.numerator, self.shared(ratio.denominator)).mean()
@@ -195,8 +204,10 @@ class Objective:
     def _taught(self, teacher: Family, batch: Batch) -> Outputs:
         teacher.model.eval()
         kind = teacher.device.type
+        read = of_teacher(batch)
         with nullcontext() if self._teacher_casts else torch.autocast(kind, enabled=False):
-            return self._outputs(teacher, batch, self._teacher_head, self._teacher_blocks)
+            outputs = self._outputs(teacher, read, self._teacher_head, self._teacher_blocks)
+        return outputs if read is batch else replace(outputs, labels=read["labels"], spans=read[SPANS])
 
     def _outputs(self, family: Family, batch: Batch, head: Head | None, blocks: Collection[int]) -> Outputs:
         """Outputs of a model, with the self-attention of some blocks; with ``head``, its inputs in place of logits."""
@@ -259,6 +270,11 @@ def _fill(held: dict[str, Tensor], key: str, value: float, device: torch.device)
     if key not in held or held[key].device.type != device.type:
         held[key] = torch.empty((), device=device)
     held[key].fill_(value)
+
+
+def _where_true(loss: Loss, batch: Batch, value: Tensor) -> Tensor:
+    """``value``, or 0 of a loss that learns labels themselves, where the student has written them."""
+    return value if loss.needs_teacher or WRITTEN not in batch else value * (1 - batch[WRITTEN][0])
 
 
 def _rows(states: Tensor, index: Tensor) -> Tensor:

@@ -286,8 +286,9 @@ class Prune(Finetune):
             return
         statistics = self._statistics()
         (batch,) = training_batches(
-            self.corpus, self.family, batch_size=self.allocation.rows, seed=self.seed, start=0, stop=1, workers=0
-        )
+            self.corpus, self.family, batch_size=self.allocation.rows, seed=self.seed, start=0, stop=1, workers=0,
+            unlike=self.unlike,
+        )  # fmt: skip
 
         def keep(name: str, sparsity: float) -> Tensor:
             return self.mask_update.candidate(name, sparsity, statistics)
@@ -309,7 +310,8 @@ class Prune(Finetune):
 
     def _calibration_batches(self) -> Iterator[Batch]:
         assert isinstance(self.importance, Calibrated)
-        return calibration_batches(self.corpus, self.family, rows=self.importance.rows, seed=self.seed)
+        rows = self.importance.rows
+        return calibration_batches(self.corpus, self.family, rows=rows, seed=self.seed, unlike=self.unlike)
 
     def _loss(self, batch: Batch) -> Tensor:
         if self.teacher_family is not None:  # after training, Lightning leaves it on another device than the student

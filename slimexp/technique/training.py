@@ -6,6 +6,7 @@ from typing import NotRequired, TypedDict
 
 import torch
 
+from slimexp.completion.base import Completion
 from slimexp.loss.base import Loss
 from slimexp.model.base import Source
 from slimexp.teacher_cache.base import TeacherCache
@@ -58,6 +59,7 @@ class Training(TypedDict):
             ``num_warmup_steps`` may be ``"auto"``.
         teacher: Where the teacher comes from; ``None`` for the run's dense model, if a loss needs one.
         cache: How its outputs are kept for other trainings on the same text; absent or ``None``: they are not.
+        completion: Who writes targets in place of the gold ones; absent or ``None``: nobody.
     """
 
     steps: int
@@ -74,6 +76,7 @@ class Training(TypedDict):
     lr_scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler]
     teacher: Source | None
     cache: NotRequired[TeacherCache | None]
+    completion: NotRequired[Completion | None]
 
 
 def check(training: Training) -> None:
@@ -103,9 +106,18 @@ def check(training: Training) -> None:
         raise ValueError(
             "training needs at least one loss: add one, e.g. +loss@pipeline.<stage>.losses.ce=cross_entropy"
         )
-    if training["teacher"] is not None and not any(loss.needs_teacher for loss in training["losses"].values()):
+    losses, completion = training["losses"].values(), training.get("completion")
+    if completion is not None:
+        completion.check_losses(losses)
+    writes = completion is not None and completion.needs_teacher
+    if training["teacher"] is not None and not writes and not any(loss.needs_teacher for loss in losses):
         raise ValueError(
             "no loss reads the teacher: add one that does, e.g. +loss@pipeline.<stage>.losses.kl=kl, or drop it"
         )
     if (cache := training.get("cache")) is not None:
         cache.check(training["losses"])
+        if completion is not None and completion.on_policy:
+            raise ValueError(
+                "a teacher cache keeps what the teacher says of the corpus, and the student writes texts of its own: "
+                "leave out the cache (~pipeline.<stage>.cache) or the completion (~pipeline.<stage>.completion)"
+            )
