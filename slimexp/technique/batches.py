@@ -167,9 +167,6 @@ def training_batches(
         taught: Adds to a batch what a teacher says of it.
         unseen: Whether batches are left out all of whose rows were in others before.
     """
-    count = processes(workers, family.device, packing=packing, devices=devices)
-    if count:  # processes are forked from this one: a tokenizer that was not told of it warns in each
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     order: Order | PackedOrder
     batches: Dataset[Batch]
     if packing:
@@ -181,6 +178,13 @@ def training_batches(
         batches = _Batches(corpus, family, multiple, share, unlike, epochs=epochs, taught=taught)
     new = 1 if corpus.is_fixed else epochs
     steps = _Unseen(order, start, stop, epochs=new) if unseen and new is not None else _Steps(order, start, stop)
+    return _loader(batches, steps, processes(workers, family.device, packing=packing, devices=devices))
+
+
+def _loader(batches: Dataset[Batch], steps: Sampler[Any], count: int) -> DataLoader[Batch]:
+    """Batches in the order of ``steps``, loaded by ``count`` processes."""
+    if count:  # processes are forked from this one: a tokenizer that was not told of it warns in each
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     return DataLoader(
         batches,
         batch_size=None,

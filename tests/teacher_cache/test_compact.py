@@ -81,7 +81,7 @@ def test_it_is_compiled_once_for_any_number_of_labels(
         made.execution = Execution(compiled=compiled)
         keep(made, tmp_path / "cache")
         with pytest.MonkeyPatch.context() as patch:  # the loss alone
-            patch.setattr("slimexp.technique.objective.blocks_compiled", lambda *_: nullcontext())
+            patch.setattr("slimexp.technique.objective.blocks_compiled", lambda *_, **__: nullcontext())
             fit(made)
         made.release()
         ends.append([parameter.detach().clone() for parameter in made.model.parameters()])
