@@ -10,6 +10,7 @@ import inspect
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,10 +108,8 @@ class Runtime(Running):
     """
 
     def __init__(self, path: Path, options: dict[str, str]) -> None:
-        import openvino
-
         threads = {"INFERENCE_NUM_THREADS": str(torch.get_num_threads())}
-        model = openvino.Core().compile_model(path, "CPU", options | threads)
+        model = core().compile_model(path, "CPU", options | threads)
         self.request = model.create_infer_request()
         self.decodes = any("beam_idx" in port.get_names() for port in model.inputs)
 
@@ -139,6 +138,18 @@ class Runtime(Running):
         while len(written) < count:
             written.append(int(self._step(written[-1:], len(source) + len(written))[-1].argmax()))
         return written
+
+
+@cache
+def core() -> "openvino.Core":
+    """The runtime, one for the whole process.
+
+    On a CPU with AVX-512 each has signals handled on a stack of its own, and puts back the one before when it ends. Of
+    two that end in the order in which they began the last puts back one that is gone, and the next signal is a crash.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _sample(model: Artifact) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from slimexp.export import export
 from slimexp.format.base import Artifact, Plain
-from slimexp.format.openvino import GRAPH, Openvino, Runtime, _integers
+from slimexp.format.openvino import GRAPH, Openvino, Runtime, _integers, core
 from slimexp.format.report import Report
 from slimexp.kernel.base import Packed
 from slimexp.quantizer.fp8 import Fp8
@@ -40,9 +40,7 @@ def exported(model: Artifact) -> tuple[Path, Report]:
 
 
 def constants(folder: Path) -> list[Any]:
-    import openvino
-
-    graph = openvino.Core().read_model(folder / GRAPH)
+    graph = core().read_model(folder / GRAPH)
     return [node for node in graph.get_ops() if node.get_type_name() == "Constant"]
 
 
@@ -51,6 +49,28 @@ def test_conversions_are_reported_to_nobody() -> None:
     from openvino.tools.ovc import telemetry_stub, telemetry_utils
 
     assert telemetry_utils.tm is telemetry_stub
+
+
+ENDED_IN_ORDER = """
+import signal, sys
+from pathlib import Path
+from slimexp.format.openvino import Runtime
+first = Runtime(Path(sys.argv[1]), {})
+second = Runtime(Path(sys.argv[1]), {})
+del first
+del second
+signal.signal(signal.SIGUSR1, lambda *_: print("heard"))
+signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+@needs_engine
+def test_a_signal_after_runtimes_that_have_ended_does_not_end_the_program(
+    made: Make, start: Make, tmp_path: Path
+) -> None:
+    folder, _ = exported(made("classification"))
+    (tmp_path / "program.py").write_text(ENDED_IN_ORDER)
+    assert start(tmp_path / "program.py", str(folder / GRAPH)).end()[:2] == (0, "heard\n")
 
 
 # --- whole models ----------------------------------------------------------------------------------
@@ -148,5 +168,5 @@ def test_a_layer_of_integers_gives_the_product_of_its_floats(bits: int, groups: 
     graph = openvino.Model([ops.matmul(x, _integers(packed), False, True)], [x])
     inputs: Tensor = torch.randn(5, 96, generator=torch.Generator().manual_seed(0))
     options = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
-    found = openvino.Core().compile_model(graph, "CPU", options)(inputs.numpy())[0]
+    found = core().compile_model(graph, "CPU", options)(inputs.numpy())[0]
     torch.testing.assert_close(torch.from_numpy(found), inputs @ packed.weight().T, atol=1e-5 * 2**bits, rtol=1e-5)
