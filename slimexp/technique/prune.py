@@ -96,11 +96,7 @@ class Prune(Finetune):
             )
         if allocation is not None:
             refusals.check_allocation(allocation, importance, pattern, sparsity)
-        if isinstance(importance, Calibrated) and importance.observes == "gradient" and not training["losses"]:
-            name = type(importance).__name__
-            raise ValueError(
-                f"{name} needs the gradient of a loss: add one, e.g. +loss@pipeline.<stage>.losses.ce=cross_entropy"
-            )
+        refusals.check_objective(importance, allocation, training)
         self.importance = importance
         self.pattern = pattern
         self.sparsity = sparsity
