@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from slimexp.config import secret
 from slimexp.host import process_group
 from slimexp.host.console import phase, printable
 from slimexp.host.progress import duration, working
@@ -25,8 +26,9 @@ from slimexp.teacher_cache.fill import Found, TeacherPass, look_up
 from slimexp.teacher_cache.store import ABOUT, FOLDER, FORMAT, Store, described, differences
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.objective import runs_in
+from slimexp.technique.teacher import low_precision
 
-_HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+_MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # precision -> type that products are cast to
 
 
 def keep(technique: Finetune, cfg: DictConfig) -> None:
@@ -48,6 +50,8 @@ def keep(technique: Finetune, cfg: DictConfig) -> None:
     store = Store(Path(cache.folder) if cache.folder else named, about)
     technique.cache_figures = process_group.by_first(partial(_fill, store, form, technique, teacher, cfg))
     store.look()
+    device = machine.device(cfg.trainer)  # all processes have the type in which the first one's pass left its head
+    form.to(device, low_precision(str(cfg.trainer.get("precision")), device))
     technique.teacher_family, technique.cached = None, CachedTeacher(store, form)
 
 
@@ -57,7 +61,7 @@ def _about(form: Form, teacher: Family, technique: Finetune, cfg: DictConfig) ->
         "format": FORMAT,
         "teacher": identity.of_teacher(teacher)[:16],
         "tokenizer": tokenizer_digest(technique.family.tokenizer)[:16],
-        "corpus": OmegaConf.to_container(cfg.data, resolve=True),
+        **_corpus(cfg.data),
         "text": identity.of_text(technique.corpus)[:16],
         "split": "train",
         "max_length": technique.family.max_length,
@@ -68,6 +72,12 @@ def _about(form: Form, teacher: Family, technique: Finetune, cfg: DictConfig) ->
             "weights": str(teacher.model.dtype).removeprefix("torch."),
         },
     }
+
+
+def _corpus(node: DictConfig) -> dict[str, Any]:
+    """The corpus' settings as they may be written; of values that may not, their digest."""
+    about = {"corpus": secret.written(node)}
+    return about | ({"corpus_values": key(OmegaConf.to_container(node, resolve=True))} if secret.hides(node) else {})
 
 
 def _fill(store: Store, form: Form, technique: Finetune, teacher: Family, cfg: DictConfig) -> dict[str, float]:
@@ -91,12 +101,9 @@ def _fill(store: Store, form: Form, technique: Finetune, teacher: Family, cfg: D
 def _moved(teacher: Family, device: torch.device, precision: str) -> Callable[[], AbstractContextManager[Any]]:
     """Bring the teacher to the device and into the type in which training would run it; returns its context."""
     nn.Module.to(teacher.model, device)
-    half = _HALF.get(precision)
-    if half is None:
-        return nullcontext
-    on_gpu = device.type == "cuda" and half is torch.bfloat16
-    casts = not (on_gpu and runs_in(teacher, half))
-    return partial(torch.autocast, device.type, dtype=half, enabled=casts)
+    half, mixed = low_precision(precision, device), _MIXED.get(precision)
+    casts = half is None or not runs_in(teacher, half)
+    return nullcontext if mixed is None else partial(torch.autocast, device.type, dtype=mixed, enabled=casts)
 
 
 def _seconds(store: Store) -> float:

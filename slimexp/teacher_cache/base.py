@@ -103,9 +103,14 @@ class TeacherCache(ABC):
             raise ValueError("no loss reads the teacher, so there is nothing to cache: leave out the teacher cache")
         for name, loss in losses.items():
             if loss.needs_teacher and (loss.needs_hidden or not isinstance(loss, LabelLoss)):
+                why = (
+                    "reads logits at the tokens of a teacher of another tokenizer, and a cache keeps those at the "
+                    "student's tokens"
+                    if loss.aligns
+                    else "reads inner states of the teacher, and a cache keeps its outputs alone"
+                )
                 raise ValueError(
-                    f"losses.{name} reads inner states of the teacher, and a cache keeps its outputs alone: leave out "
-                    f"the loss (~pipeline.<stage>.losses.{name}) or the cache"
+                    f"losses.{name} {why}: leave out the loss (~pipeline.<stage>.losses.{name}) or the cache"
                 )
 
     @abstractmethod

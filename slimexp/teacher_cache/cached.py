@@ -29,6 +29,7 @@ class CachedTeacher:
         """
         return {**batch, TAUGHT: self.store.read(row_keys(batch), counted(batch))}
 
+    @torch.no_grad()
     def outputs(self, batch: Batch, *, whole: bool) -> Outputs:
         """Outputs of the teacher on a batch.
 

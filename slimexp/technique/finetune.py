@@ -27,7 +27,7 @@ from slimexp.technique.objective import Objective, counted
 from slimexp.technique.optimization import clip, fused
 from slimexp.technique.parts import Divisible
 from slimexp.technique.step_graphs import StepGraphs
-from slimexp.technique.teacher import fit_losses, reading_like, reads_alike
+from slimexp.technique.teacher import fit_losses, low_precision, reading_like, reads_alike
 from slimexp.technique.training import Execution, Training, check
 from slimexp.weight.shard import whole
 
@@ -221,8 +221,7 @@ class Finetune(Adaptive, Contract, Divisible):
             nn.Module.to(self.teacher_family.model, self.device)
         self.share_buffers()
         self.start_random_state()
-        on_gpu = self.device.type == "cuda" and not self._are_shards
-        half = torch.bfloat16 if on_gpu and "bf16" in str(self.trainer.precision) else None
+        half = low_precision(str(self.trainer.precision), self.device, sharded=self._are_shards)
         if self.cached is not None:
             self.cached.form.to(self.device, half)
             self._objective = None  # which holds what was left of the teacher where it was

@@ -15,6 +15,17 @@ from slimexp.model.attention import stacks
 from slimexp.model.base import Family
 
 
+def low_precision(precision: str, device: torch.device, *, sharded: bool = False) -> torch.dtype | None:
+    """Type of a teacher's weights while a stage trains; ``None`` for the one that they have.
+
+    Args:
+        precision: The trainer's precision.
+        device: Device that is trained on.
+        sharded: Whether the teacher is in shards, whose type is chosen where they are made.
+    """
+    return torch.bfloat16 if device.type == "cuda" and not sharded and "bf16" in precision else None
+
+
 def reads_alike(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> bool:
     """Whether a teacher's token ids mean what they mean to the student, but for a vocabulary that was pruned."""
     return student.get_vocab() == teacher.get_vocab() or ids_within(student, teacher) is not None

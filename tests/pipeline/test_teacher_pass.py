@@ -11,10 +11,13 @@ import torch
 
 from slimexp.config.check import check
 from slimexp.config.composition import compose
+from slimexp.host import process_group
 from slimexp.pipeline import teacher_pass
 from slimexp.pipeline.pipeline import Pipeline
 from slimexp.teacher_cache.fill import TeacherPass
 from slimexp.teacher_cache.store import ABOUT, FOLDER
+from slimexp.technique.automatic import Conditions
+from slimexp.technique.teacher import low_precision
 
 Make = Callable[..., Any]
 EXACT, COMPACT = (f"+teacher_cache@pipeline.distill.cache={form}" for form in ("exact", "compact"))
@@ -149,6 +152,46 @@ def test_the_teacher_is_known_by_its_weights_and_its_config(tiny: Make) -> None:
     assert of_teacher(one) != of_teacher(other)
     same.model.config.rms_norm_eps *= 2
     assert of_teacher(one) != of_teacher(same)
+
+
+def test_processes_that_made_no_pass_have_its_type_too(
+    run: Make, overrides: Make, pipeline: Make, tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = run(EXACT, name="first")
+    technique = pipeline(overrides("distill", *CUT, EXACT, "pipeline.distill.steps=5")).techniques["distill"]
+    technique.settle(Conditions(parameters=1))
+    technique.prepare(tiny("seq2seq", d_ff=16), made.corpus, tiny("seq2seq"))
+    monkeypatch.setattr(teacher_pass, "low_precision", lambda *_: torch.bfloat16)
+    monkeypatch.setattr(process_group, "by_first", lambda work: {})
+    teacher_pass.keep(technique, made.cfg)
+    assert technique.cached.modules[0].weight.dtype == torch.bfloat16 and technique.teacher_family is None
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true", "bf16-mixed"])
+def test_the_pass_runs_the_teacher_in_the_type_of_training(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """As on a GPU: autocast has nothing to do where the weights have the type."""
+    teacher, gpu = tiny("causal_lm"), torch.device("cuda")
+    monkeypatch.setattr(teacher_pass, "low_precision", lambda name, _: low_precision(name, gpu))
+    autocast = teacher_pass._moved(teacher, torch.device("cpu"), precision)
+    batch = teacher.encode([("a", "a", None)])
+    with autocast(), torch.no_grad():
+        assert not torch.is_autocast_enabled("cpu")
+        logits = teacher.forward(batch)[0]
+    assert logits.dtype == (torch.float32 if precision == "32-true" else torch.bfloat16)
+
+
+def test_values_of_the_environment_are_written_nowhere(
+    run: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    abouts = []
+    for name, value in (("first", "splendid"), ("second", "wonderful")):
+        monkeypatch.setenv("SOME_COLUMN", value)
+        run(EXACT, "data.columns.label='${oc.env:SOME_COLUMN}'", name=name)
+        abouts = [path.read_text() for path in (tmp_path / "runs" / FOLDER).glob(f"*/{ABOUT}")]
+        assert not any(value in about for about in abouts)
+    assert len(abouts) == 2 and all("${oc.env:SOME_COLUMN}" in about for about in abouts)
 
 
 def test_the_cache_says_what_it_is_for(run: Make, tmp_path: Path) -> None:

@@ -54,6 +54,14 @@ def test_rows_are_found_whatever_batch_they_come_in(stage: Make, keep: Make, pac
         assert (batch["taught"][~counts] == 0).all()
 
 
+def test_what_is_left_of_a_teacher_learns_nothing(stage: Make, keep: Make, tmp_path: Path) -> None:
+    made = stage("exact", "seq2seq")
+    keep(made, tmp_path / "cache")
+    batch = next(iter(made.batches(0, 1, workers=0)))
+    assert any(parameter.requires_grad for parameter in made.cached.modules[0].parameters())
+    assert not made.cached.outputs(batch, whole=True).logits.requires_grad
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_without_chunks_the_loss_is_the_same(
     stage: Make, keep: Make, monkeypatch: pytest.MonkeyPatch, task: str, tmp_path: Path
@@ -126,6 +134,9 @@ def test_what_is_not_kept_is_refused(technique: Make) -> None:
     cache = "+teacher_cache@pipeline.distill.cache=exact"
     with pytest.raises(ValueError, match=r"losses\.hidden reads inner states of the teacher.*leave out the loss"):
         technique("distill", cache, "+loss@pipeline.distill.losses.hidden=hidden", steps=1)
+    for loss in ("byte_span", "universal_logit"):
+        with pytest.raises(ValueError, match=rf"losses\.{loss} reads logits at the tokens of a teacher of another"):
+            technique("distill", cache, f"+loss@pipeline.distill.losses.{loss}={loss}", steps=1)
     with pytest.raises(ValueError, match="no loss reads the teacher, so there is nothing to cache"):
         technique("distill", cache, "~pipeline.distill.losses.kl", steps=1)
     with pytest.raises(ValueError, match="epochs of a teacher cache must be >= 1, got 0"):
