@@ -106,7 +106,7 @@ def plan(
     def stage(name: str, technique: Finetune, node: DictConfig) -> Stage:
         settings = _resolved(node)
         settings.pop("workers", None)  # however many processes load the data, the batches are the same
-        _drop_place(settings)
+        _normalize(settings)
         content = {**training, "parent": parent, "stage": settings}
         content["code"] = result_code([settings, shared["data"], training["trainer"], callbacks])
         if name in multiples:
@@ -211,10 +211,12 @@ def _has_no_effect(callback: Mapping[str, Any]) -> bool:
     return str(callback.get("_target_")).startswith(tuple(f"{name}." for name in NO_EFFECT))
 
 
-def _drop_place(settings: dict[str, Any]) -> None:
-    """Drop where a teacher's outputs are kept; a stage without a cache is that of a config which knew none."""
+def _normalize(settings: dict[str, Any]) -> None:
+    """Drop where a teacher's outputs are kept, and what is not there: a config may not know of it."""
     if (cache := settings.pop("cache", None)) is not None:
         settings["cache"] = {name: value for name, value in cache.items() if name != "folder"}
+    if settings.get("completion") is None:
+        settings.pop("completion", None)
 
 
 def _resolved(node: DictConfig) -> Any:

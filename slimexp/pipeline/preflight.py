@@ -108,7 +108,8 @@ def training(cfg: DictConfig) -> TrainingParts:
     multiples = _check_stages(techniques, source, corpus, config)
     reference.check_losses(techniques, source, dense, corpus)
     chosen = _write_chosen(techniques, cfg.pipeline)
-    beside = arms(cfg, techniques, trains_dense=dense is None)
+    unlike = reference.taught_in_other_tokens(techniques, source, dense, corpus) if cfg.arms else []
+    beside = arms(cfg, techniques, corpus, trains_dense=dense is None, unlike=unlike)
     for arm in beside:
         line = arm.line(techniques)
         devices.check_stages(cfg.trainer, line)

@@ -117,6 +117,20 @@ def check_teachers(techniques: Mapping[str, Finetune], source: Source, dense: So
             _check_teacher("baseline", dense, source, corpus, technique)
 
 
+def taught_in_other_tokens(
+    techniques: Mapping[str, Finetune], source: Source, dense: Source | None, corpus: Corpus
+) -> list[str]:
+    """Names of the stages whose teacher has another tokenizer; arguments as of ``check_teachers``."""
+    found = []
+    for name, technique in techniques.items():
+        teacher = technique.teacher or dense
+        aligns = any(loss.needs_teacher and loss.aligns for loss in technique.named_losses.values())
+        if aligns and teacher is not None and teacher is not source:
+            tokenizers = (model.load_tokenizer(corpus.texts) for model in (source, teacher))
+            found += [] if reads_alike(*tokenizers) else [name]
+    return found
+
+
 def check_losses(techniques: Mapping[str, Finetune], source: Source, dense: Source | None, corpus: Corpus) -> None:
     """Refuse losses that do not fit teacher and student, where both are known before anything is done.
 

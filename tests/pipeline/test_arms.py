@@ -12,7 +12,9 @@ from slimexp import artifact
 from slimexp.analysis.section import load
 from slimexp.analysis.table import table
 from slimexp.data import rows
+from slimexp.data.base import Corpus
 from slimexp.measure.paired import differences
+from slimexp.model.tokenizer import Bpe
 from slimexp.page.content import content
 from slimexp.record import record
 from slimexp.record.schema import MINUS_ARM, NO_TEACHER, NO_TRAINING
@@ -86,14 +88,68 @@ def test_arms_are_made_alike_but_for_one_thing(pipeline: Make, distilled: Make) 
     assert all(torch.equal(trained[1][name], weight) for name, weight in weights(alone, "distill").items())
 
 
-@pytest.mark.parametrize("silent", ["~pipeline.distill.losses.ce", "pipeline.distill.losses.ce.weight=0"])
+SILENT = [["~pipeline.distill.losses.ce"], ["pipeline.distill.losses.ce.weight=0"],
+          ["+schedule@pipeline.distill.losses.ce.weight=step",
+           "pipeline.distill.losses.ce.weight={values:[0,0],milestones:[0.5]}"]]  # fmt: skip
+
+
+@pytest.mark.parametrize("silent", SILENT)
 def test_where_the_teacher_alone_was_heard_cross_entropy_takes_its_place(
-    pipeline: Make, distilled: Make, silent: str
+    pipeline: Make, distilled: Make, silent: list[str]
 ) -> None:
-    run = pipeline(distilled("arms=true", silent))
-    (loss,) = run.arms[f"distill_{NO_TEACHER}"].technique.losses.values()
-    assert type(loss).__name__ == "CrossEntropy" and loss.weight == 1
-    assert list(run.arms[f"distill_{NO_TRAINING}"].technique.losses) == []
+    run = pipeline(distilled("arms=true", *silent))
+    for arm in run.arms.values():
+        (loss,) = arm.technique.losses.values()
+        assert type(loss).__name__ == "CrossEntropy" and loss.weight == 1
+
+
+def test_a_weight_that_rises_from_zero_is_heard(pipeline: Make, distilled: Make) -> None:
+    rising = ["+schedule@pipeline.distill.losses.ce.weight=linear", "pipeline.distill.losses.ce.weight={start:0,end:1}"]
+    (loss, *_) = pipeline(distilled("arms=true", *rising)).arms[f"distill_{NO_TEACHER}"].technique.losses.values()
+    assert (loss.weight_at(0.0), loss.weight_at(1.0)) == (0, 1)
+
+
+def test_what_is_not_trained_may_be_masked_by_a_loss(pipeline: Make, overrides: Make) -> None:
+    sensitive = ["+allocation@pipeline.prune.allocation=sensitivity", "pipeline.prune.allocation.rows=2"]
+    taught = ["+loss@pipeline.prune.losses.kl=kl", "pipeline.prune.steps=2", "pipeline.prune.every=1", "arms=true"]
+    run = pipeline(overrides("prune", *sensitive, *taught, task="causal_lm"))
+    run.run()
+    sparse = {row.stage: row.metrics["params_nonzero"] for row in record.read(Path(run.cfg.runs))}
+    assert all(sparse[f"prune_{kind}"] < sparse["dense"] for kind in (NO_TRAINING, NO_TEACHER))
+
+
+def test_text_that_a_cache_repeats_is_not_that_of_the_arms(
+    pipeline: Make, distilled: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = ["arms=true", "+teacher_cache@pipeline.distill.cache=exact"]
+    assert pipeline(distilled(*cached)).arms
+    monkeypatch.setattr(Corpus, "is_fixed", False)
+    message = r"pipeline\.distill\.cache repeats the first epochs .*: set pipeline\.distill\.cache=null, or arms=false"
+    with pytest.raises(ValueError, match=message):
+        pipeline(distilled(*cached))
+    assert pipeline(distilled("arms=true")).arms
+
+
+@pytest.mark.parametrize("unlike", [True, False])
+def test_an_arm_packs_rows_only_where_the_student_does(
+    pipeline: Make, distilled: Make, tiny_folder: Make, unlike: bool, tmp_path: Path
+) -> None:
+    folder = tiny_folder("causal_lm", name="teacher", hidden_size=16)
+    if unlike:
+        tokenizer = Bpe(vocab_size=300, characters=10_000).build(["one two words and three words"] * 9)
+        tokenizer.save_pretrained(folder)
+    teacher = ["+model@pipeline.distill.teacher=pretrained", f"pipeline.distill.teacher.path={folder}",
+               "pipeline.distill.teacher.max_length=64"]  # fmt: skip
+    losses = ["~pipeline.distill.losses.kl", "+loss@pipeline.distill.losses.byte_span=byte_span"]
+    run = pipeline(distilled("arms=true", *teacher, *losses))
+    packing = {arm.technique.packing for arm in run.arms.values()}
+    assert packing == {False if unlike else "auto"} and run.techniques["distill"].packing == "auto"
+
+
+def test_an_arm_of_completions_is_the_arm_without(pipeline: Make, distilled: Make) -> None:
+    written = ["+completion@pipeline.distill.completion=student", "pipeline.distill.completion.prompt=4"]
+    keys = [[stage.key for stage in pipeline(distilled("arms=true", *more)).stages] for more in ([], written)]
+    assert keys[0][:3] == keys[1][:3] and keys[0][3] != keys[1][3]
 
 
 def test_a_finished_student_gets_its_arms_later(pipeline: Make, distilled: Make, fits: list[str]) -> None:
