@@ -76,8 +76,10 @@ def _about(form: Form, teacher: Family, technique: Finetune, cfg: DictConfig) ->
 
 def _corpus(node: DictConfig) -> dict[str, Any]:
     """The corpus' settings as they may be written; of values that may not, their digest."""
-    about = {"corpus": secret.written(node)}
-    return about | ({"corpus_values": key(OmegaConf.to_container(node, resolve=True))} if secret.hides(node) else {})
+    about: dict[str, Any] = {"corpus": secret.written(node)}
+    if secret.hides(node):
+        about["corpus_values"] = key({"corpus": OmegaConf.to_container(node, resolve=True)})
+    return about
 
 
 def _fill(store: Store, form: Form, technique: Finetune, teacher: Family, cfg: DictConfig) -> dict[str, float]:
