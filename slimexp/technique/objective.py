@@ -58,7 +58,7 @@ class Objective:
         self._teacher_casts = True
         self._scheduled: dict[str, dict[str, Tensor]] = {}  # of losses over labels
         self._weights: dict[str, Tensor] = {}
-        self._scheduled_at: float | None = None
+        self._scheduled_at: tuple[float, torch.device] | None = None
 
     @property
     def parts(self) -> tuple[nn.ModuleDict, Family, Family | None, CachedTeacher | None]:
@@ -80,9 +80,9 @@ class Objective:
 
         They are tensors that stay where they are, so that a recorded pass, which is replayed without them, reads them.
         """
-        if self._scheduled_at == progress:
+        if self._scheduled_at == (progress, device):
             return
-        self._scheduled_at = progress
+        self._scheduled_at = progress, device
         for name, loss in self._named().items():
             held = self._scheduled.setdefault(name, {})
             for key, value in loss.scheduled(progress).items() if isinstance(loss, LabelLoss) else ():
