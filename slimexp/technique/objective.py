@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule
 from slimexp.completion.base import WRITTEN
 from slimexp.loss.base import LabelLoss, Loss, Outputs, Ratio, counted_labels
 from slimexp.loss.sample import Layout
-from slimexp.model.alignment import SPANS, of_teacher
+from slimexp.model.alignment import SPANS, teacher_batch
 from slimexp.model.attention import attended, captured
 from slimexp.model.base import POSITIONS, REAL, Batch, Family, positions
 from slimexp.model.compiled import blocks_compiled
@@ -204,7 +204,7 @@ class Objective:
     def _taught(self, teacher: Family, batch: Batch) -> Outputs:
         teacher.model.eval()
         kind = teacher.device.type
-        read = of_teacher(batch)
+        read = teacher_batch(batch)
         with nullcontext() if self._teacher_casts else torch.autocast(kind, enabled=False):
             outputs = self._outputs(teacher, read, self._teacher_head, self._teacher_blocks)
         return outputs if read is batch else replace(outputs, labels=read["labels"], spans=read[SPANS])
