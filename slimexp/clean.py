@@ -33,14 +33,16 @@ class Removable:
     """Something that may be removed.
 
     Attributes:
-        path: A model, a checkpoint or a leftover of one, in the folder of a stage.
+        path: A model, a checkpoint or a leftover of one, in the folder of a stage; or what is kept of a teacher.
         key: Key of the stage that made the model; ``None`` for what is unfinished.
         first: Whether that stage is the first of its run.
+        lock: Name of the lock beside it, which who works on it holds.
     """
 
     path: Path
     key: str | None = None
     first: bool = False
+    lock: str = removal.LOCK
 
     def check(self, stage: int, name: str) -> int:
         """Bytes of disk that removing ``name``, its present name in the opened folder ``stage``, would free.
@@ -122,12 +124,16 @@ def unfinished(runs: Path) -> Iterator[Removable]:
 
 
 def caches(runs: Path) -> Iterator[Removable]:
-    """What is kept of teachers: the parts of every teacher cache."""
+    """What is kept of teachers: the parts of every teacher cache, and texts that they wrote."""
     for at, folders, files in os.walk(runs):
         if Path(at).parent.name == removal.CACHES and {removal.LOCK, removal.CACHE} <= set(files):
             names = (name for name in sorted(folders) if removal.PART.fullmatch(name) or removal.HALF.fullmatch(name))
             yield from (Removable(Path(at, name)) for name in names)
             folders.clear()
+        if Path(at).name == removal.COMPLETIONS:
+            for text in filter(None, map(removal.TEXTS.fullmatch, sorted(files))):
+                if (lock := f"{text['key']}.lock") in files:
+                    yield Removable(Path(at, text[0]), lock=lock)
         folders.sort()
 
 
@@ -232,7 +238,7 @@ def _clean(removable: Removable, runs: Path, *, shown: Path, days: float, yes: b
     """Remove something, or print that it would be; bytes freed, 0 where it stays, ``None`` where removing fails."""
     path, name = console.printable(shown / removable.path.relative_to(runs)), removable.path.name
     try:
-        with removal.opened(removable.path.parent, runs) as stage, removal.alone(removal.LOCK, stage) as free:
+        with removal.opened(removable.path.parent, runs) as stage, removal.alone(removable.lock, stage) as free:
             if not free:
                 print(f"stays: {path}: a process works on it")
                 return 0

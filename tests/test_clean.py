@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from slimexp.clean import main
+from slimexp.completion import store
+from slimexp.completion.store import Text
 from slimexp.record import record, removal
 from slimexp.record.stage import RUNNING, Stage, at_work
 from slimexp.serialization import manifest
@@ -517,3 +519,22 @@ def test_a_cache_that_is_filled_stays(runs: Path, cache: Path) -> None:
     with removal.alone(cache / removal.LOCK):
         assert main([str(runs), "--caches", "--yes"]) == 0
     assert (cache / "part-000000").is_dir()
+
+
+def test_texts_that_a_teacher_wrote_go_with_caches_and_nothing_else_beside_them(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = runs / removal.COMPLETIONS
+    key, written_now = "0123456789abcdef", "fedcba9876543210"
+    for name in (key, written_now):
+        store.write(folder / f"{name}.jsonl", lambda: [Text(0, 0, "a", "b", True)])
+    for name in (f"damaged-{key}.jsonl", f".77.{key}.jsonl", "mine.jsonl", "aaaaaaaaaaaaaaaa.jsonl"):
+        (folder / name).write_text("x")
+    before = names(folder)
+    assert main([str(runs), "--unfinished", "--dominated", "--yes"]) == 0
+    assert main([str(runs), "--caches"]) == 0 and names(folder) == before
+    assert f"{key}.jsonl" in capsys.readouterr().out
+    with removal.alone(folder / f"{written_now}.lock"):
+        assert main([str(runs), "--caches", "--yes"]) == 0
+    stays = {f"{key}.lock", f"{written_now}.lock", f"{written_now}.jsonl", "mine.jsonl", "aaaaaaaaaaaaaaaa.jsonl"}
+    assert set(names(folder)) == stays

@@ -19,10 +19,12 @@ class Completion:
     Attributes:
         needs_teacher: Whether the teacher writes them, before training.
         on_policy: Whether the student writes them, while it is trained.
+        prompt: Largest number of tokens of a causal LM's prompt; encoder-decoders ignore it.
     """
 
     needs_teacher: bool = False
     on_policy: bool = False
+    prompt: int
 
     def check_losses(self, losses: Collection[Loss]) -> None:
         """Refuse losses that cannot learn from what is written.
@@ -36,7 +38,7 @@ class Completion:
 
         Args:
             corpus: Text to train on.
-            max_length: Longest sequence of the student, in tokens.
+            max_length: Longest sequence that the student reads, and who else writes, in tokens.
 
         Raises:
             ValueError: The task has no texts to write, or there is no room for one.
@@ -45,6 +47,10 @@ class Completion:
             raise ValueError(
                 "completions are texts, and a classifier of the task classification writes none: leave completion out "
                 "(~pipeline.<stage>.completion), or train a seq2seq model or a causal LM"
+            )
+        if corpus.task == "causal_lm" and self.prompt + 1 >= max_length:
+            raise ValueError(
+                f"completion.prompt must leave room for a text in max_length={max_length}, got {self.prompt}: set fewer"
             )
 
     def write(self, corpus: Corpus, writer: Writer, folder: Path, about: str) -> Path | None:
@@ -72,6 +78,10 @@ class Completion:
             ValueError: Nothing in it is fit to be learned from.
         """
         return corpus
+
+    def writes(self, *, seed: int, number: int, progress: float) -> bool:
+        """Whether ``batch`` has the student write, given the same of it."""
+        return False
 
     def batch(self, batch: Batch, family: Family, *, seed: int, number: int, progress: float, multiple: int) -> Batch:
         """The batch to train on, on the host, whose targets may be written anew.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from slimexp.model.base import Family
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
+class Decoding:
     """How text is written.
 
     Attributes:
@@ -40,10 +40,14 @@ class Way:
         if self.longest < 1:
             raise ValueError(f"longest must be >= 1 token, got {self.longest}")
 
+    def within(self, room: int) -> "Decoding":
+        """The same where there is room for so many tokens."""
+        return replace(self, longest=min(self.longest, room))
+
 
 @torch.no_grad()
 def written(
-    family: Family, input_ids: Tensor, attention_mask: Tensor, way: Way, seed: Sequence[int]
+    family: Family, input_ids: Tensor, attention_mask: Tensor, decoding: Decoding, seed: Sequence[int]
 ) -> list[list[int]]:
     """Ids that the model writes for each row, up to and with the token that ends a text.
 
@@ -54,7 +58,7 @@ def written(
         family: An encoder-decoder, or a causal LM.
         input_ids: Sources [B, S], padded at the end; or prompts [B, P] of one length.
         attention_mask: [B, S] or [B, P], 0 at padding.
-        way: How it is written.
+        decoding: How it is written.
         seed: Numbers that the draw is a function of, beside the weights.
 
     Raises:
@@ -65,7 +69,7 @@ def written(
         output = family.model.generate(  # type: ignore[operator]
             input_ids=input_ids.to(device),
             attention_mask=attention_mask.to(device),
-            generation_config=_settings(family.model, family.pad_id, way),
+            generation_config=_settings(family.model, family.pad_id, decoding),
         )
     new = output[:, 1:] if family.task == "seq2seq" else output[:, input_ids.shape[1] :]
     ends = _ends(family.model)
@@ -96,15 +100,15 @@ def _ends(model: PreTrainedModel) -> frozenset[int]:
     return frozenset() if end is None else frozenset(end if isinstance(end, list) else [end])
 
 
-def _settings(model: PreTrainedModel, pad_id: int, way: Way) -> GenerationConfig:
+def _settings(model: PreTrainedModel, pad_id: int, decoding: Decoding) -> GenerationConfig:
     """Settings that name every filter of tokens, for those that are not named are the model's own."""
     own = model.generation_config
     special = ("bos_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
-    draw = {"temperature": way.temperature, "top_k": 0, "top_p": 1.0} if way.temperature > 0 else {}
+    draw = {"temperature": decoding.temperature, "top_k": 0, "top_p": 1.0} if decoding.temperature > 0 else {}
     return GenerationConfig(
-        do_sample=way.temperature > 0,
-        num_beams=way.beams,
-        max_new_tokens=way.longest,
+        do_sample=decoding.temperature > 0,
+        num_beams=decoding.beams,
+        max_new_tokens=decoding.longest,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         length_penalty=1.0,

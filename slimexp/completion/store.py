@@ -1,17 +1,16 @@
 """What a teacher has written, on the disk: written once, and whole at every moment."""
 
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from slimexp.file import integrity, regular
 from slimexp.file.integrity import Damaged
 from slimexp.host.console import printable
+from slimexp.record import lock
 
 LARGEST = 2**34  # bytes: some ten million texts
 
@@ -47,7 +46,7 @@ def write(path: Path, make: Callable[[], Sequence[Text]]) -> None:
     if _is_whole(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path):
+    with lock.held(path.with_suffix(".lock"), f"  another process has {path.name} written"):
         if _is_whole(path):  # another process was faster
             return
         rows = [json.dumps(asdict(text), separators=(",", ":")).encode() + b"\n" for text in make()]
@@ -89,15 +88,3 @@ def _digest(rows: Sequence[bytes]) -> str:
     for row in rows:
         hasher.update(row)
     return hasher.hexdigest()
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """No other process writes the file within the context."""
-    with integrity.lock_file(path.with_suffix(".lock")) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"  another process has {path.name} written, waiting", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

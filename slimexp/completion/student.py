@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from slimexp.completion.base import WRITTEN, Completion
-from slimexp.completion.generation import Way, beginning, written
-from slimexp.data.base import Corpus
+from slimexp.completion.generation import Decoding, beginning, written
 from slimexp.host import process_group
 from slimexp.loss.base import IGNORE, Loss
 from slimexp.model.base import Batch, Family
@@ -45,7 +44,7 @@ class StudentWritten(Completion):
         if prompt < 1:
             raise ValueError(f"prompt must be >= 1 token, got {prompt}")
         self.share = share
-        self.way = Way(temperature=temperature, beams=1, longest=longest)
+        self.decoding = Decoding(temperature=temperature, beams=1, longest=longest)
         self.prompt = prompt
 
     def check_losses(self, losses: Collection[Loss]) -> None:
@@ -55,18 +54,13 @@ class StudentWritten(Completion):
                 "that does, e.g. +loss@pipeline.<stage>.losses.kl=kl"
             )
 
-    def check(self, corpus: Corpus, max_length: int) -> None:
-        super().check(corpus, max_length)
-        if corpus.task == "causal_lm" and self.prompt + 1 >= max_length:
-            raise ValueError(
-                f"completion.prompt must leave room for a text in model.max_length={max_length}, got {self.prompt}: "
-                "set fewer"
-            )
+    def writes(self, *, seed: int, number: int, progress: float) -> bool:
+        drawn: float = np.random.default_rng([seed, number]).random()  # the same on all devices
+        return drawn < self.share(progress)
 
     def batch(self, batch: Batch, family: Family, *, seed: int, number: int, progress: float, multiple: int) -> Batch:
         rows = len(batch["labels"])
-        drawn = np.random.default_rng([seed, number]).random()  # the same on all devices
-        if drawn >= self.share(progress):
+        if not self.writes(seed=seed, number=number, progress=progress):
             return {**batch, WRITTEN: torch.zeros(rows)}
         draw = [seed, number, process_group.rank()]
         own = self._targets if family.task == "seq2seq" else self._documents
@@ -77,8 +71,8 @@ class StudentWritten(Completion):
 
     def _targets(self, batch: Batch, family: Family, draw: list[int], multiple: int) -> Batch:
         """The batch with other targets of its sources."""
-        way = self._within(family.max_length)
-        texts = written(family, batch["input_ids"], batch["attention_mask"], way, draw)
+        decoding = self.decoding.within(family.max_length)
+        texts = written(family, batch["input_ids"], batch["attention_mask"], decoding, draw)
         ids, real = family.pad(texts, multiple)
         labels = ids.masked_fill(real == 0, IGNORE)
         check_beginning(family, labels)
@@ -88,17 +82,14 @@ class StudentWritten(Completion):
         """A batch of texts that go on after prompts from this one, one a row."""
         given = prompts(batch, self.prompt)
         length = given.shape[1]
-        texts = written(family, given, torch.ones_like(given), self._within(family.max_length - length), draw)
+        decoding = self.decoding.within(family.max_length - length)
+        texts = written(family, given, torch.ones_like(given), decoding, draw)
         rows = [[*prompt, *text] for prompt, text in zip(given.tolist(), texts, strict=True)]
         ids, real = family.pad(rows, multiple)
         labels = torch.full_like(ids, IGNORE)
         labels[:, :-1] = ids[:, 1:].masked_fill(real[:, 1:] == 0, IGNORE)
         labels[:, : length - 1] = IGNORE
         return {"input_ids": ids, "attention_mask": real, "labels": labels}
-
-    def _within(self, room: int) -> Way:
-        """How it is written where there is room for so many tokens."""
-        return Way(temperature=self.way.temperature, beams=1, longest=min(self.way.longest, room))
 
 
 def check_beginning(family: Family, labels: Tensor) -> None:

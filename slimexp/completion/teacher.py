@@ -12,7 +12,7 @@ import torch
 from slimexp.completion import store
 from slimexp.completion.base import Completion, Writer
 from slimexp.completion.filters import Filters
-from slimexp.completion.generation import Way, finished, written
+from slimexp.completion.generation import Decoding, finished, written
 from slimexp.completion.store import Text
 from slimexp.completion.training_rows import TrainingRows
 from slimexp.data.base import Corpus
@@ -71,7 +71,7 @@ class TeacherWritten(Completion):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
         self.share = share
-        self.way = Way(temperature=temperature, beams=beams, longest=longest)
+        self.decoding = Decoding(temperature=temperature, beams=beams, longest=longest)
         self.prompt = prompt
         self.rows = rows
         self.epochs = epochs
@@ -81,7 +81,7 @@ class TeacherWritten(Completion):
 
     def check(self, corpus: Corpus, max_length: int) -> None:
         super().check(corpus, max_length)
-        if self.epochs > 1 and self.way.temperature == 0 and corpus.is_fixed:
+        if self.epochs > 1 and self.decoding.temperature == 0 and corpus.is_fixed:
             raise ValueError(
                 f"epochs={self.epochs} asks for as many texts of a row, but the text of {type(corpus).__name__} is the "
                 "same in every epoch and the likeliest answer too: set epochs=1, or a temperature > 0"
@@ -117,7 +117,9 @@ class TeacherWritten(Completion):
 
     def _key(self, read: list[Row], corpus: Corpus, about: str) -> str:
         """Digest of all that the texts depend on."""
-        settings = {**asdict(self.way), "prompt": self.prompt, "seed": self.seed, "task": corpus.task}
+        settings = {**asdict(self.decoding), "prompt": self.prompt, "seed": self.seed, "task": corpus.task}
+        if self.decoding.temperature > 0:
+            settings["batch_size"] = self.batch_size  # of every batch there is one draw
         hasher = hashlib.sha256(json.dumps([about, settings], sort_keys=True).encode())
         for row in read:
             hasher.update(repr(row).encode(errors="replace"))
@@ -134,11 +136,11 @@ class TeacherWritten(Completion):
         yield from sorted(texts, key=lambda text: (text.epoch, text.row))
 
     def _answers(self, read: list[Row], family: Family, batch_size: int) -> Iterator[list[Text]]:
+        decoding = self.decoding.within(family.max_length)
         chunks = list(by_length([source for *_, source in read], batch_size))
         for number, chunk in enumerate(counted(chunks, "batch")):
             ids, mask = family.pad(family.token_ids([read[i][2] for i in chunk]))
-            way = Way(**{**asdict(self.way), "longest": min(self.way.longest, family.max_length)})
-            answers = written(family, ids, mask, way, [self.seed, number])
+            answers = written(family, ids, mask, decoding, [self.seed, number])
             texts = family.tokenizer.batch_decode(answers, skip_special_tokens=True)
             yield [
                 Text(*read[i], text, finished(answer, family))
@@ -148,11 +150,11 @@ class TeacherWritten(Completion):
     def _continuations(self, read: list[Row], family: Family, batch_size: int) -> Iterator[list[Text]]:
         ids = family.token_ids([source for *_, source in read], truncate=False)
         long = [i for i in range(len(read)) if len(ids[i]) > self.prompt]
-        way = Way(**{**asdict(self.way), "longest": max(1, min(self.way.longest, family.max_length - self.prompt))})
+        decoding = self.decoding.within(family.max_length - self.prompt)
         chunks = [long[start : start + batch_size] for start in range(0, len(long), batch_size)]
         for number, chunk in enumerate(counted(chunks, "batch")):
             prompts = torch.tensor([ids[i][: self.prompt] for i in chunk])
-            answers = written(family, prompts, torch.ones_like(prompts), way, [self.seed, number])
+            answers = written(family, prompts, torch.ones_like(prompts), decoding, [self.seed, number])
             yield [
                 Text(*read[i][:2], *_split(family, ids[i][: self.prompt], answer), finished(answer, family))
                 for i, answer in zip(chunk, answers, strict=True)

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 _LONGEST = 128  # bytes of a name: what W&B takes, and half of what a folder may have
 _TAKEN = (  # in the runs folder
+    "completions",
     "multirun.yaml",
     "pareto.html",
     "pareto.png",

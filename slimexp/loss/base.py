@@ -184,10 +184,10 @@ class LabelLoss(Loss):
     def of_outputs(self, student: Outputs, teacher: Outputs | None, labels: Tensor, scheduled: Scheduled) -> Ratio:
         """As ``forward``, given the quantities that ``scheduled`` names."""
         taught = None if teacher is None else teacher.sample or teacher.logits.flatten(0, -2)
-        total = self.of_teacher(student.logits.flatten(0, -2), taught, labels.flatten(), scheduled)
+        total = self.of_logits_or_sample(student.logits.flatten(0, -2), taught, labels.flatten(), scheduled)
         return Ratio(total[None], counted_labels(labels)[None])
 
-    def of_teacher(
+    def of_logits_or_sample(
         self, student: Tensor, teacher: Tensor | Sample | None, labels: Tensor, scheduled: Scheduled
     ) -> Tensor:
         """``of_logits``, or ``of_sample`` where the teacher is given by samples."""

@@ -60,7 +60,7 @@ def aligned(student: Family, teacher: Family, rows: Sequence[Text], batch: Batch
     return {**batch, **own, **{f"{OTHER}{name}": tensor for name, tensor in spans.items()}}
 
 
-def of_teacher(batch: Batch) -> Batch:
+def teacher_batch(batch: Batch) -> Batch:
     """What of a batch the teacher reads: its own tokens where there are any, else those of the student."""
     own = {name.removeprefix(OTHER): tensor for name, tensor in batch.items() if name.startswith(OTHER)}
     return own or batch

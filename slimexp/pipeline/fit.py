@@ -102,7 +102,7 @@ def train(
         load = cache(lambda: _teacher(technique, reference, corpus, keep_type=keep_type))
         read = completions.corpus_of(
             technique, corpus, teacher=load, reference=reference, runs=Path(cfg.runs), code=code,
-            device=technique.compute_device,
+            device=technique.compute_device, keep_type=keep_type,
         )  # fmt: skip
         teacher = load() if technique.needs_teacher else None
         technique.prepare(family, read, teacher)

@@ -166,6 +166,8 @@ def corpus_for(source: Source, node: DictConfig) -> Corpus:
 def _check_completion(name: str, technique: Finetune, corpus: Corpus, max_length: int) -> None:
     if technique.completion is None:
         return
+    if technique.completion.needs_teacher and technique.teacher is not None:
+        max_length = min(max_length, technique.teacher.max_length)
     try:
         technique.completion.check(corpus, max_length)
     except ValueError as error:

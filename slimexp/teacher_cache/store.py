@@ -4,7 +4,6 @@ A part is written aside and renamed when it is whole; nobody changes it afterwar
 and read on while another process adds parts. Who adds some holds the lock.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -23,8 +22,7 @@ from slimexp.file import integrity
 from slimexp.file.bounded import OWN_MB, read_object
 from slimexp.file.integrity import Damaged
 from slimexp.host.console import printable
-from slimexp.host.progress import working
-from slimexp.record import removal
+from slimexp.record import lock, removal
 from slimexp.record.settings import flat
 from slimexp.teacher_cache.row_key import Keys
 
@@ -81,13 +79,7 @@ class Store:
         if strangers and not {ABOUT, LOCK} & set(strangers):
             raise ValueError(f"{self.folder} holds something else than a teacher cache: name another folder for it")
         self.folder.mkdir(parents=True, exist_ok=True)
-        with integrity.lock_file(self.folder / LOCK) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"  teacher cache: another process fills {self.folder}, waiting", flush=True)
-                with working("waiting for the teacher cache"):
-                    fcntl.flock(file, fcntl.LOCK_EX)
+        with lock.held(self.folder / LOCK, f"  teacher cache: another process fills {self.folder}"):
             for leftover in self.folder.glob(".part-*"):  # of a process that was killed
                 integrity.remove(leftover)
             self._claim()

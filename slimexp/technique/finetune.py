@@ -249,6 +249,8 @@ class Finetune(Adaptive, Contract, Divisible):
         """
         if self.completion is not None:
             number = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            if self.completion.writes(seed=self.seed, number=number, progress=self.progress):
+                self._finite.settle()  # nobody draws from weights that are not finite
             batch = self.completion.batch(
                 batch, self.family, seed=self.seed, number=number, progress=self.progress, multiple=self.pad_to
             )

@@ -122,7 +122,7 @@ class LabelSums:
         elif teacher is not None and isinstance(self.teacher, Head):
             taught = self.teacher.logits(teacher)
         numerators = torch.stack(
-            [loss.of_teacher(student, taught, labels, scheduled[name]) for name, loss in self.losses.items()]
+            [loss.of_logits_or_sample(student, taught, labels, scheduled[name]) for name, loss in self.losses.items()]
         )
         return (coefficients * numerators).sum(), numerators.detach()
 

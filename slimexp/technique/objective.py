@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule
 from slimexp.completion.base import WRITTEN
 from slimexp.loss.base import LabelLoss, Loss, Outputs, Ratio, counted_labels
 from slimexp.loss.sample import Layout
-from slimexp.model.alignment import SPANS, of_teacher
+from slimexp.model.alignment import SPANS, teacher_batch
 from slimexp.model.attention import attended, captured
 from slimexp.model.base import POSITIONS, REAL, Batch, Family, positions
 from slimexp.model.compiled import blocks_compiled
@@ -58,7 +58,7 @@ class Objective:
         self._teacher_casts = True
         self._scheduled: dict[str, dict[str, Tensor]] = {}  # of losses over labels
         self._weights: dict[str, Tensor] = {}
-        self._scheduled_at: float | None = None
+        self._scheduled_at: tuple[float, torch.device] | None = None
 
     @property
     def parts(self) -> tuple[nn.ModuleDict, Family, Family | None, CachedTeacher | None]:
@@ -80,9 +80,9 @@ class Objective:
 
         They are tensors that stay where they are, so that a recorded pass, which is replayed without them, reads them.
         """
-        if self._scheduled_at == progress:
+        if self._scheduled_at == (progress, device):
             return
-        self._scheduled_at = progress
+        self._scheduled_at = progress, device
         for name, loss in self._named().items():
             held = self._scheduled.setdefault(name, {})
             for key, value in loss.scheduled(progress).items() if isinstance(loss, LabelLoss) else ():
@@ -204,7 +204,7 @@ class Objective:
     def _taught(self, teacher: Family, batch: Batch) -> Outputs:
         teacher.model.eval()
         kind = teacher.device.type
-        read = of_teacher(batch)
+        read = teacher_batch(batch)
         with nullcontext() if self._teacher_casts else torch.autocast(kind, enabled=False):
             outputs = self._outputs(teacher, read, self._teacher_head, self._teacher_blocks)
         return outputs if read is batch else replace(outputs, labels=read["labels"], spans=read[SPANS])

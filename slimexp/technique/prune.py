@@ -310,6 +310,6 @@ class Prune(Finetune):
         return calibration_batches(self.corpus, self.family, rows=rows, seed=self.seed, unlike=self.unlike)
 
     def _loss(self, batch: Batch) -> Tensor:
-        if self.teacher_family is not None:  # after training, Lightning leaves it on another device than the student
-            nn.Module.to(self.teacher_family.model, self.family.device)
+        for module in (self.losses, *([] if self.teacher_family is None else [self.teacher_family.model])):
+            nn.Module.to(module, self.family.device)  # after training, Lightning leaves both on another device
         return self.evaluate(batch)[0]

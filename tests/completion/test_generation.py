@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 import torch
 
-from slimexp.completion.generation import Way, finished, until, written
+from slimexp.completion.generation import Decoding, finished, until, written
 from slimexp.loss.base import IGNORE
 
 Make = Callable[..., Any]
 ROWS = [("one", "one", None), ("three and four", "two", None), ("two words", "three", None)]
 
 
-def way(temperature: float = 1.0, beams: int = 1, longest: int = 6) -> Way:
-    return Way(temperature=temperature, beams=beams, longest=longest)
+def way(temperature: float = 1.0, beams: int = 1, longest: int = 6) -> Decoding:
+    return Decoding(temperature=temperature, beams=beams, longest=longest)
 
 
-def of_family(family: Any, how: Way, seed: int = 0) -> list[list[int]]:
+def of_family(family: Any, how: Decoding, seed: int = 0) -> list[list[int]]:
     batch = family.encode(ROWS)
     if family.task == "causal_lm":
         batch = {name: tensor[:, :3] for name, tensor in batch.items()}

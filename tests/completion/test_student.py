@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import MBartConfig, MBartForConditionalGeneration
 
+from slimexp.completion import student
 from slimexp.completion.base import WRITTEN
 from slimexp.completion.generation import written
 from slimexp.completion.student import StudentWritten, check_beginning, prompts
@@ -18,6 +19,7 @@ from slimexp.loss.base import IGNORE
 from slimexp.model.seq2seq import Seq2Seq
 from slimexp.model.tokenizer import Bytes
 from slimexp.schedule import Constant, Linear, Schedule
+from slimexp.technique.finite import FiniteCheck, NonFiniteLoss
 
 Make = Callable[..., Any]
 ROWS = [("one", "one", None), ("three and four", "two", None), ("two words", "three", None)]
@@ -60,7 +62,7 @@ def test_a_seq2seq_student_answers_the_sources_of_the_batch(tiny: Make) -> None:
     gold = family.encode(ROWS)
     batch = batch_of(family, own)
     assert torch.equal(batch["input_ids"], gold["input_ids"]) and batch[WRITTEN].tolist() == [1, 1, 1]
-    texts = written(family, gold["input_ids"], gold["attention_mask"], own.way, [0, 0, 0])
+    texts = written(family, gold["input_ids"], gold["attention_mask"], own.decoding, [0, 0, 0])
     assert [row[row != IGNORE].tolist() for row in batch["labels"]] == texts
 
 
@@ -71,7 +73,7 @@ def test_a_causal_student_goes_on_after_prompts_of_which_nothing_is_learned(tiny
     batch = batch_of(family, own, multiple=multiple)
     assert batch["input_ids"].shape[1] % multiple == 0
     assert torch.equal(batch["input_ids"][:, :3], gold[:, :3])
-    texts = written(family, gold[:, :3], torch.ones(3, 3), own.way, [0, 0, 0])
+    texts = written(family, gold[:, :3], torch.ones(3, 3), own.decoding, [0, 0, 0])
     for row, text in enumerate(texts):
         labels = batch["labels"][row]
         assert labels[labels != IGNORE].tolist() == text and (labels[:2] == IGNORE).all()
@@ -221,6 +223,26 @@ def test_masks_stay_while_the_student_writes(tiny: Make, technique: Make, corpus
     assert 0.4 < (weight == 0).float().mean() < 0.6
 
 
+def test_nobody_draws_from_weights_that_are_not_finite(
+    prepared: Make, fit: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where numbers are looked at only by and by."""
+    monkeypatch.setattr(FiniteCheck, "_is_far", staticmethod(lambda value: True))
+    monkeypatch.setattr(FiniteCheck, "_look", lambda self, step: None)
+    drawn: list[bool] = []
+
+    def watched(family: Any, *arguments: Any) -> Any:
+        drawn.append(all(parameter.isfinite().all() for parameter in family.model.parameters()))
+        return written(family, *arguments)
+
+    monkeypatch.setattr(student, "written", watched)
+    stage = prepared("seq2seq", **{"completion.share.start": 1.0, "completion.share.end": 1.0})
+    next(stage.model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(NonFiniteLoss, match=r"^norm of the gradient is nan at step 0"):
+        fit(stage)
+    assert drawn == [True]
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -245,7 +267,7 @@ def test_a_classifier_writes_nothing(corpus: Make) -> None:
 
 
 def test_a_prompt_must_leave_room(corpus: Make) -> None:
-    with pytest.raises(ValueError, match=r"prompt must leave room for a text in model\.max_length=16, got 15"):
+    with pytest.raises(ValueError, match=r"prompt must leave room for a text in max_length=16, got 15"):
         completion(prompt=15).check(corpus("causal_lm"), 16)
     completion(prompt=14).check(corpus("causal_lm"), 16)
     completion(prompt=99).check(corpus("seq2seq"), 16)

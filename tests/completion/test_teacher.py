@@ -83,6 +83,16 @@ def test_it_is_written_once_for_all_that_ask_for_the_same(tiny: Make, corpus: Ma
     assert len(paths) == 6 and teacher.calls == 6
 
 
+def test_draws_of_other_batches_are_other_texts(tiny: Make, corpus: Make, tmp_path: Path) -> None:
+    """Of each batch there is one draw, so that its size tells what is written."""
+    teacher, data = Teacher(tiny("seq2seq")), corpus("seq2seq")
+    sizes = (8, 3, 8)
+    paths = [completion(temperature=1.0, batch_size=n).write(data, teacher, tmp_path, "it") for n in sizes]
+    assert paths[0] == paths[2] != paths[1] and teacher.calls == 2
+    first, other = ([text.text for text in store.read(path)] for path in paths[:2])
+    assert first != other
+
+
 def test_a_draw_does_not_depend_on_what_was_drawn_before(tiny: Make, corpus: Make, tmp_path: Path) -> None:
     teacher, data = Teacher(tiny("seq2seq")), corpus("seq2seq")
     first, second = (completion(temperature=1.0, epochs=2).write(data, teacher, tmp_path / n, "it") for n in "ab")
@@ -140,3 +150,10 @@ def test_what_nobody_can_write_is_refused(corpus: Make) -> None:
     with pytest.raises(ValueError, match=r"epochs=2 asks for as many texts of a row, but the text .* is the same"):
         completion(epochs=2).check(corpus("seq2seq"), 64)
     completion(epochs=2, temperature=1.0).check(corpus("seq2seq"), 64)
+
+
+def test_a_prompt_must_leave_room(corpus: Make) -> None:
+    with pytest.raises(ValueError, match=r"prompt must leave room for a text in max_length=16, got 15"):
+        completion(prompt=15).check(corpus("causal_lm"), 16)
+    completion(prompt=14).check(corpus("causal_lm"), 16)
+    completion(prompt=99).check(corpus("seq2seq"), 16)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from slimexp.loss.base import IGNORE
-from slimexp.model.alignment import OTHER, SPANS, Token, aligned, check_offsets, common_spans, of_teacher
+from slimexp.model.alignment import OTHER, SPANS, Token, aligned, check_offsets, common_spans, teacher_batch
 from slimexp.model.loading import Pretrained, Scratch
 from slimexp.model.tokenizer import Bpe
 
@@ -80,7 +80,7 @@ def test_both_sides_of_a_span_are_the_same_bytes(families: Make, task: str, mult
     batch = aligned(
         student, teacher, rows_of(task), student.encode(rows_of(task), multiple=multiple), multiple=multiple
     )
-    other = of_teacher(batch)
+    other = teacher_batch(batch)
     assert all(
         torch.equal(other[name], tensor) for name, tensor in teacher.encode(rows_of(task), multiple=multiple).items()
     )
@@ -112,7 +112,7 @@ def test_texts_that_are_cut_off_are_aligned_as_far_as_both_read(families: Make) 
     rows = [("and three more words and three more words", None, None)]
     batch = aligned(student, teacher, rows, student.encode(rows))
     own = pieces(student, batch["labels"][0], batch[SPANS][0])
-    assert own == pieces(teacher, of_teacher(batch)["labels"][0], of_teacher(batch)[SPANS][0])
+    assert own == pieces(teacher, teacher_batch(batch)["labels"][0], teacher_batch(batch)[SPANS][0])
     assert list(own.values()) == [" three", " more"]
     assert (batch[SPANS] == -1).any()
 
@@ -120,7 +120,7 @@ def test_texts_that_are_cut_off_are_aligned_as_far_as_both_read(families: Make) 
 def test_a_batch_without_tokens_of_a_teacher_is_read_as_it_is(families: Make) -> None:
     student, _ = families("causal_lm")
     batch = student.encode([("a", None, None)])
-    assert of_teacher(batch) is batch
+    assert teacher_batch(batch) is batch
     assert not [name for name in batch if name.startswith(OTHER)]
 
 

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from slimexp import artifact
 from slimexp.completion import generation, teacher
+from slimexp.pipeline import completions
 from slimexp.pipeline.pipeline import Pipeline
 
 Make = Callable[..., Any]
@@ -48,6 +52,46 @@ def test_trials_share_what_a_teacher_wrote(
     assert writings == [task, task]
 
 
+def test_texts_are_of_what_the_teacher_reads_and_the_type_that_it_computes_in(
+    tiny: Make, corpus: Make, tmp_path: Path
+) -> None:
+    known: list[str] = []
+
+    def write(corpus: Any, writer: Any, folder: Path, about: str) -> Path:
+        known.append(about)
+        return folder
+
+    own = SimpleNamespace(needs_teacher=True, write=write, corpus=lambda corpus, path: corpus)
+    technique: Any = SimpleNamespace(completion=own, teacher=None)
+    for length in (16, 32):
+        family = tiny("seq2seq", max_length=length)
+        artifact.save(family, tmp_path / str(length), dtype=torch.float32, stages=[], key="key")
+
+    def ask(length: int, *, keep_type: bool) -> None:
+        completions.corpus_of(
+            technique, corpus("seq2seq"), teacher=lambda: tiny("seq2seq"), reference=tmp_path / str(length),
+            runs=tmp_path, code="code", device=torch.device("cpu"), keep_type=keep_type,
+        )  # fmt: skip
+
+    ask(16, keep_type=False)
+    ask(16, keep_type=False)
+    assert known[0] == known[1]
+    ask(32, keep_type=False)
+    ask(16, keep_type=True)
+    assert len(set(known)) == 3
+
+
+def test_a_prompt_leaves_room_in_what_a_named_teacher_reads(
+    pipeline: Make, overrides: Make, tmp_path: Path, fits: list[str]
+) -> None:
+    folder = other_make(tmp_path, task="causal_lm")
+    named = ["+model@pipeline.distill.teacher=pretrained", f"pipeline.distill.teacher.path={folder}",
+             "pipeline.distill.teacher.max_length=5", "~pipeline.distill.losses.kl"]  # fmt: skip
+    with pytest.raises(ValueError, match=r"^pipeline\.distill\.completion: .* room for a text in max_length=5, got 4"):
+        pipeline(overrides("distill", *CUT, *named, *BY_TEACHER, task="causal_lm"))
+    assert fits == []
+
+
 def test_a_teacher_that_no_loss_reads_may_have_another_tokenizer(
     pipeline: Make, short: Make, overrides: Make, tiny: Make, tmp_path: Path, writings: list[str]
 ) -> None:
@@ -64,14 +108,14 @@ def test_a_teacher_that_no_loss_reads_may_have_another_tokenizer(
     assert writings == ["seq2seq"]
 
 
-def other_make(folder: Path) -> Path:
+def other_make(folder: Path, task: str = "seq2seq") -> Path:
     """A model of a tokenizer of its own."""
     from slimexp.model.loading import Scratch
     from slimexp.model.tokenizer import Bpe
     from tests.conftest import TINY
 
-    source = Scratch(config=TINY["seq2seq"], tokenizer=Bpe(vocab_size=300, characters=10_000), max_length=64)
-    family = source.load(task="seq2seq", texts=lambda: ["one two words and three words"] * 9, labels=())
+    source = Scratch(config=TINY[task], tokenizer=Bpe(vocab_size=300, characters=10_000), max_length=64)
+    family = source.load(task=task, texts=lambda: ["one two words and three words"] * 9, labels=())
     family.model.save_pretrained(folder / "other")
     family.tokenizer.save_pretrained(folder / "other")
     return folder / "other"
