@@ -191,6 +191,7 @@ def test_two_train_as_one_does_and_go_on_with_what_one_began(start: Start, home:
     check_jobs(start, home, list(JOBS), "ddp")
 
 
+@pytest.mark.slow
 def test_both_repeat_a_step_for_which_one_lacks_memory(start: Start, home: Path) -> None:
     check_parts(start, home, "ddp", rows=1)
 
