@@ -1,4 +1,4 @@
-"""Free the disk of what is no longer needed: ``python -m slimexp.clean runs --unfinished --dominated``.
+"""Free the disk of what is no longer needed: ``python -m slimexp.clean runs --unfinished --dominated --caches``.
 
 Weights go, figures stay: records, curves and logs are left, so every point remains in the report, and
 ``python -m slimexp.train`` with the overrides of its record (the page shows them) makes its weights again. What is on
@@ -33,14 +33,16 @@ class Removable:
     """Something that may be removed.
 
     Attributes:
-        path: A model, a checkpoint or a leftover of one, in the folder of a stage.
+        path: A model, a checkpoint or a leftover of one, in the folder of a stage; or what is kept of a teacher.
         key: Key of the stage that made the model; ``None`` for what is unfinished.
         first: Whether that stage is the first of its run.
+        lock: Name of the lock beside it, which who works on it holds.
     """
 
     path: Path
     key: str | None = None
     first: bool = False
+    lock: str = removal.LOCK
 
     def check(self, stage: int, name: str) -> int:
         """Bytes of disk that removing ``name``, its present name in the opened folder ``stage``, would free.
@@ -68,14 +70,15 @@ def _main(arguments: Sequence[str] | None) -> int:
     parser.add_argument(
         "--unfinished", action="store_true", help="checkpoints, half-written models, what is set aside as damaged"
     )
+    parser.add_argument("--caches", action="store_true", help="what is kept of teachers, and made anew where need be")
     parser.add_argument("--dominated", action="store_true", help="weights of points on no front of the report")
     for axis in ("x", "y", "z"):
         parser.add_argument(f"--{axis}", metavar="METRIC", help="axis of that front, as of slimexp.report")
     parser.add_argument("--days", type=float, default=0.0, metavar="N", help="only what is older (default: 0)")
     parser.add_argument("--yes", action="store_true", help="do it")
     options = parser.parse_args(arguments)
-    if not (options.unfinished or options.dominated):
-        parser.error("say what may go: --unfinished, --dominated or both")
+    if not (options.unfinished or options.dominated or options.caches):
+        parser.error("say what may go: --unfinished, --dominated, --caches or several")
     if not options.days >= 0:
         parser.error(f"--days must be >= 0, got {options.days}")
     try:
@@ -87,6 +90,7 @@ def _main(arguments: Sequence[str] | None) -> int:
             _hold(locks, removal.locks(runs))
             removables = [*(unfinished(runs) if options.unfinished else ())]
             removables += dominated(sections, runs) if options.dominated else []
+            removables += caches(runs) if options.caches else []
             if options.yes:
                 _hold(locks, _absent_locks(removables, runs))
             sizes = [
@@ -117,6 +121,20 @@ def unfinished(runs: Path) -> Iterator[Removable]:
                 or (half and (half["kind"] == "partial" or whole))
             ):
                 yield Removable(stage / name)
+
+
+def caches(runs: Path) -> Iterator[Removable]:
+    """What is kept of teachers: the parts of every teacher cache, and texts that they wrote."""
+    for at, folders, files in os.walk(runs):
+        if Path(at).parent.name == removal.CACHES and {removal.LOCK, removal.CACHE} <= set(files):
+            names = (name for name in sorted(folders) if removal.PART.fullmatch(name) or removal.HALF.fullmatch(name))
+            yield from (Removable(Path(at, name)) for name in names)
+            folders.clear()
+        if Path(at).name == removal.COMPLETIONS:
+            for text in filter(None, map(removal.TEXTS.fullmatch, sorted(files))):
+                if (lock := f"{text['key']}.lock") in files:
+                    yield Removable(Path(at, text[0]), lock=lock)
+        folders.sort()
 
 
 def dominated(sections: Sequence[Section], runs: Path) -> list[Removable]:
@@ -220,7 +238,7 @@ def _clean(removable: Removable, runs: Path, *, shown: Path, days: float, yes: b
     """Remove something, or print that it would be; bytes freed, 0 where it stays, ``None`` where removing fails."""
     path, name = console.printable(shown / removable.path.relative_to(runs)), removable.path.name
     try:
-        with removal.opened(removable.path.parent, runs) as stage, removal.alone(removal.LOCK, stage) as free:
+        with removal.opened(removable.path.parent, runs) as stage, removal.alone(removable.lock, stage) as free:
             if not free:
                 print(f"stays: {path}: a process works on it")
                 return 0

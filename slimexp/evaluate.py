@@ -124,19 +124,19 @@ def _record(
 
 def _lines(metrics: dict[str, float], dense: dict[str, float]) -> Iterator[str]:
     """One line per figure, beside the figure of the dense model where that is another model."""
-    from slimexp.pipeline.recording import beside_dense, sampled
+    from slimexp.pipeline.recording import beside, sampled
 
     width = max(map(len, metrics), default=0)
     other_tokens = PERPLEXITY in dense and not same_tokens([metrics, dense])
     for name, value in metrics.items():
         if DIFFERENCE in name:
             continue  # it stands beside its figure
-        beside = f"   dense {dense[name]:.6g}" if name in dense else ""
+        of_dense = f"   dense {dense[name]:.6g}" if name in dense else ""
         ratio = f"   {value / dense[name]:.3g}x" if dense.get(name) else ""
         if ratio and name == PERPLEXITY and other_tokens:
             ratio = "   of other tokens, see bits_per_byte"
-        paired = f"   minus dense {words}" if (words := beside_dense(name, metrics)) else ""
-        yield f"{name:{max(width, 32)}s} {value:<12.6g}{beside}{ratio}{paired}".rstrip()
+        paired = f"   minus dense {words}" if (words := beside(name, metrics)) else ""
+        yield f"{name:{max(width, 32)}s} {value:<12.6g}{of_dense}{ratio}{paired}".rstrip()
     if sample := sampled(metrics):
         yield f"graded {sample}, spread evenly: measure.task.limit=null grades all"
 

@@ -6,6 +6,9 @@ accumulation does not change the curve.
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
 
 
 class Schedule(ABC):
@@ -74,3 +77,32 @@ class Cubic(Schedule):
 
     def shape(self, progress: float) -> float:
         return 1 - (1 - progress) ** 3
+
+
+class Step(Schedule):
+    """A value until the first milestone, the next from there to the second, and so on.
+
+    Args:
+        values: Values in order, rising or falling throughout.
+        milestones: Progress at which the next value begins, ascending in (0, 1); one fewer than there are values.
+
+    Raises:
+        ValueError: Values change their direction, or milestones do not lie between them.
+    """
+
+    def __init__(self, *, values: Sequence[float], milestones: Sequence[float]) -> None:
+        if not values or list(values) not in (sorted(values), sorted(values, reverse=True)):
+            raise ValueError(f"values must rise or fall throughout, got {list(values)}: put them in order")
+        if len(milestones) != len(values) - 1:
+            raise ValueError(
+                f"{len(values)} values need {len(values) - 1} milestones, one between each two, got {list(milestones)}"
+            )
+        if not all(before < after for before, after in pairwise((0.0, *milestones, 1.0))):
+            raise ValueError(f"milestones must be ascending shares of the training in (0, 1), got {list(milestones)}")
+        super().__init__(start=values[0], end=values[-1])
+        self.values = list(values)
+        self.milestones = list(milestones)
+
+    def shape(self, progress: float) -> float:
+        value = self.values[bisect_right(self.milestones, progress)]
+        return (value - self.start) / (self.end - self.start) if self.end != self.start else 0.0

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from slimexp.clean import main
+from slimexp.completion import store
+from slimexp.completion.store import Text
 from slimexp.record import record, removal
 from slimexp.record.stage import RUNNING, Stage, at_work
 from slimexp.serialization import manifest
@@ -475,3 +477,64 @@ def test_a_signal_ends_it_by_one_line(runs: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(runs), "--dominated"], capture_output=True, text=True)
     assert done.returncode == 143 and done.stderr.startswith("terminated: ") and done.stderr.count("\n") == 1
+
+
+# --- what is kept of teachers -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(runs: Path) -> Path:
+    """A teacher cache of two parts, one of them damaged, beside what a kill left and what is somebody's."""
+    folder = runs / removal.CACHES / "0123456789ab"
+    for name in ("part-000000", "part-000001", "damaged-part-000002", ".part-000003.77", "mine"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "values.npy").write_bytes(b"x" * 1000)
+    for name in (removal.LOCK, removal.CACHE):
+        (folder / name).write_text("")
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_kept_of_teachers_goes_where_that_is_asked_for(
+    runs: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = names(cache)
+    assert main([str(runs), "--unfinished", "--dominated", "--yes"]) == 0 and names(cache) == before
+    assert main([str(runs), "--caches"]) == 0 and names(cache) == before
+    assert "part-000001" in capsys.readouterr().out
+    assert main([str(runs), "--caches", "--yes"]) == 0
+    assert names(cache) == [removal.CACHE, removal.LOCK, "mine"] and artifacts(runs) >= {"dense", "good", "small"}
+
+
+def test_a_folder_that_only_looks_like_a_cache_stays(runs: Path, cache: Path) -> None:
+    (cache / removal.CACHE).unlink()
+    before = names(cache)
+    assert main([str(runs), "--caches", "--yes"]) == 0 and names(cache) == before
+
+
+def test_a_cache_that_is_filled_stays(runs: Path, cache: Path) -> None:
+    with removal.alone(cache / removal.LOCK):
+        assert main([str(runs), "--caches", "--yes"]) == 0
+    assert (cache / "part-000000").is_dir()
+
+
+def test_texts_that_a_teacher_wrote_go_with_caches_and_nothing_else_beside_them(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = runs / removal.COMPLETIONS
+    key, written_now = "0123456789abcdef", "fedcba9876543210"
+    for name in (key, written_now):
+        store.write(folder / f"{name}.jsonl", lambda: [Text(0, 0, "a", "b", True)])
+    for name in (f"damaged-{key}.jsonl", f".77.{key}.jsonl", "mine.jsonl", "aaaaaaaaaaaaaaaa.jsonl"):
+        (folder / name).write_text("x")
+    before = names(folder)
+    assert main([str(runs), "--unfinished", "--dominated", "--yes"]) == 0
+    assert main([str(runs), "--caches"]) == 0 and names(folder) == before
+    assert f"{key}.jsonl" in capsys.readouterr().out
+    with removal.alone(folder / f"{written_now}.lock"):
+        assert main([str(runs), "--caches", "--yes"]) == 0
+    stays = {f"{key}.lock", f"{written_now}.lock", f"{written_now}.jsonl", "mine.jsonl", "aaaaaaaaaaaaaaaa.jsonl"}
+    assert set(names(folder)) == stays

@@ -15,7 +15,7 @@ FILES = sorted(path.relative_to(CONF_DIR).with_suffix("") for path in CONF_DIR.g
 EXPERIMENTS = [path.name for path in FILES if path.parts[0] == "experiment"]
 COMPONENTS = [path for path in FILES if path.parts[0] not in ("experiment", "hydra")]
 ROOMS = {"data", "importance", "pattern", "quantizer", "loss", "technique", "measure"}  # one file, one YAML, one test
-ROOMS |= {"allocation", "budget", "cut", "rounding", "smoothing", "stopper"}
+ROOMS |= {"allocation", "budget", "completion", "cut", "rounding", "smoothing", "stopper", "teacher_cache"}
 MODULES = ("schedule",)  # groups that one module holds
 SEEN: dict[Path, DictConfig] = {}
 

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from slimexp.config.build import build
 from slimexp.config.composition import CONF_DIR
-from slimexp.schedule import Cubic, Exponential, Schedule
+from slimexp.schedule import Cubic, Exponential, Schedule, Step
 
 NAMES = sorted(path.stem for path in (CONF_DIR / "schedule").glob("*.yaml"))
 NODES = {name: OmegaConf.load(CONF_DIR / "schedule" / f"{name}.yaml") for name in NAMES}
@@ -20,7 +20,11 @@ pytestmark = pytest.mark.fast
 
 
 def schedule(name: str, start: float, end: float) -> Schedule:
-    values: dict[str, Any] = {"value": start} if name == "constant" else {"start": start, "end": end}
+    values: dict[str, Any] = {"start": start, "end": end}
+    if name == "constant":
+        values = {"value": start}
+    if name == "step":
+        values = {"values": [start, (start + end) / 2, end], "milestones": [0.3, 0.8]}
     return build(OmegaConf.merge(NODES[name], values))
 
 
@@ -53,6 +57,8 @@ def test_progress_outside_of_training_is_clamped(name: str) -> None:
 def test_a_share_that_ends_at_one_ends_there_exactly(name: str) -> None:
     """Pruning asks for the whole of its target at the end."""
     kind: Any = type(schedule(name, 0.5, 1.0))
+    if name == "step":
+        kind = lambda start, end: Step(values=[start, end], milestones=[0.5])  # noqa: E731
     assert all(kind(start=i / 997, end=1.0)(1.0) == 1.0 for i in range(1, 998))
 
 
@@ -95,3 +101,26 @@ def test_exponential_between_equal_ends(end: float) -> None:
 def test_exponential_needs_positive_ends(start: float, end: float) -> None:
     with pytest.raises(ValueError, match=r"needs start > 0 and end > 0, got"):
         Exponential(start=start, end=end)
+
+
+def test_a_step_holds_each_value_from_its_milestone_on() -> None:
+    curve = Step(values=[5.0, 3.0, 3.0, 1.0], milestones=[0.2, 0.5, 0.75])
+    values = [curve(progress) for progress in (0.0, 0.19, 0.2, 0.5, 0.74, 0.75, 1.0)]
+    assert values == pytest.approx([5.0, 5.0, 3.0, 3.0, 3.0, 1.0, 1.0], rel=1e-12)
+    assert {Step(values=[2.0], milestones=[])(progress) for progress in GRID} == {2.0}
+
+
+@pytest.mark.parametrize(
+    ("values", "milestones", "message"),
+    [
+        ([1.0, 5.0, 1.0], [0.3, 0.6], r"values must rise or fall throughout, got \[1.0, 5.0, 1.0\]"),
+        ([], [], "values must rise or fall throughout"),
+        ([5.0, 1.0], [], r"2 values need 1 milestones, one between each two, got \[\]"),
+        ([5.0, 3.0, 1.0], [0.6, 0.3], r"milestones must be ascending shares of the training in \(0, 1\)"),
+        ([5.0, 1.0], [1.0], "milestones must be ascending"),
+        ([5.0, 1.0], [0.0], "milestones must be ascending"),
+    ],
+)
+def test_steps_that_cannot_be(values: list[float], milestones: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Step(values=values, milestones=milestones)

@@ -7,5 +7,5 @@ for peer in "$@"; do
     [ -x "$here/.venv/$peer/bin/python" ] || "${PYTHON:-python3}" -m venv "$here/.venv/$peer"
     "$here/.venv/$peer/bin/pip" install --quiet "$(grep '^torch>' "$here/$peer.txt")"
     "$here/.venv/$peer/bin/pip" install --quiet --requirement "$here/$peer.txt"
-    [ "$peer" != torchao ] || "$here/.venv/$peer/bin/pip" install --quiet --editable "$here/../.."
+    case $peer in torchao | liger) "$here/.venv/$peer/bin/pip" install --quiet --editable "$here/../.." ;; esac
 done

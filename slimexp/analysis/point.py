@@ -13,7 +13,7 @@ from slimexp.analysis.uncertainty import standard_error
 from slimexp.host.console import printable
 from slimexp.record.figures import OF_LAYER, figures, unshrunk
 from slimexp.record.record import Record
-from slimexp.record.schema import DIFFERENCE, STDERR
+from slimexp.record.schema import PAIRED, STDERR
 from slimexp.record.stage import as_floats
 
 # Metrics counted in the model or its files, which are the same at every measurement.
@@ -136,7 +136,7 @@ def _own_error(metric: str, row: Mapping[str, float], stderrs: Mapping[str, floa
         return 0.0
     if f"{metric}_low" in row and f"{metric}_high" in row:
         error = (row[f"{metric}_high"] - row[f"{metric}_low"]) / (2 * _NORMAL_95)
-        return None if metric.endswith(DIFFERENCE) and not error else error  # of rows that are all alike, as below
+        return None if metric.endswith(PAIRED) and not error else error  # of rows that are all alike, as below
     return stderrs.get(metric) or None  # 0 is of rows with equal results, which show nothing of other rows
 
 

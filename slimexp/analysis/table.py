@@ -13,10 +13,11 @@ from slimexp.analysis.section import Section
 from slimexp.analysis.style import number, words_on_quality
 from slimexp.analysis.uncertainty import DECIDED
 from slimexp.record.figures import BITS_PER_BYTE, KEPT, PERPLEXITY
-from slimexp.record.schema import DIFFERENCE
+from slimexp.record.schema import DIFFERENCE, MINUS_ARM
 
 _QUALITY = {"kept": "kept", "perplexity_ratio": "x dense", "bits_per_byte_ratio": "x dense"}  # beside the headline
-_MINUS_DENSE = ("minus dense", "{} minus dense")  # of one metric, of several
+# End of the name of a paired difference -> title of its column, beside which the metric stands where there are several
+_MINUS = {DIFFERENCE: "minus dense"} | {end: f"minus {arm.replace('_', ' ')}" for arm, end in MINUS_ARM.items()}
 _COLUMNS = {  # metric -> title of its column, in every table after quality
     "disk_mb": "disk MB",
     "size_ratio": "size x dense",
@@ -84,10 +85,15 @@ def _notes(section: Section) -> Iterator[str]:
 def _doubts(section: Section) -> Iterator[str]:
     """How sure it is which points are dominated, a line for each reason to doubt it."""
     shown = [point for index, point in enumerate(section.points) if section.drawn(index)]
-    if _compared(section):
+    if _compared(section, DIFFERENCE):
         yield (
             "minus dense: difference from the dense model on the same rows, row by row, with its 95 % interval over "
             "them (of several seeds the widest); = where that holds 0: not separable from dense"
+        )
+    if any(_compared(section, end) for end in MINUS_ARM.values()):
+        yield (
+            "minus no teacher, minus no training: the same from that student trained on the text alone, and from the "
+            "one that was cut and not trained"
         )
     if any(len(point.seeds) == 1 and point.error(section.headline) > 0 for point in shown):
         yield "±: one standard error over test rows; one seed"
@@ -124,19 +130,34 @@ def _mark(section: Section, index: int) -> str:
 
 def _columns(section: Section) -> list[str]:
     quality = [_QUALITY[section.quality]] if _has_quality(section) else []
-    compared = [_MINUS_DENSE[len(_compared(section)) > 1].format(metric) for metric in _compared(section)]
+    compared = [_minus(section, metric, end) for metric, end in _differences(section)]
     return ["model", "seeds", section.headline, *quality, *compared, *_COLUMNS.values(), *_extra(section)]
 
 
-def _compared(section: Section) -> list[str]:
-    """Metrics of headline and axes that points were compared in with the dense model on the same questions."""
+def _compared(section: Section, end: str) -> list[str]:
+    """Metrics of headline and axes that points were compared in with another model on the same questions.
+
+    Args:
+        section: The section.
+        end: That of the names of the differences, which says what they are from.
+    """
     names = dict.fromkeys((section.headline, *section.axes))
-    return [name for name in names if any(name + DIFFERENCE in point.figures for point in section.points)]
+    return [name for name in names if any(name + end in point.figures for point in section.points)]
 
 
-def _difference(point: Point, metric: str) -> str:
-    """Difference from the dense model with its interval, over several seeds the widest."""
-    paired = metric + DIFFERENCE
+def _differences(section: Section) -> list[tuple[str, str]]:
+    """Metric and end of the name of each difference that has a column."""
+    return [(metric, end) for end in _MINUS for metric in _compared(section, end)]
+
+
+def _minus(section: Section, metric: str, end: str) -> str:
+    """Title of the column of a difference."""
+    return f"{metric} {_MINUS[end]}" if len(_compared(section, end)) > 1 else _MINUS[end]
+
+
+def _difference(point: Point, metric: str, end: str) -> str:
+    """Difference from another model with its interval, over several seeds the widest."""
+    paired = metric + end
     if paired not in point.figures:
         return ""
     low, high = point.figures[f"{paired}_low"].low, point.figures[f"{paired}_high"].high
@@ -162,7 +183,7 @@ def _cells(section: Section, point: Point) -> list[str]:
         str(len(point.seeds) or ""),
         _spread(figures.get(section.headline)),
         *([_quality(section, point)] if _has_quality(section) else []),
-        *(_difference(point, metric) for metric in _compared(section)),
+        *(_difference(point, *of) for of in _differences(section)),
         number(point.value("disk_mb")),
         number(point.value("size_ratio")) + ("z" if point.unshrunk else ""),
         number(point.value("params_live")),

@@ -13,6 +13,7 @@ _SEQUENCES = {"Sequence", "Iterable", "Collection", "list", "List", "tuple", "Tu
 _MAPPINGS = {"Mapping", "dict", "Dict"}
 _ANYTHING = {"Any", "object"}
 _NO_SCALAR = {"Tensor"}  # fits no word and no number of a config
+_BESIDE_NUMBERS = {"Schedule"}  # where a number may stand in its place, another word is none of it
 _LARGEST = 2**63 - 1  # of whole numbers that libraries take
 
 
@@ -56,7 +57,8 @@ def _accepts(kind: ast.expr, value: Any, strict: bool) -> bool:
     if isinstance(value, DictConfig) and "_target_" in value:
         return not _is_scalar(kind)  # it is built before it is given
     if isinstance(kind, ast.BinOp):
-        return _accepts(kind.left, value, strict) or _accepts(kind.right, value, strict)
+        sides = [side for side in (kind.left, kind.right) if _word(side) not in _BESIDE_NUMBERS]
+        return any(_accepts(side, value, strict) for side in sides)
     if isinstance(kind, ast.Constant):
         inner = _parsed(kind.value) if isinstance(kind.value, str) else None
         return value is None if kind.value is None else inner is None or _accepts(inner, value, strict)

@@ -30,6 +30,11 @@ CLASSES = {
     "slimexp.tracker.Silent": "slimexp.logger.none.Silent",
     "slimexp.tracker.Wandb": "slimexp.logger.wandb.Wandb",
 }
+# Options that a class got later -> what it did before it had them.
+LATER: dict[str, dict[str, Any]] = {
+    "slimexp.loss.hidden.HiddenStates": {"distance": "mse", "layers": "even", "projection": False},
+    "slimexp.loss.kl.ForwardKl": {"scale_by_temperature": True},
+}
 # Groups, and the keys of a stage that they fill.
 GROUPS = {"scheduler": "lr_scheduler", "target": "budget"}
 # Keys of the root of a run.
@@ -43,10 +48,16 @@ def class_path(path: str) -> str:
     return CLASSES.get(path, path)
 
 
+def later(path: object) -> Mapping[str, Any]:
+    """Options that a class, by its present path, got later -> what it did before it had them."""
+    return LATER.get(path, {}) if isinstance(path, str) else {}
+
+
 def config(tree: Mapping[str, Any]) -> dict[str, Any]:
     """A run's configuration with present names: of ``_target_``s at any depth, of root keys and of those of its stages.
 
-    A key that is there under its present name as well stays as it is.
+    Options that a class got later have the value of what it did before. A key that is there under its present
+    name as well stays as it is.
     """
     present = _classes(tree)
     for old, new in ROOT.items():
@@ -76,10 +87,11 @@ def key(path: str) -> str:
 
 def _classes(tree: Any) -> Any:
     if isinstance(tree, Mapping):
-        return {
+        present = {
             name: class_path(value) if name == "_target_" and isinstance(value, str) else _classes(value)
             for name, value in tree.items()
         }
+        return present | {name: value for name, value in later(present.get("_target_")).items() if name not in present}
     return [_classes(value) for value in tree] if isinstance(tree, list) else tree
 
 

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 _LONGEST = 128  # bytes of a name: what W&B takes, and half of what a folder may have
 _TAKEN = (  # in the runs folder
+    "completions",
     "multirun.yaml",
     "pareto.html",
     "pareto.png",
@@ -20,6 +21,7 @@ _TAKEN = (  # in the runs folder
     "report.csv",
     "report.json",
     "sweep",
+    "teacher_cache",
     "wandb",
 )
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -70,6 +72,8 @@ class Run:
         resume: Whether finished stages and checkpoints are used again.
         keep_training_state: Whether stages keep what the next one went on from when all are finished. Without it they
             are made anew where another stage is to follow them.
+        arms: Whether a stage that learns from a teacher is held against the same without its teacher, and without
+            training, see ``pipeline.arms``.
         checkpoint: How often an unfinished stage writes a checkpoint.
         model: Source of the model.
         baseline: Dense model that stages are compared with and distilled from; ``None`` for ``model`` itself.
@@ -87,6 +91,7 @@ class Run:
     save_dtype: str = MISSING
     resume: bool = MISSING
     keep_training_state: bool = True  # a config of before this key kept it
+    arms: bool = False  # of before this key too
     checkpoint: CheckpointInterval = field(default_factory=CheckpointInterval)
     model: Any = MISSING
     baseline: Any = None

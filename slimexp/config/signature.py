@@ -1,10 +1,12 @@
 """Signatures of ``_target_``s, read from source text: checking a config takes milliseconds, importing torch seconds."""
 
 import ast
+import re
 from dataclasses import dataclass, replace
 
 from slimexp.config.definition import Node, bases, decorators, dotted_name, find, inside
 
+_NOT_REQUIRED = re.compile(r"(?:typing\.)?NotRequired\[(.+)\]", re.DOTALL)  # of a TypedDict: a key that may be absent
 _PLAIN_DECORATORS = {"final", "runtime_checkable", "total_ordering"}  # leave the constructor alone
 
 
@@ -93,12 +95,15 @@ def _fields(node: ast.ClassDef) -> dict[str, Parameter]:
         if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
             continue
         annotation = ast.unparse(item.annotation)
+        optional = _NOT_REQUIRED.fullmatch(annotation)
+        annotation = optional[1] if optional else annotation
         options = {}
         if isinstance(item.value, ast.Call) and dotted_name(item.value.func) in ("field", "dataclasses.field"):
             options = {keyword.arg: ast.unparse(keyword.value) for keyword in item.value.keywords}
         if "ClassVar" in annotation or "KW_ONLY" in annotation or options.get("init") == "False":
             continue
         default = bool({"default", "default_factory"} & set(options)) if options else item.value is not None
+        default |= optional is not None
         fields[item.target.id] = Parameter(item.target.id, annotation, required=not default, positional=True)
     return fields
 

@@ -17,6 +17,7 @@ from slimexp.cut.experts import check_experts, router_groups
 from slimexp.cut.recognition import recognize
 from slimexp.cut.remove import head_rows, remove
 from slimexp.cut.unit_importance import by_scope, expert_importance, hidden_importance, reader_importance
+from slimexp.loss.base import Stack, Stacks
 from slimexp.model.base import Batch, Family
 
 
@@ -127,6 +128,25 @@ class Keep:
             stack: list(blocks if requested[stack] is None else requested[stack] or [])
             for stack, blocks in every.items()
         }
+
+
+def cut_stacks(whole: Stacks, cut: Keep, config: PreTrainedConfig) -> dict[str, Stack]:
+    """What stacks will be like that are cut out of others.
+
+    Args:
+        whole: The stacks before.
+        cut: What they retain.
+        config: The model's config before.
+    """
+    groups = 1 if cut.heads is None else size(config, architecture_of(config).groups)
+    heads = 1 if cut.heads is None else cut.heads
+    stacks = {}
+    for name, stack in whole.items():
+        layers = cut.encoder_layers if name == "encoder" else cut.decoder_layers
+        blocks = [stack.attention[index] for index in (range(stack.depth) if layers is None else layers)]
+        widths = [None if block is None else tuple(width * heads // groups for width in block) for block in blocks]
+        stacks[name] = Stack(cut.hidden or stack.width, widths)  # type: ignore[arg-type]
+    return stacks
 
 
 def _not_loadable(config: PreTrainedConfig, units: Mapping[str, int], axis: str, option: str) -> str:

@@ -1,1 +1,1 @@
-"""What a student learns from: cross-entropy, divergences, hidden states."""
+"""What a student learns from: cross-entropy, divergences, hidden states, relations."""

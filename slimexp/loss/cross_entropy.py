@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimexp.loss.base import IGNORE, LabelLoss, Scheduled
+from slimexp.schedule import Schedule
 
 
 class CrossEntropy(LabelLoss):
@@ -14,7 +15,7 @@ class CrossEntropy(LabelLoss):
         label_smoothing: Share of the probability spread over all classes (Szegedy et al. 2016), in [0, 1).
     """
 
-    def __init__(self, *, weight: float, label_smoothing: float) -> None:
+    def __init__(self, *, weight: float | Schedule, label_smoothing: float) -> None:
         super().__init__(weight=weight)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")

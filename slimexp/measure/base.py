@@ -21,7 +21,7 @@ from slimexp.measure.score_store import ScoreStore
 from slimexp.model.base import Family
 from slimexp.model.execution import kernel
 from slimexp.model.serving import served, stored_type, weights_digest
-from slimexp.record.schema import DIFFERENCE
+from slimexp.record.schema import PAIRED
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,8 @@ def trivial(measures: Iterable[Measure], corpus: Corpus) -> float:
 
 def direction(key: str, measures: Iterable[Measure | type[Measure]]) -> Direction | None:
     """The direction in which the figure ``key`` is better, by the first of ``measures`` that has one; else ``None``."""
-    figure = key.removesuffix(DIFFERENCE)  # from the dense model: what is better for the one is for the other
+    ends = (end for end in PAIRED if key.endswith(end))  # of a difference: what is better for the one is for the other
+    figure = key.removesuffix(next(ends, ""))
     for measure in measures:
         for pattern, better in measure.directions.items():
             if fnmatchcase(figure, pattern):

@@ -8,6 +8,7 @@ from slimexp.data.base import Corpus
 from slimexp.data.rows import Scores
 from slimexp.measure.base import Measure, Subject
 from slimexp.measure.paired import differences
+from slimexp.record.schema import DIFFERENCE
 
 
 class ByQuestion(Measure):
@@ -30,10 +31,19 @@ class ByQuestion(Measure):
         own = self._scores(subject, corpus)
         figures = {name: value for scores in own.values() for name, value in scores.figures.items()}
         if baseline.folder != subject.folder:
-            dense = self._scores(baseline, corpus)
-            for test, scores in own.items():
-                figures |= differences(scores.rows, dense[test].rows)
+            figures |= _minus(own, self._scores(baseline, corpus), DIFFERENCE)
         return figures
+
+    def minus(self, subject: Subject, other: Subject, corpus: Corpus, suffix: str) -> dict[str, float]:
+        """Differences of a model from another on the same questions, see ``paired.differences``.
+
+        Args:
+            subject: The model.
+            other: The other; either is loaded only where its results are not in its store.
+            corpus: Held-out text.
+            suffix: What the names of the figures end in.
+        """
+        return _minus(self._scores(subject, corpus), self._scores(other, corpus), suffix)
 
     def _scores(self, subject: Subject, corpus: Corpus) -> dict[str, Scores]:
         """Results in all tests, those that were kept among them."""
@@ -54,3 +64,11 @@ class ByQuestion(Measure):
         for test, path in paths.items():
             store.note(subject.folder, test, path)
         return {test: scores[test] for test in tests}
+
+
+def _minus(own: Mapping[str, Scores], other: Mapping[str, Scores], suffix: str) -> dict[str, float]:
+    """Differences in all tests."""
+    figures: dict[str, float] = {}
+    for test, scores in own.items():
+        figures |= differences(scores.rows, other[test].rows, suffix)
+    return figures

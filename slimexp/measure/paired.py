@@ -20,19 +20,24 @@ _MANY = 10_000  # questions from which the bootstrap says nothing that the norma
 _NORMAL_95 = 1.959964
 
 
-def differences(own: Mapping[str, Rows], dense: Mapping[str, Rows]) -> dict[str, float]:
-    """``<figure>_difference``, own minus dense, and its 95 % interval ``_low`` and ``_high``.
+def differences(own: Mapping[str, Rows], other: Mapping[str, Rows], suffix: str = DIFFERENCE) -> dict[str, float]:
+    """``<figure>_difference``, own minus another model's, and its 95 % interval ``_low`` and ``_high``.
 
     Figures that both have and that are of the same questions; perplexities only where both count as many tokens.
+
+    Args:
+        own: Figure -> results of a model.
+        other: The same of the other, which is the dense one unless ``suffix`` says otherwise.
+        suffix: What the names end in.
     """
     figures = {}
     for name, mine in own.items():
-        theirs = dense.get(name)
+        theirs = other.get(name)
         if theirs is None or not _comparable(mine, theirs):
             continue
         low, high = interval(mine, theirs)
-        figures[name + DIFFERENCE] = mine.figure - theirs.figure
-        figures |= {f"{name}{DIFFERENCE}_low": low, f"{name}{DIFFERENCE}_high": high}
+        figures[name + suffix] = mine.figure - theirs.figure
+        figures |= {f"{name}{suffix}_low": low, f"{name}{suffix}_high": high}
     return figures
 
 

@@ -42,7 +42,7 @@ class Sensitivity(Measure):
         for name, value in (("rows", rows), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
-        if loss.needs_hidden:
+        if loss.compares_blocks:
             raise ValueError(f"loss must be in nats, and {type(loss).__name__} is not: choose kl or cross_entropy")
         if isinstance(importance, Calibrated):
             name = type(importance).__name__

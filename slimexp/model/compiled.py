@@ -6,7 +6,7 @@ grid is fixed, blocks are compiled anew.
 """
 
 import logging
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import MethodType
 
@@ -27,8 +27,10 @@ _LOGGER = "torch._dynamo.convert_frame"
 
 
 @contextmanager
-def blocks_compiled(*families: Family) -> Iterator[None]:
+def blocks_compiled(*families: Family, without: Collection[nn.Module] = ()) -> Iterator[None]:
     """Compile ``forward`` of every block of the models within the context; hooks on blocks stay outside of it.
+
+    Blocks ``without`` run as they are, so that hooks may see what is computed in them.
 
     The position of a block in its stack (``layer_idx``) is no constant to the compiler, or it would compile each anew.
     What the compiler fails on runs without it, which a line says.
@@ -37,6 +39,7 @@ def blocks_compiled(*families: Family) -> Iterator[None]:
         print(f"  not compiled, so slower: {why}")
     families = tuple(family for family in families if refusal(family) is None)
     blocks = [block for family in families for stack in family.blocks().values() for block in stack]
+    blocks = [block for block in blocks if block not in without]
     functions = {kind: torch.compile(kind.forward) for kind in {type(block) for block in blocks}}
     settings = {"allow_unspec_int_on_nn_module": True, "recompile_limit": _VARIANTS, "suppress_errors": True}
     with ExitStack() as stack:

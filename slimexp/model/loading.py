@@ -76,8 +76,7 @@ class Pretrained(Source):
         return stored_as(getattr(self._config(), "quantization_config", None))
 
     def validate(self, task: str, labels: Sequence[str] = ()) -> PreTrainedConfig:
-        config = self._config()
-        _validate(config, task, self.path, self.max_length)
+        config = _validate(self._config(), task, self.path, self.max_length)
         classes.in_model_order(config, labels)
         return config
 
@@ -192,9 +191,7 @@ class Scratch(Source):
         return _usual_task(self._checked_config())
 
     def validate(self, task: str, labels: Sequence[str] = ()) -> PreTrainedConfig:
-        config = self._checked_config()
-        _validate(config, task, f"a {self.config['model_type']} config", self.max_length)
-        return config
+        return _validate(self._checked_config(), task, f"a {self.config['model_type']} config", self.max_length)
 
     def _checked_config(self) -> PreTrainedConfig:
         check_config(self.config, "model.config")
@@ -207,6 +204,9 @@ class Scratch(Source):
     def is_trained(self, task: str) -> bool:
         return False
 
+    def fingerprint(self) -> str:
+        return self.tokenizer.fingerprint()
+
     def load_tokenizer(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
         return self.tokenizer.build(texts())
 
@@ -214,7 +214,8 @@ class Scratch(Source):
         self.validate(task)
         tokenizer = self.load_tokenizer(texts)
         special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "eos_token_id", "bos_token_id")}
-        config = AutoConfig.for_model(**{**self.config, **special, "vocab_size": len(tokenizer)})
+        rows = 1 + max(tokenizer.get_vocab().values())
+        config = AutoConfig.for_model(**{**self.config, **special, "vocab_size": rows})
         if config.is_encoder_decoder:
             config.decoder_start_token_id = tokenizer.pad_token_id
         for name, value in classes.options(config, labels).items():
@@ -290,7 +291,7 @@ def _check_length(max_length: int) -> None:
         raise ValueError(f"max_length must be <= {LARGEST}, got {max_length}")
 
 
-def _validate(config: PreTrainedConfig, task: str, name: str, max_length: int) -> None:
+def _validate(config: PreTrainedConfig, task: str, name: str, max_length: int) -> PreTrainedConfig:
     if not _serves(config, task):
         raise ValueError(
             f"{name} is of type {config.model_type}, which does not serve the task '{task}' of this corpus: "
@@ -301,6 +302,7 @@ def _validate(config: PreTrainedConfig, task: str, name: str, max_length: int) -
     most = longest(config)
     if most is not None and max_length > most:
         raise ValueError(f"max_length must be <= {most}, the positions that {name} has; got {max_length}: set it lower")
+    return config
 
 
 def _serves(config: PreTrainedConfig, task: str) -> bool:

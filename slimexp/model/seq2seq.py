@@ -33,7 +33,7 @@ class Seq2Seq(Family):
         output = self.model(
             input_ids=batch["input_ids"],
             attention_mask=batch.get("attention_mask"),
-            decoder_input_ids=self._shifted(labels),
+            decoder_input_ids=self.decoder_inputs(labels),
             output_hidden_states=hidden,
             use_cache=False,
         )
@@ -60,7 +60,7 @@ class Seq2Seq(Family):
                 predictions[i] = text
         return predictions
 
-    def _shifted(self, labels: Tensor) -> Tensor:
+    def decoder_inputs(self, labels: Tensor) -> Tensor:
         """Input of the decoder: the labels shifted by one, as in the model's own loss (mBART starts with their end)."""
         if hasattr(self.model, "prepare_decoder_input_ids_from_labels"):
             own: Tensor = self.model.prepare_decoder_input_ids_from_labels(labels=labels)

@@ -17,8 +17,12 @@ class TokenizerRecipe(ABC):
     """A recipe of a tokenizer, which is built from training text."""
 
     @abstractmethod
-    def build(self, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    def build(self, texts: Iterable[str]) -> PreTrainedTokenizerBase:
         """Train, or just assemble, the tokenizer."""
+
+    def fingerprint(self) -> str:
+        """What tells the tokenizer from others under the same configuration; empty where that and the text say all."""
+        return ""
 
 
 class Bytes(TokenizerRecipe):

@@ -17,7 +17,7 @@ from slimexp.page.curves import curves
 from slimexp.page.layers import bits, layers, sensitivity
 from slimexp.record.figures import KEPT
 from slimexp.record.record import Record, read
-from slimexp.record.schema import STDERR
+from slimexp.record.schema import MINUS_ARM, STDERR
 
 # Columns of the table after quality, in this order, where a section has them.
 _MAIN = (
@@ -121,11 +121,7 @@ def _metrics(section: Section) -> list[str]:
     measured = dict.fromkeys(name for point in section.points for name in point.figures if STDERR not in name)
     if KEPT not in (section.quality, section.x, section.y):
         measured.pop(KEPT, None)
-    first = [
-        name
-        for name in dict.fromkeys((section.headline, section.quality, *_MAIN, section.x, section.y))
-        if name in measured
-    ]
+    first = [name for name in dict.fromkeys((*_quality(section), *_MAIN, section.x, section.y)) if name in measured]
     ends = {name for name in measured for end in _ENDS if name.endswith(end) and name.removesuffix(end) in measured}
     return list(dict.fromkeys([*first, *(name for name in measured if name not in ends)]))
 
@@ -142,8 +138,13 @@ def _metric(name: str, section: Section, records: Sequence[Record]) -> dict[str,
         "better": directions.get(name) or better(name, records),
         "known": is_known,  # whether it is known which direction is better
         "share": name in _SHARES or name.endswith(_SHARES_OF_STAGES),
-        "main": name in (section.headline, section.quality, *_MAIN, section.x, section.y),
+        "main": name in (*_quality(section), *_MAIN, section.x, section.y),
     }
+
+
+def _quality(section: Section) -> list[str]:
+    """Metrics of quality: the headline, how near it is to the dense model's, and what it is less that of an arm."""
+    return [section.headline, section.quality, *(section.headline + end for end in MINUS_ARM.values())]
 
 
 def _budgets(section: Section) -> list[dict[str, Any]]:

@@ -102,6 +102,9 @@ def _refusal(stage: str, need: Need, least: int, there: int, where: str, machine
         ways.append(f"trainer=fsdp with {-(-least // there)} devices ({_gb(least // machine.devices)} on each)")
     if not ways and (need.parts or {}).get("gradients"):
         ways.append(f"pipeline.{stage}.steps=0, which trains nothing")
+    teacher = (need.parts or {}).get("teacher", 0)
+    if teacher and (room := there - least + teacher) > 0:
+        ways.append(f"a teacher of at most {_gb(room)} (pipeline.{stage}.teacher)")
     ways.append(f"a machine with {_gb(least)}")
     return (
         f"pipeline.{stage} takes at least {_gb(least)} {where} ({parts}), {_gb(least - there)} more than there is: "

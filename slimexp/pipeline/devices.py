@@ -104,8 +104,15 @@ def check_stages(node: DictConfig, techniques: Mapping[str, Finetune]) -> None:
                 f"pipeline.{name}.batch_size counts the rows on all {count} devices together and must be a multiple of "
                 f"{count}, got {technique.batch_size}: set pipeline.{name}.batch_size={nearest}"
             )
-        if node.get("strategy", "auto") == FSDP and (why := technique.whole_weights):
+        if node.get("strategy", "auto") == FSDP and (why := _needs_whole(technique)):
             raise ValueError(f"trainer.strategy=fsdp cannot do pipeline.{name}, {why}: use trainer=ddp")
+
+
+def _needs_whole(technique: Finetune) -> str | None:
+    """Why it needs whole weights between steps; ``None`` if it does not."""
+    if technique.completion is not None and technique.completion.on_policy:
+        return "whose student writes texts of other lengths on every device"
+    return technique.whole_weights or technique.whole_losses
 
 
 def external() -> dict[str, str] | None:

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -23,7 +24,7 @@ from slimexp.host.progress import working
 from slimexp.logger.base import Tracker
 from slimexp.logger.curves import drop_from
 from slimexp.model.base import Family, Source
-from slimexp.pipeline import machine
+from slimexp.pipeline import completions, machine, teacher_pass
 from slimexp.pipeline.checkpoint import Checkpoint, check
 from slimexp.record.stage import Stage
 from slimexp.serialization import manifest
@@ -71,6 +72,7 @@ def train(
     previous: Path,
     reference: Path,
     corpus: Corpus,
+    code: str,
     cfg: DictConfig,
     tracker: Tracker,
 ) -> None:
@@ -82,6 +84,7 @@ def train(
         previous: Artifact of the stage before it.
         reference: Artifact of the dense model, which is the teacher where the technique names none.
         corpus: Text to train on.
+        code: Digest of the code by which a teacher writes other text, where one does.
         cfg: The run's configuration.
         tracker: Logger of the training.
 
@@ -96,10 +99,17 @@ def train(
         technique.mapped = shards and technique.maps_weights
         family = artifact.load(previous, keep_type=technique.keeps_stored_type or technique.mapped)
         keep_type = shards or str(cfg.trainer.get("precision")).startswith("bf16")
-        teacher = _teacher(technique, reference, corpus, keep_type=keep_type)
-        technique.prepare(family, corpus, teacher)
-        del family, teacher  # a technique may go on with another model
+        load = cache(lambda: _teacher(technique, reference, corpus, keep_type=keep_type))
+        read = completions.corpus_of(
+            technique, corpus, teacher=load, reference=reference, runs=Path(cfg.runs), code=code,
+            device=technique.compute_device, keep_type=keep_type,
+        )  # fmt: skip
+        teacher = load() if technique.needs_teacher else None
+        technique.prepare(family, read, teacher)
+        del family, teacher, load  # a technique may go on with another model
     if technique.steps:
+        if technique.cache is not None:
+            teacher_pass.keep(technique, cfg)
         fit(technique, stage, cfg, tracker)
         technique.gather()
     process_group.by_first(lambda: _finish(technique, stage, previous, cfg))
@@ -108,7 +118,7 @@ def train(
 def _finish(technique: Finetune, stage: Stage, previous: Path, cfg: DictConfig) -> None:
     """Save what a technique has made."""
     with working(f"{stage.name}: finishing"):
-        coverage = technique.finish()
+        coverage = technique.finish() | technique.cache_figures
     history = artifact.read_manifest(previous)["stages"]
     entry = {"name": stage.name, "technique": type(technique).__name__, "key": stage.key, "coverage": coverage}
     artifact.save(technique.family, stage.artifact, dtype=_saved_type(cfg), stages=[*history, entry], key=stage.key)
@@ -189,10 +199,8 @@ def curves(stage: Stage) -> str | None:
     return path.read_text()
 
 
-def _teacher(technique: Finetune, reference: Path, corpus: Corpus, *, keep_type: bool = False) -> Family | None:
+def _teacher(technique: Finetune, reference: Path, corpus: Corpus, *, keep_type: bool = False) -> Family:
     """The teacher; in the type that it is stored in, or in float32."""
-    if not technique.needs_teacher:
-        return None
     if technique.teacher is None:
         return artifact.deployed(reference, keep_type=keep_type)
     load = technique.teacher.load_stored if keep_type else technique.teacher.load

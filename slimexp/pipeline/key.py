@@ -7,7 +7,7 @@ but change no result.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from slimexp.config.allowlist import own_packages
 from slimexp.config.definition import source_path
 from slimexp.data.base import Corpus
 from slimexp.model.base import Source
+from slimexp.pipeline.arms import Arm, of_stage
 from slimexp.pipeline.import_closure import Find, closure, digest
 from slimexp.record.environment import environment
 from slimexp.record.stage import DENSE, START, Stage, key, shaping
@@ -67,6 +68,7 @@ def plan(
     roots: Mapping[str, Source],
     techniques: Mapping[str, Finetune],
     multiples: Mapping[str, int],
+    arms: Sequence[Arm] = (),
 ) -> Iterator[Stage]:
     """Stages of a run, in order, with their keys.
 
@@ -76,6 +78,7 @@ def plan(
         roots: Source of the model of each stage that no other comes before, by the stage's name.
         techniques: Technique of each other stage, by the stage's name.
         multiples: Multiple that the widths of a stage are rounded to for later stages, see ``check_stages``.
+        arms: Stages that others are held against; each comes before that other.
     """
     shared = {
         "data": _resolved(cfg.data),
@@ -99,18 +102,25 @@ def plan(
         "trainer": shaping(_resolved(cfg.trainer)),
         "callback": callbacks,
     }
-    for name, technique in techniques.items():
-        settings = _resolved(cfg.pipeline[name])
+
+    def stage(name: str, technique: Finetune, node: DictConfig) -> Stage:
+        settings = _resolved(node)
         settings.pop("workers", None)  # however many processes load the data, the batches are the same
+        _normalize(settings)
         content = {**training, "parent": parent, "stage": settings}
         content["code"] = result_code([settings, shared["data"], training["trainer"], callbacks])
         if name in multiples:
             content["multiple"] = multiples[name]
         if technique.teacher is not None:
             content["teacher"] = technique.teacher.fingerprint()
-        keys[name] = key(content)
-        yield Stage(name, keys[name], parent, folder / f"{name}-{keys[name]}")
-        parent = keys[name]
+        keyed = key(content)
+        return Stage(name, keyed, parent, folder / f"{name}-{keyed}")
+
+    for name, technique in techniques.items():
+        for arm in of_stage(arms, name):
+            yield stage(arm.name, arm.technique, arm.cfg.pipeline[arm.name])
+        yield (made := stage(name, technique, cfg.pipeline[name]))
+        parent = made.key
 
 
 def measures(cfg: DictConfig) -> dict[str, Any]:
@@ -127,6 +137,14 @@ def of_test(cfg: DictConfig, measure: type, device: str) -> dict[str, Any]:
     node = {"_target_": f"{measure.__module__}.{measure.__qualname__}"}
     versions = {name: version for name, version in environment()["versions"].items() if name in _COMPUTE}
     return {"code": figure_code([node, _resolved(cfg.data)]), "versions": versions, "device": device}
+
+
+def completion_code(technique: Finetune) -> str:
+    """Digest of the code by which a teacher writes a stage's texts, which no trainer and no loss has a part in."""
+    if technique.completion is None:
+        return ""
+    start = f"{type(technique.completion).__module__}.{type(technique.completion).__qualname__}"
+    return digest(closure([start], packages=_packages(), without=[*NO_EFFECT, *FIGURES_ONLY], find=source_path))
 
 
 def result_code(nodes: Iterable[Any], *, attachments: Iterable[str] = (), find: Find = source_path) -> str:
@@ -191,6 +209,14 @@ def _attachments(source: Source) -> set[str]:
 
 def _has_no_effect(callback: Mapping[str, Any]) -> bool:
     return str(callback.get("_target_")).startswith(tuple(f"{name}." for name in NO_EFFECT))
+
+
+def _normalize(settings: dict[str, Any]) -> None:
+    """Drop where a teacher's outputs are kept, and what is not there: a config may not know of it."""
+    if (cache := settings.pop("cache", None)) is not None:
+        settings["cache"] = {name: value for name, value in cache.items() if name != "folder"}
+    if settings.get("completion") is None:
+        settings.pop("completion", None)
 
 
 def _resolved(node: DictConfig) -> Any:

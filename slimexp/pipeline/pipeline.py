@@ -1,7 +1,6 @@
 """Runs the stages of a pipeline: each starts from the artifact of the one before, and none is done twice."""
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -14,22 +13,23 @@ from omegaconf import DictConfig
 
 from slimexp import artifact
 from slimexp.config import secret
-from slimexp.file.integrity import Damaged
 from slimexp.host import process_group
 from slimexp.host.console import printable
 from slimexp.host.garbage_collector import frozen, release
 from slimexp.host.progress import working
 from slimexp.logger.base import Tracker
 from slimexp.measure.base import Stored, Subject, run
+from slimexp.measure.by_question import ByQuestion
 from slimexp.measure.score_store import ScoreStore
 from slimexp.pipeline import capacity, key, launch, machine, preflight, resources
+from slimexp.pipeline.finished import is_finished, is_there
 from slimexp.pipeline.fit import curves, save_root, train
 from slimexp.pipeline.preflight import FINAL
 from slimexp.pipeline.recording import Recorder, line, score_store
 from slimexp.pipeline.summary import summary
 from slimexp.record import record
+from slimexp.record.schema import MINUS_ARM
 from slimexp.record.stage import DENSE, START, Stage, at_work
-from slimexp.serialization import manifest
 from slimexp.technique.finetune import Finetune
 
 
@@ -52,13 +52,18 @@ class Pipeline:
         self.overrides = overrides
         parts = preflight.training(cfg)
         self.corpus, self.source, self.dense = parts.corpus, parts.source, parts.dense
-        self.techniques, self.multiples, self.measures = parts.techniques, parts.multiples, parts.measures
+        self.arms = {arm.name: arm for arm in parts.arms}
+        self.techniques = parts.techniques | {arm.name: arm.technique for arm in parts.arms}
+        self.multiples, self.measures = parts.multiples, parts.measures
         self.tracker, self.chosen = parts.tracker, parts.chosen
-        self.recorder = Recorder(cfg, overrides=overrides, corpus=self.corpus, measures=self.measures)
+        self.cfgs = {name: arm.cfg for name, arm in self.arms.items()}
+        self.recorder = Recorder(
+            cfg, overrides=overrides, corpus=self.corpus, measures=self.measures, of_arms=self.cfgs
+        )
         self.roots = {DENSE: self.dense} if self.dense is not None else {}
         if self.dense is not self.source:
             self.roots[START] = self.source
-        self.stages = list(key.plan(cfg, self.corpus, self.roots, self.techniques, self.multiples))
+        self.stages = list(key.plan(cfg, self.corpus, self.roots, parts.techniques, self.multiples, parts.arms))
         for stage in self.stages:
             stage.check_place()
 
@@ -115,7 +120,7 @@ class Pipeline:
 
     def _needs(self) -> dict[str, resources.Need]:
         """What the stages take that have no artifact yet."""
-        left = [stage.name for stage in self.stages if not self._is_there(stage)]
+        left = [stage.name for stage in self.stages if not (self.cfg.resume and is_there(stage, self.stages))]
         compares = any(measure.compares for measure in self.measures.values())
         return resources.needs(
             {name: technique for name, technique in self.techniques.items() if name in left},
@@ -164,7 +169,8 @@ class Pipeline:
                 previous=next(earlier for earlier in self.stages if earlier.key == stage.parent).artifact,
                 reference=self.reference.artifact,
                 corpus=self.corpus,
-                cfg=self.cfg,
+                code=key.completion_code(technique),
+                cfg=self.cfgs.get(stage.name, self.cfg),
                 tracker=tracker,
             )
             if technique.steps:
@@ -176,20 +182,13 @@ class Pipeline:
 
     def _is_done(self, stage: Stage) -> bool:
         """Whether the stage's artifact can be used again; a checkpoint that is of no more use is removed."""
-        done = self.cfg.resume and _is_finished(stage)
-        if done and not self._is_there(stage):
+        done = self.cfg.resume and is_finished(stage)
+        if done and not is_there(stage, self.stages):
             print(f"{stage.name}: made anew, as what the next stage goes on from was dropped", flush=True)
             done = False
         if done or not self.cfg.resume:
             stage.drop_checkpoint()  # left by a kill after the artifact was saved
         return bool(done)
-
-    def _is_there(self, stage: Stage) -> bool:
-        """Whether the stage's artifact is on the disk, with what the next stage goes on from where that is not."""
-        if not self.cfg.resume or not _is_finished(stage):
-            return False
-        following = next((later for later in self.stages if later.parent == stage.key), None)
-        return following is None or manifest.goes_on(stage.artifact) or self._is_there(following)
 
     def _drop_training(self) -> None:
         """Remove what finished stages went on from, but for the last, which another run may go on from."""
@@ -215,7 +214,8 @@ class Pipeline:
         Returns:
             Metrics of the stage.
         """
-        measured_by = key.measures(self.cfg)
+        beside = [other for other in self.stages if other.name in self.arms and self.arms[other.name].of == stage.name]
+        measured_by = key.measures(self.cfg) | ({"arms": [arm.key for arm in beside]} if beside else {})
         stored = stage.measured()
         if stored and trained is None and {**stored, **measured_by} == stored:
             print(f"{stage.name}: finished before, reused from {stage.folder}")
@@ -226,6 +226,8 @@ class Pipeline:
             print(f"{stage.name}: measuring {', '.join(self.measures)}", flush=True)
         subject = self.baseline if stage is self.reference else self._subject(stage)
         metrics = run(self.measures, subject, self.baseline, self.corpus) | artifact.reached(stage.artifact)
+        for arm in beside:
+            metrics |= self._minus(subject, arm)
         seconds = {"train": trained or 0.0, "measure": time.monotonic() - began}
         if stage is self.reference:
             self.dense_metrics = metrics
@@ -250,6 +252,13 @@ class Pipeline:
         print(line(row, self.recorder.runs))
         stage.write_measured({**measured_by, "metrics": metrics, "record": json.loads(row.to_json()), "curves": rows})
         return metrics
+
+    def _minus(self, subject: Subject, arm: Stage) -> dict[str, float]:
+        """Differences of a model from an arm on the same questions, of all measures that ask some."""
+        other, end = self._subject(arm), MINUS_ARM[self.arms[arm.name].kind]
+        asking = [measure for measure in self.measures.values() if isinstance(measure, ByQuestion)]
+        pairs = [measure.minus(subject, other, self.corpus, end) for measure in asking]
+        return {name: value for figures in pairs for name, value in figures.items()}
 
     def _restore(self, stage: Stage, stored: Mapping[str, Any]) -> None:
         """Write the curves and the record of a finished stage again where they were lost.
@@ -303,15 +312,3 @@ def _released(technique: Finetune) -> Iterator[None]:
 def _shown(value: Any) -> str:
     """A value as it would be typed."""
     return "null" if value is None else str(value)
-
-
-def _is_finished(stage: Stage) -> bool:
-    """Whether the stage's artifact is there and whole; a damaged one is set aside."""
-    if not os.path.lexists(stage.artifact):
-        return False
-    try:
-        manifest.check(stage.artifact, key=stage.key)
-    except Damaged as error:
-        stage.set_aside(stage.artifact, error)
-        return False
-    return True

@@ -21,6 +21,7 @@ from slimexp.measure.base import Measure
 from slimexp.model.base import Source
 from slimexp.model.loading import Pretrained
 from slimexp.pipeline import devices, machine, reference
+from slimexp.pipeline.arms import Arm, arms
 from slimexp.record import record
 from slimexp.record.stage import DENSE, START
 from slimexp.technique import packing
@@ -40,6 +41,7 @@ class TrainingParts:
         source: Source of the model that it starts from.
         dense: Source of the model that its stages are compared with; ``None`` where the first stage trains it.
         techniques: Technique of each stage, by the stage's name.
+        arms: Stages that others are held against.
         multiples: Multiple that the widths of a stage are rounded to for later stages, see ``check_stages``.
         chosen: Key of a setting that was ``auto`` -> the value that was chosen for it.
         measures: The measures that are taken after every stage, by name.
@@ -50,6 +52,7 @@ class TrainingParts:
     source: Source
     dense: Source | None
     techniques: dict[str, Finetune]
+    arms: list[Arm]
     multiples: dict[str, int]
     chosen: dict[str, Any]
     measures: dict[str, Measure]
@@ -87,8 +90,9 @@ def training(cfg: DictConfig) -> TrainingParts:
     corpus = corpus_for(source, cfg.data)
     techniques: dict[str, Finetune] = {name: build(node) for name, node in cfg.pipeline.items()}
     measures = _measures(cfg)
-    for technique in techniques.values():
+    for name, technique in techniques.items():
         packing.check(technique.packing, corpus)
+        _check_completion(name, technique, corpus, source.max_length)
     if reserved := {DENSE, START, FINAL} & techniques.keys():
         raise ValueError(f"a stage cannot be called '{min(reserved)}', which has a meaning: give it another name")
     baseline: Source | None = build(cfg.baseline) if cfg.baseline is not None else None
@@ -102,7 +106,14 @@ def training(cfg: DictConfig) -> TrainingParts:
     _adapt(techniques, source, corpus, config, cfg.trainer)
     devices.check_stages(cfg.trainer, techniques)
     multiples = _check_stages(techniques, source, corpus, config)
+    reference.check_losses(techniques, source, dense, corpus)
     chosen = _write_chosen(techniques, cfg.pipeline)
+    unlike = reference.taught_in_other_tokens(techniques, source, dense, corpus) if cfg.arms else []
+    beside = arms(cfg, techniques, corpus, trains_dense=dense is None, unlike=unlike)
+    for arm in beside:
+        line = arm.line(techniques)
+        devices.check_stages(cfg.trainer, line)
+        multiples |= {name: n for name, n in _check_stages(line, source, corpus, config).items() if name == arm.name}
     _check_measures(measures, corpus)
     tracker: Tracker = build(cfg.logger)
     chosen |= _adapt_measures(measures, cfg.measure, corpus, machine.device(cfg.trainer))
@@ -111,6 +122,7 @@ def training(cfg: DictConfig) -> TrainingParts:
         source=source,
         dense=dense,
         techniques=techniques,
+        arms=beside,
         multiples=multiples,
         chosen=chosen,
         measures=measures,
@@ -149,6 +161,17 @@ def corpus_for(source: Source, node: DictConfig) -> Corpus:
         node.task = source.usual_task()
     corpus: Corpus = build(node)
     return corpus
+
+
+def _check_completion(name: str, technique: Finetune, corpus: Corpus, max_length: int) -> None:
+    if technique.completion is None:
+        return
+    if technique.completion.needs_teacher and technique.teacher is not None:
+        max_length = min(max_length, technique.teacher.max_length)
+    try:
+        technique.completion.check(corpus, max_length)
+    except ValueError as error:
+        raise ValueError(f"pipeline.{name}.completion: {error}") from error
 
 
 def _measures(cfg: DictConfig) -> dict[str, Measure]:

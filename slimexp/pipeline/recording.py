@@ -17,7 +17,13 @@ from slimexp.pipeline import key as keys
 from slimexp.record import record
 from slimexp.record.environment import environment
 from slimexp.record.figures import KEPT, compared_by, figures, guess_in, leading, unshrunk, untrained
-from slimexp.record.schema import DIFFERENCE
+from slimexp.record.schema import DIFFERENCE, MINUS_ARM, NO_TEACHER, NO_TRAINING
+
+_OTHERS = {  # end of the name of a difference -> what it is from
+    DIFFERENCE: "dense",
+    MINUS_ARM[NO_TRAINING]: "the same without training",
+    MINUS_ARM[NO_TEACHER]: "the same without its teacher",
+}
 
 
 class Recorder:
@@ -28,6 +34,7 @@ class Recorder:
         overrides: The overrides of the command line.
         corpus: The text that models are graded on.
         measures: The measures, by name.
+        of_arms: Name of an arm -> its configuration, which is another than the command's.
 
     Attributes:
         runs: The runs folder.
@@ -35,12 +42,19 @@ class Recorder:
     """
 
     def __init__(
-        self, cfg: DictConfig, *, overrides: Sequence[str], corpus: Corpus, measures: Mapping[str, Measure]
+        self,
+        cfg: DictConfig,
+        *,
+        overrides: Sequence[str],
+        corpus: Corpus,
+        measures: Mapping[str, Measure],
+        of_arms: Mapping[str, DictConfig] = {},
     ) -> None:
         self.cfg = cfg
         self.overrides = overrides
         self.corpus = corpus
         self.measures = measures
+        self.of_arms = of_arms
         self.runs = Path(cfg.runs)
         self.path = self.runs / record.FILE
 
@@ -92,7 +106,7 @@ class Recorder:
             technique=technique,
             seed=self.cfg.seed,
             overrides=secret.masked(self.overrides),
-            config=secret.written(self.cfg),
+            config=secret.written(self.of_arms.get(stage, self.cfg)),
             kernel=kernel,
             headline=self.corpus.headline,
             direction=self.corpus.direction,
@@ -123,7 +137,7 @@ def score_store(cfg: DictConfig, device: torch.device, *, reuse: bool = True) ->
 
 
 def line(row: record.Record, runs: Path) -> str:
-    """A line on a finished stage: quality, size, time and place; and one on how it differs from the dense model.
+    """A line on a finished stage: quality, size, time, place; and one on how it differs from each it was held against.
 
     Args:
         row: The stage's record.
@@ -142,17 +156,23 @@ def line(row: record.Record, runs: Path) -> str:
         parts.append(f"{row.seconds['train']:.0f} s training")
     parts.append(f"{row.seconds['measure']:.0f} s measuring")
     shown = f"{row.stage}: {', '.join(parts)} -> {runs / row.artifact}"
-    if compared := [f"{name} {words}" for name in row.metrics if (words := beside_dense(name, row.metrics))]:
-        shown += f"\n  minus dense, on the same questions: {', '.join(compared)}"
+    for end, other in _OTHERS.items():
+        if compared := [f"{name} {words}" for name in row.metrics if (words := beside(name, row.metrics, end))]:
+            shown += f"\n  minus {other}, on the same questions: {', '.join(compared)}"
     return shown
 
 
-def beside_dense(name: str, metrics: Mapping[str, float]) -> str | None:
+def beside(name: str, metrics: Mapping[str, float], end: str = DIFFERENCE) -> str | None:
     """A figure less the dense model's with its interval, ``-0.03 [-0.05, -0.01]``; ``None`` where they were not paired.
 
     Where the interval holds 0, the two are not separable.
+
+    Args:
+        name: Name of the figure.
+        metrics: Figures of the model.
+        end: That of the name of the difference; by default of that from the dense model.
     """
-    paired = name + DIFFERENCE
+    paired = name + end
     if not all(f"{paired}{end}" in metrics for end in ("", "_low", "_high")):
         return None
     low, high = metrics[f"{paired}_low"], metrics[f"{paired}_high"]

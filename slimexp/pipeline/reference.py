@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 from transformers import PreTrainedConfig
 
 from slimexp.data.base import Corpus
+from slimexp.loss.base import Loss
+from slimexp.model.attention import stacks
 from slimexp.model.base import Source
 from slimexp.model.labels import by_position, class_names, in_model_order
 from slimexp.technique.finetune import Finetune
-from slimexp.technique.teacher import check_vocabularies
+from slimexp.technique.teacher import check_unlike, check_vocabularies, reads_alike
 
 log = logging.getLogger(__name__)
 
@@ -102,17 +104,50 @@ def check_teachers(techniques: Mapping[str, Finetune], source: Source, dense: So
     """
     trains_dense = 0 if dense is source else 1 if dense is None else None  # the stage that starts from the dense model
     for position, (name, technique) in enumerate(techniques.items()):
-        if not technique.needs_teacher:
+        if not technique.consults_teacher:
             continue
         if technique.teacher is not None:
-            _check_teacher(f"pipeline.{name}.teacher", technique.teacher, source, corpus)
+            _check_teacher(f"pipeline.{name}.teacher", technique.teacher, source, corpus, technique)
         elif position == trains_dense and not technique.alters:
             raise ValueError(
                 f"pipeline.{name}: the student would be its own teacher: give a cut (+cut@pipeline.{name}.cut=keep "
                 "and what stays) or a teacher"
             )
         elif dense is not None and dense is not source:
-            _check_teacher("baseline", dense, source, corpus)
+            _check_teacher("baseline", dense, source, corpus, technique)
+
+
+def taught_in_other_tokens(
+    techniques: Mapping[str, Finetune], source: Source, dense: Source | None, corpus: Corpus
+) -> list[str]:
+    """Names of the stages whose teacher has another tokenizer; arguments as of ``check_teachers``."""
+    found = []
+    for name, technique in techniques.items():
+        teacher = technique.teacher or dense
+        aligns = any(loss.needs_teacher and loss.aligns for loss in technique.named_losses.values())
+        if aligns and teacher is not None and teacher is not source:
+            tokenizers = (model.load_tokenizer(corpus.texts) for model in (source, teacher))
+            found += [] if reads_alike(*tokenizers) else [name]
+    return found
+
+
+def check_losses(techniques: Mapping[str, Finetune], source: Source, dense: Source | None, corpus: Corpus) -> None:
+    """Refuse losses that do not fit teacher and student, where both are known before anything is done.
+
+    Args:
+        techniques: Technique of each stage, by the stage's name.
+        source: Source of the model that the run starts from.
+        dense: Source of the dense model, as ``dense`` returns it.
+        corpus: The corpus that the models serve.
+
+    Raises:
+        ValueError: Names the loss, and the way out.
+    """
+    for name, technique in techniques.items():
+        if comparing := {key: loss for key, loss in technique.named_losses.items() if loss.compares_blocks}:
+            _check_losses(f"pipeline.{name}.losses", comparing, technique, (source, technique.teacher or dense), corpus)
+        if technique.removes:
+            return  # later stages meet another model
 
 
 def check_unquantized(techniques: Iterable[Finetune], source: Source) -> None:
@@ -129,18 +164,39 @@ def check_unquantized(techniques: Iterable[Finetune], source: Source) -> None:
         raise ValueError("the model is quantized already: quantize once, starting from the model before that")
 
 
-def _check_teacher(where: str, teacher: Source, student: Source, corpus: Corpus) -> None:
+def _check_teacher(where: str, teacher: Source, student: Source, corpus: Corpus, technique: Finetune) -> None:
+    """Refuse a teacher that cannot teach; of one that no loss reads, and that only writes, less is asked."""
     _warn_of_positions(teacher.validate(corpus.task, corpus.labels), corpus, where)
     check_trained(where, teacher, corpus)
+    if not technique.needs_teacher:
+        return
     if teacher.max_length < student.max_length:
         raise ValueError(
             f"{where}.max_length must be >= model.max_length, for the teacher reads what the student reads; got "
             f"{teacher.max_length} and {student.max_length}"
         )
+    tokenizers = student.load_tokenizer(corpus.texts), teacher.load_tokenizer(corpus.texts)
     try:
-        check_vocabularies(student.load_tokenizer(corpus.texts), teacher.load_tokenizer(corpus.texts))
+        check_vocabularies(*tokenizers, technique._losses())
+        if not reads_alike(*tokenizers):
+            check_unlike(technique.packing, technique.completion)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _check_losses(
+    where: str, losses: Mapping[str, Loss], technique: Finetune, models: tuple[Source, Source | None], corpus: Corpus
+) -> None:
+    """Refuse losses that do not fit a technique's incoming model and its teacher, which may be that model."""
+    outlines = [model.outline(task=corpus.task, labels=corpus.labels) for model in models if model is not None]
+    student = None if outlines[0] is None else technique.student_stacks(outlines[0])
+    if student is None or outlines[-1] is None:
+        return
+    for name, loss in losses.items():
+        try:
+            loss.prepare(student, stacks(outlines[-1]), seed=technique.seed)
+        except ValueError as error:
+            raise ValueError(f"{where}.{name}: {error}") from error
 
 
 def _warn_of_positions(config: PreTrainedConfig, corpus: Corpus, name: str) -> None:

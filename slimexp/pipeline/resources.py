@@ -93,12 +93,14 @@ class Setting:
         half: Whether training computes in 16 bits.
         length: Tokens of the longest row.
         shards: Number of GPUs that weights, gradients and states are spread over.
+        recomputed: Whether blocks keep their inputs alone for the gradient.
     """
 
     gpu: bool
     half: bool
     length: int
     shards: int
+    recomputed: bool = False
 
     @classmethod
     def of(cls, trainer: DictConfig, device: torch.device, length: int) -> "Setting":
@@ -108,6 +110,7 @@ class Setting:
             half=str(trainer.get("precision")).startswith(("bf16", "16")),
             length=length,
             shards=devices.total(trainer) if trainer.get("strategy") == FSDP else 1,
+            recomputed=bool(trainer.get("activation_checkpointing")),
         )
 
 
@@ -143,7 +146,7 @@ def needs(
     found = {}
     for name, technique in techniques.items():
         teacher = None
-        if technique.needs_teacher:
+        if technique.consults_teacher:
             chosen = technique.teacher or dense or source
             teacher = sizes if chosen is source else sizes_of(chosen)
         found[name] = of_stage(technique, sizes, setting, teacher=teacher)
@@ -175,7 +178,8 @@ def of_stage(technique: Finetune, sizes: Sizes, setting: Setting, *, teacher: Si
     }
     held = sum(parts.values()) // setting.shards
     least = of_teacher // setting.shards if shrinks else held  # how small the student will be is not known yet
-    kept = KEPT_PER_TOKEN * sizes.width * sizes.blocks * (FLOAT // 2 if setting.half else FLOAT)
+    widths = sizes.blocks + KEPT_PER_TOKEN if setting.recomputed else sizes.blocks * KEPT_PER_TOKEN
+    kept = widths * sizes.width * (FLOAT // 2 if setting.half else FLOAT)
     logits = (LOGITS if teacher is None else 2 * LOGITS) * sizes.vocabulary * FLOAT
     activations = technique.batch_size * setting.length * (kept + logits)
     disk = saved + parts["weights"] + parts["optimizer"]  # a checkpoint

@@ -41,6 +41,8 @@ class Trainer(pl.Trainer):
             replayed; ``"auto"``: on GPUs that each hold the model, where a stage is long enough.
         rows_at_once: Most rows of a batch in memory at once, on each device: larger ones are computed in parts, which
             add up to the same gradient. ``None``: whole, until memory runs out.
+        activation_checkpointing: Whether blocks of the model that is trained keep their inputs alone, and compute
+            activations anew in the backward pass; passes are not recorded then.
         options: Those of Lightning's trainer.
 
     Raises:
@@ -57,6 +59,7 @@ class Trainer(pl.Trainer):
         logits_at_once: int,
         cuda_graphs: bool | Literal["auto"],
         rows_at_once: int | None,
+        activation_checkpointing: bool = False,
         **options: Any,
     ) -> None:
         for name, value in (("pad_to", pad_to), ("logits_at_once", logits_at_once), ("rows_at_once", rows_at_once)):
@@ -77,6 +80,7 @@ class Trainer(pl.Trainer):
         if cuda_graphs is True and (why := self._not_recorded()):
             raise ValueError(f"trainer.cuda_graphs=true cannot be had {why}: set it to auto or false")
         self.rows_at_once = rows_at_once
+        self.activation_checkpointing = activation_checkpointing
 
     def suit(self, technique: Finetune) -> None:
         """Have a prepared technique train as suits the chip."""
@@ -86,6 +90,7 @@ class Trainer(pl.Trainer):
             fused=self.fused,
             logits_at_once=self.logits_at_once,
             recorded=self._records(technique) if self.cuda_graphs == "auto" else self.cuda_graphs,
+            recomputed=self.activation_checkpointing,
         )
         technique.rows_at_once = self.rows_at_once
 

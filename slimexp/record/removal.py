@@ -22,6 +22,10 @@ from slimexp.record.record import FILE
 from slimexp.record.stage import RUNNING
 
 LOCK, MODEL, MANIFEST = "lock", "artifact", "manifest.json"
+CACHES, CACHE = "teacher_cache", "cache.json"  # a folder in the runs folder, and what says of a folder there what it is
+COMPLETIONS = "completions"  # a folder in the runs folder, of texts that teachers wrote, each with its lock
+PART = re.compile(r"(damaged-|\.)?part-\d{6}(\.\d+)?")
+TEXTS = re.compile(r"(damaged-|\.\d+\.)?(?P<key>[0-9a-f]{16})\.jsonl")
 STAGE = re.compile(r"[^/]+-(?P<key>[0-9a-f]{12})")
 DAMAGED = re.compile(r"damaged-(artifact|checkpoint\.ckpt|curves\.jsonl|lock|measures\.json)")
 HALF = re.compile(r"\.artifact\.(.+\.)?\d+\.(?P<kind>partial|old)")

@@ -15,6 +15,10 @@ DEPTH = 40  # levels of the configuration
 LARGEST = 1e100  # largest metric: its square, and its ratio to another, are finite
 # of a figure less that of the dense model on the same questions; the ends of its 95 % interval are _low and _high more
 DIFFERENCE = "_difference"
+# the same of a distilled student less its arms: trained without its teacher, and not trained (``pipeline.arms``)
+NO_TEACHER, NO_TRAINING = "no_teacher", "no_training"
+MINUS_ARM = {arm: f"_minus_{arm}" for arm in (NO_TEACHER, NO_TRAINING)}
+PAIRED = (DIFFERENCE, *MINUS_ARM.values())  # ends of names of all paired differences
 STDERR = "_stderr"  # in names of standard errors, as lm-evaluation-harness has it
 _LARGEST_SETTING = sys.float_info.max  # largest number of a configuration, which must be a float
 _SHORT = 10_000  # characters of a line that is too short to hold a text that is too long

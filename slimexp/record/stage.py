@@ -14,6 +14,7 @@ from typing import IO, Any
 from slimexp.file import integrity
 from slimexp.file.bounded import OWN_MB, read_object
 from slimexp.host.console import printable
+from slimexp.record import lock
 
 DENSE = "dense"  # name of the stage that holds the model which others are compared with
 RUNNING = ".running"  # file in a runs folder that runs lock side by side, and ``slimexp.clean`` exclusively
@@ -25,6 +26,7 @@ START = "start"  # name of the stage that holds the model a run starts from, whe
 # goes on on more or fewer.
 _SHAPES_NOTHING = frozenset(
     {
+        "activation_checkpointing",
         "default_root_dir",
         "devices",
         "enable_checkpointing",
@@ -95,15 +97,10 @@ class Stage:
         """Lock the stage until the block ends; another process waits here, and then reads the finished stage."""
         self.check_place()  # again, because the check before the run was long ago
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = self.folder / "lock"
-        if integrity.is_other_kind(lock):
-            self.set_aside(lock, "it is no file")
-        with integrity.lock_file(lock) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"{self.name}: another process works on it, waiting", flush=True)
-                fcntl.flock(file, fcntl.LOCK_EX)
+        path = self.folder / "lock"
+        if integrity.is_other_kind(path):
+            self.set_aside(path, "it is no file")
+        with lock.held(path, f"{self.name}: another process works on it"):
             yield
 
     def drop_checkpoint(self) -> None:

@@ -34,9 +34,9 @@ def changes(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
 def _present(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> Mapping[str, Any]:
     """``stored`` itself, or a copy as this version would have written it.
 
-    With present names where an earlier version wrote other ones; with what a stage did before it had the option; and
-    with the requested number of loader processes, on which no result depends, and choices of slimexp's own trainer;
-    without devices.
+    With present names where an earlier version wrote other ones; with what a stage or class did before it had an
+    option; and with the requested number of loader processes, on which no result depends, and choices of slimexp's own
+    trainer; without devices.
     """
     translated = {renamed.key(key): value for key, value in stored.items()}
     fixed = {
@@ -56,6 +56,10 @@ def _present(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> Mapping
             fixed[key] = None  # the trainer's, which is the same
         elif option in _BEFORE and f"{stage}._target_" in fixed:
             fixed.setdefault(key, _BEFORE[option])
+    for key in requested if fixed else ():
+        place, _, option = key.rpartition(".")
+        if option in (before := renamed.later(fixed.get(f"{place}._target_"))):
+            fixed.setdefault(key, before[option])
     if fixed:
         translated[FIXED] = fixed
     return stored if translated == stored else translated

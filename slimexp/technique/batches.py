@@ -1,19 +1,22 @@
 """Training batches as a pure function of (seed, step), so that a resumed run sees what the straight run saw."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from slimexp.data.base import Corpus
+from slimexp.model.alignment import aligned
 from slimexp.model.base import Batch, Family, PackedRow
 from slimexp.technique.automatic import Auto
 from slimexp.technique.packing import PackedOrder, generator, packed
 
 Workers = int | Auto
+Taught = Callable[[Batch], Batch]
 
 MOST_PROCESSES = 8  # one tokenizes about a million tokens a second, several times what a GPU trains on
 POOL = 32  # batches sorted by length together: little padding, and still a random order
@@ -68,25 +71,62 @@ class _Steps(Sampler[tuple[int, list[Any]]]):
         return self.stop
 
 
+class _Unseen(_Steps):
+    """The batches in which a row is read first; text that is new in every epoch is, in ``epochs`` of them."""
+
+    def __init__(self, order: Order | PackedOrder, start: int, stop: int, *, epochs: int) -> None:
+        super().__init__(order, start, stop)
+        self.epochs = epochs
+
+    def __iter__(self) -> Iterator[tuple[int, list[Any]]]:
+        seen: set[tuple[int, Any]] = set()
+        for epoch, rows in super().__iter__():
+            names = {(epoch % self.epochs, row if isinstance(row, int) else _digest(row)) for row in rows}
+            if not names <= seen:
+                seen |= names
+                yield epoch, rows
+
+
+def _digest(row: PackedRow) -> bytes:
+    return blake2b(row[0].tobytes() + row[1].tobytes(), digest_size=16).digest()
+
+
 class _Batches(Dataset[Batch]):
-    def __init__(self, corpus: Corpus, family: Family, multiple: int, share: tuple[int, int] = (0, 1)) -> None:
-        self.corpus, self.family, self.multiple = corpus, family, multiple
+    def __init__(
+        self,
+        corpus: Corpus,
+        family: Family,
+        multiple: int,
+        share: tuple[int, int] = (0, 1),
+        unlike: Family | None = None,
+        *,
+        epochs: int | None = None,
+        taught: Taught | None = None,
+    ) -> None:
+        self.corpus, self.family, self.multiple, self.unlike = corpus, family, multiple, unlike
         self.first, self.every = share
+        self.epochs, self.taught = epochs, taught
 
     def __getitem__(self, key: tuple[int, list[int]]) -> Batch:
         epoch, rows = key
+        epoch = epoch if self.epochs is None else epoch % self.epochs
         examples = [self.corpus.training_example(row, epoch) for row in rows[self.first :: self.every]]
         texts = [(example.source, example.target, example.label) for example in examples]
-        return self.family.encode(texts, multiple=self.multiple)
+        batch = self.family.encode(texts, multiple=self.multiple)
+        if self.unlike is not None:
+            batch = aligned(self.family, self.unlike, texts, batch, multiple=self.multiple)
+        return batch if self.taught is None else self.taught(batch)
 
 
 class _PackedBatches(Dataset[Batch]):
-    def __init__(self, family: Family, multiple: int, share: tuple[int, int]) -> None:
+    def __init__(self, family: Family, multiple: int, share: tuple[int, int], *, taught: Taught | None = None) -> None:
         self.family, self.multiple = family, multiple
         self.first, self.every = share
+        self.taught = taught
 
     def __getitem__(self, key: tuple[int, list[PackedRow]]) -> Batch:
-        return self.family.pack(key[1][self.first :: self.every], multiple=self.multiple)
+        batch = self.family.pack(key[1][self.first :: self.every], multiple=self.multiple)
+        return batch if self.taught is None else self.taught(batch)
 
 
 def training_batches(
@@ -102,6 +142,10 @@ def training_batches(
     packing: bool = False,
     devices: int = 1,
     share: tuple[int, int] = (0, 1),
+    unlike: Family | None = None,
+    epochs: int | None = None,
+    taught: Taught | None = None,
+    unseen: bool = False,
 ) -> DataLoader[Batch]:
     """Batches ``start`` to ``stop - 1`` of a run.
 
@@ -118,23 +162,33 @@ def training_batches(
         devices: Number of devices of this machine that load batches side by side.
         share: First row of each batch, and distance to the next: the number of this process and of all of them, which
             together read the batches that one process would read.
+        unlike: A teacher that reads the same texts in tokens of its own, see ``alignment.aligned``; not with packing.
+        epochs: Of text that is new in every epoch: number of epochs after which it comes again; ``None`` for never.
+        taught: Adds to a batch what a teacher says of it.
+        unseen: Whether batches are left out all of whose rows were in others before.
     """
-    count = processes(workers, family.device, packing=packing, devices=devices)
-    if count:  # processes are forked from this one: a tokenizer that was not told of it warns in each
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     order: Order | PackedOrder
     batches: Dataset[Batch]
     if packing:
         order = PackedOrder(packed(corpus, family.tokenizer, width=family.max_length, seed=seed), batch_size)
-        batches = _PackedBatches(family, multiple, share)
+        batches = _PackedBatches(family, multiple, share, taught=taught)
     else:
         rows = corpus.splits["train"]
         order = Order([len(row.source) for row in rows], min(batch_size, len(rows)), seed)
-        batches = _Batches(corpus, family, multiple, share)
+        batches = _Batches(corpus, family, multiple, share, unlike, epochs=epochs, taught=taught)
+    new = 1 if corpus.is_fixed else epochs
+    steps = _Unseen(order, start, stop, epochs=new) if unseen and new is not None else _Steps(order, start, stop)
+    return _loader(batches, steps, processes(workers, family.device, packing=packing, devices=devices))
+
+
+def _loader(batches: Dataset[Batch], steps: Sampler[Any], count: int) -> DataLoader[Batch]:
+    """Batches in the order of ``steps``, loaded by ``count`` processes."""
+    if count:  # processes are forked from this one: a tokenizer that was not told of it warns in each
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     return DataLoader(
         batches,
         batch_size=None,
-        sampler=_Steps(order, start, stop),
+        sampler=steps,
         num_workers=count,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if count else None,
@@ -162,7 +216,9 @@ def _in_worker(_: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def calibration_batches(corpus: Corpus, family: Family, *, rows: int, seed: int) -> Iterator[Batch]:
+def calibration_batches(
+    corpus: Corpus, family: Family, *, rows: int, seed: int, unlike: Family | None = None
+) -> Iterator[Batch]:
     """Batches of one training row each, hence without padding; no global random state is touched.
 
     Args:
@@ -170,7 +226,8 @@ def calibration_batches(corpus: Corpus, family: Family, *, rows: int, seed: int)
         family: Family whose tokenizer encodes the text.
         rows: Number of rows; beyond the size of the split they are drawn again.
         seed: Seed of the choice.
+        unlike: As of ``training_batches``.
     """
-    batches = _Batches(corpus, family, multiple=1)
+    batches = _Batches(corpus, family, multiple=1, unlike=unlike)
     order = Order([len(row.source) for row in corpus.splits["train"]], 1, seed)
     return (batches[key] for key in order.batches(0, rows))

@@ -34,10 +34,10 @@ def check_order(techniques: Mapping[str, Finetune], history: History) -> None:
                 f"pipeline.{first} has removed the tokens that training text does not use, none is left for "
                 f"pipeline.{name}: leave it out"
             )
-        if technique.needs_hidden and technique.teacher is None and (first := _last(before, _changes_width)):
+        if technique.needs_width and technique.teacher is None and (first := _last(before, _changes_width)):
             raise ValueError(
                 f"a loss of pipeline.{name} compares hidden states with the dense model's, and pipeline.{first} may "
-                f"leave another width: leave hidden out of pipeline.{first}, or the loss out of pipeline.{name}"
+                f"leave another width: leave hidden out of pipeline.{first}, or set projection=true of the loss"
             )
         _check_sizes(name, technique, before)
 

@@ -3,6 +3,11 @@
 from collections.abc import Collection, Mapping
 from typing import ClassVar
 
+from torch import nn
+
+from slimexp.completion.base import Completion
+from slimexp.loss.base import Loss, Stacks
+from slimexp.model.attention import stacks
 from slimexp.model.base import Family
 
 
@@ -13,11 +18,43 @@ class Contract:
         attaches: Whether it leaves masks or quantizers on the weights.
         quantizes: Whether it leaves quantizers on them.
         renumbers: Whether it leaves another vocabulary.
+        losses: Name -> term of the objective.
+        completion: Who writes targets in place of the gold ones; ``None``: nobody.
     """
 
     attaches: ClassVar[bool] = False
     quantizes: ClassVar[bool] = False
     renumbers: ClassVar[bool] = False
+    losses: nn.ModuleDict
+    completion: Completion | None
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any loss reads a teacher."""
+        return any(loss.needs_teacher for loss in self._losses())
+
+    @property
+    def consults_teacher(self) -> bool:
+        """Whether a teacher is needed at all: by a loss, or to write targets before training."""
+        return self.needs_teacher or (self.completion is not None and self.completion.needs_teacher)
+
+    @property
+    def needs_hidden(self) -> bool:
+        """Whether any loss reads hidden states."""
+        return any(loss.needs_hidden for loss in self._losses())
+
+    @property
+    def needs_width(self) -> bool:
+        """Whether any loss needs hidden states as wide as the teacher's."""
+        return any(loss.needs_width for loss in self._losses())
+
+    @property
+    def named_losses(self) -> dict[str, Loss]:
+        """Name -> term of the objective."""
+        return dict(self.losses.items())  # type: ignore[arg-type]
+
+    def _losses(self) -> list[Loss]:
+        return list(self.named_losses.values())
 
     @property
     def removes(self) -> bool:
@@ -66,6 +103,14 @@ class Contract:
         Raises:
             ValueError: Names the layer, and the way out.
         """
+
+    def student_stacks(self, incoming: Family) -> Stacks | None:
+        """What stacks of the model that is trained will be like; ``None`` where that is not known before.
+
+        Args:
+            incoming: The model that comes in; it may be on the meta device.
+        """
+        return None if self.removes else stacks(incoming)
 
     def inspect_rows(self, outline: Family, changed: Collection[str]) -> None:
         """Refuse layers whose rows do not divide, where an earlier stage changes the model before this one sees it.

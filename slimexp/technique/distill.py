@@ -8,8 +8,10 @@ from transformers import PreTrainedConfig
 
 from slimexp.architecture.base import FFN, HEADS, HIDDEN
 from slimexp.calibration.observe import visiting
-from slimexp.cut.keep import Keep
+from slimexp.cut.keep import Keep, cut_stacks
 from slimexp.data.base import Corpus
+from slimexp.loss.base import Stacks
+from slimexp.model.attention import stacks
 from slimexp.model.base import Family
 from slimexp.technique.batches import training_batches
 from slimexp.technique.finetune import Finetune
@@ -49,8 +51,15 @@ class Distill(Finetune):
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
         if self.cut is not None:
             self.cut.validate(config)
-            if self.cut.hidden is not None and self.needs_hidden:
-                raise ValueError("a loss on hidden states needs the teacher's width: leave out the loss or cut.hidden")
+            if self.cut.hidden is not None and self.needs_width:
+                raise ValueError(
+                    "a loss on hidden states needs the teacher's width: set projection=true of the loss, or leave out "
+                    "the loss or cut.hidden"
+                )
+
+    def student_stacks(self, incoming: Family) -> Stacks:
+        whole = stacks(incoming)
+        return whole if self.cut is None else cut_stacks(whole, self.cut, incoming.model.config)
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         if self.cut is not None:

@@ -13,9 +13,11 @@ from transformers import PreTrainedConfig
 
 from slimexp.data.base import Corpus
 from slimexp.host import process_group
-from slimexp.loss.base import Loss
+from slimexp.loss.base import scheduled
 from slimexp.model.base import Batch, Family
 from slimexp.model.cache import rounds_cache
+from slimexp.model.recomputed import blocks_recomputed
+from slimexp.teacher_cache.cached import CachedTeacher
 from slimexp.technique import packing, random_state
 from slimexp.technique.automatic import ROWS, Adaptive, Conditions, outside_embeddings
 from slimexp.technique.batches import training_batches
@@ -25,7 +27,7 @@ from slimexp.technique.objective import Objective, counted
 from slimexp.technique.optimization import clip, fused
 from slimexp.technique.parts import Divisible
 from slimexp.technique.step_graphs import StepGraphs
-from slimexp.technique.teacher import reading_like
+from slimexp.technique.teacher import fit_losses, low_precision, reading_like, reads_alike
 from slimexp.technique.training import Execution, Training, check
 from slimexp.weight.shard import whole
 
@@ -43,10 +45,12 @@ class Finetune(Adaptive, Contract, Divisible):
     Attributes:
         compute_device: Device to compute on outside of training; ``None`` for the model's own.
         execution: How its steps are executed; the trainer's choice.
+        cached: What stands in for the teacher, where ``cache`` keeps its outputs.
     """
 
     compute_device: torch.device | None = None
     execution: Execution = Execution()
+    cached: CachedTeacher | None = None
 
     def __init__(self, **training: Unpack[Training]) -> None:
         super().__init__()
@@ -63,22 +67,15 @@ class Finetune(Adaptive, Contract, Divisible):
         self.seed = training["seed"]
         self.losses = nn.ModuleDict(training["losses"])
         self.teacher = training["teacher"]
+        self.cache = training.get("cache")
+        self.cache_figures: dict[str, float] = {}
+        self.completion = training.get("completion")
         self._optimizer = training["optimizer"]
         self._lr_scheduler = training["lr_scheduler"]
         self._objective: Objective | None = None
         self._finite = FiniteCheck()
         self._within_fit = ExitStack()
         self.chosen = {}
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether any loss reads a teacher."""
-        return any(loss.needs_teacher for loss in self._losses())
-
-    @property
-    def needs_hidden(self) -> bool:
-        """Whether any loss reads hidden states."""
-        return any(loss.needs_hidden for loss in self._losses())
 
     @property
     def recordable(self) -> bool:
@@ -89,7 +86,8 @@ class Finetune(Adaptive, Contract, Divisible):
     @property
     def records(self) -> bool:
         known = self.objective.of_labels or process_group.size() == 1  # what a device divides by, before its pass
-        return self.execution.recorded and self.recordable and known
+        # what is computed anew asks for the state of random numbers, which a recording has not
+        return self.execution.recorded and not self.execution.recomputed and self.recordable and known
 
     @property
     def maps_weights(self) -> bool:
@@ -125,17 +123,21 @@ class Finetune(Adaptive, Contract, Divisible):
             teacher: The teacher, in eval mode; present where ``needs_teacher``.
 
         Raises:
-            ValueError: The teacher reads another vocabulary, or rows are to be packed and cannot be.
+            ValueError: The teacher reads another vocabulary, a loss does not fit the two, or rows are to be packed and
+                cannot be.
         """
+        self.unlike = None
         if teacher is not None:
-            teacher = reading_like(family, teacher)
+            teacher = reading_like(family, teacher, self._losses())
+            self.unlike = None if reads_alike(family.tokenizer, teacher.tokenizer) else teacher
         self.family = family
         self.corpus = corpus
         self.model = family.model
         # A Family is no nn.Module, so the teacher stays out of the module tree and of every checkpoint.
         self.teacher_family = teacher
         models = [family] if teacher is None else [family, teacher]
-        self.packs = bool(self.steps) and packing.chosen(self.packing, corpus, models)
+        fit_losses(self._losses(), family, teacher, seed=self.seed)
+        self.packs = self.steps > 0 and self.unlike is None and packing.chosen(self.packing, corpus, models)
 
     def on_step(self, progress: float) -> None:
         """Called before the forward pass of every optimizer step."""
@@ -176,6 +178,9 @@ class Finetune(Adaptive, Contract, Divisible):
             stop=stop * self.accumulate,
             multiple=self.pad_to,
             packing=self.packs,
+            unlike=self.unlike,
+            epochs=None if self.cache is None else self.cache.epochs,
+            taught=None if self.cached is None else self.cached.taught,
             **loading,
         )
 
@@ -216,16 +221,20 @@ class Finetune(Adaptive, Contract, Divisible):
             nn.Module.to(self.teacher_family.model, self.device)
         self.share_buffers()
         self.start_random_state()
-        on_gpu = self.device.type == "cuda" and not self._are_shards
-        half = torch.bfloat16 if on_gpu and "bf16" in str(self.trainer.precision) else None
+        half = low_precision(str(self.trainer.precision), self.device, sharded=self._are_shards)
+        if self.cached is not None:
+            self.cached.form.to(self.device, half)
+            self._objective = None  # which holds what was left of the teacher where it was
         compiled = self.execution.compiled and not self._are_shards
         self._within_fit.enter_context(self.objective.accelerated(compiled=compiled, teacher_type=half))
+        if self.execution.recomputed:
+            self._within_fit.enter_context(blocks_recomputed(self.family))
         if self.records:
             self._graphs = self._step_graphs()
 
     def _step_graphs(self) -> StepGraphs:
         teacher = [] if self.teacher_family is None else [self.teacher_family.model]
-        modules = [self.model, self.losses, *teacher]
+        modules = [self.model, self.losses, *teacher, *([] if self.cached is None else self.cached.modules)]
         return StepGraphs(self.compute, modules, constants=lambda: self.objective.constants(self.progress))
 
     def release(self) -> None:
@@ -234,7 +243,17 @@ class Finetune(Adaptive, Contract, Divisible):
         self._within_fit.close()
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Add what is known of a batch while it is on the host, so that nothing waits for the device to count."""
+        """Have targets written where the student writes them, and add what is known of a batch while it is on the host.
+
+        So nothing waits for the device to count.
+        """
+        if self.completion is not None:
+            number = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            if self.completion.writes(seed=self.seed, number=number, progress=self.progress):
+                self._finite.settle()  # nobody draws from weights that are not finite
+            batch = self.completion.batch(
+                batch, self.family, seed=self.seed, number=number, progress=self.progress, multiple=self.pad_to
+            )
         of_decoder = ["labels"] if self.model.config.is_encoder_decoder else []
         read = ["attention_mask", *of_decoder] if self.needs_hidden else []
         return counted(
@@ -259,9 +278,10 @@ class Finetune(Adaptive, Contract, Divisible):
     @property
     def objective(self) -> Objective:
         """The objective of the model as it stands."""
-        if self._objective is None or self._objective.parts != (self.losses, self.family, self.teacher_family):
+        parts = (self.losses, self.family, self.teacher_family, self.cached)
+        if self._objective is None or self._objective.parts != parts:
             self._objective = Objective(
-                self.losses, self.family, self.teacher_family,
+                self.losses, self.family, self.teacher_family, cached=self.cached,
                 logits_at_once=self.execution.logits_at_once, shared=self.shared_denominator,
             )  # fmt: skip
         return self._objective
@@ -282,14 +302,10 @@ class Finetune(Adaptive, Contract, Divisible):
     def _device_for(self, family: Family) -> torch.device:
         return self.compute_device or family.device
 
-    def _losses(self) -> list[Loss]:
-        return list(self.losses.values())  # type: ignore[arg-type]
-
     def _log(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
         total, *shown = self.means([total, *terms.values()])
         terms = dict(zip(terms, shown, strict=True))
         values = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"], **(terms if len(terms) > 1 else {})}
-        for loss in self._losses():
-            values |= loss.scheduled(self.progress)
-        self.log_dict(values)
+        values |= scheduled(self.named_losses, self.progress)
+        self.log_dict(values | ({} if self.completion is None else self.completion.scheduled(self.progress)))
         self.log("loss", total.detach(), prog_bar=True)

@@ -6,6 +6,7 @@ and for a teacher's logits as well.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from itertools import repeat
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimexp.loss.base import LabelLoss
+from slimexp.loss.sample import Layout, Sample
 from slimexp.model.head import Head
 
 Sums = tuple[Tensor, Tensor]
@@ -28,12 +30,12 @@ class LabelSums:
     Args:
         losses: Name -> loss.
         student: Head of the student.
-        teacher: Head of the teacher; ``None`` where no loss reads one.
+        teacher: Head of the teacher, or what samples of it consist of; ``None`` where no loss reads one.
         logits_at_once: Number of logits in memory at once, of each model.
     """
 
     def __init__(
-        self, losses: Mapping[str, LabelLoss], *, student: Head, teacher: Head | None, logits_at_once: int
+        self, losses: Mapping[str, LabelLoss], *, student: Head, teacher: Head | Layout | None, logits_at_once: int
     ) -> None:
         self.losses = losses
         self.student = student
@@ -58,7 +60,7 @@ class LabelSums:
 
         Args:
             states: Inputs of the student's head, [N, D].
-            teacher_states: Inputs of the teacher's head, [N, D'].
+            teacher_states: Inputs of the teacher's head, [N, D'], or bytes of its samples.
             labels: [N].
             coefficients: Factor of each numerator in the sum of all, [K].
             scheduled: Name of a loss -> its scheduled quantities.
@@ -66,8 +68,10 @@ class LabelSums:
         Returns:
             The weighted sum, a scalar with gradient; and the numerators, [K], without.
         """
-        teacher = None
-        if teacher_states is not None and self.teacher is not None:
+        teacher: _Products | _Rows | None = None
+        if teacher_states is not None and isinstance(self.teacher, Layout):
+            teacher = _Rows(teacher_states)
+        elif teacher_states is not None and isinstance(self.teacher, Head):
             teacher = _Products(self.teacher.module.weight, self.teacher.module.bias, teacher_states)
         top = coefficients.max().clamp(min=_LEAST) * _SCALE
         total, numerators = _Chunked.apply(
@@ -91,7 +95,7 @@ class LabelSums:
 
         Args:
             student: Products of the student's head, [n, V].
-            teacher: Products of the teacher's head, [n, V'].
+            teacher: Products of the teacher's head, [n, V'], or bytes of its samples.
             labels: [n].
             rest: Coefficients and scheduled quantities.
         """
@@ -112,10 +116,13 @@ class LabelSums:
         scheduled: Mapping[str, Mapping[str, Tensor]],
     ) -> Sums:
         student = self.student.logits(student)
-        if teacher is not None and self.teacher is not None:
-            teacher = self.teacher.logits(teacher)
+        taught: Tensor | Sample | None = None
+        if teacher is not None and isinstance(self.teacher, Layout):
+            taught = self.teacher.read(teacher)
+        elif teacher is not None and isinstance(self.teacher, Head):
+            taught = self.teacher.logits(teacher)
         numerators = torch.stack(
-            [loss.of_logits(student, teacher, labels, scheduled[name]) for name, loss in self.losses.items()]
+            [loss.of_logits_or_sample(student, taught, labels, scheduled[name]) for name, loss in self.losses.items()]
         )
         return (coefficients * numerators).sum(), numerators.detach()
 
@@ -142,6 +149,17 @@ class _Products:
             yield inputs, F.linear(inputs, self.weight, self.bias)
 
 
+class _Rows:
+    """Rows that no head multiplies, in place of ``_Products``: bytes of samples, uint8 [N, bytes]."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+
+    def parts(self, chunks: int) -> Iterator[tuple[None, Tensor]]:
+        """Nothing, and the rows of each of ``chunks`` runs of tokens."""
+        return ((None, part) for part in self.rows.tensor_split(chunks))
+
+
 class _Chunked(torch.autograd.Function):
     """``LabelSums`` as a function of states, weight and bias."""
 
@@ -152,7 +170,7 @@ class _Chunked(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         sums: LabelSums,
-        teacher: _Products | None,
+        teacher: _Products | _Rows | None,
         labels: Tensor,
         rest: tuple[Tensor, Mapping[str, Mapping[str, Tensor]]],
         with_gradient: bool,
@@ -161,14 +179,16 @@ class _Chunked(torch.autograd.Function):
         needs_gradient = with_gradient and any(ctx.needs_input_grad[:3])
         total, numerators = rest[0].new_zeros(()), torch.zeros_like(rest[0])
         of_states = torch.zeros_like(states, dtype=student.dtype)
-        of_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        of_weight = None
+        if needs_gradient and ctx.needs_input_grad[1]:
+            of_weight = torch.empty_like(weight, dtype=torch.float32)
         of_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None else None
         chunks = sums.chunks(len(labels), weight.shape[0])
         taught = repeat((None, None), chunks) if teacher is None else teacher.parts(chunks)
         targets = zip(labels.tensor_split(chunks), of_states.tensor_split(chunks), strict=True)
         with torch.autocast(states.device.type, enabled=False):
-            for (inputs, products), (_, teacher_products), (label, gradient) in zip(
-                student.parts(chunks), taught, targets, strict=True
+            for number, ((inputs, products), (_, teacher_products), (label, gradient)) in enumerate(
+                zip(student.parts(chunks), taught, targets, strict=True)
             ):
                 products.requires_grad_(needs_gradient)
                 with torch.set_grad_enabled(needs_gradient):
@@ -180,7 +200,7 @@ class _Chunked(torch.autograd.Function):
                 (of_products,) = torch.autograd.grad(value, products)
                 torch.mm(of_products, student.weight, out=gradient)
                 if of_weight is not None:
-                    of_weight += of_products.T @ inputs
+                    _add_product(of_weight, of_products, inputs, first=number == 0)
                 if of_bias is not None:
                     of_bias += of_products.sum(0, dtype=torch.float32)
         ctx.save_for_backward(of_states, of_weight, of_bias)
@@ -191,10 +211,60 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         of_inputs = [
-            None if saved is None or not needed else (saved * gradient).to(dtype)
+            None if saved is None or not needed else _scaled(saved, gradient, dtype)
             for saved, dtype, needed in zip(ctx.saved_tensors, ctx.dtypes, ctx.needs_input_grad[:3], strict=True)
         ]
         return (*of_inputs, None, None, None, None, None)
+
+
+def _add_product(total: Tensor, of_products: Tensor, inputs: Tensor, *, first: bool) -> None:
+    """Add ``of_products^T inputs`` to a sum in place.
+
+    The sum is as large as the head, some GB in float32. A product by itself, and then a pass that adds it, would move
+    more bytes than the logits have; so it is added where it is computed.
+
+    Args:
+        total: The sum in float32, [V, D].
+        of_products: Gradient of the products of a chunk, [n, V].
+        inputs: States of the chunk, [n, D].
+        first: Whether what is in ``total`` counts for nothing.
+    """
+    beta = 0 if first else 1
+    if of_products.dtype == total.dtype:
+        total.addmm_(of_products.T, inputs, beta=beta)
+    elif _adds_to_float32(total.device, of_products.dtype):
+        torch.addmm(total, of_products.T, inputs, total.dtype, beta=beta, out=total)
+    elif first:
+        total.copy_(of_products.T @ inputs)
+    else:
+        total += of_products.T @ inputs
+
+
+@cache
+def _adds_to_float32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch multiplies matrices of 16 bits, and adds the product to a sum in float32, at once and exactly.
+
+    It can on a GPU, from a version on that differs between kinds of sums: so it is tried.
+    """
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return False
+    ones, small = torch.ones(16, 16, device=device, dtype=dtype), 2.0**-12  # next to 16, which 16 bits cannot hold
+    total = torch.full((16, 16), small, device=device)
+    try:
+        torch.addmm(total, ones, ones, total.dtype, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return bool((total == 16 + small).all())
+
+
+def _scaled(saved: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """``gradient * saved`` in a type, in one pass; in place where that is the type already.
+
+    Who asks for a gradient twice gets an error, as of any saved tensor that was changed.
+    """
+    if saved.dtype == dtype:
+        return saved.mul_(gradient)
+    return torch.mul(saved, gradient, out=torch.empty_like(saved, dtype=dtype))
 
 
 def _product_type(weight: Tensor) -> torch.dtype:

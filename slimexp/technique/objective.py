@@ -2,15 +2,21 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from slimexp.completion.base import WRITTEN
 from slimexp.loss.base import LabelLoss, Loss, Outputs, Ratio, counted_labels
+from slimexp.loss.sample import Layout
+from slimexp.model.alignment import SPANS, teacher_batch
+from slimexp.model.attention import attended, captured
 from slimexp.model.base import POSITIONS, REAL, Batch, Family, positions
 from slimexp.model.compiled import blocks_compiled
 from slimexp.model.head import Head, head_of, states
+from slimexp.teacher_cache.cached import CachedTeacher
 from slimexp.technique.label_sums import LabelSums
 from slimexp.weight.attachment import attached
 
@@ -29,6 +35,7 @@ class Objective:
         teacher: The teacher; ``None`` where no loss reads one.
         logits_at_once: Number of logits in memory at once, of each model.
         shared: Denominator of a loss on this device -> what its numerator is divided by here.
+        cached: What stands in for the teacher where its outputs are kept.
     """
 
     def __init__(
@@ -39,21 +46,24 @@ class Objective:
         *,
         logits_at_once: int,
         shared: Callable[[Tensor], Tensor],
+        cached: CachedTeacher | None = None,
     ) -> None:
         self.losses = losses
         self.family = family
         self.teacher = teacher
         self.shared = shared
+        self.cached = cached
         self._sums = self._label_sums(logits_at_once)
-        self._teacher_head = None if teacher is None or self._sums is None else self._sums.teacher or head_of(teacher)
+        self._teacher_head = None if teacher is None or self._sums is None else self._head_of_teacher(teacher)
         self._teacher_casts = True
         self._scheduled: dict[str, dict[str, Tensor]] = {}  # of losses over labels
-        self._scheduled_at: float | None = None
+        self._weights: dict[str, Tensor] = {}
+        self._scheduled_at: tuple[float, torch.device] | None = None
 
     @property
-    def parts(self) -> tuple[nn.ModuleDict, Family, Family | None]:
-        """Losses, student and teacher."""
-        return self.losses, self.family, self.teacher
+    def parts(self) -> tuple[nn.ModuleDict, Family, Family | None, CachedTeacher | None]:
+        """Losses, student and teacher, and what stands in for it."""
+        return self.losses, self.family, self.teacher, self.cached
 
     @property
     def in_chunks(self) -> bool:
@@ -70,15 +80,14 @@ class Objective:
 
         They are tensors that stay where they are, so that a recorded pass, which is replayed without them, reads them.
         """
-        if self._scheduled_at == progress:
+        if self._scheduled_at == (progress, device):
             return
-        self._scheduled_at = progress
+        self._scheduled_at = progress, device
         for name, loss in self._named().items():
             held = self._scheduled.setdefault(name, {})
             for key, value in loss.scheduled(progress).items() if isinstance(loss, LabelLoss) else ():
-                if key not in held:
-                    held[key] = torch.empty((), device=device)
-                held[key].fill_(value)
+                _fill(held, key, value, device)
+            _fill(self._weights, name, loss.weight_at(progress), device)
 
     def constants(self, progress: float) -> tuple[float, ...]:
         """Scheduled quantities that are numbers, not tensors, in what is computed at ``progress``."""
@@ -94,19 +103,25 @@ class Objective:
         """
         self.schedule(progress, batch["labels"].device)
         sums, losses = self._sums, self._named()
-        hidden = any(loss.needs_hidden for loss in losses.values())
-        teacher = None if self.teacher is None else self._taught(self.teacher, batch, hidden)
-        student = _outputs(self.family, batch, None if sums is None else sums.student, hidden)
+        teacher = None if self.teacher is None else self._taught(self.teacher, batch)
+        if self.cached is not None:
+            teacher = self.cached.outputs(batch, whole=sums is None)
+        student = self._outputs(self.family, batch, None if sums is None else sums.student, self._student_blocks)
+        student = replace(student, spans=batch.get(SPANS))
         plain = losses if sums is None else {n: loss for n, loss in losses.items() if n not in sums.losses}
         terms = {
-            name: self._term(
-                loss.of_outputs(student, teacher, batch["labels"], self._scheduled[name])
-                if isinstance(loss, LabelLoss)
-                else loss(student, teacher, batch["labels"], progress)
+            name: _where_true(
+                loss,
+                batch,
+                self._term(
+                    loss.of_outputs(student, teacher, batch["labels"], self._scheduled[name])
+                    if isinstance(loss, LabelLoss)
+                    else loss(student, teacher, batch["labels"], progress)
+                ),
             )
             for name, loss in plain.items()
         }
-        total = torch.stack([losses[name].weight * term for name, term in terms.items()]).sum() if terms else None
+        total = torch.stack([self._weights[name] * term for name, term in terms.items()]).sum() if terms else None
         if sums is not None:
             of_labels, parts = self._of_labels(sums, batch, student, teacher)
             total = of_labels if total is None else total + of_labels
@@ -129,14 +144,19 @@ class Objective:
             teacher_type: Type of the teacher's weights, which stay so afterwards; ``None`` for the one they have.
         """
         if teacher_type is not None and self.teacher is not None:
-            self._teacher_casts = not _runs_in(self.teacher, teacher_type)
+            self._teacher_casts = not runs_in(self.teacher, teacher_type)
         with ExitStack() as stack:
             if compiled:
                 families = [self.family] if self.teacher is None else [self.family, self.teacher]
-                stack.enter_context(blocks_compiled(*families))
+                stack.enter_context(blocks_compiled(*families, without=self._observed()))
                 if self._sums is not None:
                     self._sums.compile()
             yield
+
+    def _observed(self) -> list[nn.Module]:
+        """Blocks within which outputs are read."""
+        of_teacher = [] if self.teacher is None else attended(self.teacher, self._teacher_blocks)
+        return [*attended(self.family, self._student_blocks), *of_teacher]
 
     def _label_sums(self, logits_at_once: int) -> LabelSums | None:
         """Sums over labels in chunks; ``None`` where a loss reads logits otherwise, or a head cannot be told apart."""
@@ -147,10 +167,16 @@ class Objective:
             return None
         student = head_of(self.family)
         needs_teacher = any(loss.needs_teacher for loss in of_labels.values())
-        teacher = head_of(self.teacher) if needs_teacher and self.teacher is not None else None
+        teacher: Head | Layout | None = None if self.cached is None else self.cached.form.head
+        if needs_teacher and self.teacher is not None:
+            teacher = head_of(self.teacher)
         if student is None or (needs_teacher and teacher is None):
             return None
         return LabelSums(of_labels, student=student, teacher=teacher, logits_at_once=logits_at_once)
+
+    def _head_of_teacher(self, teacher: Family) -> Head | None:
+        known = None if self._sums is None else self._sums.teacher
+        return known if isinstance(known, Head) else head_of(teacher)
 
     def _of_labels(
         self, sums: LabelSums, batch: Batch, student: Outputs, teacher: Outputs | None
@@ -160,9 +186,7 @@ class Objective:
         index = batch[LOGITS_AT] if LOGITS_AT in batch else positions(batch, "labels")
         taught = None if teacher is None or sums.teacher is None else _rows(teacher.logits, index)
         count = self.shared(counted_labels(labels)[None]).clamp(min=1e-12)
-        weights = torch.cat(
-            [torch.full_like(count, loss.weight) for loss in sums.losses.values()]
-        )  # filled, not copied
+        weights = torch.stack([_where_true(loss, batch, self._weights[name]) for name, loss in sums.losses.items()])
         total, numerators = sums(
             _rows(student.logits, index),
             taught,
@@ -170,17 +194,38 @@ class Objective:
             weights / count,
             self._scheduled,
         )
-        return total, dict(zip(sums.losses, numerators / count, strict=True))
+        terms = zip(sums.losses.items(), numerators / count, strict=True)
+        return total, {name: _where_true(loss, batch, term) for (name, loss), term in terms}
 
     def _term(self, ratio: Ratio) -> Tensor:
         return Ratio(ratio.numerator, self.shared(ratio.denominator)).mean()
 
     @torch.no_grad()
-    def _taught(self, teacher: Family, batch: Batch, hidden: bool) -> Outputs:
+    def _taught(self, teacher: Family, batch: Batch) -> Outputs:
         teacher.model.eval()
         kind = teacher.device.type
+        read = teacher_batch(batch)
         with nullcontext() if self._teacher_casts else torch.autocast(kind, enabled=False):
-            return _outputs(teacher, batch, self._teacher_head, hidden)
+            outputs = self._outputs(teacher, read, self._teacher_head, self._teacher_blocks)
+        return outputs if read is batch else replace(outputs, labels=read["labels"], spans=read[SPANS])
+
+    def _outputs(self, family: Family, batch: Batch, head: Head | None, blocks: Collection[int]) -> Outputs:
+        """Outputs of a model, with the self-attention of some blocks; with ``head``, its inputs in place of logits."""
+        hidden = any(loss.needs_hidden for loss in self._named().values())
+        with captured(family, batch, blocks) as attention:
+            if head is None:
+                logits, of_blocks = family.forward(batch, hidden=hidden)
+            else:
+                logits, of_blocks = states(family, batch, head, hidden=hidden)
+        return Outputs(logits, of_blocks, attention)
+
+    @property
+    def _student_blocks(self) -> set[int]:
+        return {loss.student_block for loss in self._named().values() if loss.student_block is not None}
+
+    @property
+    def _teacher_blocks(self) -> set[int]:
+        return {loss.teacher_block for loss in self._named().values() if loss.teacher_block is not None}
 
     def _named(self) -> Mapping[str, Loss]:
         return dict(self.losses.items())  # type: ignore[arg-type]
@@ -220,11 +265,16 @@ def _filled_up(positions: Tensor, batch: Tensor, shares: int) -> Tensor:
     return torch.cat([positions, others[:wanted]])
 
 
-def _outputs(family: Family, batch: Batch, head: Head | None, hidden: bool) -> Outputs:
-    """Outputs of a model; with ``head``, what the head reads in place of logits."""
-    if head is None:
-        return Outputs(*family.forward(batch, hidden=hidden))
-    return Outputs(*states(family, batch, head, hidden=hidden))
+def _fill(held: dict[str, Tensor], key: str, value: float, device: torch.device) -> None:
+    """Bring a tensor to a value, where it lies."""
+    if key not in held or held[key].device.type != device.type:
+        held[key] = torch.empty((), device=device)
+    held[key].fill_(value)
+
+
+def _where_true(loss: Loss, batch: Batch, value: Tensor) -> Tensor:
+    """``value``, or 0 of a loss that learns labels themselves, where the student has written them."""
+    return value if loss.needs_teacher or WRITTEN not in batch else value * (1 - batch[WRITTEN][0])
 
 
 def _rows(states: Tensor, index: Tensor) -> Tensor:
@@ -233,7 +283,7 @@ def _rows(states: Tensor, index: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _runs_in(family: Family, dtype: torch.dtype) -> bool:
+def runs_in(family: Family, dtype: torch.dtype) -> bool:
     """Give a model's parameters a type, but no buffer (rotary frequencies, say); whether it runs without autocast."""
     if any(attached(family.model)):
         return False

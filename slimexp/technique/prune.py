@@ -96,11 +96,7 @@ class Prune(Finetune):
             )
         if allocation is not None:
             refusals.check_allocation(allocation, importance, pattern, sparsity)
-        if isinstance(importance, Calibrated) and importance.observes == "gradient" and not training["losses"]:
-            name = type(importance).__name__
-            raise ValueError(
-                f"{name} needs the gradient of a loss: add one, e.g. +loss@pipeline.<stage>.losses.ce=cross_entropy"
-            )
+        refusals.check_objective(importance, allocation, training)
         self.importance = importance
         self.pattern = pattern
         self.sparsity = sparsity
@@ -286,8 +282,9 @@ class Prune(Finetune):
             return
         statistics = self._statistics()
         (batch,) = training_batches(
-            self.corpus, self.family, batch_size=self.allocation.rows, seed=self.seed, start=0, stop=1, workers=0
-        )
+            self.corpus, self.family, batch_size=self.allocation.rows, seed=self.seed, start=0, stop=1, workers=0,
+            unlike=self.unlike,
+        )  # fmt: skip
 
         def keep(name: str, sparsity: float) -> Tensor:
             return self.mask_update.candidate(name, sparsity, statistics)
@@ -309,9 +306,10 @@ class Prune(Finetune):
 
     def _calibration_batches(self) -> Iterator[Batch]:
         assert isinstance(self.importance, Calibrated)
-        return calibration_batches(self.corpus, self.family, rows=self.importance.rows, seed=self.seed)
+        rows = self.importance.rows
+        return calibration_batches(self.corpus, self.family, rows=rows, seed=self.seed, unlike=self.unlike)
 
     def _loss(self, batch: Batch) -> Tensor:
-        if self.teacher_family is not None:  # after training, Lightning leaves it on another device than the student
-            nn.Module.to(self.teacher_family.model, self.family.device)
+        for module in (self.losses, *([] if self.teacher_family is None else [self.teacher_family.model])):
+            nn.Module.to(module, self.family.device)  # after training, Lightning leaves both on another device
         return self.evaluate(batch)[0]

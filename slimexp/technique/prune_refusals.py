@@ -7,10 +7,11 @@ import torch
 
 from slimexp.allocation.base import Allocation, SparsityAllocation
 from slimexp.calibration.observe import observes_inputs
-from slimexp.importance.base import Gated, Importance, Learned
+from slimexp.importance.base import Calibrated, Gated, Importance, Learned
 from slimexp.model.layer import Layer, LayerSelector, latent, matrix
 from slimexp.pattern.base import Pattern
 from slimexp.schedule import Schedule
+from slimexp.technique.training import Training
 
 
 def check_learned(importance: Importance, *, sparsity: float, steps: int, regrow: float) -> None:
@@ -94,6 +95,29 @@ def check_allocation(allocation: Allocation, importance: Importance, pattern: Pa
     if sparsity > allocation.sparsities[-1]:
         raise ValueError(
             f"sparsity {sparsity} is more than the last of allocation.sparsities, {allocation.sparsities[-1]}: add one"
+        )
+
+
+def check_objective(importance: Importance, allocation: Allocation | None, training: Training) -> None:
+    """Refuse to choose weights by an objective that there is none of, or whose teacher is gone by then.
+
+    Raises:
+        ValueError: There is no loss, or a cache in the place of the teacher, which knows the rows of training alone.
+    """
+    name = type(importance).__name__
+    if isinstance(importance, Calibrated) and importance.observes == "gradient":
+        reading = f"{name} needs the gradient of a loss"
+    elif allocation is not None:
+        reading = "allocation needs a loss"
+    else:
+        return
+    if not training["losses"]:
+        raise ValueError(f"{reading}: add one, e.g. +loss@pipeline.<stage>.losses.ce=cross_entropy")
+    if training["steps"] and training.get("cache") is not None:
+        raise ValueError(
+            f"{reading} on rows of its own, and cache keeps what the teacher says of those that are trained on: leave "
+            "out the cache (pipeline.<stage>.cache=null), or choose an importance of weights or inputs and "
+            "allocation=null"
         )
 
 

@@ -125,7 +125,7 @@ class PruneStructured(Finetune):
         except ValueError as error:
             later = f", or the group_size or n:m pattern of a later stage, which wants multiples of {self.required}"
             raise ValueError(f"{error}{later if self.strict else ''}") from error
-        if HIDDEN in self.axes and self.needs_hidden:
+        if HIDDEN in self.axes and self.needs_width:
             raise ValueError("a loss on hidden states needs the teacher's width: leave out the loss, or hidden of axes")
 
     def inspect(self, outline: Family) -> None:
@@ -188,7 +188,7 @@ class PruneStructured(Finetune):
         """Where none are configured: all, except the width that a loss compares with the teacher's."""
         recognize(config)
         if self.all_axes:
-            self.axes = [axis for axis in axes_of(config) if axis != HIDDEN or not self.needs_hidden]
+            self.axes = [axis for axis in axes_of(config) if axis != HIDDEN or not self.needs_width]
 
     def _choose_multiple(self, config: PreTrainedConfig) -> None:
         if self._multiple != AUTO:

@@ -32,12 +32,14 @@ class Distributed(pl.LightningModule):
         family: The model that is trained.
         teacher_family: Its teacher, if it has one.
         seed: Seed of the order of the data.
+        losses: Name -> term of the objective.
         mapped: Whether weights are still as they lie in their files, which every process reads for itself.
     """
 
     family: Family
     teacher_family: Family | None
     seed: int
+    losses: nn.ModuleDict
     mapped: bool = False
     _rng: Mapping[str, Any] | None
     _are_shards = False
@@ -54,6 +56,12 @@ class Distributed(pl.LightningModule):
     def whole_weights(self) -> str | None:
         """Why it needs whole weights between steps, where a device may hold shards of them; ``None`` if it does not."""
         return None
+
+    @property
+    def whole_losses(self) -> str | None:
+        """Why its losses cannot be trained beside shards; ``None`` if they can."""
+        learned = [name for name, loss in self.losses.items() if loss.learns]
+        return f"whose loss {learned[0]} learns parameters, which are in no shard" if learned else None
 
     @contextmanager
     def split(self) -> Iterator[None]:

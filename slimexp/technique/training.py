@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 
+from slimexp.completion.base import Completion
 from slimexp.loss.base import Loss
 from slimexp.model.base import Source
+from slimexp.teacher_cache.base import TeacherCache
 from slimexp.technique import optimization
 from slimexp.technique.automatic import AUTO, Auto
 
@@ -25,6 +27,7 @@ class Execution:
         fused: Whether an optimizer that can do so updates all weights in one kernel, on a GPU.
         logits_at_once: Number of logits in memory at once, of student and of teacher.
         recorded: Whether passes are recorded as CUDA graphs, and replayed.
+        recomputed: Whether activations within blocks of the student are computed anew in the backward pass.
     """
 
     pad_to: int = 1
@@ -32,6 +35,7 @@ class Execution:
     fused: bool = False
     logits_at_once: int = 2**22
     recorded: bool = False
+    recomputed: bool = False
 
 
 class Training(TypedDict):
@@ -54,6 +58,8 @@ class Training(TypedDict):
         lr_scheduler: Partial of a learning-rate schedule, awaiting optimizer and ``num_training_steps``;
             ``num_warmup_steps`` may be ``"auto"``.
         teacher: Where the teacher comes from; ``None`` for the run's dense model, if a loss needs one.
+        cache: How its outputs are kept for other trainings on the same text; absent or ``None``: they are not.
+        completion: Who writes targets in place of the gold ones; absent or ``None``: nobody.
     """
 
     steps: int
@@ -69,6 +75,8 @@ class Training(TypedDict):
     optimizer: Callable[..., torch.optim.Optimizer]
     lr_scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler]
     teacher: Source | None
+    cache: NotRequired[TeacherCache | None]
+    completion: NotRequired[Completion | None]
 
 
 def check(training: Training) -> None:
@@ -98,7 +106,18 @@ def check(training: Training) -> None:
         raise ValueError(
             "training needs at least one loss: add one, e.g. +loss@pipeline.<stage>.losses.ce=cross_entropy"
         )
-    if training["teacher"] is not None and not any(loss.needs_teacher for loss in training["losses"].values()):
+    losses, completion = training["losses"].values(), training.get("completion")
+    if completion is not None:
+        completion.check_losses(losses)
+    writes = completion is not None and completion.needs_teacher
+    if training["teacher"] is not None and not writes and not any(loss.needs_teacher for loss in losses):
         raise ValueError(
             "no loss reads the teacher: add one that does, e.g. +loss@pipeline.<stage>.losses.kl=kl, or drop it"
         )
+    if (cache := training.get("cache")) is not None:
+        cache.check(training["losses"])
+        if completion is not None and completion.on_policy:
+            raise ValueError(
+                "a teacher cache keeps what the teacher says of the corpus, and the student writes texts of its own: "
+                "leave out the cache (~pipeline.<stage>.cache) or the completion (~pipeline.<stage>.completion)"
+            )

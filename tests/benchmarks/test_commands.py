@@ -34,6 +34,10 @@ COMMANDS = [
     "baselines",
     "cpu_kernels",
     "distill_length",
+    "distill_loss",
+    "distill_losses",
+    "distill_peers",
+    "distill_smollm2",
     "gpu_kernels",
     "overhead",
     "prune_curve",
@@ -45,6 +49,7 @@ COMMANDS = [
     "same_results",
     "startup",
     "sweep",
+    "temperature",
 ]
 
 

@@ -1,5 +1,8 @@
 """Names of earlier versions lead to what is there now, and nowhere else."""
 
+import inspect
+
+import hydra
 import pytest
 
 from slimexp.config import renamed
@@ -76,3 +79,18 @@ def test_a_root_key_that_moved_is_found_where_it_is_now() -> None:
     assert renamed.key("compile") == "trainer.compile" and renamed.key("pipeline.x.compile") == "pipeline.x.compile"
     assert nearest("compile", [], options, []) == "'compile' is called 'trainer.compile' now"
     assert unknown("compile", "", ["seed"]) == "'compile' is called 'trainer.compile' now"
+
+
+@pytest.mark.parametrize("target", renamed.LATER)
+def test_options_that_came_later_are_those_of_the_constructor_and_its_defaults(target: str) -> None:
+    """So that a configuration without them is read, and run, as it was."""
+    parameters = inspect.signature(hydra.utils.get_class(target)).parameters
+    assert {name: parameters[name].default for name in renamed.LATER[target]} == renamed.LATER[target]
+
+
+def test_a_class_has_the_options_that_it_got_later() -> None:
+    kl = {"_target_": "slimexp.loss.kl.ForwardKl", "weight": 1.0}
+    stored = {"pipeline": {"distill": {"losses": {"kl": kl, "other": {**kl, "scale_by_temperature": False}}}}}
+    losses = renamed.config(stored)["pipeline"]["distill"]["losses"]
+    assert losses["kl"] == {**kl, "scale_by_temperature": True} and not losses["other"]["scale_by_temperature"]
+    assert stored["pipeline"]["distill"]["losses"]["kl"] == kl

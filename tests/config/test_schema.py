@@ -128,3 +128,9 @@ def test_the_home_folder_is_meant_by_a_tilde(
 
 def test_root_keys_are_documented() -> None:
     assert all(f"{item.name}:" in str(Run.__doc__) for item in fields(Run))
+
+
+@pytest.mark.parametrize("name", ["completions", "teacher_cache", "sweep"])
+def test_a_run_is_not_called_as_what_the_runs_folder_has_of_its_own(name: str) -> None:
+    assert name in unfit_name(name) and "of its own" in unfit_name(name)
+    assert unfit_name(f"{name}_2") == ""

@@ -73,3 +73,11 @@ def test_equals_the_imported_signature(target: str) -> None:
         expected |= {key: key in row.__required_keys__ for key in get_type_hints(row)}
     assert names(target) == expected
     assert signature(target).open == (len(rest) > len(unpacked))
+
+
+@pytest.mark.fast
+def test_a_key_that_may_be_absent_is_not_required() -> None:
+    """``NotRequired`` of a typed dict (PEP 655): its annotation is that of the value."""
+    parameters = signature("slimexp.technique.finetune.Finetune").parameters
+    assert not parameters["completion"].required and parameters["teacher"].required
+    assert parameters["completion"].annotation == "Completion | None"

@@ -1,14 +1,19 @@
 """What every loss of conf/ keeps to: ignored labels, empty batches, half precision, a teacher without gradient."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from slimexp.config import binding
 from slimexp.config.build import build
 from slimexp.config.composition import CONF_DIR, compose
-from slimexp.loss.base import LabelLoss, Loss, Outputs, Ratio
+from slimexp.loss.base import Attention, LabelLoss, Loss, Outputs, Ratio, scheduled
+from slimexp.loss.cross_entropy import CrossEntropy
+from slimexp.loss.kl import ForwardKl
+from slimexp.schedule import Constant, Linear
 
 IGNORE = -100
 NAMES = sorted(path.stem for path in (CONF_DIR / "loss").glob("*.yaml"))
@@ -22,14 +27,32 @@ def loss_named(name: str) -> Loss:
 
 
 def outputs(seed: int, *, dtype: torch.dtype = torch.float32, classes: bool = False) -> Outputs:
-    """Logits [3, 5, 11] (or [6, 4]) and two stacks of hidden states [13, 8]."""
+    """Logits [3, 5, 11] (or [6, 4]), of two stacks hidden states [13, 8] and self-attention [3, 5, 16]."""
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(*((6, 4) if classes else (3, 5, 11)), generator=generator)
     hidden = {
         stack: tuple(torch.randn(13, 8, generator=generator).to(dtype).requires_grad_() for _ in range(3))
         for stack in ("encoder", "decoder")
     }
-    return Outputs(logits.to(dtype).requires_grad_(), hidden)
+    attention = {
+        (stack, -1): Attention(
+            *(torch.randn(3, 5, 16, generator=generator).to(dtype).requires_grad_() for _ in range(3)), sees=sees()
+        )
+        for stack in ("encoder", "decoder")
+    }
+    return Outputs(logits.to(dtype).requires_grad_(), hidden, attention)
+
+
+def sees() -> Tensor:
+    """Rows of 5, 3 and 4 tokens, each of which sees those before it, [3, 5, 5]."""
+    real = torch.arange(5) < torch.tensor([5, 3, 4])[:, None]
+    return (real[:, :, None] & real[:, None, :]).tril()
+
+
+def states(given: Outputs) -> list[Tensor]:
+    """All that is of blocks."""
+    of_attention = [part for block in given.attention.values() for part in (block.queries, block.keys, block.values)]
+    return [state for stack in given.hidden.values() for state in stack] + of_attention
 
 
 def labels(*, classes: bool = False) -> Tensor:
@@ -47,7 +70,13 @@ def teacher_of(loss: Loss, seed: int, **options: Any) -> Outputs | None:
 
 def detached(given: Outputs, dtype: torch.dtype | None = None) -> Outputs:
     hidden = {stack: tuple(state.detach().to(dtype) for state in states) for stack, states in given.hidden.items()}
-    return Outputs(given.logits.detach().to(dtype), hidden)
+    attention = {
+        key: Attention(
+            *(part.detach().to(dtype) for part in (block.queries, block.keys, block.values)), sees=block.sees
+        )
+        for key, block in given.attention.items()
+    }
+    return Outputs(given.logits.detach().to(dtype), hidden, attention)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -71,10 +100,11 @@ def test_is_a_positive_scalar_with_a_gradient_for_the_student_alone(name: str, c
     value = loss(student, teacher, labels(classes=classes), 0.5).mean()
     assert value.shape == () and value.item() > 0
     value.backward()
-    states = [state for stack in student.hidden.values() for state in stack] if loss.needs_hidden else []
-    for tensor in (student.logits, *states):
+    for tensor in (student.logits, *states(student)):
         assert tensor.grad is None or tensor.grad.isfinite().all()
-    assert all(state.grad is not None and (state.grad != 0).any() for state in states)
+    read = [state for state in states(student) if state.grad is not None and (state.grad != 0).any()]
+    expected = {"hidden": loss.needs_hidden, "attention": loss.student_block is not None}
+    assert len(read) == 6 * sum(expected.values()) and bool(read) == loss.compares_blocks
     if student.logits.grad is not None:
         ignored = labels(classes=classes) == IGNORE
         assert (student.logits.grad[ignored] == 0).all() and (student.logits.grad[~ignored] != 0).any()
@@ -82,10 +112,11 @@ def test_is_a_positive_scalar_with_a_gradient_for_the_student_alone(name: str, c
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_reads_logits_or_hidden_states(name: str) -> None:
+def test_reads_logits_or_blocks(name: str) -> None:
     loss, student = loss_named(name), outputs(0)
     loss(student, teacher_of(loss, 1), labels(), 0.5).mean().backward()
-    assert student.logits.grad is not None or loss.needs_hidden
+    assert student.logits.grad is not None or loss.compares_blocks
+    assert (student.logits.grad is not None) == loss.needs_logits
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -108,7 +139,7 @@ def test_is_a_mean_over_real_labels(name: str) -> None:
     expected = loss(student, teacher, labels(), 0.5).mean()
 
     def twice(given: Outputs | None) -> Outputs | None:
-        return None if given is None else Outputs(torch.cat([given.logits, given.logits]), given.hidden)
+        return None if given is None else replace(given, logits=torch.cat([given.logits, given.logits]))
 
     repeated = loss(twice(student), twice(teacher), torch.cat([labels(), labels()]), 0.5).mean()
     padded = loss(twice(student), twice(teacher), torch.cat([labels(), torch.full_like(labels(), IGNORE)]), 0.5).mean()
@@ -124,9 +155,12 @@ def test_sums_over_parts_of_a_batch_are_those_of_the_whole(name: str) -> None:
     def part(given: Outputs | None, rows: slice, tokens: slice) -> Outputs | None:
         if given is None:
             return None
-        return Outputs(
-            given.logits[rows], {stack: tuple(s[tokens] for s in given.hidden[stack]) for stack in given.hidden}
-        )
+        attention = {
+            key: Attention(*(part[rows] for part in (block.queries, block.keys, block.values, block.sees)))
+            for key, block in given.attention.items()
+        }
+        hidden = {stack: tuple(s[tokens] for s in given.hidden[stack]) for stack in given.hidden}
+        return Outputs(given.logits[rows], hidden, attention)
 
     whole = loss(student, teacher, labels(), 0.5)
     parts = [
@@ -154,12 +188,14 @@ def test_a_sum_over_labels_takes_scheduled_quantities_as_tensors(name: str) -> N
 @pytest.mark.parametrize("name", NAMES)
 def test_a_batch_without_labels_gives_zero_and_a_zero_gradient(name: str) -> None:
     loss, student = loss_named(name), outputs(0)
-    none = Outputs(student.logits, {stack: tuple(s[:0] for s in states) for stack, states in student.hidden.items()})
-    teacher = Outputs(student.logits.detach(), none.hidden) if loss.needs_teacher else None
+    hidden = {stack: tuple(s[:0] for s in states) for stack, states in student.hidden.items()}
+    padding = {key: replace(block, sees=sees() & False) for key, block in student.attention.items()}
+    none = Outputs(student.logits, hidden, padding)
+    teacher = replace(none, logits=student.logits.detach()) if loss.needs_teacher else None
     value = loss(none, teacher, torch.full_like(labels(), IGNORE), 0.5).mean()
     assert value.item() == 0
     value.backward()
-    assert student.logits.grad is None or (student.logits.grad == 0).all()
+    assert all(tensor.grad is None or (tensor.grad == 0).all() for tensor in (student.logits, *states(student)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -185,3 +221,24 @@ def test_scheduled_quantities_are_finite_numbers(name: str) -> None:
 def test_a_negative_weight_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"loss weight must be >= 0, got -1"):
         build(compose([f"+loss@measure.probe={name}", "measure.probe.weight=-1.0"]).measure.probe)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_weight_may_follow_a_schedule(name: str) -> None:
+    place = "measure.probe.weight"
+    lines = [f"+loss@measure.probe={name}", f"+schedule@{place}=linear", f"{place}.start=2", f"{place}.end=0"]
+    node = compose(lines).measure.probe
+    assert [*binding.faults("probe", node._get_parent(), "probe")] == []
+    loss: Loss = build(node)
+    assert [loss.weight_at(progress) for progress in (0.0, 0.25, 1.0)] == [2.0, 1.5, 0.0]
+    with pytest.raises(ValueError, match=r"loss weight must be >= 0, got -1"):
+        build(compose([*lines, f"{place}.end=-1"]).measure.probe)
+
+
+def test_curves_are_quantities_by_their_name_and_weights_by_that_of_their_loss() -> None:
+    falls, five = Linear(start=5.0, end=1.0), Constant(value=5.0)
+    ce = CrossEntropy(weight=Linear(start=0.0, end=1.0), label_smoothing=0.0)
+    kl, other = (ForwardKl(weight=1.0, temperature=falls) for _ in range(2))
+    assert scheduled({"ce": ce, "kl": kl, "other": other}, 0.5) == {"temperature": 3.0, "ce_weight": 0.5}
+    fixed = ForwardKl(weight=1.0, temperature=five)
+    assert scheduled({"kl": kl, "fixed": fixed}, 0.5) == {"kl_temperature": 3.0, "fixed_temperature": 5.0}

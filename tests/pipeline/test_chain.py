@@ -237,7 +237,7 @@ def test_what_sits_on_the_run_s_model_is_in_the_way_of_a_removal(chain: Run) -> 
                 *spelled("second", "distill"),
                 "+loss@pipeline.second.losses.hidden=hidden",
             ],
-            r"a loss of pipeline\.second compares hidden states .* leave hidden out of pipeline\.first, or the loss",
+            r"a loss of pipeline\.second compares hidden states .* set projection=true of the loss",
         ),
     ],
     ids=["zeros", "units", "width"],

@@ -115,6 +115,15 @@ def test_stages_that_cannot_be_trained_on_several(
     pipeline(overrides(stage, *chosen, *values, *several[1:]))  # on one device, it is what is always done
 
 
+def test_what_a_loss_learns_is_in_no_shard(technique: Make) -> None:
+    loss = "+loss@pipeline.distill.losses.hidden=hidden"
+    node = trainer(devices=2, strategy="fsdp")
+    devices.check_stages(node, {"distill": technique("distill", loss, steps=4)})
+    learned = technique("distill", loss, steps=4, **{"losses.hidden.projection": True})
+    with pytest.raises(ValueError, match=r"distill, whose loss hidden learns parameters, which are in no shard"):
+        devices.check_stages(node, {"distill": learned})
+
+
 def test_a_stage_without_training_takes_any_batch(
     pipeline: Make, overrides: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

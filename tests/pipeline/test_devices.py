@@ -26,6 +26,11 @@ JOBS: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {
     "magnitude": ("prune", ["every=1", "packing=false"], []),
     "minmax": ("quantize", ["bits=4"], []),
     "distill": ("distill", ["cut.ffn=32", "packing=false"], ["+loss@losses.hidden=hidden", "+cut@cut=keep"]),
+    "projected": (
+        "distill",
+        ["cut.hidden=16", "packing=false", "losses.hidden.projection=true"],
+        ["+loss@losses.hidden=hidden", "+loss@losses.relations=relations", "+cut@cut=keep"],
+    ),
 }
 SLOW: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {
     "movement": ("prune", ["every=1"], ["importance@importance=movement"]),
@@ -186,6 +191,7 @@ def test_two_train_as_one_does_and_go_on_with_what_one_began(start: Start, home:
     check_jobs(start, home, list(JOBS), "ddp")
 
 
+@pytest.mark.slow
 def test_both_repeat_a_step_for_which_one_lacks_memory(start: Start, home: Path) -> None:
     check_parts(start, home, "ddp", rows=1)
 
@@ -218,6 +224,12 @@ def test_shards_are_trained_in_parts(start: Start, home: Path) -> None:
 @pytest.mark.parametrize(("strategy", "names"), [("ddp", list(SLOW)), ("fsdp", SHARDED)])
 def test_every_technique_trains_on_two(start: Start, home: Path, strategy: str, names: Sequence[str]) -> None:
     check_jobs(start, home, names, strategy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_compute_activations_anew(start: Start, home: Path, strategy: str) -> None:
+    check_jobs(start, home, ["distill"], strategy, more=["trainer.activation_checkpointing=true"])
 
 
 @pytest.mark.slow

@@ -99,7 +99,8 @@ def test_a_killed_process_goes_on_where_it_was(
 
 
 @pytest.mark.parametrize(
-    ("number", "times", "word"), [(signal.SIGINT, 1, "interrupted"), (signal.SIGTERM, 2, "terminated")]
+    ("number", "times", "word"),
+    [pytest.param(signal.SIGINT, 1, "interrupted", marks=pytest.mark.slow), (signal.SIGTERM, 2, "terminated")],
 )
 def test_a_signal_ends_it_by_one_line_and_keeps_what_is_finished(
     pipeline: Make, records: Make, many_steps: list[str], tmp_path: Path, number: int, times: int, word: str

@@ -10,7 +10,7 @@ from slimexp.cut.keep import Keep
 from slimexp.cut.source import CutOut
 from slimexp.model.loading import Pretrained, Scratch
 from slimexp.model.tokenizer import Bpe, Bytes
-from slimexp.pipeline.reference import check_teachers, dense
+from slimexp.pipeline.reference import check_losses, check_teachers, dense
 
 Make = Callable[..., Any]
 CUT = Keep(
@@ -110,3 +110,38 @@ def test_a_teacher_reads_what_the_student_reads(tiny_folder: Make, technique: Ma
     long = Pretrained(path=str(folder), max_length=16)
     with pytest.raises(ValueError, match=r"^baseline: teacher and student read different vocabularies"):
         check_teachers({"student": technique("distill")}, student, long, text)
+
+
+LOSSES = "pipeline.distill.losses"
+KEEP = ("+cut@pipeline.distill.cut=keep", f"+loss@{LOSSES}.hidden=hidden", f"+loss@{LOSSES}.relations=relations")
+
+
+def test_losses_that_fit_pass_and_others_are_refused_before_anything_is_measured(
+    source: Pretrained, tiny_folder: Make, technique: Make, corpus: Make
+) -> None:
+    text = corpus("seq2seq")
+    fitting = {"cut.encoder_layers": "[1]", "cut.heads": 2, "losses.hidden.layers": "{encoder: [1]}"}
+    check_losses({"a": technique("distill", *KEEP, **fitting)}, source, source, text)
+    refused = {
+        "losses.hidden.layers=[0,1]": r"pipeline\.a\.losses\.hidden: layers must name .* the student's 1 \(encoder\)",
+        "losses.relations.teacher_block=2": r"a\.losses\.relations: teacher_block must be one of the teacher's 2",
+        "losses.relations.relation_heads=32": r"relations: relation_heads must divide the student's .* of 16, 16, 16",
+    }
+    for setting, message in refused.items():
+        key, _, value = setting.partition("=")
+        stage = technique("distill", *KEEP, **fitting | {key: value})
+        with pytest.raises(ValueError, match=message):
+            check_losses({"a": stage}, source, source, text)
+    wide = Pretrained(path=str(tiny_folder("seq2seq", "wide", d_model=64)), max_length=16)
+    with pytest.raises(ValueError, match=r"width 32 cannot be held against .* width 64: set projection=true"):
+        check_losses({"a": technique("distill", *KEEP)}, source, wide, text)
+    named = technique("distill", *KEEP, **{"losses.hidden.projection": True})
+    named.teacher = wide
+    check_losses({"a": named}, source, source, text)
+
+
+def test_losses_after_a_stage_that_removes_wait_for_its_model(
+    source: Pretrained, technique: Make, corpus: Make
+) -> None:
+    wrong = technique("distill", *KEEP, **{"losses.relations.teacher_block": 2})
+    check_losses({"a": technique("prune_structured"), "b": wrong}, source, source, corpus("seq2seq"))

@@ -70,6 +70,23 @@ def test_what_trains_is_refused_where_its_states_do_not_fit(pipeline: Make, over
     capacity.check({"finetune": spread}, MACHINE)
 
 
+def test_a_teacher_that_does_not_fit_is_named_with_one_that_would(pipeline: Make, overrides: Make) -> None:
+    student, teacher = replace(SIZES, weights=GB), replace(SIZES, weights=45 * GB)
+    need = of_stage(technique(pipeline, overrides), student, SETTING, teacher=teacher)
+    with pytest.raises(ValueError, match=r"takes at least 106 GB of GPU memory \(.*teacher 90 GB\)") as e:
+        capacity.check({"finetune": need}, replace(MACHINE, devices=1))
+    assert "a teacher of at most 64 GB (pipeline.finetune.teacher), or a machine with 106 GB" in str(e.value)
+
+
+def test_activations_that_are_computed_anew_take_less(pipeline: Make, overrides: Make) -> None:
+    plain, anew = (
+        of_stage(technique(pipeline, overrides), SIZES, replace(SETTING, recomputed=recomputed), teacher=None)
+        for recomputed in (False, True)
+    )
+    assert anew.parts == plain.parts and anew.least_device == plain.least_device
+    assert plain.device - anew.device > 0.5 * (plain.device - plain.least_device)
+
+
 def test_what_may_fit_is_not_refused(pipeline: Make, overrides: Make, capsys: pytest.CaptureFixture[str]) -> None:
     """Activations are an estimate, and how small a student will be is not known yet."""
     capacity.check({"finetune": Need(host=600 * GB, least_host=100 * GB)}, MACHINE)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.strategies import ModelParallelStrategy
+from safetensors.torch import load_file
 
 from slimexp.config.build import build
 from slimexp.config.check import check
@@ -14,6 +15,7 @@ from slimexp.config.composition import CONF_DIR, compose
 from slimexp.pipeline import trainer as module
 from slimexp.pipeline.trainer import Trainer
 from slimexp.quantizer.minmax import MinMax
+from slimexp.technique.training import Execution
 from slimexp.weight.attachment import attach
 
 Make = Callable[..., Any]
@@ -139,8 +141,10 @@ def test_a_step_reads_no_number_on_the_host(
 
     monkeypatch.setattr(FiniteCheck, "_is_far", staticmethod(lambda value: True))
     monkeypatch.setattr(FiniteCheck, "_look", lambda self, step: None)
-    hidden = "+loss@pipeline.distill.losses.hidden=hidden"
-    stage = technique("distill", hidden, steps=2)
+    losses = "pipeline.distill.losses"
+    chosen = [f"+loss@{losses}.{name}={name}" for name in ("hidden", "relations")]
+    chosen += [f"+schedule@{losses}.kl.weight=linear", f"{losses}.kl.weight.start=0", f"{losses}.kl.weight.end=1"]
+    stage = technique("distill", *chosen, steps=2, **{"losses.hidden.projection": True})
     stage.prepare(tiny(task), corpus(task), tiny(task))
     batch = stage.on_before_batch_transfer(stage.family.encode([("some text", "word", None)] * 2), 0)
     stage.evaluate(batch)  # looks at the heads
@@ -204,3 +208,25 @@ def test_passes_are_recorded_where_they_can_be(stage: Make, monkeypatch: pytest.
     monkeypatch.setattr(ModelParallelStrategy, "root_device", torch.device("cuda"))
     monkeypatch.setattr(Trainer, "strategy", ModelParallelStrategy())
     assert not records(enough), "not in shards"
+
+
+def test_activations_may_be_computed_anew_and_change_neither_weights_nor_key(pipeline: Make, overrides: Make) -> None:
+    runs = []
+    for name, on in (("plain", "false"), ("anew", "true")):
+        short = ["pipeline.distill.steps=3", "pipeline.distill.batch_size=4", f"trainer.activation_checkpointing={on}"]
+        cut = ["+cut@pipeline.distill.cut=keep", "pipeline.distill.cut.ffn=24"]
+        run = pipeline(overrides("distill", *cut, *short, f"name={name}", "measure=[size]", task="causal_lm"))
+        run.run()
+        runs.append(run.stages[-1])
+    assert runs[0].key == runs[1].key
+    plain, anew = (load_file(stage.artifact / "model.safetensors") for stage in runs)
+    assert all(torch.equal(plain[name], anew[name]) for name in plain)
+
+
+def test_what_is_computed_anew_is_not_recorded(technique: Make, tiny: Make, corpus: Make) -> None:
+    stage = technique("finetune", steps=100)
+    stage.prepare(tiny("causal_lm"), corpus("causal_lm"), None)
+    stage.execution = Execution(recorded=True)
+    assert stage.records
+    stage.execution = Execution(recorded=True, recomputed=True)
+    assert not stage.records

@@ -53,6 +53,14 @@ def test_an_option_that_came_later_is_no_change_at_what_stages_did_before() -> N
         assert changes(stored, {**STORED, CONTENT: "b", FIXED: now}) == expected
 
 
+def test_an_option_that_a_class_got_later_is_no_change_at_what_it_did_before() -> None:
+    kl = "pipeline.distill.losses.kl"
+    target = {f"{kl}._target_": "slimexp.loss.kl.ForwardKl"}
+    for scale, expected in ((True, ""), (False, f"{kl}.scale_by_temperature was true and is false")):
+        now = target | {f"{kl}.scale_by_temperature": scale}
+        assert changes({**STORED, FIXED: target}, {**STORED, CONTENT: "b", FIXED: now}) == expected
+
+
 def test_the_number_of_loader_processes_is_no_change() -> None:
     stored = {**STORED, FIXED: {"pipeline.prune.workers": 0}}
     assert changes(stored, {**STORED, CONTENT: "b", FIXED: {"pipeline.prune.workers": "auto"}}) == ""

@@ -69,28 +69,22 @@ def typed(
 def test_a_sweep_leaves_records_and_a_front_and_goes_on(
     command: Callable[..., tuple[int, str, str]], typed: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
-    status, out, err = command("pipeline.prune.sparsity=0.2,0.5,0.8", "hydra.sweeper.objectives={params_nonzero: min}")
+    line = ["pipeline.prune.sparsity=0.2,0.5,0.8", "hydra.sweeper.objectives={params_nonzero: min}"]
+    status, out, err = command(*line)
     assert status == 0, err
     assert "[3/3]" in out and "front of params_nonzero after 3 trials" in out
     rows = record.read(tmp_path / "runs")
     assert sorted(row.stage for row in rows) == ["dense", "prune", "prune", "prune"]
-    status, out, _ = typed("pipeline.prune.sparsity=0.2,0.5,0.8", "hydra.sweeper.objectives={params_nonzero: min}")
+    status, out, _ = typed(*line)
     assert status == 0 and "3 of 3 trials are finished" in out and len(record.read(tmp_path / "runs")) == 4
-    status, _, err = typed(
-        "pipeline.prune.sparsity=0.2,0.5,0.8", "hydra.sweeper.objectives={params_nonzero: min}", "resume=false"
-    )
+    assert typed(*line, "hydra.sweeper.workers=1", "trainer.log_every_n_steps=5")[0] == 0  # of which no figure depends
+    status, _, err = typed(*line, "measure.task.limit=1")
+    assert status == 2 and "holds another sweep (measure.task.limit was auto and is 1)" in err
+    status, _, err = typed(*line, "resume=false")
     assert status == 2 and "resume=false does everything anew, and 3 trials are finished" in err
 
 
-def test_the_same_place_holds_no_sweep_with_other_settings(
-    command: Callable[..., tuple[int, str, str]], typed: Callable[..., tuple[int, str, str]]
-) -> None:
-    assert command("pipeline.prune.sparsity=0.2,0.5")[0] == 0
-    status, _, err = typed("pipeline.prune.sparsity=0.2,0.5", "measure.task.limit=1")
-    assert status == 2 and "holds another sweep (measure.task.limit was auto and is 1)" in err
-    assert typed("pipeline.prune.sparsity=0.2,0.5", "hydra.sweeper.workers=1", "trainer.log_every_n_steps=5")[0] == 0
-
-
+@pytest.mark.slow
 def test_a_rule_stops_trials_but_not_what_is_promoted(
     command: Callable[..., tuple[int, str, str]], typed: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
@@ -206,7 +200,7 @@ train.main(train.train)
 """
 
 
-@pytest.mark.parametrize("number", ENDED)
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_ends_a_command_by_one_line(base: list[str], number: int) -> None:
     typed = ["-m", "hydra/sweeper=pareto", *base, "pipeline.prune.sparsity=0.2,0.5"]
     program = [sys.executable, "-c", STOPPED.format(number=int(number)), *typed]

@@ -55,3 +55,25 @@ def test_training_ends_with_the_same_weights(
     for key, expected in straight.items():
         assert torch.allclose(expected, other[key], atol=1e-5), key
     assert len(graphs) == compiled + 1, "both blocks at once, where they are compiled, and the loss"
+
+
+def test_blocks_whose_attention_is_read_run_as_they_are(
+    tiny: Make, technique: Make, corpus: Make, fit: Make, graphs: list[Any]
+) -> None:
+    """The first block and the loss are compiled; what the compiler would hide is read of the others."""
+    losses = [f"+loss@pipeline.distill.losses.{name}={name}" for name in ("relations", "jsd")]
+    states = []
+    for execution in (Execution(), Execution(compiled=True)):
+        stage = technique("distill", *losses, steps=STEPS, pad_to=64)
+        teacher = tiny("causal_lm")
+        with torch.no_grad():
+            for parameter in teacher.model.parameters():
+                parameter.mul_(1.5)
+        stage.prepare(tiny("causal_lm"), corpus("causal_lm"), teacher)
+        stage.execution = execution
+        fit(stage)
+        stage.release()
+        states.append(stage.model.state_dict())
+    for key, expected in states[0].items():
+        assert torch.allclose(expected, states[1][key], atol=1e-5), key
+    assert len(graphs) == 3, "a block with gradient, one without, and the loss"

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from slimexp.config.composition import CONF_DIR
 from slimexp.logger.curves import Curves
 from slimexp.weight.attachment import attached
 
@@ -138,9 +139,111 @@ def test_a_cut_comes_before_masks(tiny: Make, technique: Make, corpus: Make) -> 
 
 def test_hidden_states_need_the_teachers_width(tiny: Make, technique: Make) -> None:
     words = ("+cut@pipeline.distill.cut=keep", "+loss@pipeline.distill.losses.hidden=hidden")
-    with pytest.raises(ValueError, match=r"needs the teacher's width: leave out the loss or cut\.hidden"):
+    with pytest.raises(ValueError, match=r"needs the teacher's width: set projection=true of the loss, or"):
         technique("distill", *words, **{"cut.hidden": 16}).validate(tiny("seq2seq").model.config, before=[])
 
 
 def test_the_conf_of_distill_needs_a_teacher_and_finetune_none(technique: Make) -> None:
     assert technique("distill").needs_teacher and not technique("finetune").needs_teacher
+
+
+# --- losses on blocks, and what they learn ----------------------------------------------------------
+
+CUT = "+cut@pipeline.distill.cut=keep"
+HIDDEN = "+loss@pipeline.distill.losses.hidden=hidden"
+RELATIONS = "+loss@pipeline.distill.losses.relations=relations"
+NARROW = {"cut.hidden": 16, "cut.encoder_layers": "[0]", "cut.decoder_layers": "[0]", "losses.hidden.projection": True}
+
+
+@pytest.fixture
+def narrow(tiny: Make, technique: Make, corpus: Make) -> Make:
+    """A narrower student that is held against its teacher through projections, and by relations."""
+
+    def make(task: str = "seq2seq", **values: Any) -> Any:
+        decoder = {} if task == "seq2seq" else {"cut.encoder_layers": "null"}
+        settings = {"steps": 6, "losses.relations.relation_heads": 4} | NARROW | decoder | values
+        stage = technique("distill", CUT, HIDDEN, RELATIONS, **settings)
+        teacher = tiny(task)
+        with torch.no_grad():
+            for parameter in teacher.model.parameters():
+                parameter.mul_(4)  # whose tokens are unlike each other
+        stage.prepare(tiny(task), corpus(task), teacher)
+        return stage
+
+    return make
+
+
+@pytest.mark.parametrize("task", ["seq2seq", "causal_lm"])
+def test_a_narrower_student_learns_with_its_projection_and_is_saved_without(
+    narrow: Make, fit: Make, task: str, tmp_path: Path
+) -> None:
+    from slimexp import artifact
+
+    stage = narrow(task, steps=12, **{"optimizer.lr": 0.01, "lr_scheduler.num_warmup_steps": 0})
+    own = {name: weight.clone() for name, weight in stage.losses.named_parameters()}
+    stacks = {"seq2seq": ["encoder", "decoder"], "causal_lm": ["decoder"]}[task]
+    assert own.keys() == {f"hidden.projections.{stack}.weight" for stack in stacks}
+    fit(stage, logger=Curves(path=tmp_path / "curves.jsonl"))
+    assert all(not torch.equal(weight, own[name]) for name, weight in stage.losses.named_parameters())
+    curve = rows(tmp_path / "curves.jsonl")
+    for term in ("hidden", "relations"):
+        assert sum(row[term] for row in curve[-3:]) < sum(row[term] for row in curve[:3])
+    artifact.save(stage.family, tmp_path / "artifact", dtype=torch.float32, stages=[], key="0")
+    assert artifact.load(tmp_path / "artifact").model.state_dict().keys() == stage.model.state_dict().keys()
+
+
+def test_a_training_with_a_projection_goes_on_where_it_was_stopped(narrow: Make, fit: Make, tmp_path: Path) -> None:
+    straight, interrupted, resumed = narrow(), narrow(), narrow()
+    fit(straight)
+    trainer = fit(interrupted, max_steps=3)
+    trainer.save_checkpoint(tmp_path / "checkpoint.ckpt")
+    fit(resumed, resume=tmp_path / "checkpoint.ckpt")
+    for (name, one), other in zip(straight.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other), name
+    weights = torch.load(tmp_path / "checkpoint.ckpt", weights_only=True)["state_dict"]
+    assert {name for name in weights if not name.startswith("model.")} == {
+        "losses.hidden.projections.encoder.weight", "losses.hidden.projections.decoder.weight"
+    }  # fmt: skip
+
+
+def test_weights_of_task_and_teacher_are_scheduled_alike(prepared: Make, fit: Make, tmp_path: Path) -> None:
+    losses = "pipeline.distill.losses"
+    chosen = [f"+schedule@{losses}.{name}.weight=linear" for name in ("ce", "kl")]
+    ends = [f"{losses}.ce.weight={{start:0,end:1}}", f"{losses}.kl.weight={{start:1,end:0}}"]
+    fit(prepared("seq2seq", *chosen, *ends, steps=4), logger=Curves(path=tmp_path / "curves.jsonl"))
+    for row in rows(tmp_path / "curves.jsonl"):
+        share = row["step"] / 4
+        assert (row["ce_weight"], row["kl_weight"]) == (share, 1 - share)
+        assert row["loss"] == pytest.approx(share * row["ce"] + (1 - share) * row["kl"], rel=1e-5)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_loss_of_conf_trains_every_model(tiny: Make, technique: Make, corpus: Make, fit: Make, task: str) -> None:
+    names = sorted(path.stem for path in (CONF_DIR / "loss").glob("*.yaml"))
+    chosen = [f"+loss@pipeline.distill.losses.own_{name}={name}" for name in names]
+    stage = technique("distill", *chosen, "~pipeline.distill.losses.ce", "~pipeline.distill.losses.kl", steps=1)
+    teacher = tiny(task)
+    with torch.no_grad():
+        for parameter in teacher.model.parameters():
+            parameter.mul_(1.5)
+    stage.prepare(tiny(task), corpus(task), teacher)
+    _, terms = stage.evaluate(next(iter(stage.train_dataloader())))
+    assert terms.keys() == {f"own_{name}" for name in names} and all(term > 0 for term in terms.values())
+    fit(stage)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"losses.hidden.layers": "[0,1,2]"},
+            r"must name a block of the teacher for each of the student's 1",
+        ),
+        ({"losses.hidden.layers": "[7]"}, r"layers must be blocks 0\.\.1 of the teacher \(encoder\), got 7"),
+        ({"losses.relations.teacher_block": 2}, r"teacher_block must be one of the teacher's 2 blocks"),
+        ({"losses.relations.relation_heads": 5}, r"relation_heads must divide the teacher's .* got 5: choose one of"),
+    ],
+)
+def test_losses_that_do_not_fit_are_refused_before_training(narrow: Make, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        narrow(**values)

@@ -230,3 +230,13 @@ def test_a_mask_that_masks_nothing_is_left_out(made: Make, task: str) -> None:
     known = counted(batch, read=["attention_mask"])
     assert "attention_mask" not in known and "attention_mask" in batch
     assert torch.allclose(make()(known, PROGRESS)[0], make()(batch, PROGRESS)[0], rtol=1e-6)
+
+
+def test_scheduled_quantities_follow_the_model_to_another_device(made: Make) -> None:
+    """Also where training has not gone on in between."""
+    objective = made("seq2seq")[1]()
+    for device in ("meta", "cpu"):
+        objective.schedule(PROGRESS, torch.device(device))
+        held = [*objective._weights.values(), *objective._scheduled["kl"].values()]
+        assert held and {tensor.device.type for tensor in held} == {device}
+    assert objective._weights["kl"].item() == 1.0

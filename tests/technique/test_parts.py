@@ -17,6 +17,12 @@ LOSSES = {
     "ce": [],
     "kl": ["+loss@pipeline.finetune.losses.kl=kl"],
     "hidden": ["+loss@pipeline.finetune.losses.kl=kl", "+loss@pipeline.finetune.losses.hidden=hidden"],
+    "relations": [
+        "+loss@pipeline.finetune.losses.relations=relations",
+        "+loss@pipeline.finetune.losses.hidden=hidden",
+        "pipeline.finetune.losses.hidden.distance=cosine",
+        "pipeline.finetune.losses.hidden.projection=true",
+    ],
 }
 
 

@@ -202,3 +202,23 @@ def test_only_layers_that_are_asked_for_are_pruned(words: Corpus, family: Make, 
     assert sorted(technique.layers) == [f"encoder.block.0.layer.0.SelfAttention.{letter}" for letter in "kqv"]
     for name, layer in technique.family.compressible().items():
         assert torch.equal(layer.weight, dense[name].weight) is (name not in technique.layers)
+
+
+def test_losses_that_learn_come_to_the_student_before_what_is_calibrated(
+    words: Corpus, family: Make, prune: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After training, Lightning leaves them on another device, as it does the teacher."""
+    technique = prune(sparsity=0.5)
+    technique.prepare(family(), words, family())
+    technique.losses["projected"] = nn.Linear(2, 2)
+    monkeypatch.setattr(type(technique.family), "device", torch.device("meta"))
+    seen: list[str] = []
+
+    def evaluate(batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        modules = (technique.losses, technique.teacher_family.model)
+        seen.extend(parameter.device.type for module in modules for parameter in module.parameters())
+        return torch.zeros(()), {}
+
+    monkeypatch.setattr(technique, "evaluate", evaluate)
+    technique._loss({})
+    assert len(seen) > 2 and set(seen) == {"meta"}

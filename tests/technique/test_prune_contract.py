@@ -56,8 +56,8 @@ def component(group: str, name: str, **values: Any) -> Any:
 
 
 def schedule(name: str) -> Any:
-    values = {"value": 1.0} if name == "constant" else {"start": 0.1 if name == "exponential" else 0.0, "end": 1.0}
-    return component("schedule", name, **values)
+    others = {"constant": {"value": 1.0}, "step": {"values": [0.0, 1.0], "milestones": [0.5]}}
+    return component("schedule", name, **others.get(name, {"start": 0.1 if name == "exponential" else 0.0, "end": 1.0}))
 
 
 def family() -> CausalLm:

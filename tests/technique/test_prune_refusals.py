@@ -98,6 +98,19 @@ def test_taylor_without_a_loss(prune: Make) -> None:
         prune(by("taylor"), "~pipeline.prune.losses.ce")
 
 
+@pytest.mark.parametrize("reading", [by("taylor"), SENSITIVITY])
+def test_what_reads_the_objective_has_one_whose_teacher_is_there(prune: Make, reading: str) -> None:
+    with pytest.raises(ValueError, match=r"needs .*a loss: add one, e\.g\. "):
+        prune(reading, "~pipeline.prune.losses.ce")
+    taught = ["+loss@pipeline.prune.losses.kl=kl", "+teacher_cache@pipeline.prune.cache=exact"]
+    with pytest.raises(
+        ValueError, match=r"on rows of its own, .*: leave out the cache \(pipeline\.<stage>\.cache=null"
+    ):
+        prune(reading, *taught, steps=2)
+    assert prune(reading, *taught, steps=0).cache is not None  # the teacher itself is there
+    assert prune(*taught, steps=2).cache is not None
+
+
 def test_sparsegpt_where_layers_compete(prune: Make) -> None:
     with pytest.raises(ValueError, match=r"SparseGPT makes up for zeros within a layer.*: set pattern\.scope=layer"):
         prune(by("sparsegpt"), **{"pattern.scope": "global"})

@@ -232,6 +232,9 @@ def test_before_anything_is_loaded(tiny: Make, technique: Make) -> None:
     hidden = technique(NAME, f"+loss@pipeline.{NAME}.losses.hidden=hidden", axes="[hidden]")
     with pytest.raises(ValueError, match="a loss on hidden states needs the teacher's width"):
         hidden.validate(tiny("causal_lm").model.config, before=[])
+    projected = technique(NAME, f"+loss@pipeline.{NAME}.losses.hidden=hidden", **{"losses.hidden.projection": True})
+    projected.validate(tiny("causal_lm").model.config, before=[])
+    assert "hidden" in projected.axes
 
 
 @pytest.mark.parametrize(

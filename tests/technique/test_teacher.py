@@ -12,7 +12,7 @@ from slimexp.cut.vocabulary import tokens_to_keep
 from slimexp.model.base import Family
 from slimexp.model.loading import Scratch
 from slimexp.model.tokenizer import Bpe
-from slimexp.technique.teacher import check_vocabularies, reading_like
+from slimexp.technique.teacher import check_vocabularies, low_precision, reading_like
 
 TEXTS = ["one", "two words", "and three words", "or even four words"] * 3
 
@@ -56,3 +56,19 @@ def test_a_vocabulary_that_is_split_otherwise_is_no_part_of_it(dense: Family) ->
     student.tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
     with pytest.raises(ValueError, match="teacher and student read different vocabularies"):
         reading_like(student, dense)
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "sharded", "expected"),
+    [
+        ("bf16-mixed", "cuda", False, torch.bfloat16),
+        ("bf16-true", "cuda", False, torch.bfloat16),
+        ("16-mixed", "cuda", False, None),  # whose range a teacher may leave
+        ("bf16-mixed", "cuda", True, None),
+        ("bf16-mixed", "cpu", False, None),
+    ],
+)
+def test_a_teacher_runs_in_bfloat16_where_a_gpu_trains_in_it(
+    precision: str, device: str, sharded: bool, expected: torch.dtype | None
+) -> None:
+    assert low_precision(precision, torch.device(device), sharded=sharded) == expected

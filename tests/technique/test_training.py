@@ -47,3 +47,13 @@ def test_what_is_no_loss_is_refused_by_its_name(technique: Make) -> None:
         ValueError, match=r"losses\.ce must be a loss, got None: ~pipeline\.<stage>\.losses\.ce leaves it out"
     ):
         technique("finetune", losses="{ce: null}")
+
+
+def test_what_the_student_writes_is_in_no_cache(technique: Make) -> None:
+    with pytest.raises(ValueError, match=r"the student writes texts of its own: leave out the cache"):
+        technique(
+            "distill",
+            "+teacher_cache@pipeline.distill.cache=exact",
+            "+completion@pipeline.distill.completion=student",
+            steps=1,
+        )

@@ -1,0 +1,126 @@
+"""Writing by a model: ids that follow prompts, or answer sources."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+
+from slimexp.calibration.observe import undisturbed
+from slimexp.model.base import Family
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How text is written.
+
+    Attributes:
+        temperature: Logits are divided by it and a token is drawn from their softmax; 0 takes the likeliest.
+        beams: Number of beams of a search for the likeliest text; 1 for none.
+        longest: Largest number of tokens.
+    """
+
+    temperature: float
+    beams: int
+    longest: int
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be >= 0, got {self.temperature}")
+        if self.beams < 1:
+            raise ValueError(f"beams must be >= 1, got {self.beams}")
+        if self.beams > 1 and self.temperature > 0:
+            raise ValueError(
+                f"beams search for the likeliest text, and temperature={self.temperature} draws one: set one of them "
+                "to beams=1 or temperature=0"
+            )
+        if self.longest < 1:
+            raise ValueError(f"longest must be >= 1 token, got {self.longest}")
+
+    def within(self, room: int) -> "Decoding":
+        """The same where there is room for so many tokens."""
+        return replace(self, longest=min(self.longest, room))
+
+
+@torch.no_grad()
+def written(
+    family: Family, input_ids: Tensor, attention_mask: Tensor, decoding: Decoding, seed: Sequence[int]
+) -> list[list[int]]:
+    """Ids that the model writes for each row, up to and with the token that ends a text.
+
+    Tokens are drawn from the model's whole distribution: what its own settings cut off or punish (``top_k``, repeated
+    words) is in it. The model's dropout is off, and the global random state stays.
+
+    Args:
+        family: An encoder-decoder, or a causal LM.
+        input_ids: Sources [B, S], padded at the end; or prompts [B, P] of one length.
+        attention_mask: [B, S] or [B, P], 0 at padding.
+        decoding: How it is written.
+        seed: Numbers that the draw is a function of, beside the weights.
+
+    Raises:
+        ValueError: The decoder begins as no training does.
+    """
+    device = family.device
+    with undisturbed(family), _drawn(device, seed):
+        output = family.model.generate(  # type: ignore[operator]
+            input_ids=input_ids.to(device),
+            attention_mask=attention_mask.to(device),
+            generation_config=_settings(family.model, family.pad_id, decoding),
+        )
+    new = output[:, 1:] if family.task == "seq2seq" else output[:, input_ids.shape[1] :]
+    ends = _ends(family.model)
+    return [until(row, ends) for row in new.tolist()]
+
+
+def until(ids: list[int], ends: frozenset[int]) -> list[int]:
+    """``ids`` up to and with the first that ends a text; what follows is padding."""
+    for position, token in enumerate(ids):
+        if token in ends:
+            return ids[: position + 1]
+    return ids
+
+
+def finished(ids: Sequence[int], family: Family) -> bool:
+    """Whether ``ids`` end as a text ends, and were not cut off."""
+    return bool(ids) and ids[-1] in _ends(family.model)
+
+
+def beginning(model: PreTrainedModel) -> int | None:
+    """Id that a decoder begins to write from."""
+    own: int | None = model.generation_config.decoder_start_token_id
+    return model.config.decoder_start_token_id if own is None else own
+
+
+def _ends(model: PreTrainedModel) -> frozenset[int]:
+    end = model.generation_config.eos_token_id
+    return frozenset() if end is None else frozenset(end if isinstance(end, list) else [end])
+
+
+def _settings(model: PreTrainedModel, pad_id: int, decoding: Decoding) -> GenerationConfig:
+    """Settings that name every filter of tokens, for those that are not named are the model's own."""
+    own = model.generation_config
+    special = ("bos_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
+    draw = {"temperature": decoding.temperature, "top_k": 0, "top_p": 1.0} if decoding.temperature > 0 else {}
+    return GenerationConfig(
+        do_sample=decoding.temperature > 0,
+        num_beams=decoding.beams,
+        max_new_tokens=decoding.longest,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        length_penalty=1.0,
+        pad_token_id=pad_id,
+        **draw,
+        **{name: getattr(own, name, None) for name in special},
+    )
+
+
+@contextmanager
+def _drawn(device: torch.device, seed: Sequence[int]) -> Iterator[None]:
+    """Random numbers that are a function of ``seed`` within the context; afterwards those go on that were before."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        yield
