@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from slimexp.config.build import build
 from slimexp.config.composition import CONF_DIR
 from slimexp.data.base import Corpus
-from slimexp.loss.base import Loss
 from slimexp.record.schema import NO_TEACHER, NO_TRAINING
 from slimexp.technique.finetune import Finetune
 
@@ -75,7 +74,7 @@ def arms(
     found = [
         _arm(kind, name, technique, cfg, pads=name in unlike)
         for name, technique in list(techniques.items())[trains_dense:]
-        if technique.steps and (technique.needs_teacher or _is_taught(cfg.pipeline[name]))
+        if technique.steps and (technique.needs_teacher or technique.completion is not None)
         for kind in (NO_TRAINING, NO_TEACHER)
     ]
     if not found:
@@ -116,7 +115,7 @@ def _drop_teacher(node: DictConfig, technique: Finetune) -> None:
 
     Without training too: what is masked may be chosen by them.
     """
-    losses: Mapping[str, Loss] = dict(technique.losses.items())  # type: ignore[arg-type]
+    losses = technique.named_losses
     text = {name: copy.deepcopy(node.losses[name]) for name, loss in losses.items() if not loss.needs_teacher}
     if all(losses[name].weight_at(end) == 0 for name in text for end in (0.0, 1.0)):  # between them, it is monotone
         text = {"ce": OmegaConf.load(CONF_DIR / "loss" / "cross_entropy.yaml")}
@@ -131,11 +130,6 @@ def _inserted(stages: DictConfig, *, before: str, name: str, node: DictConfig) -
     position = list(nodes).index(before)
     items = list(nodes.items())
     return dict([*items[:position], (name, node), *items[position:]])
-
-
-def _is_taught(node: DictConfig) -> bool:
-    """Whether a stage's targets are others than the text's."""
-    return node.get("completion") is not None
 
 
 def _stops(node: Any) -> bool:
