@@ -165,6 +165,9 @@ def gather(model: nn.Module) -> None:
                 if parameter not in gathered:
                     gathered[parameter] = whole_parameter(parameter, keep=keep)
                 module._parameters[name] = gathered[parameter]
+        for name, buffer in list(module._buffers.items()):  # masks and grids are computed with beside the parameters
+            if buffer is not None:
+                module._buffers[name] = buffer.cpu()
     for fsdp_module in sharded:
         _without_hooks(fsdp_module)
 
