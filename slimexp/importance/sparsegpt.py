@@ -1,12 +1,14 @@
 """SparseGPT: the weights that stay are updated to compensate for those that are pruned."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from slimexp.importance.base import Choose, Compensating, Strip
-from slimexp.weight.optimal_brain_surgeon import gram, inverse_factor, quantize_columns
+from slimexp.kernel.cuda_graph import Recorded
+from slimexp.weight.optimal_brain_surgeon import fix_strip, gram, inverse_factor, quantize_columns
 
 
 class SparseGPT(Compensating):
@@ -51,9 +53,10 @@ class SparseGPT(Compensating):
         factor = self._factor(statistic)
         roots = _roots(factor, statistic)
         new, mask = weight.detach().float() * alive, alive.clone()
+        fix = Recorded(partial(fix_strip, torch.mul))
         for begin, end, share in strips:
             mask[:, begin:end] = choose(_saliency(new[:, begin:end], roots[begin:end]), alive[:, begin:end], share)
-            quantize_columns(new, begin, end, factor, lambda j, column: column.masked_fill(~mask[:, j], 0))
+            quantize_columns(new, begin, end, factor, fix, mask[:, begin:end].T)
         return new * mask, mask
 
     def _factor(self, statistic: Tensor) -> Tensor:

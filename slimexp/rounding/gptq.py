@@ -1,14 +1,16 @@
 """GPTQ: rounding to a grid, where the weights still to be rounded make up for those that were."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from slimexp.kernel.cuda_graph import Recorded
 from slimexp.quantizer.base import Quantizer
 from slimexp.quantizer.grid import Grid
 from slimexp.rounding.base import Rounding
-from slimexp.weight.optimal_brain_surgeon import gram, inverse_factor, quantize_columns
+from slimexp.weight.optimal_brain_surgeon import fix_strip, gram, inverse_factor, quantize_columns
 
 
 class GPTQ(Rounding):
@@ -41,29 +43,39 @@ class GPTQ(Rounding):
 
     @torch.no_grad()
     def round(self, weight: Tensor, alive: Tensor, statistic: Tensor, quantizer: Quantizer) -> tuple[Tensor, Grid]:
-        before, alive = weight.float() * alive, alive.bool()
-        order = torch.arange(before.shape[1], device=before.device)
-        if self.act_order:
-            order = statistic.diagonal().argsort(descending=True, stable=True)
-        new, alive, hessian = before[:, order], alive[:, order], statistic[order][:, order]
-        factor = inverse_factor(hessian, dampening=self.dampening, owner="GPTQ", option="rounding.dampening")
-        size, fits = quantizer.granularity.columns(new.shape[1]), quantizer.on_columns()
+        new, alive, hessian = weight.float() * alive, alive.bool(), statistic
+        columns = new.shape[1]
+        size, fits = quantizer.granularity.columns(columns), quantizer.on_columns()
+        group_of = torch.arange(columns, device=new.device) // size
         grids: dict[int, Grid] = {}
-
-        def value(j: int, column: Tensor) -> Tensor:
-            group = int(places[j]) // size
-            if group not in grids:
-                here = slice(group * size, (group + 1) * size)
-                grids[group] = fits.fitted(before[:, here] if self.act_order else new[:, here] * alive[:, here])
-            rounded[:, j] = fits.round(column.unsqueeze(1), grids[group]).squeeze(1) * alive[:, j]
-            return rounded[:, j]
-
-        rounded, places = torch.empty_like(new), order.tolist()
+        if self.act_order:
+            grids = {
+                group: fits.fitted(new[:, group * size : (group + 1) * size]) for group in range(-(-columns // size))
+            }
+            order = statistic.diagonal().argsort(descending=True, stable=True)
+            new, alive, hessian, group_of = new[:, order], alive[:, order], statistic[order][:, order], group_of[order]
+        factor = inverse_factor(hessian, dampening=self.dampening, owner="GPTQ", option="rounding.dampening")
         # A grid must see its group with every column before it made up for, so that strips end where groups do.
-        strip = self.strip if self.act_order or size >= new.shape[1] else _divisor(size, self.strip)
-        for begin in range(0, new.shape[1], strip):
-            quantize_columns(new, begin, min(begin + strip, new.shape[1]), factor, value)
-        return rounded[:, order.argsort()], _side_by_side([grids[group] for group in sorted(grids)])
+        strip = self.strip if self.act_order or size >= columns else _divisor(size, self.strip)
+        fix, groups = Recorded(partial(fix_strip, partial(_on_grid, fits))), group_of.tolist()
+        for begin in range(0, columns, strip):
+            end = min(begin + strip, columns)
+            if (group := groups[begin]) not in grids:
+                here = slice(group * size, (group + 1) * size)
+                grids[group] = fits.fitted(new[:, here] * alive[:, here])
+            chosen = [grids[group] for group in groups[begin:end]]
+            zeros = [grid.zero.flatten() for grid in chosen if grid.zero is not None]
+            scales = torch.stack([grid.scale.flatten() for grid in chosen])
+            of_columns = (alive[:, begin:end].T, scales, *([torch.stack(zeros)] if zeros else []))
+            quantize_columns(new, begin, end, factor, fix, *of_columns)
+        new = new[:, order.argsort()] if self.act_order else new
+        return new, _side_by_side([grids[group] for group in sorted(grids)])
+
+
+def _on_grid(fits: Quantizer, column: Tensor, alive: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+    """The points of a grid nearest to a column, [out]; ``scale`` and ``zero`` are [out], or [1] for all rows."""
+    grid = Grid(scale.unsqueeze(1), None if zero is None else zero.unsqueeze(1))
+    return fits.round(column.unsqueeze(1), grid).squeeze(1) * alive
 
 
 def _side_by_side(grids: Sequence[Grid]) -> Grid:

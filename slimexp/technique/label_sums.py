@@ -6,7 +6,6 @@ and for a teacher's logits as well.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
 from itertools import repeat
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from slimexp.loss.base import LabelLoss
 from slimexp.loss.sample import Layout, Sample
 from slimexp.model.head import Head
+from slimexp.weight.product import add_product
 
 Sums = tuple[Tensor, Tensor]
 
@@ -200,7 +200,7 @@ class _Chunked(torch.autograd.Function):
                 (of_products,) = torch.autograd.grad(value, products)
                 torch.mm(of_products, student.weight, out=gradient)
                 if of_weight is not None:
-                    _add_product(of_weight, of_products, inputs, first=number == 0)
+                    add_product(of_weight, of_products.T, inputs, first=number == 0)  # some GB, as large as the head
                 if of_bias is not None:
                     of_bias += of_products.sum(0, dtype=torch.float32)
         ctx.save_for_backward(of_states, of_weight, of_bias)
@@ -215,46 +215,6 @@ class _Chunked(torch.autograd.Function):
             for saved, dtype, needed in zip(ctx.saved_tensors, ctx.dtypes, ctx.needs_input_grad[:3], strict=True)
         ]
         return (*of_inputs, None, None, None, None, None)
-
-
-def _add_product(total: Tensor, of_products: Tensor, inputs: Tensor, *, first: bool) -> None:
-    """Add ``of_products^T inputs`` to a sum in place.
-
-    The sum is as large as the head, some GB in float32. A product by itself, and then a pass that adds it, would move
-    more bytes than the logits have; so it is added where it is computed.
-
-    Args:
-        total: The sum in float32, [V, D].
-        of_products: Gradient of the products of a chunk, [n, V].
-        inputs: States of the chunk, [n, D].
-        first: Whether what is in ``total`` counts for nothing.
-    """
-    beta = 0 if first else 1
-    if of_products.dtype == total.dtype:
-        total.addmm_(of_products.T, inputs, beta=beta)
-    elif _adds_to_float32(total.device, of_products.dtype):
-        torch.addmm(total, of_products.T, inputs, total.dtype, beta=beta, out=total)
-    elif first:
-        total.copy_(of_products.T @ inputs)
-    else:
-        total += of_products.T @ inputs
-
-
-@cache
-def _adds_to_float32(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch multiplies matrices of 16 bits, and adds the product to a sum in float32, at once and exactly.
-
-    It can on a GPU, from a version on that differs between kinds of sums: so it is tried.
-    """
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
-        return False
-    ones, small = torch.ones(16, 16, device=device, dtype=dtype), 2.0**-12  # next to 16, which 16 bits cannot hold
-    total = torch.full((16, 16), small, device=device)
-    try:
-        torch.addmm(total, ones, ones, total.dtype, out=total)
-    except (RuntimeError, TypeError):
-        return False
-    return bool((total == 16 + small).all())
 
 
 def _scaled(saved: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:

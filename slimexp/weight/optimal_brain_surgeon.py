@@ -9,11 +9,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from slimexp.weight.product import product
+
 
 def gram(x: Tensor) -> Tensor:
     """The Gram matrix ``X^T X`` of N tokens, [N, in] -> [in, in], in float32: their H."""
-    x = x.float()
-    return x.T @ x
+    return product(x.T, x)
 
 
 def inverse_factor(hessian: Tensor, *, dampening: float, owner: str, option: str) -> Tensor:
@@ -48,21 +49,44 @@ def inverse_factor(hessian: Tensor, *, dampening: float, owner: str, option: str
     return upper
 
 
-def quantize_columns(
-    weight: Tensor, begin: int, end: int, factor: Tensor, value: Callable[[int, Tensor], Tensor]
-) -> None:
-    """Fix columns ``begin`` to ``end - 1`` from left to right, and let all columns to their right make up for it.
+def fix_strip(value: Callable[..., Tensor], weight: Tensor, block: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+    """Fix the columns of a strip from left to right; those to the right within the strip make up for each.
+
+    All is transposed, so that a column lies in one piece of memory.
 
     Args:
-        weight: [out, in] in float32, changed in place; fixed columns come to their values up to rounding.
+        value: Weights of a column as they are by then, [out], and its row of each of ``others`` -> the weights that it
+            is fixed at.
+        weight: The strip, [n, out] in float32.
+        block: Rows and columns of the strip in the factor, [n, n].
+        others: What ``value`` needs to know of each column, [n, ...].
+
+    Returns:
+        The fixed weights, and their errors over the factor's diagonal, both [n, out].
+    """
+    weight = weight.clone(memory_format=torch.contiguous_format)
+    fixed, errors = torch.empty_like(weight), torch.empty_like(weight)
+    for j in range(len(weight)):
+        fixed[j] = value(weight[j], *(other[j] for other in others))
+        torch.div(weight[j] - fixed[j], block[j, j], out=errors[j])
+        if rest := len(weight) - j - 1:
+            weight[-rest:].addr_(block[j, -rest:], errors[j], alpha=-1)
+    return fixed, errors
+
+
+def quantize_columns(
+    weight: Tensor, begin: int, end: int, factor: Tensor, fix: Callable[..., tuple[Tensor, ...]], *others: Tensor
+) -> None:
+    """Fix columns ``begin`` to ``end - 1``, and let all columns to their right make up for it.
+
+    Args:
+        weight: [out, in] in float32, changed in place.
         begin: First column.
         end: One past the last column; those beyond it move once, when all of these are fixed.
         factor: Upper Cholesky factor of the inverse Hessian, see ``inverse_factor``, [in, in].
-        value: Index of a column and its weights, [out], as they are by then -> the weights that it is fixed at.
+        fix: ``fix_strip`` of some ``value``.
+        others: What that needs to know of each column, [end - begin, ...].
     """
-    here, block = weight[:, begin:end], factor[begin:end, begin:end]
-    errors = torch.zeros_like(here)
-    for j in range(end - begin):
-        errors[:, j] = (here[:, j] - value(begin + j, here[:, j])) / block[j, j]
-        here[:, j:].addr_(errors[:, j], block[j, j:], alpha=-1)
-    weight[:, end:].addmm_(errors, factor[begin:end, end:], alpha=-1)
+    fixed, errors = fix(weight[:, begin:end].T, factor[begin:end, begin:end], *others)
+    weight[:, begin:end] = fixed.T
+    weight[:, end:].addmm_(errors.T, factor[begin:end, end:], alpha=-1)

@@ -93,6 +93,22 @@ def test_outputs_change_less_than_by_rounding_to_nearest(bits: int, act_order: b
     assert ((new - weight) @ x.T).norm() < 0.8 * ((quantizer(weight) - weight) @ x.T).norm()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("group_size", [None, 8, "tensor"])
+@pytest.mark.parametrize("act_order", [False, True])
+def test_a_gpu_rounds_as_a_cpu_does(act_order: bool, group_size: int | str | None, symmetric: bool) -> None:
+    """From the same Hessian; where a weight is half-way between two points, either is right."""
+    weight, x = layer()
+    gptq = GPTQ(rows=2, dampening=DAMPENING, act_order=act_order)
+    hessian, alive = gptq.observe(weight, x), torch.ones_like(weight)
+    quantizer = MinMax(bits=4, group_size=group_size, symmetric=symmetric)
+    expected, grid = gptq.round(weight, alive, hessian, quantizer)
+    new, of_gpu = gptq.round(weight.cuda(), alive.cuda(), hessian.cuda(), quantizer)
+    torch.testing.assert_close(of_gpu.scale.cpu(), grid.scale, rtol=0.01, atol=0)
+    assert (new.cpu() - expected).norm() < 0.02 * expected.norm()
+
+
 @pytest.mark.fast
 @pytest.mark.parametrize(
     ("settings", "message"),

@@ -13,8 +13,8 @@ from slimexp.loss.cross_entropy import CrossEntropy
 from slimexp.loss.kl import ForwardKl
 from slimexp.model.head import Head
 from slimexp.schedule import Constant
-from slimexp.technique import label_sums
 from slimexp.technique.label_sums import LabelSums
+from slimexp.weight import product
 
 TOKENS, WIDTH, VOCABULARY, TEMPERATURE = 12, 16, 40, 2.0
 WEIGHTS = 0.7, 0.3  # of cross-entropy and of the divergence
@@ -105,16 +105,12 @@ def test_a_product_of_16_bits_is_added_where_it_is_computed_if_the_device_can(
         added.append(beta)
         return out.addmm_(first.float(), second.float(), beta=beta)
 
-    monkeypatch.setattr(label_sums, "_adds_to_float32", lambda device, dtype: True)
+    monkeypatch.setattr(product, "_sums_in_float32", lambda device, dtype: True)
     monkeypatch.setattr(torch, "addmm", addmm)
     together = computed(*made)[2]
     assert added == [0, 1, 1, 1, 1, 1]
     assert near(together, reference, 0.02)
     assert (together.double() - reference).norm() <= (apart.double() - reference).norm()
-
-
-def test_a_cpu_does_not_add_16_bits_to_32() -> None:
-    assert not any(label_sums._adds_to_float32(torch.device("cpu"), dtype) for dtype in (torch.bfloat16, torch.float32))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
