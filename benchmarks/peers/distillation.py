@@ -63,9 +63,10 @@ def settings(task: dict[str, Any], ids: Tensor, folder: str) -> dict[str, Any]:
 def stacked(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
     """A batch of full rows."""
     ids = torch.tensor([row["input_ids"] for row in rows])
-    ones = torch.ones_like(ids)
+    ones, labels = torch.ones_like(ids), ids.clone()
+    labels[:, 0] = -100  # which nothing predicts, but a mean would count
     return {
-        "input_ids": ids, "attention_mask": ones, "labels": ids.clone(), "prompts": ids[:, :1],
+        "input_ids": ids, "attention_mask": ones, "labels": labels, "prompts": ids[:, :1],
         "prompt_attention_mask": ones[:, :1],
     }  # fmt: skip
 
