@@ -20,12 +20,15 @@ status 1 where a mean misses a target: ``--most`` of the bytes, ``--least`` of t
 import argparse
 import itertools
 import json
+import multiprocessing
+import os
 import statistics
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from queue import Queue
 from typing import Any, NamedTuple
 
 from benchmarks.distill_gain import Run, headline, t_interval, teacher_terms
@@ -127,58 +130,53 @@ def gpus() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())] or [""]
 
 
-def train_all(runs: Sequence[Run], folder: Path, jobs: int) -> None:
-    """Train side by side, as many as ``jobs``, each on the GPU that is next."""
-    free: Queue[str] = Queue()
-    for number in itertools.islice(itertools.cycle(gpus()), jobs):
-        free.put(number)
-
-    def train(run: Run) -> None:
-        gpu = free.get()
-        try:
-            run.train(_log(run, folder), {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
-        finally:
-            free.put(gpu)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(train, runs))
+def take(free: Any) -> None:
+    """Let this worker see one GPU of those that are free."""
+    if gpu := free.get():
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
 
-def _log(run: Run, folder: Path) -> Path:
-    return folder / "article" / f"{run.label.replace(', ', '-').replace(' ', '-')}.log"
+def train(run: Run, log: Path) -> str:
+    """Train and measure in this worker; returns the key of the last stage."""
+    from slimexp.pipeline.pipeline import Pipeline
+
+    began = time.monotonic()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        pipeline = Pipeline(run.cfg, overrides=list(run.overrides))
+        pipeline.run()
+    print(f"{run.label}: {time.monotonic() - began:.0f} s", flush=True)
+    return pipeline.stages[-1].key
+
+
+def train_all(runs: Sequence[Run], folder: Path, jobs: int, kind: str = "") -> list[str]:
+    """Train side by side, as many as ``jobs``, each on the GPU that is next; returns the keys of the last stages."""
+    logs = [folder / "article" / f"{run.label.replace(', ', '-').replace(' ', '-')}{kind}.log" for run in runs]
+    context = multiprocessing.get_context("spawn")
+    free = context.Queue()
+    for gpu in itertools.islice(itertools.cycle(gpus()), jobs):
+        free.put(gpu)
+    with ProcessPoolExecutor(jobs, context, initializer=take, initargs=(free,)) as pool:
+        return list(pool.map(train, runs, logs))
 
 
 def results(arms: Sequence[Arm], arguments: argparse.Namespace) -> Iterator[Result]:
     """Train and measure every arm with every seed."""
     folder, graded = Path(arguments.runs), f"size,task{',lm_eval' if arguments.lm_eval else ''}"
-    plan = {arm: [planned(arm, seed, graded, arguments) for seed in arguments.seeds] for arm in arms}
+    runs = {(arm, seed): planned(arm, seed, graded, arguments) for seed in arguments.seeds for arm in arms}
     if arguments.control:
-        arm = control(plan[arms[0]][0])
-        plan[arm] = [planned(arm, seed, graded, arguments) for seed in arguments.seeds]
-    runs = [run for group in zip(*plan.values(), strict=True) for run in group]
-    train_all(runs[:1], folder, 1)  # the dense model is made and measured once
-    train_all(runs[1:], folder, arguments.jobs)
-    timed = {arm: planned(arm, arguments.seeds[0], f"{graded},latency", arguments) for arm in arms}
-    for run in timed.values():
-        run.train(_log(run, folder).with_suffix(".speed.log"))
-    records = record.read(folder / record.FILE)
-    for arm, group in plan.items():
-        speed = timed[arm].record(records) if arm in timed else None
-        yield Result(arm, [run.record(records) if arm not in timed else _merged(run, records) for run in group], speed)
-
-
-def _merged(run: Run, records: Sequence[Record]) -> Record:
-    """The latest record of the last stage of a run, whatever else was measured of it since."""
-    (stage,) = list(run.cfg.pipeline)[-1:]
-    found = [one for one in records if one.stage == stage and one.seed == run.cfg.seed and _same(one, run)]
-    return found[-1]
-
-
-def _same(one: Record, run: Run) -> bool:
-    from omegaconf import OmegaConf
-
-    pipeline: Any = json.loads(json.dumps(OmegaConf.to_container(run.cfg.pipeline, resolve=True)))
-    return bool(one.config["pipeline"] == pipeline)
+        own = control(next(iter(runs.values())))
+        runs |= {(own, seed): planned(own, seed, graded, arguments) for seed in arguments.seeds}
+    first, *others = runs.values()
+    keys = train_all([first], folder, 1)  # the dense model is made and measured once
+    keys += train_all(others, folder, arguments.jobs) if others else []
+    again = [planned(arm, arguments.seeds[0], f"{graded},latency", arguments) for arm in arms]
+    timed = dict(zip(arms, train_all(again, folder, 1, "-speed"), strict=True))
+    records = {one.key: one for one in record.read(folder / record.FILE)}
+    of_run = dict(zip(runs, keys, strict=True))
+    for arm in dict.fromkeys(arm for arm, _ in runs):
+        rows = [records[of_run[arm, seed]] for seed in arguments.seeds]
+        yield Result(arm, rows, records[timed[arm]] if arm in timed else None)
 
 
 def table(of: Sequence[Result], scale: float) -> str:

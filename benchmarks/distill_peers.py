@@ -12,8 +12,9 @@ its student would generate, and DistillKit with its teacher online. Each is a pr
 a step is computed in more and smaller batches (``x 2``): a peer's by its own accumulation, slimexp's by itself.
 
 Tokens per second after the warm-up, peak GB (10^9 bytes) of what is allocated, and the loss of the first and the last
-step. Prints Markdown, writes ``RUNS/distill_peers.json``; exit status 1 where slimexp is not ``--over-gkd`` times as
-fast as GKDTrainer in ``--memory`` of its memory, and ``--over-best`` times as fast as the best.
+step. Those are the same for all but GKDTrainer, which takes the logarithms of the teacher's probabilities in bfloat16.
+Prints Markdown, writes ``RUNS/distill_peers.json``; exit status 1 where slimexp is not ``--over-gkd`` times as fast as
+GKDTrainer in ``--memory`` of its memory, and ``--over-best`` times as fast as the best.
 """
 
 import argparse

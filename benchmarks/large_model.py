@@ -212,7 +212,7 @@ def peer(arm: Arm, model: Path, into: Path, rows: int, length: int) -> tuple[lis
     texts = [{"input_ids": row, "attention_mask": [1] * length} for row in ids] if quantizes else ids
     task = {"model": str(model), "task": "causal_lm", "rows": texts, "into": str(into), "dtype": "bfloat16", **arm.peer}
     script = PEER / ("llm_compressor_quantize.py" if quantizes else "llm_compressor.py")
-    return [str(PEER / ".venv" / "llm_compressor" / "bin" / "python"), str(script)], json.dumps(task)
+    return [str(PEER / ".venv" / "llm_compressor" / "bin" / "python"), "-P", str(script)], json.dumps(task)
 
 
 @contextmanager
