@@ -137,7 +137,7 @@ def _beside_dense(sample: Sampled, points: Sequence[Point], metric: str, dense: 
     """Move points without rows, but with a difference from the dense model, along with its draws."""
     errors = np.array([point.error(metric + DIFFERENCE) for point in points], dtype=float)
     moved = [i for i, home in enumerate(dense) if home not in (None, i) and not sample.graded[i] and errors[i] > 0]
-    noise = _generator(metric + DIFFERENCE).standard_normal((RESAMPLES, len(points)))
+    noise = _generator(metric + DIFFERENCE).standard_normal((RESAMPLES, len(points))) if moved else np.empty(0)
     for home in sorted({home for i in moved if (home := dense[i]) is not None}):
         members = [i for i in moved if dense[i] == home]
         others = {i for i, point in enumerate(points) if metric in point.figures} - {home, *members}

@@ -6,6 +6,7 @@ comparison question by question that falls out.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,8 +119,8 @@ def resampled(results: Sequence[Rows], stream: int = 0) -> NDArray[np.float64]:
         figures = np.array([result.figure for result in results])
         generator = np.random.default_rng(stream)
         return generator.multivariate_normal(figures, influences @ influences.T, RESAMPLES, method="eigh")
-    draws = [np.stack([result.drawn(counts) for result in results], 1) for counts in _draws(questions, stream)]
-    return np.concatenate(draws)
+    together = type(results[0]).drawn_together
+    return np.concatenate([together(results, counts) for counts in _draws(questions, stream)])
 
 
 def is_right_or_wrong(rows: Rows) -> bool:
@@ -134,9 +135,21 @@ def _comparable(own: Rows, dense: Rows) -> bool:
 
 def _draws(questions: int, stream: int) -> Iterator[NDArray[np.float64]]:
     """How often each question is drawn, with replacement, [draws, N] at a time."""
+    if (at_once := max(1, _AT_ONCE // questions)) >= RESAMPLES:
+        yield _all_draws(questions, stream)
+        return
     generator = np.random.default_rng(stream)
-    at_once = max(1, _AT_ONCE // questions)
     for start in range(0, RESAMPLES, at_once):
-        drawn = generator.integers(questions, size=(min(at_once, RESAMPLES - start), questions))
-        places = drawn + questions * np.arange(len(drawn))[:, None]
-        yield np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
+        yield _drawn(generator, min(at_once, RESAMPLES - start), questions)
+
+
+@lru_cache(maxsize=4)
+def _all_draws(questions: int, stream: int) -> NDArray[np.float64]:
+    """All draws at once: every pair of models, of every metric, has the same."""
+    return _drawn(np.random.default_rng(stream), RESAMPLES, questions)
+
+
+def _drawn(generator: np.random.Generator, draws: int, questions: int) -> NDArray[np.float64]:
+    drawn = generator.integers(questions, size=(draws, questions))
+    places = drawn + questions * np.arange(draws)[:, None]
+    return np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)

@@ -7,7 +7,7 @@ of questions is common to both, and falls out of the difference.
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,9 +65,14 @@ class Rows:
         Returns:
             [draws]; 0 for a draw whose questions count for nothing.
         """
-        tops, bottoms = (counts @ np.stack([self.tops, self.bottoms], 1)).T
-        ratios = np.divide(tops, bottoms, out=np.zeros_like(tops), where=bottoms > 0)
-        return np.exp(np.minimum(ratios, 700.0)) if self.exponential else ratios
+        return self.drawn_together([self], counts)[:, 0]
+
+    @classmethod
+    def drawn_together(cls, results: "Sequence[Rows]", counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``drawn`` of several models with the same ``asked``, in one product: [draws, models]."""
+        *tops, bottoms = (counts @ np.stack([*(one.tops for one in results), results[0].bottoms], 1)).T
+        ratios = np.divide(tops, bottoms, out=np.zeros((len(results), len(counts))), where=bottoms > 0).T
+        return np.exp(np.minimum(ratios, 700.0)) if results[0].exponential else ratios
 
     def influence(self) -> NDArray[np.float64]:
         """What each question adds to the figure's deviation from the truth, [N] (Cochran 1977, chapter 6)."""
@@ -89,6 +94,10 @@ class MacroF1(Rows):
     def drawn(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
         f1, total = self._by_class(counts)
         return f1.sum(1) / (total > 0).sum(1)
+
+    @classmethod
+    def drawn_together(cls, results: Sequence[Rows], counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.stack([one.drawn(counts) for one in results], 1)
 
     def influence(self) -> NDArray[np.float64]:
         f1, total = (row[0] for row in self._by_class(np.ones((1, len(self.tops)))))
