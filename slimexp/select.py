@@ -5,6 +5,9 @@ Of a language model, ``max_perplexity_ratio=1.1`` allows 1.1 times the dense mod
 Budgets are ``max_METRIC=NUMBER`` and ``min_METRIC=NUMBER``, of any figure in the records. Among the models that keep
 all of them the one with the best headline is named, of equals the smallest; where none does, the nearest one.
 
+``not_worse_by=0.02`` asks that a model is surely no further from dense than that: of retention 2 points less, of a
+ratio of perplexities 0.02 more, at the worse end of the 95 % interval of both on the same rows.
+
 Each corpus has its own answer. A corpus where no model has a figure of the budgets, or the headline, is reported as
 not asked and does not count. The exit status is 0 where every other corpus has a model that fits, 1 where one has none
 or no corpus is left, 2 after an error.
@@ -17,22 +20,28 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from slimexp.analysis.front import errors_of
+from slimexp.analysis.comparison import Basis, Comparison
 from slimexp.analysis.point import Point
 from slimexp.analysis.section import Section, load
 from slimexp.analysis.style import number
-from slimexp.analysis.uncertainty import DECIDED, probability_dominated
+from slimexp.analysis.table import difference
 from slimexp.host import console
 from slimexp.host.progress import working
 
 SHORT = {"size_mb": "disk_mb", "latency_ms": "latency_p50_ms", "params": "params_live"}
+MARGIN = "not_worse_by"
 NONE_FITS = 1
+_BASES: dict[Basis, str] = {  # what a comparison rests on, in words
+    "rows": "on the same rows",
+    "dense": "by their differences from dense",
+    "unpaired": "unpaired",
+}
 
 
 @dataclass(frozen=True)
@@ -87,12 +96,14 @@ class Choice(NamedTuple):
     Attributes:
         point: The model; ``None`` where no model has every metric of the budgets.
         fits: Whether it is within every budget.
-        rivals: Other models that fit, and that the errors of the headline do not separate from it.
+        rivals: Other models that fit, and that are not separable from it by the headline, the best first.
+        beside: How each of those compares with it.
     """
 
     point: Point | None
     fits: bool
     rivals: tuple[Point, ...]
+    beside: tuple[Comparison, ...]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,11 +117,15 @@ def _main(arguments: Sequence[str] | None) -> int:
         "python -m slimexp.select", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=console.path, help="folder with records.jsonl somewhere below, or one such file")
-    parser.add_argument("budgets", nargs="*", metavar="max_METRIC=NUMBER", help="also export=FORMAT and out=FOLDER")
+    parser.add_argument(
+        "budgets", nargs="*", metavar="max_METRIC=NUMBER", help=f"also {MARGIN}=NUMBER, export=FORMAT, out=FOLDER"
+    )
     options = parser.parse_args(arguments)
     about_export = [text for text in options.budgets if re.match(r"(export(\.\w+)?|out)=", text)]
     try:
-        budgets = [Budget.parse(text) for text in options.budgets if text not in about_export]
+        limits = [text for text in options.budgets if text not in about_export]
+        budgets = [Budget.parse(text) for text in limits if not text.startswith(f"{MARGIN}=")]
+        margin = _margin([text for text in limits if text.startswith(f"{MARGIN}=")])
         settings = _export_settings(about_export)
         with working("reading the records"):
             sections = load(options.runs)
@@ -120,8 +135,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         return console.USER_ERROR
     folder = options.runs if options.runs.is_dir() else options.runs.parent
     measured = [section for section in sections if not _unmeasured(section, budgets)]
-    choices = [choose(section, budgets) for section in measured]
-    answers = ["\n".join(_answer(*pair, budgets, folder)) for pair in zip(measured, choices, strict=True)]
+    choices = [choose(section, budgets, margin) for section in measured]
+    answers = ["\n".join(_answer(*pair, budgets, margin, folder)) for pair in zip(measured, choices, strict=True)]
     for section in sections:
         if absent := _unmeasured(section, budgets):
             answers.append(f"{section.title}: not asked, no model there has {', '.join(absent)}")
@@ -137,20 +152,58 @@ def _main(arguments: Sequence[str] | None) -> int:
         return console.USER_ERROR
 
 
-def choose(section: Section, budgets: Sequence[Budget]) -> Choice:
-    """The best model within ``budgets``, or the nearest one outside them."""
+def choose(section: Section, budgets: Sequence[Budget], margin: float | None = None) -> Choice:
+    """The best model within ``budgets``, or the nearest one outside them.
+
+    Args:
+        section: The models.
+        budgets: The limits.
+        margin: By how much more the dense model may be better, surely, in the figure of quality beside it.
+    """
     sign = 1.0 if section.direction == "min" else -1.0
+    points = section.points
 
-    def excess(point: Point) -> float:
-        return max([0.0, *(budget.excess(point.value(budget.metric)) for budget in budgets)])
+    def excess(index: int) -> float:
+        own = [budget.excess(points[index].value(budget.metric)) for budget in budgets]
+        return max([0.0, *own, *([] if margin is None else [_beyond(section, index, margin)])])
 
-    def cost(point: Point) -> tuple[float, float, float]:
-        return excess(point), sign * point.value(section.headline), point.value("disk_mb", math.inf)
+    excesses = [excess(index) for index in range(len(points))]
 
-    points = [p for p in section.points if math.isfinite(excess(p)) and not math.isnan(p.value(section.headline))]
-    point = min(points, key=cost, default=None)
-    within = sorted((candidate for candidate in points if excess(candidate) <= 0), key=cost)
-    return Choice(point, bool(within), _rivals(within, section))
+    def cost(index: int) -> tuple[float, float, float]:
+        return excesses[index], sign * points[index].value(section.headline), points[index].value("disk_mb", math.inf)
+
+    known = [i for i in range(len(points)) if not math.isnan(points[i].value(section.headline))]
+    places = sorted((i for i in known if math.isfinite(excesses[i])), key=cost)
+    within = [index for index in places if excesses[index] <= 0]
+    beside = {index: section.comparisons.compare(index, within[0], section.headline) for index in within[1:]}
+    rivals = {index: found for index, found in beside.items() if found is not None and not found.worse}
+    point = points[places[0]] if places else None
+    return Choice(point, bool(within), tuple(points[index] for index in rivals), tuple(rivals.values()))
+
+
+def _beyond(section: Section, index: int, margin: float) -> float:
+    """How far the worse end of the interval of a model beside dense lies beyond ``margin``; infinite where unknown."""
+    if section.points[index].dense:
+        return 0.0
+    beside = section.comparisons.beside_dense(index, section.quality)
+    if beside is None:
+        return math.inf
+    return 0.0 if beside.not_worse(margin) else beside.worst - margin
+
+
+def _margin(texts: Sequence[str]) -> float | None:
+    """The margin of ``not_worse_by=0.02``; ``None`` where none is given.
+
+    Raises:
+        ValueError: It is no number of at least 0, or given twice.
+    """
+    try:
+        values = [float(text.partition("=")[2]) for text in texts]
+    except ValueError:
+        values = [math.nan]
+    if len(values) > 1 or any(not 0 <= value < math.inf for value in values):
+        raise ValueError(f"write {MARGIN}=NUMBER once, with a number of at least 0, got {' '.join(texts)}")
+    return values[0] if values else None
 
 
 def _export_settings(given: Sequence[str]) -> list[str]:
@@ -201,24 +254,6 @@ def _unmeasured(section: Section, budgets: Sequence[Budget]) -> list[str]:
     return [metric for metric in metrics if not any(metric in point.figures for point in section.points)]
 
 
-def _rivals(points: Sequence[Point], section: Section) -> tuple[Point, ...]:
-    """The points, of which the first is the best, that it is not sure to be better than."""
-    errors = dict(zip(map(id, section.points), errors_of(section.points, section.headline), strict=True))
-    return tuple(rival for rival in points[1:] if not _surely_worse(points[0], rival, section, errors))
-
-
-def _surely_worse(best: Point, rival: Point, section: Section, errors: Mapping[int, float]) -> bool:
-    """Whether the errors of the two leave no doubt that ``rival`` is worse; true as well where errors are unknown."""
-    pair = (best, rival)
-    probability = probability_dominated(
-        [[point.value(section.headline)] for point in pair],
-        [[errors[id(point)]] for point in pair],
-        [[point.figures[section.headline].seeds] for point in pair],
-        [section.direction],
-    )[1]
-    return probability is None or probability >= 1 - DECIDED
-
-
 def _check(budgets: Sequence[Budget], sections: Sequence[Section]) -> None:
     """Refuse budgets of a metric that no record has."""
     measured = sorted({metric for section in sections for point in section.points for metric in point.figures})
@@ -230,9 +265,12 @@ def _check(budgets: Sequence[Budget], sections: Sequence[Section]) -> None:
             raise ValueError(f"no record has the metric '{budget.metric}'{hint or ';'} there are {', '.join(measured)}")
 
 
-def _answer(section: Section, choice: Choice, budgets: Sequence[Budget], folder: Path) -> Iterator[str]:
+def _answer(
+    section: Section, choice: Choice, budgets: Sequence[Budget], margin: float | None, folder: Path
+) -> Iterator[str]:
     """Lines that report the choice of a section."""
-    limits = ", ".join(map(str, budgets)) or "no budget"
+    surely = [] if margin is None else [f"{section.quality} surely not worse than dense by more than {number(margin)}"]
+    limits = ", ".join([*map(str, budgets), *surely]) or "no budget"
     point = choice.point
     if point is None:
         yield f"{section.title}: no model has every figure asked for ({limits})"
@@ -246,13 +284,18 @@ def _answer(section: Section, choice: Choice, budgets: Sequence[Budget], folder:
     if choice.rivals:
         smallest = min(choice.rivals, key=lambda rival: rival.value("disk_mb", math.inf))
         size = f", disk_mb {number(smallest.value('disk_mb'))}" if "disk_mb" in smallest.figures else ""
+        bases = " and ".join(words for basis, words in _BASES.items() if basis in {c.basis for c in choice.beside})
         yield (
-            f"  not separable from it by {section.headline}: {len(choice.rivals)} of those that fit, the smallest "
-            f"{smallest.label} ({section.headline} {number(smallest.value(section.headline))}{size})"
+            f"  not separable from it by {section.headline}, {bases}: {len(choice.rivals)} of those that fit, the "
+            f"smallest {smallest.label} ({section.headline} {number(smallest.value(section.headline))}{size})"
         )
     elif math.isnan(point.error(section.headline)):
         yield f"  {section.headline}: one seed, no error known"
     missed = [f"{budget}, is {number(value)}" for budget, value in values.items() if budget.excess(value) > 0]
+    beside = section.comparisons.beside_dense(section.points.index(point), section.quality)
+    if margin is not None and beside is not None:
+        yield f"  {section.quality} minus dense {difference(beside)}, {_BASES[beside.basis]}"
+        missed += [] if beside.not_worse(margin) else [f"{surely[0]}, may be by {number(beside.worst)}"]
     yield f"  missed: {'; '.join(missed)}" if missed else f"  within: {limits}"
     if point.slower:
         yield "  slower than the dense model"

@@ -22,9 +22,11 @@ LAYERS = [
     ["schedule", "file", "host"],
     ["config", "weight"],
     ["record", "kernel"],
-    ["analysis", "importance", "quantizer", "loss"],
+    ["importance", "quantizer", "loss"],
     ["pattern", "allocation", "rounding", "decode", "serialization"],
-    ["data", "logger"],
+    ["data"],
+    ["analysis"],  # of records, and of rows that were graded
+    ["logger"],
     ["architecture"],
     ["model"],
     ["smoothing", "calibration"],

@@ -62,9 +62,34 @@ def test_names_what_the_errors_do_not_separate_from_the_best(
         append(tmp_path / record.FILE, make_record(key, config={"pipeline": {key: {}}}, stage=key, metrics=metrics))
     assert main([str(tmp_path), "max_size_mb=10"]) == 0
     out = capsys.readouterr().out
-    assert "not separable from it by cer: 2 of those that fit, the smallest small (cer 0.022, disk_mb 4)" in out
+    told = "not separable from it by cer, unpaired: 2 of those that fit, the smallest small (cer 0.022, disk_mb 4)"
+    assert told in out
     assert main([str(tmp_path), "max_size_mb=3"]) == 0
     assert "not separable" not in capsys.readouterr().out
+
+
+def test_names_what_is_surely_not_worse_than_dense(
+    tmp_path: Path, make_record: Callable[..., Record], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the worse end of the interval: a point that may be worse by more is not named, however good it looks."""
+    rows = {"dense": (0.020, 8.0, 0.0), "sure": (0.022, 6.0, 0.0005), "open": (0.0215, 4.0, 0.004)}
+    for key, (cer, disk, error) in rows.items():
+        sides = {"_low": -2, "": 0, "_high": 2}
+        ends = {f"cer_difference{end}": cer - 0.02 + side * error for end, side in sides.items()}
+        metrics = {"cer": cer, "cer_stderr": 0.002, "disk_mb": disk} | (ends if error else {})
+        changes = {"metrics": metrics, "baseline": {"cer": 0.02, "disk_mb": 8.0}, "baseline_key": "dense"}
+        append(tmp_path / record.FILE, make_record(key, config={"pipeline": {key: {}}}, stage=key, **changes))
+    assert main([str(tmp_path), "max_size_mb=7"]) == 0
+    assert ": open\n" in capsys.readouterr().out
+    assert main([str(tmp_path), "max_size_mb=7", "not_worse_by=0.06"]) == 0
+    out = capsys.readouterr().out
+    assert ": sure\n" in out and "within: disk_mb <= 7, kept surely not worse than dense by more than 0.06" in out
+    assert "kept minus dense -0.0351" in out and "by their differences from dense" in out
+    assert main([str(tmp_path), "max_size_mb=7", "not_worse_by=0.01"]) == 1
+    assert "missed: kept surely not worse than dense by more than 0.01, may be by 0.05" in capsys.readouterr().out
+    for wrong in (["not_worse_by=x"], ["not_worse_by=-1"], ["not_worse_by=1", "not_worse_by=2"]):
+        assert main([str(tmp_path), *wrong]) == 2
+        assert "write not_worse_by=NUMBER once, with a number of at least 0" in capsys.readouterr().err
 
 
 def test_an_unknown_error_is_told(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

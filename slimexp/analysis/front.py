@@ -1,4 +1,4 @@
-"""The front of a section's points: their objectives, how sure dominance is, and the volume that they dominate."""
+"""The front of a section's points: their objectives, and the volume that they dominate."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from slimexp.analysis import pareto
 from slimexp.analysis.point import Point
-from slimexp.analysis.uncertainty import probability_dominated
 from slimexp.record.figures import KEPT
-from slimexp.record.schema import DIFFERENCE, LARGEST
+from slimexp.record.schema import LARGEST
 
 Direction = Literal["min", "max"]
 
@@ -35,40 +34,6 @@ def objectives(
     quality = np.array([point.value(headline) for point in points])
     values[quality >= trivial if direction == "min" else quality <= trivial] = np.nan
     return values
-
-
-def probabilities(
-    points: Sequence[Point], axes: Mapping[str, Direction], values: NDArray[np.float64]
-) -> list[float | None]:
-    """Probability that a point is dominated, for each point, see ``uncertainty.probability_dominated``.
-
-    Args:
-        points: N points.
-        axes: Metric -> which direction is better, of K metrics.
-        values: [N, K], the ``objectives`` of the points.
-    """
-    errors = np.array([errors_of(points, metric) for metric in axes]).T.reshape(len(points), len(axes))
-    seeds = [[point.figures[metric].seeds if metric in point.figures else 0 for metric in axes] for point in points]
-    return probability_dominated(values, errors, seeds, list(axes.values()))
-
-
-def are_paired(points: Sequence[Point], metric: str) -> bool:
-    """Whether ``metric`` of every point was compared with that of one dense model on the same questions."""
-    dense = [point for point in points if point.dense]
-    others = [point for point in points if not point.dense and metric in point.figures]
-    return len(dense) == 1 and bool(others) and all(metric + DIFFERENCE in point.figures for point in others)
-
-
-def errors_of(points: Sequence[Point], metric: str) -> list[float]:
-    """Standard errors of ``metric`` by which points are told from each other, NaN where one is unknown.
-
-    Where all were compared with the dense model on the same questions (``are_paired``), they are those of the
-    differences, and that of the dense model is 0: what the choice of questions adds to all of them falls out. Between
-    two compressed models this is cautious, for what they get wrong together is counted twice.
-    """
-    if not are_paired(points, metric):
-        return [point.error(metric) for point in points]
-    return [0.0 if point.dense else point.error(metric + DIFFERENCE) for point in points]
 
 
 def corner(points: Sequence[Point], axes: Mapping[str, Direction], headline: str, trivial: float) -> list[float] | None:

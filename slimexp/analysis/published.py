@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from slimexp.analysis import optuna_study
 from slimexp.analysis.point import Point, spreads
 from slimexp.file import regular
 from slimexp.host.console import printable
@@ -15,9 +16,10 @@ from slimexp.record.schema import LARGEST
 
 LONGEST = 1 << 24  # bytes of a file
 FORMAT = """\
-a file of published points, drawn as hollow stars, never part of a front or a hypervolume: CSV with a header, or JSON
-lines (.jsonl), with the columns 'label' and any metrics by their names in report.csv (disk_mb, cer, latency_ratio; a
-'cer_stderr' is the error of cer), and 'corpus', the section it belongs to, where the report has several"""
+a file of published points, drawn as hollow stars, never part of a front or a hypervolume: CSV with a header, JSON lines
+(.jsonl), Parquet or an Optuna study (.db, .log) that names its metrics, with the columns 'label' and any metrics by
+their names in report.csv (disk_mb, cer, latency_ratio; a 'cer_stderr' is the error of cer), and 'corpus', the section
+it belongs to, where the report has several"""
 
 
 def read(path: Path, titles: Sequence[str]) -> dict[str, list[Point]]:
@@ -44,15 +46,32 @@ def read(path: Path, titles: Sequence[str]) -> dict[str, list[Point]]:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    if path.suffix not in (".csv", ".jsonl"):
-        raise ValueError(f"a file of published points must end in .csv or .jsonl, got {path}")
+    studies = (*optuna_study.DATABASES, *optuna_study.JOURNALS)
+    if path.suffix not in (ends := (".csv", ".jsonl", ".parquet", *studies)):
+        raise ValueError(f"a file of published points must end in {', '.join(ends[:-1])} or {ends[-1]}, got {path}")
     if not path.exists():
         raise FileNotFoundError(f"no file {path} of published points")
+    if path.suffix in studies:
+        yield from optuna_study.trials(path)
+        return
+    if path.suffix == ".parquet":
+        yield from _parquet(path)
+        return
     try:
         text = regular.content(path, LONGEST).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as such") from None
     yield from _csv(text, path) if path.suffix == ".csv" else _jsonl(text, path)
+
+
+def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+    from pyarrow import ArrowException, BufferReader, parquet  # type: ignore[import-untyped]
+
+    try:
+        rows = parquet.read_table(BufferReader(regular.content(path, LONGEST))).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{path} is no Parquet file: {error}") from None
+    yield from ({name: value for name, value in row.items() if value is not None} for row in rows)
 
 
 def _csv(text: str, path: Path) -> Iterator[dict[str, Any]]:

@@ -6,18 +6,22 @@ section.
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from slimexp.analysis import front, pareto, published
+from slimexp.analysis.comparison import Comparisons
 from slimexp.analysis.front import Direction
 from slimexp.analysis.grouping import environments_of, graded_on, grouped, titles_of, with_dense
 from slimexp.analysis.point import Point, points
+from slimexp.analysis.row_scores import RowScores
 from slimexp.analysis.uncertainty import DECIDED
+from slimexp.data.rows import Rows
 from slimexp.host.console import printable
 from slimexp.record.figures import (
     BITS_PER_BYTE,
@@ -32,6 +36,7 @@ from slimexp.record.figures import (
 )
 from slimexp.record.record import Record, read
 
+RowsOf = Callable[[Record], Mapping[str, Rows]]  # metric -> results row by row of a record, where they are kept
 X_AXES = ("disk_mb", "params_live", "latency_p50_ms")  # by default the first of these that was measured
 _DERIVED: dict[str, Direction] = {
     KEPT: "max",
@@ -66,14 +71,15 @@ class Section:
             which guessing bytes is no baseline.
         points: Dense models first, then by x.
         front: Indices into ``points`` of those that neither another point nor the trivial guess beats.
-        probabilities: Probability that each point is dominated, see ``uncertainty.probability_dominated``; ``None``
-            where errors are unknown.
+        probabilities: Probability that each point is dominated, see ``Comparisons.probabilities``; ``None`` where
+            errors are unknown.
         corner: Reference point of ``volume`` on x, y and z, see ``front.corner``.
         volume: Hypervolume of x, y and z inside ``corner``, see ``front.volume``.
         hypervolume: Hypervolume of size ratio and quality, see ``front.hypervolume``.
         hypervolume_history: ``hypervolume`` after each compressed point, in the order of ``finished``.
         published: Points that were published elsewhere (``--reference``): drawn, and part of nothing else.
         environments: Hardware, versions and code that the records come from, see ``grouping.environments_of``.
+        comparisons: How any two of the points compare in any metric, with intervals.
     """
 
     title: str
@@ -97,6 +103,7 @@ class Section:
     hypervolume_history: list[float]
     published: list[Point]
     environments: list[dict[str, Any]]
+    comparisons: Comparisons = field(compare=False, repr=False)
 
     @property
     def axes(self) -> dict[str, Direction]:
@@ -129,7 +136,12 @@ class Section:
 
 
 def sections(
-    records: Sequence[Record], *, x: str | None = None, y: str | None = None, z: str | None = None
+    records: Sequence[Record],
+    *,
+    x: str | None = None,
+    y: str | None = None,
+    z: str | None = None,
+    rows: RowsOf = lambda _: {},
 ) -> list[Section]:
     """Sections of all records.
 
@@ -138,6 +150,7 @@ def sections(
         x: Metric of the horizontal axis; by default the first of ``X_AXES`` that was measured.
         y: Metric of the vertical axis; by default the headline.
         z: A third metric for the front; by default none.
+        rows: Results of a record row by row, by which points are told apart; by default there are none.
 
     Raises:
         ValueError: No record has a metric of the axes, or two axes have the same metric.
@@ -149,7 +162,10 @@ def sections(
     parents = {record.key: record for record in records}
     groups = grouped(records, graded_on)
     titles = titles_of(groups)
-    return [_section(with_dense(group), title, parents, x, y, z) for group, title in zip(groups, titles, strict=True)]
+    return [
+        _section(with_dense(group), title, parents, (x, y, z), rows)
+        for group, title in zip(groups, titles, strict=True)
+    ]
 
 
 def load(
@@ -171,11 +187,11 @@ def load(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         records = read(runs)
+        own = sections(records, x=x, y=y, z=z, rows=RowScores(runs)) if records else []
     for warning in caught:
         print(f"warning: {printable(warning.message)}", file=sys.stderr)
     if not records:
         raise ValueError(f"no records in {runs}: train something first, or name the folder that holds records.jsonl")
-    own = sections(records, x=x, y=y, z=z)
     if reference is None:
         return own
     references = published.read(reference, [section.title for section in own])
@@ -191,9 +207,13 @@ def better(metric: str, records: Sequence[Record]) -> Direction:
 
 
 def _section(
-    records: Sequence[Record], title: str, parents: Mapping[str, Record], x: str | None, y: str | None, z: str | None
+    records: Sequence[Record],
+    title: str,
+    parents: Mapping[str, Record],
+    axes_asked: tuple[str | None, str | None, str | None],
+    rows: RowsOf,
 ) -> Section:
-    members = points(records, parents)
+    members, (x, y, z) = points(records, parents), axes_asked
     graded, direction = records[0].headline, better(records[0].headline, records)
     headline = leading(graded, [record.metrics for record in records])
     quality = compared_by(graded, headline)
@@ -205,6 +225,7 @@ def _section(
     guesses = [guess for record in records if (guess := guess_in(headline, record)) is not None]
     guess = float(np.mean(guesses)) if guesses else None
     values = front.objectives(members, axes, graded, trivial, direction)
+    comparisons = _comparisons(members, records, graded, trivial, rows)
     of_volume = _logarithm(axes, quality)
     corner = front.corner(members, of_volume, graded, trivial)
     inside = front.objectives(members, of_volume, graded, trivial, direction)
@@ -223,13 +244,40 @@ def _section(
         trivial=guess if y == headline and quality == KEPT else None,
         points=members,
         front=[int(index) for index in pareto.front(values, directions)],
-        probabilities=front.probabilities(members, axes, values),
+        probabilities=comparisons.probabilities(values, axes),
         corner=corner,
         volume=None if corner is None else front.volume(inside, corner, directions),
         hypervolume=front.hypervolume(members, quality),
         hypervolume_history=front.hypervolume_history(members, quality),
         published=[],
         environments=environments_of(records),
+        comparisons=comparisons,
+    )
+
+
+def _comparisons(
+    members: Sequence[Point], records: Sequence[Record], headline: str, guess: float, rows: RowsOf
+) -> Comparisons:
+    """How the points of records compare, by whatever those hold of single rows."""
+    by_key = {record.key: record for record in records if record.key}
+    places = {key: index for index, point in enumerate(members) for key in point.keys}
+    dense = [index for index, point in enumerate(members) if point.dense]
+
+    def home(point: Point) -> int | None:
+        of = next((by_key[key].baseline_key for key in point.keys), None)
+        return places.get(of or "", dense[0] if len(dense) == 1 else None)
+
+    def of_point(point: Point, metric: str) -> list[Rows]:
+        found = [rows(by_key[key]).get(metric) for key in point.keys]
+        return [row for row in found if row is not None]
+
+    return Comparisons(
+        members,
+        better=partial(better, records=records),
+        dense=[home(point) for point in members],
+        rows=of_point,
+        headline=headline,
+        guess=guess,
     )
 
 

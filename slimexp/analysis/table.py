@@ -4,10 +4,11 @@ import csv
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
-from slimexp.analysis.front import are_paired
+from slimexp.analysis.comparison import Comparison
 from slimexp.analysis.point import Point, Spread
 from slimexp.analysis.section import Section
 from slimexp.analysis.style import number, words_on_quality
@@ -33,14 +34,14 @@ def table(section: Section) -> str:
     columns = _columns(section)
     head = ["", *columns, "dominated"]
     rows = [
-        [_mark(section, index), *_cells(section, point), _percent(section.probabilities[index])]
+        [_mark(section, index), *_cells(section, point, index), _percent(section.probabilities[index])]
         for index, point in enumerate(section.points)
     ]
     if section.trivial is not None:
         guess = [number(section.trivial), *(["0 %"] if _has_quality(section) else [])]
         blank = [""] * (len(columns) - 1 - len(guess))
         rows.append(["", "no model (best trivial guess)", "", *guess, *blank])
-    rows += [["☆", *_cells(section, point), ""] for point in section.published]
+    rows += [["☆", *_cells(section, point, None), ""] for point in section.published]
     if not any(row[-1] for row in rows):
         head, rows = head[:-1], [row[:-1] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
@@ -87,9 +88,11 @@ def _doubts(section: Section) -> Iterator[str]:
     shown = [point for index, point in enumerate(section.points) if section.drawn(index)]
     if _compared(section, DIFFERENCE):
         yield (
-            "minus dense: difference from the dense model on the same rows, row by row, with its 95 % interval over "
-            "them (of several seeds the widest); = where that holds 0: not separable from dense"
+            "minus dense: difference from the dense model with its 95 % interval over rows and, of several, seeds; "
+            "= where that holds 0: not separable from dense; u where they have no rows in common: unpaired"
         )
+    if _has_quality(section) and any(_ends_of_quality(section, index) for index in range(len(section.points))):
+        yield f"{_QUALITY[section.quality]}: [95 % interval, the dense model graded on the same rows]"
     if any(_compared(section, end) for end in MINUS_ARM.values()):
         yield (
             "minus no teacher, minus no training: the same from that student trained on the text alone, and from the "
@@ -99,16 +102,8 @@ def _doubts(section: Section) -> Iterator[str]:
         yield "±: one standard error over test rows; one seed"
     if any(map(section.undecided, range(len(section.points)))):
         low, high = 100 * DECIDED, 100 * (1 - DECIDED)
-        paired = [metric for metric in section.axes if are_paired(section.points, metric)]
-        rows = (
-            f"errors of {' and '.join(paired)} are those of differences from dense on the same rows"
-            if paired
-            else "on the same rows models err together, which this does not see"
-        )
-        yield (
-            f"? not separable: dominated with a probability between {low:.0f} and {high:.0f} %, "
-            f"if errors are normal and independent ({rows})"
-        )
+        yield f"? not separable: dominated with a probability between {low:.0f} and {high:.0f} %"
+    yield from filter(None, (_pairing(section, metric) for metric in section.axes))
     unknown = [metric for metric in section.axes if any(math.isnan(point.error(metric)) for point in shown)]
     if unknown:
         count = sum(any(math.isnan(point.error(metric)) for metric in unknown) for point in shown)
@@ -116,6 +111,18 @@ def _doubts(section: Section) -> Iterator[str]:
             f"one seed, no error known: {' and '.join(unknown)} of {count} of {len(shown)} points, so whether "
             "these, and points that they might dominate, are separable is not known"
         )
+
+
+def _pairing(section: Section, metric: str) -> str | None:
+    """How points are told apart in a metric; ``None`` where it says nothing."""
+    counts = section.comparisons.bases(metric)
+    ways = {
+        "rows": "drawn on the same rows, with what seeds add",
+        "dense": "by their differences from dense on the same rows",
+        "unpaired": "unpaired, each by its own error, though models err together on the same rows",
+    }
+    told = [f"{counts[basis]} {way}" for basis, way in ways.items() if basis in counts]
+    return f"{metric} of points is told apart: {'; '.join(told)}" if counts.keys() & {"rows", "dense"} else None
 
 
 def _mark(section: Section, index: int) -> str:
@@ -142,7 +149,15 @@ def _compared(section: Section, end: str) -> list[str]:
         end: That of the names of the differences, which says what they are from.
     """
     names = dict.fromkeys((section.headline, *section.axes))
+    if end == DIFFERENCE:
+        return [name for name in names if any(_is_paired(section, index, name) for index in range(len(section.points)))]
     return [name for name in names if any(name + end in point.figures for point in section.points)]
+
+
+def _is_paired(section: Section, index: int, metric: str) -> bool:
+    """Whether a point was graded on the same rows as its dense model, in a metric that rows make."""
+    beside = section.comparisons.beside_dense(index, metric)
+    return beside is not None and beside.basis != "unpaired"
 
 
 def _differences(section: Section) -> list[tuple[str, str]]:
@@ -155,13 +170,23 @@ def _minus(section: Section, metric: str, end: str) -> str:
     return f"{metric} {_MINUS[end]}" if len(_compared(section, end)) > 1 else _MINUS[end]
 
 
-def _difference(point: Point, metric: str, end: str) -> str:
-    """Difference from another model with its interval, over several seeds the widest."""
+def _difference(section: Section, point: Point, index: int | None, metric: str, end: str) -> str:
+    """Difference from another model with its interval; from an arm over several seeds the widest."""
+    if end == DIFFERENCE:
+        return "" if index is None else difference(section.comparisons.beside_dense(index, metric))
     paired = metric + end
     if paired not in point.figures:
         return ""
     low, high = point.figures[f"{paired}_low"].low, point.figures[f"{paired}_high"].high
     return f"{point.value(paired):+.3g} [{low:+.3g}, {high:+.3g}]" + ("=" if low <= 0 <= high else "")
+
+
+def difference(of: Comparison | None) -> str:
+    """A difference and its interval, ``+0.02 [+0.01, +0.03]``; ``=`` where that holds 0, ``u`` where it is unpaired."""
+    if of is None:
+        return ""
+    marks = ("" if of.separable else "=") + ("u" if of.basis == "unpaired" else "")
+    return f"{of.difference:+.3g} [{of.low:+.3g}, {of.high:+.3g}]{marks}"
 
 
 def _has_quality(section: Section) -> bool:
@@ -176,14 +201,15 @@ def _extra(section: Section) -> list[str]:
     return [name for name in dict.fromkeys((*section.axes, *beside)) if name not in shown]
 
 
-def _cells(section: Section, point: Point) -> list[str]:
+def _cells(section: Section, point: Point, index: int | None) -> list[str]:
+    """Cells of a point; ``index`` is ``None`` for one that was published, and compares with none."""
     figures = point.figures
     return [
         point.label,
         str(len(point.seeds) or ""),
         _spread(figures.get(section.headline)),
-        *([_quality(section, point)] if _has_quality(section) else []),
-        *(_difference(point, *of) for of in _differences(section)),
+        *([_quality(section, point, index)] if _has_quality(section) else []),
+        *(_difference(section, point, index, *of) for of in _differences(section)),
         number(point.value("disk_mb")),
         number(point.value("size_ratio")) + ("z" if point.unshrunk else ""),
         number(point.value("params_live")),
@@ -194,12 +220,21 @@ def _cells(section: Section, point: Point) -> list[str]:
     ]
 
 
-def _quality(section: Section, point: Point) -> str:
+def _quality(section: Section, point: Point, index: int | None) -> str:
     """How near a point is to the dense model: the share of its gain that is kept, or a multiple of its perplexity."""
-    value = point.value(section.quality)
+    value, ends = point.value(section.quality), None if index is None else _ends_of_quality(section, index)
     if section.quality == KEPT:
-        return _percent(None if math.isnan(value) else value)
-    return number(value)
+        shown = _percent(None if math.isnan(value) else value)
+        return f"{shown} [{100 * ends[0]:.0f}, {100 * ends[1]:.0f}]" if ends and shown else shown
+    return f"{number(value)} [{number(ends[0])}, {number(ends[1])}]" if ends else number(value)
+
+
+def _ends_of_quality(section: Section, index: int) -> tuple[float, float] | None:
+    """Ends of the interval of ``quality`` of a point that was graded on the same rows as its dense model."""
+    interval = section.comparisons.interval(index, section.quality)
+    if interval is None or interval.basis == "unpaired" or interval.low == interval.high:
+        return None
+    return interval.low, interval.high
 
 
 def _percent(share: float | None) -> str:
@@ -252,6 +287,19 @@ def _csv_values(spread: Spread | None) -> tuple[object, ...]:
 
 
 def write_json(sections: Sequence[Section], path: Path) -> None:
-    """Write all fields of all sections, as a list of objects."""
-    rows = [{**asdict(section), "finished": section.finished} for section in sections]
-    path.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n")
+    """Write all fields of all sections, as a list of objects, and how their points compare with the dense model."""
+    path.write_text(json.dumps([_json(section) for section in sections], indent=1, allow_nan=False) + "\n")
+
+
+def _json(section: Section) -> dict[str, Any]:
+    own = {one.name: getattr(section, one.name) for one in fields(section) if one.name != "comparisons"}
+    own |= {name: [asdict(point) for point in own[name]] for name in ("points", "published")}
+    places, comparisons = range(len(section.points)), section.comparisons
+    beside = [comparisons.beside_dense(index, section.headline) for index in places]
+    intervals = [comparisons.interval(index, section.quality) for index in places]
+    return {
+        **own,
+        "finished": section.finished,
+        "minus_dense": [of and asdict(of) for of in beside],
+        "quality_interval": [of and of._asdict() for of in intervals],
+    }

@@ -8,7 +8,6 @@ from numpy.typing import ArrayLike
 
 from slimexp.analysis import pareto
 
-DRAWS = 1000  # a probability of 5 % then has a standard error of 0.7 points
 DECIDED = 0.05  # a point whose probability of being dominated lies between this and 1 - this is not separable
 
 
@@ -35,41 +34,32 @@ def standard_error(values: Sequence[float], own: Sequence[float | None]) -> floa
     return math.hypot(between, float(np.mean(errors)) if errors else 0.0)
 
 
-def probability_dominated(
-    means: ArrayLike, errors: ArrayLike, seeds: ArrayLike, directions: Sequence[str]
-) -> list[float | None]:
-    """Probability that another point dominates, for each point.
-
-    By Monte Carlo with a fixed seed: errors are normal and independent; those over a few seeds follow Student's t,
-    whose tails are the wider the fewer they are. Models graded on the same rows err together, which this ignores
-    unless the errors are those of differences on the same rows (``front.errors_of``): without, the order of two points
-    is more certain than it says, that one of many close points is the best less certain.
+def probability_dominated(draws: ArrayLike, known: ArrayLike, directions: Sequence[str]) -> list[float | None]:
+    """Share of draws in which another point dominates, for each point.
 
     Args:
-        means: [N, K]; points with NaN are incomparable.
-        errors: [N, K], standard errors; 0 where a figure is exact, NaN where the error is unknown.
-        seeds: [N, K], number of values behind each mean.
+        draws: [D, N, K], figures as other rows and seeds would have them, see ``resampling.Sampled``; points with NaN
+            are incomparable.
+        known: [N, K], whether it is known how the draws of a figure spread.
         directions: ``min`` or ``max``, one per column.
 
     Returns:
-        [N]; ``None`` for a point with NaN or an unknown error, and for one that a point of unknown error might
+        [N]; ``None`` for a point with NaN or an unknown spread, and for one that a point of unknown spread might
         dominate.
     """
-    means, errors, seeds = np.asarray(means, float), np.asarray(errors, float), np.asarray(seeds)
-    if not len(means):
+    draws, known = np.asarray(draws, float), np.asarray(known, bool)
+    if not draws.shape[1]:
         return []
-    doubtful = np.isnan(errors) & ~np.isnan(means)
-    complete = ~(np.isnan(errors) | np.isnan(means)).any(1)
+    absent = np.isnan(draws[0])
+    doubtful = ~known & ~absent
+    complete = ~(doubtful | absent).any(1)
     best = np.where(np.array(directions) == "min", -np.inf, np.inf)
-    generator = np.random.default_rng(0)
-    draws = DRAWS if (errors > 0).any() else 1
-    least, most = np.zeros(len(means)), np.zeros(len(means))
-    for _ in range(draws):
-        students = generator.standard_t(np.maximum(seeds - 1, 1))
-        noise = np.where(seeds > 1, students, generator.standard_normal(means.shape))
-        points = means + np.where(doubtful, 0, errors) * noise
+    if (draws[:1] == draws)[:, ~absent].all():
+        draws = draws[:1]
+    least, most = np.zeros(len(known)), np.zeros(len(known))
+    for points in draws:
         dominated = pareto.dominated(np.where(complete[:, None], points, np.nan), directions)
         least += dominated
         most += pareto.dominated(np.where(doubtful, best, points), directions) if doubtful.any() else dominated
     determined = complete & (least == most)
-    return [float(share) if certain else None for share, certain in zip(least / draws, determined, strict=True)]
+    return [float(share) if certain else None for share, certain in zip(least / len(draws), determined, strict=True)]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from slimexp.data.base import Direction, Example, Task
-from slimexp.data.rows import Rows, question_digest
+from slimexp.data.rows import MacroF1, Rows, question_digest
 
 HEADLINES: dict[Task, tuple[str, Direction]] = {
     "seq2seq": ("cer", "min"),
@@ -110,10 +110,13 @@ def grade_label(predictions: Sequence[int], examples: Sequence[Example], *, clas
 
 
 def label_by_row(predictions: Sequence[int], examples: Sequence[Example]) -> dict[str, Rows]:
-    """Accuracy row by row; macro F1 is no ratio of sums over rows."""
+    """What ``grade_label`` gives, row by row."""
     _check(predictions, examples)
-    right = [int(label) == example.label for label, example in zip(predictions, examples, strict=True)]
-    return {"accuracy": _rows(examples, right, [1] * len(right))}
+    predicted, true = [int(label) for label in predictions], [example.label or 0 for example in examples]
+    right = [one == other for one, other in zip(predicted, true, strict=True)]
+    rows = _rows(examples, right, [1] * len(right))
+    labels = MacroF1(rows.questions, np.array(predicted, dtype=float), np.array(true, dtype=float))
+    return {"accuracy": rows, "macro_f1": labels}
 
 
 def byte_bits(train: Sequence[Example], examples: Sequence[Example]) -> float:

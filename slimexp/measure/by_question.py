@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slimexp.data.base import Corpus
+from slimexp.data.paired import differences
 from slimexp.data.rows import Scores
 from slimexp.measure.base import Measure, Subject
-from slimexp.measure.paired import differences
 from slimexp.record.schema import DIFFERENCE
 
 

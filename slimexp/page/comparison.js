@@ -142,6 +142,14 @@ function comparison(view, points) {
       );
       return row(metric.label, cells, metric.known ? `${metric.name}: ${WAY[metric.better]}` : metric.name);
     });
+  if (points.slice(1).some((point) => minus(section, point, points[0])))
+    body.push(
+      row(
+        `${section.headline} minus ${letterOf(view, points[0])}`,
+        points.map((point) => node("td", { class: "words" }, difference(section, point, points[0]))),
+        "with its 95 % interval",
+      ),
+    );
   const facts = {
     state: (point) => states(view, point).join(", "),
     seeds: (point) => point.seeds.join(", "),
@@ -171,6 +179,24 @@ function comparison(view, points) {
     { class: "scroll fitted", tabindex: 0, role: "region", "aria-label": "Figures of the chosen points" },
     table,
   );
+}
+
+const BASIS = { rows: "on the same rows", dense: "by differences from dense", unpaired: "unpaired" };
+
+/* Headline of a point less another's: difference, the ends of its 95 % interval, and what it rests on. */
+function minus({ points }, point, other) {
+  const [own, from] = [points.indexOf(point), points.indexOf(other)];
+  if (own > from) return point.minus[from];
+  const [apart, low, high, basis] = other.minus[own] ?? [];
+  return basis && [-apart, -high, -low, basis];
+}
+
+function difference(section, point, other) {
+  const found = point === other ? null : minus(section, point, other);
+  if (!found) return "–";
+  const [apart, low, high] = found.slice(0, 3).map((one) => (one > 0 ? "+" : "") + Number(one.toPrecision(3)));
+  const open = found[1] <= 0 && found[2] >= 0 ? "not separable, " : "";
+  return `${apart} [${low}, ${high}], ${open}${BASIS[found[3]]}`;
 }
 
 function states(view, point) {

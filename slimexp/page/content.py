@@ -42,6 +42,7 @@ _SHORT = {
     "latency_p50_ms": "latency ms",
     "latency_ratio": "latency x dense",
 }
+_ALL_PAIRS = 60  # points of which all pairs are on the page
 _ENDS = ("_low", "_high")  # of the interval that a measure gives together with a figure
 
 
@@ -84,7 +85,7 @@ def nothing(message: str) -> dict[str, Any]:
 
 def _section(section: Section, records: Mapping[str, Record], root: Path, folder: Path | None) -> dict[str, Any]:
     own = [records[key] for point in section.points for key in point.keys if key in records]
-    names = _metrics(section)
+    names, minus = _metrics(section), _differences(section)
     return {
         "title": section.title,
         "headline": section.headline,
@@ -106,12 +107,14 @@ def _section(section: Section, records: Mapping[str, Record], root: Path, folder
         "published": [_published(point, names) for point in section.published],
         "points": [
             {
-                **_point(point, names, records, root, folder),
+                **_point(point, records, root, folder),
+                "figures": _figures(section, index, names),
+                "minus": minus[index],
                 "beaten": probability,
                 "sensitivity": sensitivity(point, names_of_layers, records),
                 "bits": bits(point, names_of_layers, records),
             }
-            for point, probability in zip(section.points, section.probabilities, strict=True)
+            for index, (point, probability) in enumerate(zip(section.points, section.probabilities, strict=True))
         ],
     }
 
@@ -160,9 +163,7 @@ def _budgets(section: Section) -> list[dict[str, Any]]:
     return [{"metric": name, "side": side} for name, side in sides.items() if len(values[name]) > 1]
 
 
-def _point(
-    point: Point, names: Sequence[str], records: Mapping[str, Record], root: Path, folder: Path | None
-) -> dict[str, Any]:
+def _point(point: Point, records: Mapping[str, Record], root: Path, folder: Path | None) -> dict[str, Any]:
     own = [records[key] for key in point.keys if key in records]
     return {
         "id": " ".join(point.keys) or point.label,
@@ -174,7 +175,6 @@ def _point(
         "unshrunk": point.unshrunk,
         "seeds": point.seeds,
         "runs": point.runs,
-        "figures": {name: _figure(point, name) for name in names if name in point.figures},
         "artifacts": [_artifact(artifact, root, folder) for artifact in point.artifacts],
         "curves": [
             {"key": record.key, "stage": record.stage, "seed": record.seed}
@@ -185,6 +185,34 @@ def _point(
         "kernels": sorted({record.kernel for record in own}),
         "seconds": [round(record.seconds.get("train", 0.0), 1) for record in own],
     }
+
+
+def _figures(section: Section, index: int, names: Sequence[str]) -> dict[str, list[float]]:
+    """Metric -> ``_figure``; of quality the interval beside the dense model on the same rows, where there is one."""
+    point = section.points[index]
+    shown = {name: _figure(point, name) for name in names if name in point.figures}
+    interval = section.comparisons.interval(index, section.quality)
+    if interval is not None and interval.basis != "unpaired" and interval.low < interval.high:
+        shown[section.quality] = [point.value(section.quality), interval.low, interval.high]
+    return shown
+
+
+def _differences(section: Section) -> list[dict[int, list[float | str]]]:
+    """For each point, index of an earlier point -> the headline less that one's, its interval and what it rests on.
+
+    Of many points those that may be chosen for something are compared: the dense models, the front, and what may belong
+    to it.
+    """
+    points = list(range(len(section.points)))
+    if len(points) > _ALL_PAIRS:
+        points = [i for i in points if section.points[i].dense or i in section.front or section.undecided(i)]
+    pairs: list[dict[int, list[float | str]]] = [{} for _ in section.points]
+    for place, own in enumerate(points):
+        for other in points[:place]:
+            if (found := section.comparisons.compare(own, other, section.headline)) is not None:
+                ends = (float(f"{one:.4g}") for one in (found.difference, found.low, found.high))
+                pairs[own][other] = [*ends, found.basis]
+    return pairs
 
 
 def _figure(point: Point, name: str) -> list[float]:

@@ -21,6 +21,7 @@ from slimexp.host.progress import counted
 from slimexp.pipeline.preflight import corpus_for
 from slimexp.record.settings import flat
 from slimexp.record.stage import key, shaping
+from slimexp.sweeper.doubt import ByRecords, is_open
 from slimexp.sweeper.settings import MOST_SEED, Direction, Settings, check_settings, parse_promotion
 from slimexp.sweeper.space import Space
 from slimexp.sweeper.sweep import Sweep
@@ -71,7 +72,14 @@ def sweep(
     space = Space((*space.fixed, *group), space.swept)
     content, fixed = _content(cfg)
     folder = runs / cfg.name / FOLDER
-    run = Sweep(space=space, folder=folder, settings=Settings(**values), content=content, fixed=fixed)
+    run = Sweep(
+        space=space,
+        folder=folder,
+        settings=Settings(**values),
+        content=content,
+        fixed=fixed,
+        judge=ByRecords(runs, objectives),
+    )
     if run.done and not cfg.resume:
         raise ValueError(
             f"resume=false does everything anew, and {run.done} trials are finished in {folder}: leave it out to "
@@ -164,18 +172,31 @@ def _table(run: Sweep, front: Sequence[FrozenTrial]) -> Iterator[str]:
     ended = "".join(f", {count} of them {ending}" for ending, count in ends.items() if count)
     yield f"front of {' and '.join(run.objectives)} after {run.done} trials{ended}:"
     for trial in front:
-        yield _row(dict(zip(run.objectives, trial.values, strict=True)), trial)
+        yield _trial(run, trial)
     if not front:
         yield "  none: no trial finished within the limits"
+    if run.doubt.may_belong:
+        yield "dominated, but not surely (they may belong to the front):"
+    for trial in run.doubt.may_belong:
+        yield _trial(run, trial)
+    if any(map(is_open, run.doubt.probabilities.values())):
+        yield "? not separable: the probability that another trial dominates it"
 
 
 def _in_earnest(run: Sweep, front: Sequence[FrozenTrial]) -> Iterator[str]:
     """The promoted points, with their new metrics."""
     if run.promoted:
         yield f"promoted ({' '.join(run.settings.promotion.overrides)}):"
-    for trial in front:
+    for trial in [*front, *run.doubt.may_belong]:
         if (stored := run.promoted.get(trial.number)) is not None and stored["error"] is None:
             yield _row({name: stored["metrics"][name] for name in run.objectives if name in stored["metrics"]}, trial)
+
+
+def _trial(run: Sweep, trial: FrozenTrial) -> str:
+    """A trial with its objectives, and the probability that it is dominated where the data leave that open."""
+    shown = _row(dict(zip(run.objectives, trial.values, strict=True)), trial)
+    probability = run.doubt.probabilities.get(trial.number)
+    return shown if probability is None or not is_open(probability) else f"{shown}  ? {probability:.0%}"
 
 
 def _row(figures: Mapping[str, float], trial: FrozenTrial) -> str:

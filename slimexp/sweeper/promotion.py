@@ -14,7 +14,7 @@ class Promotion:
     """The points that run again, and with which overrides.
 
     Attributes:
-        most: Largest number of points, evenly spread over the front; 0 for none.
+        most: Largest number of points, evenly spread over the front, then those that may belong to it; 0 for none.
         overrides: Overrides that are added to those of the trial.
         seeds: Seeds of every point, over which its metrics are averaged; empty for those of the sweep.
 
@@ -32,10 +32,16 @@ class Promotion:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"hydra.sweeper.promote.seeds must be distinct, got {list(self.seeds)}")
 
-    def chosen(self, front: Sequence[T]) -> list[T]:
-        """The points promoted, out of a front in the order of an objective: its ends, and evenly between them."""
+    def chosen(self, front: Sequence[T], may_belong: Sequence[T] = ()) -> list[T]:
+        """The points promoted, out of a front in the order of an objective: its ends, and evenly between them.
+
+        Args:
+            front: The front.
+            may_belong: Points that are not surely dominated, the likeliest first: where the front has fewer points than
+                are promoted, they are graded anew as well.
+        """
         if len(front) <= self.most:
-            return list(front)
+            return [*front, *may_belong[: self.most - len(front)]]
         if self.most == 1:
             return [front[0]]
         return [front[round(place * (len(front) - 1) / (self.most - 1))] for place in range(self.most)]

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from slimexp.analysis import pareto
 from slimexp.sweeper.changes import CONTENT, FIXED
+from slimexp.sweeper.doubt import Doubt, Judge, sure
 from slimexp.sweeper.journal import DIRECTIONS
 from slimexp.sweeper.planned import Params, planned
 from slimexp.sweeper.promotion import without_places
@@ -49,6 +50,7 @@ class Sweep:
         content: Text or digest of whatever else shapes its trials: a folder holds no sweep of other content.
         fixed: Key -> value of the same, so that a message can name what has changed.
         prepare: What a worker does first; returns what runs one command line.
+        judge: Says how sure it is which trials are dominated.
 
     Attributes:
         total: Number of trials.
@@ -56,6 +58,7 @@ class Sweep:
         failures: How many of those failed.
         stopped: How many of those a rule stopped.
         promoted: Number of a trial -> ``commands``, ``metrics`` and ``error`` of its promoted run.
+        doubt: How sure the front is, once it is there.
 
     Raises:
         ValueError: Settings contradict each other, the study in ``folder`` is of another sweep, or a process is at work
@@ -71,13 +74,13 @@ class Sweep:
         content: str = "",
         fixed: Mapping[str, Any] | None = None,
         prepare: Prepare = train,
+        judge: Judge = sure,
     ) -> None:
         check_together(settings, space.swept)
-        self.space = space
-        self.folder = folder
-        self.settings = settings
+        self.space, self.folder, self.settings = space, folder, settings
         self.objectives = dict(settings.objectives)
         self.promoted: dict[int, dict[str, Any]] = {}
+        self.doubt, self._judge = Doubt(), judge
         self.pool = _pool(settings.pool, workers=settings.workers, threads=settings.threads, prepare=prepare)
         directions = {name: DIRECTIONS[direction] for name, direction in self.objectives.items()}
         self.sampler = planned(space.swept, settings.sampler, settings.limits, list(directions.values()))
@@ -133,6 +136,7 @@ class Sweep:
                     self.screen.finished(job.number, message, failures=self.failures, left=left)
                     self._check_failures(job)
             front = self.front()
+            self.doubt = self._judge(self._within(), front)
             self._promote(front)
             return front
 
@@ -143,16 +147,20 @@ class Sweep:
 
     def front(self) -> list[FrozenTrial]:
         """Finished trials that no other dominates, among those that keep the limits, by the last objective."""
-        finished = self.study.get_trials(states=[TrialState.COMPLETE])
-        trials = [trial for trial in finished if self._stored(trial) and max(limit_violations(trial)) <= 0]
+        trials = self._within()
         front = pareto.front([trial.values for trial in trials], list(self.objectives.values()))
         return sorted((trials[index] for index in front), key=lambda trial: trial.values[-1])
+
+    def _within(self) -> list[FrozenTrial]:
+        """Finished trials that keep the limits."""
+        finished = self.study.get_trials(states=[TrialState.COMPLETE])
+        return [trial for trial in finished if self._stored(trial) and max(limit_violations(trial)) <= 0]
 
     def _promote(self, front: Sequence[FrozenTrial]) -> None:
         """Run points of the front again under the promotion's overrides, where that has not been done before."""
         jobs: deque[Job] = deque()
         promotion = self.settings.promotion
-        for trial in promotion.chosen(front):
+        for trial in promotion.chosen(front, self.doubt.may_belong):
             seeds = promotion.seeds or self.settings.seeds
             commands = self.space.command_lines(trial.params, seeds, promotion.overrides)
             stored = self.study.user_attrs.get(_PROMOTED.format(trial.number))

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from slimexp.analysis.comparison import Comparisons
 from slimexp.analysis.plot import draw
 from slimexp.analysis.point import Point, spreads
 from slimexp.analysis.section import Section
@@ -74,6 +75,13 @@ def named_point(label: str, rows: Sequence[dict[str, float]], *, chain: tuple[st
     return Point(label, chain, dense, tuple(range(len(rows))), spreads(rows, dense=dense), {}, ("run",), (), (), "2026")
 
 
+def unpaired(points: list[Point]) -> Comparisons:
+    """How points without rows compare, of which the first dense one is the dense model of all."""
+    home = next((index for index, point in enumerate(points) if point.dense), None)
+    dense = [home] * len(points)
+    return Comparisons(points, better=lambda _: "min", dense=dense, rows=lambda *_: (), headline="cer", guess=0.08)
+
+
 def section_of(points: list[Point], front: list[int], probabilities: list[float | None], **changes: Any) -> Section:
     one = Section(
         title="spelling",
@@ -97,6 +105,7 @@ def section_of(points: list[Point], front: list[int], probabilities: list[float 
         hypervolume_history=[],
         published=[],
         environments=[],
+        comparisons=unpaired(points),
     )
     return replace(one, **changes)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from slimexp.analysis.front import are_paired, corner, errors_of, volume
+from slimexp.analysis.front import corner, volume
 from slimexp.analysis.point import Point
 from slimexp.analysis.section import Section, sections
 from slimexp.record.record import Record
@@ -84,30 +84,3 @@ def test_the_corner_is_the_worst_dense_model_and_the_trivial_guess(make_point: C
 def test_a_volume_that_no_float_holds_is_none() -> None:
     assert volume(np.array([[1e300, -1e300]]), [1e-300, 1e-300], ["max", "min"]) is None
     assert volume(np.array([[0.5, 0.5]]), [1.0, 1.0], ["min", "min"]) == 0.25
-
-
-def paired(cer: float, disk: float, difference: float, half: float) -> dict[str, float]:
-    ends = {"_low": difference - half, "": difference, "_high": difference + half}
-    return {"cer": cer, "cer_stderr": 0.01, "disk_mb": disk} | {f"cer_difference{e}": v for e, v in ends.items()}
-
-
-def test_points_are_told_apart_by_their_differences_on_the_same_rows(make: Callable[..., Record]) -> None:
-    """Error bars overlap widely, and row by row the one is worse than the other: it is dominated without a doubt."""
-    dense = make("dense", {**DENSE, "cer_stderr": 0.01}, {})
-    good = make("prune", paired(0.02, 4.0, 0.005, 0.002), {"prune": {"x": "good"}}, baseline=dict(dense.metrics))
-    bad = make("prune", paired(0.03, 5.0, 0.015, 0.002), {"prune": {"x": "bad"}}, baseline=dict(dense.metrics))
-    section = only([dense, good, bad])
-    assert are_paired(section.points, "cer") and not are_paired(section.points, "disk_mb")
-    assert errors_of(section.points, "cer")[0] == 0
-    assert sorted(errors_of(section.points, "cer")[1:]) == pytest.approx([0.00102, 0.00102], rel=1e-2)
-    assert dict(zip([p.label for p in section.points], section.probabilities, strict=True)) == {
-        "dense": 0.0, "prune(x=good)": 0.0, "prune(x=bad)": 1.0
-    }  # fmt: skip
-    alike = make("prune", paired(0.015, 5.0, 0.0, 0.0), {"prune": {"x": "alike"}}, baseline=dict(dense.metrics))
-    assert (
-        np.isnan(errors_of(only([dense, good, alike]).points, "cer")).sum() == 1
-    )  # rows that are alike show no spread
-    unpaired = make("prune", {"cer": 0.03, "cer_stderr": 0.01, "disk_mb": 5.0}, {"prune": {"x": "bad"}})
-    section = only([dense, good, unpaired])
-    assert not are_paired(section.points, "cer")
-    assert 0.6 < max(p for p in section.probabilities if p is not None) < 0.9

@@ -3,7 +3,12 @@
 import os
 from pathlib import Path
 
+import optuna
+import pyarrow  # type: ignore[import-untyped]
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from pyarrow import parquet
 
 from slimexp.analysis import published
 from slimexp.analysis.published import read
@@ -53,7 +58,7 @@ def test_a_point_belongs_to_one_corpus(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("points.txt", "label,cer\n", r"must end in .csv or .jsonl, got .*points.txt"),
+        ("points.txt", "label,cer\n", r"must end in .csv, .*.db, .*or .log, got .*points.txt"),
         ("points.csv", "", r"must name the columns, 'label' among them, each once; got \[\]"),
         ("points.csv", "name,cer\na,1\n", "'label' among them"),
         ("points.csv", "label,cer,cer\na,1,2\n", "each once"),
@@ -111,3 +116,41 @@ def test_a_label_is_one_line_that_no_terminal_obeys(tmp_path: Path) -> None:
     path = written(tmp_path, '{"label": "a\\nb\\u001b\\ud800", "cer": 1}', "points.jsonl")
     (point,) = read(path, ["spelling"])["spelling"]
     assert point.label == r"a\nb\x1b\ud800"
+
+
+def test_points_of_a_parquet_file(tmp_path: Path) -> None:
+    rows = [{"label": "a", "cer": 0.01, "disk_mb": 4}, {"label": "b", "cer": 0.02, "disk_mb": None}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "points.parquet")
+    first, second = read(tmp_path / "points.parquet", ["spelling"])["spelling"]
+    assert (first.label, first.value("cer"), first.value("disk_mb")) == ("a", 0.01, 4)
+    assert set(second.figures) == {"cer"}
+    with pytest.raises(ValueError, match="is no Parquet file"):
+        read(written(tmp_path, "label,cer\n", "other.parquet"), ["spelling"])
+
+
+@pytest.mark.parametrize("name", ["study.db", "study.log"])
+def test_trials_of_a_study(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    journal = JournalStorage(JournalFileBackend(str(path))) if name.endswith(".log") else f"sqlite:///{path}"
+    study = optuna.create_study(study_name="theirs", storage=journal, directions=["minimize", "minimize"])
+    trial = study.ask({"bits": optuna.distributions.IntDistribution(2, 8)})
+    trial.set_user_attr("cer_stderr", 0.001)
+    trial.set_user_attr("host", "here")
+    study.tell(trial, [0.01, 4.0])
+    study.ask()  # has not finished
+    with pytest.raises(ValueError, match="does not name its values: set_metric_names"):
+        read(path, ["spelling"])
+    study.set_metric_names(["cer", "disk_mb"])
+    before = path.read_bytes()
+    (point,) = read(path, ["spelling"])["spelling"]
+    assert point.label == f"trial 0 (bits={trial.params['bits']})" and point.error("cer") == 0.001
+    assert (point.value("cer"), point.value("disk_mb")) == (0.01, 4.0) and path.read_bytes() == before
+    optuna.create_study(study_name="another", storage=journal)
+    with pytest.raises(ValueError, match="must hold one study, and holds another, theirs"):
+        read(path, ["spelling"])
+
+
+@pytest.mark.parametrize("name", ["study.db", "study.log"])
+def test_what_is_no_study_is_one_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"study\.(db is no study of Optuna|log (is no study|must hold one study))"):
+        read(written(tmp_path, "no study\n", name), ["spelling"])

@@ -6,18 +6,31 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
+from slimexp.analysis.comparison import Comparisons
+from slimexp.analysis.front import Direction
+from slimexp.analysis.point import Point, Spread
 from slimexp.analysis.uncertainty import probability_dominated, standard_error
 
 pytestmark = pytest.mark.fast
 NAN = math.nan
-WAYS = ("min", "min")
+WAYS: tuple[Direction, Direction] = ("min", "min")
 
 
 def probabilities(
-    means: list[tuple[float, float]], errors: list[float], seeds: int = 1, ways: tuple[str, str] = WAYS
+    means: list[tuple[float, float]], errors: list[float], seeds: int = 1, ways: tuple[Direction, Direction] = WAYS
 ) -> list[float | None]:
     """Of points with an exact x, and a y of known error."""
-    return probability_dominated(means, [(0, error) for error in errors], [(seeds, seeds)] * len(means), ways)
+    points = [
+        Point("", (), False, (), {"x": spread(x, 0, seeds), "y": spread(y, error, seeds)}, {}, (), (), (), "")
+        for (x, y), error in zip(means, errors, strict=True)
+    ]
+    nobody: list[int | None] = [None] * len(points)
+    compared = Comparisons(points, better=lambda _: "min", dense=nobody, rows=lambda *_: (), headline="y", guess=0.0)
+    return compared.probabilities(np.array(means), dict(zip("xy", ways, strict=True)))
+
+
+def spread(mean: float, error: float, seeds: int) -> Spread:
+    return Spread(mean, mean, mean, None if math.isnan(error) else error, seeds)
 
 
 def test_one_value_has_the_error_of_its_measure_or_none() -> None:
@@ -68,7 +81,7 @@ def test_unknown_errors_give_no_probability() -> None:
     assert probabilities(means, [0.001, NAN, 0.001]) == [0, None, pytest.approx(1, abs=0.01)]
     assert probabilities([(1.0, 0.5), *means[1:]], [0.001, NAN, 0.001]) == [0, None, None]
     assert probabilities([(1.0, NAN), *means[1:]], [0.001] * 3) == [None, 0, 1]
-    assert probability_dominated([], [], [], WAYS) == []
+    assert probability_dominated(np.empty((1, 0, 2)), np.empty((0, 2)), WAYS) == []
 
 
 def test_a_point_without_figures_neither_dominates_nor_has_a_probability() -> None:

@@ -121,6 +121,20 @@ def test_one_seed_has_the_error_of_its_measure(runs: Path) -> None:
     assert not any("stderr" in metric["name"] for metric in one["metrics"])
 
 
+def test_pairs_of_points_are_compared_once(runs: Path) -> None:
+    for one in read(runs):
+        append(runs / record.FILE, replace(one, metrics={**one.metrics, "cer_stderr": 0.002}))
+    (found,) = load(runs)
+    (one,) = content([found], runs, None)["sections"]
+    points = one["points"]
+    for own, point in enumerate(points):
+        for other, (difference, low, high, basis) in point["minus"].items():
+            assert other < own and basis == "unpaired" and low <= difference <= high
+            expected = found.comparisons.compare(own, other, "cer")
+            assert expected is not None and low == pytest.approx(expected.low, rel=1e-3)
+    assert sum(len(point["minus"]) for point in points) > len(points)
+
+
 def test_published_points_stand_apart(runs: Path) -> None:
     points = runs.parent / "points.csv"
     points.write_text("label,cer,disk_mb\nOthers 2024,0.001,0.1\n")

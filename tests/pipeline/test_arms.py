@@ -13,7 +13,7 @@ from slimexp.analysis.section import load
 from slimexp.analysis.table import table
 from slimexp.data import rows
 from slimexp.data.base import Corpus
-from slimexp.measure.paired import differences
+from slimexp.data.paired import differences
 from slimexp.model.tokenizer import Bpe
 from slimexp.page.content import content
 from slimexp.record import record

@@ -83,7 +83,7 @@ def make(fake: Any, tmp_path: Path) -> Callable[..., Sweep]:
             "objectives": {"cer": "min", "disk_mb": "min"}, "limits": {}, "sampler": None, "trials": None, "seeds": [],
             "storage": None, "workers": 2, "threads": 1, "fail_fast": False, "max_failures": None,
         }  # fmt: skip
-        place = {name: settings.pop(name) for name in ("folder", "content", "fixed") if name in settings}
+        place = {name: settings.pop(name) for name in ("folder", "content", "fixed", "judge") if name in settings}
         return Sweep(
             space=Space.parse(overrides),
             settings=Settings(**{**defaults, **settings}),

@@ -5,7 +5,8 @@ comparison question by question that falls out.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from slimexp.data.rows import Rows
 from slimexp.record.schema import DIFFERENCE
 
 LEAST = 2  # questions of an interval
-_RESAMPLES = 2000
+RESAMPLES = 2000  # draws of the bootstrap
 _AT_ONCE = 2**22  # drawn questions in memory at once
 _MANY = 10_000  # questions from which the bootstrap says nothing that the normal interval does not
 _NORMAL_95 = 1.959964
@@ -56,16 +57,16 @@ def interval(own: Rows, dense: Rows) -> tuple[float, float]:
         own: Results of a model, [N] of at least two questions.
         dense: Those of the other on the same questions, in the same order.
     """
-    if _is_right_or_wrong(own) and _is_right_or_wrong(dense):
+    if is_right_or_wrong(own) and is_right_or_wrong(dense):
         gained = int(((own.tops == 1) & (dense.tops == 0)).sum())
         lost = int(((own.tops == 0) & (dense.tops == 1)).sum())
         return tango(gained, lost, len(own.tops))
     if len(own.tops) >= _MANY:
-        error = math.sqrt(float(((_influence(own) - _influence(dense)) ** 2).sum()))
+        error = math.sqrt(float(((own.influence() - dense.influence()) ** 2).sum()))
         difference = own.figure - dense.figure
         return difference - _NORMAL_95 * error, difference + _NORMAL_95 * error
-    drawn = np.concatenate([_figure(own, rows) - _figure(dense, rows) for rows in _draws(len(own.tops))])
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    drawn = resampled([own, dense])
+    low, high = np.percentile(drawn[:, 0] - drawn[:, 1], [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -101,32 +102,54 @@ def tango(gained: int, lost: int, questions: int, z: float = _NORMAL_95) -> tupl
     return end(-1.0, z), end(1.0, -z)
 
 
+def resampled(results: Sequence[Rows], stream: int = 0) -> NDArray[np.float64]:
+    """Figures of models that were asked the same questions, over questions drawn with replacement: [RESAMPLES, models].
+
+    A draw holds the same questions for all models, so that the difference of two columns is that of a pair. The draws
+    are the same at every call. From 10,000 questions on the figures are normal, with the covariance of what each
+    question adds to them (``Rows.influence``), to which the bootstrap's converge.
+
+    Args:
+        results: Those of each model, [N] of at least two questions, in the same order.
+        stream: Models of other questions get another one, whose draws have nothing in common with these.
+    """
+    questions = len(results[0].tops)
+    if questions >= _MANY:
+        influences = np.stack([result.influence() for result in results])
+        figures = np.array([result.figure for result in results])
+        generator = np.random.default_rng(stream)
+        return generator.multivariate_normal(figures, influences @ influences.T, RESAMPLES, method="eigh")
+    together = type(results[0]).drawn_together
+    return np.concatenate([together(results, counts) for counts in _draws(questions, stream)])
+
+
+def is_right_or_wrong(rows: Rows) -> bool:
+    """Whether the figure is the share of right answers, each of which counts the same."""
+    plain = type(rows) is Rows and not rows.exponential
+    return plain and bool((rows.bottoms == 1).all() and np.isin(rows.tops, (0, 1)).all())
+
+
 def _comparable(own: Rows, dense: Rows) -> bool:
-    same = len(own.questions) >= LEAST and np.array_equal(own.questions, dense.questions)
-    return same and own.exponential == dense.exponential and np.array_equal(own.bottoms, dense.bottoms)
+    return len(own.questions) >= LEAST and own.asked == dense.asked
 
 
-def _is_right_or_wrong(rows: Rows) -> bool:
-    return not rows.exponential and bool((rows.bottoms == 1).all() and np.isin(rows.tops, (0, 1)).all())
+def _draws(questions: int, stream: int) -> Iterator[NDArray[np.float64]]:
+    """How often each question is drawn, with replacement, [draws, N] at a time."""
+    if (at_once := max(1, _AT_ONCE // questions)) >= RESAMPLES:
+        yield _all_draws(questions, stream)
+        return
+    generator = np.random.default_rng(stream)
+    for start in range(0, RESAMPLES, at_once):
+        yield _drawn(generator, min(at_once, RESAMPLES - start), questions)
 
 
-def _draws(questions: int) -> Iterator[NDArray[np.int64]]:
-    """Questions with replacement, [draws, N] at a time."""
-    generator = np.random.default_rng(0)
-    at_once = max(1, _AT_ONCE // questions)
-    for start in range(0, _RESAMPLES, at_once):
-        yield generator.integers(questions, size=(min(at_once, _RESAMPLES - start), questions))
+@lru_cache(maxsize=4)
+def _all_draws(questions: int, stream: int) -> NDArray[np.float64]:
+    """All draws at once: every pair of models, of every metric, has the same."""
+    return _drawn(np.random.default_rng(stream), RESAMPLES, questions)
 
 
-def _figure(rows: Rows, drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The figure over the questions of each draw, [draws]."""
-    bottoms = rows.bottoms[drawn].sum(1)
-    ratios = np.divide(rows.tops[drawn].sum(1), bottoms, out=np.zeros_like(bottoms), where=bottoms > 0)
-    return np.exp(np.minimum(ratios, 700.0)) if rows.exponential else ratios
-
-
-def _influence(rows: Rows) -> NDArray[np.float64]:
-    """What each question adds to the figure's deviation, [N]."""
-    ratio = rows.tops.sum() / rows.bottoms.sum()
-    slope = rows.figure if rows.exponential else 1.0
-    return slope * (rows.tops - ratio * rows.bottoms) / rows.bottoms.sum()
+def _drawn(generator: np.random.Generator, draws: int, questions: int) -> NDArray[np.float64]:
+    drawn = generator.integers(questions, size=(draws, questions))
+    places = drawn + questions * np.arange(draws)[:, None]
+    return np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)

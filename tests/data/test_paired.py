@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from slimexp.data.paired import differences, interval, tango
 from slimexp.data.rows import Rows
-from slimexp.measure.paired import differences, interval, tango
 
 pytestmark = pytest.mark.fast
 
@@ -70,7 +70,7 @@ def test_many_questions_have_the_interval_that_the_bootstrap_comes_to(monkeypatc
         pair = rows(nats + generator.normal(0.1, 1, 3000), exponential=exponential), rows(nats, exponential=exponential)
         drawn = interval(*pair)
         with monkeypatch.context() as patch:
-            patch.setattr("slimexp.measure.paired._MANY", 3000)
+            patch.setattr("slimexp.data.paired._MANY", 3000)
             linear = interval(*pair)
         assert linear != drawn and linear == pytest.approx(drawn, rel=0.1, abs=0.002)
 
