@@ -2,18 +2,14 @@
 
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 
+from slimexp.host import memory
 from slimexp.host.console import phase
 from slimexp.pipeline.resources import Need
-
-_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
-_MEMORY_USED = Path("/sys/fs/cgroup/memory.current")
 
 
 def together(needs: Mapping[str, Need]) -> Need:
@@ -44,13 +40,10 @@ class Machine:
     @classmethod
     def here(cls, device: torch.device, runs: Path) -> "Machine":
         """This one."""
-        host = psutil.virtual_memory().available
-        with suppress(OSError, ValueError):  # a container has its own limit, of which other figures say nothing
-            host = min(host, int(_MEMORY_LIMIT.read_text()) - int(_MEMORY_USED.read_text()))
         gpu = device.type == "cuda"
         folder = next(path for path in (runs.absolute(), *runs.absolute().parents) if path.exists())
         return cls(
-            host=host,
+            host=memory.available(),
             device=torch.cuda.mem_get_info(device)[1] if gpu else 0,
             disk=shutil.disk_usage(folder).free,
             devices=torch.cuda.device_count() if gpu else 0,
