@@ -1,5 +1,6 @@
 """What a machine has of what a run needs: one line that says so, and an error where it cannot be."""
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -91,13 +92,15 @@ def _refusal(stage: str, need: Need, least: int, there: int, where: str, machine
     optimizer = (need.parts or {}).get("optimizer", 0)
     if optimizer and least - optimizer <= there:
         ways.append(f"optimizer@pipeline.{stage}.optimizer=adafactor ({_gb(least - optimizer)})")
-    if where != "of memory" and machine.devices > 1 and least <= machine.devices * there:
-        ways.append(f"trainer=fsdp with {-(-least // there)} devices ({_gb(least // machine.devices)} on each)")
+    whole = least / need.copies  # on one device
+    shards = math.ceil(whole / there)
+    if where != "of memory" and 1 < shards <= machine.devices:
+        ways.append(f"trainer=fsdp with {shards} devices ({_gb(whole / shards)} on each)")
     if not ways and (need.parts or {}).get("gradients"):
         ways.append(f"pipeline.{stage}.steps=0, which trains nothing")
     teacher = (need.parts or {}).get("teacher", 0)
     if teacher and (room := there - least + teacher) > 0:
-        ways.append(f"a teacher of at most {_gb(room)} (pipeline.{stage}.teacher)")
+        ways.append(f"a teacher of at most {_gb(room / need.copies)} (pipeline.{stage}.teacher)")
     ways.append(f"a machine with {_gb(least)}")
     return (
         f"pipeline.{stage} takes at least {_gb(least)} {where} ({parts}), {_gb(least - there)} more than there is: "
@@ -109,5 +112,5 @@ def _of(need: int, there: int) -> str:
     return f"{_gb(need)} of {_gb(there)}" if there else _gb(need)
 
 
-def _gb(size: int) -> str:
+def _gb(size: float) -> str:
     return f"{size / 1e9:.2g} GB" if size < 99.5e9 else f"{size / 1e9:.0f} GB"
