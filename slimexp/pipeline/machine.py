@@ -39,11 +39,11 @@ def device(trainer: DictConfig) -> torch.device:
 
 
 def memory(trainer: DictConfig) -> int:
-    """Memory of the device that the trainer's settings choose, in bytes."""
+    """Memory of each device that the trainer's settings choose, in bytes; processes on a CPU share the machine's."""
     chosen = device(trainer)
     if chosen.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_properties(chosen).total_memory
-    return host_memory.total()
+    return host_memory.total() // devices.per_node(trainer)
 
 
 def trainer(
