@@ -1,6 +1,8 @@
 """The architecture of a model's type, and the sizes of its axes."""
 
+import json
 from collections.abc import Mapping
+from typing import Any
 
 from transformers import PreTrainedConfig
 
@@ -54,12 +56,47 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 
 
-RECOGNIZED: dict[str, Architecture] = {}  # types without a declaration that a proof found to be like one that has
+RECOGNIZED: dict[str, Architecture] = {}  # variant without a declaration -> what a proof found it to be like
+# Entries of a config that say nothing of how a model computes, and those that a cut changes.
+_SIZES = {key for one in ARCHITECTURES.values() for axis in one.sizes for key in one.keys(axis)}
+_SIZES |= {
+    key
+    for one in ARCHITECTURES.values()
+    for key in (*one.depths.values(), one.head_dim, one.dense_blocks, one.epsilon)
+    if key is not None
+}
+_SIZES |= {"encoder_attention_heads", "decoder_attention_heads", "max_position_embeddings", "decoder_sparse_step"}
+_NOT_OF_THE_MODEL = {*PreTrainedConfig().to_dict(), "use_cache", "cache_bits", "quantization_config"}
+_NOT_OF_THE_MODEL -= {"is_encoder_decoder"}
+
+
+def variant(config: PreTrainedConfig) -> str:
+    """A model's type with all of its config but sizes: models of one variant are built alike.
+
+    One type may have several: a flag puts a norm on the queries, or a limit keeps their values from being scaled.
+    What is left of a model after a cut is of its variant, so lists (of an entry for each block) are left out too.
+    """
+    heads, groups = (getattr(config, f"num_{part}_heads", None) for part in ("attention", "key_value"))
+    return json.dumps([config.model_type, groups in (None, heads), _flags(vars(config))], sort_keys=True, default=str)
+
+
+def _flags(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries of a config, and of those within it, that are neither sizes nor lists."""
+    return {
+        str(key): _flags(value if isinstance(value, Mapping) else vars(value))
+        if isinstance(value, Mapping | PreTrainedConfig)
+        else value
+        for key, value in entries.items()
+        if not str(key).startswith("_")
+        and not str(key).endswith("_token_id")
+        and key not in _SIZES | _NOT_OF_THE_MODEL
+        and not isinstance(value, list | tuple | set)
+    }
 
 
 def is_known(config: PreTrainedConfig) -> bool:
     """Whether the model's type has an architecture."""
-    return config.model_type in ARCHITECTURES or config.model_type in RECOGNIZED
+    return config.model_type in ARCHITECTURES or variant(config) in RECOGNIZED
 
 
 def architecture_of(config: PreTrainedConfig) -> Architecture:
@@ -68,12 +105,13 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
     Raises:
         ValueError: The type has none here; names the types that do.
     """
-    if not is_known(config):
+    found = ARCHITECTURES.get(config.model_type) or RECOGNIZED.get(variant(config))
+    if found is None:
         raise ValueError(
             f"a model of type {config.model_type} cannot be cut: its type is not declared, and the names of its "
             f"parameters are those of no type that is ({', '.join(sorted(ARCHITECTURES))}): mask or quantize it instead"
         )
-    return ARCHITECTURES.get(config.model_type) or RECOGNIZED[config.model_type]
+    return found
 
 
 def size(config: PreTrainedConfig, axis: str) -> int:

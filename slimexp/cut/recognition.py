@@ -6,7 +6,8 @@ and only the axes stay whose units can be sliced away with the same result as ma
 """
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +27,7 @@ from slimexp.architecture.base import (
     Refusal,
     Rule,
 )
-from slimexp.architecture.model_type import ARCHITECTURES, RECOGNIZED, is_known
+from slimexp.architecture.model_type import ARCHITECTURES, RECOGNIZED, is_known, variant
 from slimexp.architecture.reasons import UNDECLARED, UNPROVED
 from slimexp.cut.block_lists import renumber_blocks
 from slimexp.cut.proof import PROVABLE, logits, prove, randomize
@@ -59,7 +60,7 @@ _MOST = 4_000_000  # parameters of a small model: more, and something else is wi
 def recognize(config: PreTrainedConfig) -> None:
     """Find the architecture of a type that has none declared, so that ``architecture_of`` knows it; else do nothing.
 
-    What is found counts for all models of the type in this process.
+    What is found counts for all models of this variant of the type, whatever their sizes, in this process.
     """
     if is_known(config):
         return
@@ -67,7 +68,7 @@ def recognize(config: PreTrainedConfig) -> None:
         torch.manual_seed(0)
         found = _found(config)
     if found is not None:  # else architecture_of says that the type cannot be cut
-        RECOGNIZED[config.model_type], axes = found
+        RECOGNIZED[variant(config)], axes = found
         print(f"{config.model_type} is cut by the names of its parameters: of a small one, {', '.join(axes)} could go")
 
 
@@ -77,13 +78,10 @@ def _found(config: PreTrainedConfig) -> tuple[Architecture, list[str]] | None:
     distinct = {id(architecture): architecture for architecture in ARCHITECTURES.values()}.values()
     candidates = sorted(distinct, key=lambda one: (len(one.axes), one.gain))  # the plainest first
     for candidate in (*candidates, *_NAMELESS):
-        RECOGNIZED[config.model_type] = candidate
         try:
             proved, axes, complete = _proved(config, candidate)
         except Exception:
             continue
-        finally:
-            del RECOGNIZED[config.model_type]
         if axes:
             found.setdefault((len(axes), len(proved.rules(config))), (proved, axes))
         if complete:
@@ -100,9 +98,24 @@ def _proved(config: PreTrainedConfig, candidate: Architecture) -> tuple[Architec
     family = randomize(_small(config, candidate))
     small = family.model.config
     axes = [axis for axis in PROVABLE if candidate.can_cut(_units(axis, candidate), small)]
-    right = [axis for axis in axes if _holds(family, axis)]
+    with _taken_for(small, candidate):
+        right = [axis for axis in axes if _holds(family, axis)]
     rules = [rule for rule in candidate.rules(small) if _scaling_holds(family, candidate, rule)]
     return _only(candidate, right, rules), right, right == axes and len(rules) == len(candidate.rules(small))
+
+
+@contextmanager
+def _taken_for(config: PreTrainedConfig, candidate: Architecture) -> Iterator[None]:
+    """A context in which models of a variant are of an architecture that is yet to be proved."""
+    key = variant(config)
+    before = RECOGNIZED.get(key)
+    RECOGNIZED[key] = candidate
+    try:
+        yield
+    finally:
+        del RECOGNIZED[key]
+        if before is not None:
+            RECOGNIZED[key] = before
 
 
 def _units(axis: str, architecture: Architecture) -> str:
@@ -121,9 +134,9 @@ def _scaling_holds(family: Family, candidate: Architecture, rule: Rule) -> bool:
     """Whether there are channels that a rule scales, and the model stays what it is."""
     before, generator = logits(family), torch.Generator().manual_seed(2)
     twin = copy.deepcopy(family)
-    RECOGNIZED[family.model.config.model_type] = replace(candidate, rules=lambda _: [rule])
     try:
-        found = [s for stack in twin.blocks().values() for block in stack for s in scalings(twin, block)]
+        with _taken_for(twin.model.config, replace(candidate, rules=lambda _: [rule])):
+            found = [s for stack in twin.blocks().values() for block in stack for s in scalings(twin, block)]
         for scaling in found:
             scaling.apply(torch.rand(scaling.channels, generator=generator) * 3 + 0.2)
         return bool(found) and float((logits(twin) - before).abs().max()) <= 1e-4 * float(before.std())

@@ -137,21 +137,21 @@ def write(path: Path, text: str, *, partial: Path | None = None) -> None:
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """A name of this process's own for a file that becomes ``path`` when it is whole.
+    """A name of this process's own for a file or folder that becomes ``path`` when it is whole.
 
-    A link at ``path`` is replaced, and not written through. What processes that were killed left under such names is
-    removed.
+    A file or link at ``path`` is replaced, and not written through; a folder is to be removed first. What processes
+    that were killed left under such names is removed.
     """
     for leftover in path.parent.glob(f".*.{path.name}"):
         if PID.fullmatch(pid := leftover.name.split(".")[1]) and not is_alive(int(pid)):
-            leftover.unlink(missing_ok=True)
+            remove(leftover)
     partial = path.with_name(f".{os.getpid()}.{path.name}")
-    partial.unlink(missing_ok=True)
+    remove(partial)
     try:
         yield partial
         publish(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        remove(partial)
 
 
 def publish(partial: Path, path: Path) -> None:

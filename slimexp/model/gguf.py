@@ -37,6 +37,7 @@ from slimexp.model.reading import check_fit, without_bars, without_report
 from slimexp.model.rotary import with_frequencies
 from slimexp.model.tokenizer import save_tokenizer
 from slimexp.model.vetting import check_config
+from slimexp.record import lock
 from slimexp.serialization import gguf
 from slimexp.serialization.gguf import Header
 
@@ -127,16 +128,12 @@ class Gguf(Pretrained):
                 return folder
         folder = folders[0] / self.fingerprint()[:32]
         folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = folder.with_name(f".{os.getpid()}.{folder.name}")
-        integrity.remove(aside)
-        aside.mkdir()
-        try:
-            with working(f"unpacking {self.file.name}"):
-                self._unpack(aside, folder)
-            integrity.remove(folder)
-            integrity.publish(aside, folder)
-        finally:
-            integrity.remove(aside)
+        with lock.held(folder.with_suffix(".lock"), f"  another process unpacks {self.file.name}"):
+            if not _is_whole(folder):  # which that process has not made meanwhile
+                with integrity.aside(folder) as aside, working(f"unpacking {self.file.name}"):
+                    aside.mkdir()
+                    self._unpack(aside, folder)
+                    integrity.remove(folder)
         return folder
 
     def _unpack(self, aside: Path, folder: Path) -> None:

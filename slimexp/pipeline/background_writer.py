@@ -6,12 +6,12 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import psutil
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO, TorchCheckpointIO
 from torch import Tensor
 
 from slimexp.file import integrity
+from slimexp.host import memory
 
 SMALL = 2**26  # bytes that are on the disk as soon as a thread has started, and are written at once
 _MEMORY = 0.8  # share of the free host memory that the copy may take; a larger state is written from where it is
@@ -62,7 +62,7 @@ class BackgroundWriter(TorchCheckpointIO):
         self.finish()
         self._copied = None
         size = nbytes(checkpoint)
-        if size < SMALL or size > _MEMORY * psutil.virtual_memory().available:
+        if size < SMALL or size > _MEMORY * memory.available():
             self._direct.save_checkpoint(checkpoint, path, storage_options)
             return
         begin = _event()

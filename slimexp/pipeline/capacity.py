@@ -1,19 +1,16 @@
 """What a machine has of what a run needs: one line that says so, and an error where it cannot be."""
 
+import math
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 
+from slimexp.host import memory
 from slimexp.host.console import phase
 from slimexp.pipeline.resources import Need
-
-_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
-_MEMORY_USED = Path("/sys/fs/cgroup/memory.current")
 
 
 def together(needs: Mapping[str, Need]) -> Need:
@@ -44,13 +41,10 @@ class Machine:
     @classmethod
     def here(cls, device: torch.device, runs: Path) -> "Machine":
         """This one."""
-        host = psutil.virtual_memory().available
-        with suppress(OSError, ValueError):  # a container has its own limit, of which other figures say nothing
-            host = min(host, int(_MEMORY_LIMIT.read_text()) - int(_MEMORY_USED.read_text()))
         gpu = device.type == "cuda"
         folder = next(path for path in (runs.absolute(), *runs.absolute().parents) if path.exists())
         return cls(
-            host=host,
+            host=memory.available(),
             device=torch.cuda.mem_get_info(device)[1] if gpu else 0,
             disk=shutil.disk_usage(folder).free,
             devices=torch.cuda.device_count() if gpu else 0,
@@ -98,13 +92,15 @@ def _refusal(stage: str, need: Need, least: int, there: int, where: str, machine
     optimizer = (need.parts or {}).get("optimizer", 0)
     if optimizer and least - optimizer <= there:
         ways.append(f"optimizer@pipeline.{stage}.optimizer=adafactor ({_gb(least - optimizer)})")
-    if where != "of memory" and machine.devices > 1 and least <= machine.devices * there:
-        ways.append(f"trainer=fsdp with {-(-least // there)} devices ({_gb(least // machine.devices)} on each)")
+    whole = least / need.copies  # on one device
+    shards = math.ceil(whole / there)
+    if where != "of memory" and 1 < shards <= machine.devices:
+        ways.append(f"trainer=fsdp with {shards} devices ({_gb(whole / shards)} on each)")
     if not ways and (need.parts or {}).get("gradients"):
         ways.append(f"pipeline.{stage}.steps=0, which trains nothing")
     teacher = (need.parts or {}).get("teacher", 0)
     if teacher and (room := there - least + teacher) > 0:
-        ways.append(f"a teacher of at most {_gb(room)} (pipeline.{stage}.teacher)")
+        ways.append(f"a teacher of at most {_gb(room / need.copies)} (pipeline.{stage}.teacher)")
     ways.append(f"a machine with {_gb(least)}")
     return (
         f"pipeline.{stage} takes at least {_gb(least)} {where} ({parts}), {_gb(least - there)} more than there is: "
@@ -116,5 +112,5 @@ def _of(need: int, there: int) -> str:
     return f"{_gb(need)} of {_gb(there)}" if there else _gb(need)
 
 
-def _gb(size: int) -> str:
+def _gb(size: float) -> str:
     return f"{size / 1e9:.2g} GB" if size < 99.5e9 else f"{size / 1e9:.0f} GB"

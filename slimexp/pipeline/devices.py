@@ -54,6 +54,11 @@ def total(node: DictConfig) -> int:
     return per_node(node) * int(nodes)
 
 
+def shards(node: DictConfig) -> int:
+    """Number of devices that weights, gradients and states are spread over; 1 where each holds all of them."""
+    return total(node) if node.get("strategy") == FSDP else 1
+
+
 def check(node: DictConfig) -> None:
     """Refuse devices that are not there, machines that cannot meet, and strategies of another kind.
 

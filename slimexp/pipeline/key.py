@@ -41,6 +41,7 @@ NO_EFFECT = {
     "slimexp.host.console": "prints",
     "slimexp.host.progress": "prints",
     "slimexp.host.garbage_collector": "decides when memory is freed",
+    "slimexp.host.memory": "says how much there is; what is chosen by it stands in the configuration",
     "slimexp.pipeline.background_writer": "writes the state of training, and does not change it",
     "slimexp.host.out_of_memory": "makes batches smaller where they do not fit, whose results are the same",
     "slimexp.pipeline.progress": "prints",

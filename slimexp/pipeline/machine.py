@@ -1,7 +1,6 @@
 """Lightning's trainer and callbacks; they are built once before anything is loaded, to see that they can be."""
 
 import logging
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from omegaconf import DictConfig
 
 from slimexp.config.build import build
+from slimexp.host import memory as host_memory
 from slimexp.host import process_group
 from slimexp.pipeline import devices, strategy
 from slimexp.pipeline.trainer import Trainer
@@ -39,11 +39,11 @@ def device(trainer: DictConfig) -> torch.device:
 
 
 def memory(trainer: DictConfig) -> int:
-    """Memory of the device that the trainer's settings choose, in bytes."""
+    """Memory of each device that the trainer's settings choose, in bytes; processes on a CPU share the machine's."""
     chosen = device(trainer)
     if chosen.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_properties(chosen).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return host_memory.total() // devices.per_node(trainer)
 
 
 def trainer(

@@ -233,6 +233,7 @@ def _adapt(
         max_length=source.max_length,
         logits_at_once=trainer.logits_at_once,
         memory=machine.memory(trainer),
+        shards=devices.shards(trainer),
     )
     given = replace(given, devices=devices.total(trainer))
     for position, technique in enumerate(techniques.values()):

@@ -14,15 +14,14 @@ from torch import nn
 from slimexp.data.base import Corpus
 from slimexp.model.base import Family, Source, parameters
 from slimexp.model.layer import latent
-from slimexp.pipeline import devices
+from slimexp.pipeline import background_writer, devices
 from slimexp.technique.finetune import Finetune
-from slimexp.technique.sharding import FSDP
+from slimexp.technique.objective import summed
 
 FLOAT = 4  # bytes of a float32
 # Numbers that a block keeps of a token for its gradient, in widths of the model (Korthikanti et al. 2022, "Reducing
 # activation recomputation in large transformer models", table 2, without the attention scores that no kernel keeps).
 KEPT_PER_TOKEN = 17
-LOGITS = 3  # copies of the logits: as they are computed, in float32, and their gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +73,7 @@ class Need:
         least_host: What cannot be less.
         least_device: What cannot be less.
         parts: What the least is made of, by name.
+        copies: Number of times that it holds a whole model: less than one where several devices share it.
     """
 
     host: int = 0
@@ -82,6 +82,7 @@ class Need:
     least_host: int = 0
     least_device: int = 0
     parts: Mapping[str, int] | None = None
+    copies: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +93,12 @@ class Setting:
         gpu: Whether on a GPU.
         half: Whether training computes in 16 bits.
         length: Tokens of the longest row.
-        shards: Number of GPUs that weights, gradients and states are spread over.
+        shards: Number of devices that weights, gradients and states are spread over.
         recomputed: Whether blocks keep their inputs alone for the gradient.
+        devices: Number of devices that a batch is split among.
+        processes: Number of those on this machine, each with a process of its own.
+        rows_at_once: Most rows in memory at once, on each device; ``None`` for all of a batch.
+        logits_at_once: Number of logits in memory at once, of each model; ``None`` for all of a batch.
     """
 
     gpu: bool
@@ -101,6 +106,10 @@ class Setting:
     length: int
     shards: int
     recomputed: bool = False
+    devices: int = 1
+    processes: int = 1
+    rows_at_once: int | None = None
+    logits_at_once: int | None = None
 
     @classmethod
     def of(cls, trainer: DictConfig, device: torch.device, length: int) -> "Setting":
@@ -109,8 +118,12 @@ class Setting:
             gpu=device.type == "cuda",
             half=str(trainer.get("precision")).startswith(("bf16", "16")),
             length=length,
-            shards=devices.total(trainer) if trainer.get("strategy") == FSDP else 1,
+            shards=devices.shards(trainer),
             recomputed=bool(trainer.get("activation_checkpointing")),
+            devices=devices.total(trainer),
+            processes=devices.per_node(trainer),
+            rows_at_once=trainer.get("rows_at_once"),
+            logits_at_once=trainer.get("logits_at_once"),
         )
 
 
@@ -170,23 +183,39 @@ def of_stage(technique: Finetune, sizes: Sizes, setting: Setting, *, teacher: Si
     optimizer = _optimizer_bytes(technique)
     shrinks = bool(technique.cuts) or (technique.alters and not technique.attaches)
     of_teacher = 0 if teacher is None else teacher.weights * (teacher.stored if setting.half else FLOAT)
-    parts = {
-        "weights": FLOAT * sizes.weights,
-        "gradients": FLOAT * sizes.weights,
-        "optimizer": round(optimizer * sizes.weights),
-        "teacher": of_teacher,
-    }
-    held = sum(parts.values()) // setting.shards
-    least = of_teacher // setting.shards if shrinks else held  # how small the student will be is not known yet
-    widths = sizes.blocks + KEPT_PER_TOKEN if setting.recomputed else sizes.blocks * KEPT_PER_TOKEN
-    kept = widths * sizes.width * (FLOAT // 2 if setting.half else FLOAT)
-    logits = (LOGITS if teacher is None else 2 * LOGITS) * sizes.vocabulary * FLOAT
-    activations = technique.batch_size * setting.length * (kept + logits)
-    disk = saved + parts["weights"] + parts["optimizer"]  # a checkpoint
+    weights, state = FLOAT * sizes.weights, round(optimizer * sizes.weights)
+    copies = (1 if setting.gpu else setting.processes) / setting.shards
+    # A teacher whose outputs are kept (``cache``) is counted too: it is there until all of them are.
+    whole = {"weights": weights, "gradients": weights, "optimizer": state, "teacher": of_teacher}
+    parts = {name: round(size * copies) for name, size in whole.items()}
+    # how small the student will be is not known yet
+    least = parts["teacher"] if shrinks else sum(parts.values())
+    activations = _activations(technique, sizes, setting, models=1 if teacher is None else 2)
+    written = weights + state  # in a checkpoint, which waits in host memory meanwhile unless it is small
+    snapshot = written if written >= background_writer.SMALL else 0
     if setting.gpu:
-        host = parts["weights"] + of_teacher
-        return Need(host=host, device=held + activations, disk=disk, least_device=least, parts=parts)
-    return Need(host=held + activations, disk=disk, least_host=least, parts=parts)
+        # Shards are read from mapped files, which processes share, and put together in host memory for a checkpoint.
+        loaded, waiting = (1, 2) if setting.shards > 1 else (setting.processes, 1)
+        return Need(
+            host=max(loaded * (weights + of_teacher), waiting * snapshot), device=sum(parts.values()) + activations,
+            disk=saved + written, least_device=least, parts=parts, copies=copies,
+        )  # fmt: skip
+    host = sum(parts.values()) + setting.processes * activations + snapshot
+    return Need(host=host, disk=saved + written, least_host=least, parts=parts, copies=copies)
+
+
+def _activations(technique: Finetune, sizes: Sizes, setting: Setting, *, models: int) -> int:
+    """Bytes that the rows on one device take, those of logits of ``models`` models among them."""
+    number = FLOAT // 2 if setting.half else FLOAT
+    rows = -(-technique.batch_size // setting.devices)
+    tokens = min(rows, setting.rows_at_once or rows) * setting.length
+    widths = sizes.blocks + KEPT_PER_TOKEN if setting.recomputed else sizes.blocks * KEPT_PER_TOKEN
+    logits = tokens * sizes.vocabulary
+    # a head that is sharded has the logits of all tokens at once
+    if setting.logits_at_once and setting.shards == 1 and summed(technique.named_losses):
+        logits //= max(1, -(-logits // setting.logits_at_once))
+    # as they are computed, in float32, and their gradient
+    return tokens * widths * sizes.width * number + models * (2 * number + FLOAT) * logits
 
 
 def _one_shot(technique: Finetune, sizes: Sizes, *, gpu: bool, disk: int) -> Need:

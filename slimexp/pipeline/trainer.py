@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from slimexp.host import process_group
 from slimexp.model.compiled import kinds, refusal
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.training import Execution
@@ -92,7 +93,16 @@ class Trainer(pl.Trainer):
             recorded=self._records(technique) if self.cuda_graphs == "auto" else self.cuda_graphs,
             recomputed=self.activation_checkpointing,
         )
-        technique.rows_at_once = self.rows_at_once
+        technique.rows_at_once = self.rows_at_once or self._fitting_rows(technique)
+
+    def _fitting_rows(self, technique: Finetune) -> int | None:
+        """Most rows that every device is sure to hold, where none that runs out of memory could repeat a step.
+
+        GPUs that each hold the model find out by themselves how many they hold, which are more.
+        """
+        if self.strategy.root_device.type == "cuda" and not isinstance(self.strategy, ModelParallelStrategy):
+            return None
+        return min(filter(None, process_group.gathered(technique.fitting_rows)), default=None)
 
     def attention_kernels(self) -> AbstractContextManager[None]:
         """Context within which attention uses the kernels that it may."""

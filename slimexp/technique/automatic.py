@@ -1,5 +1,6 @@
 """Settings that are ``auto``: numbers that suit the model and the machine, chosen before anything is trained."""
 
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ WARMUP = 0.1  # of the steps: Devlin et al. 2019, code of the fine-tuning
 GROUPS = (128, 64, 32)  # neighbours that share a scale: Frantar et al. 2023 (GPTQ) use 128
 MULTIPLES = (128, 64, 32, 16, 8)  # of half-precision numbers that fill the tiles of a tensor core
 FEWEST_SIZES = 8  # of a width: with a coarser multiple a budget is missed by too much
-ROWS = 32  # of a batch, where they fit
+ROWS = 32  # of a batch
 _SHARE_OF_MEMORY = 0.6
 _PER_WEIGHT = 20  # bytes: float32 weight, gradient, two moments of AdamW; teacher and copies in 16 bits
 _PER_ACTIVATION = 8  # bytes of each input and output of a linear layer: itself, and what lies between such layers
@@ -36,7 +37,7 @@ class Conditions:
             unknown.
         row_logits: Number of logits of such a row; 0 for a model that has none at its tokens.
         logits_at_once: Number of logits in memory at once, whatever number of rows they are of.
-        memory: Memory left for the rows of a batch, in bytes.
+        memory: Memory of each device that is left for its rows, in bytes.
         devices: Number of devices among which a batch is split.
     """
 
@@ -61,6 +62,7 @@ def conditions(
     max_length: int,
     logits_at_once: int,
     memory: int,
+    shards: int = 1,
 ) -> Conditions:
     """The conditions of training a model, by its config alone.
 
@@ -70,7 +72,8 @@ def conditions(
         predicts_tokens: Whether it gives logits over its vocabulary, at every token.
         max_length: Longest row of a batch, in tokens.
         logits_at_once: Number of logits in memory at once, of student and of teacher.
-        memory: Memory of the device that trains it, in bytes.
+        memory: Memory of a device that trains it, in bytes.
+        shards: Number of devices that weights, gradients and states are spread over.
 
     Raises:
         ValueError: transformers cannot build a model of this config.
@@ -84,8 +87,8 @@ def conditions(
         is_random=is_random,
         row_bytes=max_length * _PER_ACTIVATION * activations,
         row_logits=max_length * logits,
-        logits_at_once=logits_at_once,
-        memory=max(0, int(_SHARE_OF_MEMORY * memory) - _PER_WEIGHT * model.num_parameters()),
+        logits_at_once=logits_at_once if shards == 1 else sys.maxsize,  # a sharded head has those of all rows at once
+        memory=max(0, int(_SHARE_OF_MEMORY * memory) - _PER_WEIGHT * model.num_parameters() // shards),
     )
 
 
@@ -118,14 +121,19 @@ def warmup(steps: int) -> int:
 
 
 def batch_size(given: Conditions) -> int:
-    """Number of rows per batch: about ``ROWS``, or half as many as often as memory asks for it, as many on each device.
+    """Number of rows per batch: ``ROWS``, or the multiple of the number of devices that is nearest to it.
 
-    Memory is that of one device, which is given all rows: a batch that fits one fits several.
+    It is a matter of training, and of a stage's key, and so not of memory: see ``fitting_rows``.
     """
-    rows = ROWS
-    while rows > 1 and given.bytes_of(rows) > given.memory:
-        rows //= 2
-    return max(1, round(rows / given.devices)) * given.devices
+    return max(1, round(ROWS / given.devices)) * given.devices
+
+
+def fitting_rows(given: Conditions, rows: int) -> int | None:
+    """Number of rows that a device's memory is sure to hold at once; ``None`` where it holds its share of ``rows``."""
+    share = fitting = -(-rows // given.devices)
+    while fitting > 1 and given.bytes_of(fitting) > given.memory:
+        fitting //= 2
+    return fitting if fitting < share else None
 
 
 def group_size(lengths: Collection[int], *, bits: int) -> int | None:
@@ -188,9 +196,12 @@ class Adaptive:
 
     Attributes:
         chosen: Key of a setting that was ``auto`` -> the value that was chosen for it.
+        fitting_rows: Number of rows of a batch that was ``auto`` which a device is sure to hold at once; ``None`` for
+            all.
     """
 
     chosen: dict[str, Any]
+    fitting_rows: int | None = None
     steps: int
     batch_size: int
     _batch_size: int | Auto
@@ -210,6 +221,7 @@ class Adaptive:
         if self._batch_size == AUTO:
             self.batch_size = self._batch_size = batch_size(given)
             self.chosen["batch_size"] = self.batch_size
+            self.fitting_rows = fitting_rows(given, self.batch_size)
 
     def adapt_rows(self, outline: Family, lengths: Mapping[str, int]) -> None:
         """The same for settings that depend on the rows of its layers.

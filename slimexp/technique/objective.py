@@ -23,6 +23,13 @@ from slimexp.weight.attachment import attached
 LOGITS_AT = f"{POSITIONS}logits"
 
 
+def summed(losses: Mapping[str, Loss]) -> dict[str, LabelLoss]:
+    """Losses that are sums over labels, for a chunk of which logits then exist; none where another reads logits too."""
+    of_labels = {name: loss for name, loss in losses.items() if isinstance(loss, LabelLoss)}
+    others = any(loss.needs_logits for name, loss in losses.items() if name not in of_labels)
+    return {} if others else of_labels
+
+
 class Objective:
     """The weighted sum of losses.
 
@@ -160,8 +167,8 @@ class Objective:
 
     def _label_sums(self, logits_at_once: int) -> LabelSums | None:
         """Sums over labels in chunks; ``None`` where a loss reads logits otherwise, or a head cannot be told apart."""
-        of_labels = {name: loss for name, loss in self._named().items() if isinstance(loss, LabelLoss)}
-        if not of_labels or any(loss.needs_logits and name not in of_labels for name, loss in self._named().items()):
+        of_labels = summed(self._named())
+        if not of_labels:
             return None
         if isinstance(self.family.model, FSDPModule):  # a sharded head is whole in the forward pass of its model alone
             return None

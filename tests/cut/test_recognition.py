@@ -9,7 +9,7 @@ from transformers import AutoConfig
 
 from slimexp.architecture.base import FFN, HEADS, HIDDEN, LAYERS, VOCABULARY, Architecture
 from slimexp.architecture.decoder import GEMMA, LLAMA
-from slimexp.architecture.model_type import RECOGNIZED, architecture_of, size
+from slimexp.architecture.model_type import RECOGNIZED, architecture_of, size, variant
 from slimexp.cut.proof import prove, randomize
 from slimexp.cut.recognition import recognize
 from slimexp.cut.shape import axes_of
@@ -62,6 +62,29 @@ def test_channels_are_scaled_where_the_model_stays_what_it_is() -> None:
     recognize(config)
     rules = architecture_of(config).rules(config)
     assert [rule.before for rule in rules] == ["self_attn.v_proj", "mlp.up_proj"]
+
+
+def test_a_flag_asks_for_a_proof_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """Norms of the queries differ from head to head, and a limit on values keeps them from being scaled."""
+    plain, normed = (AutoConfig.for_model("cohere", **SMALL, use_qk_norm=flag) for flag in (False, True))
+    recognize(plain)
+    recognize(normed)
+    assert axes_of(plain) == [LAYERS, HEADS, FFN] and axes_of(normed) == [LAYERS, FFN]
+    free, limited = (AutoConfig.for_model("olmo", **SMALL, clip_qkv=limit) for limit in (None, 0.1))
+    recognize(free)
+    recognize(limited)
+    rules = [{rule.before for rule in architecture_of(config).rules(config)} for config in (free, limited)]
+    assert rules[0] - rules[1] == {"self_attn.v_proj"} and not rules[1] - rules[0]
+
+
+def test_sizes_ask_for_no_proof() -> None:
+    """What is left of a model after a cut is of the variant that it was of."""
+    dense = AutoConfig.for_model("smollm3", **SMALL, num_key_value_heads=4)
+    less = {**SMALL, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "head_dim": 8}
+    small = AutoConfig.for_model("smollm3", **less, num_key_value_heads=2, rms_norm_eps=2e-6, vocab_size=99)
+    assert variant(dense) == variant(small)
+    small.attention_bias = True
+    assert variant(dense) != variant(small)
 
 
 def test_a_type_of_which_nothing_can_go() -> None:

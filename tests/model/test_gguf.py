@@ -2,6 +2,8 @@
 
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from slimexp.config.build import build
 from slimexp.config.composition import compose
 from slimexp.model import gguf as model_gguf
 from slimexp.model.gguf import Gguf
+from slimexp.record import lock
 from slimexp.serialization import gguf as format_gguf
 
 gguf = pytest.importorskip("gguf", reason="pip install slimexp[gguf]")
@@ -162,7 +165,33 @@ def test_it_is_unpacked_once_and_again_where_it_was_damaged(
     (folder / "model.safetensors").write_bytes(weights[:-1])
     assert source(path).folder == str(folder)
     assert (folder / "model.safetensors").read_bytes() == weights
-    assert [entry.name for entry in folder.parent.iterdir()] == [folder.name]
+    assert {entry.name for entry in folder.parent.iterdir()} == {folder.name, f"{folder.name}.lock"}
+
+
+def test_processes_that_unpack_one_file_at_once_do_so_once(
+    write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Who comes second finds none, waits for the first, and takes what that has made; what a killed one left goes."""
+    monkeypatch.setenv("SLIMEXP_CACHE", str(tmp_path / "first"))
+    path = write()
+    name = source(path).fingerprint()[:32]
+    left = tmp_path / "first" / "gguf" / f".999999999.{name}"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half of it")
+    made = Path(source(path).folder)
+    assert not left.exists()
+    monkeypatch.setenv("SLIMEXP_CACHE", str(tmp_path / "second"))
+    monkeypatch.setattr(Gguf, "_unpack", lambda *_: pytest.fail("unpacked twice"))
+    folder, found = tmp_path / "second" / "gguf" / name, []
+    thread = threading.Thread(target=lambda: found.append(source(path).folder))
+    folder.parent.mkdir(parents=True)
+    with lock.held(folder.with_suffix(".lock"), "nobody"):
+        thread.start()
+        while "another process unpacks tiny.gguf, waiting" not in capsys.readouterr().out and thread.is_alive():
+            time.sleep(0.01)
+        shutil.copytree(made, folder)
+    thread.join()
+    assert found == [str(folder)]
 
 
 def test_the_fingerprint_is_of_the_content(write: Write, tmp_path: Path) -> None:

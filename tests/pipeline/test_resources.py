@@ -10,6 +10,8 @@ import torch
 from omegaconf import OmegaConf
 from torch.profiler import ProfilerActivity, profile
 
+from slimexp.config.build import build
+from slimexp.config.composition import compose
 from slimexp.pipeline import capacity
 from slimexp.pipeline.capacity import Machine
 from slimexp.pipeline.resources import Need, Setting, Sizes, of_stage
@@ -68,6 +70,83 @@ def test_what_trains_is_refused_where_its_states_do_not_fit(pipeline: Make, over
     )
     spread = of_stage(technique(pipeline, overrides), SIZES, replace(SETTING, shards=2), teacher=SIZES)
     capacity.check({"finetune": spread}, MACHINE)
+
+
+GIB = 2**30
+SMOLLM2 = Sizes(weights=135 * 10**6, layers=106 * 10**6, block=3_540_000, width=576, blocks=30, vocabulary=49_152,
+                stored=2)  # fmt: skip
+SMALLER = replace(SMOLLM2, weights=101 * 10**6)
+LLAMA_7B = Sizes(weights=6738 * 10**6, layers=6476 * 10**6, block=202 * 10**6, width=4096, blocks=32, vocabulary=32_000,
+                 stored=2)  # fmt: skip
+
+
+def built(kind: str, *more: str) -> Any:
+    """A technique of some steps, of no pipeline."""
+    prefix = f"pipeline.{kind}."
+    lines = [
+        line.replace("loss@", f"loss@{prefix}", 1) if "@" in line else prefix + line for line in ("steps=9", *more)
+    ]
+    return build(compose([f"pipeline={kind}", *lines]).pipeline[kind])
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "student", "teacher", "measured"),
+    [
+        (16, {}, SMALLER, SMOLLM2, 7.8),
+        (64, {}, SMALLER, SMOLLM2, 18.6),
+        (128, {}, SMALLER, SMOLLM2, 39.7),
+        (128, {"devices": 2, "processes": 2}, SMALLER, SMOLLM2, 22.7),
+        (8, {"devices": 2, "processes": 2, "shards": 2}, LLAMA_7B, LLAMA_7B, 74.1),
+    ],
+)
+def test_it_is_near_to_what_was_measured_on_gpus(
+    rows: int, more: dict[str, int], student: Sizes, teacher: Sizes, measured: float
+) -> None:
+    """Of docs/results/real_models.md: SmolLM2's shape alone and on two GPUs, and a 7B Llama in shards on two."""
+    stage = built("distill", f"batch_size={rows}")
+    need = of_stage(stage, student, replace(SETTING, logits_at_once=2**28, **more), teacher=teacher)
+    assert need.device / GIB == pytest.approx(measured, rel=0.3)
+
+
+def test_logits_that_a_loss_reads_otherwise_are_there_at_once() -> None:
+    chunked = replace(SETTING, logits_at_once=2**20)
+    stages = [built("distill", "batch_size=16", *more) for more in ((), ("+loss@losses.span=byte_span",))]
+    sums, others = (of_stage(stage, SMALLER, chunked, teacher=SMOLLM2).device for stage in stages)
+    assert others - sums > 0.9 * 2 * 8 * 16 * 512 * 49_152
+
+
+def test_each_process_of_a_machine_loads_the_models() -> None:
+    """Devices of a batch share it; in shards, processes share pages of files, and one puts a checkpoint together."""
+    stage = built("finetune", "batch_size=16")
+    one, eight = (
+        of_stage(stage, LLAMA_7B, replace(SETTING, devices=count, processes=count), teacher=LLAMA_7B)
+        for count in (1, 8)
+    )
+    models, snapshot = 6 * LLAMA_7B.weights, 12 * LLAMA_7B.weights
+    assert one.host == snapshot and eight.host == 8 * models
+    assert eight.device - eight.least_device == pytest.approx((one.device - one.least_device) / 8, rel=0.01)
+    shards = replace(SETTING, devices=8, processes=8, shards=8)
+    assert of_stage(stage, LLAMA_7B, shards, teacher=LLAMA_7B).host == 2 * snapshot
+    two = replace(SETTING, gpu=False, half=False, devices=2, processes=2)
+    plain = of_stage(stage, LLAMA_7B, replace(two, devices=1, processes=1), teacher=LLAMA_7B)
+    both = of_stage(stage, LLAMA_7B, two, teacher=LLAMA_7B)
+    assert both.least_host == 2 * plain.least_host and both.host == pytest.approx(plain.host + plain.least_host)
+    in_parts = of_stage(stage, LLAMA_7B, replace(SETTING, rows_at_once=2), teacher=LLAMA_7B)
+    assert in_parts.device == eight.device
+
+
+def test_advice_for_shards_counts_the_whole_model() -> None:
+    """Of 18 bytes a weight, half on each of two GPUs is too much, and a third would do."""
+    stage = built("finetune")
+    half = of_stage(stage, SIZES, replace(SETTING, devices=2, processes=2, shards=2), teacher=SIZES)
+    assert half.least_device == 63 * GB
+    machine = replace(MACHINE, device=45 * GB, devices=8)
+    with pytest.raises(ValueError, match=r"takes at least 63 GB of GPU memory \(weights 14 GB, .*optimizer 28 GB") as e:
+        capacity.check({"finetune": half}, machine)
+    assert "adafactor (35 GB), or trainer=fsdp with 3 devices (42 GB on each)" in str(e.value)
+    with pytest.raises(ValueError) as e:
+        capacity.check({"finetune": half}, replace(machine, devices=2))
+    assert "fsdp" not in str(e.value)
 
 
 def test_a_teacher_that_does_not_fit_is_named_with_one_that_would(pipeline: Make, overrides: Make) -> None:
@@ -133,5 +212,7 @@ def test_weights_are_spread_over_all_devices_of_fsdp(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     trainer = OmegaConf.create({"accelerator": "gpu", "strategy": "fsdp", "devices": devices, "num_nodes": nodes})
     assert Setting.of(trainer, torch.device("cuda"), 512).shards == shards
+    setting = Setting.of(trainer, torch.device("cuda"), 512)
+    assert (setting.devices, setting.processes) == (shards, shards // nodes)
     trainer.strategy = "ddp"
     assert Setting.of(trainer, torch.device("cuda"), 512).shards == 1

@@ -210,6 +210,19 @@ def test_passes_are_recorded_where_they_can_be(stage: Make, monkeypatch: pytest.
     assert not records(enough), "not in shards"
 
 
+@pytest.mark.parametrize(("fitting", "configured", "rows"), [(2, None, 2), (2, 4, 4), (None, None, None)])
+def test_rows_that_are_sure_to_fit_where_a_step_cannot_be_repeated(
+    stage: Make, fitting: int | None, configured: int | None, rows: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, trainer = stage(steps=30), made(rows_at_once=configured)
+    trained.fitting_rows = fitting
+    trainer.suit(trained)
+    assert trained.rows_at_once == rows
+    monkeypatch.setattr(type(trainer.strategy), "root_device", torch.device("cuda"))
+    trainer.suit(trained)
+    assert trained.rows_at_once == configured, "a GPU that holds the model finds out by itself"
+
+
 def test_activations_may_be_computed_anew_and_change_neither_weights_nor_key(pipeline: Make, overrides: Make) -> None:
     runs = []
     for name, on in (("plain", "false"), ("anew", "true")):

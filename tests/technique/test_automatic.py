@@ -1,6 +1,7 @@
 """Numbers for what is auto: by laws that hold for any model, and the same however a technique comes to them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -45,9 +46,25 @@ def test_a_multiple_leaves_sizes_to_choose_from(lengths: tuple[int, ...], multip
     assert automatic.multiple(lengths) == multiple
 
 
-def test_a_batch_is_what_the_memory_holds() -> None:
+def test_memory_decides_how_many_rows_are_computed_at_once_and_not_how_many_are_in_a_batch() -> None:
     row = partial(Conditions, parameters=1, row_bytes=10)
-    assert [automatic.batch_size(row(memory=memory)) for memory in (0, 19, 20, 79, 10**6)] == [1, 1, 2, 4, 32]
+    assert {automatic.batch_size(row(memory=memory)) for memory in (0, 19, 20, 79, 10**6)} == {32}
+    fitting = [automatic.fitting_rows(row(memory=memory), 32) for memory in (0, 19, 20, 79, 319, 320)]
+    assert fitting == [1, 1, 2, 4, 16, None]
+    assert automatic.fitting_rows(row(memory=160, devices=2), 32) is None, "each device holds half of them"
+
+
+def test_shards_leave_memory_for_rows() -> None:
+    """A 7B Llama on GPUs of 150 GB: none is left for rows on one, and on several the batch is the same."""
+    config = LlamaConfig(vocab_size=102_400, hidden_size=4096, intermediate_size=11_008, num_hidden_layers=30,
+                         num_attention_heads=32, num_key_value_heads=32)  # fmt: skip
+    known = partial(automatic.conditions, config, is_random=False, predicts_tokens=True, max_length=512,
+                    logits_at_once=2**28, memory=150 * 10**9)  # fmt: skip
+    found = []
+    for shards in (1, 2, 8):
+        given = replace(known(shards=shards), devices=shards)
+        found.append((automatic.batch_size(given), automatic.fitting_rows(given, 32)))
+    assert found == [(32, 1), (32, 2), (32, None)]
 
 
 def test_logits_of_many_rows_are_in_memory_in_chunks() -> None:
