@@ -55,6 +55,17 @@ def total(node: DictConfig) -> int:
     return per_node(node) * int(nodes)
 
 
+def index(node: DictConfig) -> int:
+    """Number of the GPU that this process computes on.
+
+    Raises:
+        ValueError: Settings are no numbers.
+    """
+    wanted = node.get("devices", 1)
+    local = int(os.environ.get("LOCAL_RANK", 0)) if per_node(node) > 1 else 0
+    return int(wanted[local]) if isinstance(wanted, list | tuple | ListConfig) else local
+
+
 def check(node: DictConfig) -> None:
     """Refuse devices that are not there, machines that cannot meet, and strategies of another kind.
 
