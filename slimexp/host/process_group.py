@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from threading import Thread
 from typing import Any, TypeVar, cast
 
 import torch
@@ -19,6 +20,7 @@ T = TypeVar("T")
 PATIENCE = timedelta(days=7)  # the first process may round a large model meanwhile; one that dies is noticed elsewhere
 CONNECTING = timedelta(minutes=10)
 COLLECTIVE = timedelta(minutes=30)  # of a step: beyond it a process hangs
+ABORTING_S = 5.0
 MESSAGE = 2**25  # numbers of gradients that travel together: 128 MiB of float32, a second copy of which is made
 
 _control: dist.ProcessGroup | None = None
@@ -132,6 +134,8 @@ def alone() -> Iterator[None]:
 def joined(backend: str, store: dist.Store | None = None) -> Iterator[None]:
     """The processes that ``RANK`` and ``WORLD_SIZE`` of the environment count are one group within the context.
 
+    An exception leaves the group without the others: they may be in a collective, which an orderly end would wait for.
+
     Args:
         backend: That of gradients: ``nccl`` or ``gloo``.
         store: Where the processes meet; ``None``: as the environment says, which ``torchrun`` sets.
@@ -140,14 +144,19 @@ def joined(backend: str, store: dist.Store | None = None) -> Iterator[None]:
     meeting: dict[str, Any] = {"init_method": "env://"}
     if store is not None:
         meeting = {"store": store, "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if backend == "nccl" else None
+    device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else None
     dist.init_process_group(backend, timeout=COLLECTIVE, device_id=device, **meeting)
     try:
         _control = dist.new_group(backend="gloo", timeout=PATIENCE)
         yield
-    finally:
+    except BaseException:
         _control = None
-        dist.destroy_process_group()
+        abort = Thread(target=dist.distributed_c10d._abort_process_group, daemon=True)
+        abort.start()
+        abort.join(ABORTING_S)  # that of gloo waits too where a message is under way
+        raise
+    _control = None
+    dist.destroy_process_group()
 
 
 def _by_size(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:

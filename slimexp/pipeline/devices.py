@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, ListConfig
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from transformers import PreTrainedConfig
 
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.sharding import FSDP
@@ -59,6 +60,17 @@ def shards(node: DictConfig) -> int:
     return total(node) if node.get("strategy") == FSDP else 1
 
 
+def index(node: DictConfig) -> int:
+    """Number of the GPU that this process computes on.
+
+    Raises:
+        ValueError: Settings are no numbers.
+    """
+    wanted = node.get("devices", 1)
+    local = int(os.environ.get("LOCAL_RANK", 0)) if per_node(node) > 1 else 0
+    return int(wanted[local]) if isinstance(wanted, list | tuple | ListConfig) else local
+
+
 def check(node: DictConfig) -> None:
     """Refuse devices that are not there, machines that cannot meet, and strategies of another kind.
 
@@ -87,12 +99,13 @@ def check(node: DictConfig) -> None:
     _check_meeting(count, everywhere)
 
 
-def check_stages(node: DictConfig, techniques: Mapping[str, Finetune]) -> None:
+def check_stages(node: DictConfig, techniques: Mapping[str, Finetune], config: PreTrainedConfig) -> None:
     """Refuse stages that cannot be trained on the devices.
 
     Args:
         node: Configuration of the trainer.
         techniques: Technique of each stage, by the stage's name.
+        config: Configuration of the model that the run starts from.
 
     Raises:
         ValueError: Names the stage, and the way out.
@@ -109,12 +122,14 @@ def check_stages(node: DictConfig, techniques: Mapping[str, Finetune]) -> None:
                 f"pipeline.{name}.batch_size counts the rows on all {count} devices together and must be a multiple of "
                 f"{count}, got {technique.batch_size}: set pipeline.{name}.batch_size={nearest}"
             )
-        if node.get("strategy", "auto") == FSDP and (why := _needs_whole(technique)):
+        if node.get("strategy", "auto") == FSDP and (why := _needs_whole(technique, config)):
             raise ValueError(f"trainer.strategy=fsdp cannot do pipeline.{name}, {why}: use trainer=ddp")
 
 
-def _needs_whole(technique: Finetune) -> str | None:
-    """Why it needs whole weights between steps; ``None`` if it does not."""
+def _needs_whole(technique: Finetune, config: PreTrainedConfig) -> str | None:
+    """Why it needs whole weights between steps, or on one device alone; ``None`` if it does not."""
+    if technique.drops_layers(config):
+        return "whose devices each leave out other layers (layerdrop of the model, with dropout=true)"
     if technique.completion is not None and technique.completion.on_policy:
         return "whose student writes texts of other lengths on every device"
     return technique.whole_weights or technique.whole_losses

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import IO, Any
 
 import torch
@@ -20,7 +20,7 @@ from slimexp.host.console import USER_ERROR, printable
 from slimexp.pipeline import devices
 
 GRACE_S = 10.0  # for this process to say itself what is wrong, after another has ended
-LEAVING_S = 60.0  # for the others to end by themselves after the last stage
+LEAVING_S = 60.0  # for all the others to end by themselves after the last stage
 POLL_S = 0.2
 FOLLOWER = (sys.executable, "-m", "slimexp.pipeline.follower")
 _OWN = "SLIMEXP_STARTED"  # set in processes that this module started
@@ -29,7 +29,7 @@ _TAIL = 4000  # bytes at the end of what a process has said
 
 @contextmanager
 def processes(cfg: DictConfig, overrides: Sequence[str]) -> Iterator[None]:
-    """One process per device within the context, of which this is one; nothing where one device is asked for.
+    """One process per device within the context, of which this is one, and its GPU the current one.
 
     ``torchrun`` and Slurm start all processes alike, and they only have to meet. Otherwise this process is the first of
     its machine and starts the others, which end with it.
@@ -41,9 +41,12 @@ def processes(cfg: DictConfig, overrides: Sequence[str]) -> Iterator[None]:
     Raises:
         ValueError: Another process failed; the message is its own.
     """
-    count = devices.total(cfg.trainer)
-    if count == 1 or process_group.size() > 1:
+    if process_group.size() > 1:
         yield
+        return
+    if devices.total(cfg.trainer) == 1:
+        with torch.cuda.device(devices.index(cfg.trainer)) if devices.is_cuda(cfg.trainer) else nullcontext():
+            yield
         return
     started = devices.external()
     with _surroundings(started or _counted(cfg.trainer)):
@@ -70,7 +73,7 @@ def _joined(node: DictConfig, store: TCPStore | None) -> Iterator[None]:
     """The processes as a group; all but the first print nothing."""
     cuda, threads = devices.is_cuda(node), torch.get_num_threads()
     if cuda:
-        torch.cuda.set_device(device_index(node))
+        torch.cuda.set_device(devices.index(node))
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, threads // devices.per_node(node)))
     silent = redirect_stdout(open(os.devnull, "w")) if os.environ["RANK"] != "0" else nullcontext()  # noqa: SIM115
@@ -81,12 +84,6 @@ def _joined(node: DictConfig, store: TCPStore | None) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def device_index(node: DictConfig) -> int:
-    """Number of this process's GPU."""
-    value, local = node.get("devices", 1), int(os.environ.get("LOCAL_RANK", 0))
-    return local if isinstance(value, int | str) else int(value[local])
-
-
 class _Others:
     """The other processes of this machine; entered, they are started, and their store is there to meet at."""
 
@@ -95,6 +92,7 @@ class _Others:
         self.overrides = list(overrides)
         self._processes: list[_Process] = []
         self._over = threading.Event()
+        self._watching = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> TCPStore:
         store = meeting()
@@ -102,14 +100,15 @@ class _Others:
         first = int(os.environ["RANK"])
         for local in range(1, devices.per_node(self.cfg.trainer)):
             self._processes.append(_Process(first + local, local, (self.cfg, self.overrides)))
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._watching.start()
         return store
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._over.set()
-        if kind is None:
-            for process in self._processes:
-                process.wait(LEAVING_S)
+        self._watching.join()
+        until = time.monotonic() + LEAVING_S
+        for process in self._processes if kind is None else ():
+            process.wait(until - time.monotonic())
         failure = self._failure(wait=error is not None and not isinstance(error, ValueError | KeyboardInterrupt))
         for process in self._processes:
             process.kill()
@@ -166,10 +165,9 @@ class _Process:
         return f"process {self.rank} of the training failed: {why or (lines or ['no reason given'])[-1]}"
 
     def wait(self, seconds: float) -> None:
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        """Wait for its end, or no longer than ``seconds``."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0.0, seconds))
 
     def kill(self) -> None:
         self._process.kill()
@@ -181,8 +179,10 @@ class _Process:
 
 def _counted(node: DictConfig) -> dict[str, str]:
     """Environment of the first process of this machine, in the words of ``torchrun``."""
-    count, machine = devices.per_node(node), int(os.environ.get("NODE_RANK", 0))
-    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"} if devices.total(node) == count else {}
+    count = devices.per_node(node)
+    is_only = devices.total(node) == count  # whatever the environment says of other machines
+    machine = 0 if is_only else int(os.environ["NODE_RANK"])
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"} if is_only else {}
     return {
         "RANK": str(machine * count),
         "LOCAL_RANK": "0",

@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 
 from slimexp.config.build import build
 from slimexp.host import memory as host_memory
-from slimexp.host import process_group
 from slimexp.pipeline import devices, strategy
 from slimexp.pipeline.trainer import Trainer
 
@@ -33,9 +32,7 @@ def quiet() -> None:
 
 def device(trainer: DictConfig) -> torch.device:
     """The device that the trainer's settings choose, on which models are measured too."""
-    if devices.is_cuda(trainer):
-        return torch.device("cuda", torch.cuda.current_device()) if process_group.size() > 1 else torch.device("cuda")
-    return torch.device("cpu")
+    return torch.device("cuda", devices.index(trainer)) if devices.is_cuda(trainer) else torch.device("cpu")
 
 
 def memory(trainer: DictConfig) -> int:

@@ -104,7 +104,7 @@ def training(cfg: DictConfig) -> TrainingParts:
     dense = reference.dense(source, baseline, next(iter(techniques.values())), corpus)
     reference.check_teachers(techniques, source, dense, corpus)
     _adapt(techniques, source, corpus, config, cfg.trainer)
-    devices.check_stages(cfg.trainer, techniques)
+    devices.check_stages(cfg.trainer, techniques, config)
     multiples = _check_stages(techniques, source, corpus, config)
     reference.check_losses(techniques, source, dense, corpus)
     chosen = _write_chosen(techniques, cfg.pipeline)
@@ -112,7 +112,7 @@ def training(cfg: DictConfig) -> TrainingParts:
     beside = arms(cfg, techniques, corpus, trains_dense=dense is None, unlike=unlike)
     for arm in beside:
         line = arm.line(techniques)
-        devices.check_stages(cfg.trainer, line)
+        devices.check_stages(cfg.trainer, line, config)
         multiples |= {name: n for name, n in _check_stages(line, source, corpus, config).items() if name == arm.name}
     _check_measures(measures, corpus)
     tracker: Tracker = build(cfg.logger)

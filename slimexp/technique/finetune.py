@@ -80,8 +80,9 @@ class Finetune(Adaptive, Contract, Divisible):
     @property
     def recordable(self) -> bool:
         """Whether a pass depends on nothing but tensors, switches of attachments, and what losses schedule."""
-        # one makes a new cache in every pass, the other follows numbers of the host
-        return not rounds_cache(self.model) and self.penalty() is None
+        # makes a new cache in every pass; follows numbers of the host; draws on the host which layers there are
+        varies = rounds_cache(self.model) or self.penalty() is not None or self.drops_layers(self.model.config)
+        return not varies
 
     @property
     def records(self) -> bool:

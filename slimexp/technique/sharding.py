@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from transformers import PreTrainedConfig
 
 from slimexp.host import process_group
 from slimexp.model.base import Batch, Family
@@ -20,9 +21,8 @@ from slimexp.technique import random_state
 from slimexp.weight.shard import whole_parameter
 
 FSDP = "fsdp"
-# Settings of models that are mixtures of experts.
-_LEFT_OUT = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")  # shares of steps in which a layer is left out
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_LAYERDROP = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")  # shares of steps in which a layer is left out
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # of mixtures of experts
 
 
 class Distributed(pl.LightningModule):
@@ -32,6 +32,7 @@ class Distributed(pl.LightningModule):
         family: The model that is trained.
         teacher_family: Its teacher, if it has one.
         seed: Seed of the order of the data.
+        dropout: Whether the model's dropout is active while it trains; before and after, it never is.
         losses: Name -> term of the objective.
         mapped: Whether weights are still as they lie in their files, which every process reads for itself.
     """
@@ -39,6 +40,7 @@ class Distributed(pl.LightningModule):
     family: Family
     teacher_family: Family | None
     seed: int
+    dropout: bool
     losses: nn.ModuleDict
     mapped: bool = False
     _rng: Mapping[str, Any] | None
@@ -49,8 +51,11 @@ class Distributed(pl.LightningModule):
     @property
     def idle_parameters(self) -> bool:
         """Whether there may be steps in which trained parameters have no gradient: experts without tokens, say."""
-        settings = (*_EXPERTS, *(_LEFT_OUT if self.family.model.training else ()))
-        return any(getattr(self.family.model.config, name, None) for name in settings)
+        return self.drops_layers(self.family.model.config) or _has_some(self.family.model.config, _EXPERTS)
+
+    def drops_layers(self, config: PreTrainedConfig) -> bool:
+        """Whether every step of a model of ``config`` leaves out layers, which each device draws for itself."""
+        return self.dropout and _has_some(config, _LAYERDROP)
 
     @property
     def whole_weights(self) -> str | None:
@@ -131,6 +136,10 @@ class Distributed(pl.LightningModule):
         if self._are_shards:
             gather(self.family.model)
             self._are_shards = False
+
+
+def _has_some(config: PreTrainedConfig, settings: Sequence[str]) -> bool:
+    return any(getattr(config, name, None) for name in settings)
 
 
 def shard(family: Family, mesh: DeviceMesh, *, dtype: torch.dtype, low_precision: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
+from transformers import BartConfig, LlamaConfig
 
 from slimexp.config.composition import compose
 from slimexp.pipeline import devices
@@ -118,10 +119,24 @@ def test_stages_that_cannot_be_trained_on_several(
 def test_what_a_loss_learns_is_in_no_shard(technique: Make) -> None:
     loss = "+loss@pipeline.distill.losses.hidden=hidden"
     node = trainer(devices=2, strategy="fsdp")
-    devices.check_stages(node, {"distill": technique("distill", loss, steps=4)})
+    devices.check_stages(node, {"distill": technique("distill", loss, steps=4)}, LlamaConfig())
     learned = technique("distill", loss, steps=4, **{"losses.hidden.projection": True})
     with pytest.raises(ValueError, match=r"distill, whose loss hidden learns parameters, which are in no shard"):
-        devices.check_stages(node, {"distill": learned})
+        devices.check_stages(node, {"distill": learned}, LlamaConfig())
+
+
+@pytest.mark.parametrize(("share", "dropout"), [(0.5, True), (0.0, True), (0.5, False)])
+def test_layers_that_each_device_leaves_out_for_itself_are_in_no_shard(
+    share: float, dropout: bool, technique: Make
+) -> None:
+    stages, config = {"finetune": technique("finetune", steps=4, dropout=dropout)}, BartConfig(decoder_layerdrop=share)
+    devices.check_stages(trainer(devices=2, strategy="ddp"), stages, config)
+    node = trainer(devices=2, strategy="fsdp")
+    if share and dropout:
+        with pytest.raises(ValueError, match=r"fsdp cannot do pipeline\.finetune, whose devices each leave out"):
+            devices.check_stages(node, stages, config)
+    else:
+        devices.check_stages(node, stages, config)
 
 
 def test_a_stage_without_training_takes_any_batch(

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 from slimexp.config.check import check
 from slimexp.config.composition import compose
+from slimexp.model.loading import Scratch
+from slimexp.model.tokenizer import Bytes
 from slimexp.pipeline.pipeline import Pipeline
 
 SCRIPT = Path(__file__).with_name("together.py")
@@ -230,6 +232,21 @@ def test_every_technique_trains_on_two(start: Start, home: Path, strategy: str, 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_compute_activations_anew(start: Start, home: Path, strategy: str) -> None:
     check_jobs(start, home, ["distill"], strategy, more=["trainer.activation_checkpointing=true"])
+
+
+@pytest.mark.slow
+def test_nobody_waits_for_gradients_of_layers_that_one_left_out(start: Start, home: Path) -> None:
+    config = {"model_type": "bart", "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48,
+              "decoder_ffn_dim": 48, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+              "max_position_embeddings": 64, "decoder_layerdrop": 0.5}  # fmt: skip
+    family = Scratch(config=config, tokenizer=Bytes(), max_length=16).load(task="seq2seq", texts=list, labels=())
+    family.model.save_pretrained(home / "bart")
+    family.tokenizer.save_pretrained(home / "bart")
+    words = on_two(home, "finetune", "two", "ddp")
+    more = [f"model.path={home / 'bart'}", "data.task=seq2seq", "pipeline.finetune.dropout=true"]
+    (outcomes,) = together(start, home / "plan", [Job([*words, *more, "pipeline.finetune.steps=12"])])
+    assert "error" not in outcomes[0], outcomes[0]["trace"]
+    assert outcomes[0] == outcomes[1]
 
 
 @pytest.mark.slow

@@ -5,10 +5,15 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from slimexp.pipeline import launch, machine
 
 Make = Callable[..., Any]
 DIES = {
@@ -22,6 +27,59 @@ def ended(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *words], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=240
     )
+
+
+def chosen(**trainer: Any) -> DictConfig:
+    return OmegaConf.create({"trainer": {"accelerator": "cpu", **trainer}})
+
+
+def others(monkeypatch: pytest.MonkeyPatch, script: str, leaving: float) -> launch._Others:
+    """One other process, which runs ``script``; nobody meets."""
+    monkeypatch.setattr(launch, "FOLLOWER", (sys.executable, "-c", script))
+    monkeypatch.setattr(launch, "LEAVING_S", leaving)
+    monkeypatch.setattr(launch, "meeting", lambda: OmegaConf.create({"port": 1}))
+    for name, value in launch._counted(chosen(devices=2).trainer).items():
+        monkeypatch.setenv(name, value)
+    return launch._Others(chosen(devices=2), [])
+
+
+def test_a_process_that_takes_long_to_leave_is_ended_and_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    with others(monkeypatch, "import time; time.sleep(60)", leaving=0.1) as _:
+        pass
+
+
+def test_a_process_that_fails_when_it_leaves_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="process 1 of the training failed: the disk is full"):  # noqa: SIM117
+        with others(monkeypatch, DIES["says why"], leaving=60.0):
+            pass
+
+
+@pytest.mark.parametrize(("nodes", "rank"), [(1, "0"), (2, "6")])
+def test_the_number_of_a_machine_counts_where_there_are_others(
+    nodes: int, rank: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NODE_RANK", "3")
+    assert launch._counted(chosen(devices=2, num_nodes=nodes).trainer)["RANK"] == rank
+
+
+@pytest.mark.parametrize(
+    ("devices", "local", "index"), [([3], "1", 3), (1, "1", 0), ("1", "1", 0), (2, "1", 1), ([2, 5], "1", 5)]
+)
+def test_a_process_computes_on_the_gpu_that_was_named(
+    devices: Any, local: str, index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", local)
+    assert machine.device(chosen(devices=devices, accelerator="gpu").trainer) == torch.device("cuda", index)
+
+
+def test_one_gpu_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that nothing that says "cuda" alone goes to the first."""
+    current: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device", lambda index: nullcontext(current.append(index)))
+    with launch.processes(chosen(devices=[3], accelerator="gpu"), []):
+        assert current == [3]
+    with launch.processes(chosen(), []):
+        assert current == [3]
 
 
 @pytest.mark.slow

@@ -10,7 +10,10 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from slimexp import artifact
+from slimexp.model.loading import Scratch
+from slimexp.model.tokenizer import Bytes
 from slimexp.technique.sharding import shard
+from slimexp.technique.training import Execution
 from slimexp.weight.shard import whole
 
 Make = Callable[..., Any]
@@ -54,3 +57,23 @@ def test_weights_are_mapped_where_nothing_is_computed_with_them(
     technique: Make, name: str, overrides: list[str], values: dict[str, Any], maps: bool
 ) -> None:
     assert technique(name, *overrides, **{"steps": 2} | values).maps_weights is maps
+
+
+BART = {"model_type": "bart", "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+        "max_position_embeddings": 64}  # fmt: skip
+
+
+@pytest.mark.parametrize(("share", "dropout"), [(0.5, True), (0.0, True), (0.5, False)])
+def test_layers_that_are_left_out_are_known_before_training(
+    technique: Make, corpus: Make, share: float, dropout: bool
+) -> None:
+    """A model is in eval mode until the trainer, which must know of them, has started."""
+    source = Scratch(config={**BART, "decoder_layerdrop": share}, tokenizer=Bytes(), max_length=16)
+    stage = technique("finetune", steps=100, dropout=dropout)
+    family = source.load(task="seq2seq", texts=list, labels=())
+    family.model.eval()
+    stage.prepare(family, corpus("seq2seq"), None)
+    stage.execution = Execution(recorded=True)
+    assert stage.idle_parameters is bool(share and dropout)
+    assert stage.records is not stage.idle_parameters  # a recording would leave out the same ones at every step
