@@ -85,6 +85,9 @@ class Checkpoint(pl.Callback):
             self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the last step of a training that a Timer, EarlyStopping or the like ends, while it is on its device."""
+        if 0 < trainer.global_step < trainer.max_steps:
+            self._save(trainer)
         if self._unpublished:
             self._publish()
 
@@ -99,11 +102,6 @@ class Checkpoint(pl.Callback):
                 self._writer.finish()
         self._unpublished = False
         self._remove_partial()
-
-    def write(self, trainer: pl.Trainer) -> None:
-        """Write the checkpoint now, after the last step was logged."""
-        self._save(trainer)
-        self._publish()
 
     def _is_due(self, step: int) -> bool:
         """Whether the last checkpoint is long enough ago; clocks differ, so that the first process's counts."""
