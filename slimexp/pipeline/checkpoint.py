@@ -15,6 +15,7 @@ from slimexp.file import integrity
 from slimexp.file.integrity import Damaged
 from slimexp.host import process_group
 from slimexp.pipeline.background_writer import BackgroundWriter
+from slimexp.pipeline.strategy import GATHERED, FullyShard
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ class Checkpoint(pl.Callback):
     def _save(self, trainer: pl.Trainer) -> None:
         began = time.monotonic()
         own = trainer.strategy.checkpoint_io
-        writer = self._writer = self._writer or BackgroundWriter(own)
+        gathered = GATHERED if isinstance(trainer.strategy, FullyShard) else ()
+        writer = self._writer = self._writer or BackgroundWriter(own, own=gathered)
         with self._removed_on_failure():
             if self._unpublished:
                 writer.finish()
