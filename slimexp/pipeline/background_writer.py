@@ -1,7 +1,7 @@
 """Large checkpoints are copied to host memory, and written to the disk by a thread while training goes on."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -22,10 +22,12 @@ class BackgroundWriter(TorchCheckpointIO):
 
     Args:
         direct: What writes a checkpoint that is small, or too large to be copied.
+        own: Keys of the parts of a checkpoint that nothing else refers to, which are written from where they are.
     """
 
-    def __init__(self, direct: CheckpointIO) -> None:
+    def __init__(self, direct: CheckpointIO, *, own: Collection[str] = ()) -> None:
         self._direct = direct
+        self._own = own
         self._thread: Thread | None = None
         self._error: BaseException | None = None
         self._copied: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
@@ -61,12 +63,12 @@ class BackgroundWriter(TorchCheckpointIO):
         """Take the state as it is now; it is whole on the disk after ``finish``."""
         self.finish()
         self._copied = None
-        size = nbytes(checkpoint)
-        if size < SMALL or size > _MEMORY * memory.available():
+        shared = {key: part for key, part in checkpoint.items() if key not in self._own}
+        if nbytes(checkpoint) < SMALL or nbytes(shared) > _MEMORY * memory.available():
             self._direct.save_checkpoint(checkpoint, path, storage_options)
             return
         begin = _event()
-        state = snapshot(checkpoint)
+        state = {**checkpoint, **snapshot(shared)}
         if begin is not None and (end := _event()) is not None:
             self._copied = begin, end
         self._thread = Thread(target=self._write, args=(state, Path(path)), name="checkpoint")

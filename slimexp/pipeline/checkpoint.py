@@ -15,6 +15,7 @@ from slimexp.file import integrity
 from slimexp.file.integrity import Damaged
 from slimexp.host import process_group
 from slimexp.pipeline.background_writer import BackgroundWriter
+from slimexp.pipeline.strategy import GATHERED, FullyShard
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,9 @@ class Checkpoint(pl.Callback):
             self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the last step of a training that a Timer, EarlyStopping or the like ends, while it is on its device."""
+        if 0 < trainer.global_step < trainer.max_steps:
+            self._save(trainer)
         if self._unpublished:
             self._publish()
 
@@ -100,11 +104,6 @@ class Checkpoint(pl.Callback):
         self._unpublished = False
         self._remove_partial()
 
-    def write(self, trainer: pl.Trainer) -> None:
-        """Write the checkpoint now, after the last step was logged."""
-        self._save(trainer)
-        self._publish()
-
     def _is_due(self, step: int) -> bool:
         """Whether the last checkpoint is long enough ago; clocks differ, so that the first process's counts."""
         if process_group.size() > 1 and step % max(1, self.every_steps):
@@ -116,7 +115,8 @@ class Checkpoint(pl.Callback):
     def _save(self, trainer: pl.Trainer) -> None:
         began = time.monotonic()
         own = trainer.strategy.checkpoint_io
-        writer = self._writer = self._writer or BackgroundWriter(own)
+        gathered = GATHERED if isinstance(trainer.strategy, FullyShard) else ()
+        writer = self._writer = self._writer or BackgroundWriter(own, own=gathered)
         with self._removed_on_failure():
             if self._unpublished:
                 writer.finish()

@@ -166,7 +166,6 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
         with trainer.attention_kernels():
             trainer.fit(technique, ckpt_path=resume, weights_only=True)
         if trainer.global_step < technique.steps:  # by a Timer, EarlyStopping or the like
-            checkpoint.write(trainer)
             raise ValueError(
                 f"{stage.name} was stopped at step {trainer.global_step} of {technique.steps} and is not finished: "
                 f"the same command goes on from there, or set pipeline.{stage.name}.steps to fewer"

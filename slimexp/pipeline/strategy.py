@@ -14,9 +14,10 @@ from slimexp.model.base import Batch
 from slimexp.pipeline import devices
 from slimexp.technique.parts import Divisible
 from slimexp.technique.sharding import FSDP
-from slimexp.weight.shard import placed, whole
+from slimexp.weight.shard import placed, whole_copy
 
 FIND_UNUSED = "ddp_find_unused_parameters_true"
+GATHERED = ("state_dict", "optimizer_states")  # parts of a checkpoint of shards that are made for it alone
 
 
 def arguments(node: DictConfig, *, idle_parameters: bool) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def without_waiting(trainer: pl.Trainer) -> None:
 
 def _replicated(idle_parameters: bool) -> Strategy:
     return Replicate(
-        find_unused_parameters=idle_parameters,  # looks for them in the graph of every step
+        idle_parameters=idle_parameters,
         broadcast_buffers=False,  # masks are as large as weights, and change at few steps, which share them
         gradient_as_bucket_view=True,  # no second copy of the gradients
         timeout=process_group.COLLECTIVE,
@@ -60,12 +61,24 @@ def _sharded(count: int) -> Strategy:
 
 
 class Replicate(DDPStrategy):
-    """Lightning's strategy for DDP; where passes are recorded, or may not fit, gradients are averaged after them."""
+    """Lightning's strategy for DDP; where passes are recorded, or may not fit, gradients are averaged after them.
+
+    So are they where parameters may be idle: DDP looks for those in the graph, but takes the ones of a pass that it did
+    not average for used ones.
+
+    Args:
+        idle_parameters: Whether there may be steps in which trained parameters have no gradient.
+        settings: Those of Lightning's strategy.
+    """
+
+    def __init__(self, *, idle_parameters: bool, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.idle_parameters = idle_parameters
 
     def configure_ddp(self) -> None:
         technique = self.lightning_module
         assert isinstance(technique, Divisible)
-        if technique.records:  # DDP would average within a recording
+        if technique.records or self.idle_parameters:  # DDP would average within a recording
             process_group.share(technique.parameters())
         else:
             super().configure_ddp()
@@ -73,7 +86,7 @@ class Replicate(DDPStrategy):
     def training_step(self, batch: Batch, number: int) -> Any:
         technique = self.lightning_module
         assert isinstance(technique, Divisible)
-        if not technique.apart(batch):
+        if not self.idle_parameters and not technique.apart(batch):
             return super().training_step(batch, number)
         with self.precision_plugin.train_step_context():
             loss = technique.training_step(batch, number)
@@ -131,10 +144,9 @@ def _average_gradients(weights: Sequence[torch.nn.Parameter]) -> None:
 
 
 def _gathered(tree: Any) -> Any:
-    """``tree`` with every tensor whole and on the CPU; all processes take part, and the first alone keeps it."""
+    """``tree`` with a copy of every tensor, whole and on the CPU; all take part, and the first process keeps it."""
     if isinstance(tree, torch.Tensor):
-        full = whole(tree)
-        return full.cpu() if process_group.is_first() else full.new_empty(0, device="cpu")
+        return whole_copy(tree, keep=process_group.is_first())
     if isinstance(tree, Mapping):
         return {name: _gathered(value) for name, value in tree.items()}
     return [_gathered(value) for value in tree] if isinstance(tree, list) else tree

@@ -33,11 +33,11 @@ class Trainer(pl.Trainer):
     Args:
         attention: Kernels that attention may use, of ``flash_attention``, ``efficient_attention``, ``cudnn_attention``
             and ``math``; ``None`` for torch's own choice.
-        compile: Whether blocks and losses go through ``torch.compile``; ``"auto"``: on a GPU, where a stage is so
-            long that it pays back.
+        compile: Whether blocks and losses go through ``torch.compile``, not in shards; ``"auto"``: on a GPU, where a
+            stage is so long that it pays back.
         pad_to: Lengths are padded to a multiple of it, where the technique does not say.
         fused: Whether an optimizer that can do so updates all weights in one kernel, on a GPU.
-        logits_at_once: Number of logits in memory at once, of student and of teacher.
+        logits_at_once: Number of logits in memory at once, of student and of teacher; in shards all of a batch are.
         cuda_graphs: Whether the passes of a step are recorded as CUDA graphs, one for each shape of a batch, and
             replayed; ``"auto"``: on GPUs that each hold the model, where a stage is long enough.
         rows_at_once: Most rows of a batch in memory at once, on each device: larger ones are computed in parts, which
@@ -80,8 +80,17 @@ class Trainer(pl.Trainer):
         self.cuda_graphs = cuda_graphs
         if cuda_graphs is True and (why := self._not_recorded()):
             raise ValueError(f"trainer.cuda_graphs=true cannot be had {why}: set it to auto or false")
+        if compile is True and self._shards:
+            raise ValueError(
+                "trainer.compile=true cannot be had by trainer.strategy=fsdp, which gathers a block before its call: "
+                "set it to auto or false"
+            )
         self.rows_at_once = rows_at_once
         self.activation_checkpointing = activation_checkpointing
+
+    @property
+    def _shards(self) -> bool:
+        return isinstance(self.strategy, ModelParallelStrategy)
 
     def suit(self, technique: Finetune) -> None:
         """Have a prepared technique train as suits the chip."""
@@ -115,13 +124,13 @@ class Trainer(pl.Trainer):
         """Where passes cannot be recorded, and this is the case here; ``None`` where they can be."""
         if self.strategy.root_device.type != "cuda":
             return "on a CPU"
-        if isinstance(self.strategy, ModelParallelStrategy):
+        if self._shards:
             return "by trainer.strategy=fsdp, whose devices wait for each other within a pass"
         return "with precision=16-mixed, whose scale of the loss changes" if self.precision == "16-mixed" else None
 
     def _pays_back(self, technique: Finetune) -> bool:
         """Whether compiling saves time in a stage; the same for a resumed stage as for a straight one."""
-        if self.strategy.root_device.type != "cuda" or not _has_compiler():
+        if self.strategy.root_device.type != "cuda" or self._shards or not _has_compiler():
             return False
         models = technique.family, technique.teacher_family
         families = [family for family in models if family is not None and refusal(family) is None]

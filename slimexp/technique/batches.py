@@ -36,6 +36,10 @@ class Order:
     batch_size: int
     seed: int
 
+    def rows(self, enough: int) -> int:
+        """Number of rows of an epoch, counted up to ``enough``."""
+        return min(len(self.lengths), enough)
+
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
         """Epoch and row indices of batches ``start`` to ``stop - 1``."""
         per_epoch = max(len(self.lengths) // self.batch_size, 1)
@@ -166,6 +170,9 @@ def training_batches(
         epochs: Of text that is new in every epoch: number of epochs after which it comes again; ``None`` for never.
         taught: Adds to a batch what a teacher says of it.
         unseen: Whether batches are left out all of whose rows were in others before.
+
+    Raises:
+        ValueError: There are fewer rows than processes that share a batch.
     """
     order: Order | PackedOrder
     batches: Dataset[Batch]
@@ -176,6 +183,12 @@ def training_batches(
         rows = corpus.splits["train"]
         order = Order([len(row.source) for row in rows], min(batch_size, len(rows)), seed)
         batches = _Batches(corpus, family, multiple, share, unlike, epochs=epochs, taught=taught)
+    if (count := share[1]) > 1 and (found := order.rows(count)) < count:
+        kind = f"packed rows of {family.max_length} tokens" if packing else "rows"
+        raise ValueError(
+            f"each of {count} devices needs a row of every batch, but the number of {kind} of the training text is "
+            f"{found}: set trainer.devices={max(found, 1)}, or give more text"
+        )
     new = 1 if corpus.is_fixed else epochs
     steps = _Unseen(order, start, stop, epochs=new) if unseen and new is not None else _Steps(order, start, stop)
     return _loader(batches, steps, processes(workers, family.device, packing=packing, devices=devices))

@@ -226,8 +226,8 @@ class Finetune(Adaptive, Contract, Divisible):
         if self.cached is not None:
             self.cached.form.to(self.device, half)
             self._objective = None  # which holds what was left of the teacher where it was
-        compiled = self.execution.compiled and not self._are_shards
-        self._within_fit.enter_context(self.objective.accelerated(compiled=compiled, teacher_type=half))
+        accelerated = self.objective.accelerated(compiled=self.execution.compiled, teacher_type=half)
+        self._within_fit.enter_context(accelerated)
         if self.execution.recomputed:
             self._within_fit.enter_context(blocks_recomputed(self.family))
         if self.records:

@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from threading import Lock, Thread
 from weakref import WeakKeyDictionary
 
@@ -208,6 +209,10 @@ class PackedOrder:
             per_epoch = step - first
             skipped = max(start - step, 0) // per_epoch
             step, epoch = step + skipped * per_epoch, epoch + 1 + skipped
+
+    def rows(self, enough: int) -> int:
+        """Number of rows of an epoch, counted up to ``enough``: text beyond them is not tokenized."""
+        return sum(1 for _ in islice(self.packed.rows(0), enough))
 
     def _row(self, pool: int, row: int) -> PackedRow:
         return self.packed.pool(pool).row(row)

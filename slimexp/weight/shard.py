@@ -9,6 +9,20 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def whole_copy(tensor: Tensor, *, keep: bool) -> Tensor:
+    """``tensor`` gathered, on the CPU, in memory of its own; all processes must call this together.
+
+    Args:
+        tensor: A tensor, sharded or not.
+        keep: Whether this process keeps the values; without, it gets an empty tensor.
+    """
+    full, held = whole(tensor.detach()), tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    if not keep:
+        return full.new_empty(0, device="cpu")
+    copied = full.cpu()
+    return copied.clone() if copied.untyped_storage().data_ptr() == held.untyped_storage().data_ptr() else copied
+
+
 def placed(tensor: Tensor, like: Tensor) -> Tensor:
     """``tensor``, which is the same in all processes, where ``like`` is: on its device, and as its shard.
 

@@ -74,6 +74,19 @@ def test_what_is_written_is_the_state_at_the_call(gate: Gate, tmp_path: Path) ->
     assert writer.is_done and torch.load(tmp_path / "a")["weight"].tolist() == [1, 1, 1]
 
 
+def test_what_is_the_checkpoints_own_is_written_from_where_it_is(gate: Gate, tmp_path: Path) -> None:
+    """It needs no memory besides, whose lack would have the training wait for the disk."""
+    writer, part, rest = BackgroundWriter(TorchCheckpointIO(), own=("part",)), torch.ones(3), torch.ones(3)
+    writer.save_checkpoint({"part": {"weight": part}, "rest": rest}, tmp_path / "a")
+    assert gate.reached.wait(20)
+    part.zero_()  # which nothing but a test can do
+    rest.zero_()
+    gate.open.set()
+    writer.finish()
+    saved = torch.load(tmp_path / "a")
+    assert saved["part"]["weight"].tolist() == [0, 0, 0] and saved["rest"].tolist() == [1, 1, 1]
+
+
 @pytest.mark.parametrize(("small", "memory"), [(1000, 0.8), (0, 0.0)])
 def test_a_small_state_and_one_that_memory_cannot_hold_twice_are_written_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: int, memory: float

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.accelerators import CPUAccelerator
 from safetensors.torch import load_file
 
 from slimexp.config.explanation import explain
@@ -165,15 +166,29 @@ def test_the_checkpoint_of_a_distillation_holds_no_teacher(
 
 
 def test_a_stage_that_is_stopped_early_is_not_finished(
-    pipeline: Make, short: Make, records: Make, overrides: Make
+    pipeline: Make, short: Make, records: Make, overrides: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Its checkpoint is written before Lightning brings the model, its shards and its random state off the device."""
     arguments = overrides("prune", *short("prune", steps=500))
     stopped = pipeline([*arguments, "+trainer.max_time={seconds: 1}"])
+    there: list[bool] = []
+    monkeypatch.setattr(CPUAccelerator, "teardown", lambda self: there.append(stopped.stages[-1].checkpoint.exists()))
     with pytest.raises(ValueError, match=r"prune was stopped at step \d+ of 500 and is not finished"):
         stopped.run()
     stage = stopped.stages[-1]
-    assert stage.checkpoint.exists() and not stage.artifact.exists()
+    assert there == [True] and not stage.artifact.exists()
     assert [row["stage"] for row in records(stopped)] == ["dense"]
+
+
+@pytest.mark.gpu
+def test_a_stage_that_is_stopped_early_keeps_the_random_state_of_the_gpu(
+    pipeline: Make, short: Make, overrides: Make
+) -> None:
+    chosen = ["trainer.accelerator=gpu", "+trainer.max_time={seconds: 1}"]
+    stopped = pipeline([*overrides("finetune", *short("finetune", steps=5000)), *chosen])
+    with pytest.raises(ValueError, match="is not finished"):
+        stopped.run()
+    assert "cuda" in torch.load(stopped.stages[-1].checkpoint, weights_only=True)["rng"]
 
 
 def test_loss_that_is_not_finite_is_one_error_and_no_artifact(

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from slimexp.config.build import build
 from slimexp.config.check import check
 from slimexp.config.composition import CONF_DIR, compose
+from slimexp.pipeline import machine
 from slimexp.pipeline import trainer as module
 from slimexp.pipeline.trainer import Trainer
 from slimexp.quantizer.minmax import MinMax
@@ -190,6 +191,23 @@ def test_training_on_a_gpu_waits_for_nothing(stage: Make, tiny: Make, compile: b
 def test_cuda_graphs_on_a_cpu_are_refused() -> None:
     with pytest.raises(ValueError, match=r"trainer\.cuda_graphs=true cannot be had on a CPU: set it to auto or false"):
         made(cuda_graphs=True)
+
+
+def test_shards_are_not_compiled_and_that_is_said(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sharded(**options: Any) -> Any:
+        node = OmegaConf.merge(OmegaConf.load(CONF_DIR / "trainer" / "cpu.yaml"), options, {"devices": 2})
+        node.strategy = "fsdp"
+        return machine.trainer(node, steps=1, accumulate=1, callbacks=(), loggers=(), folder=None)
+
+    message = r"trainer\.compile=true cannot be had by trainer\.strategy=fsdp.*set it to auto or false"
+    with pytest.raises(ValueError, match=message):
+        sharded(compile=True)
+    trainer = sharded(compile="auto")
+    monkeypatch.setattr(module, "_has_compiler", lambda: True)
+    monkeypatch.setattr(type(trainer.strategy), "root_device", torch.device("cuda"))
+    long = stage(steps=2 * module._PAYS_BACK)
+    trainer.suit(long)
+    assert not long.execution.compiled
 
 
 def test_passes_are_recorded_where_they_can_be(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,3 +149,27 @@ def test_calibration_is_the_same_for_a_seed_and_leaves_the_random_state(tiny: Ma
     first, again, other = (list(calibration_batches(text, family, rows=8, seed=seed)) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
     assert equal(first, again) and not equal(first, other)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_fewer_rows_than_devices_are_refused_before_training(tiny: Make, corpus: Make, packing: bool) -> None:
+    """Three short texts are three rows, or one packed row; a device without a row would have nothing to compute."""
+    family, few = tiny("causal_lm"), corpus("causal_lm")
+    few.splits = {"train": [Example(f"a{number}") for number in range(3)]}
+
+    def load(devices: int) -> list[int]:
+        loaders = [
+            training_batches(
+                few, family, batch_size=8, seed=0, start=0, stop=2, workers=0, packing=packing,
+                share=(device, devices),
+            )
+            for device in range(devices)
+        ]  # fmt: skip
+        return [len(next(iter(loader))["labels"]) for loader in loaders]
+
+    rows = 1 if packing else 3
+    message = rf"each of {rows + 1} devices needs a row.* is {rows}: set trainer\.devices={rows}, or give more text"
+    with pytest.raises(ValueError, match=message):
+        load(rows + 1)
+    assert load(rows) == [1] * rows
+    assert load(1) == [rows]

@@ -14,7 +14,7 @@ from slimexp.model.loading import Scratch
 from slimexp.model.tokenizer import Bytes
 from slimexp.technique.sharding import shard
 from slimexp.technique.training import Execution
-from slimexp.weight.shard import whole
+from slimexp.weight.shard import whole, whole_copy
 
 Make = Callable[..., Any]
 
@@ -39,6 +39,20 @@ def test_weights_of_16_bits_become_shards_of_32(tiny: Make, tmp_path: Any, mesh:
         assert torch.equal(whole(weight.detach()), of_32[name])
     batch = family.encode([("some text", "other", None)])
     assert torch.equal(family.forward(batch)[0], expected.forward(batch)[0])
+
+
+def test_what_a_checkpoint_gathers_is_in_memory_of_its_own(tiny: Make, mesh: DeviceMesh) -> None:
+    """Even where a shard is the whole: training goes on in it while the checkpoint is written."""
+    family = tiny("causal_lm")
+    family.model.register_buffer("seen", torch.ones(3))
+    expected = {name: tensor.clone() for name, tensor in family.model.state_dict().items()}
+    shard(family, mesh, dtype=torch.float32, low_precision=False)
+    state = family.model.state_dict()
+    copies = {name: whole_copy(tensor, keep=True) for name, tensor in state.items()}
+    for tensor in state.values():
+        (tensor.to_local() if isinstance(tensor, DTensor) else tensor).zero_()
+    assert all(torch.equal(copies[name], tensor) for name, tensor in expected.items())
+    assert all(whole_copy(tensor, keep=False).numel() == 0 for tensor in state.values())
 
 
 @pytest.mark.parametrize(
