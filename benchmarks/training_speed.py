@@ -199,6 +199,11 @@ def pinned(batches: list[Batch], device: torch.device) -> Iterator[Batch]:
 
 def trl(student: Family, teacher: Family, batches: list[Batch], clock: Clock, arguments: argparse.Namespace) -> None:
     """TRL's supervised trainer on the same batches, without a teacher."""
+    with tempfile.TemporaryDirectory() as folder:
+        _trl_in(folder, student, batches, clock, arguments)
+
+
+def _trl_in(folder: str, student: Family, batches: list[Batch], clock: Clock, arguments: argparse.Namespace) -> None:
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
@@ -207,7 +212,6 @@ def trl(student: Family, teacher: Family, batches: list[Batch], clock: Clock, ar
             clock.step(state.global_step)
 
     rows = [{"input_ids": row.tolist()} for batch in batches for row in batch["input_ids"]]
-    folder = tempfile.mkdtemp()
     config = SFTConfig(output_dir=folder, per_device_train_batch_size=arguments.rows, max_steps=len(batches),
                        learning_rate=RATE, bf16=clock.device.type == "cuda", use_cpu=clock.device.type == "cpu",
                        optim="adamw_torch_fused", max_length=arguments.length, report_to=[], save_strategy="no",

@@ -18,7 +18,7 @@ from slimexp.cut.experts import router_groups
 from slimexp.cut.remove import head_rows, remove, retained_entries
 from slimexp.cut.simulate import simulated
 from slimexp.loss.base import IGNORE
-from slimexp.model.base import Family, parameters
+from slimexp.model.base import Family, parameter_count, parameters
 
 PROVABLE = (LAYERS, HEADS, FFN, HIDDEN, EXPERTS)
 _ROWS = [("one", "two!", 0), ("three and four", "5", 1), ("six", "seven", 0)]
@@ -39,7 +39,7 @@ def prove(family: Family, axis: str) -> None:
     """
     layers, kept = example(family, axis)
     small = remove(family, layers, kept)
-    if _count(small.model) >= _count(family.model):
+    if parameter_count(small.model) >= parameter_count(family.model):
         raise ValueError(f"no parameter of a {family.model.config.model_type} counts {axis}")
     expected = logits(masked(family, layers, kept))
     unit = float(expected.std())
@@ -111,10 +111,6 @@ def _simulated_logits(family: Family, layers: Layers, kept: Mapping[str, ScopeIn
         return logits(masked(family, layers, kept))
     with simulated(family, layers, kept):
         return logits(family)
-
-
-def _count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in parameters(model))
 
 
 def _smaller(config: PreTrainedConfig, axis: str) -> int:

@@ -31,7 +31,7 @@ from slimexp.architecture.model_type import ARCHITECTURES, RECOGNIZED, is_known,
 from slimexp.architecture.reasons import UNDECLARED, UNPROVED
 from slimexp.cut.block_lists import renumber_blocks
 from slimexp.cut.proof import PROVABLE, logits, prove, randomize
-from slimexp.model.base import Family, parameters
+from slimexp.model.base import Family, parameter_count
 from slimexp.model.loading import Scratch
 from slimexp.model.scaling import scalings
 from slimexp.model.tokenizer import Bytes
@@ -169,7 +169,7 @@ def _small(config: PreTrainedConfig, candidate: Architecture) -> Family:
         outline = source.load(task=task, texts=list, labels=labels).model
     for name in outline.state_dict():
         candidate.of(name)
-    if (count := sum(parameter.numel() for parameter in parameters(outline))) > _MOST:
+    if (count := parameter_count(outline)) > _MOST:
         raise ValueError(f"a small model of type {config.model_type} has {count} parameters")
     family = source.load(task=task, texts=list, labels=labels)
     family.model.eval()

@@ -55,11 +55,24 @@ class Subject:
         Quality is graded in float32 on every device. A GPU is made for 16 bits, and a model that ships in them runs in
         them: it is loaded once more. On a CPU, and where the file holds float32, nothing changes.
         """
-        model, dtype = self.family.model, stored_type(self.folder)
-        if self.family.device.type != "cuda" or model.dtype != torch.float32 or dtype.itemsize >= model.dtype.itemsize:
+        dtype = stored_type(self.folder)
+        if self.device.type != "cuda" or dtype.itemsize >= self.graded_in.itemsize:
             return self
-        family = served(self.folder, self.family.task, self.family.max_length, device=self.family.device, dtype=dtype)
-        return Subject(family, self.folder)
+        return Subject(self.loaded(dtype), self.folder)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that it is on."""
+        return self.family.device
+
+    @property
+    def graded_in(self) -> torch.dtype:
+        """Type of the floats in which its quality is graded."""
+        return self.family.model.dtype
+
+    def loaded(self, dtype: torch.dtype) -> Family:
+        """The model once more, in another type of floats."""
+        return served(self.folder, self.family.task, self.family.max_length, device=self.device, dtype=dtype)
 
     @property
     def kernel(self) -> str:
@@ -103,14 +116,18 @@ class Stored(Subject):
 
     @cached_property
     def family(self) -> Family:
-        return self._load(torch.float32)
+        return self.loaded(self.graded_in)
 
-    @cached_property
-    def shipped(self) -> Subject:
-        dtype = stored_type(self.folder)
-        if self._device.type != "cuda" or dtype.itemsize >= torch.float32.itemsize:
-            return self
-        return Subject(self._load(dtype), self.folder)
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def graded_in(self) -> torch.dtype:
+        return torch.float32
+
+    def loaded(self, dtype: torch.dtype) -> Family:
+        return self._load(dtype)
 
 
 class Measure(ABC):

@@ -31,7 +31,8 @@ class Memory(Measure):
     ``cache_bytes_per_token``: bytes that self-attention caches of every token of a sequence, where a model decodes.
 
     On CUDA, in the type of the file (``Subject.shipped``): the parameters and buffers, and the peak of the allocator
-    above its level before.
+    above its level before. The request is served without CUDA graphs and with a cache that grows, where ``Latency`` may
+    time it with both: a graph holds its buffers and a cache of full length, which are not counted.
 
     On a CPU: growth of the resident set in a fresh process that loads the folder and serves the request
     (this process has the peak of training behind it). The process does so twice and is measured the second

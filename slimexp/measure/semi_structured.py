@@ -11,7 +11,7 @@ from slimexp.data.base import Corpus, Direction
 from slimexp.measure.base import Measure, Subject, untouched
 from slimexp.measure.resident import MB, resident_bytes
 from slimexp.measure.workload import Request, Workload
-from slimexp.model.base import Family, parameters
+from slimexp.model.base import Family, parameter_count
 from slimexp.model.semi_structured import supported, use_sparse_kernels
 
 _RATIOS = ("latency_ratio", "prefill_ratio", "decode_ratio")
@@ -56,7 +56,7 @@ class SemiStructured(Measure):
 
     def measure(self, subject: Subject, baseline: Subject, corpus: Corpus) -> dict[str, float]:
         dense, sparse = self._copy(subject), self._copy(subject)
-        total = sum(parameter.numel() for parameter in parameters(dense.family.model))
+        total = parameter_count(dense.family.model)
         layers = use_sparse_kernels(sparse.family.model)
         share = sum(layer.in_features * layer.out_features for layer in layers.values()) / total
         if not layers:

@@ -267,6 +267,11 @@ def parameters(model: nn.Module) -> Iterator[Tensor]:
     return iter({id(p): p for p in model.parameters()}.values())
 
 
+def parameter_count(model: nn.Module) -> int:
+    """Number of numbers in them."""
+    return sum(parameter.numel() for parameter in parameters(model))
+
+
 def _are_experts(module: nn.Module) -> bool:
     """Whether it holds [experts, out, in]; experts that are [experts, in, out] (gpt-oss) are not reached."""
     return hasattr(module, "num_experts") and getattr(module, "is_transposed", None) is False

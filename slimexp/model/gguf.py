@@ -31,6 +31,7 @@ from slimexp.host import hub
 from slimexp.host.console import phase
 from slimexp.host.progress import working
 from slimexp.kernel import store
+from slimexp.model.base import parameter_count
 from slimexp.model.history import History
 from slimexp.model.loading import Pretrained
 from slimexp.model.reading import check_fit, without_bars, without_report
@@ -170,7 +171,7 @@ class Gguf(Pretrained):
     def _check_all_read(self, model: PreTrainedModel) -> None:
         """Refuse a file with weights that the model has no place for: they are dropped without a word."""
         stored = sum(self.header.weights.values()) - len(self.header.rope_frequencies)
-        held = sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())
+        held = parameter_count(model)
         if model.config.tie_word_embeddings and "output.weight" in self.header.tensors:
             stored -= model.get_input_embeddings().weight.numel()
         if stored > held:

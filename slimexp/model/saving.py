@@ -22,7 +22,6 @@ from slimexp.serialization.pack import (
     is_fixed,
     latents,
     packed_tensors,
-    plain_state,
     plain_tensor,
     quantization_config,
 )
@@ -60,18 +59,8 @@ def save_weights(model: PreTrainedModel, folder: Path, dtype: torch.dtype, *, ma
     _save_settings(model, folder, dtype, quantization_config(model) if packs else None)
 
 
-def folded(model: PreTrainedModel) -> PreTrainedModel:
-    """A plain copy of ``model`` with its attachments applied to the weights."""
-    plain = _plain_class(model)(model.config)
-    plain.load_state_dict(plain_state(model), strict=False)  # tied weights are in it once
-    plain.tie_weights()
-    if model.can_generate():
-        plain.generation_config = model.generation_config
-    return plain.eval()
-
-
 def _plain_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor, one by one, that ``save_pretrained`` would write of ``folded(model)``.
+    """Name and tensor, one by one, that ``save_pretrained`` would write of it without attachments.
 
     transformers renames, splits and stacks weights when it loads some architectures, and undoes that when it saves;
     what belongs together is in one block.

@@ -12,7 +12,8 @@ from transformers import PreTrainedConfig
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.sharding import FSDP
 
-STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", FSDP)
+FIND_UNUSED = "ddp_find_unused_parameters_true"
+STRATEGIES = ("auto", "ddp", FIND_UNUSED, FSDP)
 
 
 def is_cuda(node: DictConfig) -> bool:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from slimexp.data.base import Corpus
-from slimexp.model.base import Family, Source, parameters
+from slimexp.model.base import Family, Source, parameter_count
 from slimexp.model.layer import latent
 from slimexp.pipeline import background_writer, devices
 from slimexp.technique.finetune import Finetune
@@ -52,9 +52,9 @@ class Sizes:
         config = outline.model.config
         blocks = [block for stack in outline.blocks().values() for block in stack]
         return cls(
-            weights=_count(outline.model),
+            weights=parameter_count(outline.model),
             layers=sum(weight.numel() for weight in set(map(latent, outline.compressible().values()))),
-            block=max(map(_count, blocks)),
+            block=max(map(parameter_count, blocks)),
             width=int(getattr(config, "hidden_size", 0) or getattr(config, "d_model", 0)),
             blocks=len(blocks),
             vocabulary=0 if outline.task == "classification" else int(config.vocab_size),
@@ -195,9 +195,9 @@ def of_stage(technique: Finetune, sizes: Sizes, setting: Setting, *, teacher: Si
     snapshot = written if written >= background_writer.SMALL else 0
     if setting.gpu:
         # Shards are read from mapped files, which processes share, and put together in host memory for a checkpoint.
-        loaded, waiting = (1, 2) if setting.shards > 1 else (setting.processes, 1)
+        loaded = 1 if setting.shards > 1 else setting.processes
         return Need(
-            host=max(loaded * (weights + of_teacher), waiting * snapshot), device=sum(parts.values()) + activations,
+            host=max(loaded * (weights + of_teacher), snapshot), device=sum(parts.values()) + activations,
             disk=saved + written, least_device=least, parts=parts, copies=copies,
         )  # fmt: skip
     host = sum(parts.values()) + setting.processes * activations + snapshot
@@ -260,7 +260,3 @@ def _optimizer_bytes(technique: Finetune) -> float:
     optimizer.step()
     tensors = [value for value in optimizer.state[weight].values() if isinstance(value, torch.Tensor)]
     return sum(tensor.nbytes for tensor in tensors if tensor.ndim) / weight.numel()
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in parameters(module))

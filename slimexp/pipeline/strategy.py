@@ -16,7 +16,6 @@ from slimexp.technique.parts import Divisible
 from slimexp.technique.sharding import FSDP
 from slimexp.weight.shard import placed, whole_copy
 
-FIND_UNUSED = "ddp_find_unused_parameters_true"
 GATHERED = ("state_dict", "optimizer_states")  # parts of a checkpoint of shards that are made for it alone
 
 
@@ -30,7 +29,9 @@ def arguments(node: DictConfig, *, idle_parameters: bool) -> dict[str, Any]:
     chosen, count = node.get("strategy", "auto"), devices.total(node)
     if count == 1:
         return {"strategy": "auto"}
-    return {"strategy": _sharded(count) if chosen == FSDP else _replicated(idle_parameters or chosen == FIND_UNUSED)}
+    if chosen == FSDP:
+        return {"strategy": _sharded(count)}
+    return {"strategy": _replicated(idle_parameters or chosen == devices.FIND_UNUSED)}
 
 
 def without_waiting(trainer: pl.Trainer) -> None:

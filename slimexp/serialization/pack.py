@@ -73,13 +73,8 @@ def quantization_config(model: nn.Module) -> dict[str, Any]:
     return _config(model, _schemes(model, quantized(model)))
 
 
-def plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """State dict with attachments folded in: the names and values of a model that never had any; tied weights once."""
-    return {name: plain_tensor(model, name) for name in plain_names(model)}
-
-
 def plain_names(model: nn.Module) -> list[str]:
-    """Names of ``plain_state``, of whose tensors none is made."""
+    """Names in the state dict of a model that never had attachments, tied weights once; no tensor is made."""
     first: dict[tuple[Any, ...], str] = {}
     folded = {f"{name}.{tensor}" for name, module in model.named_modules() for tensor in _parametrized(module)}
     for name, tensor in latents(model).items():
@@ -103,7 +98,7 @@ def _parametrized(module: nn.Module) -> Mapping[str, Any]:
 
 @torch.no_grad()
 def plain_tensor(model: nn.Module, name: str) -> Tensor:
-    """One tensor of ``plain_state``."""
+    """One tensor of it, with attachments folded in."""
     module, _, tensor = name.rpartition(".")
     value: Tensor = getattr(model.get_submodule(module), tensor)
     return value.detach()

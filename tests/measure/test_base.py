@@ -15,7 +15,7 @@ from slimexp import artifact
 from slimexp.config.build import build
 from slimexp.config.composition import compose
 from slimexp.data.base import Corpus
-from slimexp.measure.base import Measure, Subject, direction, directions, run, spread, untouched
+from slimexp.measure.base import Measure, Stored, Subject, direction, directions, run, spread, untouched
 from slimexp.measure.resident import resident_bytes
 from slimexp.model.loading import from_folder
 
@@ -81,6 +81,16 @@ def test_every_measure_runs_on_cuda(
     if "peak_mb" in figures:
         weights = resident_bytes(subject.family.model) / 1e6
         assert weights < figures["peak_mb"] < weights + 100
+
+
+@pytest.mark.parametrize(("device", "types"), [("cuda", [torch.bfloat16]), ("cpu", [])])
+def test_a_stored_model_is_not_loaded_in_float32_to_time_it(
+    device: str, types: list[torch.dtype], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("slimexp.measure.base.stored_type", lambda _: torch.bfloat16)
+    loaded: list[torch.dtype] = []
+    stored = Stored(tmp_path, loaded.append, torch.device(device), max_length=8)
+    assert (stored.shipped is stored) == (device == "cpu") and loaded == types
 
 
 @pytest.mark.gpu

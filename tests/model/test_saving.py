@@ -19,7 +19,7 @@ from transformers import (
 
 from slimexp.loss.base import IGNORE
 from slimexp.model.base import Family
-from slimexp.model.saving import folded, save_training, save_weights
+from slimexp.model.saving import save_training, save_weights
 from slimexp.quantizer.minmax import MinMax
 from slimexp.serialization.shards import Reader
 from slimexp.weight.attachment import attach, attached
@@ -50,9 +50,10 @@ def masked(family: Family) -> Family:
 
 
 @pytest.mark.parametrize("task", ["seq2seq", "causal_lm", "classification"])
-def test_folded_is_the_masked_model(tiny: Make, task: str) -> None:
+def test_what_is_loaded_again_is_the_masked_model(tiny: Make, task: str, tmp_path: Path) -> None:
     family = masked(tiny(task))
-    plain = folded(family.model)
+    save_weights(family.model, tmp_path, torch.float32)
+    plain = type(family.model).from_pretrained(tmp_path).eval()
     assert list(attached(plain)) == [] and type(plain).__module__.startswith("transformers")
     torch.testing.assert_close(
         logits(type(family)(plain, family.tokenizer, max_length=64)), logits(family), atol=1e-6, rtol=1e-6
