@@ -44,6 +44,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--toy", action="store_true", help="a tiny model on the CPU")
     parser.add_argument("--text", type=Path, help=argparse.SUPPRESS)  # of a process of this program
     arguments, arguments.overrides = parser.parse_known_args()
+    if arguments.steps <= arguments.warmup:
+        parser.error(
+            f"--steps must be more than --warmup, {arguments.warmup}, got {arguments.steps}: no token would count"
+        )
     arguments.devices = arguments.devices or ([2] if arguments.large else [1, 2])
     arguments.rows = arguments.rows or (8 if arguments.toy else 4 * max(arguments.devices) if arguments.large else 64)
     arguments.length = arguments.length or (64 if arguments.toy else 512)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import distill_length
+from benchmarks import devices, distill_length
 
 
 @pytest.mark.fast
@@ -59,3 +59,15 @@ def test_docstrings_say_the_command(name: str, monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(SystemExit, match="0"):
         import_module(f"benchmarks.{name}").main()
     assert f"python -m benchmarks.{name}" in capsys.readouterr().out
+
+
+@pytest.mark.fast
+def test_steps_that_are_all_warm_up_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["devices", "--steps", "20"])
+    with pytest.raises(SystemExit):
+        devices.parsed()
+    assert "--steps must be more than --warmup, 20, got 20" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["devices", "--steps", "14", "--warmup", "4"])
+    assert devices.parsed().warmup == 4

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from slimexp.config.check import check
-from slimexp.config.composition import compose
+from slimexp.config.composition import CONF_DIR, compose
 from slimexp.model.loading import Scratch
-from slimexp.model.tokenizer import Bytes
+from slimexp.model.tokenizer import Bpe, Bytes, TokenizerRecipe
 from slimexp.pipeline.pipeline import Pipeline
 
 SCRIPT = Path(__file__).with_name("together.py")
@@ -44,16 +44,18 @@ SLOW: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {
     "pact": ("quantize", [], ["quantizer@activation_quantizer=pact"]),
     "gptq": ("quantize", ["bits=4", "activation_bits=null"], ["+rounding@rounding=gptq"]),
     "structured": ("prune_structured", ["multiple=8", "budget.share=0.7", "min_coverage=0.01"], []),
+    "vocabulary": ("prune_vocabulary", ["packing=false"], []),
 }
 ON_GPU = ("trainer.accelerator=gpu", "trainer.precision=32-true")
-SHARDED = ("finetune", "magnitude", "minmax", "distill", "movement", "lsq", "pact", "gptq", "structured")
+SHARDED = ("finetune", "magnitude", "minmax", "distill", "movement", "lsq", "pact", "gptq", "structured", "vocabulary")
 
 
 def arguments(home: Path, name: str, runs: Path, *more: str) -> list[str]:
     pipeline, settings, components = (JOBS | SLOW)[name]
     chosen = [component.replace("@", f"@pipeline.{pipeline}.") for component in components]
+    model = home / ("merged" if name == "vocabulary" else "dense")
     return [
-        "name=run", "model=pretrained", f"model.path={home / 'dense'}", "model.max_length=16", "data=files",
+        "name=run", "model=pretrained", f"model.path={model}", "model.max_length=16", "data=files",
         f"data.path={home / 'table.csv'}", "data.task=causal_lm", f"pipeline={pipeline}", "logger=none", "trainer=fast",
         "measure=[size]", "save_dtype=float32", *chosen,
         *(f"pipeline.{pipeline}.{value}" for value in (*SHORT, *settings)), f"runs={runs}", *more,
@@ -133,12 +135,24 @@ def assert_equal(first: Path, second: Path, name: str) -> None:
         assert differing.float().mean() <= 0.01, (name, key, float(differing.float().mean()))
 
 
+def save(folder: Path, config: dict[str, Any], tokenizer: TokenizerRecipe, task: Any) -> None:
+    """A folder with a model of random weights, whose tokenizer is made of a text that is trained on nowhere."""
+    torch.manual_seed(0)
+    source = Scratch(config=config, tokenizer=tokenizer, max_length=16)
+    family = source.load(task=task, texts=lambda: ["an unseen zebra crossing the unseen street"] * 9, labels=())
+    family.model.save_pretrained(folder)
+    family.tokenizer.save_pretrained(folder)
+
+
 @pytest.fixture
 def home(tiny: Callable[..., Any], tmp_path: Path) -> Path:
     """A folder with a model and rows of unlike lengths, so that two devices never have as many labels each."""
     family = tiny("causal_lm")
     family.model.save_pretrained(tmp_path / "dense")
     family.tokenizer.save_pretrained(tmp_path / "dense")
+    config = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+              "num_attention_heads": 4, "max_position_embeddings": 64}  # fmt: skip
+    save(tmp_path / "merged", config, Bpe(vocab_size=300, characters=10_000), "causal_lm")  # has tokens to remove
     texts = [f"{'abcde'[: 1 + number % 5] * (1 + number % 3)} {number}" for number in range(40)]
     rows = [f"{number},{number},{text},no" for number, text in enumerate(texts)]
     (tmp_path / "table.csv").write_text("\n".join(["source,target,text,label", *rows]) + "\n")
@@ -187,6 +201,10 @@ def check_resuming(start: Start, home: Path, name: str, strategies: Sequence[str
         assert [end["error"] for end in stopped] == ["Stop: "] * 3, [end["trace"] for end in stopped]
         assert "error" not in last, last["trace"]
         assert_equal(home / "one" / name, home / strategy / name, name)
+
+
+def test_no_technique_is_left_out() -> None:
+    assert {path.stem for path in (CONF_DIR / "technique").glob("*.yaml")} == {job[0] for job in (JOBS | SLOW).values()}
 
 
 def test_two_train_as_one_does_and_go_on_with_what_one_began(start: Start, home: Path) -> None:
@@ -239,9 +257,7 @@ def test_nobody_waits_for_gradients_of_layers_that_one_left_out(start: Start, ho
     config = {"model_type": "bart", "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48,
               "decoder_ffn_dim": 48, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
               "max_position_embeddings": 64, "decoder_layerdrop": 0.5}  # fmt: skip
-    family = Scratch(config=config, tokenizer=Bytes(), max_length=16).load(task="seq2seq", texts=list, labels=())
-    family.model.save_pretrained(home / "bart")
-    family.tokenizer.save_pretrained(home / "bart")
+    save(home / "bart", config, Bytes(), "seq2seq")
     words = on_two(home, "finetune", "two", "ddp")
     more = [f"model.path={home / 'bart'}", "data.task=seq2seq", "pipeline.finetune.dropout=true"]
     (outcomes,) = together(start, home / "plan", [Job([*words, *more, "pipeline.finetune.steps=12"])])
