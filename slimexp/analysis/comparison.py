@@ -181,7 +181,8 @@ class Comparisons:
 
     def _sample(self, metric: str) -> Sampled:
         if metric not in self._samples:
-            if (of := self._headline if metric == KEPT else _BESIDE_DENSE.get(metric)) is not None:
+            of = self._headline if metric == KEPT else _BESIDE_DENSE.get(metric)
+            if of not in (None, metric):  # a record from elsewhere may call its headline what is retention here
                 made = beside(self._sample(of), self._points, metric, self._dense, self._guess)
             else:
                 self._results[metric] = [self._of_rows(point, metric) for point in self._points]

@@ -80,7 +80,8 @@ def test_fronts_of_many_random_points_equal_pareto(page: "Page") -> None:
 def test_every_stop_of_the_sliders_names_what_select_names(
     page: "Page", section: Section, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slimexp.select._rivals", lambda *_: ())  # a thousand draws each; the page compares error bars
+    # thousands of draws; the page compares error bars
+    monkeypatch.setattr("slimexp.analysis.comparison.Comparisons.compare", lambda *_: None)
     answers = page.evaluate(
         """() => {
           const { section } = VIEWS[0], options = section.budgets.map((budget) => [null, ...stops(section, budget)]);
