@@ -237,6 +237,8 @@ def main() -> None:
     if unknown := set(names) - ARMS.keys():
         parser.error(f"no such arm: {min(unknown)}; there are {', '.join(ARMS)}")
     rows, length = (4, 128) if arguments.toy else (ROWS, LENGTH)
+    if arguments.folder is not None:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(dir=arguments.folder, prefix="large-"))
     missed = []
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")[: min(2, max(1, torch.cuda.device_count()))]

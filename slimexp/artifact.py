@@ -38,7 +38,13 @@ TRAINING = manifest.TRAINING
 
 
 def save(
-    family: Family, folder: Path, *, dtype: torch.dtype, stages: Sequence[Mapping[str, Any]], key: str | None = None
+    family: Family,
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    stages: Sequence[Mapping[str, Any]],
+    key: str | None = None,
+    device: torch.device | None = None,
 ) -> None:
     """Write the model as an artifact; one already at ``folder`` survives until the new one is whole.
 
@@ -48,13 +54,14 @@ def save(
         dtype: Type of the stored floating-point weights.
         stages: The stages that made the model, oldest first, as the manifest lists them.
         key: Key of the stage that the artifact belongs to; ``None`` where it belongs to none.
+        device: Where quantized weights are packed; ``None`` for where the model is.
 
     Raises:
         OSError: The disk is full or the folder not writable; nothing at ``folder`` has changed.
     """
     with working("saving the model"), _aside(folder) as partial:
         model = family.model
-        save_weights(model, partial, dtype)
+        save_weights(model, partial, dtype, device=device)
         save_tokenizer(family.tokenizer, partial)
         deployable = sorted(path.name for path in partial.iterdir())
         attachments = [

@@ -29,11 +29,18 @@ from slimexp.serialization.shards import Reader, Writer
 from slimexp.weight.attachment import attached
 from slimexp.weight.mask import Mask, packed_bits
 
-MAX_SHARD = 5_000_000_000  # bytes: a file that any file system holds and a hub takes
+MAX_SHARD = 2_000_000_000  # bytes: while a file is brought to the disk, and its digest taken, the next one is written
 _BLOCK = re.compile(r".*?\.\d+\.")  # of a tensor's name: up to the number of its block
 
 
-def save_weights(model: PreTrainedModel, folder: Path, dtype: torch.dtype, *, max_shard_bytes: int = MAX_SHARD) -> None:
+def save_weights(
+    model: PreTrainedModel,
+    folder: Path,
+    dtype: torch.dtype,
+    *,
+    device: torch.device | None = None,
+    max_shard_bytes: int = MAX_SHARD,
+) -> None:
     """Write config, weights and generation settings as plain transformers loads them; ``model`` stays as it is.
 
     Tensors are folded, packed, cast and written one after another, so that no second model is held.
@@ -42,13 +49,14 @@ def save_weights(model: PreTrainedModel, folder: Path, dtype: torch.dtype, *, ma
         model: With its attachments: quantized weights are packed, masks applied.
         folder: An existing folder.
         dtype: Type of the stored floating-point weights.
+        device: Where quantized weights are packed; ``None`` for where the model is.
         max_shard_bytes: Most bytes of a file of weights; a larger model is written in shards with an index.
 
     Raises:
         ValueError: A weight is beyond the range of ``dtype``, or a grid does not survive packing.
     """
     packs = any(isinstance(attachment, Quantizer) for _, attachment in attached(model))
-    tensors = packed_tensors(model) if packs else _plain_tensors(model)
+    tensors = packed_tensors(model, device) if packs else _plain_tensors(model)
     names = 4 * sum(1 for _ in model.named_parameters())
     with Writer(folder, max_bytes=max_shard_bytes, names=names) as writer:
         for name, tensor in tensors:

@@ -121,7 +121,10 @@ def _finish(technique: Finetune, stage: Stage, previous: Path, cfg: DictConfig) 
         coverage = technique.finish() | technique.cache_figures
     history = artifact.read_manifest(previous)["stages"]
     entry = {"name": stage.name, "technique": type(technique).__name__, "key": stage.key, "coverage": coverage}
-    artifact.save(technique.family, stage.artifact, dtype=_saved_type(cfg), stages=[*history, entry], key=stage.key)
+    artifact.save(
+        technique.family, stage.artifact, dtype=_saved_type(cfg), stages=[*history, entry], key=stage.key,
+        device=technique.compute_device,
+    )  # fmt: skip
 
 
 def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) -> None:

@@ -4,6 +4,7 @@ The integers are really packed (densely into int32 words, or as int8 at 8 bits),
 is unpacked again and compared bit for bit with the one that was trained.
 """
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ SCALE = "weight_scale"
 ZERO = "weight_zero_point"
 INPUT_SCALE = "input_scale"
 _ATTACHED = ("parametrizations", "input_attachment")
+_BYTES_A_WEIGHT = 40  # at most, of a GPU, while one is packed and unpacked again
 
 
 def pack(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -46,8 +48,13 @@ def pack(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return dict(packed_tensors(model)), _config(model, schemes)
 
 
-def packed_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def packed_tensors(model: nn.Module, device: torch.device | None = None) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor, one by one, of the state dict that ``pack`` returns.
+
+    Args:
+        model: With its attachments; it stays where it is.
+        device: Where a layer is packed: a GPU is ten times as fast as a CPU. ``None``, and one without room for a
+            layer, for where the layer is.
 
     Raises:
         ValueError: A grid does not survive packing.
@@ -64,7 +71,7 @@ def packed_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             if not torch.equal(plain_tensor(model, name), plain_tensor(model, f"{first}.{WEIGHT}")):
                 raise ValueError(f"'{layer}' and '{first}' share a weight, so they need the same grid")
             continue
-        for key, value in _pack_layer(layer, module, layers[layer], schemes[layer]).items():
+        for key, value in _pack_layer(layer, module, layers[layer], schemes[layer], device).items():
             yield f"{layer}.{key}", value
 
 
@@ -127,14 +134,20 @@ def before(module: nn.Module, quantizer: Quantizer) -> Tensor:
     return weight
 
 
-def _in_float32(module: nn.Module) -> Tensor:
-    """The weight of a layer with attachments, computed in float32."""
+def _chain(module: nn.Module, device: torch.device | None) -> parametrize.ParametrizationList:
+    """The attachments on the weight of a layer, and what is beneath them: copies on ``device``, if that has room."""
     chain = module.get_submodule(f"parametrizations.{WEIGHT}")
     assert isinstance(chain, parametrize.ParametrizationList)
-    weight: Tensor = chain.original.detach().float()
-    for attachment in chain:
-        weight = attachment(weight)
-    return weight
+    latent = chain.original
+    if device is None or device == latent.device or not _has_room(device, latent):
+        return chain
+    tensors = (*chain.parameters(), *chain.buffers())
+    moved = {id(tensor): nn.Parameter(tensor.detach().to(device), requires_grad=False) for tensor in tensors}
+    return copy.deepcopy(chain, moved)  # which copies what it does not find there
+
+
+def _has_room(device: torch.device, weight: Tensor) -> bool:
+    return device.type != "cuda" or _BYTES_A_WEIGHT * weight.numel() < torch.cuda.mem_get_info(device)[0]
 
 
 def is_fixed(name: str, tensor: Tensor) -> bool:
@@ -212,14 +225,22 @@ def _activation_args(activation: Quantizer) -> "QuantizationArgs":
 
 @torch.no_grad()
 def _pack_layer(
-    name: str, module: nn.Module, quantizers: Mapping[str, Quantizer], scheme: "QuantizationScheme"
+    name: str,
+    module: nn.Module,
+    quantizers: Mapping[str, Quantizer],
+    scheme: "QuantizationScheme",
+    device: torch.device | None,
 ) -> dict[str, Tensor]:
     """Packed integers and scales of one layer, the scales in the smallest type that unpacks to the very same weight."""
     from compressed_tensors.compressors import BaseCompressor
 
     quantizer, activation = quantizers[WEIGHT], quantizers.get(INPUT)
-    weight = _in_float32(module)  # 16 bits do not hold every point of a grid of 8
-    grid = quantizer.grid(before(module, quantizer))
+    chain = _chain(module, device)
+    weight: Tensor = chain.original.detach().float()  # 16 bits do not hold every point of a grid of 8
+    for attachment, here in zip(module.get_submodule(f"parametrizations.{WEIGHT}"), chain, strict=True):
+        if attachment is quantizer:
+            grid = here.grid(weight)
+        weight = here(weight)
     compressor = BaseCompressor.get_value_from_registry(str(scheme.format))
     exact = {WEIGHT: weight, SCALE: grid.scale} | ({} if grid.zero is None else {ZERO: grid.zero})
     packed: dict[str, Tensor] = compressor.compress(exact, scheme)

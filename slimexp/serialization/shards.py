@@ -113,7 +113,7 @@ class Writer:
         self.names = names
         self._small: dict[str, Tensor] | None = {}  # all tensors so far; ``None`` once they are too many
         self._shards: list[_Shard] = []
-        self._beside = ThreadPoolExecutor(max_workers=1)
+        self._beside = ThreadPoolExecutor(max_workers=4)  # a digest takes longer than writing does
         self._brought: list[Future[None]] = []  # to the disk
 
     def __enter__(self) -> Self:

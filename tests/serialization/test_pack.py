@@ -30,7 +30,7 @@ from slimexp.quantizer.minmax import MinMax
 from slimexp.quantizer.static import Static
 from slimexp.quantizer.ternary import Ternary
 from slimexp.quantizer.token import Token
-from slimexp.serialization.pack import decompress, is_fixed, pack, plain_names, plain_tensor
+from slimexp.serialization.pack import decompress, is_fixed, pack, packed_tensors, plain_names, plain_tensor
 from slimexp.serialization.unpack import unpacked
 from slimexp.weight.attachment import INPUT, attach
 from slimexp.weight.mask import Mask
@@ -344,3 +344,21 @@ def test_plain_tensors_load_into_a_plain_model(name: str) -> None:
     assert not unexpected
     assert all(name.endswith(("embed_tokens.weight", "lm_head.weight")) for name in missing)  # tied ones
     assert torch.equal(logits(plain), logits(model))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("kind", "bits", "group_size", "symmetric"),
+    [(MinMax, 8, None, True), (MinMax, 4, 32, True), (MinMax, 4, 16, False), (learned, 4, 32, True)],
+)
+def test_a_gpu_packs_as_a_cpu_does(
+    kind: Callable[..., Quantizer], bits: int, group_size: int | None, symmetric: bool
+) -> None:
+    model = quantized(LLAMA, bits=bits, group_size=group_size, activations=bits == 8, symmetric=symmetric, kind=kind)
+    on_cpu = dict(packed_tensors(model))
+    on_gpu = dict(packed_tensors(model, torch.device("cuda")))
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"cpu"}
+    assert on_cpu.keys() == on_gpu.keys()
+    assert any(tensor.is_cuda for tensor in on_gpu.values())
+    for name, tensor in on_cpu.items():
+        assert torch.equal(on_gpu[name].cpu(), tensor), name
