@@ -61,7 +61,7 @@ def save(
     """
     with working("saving the model"), _aside(folder) as partial:
         model = family.model
-        save_weights(model, partial, dtype, device=device)
+        same = save_weights(model, partial, dtype, device=device)
         save_tokenizer(family.tokenizer, partial)
         deployable = sorted(path.name for path in partial.iterdir())
         attachments = [
@@ -74,7 +74,7 @@ def save(
             for place, attachment in attached(model)
         ]
         if attachments:
-            save_training(model, partial / TRAINING, partial)
+            save_training(model, partial / TRAINING, same)
         content = {
             "format": FORMAT,
             "family": family.task,

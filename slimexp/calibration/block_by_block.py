@@ -16,6 +16,7 @@ from slimexp.host.progress import counted
 from slimexp.model.base import Batch, Family
 from slimexp.model.layer import Layer, check_finite, place
 from slimexp.model.masks import as_recorded
+from slimexp.weight.attachment import without_weight_attachments
 
 PROBE = 8  # tokens of the row that shows how blocks are wired
 Wires = Mapping[str | int, int]  # argument of a block -> index of the output of the block before that it is
@@ -113,7 +114,8 @@ class _Stack:
         logger = logging.getLogger("torch._subclasses.fake_tensor")  # which prints what it then raises
         before, logger.disabled = logger.disabled, True
         try:
-            with FakeTensorMode(allow_non_fake_inputs=True), self._recording() as calls:
+            latent = without_weight_attachments(self.family.model)
+            with FakeTensorMode(allow_non_fake_inputs=True), latent, self._recording() as calls:
                 self._forward(row)
         except Exception:  # a mixture that routes tokens, say
             with as_recorded(), self._recording() as calls:  # so few tokens need no masks, more may

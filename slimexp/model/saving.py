@@ -4,7 +4,7 @@ import copy
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from slimexp.serialization.pack import (
     plain_tensor,
     quantization_config,
 )
-from slimexp.serialization.shards import Reader, Writer
+from slimexp.serialization.shards import Writer
 from slimexp.weight.attachment import attached
 from slimexp.weight.mask import Mask, packed_bits
 
@@ -40,7 +40,7 @@ def save_weights(
     *,
     device: torch.device | None = None,
     max_shard_bytes: int = MAX_SHARD,
-) -> None:
+) -> set[str]:
     """Write config, weights and generation settings as plain transformers loads them; ``model`` stays as it is.
 
     Tensors are folded, packed, cast and written one after another, so that no second model is held.
@@ -52,26 +52,34 @@ def save_weights(
         device: Where quantized weights are packed; ``None`` for where the model is.
         max_shard_bytes: Most bytes of a file of weights; a larger model is written in shards with an index.
 
+    Returns:
+        Names of the tensors whose values are those of the model, for ``save_training``.
+
     Raises:
         ValueError: A weight is beyond the range of ``dtype``, or a grid does not survive packing.
     """
     packs = any(isinstance(attachment, Quantizer) for _, attachment in attached(model))
     tensors = packed_tensors(model, device) if packs else _plain_tensors(model)
     names = 4 * sum(1 for _ in model.named_parameters())
+    same = set()
     with Writer(folder, max_bytes=max_shard_bytes, names=names) as writer:
-        for name, tensor in tensors:
+        for name, tensor, is_own in tensors:
+            stored = tensor
             if tensor.is_floating_point() and not (packs and is_fixed(name, tensor)):
                 _check_range(name, tensor, dtype)
-                tensor = tensor.to(dtype)
-            writer.add(name, tensor)
+                stored = tensor.to(dtype)
+            writer.add(name, stored)
+            if is_own and (stored is tensor or torch.equal(stored.to(tensor.dtype), tensor)):
+                same.add(name)
     _save_settings(model, folder, dtype, quantization_config(model) if packs else None)
+    return same
 
 
-def _plain_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+def _plain_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor, bool]]:
     """Name and tensor, one by one, that ``save_pretrained`` would write of it without attachments.
 
-    transformers renames, splits and stacks weights when it loads some architectures, and undoes that when it saves;
-    what belongs together is in one block.
+    With each, whether it is the model's tensor of this name: transformers renames, splits and stacks weights when it
+    loads some architectures, and undoes that when it saves; what belongs together is in one block.
     """
     with init_empty_weights():
         plain: PreTrainedModel = _plain_class(model)(copy.deepcopy(model.config))
@@ -80,7 +88,9 @@ def _plain_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
         if name not in (plain._keys_to_ignore_on_save or ()):
             blocks.setdefault(match[0] if (match := _BLOCK.match(name)) else name, []).append(name)
     for names in blocks.values():
-        yield from revert_weight_conversion(plain, {name: plain_tensor(model, name) for name in names}).items()
+        own = {name: plain_tensor(model, name) for name in names}
+        for name, tensor in revert_weight_conversion(plain, dict(own)).items():
+            yield name, tensor, own.get(name) is tensor
 
 
 def _save_settings(model: PreTrainedModel, folder: Path, dtype: torch.dtype, quantization: Any) -> None:
@@ -114,7 +124,7 @@ def _check_range(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
         )
 
 
-def save_training(model: PreTrainedModel, path: Path, deployed: Path | None = None) -> None:
+def save_training(model: PreTrainedModel, path: Path, deployed: Collection[str] = ()) -> None:
     """Write the latent weights and the state of the attachments, what ``restore`` reads.
 
     Every tensor is stored once, by the first of its names: ``safetensors.torch.save_model`` lists the others in an
@@ -123,8 +133,8 @@ def save_training(model: PreTrainedModel, path: Path, deployed: Path | None = No
     Args:
         model: With its attachments.
         path: The file.
-        deployed: Folder with the deployable weights: those that it holds as training has them are not stored again. A
-            masked weight counts as such where what the mask leaves is the same: nothing reads what it hides.
+        deployed: What ``save_weights`` returned: weights that are in the deployable files beside it as training has
+            them, and are not stored again. A masked one is among them: nothing reads what its mask hides.
     """
     state = model.state_dict()
     first: dict[Any, str] = {}
@@ -132,7 +142,7 @@ def save_training(model: PreTrainedModel, path: Path, deployed: Path | None = No
         tensor = state[name]
         place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
         first.setdefault(place, name)
-    there = _deployed_as_they_are(model, deployed) if deployed is not None else set()
+    there = {latent for name in deployed if (latent := name if name in state else latent_name(name)) in state}
     masks = {f"{name}.mask" for name, module in model.named_modules() if isinstance(module, Mask)}
     tensors = {
         name: packed_bits(state[name]) if name in masks else state[name].contiguous()
@@ -143,23 +153,6 @@ def save_training(model: PreTrainedModel, path: Path, deployed: Path | None = No
     dtype = max(kinds, key=lambda kind: kind.itemsize)
     metadata = {DTYPE: str(dtype).removeprefix("torch."), DEPLOYED: sorted(there)}
     save_file(tensors, path, {METADATA: json.dumps(metadata)})
-
-
-def _deployed_as_they_are(model: PreTrainedModel, folder: Path) -> set[str]:
-    """Names in the state dict of weights that can be read from the deployable files."""
-    rounded = {(place.module, place.tensor) for place, item in attached(model) if isinstance(item, Quantizer)}
-    state = model.state_dict()
-    found: set[str] = set()
-    with Reader(folder) as reader:
-        for name in reader:
-            module, _, tensor = name.rpartition(".")
-            latent = name if name in state else latent_name(name)
-            if latent not in state or (module, tensor) in rounded:
-                continue
-            value = plain_tensor(model, name)
-            if reader[name].shape == value.shape and torch.equal(reader[name].to(value.device, value.dtype), value):
-                found.add(latent)
-    return found
 
 
 def _plain_class(model: nn.Module) -> type:

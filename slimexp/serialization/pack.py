@@ -45,11 +45,11 @@ def pack(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not layers:
         raise ValueError("pack needs a quantizer on a weight, found none: run the quantize technique first")
     schemes = _schemes(model, layers)
-    return dict(packed_tensors(model)), _config(model, schemes)
+    return {name: tensor for name, tensor, _ in packed_tensors(model)}, _config(model, schemes)
 
 
-def packed_tensors(model: nn.Module, device: torch.device | None = None) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor, one by one, of the state dict that ``pack`` returns.
+def packed_tensors(model: nn.Module, device: torch.device | None = None) -> Iterator[tuple[str, Tensor, bool]]:
+    """Name and tensor, one by one, of the state dict that ``pack`` returns; and whether it is the model's own of it.
 
     Args:
         model: With its attachments; it stays where it is.
@@ -64,7 +64,7 @@ def packed_tensors(model: nn.Module, device: torch.device | None = None) -> Iter
     for name in counted(plain_names(model), "packing tensor"):
         layer, _, tensor = name.rpartition(".")
         if tensor != WEIGHT or layer not in layers:
-            yield name, plain_tensor(model, name)
+            yield name, plain_tensor(model, name), True
             continue
         module = model.get_submodule(layer)
         if (first := _first_of_tied(layer, model, layers)) != layer:
@@ -72,7 +72,7 @@ def packed_tensors(model: nn.Module, device: torch.device | None = None) -> Iter
                 raise ValueError(f"'{layer}' and '{first}' share a weight, so they need the same grid")
             continue
         for key, value in _pack_layer(layer, module, layers[layer], schemes[layer], device).items():
-            yield f"{layer}.{key}", value
+            yield f"{layer}.{key}", value, False
 
 
 def quantization_config(model: nn.Module) -> dict[str, Any]:
@@ -124,8 +124,7 @@ def decompress(model: nn.Module) -> None:
 
 def before(module: nn.Module, quantizer: Quantizer) -> Tensor:
     """The weight that ``quantizer`` reads, in float32: the latent weight after the attachments before it."""
-    chain = module.get_submodule(f"parametrizations.{WEIGHT}")
-    assert isinstance(chain, parametrize.ParametrizationList)
+    chain = _attachments(module)
     weight: Tensor = chain.original.float()  # 16 bits do not hold a mean of what has 16 bits
     for attachment in chain:
         if attachment is quantizer:
@@ -134,12 +133,16 @@ def before(module: nn.Module, quantizer: Quantizer) -> Tensor:
     return weight
 
 
-def _chain(module: nn.Module, device: torch.device | None) -> parametrize.ParametrizationList:
-    """The attachments on the weight of a layer, and what is beneath them: copies on ``device``, if that has room."""
+def _attachments(module: nn.Module) -> parametrize.ParametrizationList:
     chain = module.get_submodule(f"parametrizations.{WEIGHT}")
     assert isinstance(chain, parametrize.ParametrizationList)
-    latent = chain.original
-    if device is None or device == latent.device or not _has_room(device, latent):
+    return chain
+
+
+def _chain(module: nn.Module, device: torch.device | None) -> parametrize.ParametrizationList:
+    """The attachments on the weight of a layer, and what is beneath them: copies on ``device``, if that has room."""
+    chain = _attachments(module)
+    if device is None or device == chain.original.device or not _has_room(device, chain.original):
         return chain
     tensors = (*chain.parameters(), *chain.buffers())
     moved = {id(tensor): nn.Parameter(tensor.detach().to(device), requires_grad=False) for tensor in tensors}
@@ -237,7 +240,7 @@ def _pack_layer(
     quantizer, activation = quantizers[WEIGHT], quantizers.get(INPUT)
     chain = _chain(module, device)
     weight: Tensor = chain.original.detach().float()  # 16 bits do not hold every point of a grid of 8
-    for attachment, here in zip(module.get_submodule(f"parametrizations.{WEIGHT}"), chain, strict=True):
+    for attachment, here in zip(_attachments(module), chain, strict=True):
         if attachment is quantizer:
             grid = here.grid(weight)
         weight = here(weight)

@@ -7,7 +7,9 @@ their class and arguments, and puts them back when the next stage loads it.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -68,6 +70,22 @@ def attached(model: nn.Module) -> Iterator[tuple[Place, Attachment]]:
                     yield Place(name, tensor), attachment
         if isinstance(attachment := getattr(module, _INPUT_MODULE, None), Attachment):
             yield Place(name, INPUT), attachment
+
+
+@contextmanager
+def without_weight_attachments(model: nn.Module) -> Iterator[None]:
+    """Let layers see their latent weights within the context, for a pass in which values do not matter.
+
+    A fake pass (``FakeTensorMode``) would compute the product of a real weight and a real mask in earnest.
+    """
+    chains = [module for module in model.modules() if isinstance(module, parametrize.ParametrizationList)]
+    try:
+        for chain in chains:
+            chain.forward = partial(getattr, chain, "original")  # type: ignore[method-assign]
+        yield
+    finally:
+        for chain in chains:
+            vars(chain).pop("forward", None)
 
 
 def check_bare(model: nn.Module) -> None:

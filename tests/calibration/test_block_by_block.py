@@ -12,6 +12,8 @@ from slimexp.calibration import block_by_block
 from slimexp.calibration.block_by_block import calibrate_blocks
 from slimexp.calibration.observe import calibrate
 from slimexp.importance.wanda import Wanda
+from slimexp.weight.attachment import attach
+from slimexp.weight.mask import Mask
 
 ROWS = [("one two", "one 2", 0), ("three", "3", 1), ("four and five", "four & 5", 1)]
 # every other block looks back four tokens only: masks of two kinds, of which the first block's is but one
@@ -99,6 +101,19 @@ def test_the_model_is_entered_once_where_its_blocks_can_be_followed(
     show(family, lambda _: None)
     assert len(entered) == 1 + runs * len(ROWS)
     assert entered[0] <= block_by_block.PROBE
+
+
+def test_no_weight_is_masked_before_its_block_is_run(tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    family = tiny("causal_lm")
+    for layer in family.compressible().values():
+        attach(layer, "weight", Mask(shape=layer.weight.shape))
+    entered: list[Any] = []
+    when: list[int] = []
+    run, forward = family.run, Mask.forward
+    monkeypatch.setattr(family, "run", lambda batch: entered.append(batch) or run(batch))
+    monkeypatch.setattr(Mask, "forward", lambda self, weight: when.append(len(entered)) or forward(self, weight))
+    show(family, lambda _: None)
+    assert set(when) == {1 + len(ROWS)}  # the row that shows where outputs go, and the entries, need none
 
 
 def test_a_mixture_with_two_masks_is_calibrated_as_it_runs(tiny: Callable[..., Any]) -> None:

@@ -355,8 +355,9 @@ def test_a_gpu_packs_as_a_cpu_does(
     kind: Callable[..., Quantizer], bits: int, group_size: int | None, symmetric: bool
 ) -> None:
     model = quantized(LLAMA, bits=bits, group_size=group_size, activations=bits == 8, symmetric=symmetric, kind=kind)
-    on_cpu = dict(packed_tensors(model))
-    on_gpu = dict(packed_tensors(model, torch.device("cuda")))
+    on_cpu, on_gpu = (
+        {name: tensor for name, tensor, _ in packed_tensors(model, device)} for device in (None, torch.device("cuda"))
+    )
     assert {tensor.device.type for tensor in model.state_dict().values()} == {"cpu"}
     assert on_cpu.keys() == on_gpu.keys()
     assert any(tensor.is_cuda for tensor in on_gpu.values())

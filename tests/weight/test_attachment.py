@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from slimexp.weight.attachment import INPUT, Attachment, Place, attach, attached
+from slimexp.weight.attachment import INPUT, Attachment, Place, attach, attached, without_weight_attachments
 
 pytestmark = pytest.mark.fast
 
@@ -52,6 +52,18 @@ def test_later_ones_on_a_weight_apply_to_what_earlier_ones_made() -> None:
     attach(layer, "weight", Shift(factor=1.0))
     assert torch.equal(layer.weight, 2 * stored + 1)
     assert [type(attachment).__name__ for _, attachment in attached(layer)] == ["Scale", "Shift"]
+
+
+def test_a_layer_sees_its_latent_weight_while_attachments_are_left_out() -> None:
+    layers = model()
+    attach(layers[0], "weight", Scale(factor=2.0))
+    stored = layers[0].parametrizations.weight.original  # type: ignore[union-attr,index]
+    with without_weight_attachments(layers):
+        assert layers[0].weight is stored
+    assert torch.equal(layers[0].weight, 2 * stored)  # type: ignore[arg-type,operator]
+    with pytest.raises(RuntimeError, match="within"), without_weight_attachments(layers):
+        raise RuntimeError("within")
+    assert torch.equal(layers[0].weight, 2 * stored)  # type: ignore[arg-type,operator]
 
 
 def test_on_an_input_it_changes_what_the_layer_reads() -> None:
