@@ -240,7 +240,7 @@ def _pack_layer(
     quantizer, activation = quantizers[WEIGHT], quantizers.get(INPUT)
     chain = _chain(module, device)
     weight: Tensor = chain.original.detach().float()  # 16 bits do not hold every point of a grid of 8
-    for attachment, here in zip(_attachments(module), chain, strict=True):
+    for attachment, here in zip(_attachments(module).children(), chain.children(), strict=True):
         if attachment is quantizer:
             grid = here.grid(weight)
         weight = here(weight)
