@@ -240,8 +240,9 @@ def _pack_layer(
     quantizer, activation = quantizers[WEIGHT], quantizers.get(INPUT)
     chain = _chain(module, device)
     weight: Tensor = chain.original.detach().float()  # 16 bits do not hold every point of a grid of 8
-    for attachment, here in zip(_attachments(module).children(), chain.children(), strict=True):
+    for attachment, here in zip(_attachments(module), chain, strict=True):
         if attachment is quantizer:
+            assert isinstance(here, Quantizer)
             grid = here.grid(weight)
         weight = here(weight)
     compressor = BaseCompressor.get_value_from_registry(str(scheme.format))
