@@ -46,7 +46,7 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def agreed(value: T) -> T:
+def broadcast_object(value: T) -> T:
     """The first process's ``value``, in all of them."""
     if not _together():
         return value
@@ -55,7 +55,7 @@ def agreed(value: T) -> T:
     return cast(T, values[0])
 
 
-def gathered(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """Every process's ``value``, by its number."""
     if not _together():
         return [value]
@@ -73,7 +73,7 @@ def by_first(work: Callable[[], T]) -> T:
     if not _together():
         return work()
     if dist.get_rank() != 0:
-        succeeded, result = agreed((True, cast(T, None)))
+        succeeded, result = broadcast_object((True, cast(T, None)))
         if not succeeded:
             raise OtherProcessFailed("the first process failed")
         return result
@@ -81,12 +81,12 @@ def by_first(work: Callable[[], T]) -> T:
         with alone():
             result = work()
     except BaseException:
-        agreed((False, None))
+        broadcast_object((False, None))
         raise
-    return agreed((True, result))[1]
+    return broadcast_object((True, result))[1]
 
 
-def add_up(tensor: Tensor) -> Tensor:
+def all_reduce(tensor: Tensor) -> Tensor:
     """The sum of ``tensor`` over all processes, without gradient."""
     total = tensor.detach().clone()
     if _together():
@@ -108,7 +108,7 @@ def average(tensors: Iterable[Tensor]) -> None:
 
 
 @torch.no_grad()
-def share(tensors: Iterable[Tensor]) -> None:
+def broadcast(tensors: Iterable[Tensor]) -> None:
     """Overwrite ``tensors`` with the first process's; they are on the device that is trained on, or on the CPU."""
     if not _together():
         return

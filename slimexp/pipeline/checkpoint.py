@@ -110,7 +110,7 @@ class Checkpoint(pl.Callback):
             return False  # a step for which the processes do not wait for each other
         least = max(self.every_seconds, self._cost_s / self.share if self.share else 0.0)
         is_time = not self._unpublished and time.monotonic() - self._last_time >= least
-        return step - self._last_step >= self.every_steps and process_group.agreed(is_time)
+        return step - self._last_step >= self.every_steps and process_group.broadcast_object(is_time)
 
     def _save(self, trainer: pl.Trainer) -> None:
         began = time.monotonic()

@@ -80,7 +80,7 @@ class Replicate(DDPStrategy):
         technique = self.lightning_module
         assert isinstance(technique, Divisible)
         if technique.records or self.idle_parameters:  # DDP would average within a recording
-            process_group.share(technique.parameters())
+            process_group.broadcast(technique.parameters())
         else:
             super().configure_ddp()
 
@@ -137,7 +137,7 @@ class FullyShard(ModelParallelStrategy):
 
 def _average_gradients(weights: Sequence[torch.nn.Parameter]) -> None:
     """Make gradients of the devices their means; a weight that has none on any device is left without."""
-    everywhere = process_group.gathered([weight.grad is not None for weight in weights])
+    everywhere = process_group.all_gather([weight.grad is not None for weight in weights])
     for weight, *has_some in zip(weights, *everywhere, strict=True):
         if any(has_some) and weight.grad is None:  # an expert that no token of this device was routed to
             weight.grad = torch.zeros_like(weight)

@@ -111,7 +111,7 @@ class Trainer(pl.Trainer):
         """
         if self.strategy.root_device.type == "cuda" and not isinstance(self.strategy, ModelParallelStrategy):
             return None
-        return min(filter(None, process_group.gathered(technique.fitting_rows)), default=None)
+        return min(filter(None, process_group.all_gather(technique.fitting_rows)), default=None)
 
     def attention_kernels(self) -> AbstractContextManager[None]:
         """Context within which attention uses the kernels that it may."""

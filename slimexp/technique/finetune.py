@@ -220,7 +220,7 @@ class Finetune(Adaptive, Contract, Divisible):
         self.model.train(self.dropout)  # the modes of a transformer differ in dropout alone
         if self.teacher_family is not None:
             nn.Module.to(self.teacher_family.model, self.device)
-        self.share_buffers()
+        self.broadcast_buffers()
         self.start_random_state()
         half = low_precision(str(self.trainer.precision), self.device, sharded=self._are_shards)
         if self.cached is not None:

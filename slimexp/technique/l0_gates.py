@@ -50,7 +50,7 @@ class L0Gates(nn.Module):
         """Draw the noise of one optimizer step."""
         for gate in self._gates.values():
             gate.draw()
-            process_group.share(gate.buffers())
+            process_group.broadcast(gate.buffers())
 
     def penalty(self, target: Tensor) -> Tensor:
         """Term of the objective for the gap between the groups' expected sparsity and ``target`` [groups]."""

@@ -124,15 +124,15 @@ class MaskUpdate:
                 matrix(self.layers[name], latent(self.layers[name])).masked_fill_(kept & ~mask, 0.0)
                 mask.copy_(kept)
 
-    def share(self, *, weights: bool = False) -> None:
+    def broadcast(self, *, weights: bool = False) -> None:
         """Take over the first process's masks, for sums of statistics may differ in rounding.
 
         Args:
             weights: Whether weights were moved with them; they always are where the importance compensates.
         """
-        process_group.share(mask.mask for mask in self.masks.values())
+        process_group.broadcast(mask.mask for mask in self.masks.values())
         if weights or isinstance(self.importance, Compensating):
-            process_group.share(latent(layer) for layer in self.layers.values())
+            process_group.broadcast(latent(layer) for layer in self.layers.values())
 
     def _compensate(self, importance: Compensating, name: str, share: float, statistic: Tensor) -> None:
         """Bring a layer to ``share`` of its target, and move the weights that stay."""

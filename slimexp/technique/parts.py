@@ -76,7 +76,7 @@ class Divisible(Distributed):
         """
         if self._graphs is not None:
             return True
-        sizes = process_group.gathered((_size(batch), len(batch["labels"])))
+        sizes = process_group.all_gather((_size(batch), len(batch["labels"])))
         self._next = max(size for size, _ in sizes)
         divided = self.rows_at_once is not None and max(rows for _, rows in sizes) > self.rows_at_once
         self._is_apart = divided or self._next > self._fitting
@@ -121,7 +121,7 @@ class Divisible(Distributed):
             try:
                 return work()
             except _DoesNotFit as error:
-                if any(process_group.gathered(self._graphs is not None and self._graphs.recorded)):
+                if any(process_group.all_gather(self._graphs is not None and self._graphs.recorded)):
                     self._graphs.give_up("memory for them is lacking")  # type: ignore[union-attr]
                 else:
                     self._halve(rows, error.cause)
@@ -243,7 +243,7 @@ class Divisible(Distributed):
             return 1
         if not self._are_shards:
             return -(-rows // self.rows_at_once)
-        everywhere = process_group.gathered(rows)
+        everywhere = process_group.all_gather(rows)
         return min(-(-max(everywhere) // self.rows_at_once), min(everywhere))
 
     def agreed(self, work: Callable[[], T]) -> T:
@@ -262,7 +262,7 @@ class Divisible(Distributed):
                 raise
             cause = error.with_traceback(None)  # which holds the tensors of all its frames
             cause.__context__ = None
-        if any(process_group.gathered(cause is not None)):
+        if any(process_group.all_gather(cause is not None)):
             raise _DoesNotFit(cause or MemoryError("out of memory on another device"))
         return result
 
@@ -272,7 +272,7 @@ class Divisible(Distributed):
         Raises:
             Exception: ``cause``, where a part is one row already.
         """
-        rows = max(process_group.gathered(rows))
+        rows = max(process_group.all_gather(rows))
         largest = min(rows, self.rows_at_once or rows)
         if largest == 1:
             raise cause

@@ -251,7 +251,7 @@ class Prune(Finetune):
                 for names in counted(short, "mask"):
                     with nullcontext() if whole_model else visiting(place(self.layers[names[0]])[0], device):
                         self.mask_update.choose(names, share, statistics)
-        self.mask_update.share()
+        self.mask_update.broadcast()
 
     def _layers_of(self, family: Family) -> dict[str, Layer]:
         """The layers to be pruned, by name.
@@ -274,7 +274,7 @@ class Prune(Finetune):
 
         gradients = self.until_it_fits(lambda: self.agreed(dense), rows=self.batch_size)
         self.mask_update.regrow(reached, share=share, statistics=statistics, gradients=gradients)
-        self.mask_update.share(weights=True)
+        self.mask_update.broadcast(weights=True)
 
     def _allocate(self) -> None:
         """Give every layer its sparsity, once, before anything is masked."""
@@ -293,7 +293,7 @@ class Prune(Finetune):
         with undisturbed(self.family):
             growth = self.allocation.scan(self.masks, keep=keep, loss=lambda: self._loss(batch).item())
         sizes = {name: mask.mask.numel() for name, mask in self.masks.items()}
-        self.mask_update.targets = process_group.agreed(self.allocation.shares(growth, sizes, self.sparsity))
+        self.mask_update.targets = process_group.broadcast_object(self.allocation.shares(growth, sizes, self.sparsity))
         self.unallocated = False
 
     def _statistics(self) -> dict[str, Tensor]:

@@ -207,7 +207,7 @@ class Quantize(Finetune):
             raise ValueError(f"the model is quantized already (e.g. '{quantized[0]}'): quantize once per pipeline")
         self.layers = self.selector.layers(family)
         check_finite(self.layers)
-        self.widths, self.allocated = process_group.agreed(self._allocate())
+        self.widths, self.allocated = process_group.broadcast_object(self._allocate())
         self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
         self.smoothed = self._smooth()
         blocks = dict(self.layers)

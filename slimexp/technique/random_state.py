@@ -14,7 +14,7 @@ def save(device: torch.device) -> dict[str, Any]:
     own = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         own["cuda"] = torch.cuda.get_rng_state(device)
-    first, *others = process_group.gathered(own)
+    first, *others = process_group.all_gather(own)
     return {**first, "others": others} if others else dict(first)
 
 

@@ -84,7 +84,7 @@ class Distributed(pl.LightningModule):
         """
         if self._divisor is not None:
             return self._divisor(denominator)
-        return process_group.add_up(denominator) / process_group.size() if self._is_split else denominator
+        return process_group.all_reduce(denominator) / process_group.size() if self._is_split else denominator
 
     @contextmanager
     def divided_by(self, divisor: Callable[[Tensor], Tensor]) -> Iterator[None]:
@@ -99,14 +99,14 @@ class Distributed(pl.LightningModule):
         """Means over the devices."""
         if process_group.size() == 1:
             return list(scalars)
-        return list(process_group.add_up(torch.stack(list(scalars)).float()) / process_group.size())
+        return list(process_group.all_reduce(torch.stack(list(scalars)).float()) / process_group.size())
 
     def configure_model(self) -> None:
         """Shard model and teacher, where the strategy asks for it."""
         if self.device_mesh is None or self._are_shards:
             return
         tensors = [*self.parameters(), *self.buffers()] if not self.mapped else [*self.buffers()]
-        process_group.share(tensor for tensor in tensors if not tensor.is_meta)  # each process shards what it holds
+        process_group.broadcast(tensor for tensor in tensors if not tensor.is_meta)  # each process shards what it holds
         low_precision = self.trainer.precision == "bf16-mixed"
         for family in (self.family, self.teacher_family):
             if family is not None:
@@ -114,10 +114,10 @@ class Distributed(pl.LightningModule):
                 shard(family, self.device_mesh["data_parallel"], dtype=dtype, low_precision=low_precision)
         self._are_shards = True
 
-    def share_buffers(self) -> None:
+    def broadcast_buffers(self) -> None:
         """Take over the first process's buffers, such as masks; parameters are the strategy's to share."""
         if not self._are_shards:
-            process_group.share(self.buffers())
+            process_group.broadcast(self.buffers())
 
     def start_random_state(self) -> None:
         """Have each device but the first draw numbers of its own, where no checkpoint holds them."""

@@ -30,7 +30,7 @@ def test_an_exception_waits_for_no_orderly_end(
     with pytest.raises(error, match="of training"), process_group.joined("gloo", store):
         assert dist.is_initialized()
         raise error("of training")
-    assert not dist.is_initialized() and process_group.agreed(1) == 1
+    assert not dist.is_initialized() and process_group.broadcast_object(1) == 1
 
 
 def test_an_exception_waits_no_longer_than_a_moment_for_messages_that_are_under_way(
@@ -52,5 +52,5 @@ def test_an_exception_waits_no_longer_than_a_moment_for_messages_that_are_under_
 def test_a_group_that_ends_well_can_be_joined_again(store: dist.Store) -> None:
     for _ in range(2):
         with process_group.joined("gloo", dist.HashStore()):
-            assert process_group.agreed("a") == "a"
+            assert process_group.broadcast_object("a") == "a"
         assert not dist.is_initialized()

@@ -86,7 +86,7 @@ def main(jobs: Path, backend: str) -> None:
         for job in json.loads(jobs.read_text()):
             outcome = {} if job["alone"] and rank else run(job)
             Path(f"{job['result']}.{rank}").write_text(json.dumps(outcome))
-            process_group.gathered(None)
+            process_group.all_gather(None)
 
 
 if __name__ == "__main__":
