@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 from transformers import GenerationConfig, PreTrainedModel
 
 from slimexp.calibration.observe import undisturbed
@@ -77,7 +78,7 @@ def written(
     loops = family.device.type == "cuda" and _loops(family, attention_mask, decoding)
     output = looped(family, input_ids, decoding, seed, kept) if loops else None
     if output is None:
-        output = _generated(family, input_ids, attention_mask, decoding, seed)
+        output = generated(family, input_ids, attention_mask, decoding, seed)
     new = output[:, 1:] if family.task == "seq2seq" else output[:, input_ids.shape[1] :]
     ends = _ends(family.model)
     return [until(row, ends) for row in new.tolist()]
@@ -113,12 +114,12 @@ def _loops(family: Family, attention_mask: Tensor, decoding: Decoding) -> bool:
     return family.task == "causal_lm" and decoding.beams == 1 and forced is None and bool(attention_mask.all())
 
 
-def _generated(
+def generated(
     family: Family, input_ids: Tensor, attention_mask: Tensor, decoding: Decoding, seed: Sequence[int]
 ) -> Tensor:
     """As ``looped``, by transformers; for an encoder-decoder what it writes to sources, behind its first token."""
     device = family.device
-    with undisturbed(family), _drawn(device, seed):
+    with undisturbed(family), _drawn(device, seed), parametrize.cached():  # masks and quantizers: once, not per token
         output: Tensor = family.model.generate(  # type: ignore[operator]
             input_ids=input_ids.to(device),
             attention_mask=attention_mask.to(device),

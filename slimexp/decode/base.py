@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from slimexp.decode.fused import Fused, refusal
@@ -75,6 +76,7 @@ class Decoder:
         else:
             self.steps = Captured(model, length, rows=rows, temperature=temperature)
         self.label = self.steps.label
+        self._computed: list[tuple[nn.Module, str, Tensor]] = []
         self._next = self._recorded()
 
     def _refusal(self) -> str | None:
@@ -85,16 +87,25 @@ class Decoder:
             return f"the kernels decode one sequence, not {self.rows}"
         return refusal(self.model, self.length)
 
-    @torch.no_grad()
     def _recorded(self) -> Callable[[], None]:
         """What decodes a token of each row: on a GPU a CUDA graph of the step, elsewhere the step itself."""
-        if self.model.device.type != "cuda":
-            return self.steps.step
-        self.prefill(torch.zeros(self.rows, 1, dtype=torch.int64, device=self.model.device))
-        return capture(self.steps.step, self.model.device).replay
+        device = self.model.device
+        return self._replayed(lambda step: capture(step, device).replay) if device.type == "cuda" else self.steps.step
 
+    def _replayed(self, record: Callable[[Callable[[], None]], Callable[[], None]]) -> Callable[[], None]:
+        """The step by ``record``, which reads weights under masks and quantizers that ``prefill`` has computed."""
+        with parametrize.cached():
+            self.prefill(torch.zeros(self.rows, 1, dtype=torch.int64, device=self.model.device))
+            replay = record(self.steps.step)
+            on_weights = [module for module in self.model.modules() if parametrize.is_parametrized(module)]
+            self._computed = [
+                (module, name, getattr(module, name)) for module in on_weights for name in module.parametrizations
+            ]
+        return replay
+
+    @torch.no_grad()
     def prefill(self, ids: Tensor) -> None:
-        """Read prompts [rows, T].
+        """Read prompts [rows, T], with the weights as they are; those under masks and quantizers are computed once.
 
         Raises:
             ValueError: They are not as many as rows, or leave no room for an answer.
@@ -105,6 +116,8 @@ class Decoder:
                 f"{number} of 1 to {self.length - 1} tokens, [{self.rows}, T], got {list(ids.shape)}: "
                 "give as many as rows, or a larger length"
             )
+        for module, name, known in self._computed:
+            known.copy_(getattr(module, name))
         if self.model.device.type != "cuda":
             self.steps.prefill(ids)
             return
@@ -130,8 +143,12 @@ class Decoder:
             raise ValueError(
                 f"{start} + {max_new_tokens} tokens must be more than the prompt and fit into length {self.length}"
             )
+        with parametrize.cached():
+            return self._generate(ids, max_new_tokens, pad_id)
+
+    def _generate(self, ids: Tensor, max_new_tokens: int, pad_id: int) -> Tensor:
         self.prefill(ids)
-        tokens = self.steps.tokens
+        start, tokens = ids.shape[-1], self.steps.tokens
         ends = _ends(self.model).to(tokens.device)
         done = 0
         while done < max_new_tokens:
