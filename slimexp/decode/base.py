@@ -1,6 +1,7 @@
 """The decode loop: prompts in, tokens out; on a GPU one CUDA graph per token."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -92,12 +93,14 @@ class Decoder:
         device = self.model.device
         return self._replayed(lambda step: capture(step, device).replay) if device.type == "cuda" else self.steps.step
 
+    @torch.no_grad()
     def _replayed(self, record: Callable[[Callable[[], None]], Callable[[], None]]) -> Callable[[], None]:
         """The step by ``record``, which reads weights under masks and quantizers that ``prefill`` has computed."""
         with parametrize.cached():
             self.prefill(torch.zeros(self.rows, 1, dtype=torch.int64, device=self.model.device))
             replay = record(self.steps.step)
-            on_weights = [module for module in self.model.modules() if parametrize.is_parametrized(module)]
+            steps_of_model = self.model.modules() if isinstance(self.steps, Captured) else ()  # fused: has its own
+            on_weights = [module for module in steps_of_model if parametrize.is_parametrized(module)]
             self._computed = [
                 (module, name, getattr(module, name)) for module in on_weights for name in module.parametrizations
             ]
@@ -143,7 +146,8 @@ class Decoder:
             raise ValueError(
                 f"{start} + {max_new_tokens} tokens must be more than the prompt and fit into length {self.length}"
             )
-        with parametrize.cached():
+        # steps that are not recorded compute weights under masks and quantizers once a text, too
+        with nullcontext() if self._computed else parametrize.cached():
             return self._generate(ids, max_new_tokens, pad_id)
 
     def _generate(self, ids: Tensor, max_new_tokens: int, pad_id: int) -> Tensor:

@@ -34,7 +34,7 @@ class KeptDecoder:
         self._decoder: Decoder | None = None
         self._shape: Hashable = None
         self._known: Hashable = None
-        self._said = False
+        self._gave_up = False
 
     def __enter__(self) -> Self:
         return self
@@ -43,9 +43,9 @@ class KeptDecoder:
         self.release()
 
     def of(self, model: PreTrainedModel, *, length: int, rows: int, temperature: float) -> Decoder | None:
-        """A decoder of ``model`` as it stands, which may draw random numbers; ``None`` if its step is not recorded.
+        """A decoder of ``model`` as it stands, which may draw random numbers; ``None`` if its step cannot be recorded.
 
-        A line says once why not.
+        A line says why not, and no other one is tried.
 
         Args:
             model: A causal LM in eval mode.
@@ -53,6 +53,8 @@ class KeptDecoder:
             rows: Number of sequences.
             temperature: Sampling temperature; 0 takes the likeliest token.
         """
+        if self._gave_up:
+            return None
         if (why := refusal(model)) is not None:
             self._give_up(why)
             return None
@@ -80,9 +82,9 @@ class KeptDecoder:
 
     def _give_up(self, why: str) -> None:
         self.release()
-        if not self._said and process_group.is_first():
+        if process_group.is_first():
             print(f"  texts are written by transformers' generate, so slower: {why}", flush=True)
-        self._said = True
+        self._gave_up = True
 
 
 def refusal(model: PreTrainedModel) -> str | None:

@@ -223,18 +223,19 @@ def test_what_fails_in_recording_leaves_the_model_as_it_was(
     model_of: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = model_of("llama")
-    weight = down(model).weight
+    tried: list[Decoder] = []
 
     def fails(decoder: Decoder) -> Callable[[], None]:
-        another_layer(decoder.model)
-        down(decoder.model)._parameters["weight"] = nn.Parameter(torch.zeros(1))
+        tried.append(decoder)
         decoder.model.model.layers[0].mlp.gate_proj._parameters["weight"] = nn.Parameter(torch.zeros(1))
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     gate = model.model.layers[0].mlp.gate_proj.weight
     monkeypatch.setattr(Decoder, "_recorded", fails)
-    assert KeptDecoder().of(model, length=24, rows=2, temperature=0.0) is None
-    assert model.model.layers[0].mlp.gate_proj.weight is gate and weight is not None
+    kept = KeptDecoder()
+    assert [kept.of(model, length=24, rows=2, temperature=0.0) for _ in range(2)] == [None, None]
+    assert len(tried) == 1, "what fails once is not tried for every batch"
+    assert model.model.layers[0].mlp.gate_proj.weight is gate
     assert "RuntimeError: operation not permitted when stream is capturing" in capsys.readouterr().out
 
 
@@ -251,7 +252,10 @@ def test_memory_that_runs_out_in_recording_is_an_error(model_of: Make, monkeypat
 def test_memory_of_a_gpu_is_given_back(model_of: Make) -> None:
     model, large = model_of("llama", "cuda", max_position_embeddings=2**16), KeptDecoder(least=2**16)
     with KeptDecoder() as small:  # libraries allocate what they keep
-        assert small.of(model, length=24, rows=2, temperature=0.0) is not None
+        warm = small.of(model, length=24, rows=2, temperature=0.0)
+        assert warm is not None
+        warm.generate(IDS.cuda(), 2)
+        del warm
     before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
     decoder = large.of(model, length=2**16, rows=2, temperature=0.0)
     assert decoder is not None
@@ -261,7 +265,7 @@ def test_memory_of_a_gpu_is_given_back(model_of: Make) -> None:
     del decoder
     large.release()
     after = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-    assert after[0] - before[0] < bytes_of_cache / 4 and after[1] - before[1] < bytes_of_cache / 4
+    assert after[0] - before[0] < bytes_of_cache / 2 and after[1] - before[1] < bytes_of_cache / 2
 
 
 @pytest.mark.gpu
@@ -275,5 +279,5 @@ def test_what_a_gpu_cannot_record_is_told_of_and_nothing_breaks(
     hook.remove()
     torch.manual_seed(0)
     assert torch.rand(3, device="cuda").isfinite().all()  # random numbers go on
-    decoder = kept.of(model, length=24, rows=2, temperature=0.0)
+    decoder = KeptDecoder().of(model, length=24, rows=2, temperature=0.0)
     assert decoder is not None and decoder.generate(IDS.cuda(), 12).shape[0] == 2
