@@ -14,6 +14,8 @@ from slimexp.calibration.observe import undisturbed
 from slimexp.decode.kept import KeptDecoder
 from slimexp.model.base import Family
 
+_LOOPS_ON = {"cuda"}  # without graphs the loop takes as long as generate
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
@@ -75,7 +77,7 @@ def written(
     Raises:
         ValueError: The decoder begins as no training does.
     """
-    loops = family.device.type == "cuda" and _loops(family, attention_mask, decoding)
+    loops = _loops(family, attention_mask, decoding)
     output = looped(family, input_ids, decoding, seed, kept) if loops else None
     if output is None:
         output = generated(family, input_ids, attention_mask, decoding, seed)
@@ -109,9 +111,10 @@ def looped(
 
 
 def _loops(family: Family, attention_mask: Tensor, decoding: Decoding) -> bool:
-    """Whether the decode loop knows this way to write."""
-    forced = family.model.generation_config.forced_bos_token_id
-    return family.task == "causal_lm" and decoding.beams == 1 and forced is None and bool(attention_mask.all())
+    """Whether the decode loop knows this way to write, and there is something to be gained."""
+    if family.device.type not in _LOOPS_ON or family.task != "causal_lm" or decoding.beams > 1:
+        return False
+    return family.model.generation_config.forced_bos_token_id is None and bool(attention_mask.all())
 
 
 def generated(

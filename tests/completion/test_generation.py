@@ -166,12 +166,34 @@ def test_recording_draws_numbers_of_its_own(tiny: Make, monkeypatch: pytest.Monk
         ("seq2seq", way(), False),
     ],
 )
-def test_who_writes_through_the_loop(tiny: Make, task: str, how: Decoding, loops: bool) -> None:
+def test_who_writes_through_the_loop(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch, task: str, how: Decoding, loops: bool
+) -> None:
     family = tiny(task)
+    assert not generation._loops(family, torch.ones(2, 3), how)
+    monkeypatch.setattr(generation, "_LOOPS_ON", {"cpu"})
     assert generation._loops(family, torch.ones(2, 3), how) is loops
     assert not generation._loops(family, torch.tensor([[1, 1], [1, 0]]), how)
     family.model.generation_config.forced_bos_token_id = 5
     assert not generation._loops(family, torch.ones(2, 3), how)
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_what_the_loop_cannot_run_is_written_by_generate(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], able: bool
+) -> None:
+    family, kept = tiny("causal_lm"), KeptDecoder()
+    monkeypatch.setattr(generation, "_LOOPS_ON", {"cpu"})
+    monkeypatch.setattr(type(family.model), "_can_compile_fullgraph", able)
+    calls: list[int] = []
+    generate = family.model.generate
+    monkeypatch.setattr(family.model, "generate", lambda **given: calls.append(1) or generate(**given))
+    prompts = torch.full((3, 4), 7)
+    texts = [written(family, prompts, torch.ones_like(prompts), way(), [seed], kept) for seed in (1, 2)]
+    said = capsys.readouterr().out
+    assert len(calls) == (0 if able else 2) and said.count("slower") == (0 if able else 1)
+    monkeypatch.undo()
+    assert texts == [written(family, prompts, torch.ones_like(prompts), way(), [seed]) for seed in (1, 2)]
 
 
 @pytest.mark.gpu
