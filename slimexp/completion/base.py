@@ -96,6 +96,9 @@ class Completion:
         """
         return batch
 
+    def release(self) -> None:
+        """Free the memory that is kept from one written batch to the next."""
+
     def scheduled(self, progress: float) -> dict[str, float]:
         """Quantities that a schedule gives at ``progress``, which are logged as curves: name -> value."""
         return {}

@@ -7,10 +7,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 from transformers import GenerationConfig, PreTrainedModel
 
 from slimexp.calibration.observe import undisturbed
+from slimexp.decode.kept import KeptDecoder
 from slimexp.model.base import Family
+
+_LOOPS_ON = {"cuda"}  # without graphs the loop takes as long as generate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +51,20 @@ class Decoding:
 
 @torch.no_grad()
 def written(
-    family: Family, input_ids: Tensor, attention_mask: Tensor, decoding: Decoding, seed: Sequence[int]
+    family: Family,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    decoding: Decoding,
+    seed: Sequence[int],
+    kept: KeptDecoder | None = None,
 ) -> list[list[int]]:
     """Ids that the model writes for each row, up to and with the token that ends a text.
 
     Tokens are drawn from the model's whole distribution: what its own settings cut off or punish (``top_k``, repeated
     words) is in it. The model's dropout is off, and the global random state stays.
+
+    On a GPU a causal LM writes through the decode loop, without beams and where its step can be a CUDA graph;
+    transformers' ``generate`` writes elsewhere.
 
     Args:
         family: An encoder-decoder, or a causal LM.
@@ -60,20 +72,63 @@ def written(
         attention_mask: [B, S] or [B, P], 0 at padding.
         decoding: How it is written.
         seed: Numbers that the draw is a function of, beside the weights.
+        kept: Keeps the recorded step from one batch to the next; ``None`` to record one for this batch alone.
 
     Raises:
         ValueError: The decoder begins as no training does.
     """
+    loops = _loops(family, attention_mask, decoding)
+    output = looped(family, input_ids, decoding, seed, kept) if loops else None
+    if output is None:
+        output = generated(family, input_ids, attention_mask, decoding, seed)
+    new = output[:, 1:] if family.task == "seq2seq" else output[:, input_ids.shape[1] :]
+    ends = _ends(family.model)
+    return [until(row, ends) for row in new.tolist()]
+
+
+def looped(
+    family: Family, input_ids: Tensor, decoding: Decoding, seed: Sequence[int], kept: KeptDecoder | None = None
+) -> Tensor | None:
+    """Prompts [B, P] of a causal LM and what it writes after them, [B, at most P + longest], by the decode loop.
+
+    Arguments are those of ``written``. On a CPU the result is that of ``generate``, token for token but for near ties.
+
+    Returns:
+        Ids, padded after the end of a text; ``None`` where the loop cannot run the model, which a line says.
+    """
+    if kept is None:
+        with KeptDecoder() as own:
+            return looped(family, input_ids, decoding, seed, own)
+    length = max(input_ids.shape[1] + decoding.longest, min(kept.least, family.max_length))
+    rows, temperature = len(input_ids), decoding.temperature
+    with undisturbed(family):
+        with _drawn(family.device, seed):  # a step that is recorded draws numbers too
+            decoder = kept.of(family.model, length=length, rows=rows, temperature=temperature)
+        if decoder is None:
+            return None
+        with _drawn(family.device, seed):
+            return decoder.generate(input_ids.to(family.device), decoding.longest, pad_id=family.pad_id)
+
+
+def _loops(family: Family, attention_mask: Tensor, decoding: Decoding) -> bool:
+    """Whether the decode loop knows this way to write, and there is something to be gained."""
+    if family.device.type not in _LOOPS_ON or family.task != "causal_lm" or decoding.beams > 1:
+        return False
+    return family.model.generation_config.forced_bos_token_id is None and bool(attention_mask.all())
+
+
+def generated(
+    family: Family, input_ids: Tensor, attention_mask: Tensor, decoding: Decoding, seed: Sequence[int]
+) -> Tensor:
+    """As ``looped``, by transformers; for an encoder-decoder what it writes to sources, behind its first token."""
     device = family.device
-    with undisturbed(family), _drawn(device, seed):
-        output = family.model.generate(  # type: ignore[operator]
+    with undisturbed(family), _drawn(device, seed), parametrize.cached():  # masks and quantizers: once, not per token
+        output: Tensor = family.model.generate(  # type: ignore[operator]
             input_ids=input_ids.to(device),
             attention_mask=attention_mask.to(device),
             generation_config=_settings(family.model, family.pad_id, decoding),
         )
-    new = output[:, 1:] if family.task == "seq2seq" else output[:, input_ids.shape[1] :]
-    ends = _ends(family.model)
-    return [until(row, ends) for row in new.tolist()]
+    return output
 
 
 def until(ids: list[int], ends: frozenset[int]) -> list[int]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from slimexp.completion.base import WRITTEN, Completion
 from slimexp.completion.generation import Decoding, beginning, written
+from slimexp.decode.kept import KeptDecoder
 from slimexp.host import process_group
 from slimexp.loss.base import IGNORE, Loss
 from slimexp.model.base import Batch, Family
@@ -46,6 +47,7 @@ class StudentWritten(Completion):
         self.share = share
         self.decoding = Decoding(temperature=temperature, beams=1, longest=longest)
         self.prompt = prompt
+        self._kept = KeptDecoder(least=prompt + longest)  # of one length, so that a resumed run draws the same
 
     def check_losses(self, losses: Collection[Loss]) -> None:
         if not any(loss.needs_teacher for loss in losses):
@@ -66,6 +68,9 @@ class StudentWritten(Completion):
         own = self._targets if family.task == "seq2seq" else self._documents
         return {**own(batch, family, draw, multiple), WRITTEN: torch.ones(rows)}
 
+    def release(self) -> None:
+        self._kept.release()
+
     def scheduled(self, progress: float) -> dict[str, float]:
         return {"written_share": self.share(progress)}
 
@@ -83,7 +88,7 @@ class StudentWritten(Completion):
         given = prompts(batch, self.prompt)
         length = given.shape[1]
         decoding = self.decoding.within(family.max_length - length)
-        texts = written(family, given, torch.ones_like(given), decoding, draw)
+        texts = written(family, given, torch.ones_like(given), decoding, draw, self._kept)
         rows = [[*prompt, *text] for prompt, text in zip(given.tolist(), texts, strict=True)]
         ids, real = family.pad(rows, multiple)
         labels = torch.full_like(ids, IGNORE)

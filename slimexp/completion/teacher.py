@@ -16,6 +16,7 @@ from slimexp.completion.generation import Decoding, finished, written
 from slimexp.completion.store import Text
 from slimexp.completion.training_rows import TrainingRows
 from slimexp.data.base import Corpus
+from slimexp.decode.kept import KeptDecoder
 from slimexp.host import process_group
 from slimexp.host.out_of_memory import halving
 from slimexp.host.progress import counted, working
@@ -126,35 +127,42 @@ class TeacherWritten(Completion):
         return hasher.hexdigest()[:16]
 
     def _written(self, read: list[Row], writer: Writer) -> list[Text]:
-        with working("the teacher writes"), writer() as family:
-            return halving(lambda size: list(self._texts(read, family, size)), self.batch_size, "completion.batch_size")
+        with working("the teacher writes"), writer() as family, KeptDecoder() as kept:
 
-    def _texts(self, read: list[Row], family: Family, batch_size: int) -> Iterator[Text]:
+            def write(batch_size: int) -> list[Text]:
+                kept.release()  # what did not fit
+                return list(self._texts(read, family, batch_size, kept))
+
+            return halving(write, self.batch_size, "completion.batch_size")
+
+    def _texts(self, read: list[Row], family: Family, batch_size: int, kept: KeptDecoder) -> Iterator[Text]:
         """Texts in the order of what was read."""
         answer = self._answers if family.task == "seq2seq" else self._continuations
-        texts = {text: None for batch in answer(read, family, batch_size) for text in batch}
+        texts = {text: None for batch in answer(read, family, batch_size, kept) for text in batch}
         yield from sorted(texts, key=lambda text: (text.epoch, text.row))
 
-    def _answers(self, read: list[Row], family: Family, batch_size: int) -> Iterator[list[Text]]:
+    def _answers(self, read: list[Row], family: Family, batch_size: int, kept: KeptDecoder) -> Iterator[list[Text]]:
         decoding = self.decoding.within(family.max_length)
         chunks = list(by_length([source for *_, source in read], batch_size))
         for number, chunk in enumerate(counted(chunks, "batch")):
             ids, mask = family.pad(family.token_ids([read[i][2] for i in chunk]))
-            answers = written(family, ids, mask, decoding, [self.seed, number])
+            answers = written(family, ids, mask, decoding, [self.seed, number], kept)
             texts = family.tokenizer.batch_decode(answers, skip_special_tokens=True)
             yield [
                 Text(*read[i], text, finished(answer, family))
                 for i, text, answer in zip(chunk, texts, answers, strict=True)
             ]
 
-    def _continuations(self, read: list[Row], family: Family, batch_size: int) -> Iterator[list[Text]]:
+    def _continuations(
+        self, read: list[Row], family: Family, batch_size: int, kept: KeptDecoder
+    ) -> Iterator[list[Text]]:
         ids = family.token_ids([source for *_, source in read], truncate=False)
         long = [i for i in range(len(read)) if len(ids[i]) > self.prompt]
         decoding = self.decoding.within(family.max_length - self.prompt)
         chunks = [long[start : start + batch_size] for start in range(0, len(long), batch_size)]
         for number, chunk in enumerate(counted(chunks, "batch")):
             prompts = torch.tensor([ids[i][: self.prompt] for i in chunk])
-            answers = written(family, prompts, torch.ones_like(prompts), decoding, [self.seed, number])
+            answers = written(family, prompts, torch.ones_like(prompts), decoding, [self.seed, number], kept)
             yield [
                 Text(*read[i][:2], *_split(family, ids[i][: self.prompt], answer), finished(answer, family))
                 for i, answer in zip(chunk, answers, strict=True)

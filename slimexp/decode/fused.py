@@ -76,7 +76,7 @@ class Fused:
         overlap: Whether a kernel may start before the previous one ends (compute capability 9.0).
 
     Attributes:
-        tokens: Token ids by position [length + 1].
+        tokens: Token ids by position [1, length + 1].
         position: Position of the token that the next step reads, a scalar.
         logits: Logits of the last step, float32 [vocabulary].
     """
@@ -130,7 +130,7 @@ class Fused:
         self.partial = empty(self.heads, self.splits, self.width + 2)
         self.arrived = torch.zeros(self.heads, dtype=torch.int32, device=device)
         self.position = torch.zeros((), dtype=torch.int64, device=device)
-        self.tokens = torch.zeros(length + 1, dtype=torch.int64, device=device)
+        self.tokens = torch.zeros(1, length + 1, dtype=torch.int64, device=device)
         self._graphs: dict[int, tuple[Tensor, torch.cuda.CUDAGraph]] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
@@ -171,7 +171,7 @@ class Fused:
     def prefill(self, ids: Tensor) -> None:
         """Read a prompt [1, T] with the transformers model; the next step reads its last token again."""
         ids, count = ids.to(self.tokens.device), ids.shape[1]
-        self.tokens[:count] = ids[0]
+        self.tokens[:, :count] = ids
         self.position.fill_(count - 1)
         self.arrived.zero_()
         if 1 < count <= self.SHORT:

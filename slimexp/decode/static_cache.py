@@ -31,47 +31,48 @@ def static_cache(config: PreTrainedConfig, length: int) -> StaticCache:
 
 
 class Captured:
-    """The decode steps of one model at batch 1, over a cache of fixed size.
+    """The decode steps of one model over a cache of fixed size, of all rows at once, which have one length.
 
     Args:
         model: A causal LM that can use transformers' ``StaticCache``.
         length: Largest number of positions of a sequence.
+        rows: Number of sequences, B.
         temperature: Sampling temperature; 0 takes the likeliest token.
 
     Attributes:
-        tokens: Token ids by position [length + 1].
-        position: Position of the token that the next step reads, [1].
-        logits: Logits of the last step, [1, 1, vocabulary].
+        tokens: Token ids by position [B, length + 1].
+        position: Position of the token that the next step reads, in every row, [1].
+        logits: Logits of the last step, [B, 1, vocabulary].
     """
 
     label = "captured transformers step"
 
-    def __init__(self, model: PreTrainedModel, length: int, *, temperature: float = 0.0) -> None:
-        self.model, self.temperature = model, temperature
+    def __init__(self, model: PreTrainedModel, length: int, *, rows: int = 1, temperature: float = 0.0) -> None:
+        self.model, self.rows, self.temperature = model, rows, temperature
         self.cache = static_cache(model.config, length)
         self.position = torch.zeros(1, dtype=torch.int64, device=model.device)
-        self.tokens = torch.zeros(length + 1, dtype=torch.int64, device=model.device)
+        self.tokens = torch.zeros(rows, length + 1, dtype=torch.int64, device=model.device)
         self.logits: Tensor | None = None
 
-    @torch.inference_mode()
+    @torch.no_grad()  # no inference mode: a module that replaces a buffer of its own is trained with it later
     def prefill(self, ids: Tensor) -> None:
-        """Read a prompt [1, T] but for its last token, which the next step reads."""
-        count = ids.shape[1]
-        self.tokens[:count] = ids[0]
+        """Read prompts [B, T] but for their last tokens, which the next step reads."""
+        ids, count = ids.to(self.tokens.device), ids.shape[1]
+        self.tokens[:, :count] = ids
         self.position.fill_(count - 1)
         self.cache.reset()
         if count > 1:
             self.model(input_ids=ids[:, :-1], logits_to_keep=1, **cache_arguments(self.model, self.cache))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def step(self) -> None:
-        """Decode one token: read the one at ``position``, store the next."""
-        token = self.tokens.index_select(0, self.position)
+        """Decode one token of each row: read those at ``position``, store the next."""
+        token = self.tokens.index_select(1, self.position)
         cache = cache_arguments(self.model, self.cache)
-        output = self.model(input_ids=token[None], position_ids=self.position[None], **cache)
+        output = self.model(input_ids=token, position_ids=self.position.expand(self.rows, 1), **cache)
         self.logits = output.logits
-        scores = output.logits[0, -1:].float()
+        scores = output.logits[:, -1].float()
         if self.temperature > 0:  # the largest of logits with Gumbel's noise is a sample of their softmax
             scores = scores / self.temperature - torch.empty_like(scores).exponential_().log()
         self.position += 1
-        self.tokens.index_copy_(0, self.position, scores.argmax(-1))
+        self.tokens.index_copy_(1, self.position, scores.argmax(-1, keepdim=True))

@@ -1,7 +1,8 @@
 """CUDA graphs, and what a GPU of this machine can run."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -35,15 +36,35 @@ def capture(work: Callable[[], object], device: torch.device, pool: Any = None) 
             nothing there; ``None`` for memory of its own.
     """
     with torch.cuda.device(device):
-        side = torch.cuda.Stream()
+        side = _stream(torch.cuda.current_device())
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             work()  # compiles, and allocates what is allocated once
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        # other threads pin batches and write checkpoints meanwhile
+        with undone(), torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
             work()
     return graph
+
+
+@functools.cache
+def _stream(index: int) -> torch.cuda.Stream:
+    """The stream of a device that graphs are recorded on: cuBLAS keeps memory for each that it has seen."""
+    return torch.cuda.Stream(index)
+
+
+@contextmanager
+def undone() -> Iterator[None]:
+    """Where recording fails, torch goes on with the stream and the random numbers of before, which it would not."""
+    stream = torch.cuda.current_stream()
+    try:
+        yield
+    except BaseException:
+        torch.cuda.set_stream(stream)
+        generator = torch.cuda.default_generators[stream.device_index]
+        generator.graphsafe_set_state(generator.clone_state())
+        raise
 
 
 class _Record(NamedTuple):

@@ -55,6 +55,7 @@ NO_EFFECT = {
 FIGURES_ONLY = {
     "slimexp.data.grading": "grades predictions, which only measures make",
     "slimexp.data.rows": "holds what was graded",
+    "slimexp.decode.fused": "decodes one sequence to measure it; training text is written by the captured step",
     "slimexp.kernel.autotune": "chooses the kernel for packed weights, which no training uses",
     "slimexp.model.serving": "loads a model to measure it",
 }

@@ -241,6 +241,8 @@ class Finetune(Adaptive, Contract, Divisible):
     def release(self) -> None:
         """Undo what was done to the models for the training."""
         self._graphs, self._batches = None, []
+        if self.completion is not None:
+            self.completion.release()
         self._within_fit.close()
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

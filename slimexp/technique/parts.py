@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from slimexp.completion.base import Completion
 from slimexp.host import out_of_memory, process_group
 from slimexp.model.base import POSITIONS, REAL, Batch
 from slimexp.technique.objective import Objective
@@ -34,6 +35,7 @@ class Divisible(Distributed):
         accumulate: Number of batches per optimizer step.
     """
 
+    completion: Completion | None = None
     rows_at_once: int | None = None
     accumulate: int
     _batches: list[Batch]  # of the optimizer step
@@ -125,6 +127,8 @@ class Divisible(Distributed):
                     self._graphs.give_up("memory for them is lacking")  # type: ignore[union-attr]
                 else:
                     self._halve(rows, error.cause)
+            if self.completion is not None:
+                self.completion.release()  # what it writes next takes it again
             out_of_memory.release()  # outside of the handler, which holds tensors
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:

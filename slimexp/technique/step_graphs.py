@@ -11,16 +11,16 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from slimexp.file.bounded import one_line
+from slimexp.kernel.cuda_graph import undone
+from slimexp.kernel.recorded_state import RecordedState
 from slimexp.model.base import Batch
 from slimexp.model.masks import as_recorded
-from slimexp.weight.attachment import Attachment
 
 Loss = tuple[Tensor, dict[str, Tensor]]  # the loss, and name -> its parts
 Recorder = Callable[[Callable[[], Loss]], tuple[Callable[[], None], Loss]]  # work -> what does it anew, its result
@@ -72,7 +72,7 @@ class StepGraphs:
         self._add_gradient = compute
         self._constants = constants
         self._record = record or CudaRecorder()
-        self._state = _State(modules)
+        self._state = RecordedState(modules)
         self._gave_up = False
         self._forget(None)
 
@@ -184,23 +184,10 @@ class CudaRecorder:
         graph, last = torch.cuda.CUDAGraph(), self._last()
         pool = None if last is None else last.pool()
         # other threads pin batches and write checkpoints meanwhile
-        with _undone(), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        with undone(), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             result = work()
         self._last = weakref.ref(graph)  # whoever drops all recordings gives up their memory
         return graph.replay, result
-
-
-@contextmanager
-def _undone() -> Iterator[None]:
-    """Where recording fails, torch goes on with the stream and the random numbers of before, which it would not."""
-    stream = torch.cuda.current_stream()
-    try:
-        yield
-    except BaseException:
-        torch.cuda.set_stream(stream)
-        generator = torch.cuda.default_generators[stream.device_index]
-        generator.graphsafe_set_state(generator.clone_state())
-        raise
 
 
 @contextmanager
@@ -218,35 +205,3 @@ def _given_gradients(parameters: Iterable[nn.Parameter]) -> Iterator[set[nn.Para
 def _random_numbers() -> Hashable:
     """States of the host's random numbers, by which some models leave out layers."""
     return torch.get_rng_state().numpy().tobytes(), random.getstate(), repr(np.random.get_state(legacy=False))
-
-
-class _State:
-    """What recordings of some modules depend on: where their tensors lie, and how their attachments are set."""
-
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        modules = list(modules)
-        inside = list(dict.fromkeys(module for root in modules for module in root.modules()))
-        tensors = ((held, name) for module in inside for held in (module._parameters, module._buffers) for name in held)
-        self._tensors: list[tuple[dict[str, Any], str]] = list(tensors)
-        set_up = [*modules, *(module for module in inside if isinstance(module, Attachment))]
-        self._settings = [
-            (vars(module), name)
-            for module in set_up
-            for name, value in vars(module).items()
-            if isinstance(value, bool | int | float | str | None) and not name.startswith("_")
-        ]
-
-    def now(self) -> Hashable:
-        """Equal to that of another time where recordings of then hold."""
-        tensors = (held[name] for held, name in self._tensors)
-        places = tuple(None if tensor is None else tensor.data_ptr() for tensor in tensors)
-        return places, tuple(values[name] for values, name in self._settings)
-
-    def kept(self) -> list[Any]:
-        """The tensors and settings themselves."""
-        return [held[name] for held, name in (*self._tensors, *self._settings)]
-
-    def bring_back(self, kept: Iterable[Any]) -> None:
-        """Undo what was done to the modules since."""
-        for (held, name), value in zip((*self._tensors, *self._settings), kept, strict=True):
-            held[name] = value

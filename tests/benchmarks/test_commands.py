@@ -39,6 +39,7 @@ COMMANDS = [
     "distill_peers",
     "distill_smollm2",
     "gpu_kernels",
+    "on_policy",
     "overhead",
     "prune_curve",
     "prune_large",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import distill_loss, distill_peers, distill_smollm2
+from benchmarks import distill_loss, distill_peers, distill_smollm2, on_policy
 from benchmarks.distill_peers import OURS, Speed
 from slimexp.record.schema import MINUS_ARM
 
@@ -92,3 +92,14 @@ def test_a_peer_that_is_as_fast_or_as_lean_is_named() -> None:
     ]
     lines = distill_peers.table({OURS: Speed(30.0, 40.0, 1, []), **peers}).splitlines()
     assert lines[3] == "| TRL, GKDTrainer | 10 | 0.33 | 80.0 | 2.00 | 4 | 2.0000 to 1.5000 |"
+
+
+@pytest.mark.parametrize("student", on_policy.STUDENTS)
+def test_both_ways_to_write_take_turns_and_agree(student: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"target missed: .* < 1e\+09"):
+        on_policy.main(["--toy", "--student", student, "--target", "1e9"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[:4]] == [
+        "  batch 0, generate", "  batch 0, decode loop", "  batch 1, generate", "  batch 1, decode loop",
+    ]  # fmt: skip
+    assert lines[-1].startswith(f"{student} student: ") and lines[-1].endswith("100.0% of greedy tokens the same")

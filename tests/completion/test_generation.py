@@ -6,8 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from slimexp.completion.generation import Decoding, finished, until, written
+from slimexp.completion import generation
+from slimexp.completion.generation import Decoding, finished, generated, looped, until, written
+from slimexp.decode.base import Decoder
+from slimexp.decode.kept import KeptDecoder
 from slimexp.loss.base import IGNORE
+from slimexp.model.loading import Pretrained
+from slimexp.quantizer.minmax import MinMax
+from slimexp.weight.attachment import attach
+from slimexp.weight.mask import Mask
 
 Make = Callable[..., Any]
 ROWS = [("one", "one", None), ("three and four", "two", None), ("two words", "three", None)]
@@ -74,6 +81,149 @@ def test_texts_end_at_the_token_that_ends_them(tiny: Make) -> None:
     assert until([5, 6, 1, 0, 0], end) == [5, 6, 1] and until([5, 0, 6], end) == [5, 0, 6]
     family = tiny("seq2seq")
     assert finished([5, 1], family) and not finished([5, 6], family) and not finished([], family)
+
+
+# --- the decode loop --------------------------------------------------------------------------------------------------
+
+
+def llama(tiny: Make) -> Any:
+    return tiny("causal_lm")
+
+
+def gpt(tiny: Make) -> Any:
+    return tiny("causal_lm", model_type="gpt2", n_embd=32, n_layer=2, n_head=4, n_positions=64)
+
+
+def compressed(tiny: Make) -> Any:
+    """A student with masks, quantizers over masks, and rounded inputs."""
+    family = tiny("causal_lm")
+    for number, layer in enumerate(family.compressible().values()):
+        attach(layer, "weight", mask := Mask(shape=layer.weight.shape))
+        mask.mask[:, number % 2 :: 2] = False
+        if number % 2:
+            attach(layer, "weight", MinMax(bits=4, group_size=16))
+    return family
+
+
+def zoo(tiny: Make) -> Any:
+    return Pretrained(path="zoo:llama_python_source", max_length=128).load(task="causal_lm", texts=tuple, labels=())
+
+
+@pytest.mark.parametrize(
+    ("make", "temperature"),
+    [(llama, 0.0), (llama, 1.0), (gpt, 0.0), (gpt, 1.0), (compressed, 0.0), (compressed, 1.0), (zoo, 0.0)],
+)
+def test_the_decode_loop_writes_what_generate_writes(tiny: Make, make: Make, temperature: float) -> None:
+    family = make(tiny)
+    how = way(temperature, longest=16 if make is zoo else 40)
+    prompts = torch.randint(5, 100, (3, 6), generator=torch.Generator().manual_seed(1))
+    ends = family.model.generation_config
+    free = generated(family, prompts, torch.ones_like(prompts), how, [0])
+    ends.eos_token_id = [int(free[0, 9]), int(free[1, 16])]
+    kept = KeptDecoder(least=50)
+    for seed in (0, 1):
+        right = generated(family, prompts, torch.ones_like(prompts), how, [seed])
+        found = looped(family, prompts, how, [seed], kept)
+        assert found is not None and found.tolist() == right.tolist()
+    texts = written(family, prompts, torch.ones_like(prompts), how, [0])
+    assert len({len(text) for text in texts}) > 1, "texts should end at unlike steps"
+
+
+def test_a_draw_of_the_loop_is_a_function_of_its_seed(tiny: Make) -> None:
+    """Whether its step is recorded for this batch, which draws numbers, or was for another one."""
+    family, kept = tiny("causal_lm"), KeptDecoder()
+    family.model.train()
+    prompts = torch.full((3, 4), 7)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first, again = (looped(family, prompts, way(), [3], kept) for _ in range(2))
+    other = looped(family, prompts, way(), [4], kept)
+    alone = looped(family, prompts, way(), [3])
+    assert first is not None and again is not None and other is not None and alone is not None
+    assert first.tolist() == again.tolist() == alone.tolist() != other.tolist()
+    assert torch.equal(torch.get_rng_state(), state) and family.model.training
+
+
+def test_recording_draws_numbers_of_its_own(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    family, kept = tiny("causal_lm"), KeptDecoder()
+    prompts = torch.full((3, 4), 7)
+    right = looped(family, prompts, way(), [3])
+
+    def recorded(decoder: Decoder) -> Callable[[], None]:
+        torch.rand(7)
+        return decoder.steps.step
+
+    monkeypatch.setattr(Decoder, "_recorded", recorded)
+    found = looped(family, prompts, way(), [3], kept)
+    assert found is not None and right is not None and torch.equal(found, right)
+
+
+@pytest.mark.parametrize(
+    ("task", "how", "loops"),
+    [
+        ("causal_lm", way(), True),
+        ("causal_lm", way(0, beams=2), False),
+        ("seq2seq", way(), False),
+    ],
+)
+def test_who_writes_through_the_loop(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch, task: str, how: Decoding, loops: bool
+) -> None:
+    family = tiny(task)
+    assert not generation._loops(family, torch.ones(2, 3), how)
+    monkeypatch.setattr(generation, "_LOOPS_ON", {"cpu"})
+    assert generation._loops(family, torch.ones(2, 3), how) is loops
+    assert not generation._loops(family, torch.tensor([[1, 1], [1, 0]]), how)
+    family.model.generation_config.forced_bos_token_id = 5
+    assert not generation._loops(family, torch.ones(2, 3), how)
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_what_the_loop_cannot_run_is_written_by_generate(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], able: bool
+) -> None:
+    family, kept = tiny("causal_lm"), KeptDecoder()
+    monkeypatch.setattr(generation, "_LOOPS_ON", {"cpu"})
+    monkeypatch.setattr(type(family.model), "_can_compile_fullgraph", able)
+    calls: list[int] = []
+    generate = family.model.generate
+    monkeypatch.setattr(family.model, "generate", lambda **given: calls.append(1) or generate(**given))
+    prompts = torch.full((3, 4), 7)
+    texts = [written(family, prompts, torch.ones_like(prompts), way(), [seed], kept) for seed in (1, 2)]
+    said = capsys.readouterr().out
+    assert len(calls) == (0 if able else 2) and said.count("slower") == (0 if able else 1)
+    monkeypatch.undo()
+    assert texts == [written(family, prompts, torch.ones_like(prompts), way(), [seed]) for seed in (1, 2)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_gpu_writes_through_the_loop(tiny: Make, monkeypatch: pytest.MonkeyPatch, temperature: float) -> None:
+    """Recorded once, seeing what is trained; draws depend on the seed alone."""
+    family, how, kept = tiny("causal_lm"), way(temperature, longest=40), KeptDecoder(least=50)
+    family.model.cuda()
+    family.model.generation_config.eos_token_id = None
+    prompts = torch.randint(5, 100, (4, 6), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(prompts)
+    made: list[Decoder] = []
+    original = Decoder._recorded
+
+    def counting(decoder: Decoder) -> Callable[[], None]:
+        made.append(decoder)
+        return original(decoder)
+
+    monkeypatch.setattr(Decoder, "_recorded", counting)
+    texts = []
+    for number in range(2):
+        with torch.no_grad():
+            for parameter in family.model.parameters():  # in place, as an optimizer's step
+                parameter.add_(number * torch.randn_like(parameter))
+        texts.append(written(family, prompts, mask, how, [1], kept))
+        assert texts[-1] == written(family, prompts, mask, how, [1], kept)
+        right = generated(family, prompts, mask, how, [1])[:, 6:]
+        if temperature == 0:  # a near tie may fall the other way
+            assert (torch.tensor(texts[-1]) == right.cpu()).float().mean() > 0.8
+    assert len(made) == 1 and texts[0] != texts[1]
 
 
 @pytest.mark.fast

@@ -1,25 +1,31 @@
 """Targets that the student writes: what is learned there and what is not, and that nothing else changes."""
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import MBartConfig, MBartForConditionalGeneration
 
 from slimexp.completion import student
 from slimexp.completion.base import WRITTEN
-from slimexp.completion.generation import written
+from slimexp.completion.generation import looped, until, written
 from slimexp.completion.student import StudentWritten, check_beginning, prompts
 from slimexp.config.build import build
 from slimexp.config.composition import compose
+from slimexp.decode.base import Decoder
+from slimexp.decode.kept import KeptDecoder
 from slimexp.logger.curves import Curves
 from slimexp.loss.base import IGNORE
 from slimexp.model.seq2seq import Seq2Seq
 from slimexp.model.tokenizer import Bytes
+from slimexp.quantizer.minmax import MinMax
 from slimexp.schedule import Constant, Linear, Schedule
 from slimexp.technique.finite import FiniteCheck, NonFiniteLoss
+from slimexp.weight.attachment import attach
 
 Make = Callable[..., Any]
 ROWS = [("one", "one", None), ("three and four", "two", None), ("two words", "three", None)]
@@ -241,6 +247,40 @@ def test_nobody_draws_from_weights_that_are_not_finite(
     with pytest.raises(NonFiniteLoss, match=r"^norm of the gradient is nan at step 0"):
         fit(stage)
     assert drawn == [True]
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_a_causal_lm_writes_through_one_decoder_that_sees_what_is_learned(
+    prepared: Make, fit: Make, monkeypatch: pytest.MonkeyPatch, attached: bool
+) -> None:
+    """On a CPU ``generate`` writes: the decode loop of the stage would have written the same at every step."""
+    made: list[Decoder] = []
+    kept: list[KeptDecoder] = []
+
+    def recorded(decoder: Decoder) -> Callable[[], None]:
+        made.append(decoder)
+        return decoder.steps.step
+
+    def both(family: Any, ids: Tensor, mask: Tensor, decoding: Any, draw: list[int], own: KeptDecoder) -> Any:
+        texts = written(family, ids, mask, decoding, draw, own)
+        found = looped(family, ids, decoding, draw, own)
+        assert found is not None
+        assert [until(row, frozenset({1})) for row in found[:, ids.shape[1] :].tolist()] == texts
+        kept.append(own)
+        return texts
+
+    monkeypatch.setattr(Decoder, "_recorded", recorded)
+    monkeypatch.setattr(student, "written", both)
+    stage = prepared("causal_lm", **{"completion.share.start": 1.0, "completion.share.end": 1.0})
+    assert stage.model.generation_config.eos_token_id == 1
+    if attached:
+        for layer in stage.family.compressible().values():
+            attach(layer, "weight", MinMax(bits=4, group_size=16))
+    fit(stage)
+    assert len(made) == 1 and len(kept) == 6
+    known = weakref.ref(made.pop())
+    stage.release()
+    assert known() is None
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def test_fused_kernels_give_the_logits_of_transformers(
         decoder.decode(count)
         at = int(decoder.steps.position)
         with torch.no_grad():
-            expected = model(input_ids=decoder.steps.tokens[None, :at]).logits[0, -1]
+            expected = model(input_ids=decoder.steps.tokens[:, :at]).logits[0, -1]
         assert (decoder.steps.logits - expected).norm() <= tolerance * expected.norm()
 
 
@@ -104,7 +104,7 @@ def test_layers_packed_differently_stand_beside_each_other(rounded: Make, model_
     decoder.prefill(torch.randint(67, (1, 30), generator=torch.Generator().manual_seed(1)).cuda())
     decoder.decode(40)
     with torch.no_grad():
-        expected = model(input_ids=decoder.steps.tokens[None, :69]).logits[0, -1]
+        expected = model(input_ids=decoder.steps.tokens[:, :69]).logits[0, -1]
     assert decoder.steps.logits is not None
     assert (
         decoder.steps.logits - expected
@@ -123,7 +123,7 @@ def test_float8_weights_decode_without_rounding_inputs(model_of: Make, in_float8
     decoder.prefill(torch.randint(67, (1, 30), generator=torch.Generator().manual_seed(1)).cuda())
     decoder.decode(40)
     with torch.no_grad():
-        expected = model(input_ids=decoder.steps.tokens[None, :69]).logits[0, -1]
+        expected = model(input_ids=decoder.steps.tokens[:, :69]).logits[0, -1]
     assert (decoder.steps.logits - expected).norm() <= 1e-3 * expected.norm()
 
 
@@ -140,7 +140,7 @@ def test_a_bfloat16_model_decodes_as_its_own_rounding_allows(rounded: Make, mode
     decoder.prefill(torch.randint(67, (1, 30), generator=torch.Generator().manual_seed(1)).cuda())
     decoder.decode(40)
     with torch.no_grad():
-        expected = model(input_ids=decoder.steps.tokens[None, :69]).logits[0, -1].float()
+        expected = model(input_ids=decoder.steps.tokens[:, :69]).logits[0, -1].float()
     assert decoder.steps.logits is not None
     tolerance = 5e-2 if bits == 16 else 0.15
     assert (decoder.steps.logits - expected).norm() <= tolerance * expected.norm()

@@ -22,7 +22,7 @@ def test_steps_over_a_static_cache_are_those_of_generate(model_of: Make) -> None
         for _ in range(12):
             steps.step()
         expected = model.generate(ids, max_new_tokens=12, min_new_tokens=12, do_sample=False)
-        assert steps.tokens[:21].tolist() == expected[0].tolist()
+        assert steps.tokens[0, :21].tolist() == expected[0].tolist()
 
 
 def windowed(sizes: dict[str, Any]) -> PreTrainedModel:
@@ -40,7 +40,7 @@ def test_steps_go_on_beyond_a_sliding_window_as_one_and_the_same_work(sizes: dic
     for _ in range(30):
         steps.step()
         with torch.no_grad():
-            expected = model(input_ids=steps.tokens[None, : int(steps.position)]).logits[0, -1]
+            expected = model(input_ids=steps.tokens[:, : int(steps.position)]).logits[0, -1]
         assert steps.logits is not None
         torch.testing.assert_close(steps.logits[0, -1], expected, rtol=1e-4, atol=1e-4)
 
@@ -54,6 +54,6 @@ def test_a_graph_decodes_beyond_a_sliding_window(sizes: dict[str, Any]) -> None:
     for _ in range(30):
         decoder.decode(1)
         with torch.no_grad():
-            expected = model(input_ids=decoder.steps.tokens[None, : int(decoder.steps.position)]).logits[0, -1]
+            expected = model(input_ids=decoder.steps.tokens[:, : int(decoder.steps.position)]).logits[0, -1]
         assert decoder.steps.logits is not None
         assert (decoder.steps.logits[0, -1] - expected).norm() <= 1e-3 * expected.norm()

@@ -57,7 +57,7 @@ def test_on_a_gpu_one_sequence_decodes_as_a_graph(subjects: dict[str, Subject]) 
         for way in (graph, request):
             way.prefill(prompt)
             way.decode(4)
-    last = graph.steps.tokens[int(graph.steps.position) - 1]
+    last = graph.steps.tokens[0, int(graph.steps.position) - 1]
     assert request.next_ids is not None and int(last) == int(request.next_ids)
 
 
