@@ -126,7 +126,7 @@ def clock(arguments: argparse.Namespace) -> Any:
             if done in (arguments.warmup, arguments.steps):
                 if torch.cuda.is_available():
                     torch.cuda.synchronize()
-                process_group.gathered(None)
+                process_group.all_gather(None)
                 self.seconds, self._began = time.perf_counter() - self._began, time.perf_counter()
             if done == arguments.steps:
                 self.loss = float(outputs["loss"])
@@ -171,7 +171,7 @@ def trained(arguments: argparse.Namespace, devices: int) -> dict[str, Any]:
     with trainer.attention_kernels():
         trainer.fit(technique)
     peak = 0 if arguments.toy else torch.cuda.max_memory_allocated()
-    parts = process_group.gathered((timer.tokens, timer.seconds, timer.loss, peak))
+    parts = process_group.all_gather((timer.tokens, timer.seconds, timer.loss, peak))
     return {
         "devices": devices,
         "strategy": cfg.trainer.strategy if devices > 1 else "one device",
