@@ -11,11 +11,11 @@ TITLES: Mapping[str, str] = {
     "tokens_per_s": "greedy answer (tokens/s)",
     "disk_mb": "size on disk (MB)",
     "logit_gap": "largest difference of a logit from PyTorch, in standard deviations",
-    "logit_gap_as_run": "the same as it is run",
+    "logit_gap_as_run": "largest difference of a logit as it is run, in standard deviations",
     "forward_ratio": "forward pass, as a multiple of PyTorch's time",
-    "tokens_ratio": "tokens/s, as a multiple of PyTorch's",
-    "forward_ms_pytorch": "PyTorch's forward pass beside it (ms)",
-    "tokens_per_s_pytorch": "PyTorch's greedy answer beside it (tokens/s)",
+    "tokens_ratio": "greedy answer, as a multiple of PyTorch's tokens/s",
+    "forward_ms_pytorch": "forward pass of PyTorch beside it (ms)",
+    "tokens_per_s_pytorch": "greedy answer of PyTorch beside it (tokens/s)",
 }
 _MORE_IS_BETTER = frozenset({"tokens_per_s", "tokens_ratio", "tokens_per_s_pytorch"})
 DIRECTIONS: Mapping[str, Literal["min", "max"]] = {name: "max" if name in _MORE_IS_BETTER else "min" for name in TITLES}
@@ -37,8 +37,8 @@ class Exported(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Its words: ``onnx: forward pass (ms)``."""
-        return f"{self.format}: {TITLES.get(self.figure, self.figure.replace('_', ' '))}"
+        """Its words: ``onnx forward pass (ms)``."""
+        return f"{self.format} {TITLES.get(self.figure, self.figure.replace('_', ' '))}"
 
 
 def exported(metrics: Iterable[str]) -> dict[str, Exported]:

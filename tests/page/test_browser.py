@@ -132,10 +132,10 @@ def test_an_engine_is_an_axis_and_has_a_slider(
     shown(window, runs, content(load(runs), runs, runs))
     group = window.locator("[data-focus='axis x'] optgroup").nth(1)
     assert group.get_attribute("label") == "in other engines, by the name of the format"
-    assert group.locator("option").all_inner_texts()[0] == "onnx: forward pass (ms) (min)"
+    assert group.locator("option").all_inner_texts()[0] == "onnx forward pass (ms) (min)"
     window.select_option("[data-focus='axis x']", "onnx_forward_ms")
     assert dots(window) == ["q4", "q8", "s0 s1"]
-    slider = window.get_by_role("slider", name="at most: onnx: forward pass (ms)")
+    slider = window.get_by_role("slider", name="at most: onnx forward pass (ms)")
     slider.press("ArrowLeft")
     slider.press("ArrowLeft")
     assert dots(window, ".out") == ["q4"]
