@@ -2,6 +2,7 @@
 
     python -m benchmarks.exports
     python -m benchmarks.exports --model bert --only onnx openvino
+    python -m benchmarks.exports --artifact int4 --untimed    # on a machine that does other work
     python -m benchmarks.exports --toy    # tiny models of random weights, not timed: does it run?
 
 The T5, Llama and BERT of the zoo, each as it is, with a quarter of its parameters removed, in int8 (weights alone, and
@@ -69,11 +70,13 @@ class Bench:
     Args:
         folder: Folder for runs and exports.
         toy: Whether models are tiny, of random weights, and nothing is timed.
+        timed: Whether the models of the zoo are timed.
     """
 
-    def __init__(self, folder: Path, *, toy: bool) -> None:
+    def __init__(self, folder: Path, *, toy: bool, timed: bool = True) -> None:
         self.folder = folder
         self.toy = toy
+        self.timed = timed and not toy
 
     def artifact(self, model: str, kind: str) -> Path:
         """The folder of an artifact that was made now.
@@ -116,7 +119,7 @@ class Bench:
         node = OmegaConf.merge(OmegaConf.load(CONF_DIR / "format" / f"{name}.yaml"), OmegaConf.from_dotlist(settings))
         try:
             with _silent():
-                report = export(Artifact(artifact), build(node), name, self.folder / "export", timed=not self.toy)
+                report = export(Artifact(artifact), build(node), name, self.folder / "export", timed=self.timed)
         except ValueError as error:
             reason = " ".join(str(error).split()).removeprefix(f"{artifact} cannot be exported as {name}: ")
             return Cell(None, reason, broken="fails on this model" in reason)
@@ -124,11 +127,13 @@ class Bench:
             return Cell(None, f"{type(error).__name__}: {' '.join(str(error).split())}", broken=True)
         return Cell(report, settings=settings)
 
-    def rows(self, models: Sequence[str], formats: Sequence[str]) -> dict[tuple[str, str, str], Cell]:
+    def rows(
+        self, models: Sequence[str], formats: Sequence[str], kinds: Sequence[str] = tuple(KINDS)
+    ) -> dict[tuple[str, str, str], Cell]:
         """Model, artifact and format -> what became of it; every one is there."""
         rows = {}
         for model in models:
-            for kind in KINDS:
+            for kind in kinds:
                 try:
                     artifact, why = self.artifact(model, kind), ""
                 except ValueError as error:
@@ -189,6 +194,10 @@ def main() -> int:
     parser.add_argument(
         "--model", nargs="+", choices=list(ZOO), metavar="MODEL", help="t5, llama, bert; all by default"
     )
+    parser.add_argument(
+        "--artifact", nargs="+", choices=list(KINDS), metavar="ARTIFACT", help=f"{', '.join(KINDS)}; all by default"
+    )
+    parser.add_argument("--untimed", action="store_true", help="only whether it is right and how many bytes it has")
     parser.add_argument("--threads", type=int, help="of PyTorch and the engines; torch's own choice unless given")
     parser.add_argument("--toy", action="store_true", help="tiny models, not timed: does it run?")
     parser.add_argument("--out", type=Path, help="file for the table")
@@ -201,7 +210,8 @@ def main() -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
-        rows = Bench(Path(folder), toy=arguments.toy).rows(arguments.model or list(ZOO), arguments.only or known)
+        bench = Bench(Path(folder), toy=arguments.toy, timed=not arguments.untimed)
+        rows = bench.rows(arguments.model or list(ZOO), arguments.only or known, arguments.artifact or list(KINDS))
     text = f"{markdown(rows)}\n\n{conditions()}"
     print(f"\n{text}")
     if arguments.out:

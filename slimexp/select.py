@@ -3,7 +3,8 @@
 Of a language model, ``max_perplexity_ratio=1.1`` allows 1.1 times the dense model's perplexity.
 
 Budgets are ``max_METRIC=NUMBER`` and ``min_METRIC=NUMBER``, of any figure in the records. Among the models that keep
-all of them the one with the best headline is named, of equals the smallest; where none does, the nearest one.
+all of them the one with the best headline is named, of equals the smallest; where none does, the nearest one. Models
+that were exported have figures of other engines, such as ``max_onnx_latency_ms=5`` and ``min_gguf_tokens_per_s=200``.
 
 ``not_worse_by=0.02`` asks that a model is surely no further from dense than that: of retention 2 points less, of a
 ratio of perplexities 0.02 more, at the worse end of the 95 % interval of both on the same rows.
@@ -33,8 +34,10 @@ from slimexp.analysis.style import number
 from slimexp.analysis.table import difference
 from slimexp.host import console
 from slimexp.host.progress import working
+from slimexp.record.exported import way_to
 
 SHORT = {"size_mb": "disk_mb", "latency_ms": "latency_p50_ms", "params": "params_live"}
+SHORT_OF_EXPORT = {"size_mb": "disk_mb", "latency_ms": "forward_ms"}  # behind the name of a format
 MARGIN = "not_worse_by"
 NONE_FITS = 1
 _BASES: dict[Basis, str] = {  # what a comparison rests on, in words
@@ -77,7 +80,7 @@ class Budget:
                 raise ValueError(rule)
             close = [name] if name in SHORT.values() else get_close_matches(name, SHORT, n=1) or [name]
             raise ValueError(f"{rule}: write max_{close[0]}={value} or min_{close[0]}={value}")
-        return cls(SHORT.get(metric, metric), side == "max", limit)
+        return cls(_in_full(metric), side == "max", limit)
 
     def excess(self, value: float) -> float:
         """Distance of ``value`` beyond the limit, as a share of it: at most 0 within, infinite for NaN."""
@@ -88,6 +91,14 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{self.metric} {'<=' if self.at_most else '>='} {number(self.limit)}"
+
+
+def _in_full(metric: str) -> str:
+    """A metric by its name in the records: ``size_mb`` is ``disk_mb``, ``onnx_latency_ms`` is ``onnx_forward_ms``."""
+    for short, name in SHORT_OF_EXPORT.items():
+        if metric.endswith(f"_{short}"):
+            return f"{metric.removesuffix(short)}{name}"
+    return SHORT.get(metric, metric)
 
 
 class Choice(NamedTuple):
@@ -261,8 +272,9 @@ def _check(budgets: Sequence[Budget], sections: Sequence[Section]) -> None:
         if budget.metric not in measured:
             short = [name for name, metric in SHORT.items() if metric in measured]
             close = get_close_matches(budget.metric, [*short, *measured], n=1)
-            hint = f"; did you mean '{'max' if budget.at_most else 'min'}_{close[0]}'?" if close else ""
-            raise ValueError(f"no record has the metric '{budget.metric}'{hint or ';'} there are {', '.join(measured)}")
+            side = "max" if budget.at_most else "min"
+            hint = f"; did you mean '{side}_{close[0]}'?" if close else f"{way_to(budget.metric)};"
+            raise ValueError(f"no record has the metric '{budget.metric}'{hint} there are {', '.join(measured)}")
 
 
 def _answer(

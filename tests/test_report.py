@@ -117,6 +117,20 @@ def test_other_axes_and_folder(runs: Path, tmp_path: Path, capsys: pytest.Captur
     assert (tmp_path / "new" / "deep" / "pareto.png").exists()
 
 
+def test_the_speed_of_another_engine_is_an_axis(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(runs), "--x", "onnx_forward_ms"]) == 2
+    assert "an export gives it: python -m slimexp.export ARTIFACT format=onnx" in capsys.readouterr().err
+    for one in [one for one in record.read(runs) if one.key in ("q8", "q4")]:
+        figures = {"onnx_logit_gap": 1e-6, "onnx_forward_ms": 2.0 if one.key == "q8" else 1.5}
+        append(runs / record.FILE, replace(one, metrics=figures))
+    assert main([str(runs), "--x", "onnx_forward_ms"]) == 0
+    out = capsys.readouterr().out
+    assert "* on the front of onnx_forward_ms (lower is better) and cer" in out
+    assert "2 not drawn: onnx_forward_ms or cer was not measured" in out
+    (one,) = json.loads((runs / "report.json").read_text())
+    assert {one["points"][index]["keys"][0] for index in one["front"]} == {"q8", "q4"}
+
+
 def test_doubt_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dense = {"cer": 0.015, "disk_mb": 16.1, "cer_stderr": 0.001}
     rows = [("a", 0.016, 5.0), ("b", 0.0161, 6.0), ("c", 0.05, 7.0)]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,20 @@ def test_names_the_best_within_or_the_nearest(
     assert str(runs / named / "artifact") in out
     assert ("none fits; the nearest is" in out and "missed: " in out) == bool(status)
     assert ("slower than the dense model" in out) == (named == "slow")
+
+
+def test_an_engine_has_budgets_once_models_are_exported(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(runs), "max_onnx_latency_ms=5"]) == 2
+    assert "'onnx_forward_ms'; an export gives it: python -m slimexp.export ARTIFACT format=onnx; there are" in (
+        capsys.readouterr().err
+    )
+    for one, (ms, size) in {"half": (8.0, 9.0), "slow": (4.0, 8.0), "tiny": (2.0, 3.0)}.items():
+        (of,) = [row for row in record.read(runs) if row.key == one]
+        figures = {"onnx_logit_gap": 1e-6, "onnx_forward_ms": ms, "onnx_disk_mb": size}
+        append(runs / record.FILE, replace(of, metrics=figures, directions={"onnx_forward_ms": "min"}))
+    for budgets, named in (["max_onnx_latency_ms=5"], "slow"), (["max_onnx_size_mb=4"], "tiny"):
+        assert main([str(runs), *budgets]) == 0
+        assert str(runs / named / "artifact") in capsys.readouterr().out
 
 
 def test_names_what_the_errors_do_not_separate_from_the_best(

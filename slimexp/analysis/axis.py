@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from slimexp.analysis.front import Direction
 from slimexp.analysis.point import Point
 from slimexp.analysis.section import Section
-from slimexp.analysis.style import LOG_FROM, NAMES, error_bar, number, shortened
+from slimexp.analysis.style import LOG_FROM, error_bar, number, shortened, title_of
+from slimexp.record.exported import exported
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,9 @@ def scale_axes(section: Section, axes: "Axes") -> None:
             scale, limits = _focused(decides, ends(metric, points, published), section.trivial, direction)
         else:
             scale, limits = _limits(ends(metric, points, published), direction, zero=ZERO[axis])
-        axes.set(**{f"{axis}label": axis_title(metric, direction), f"{axis}scale": scale, f"{axis}lim": limits})
+        axes.set(
+            **{f"{axis}label": axis_title(section, metric, direction), f"{axis}scale": scale, f"{axis}lim": limits}
+        )
         _ticks(axes, axis)
     axes.grid(color="#e4e4e4", linewidth=0.7)
     axes.set_axisbelow(True)
@@ -82,9 +85,9 @@ def _limits(ends: Sequence[float], direction: Direction, *, zero: float) -> tupl
     return "linear", (0 if 0 <= low < zero * high else low - room, high + room)
 
 
-def axis_title(metric: str, direction: Direction) -> str:
+def axis_title(section: Section, metric: str, direction: Direction) -> str:
     """Title of an axis: ``size on disk (MB)   ← better``."""
-    name = NAMES.get(metric) or shortened(metric.replace("_", " "))
+    name = shortened(title_of(metric, exported(section.metrics)))
     return f"{name}   ← better" if direction == "min" else f"{name}   better →"
 
 

@@ -109,7 +109,7 @@ def _fills(section: Section, kinds: Sequence[str], axes: "Axes") -> list[Any]:
         for index, depth in depths.items():
             colours[index] = colormaps[SHADES](scale(depth))[:3]
         bar = axes.figure.colorbar(ScalarMappable(scale, SHADES), cax=axes.inset_axes((1.03, 0.0, 0.03, 0.22)))
-        bar.ax.set_title(axis_title(section.z, section.axes[section.z]), fontsize=9, loc="left")
+        bar.ax.set_title(axis_title(section, section.z, section.axes[section.z]), fontsize=9, loc="left")
     fills = []
     for index, (point, colour) in enumerate(zip(section.points, colours, strict=True)):
         pale = section.z is None and section.undecided(index)

@@ -23,6 +23,7 @@ from slimexp.analysis.row_scores import RowScores
 from slimexp.analysis.uncertainty import DECIDED
 from slimexp.data.rows import Rows
 from slimexp.host.console import printable
+from slimexp.record.exported import way_to
 from slimexp.record.figures import (
     BITS_PER_BYTE,
     KEPT,
@@ -117,6 +118,11 @@ class Section:
         return _logarithm(self.axes, self.quality)
 
     @property
+    def metrics(self) -> list[str]:
+        """Names of all figures of its points."""
+        return list(dict.fromkeys(name for point in self.points for name in point.figures))
+
+    @property
     def finished(self) -> list[int]:
         """Indices of the compressed points, in the order in which they finished."""
         return front.finished(self.points)
@@ -158,7 +164,8 @@ def sections(
     measured = sorted({metric for record in records for metric in figures(record)})
     requested = [metric for metric in (x, y, z) if metric is not None]
     if unknown := [metric for metric in requested if metric not in measured]:
-        raise ValueError(f"no record has the metric {unknown[0]!r}; there are {', '.join(measured)}")
+        hint = way_to(unknown[0])
+        raise ValueError(f"no record has the metric {unknown[0]!r}{hint}; there are {', '.join(measured)}")
     parents = {record.key: record for record in records}
     groups = grouped(records, graded_on)
     titles = titles_of(groups)

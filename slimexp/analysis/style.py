@@ -1,11 +1,12 @@
 """The style that plot, page and tables share: names, digits, colours and markers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from slimexp.analysis.point import Point, Spread
 from slimexp.analysis.section import Section
+from slimexp.record.exported import Exported
 from slimexp.record.figures import BITS_PER_BYTE, KEPT, PERPLEXITY
 
 NAMES = {
@@ -35,6 +36,16 @@ GREY = "#C9C9C9"  # dominated
 REFERENCE = "#555555"  # the trivial guess, and published points
 LOG_FROM = 12.0  # largest / smallest value from which a cost or an error has a logarithmic axis
 WORD = 60  # characters of a title, and of a name within a plot
+
+
+def title_of(metric: str, exports: Mapping[str, Exported]) -> str:
+    """Words for a metric.
+
+    Args:
+        metric: Its name.
+        exports: Those of exports, see ``record.exported``.
+    """
+    return exports[metric].title if metric in exports else NAMES.get(metric, metric.replace("_", " "))
 
 
 def kind_of(point: Point) -> str:

@@ -1,7 +1,9 @@
 """ONNX, which ONNX Runtime runs: one graph of the whole model, packed weights as integers in it.
 
 The graph reads ``input_ids`` and ``attention_mask`` [B, S] (and ``decoder_input_ids`` [B, T] of an encoder-decoder), of
-any batch and length, and gives ``logits``. It has no cache: a decoder computes all tokens anew for each that it writes.
+any batch and length, and gives ``logits``. That of a causal language model also reads keys and values of P earlier
+tokens, ``past_key_values.LAYER.key`` and ``.value`` [B, H, P, D], with ``attention_mask`` [B, P + S], and gives those
+of all as ``present.LAYER.key`` and ``.value``; P is 0 at first. An encoder-decoder computes all anew for each token.
 """
 
 import math
@@ -14,11 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slimexp.format.base import Artifact, Facts, Format, Ids, Logits, Running
+from slimexp.format.base import Artifact, Facts, Format, Running
 from slimexp.format.by_value import ByValue
 from slimexp.format.onnx_parts import DOMAIN, initializer, replace, take_place
 from slimexp.format.onnx_rounded import EXACT, RoundedProducts
-from slimexp.format.tracing import copy_beside, is_float8, quiet, sample, schemes
+from slimexp.format.onnx_runtime import OnnxRuntime, keep_outputs
+from slimexp.format.tracing import copy_beside, is_float8, quiet, sample, sample_with_cache, schemes
 from slimexp.host import extra
 from slimexp.kernel.base import Packed
 from slimexp.serialization.unpack import unpacked
@@ -43,9 +46,15 @@ class Onnx(Format):
     and groups of a size that 16 does not divide.
 
     A layer that rounds its inputs is a product of integers (``onnx_rounded``), with steps as the artifact has them.
+
+    Args:
+        cache: Whether the graph of a causal language model reads and gives keys and values.
     """
 
     noise = 4.0
+
+    def __init__(self, *, cache: bool) -> None:
+        self.cache = cache
 
     def require(self) -> None:
         for module in ("onnx", "onnxscript", "onnxruntime", "transformers.exporters"):
@@ -53,7 +62,7 @@ class Onnx(Format):
 
     def refusal(self, model: Artifact) -> str | None:
         if model.content["cache_bits"] is not None:
-            return "its keys and values are rounded, and the graph has no cache: take format=compressed_tensors"
+            return "its keys and values are rounded, and those of the graph are not: take format=compressed_tensors"
         if is_float8(model):
             return "its weights are float8, and only integers are written: take format=compressed_tensors"
         if wrong := sorted(set(model.bits.values()) - set(WIDTHS)):
@@ -74,14 +83,21 @@ class Onnx(Format):
 
         with quiet():
             config = OnnxConfig(dynamic=True, opset_version=OPSET)
-            program, _ = OnnxExporter().export_program(model.unrounded, sample(model), config)
-        _keep_logits(program)
+            inputs = sample_with_cache(model) if self.cache and model.task == "causal_lm" else sample(model)
+            program, _ = OnnxExporter().export_program(model.unrounded, inputs, config)
+        layers_with_cache = keep_outputs(program)
+        _tidy(program)
         if layers := unpacked(model.folder):
             _hold_integers(program, layers)
         ir.save(program, folder / GRAPH, external_data=DATA)
         copy_beside(model, folder)
         operators = Counter(node.op_type for node in program.graph.all_nodes())
-        return {"opset": OPSET, "dynamic_shapes": True, "operators": dict(operators.most_common())}
+        return {
+            "opset": OPSET,
+            "dynamic_shapes": True,
+            "layers_with_cache": layers_with_cache,
+            "operators": dict(operators.most_common()),
+        }
 
     def load(self, model: Artifact, folder: Path) -> Running:
         return OnnxRuntime(folder / GRAPH, EXACT)
@@ -90,38 +106,12 @@ class Onnx(Format):
         return OnnxRuntime(folder / GRAPH, {}) if model.rounds_activations else None
 
 
-class OnnxRuntime(Running):
-    """A graph that ONNX Runtime runs on the CPU.
-
-    Args:
-        path: Its file.
-        entries: Of the session's configuration.
-    """
-
-    def __init__(self, path: Path, entries: Mapping[str, str]) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        for key, value in entries.items():
-            options.add_session_config_entry(key, value)
-        options.intra_op_num_threads = torch.get_num_threads()
-        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    def logits(self, source: Ids, target: Ids) -> Logits:
-        inputs = {"input_ids": np.array([source]), "attention_mask": np.ones((1, len(source)), np.int64)}
-        if target:
-            inputs["decoder_input_ids"] = np.array([target])
-        array: Logits = self.session.run(["logits"], inputs)[0][0]
-        return array
-
-
-def _keep_logits(program: "ir.Model") -> None:
-    """Drop all other outputs (keys, values and hidden states), and what says from which line of Python a node came."""
+def _tidy(program: "ir.Model") -> None:
+    """Drop what no output needs, and what says from which line of Python a node came."""
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    graph = program.graph
-    graph.outputs[:] = [value for value in graph.outputs if value.name == "logits"]
     RemoveUnusedNodesPass()(program)
+    graph = program.graph
     parts: list[Any] = [program, graph, *graph.all_nodes(), *graph.inputs, *graph.initializers.values()]
     for part in parts:
         part.metadata_props.clear()

@@ -6,7 +6,6 @@ GenAI wants it: each call reads on from the last, ``attention_mask`` is of all t
 row goes on in which.
 """
 
-import inspect
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -17,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
 
 from slimexp.format.base import Artifact, Facts, Format, Ids, Logits, Running
 from slimexp.format.by_value import ByValue
-from slimexp.format.tracing import copy_beside, is_float8, quiet, sample
+from slimexp.format.tracing import copy_beside, is_float8, quiet, sample, sample_with_cache
 from slimexp.host import extra
 from slimexp.kernel.base import Packed
 from slimexp.model.serving import stored_type
@@ -71,7 +69,8 @@ class Openvino(Format):
 
         with quiet():
             config = OpenVINOConfig(dynamic=True)
-            graph, _ = OpenVINOExporter().export_program(model.unrounded, _sample(model), config)
+            inputs = sample_with_cache(model) if model.task == "causal_lm" else sample(model)
+            graph, _ = OpenVINOExporter().export_program(model.unrounded, inputs, config)
         _keep_logits(graph)
         by_value = ByValue(unpacked(model.folder))
         floats = stored_type(model.folder)
@@ -150,22 +149,6 @@ def core() -> "openvino.Core":
     import openvino
 
     return openvino.Core()
-
-
-def _sample(model: Artifact) -> dict[str, Any]:
-    """Inputs to trace with; of a causal language model, those of tokens that follow others, whose cache is state."""
-    inputs = sample(model)
-    if model.task != "causal_lm":
-        return inputs
-    network, ids = model.family.model, inputs["input_ids"]
-    with torch.no_grad():
-        output = network(input_ids=ids[:, :-2], use_cache=True)
-    name = _cache_name(network)
-    return {"input_ids": ids[:, -2:], "attention_mask": inputs["attention_mask"], name: output[name]}
-
-
-def _cache_name(network: PreTrainedModel) -> str:
-    return "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
 
 
 def _keep_logits(graph: "openvino.Model") -> None:

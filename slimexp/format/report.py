@@ -6,22 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from slimexp.format.base import Facts
 from slimexp.format.verification import Agreement
 from slimexp.record import record
+from slimexp.record.exported import DIRECTIONS
 from slimexp.record.record import Record
 
-_DIRECTIONS: Mapping[str, Literal["min", "max"]] = {
-    "disk_mb": "min",
-    "logit_gap": "min",
-    "logit_gap_as_run": "min",
-    "forward_ms": "min",
-    "forward_ratio": "min",
-    "tokens_per_s": "max",
-    "tokens_ratio": "max",
-}
 _ABOVE = 3  # folders between an artifact and the runs folder that may hold it: RUNS/NAME/STAGE-KEY/artifact
 
 
@@ -93,18 +84,23 @@ def add_to_record(artifact: Path, report: Report) -> Path | None:
     figures = report.figures()
     for runs in place.parents[: _ABOVE + 1]:
         path = runs / record.FILE
-        if path.is_file() and (row := _of(path, place)):
+        if path.is_file() and (row := _of(path, place, report.artifact)):
             metrics = {f"{report.format}_{name}": value for name, value in figures.items()}
-            directions = {f"{report.format}_{name}": way for name, way in _DIRECTIONS.items() if name in figures}
+            directions = {f"{report.format}_{name}": way for name, way in DIRECTIONS.items() if name in figures}
             now = datetime.now(UTC).isoformat(timespec="seconds")
             record.append(path, replace(row, time=now, metrics=metrics, directions=directions))
             return path
     return None
 
 
-def _of(path: Path, artifact: Path) -> Record | None:
-    """The newest record in a file whose model lies in ``artifact``."""
+def _of(path: Path, artifact: Path, key: str) -> Record | None:
+    """The newest record in a file of the model in ``artifact``.
+
+    Runs of one dense model have a copy of it each, and readers merge their records to that of the newest: where the
+    folder is of none, the key of the stage tells.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lines that cannot be read are a matter of reports
-        rows = record.read(path)
-    return next((row for row in reversed(rows) if (path.parent / row.artifact).resolve() == artifact), None)
+        rows = record.read(path)[::-1]
+    made = (row for row in rows if (path.parent / row.artifact).resolve() == artifact)
+    return next(made, None) or next((row for row in rows if row.key == key), None)

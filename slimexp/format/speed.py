@@ -8,7 +8,7 @@ import torch
 
 from slimexp.format.base import Artifact, Plain, Running
 from slimexp.host.progress import counted
-from slimexp.measure.interval import FEWEST_PAIRS, quantile, ratio_figures
+from slimexp.measure.interval import FEWEST_PAIRS, median_figures, quantile
 from slimexp.measure.workload import Request, Workload
 
 _SHAPE = Workload(batch=1, tokens=32, new_tokens=32, seed=0)
@@ -24,14 +24,14 @@ def speed(model: Artifact, running: Running) -> dict[str, float]:
 
     The two take turns (A B, B A, ...), and each pair gives a ratio. Figures:
 
-    - ``forward_ms``, ``forward_ms_pytorch``: median of a pass over one row, which gives the logits of all its tokens;
+    - ``forward_ms``, ``forward_ms_pytorch``: a pass over one row, which gives the logits of all its tokens;
       ``forward_ratio``: engine / PyTorch, below 1 where the engine is faster.
     - ``tokens_per_s``, ``tokens_per_s_pytorch``: of an answer, the reading of its prompt included, greedily and with
       what was computed of earlier tokens kept; ``tokens_ratio``: engine / PyTorch, above 1 where the engine is faster.
       Only where the engine decodes so.
     - ``prompt_tokens``, ``new_tokens``, ``threads``: what they are stated for.
 
-    Ratios are medians, with ``_low`` and ``_high`` of their 95 % interval.
+    All are medians; ratios and figures of the engine with ``_low`` and ``_high`` of their 95 % interval.
 
     Args:
         model: The artifact.
@@ -51,15 +51,16 @@ def speed(model: Artifact, running: Running) -> dict[str, float]:
 
     figures = {"prompt_tokens": float(shape.tokens), "threads": float(torch.get_num_threads())}
     engine, other = _interleaved(lambda: running.logits(source, start), lambda: plain.logits(source, start))
-    figures |= {"forward_ms": 1e3 * quantile(engine, 0.5), "forward_ms_pytorch": 1e3 * quantile(other, 0.5)}
-    figures |= ratio_figures("forward_ratio", [a / b for a, b in zip(engine, other, strict=True)])
+    figures |= median_figures("forward_ms", [1e3 * one for one in engine])
+    figures |= {"forward_ms_pytorch": 1e3 * quantile(other, 0.5)}
+    figures |= median_figures("forward_ratio", [a / b for a, b in zip(engine, other, strict=True)])
     if running.decodes and shape.new_tokens:
         engine, other = _interleaved(lambda: running.greedy(source, start, shape.new_tokens), answer)
         figures |= {
             "new_tokens": float(shape.new_tokens),
-            "tokens_per_s": shape.new_tokens / quantile(engine, 0.5),
+            **median_figures("tokens_per_s", [shape.new_tokens / one for one in engine]),
             "tokens_per_s_pytorch": shape.new_tokens / quantile(other, 0.5),
-            **ratio_figures("tokens_ratio", [b / a for a, b in zip(engine, other, strict=True)]),
+            **median_figures("tokens_ratio", [b / a for a, b in zip(engine, other, strict=True)]),
         }
     return figures
 

@@ -1,5 +1,6 @@
 """What formats have in common that are made from a graph of the whole model."""
 
+import inspect
 import io
 import logging
 import shutil
@@ -24,6 +25,16 @@ def sample(model: Artifact) -> dict[str, Any]:
     if model.task == "seq2seq":
         inputs["decoder_input_ids"] = ids[:, :-1]
     return inputs if model.task == "classification" else inputs | {"use_cache": False}
+
+
+def sample_with_cache(model: Artifact) -> dict[str, Any]:
+    """Inputs to trace a causal language model with: tokens that follow others, whose keys and values are in a cache."""
+    inputs, network = sample(model), model.family.model
+    ids = inputs["input_ids"]
+    with torch.no_grad():
+        output = network(input_ids=ids[:, :-2], use_cache=True)
+    name = "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
+    return {"input_ids": ids[:, -2:], "attention_mask": inputs["attention_mask"], name: output[name]}
 
 
 @contextmanager

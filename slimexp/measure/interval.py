@@ -1,4 +1,4 @@
-"""Medians of ratios, with intervals that assume nothing of the noise."""
+"""Medians, with intervals that assume nothing of the noise."""
 
 import math
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     return ordered[k - 1], ordered[n - k]
 
 
-def ratio_figures(name: str, ratios: Sequence[float]) -> dict[str, float]:
-    """The median of ratios as the figure ``name``, and its interval as ``name_low`` and ``name_high``."""
-    low, high = median_interval(ratios)
-    return {name: quantile(ratios, 0.5), f"{name}_low": low, f"{name}_high": high}
+def median_figures(name: str, values: Sequence[float]) -> dict[str, float]:
+    """The median of values as the figure ``name``, and its interval as ``name_low`` and ``name_high``."""
+    low, high = median_interval(values)
+    return {name: quantile(values, 0.5), f"{name}_low": low, f"{name}_high": high}
 
 
 def quantile(values: Sequence[float], q: float) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from slimexp.data.base import Corpus, Direction
 from slimexp.host.progress import counted
 from slimexp.measure.base import Measure, Subject, untouched
-from slimexp.measure.interval import FEWEST_PAIRS, quantile, ratio_figures
+from slimexp.measure.interval import FEWEST_PAIRS, median_figures, quantile
 from slimexp.measure.workload import Runner, Workload, runner
 
 
@@ -142,11 +142,11 @@ class Latency(Measure):
         figures = {
             **_absolute(subject_times, shape, ""),
             **_absolute(dense_times, shape, "_dense"),
-            **ratio_figures("latency_ratio", [a.total / b.total for a, b in pairs]),
-            **ratio_figures("prefill_ratio", [b.prefill / a.prefill for a, b in pairs]),
+            **median_figures("latency_ratio", [a.total / b.total for a, b in pairs]),
+            **median_figures("prefill_ratio", [b.prefill / a.prefill for a, b in pairs]),
         }
         if shape.new_tokens:
-            figures |= ratio_figures("decode_ratio", [b.decode / a.decode for a, b in pairs])
+            figures |= median_figures("decode_ratio", [b.decode / a.decode for a, b in pairs])
         spread = figures["latency_p95_ms_dense"] / figures["latency_p50_ms_dense"]
         short = torch.get_num_threads() + others - _cores() if families[0].device.type == "cpu" else 0.0
         return {

@@ -10,11 +10,12 @@ from urllib.parse import quote
 from slimexp.analysis.lineage import lineage
 from slimexp.analysis.point import Point
 from slimexp.analysis.section import Section, better
-from slimexp.analysis.style import LOG_FROM, NAMES, kind_of, kinds_of, words_on_quality
+from slimexp.analysis.style import LOG_FROM, kind_of, kinds_of, title_of, words_on_quality
 from slimexp.analysis.uncertainty import DECIDED
 from slimexp.file import regular
 from slimexp.page.curves import curves
 from slimexp.page.layers import bits, layers, sensitivity
+from slimexp.record.exported import DIRECTIONS, THREADS, Exported, exported, speeds
 from slimexp.record.figures import KEPT
 from slimexp.record.record import Record, read
 from slimexp.record.schema import MINUS_ARM, STDERR
@@ -43,6 +44,7 @@ _SHORT = {
     "latency_ratio": "latency x dense",
 }
 _ALL_PAIRS = 60  # points of which all pairs are on the page
+_SIDES = {"min": "max", "max": "min"}  # which direction is better -> the side of a limit
 _ENDS = ("_low", "_high")  # of the interval that a measure gives together with a figure
 
 
@@ -85,7 +87,7 @@ def nothing(message: str) -> dict[str, Any]:
 
 def _section(section: Section, records: Mapping[str, Record], root: Path, folder: Path | None) -> dict[str, Any]:
     own = [records[key] for point in section.points for key in point.keys if key in records]
-    names, minus = _metrics(section), _differences(section)
+    names, minus, exports = _metrics(section), _differences(section), exported(section.metrics)
     return {
         "title": section.title,
         "headline": section.headline,
@@ -100,7 +102,7 @@ def _section(section: Section, records: Mapping[str, Record], root: Path, folder
         "hypervolume": section.hypervolume,
         "hypervolumeHistory": section.hypervolume_history,
         "kinds": kinds_of(section),
-        "metrics": [_metric(name, section, own) for name in names],
+        "metrics": [_metric(name, section, own, exports) for name in names],
         "layers": (names_of_layers := layers(section)),
         "budgets": _budgets(section),
         "environments": section.environments,
@@ -121,7 +123,7 @@ def _section(section: Section, records: Mapping[str, Record], root: Path, folder
 
 def _metrics(section: Section) -> list[str]:
     """Metrics of a section, those of the table first; ends of intervals and errors are shown with their figure."""
-    measured = dict.fromkeys(name for point in section.points for name in point.figures if STDERR not in name)
+    measured = dict.fromkeys(name for name in section.metrics if STDERR not in name)
     if KEPT not in (section.quality, section.x, section.y):
         measured.pop(KEPT, None)
     first = [name for name in dict.fromkeys((*_quality(section), *_MAIN, section.x, section.y)) if name in measured]
@@ -129,19 +131,20 @@ def _metrics(section: Section) -> list[str]:
     return list(dict.fromkeys([*first, *(name for name in measured if name not in ends)]))
 
 
-def _metric(name: str, section: Section, records: Sequence[Record]) -> dict[str, Any]:
+def _metric(name: str, section: Section, records: Sequence[Record], exports: Mapping[str, Exported]) -> dict[str, Any]:
     directions = dict(zip((section.x, section.y), section.directions, strict=True))
     is_known = (
         name in _SHORT or name in _SHARES or name in directions or any(name in record.directions for record in records)
     )
     return {
         "name": name,
-        "label": NAMES.get(name, name.replace("_", " ")),
+        "label": title_of(name, exports),
         "short": _SHORT.get(name, name.replace("_", " ").replace(" mb", " MB")),
         "better": directions.get(name) or better(name, records),
         "known": is_known,  # whether it is known which direction is better
         "share": name in _SHARES or name.endswith(_SHARES_OF_STAGES),
-        "main": name in (*_quality(section), *_MAIN, section.x, section.y),
+        "main": name in (*_quality(section), *_MAIN, section.x, section.y, *_speeds(section)),
+        "engine": name in exports,  # whether it is of an export
     }
 
 
@@ -151,16 +154,30 @@ def _quality(section: Section) -> list[str]:
 
 
 def _budgets(section: Section) -> list[dict[str, Any]]:
-    """Metrics that the page has sliders for: size, latency and quality, where points differ in them.
+    """Metrics that the page has sliders for: size, latency, speed in other engines and quality, where points differ.
 
     Ratios to the dense model are comparable between machines, and milliseconds are not.
     """
-    machines = {repr(environment["hardware"]) for environment in section.environments}
-    latency = "latency_p50_ms" if len(machines) == 1 else "latency_ratio"
+    latency = "latency_p50_ms" if _on_one_machine(section) else "latency_ratio"
     quality = section.headline if section.quality == KEPT else section.quality
-    sides = {"disk_mb": "max", latency: "max", quality: "max" if section.direction == "min" else "min"}
-    values = {name: {point.figures[name].mean for point in section.points if name in point.figures} for name in sides}
-    return [{"metric": name, "side": side} for name, side in sides.items() if len(values[name]) > 1]
+    engines = {name: _SIDES[DIRECTIONS[of.figure]] for name, of in _speeds(section).items()}
+    sides = {"disk_mb": "max", latency: "max", **engines, quality: _SIDES[section.direction]}
+    return [{"metric": name, "side": side} for name, side in sides.items() if len(_values(section, name)) > 1]
+
+
+def _on_one_machine(section: Section) -> bool:
+    return len({repr(environment["hardware"]) for environment in section.environments}) == 1
+
+
+def _speeds(section: Section) -> dict[str, Exported]:
+    """How fast each engine is, where all exports to it were timed on one machine and as many threads."""
+    exports = exported(section.metrics) if _on_one_machine(section) else {}
+    of_each = {name: exports[name] for name in speeds(exports)}
+    return {name: of for name, of in of_each.items() if len(_values(section, f"{of.format}_{THREADS}")) == 1}
+
+
+def _values(section: Section, metric: str) -> set[float]:
+    return {point.figures[metric].mean for point in section.points if metric in point.figures}
 
 
 def _point(point: Point, records: Mapping[str, Record], root: Path, folder: Path | None) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 function axisControls(view) {
   view.logs = {};
   const choice = (axis) => {
-    const group = (known, label) => {
+    const group = (known, engine, label) => {
       const options = view.section.metrics
-        .filter((metric) => metric.known === known)
+        .filter((metric) => metric.known === known && (!known || metric.engine === engine))
         .map(({ name, label: text, better }) =>
           node("option", { value: name, selected: name === view.state[axis] }, known ? `${text} (${better})` : text),
         );
@@ -23,8 +23,9 @@ function axisControls(view) {
           },
         },
       },
-      group(true, "metrics"),
-      group(false, "no better known: lower is taken for better"),
+      group(true, false, "metrics"),
+      group(true, true, "in other engines, by the name of the format"),
+      group(false, null, "no better known: lower is taken for better"),
     );
     const log = view.check(
       `log ${axis}`,

@@ -261,7 +261,8 @@ class View {
     if (!place) return;
     const { point } = place,
       under = this.places.filter((one) => one !== place && Math.hypot(one.x - place.x, one.y - place.y) < 3).length;
-    const metrics = [...new Set([this.x, this.y, ...this.section.metrics])].filter(
+    // what the table shows at first: every figure, of which exports have a dozen each, is a matter of comparison
+    const metrics = [...new Set([this.x, this.y, ...this.section.metrics.filter(({ main }) => main)])].filter(
       (metric) => point.figures[metric.name],
     );
     const figures = metrics.map((metric) =>

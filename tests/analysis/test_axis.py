@@ -58,6 +58,11 @@ def test_a_broken_model_does_not_squeeze_a_logarithmic_axis(
     assert axes(1e6).get_yscale() == "linear" and "1 dominated point, outside" in key(axes(1e6))
 
 
-def test_a_title_names_the_metric_and_its_better_direction() -> None:
-    assert axis_title("disk_mb", "min") == "size on disk (MB)   ← better"
-    assert axis_title("decode_tokens_per_s", "max") == "decode tokens per s   better →"
+def test_a_title_names_the_metric_and_its_better_direction(
+    make_section: Callable[..., Section], make_point: Callable[..., Point]
+) -> None:
+    engine = {"decode_tokens_per_s": 9.0, "gguf_logit_gap": 1e-6, "gguf_tokens_per_s": 30.0}
+    section = make_section([make_point("a", [{"cer": 0.1, "disk_mb": 1.0, **engine}])], [0], [0.0])
+    assert axis_title(section, "disk_mb", "min") == "size on disk (MB)   ← better"
+    assert axis_title(section, "decode_tokens_per_s", "max") == "decode tokens per s   better →"
+    assert axis_title(section, "gguf_tokens_per_s", "max") == "gguf greedy answer (tokens/s)   better →"

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from slimexp import artifact
 from slimexp.format import onnx
-from slimexp.format.base import Artifact, Plain
+from slimexp.format.base import Artifact, Plain, Running
 from slimexp.format.onnx_rounded import EXACT
+from slimexp.format.onnx_runtime import keep_outputs
 from slimexp.format.verification import compare, verify, verify_as_run
 from slimexp.kernel.base import Packed, rounding
 
@@ -46,7 +47,7 @@ def quantized(tiny: Make, technique: Make, corpus: Make, tmp_path: Path) -> Make
 
 def exported(model: Artifact, folder: Path) -> Path:
     """Write and compare."""
-    kind = onnx.Onnx()
+    kind = onnx.Onnx(cache=True)
     kind.require()
     assert kind.refusal(model) is None
     folder.mkdir()
@@ -58,11 +59,21 @@ def exported(model: Artifact, folder: Path) -> Path:
 # --- whole models ----------------------------------------------------------------------------------
 
 
-def test_integers_of_a_decoder_are_multiplied_as_they_are(quantized: Make, tmp_path: Path) -> None:
+def test_integers_of_a_decoder_are_multiplied_as_they_are_and_it_keeps_a_cache(quantized: Make, tmp_path: Path) -> None:
     model = quantized("causal_lm", bits=4, group_size=16)
     folder = exported(model, tmp_path / "onnx")
     program = ir.load(folder / onnx.GRAPH)
     assert Counter(node.op_type for node in program.graph.all_nodes())["MatMulNBits"] == len(model.bits)
+    running = onnx.OnnxRuntime(folder / onnx.GRAPH, {})
+    calls: list[int] = []
+    step = running._step
+    running._step = lambda ids, *rest: calls.append(len(ids)) or step(ids, *rest)  # type: ignore[method-assign]
+    assert running.decodes and running.greedy([3, 4, 5], [], 6) == Running.greedy(running, [3, 4, 5], [], 6)
+    assert calls[:6] == [3, 1, 1, 1, 1, 1] and calls[6:] == [3, 4, 5, 6, 7, 8]
+    rows = {one.name: one.shape for one in running.session.get_inputs()}
+    layers = range(len(running.nothing) // 2)
+    assert set(running.nothing) == {f"past_key_values.{layer}.{of}" for layer in layers for of in ("key", "value")}
+    assert rows["input_ids"][1] != rows["attention_mask"][1]  # P + S
     assert json.loads((folder / "config.json").read_text())["model_type"] == "llama"
     assert (folder / "tokenizer_config.json").exists() and not list(folder.glob("*.safetensors"))
 
@@ -85,8 +96,36 @@ def test_floats_of_every_task_agree_in_batches(tiny: Make, task: str, tmp_path: 
         inputs["decoder_input_ids"] = ids[:, :2]
     with torch.inference_mode():
         wanted = family.model(**inputs).logits.numpy()
-    session = ort.InferenceSession(folder / onnx.GRAPH)
-    np.testing.assert_allclose(session.run(None, {k: v.numpy() for k, v in inputs.items()})[0], wanted, atol=1e-5)
+    running = onnx.OnnxRuntime(folder / onnx.GRAPH, {})
+    arrays = {name: of.numpy() for name, of in inputs.items()}
+    if task != "causal_lm":
+        np.testing.assert_allclose(running.session.run(["logits"], arrays)[0], wanted, atol=1e-5)
+        return
+    past = {name: value.numpy().repeat(3, 0) for name, value in running.nothing.items()}
+    for begin, end in (0, 3), (3, 5):  # the second reads on from the keys and values of the first
+        part = {"input_ids": arrays["input_ids"][:, begin:end], "attention_mask": arrays["attention_mask"][:, :end]}
+        names = [name.replace("past_key_values", "present") for name in past]
+        logits, *present = running.session.run(["logits", *names], {**part, **past})
+        np.testing.assert_allclose(logits, wanted[:, begin:end], atol=1e-5)
+        past = dict(zip(past, present, strict=True))
+
+
+@pytest.mark.slow
+def test_a_graph_without_a_cache_reads_all_anew(tiny: Make, tmp_path: Path) -> None:
+    model = saved(tiny("causal_lm"), tmp_path / "artifact")
+    (folder := tmp_path / "onnx").mkdir()
+    facts = (kind := onnx.Onnx(cache=False)).write(model, folder)
+    running = kind.load(model, folder)
+    verify(model, kind, running)
+    assert not running.decodes and facts["layers_with_cache"] == 0
+    assert {one.name for one in running.session.get_inputs()} == {"input_ids", "attention_mask"}
+
+
+def test_what_is_kept_of_earlier_tokens_must_be_keys_and_values() -> None:
+    program = program_of(torch.eye(2), "MatMul")
+    program.graph.inputs[0].name = "input.cache.layers.0.conv_states"
+    with pytest.raises(ValueError, match=r"more than keys and values \(input.cache.layers.0.conv_states\): take"):
+        keep_outputs(program)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +137,7 @@ def test_floats_of_every_task_agree_in_batches(tiny: Make, task: str, tmp_path: 
     ],
 )
 def test_what_it_cannot_hold_is_refused(quantized: Make, values: dict[str, Any], why: str) -> None:
-    refusal = onnx.Onnx().refusal(quantized("causal_lm", **values))
+    refusal = onnx.Onnx(cache=True).refusal(quantized("causal_lm", **values))
     assert why in refusal and "format=compressed_tensors" in refusal
 
 
@@ -109,10 +148,10 @@ def test_rounded_inputs_are_multiplied_as_integers(quantized: Make, task: str, t
     operators = Counter(node.op_type for node in ir.load(folder / onnx.GRAPH).graph.all_nodes())
     assert operators["MatMulIntegerToFloat"] == len(model.bits)
     assert operators["QuantizeLinear"] < len(model.bits)  # what several layers read is rounded once
-    exact = compare(model, onnx.Onnx().load(model, folder))
+    exact = compare(model, onnx.Onnx(cache=True).load(model, folder))
     assert exact.relative < compare(model, Plain(model.unrounded)).relative
-    as_run = onnx.Onnx().as_run(model, folder)
-    assert as_run is not None and verify_as_run(model, onnx.Onnx(), as_run)
+    as_run = onnx.Onnx(cache=True).as_run(model, folder)
+    assert as_run is not None and verify_as_run(model, onnx.Onnx(cache=True), as_run)
 
 
 # --- single layers ---------------------------------------------------------------------------------

@@ -63,10 +63,20 @@ def test_readers_see_one_record_with_the_figures_of_both(runs: Path) -> None:
     assert (after.baseline, after.config, after.headline) == (before.baseline, before.config, before.headline)
 
 
+def test_copies_of_one_model_are_one(tmp_path: Path, make_record: Callable[..., Any]) -> None:
+    for run, day in ("first", 1), ("second", 2):  # of which each has its own copy of the dense model
+        (tmp_path / run / "dense-d" / "artifact").mkdir(parents=True)
+        of = {"artifact": f"{run}/dense-d/artifact", "time": f"2026-01-0{day}T00:00:00+00:00", "name": run}
+        record.append(tmp_path / record.FILE, make_record("d", **of))
+    assert add_to_record(tmp_path / "first" / "dense-d" / "artifact", report(artifact="d")) == tmp_path / record.FILE
+    (after,) = record.read(tmp_path)
+    assert after.metrics["onnx_forward_ms"] == 2.0 and after.name == "second"
+
+
 def test_a_model_of_no_run(runs: Path, tmp_path: Path) -> None:
     other = tmp_path / "run" / "prune-b" / "artifact"
     other.mkdir(parents=True)
-    assert add_to_record(other, report()) is None
+    assert add_to_record(other, report(artifact="b")) is None
     assert len((runs / record.FILE).read_text().splitlines()) == 1
 
 

@@ -51,6 +51,7 @@ def test_every_task(task: str, tiny: Make, tmp_path: Path) -> None:
     engine = Engine(model.family.model, 0.05)
     figures = speed(model, engine)
     assert figures["forward_ms"] >= 50 and figures["forward_ms_pytorch"] < figures["forward_ms"]
+    assert 50 <= figures["forward_ms_low"] <= figures["forward_ms"] <= figures["forward_ms_high"]
     assert 1 < figures["forward_ratio_low"] <= figures["forward_ratio"] <= figures["forward_ratio_high"]
     assert figures["threads"] == torch.get_num_threads() and figures["prompt_tokens"] == 32
     assert engine.calls.count("logits") == 7  # one to warm up
@@ -59,6 +60,7 @@ def test_every_task(task: str, tiny: Make, tmp_path: Path) -> None:
     else:
         assert engine.calls.count("32 tokens") == 7 and figures["tokens_ratio_low"] > 1
         assert figures["tokens_per_s"] > figures["tokens_per_s_pytorch"] > 0
+        assert figures["tokens_per_s_low"] <= figures["tokens_per_s"] <= figures["tokens_per_s_high"]
 
 
 def test_an_engine_that_computes_all_anew_is_not_asked_to_decode(tiny: Make, tmp_path: Path) -> None:

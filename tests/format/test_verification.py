@@ -115,22 +115,22 @@ def test_where_activations_are_rounded_the_measure_is_what_that_does(tiny: Make,
     rounded = Artifact(tmp_path / "rounded")
     moved = compare(rounded, Plain(rounded.unrounded)).relative
     assert tolerance(rounded, Hf()) == Hf.tolerance < moved
-    assert tolerance(rounded, Onnx()) == pytest.approx(4 * moved)
+    assert tolerance(rounded, Onnx(cache=True)) == pytest.approx(4 * moved)
     with pytest.raises(Differs, match="something else than PyTorch"):
         verify(rounded, Hf(), Plain(rounded.unrounded))
-    found = verify(rounded, Onnx(), Plain(rounded.unrounded))
+    found = verify(rounded, Onnx(cache=True), Plain(rounded.unrounded))
     assert found.allowed == pytest.approx(4 * moved) and "where inputs are rounded" in str(found)
     other = Artifact(tmp_path / "rounded").unrounded
     with torch.no_grad():
         other.model.layers[0].mlp.down_proj.weight.mul_(1.5)
     with pytest.raises(Differs, match="something else than PyTorch"):
-        verify(rounded, Onnx(), Plain(other))
+        verify(rounded, Onnx(cache=True), Plain(other))
 
 
 def test_where_nothing_is_rounded_it_is_the_tolerance(model: Artifact) -> None:
     assert model.unrounded is model.family.model
-    assert tolerance(model, Onnx()) == Onnx.tolerance
-    assert verify(model, Onnx(), Plain(model.family.model)).allowed is None
+    assert tolerance(model, Onnx(cache=True)) == Onnx.tolerance
+    assert verify(model, Onnx(cache=True), Plain(model.family.model)).allowed is None
 
 
 def test_text_that_is_split_otherwise(model: Artifact) -> None:

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from slimexp.measure.interval import median_interval, quantile, ratio_figures
+from slimexp.measure.interval import median_figures, median_interval, quantile
 
 
 @pytest.mark.fast
@@ -32,5 +32,5 @@ def test_interval_encloses_the_sample_median() -> None:
 
 @pytest.mark.fast
 def test_figures_of_ratios() -> None:
-    assert ratio_figures("speed", [3.0, 1.0, 2.0]) == {"speed": 2.0, "speed_low": 1.0, "speed_high": 3.0}
+    assert median_figures("speed", [3.0, 1.0, 2.0]) == {"speed": 2.0, "speed_low": 1.0, "speed_high": 3.0}
     assert quantile([0.0, 1.0], 0.25) == 0.25

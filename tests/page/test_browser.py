@@ -122,6 +122,26 @@ def test_a_slider_dims_names_and_gives_the_command(page: "Page", shared_runs: Pa
     assert dots(page, ".out") == [] and page.locator(".limit").count() == 0
 
 
+def test_an_engine_is_an_axis_and_has_a_slider(
+    shown: Callable[..., str], window: "Page", runs: Path, messages: list[str]
+) -> None:
+    for one in [one for one in read(runs) if one.key in ("q8", "q4", "s0")]:
+        ms = {"q8": 2.0, "q4": 3.0, "s0": 1.0}[one.key]
+        figures = {"onnx_logit_gap": 1e-6, "onnx_threads": 1.0, "onnx_forward_ms": ms}
+        append(runs / record.FILE, replace(one, metrics=figures, directions={"onnx_forward_ms": "min"}))
+    shown(window, runs, content(load(runs), runs, runs))
+    group = window.locator("[data-focus='axis x'] optgroup").nth(1)
+    assert group.get_attribute("label") == "in other engines, by the name of the format"
+    assert group.locator("option").all_inner_texts()[0] == "onnx forward pass (ms) (min)"
+    window.select_option("[data-focus='axis x']", "onnx_forward_ms")
+    assert dots(window) == ["q4", "q8", "s0 s1"]
+    slider = window.get_by_role("slider", name="at most: onnx forward pass (ms)")
+    slider.press("ArrowLeft")
+    slider.press("ArrowLeft")
+    assert dots(window, ".out") == ["q4"]
+    assert "max_onnx_forward_ms=2" in window.inner_text(".budgets .copyable >> nth=0")
+
+
 def test_where_none_fits_the_nearest_is_named(page: "Page") -> None:
     page.get_by_role("slider", name="at most: size on disk (MB)").press("Home")
     page.get_by_role("slider", name="at most: character error rate").press("Home")

@@ -62,6 +62,42 @@ def test_budgets_are_what_points_differ_in_and_milliseconds_only_of_one_machine(
     assert ("latency_ratio", "max") in budgets()
 
 
+def exports(runs: Path, **changes: float) -> None:
+    """Two models in two engines, one of which writes answers."""
+    rows = {"q8": (2.0, 300.0), "q4": (3.0, 500.0)}
+    for one in [one for one in read(runs) if one.key in rows]:
+        forward, tokens = rows[one.key]
+        own = {"logit_gap": 1e-6, "threads": 1.0, "forward_ms": forward}
+        made = {f"onnx_{name}": value for name, value in own.items()}
+        made |= {f"gguf_{name}": value for name, value in {**own, "tokens_per_s": tokens}.items()}
+        ways: Any = {name: "max" if name.endswith("per_s") else "min" for name in made if "threads" not in name}
+        values = {**made, **(changes if one.key == "q4" else {})}
+        append(runs / record.FILE, replace(one, metrics=values, directions=ways))
+
+
+def test_the_speed_of_an_engine_is_an_axis_a_column_and_a_budget(runs: Path) -> None:
+    exports(runs)
+    (one,) = content(load(runs), runs, None)["sections"]
+    metrics = {metric["name"]: metric for metric in one["metrics"]}
+    forward, tokens = metrics["onnx_forward_ms"], metrics["gguf_tokens_per_s"]
+    assert forward["label"] == "onnx forward pass (ms)" and forward["better"] == "min" and forward["main"]
+    assert tokens["better"] == "max" and tokens["known"] and tokens["engine"] and not metrics["disk_mb"]["engine"]
+    assert not metrics["gguf_forward_ms"]["main"]  # of an engine that answers it is how fast it answers
+    assert not metrics["gguf_threads"]["known"]
+    budgets = [(budget["metric"], budget["side"]) for budget in one["budgets"]]
+    assert budgets[2:4] == [("gguf_tokens_per_s", "min"), ("onnx_forward_ms", "max")]
+
+
+def test_times_on_other_threads_or_machines_are_no_budget(runs: Path) -> None:
+    exports(runs, onnx_threads=2.0)
+    (one,) = content(load(runs), runs, None)["sections"]
+    assert [budget["metric"] for budget in one["budgets"]][2:] == ["gguf_tokens_per_s", "cer"]
+    other = next(one for one in read(runs) if one.key == "q8")
+    append(runs / record.FILE, replace(other, key="q8b", hardware={"cpu": "another"}, config={**other.config, "a": 1}))
+    (one,) = content(load(runs), runs, None)["sections"]
+    assert [budget["metric"] for budget in one["budgets"]] == ["disk_mb", "latency_ratio", "cer"]
+
+
 def test_a_link_is_relative_to_the_page_quoted_and_only_to_what_is_there(runs: Path, tmp_path: Path) -> None:
     (one,) = content(load(runs), runs, tmp_path / "out")["sections"]
     (there,) = named(one, "q8")["artifacts"]
