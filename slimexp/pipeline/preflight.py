@@ -117,6 +117,7 @@ def training(cfg: DictConfig) -> TrainingParts:
     _check_measures(measures, corpus)
     tracker: Tracker = build(cfg.logger)
     chosen |= _adapt_measures(measures, cfg.measure, corpus, machine.device(cfg.trainer))
+    reference.check_tokenizers(source, dense, corpus, techniques)
     return TrainingParts(
         corpus=corpus,
         source=source,
@@ -152,6 +153,7 @@ def evaluation(cfg: DictConfig) -> EvaluationParts:
     comparing = [name for name, measure in measures.items() if measure.compares]
     dense = _dense(source, baseline, corpus, comparing)
     _adapt_measures(measures, cfg.measure, corpus, torch.device(cfg.device))
+    reference.check_tokenizers(source, dense, corpus)
     return EvaluationParts(corpus=corpus, source=source, dense=dense, measures=measures)
 
 
