@@ -13,7 +13,7 @@ from slimexp.analysis.point import Point, Spread
 from slimexp.analysis.section import Section
 from slimexp.analysis.style import number, words_on_quality
 from slimexp.analysis.uncertainty import DECIDED
-from slimexp.record.figures import BITS_PER_BYTE, KEPT, PERPLEXITY
+from slimexp.record.figures import BITS_PER_BYTE, KEPT, NOISY, PERPLEXITY
 from slimexp.record.schema import DIFFERENCE, MINUS_ARM
 
 _QUALITY = {"kept": "kept", "perplexity_ratio": "x dense", "bits_per_byte_ratio": "x dense"}  # beside the headline
@@ -65,7 +65,7 @@ def _notes(section: Section) -> Iterator[str]:
     if any(point.unshrunk for point in section.points):
         yield "z 0 % smaller: its zeros are stored, and no kernel here skips them"
     if any(point.noisy for point in section.points):
-        yield "~ latency is noisy: other processes took the cores, or the dense model's own times spread"
+        yield NOISY
     if any(len(point.seeds) > 1 for point in section.points):
         yield "over several seeds: mean [lowest, highest]; latency: [95 % interval, the widest]"
     if absent := sum(not section.drawn(index) for index in range(len(section.points))):
