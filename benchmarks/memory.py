@@ -159,7 +159,7 @@ def _write(folder: Path, *, hidden: int, layers: int, vocab: int) -> int:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from slimexp.model.loading import ZOO
+    from slimexp.model.place import ZOO
 
     words = [
         f"{a} {b} of {c}" for a in ("one", "two", "three") for b in ("green", "red") for c in ("mice", "men", "cats")

@@ -54,7 +54,7 @@ def topics() -> str:
     """A table with the classes of the shipped classifier."""
     from transformers import AutoConfig
 
-    from slimexp.model.loading import ZOO
+    from slimexp.model.place import ZOO
 
     labels = AutoConfig.from_pretrained(ZOO / RECIPES["slim_encoder"]).id2label.values()
     lines = [f"words of {label} {i},{label}" for label in labels for i in range(6)]

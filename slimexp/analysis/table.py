@@ -13,7 +13,7 @@ from slimexp.analysis.point import Point, Spread
 from slimexp.analysis.section import Section
 from slimexp.analysis.style import number, words_on_quality
 from slimexp.analysis.uncertainty import DECIDED
-from slimexp.record.figures import BITS_PER_BYTE, KEPT, PERPLEXITY
+from slimexp.record.figures import BITS_PER_BYTE, KEPT, NOISY, PERPLEXITY
 from slimexp.record.schema import DIFFERENCE, MINUS_ARM
 
 _QUALITY = {"kept": "kept", "perplexity_ratio": "x dense", "bits_per_byte_ratio": "x dense"}  # beside the headline
@@ -65,7 +65,7 @@ def _notes(section: Section) -> Iterator[str]:
     if any(point.unshrunk for point in section.points):
         yield "z 0 % smaller: its zeros are stored, and no kernel here skips them"
     if any(point.noisy for point in section.points):
-        yield "~ latency is noisy: other processes took the cores, or the dense model's own times spread"
+        yield NOISY
     if any(len(point.seeds) > 1 for point in section.points):
         yield "over several seeds: mean [lowest, highest]; latency: [95 % interval, the widest]"
     if absent := sum(not section.drawn(index) for index in range(len(section.points))):
@@ -114,15 +114,19 @@ def _doubts(section: Section) -> Iterator[str]:
 
 
 def _pairing(section: Section, metric: str) -> str | None:
-    """How points are told apart in a metric; ``None`` where it says nothing."""
+    """How differences of points in a metric are judged; ``None`` where there is one point, or nothing to say."""
     counts = section.comparisons.bases(metric)
     ways = {
-        "rows": "drawn on the same rows, with what seeds add",
-        "dense": "by their differences from dense on the same rows",
-        "unpaired": "unpaired, each by its own error, though models err together on the same rows",
+        "rows": "from their scores on the same test rows, drawn again many times, and from the spread over seeds",
+        "dense": "from their differences from the dense model on the same test rows",
+        "unpaired": "each from its own error alone, although models err together on the same test rows",
     }
-    told = [f"{counts[basis]} {way}" for basis, way in ways.items() if basis in counts]
-    return f"{metric} of points is told apart: {'; '.join(told)}" if counts.keys() & {"rows", "dense"} else None
+    found = [basis for basis in ways if basis in counts]
+    if len(section.points) < 3 or not counts.keys() & {"rows", "dense"}:  # the dense model, and two to tell apart
+        return None
+    several = len(found) > 1
+    told = "; ".join(ways[basis] + f" ({counts[basis]} of the points)" * several for basis in found)
+    return f"whether two points differ in {metric} is judged {told}"
 
 
 def _mark(section: Section, index: int) -> str:

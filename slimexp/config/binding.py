@@ -20,6 +20,17 @@ _AUTOMATIC = {"lr", "num_warmup_steps"}  # arguments of other libraries that a t
 _PLAIN = {"int", "float", "bool", "str", "Sequence", "list", "tuple"}
 
 Container = DictConfig | ListConfig
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "None": "null",
+    "Sequence[int]": "a list of whole numbers",
+    "Sequence[float]": "a list of numbers",
+    "Sequence[str]": "a list of words",
+}  # annotation -> what it means on a command line
+_EXAMPLES = {"int": "100", "float": "0.5", "bool": "true", "str": "text", "Sequence[int]": "[1,2]"}
 
 
 def items(node: Container, path: str = "") -> Iterator[tuple[str, Container, str | int]]:
@@ -105,12 +116,21 @@ def _call_faults(path: str, node: DictConfig, registry: Path | None) -> Iterator
         ):
             value = secret.written(node)[name]
             shown = "null" if value is None else repr(value)
-            yield f"{path}.{name} of {target} must be {parameters[name].annotation}, got {shown}"
+            yield _other_type(f"{path}.{name}", None if is_own else target, str(parameters[name].annotation), shown)
         elif registry is not None and name in parameters and is_own and not parameters[name].foreign:
             yield from _word_faults(f"{path}.{name}", node, parameters[name], registry)
     if not node.get("_partial_", False):
         absent = [name for name, item in parameters.items() if item.required and name not in keys]
         yield from (f"{path} lacks '{name}', which {target} requires" for name in absent)
+
+
+def _other_type(path: str, target: str | None, annotation: str, shown: str) -> str:
+    """One line on a value of another type; ``target`` is named where its documentation is elsewhere."""
+    if target is not None:
+        return f"{path} of {target} must be {annotation}, got {shown}"
+    kinds = annotation.split(" | ")
+    example = next((_EXAMPLES[kind] for kind in kinds if kind in _EXAMPLES), "<value>")
+    return f"{path} must be {' or '.join(_WORDS.get(kind, kind) for kind in kinds)}, got {shown}: set {path}={example}"
 
 
 def _left(expected: Signature, node: DictConfig) -> dict[str, Parameter]:

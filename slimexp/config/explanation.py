@@ -150,6 +150,10 @@ def _explain_text(text: str, config_name: str) -> str:
         return _explain_group(match[1])
     if match := re.match(r"Multiple values for (\S+)\. To override a value use 'override \1: (.+)'", text):
         return f"'{match[1]}' is there already: write {match[1]}={match[2]}, without the +"
+    if match := re.match(
+        r"Could not append to config\. An item is already at '(.+)'\.\nEither remove \+ prefix: '(.*)'", text
+    ):
+        return f"'{match[1]}' is there already: write {match[2]}, without the +"
     if match := re.match(r"In '(.+)': Could not override '(.+?)'", text):
         line = override.now_called(match[2])
         return f"conf/{match[1]}.yaml: {line}" if line else text

@@ -23,11 +23,14 @@ def key(override: str) -> str:
 
 def keyless(words: Sequence[str]) -> Iterator[str]:
     """One line for each argument without a key (``=x``, ``+@=x``, an empty word) or without a value (``distill``)."""
+    before = ""
     for word in words:
         if not key(word).strip():
             yield f"'{word}' names no key: write KEY=VALUE, +KEY=VALUE or ~KEY"
         elif "=" not in word and not word.startswith("~"):
-            yield f"'{word}' has no value: write KEY=VALUE"
+            blank = f", or, if it belongs to the value before, quotes: '{before} {word}'" if before else ""
+            yield f"'{word}' has no value: write KEY=VALUE{blank}"
+        before = word if "=" in word else ""
 
 
 def first(override: str) -> str:

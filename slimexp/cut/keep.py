@@ -3,7 +3,7 @@
 The units retained within a block are those of highest importance, see ``unit_importance``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +58,16 @@ class Keep:
         Raises:
             ValueError: A block, width or architecture that cannot be cut; names what can.
         """
+        return self.applied(family, self.choice(family, batches))
+
+    def applied(self, family: Family, retained: Mapping[str, ScopeIndices]) -> Family:
+        """The smaller model that retains what ``choice`` gave."""
+        config = family.model.config
+        return remove(family, self._layers(config, self._architecture(config)), retained)
+
+    def choice(self, family: Family, rows: Iterable[Batch]) -> dict[str, ScopeIndices]:
+        """What the smaller model retains: axis -> scope -> indices, ascending; arguments and errors as of ``apply``."""
+        batches = list(rows)
         config = family.model.config
         architecture = self._architecture(config)
         retained: dict[str, ScopeIndices] = {}
@@ -76,7 +86,7 @@ class Keep:
             groups = router_groups(config)
             experts = expert_importance(family, architecture, batches)
             retained[EXPERTS] = {name: _top_indices_per_group(self.experts, s, groups) for name, s in experts.items()}
-        return remove(family, self._layers(config, architecture), retained)
+        return retained
 
     def validate(self, config: PreTrainedConfig) -> None:
         """Refuse an architecture or an axis that cannot be cut, before anything is loaded.

@@ -22,6 +22,7 @@ class CutOut(Source):
         self.cut = cut
         self.max_length = source.max_length
         self.is_random = source.is_random
+        self.has_tokenizer = source.has_tokenizer
 
     def check_files(self) -> None:
         self.source.check_files()

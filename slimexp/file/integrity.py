@@ -12,14 +12,18 @@ import re
 import shutil
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from slimexp.file import regular
 
+Read = Callable[[int], object]  # is told how many bytes more were read
+
+_PIECE = 2**20  # bytes that are read at once
 LARGEST = 2**28  # bytes of a JSON file: slimexp writes none that is larger
 SEAL = "sha256"
 PID = re.compile(r"[0-9]{1,9}")  # a larger one is of no process
@@ -39,18 +43,25 @@ def digests(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def take_digests(files: Iterable[Path]) -> None:
+def take_digests(files: Iterable[Path], *, read: Read | None = None) -> None:
     """Take the digests of files side by side, so that ``digest`` knows them: one takes a second for each 1 to 2 GB."""
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        list(pool.map(digest, files))
+        list(pool.map(partial(digest, read=read), files))
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
+def digest(path: Path, *, read: Read | None = None) -> str:
+    """SHA-256 of a file, read in pieces; ``read`` is told of the bytes of each, or of a file's that is known."""
     with path.open("rb") as file:
         identity = _identity(file)
         if identity not in _DIGESTS:
-            _DIGESTS[identity] = hashlib.file_digest(file, "sha256").hexdigest()
+            hasher = hashlib.sha256()
+            while piece := file.read(_PIECE):
+                hasher.update(piece)
+                if read is not None:
+                    read(len(piece))
+            _DIGESTS[identity] = hasher.hexdigest()
+        elif read is not None:
+            read(os.fstat(file.fileno()).st_size)
     return _DIGESTS[identity]
 
 

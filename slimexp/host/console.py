@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from slimexp.host import memory
 from slimexp.host.out_of_memory import is_out_of_memory
 
 USER_ERROR = 2
@@ -37,6 +38,7 @@ _SHUT = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, er
 _BROKEN = {errno.EIO, errno.ESTALE, errno.EREMOTEIO}
 _FILES = {errno.EMFILE, errno.ENFILE}
 _NUMBER = re.compile(r"(?:os error |\[?Errno )(\d+)")
+_MAPPED = re.compile(r"unable to mmap (\d+) bytes from file <(.*)>")  # of torch
 _PHRASES = {
     **{os.strerror(number): number for number in (*_FULL, *_BROKEN, *_FILES, errno.EFBIG, errno.ENOMEM)},
     "PytorchStreamWriter failed": _TORN,
@@ -192,6 +194,12 @@ def disk_fault(error: BaseException, folder: str | None, *, setting: str) -> str
         return f"the disk under {file or where} fails ({why}): repeat the command, or choose another by {setting}"
     if number in _FILES:
         return f"{why.lower()}: raise the limit (ulimit -n) or use fewer workers, and repeat the command"
+    if number == errno.ENOMEM and (mapped := _MAPPED.search(str(error))):
+        return (
+            f"{mapped[2]} is one file of {int(mapped[1]) / 1e9:.3g} GB, which is mapped as a whole, and "
+            f"{memory.available() / 1e9:.3g} GB of memory are available: save the model in smaller files "
+            "(max_shard_size of save_pretrained), use a smaller model, or a machine with more memory"
+        )
     if number == errno.ENOMEM:
         message = (str(error).strip().splitlines() or ["MemoryError"])[0]
         during = f" while {_phases[-1]}" if _phases else ""

@@ -37,6 +37,8 @@ class Work:
         total: Number of items of the loop, 0 where it is not known; ``None`` for a phase.
         first_s: Seconds after which it is mentioned first.
         done: Number of items that are done.
+        before: Number of those that were done before it began, by an earlier run.
+        in_bytes: Whether the items are bytes.
     """
 
     what: str
@@ -44,10 +46,14 @@ class Work:
     total: int | None
     first_s: float
     done: int = 0
+    before: int = 0
+    in_bytes: bool = False
 
     def __str__(self) -> str:
         if self.total is None:
             return self.what
+        if self.in_bytes:
+            return f"{self.what}: {self.done / 1e9:.1f} of {self.total / 1e9:.1f} GB"
         at_work = self.done + 1
         return f"{self.what} {at_work}" if not self.total else f"{self.what} {min(at_work, self.total)} of {self.total}"
 
@@ -155,12 +161,13 @@ class Reporter:
     @staticmethod
     def _left(stack: Sequence[Work], now: float) -> float:
         """Estimated seconds until the outermost loop is done; 0 where nothing shows it."""
-        loops = [work for work in stack if work.total]
+        loops = [work for work in stack if work.total and work.total > work.before]
         share, unit = 0.0, 1.0
         for work in loops:
             assert work.total
-            share += unit * work.done / work.total
-            unit /= work.total
+            to_do = work.total - work.before
+            share += unit * (work.done - work.before) / to_do
+            unit /= to_do
         return (now - loops[0].began) * (1 - share) / share if 0 < share < 1 else 0.0
 
     def _print(self, text: str, *, last: bool = False) -> None:
@@ -213,6 +220,22 @@ def counted(items: Iterable[T], what: str, total: int | None = None) -> Iterator
         for item in items:
             yield item
             work.done += 1
+    finally:
+        reporter.end(work)
+
+
+@contextmanager
+def counted_bytes(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Progress over ``total`` bytes; yields what tells it, from any thread, of more that were read or written."""
+    work, lock = reporter.begin(what, total), threading.Lock()
+    work.in_bytes = True
+
+    def add(number: int) -> None:
+        with lock:
+            work.done += number
+
+    try:
+        yield add
     finally:
         reporter.end(work)
 

@@ -191,10 +191,12 @@ class Source(ABC):
     Attributes:
         max_length: Longest sequence in tokens.
         is_random: Whether all of it starts from random weights.
+        has_tokenizer: Whether its tokenizer is read from files; otherwise it is made from the training text.
     """
 
     max_length: int
     is_random: bool = False
+    has_tokenizer: bool = True
 
     def check_files(self) -> None:  # noqa: B027 (most sources have no files that slimexp wrote)
         """Refuse a damaged artifact; what slimexp did not write has nothing to be compared with.

@@ -15,6 +15,8 @@ class BorrowedTokenizer(TokenizerRecipe):
         path: A hub id, a local folder in the hub's format, or ``zoo:NAME``, as of ``Pretrained``.
     """
 
+    reads_files = True
+
     def __init__(self, *, path: str) -> None:
         self.path = path
 

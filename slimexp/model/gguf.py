@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURE
 
 from slimexp.file import integrity
 from slimexp.file.bounded import one_line, read_object
-from slimexp.host import hub
+from slimexp.host import hub, memory
 from slimexp.host.console import phase
-from slimexp.host.progress import working
+from slimexp.host.progress import counted_bytes, working
 from slimexp.kernel import store
 from slimexp.model.base import parameter_count
 from slimexp.model.history import History
@@ -77,7 +78,15 @@ class Gguf(Pretrained):
 
     def fingerprint(self) -> str:
         dtype = str(self._dtype()).removeprefix("torch.")
-        return hashlib.sha256(f"{_FORMAT} {dtype} {integrity.digest(self.file)}".encode()).hexdigest()
+        with counted_bytes(f"digest of {self.file.name}", self.file.stat().st_size) as read:
+            digest = integrity.digest(self.file, read=read)
+        return hashlib.sha256(f"{_FORMAT} {dtype} {digest}".encode()).hexdigest()
+
+    def load_tokenizer(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerBase:
+        """The tokenizer in the file, for which nothing needs to be unpacked."""
+        if "_unpacked" in vars(self):
+            return super().load_tokenizer(texts)
+        return copy.deepcopy(self._in_file)
 
     @cached_property
     def file(self) -> Path:
@@ -124,9 +133,12 @@ class Gguf(Pretrained):
         folders = store.folders("gguf")
         if not folders:
             raise ValueError("model=gguf unpacks to a folder in the user's cache, and there is none: set SLIMEXP_CACHE")
+        if not any(any(folder.glob(f"*/{_SEAL}")) for folder in folders):  # where none is found, before the digest
+            self._check_room()
         for folder in (folder / self.fingerprint()[:32] for folder in folders):
             if _is_whole(folder):
                 return folder
+        self._check_room()
         folder = folders[0] / self.fingerprint()[:32]
         folder.parent.mkdir(parents=True, exist_ok=True)
         with lock.held(folder.with_suffix(".lock"), f"  another process unpacks {self.file.name}"):
@@ -137,6 +149,15 @@ class Gguf(Pretrained):
                     integrity.remove(folder)
         return folder
 
+    def _check_room(self) -> None:
+        """Refuse to unpack more weights than memory has room for, as the header tells."""
+        needed, there = sum(self.header.weights.values()) * self._dtype().itemsize, memory.available()
+        if needed > there:
+            raise ValueError(
+                f"unpacking '{self.path}' takes at least {needed / 1e9:.3g} GB of memory, all of its weights in "
+                f"{self._dtype()}, and {there / 1e9:.3g} GB are available: use a smaller model, or a machine with more"
+            )
+
     def _unpack(self, aside: Path, folder: Path) -> None:
         """Write config, tokenizer, weights and their digests to ``aside``, which becomes ``folder``."""
         stored, dtype = self.header.stored_as, str(self._dtype()).removeprefix("torch.")
@@ -144,7 +165,7 @@ class Gguf(Pretrained):
         model = self._model()
         with without_bars():
             model.save_pretrained(aside, max_shard_size=_SHARD)
-        save_tokenizer(self._tokenizer(), aside)
+        save_tokenizer(self._in_file, aside)
         digests = integrity.digests(aside)
         integrity.write(aside / _SEAL, json.dumps(integrity.sealed({"file": self.path, "files": digests}), indent=1))
 
@@ -180,7 +201,8 @@ class Gguf(Pretrained):
                 f"{held:,}: the rest, biases perhaps, would be lost; take the model in the hub's format"
             )
 
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
+    @cached_property
+    def _in_file(self) -> PreTrainedTokenizerBase:
         """The tokenizer in the file, with the special tokens that the file names.
 
         Some versions of transformers give those of another tokenizer, add its own, or split control tokens.

@@ -21,13 +21,14 @@ from transformers import (
 from slimexp.file import integrity
 from slimexp.file.bounded import one_line
 from slimexp.file.integrity import Damaged
-from slimexp.host.progress import working
+from slimexp.host.progress import counted_bytes
 from slimexp.model import labels as classes
 from slimexp.model.base import Family, Source
 from slimexp.model.cache import cache_bits, require_cache, round_cache
 from slimexp.model.causal_lm import CausalLm
 from slimexp.model.encoder import Encoder
 from slimexp.model.history import History, of_artifact, stored_as
+from slimexp.model.place import local_or_hub
 from slimexp.model.reading import check_room, outline, reach, tokenizer_of, weights
 from slimexp.model.seq2seq import Seq2Seq
 from slimexp.model.special_tokens import longest
@@ -37,7 +38,6 @@ from slimexp.serialization import manifest
 from slimexp.serialization.manifest import LARGEST
 
 _HALF = (torch.float16, torch.bfloat16)
-ZOO = Path(__file__).parent.parent / "zoo"
 
 _FAMILIES: dict[str, tuple[Any, type[Family]]] = {
     "seq2seq": (AutoModelForSeq2SeqLM, Seq2Seq),
@@ -122,8 +122,9 @@ class Pretrained(Source):
         there = {path.name: path for path in Path(self.folder).glob("*") if path.suffix in SHAPES_MODEL}
         dropped = manifest.dropped(Path(self.folder))
         digest = hashlib.sha256()
-        with working(f"digest of {self.path}"):
-            integrity.take_digests(there.values())
+        size = sum(path.stat().st_size for path in there.values())
+        with counted_bytes(f"digest of {self.path}", size) as read:
+            integrity.take_digests(there.values(), read=read)
             for name in sorted(there.keys() | dropped.keys()):
                 of_file = integrity.digest(there[name]) if name in there else dropped[name]
                 digest.update(name.encode() + bytes.fromhex(of_file))
@@ -142,19 +143,7 @@ class Pretrained(Source):
         Raises:
             ValueError: The zoo has no such model, or a local folder holds none.
         """
-        if self.path.startswith("zoo:"):
-            folder = ZOO / self.path.removeprefix("zoo:")
-            if not (folder / "config.json").exists():
-                names = sorted(entry.parent.name for entry in ZOO.glob("*/config.json"))
-                raise ValueError(
-                    f"no model '{self.path}': the zoo holds {', '.join('zoo:' + n for n in names) or 'none'}"
-                )
-            return str(folder)
-        if Path(self.path).is_file():
-            raise ValueError(f"'{self.path}' is a file: model.path takes a folder or a hub id")
-        if Path(self.path).is_dir() and not (Path(self.path) / "config.json").exists():
-            raise ValueError(f"folder '{self.path}' holds no config.json: give a folder in the hub's format")
-        return self.path
+        return local_or_hub(self.path)
 
     def local_folder(self) -> Path:
         """Folder of the files on this machine; a hub model must have been loaded before."""
@@ -182,6 +171,7 @@ class Scratch(Source):
         _check_length(max_length)
         self.config = config
         self.tokenizer = tokenizer
+        self.has_tokenizer = tokenizer.reads_files
         self.max_length = max_length
 
     def stored_as(self) -> str | None:

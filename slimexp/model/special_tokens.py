@@ -28,6 +28,7 @@ COUNT_FROM_PADDING = frozenset(
 _START_FROM_PADDING = ("t5", "mt5", "umt5", "longt5", "switch_transformers")  # as transformers documents for T5
 
 
+_BYTES = 256  # a tokenizer of bytes has as many tokens, however many embeddings there are
 _SEVERAL = ("eos_token_id", "forced_eos_token_id")  # each of several ends a text
 _ONE = ("pad_token_id", "bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
 
@@ -85,6 +86,7 @@ def align(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
             _drop_unknown(holder, name, embedded)
     pad = _padding(config, both, tokenizer, embedded)
     _check_embedded(tokenizer, embedded, but=tokenizer.pad_token_id)
+    _check_filled(tokenizer, embedded)
     for holder in both:
         holder.pad_token_id = pad
         if not _ids(holder.eos_token_id) and tokenizer.eos_token_id in embedded:
@@ -146,6 +148,17 @@ def _check_embedded(tokenizer: PreTrainedTokenizerBase, embedded: range, *, but:
             f"the tokenizer has {len(missing)} tokens that the model has no embedding for, up to '{token}' with id "
             f"{last} of {len(embedded)}: the tokenizer is of another model, or its added tokens were never trained; "
             "take the one that the model was saved with"
+        )
+
+
+def _check_filled(tokenizer: PreTrainedTokenizerBase, embedded: range) -> None:
+    """Refuse the empty tokenizer that transformers makes where its files are missing; a padded embedding is fine."""
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    plain = sum(index not in special for index in tokenizer.get_vocab().values())
+    if plain < _BYTES and plain < len(embedded) // 100:
+        raise ValueError(
+            f"the tokenizer must have tokens for the model's {len(embedded)} embeddings, got {plain} beside special "
+            "ones: files of it are missing, tokenizer.json perhaps; take those that the model was saved with"
         )
 
 

@@ -14,7 +14,13 @@ PAD, EOS, UNKNOWN, BOS = "<pad>", "</s>", "<unk>", "<s>"
 
 
 class TokenizerRecipe(ABC):
-    """A recipe of a tokenizer, which is built from training text."""
+    """A recipe of a tokenizer, which is built from training text.
+
+    Attributes:
+        reads_files: Whether it is another model's instead, read from that one's files.
+    """
+
+    reads_files: bool = False
 
     @abstractmethod
     def build(self, texts: Iterable[str]) -> PreTrainedTokenizerBase:

@@ -193,7 +193,8 @@ def _vet_files(folder: Path) -> None:
 def _vet_weights(folder: Path, *, packed: bool) -> None:
     """Read the headers of the weights; only packed ones are whole numbers."""
     for path in _safetensors(folder):
-        with safe_open(path, framework="pt") as file:
+        # torch would reserve memory for the whole file, of which the header alone is read
+        with safe_open(path, framework="numpy") as file:
             for name in () if packed else file.keys():
                 kind = file.get_slice(name).get_dtype() if name.endswith(".weight") else "F32"
                 if kind[0] != "F" and kind != "BF16":

@@ -67,6 +67,14 @@ def check(needs: Mapping[str, Need], machine: Machine) -> None:
     pairs = [("memory", total.host, machine.host), ("of a GPU", total.device, machine.device)]
     pairs.append(("disk", total.disk, machine.disk))
     phase("this run takes about " + ", ".join(f"{name} {_of(need, there)}" for name, need, there in pairs if need))
+    refuse(needs, machine)
+    for name, amount, there in pairs:
+        if amount > there and there:
+            phase(f"that is {_gb(amount - there)} more than there is ({name}): it may not fit; {_SMALLER[name]}")
+
+
+def refuse(needs: Mapping[str, Need], machine: Machine) -> None:
+    """Refuse what cannot be; arguments and errors as of ``check``."""
     for stage, need in needs.items():
         for where, least, there in (
             ("of memory", need.least_host, machine.host),
@@ -74,9 +82,6 @@ def check(needs: Mapping[str, Need], machine: Machine) -> None:
         ):
             if least > there and there:
                 raise ValueError(_refusal(stage, need, least, there, where, machine))
-    for name, amount, there in pairs:
-        if amount > there and there:
-            phase(f"that is {_gb(amount - there)} more than there is ({name}): it may not fit; {_SMALLER[name]}")
 
 
 _SMALLER = {

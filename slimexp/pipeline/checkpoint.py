@@ -61,6 +61,7 @@ class Checkpoint(pl.Callback):
         self._unpublished = False
         self._is_logged = False
         self._cost_s = 0.0
+        self.kept_step = 0  # of the checkpoint that is on the disk
         self._last_step = 0
         self._last_time = time.monotonic()
 
@@ -69,6 +70,7 @@ class Checkpoint(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._last_step, self._last_time = trainer.global_step, time.monotonic()
+        self.kept_step = trainer.global_step
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -141,6 +143,7 @@ class Checkpoint(pl.Callback):
             if self.curves.exists():
                 integrity.sync(self.curves)
             integrity.publish(self._partial, self.path)
+        self.kept_step = self._last_step
         copied = 0.0 if self._writer is None else self._writer.copy_seconds
         self._cost_s += copied + time.monotonic() - began
 

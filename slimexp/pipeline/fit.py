@@ -25,7 +25,7 @@ from slimexp.logger.base import Tracker
 from slimexp.logger.curves import drop_from
 from slimexp.model.base import Family, Source
 from slimexp.pipeline import completions, machine, teacher_pass
-from slimexp.pipeline.checkpoint import Checkpoint, check
+from slimexp.pipeline.checkpoint import Checkpoint, Position, check
 from slimexp.record.stage import Stage
 from slimexp.serialization import manifest
 from slimexp.technique.finetune import Finetune
@@ -93,6 +93,7 @@ def train(
     """
     pl.seed_everything(cfg.seed, verbose=False)
     technique.compute_device = machine.device(cfg.trainer)
+    technique.choice = stage.choice if technique.steps else None
     technique.execution = Execution(pad_to=cfg.trainer.pad_to)
     with working(f"{stage.name}: preparing"):
         shards = process_group.size() > 1 and cfg.trainer.get("strategy") == FSDP
@@ -158,9 +159,10 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
         idle_parameters=technique.idle_parameters,
     )
     trainer.suit(technique)
-    resume = stage.checkpoint if process_group.by_first(lambda: _recover(stage)) else None
-    if resume:
-        print(f"{stage.name}: resuming from {resume}")
+    position = process_group.by_first(lambda: _recover(stage))
+    resume = stage.checkpoint if position is not None else None
+    if position is not None:
+        print(f"{stage.name}: resuming at step {position.step} of {technique.steps}, from {resume}", flush=True)
     print(f"{stage.name}: training {technique.steps} steps of {technique.batch_size * technique.accumulate} rows")
     pl.seed_everything(cfg.seed, verbose=False)
     # a debugging aid of torch's deterministic mode, which costs time at every step
@@ -180,10 +182,23 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
     except SystemExit:
         if not trainer.interrupted:
             raise
+        if process_group.is_first():
+            print(_stopped(stage.name, trainer.global_step, technique.steps, checkpoint.kept_step), flush=True)
         # Lightning makes exit status 1 of Ctrl-C and SIGTERM
         raise (Terminated if trainer.received_sigterm else KeyboardInterrupt) from None
     finally:
         technique.release()
+
+
+def _stopped(stage: str, step: int, steps: int, kept: int) -> str:
+    """The line on a training that a signal stopped, whose last checkpoint is of step ``kept``; 0 for none.
+
+    None is written there and then: a signal may fall in the middle of a step, whose weights are changed in part.
+    """
+    way_on = (
+        f"from step {kept}" if kept else "from its first step, for no checkpoint was due (checkpoint.every_seconds)"
+    )
+    return f"{stage}: stopped after step {step} of {steps}; the same command goes on {way_on}"
 
 
 def curves(stage: Stage) -> str | None:
@@ -229,23 +244,23 @@ def _set_aside(stage: Stage, checkpoint: Path) -> str:
     return f"{stage.name}: {checkpoint} does not fit the model, and is set aside: repeat the command"
 
 
-def _recover(stage: Stage) -> bool:
-    """Whether the stage has a whole checkpoint; rows of its curves that are later are removed."""
+def _recover(stage: Stage) -> Position | None:
+    """Where the stage's checkpoint is, if it has a whole one; rows of its curves that are later are removed."""
     path = stage.curves
     if integrity.is_other_kind(path):
         stage.set_aside(path, "it is no file", then="written anew")
     if not os.path.lexists(stage.checkpoint):
         path.unlink(missing_ok=True)
-        return False
+        return None
     try:
         position = check(stage.checkpoint, stage.key)
     except Damaged as error:
         stage.set_aside(stage.checkpoint, error)
         path.unlink(missing_ok=True)
-        return False
+        return None
     size = path.stat().st_size if path.exists() else 0
     expected = position.curves_bytes
     lost = drop_from(path, position.step) or (f"{size} of {expected} bytes" if size < expected else None)
     if lost:
         _report_lost_rows(stage, lost)
-    return True
+    return position

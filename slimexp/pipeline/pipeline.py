@@ -8,7 +8,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
 from slimexp import artifact
@@ -57,6 +56,7 @@ class Pipeline:
         self.multiples, self.measures = parts.multiples, parts.measures
         self.tracker, self.chosen = parts.tracker, parts.chosen
         self.cfgs = {name: arm.cfg for name, arm in self.arms.items()}
+        self._refuse_early()
         self.recorder = Recorder(
             cfg, overrides=overrides, corpus=self.corpus, measures=self.measures, of_arms=self.cfgs
         )
@@ -66,6 +66,13 @@ class Pipeline:
         self.stages = list(key.plan(cfg, self.corpus, self.roots, parts.techniques, self.multiples, parts.arms))
         for stage in self.stages:
             stage.check_place()
+
+    def _refuse_early(self) -> None:
+        """Refuse what cannot be before the weights are read for their digests, by which finished stages are known."""
+        folder = Path(self.cfg.runs) / self.cfg.name
+        new = {n: technique for n, technique in self.techniques.items() if not any(folder.glob(f"{n}-*/artifact"))}
+        needs = resources.of_run(self.cfg, new, source=self.source, dense=self.dense, corpus=self.corpus)
+        capacity.refuse(needs, capacity.Machine.here(machine.device(self.cfg.trainer), Path(self.cfg.runs)))
 
     def run(self) -> dict[str, float]:
         """Finish every stage in turn.
@@ -121,15 +128,13 @@ class Pipeline:
     def _needs(self) -> dict[str, resources.Need]:
         """What the stages take that have no artifact yet."""
         left = [stage.name for stage in self.stages if not (self.cfg.resume and is_there(stage, self.stages))]
-        compares = any(measure.compares for measure in self.measures.values())
-        return resources.needs(
+        return resources.of_run(
+            self.cfg,
             {name: technique for name, technique in self.techniques.items() if name in left},
             source=self.source,
             dense=self.dense,
             corpus=self.corpus,
-            setting=resources.Setting.of(self.cfg.trainer, machine.device(self.cfg.trainer), self.source.max_length),
-            save_type=getattr(torch, self.cfg.save_dtype),
-            measured=(2 if compares else 1) if self.measures else 0,
+            measures=self.measures.values(),
         )
 
     @cached_property

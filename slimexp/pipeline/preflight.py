@@ -20,7 +20,7 @@ from slimexp.logger.base import Tracker
 from slimexp.measure.base import Measure
 from slimexp.model.base import Source
 from slimexp.model.loading import Pretrained
-from slimexp.pipeline import devices, machine, reference
+from slimexp.pipeline import devices, machine, reference, rows
 from slimexp.pipeline.arms import Arm, arms
 from slimexp.record import record
 from slimexp.record.stage import DENSE, START
@@ -117,6 +117,7 @@ def training(cfg: DictConfig) -> TrainingParts:
     _check_measures(measures, corpus)
     tracker: Tracker = build(cfg.logger)
     chosen |= _adapt_measures(measures, cfg.measure, corpus, machine.device(cfg.trainer))
+    reference.check_tokenizers(source, dense, corpus, techniques)
     return TrainingParts(
         corpus=corpus,
         source=source,
@@ -152,6 +153,7 @@ def evaluation(cfg: DictConfig) -> EvaluationParts:
     comparing = [name for name, measure in measures.items() if measure.compares]
     dense = _dense(source, baseline, corpus, comparing)
     _adapt_measures(measures, cfg.measure, corpus, torch.device(cfg.device))
+    reference.check_tokenizers(source, dense, corpus)
     return EvaluationParts(corpus=corpus, source=source, dense=dense, measures=measures)
 
 
@@ -187,7 +189,7 @@ def _adapt_measures(
     measures: Mapping[str, Measure], nodes: DictConfig, corpus: Corpus, device: torch.device
 ) -> dict[str, Any]:
     """Read the text, and write what measures choose by it into their configuration; returns full key -> value."""
-    _ = corpus.splits
+    rows.tell(corpus)
     chosen = {}
     for name, measure in measures.items():
         for key, value in measure.adapt(corpus, on_cpu=device.type == "cpu").items():

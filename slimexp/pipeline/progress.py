@@ -38,6 +38,8 @@ class Progress(pl.callbacks.TQDMProgressBar):
     def on_train_epoch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
         super().on_train_epoch_start(trainer, *arguments)
         self.train_progress_bar.set_description("training")  # to Lightning, a stage is one epoch
+        # batches of an earlier run took none of this one's time
+        self.train_progress_bar.initial = trainer.global_step * trainer.accumulate_grad_batches
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -55,6 +57,7 @@ class Progress(pl.callbacks.TQDMProgressBar):
             self._end()
             if not sys.stdout.isatty():
                 self._work = reporter.begin("step", last, first_s=EVERY_S)
+                self._work.before = self._work.done = step - 1  # of an earlier run, and the first of this one
         if self._work is None or sys.stdout.isatty():
             return
         self._work.done = step if step == last else step - 1  # the first step was done when the work began

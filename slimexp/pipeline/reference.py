@@ -10,6 +10,7 @@ from slimexp.loss.base import Loss
 from slimexp.model.attention import stacks
 from slimexp.model.base import Source
 from slimexp.model.labels import by_position, class_names, in_model_order
+from slimexp.model.unknown_words import check_words
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.teacher import check_unlike, check_vocabularies, reads_alike
 
@@ -148,6 +149,31 @@ def check_losses(techniques: Mapping[str, Finetune], source: Source, dense: Sour
             _check_losses(f"pipeline.{name}.losses", comparing, technique, (source, technique.teacher or dense), corpus)
         if technique.removes:
             return  # later stages meet another model
+
+
+def check_tokenizers(
+    source: Source, dense: Source | None, corpus: Corpus, techniques: Mapping[str, Finetune] | None = None
+) -> None:
+    """Refuse models whose tokenizer cannot write most words of the training text, which is read for it.
+
+    Args:
+        source: Source of the model that the command starts from.
+        dense: Source of the dense model, as ``dense`` returns it.
+        corpus: The corpus that the models serve.
+        techniques: Technique of each stage, by the stage's name, whose teachers are looked at too.
+
+    Raises:
+        ValueError: As of ``check_words``.
+    """
+    models = {"the model": source, "the baseline": dense}
+    models |= {f"pipeline.{name}.teacher": technique.teacher for name, technique in (techniques or {}).items()}
+    seen: list[Source] = []
+    for name, model in models.items():
+        if model is None or model in seen or not model.has_tokenizer:
+            continue
+        seen.append(model)
+        path = getattr(model, "path", None)
+        check_words(model.load_tokenizer(corpus.texts), corpus, name if path is None else f"{name} '{path}'")
 
 
 def check_unquantized(techniques: Iterable[Finetune], source: Source) -> None:

@@ -4,7 +4,7 @@ Two figures for every place. The need is what is printed: an estimate, activatio
 compute avoids (weights, gradients, states of the optimizer): only where that is more than there is, a run is refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +12,10 @@ from omegaconf import DictConfig
 from torch import nn
 
 from slimexp.data.base import Corpus
+from slimexp.measure.base import Measure
 from slimexp.model.base import Family, Source, parameter_count
 from slimexp.model.layer import latent
-from slimexp.pipeline import background_writer, devices
+from slimexp.pipeline import background_writer, devices, machine
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.objective import summed
 
@@ -166,6 +167,27 @@ def needs(
     if measured:
         found["measuring"] = of_measures(sizes, gpu=setting.gpu, models=measured)
     return found
+
+
+def of_run(
+    cfg: DictConfig,
+    techniques: Mapping[str, Finetune],
+    *,
+    source: Source,
+    dense: Source | None,
+    corpus: Corpus,
+    measures: Iterable[Measure] = (),
+) -> dict[str, Need]:
+    """What stages of a run take on the device of ``cfg``; other arguments as of ``needs``."""
+    return needs(
+        techniques,
+        source=source,
+        dense=dense,
+        corpus=corpus,
+        setting=Setting.of(cfg.trainer, machine.device(cfg.trainer), source.max_length),
+        save_type=getattr(torch, cfg.save_dtype),
+        measured=max((2 if measure.compares else 1 for measure in measures), default=0),
+    )
 
 
 def of_stage(technique: Finetune, sizes: Sizes, setting: Setting, *, teacher: Sizes | None) -> Need:

@@ -13,6 +13,9 @@ from slimexp.record.schema import LARGEST, STDERR
 
 OF_LAYER = "/"  # metric/layer: a figure of one layer, which models are not compared by
 PERPLEXITY, BITS_PER_BYTE, RATIO, KEPT = "perplexity", "bits_per_byte", "_ratio", "kept"
+NOISY = (
+    "~ latency is noisy: other processes took the cores, or the dense model's own times spread"  # where it is marked
+)
 _SAME_TOKENS = 1e-9  # relative difference of the tokens per byte of two models, which only rounding explains
 _SURE = 2.0  # standard errors of the dense headline by which it must be better than the best guess
 

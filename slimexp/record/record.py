@@ -211,7 +211,9 @@ def written(path: str | Path, *, quiet: bool = False) -> list[Record]:
     """
     path = Path(path)
     if not os.path.exists(path):
-        raise FileNotFoundError(f"no file or folder {path}")
+        raise FileNotFoundError(
+            f"no file or folder {path}: train something first, or name the folder that holds {FILE}"
+        )
     with warnings.catch_warnings():
         if quiet:
             warnings.simplefilter("ignore")

@@ -18,7 +18,8 @@ from slimexp.record import lock
 
 DENSE = "dense"  # name of the stage that holds the model which others are compared with
 RUNNING = ".running"  # file in a runs folder that runs lock side by side, and ``slimexp.clean`` exclusively
-CHECKPOINT = re.compile(r"checkpoint\.(ckpt|(\d+\.)?partial)")  # names of a stage's checkpoints
+# names of a stage's checkpoints, and of what it goes on from besides
+CHECKPOINT = re.compile(r"checkpoint\.(ckpt|(\d+\.)?partial)|choice\.(json|partial)")
 START = "start"  # name of the stage that holds the model a run starts from, where that is not the dense one
 
 # Of a trainer: what is seen of a training, the files Lightning would write of its own, and the devices and the parts of
@@ -72,6 +73,11 @@ class Stage:
     def checkpoint(self) -> Path:
         """File from which an unfinished training goes on."""
         return self.folder / "checkpoint.ckpt"
+
+    @property
+    def choice(self) -> Path:
+        """File of what an unfinished training chose to retain before its first step."""
+        return self.folder / "choice.json"
 
     @property
     def curves(self) -> Path:

@@ -72,6 +72,8 @@ def check_path(path: Path) -> None:
     if path.is_dir():
         held = sorted(entry.name for entry in path.glob("*.gguf"))
         shown = f": it holds {', '.join(held[:3])}" if held else ", and it holds none"
+        if (path / "config.json").exists():
+            shown = ": it is in the hub's format, which model=pretrained reads"
         raise ValueError(f"{name} is a folder, and model=gguf takes a file, model.path=FILE.gguf{shown}")
     if not path.exists():
         raise ValueError(

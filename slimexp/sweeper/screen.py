@@ -1,38 +1,95 @@
 """The screen of a sweep that goes on: a live table on a terminal, plain lines in a file or a pipe."""
 
+import os
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from slimexp.analysis import pareto
+from slimexp.host.console import printable
+from slimexp.host.progress import EVERY_S, working
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
+SHOWN = 4  # trials under way that a line names
 PER_SECOND = 2  # refreshes of the table, which shows whole seconds
+_TAIL = 2000  # bytes at the end of a log, which hold its last line
 FRAME = 9  # lines of a terminal besides the rows of the table
 
 
 class Lines:
-    """A line for every trial that has ended: all that a file or a pipe gets, and what stays on a terminal."""
+    """A line for every trial that has ended, and what stays on a terminal.
+
+    A file or a pipe gets besides, where nothing was printed for ``every_s`` seconds, a line on the trials under way.
+
+    Args:
+        every_s: Seconds after which a silence is broken; ``None`` for never.
+    """
+
+    def __init__(self, every_s: float | None = None) -> None:
+        self.every_s = every_s
+        self._spoke = time.monotonic()
+        self._running: dict[int, tuple[Mapping[str, Any], float]] = {}
+        self._logs: dict[int, Path] = {}
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Lines":
+        if self.every_s is not None:
+            self._thread = threading.Thread(target=self._watch, name="sweep", daemon=True)
+            self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        pass
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
 
-    def started(self, number: int, params: Mapping[str, Any]) -> None:
-        """Trial ``number`` is with a worker."""
+    def started(self, number: int, params: Mapping[str, Any], log: Path | None = None) -> None:
+        """Trial ``number`` is with a worker, which writes to ``log``."""
+        self._running[number] = params, time.monotonic()
+        if log is not None:
+            self._logs[number] = log
+
+    def alive(self) -> None:
+        """Say what is under way, where nothing was printed for long."""
+        now = time.monotonic()
+        if self.every_s is None or now - self._spoke < self.every_s or not self._running:
+            return
+        running = sorted(self._running.copy().items())
+        shown = [self._state(number, now - began, params) for number, (params, began) in running[:SHOWN]]
+        shown += [f"and {len(running) - SHOWN} more"] if len(running) > SHOWN else []
+        print(f"  under way: {'; '.join(shown)}", flush=True)
+        self._spoke = now
+
+    def _state(self, number: int, seconds: float, params: Mapping[str, Any]) -> str:
+        """``trial 3, 67 s, quantize.bits=4 (step 20 of 100)``, the last line of its log in brackets."""
+        said = last_line(self._logs[number]) if number in self._logs else ""
+        swept = " ".join(f"{key.removeprefix('pipeline.')}={value}" for key, value in params.items())
+        return f"trial {number}, {clock(seconds)}, {swept}{f' ({said})' if said else ''}"
+
+    def phase(self, what: str) -> AbstractContextManager[None]:
+        """Name work that follows the trials, where it is long."""
+        return working(what)
+
+    def _watch(self) -> None:
+        assert self.every_s is not None
+        while not self._ended.wait(max(0.5, min(self.every_s, self._spoke + self.every_s - time.monotonic()))):
+            self.alive()
 
     def reached(self, number: int, params: Mapping[str, Any], values: Sequence[float]) -> None:
         """A trial has finished within the limits, with these objectives."""
 
     def returned(self, number: int, message: str) -> None:
         """A trial has lost its worker, and waits for another."""
+        self.ended(number)
         print(message, flush=True)
 
     def finished(self, number: int, message: str, *, failures: int, left: float) -> None:
@@ -44,7 +101,14 @@ class Lines:
             failures: Number of trials that failed so far.
             left: Seconds until the last trial ends, at the pace so far; 0 when it has ended.
         """
+        self.ended(number)
         print(f"{message}; about {clock(left)} left" if left else message, flush=True)
+
+    def ended(self, number: int) -> None:
+        """Trial ``number`` is with no worker any more, and a line says so."""
+        self._running.pop(number, None)
+        self._logs.pop(number, None)
+        self._spoke = time.monotonic()
 
 
 class Live(Lines):
@@ -71,11 +135,11 @@ class Live(Lines):
     ) -> None:
         from rich.live import Live as Region
 
+        super().__init__()
         self.swept = list(swept)
         self.objectives = dict(objectives)
         self.total, self.done, self.failures = total, done, failures
         self.console = console
-        self._running: dict[int, tuple[Mapping[str, Any], float]] = {}
         self._front: list[tuple[int, Mapping[str, Any], Sequence[float]]] = []
         self._ends: float | None = None
         self._region = Region(get_renderable=self.drawn, console=console, refresh_per_second=PER_SECOND, transient=True)
@@ -87,13 +151,13 @@ class Live(Lines):
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self._region.stop()
 
-    def started(self, number: int, params: Mapping[str, Any]) -> None:
-        self._running[number] = (params, time.monotonic())
-
     def reached(self, number: int, params: Mapping[str, Any], values: Sequence[float]) -> None:
         candidates = [*self._front, (number, params, values)]
         best = pareto.front([candidate[2] for candidate in candidates], list(self.objectives.values()))
         self._front = sorted((candidates[index] for index in best), key=lambda candidate: candidate[2][-1])
+
+    def phase(self, what: str) -> AbstractContextManager[None]:
+        return nullcontext()  # the table is there meanwhile
 
     def returned(self, number: int, message: str) -> None:
         from rich.text import Text
@@ -163,11 +227,22 @@ class Live(Lines):
 def screen(swept: Sequence[str], objectives: Mapping[str, str], total: int, done: int, failures: int) -> Lines:
     """The screen that suits the standard output; arguments as for ``Live``."""
     if not sys.stdout.isatty():
-        return Lines()
+        return Lines(every_s=EVERY_S)
     from rich.console import Console
 
     console = Console(highlight=False)
     return Lines() if console.is_dumb_terminal else Live(swept, objectives, total, done, failures, console=console)
+
+
+def last_line(log: Path, most: int = 100) -> str:
+    """The last line of a trial's log that says something, at most so many characters of it; empty without one."""
+    try:
+        with log.open("rb") as file:
+            file.seek(-min(_TAIL, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError:  # there is none yet
+        return ""
+    return next((printable(line.strip(), most) for line in reversed(lines) if line.strip()), "")
 
 
 def clock(seconds: float) -> str:

@@ -135,8 +135,8 @@ class Sweep:
                     left = (time.monotonic() - began) / (self.done - before) * (self.total - self.done)
                     self.screen.finished(job.number, message, failures=self.failures, left=left)
                     self._check_failures(job)
-            front = self.front()
-            self.doubt = self._judge(self._within(), front)
+            with self.screen.phase("finding how sure the front is"):
+                self.doubt = self._judge(self._within(), front := self.front())
             self._promote(front)
             return front
 
@@ -159,8 +159,10 @@ class Sweep:
     def _promote(self, front: Sequence[FrozenTrial]) -> None:
         """Run points of the front again under the promotion's overrides, where that has not been done before."""
         jobs: deque[Job] = deque()
+        chosen: dict[int, Params] = {}
         promotion = self.settings.promotion
         for trial in promotion.chosen(front, self.doubt.may_belong):
+            chosen[trial.number] = trial.params
             seeds = promotion.seeds or self.settings.seeds
             commands = self.space.command_lines(trial.params, seeds, promotion.overrides)
             stored = self.study.user_attrs.get(_PROMOTED.format(trial.number))
@@ -173,8 +175,10 @@ class Sweep:
             print(f"promoting {len(jobs)} points of the front: {' '.join(promotion.overrides)}", flush=True)
         while jobs or self._retries or self.pool.busy:
             while self.pool.free and (self._retries or jobs):
-                self.pool.submit((self._retries or jobs).popleft())
+                self.pool.submit(job := (self._retries or jobs).popleft())
+                self.screen.started(job.number, chosen[job.number], job.log)
             for job, outcome in self.pool.finished():
+                self.screen.ended(job.number)
                 if message := self._retry(job, outcome):
                     print(f"trial {job.number} promoted: {message}", flush=True)
                     continue
@@ -188,17 +192,16 @@ class Sweep:
     def _start(self) -> None:
         """Give a worker the next trial, or once more one whose worker was lost."""
         if self._retries:
-            job = self._retries.popleft()
-            self.screen.started(job.number, self._open[job.number].params)
-            self.pool.submit(job)
+            self.pool.submit(job := self._retries.popleft())
+            self.screen.started(job.number, self._open[job.number].params, job.log)
             return
         trial = self.study.ask(fixed_distributions=dict(self.space.swept))
         if numbers := self._repeats.get(combination(trial.params)):
             trial.set_user_attr(REPEATS, numbers.pop(0))
         commands = self.space.command_lines(trial.params, self.settings.seeds)
         self._open[trial.number] = trial
-        self.screen.started(trial.number, trial.params)
         log = self.folder / f"trial-{trial.number:04d}.log"
+        self.screen.started(trial.number, trial.params, log)
         self.pool.submit(Job(trial.number, commands, log, self.settings.trial_timeout))
 
     def _retry(self, job: Job, outcome: Outcome) -> str | None:
@@ -253,13 +256,11 @@ class Sweep:
         Raises:
             ValueError: There are more.
         """
-        fail_fast = self.settings.fail_fast
-        allowed = 0 if fail_fast else self.settings.max_failures
+        rule, allowed = ("fail_fast", 0) if self.settings.fail_fast else ("max_failures", self.settings.max_failures)
         if allowed is not None and self.failures > allowed:
             raise ValueError(
-                f"the sweep ends after {self.failures} failed trials, of which "
-                f"{'fail_fast' if fail_fast else 'max_failures'} allows {allowed}; the last is in {job.log}, and "
-                "what is finished is kept"
+                f"the sweep ends after {self.failures} failed trials, of which {rule} allows {allowed}; the last is in "
+                f"{job.log}, and what is finished is kept"
             )
 
     def _resume(self, grid: Iterable[Params]) -> None:

@@ -136,13 +136,24 @@ def align_rows(techniques: Mapping[str, Finetune], config: PreTrainedConfig, out
                 _refuse(name, width, row_length(config, width, units), needs)
         if None in technique.cuts.values():
             technique.require_row_multiple(multiple)
-            technique.validate(config, before=[stage for _, stage in stages[:position]])
+            try:
+                technique.validate(config, before=[stage for _, stage in stages[:position]])
+            except ValueError as error:
+                wish = " and ".join(f"pipeline.{later}{_asking(techniques[later], needs[later])}" for later in needs)
+                raise ValueError(f"{wish} cannot be met after pipeline.{name}: {error}") from error
             required[name] = multiple
         if outline is not None:
             changed = _readers(outline, technique)
             for later in needs:
                 techniques[later].inspect_rows(outline, changed)
     return required
+
+
+def _asking(technique: Finetune, multiple: int) -> str:
+    """What of a stage asks for rows of a multiple: ``.group_size=64``, where it is that."""
+    return (
+        f".group_size={multiple}" if technique.quantizes else f", whose pattern needs rows of multiples of {multiple},"
+    )
 
 
 def _known_lengths(outline: Family, before: Sequence[Finetune], config: PreTrainedConfig) -> dict[str, int]:

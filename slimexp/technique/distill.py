@@ -14,6 +14,7 @@ from slimexp.loss.base import Stacks
 from slimexp.model.attention import stacks
 from slimexp.model.base import Family
 from slimexp.technique.batches import training_batches
+from slimexp.technique.choice import kept
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.training import Training
 from slimexp.weight.attachment import check_bare
@@ -80,6 +81,7 @@ class Distill(Finetune):
         )
         home = family.device
         with visiting(family.model, self._device_for(family)):
-            student = cut.apply(family, list(batches))
+            retained = kept(self.choice, lambda: cut.choice(family, batches), family.device)
+            student = cut.applied(family, retained)
         nn.Module.to(student.model, home)
         return student

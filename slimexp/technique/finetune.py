@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Unpack
 
 import torch
@@ -44,11 +45,13 @@ class Finetune(Adaptive, Contract, Divisible):
 
     Attributes:
         compute_device: Device to compute on outside of training; ``None`` for the model's own.
+        choice: File that keeps what the stage chose to retain, for a training that is resumed; ``None`` for none.
         execution: How its steps are executed; the trainer's choice.
         cached: What stands in for the teacher, where ``cache`` keeps its outputs.
     """
 
     compute_device: torch.device | None = None
+    choice: Path | None = None
     execution: Execution = Execution()
     cached: CachedTeacher | None = None
 

@@ -91,3 +91,16 @@ def test_differences_from_dense_have_a_column(make: Make) -> None:
     text = table(section)
     assert "minus dense" in text.splitlines()[1] and "= where that holds 0: not separable from dense" in text
     assert "+0.001 [-0.001, +0.003]=" in text and "+0.006 [+0.004, +0.008] " in text
+
+
+def test_how_differences_are_judged_is_said_of_several_points(usual: Section, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a sentence; a point alone beside the dense model has no other to differ from."""
+    bases = {"rows": 2, "unpaired": 1}
+    monkeypatch.setattr(type(usual.comparisons), "bases", lambda _, metric: bases if metric == "cer" else {})
+    notes = [line for line in table(usual).splitlines() if "points differ" in line]
+    assert notes == [
+        "whether two points differ in cer is judged from their scores on the same test rows, drawn again many times, and "
+        "from the spread over seeds (2 of the points); each from its own error alone, although models err together on "
+        "the same test rows (1 of the points)"
+    ]
+    assert "points differ" not in table(replace(usual, points=usual.points[:2], front=[1], probabilities=[None] * 2))

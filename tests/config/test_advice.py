@@ -126,7 +126,18 @@ def message(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             ["model.path=folder"],
             f"unknown key 'model.path'; nothing is chosen for 'model' yet: add model=<option>; {MODELS}",
         ),
-        ([*DISTILL, "distil"], "'distil' has no value: write KEY=VALUE"),
+        (["distil", *DISTILL], "'distil' has no value: write KEY=VALUE"),
+        (
+            [*DISTILL, "model.path=/my", "model"],
+            "'model' has no value: write KEY=VALUE, or, if it belongs to the value before, quotes: "
+            "'model.path=/my model'",
+        ),
+        ([*DISTILL, "+trainer.precision=bf16"], "'trainer.precision' is there already: write trainer.precision=bf16, "
+                                                "without the +"),
+        (
+            [*DISTILL, "pipeline.distill.steps=abc"],
+            "pipeline.distill.steps must be a whole number, got 'abc': set pipeline.distill.steps=100",
+        ),
         ([*DISTILL, "seed=abc"], "seed must be a whole number, got 'abc'"),
         ([*DISTILL, "seed=[1]"], "seed must be a whole number, got [1]"),
         ([*DISTILL, "resume=maybe"], "resume must be true or false, got 'maybe'"),

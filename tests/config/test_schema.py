@@ -87,7 +87,7 @@ def test_right_values_pass(key: str, value: object) -> None:
         ("name=../up", "name must be one folder's name, without slashes, control characters and blanks at its ends"),
         ("+trainer.max_steps=3", "trainer.max_steps is not for the trainer to say: set pipeline.<stage>.steps"),
         ("pipeline.prune.optimizer.lr=nan", "pipeline.prune.optimizer.lr must be a finite number, got nan"),
-        ("pipeline.prune.losses.ce=null", "pipeline.prune.losses of slimexp.technique.prune.Prune must be Mapping"),
+        ("pipeline.prune.losses.ce=null", "pipeline.prune.losses must be Mapping"),
         ("model.path=~/my model (1)", "quote it: 'model.path=\"~/my model (1)\"'"),
         ("model.path=a,b", "add --multirun to run each, or, where the comma is part of one, quote it: "),
     ],

@@ -130,6 +130,17 @@ def test_what_the_machine_lacks(error: Exception, expected: str, monkeypatch: py
     assert message is not None and message.startswith(expected) and len(message) < 400
 
 
+def test_a_file_that_cannot_be_mapped_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No smaller batch would help: what it takes is said beside what there is."""
+    monkeypatch.setattr("slimexp.host.memory.available", lambda: 17 * 10**9)
+    why = "unable to mmap 137953388752 bytes from file </m/model.safetensors>: Cannot allocate memory (12)"
+    message = disk_fault(RuntimeError(why), "/runs", setting="runs=FOLDER")
+    assert message is not None and message.startswith(
+        "/m/model.safetensors is one file of 138 GB, which is mapped as a whole, and 17 GB of memory are available: "
+    )
+    assert "rows_at_once" not in message and "max_shard_size" in message
+
+
 def test_the_phase_that_ran_out_of_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("slimexp.host.console._phases", [])
     phase("measuring task")

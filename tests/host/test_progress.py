@@ -10,7 +10,7 @@ from itertools import count
 import pytest
 
 from slimexp.host import progress
-from slimexp.host.progress import Reporter, counted, working
+from slimexp.host.progress import Reporter, counted, counted_bytes, working
 
 pytestmark = pytest.mark.fast
 
@@ -68,6 +68,28 @@ def test_a_loop_says_how_far_it_is_and_how_long_it_will_take(clock: Clock, lines
     assert second == "  prune: preparing: block 2 of 30: row 2 of 2, 13 s, about 4 min 7 s left"
     assert last == "  prune: preparing: block 30 of 30: row 1 of 2, 3 min 53 s, about 8 s left"
     assert end == "  prune: preparing: took 4 min"
+
+
+def test_what_was_done_before_took_none_of_the_time(clock: Clock, lines: Callable[[], list[str]]) -> None:
+    """A loop of 100 that goes on from 80 has 20 to do: after 12 s and two of them, 108 s are left."""
+    assert clock.reporter is not None
+    work = clock.reporter.begin("step", 100)
+    work.before = work.done = 80
+    for _ in range(2):
+        clock.wait(6)
+        work.done += 1
+    assert clock.reporter.times(work) == ", 12 s, about 1 min 48 s left"
+    work.done = work.before = 100
+    assert clock.reporter.times(work) == ", 12 s"
+    clock.reporter.end(work)
+
+
+def test_bytes_are_shown_as_a_share(clock: Clock, lines: Callable[[], list[str]]) -> None:
+    with counted_bytes("digest of x", 40 * 10**9) as read:
+        for _ in range(4):
+            clock.wait(5)
+            read(10**10)
+    assert lines()[1:2] == ["  digest of x: 20.0 of 40.0 GB, 13 s, about 13 s left"]
 
 
 def test_what_is_short_is_not_mentioned(clock: Clock, lines: Callable[[], list[str]]) -> None:

@@ -23,7 +23,8 @@ from slimexp.measure.lm_eval import LmEval
 from slimexp.measure.multiple_choice import spelling_items
 from slimexp.model import base
 from slimexp.model.base import Family
-from slimexp.model.loading import ZOO, from_folder
+from slimexp.model.loading import from_folder
+from slimexp.model.place import ZOO
 
 
 def _measure(**changes: Any) -> LmEval:

@@ -109,6 +109,26 @@ def source(path: object, **options: Any) -> Gguf:
     return Gguf(**{"path": str(path), "max_length": 32, "dtype": "auto", **options})
 
 
+def test_what_memory_has_no_room_for_is_refused_before_its_digest(
+    write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SLIMEXP_CACHE", str(tmp_path / "cache"))
+    path, room = write(kind="F16"), [0]
+    monkeypatch.setattr(model_gguf.memory, "available", lambda: room[0])
+    made = source(path)
+    weights = sum(made.header.weights.values())
+    room[0] = 2 * weights - 1
+    with monkeypatch.context() as patch:
+        patch.delattr(model_gguf.integrity, "digest")
+        assert made.load_tokenizer(tuple).vocab_size == 262
+        with pytest.raises(ValueError, match=rf"^unpacking '{path}' takes at least .* torch\.float16, and "):
+            _ = made.folder
+    room[0] += 1
+    assert Path(made.folder).is_dir()
+    room[0] = 0
+    assert Path(source(path).folder).is_dir()  # unpacked before
+
+
 # --- what it becomes -----------------------------------------------------------------------------
 
 

@@ -15,8 +15,10 @@ from slimexp.file import integrity
 from slimexp.model import loading
 from slimexp.model.base import Family
 from slimexp.model.cache import round_cache
-from slimexp.model.loading import ZOO, Pretrained, Scratch, family_named, from_folder
+from slimexp.model.loading import Pretrained, Scratch, family_named, from_folder
+from slimexp.model.place import ZOO
 from slimexp.model.tokenizer import Bpe, Bytes
+from slimexp.serialization import gguf
 
 Tiny = Callable[..., Any]
 TASKS = ("seq2seq", "causal_lm", "classification")
@@ -162,8 +164,24 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
 def test_a_file_in_place_of_a_folder(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.touch()
-    with pytest.raises(ValueError, match=f"^'{path}' is a file: model.path takes a folder or a hub id$"):
+    rule = f"^'{path}' is a file, and model.path takes a folder or a hub id: "
+    with pytest.raises(ValueError, match=f"{rule}give its folder, {tmp_path}$"):
         Pretrained(path=str(path), max_length=32).validate("seq2seq")
+    path.write_bytes(b"GGUF\3\0\0\0")
+    with pytest.raises(ValueError, match=rf"{rule}add model=gguf, .* \(model=gguf model\.path={path}\)$"):
+        Pretrained(path=str(path), max_length=32).validate("seq2seq")
+
+
+def test_a_folder_of_the_other_format(tmp_path: Path) -> None:
+    """Of GGUF files where model=pretrained reads, and the reverse."""
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    with pytest.raises(
+        ValueError, match=rf"holds no config\.json, but a\.gguf: add model=gguf, .*path={tmp_path}/a\.gguf"
+    ):
+        Pretrained(path=str(tmp_path), max_length=32).validate("seq2seq")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"it is in the hub's format, which model=pretrained reads$"):
+        gguf.check_path(tmp_path)
 
 
 def test_an_unknown_name_of_the_zoo() -> None:

@@ -1,6 +1,7 @@
 """A process that ends at any moment, by itself or by a signal, loses nothing that is finished."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,7 +94,10 @@ def test_a_killed_process_goes_on_where_it_was(
     assert same_place.stages[0].artifact.exists() and not same_place.stages[-1].artifact.exists()
     out, err = (again := start(many_steps, tmp_path)).communicate(timeout=120)
     assert again.returncode == 0, err
-    assert "finetune: resuming from" in out and "dense: finished before, reused" in out
+    assert (
+        re.search(r"^finetune: resuming at step \d+ of \d+, from ", out, re.M)
+        and "dense: finished before, reused" in out
+    )
     assert same_tensors(weights(same_place), weights(straight))
     assert [row.stage for row in record.read(same_place.cfg.runs)] == ["dense", "finetune"]
 
@@ -111,8 +115,9 @@ def test_a_signal_ends_it_by_one_line_and_keeps_what_is_finished(
     assert clean.main([str(expected.cfg.runs), "--dominated", "--unfinished", "--yes"]) == 2  # a run is at work
     for _ in range(times):
         process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
+    assert re.search(r"^finetune: stopped after step \d+ of \d+; the same command goes on from step \d+$", out, re.M)
     assert err.splitlines() == [f"{word}: what is finished is kept, the same command goes on from there"]
     assert [row["stage"] for row in records(expected)] == ["dense"]
     assert torch.load(expected.stages[-1].checkpoint, weights_only=True)["global_step"] >= 1

@@ -89,6 +89,28 @@ def test_a_line_has_the_step_the_loss_and_the_times(
         assert shown == with_loss and len(shown) <= took * 100 / 8 + 10
 
 
+def test_the_time_left_of_a_resumed_training_is_by_its_own_steps(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 300 steps 20 were done before: 10 s each, so that after 10 more about 2 700 s are left, and not 900."""
+    now = [0.0]
+    monkeypatch.setattr(progress, "reporter", Reporter(lambda: now[0], watching=False))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    for hook in ("on_train_start", "on_train_batch_end", "on_train_end"):
+        monkeypatch.setattr(pl.callbacks.TQDMProgressBar, hook, lambda *_: None)
+    callback = build(compose().callback)["progress"]
+    trainer: Any = SimpleNamespace(max_steps=300, accumulate_grad_batches=1, loggers=[], global_step=20,
+                                   progress_bar_metrics={})  # fmt: skip
+    callback.on_train_start(trainer, None)
+    for step in range(20, 31):
+        now[0] += 10
+        trainer.global_step += 1
+        callback.on_train_batch_end(trainer, None, None, None, step)
+    callback.on_train_end(trainer, None)
+    shown = capsys.readouterr().out.splitlines()
+    assert f"  step 30 of 300, 90 s, about {duration(2710)} left" in shown
+
+
 def test_a_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     drawn = "\n".join(lines(capsys, steps=20))

@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from slimexp.config.build import build
 from slimexp.config.composition import compose
+from slimexp.model.loading import Pretrained
 from slimexp.pipeline import capacity
 from slimexp.pipeline.capacity import Machine
 from slimexp.pipeline.resources import Need, Setting, Sizes, of_stage
@@ -216,3 +217,18 @@ def test_weights_are_spread_over_all_devices_of_fsdp(
     assert (setting.devices, setting.processes) == (shards, shards // nodes)
     trainer.strategy = "ddp"
     assert Setting.of(trainer, torch.device("cuda"), 512).shards == 1
+
+
+def test_what_cannot_be_is_refused_before_weights_are_read(
+    pipeline: Make, overrides: Make, short: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the sizes alone; a stage that may be finished is left to the digest, which tells."""
+    run = overrides("finetune", *short("finetune", steps=1), "measure=[]")
+    with monkeypatch.context() as patch:
+        patch.setattr(capacity.Machine, "here", classmethod(lambda *_: Machine(host=1, device=0, disk=GB, devices=0)))
+        patch.delattr(Pretrained, "fingerprint")
+        with pytest.raises(ValueError, match=r"^pipeline\.finetune takes at least .* of memory \(weights "):
+            pipeline(run)
+    pipeline(run).run()
+    monkeypatch.setattr(capacity.Machine, "here", classmethod(lambda *_: Machine(host=1, device=0, disk=GB, devices=0)))
+    pipeline(run).run()  # all of it is there

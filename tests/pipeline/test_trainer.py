@@ -50,7 +50,7 @@ def test_what_it_cannot_be_is_refused(key: str, value: object, message: str) -> 
     ("override", "message"),
     [
         ("+trainer.max_stepz=1", "unknown key 'trainer.max_stepz'"),
-        ("trainer.compile=maybe", "trainer.compile of slimexp.pipeline.trainer.Trainer must be"),
+        ("trainer.compile=maybe", "trainer.compile must be"),
         ("+trainer.max_steps=5", "trainer.max_steps is not for the trainer to say"),
     ],
 )

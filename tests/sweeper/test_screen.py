@@ -3,7 +3,9 @@
 import io
 import re
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,3 +123,41 @@ def test_a_sweep_tells_the_screen(make: Callable[..., Sweep], monkeypatch: pytes
     assert len(re.findall(r"\[\d/6\] ", written)) == 6 and written.count("FAILED") == 2
     make("x=1,2,wrong", "y=1,9", limits={"disk_mb": 5}).run()
     assert lives[1]._front == live._front and lives[1].done == 6
+
+
+@pytest.mark.fast
+def test_a_pipe_hears_every_ten_seconds_of_what_is_under_way(
+    now: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which trials, since when and how far: nothing while lines come anyway, and nothing once they ended."""
+    log = tmp_path / "trial.log"
+    lines = Lines(every_s=10)
+    for number in range(6):
+        lines.started(number, params("0.5", str(number)), log)
+    for _ in range(25):
+        now[0] += 1
+        lines.alive()
+        log.write_text(f"noise\n  step {now[0]:.0f} of 300, loss 0.4\n\n")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(
+        "  under way: trial 0, 10 s, prune.sparsity=0.5 quantize.bits=0 (step 109 of 300, loss 0.4); "
+    )
+    assert "trial 3, 20 s, " in second and "trial 4" not in second and second.endswith("; and 2 more")
+    lines.finished(0, "[1/6] cer 0.3", failures=0, left=0.0)
+    now[0] += 9
+    lines.alive()
+    for number in range(1, 6):
+        lines.ended(number)
+    now[0] += 99
+    lines.alive()
+    assert capsys.readouterr().out == "[1/6] cer 0.3\n"
+
+
+def test_a_thread_watches_until_the_sweep_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    with (lines := Lines(every_s=0.01)):
+        lines.started(0, {"a": 1})
+        until = time.monotonic() + 20
+        while "trial 0" not in capsys.readouterr().out:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    assert lines._thread is not None and not lines._thread.is_alive()
