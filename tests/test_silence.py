@@ -202,7 +202,7 @@ def test_what_goes_to_and_from_the_disk(
         assert watch.lines[0][1].startswith("saving the model")
     else:
         monkeypatch.setattr(integrity, "digest", slow(integrity.digest))
-        one_by_one = lambda files: list(map(integrity.digest, files))  # noqa: E731 (the watch is of one thread)
+        one_by_one = lambda files, **_: list(map(integrity.digest, files))  # noqa: E731 (the watch is of one thread)
         monkeypatch.setattr(integrity, "take_digests", one_by_one)
         source.fingerprint()
         assert watch.lines[0][1].startswith("digest of ")

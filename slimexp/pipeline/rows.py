@@ -3,7 +3,6 @@
 import logging
 
 from slimexp.data.base import HELD_OUT, Corpus
-from slimexp.host.console import phase
 
 log = logging.getLogger(__name__)
 
@@ -13,7 +12,7 @@ FEWEST = 30  # held-out rows: the 95 % interval of a share of 30 rows is as wide
 def tell(corpus: Corpus) -> None:
     """Print the number of rows of each split, and warn of held-out splits with fewer than 30."""
     counts = {split: len(corpus.splits[split]) for split in ("train", *HELD_OUT)}
-    phase(f"rows of text: {', '.join(f'{count:,} {split}' for split, count in counts.items())}")
+    print(f"rows of text: {', '.join(f'{count:,} {split}' for split, count in counts.items())}", flush=True)
     if few := [f"{counts[split]} of {split}" for split in HELD_OUT if counts[split] < FEWEST]:
         log.warning(
             "fewer than %d held-out rows (%s): what is measured on them is mostly chance; give more text, or a larger "

@@ -99,8 +99,8 @@ def test_how_differences_are_judged_is_said_of_several_points(usual: Section, mo
     monkeypatch.setattr(type(usual.comparisons), "bases", lambda _, metric: bases if metric == "cer" else {})
     notes = [line for line in table(usual).splitlines() if "points differ" in line]
     assert notes == [
-        "whether two points differ in cer is judged from their scores on the same test rows, drawn again many times, and "
-        "from the spread over seeds (2 of the points); each from its own error alone, although models err together on "
-        "the same test rows (1 of the points)"
+        "whether two points differ in cer is judged from their scores on the same test rows, drawn again many times, "
+        "and from the spread over seeds (2 of the points); each from its own error alone, although models err together "
+        "on the same test rows (1 of the points)"
     ]
     assert "points differ" not in table(replace(usual, points=usual.points[:2], front=[1], probabilities=[None] * 2))

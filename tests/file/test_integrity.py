@@ -52,8 +52,8 @@ def test_what_is_wrong_is_said_with_its_sizes(tmp_path: Path) -> None:
 
 
 def test_a_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, digest = [], hashlib.file_digest
-    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: read.append(file.name) or digest(file, kind))
+    read, sha256 = [], hashlib.sha256
+    monkeypatch.setattr(hashlib, "sha256", lambda *content: read.append(1) or sha256(*content))
     path = tmp_path / "a"
     path.write_bytes(b"abc")
     first = integrity.digest(path)
@@ -62,6 +62,15 @@ def test_a_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytes
     path.write_bytes(b"abd")
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # as copies and archives set it
     assert integrity.digest(path) != first and len(read) == 2
+
+
+def test_who_waits_for_a_digest_is_told_how_much_was_read(tmp_path: Path) -> None:
+    """All of a large file in pieces, and of one that is known at once."""
+    path, told = tmp_path / "a", []
+    path.write_bytes(b"x" * (5 * 2**19))
+    assert integrity.digest(path, read=told.append) == hashlib.sha256(path.read_bytes()).hexdigest()
+    integrity.take_digests([path], read=told.append)
+    assert told == [2**20, 2**20, 2**19, 5 * 2**19]
 
 
 def test_a_seal_is_of_all_that_is_sealed() -> None:

@@ -106,7 +106,7 @@ def test_curves_that_are_damaged_do_not_cost_the_training(
         damage(curves)
     run.pipeline().run()
     output = capsys.readouterr().out
-    assert "its curves.jsonl is damaged (" in output and f"{LAST}: resuming from" in output
+    assert "its curves.jsonl is damaged (" in output and f"{LAST}: resuming at step " in output
     rows = curves.read_text().splitlines()
     straight = (finished[0].stage() / "curves.jsonl").read_text().splitlines()
     assert rows and set(rows) < set(straight)

@@ -19,5 +19,5 @@ def test_counts_are_said_and_few_rows_are_warned_of(
     corpus: Any = SimpleNamespace(splits={"train": [0] * 1200, "validation": [0] * validation, "test": [0] * test})
     with caplog.at_level(logging.WARNING):
         rows.tell(corpus)
-    assert capsys.readouterr().out == f"  rows of text: 1,200 train, {validation} validation, {test} test\n"
+    assert capsys.readouterr().out == f"rows of text: 1,200 train, {validation} validation, {test} test\n"
     assert [f"fewer than 30 held-out rows ({warned})" in line for line in caplog.messages] == [True] * bool(warned)
