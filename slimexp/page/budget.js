@@ -93,7 +93,7 @@ function showResult(view) {
   const figures = [...new Set(names)]
     .map((name) => view.metric(name))
     .filter((metric) => metric && point.figures[metric.name]);
-  const rivals = overlapping(section, limits, point);
+  const rivals = rivalsOf(section, limits, point);
   const hidden = view.visible.includes(point) ? "" : " (hidden by the filter)";
   result.append(
     node(
@@ -116,7 +116,7 @@ function showResult(view) {
       ? node(
           "p",
           { class: "quiet" },
-          `Not told apart from it by error bars of ${view.metric(section.headline).label}: ${count(rivals.length, "other")} that ${rivals.length > 1 ? "fit" : "fits"}.`,
+          `Not separable from it in ${view.metric(section.headline).label}: ${count(rivals.length, "other")} that ${rivals.length > 1 ? "fit" : "fits"}.`,
         )
       : "",
     node("h4", {}, "The command that names it"),
@@ -129,12 +129,14 @@ function showResult(view) {
     );
 }
 
-/* Others that fit whose error bar of the headline meets that of the best. */
-function overlapping(section, limits, best) {
+/* Others that fit and are not separable from the best: by the interval of the difference, else by error bars that meet. */
+function rivalsOf(section, limits, best) {
   const name = section.headline,
     [low, high] = ends(best, name);
   return section.points.filter((point) => {
     if (point === best || !point.figures[name] || worst(point, limits) > 0) return false;
+    const found = minus(section, point, best);
+    if (found) return found[1] <= 0 && found[2] >= 0;
     const [from, to] = ends(point, name);
     return (low < high || from < to) && from <= high && to >= low;
   });

@@ -284,7 +284,17 @@ def test_doubt_and_published_points_are_shown(
     assert dots(window, ":has(.open)") != [] and "not separable (pale)" in window.inner_text(".legend")
     assert window.locator(".canvas .published").count() == 1
     assert "☆ Others <2024> (published by others)" in window.inner_text("tbody")
-    assert "Not told apart from it" in window.inner_text(".result")
+    assert "Not separable from it" in window.inner_text(".result")
+    names = [" ".join(point.keys) for point in found[0].points]
+    best = names.index(window.evaluate("choose(VIEWS[0].section, []).point.id"))
+    pairs = {
+        name: found[0].comparisons.compare(best, other, found[0].headline)
+        for other, name in enumerate(names)
+        if other != best
+    }
+    assert keys(window, "rivalsOf(VIEWS[0].section, [], choose(VIEWS[0].section, []).point).map((one) => one.id)") == (
+        sorted(name for name, pair in pairs.items() if pair is not None and not pair.separable)
+    )
     window.select_option("[data-focus='axis x']", "kept")  # probabilities are of other axes
     assert dots(window, ":has(.open)") == []
 
