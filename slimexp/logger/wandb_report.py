@@ -17,8 +17,9 @@ from slimexp.analysis.section import Point, Section, sections
 from slimexp.config import renamed
 from slimexp.host.console import printable
 from slimexp.logger import wandb_log
+from slimexp.logger.guarded import say
 from slimexp.logger.wandb_log import Log
-from slimexp.logger.wandb_run import WandbRun, say, wandb_module
+from slimexp.logger.wandb_run import WandbRun, wandb_module
 from slimexp.record import record
 from slimexp.record.record import Record
 
@@ -86,13 +87,13 @@ def publish(runs: Path, write: Write) -> None:
             if _is_mirrored(row):
                 sweeps.setdefault(printable(row.config["logger"].get("group") or row.name), []).append(row)
         if not sweeps:
-            say("no record is of a run with logger=wandb, so there is nothing to report to it")
+            say(WandbRun.label, "no record is of a run with logger=wandb, so there is nothing to report to it")
             return
-        say(str(check(runs)))
+        say(WandbRun.label, str(check(runs)))
         for sweep, own in sweeps.items():
             _publish(sweep, own, merged, runs, write)
     except Exception as error:  # W&B's own, and whatever a mirror must not stop a report with
-        say(f"no report run ({type(error).__name__}: {error}); the report itself is written")
+        say(WandbRun.label, f"no report run ({type(error).__name__}: {error}); the report itself is written")
 
 
 class Report(WandbRun):
@@ -153,7 +154,7 @@ def _publish(sweep: str, own: Sequence[Record], merged: Mapping[str, Record], ru
         digest = hashlib.sha256(page.read_bytes() + json.dumps(tables).encode()).hexdigest()
         earlier = [log for log in logs if log.id == report.identity["id"]]
         if any(log.finished and log.config.get("digest") == digest for log in earlier):
-            say(f"the report of {sweep} is there already, as run {report.identity['id']}")
+            say(WandbRun.label, f"the report of {sweep} is there already, as run {report.identity['id']}")
             return
         _drop(earlier)
         report.start(name=f"{REPORT} of {sweep}", config={"sweep": sweep, "records": len(rows), "digest": digest})

@@ -3,7 +3,7 @@
 import netrc
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytorch_lightning as pl
 
+from slimexp.logger.guarded import Guarded, say
 from slimexp.record.stage import Stopped
 
 Mode = Literal["auto", "online", "offline", "disabled"]
@@ -22,7 +23,7 @@ _NO_METADATA = {"x_disable_meta": True, "disable_git": True, "disable_code": Tru
 _ENVIRONMENT_MODES = {"dryrun": "offline", "run": "online"}  # W&B's older words
 
 
-class WandbRun:
+class WandbRun(Guarded):
     """One run of Weights & Biases.
 
     Args:
@@ -36,11 +37,12 @@ class WandbRun:
 
     Attributes:
         identity: W&B's ``id``, ``resume`` and ``job_type`` of a run that is written more than once.
-        run: W&B's own object; ``None`` before ``start``, after ``finish`` and once something has failed.
 
     Raises:
         ValueError: ``mode`` or ``WANDB_MODE`` is unknown.
     """
+
+    label = "W&B"
 
     def __init__(
         self, *, project: str, entity: str | None, group: str | None, tags: Sequence[str], mode: Mode, folder: str
@@ -52,7 +54,6 @@ class WandbRun:
         self.folder = Path(folder)
         self.mode = _mode(os.environ.get("WANDB_MODE") or mode)
         self.identity: dict[str, str] = {}
-        self.run: Any = None
         self.name = ""
 
     def start(self, *, name: str, config: Mapping[str, Any]) -> None:
@@ -69,7 +70,7 @@ class WandbRun:
         if not why:
             try:
                 self.run = self._init("online", name, config)
-                say(f"online at {self.run.url}")
+                say(self.label, f"online at {self.run.url}")
                 return
             except Exception as error:
                 first_line = (str(error).splitlines() or [""])[0] or type(error).__name__
@@ -77,7 +78,7 @@ class WandbRun:
         self.run = self.guarded("start", lambda: self._init("offline", name, config))
         if self.run is not None:
             folder = min(self.run.settings.sync_dir, os.path.relpath(self.run.settings.sync_dir), key=len)
-            say(f"{why}, writing offline; `wandb sync {folder}` uploads it later")
+            say(self.label, f"{why}, writing offline; `wandb sync {folder}` uploads it later")
 
     def finish(self) -> None:
         """Close the run, as failed where an exception is on its way."""
@@ -105,17 +106,6 @@ class WandbRun:
             settings=wandb.Settings(**{name: value for name, value in settings.items() if name in fields}),
             **self.identity,
         )
-
-    def guarded(self, action: str, call: Callable[[], Any]) -> Any:
-        """``call()``; where it fails ``None``, after one line and with no more tracking. ``None`` before ``start``."""
-        if self.run is None and action != "start":
-            return None
-        try:
-            return call()
-        except Exception as error:
-            self.run = None
-            say(f"could not {action} ({type(error).__name__}: {error}); the run goes on without it")
-            return None
 
 
 def _mode(word: str) -> Mode:
@@ -145,8 +135,3 @@ def _has_credentials() -> bool:
         existing = [path for name in files if (path := Path(name).expanduser()).exists()]
         return bool(existing and netrc.netrc(existing[0]).authenticators(urlsplit(settings.base_url).netloc))
     return False
-
-
-def say(line: str) -> None:
-    """Print a line about W&B to the standard error."""
-    print(f"W&B: {line}", file=sys.stderr, flush=True)

@@ -145,7 +145,7 @@ def message(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ([*DISTILL, "checkpoint=5"], "checkpoint must be settings, got 5: set checkpoint.<key>=<value>"),
         ([*DISTILL, "name=${oc.env:NOPE}"], "name: environment variable NOPE is not set"),
         ([*DISTILL, "runs=${oc.env:NOPE}"], "runs: environment variable NOPE is not set"),
-        ([*DISTILL, "~logger"], "logger must be a component, got null: write logger=<option>; options: none, wandb"),
+        ([*DISTILL, "~logger"], "logger must be a component, got null: write logger=<option>; options: none, trackio, wandb"),
         (
             [*DISTILL, "-m", "seed=1,2", "resume=false"],
             "write flags such as -m before all overrides: 'seed=1,2 resume=false' stands behind one",
@@ -219,7 +219,7 @@ def test_evaluate(
             "'pipeline.prune_structured.scheduler' is called 'pipeline.prune_structured.lr_scheduler' now",
         ),
         ("seed: abc", "seed must be a whole number, got 'abc'"),
-        ("logger: 5", "logger must be a component, got 5: write logger=<option>; options: none, wandb"),
+        ("logger: 5", "logger must be a component, got 5: write logger=<option>; options: none, trackio, wandb"),
     ],
 )
 def test_an_experiment_of_the_users_own(message: Callable[..., str], tmp_path: Path, text: str, said: str) -> None:
