@@ -14,10 +14,12 @@ from slimexp.analysis.table import table
 from slimexp.data import rows
 from slimexp.data.base import Corpus
 from slimexp.data.paired import differences
+from slimexp.model.loading import Scratch
 from slimexp.model.tokenizer import Bpe
 from slimexp.page.content import content
 from slimexp.record import record
 from slimexp.record.schema import MINUS_ARM, NO_TEACHER, NO_TRAINING
+from tests.conftest import TINY
 
 Make = Callable[..., Any]
 CUT = ["+cut@pipeline.distill.cut=keep", "pipeline.distill.cut.ffn=24", "pipeline.distill.optimizer.lr=0.02"]
@@ -136,8 +138,10 @@ def test_an_arm_packs_rows_only_where_the_student_does(
 ) -> None:
     folder = tiny_folder("causal_lm", name="teacher", hidden_size=16)
     if unlike:
-        tokenizer = Bpe(vocab_size=300, characters=10_000).build(["one two words and three words"] * 9)
-        tokenizer.save_pretrained(folder)
+        source = Scratch(config=TINY["causal_lm"], tokenizer=Bpe(vocab_size=300, characters=10_000), max_length=64)
+        family = source.load(task="causal_lm", texts=lambda: ["one two words and three words"] * 9, labels=())
+        family.model.save_pretrained(folder)
+        family.tokenizer.save_pretrained(folder)
     teacher = ["+model@pipeline.distill.teacher=pretrained", f"pipeline.distill.teacher.path={folder}",
                "pipeline.distill.teacher.max_length=64"]  # fmt: skip
     losses = ["~pipeline.distill.losses.kl", "+loss@pipeline.distill.losses.byte_span=byte_span"]

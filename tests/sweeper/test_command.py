@@ -114,7 +114,7 @@ def test_a_rule_stops_trials_but_not_what_is_promoted(
         (["pipeline.prune.sparsty=0.2,0.5"], "sparsty"),
         (
             ["pipeline.prune.sparsity=0.2,much"],
-            "pipeline.prune.sparsity of slimexp.technique.prune.Prune must be float",
+            "pipeline.prune.sparsity must be a number, got 'much'",
         ),
         (["pipeline.prune.sparsity=0.2"], "nothing is swept"),
         (
