@@ -145,7 +145,10 @@ def message(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ([*DISTILL, "checkpoint=5"], "checkpoint must be settings, got 5: set checkpoint.<key>=<value>"),
         ([*DISTILL, "name=${oc.env:NOPE}"], "name: environment variable NOPE is not set"),
         ([*DISTILL, "runs=${oc.env:NOPE}"], "runs: environment variable NOPE is not set"),
-        ([*DISTILL, "~logger"], "logger must be a component, got null: write logger=<option>; options: none, trackio, wandb"),
+        (
+            [*DISTILL, "~logger"],
+            "logger must be a component, got null: write logger=<option>; options: none, trackio, wandb",
+        ),
         (
             [*DISTILL, "-m", "seed=1,2", "resume=false"],
             "write flags such as -m before all overrides: 'seed=1,2 resume=false' stands behind one",
