@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -68,7 +69,12 @@ class BitAllocation(Allocation, ABC):
     Args:
         rows: See ``Allocation``.
         widths: Bits at which each layer is scanned, ascending; each layer gets one of them.
+
+    Attributes:
+        scans: Whether costs are of use, so that the technique makes what ``scan`` needs.
     """
+
+    scans: ClassVar[bool] = True
 
     def __init__(self, *, rows: int, widths: Sequence[int]) -> None:
         super().__init__(rows=rows)
