@@ -162,7 +162,7 @@ def choices(
             continue
         options = lattice(config, [name], multiple=multiple)[name]
         allowed = [units for units in options if possible(config, {**dense, name: units})]
-        nearest = {min(allowed, key=lambda units: abs(units - share * dense[name])) for share in shares}  # noqa: B023
+        nearest = {min(allowed, key=lambda units: abs(units - share * dense[name])) for share in shares}
         widths[name] = sorted({dense[name], *nearest}, reverse=True)
     stacks = {key: units for key, units in dense.items() if key not in WIDTHS}
     first_stays = architecture_of(config).first(config) is not None

@@ -52,9 +52,7 @@ def outlines(family: Family, choices: Choices) -> dict[tuple[int, int], Family]:
     architecture = architecture_of(model.config)
     for widths in choices.combinations:
         units = {architecture.groups if name == HEADS else name: n for name, n in widths.items()}
-        rows = {
-            axis: n * entries_per_unit(model.config, axis) for axis, n in with_queries(model.config, units).items()
-        }
+        rows = {axis: n * entries_per_unit(model.config, axis) for axis, n in with_queries(model.config, units).items()}
         small = without_values(
             type(model), resized(model.config, {}, rows), dtype=model.dtype, device=torch.device("meta")
         )

@@ -31,8 +31,9 @@ class KeptFile:
         if not isinstance(before, dict) or not isinstance(numbers, dict):
             raise ValueError(f"'{path}' is damaged: remove it, and it is made anew")
         integrity.check_numbers(numbers, str(path))
-        if unlike := [name for name in sorted(self.of.keys() | before.keys()) if self.of.get(name) != before.get(name)]:
-            changes = "; ".join(f"{name} was {_short(before.get(name))}, is {_short(self.of.get(name))}" for name in unlike)
+        both = {name: (before.get(name), self.of.get(name)) for name in sorted(self.of.keys() | before.keys())}
+        if unlike := {name: values for name, values in both.items() if values[0] != values[1]}:
+            changes = "; ".join(f"{name} was {_short(old)}, is {_short(new)}" for name, (old, new) in unlike.items())
             raise ValueError(f"'{path}' was made of something else: {changes}: {way_out}")
         self.numbers = numbers
 

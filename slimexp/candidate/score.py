@@ -34,7 +34,6 @@ from slimexp.technique.batches import training_batches
 from slimexp.technique.bit_allocation import layer_quantizer
 
 
-
 def own_rows(corpus: Corpus, graded: Sequence[Example], rows: int, seed: int) -> list[Example]:
     """Rows of the validation split that are not graded, spread evenly over it.
 
@@ -109,18 +108,18 @@ class Scorer:
     @torch.no_grad()
     def alone(self, change: Change) -> float:
         """Loss of one change."""
-        place = change.place
+        place, divergence = change.place, self._divergence  # of the dense model's answers, as long as it is dense
         if change.kind == BITS:
             return self._rounded(place, change.value)
         layers = {stack: list(range(depth)) for stack, depth in self._stacks.items()}
         if change.kind == REMOVED:
             layers[place.stack].remove(place.index)
             with simulated(self.family, layers, {}):
-                return self._divergence()
+                return divergence()
         if change.kind == HEADS and (shared := self._shared(place)) is not None:
             return self._of_stack(shared, change.value) / self._stacks[place.stack]
         with simulated(self.family, layers, self._of_scope(change.kind, _block_name(self.family, place), change.value)):
-            return self._divergence()
+            return divergence()
 
     @torch.no_grad()
     def whole(self, candidate: Candidate) -> float:
@@ -129,11 +128,12 @@ class Scorer:
 
     def of(self, family: Family) -> float:
         """Loss of another model of the same tokens."""
-        self._divergence.family = family
+        divergence = self._divergence
+        divergence.family = family
         try:
-            return self._divergence()
+            return divergence()
         finally:
-            self._divergence.family = self.family
+            divergence.family = self.family
 
     def realized(self, candidate: Candidate) -> Family:
         """The model of a candidate before any training, its quantizers in place: what its pipeline would make."""
@@ -147,7 +147,8 @@ class Scorer:
 
     def retained(self, candidate: Candidate) -> dict[str, ScopeIndices]:
         """Axis -> scope -> indices that a candidate retains, as ``Keep`` would choose them."""
-        config, kept = self.family.model.config, {}
+        config = self.family.model.config
+        kept: dict[str, ScopeIndices] = {}
         if candidate.ffn is not None and candidate.ffn < size(config, FFN):
             kept[FFN] = {name: order[: candidate.ffn].sort().values for name, order in self.order.ffn.items()}
         if candidate.heads is not None and candidate.heads < size(config, architecture_of(config).groups):

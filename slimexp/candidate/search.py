@@ -184,13 +184,11 @@ class Search:
             measured = self._keeping(found, program, tables)
             if measured >= 1 or not found.costs:
                 return found
-            over = {
-                name: min(costs[name][1] / most[name] for costs in found.costs.values()) for name in most
-            }
+            over = {name: min(costs[name][1] / most[name] for costs in found.costs.values()) for name in most}
             aim = {name: aim[name] / max(1.0, over[name]) for name in aim}
         raise ValueError(
-            f"no candidate keeps the budget as it is measured, in {ATTEMPTS} attempts: raise the budget, or measure on a "
-            "quieter machine"
+            f"no candidate keeps the budget as it is measured, in {ATTEMPTS} attempts: raise the budget, or "
+            "measure on a quieter machine"
         )
 
     def _keeping(self, found: Found, program: Program, tables: Mapping[str, cost.Table]) -> int:
@@ -252,8 +250,7 @@ class Search:
         threads = self.settings.threads or max(1, torch.get_num_threads() // self.settings.workers)
         pool = build(self.settings.pool)(workers=self.settings.workers, threads=threads, prepare=train)
         lines = {
-            number: [*self.arguments, *self._overrides(candidate), *more]
-            for number, candidate in enumerate(candidates)
+            number: [*self.arguments, *self._overrides(candidate), *more] for number, candidate in enumerate(candidates)
         }
         figures = trial.run(pool, lines, self.folder, what)
         return {candidate: figures[number] for number, candidate in enumerate(candidates) if number in figures}
@@ -266,7 +263,8 @@ class Search:
         resolved: dict[str, Any] = {}
         if self.quantize is not None:
             names = ("quantizer", "group_size", "symmetric", "include", "exclude", "embeddings")
-            resolved = {name: OmegaConf.to_container(self.quantize, resolve=True)[name] for name in names}  # type: ignore[index,call-overload]
+            settings: Any = OmegaConf.to_container(self.quantize, resolve=True)
+            resolved = {name: settings[name] for name in names}
         batches = None if self.cut is None else self.cut.calibration_batches
         return {
             "model": self.parts.source.fingerprint(),
@@ -282,7 +280,7 @@ class Search:
         """What latencies depend on, by a word for a message."""
         return {
             "model": self.parts.source.fingerprint(),
-            "request": key(OmegaConf.to_container(self.cfg.measure.latency, resolve=True)),
+            "request": key({"measure": OmegaConf.to_container(self.cfg.measure.latency, resolve=True)}),
             "stored type": self.cfg.save_dtype,
             "device": str(self.device),
             "threads": torch.get_num_threads(),
@@ -297,7 +295,8 @@ def budgets(node: DictConfig) -> list[dict[str, float]]:
     Raises:
         ValueError: There is none, one is no positive number, or lists are of unlike lengths.
     """
-    given = {str(name): OmegaConf.to_container(node)[name] for name in node if node[name] is not None}  # type: ignore[index,call-overload]
+    values_of: Any = OmegaConf.to_container(node)
+    given = {str(name): value for name, value in values_of.items() if value is not None}
     if not given:
         raise ValueError("no budget: give budget.disk_mb=NUMBER, budget.latency_ms=NUMBER or budget.parameters=NUMBER")
     lists = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
@@ -326,7 +325,8 @@ def _check_settings(cfg: DictConfig) -> None:
         )
     if cfg.budget.latency_ms is not None and "latency" not in cfg.measure:
         raise ValueError(
-            "budget.latency_ms is of the request of measure.latency, which is not chosen: add measure=[size,task,latency]"
+            "budget.latency_ms is of the request of measure.latency, which is not chosen: add "
+            "measure=[size,task,latency]"
         )
     for name in ("task", "size"):
         if name not in cfg.measure:

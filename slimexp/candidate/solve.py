@@ -205,8 +205,8 @@ class Program:
                 row[first_bits + number] = -1
                 add(row, -np.inf, 0)
         depths = {stack: np.zeros(self._size) for stack in self.choices.stacks}
-        for column, (place, combination, _) in enumerate(self._columns):
-            depths[place.stack][column] = combination is not None
+        for column, (place, chosen, _) in enumerate(self._columns):
+            depths[place.stack][column] = chosen is not None
         for row in depths.values():
             add(row, 1, np.inf)
         if self.choices.paired:
@@ -232,7 +232,7 @@ class Program:
         solution = milp(
             objective,
             integrality=np.append(np.ones(self._size), 0),
-            bounds=(0, np.append(np.ones(self._size), np.inf)),  # type: ignore[arg-type]
+            bounds=(0, np.append(np.ones(self._size), np.inf)),
             constraints=[*wide, largest],
             options={"time_limit": SECONDS},
         )

@@ -46,8 +46,8 @@ class Stages:
         form = [*cut[:1], *quantize[:1], *names[-1:]]
         if names != form or trained != names[-1:] or not (cut or quantize):
             raise ValueError(
-                "the pipeline of a search is a stage with a cut and steps=0, one that quantizes with steps=0 (either may "
-                f"be left out), and one that trains; got {', '.join(names)}: start from +experiment=search_llama"
+                "the pipeline of a search is a stage with a cut and steps=0, one that quantizes with steps=0 (either "
+                f"may be left out), and one that trains; got {', '.join(names)}: start from +experiment=search_llama"
             )
         return cls(next(iter(cut), None), next(iter(quantize), None), names[-1])
 
@@ -101,9 +101,7 @@ def run(pool: Pool, lines: Mapping[int, Sequence[str]], folder: Path, what: str)
         Number -> figures of the last stage, of those that did not fail.
     """
     results: dict[int, dict[str, float]] = {}
-    waiting = [
-        Job(number, (tuple(words),), folder / f"{what}-{number:03d}.log") for number, words in lines.items()
-    ]
+    waiting = [Job(number, (tuple(words),), folder / f"{what}-{number:03d}.log") for number, words in lines.items()]
     with pool:
         for _ in counted(lines, f"{what} training"):
             while waiting and pool.free:
