@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from slimexp import artifact
-from slimexp.architecture.base import FFN, HEADS
+from slimexp.architecture.base import FFN, HEADS, HIDDEN
 from slimexp.architecture.model_type import architecture_of
 from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place
 from slimexp.candidate.score import layers_of
@@ -25,29 +25,36 @@ _PER_TENSOR = 90  # bytes of an entry in a safetensors header beside the name: t
 _NAMES = ("", "_packed", "_scale", "_shape")  # of a packed weight's tensors, beside that of the weight
 
 
+Widths = tuple[tuple[str, int], ...]  # names and numbers of units
+
+
 @dataclass(frozen=True)
 class Table:
     """A cost that adds up over blocks, in one unit.
 
     Attributes:
-        outside: Cost of all that is outside the blocks.
-        of_block: (stack, heads, neurons, bits) -> cost of a block; heads and neurons 0 where the type has none to lose.
+        outside: Widths -> cost of all that is outside the blocks.
+        of_block: (stack, widths, bits) -> cost of a block.
     """
 
-    outside: float
-    of_block: Mapping[tuple[str, int, int, int], float]
+    outside: Mapping[Widths, float]
+    of_block: Mapping[tuple[str, Widths, int], float]
 
-    def base(self) -> float:
+    def base(self, widths: Mapping[str, int]) -> float:
         """Cost of all that is outside the blocks."""
-        return self.outside
+        return self.outside[_key(widths)]
 
     def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
         """Cost of a block of some widths and bits."""
-        return self.of_block[place.stack, widths.get(HEADS, 0), widths.get(FFN, 0), bits]
+        return self.of_block[place.stack, _key(widths), bits]
+
+    def removed(self, place: Place) -> float:
+        """A removed block costs nothing."""
+        return 0.0
 
 
-def outlines(family: Family, choices: Choices) -> dict[tuple[int, int], Family]:
-    """(heads, neurons) -> the model of these widths and all blocks, without values."""
+def outlines(family: Family, choices: Choices) -> dict[Widths, Family]:
+    """Widths -> the model of these widths and all blocks, without values."""
     model, found = family.model, {}
     architecture = architecture_of(model.config)
     for widths in choices.combinations:
@@ -57,22 +64,21 @@ def outlines(family: Family, choices: Choices) -> dict[tuple[int, int], Family]:
             type(model), resized(model.config, {}, rows), dtype=model.dtype, device=torch.device("meta")
         )
         small.tie_weights()
-        key = (widths.get(HEADS, 0), widths.get(FFN, 0))
-        found[key] = type(family)(small, family.tokenizer, max_length=family.max_length)
+        found[_key(widths)] = type(family)(small, family.tokenizer, max_length=family.max_length)
     return found
 
 
 def parameters(family: Family, choices: Choices) -> Table:
     """Numbers of parameters, in millions."""
-    table: dict[tuple[str, int, int, int], float] = {}
-    outside = 0.0
-    for (heads, ffn), outline in outlines(family, choices).items():
+    table: dict[tuple[str, Widths, int], float] = {}
+    outside = {}
+    for widths, outline in outlines(family, choices).items():
         inside = 0.0
         for stack, blocks in outline.blocks().items():
             count = sum(parameter.numel() for parameter in blocks[-1].parameters())
             inside += sum(parameter.numel() for parameter in blocks.parameters())
-            table |= {(stack, heads, ffn, bits): count / MB for bits in choices.bits}
-        outside = (parameter_count(outline.model) - inside) / MB
+            table |= {(stack, widths, bits): count / MB for bits in choices.bits}
+        outside[widths] = (parameter_count(outline.model) - inside) / MB
     return Table(outside, table)
 
 
@@ -95,18 +101,24 @@ def disk(
         probe: A candidate whose artifact was written, which tells the bytes that are in no block.
         probe_mb: Megabytes of that artifact.
     """
-    table: dict[tuple[str, int, int, int], float] = {}
+    table: dict[tuple[str, Widths, int], float] = {}
+    outside = {}
     stage: Any = None
     if quantize is not None:
         stage = build(quantize)
         stage.adapt_rows(family, {})
-    for (heads, ffn), outline in outlines(family, choices).items():
+    for widths, outline in outlines(family, choices).items():
+        inside = {id(p) for blocks in outline.blocks().values() for p in blocks.parameters()}
+        others = [parameter for parameter in outline.model.parameters() if id(parameter) not in inside]
+        outside[widths] = sum(parameter.numel() for parameter in others) * dtype.itemsize / MB
         for stack, blocks in outline.blocks().items():
             for bits in choices.bits:
                 place = Place(stack, len(blocks) - 1)
-                table[stack, heads, ffn, bits] = _block_bytes(outline, place, bits, stage, dtype) / MB
-    blocks_mb = sum(table[place.stack, probe.heads or 0, probe.ffn or 0, bits] for place, bits in probe.bits.items())
-    return Table(probe_mb - blocks_mb, table)
+                table[stack, widths, bits] = _block_bytes(outline, place, bits, stage, dtype) / MB
+    key = _key(probe.widths)
+    blocks_mb = sum(table[place.stack, key, bits] for place, bits in probe.bits.items())
+    files_mb = probe_mb - blocks_mb - outside[key]  # config, tokenizer, header
+    return Table({widths: cost + files_mb for widths, cost in outside.items()}, table)
 
 
 def _block_bytes(outline: Family, place: Place, bits: int, stage: Any, dtype: torch.dtype) -> int:
@@ -131,6 +143,10 @@ def artifact_mb(folder: Path) -> float:
     """Megabytes of the files of an artifact that are deployed, as ``disk_mb`` of measure size."""
     files = artifact.read_manifest(folder)["files"]
     return float(sum(path.stat().st_size for name in files for path in _files(folder / name))) / MB
+
+
+def _key(widths: Mapping[str, int]) -> Widths:
+    return tuple(sorted(widths.items()))
 
 
 def _files(path: Path) -> list[Path]:
@@ -158,13 +174,15 @@ def probes(choices: Choices) -> list[Candidate]:
 
 
 def _alike(choices: Choices, widths: Mapping[str, int], bits: int, places: Sequence[Place]) -> Candidate:
-    return Candidate(heads=widths.get(HEADS), ffn=widths.get(FFN), bits=dict.fromkeys(places, bits))
+    return Candidate(
+        heads=widths.get(HEADS), ffn=widths.get(FFN), hidden=widths.get(HIDDEN), bits=dict.fromkeys(places, bits)
+    )
 
 
 def latency(choices: Choices, measured: Mapping[Candidate, float] | Sequence[tuple[Candidate, float]]) -> Table:
     """Milliseconds per request: a sum over blocks, fitted to those of measured models by least squares.
 
-    A block takes a time by its stack and bits, plus what fewer heads and what fewer neurons save at these bits.
+    A block takes a time by its stack and bits, plus what fewer heads, neurons and channels save at these bits.
 
     Args:
         choices: What may become of the blocks.
@@ -188,9 +206,8 @@ def latency(choices: Choices, measured: Mapping[Candidate, float] | Sequence[tup
         for widths in choices.combinations:
             for bits in choices.bits:
                 saved = sum(of.get((n, u, bits), 0.0) for n, u in widths.items() if u != whole[n])
-                key = (stack, widths.get(HEADS, 0), widths.get(FFN, 0), bits)
-                table[key] = max(of.get((stack, bits), 0.0) + saved, 0.0)
-    return Table(max(of["outside"], 0.0), table)
+                table[stack, _key(widths), bits] = max(of.get((stack, bits), 0.0) + saved, 0.0)
+    return Table({_key(widths): max(of["outside"], 0.0) for widths in choices.combinations}, table)
 
 
 def _features(choices: Choices, candidate: Candidate) -> dict[Any, float]:
@@ -198,9 +215,8 @@ def _features(choices: Choices, candidate: Candidate) -> dict[Any, float]:
     counts: dict[Any, float] = {"outside": 1.0}
     for place, bits in candidate.bits.items():
         features: list[Any] = [(place.stack, bits)]
-        for name, units in ((HEADS, candidate.heads), (FFN, candidate.ffn)):
-            if name in choices.widths and units is not None and units != choices.widths[name][0]:
-                features.append((name, units, bits))
+        whole = {name: sizes[0] for name, sizes in choices.widths.items()}
+        features += [(name, units, bits) for name, units in candidate.widths.items() if units != whole[name]]
         for feature in features:
             counts[feature] = counts.get(feature, 0.0) + 1.0
     return counts

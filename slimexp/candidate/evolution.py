@@ -87,4 +87,6 @@ def _again(bits: dict[Place, int], choices: Choices, chance: random.Random) -> d
 
 def _is_possible(child: Candidate, choices: Choices) -> bool:
     depth = {stack: sum(place.stack == stack for place in child.bits) for stack in choices.stacks}
+    if child.widths not in choices.combinations:
+        return False
     return not choices.paired or depth["decoder"] <= depth["encoder"]

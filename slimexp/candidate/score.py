@@ -14,17 +14,17 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from slimexp.architecture.base import FFN, HEADS
+from slimexp.architecture.base import FFN, HEADS, HIDDEN
 from slimexp.architecture.model_type import architecture_of, size
 from slimexp.calibration.divergence import Divergence
-from slimexp.candidate.choice import BITS, FLOAT, REMOVED, Candidate, Change, Choices, Place
+from slimexp.candidate.choice import BITS, FLOAT, REMOVED, STREAM, Candidate, Change, Choices, Place
 from slimexp.candidate.kept_file import KeptFile
 from slimexp.config.build import build
 from slimexp.cut.constraints import ScopeIndices
 from slimexp.cut.keep import CALIBRATION_ROWS
 from slimexp.cut.remove import head_rows, remove
 from slimexp.cut.simulate import simulated
-from slimexp.cut.unit_importance import by_scope, reader_importance
+from slimexp.cut.unit_importance import by_scope, hidden_importance, reader_importance
 from slimexp.data.base import Corpus, Example
 from slimexp.host.progress import counted, working
 from slimexp.measure.base import spread
@@ -63,10 +63,12 @@ class Order:
     Attributes:
         heads: Scope -> groups of heads.
         ffn: Scope -> neurons.
+        hidden: Channels of the residual stream.
     """
 
     heads: Mapping[str, torch.Tensor]
     ffn: Mapping[str, torch.Tensor]
+    hidden: torch.Tensor
 
 
 class Scorer:
@@ -112,6 +114,9 @@ class Scorer:
         if change.kind == BITS:
             return self._rounded(place, change.value)
         layers = {stack: list(range(depth)) for stack, depth in self._stacks.items()}
+        if change.kind == HIDDEN:
+            with simulated(self.family, layers, self._channels(change.value)):
+                return divergence()
         if change.kind == REMOVED:
             layers[place.stack].remove(place.index)
             with simulated(self.family, layers, {}):
@@ -149,6 +154,8 @@ class Scorer:
         """Axis -> scope -> indices that a candidate retains, as ``Keep`` would choose them."""
         config = self.family.model.config
         kept: dict[str, ScopeIndices] = {}
+        if candidate.hidden is not None and candidate.hidden < size(config, HIDDEN):
+            kept |= self._channels(candidate.hidden)
         if candidate.ffn is not None and candidate.ffn < size(config, FFN):
             kept[FFN] = {name: order[: candidate.ffn].sort().values for name, order in self.order.ffn.items()}
         if candidate.heads is not None and candidate.heads < size(config, architecture_of(config).groups):
@@ -160,15 +167,21 @@ class Scorer:
     def order(self) -> Order:
         """Units by importance, on training text."""
         config, architecture = self.family.model.config, architecture_of(self.family.model.config)
-        with working("importance of heads and neurons"):
+        with working("importance of heads, neurons and channels"):
             batches = self._calibration()
             ffn = by_scope(reader_importance(self.family, FFN, batches), FFN, architecture)
             heads = by_scope(reader_importance(self.family, HEADS, batches), HEADS, architecture)
+            channels = hidden_importance(self.family, batches)
         groups = size(config, architecture.groups)
         return Order(
             heads={name: _descending(scores.view(groups, -1).sum(1)) for name, scores in heads.items()},
             ffn={name: _descending(scores) for name, scores in ffn.items()},
+            hidden=_descending(channels),
         )
+
+    def _channels(self, units: int) -> dict[str, ScopeIndices]:
+        """What is retained where the residual stream has fewer channels."""
+        return {HIDDEN: {"": self.order.hidden[:units].sort().values}}
 
     def _calibration(self) -> list[Batch]:
         """The batches on which ``Distill`` chooses what its student keeps."""
@@ -265,16 +278,28 @@ def layers_of(family: Family, place: Place) -> dict[str, nn.Module]:
     return {name: layer for name, layer in family.compressible().items() if name.startswith(f"{block}.")}
 
 
-def add_up(scores: Mapping[Change, float]) -> Any:
-    """``(place, widths, bits)`` -> loss of what becomes of a block, the sum of those of its single changes, nats."""
+@dataclass(frozen=True)
+class Added:
+    """Losses of choices as sums of those of single changes, nats; what stays whole costs nothing.
 
-    def loss(place: Place, widths: Mapping[str, int] | None, bits: int) -> float:
-        if widths is None:
-            return scores[Change(place, REMOVED, 0)]
+    Attributes:
+        scores: Change -> its loss alone.
+    """
+
+    scores: Mapping[Change, float]
+
+    def base(self, widths: Mapping[str, int]) -> float:
+        """Loss of the residual stream's width."""
+        return self.scores.get(Change(STREAM, HIDDEN, widths.get(HIDDEN, 0)), 0.0)
+
+    def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
+        """Loss of a block's widths and bits."""
         changes = [Change(place, name, units) for name, units in widths.items()] + [Change(place, BITS, bits)]
-        return sum(scores.get(change, 0.0) for change in changes)  # what stays whole costs nothing
+        return sum(self.scores.get(change, 0.0) for change in changes)
 
-    return loss
+    def removed(self, place: Place) -> float:
+        """Loss of a block's removal."""
+        return self.scores.get(Change(place, REMOVED, 0), 0.0)
 
 
 def _block_name(family: Family, place: Place) -> str:

@@ -16,7 +16,7 @@ from slimexp.candidate.choice import FLOAT, Candidate, Choices, choices
 from slimexp.candidate.evolution import evolve
 from slimexp.candidate.kept_file import KeptFile
 from slimexp.candidate.latency import Stopwatch
-from slimexp.candidate.score import Scorer, add_up, own_rows
+from slimexp.candidate.score import Added, Scorer, own_rows
 from slimexp.candidate.solve import Limit, Program
 from slimexp.candidate.trial import Stages
 from slimexp.config.build import build
@@ -90,6 +90,7 @@ class Search:
             remove=self.settings.remove and self.cut is not None,
             heads=self.settings.heads if self.cut is not None else [],
             ffn=self.settings.ffn if self.cut is not None else [],
+            hidden=self.settings.hidden if self.cut is not None else [],
             bits=self.settings.bits if self.quantize is not None else [FLOAT],
             multiple=group if isinstance(group, int) else 64,
         )
@@ -100,7 +101,7 @@ class Search:
         """Search for each budget in turn; returns what was found."""
         print(f"search: {len(list(self.choices.changes()))} choices of {len(self.choices.places)} blocks")
         scores = self.scorer.score(self.choices, self.scores)
-        program = Program(self.choices, add_up(scores))
+        program = Program(self.choices, Added(scores))
         tables = self._tables()
         found = [self._solve(program, tables, limits) for limits in self.budgets]
         self._train(found)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from slimexp.architecture.base import FFN, HEADS
+from slimexp.architecture.base import FFN, HEADS, HIDDEN
 from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place
 from slimexp.host.progress import counted
 
@@ -23,13 +23,16 @@ _SCALE = 1e4  # of losses: the solver holds two sums that differ by 1e-6 for equ
 
 
 class Price(Protocol):
-    """What a model costs, as a sum over its blocks."""
+    """What a model costs or loses, as a sum over its blocks."""
 
-    def base(self) -> float:
-        """Cost of all that is outside the blocks."""
+    def base(self, widths: Mapping[str, int]) -> float:
+        """What is outside the blocks, at some widths."""
 
     def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
-        """Cost of a block of some widths and bits."""
+        """What a block of some widths and bits adds."""
+
+    def removed(self, place: Place) -> float:
+        """What a removed block adds."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Infeasible(ValueError):
         why = "" if alone else "; each of the budgets can be met alone, they contradict each other"
         super().__init__(
             f"no shape meets the budget; what binds is {binds}{why}. The nearest: {nearest}. Raise the budget, or give "
-            "search.heads, search.ffn or search.bits smaller choices"
+            "search.heads, search.ffn, search.hidden or search.bits smaller choices"
         )
 
 
@@ -71,10 +74,10 @@ class Program:
 
     Args:
         choices: What may become of its blocks.
-        loss: ``(place, widths, bits)`` -> loss of that choice alone, nats; widths are ``None`` for a removed block.
+        loss: Losses of choices, nats.
     """
 
-    def __init__(self, choices: Choices, loss: Any) -> None:
+    def __init__(self, choices: Choices, loss: Price) -> None:
         self.choices = choices
         self._combinations = choices.combinations
         self._columns: list[tuple[Place, int | None, int]] = []  # combination and bits; None for a removed block
@@ -84,10 +87,7 @@ class Program:
             self._columns += [(place, c, b) for c in range(len(self._combinations)) for b in choices.bits]
         self._bits = [bits for bits in choices.bits if bits != FLOAT] if choices.one_width else []
         self._size = len(self._columns) + len(self._combinations) + len(self._bits)
-        self.losses = np.zeros(self._size)
-        for column, (place, combination, bits) in enumerate(self._columns):
-            widths = None if combination is None else self._combinations[combination]
-            self.losses[column] = loss(place, widths, bits)
+        self.losses = self._values(loss)
         self._structure = self._constraints()
 
     def solve(self, limits: Sequence[Limit], *, most: int, apart: int) -> list[tuple[Candidate, float]]:
@@ -117,21 +117,10 @@ class Program:
 
     def cost(self, candidate: Candidate, price: Price) -> float:
         """Cost of a candidate."""
-        widths = {name: units for name, units in ((HEADS, candidate.heads), (FFN, candidate.ffn)) if units is not None}
-        return price.base() + sum(price.block(place, widths, bits) for place, bits in candidate.bits.items())
-
-    def loss(self, candidate: Candidate) -> float:
-        """Added-up loss of a candidate, nats."""
-        widths = {name: units for name, units in ((HEADS, candidate.heads), (FFN, candidate.ffn)) if units is not None}
-        combination = self._combinations.index(widths)
-        wanted = {place: (combination, candidate.bits[place]) for place in candidate.bits}
-        return float(
-            sum(
-                value
-                for (place, c, bits), value in zip(self._columns, self.losses[: len(self._columns)], strict=True)
-                if wanted.get(place, (None, 0)) == (c, bits)
-            )
-        )
+        widths = candidate.widths
+        inside = sum(price.block(place, widths, bits) for place, bits in candidate.bits.items())
+        gone = sum(price.removed(place) for place in self.choices.places if place not in candidate.bits)
+        return price.base(widths) + inside + gone
 
     def _alike(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """1 at every choice of a block that differs from that of a solution by its bits at most."""
@@ -156,19 +145,18 @@ class Program:
         )
         return None if solution.x is None else np.round(solution.x)
 
-    def _prices(self, price: Price) -> NDArray[np.float64]:
+    def _values(self, price: Price) -> NDArray[np.float64]:
+        """What each variable adds."""
         row = np.zeros(self._size)
         for column, (place, combination, bits) in enumerate(self._columns):
-            if combination is not None:
-                row[column] = price.block(place, self._combinations[combination], bits)
+            removed = combination is None
+            row[column] = price.removed(place) if removed else price.block(place, self._combinations[combination], bits)
+        for number, widths in enumerate(self._combinations):
+            row[len(self._columns) + number] = price.base(widths)
         return row
 
     def _budget(self, limit: Limit) -> LinearConstraint:
-        return LinearConstraint(csr_array(self._prices(limit.price)[None] / limit.most), ub=self._left(limit))
-
-    def _left(self, limit: Limit) -> float:
-        """Share of a budget that the blocks have."""
-        return 1 - limit.price.base() / limit.most
+        return LinearConstraint(csr_array(self._values(limit.price)[None] / limit.most), ub=1)
 
     def _constraints(self) -> list[LinearConstraint]:
         """One choice for each block, and the same widths (and bits) for all."""
@@ -218,17 +206,16 @@ class Program:
         combination = next(c for _, c, _ in chosen if c is not None)
         widths = self._combinations[combination]
         bits = {place: b for place, c, b in chosen if c is not None}
-        return Candidate(heads=widths.get(HEADS), ffn=widths.get(FFN), bits=bits)
+        return Candidate(heads=widths.get(HEADS), ffn=widths.get(FFN), hidden=widths.get(HIDDEN), bits=bits)
 
     def _infeasible(self, limits: Sequence[Limit]) -> Infeasible:
         """The choice whose largest ratio of cost to budget is least, and whether a budget binds by itself."""
-        rows = np.stack([self._prices(limit.price) / limit.most for limit in limits])
-        outside = np.array([limit.price.base() / limit.most for limit in limits])
+        rows = np.stack([self._values(limit.price) / limit.most for limit in limits])
         objective = np.append(np.zeros(self._size), 1.0)  # the largest ratio
         wide = [
             LinearConstraint(csr_array(np.pad(c.A.toarray(), ((0, 0), (0, 1)))), c.lb, c.ub) for c in self._structure
         ]
-        largest = LinearConstraint(np.hstack([rows, -np.ones((len(limits), 1))]), ub=-outside)
+        largest = LinearConstraint(np.hstack([rows, -np.ones((len(limits), 1))]), ub=0)
         solution = milp(
             objective,
             integrality=np.append(np.ones(self._size), 0),

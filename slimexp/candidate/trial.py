@@ -8,7 +8,6 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from slimexp.architecture.base import FFN, HEADS
 from slimexp.candidate.choice import FLOAT, Candidate, Choices
 from slimexp.candidate.score import bit_settings
 from slimexp.host.progress import counted
@@ -66,9 +65,7 @@ def overrides(candidate: Candidate, choices: Choices, stages: Stages, outline: F
     for stack, kept in candidate.layers(choices.stacks).items():
         if len(kept) < choices.stacks[stack]:
             cut[f"{stack}_layers"] = kept
-    for name, units in ((HEADS, candidate.heads), (FFN, candidate.ffn)):
-        if name in choices.widths and units != choices.widths[name][0]:
-            cut[name] = units
+    cut |= {name: units for name, units in candidate.widths.items() if units != choices.widths[name][0]}
     if stages.cut is not None:
         if cut:
             words += [f"pipeline.{stages.cut}.cut.{name}={_word(value)}" for name, value in cut.items()]

@@ -128,6 +128,7 @@ class SearchSettings:
         remove: Whether whole blocks may go.
         heads: Shares of the groups of heads that may stay, beside all.
         ffn: Shares of the neurons that may stay, beside all.
+        hidden: Shares of the channels of the residual stream that may stay, beside all.
         bits: Widths of weights; 16 for floats.
         apart: Least number of blocks in which two solutions differ by more than bits.
         solutions: Solutions of each budget, which are scored as a whole.
@@ -146,6 +147,7 @@ class SearchSettings:
     remove: bool = MISSING
     heads: list[float] = MISSING
     ffn: list[float] = MISSING
+    hidden: list[float] = MISSING
     bits: list[int] = MISSING
     apart: int = MISSING
     solutions: int = MISSING

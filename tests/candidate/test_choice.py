@@ -6,7 +6,7 @@ from transformers import AutoConfig
 from slimexp.candidate.choice import FLOAT, Candidate, Place, choices
 from tests.conftest import TINY
 
-GIVEN = {"remove": True, "heads": [0.5], "ffn": [0.5], "bits": [FLOAT, 4], "multiple": 8}
+GIVEN = {"remove": True, "heads": [0.5], "ffn": [0.5], "hidden": [0.5], "bits": [FLOAT, 4], "multiple": 8}
 
 
 def config(task: str, **values: int) -> object:
@@ -16,14 +16,15 @@ def config(task: str, **values: int) -> object:
 @pytest.mark.fast
 def test_a_llama_may_lose_blocks_heads_neurons_and_bits() -> None:
     found = choices(config("causal_lm", num_hidden_layers=3), **GIVEN)
-    assert found.widths == {"heads": [2, 1], "ffn": [48, 24]}
+    assert found.widths == {"heads": [2, 1], "ffn": [48, 24], "hidden": [32, 16]}
     assert [str(change) for change in found.changes()][:4] == [
         "decoder 0 removed",
         "decoder 0 heads 1",
         "decoder 0 ffn 24",
         "decoder 0 bits 4",
     ]
-    assert len(list(found.changes())) == 12
+    assert len(list(found.changes())) == 13
+    assert str(list(found.changes())[-1]) == "hidden 16"
     assert not found.one_width
 
 
@@ -42,7 +43,7 @@ def test_first_blocks_of_a_t5_stay_and_its_blocks_share_their_bits() -> None:
         ({"ffn": [1.5]}, r"search\.ffn must be shares in \(0, 1\]"),
         ({"bits": [12]}, r"search\.bits must be within 2 to 8, or 16"),
         ({"bits": []}, r"search\.bits must be within 2 to 8, or 16"),
-        ({"remove": False, "heads": [], "ffn": [], "bits": [FLOAT]}, "nothing to choose"),
+        ({"remove": False, "heads": [], "ffn": [], "hidden": [], "bits": [FLOAT]}, "nothing to choose"),
     ],
 )
 def test_what_is_no_choice_is_refused(changed: dict[str, object], message: str) -> None:
@@ -52,6 +53,6 @@ def test_what_is_no_choice_is_refused(changed: dict[str, object], message: str) 
 
 @pytest.mark.fast
 def test_a_candidate_reads_block_by_block() -> None:
-    candidate = Candidate(heads=None, ffn=24, bits={Place("decoder", 0): 4, Place("decoder", 2): FLOAT})
+    candidate = Candidate(heads=None, ffn=24, hidden=None, bits={Place("decoder", 0): 4, Place("decoder", 2): FLOAT})
     assert str(candidate) == "decoder 4.f, ffn 24"
     assert candidate.layers({"decoder": 3}) == {"decoder": [0, 2]}

@@ -6,7 +6,15 @@ from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place
 from slimexp.candidate.evolution import evolve
 
 PLACES = [Place("decoder", index) for index in range(6)]
-CHOICES = Choices({"decoder": 6}, frozenset(PLACES[1:]), {"ffn": [8, 4]}, [FLOAT, 8, 4], one_width=False, paired=False)
+CHOICES = Choices(
+    stacks={"decoder": 6},
+    removable=frozenset(PLACES[1:]),
+    widths={"ffn": [8, 4]},
+    combinations=[{"ffn": 8}, {"ffn": 4}],
+    bits=[FLOAT, 8, 4],
+    one_width=False,
+    paired=False,
+)
 WEIGHT = dict(zip(PLACES, [9.0, 1.0, 5.0, 2.0, 7.0, 3.0], strict=True))
 
 
@@ -22,7 +30,7 @@ def fits(candidate: Candidate) -> bool:
 @pytest.mark.fast
 @pytest.mark.parametrize("seed", range(3))
 def test_it_finds_better_candidates_within_the_budget(seed: int) -> None:
-    start = Candidate(heads=None, ffn=8, bits={PLACES[0]: 8, PLACES[1]: 8, PLACES[3]: 8})
+    start = Candidate(heads=None, ffn=8, hidden=None, bits={PLACES[0]: 8, PLACES[1]: 8, PLACES[3]: 8})
     found = evolve({start: loss(start)}, CHOICES, fits=fits, loss=loss, steps=40, seed=seed)
     assert all(map(fits, found))
     assert all(PLACES[0] in candidate.bits for candidate in found)
@@ -33,5 +41,5 @@ def test_it_finds_better_candidates_within_the_budget(seed: int) -> None:
 
 @pytest.mark.fast
 def test_without_steps_nothing_is_added() -> None:
-    start = Candidate(heads=None, ffn=8, bits={PLACES[0]: 8})
+    start = Candidate(heads=None, ffn=8, hidden=None, bits={PLACES[0]: 8})
     assert evolve({start: 1.0}, CHOICES, fits=fits, loss=loss, steps=0, seed=0) == {start: 1.0}

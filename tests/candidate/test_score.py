@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from slimexp.calibration.divergence import Divergence
-from slimexp.candidate.choice import FLOAT, Candidate, Change, Place, choices
+from slimexp.candidate.choice import FLOAT, STREAM, Candidate, Change, Place, choices
 from slimexp.candidate.kept_file import KeptFile
-from slimexp.candidate.score import Scorer, add_up, own_rows
+from slimexp.candidate.score import Added, Scorer, own_rows
 from slimexp.config.build import build
 from slimexp.config.composition import compose
 from slimexp.cut.remove import remove
@@ -47,19 +47,27 @@ def test_bits_of_one_block_cost_what_the_rounded_model_does(scorer: Scorer) -> N
     assert 0 <= costs[0] < costs[1] < costs[2]
     assert all(torch.equal(tensor, before[name]) for name, tensor in scorer.family.model.state_dict().items())
     bits = {Place("decoder", 0): 4, Place("decoder", 1): FLOAT, Place("decoder", 2): FLOAT}
-    assert scorer.whole(Candidate(heads=2, ffn=64, bits=bits)) == pytest.approx(costs[1], rel=1e-3)
+    assert scorer.whole(Candidate(heads=2, ffn=64, hidden=32, bits=bits)) == pytest.approx(costs[1], rel=1e-3)
+
+
+def test_fewer_channels_cost_what_the_narrow_model_does(scorer: Scorer) -> None:
+    alone = scorer.alone(Change(STREAM, "hidden", 16))
+    whole = Candidate(heads=2, ffn=64, hidden=16, bits={Place("decoder", i): FLOAT for i in range(3)})
+    assert alone == pytest.approx(scorer.whole(whole), rel=1e-3)
+    assert alone > 0
 
 
 def test_fewer_units_in_all_blocks_cost_more_than_in_one(scorer: Scorer) -> None:
     one = scorer.alone(Change(Place("decoder", 0), "ffn", 16))
-    whole = scorer.whole(Candidate(heads=2, ffn=16, bits={Place("decoder", i): FLOAT for i in range(3)}))
+    whole = scorer.whole(Candidate(heads=2, ffn=16, hidden=32, bits={Place("decoder", i): FLOAT for i in range(3)}))
     assert 0 < one < whole
 
 
-def test_a_candidate_is_what_the_pipeline_cuts(scorer: Scorer) -> None:
+@pytest.mark.parametrize("hidden", [32, 16])
+def test_a_candidate_is_what_the_pipeline_cuts(scorer: Scorer, hidden: int) -> None:
     bits = {Place("decoder", 0): FLOAT, Place("decoder", 2): FLOAT}
-    mine = scorer.realized(Candidate(heads=1, ffn=32, bits=bits))
-    settings = ["decoder_layers=[0,2]", "heads=1", "ffn=32"]
+    mine = scorer.realized(Candidate(heads=1, ffn=32, hidden=hidden, bits=bits))
+    settings = ["decoder_layers=[0,2]", "heads=1", "ffn=32", f"hidden={hidden}"]
     cfg = compose([*PIPELINE, *(f"pipeline.cut.cut.{word}" for word in settings)]).pipeline.cut
     stage = build(cfg, steps=0)
     stage.prepare(scorer.family, scorer.corpus, None)
@@ -78,14 +86,18 @@ def test_heads_that_a_stack_shares_cost_each_block_its_share(
 
 
 def test_scores_are_taken_once(scorer: Scorer, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = choices(scorer.family.model.config, remove=True, heads=[], ffn=[0.5], bits=[FLOAT, 4], multiple=16)
+    options = choices(
+        scorer.family.model.config, remove=True, heads=[], ffn=[0.5], hidden=[], bits=[FLOAT, 4], multiple=16
+    )
     kept = KeptFile(tmp_path / "scores.json", {}, "x")
     scores = scorer.score(options, kept)
     assert set(scores) == set(options.changes())
     calls: list[Change] = []
     monkeypatch.setattr(scorer, "alone", lambda change: calls.append(change) or 1.0)
     assert scorer.score(options, KeptFile(tmp_path / "scores.json", {}, "x")) == scores
-    wider = choices(scorer.family.model.config, remove=True, heads=[], ffn=[0.5], bits=[FLOAT, 4, 3], multiple=16)
+    wider = choices(
+        scorer.family.model.config, remove=True, heads=[], ffn=[0.5], hidden=[], bits=[FLOAT, 4, 3], multiple=16
+    )
     scorer.score(wider, KeptFile(tmp_path / "scores.json", {}, "x"))
     assert {(change.kind, change.value) for change in calls} == {("bits", 3)}
 
@@ -93,10 +105,12 @@ def test_scores_are_taken_once(scorer: Scorer, tmp_path: Any, monkeypatch: pytes
 @pytest.mark.fast
 def test_scores_of_single_changes_add_up() -> None:
     place = Place("decoder", 0)
-    loss = add_up({Change(place, "removed", 0): 3.0, Change(place, "ffn", 8): 1.0, Change(place, "bits", 4): 0.5})
-    assert loss(place, None, 0) == 3.0
-    assert loss(place, {"ffn": 8}, 4) == 1.5
-    assert loss(place, {"ffn": 16}, FLOAT) == 0.0
+    single = {Change(place, "removed", 0): 3.0, Change(place, "ffn", 8): 1.0, Change(place, "bits", 4): 0.5}
+    added = Added({**single, Change(STREAM, "hidden", 8): 2.0})
+    assert added.removed(place) == 3.0
+    assert added.block(place, {"ffn": 8, "hidden": 8}, 4) == 1.5
+    assert added.block(place, {"ffn": 16, "hidden": 16}, FLOAT) == 0.0
+    assert (added.base({"hidden": 8}), added.base({"hidden": 16}), added.base({})) == (2.0, 0.0, 0.0)
 
 
 def test_rows_to_score_on_are_not_graded(corpus: Callable[..., Any]) -> None:

@@ -17,9 +17,11 @@ from slimexp.config.composition import compose
 from slimexp.sweeper.worker import Job, Outcome
 
 EXPERIMENT = "+experiment=search_llama"
-GIVEN = {"remove": True, "heads": [0.5], "ffn": [0.5], "bits": [FLOAT, 8, 4], "multiple": 16}
-MIXED = Candidate(heads=1, ffn=32, bits={Place("decoder", 0): 4, Place("decoder", 1): FLOAT, Place("decoder", 3): 8})
-WHOLE = Candidate(heads=2, ffn=64, bits={Place("decoder", index): FLOAT for index in range(4)})
+GIVEN = {"remove": True, "heads": [0.5], "ffn": [0.5], "hidden": [0.5], "bits": [FLOAT, 8, 4], "multiple": 16}
+MIXED = Candidate(
+    heads=1, ffn=32, hidden=32, bits={Place("decoder", 0): 4, Place("decoder", 1): FLOAT, Place("decoder", 3): 8}
+)
+WHOLE = Candidate(heads=2, ffn=64, hidden=32, bits={Place("decoder", index): FLOAT for index in range(4)})
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_stages_without_effect_are_left_out(family: Any, options: Choices) -> No
     stages = Stages.of(compose([EXPERIMENT]).pipeline)
     cfg = compose([EXPERIMENT, *overrides(WHOLE, options, stages, family)])
     assert list(cfg.pipeline) == ["distill"]
-    rounded = Candidate(heads=2, ffn=64, bits={Place("decoder", index): 4 for index in range(4)})
+    rounded = Candidate(heads=2, ffn=64, hidden=32, bits={Place("decoder", index): 4 for index in range(4)})
     cfg = compose([EXPERIMENT, *overrides(rounded, options, stages, family)])
     assert list(cfg.pipeline) == ["quantize", "distill"]
     assert (cfg.pipeline.quantize.bits, cfg.pipeline.quantize.allocation) == (4, None)
