@@ -149,8 +149,10 @@ class Program:
         """What each variable adds."""
         row = np.zeros(self._size)
         for column, (place, combination, bits) in enumerate(self._columns):
-            removed = combination is None
-            row[column] = price.removed(place) if removed else price.block(place, self._combinations[combination], bits)
+            if combination is None:
+                row[column] = price.removed(place)
+            else:
+                row[column] = price.block(place, self._combinations[combination], bits)
         for number, widths in enumerate(self._combinations):
             row[len(self._columns) + number] = price.base(widths)
         return row
