@@ -29,7 +29,8 @@ def search(cfg: DictConfig) -> None:
     check(cfg, schema=Schema)
     with working("importing the libraries"):  # torch, only once the config is right
         from slimexp.candidate.report import write
-        from slimexp.candidate.search import Search, budgets
+        from slimexp.candidate.search import Search
+        from slimexp.candidate.settings import budgets
         from slimexp.pipeline import preflight
         from slimexp.pipeline.launch import silence_others
 

@@ -17,6 +17,7 @@ from slimexp.candidate.evolution import evolve
 from slimexp.candidate.kept_file import KeptFile
 from slimexp.candidate.latency import Stopwatch
 from slimexp.candidate.score import Added, Scorer, own_rows
+from slimexp.candidate.settings import budgets, check_settings
 from slimexp.candidate.solve import Limit, Program
 from slimexp.candidate.trial import Stages
 from slimexp.config.build import build
@@ -78,7 +79,7 @@ class Search:
         self.dtype: torch.dtype = getattr(torch, cfg.save_dtype)
         self.quantize = None if self.stages.quantize is None else cfg.pipeline[self.stages.quantize]
         self.cut = None if self.stages.cut is None else cfg.pipeline[self.stages.cut].cut
-        _check_settings(cfg)
+        check_settings(cfg, self.stages)
         corpus = parts.corpus
         self.graded = spread(len(corpus.splits["validation"]), self.settings.graded, 0)
         graded = [corpus.splits["validation"][index] for index in self.graded]
@@ -288,47 +289,3 @@ class Search:
             "hardware": key(environment()["hardware"]),
             "rounding": self._scored_by()["rounding"],
         }
-
-
-def budgets(node: DictConfig) -> list[dict[str, float]]:
-    """Each budget: name -> largest cost.
-
-    Raises:
-        ValueError: There is none, one is no positive number, or lists are of unlike lengths.
-    """
-    values_of: Any = OmegaConf.to_container(node)
-    given = {str(name): value for name, value in values_of.items() if value is not None}
-    if not given:
-        raise ValueError("no budget: give budget.disk_mb=NUMBER, budget.latency_ms=NUMBER or budget.parameters=NUMBER")
-    lists = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
-    for name, values in lists.items():
-        for value in values:
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-                raise ValueError(f"budget.{name} must be a number > 0, or a list of such, got {value!r}")
-    count = max(map(len, lists.values()))
-    if odd := [name for name, values in lists.items() if len(values) not in (1, count)]:
-        raise ValueError(
-            f"budget.{odd[0]} has {len(lists[odd[0]])} numbers and another budget {count}: give each as many, or one"
-        )
-    return [{name: float(values[i % len(values)]) for name, values in lists.items()} for i in range(count)]
-
-
-def _check_settings(cfg: DictConfig) -> None:
-    least = {"rows": 1, "graded": 2, "apart": 1, "solutions": 1, "steps": 0, "trials": 1, "promoted": 1, "workers": 1}
-    for name, value in least.items():
-        if cfg.search[name] < value:
-            raise ValueError(f"search.{name} must be >= {value}, got {cfg.search[name]}")
-    if not 0 < cfg.search.share <= 1:
-        raise ValueError(f"search.share must be in (0, 1] of the steps of the last stage, got {cfg.search.share}")
-    if cfg.search.promoted > cfg.search.trials:
-        raise ValueError(
-            f"search.promoted={cfg.search.promoted} of search.trials={cfg.search.trials}: promote at most as many"
-        )
-    if cfg.budget.latency_ms is not None and "latency" not in cfg.measure:
-        raise ValueError(
-            "budget.latency_ms is of the request of measure.latency, which is not chosen: add "
-            "measure=[size,task,latency]"
-        )
-    for name in ("task", "size"):
-        if name not in cfg.measure:
-            raise ValueError(f"a search needs measure {name}: add it, as in measure=[size,task,latency]")

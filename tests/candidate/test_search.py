@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from slimexp.candidate import search as module
 from slimexp.candidate.report import write
-from slimexp.candidate.search import Search, budgets
+from slimexp.candidate.search import Search
+from slimexp.candidate.settings import budgets
 from slimexp.config.check import check
 from slimexp.config.composition import compose
 from slimexp.config.schema import Search as Schema
@@ -118,6 +119,7 @@ def test_scores_of_another_model_are_refused(
         (["budget.disk_mb=4", "search.share=0"], r"search\.share must be in \(0, 1\]"),
         (["budget.disk_mb=4", "search.promoted=5"], r"search\.promoted=5 of search\.trials=2"),
         (["budget.latency_ms=4"], r"add measure=\[size,task,latency\]"),
+        (["budget.disk_mb=4", "pipeline.quantize.exclude=[a]"], "leave out its include, exclude and embeddings"),
         (["budget.disk_mb=4", "measure=[task]"], "a search needs measure size"),
         ([], r"no budget: give budget\.disk_mb=NUMBER"),
     ],
