@@ -53,9 +53,14 @@ def lines(work: "Search", found: Sequence["Found"]) -> Iterator[str]:
             short = one.trained.get(candidate, {}).get(headline)
             after = "" if short is None else f", {short:.4g} after the short training on validation text"
             yield f"  {headline} {figures[headline]:.4g}, disk_mb {figures['disk_mb']:.4g}  {candidate}{after}"
-        if not one.promoted:
+        if not one.promoted and work.settings.promoted:
             yield "  none: every training failed, see above"
-    yield f"python -m slimexp.select {work.cfg.runs} max_size_mb=NUMBER   names a model of all that were trained"
+        elif not one.promoted:
+            candidate, nats = next(iter(one.losses.items()))
+            costs = ", ".join(f"{name} {measured:.6g}" for name, (_, measured) in one.costs[candidate].items())
+            yield f"  {candidate}: {costs}, {nats:.4g} nats per token from dense before any training"
+    if any(one.promoted for one in found):
+        yield f"python -m slimexp.select {work.cfg.runs} max_size_mb=NUMBER   names a model of all that were trained"
 
 
 if __name__ == "__main__":

@@ -319,7 +319,7 @@ def check_variable(word: str) -> None:
 
 OF_SEARCH = ("budget.", "search.", "hydra/sweeper/pool@search.")
 BASES: dict[str, list[str]] = {  # what a setting may stand beside, by the beginning of its key
-    **dict.fromkeys(OF_SEARCH, ["+experiment=search_llama"]),
+    **{key: ["+experiment=search_llama"] for key in OF_SEARCH},
     "hydra": ["hydra/sweeper=pareto", "+experiment=front_t5"],
     "callback.stopper": ["+experiment=front_t5", "+stopper@callback.stopper=asha"],
     "baseline": ["+experiment=prune_t5", "model@baseline=pretrained"],

@@ -105,7 +105,8 @@ class Search:
         program = Program(self.choices, Added(scores))
         tables = self._tables()
         found = [self._solve(program, tables, limits) for limits in self.budgets]
-        self._train(found)
+        if self.settings.promoted:
+            self._train(found)
         return found
 
     @cached_property

@@ -36,7 +36,7 @@ def check_settings(cfg: DictConfig, stages: Stages) -> None:
     Raises:
         ValueError: The first that is wrong.
     """
-    least = {"rows": 1, "graded": 2, "apart": 1, "solutions": 1, "steps": 0, "trials": 1, "promoted": 1, "workers": 1}
+    least = {"rows": 1, "graded": 2, "apart": 1, "solutions": 1, "steps": 0, "trials": 1, "promoted": 0, "workers": 1}
     for name, value in least.items():
         if cfg.search[name] < value:
             raise ValueError(f"search.{name} must be >= {value}, got {cfg.search[name]}")

@@ -47,6 +47,7 @@ COMMANDS = [
     "quantize_peers",
     "quantize_quality",
     "same_results",
+    "search",
     "startup",
     "sweep",
     "temperature",

@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from slimexp.candidate import search as module
+from slimexp.candidate.choice import FLOAT
 from slimexp.candidate.report import write
 from slimexp.candidate.search import Search
 from slimexp.candidate.settings import budgets
@@ -18,6 +19,7 @@ from slimexp.config.schema import Search as Schema
 from slimexp.pipeline import preflight
 from slimexp.pipeline.pipeline import Pipeline
 from slimexp.record import record
+from slimexp.search import lines
 
 QUICK = [
     "pipeline.distill.steps=4", "pipeline.distill.batch_size=2", "pipeline.quantize.group_size=16",
@@ -80,6 +82,36 @@ def test_a_budget_becomes_a_model(line: list[str], trained: list[Sequence[str]])
     assert str(next(iter(again.promoted))) == str(candidate)
     assert next(iter(larger.losses.values())) <= next(iter(found.losses.values()))
     assert len(trained) > before
+
+
+def test_a_quick_look_trains_nothing(line: list[str], trained: list[Sequence[str]]) -> None:
+    search = prepared(line, "budget.disk_mb=[0.05,0.08]", "search.promoted=0")
+    found = search.run()
+    assert trained == []
+    for one in found:
+        [composed, measured] = one.costs[next(iter(one.losses))]["disk_mb"]
+        assert composed == pytest.approx(measured, abs=0.003)
+        assert measured <= one.limits["disk_mb"]
+    assert [text for text in lines(search, found) if "nats per token from dense" in text]
+
+
+def test_an_encoder_decoder_has_one_width_of_weights(
+    tiny_folder: Callable[..., Path], table: Path, tmp_path: Path, trained: list[Sequence[str]]
+) -> None:
+    folder = tiny_folder("seq2seq", initializer_factor=8.0, d_ff=64)
+    words = [
+        "+experiment=search_t5", "model=pretrained", f"model.path={folder}", "model.max_length=16",
+        "data=files", f"data.path={table}", "data.task=seq2seq", f"runs={tmp_path / 'runs'}", "logger=none",
+        "trainer=fast", *QUICK, "search.promoted=0",
+    ]  # fmt: skip
+    search = prepared(words, "budget.parameters=40000")
+    [found] = search.run()
+    for candidate in found.losses:
+        assert len({bits for bits in candidate.bits.values() if bits != FLOAT}) <= 1
+        depth = candidate.layers(search.choices.stacks)
+        assert depth["encoder"][0] == depth["decoder"][0] == 0
+        assert len(depth["decoder"]) <= len(depth["encoder"])
+        check(compose([*words[: -len(QUICK) - 1], *search._overrides(candidate)]))
 
 
 def test_bytes_and_milliseconds_are_measured_of_whole_models(line: list[str], trained: list[Sequence[str]]) -> None:
