@@ -1,6 +1,7 @@
 """A search: scores of choices, solutions for each budget, whole scores, short trainings, and full ones of the best."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -198,7 +199,7 @@ class Search:
         """Measure candidates, best first, until enough keep the budgets; those that do not are dropped."""
         kept = 0
         found.costs = {}
-        for candidate in list(found.losses):
+        for candidate in _unlike_first(found.losses):
             if kept >= self.settings.trials:
                 break
             costs = {name: self._costs(candidate, name, program, tables) for name in found.limits}
@@ -235,7 +236,7 @@ class Search:
             f"measure.task.limit={self.settings.graded}",
             "measure.task.seed=0",
         ]
-        best = {c for one in found for c in list(one.losses)[: self.settings.trials]}
+        best = {c for one in found for c in self._tried(one)}
         figures: dict[Candidate, dict[str, float]] = {}
         if self.settings.trials > self.settings.promoted:
             figures = self._trainings(sorted(best, key=str), short, "short")
@@ -243,11 +244,15 @@ class Search:
         chosen: dict[Candidate, None] = {}
         for one in found:
             one.trained = {c: figures[c] for c in one.losses if c in figures}
-            ranked = sorted(one.trained, key=lambda c: sign * one.trained[c][headline]) or list(one.losses)
+            ranked = sorted(one.trained, key=lambda c: sign * one.trained[c][headline]) or self._tried(one)
             chosen |= dict.fromkeys(ranked[: self.settings.promoted])
         full = self._trainings(sorted(chosen, key=str), [], "full")
         for one in found:
             one.promoted = {c: full[c] for c in one.losses if c in full}
+
+    def _tried(self, one: Found) -> list[Candidate]:
+        """Candidates that are trained: those that were measured and keep the budgets."""
+        return [candidate for candidate in one.costs if candidate in one.losses]
 
     def _trainings(self, candidates: Sequence[Candidate], more: Sequence[str], what: str) -> dict[Candidate, Any]:
         threads = self.settings.threads or max(1, torch.get_num_threads() // self.settings.workers)
@@ -290,3 +295,15 @@ class Search:
             "hardware": key(environment()["hardware"]),
             "rounding": self._scored_by()["rounding"],
         }
+
+
+def _unlike_first(losses: Mapping[Candidate, float]) -> list[Candidate]:
+    """Candidates, best first, but the best of each number of blocks and widths before all others.
+
+    Training changes the order of unlike models more than that of models that are nearly the same.
+    """
+    first: dict[Any, Candidate] = {}
+    for candidate in losses:
+        stacks = Counter(place.stack for place in candidate.bits)
+        first.setdefault((tuple(sorted(stacks.items())), tuple(candidate.widths.values())), candidate)
+    return [*first.values(), *(candidate for candidate in losses if candidate not in first.values())]

@@ -91,7 +91,7 @@ class Program:
         self._structure = self._constraints()
 
     def solve(self, limits: Sequence[Limit], *, most: int, apart: int) -> list[tuple[Candidate, float]]:
-        """Candidates and their added-up losses, best first.
+        """Candidates and their added-up losses, best first; half of them, where there are as many, of other widths.
 
         Args:
             limits: Budgets that all of them meet; none for the least loss of all.
@@ -105,15 +105,20 @@ class Program:
         budgets = [self._budget(limit) for limit in limits]
         found: list[tuple[Candidate, float]] = []
         cuts: list[LinearConstraint] = []
-        for _ in counted(range(most), "solution"):
-            x = self._run(self.losses, [*budgets, *cuts])
+        of_widths = [self._with(number) for number in range(len(self._combinations))]
+        for extra in counted([*([one] for one in of_widths), *([] for _ in range(most))], "solution"):
+            x = self._run(self.losses, [*budgets, *cuts, *extra])
             if x is None:
-                break
+                continue
             found.append((self._candidate(x), float(self.losses @ x)))
             cuts.append(LinearConstraint(csr_array(self._alike(x)[None]), ub=len(self.choices.places) - apart))
         if not found:
             raise self._infeasible(limits)
-        return found
+        found.sort(key=lambda pair: pair[1])
+        unlike = {tuple(candidate.widths.values()): (candidate, loss) for candidate, loss in reversed(found)}
+        best = sorted(unlike.values(), key=lambda pair: pair[1])[: -(-most // 2)]  # half of them of other widths
+        rest = [pair for pair in found if pair not in best]
+        return sorted([*best, *rest[: most - len(best)]], key=lambda pair: pair[1])
 
     def cost(self, candidate: Candidate, price: Price) -> float:
         """Cost of a candidate."""
@@ -121,6 +126,12 @@ class Program:
         inside = sum(price.block(place, widths, bits) for place, bits in candidate.bits.items())
         gone = sum(price.removed(place) for place in self.choices.places if place not in candidate.bits)
         return price.base(widths) + inside + gone
+
+    def _with(self, combination: int) -> LinearConstraint:
+        """Models of one combination of widths."""
+        row = np.zeros(self._size)
+        row[len(self._columns) + combination] = 1
+        return LinearConstraint(csr_array(row[None]), 1, 1)
 
     def _alike(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """1 at every choice of a block that differs from that of a solution by its bits at most."""

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from slimexp.candidate import search as module
-from slimexp.candidate.choice import FLOAT
+from slimexp.candidate.choice import FLOAT, Candidate, Place
 from slimexp.candidate.report import write
 from slimexp.candidate.search import Search
 from slimexp.candidate.settings import budgets
@@ -129,6 +129,17 @@ def test_bytes_and_milliseconds_are_measured_of_whole_models(line: list[str], tr
     assert composed == pytest.approx(measured, abs=0.003)
     assert figures["disk_mb"] == pytest.approx(measured, abs=0.003)
     assert found.costs[candidate]["latency_ms"][1] > 0
+
+
+@pytest.mark.fast
+def test_unlike_models_are_trained_first() -> None:
+    places = [Place("decoder", index) for index in range(3)]
+    shapes = [(8, places[:2]), (8, places[1:]), (8, places), (4, places)]
+    losses = {
+        Candidate(heads=None, ffn=ffn, hidden=None, bits=dict.fromkeys(kept, 4)): float(number)
+        for number, (ffn, kept) in enumerate(shapes)
+    }
+    assert [losses[candidate] for candidate in module._unlike_first(losses)] == [0.0, 2.0, 3.0, 1.0]
 
 
 def test_scores_of_another_model_are_refused(
