@@ -69,16 +69,16 @@ def outlines(family: Family, choices: Choices) -> dict[Widths, Family]:
 
 
 def parameters(family: Family, choices: Choices) -> Table:
-    """Numbers of parameters, in millions."""
+    """Numbers of parameters; tied ones count once."""
     table: dict[tuple[str, Widths, int], float] = {}
     outside = {}
     for widths, outline in outlines(family, choices).items():
-        inside = 0.0
+        inside = 0
         for stack, blocks in outline.blocks().items():
             count = sum(parameter.numel() for parameter in blocks[-1].parameters())
             inside += sum(parameter.numel() for parameter in blocks.parameters())
-            table |= {(stack, widths, bits): count / MB for bits in choices.bits}
-        outside[widths] = (parameter_count(outline.model) - inside) / MB
+            table |= {(stack, widths, bits): float(count) for bits in choices.bits}
+        outside[widths] = float(parameter_count(outline.model) - inside)
     return Table(outside, table)
 
 

@@ -31,8 +31,8 @@ from slimexp.record.environment import environment
 from slimexp.record.stage import key
 from slimexp.sweeper.worker import train
 
+MEASURED = 3  # candidates at most, for each that is trained: where all are over a budget, it is aimed lower
 ATTEMPTS = 4  # at a budget that whole models exceed, though their composed costs do not
-MILLION = 1e6
 FOLDER = "search"  # below the run's
 _NEW = "give another name=..., or remove the file to make it anew"
 
@@ -172,7 +172,7 @@ class Search:
         print(f"budget: {', '.join(f'{name} {value:g}' for name, value in most.items())}", flush=True)
         aim = dict(most)
         for _ in range(ATTEMPTS):
-            limits = [Limit(name, aim[name] / (MILLION if name == "parameters" else 1), tables[name]) for name in aim]
+            limits = [Limit(name, aim[name], tables[name]) for name in aim]
             solutions = program.solve(limits, most=self.settings.solutions, apart=self.settings.apart)
             found.added = dict(solutions)
             whole = {c: self.scorer.whole(c) for c, _ in counted(solutions, "whole score of solution")}
@@ -200,7 +200,7 @@ class Search:
         kept = 0
         found.costs = {}
         for candidate in _unlike_first(found.losses):
-            if kept >= self.settings.trials:
+            if kept >= self.settings.trials or len(found.costs) >= MEASURED * self.settings.trials:
                 break
             costs = {name: self._costs(candidate, name, program, tables) for name in found.limits}
             found.costs[candidate] = costs
@@ -219,7 +219,7 @@ class Search:
             return composed, self._disk_mb(candidate)
         if name == "latency_ms":
             return composed, self.stopwatch.milliseconds([candidate], "latency of candidate")[str(candidate)]
-        return composed * MILLION, composed * MILLION
+        return composed, composed
 
     def _disk_mb(self, candidate: Candidate) -> float:
         """Megabytes of a candidate's artifact, which is written and removed."""

@@ -56,6 +56,11 @@ def check_settings(cfg: DictConfig, stages: Stages) -> None:
             raise ValueError(f"a search needs measure {name}: add it, as in measure=[size,task,latency]")
     if stages.quantize is not None:
         node = cfg.pipeline[stages.quantize]
+        if node.group_size is not None and not isinstance(node.group_size, int):
+            raise ValueError(
+                f"pipeline.{stages.quantize}.group_size must be a number, or null for a scale per channel, got "
+                f"{node.group_size}: a search gives blocks unlike bits, and they have one group size"
+            )
         if node.embeddings or node.exclude or list(node.include) != ["*"]:
             raise ValueError(
                 f"a search chooses the layers that pipeline.{stages.quantize} rounds, among those of the blocks: "

@@ -61,7 +61,7 @@ class Infeasible(ValueError):
     def __init__(self, nearest: Candidate, costs: Mapping[str, float], limits: Sequence[Limit], alone: bool) -> None:
         self.nearest, self.costs = nearest, dict(costs)
         over = [limit for limit in limits if costs[limit.name] > limit.most * (1 + 1e-9)]
-        binds = ", ".join(f"budget.{limit.name}={limit.most:.4g} (it has {costs[limit.name]:.4g})" for limit in over)
+        binds = ", ".join(f"budget.{limit.name}={limit.most:.6g} (it has {costs[limit.name]:.6g})" for limit in over)
         why = "" if alone else "; each of the budgets can be met alone, they contradict each other"
         super().__init__(
             f"no shape meets the budget; what binds is {binds}{why}. The nearest: {nearest}. Raise the budget, or give "

@@ -84,6 +84,14 @@ def test_a_budget_becomes_a_model(line: list[str], trained: list[Sequence[str]])
     assert len(trained) > before
 
 
+def test_a_budget_out_of_reach_names_the_nearest_in_the_units_of_the_config(
+    line: list[str], trained: list[Sequence[str]]
+) -> None:
+    with pytest.raises(ValueError, match=r"what binds is budget\.parameters=100 .*The nearest: decoder"):
+        prepared(line, "budget.parameters=100").run()
+    assert trained == []
+
+
 def test_a_quick_look_trains_nothing(line: list[str], trained: list[Sequence[str]]) -> None:
     search = prepared(line, "budget.disk_mb=[0.05,0.08]", "search.promoted=0")
     found = search.run()
@@ -162,6 +170,7 @@ def test_scores_of_another_model_are_refused(
         (["budget.disk_mb=4", "search.share=0"], r"search\.share must be in \(0, 1\]"),
         (["budget.disk_mb=4", "search.promoted=5"], r"search\.promoted=5 of search\.trials=2"),
         (["budget.latency_ms=4"], r"add measure=\[size,task,latency\]"),
+        (["budget.disk_mb=4", "pipeline.quantize.group_size=auto"], r"group_size must be a number, or null"),
         (["budget.disk_mb=4", "pipeline.quantize.exclude=[a]"], "leave out its include, exclude and embeddings"),
         (["budget.disk_mb=4", "measure=[task]"], "a search needs measure size"),
         ([], r"no budget: give budget\.disk_mb=NUMBER"),
