@@ -100,7 +100,7 @@ class BitAllocation(Allocation, ABC):
     def choose(
         self, costs: Mapping[str, Sequence[float]], stored: Mapping[str, Mapping[int, int]], budget: int
     ) -> dict[str, int]:
-        """Layer -> its width; together they take at most ``budget``.
+        """Layer -> its width; together they take at most ``budget``, unless they are given and nothing is scanned.
 
         Args:
             costs: Layer -> cost at each of the widths, as ``scan`` returns it.

@@ -58,4 +58,6 @@ def _lost(candidate: Any, one: Found) -> str | None:
         return None
     if candidate not in one.losses:
         return "over the budget as measured"
+    if not one.promoted:
+        return "nothing was trained"
     return "worse after a short training" if candidate in one.trained else "worse as a whole before training"
