@@ -35,7 +35,8 @@ LAYERS = [
     ["technique", "page", "format"],
     ["pipeline", "stopper"],
     ["sweeper"],
-    ["train", "evaluate", "report", "clean", "export"],
+    ["candidate"],
+    ["train", "evaluate", "report", "clean", "export", "search"],
     ["select"],  # it exports
 ]
 RANK = {word: rank for rank, row in enumerate(LAYERS) for word in row}

@@ -31,7 +31,7 @@ from slimexp.config import allowlist
 from slimexp.config.build import ConfigError, build
 from slimexp.config.check import check
 from slimexp.config.composition import CONF_DIR, chosen, compose, options
-from slimexp.config.schema import Evaluation
+from slimexp.config.schema import Evaluation, Run, Search
 from slimexp.export import settings as export_settings
 from slimexp.page import server
 from slimexp.sweeper.pool import local
@@ -170,6 +170,10 @@ def run_module(module: str, given: list[str], monkeypatch: pytest.MonkeyPatch) -
         cfg = compose(overrides(given), "evaluate")
         check(cfg, schema=Evaluation)
         build_all(cfg, "measure")
+    elif module == "slimexp.search":
+        cfg = compose(overrides(given), "search")
+        check(cfg, schema=Search)
+        build_all(cfg, "pipeline", "measure")
     elif module == "slimexp.export":
         name, _, values = export_settings(given[1:])
         assert values.keys() <= OmegaConf.load(CONF_DIR / "format" / f"{name}.yaml").keys()
@@ -313,7 +317,9 @@ def check_variable(word: str) -> None:
 # Settings in the text
 
 
+OF_SEARCH = ("budget.", "search.", "hydra/sweeper/pool@search.")
 BASES: dict[str, list[str]] = {  # what a setting may stand beside, by the beginning of its key
+    **{key: ["+experiment=search_llama"] for key in OF_SEARCH},
     "hydra": ["hydra/sweeper=pareto", "+experiment=front_t5"],
     "callback.stopper": ["+experiment=front_t5", "+stopper@callback.stopper=asha"],
     "baseline": ["+experiment=prune_t5", "model@baseline=pretrained"],
@@ -339,9 +345,10 @@ def hold_setting(given: Sequence[str]) -> None:
     composed = [filled(word) for word in given if not is_of_others(word)]
     if not composed:
         return
-    cfg = compose([*base(composed), *composed])
+    of_search = any(word.startswith(OF_SEARCH) for word in composed)
+    cfg = compose([*base(composed), *composed], "search" if of_search else "config")
     try:
-        check(cfg)
+        check(cfg, schema=Search if of_search else Run)
     except ConfigError as error:
         wrong = [line for line in str(error).splitlines() if "has no value" not in line and "is not chosen" not in line]
         assert not wrong, "\n".join(wrong)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -68,7 +69,12 @@ class BitAllocation(Allocation, ABC):
     Args:
         rows: See ``Allocation``.
         widths: Bits at which each layer is scanned, ascending; each layer gets one of them.
+
+    Attributes:
+        scans: Whether costs are of use, so that the technique makes what ``scan`` needs.
     """
+
+    scans: ClassVar[bool] = True
 
     def __init__(self, *, rows: int, widths: Sequence[int]) -> None:
         super().__init__(rows=rows)
@@ -94,7 +100,7 @@ class BitAllocation(Allocation, ABC):
     def choose(
         self, costs: Mapping[str, Sequence[float]], stored: Mapping[str, Mapping[int, int]], budget: int
     ) -> dict[str, int]:
-        """Layer -> its width; together they take at most ``budget``.
+        """Layer -> its width; together they take at most ``budget``, unless they are given and nothing is scanned.
 
         Args:
             costs: Layer -> cost at each of the widths, as ``scan`` returns it.

@@ -8,7 +8,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from slimexp.config import schema
-from slimexp.config.schema import Evaluation, Run
+from slimexp.config.schema import Evaluation, Run, Search
 
 PACKAGE = Path(__file__).parents[1]
 CONF_DIR = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in a wheel, in a checkout
@@ -18,6 +18,7 @@ OmegaConf.register_new_resolver("trainer_here", lambda: "gpu" if has_cuda() else
 OmegaConf.register_new_resolver("on_gpu", lambda yes, no, *, _root_: yes if trains_on_gpu(_root_) else no, replace=True)
 ConfigStore.instance().store(name="schema", node=Run)
 ConfigStore.instance().store(name="evaluation_schema", node=Evaluation)
+ConfigStore.instance().store(name="search_schema", node=Search)
 
 
 def has_cuda() -> bool:

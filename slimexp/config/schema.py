@@ -104,6 +104,81 @@ class Run:
 
 
 @dataclass
+class BudgetLimits:
+    """What a model may cost: a number each, or a list of as many numbers each, for as many models.
+
+    Attributes:
+        disk_mb: Megabytes (10^6 bytes) of the files that are deployed.
+        latency_ms: Milliseconds of the request of ``measure.latency``, on the device of ``trainer``.
+        parameters: Number of parameters.
+    """
+
+    disk_mb: Any = None
+    latency_ms: Any = None
+    parameters: Any = None
+
+
+@dataclass
+class SearchSettings:
+    """How a model is searched for; ``conf/search.yaml`` says what each is.
+
+    Attributes:
+        rows: Rows of validation text that choices are scored on, which nothing else reads.
+        graded: Rows of validation text that trials are graded on.
+        remove: Whether whole blocks may go.
+        heads: Shares of the groups of heads that may stay, beside all.
+        ffn: Shares of the neurons that may stay, beside all.
+        hidden: Shares of the channels of the residual stream that may stay, beside all.
+        bits: Widths of weights; 16 for floats.
+        apart: Least number of blocks in which two solutions differ by more than bits.
+        solutions: Solutions of each budget, which are scored as a whole.
+        steps: Steps of evolution around the best of these, each a score of a whole model.
+        trials: Of each budget, those that are trained for a short time.
+        share: Share of the steps of the last stage that they are trained for.
+        promoted: Of each budget, those that are trained in full.
+        pairs: Pairs of requests that a latency is measured by.
+        workers: Trainings at a time.
+        threads: Threads of torch in each; ``None`` for all cores divided among them.
+        pool: Where the workers are.
+    """
+
+    rows: int = MISSING
+    graded: int = MISSING
+    remove: bool = MISSING
+    heads: list[float] = MISSING
+    ffn: list[float] = MISSING
+    hidden: list[float] = MISSING
+    bits: list[int] = MISSING
+    apart: int = MISSING
+    solutions: int = MISSING
+    steps: int = MISSING
+    trials: int = MISSING
+    share: float = MISSING
+    promoted: int = MISSING
+    pairs: int = MISSING
+    workers: int = MISSING
+    threads: int | None = MISSING
+    pool: Any = MISSING
+
+
+@dataclass
+class Search(Run):
+    """Root keys of a search; it is merged into those of a run, whose values stay.
+
+    Attributes:
+        budget: What the model may cost.
+        search: How it is searched for.
+    """
+
+    keep_training_state: bool = MISSING
+    arms: bool = MISSING
+    baseline: Any = MISSING
+    logger: Any = MISSING
+    budget: BudgetLimits = field(default_factory=BudgetLimits)
+    search: SearchSettings = field(default_factory=SearchSettings)
+
+
+@dataclass
 class Evaluation:
     """Root keys of an evaluation.
 

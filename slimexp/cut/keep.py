@@ -20,6 +20,8 @@ from slimexp.cut.unit_importance import by_scope, expert_importance, hidden_impo
 from slimexp.loss.base import Stack, Stacks
 from slimexp.model.base import Batch, Family
 
+CALIBRATION_ROWS = 32  # of a batch on which importance is measured
+
 
 @dataclass(frozen=True, kw_only=True)
 class Keep:

@@ -43,10 +43,12 @@ def allocate_bits(
     Raises:
         ValueError: An answer or a cost is not finite.
     """
-    weights = {name: latent(layer) for name, layer in layers.items()}
-    with visiting(family.model, device):
-        cost = Divergence(family, batches)
-        costs = allocation.scan(weights, quantizer=lambda width: quantizer(bits=width), cost=cost)
+    costs: Mapping[str, Sequence[float]] = {name: () for name in layers}
+    if allocation.scans:
+        weights = {name: latent(layer) for name, layer in layers.items()}
+        with visiting(family.model, device):
+            cost = Divergence(family, batches)
+            costs = allocation.scan(weights, quantizer=lambda width: quantizer(bits=width), cost=cost)
     stored = {
         name: {
             width: stored_bits(layer, layer_quantizer(quantizer, name, layer, bits=width))
@@ -56,7 +58,7 @@ def allocate_bits(
     }
     widths = allocation.choose(costs, stored, sum(sizes[bits] for sizes in stored.values()))
     figures = {f"bits{OF_LAYER}{name}": float(width) for name, width in widths.items()}
-    for place, width in enumerate(allocation.widths):
+    for place, width in enumerate(allocation.widths if allocation.scans else ()):
         figures |= {f"rounded_to_{width}_nats{OF_LAYER}{name}": costs[name][place] for name in costs}
     return widths, figures
 

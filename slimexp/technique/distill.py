@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from slimexp.architecture.base import FFN, HEADS, HIDDEN
 from slimexp.calibration.observe import visiting
-from slimexp.cut.keep import Keep, cut_stacks
+from slimexp.cut.keep import CALIBRATION_ROWS, Keep, cut_stacks
 from slimexp.data.base import Corpus
 from slimexp.loss.base import Stacks
 from slimexp.model.attention import stacks
@@ -18,8 +18,6 @@ from slimexp.technique.choice import kept
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.training import Training
 from slimexp.weight.attachment import check_bare
-
-CALIBRATION_ROWS = 32  # rows per batch
 
 
 class Distill(Finetune):

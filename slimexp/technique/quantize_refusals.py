@@ -92,7 +92,8 @@ def check_allocation(allocation: Allocation, bits: int, quantizer: Quantizer) ->
     """
     if not isinstance(allocation, BitAllocation):
         raise ValueError(
-            f"allocation must be mixed_precision or null where weights are quantized, got {type(allocation).__name__}"
+            "allocation must be mixed_precision, given or null where weights are quantized, got "
+            f"{type(allocation).__name__}"
         )
     if not {*allocation.widths} <= {*quantizer.widths}:
         raise ValueError(

@@ -48,6 +48,7 @@ COMMANDS = [
     "quantize_peers",
     "quantize_quality",
     "same_results",
+    "search",
     "startup",
     "sweep",
     "temperature",

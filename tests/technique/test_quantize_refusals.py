@@ -72,7 +72,7 @@ def test_an_allocation_of_widths_that_the_quantizer_lacks(quantize: Make) -> Non
 
 
 def test_an_allocation_of_sparsities(quantize: Make) -> None:
-    with pytest.raises(ValueError, match=r"allocation must be mixed_precision or null .*, got Sensitivity"):
+    with pytest.raises(ValueError, match=r"allocation must be mixed_precision, given or null .*, got Sensitivity"):
         quantize("+allocation@pipeline.quantize.allocation=sensitivity")
 
 

@@ -1,0 +1,1 @@
+"""From a budget to a model: choices per block, their losses and costs, the shapes that fit, and their trials."""

@@ -1,0 +1,202 @@
+"""Choices: what may become of every block of a model, and candidates, which choose for all of them.
+
+Plain transformers holds models whose blocks have one width, so that heads, neurons and channels of the residual stream
+are chosen for all blocks at once; whether a block stays, and its bits, are chosen block by block (of an
+encoder-decoder, bits for all at once).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from transformers import PreTrainedConfig
+
+from slimexp.architecture.base import FFN, HEADS, HIDDEN, LAYERS
+from slimexp.architecture.model_type import architecture_of
+from slimexp.cut.shape import WIDTHS, axes_of, lattice, possible, whole
+
+FLOAT = 16  # bits of a block that is not rounded
+REMOVED = "removed"
+BITS = "bits"
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """A block.
+
+    Attributes:
+        stack: ``encoder`` or ``decoder``.
+        index: Its index in the whole model.
+    """
+
+    stack: str
+    index: int
+
+
+STREAM = Place("model", 0)  # what all blocks read and write
+
+
+@dataclass(frozen=True, order=True)
+class Change:
+    """One change of one block alone, or of the residual stream.
+
+    Attributes:
+        place: The block; ``STREAM`` where it is of all.
+        kind: ``removed``, ``heads``, ``ffn``, ``bits`` or ``hidden``.
+        value: Number of units or bits that it keeps; 0 for ``removed``.
+    """
+
+    place: Place
+    kind: str
+    value: int
+
+    def __str__(self) -> str:
+        if self.place == STREAM:
+            return f"{self.kind} {self.value}"
+        value = "" if self.kind == REMOVED else f" {self.value}"
+        return f"{self.place.stack} {self.place.index} {self.kind}{value}"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A choice for every block.
+
+    Attributes:
+        heads: Groups of attention heads that each block keeps; ``None`` where the type cannot lose them.
+        ffn: Neurons that each block keeps; ``None`` where the type cannot lose them.
+        hidden: Channels of the residual stream; ``None`` where the type cannot lose them.
+        bits: Block that stays -> bits of its weights, ``FLOAT`` for those that are not rounded.
+    """
+
+    heads: int | None
+    ffn: int | None
+    hidden: int | None
+    bits: Mapping[Place, int]
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """``heads``, ``ffn`` and ``hidden``, where the type can lose them -> number of units."""
+        named = {HEADS: self.heads, FFN: self.ffn, HIDDEN: self.hidden}
+        return {name: units for name, units in named.items() if units is not None}
+
+    def layers(self, stacks: Mapping[str, int]) -> dict[str, list[int]]:
+        """Stack -> indices of the blocks that stay, ascending."""
+        return {stack: sorted(place.index for place in self.bits if place.stack == stack) for stack in stacks}
+
+    def __str__(self) -> str:
+        """Stays and bits block by block, a dot for one that is removed: ``decoder 44.8f, heads 4, ffn 448``."""
+        stacks: dict[str, dict[int, int]] = {}
+        for place, bits in self.bits.items():
+            stacks.setdefault(place.stack, {})[place.index] = bits
+        words = []
+        for stack, kept in sorted(stacks.items(), reverse=True):
+            row = (kept.get(index) for index in range(max(kept) + 1))
+            words.append(f"{stack} " + "".join("." if b is None else "f" if b == FLOAT else str(b) for b in row))
+        return ", ".join(words + [f"{name} {units}" for name, units in self.widths.items()])
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What may become of the blocks of a model.
+
+    Attributes:
+        stacks: Stack -> number of its blocks.
+        removable: Blocks that may go.
+        widths: ``heads``, ``ffn`` and ``hidden``, where the type can lose them -> numbers of units, descending from the
+            whole.
+        combinations: Combinations of widths that a model can have.
+        bits: Widths of weights, descending; ``FLOAT`` among them where blocks may stay as they are.
+        one_width: Whether all rounded blocks must have the same bits.
+        paired: Whether the decoder must not be deeper than the encoder.
+    """
+
+    stacks: Mapping[str, int]
+    removable: frozenset[Place]
+    widths: Mapping[str, Sequence[int]]
+    combinations: Sequence[Mapping[str, int]]
+    bits: Sequence[int]
+    one_width: bool
+    paired: bool
+
+    @property
+    def places(self) -> list[Place]:
+        """All blocks, stack by stack."""
+        return [Place(stack, index) for stack, depth in self.stacks.items() for index in range(depth)]
+
+    def changes(self) -> Iterator[Change]:
+        """Every change of one block alone, block by block."""
+        for place in self.places:
+            if place in self.removable:
+                yield Change(place, REMOVED, 0)
+            for name, sizes in self.widths.items():
+                yield from (Change(place, name, units) for units in sizes[1:] if name != HIDDEN)
+            yield from (Change(place, BITS, bits) for bits in self.bits if bits != FLOAT)
+        yield from (Change(STREAM, HIDDEN, units) for units in self.widths.get(HIDDEN, ())[1:])
+
+
+def choices(
+    config: PreTrainedConfig,
+    *,
+    remove: bool,
+    heads: Sequence[float],
+    ffn: Sequence[float],
+    hidden: Sequence[float],
+    bits: Sequence[int],
+    multiple: int,
+) -> Choices:
+    """The choices for a model.
+
+    Args:
+        config: Config of the model.
+        remove: Whether whole blocks may go.
+        heads: Shares of the groups of heads that may stay, beside all.
+        ffn: Shares of the neurons that may stay, beside all.
+        hidden: Shares of the channels that may stay, beside all.
+        bits: Widths of weights, ``FLOAT`` for none.
+        multiple: Divisor of the channels and neurons that stay: the group size of the quantizer, or more.
+
+    Raises:
+        ValueError: A share or width is out of range, or there is nothing to choose.
+    """
+    asked = {HEADS: heads, FFN: ffn, HIDDEN: hidden}
+    for name, shares in asked.items():
+        if wrong := [share for share in shares if not 0 < share <= 1]:
+            raise ValueError(f"search.{name} must be shares in (0, 1] of what may stay, got {wrong[0]}")
+    if not bits or (odd := [width for width in bits if width != FLOAT and not 2 <= width <= 8]):
+        raise ValueError(f"search.bits must be within 2 to 8, or {FLOAT} for floats, got {odd if bits else 'none'}")
+    dense, free = whole(config), axes_of(config)
+    widths: dict[str, list[int]] = {}
+    for name, shares in asked.items():
+        if name not in free or name not in dense:
+            continue
+        options = lattice(config, [name], multiple=multiple)[name]
+        allowed = [units for units in options if possible(config, {**dense, name: units})]
+        nearest = {min(allowed, key=lambda units: abs(units - share * dense[name])) for share in shares}
+        widths[name] = sorted({dense[name], *nearest}, reverse=True)
+    stacks = {key: units for key, units in dense.items() if key not in WIDTHS}
+    first_stays = architecture_of(config).first(config) is not None
+    removable = [
+        Place(stack, index)
+        for stack, depth in stacks.items()
+        for index in range(depth)
+        if remove and LAYERS in free and not (first_stays and index == 0)
+    ]
+    found = Choices(
+        stacks=stacks,
+        removable=frozenset(removable),
+        widths=widths,
+        combinations=[some for some in _combinations(widths) if possible(config, {**dense, **some})],
+        bits=sorted(set(bits), reverse=True),
+        one_width=bool(config.is_encoder_decoder),
+        paired={"encoder", "decoder"} <= stacks.keys(),
+    )
+    if next(iter(found.changes()), None) is None:
+        raise ValueError("search has nothing to choose: set search.remove=true, or give search.heads, ffn or bits")
+    return found
+
+
+def _combinations(widths: Mapping[str, Sequence[int]]) -> list[dict[str, int]]:
+    return [dict(zip(widths, units, strict=True)) for units in product(*widths.values())]

@@ -1,0 +1,222 @@
+"""Costs of choices: bytes as an artifact holds them, parameters, and milliseconds composed from measured models."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from slimexp import artifact
+from slimexp.architecture.base import FFN, HEADS, HIDDEN
+from slimexp.architecture.model_type import architecture_of
+from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place
+from slimexp.candidate.score import layers_of
+from slimexp.config.build import build
+from slimexp.cut.constraints import entries_per_unit, resized, with_queries
+from slimexp.model.base import Family, parameter_count
+from slimexp.model.empty import without_values
+from slimexp.technique.bit_allocation import layer_quantizer, stored_bits
+
+MB = 1e6
+_PER_TENSOR = 90  # bytes of an entry in a safetensors header beside the name: type, shape, offsets
+_NAMES = ("", "_packed", "_scale", "_shape")  # of a packed weight's tensors, beside that of the weight
+
+
+Widths = tuple[tuple[str, int], ...]  # names and numbers of units
+
+
+@dataclass(frozen=True)
+class Table:
+    """A cost that adds up over blocks, in one unit.
+
+    Attributes:
+        outside: Widths -> cost of all that is outside the blocks.
+        of_block: (stack, widths, bits) -> cost of a block.
+    """
+
+    outside: Mapping[Widths, float]
+    of_block: Mapping[tuple[str, Widths, int], float]
+
+    def base(self, widths: Mapping[str, int]) -> float:
+        """Cost of all that is outside the blocks."""
+        return self.outside[_key(widths)]
+
+    def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
+        """Cost of a block of some widths and bits."""
+        return self.of_block[place.stack, _key(widths), bits]
+
+    def removed(self, place: Place) -> float:
+        """A removed block costs nothing."""
+        return 0.0
+
+
+def outlines(family: Family, choices: Choices) -> dict[Widths, Family]:
+    """Widths -> the model of these widths and all blocks, without values."""
+    model, found = family.model, {}
+    architecture = architecture_of(model.config)
+    for widths in choices.combinations:
+        units = {architecture.groups if name == HEADS else name: n for name, n in widths.items()}
+        rows = {axis: n * entries_per_unit(model.config, axis) for axis, n in with_queries(model.config, units).items()}
+        small = without_values(
+            type(model), resized(model.config, {}, rows), dtype=model.dtype, device=torch.device("meta")
+        )
+        small.tie_weights()
+        found[_key(widths)] = type(family)(small, family.tokenizer, max_length=family.max_length)
+    return found
+
+
+def parameters(family: Family, choices: Choices) -> Table:
+    """Numbers of parameters; tied ones count once."""
+    table: dict[tuple[str, Widths, int], float] = {}
+    outside = {}
+    for widths, outline in outlines(family, choices).items():
+        inside = 0
+        for stack, blocks in outline.blocks().items():
+            count = sum(parameter.numel() for parameter in blocks[-1].parameters())
+            inside += sum(parameter.numel() for parameter in blocks.parameters())
+            table |= {(stack, widths, bits): float(count) for bits in choices.bits}
+        outside[widths] = float(parameter_count(outline.model) - inside)
+    return Table(outside, table)
+
+
+def disk(
+    family: Family,
+    choices: Choices,
+    *,
+    quantize: DictConfig | None,
+    dtype: torch.dtype,
+    probe: Candidate,
+    probe_mb: float,
+) -> Table:
+    """Megabytes of an artifact's files.
+
+    Args:
+        family: The dense model.
+        choices: What may become of its blocks.
+        quantize: Config of the stage that rounds.
+        dtype: Type of the weights that are not rounded.
+        probe: A candidate whose artifact was written, which tells the bytes that are in no block.
+        probe_mb: Megabytes of that artifact.
+    """
+    table: dict[tuple[str, Widths, int], float] = {}
+    outside = {}
+    stage: Any = None
+    if quantize is not None:
+        stage = build(quantize)
+        stage.adapt_rows(family, {})
+    for widths, outline in outlines(family, choices).items():
+        inside = {id(p) for blocks in outline.blocks().values() for p in blocks.parameters()}
+        others = [parameter for parameter in outline.model.parameters() if id(parameter) not in inside]
+        outside[widths] = sum(parameter.numel() for parameter in others) * dtype.itemsize / MB
+        for stack, blocks in outline.blocks().items():
+            for bits in choices.bits:
+                place = Place(stack, len(blocks) - 1)
+                table[stack, widths, bits] = _block_bytes(outline, place, bits, stage, dtype) / MB
+    key = _key(probe.widths)
+    blocks_mb = sum(table[place.stack, key, bits] for place, bits in probe.bits.items())
+    files_mb = probe_mb - blocks_mb - outside[key]  # config, tokenizer, header
+    return Table({widths: cost + files_mb for widths, cost in outside.items()}, table)
+
+
+def _block_bytes(outline: Family, place: Place, bits: int, stage: Any, dtype: torch.dtype) -> int:
+    """Bytes of a block's tensors and of their names."""
+    layers = layers_of(outline, place) if bits != FLOAT else {}
+    packed = {layer.get_parameter("weight"): name for name, layer in layers.items()}
+    block = outline.blocks()[place.stack][place.index]
+    names = {parameter: name for name, parameter in outline.model.named_parameters()}
+    total = 0
+    for parameter in block.parameters():
+        if parameter not in packed:
+            total += parameter.numel() * dtype.itemsize + len(names[parameter]) + _PER_TENSOR
+            continue
+        assert stage is not None
+        layer = layers[packed[parameter]]
+        total += stored_bits(layer, layer_quantizer(stage.quantizer, packed[parameter], layer, bits=bits)) // 8
+        total += 16 + sum(len(names[parameter]) + len(end) + _PER_TENSOR for end in _NAMES[1:])
+    return total
+
+
+def artifact_mb(folder: Path) -> float:
+    """Megabytes of the files of an artifact that are deployed, as ``disk_mb`` of measure size."""
+    files = artifact.read_manifest(folder)["files"]
+    return float(sum(path.stat().st_size for name in files for path in _files(folder / name))) / MB
+
+
+def _key(widths: Mapping[str, int]) -> Widths:
+    return tuple(sorted(widths.items()))
+
+
+def _files(path: Path) -> list[Path]:
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+
+
+def probes(choices: Choices) -> list[Candidate]:
+    """Models to measure: for each width of weights the whole model, one of half the depth, and each other width."""
+    whole = {name: sizes[0] for name, sizes in choices.widths.items()}
+    found = []
+    for bits in choices.bits:
+        found.append(_alike(choices, whole, bits, choices.places))
+        for stack, depth in choices.stacks.items():
+            removable = [place for place in choices.places if place.stack == stack and place in choices.removable]
+            gone = removable[: depth // 2]
+            if gone and not (choices.paired and stack == "encoder"):  # whose decoder must not be deeper
+                stay = [place for place in choices.places if place not in gone]
+                found.append(_alike(choices, whole, bits, stay))
+        if choices.paired and choices.removable:
+            stay = [place for place in choices.places if place.index < choices.stacks[place.stack] // 2]
+            found.append(_alike(choices, whole, bits, stay))
+        for name, sizes in choices.widths.items():
+            found += [_alike(choices, {**whole, name: units}, bits, choices.places) for units in sizes[1:]]
+    return found
+
+
+def _alike(choices: Choices, widths: Mapping[str, int], bits: int, places: Sequence[Place]) -> Candidate:
+    return Candidate(
+        heads=widths.get(HEADS), ffn=widths.get(FFN), hidden=widths.get(HIDDEN), bits=dict.fromkeys(places, bits)
+    )
+
+
+def latency(choices: Choices, measured: Mapping[Candidate, float] | Sequence[tuple[Candidate, float]]) -> Table:
+    """Milliseconds per request: a sum over blocks, fitted to those of measured models by least squares.
+
+    A block takes a time by its stack and bits, plus what fewer heads, neurons and channels save at these bits.
+
+    Args:
+        choices: What may become of the blocks.
+        measured: Models, see ``probes``, and the milliseconds of each.
+    """
+    pairs = list(measured.items() if isinstance(measured, Mapping) else measured)
+    unknown: dict[Any, int] = {"outside": 0}
+    for candidate, _ in pairs:
+        for feature in _features(choices, candidate):
+            unknown.setdefault(feature, len(unknown))
+    matrix = np.zeros((len(pairs), len(unknown)))
+    for row, (candidate, _) in enumerate(pairs):
+        for feature, count in _features(choices, candidate).items():
+            matrix[row, unknown[feature]] = count
+    times = np.array([milliseconds for _, milliseconds in pairs])
+    solution = np.linalg.lstsq(matrix / times[:, None], np.ones(len(times)), rcond=None)[0]  # relative errors count
+    of = {feature: float(solution[column]) for feature, column in unknown.items()}
+    whole = {name: sizes[0] for name, sizes in choices.widths.items()}
+    table = {}
+    for stack in choices.stacks:
+        for widths in choices.combinations:
+            for bits in choices.bits:
+                saved = sum(of.get((n, u, bits), 0.0) for n, u in widths.items() if u != whole[n])
+                table[stack, _key(widths), bits] = max(of.get((stack, bits), 0.0) + saved, 0.0)
+    return Table({_key(widths): max(of["outside"], 0.0) for widths in choices.combinations}, table)
+
+
+def _features(choices: Choices, candidate: Candidate) -> dict[Any, float]:
+    """Number of blocks of each kind in a model."""
+    counts: dict[Any, float] = {"outside": 1.0}
+    for place, bits in candidate.bits.items():
+        features: list[Any] = [(place.stack, bits)]
+        whole = {name: sizes[0] for name, sizes in choices.widths.items()}
+        features += [(name, units, bits) for name, units in candidate.widths.items() if units != whole[name]]
+        for feature in features:
+            counts[feature] = counts.get(feature, 0.0) + 1.0
+    return counts

@@ -1,0 +1,92 @@
+"""Evolution around solutions: small changes that keep the budgets, each judged by the loss of the whole model.
+
+Sieberling et al. 2025, "EvoPress: accurate dynamic model compression via evolutionary search", section 3: (1 + lambda)
+with level switches. Here a switch that breaks a budget is not judged at all, and all rows judge all offspring.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+from slimexp.candidate.choice import Candidate, Choices, Place
+from slimexp.host.progress import counted
+
+TRIES = 200  # to find a change that is new and keeps the budgets
+
+
+def evolve(
+    losses: Mapping[Candidate, float],
+    choices: Choices,
+    *,
+    fits: Callable[[Candidate], bool],
+    loss: Callable[[Candidate], float],
+    steps: int,
+    seed: int,
+) -> dict[Candidate, float]:
+    """Losses of what was given and of its offspring, each a change of the best until then.
+
+    Args:
+        losses: Candidate -> loss; at least one.
+        choices: What a block may become.
+        fits: Whether a candidate keeps the budgets.
+        loss: Loss of a candidate as a whole.
+        steps: Number of offspring whose loss is taken.
+        seed: Seed of the changes.
+    """
+    found, chance = dict(losses), random.Random(seed)
+    seen = {str(candidate) for candidate in found}
+    for _ in counted(range(steps), "step of evolution"):
+        best = min(found, key=lambda candidate: found[candidate])
+        child = next((c for c in _children(best, choices, chance) if str(c) not in seen and fits(c)), None)
+        if child is None:
+            break
+        seen.add(str(child))
+        found[child] = loss(child)
+    return found
+
+
+def _children(parent: Candidate, choices: Choices, chance: random.Random) -> Iterator[Candidate]:
+    """Changes of a candidate: a removed block comes back for another, two blocks change bits, or one width grows."""
+    for _ in range(TRIES):
+        child = _switched(parent, choices, chance)
+        if child.bits and {place.stack for place in child.bits} == set(choices.stacks) and _is_possible(child, choices):
+            yield child
+
+
+def _switched(parent: Candidate, choices: Choices, chance: random.Random) -> Candidate:
+    bits: dict[Place, int] = dict(parent.bits)
+    gone = [place for place in choices.places if place not in bits]
+    may_go = [place for place in bits if place in choices.removable]
+    kind = chance.choice(["swap", "bits", "width", "depth"])
+    if kind == "swap" and gone and may_go:
+        back = chance.choice(gone)
+        out = chance.choice([place for place in may_go if place.stack == back.stack] or may_go)
+        bits[back] = bits.pop(out)
+    elif kind == "bits" and len(choices.bits) > 1 and not choices.one_width and len(bits) > 1:
+        one, other = chance.sample(sorted(bits), 2)
+        bits[one], bits[other] = chance.choice(choices.bits), chance.choice(choices.bits)
+    elif kind == "width" and choices.widths:
+        name = chance.choice(sorted(choices.widths))
+        bits = _again(bits, choices, chance)
+        return replace(parent, bits=dict(sorted(bits.items())), **{name: chance.choice(choices.widths[name])})
+    elif kind == "depth":
+        if gone and (chance.random() < 0.5 or not may_go):
+            bits[chance.choice(gone)] = chance.choice(sorted(set(bits.values())))
+        elif may_go:
+            del bits[chance.choice(may_go)]
+        bits = _again(bits, choices, chance)
+    return replace(parent, bits=dict(sorted(bits.items())))
+
+
+def _again(bits: dict[Place, int], choices: Choices, chance: random.Random) -> dict[Place, int]:
+    """Bits of one block, or of all where they are shared, chosen again: a depth or width that fits may need others."""
+    if choices.one_width:
+        return dict.fromkeys(bits, chance.choice(choices.bits))
+    return {**bits, chance.choice(sorted(bits)): chance.choice(choices.bits)} if bits else bits
+
+
+def _is_possible(child: Candidate, choices: Choices) -> bool:
+    depth = {stack: sum(place.stack == stack for place in child.bits) for stack in choices.stacks}
+    if child.widths not in choices.combinations:
+        return False
+    return not choices.paired or depth["decoder"] <= depth["encoder"]

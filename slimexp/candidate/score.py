@@ -1,0 +1,312 @@
+"""Losses of choices: of one change of one block alone, and of a whole candidate, where changes interact.
+
+The loss is the divergence from the dense model's answers on text that nothing else uses. A sum over single changes
+ranks candidates for any budget from one set of scores; it does not see that two neighbouring blocks can do the same,
+which the loss of a whole candidate does.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from slimexp.architecture.base import FFN, HEADS, HIDDEN
+from slimexp.architecture.model_type import architecture_of, size
+from slimexp.calibration.divergence import Divergence
+from slimexp.candidate.choice import BITS, FLOAT, REMOVED, STREAM, Candidate, Change, Choices, Place
+from slimexp.candidate.kept_file import KeptFile
+from slimexp.config.build import build
+from slimexp.cut.constraints import ScopeIndices
+from slimexp.cut.keep import CALIBRATION_ROWS
+from slimexp.cut.remove import head_rows, remove
+from slimexp.cut.simulate import simulated
+from slimexp.cut.unit_importance import by_scope, hidden_importance, reader_importance
+from slimexp.data.base import Corpus, Example
+from slimexp.host.progress import counted, working
+from slimexp.measure.base import spread
+from slimexp.model.base import Batch, Family
+from slimexp.quantizer.base import Quantizer
+from slimexp.technique.batches import training_batches
+from slimexp.technique.bit_allocation import layer_quantizer
+
+
+def own_rows(corpus: Corpus, graded: Sequence[Example], rows: int, seed: int) -> list[Example]:
+    """Rows of the validation split that are not graded, spread evenly over it.
+
+    Args:
+        corpus: The text.
+        graded: Rows that trials are graded on.
+        rows: Number of rows.
+        seed: Seed of the choice.
+
+    Raises:
+        ValueError: Grading leaves too few.
+    """
+    taken = {(row.source, row.target) for row in graded}
+    free = [row for row in corpus.splits["validation"] if (row.source, row.target) not in taken]
+    if len(free) < rows:
+        raise ValueError(
+            f"search.rows={rows} of the validation split are to be scored on, and grading leaves {len(free)}: "
+            "grade fewer rows (search.graded), or lower search.rows"
+        )
+    return [free[index] for index in spread(len(free), rows, seed)]
+
+
+@dataclass(frozen=True)
+class Order:
+    """Units of every block, most important first.
+
+    Attributes:
+        heads: Scope -> groups of heads.
+        ffn: Scope -> neurons.
+        hidden: Channels of the residual stream.
+    """
+
+    heads: Mapping[str, torch.Tensor]
+    ffn: Mapping[str, torch.Tensor]
+    hidden: torch.Tensor
+
+
+class Scorer:
+    """Losses of a model's choices.
+
+    Args:
+        family: The dense model, in eval mode; it stays as it is.
+        corpus: The text.
+        rows: Rows that the loss is taken on.
+        cut: Config of the cut: how many batches the importance of units is taken on.
+        quantize: Config of the stage that rounds; ``None`` where none does.
+        seed: Seed of the training text.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        corpus: Corpus,
+        rows: Sequence[Example],
+        *,
+        cut: DictConfig | None,
+        quantize: DictConfig | None,
+        seed: int,
+    ) -> None:
+        self.family, self.corpus, self.seed = family, corpus, seed
+        self._texts = [(row.source, row.target, row.label) for row in rows]
+        self._cut, self._quantize = cut, quantize
+        self._stacks = {name: len(blocks) for name, blocks in family.blocks().items()}
+        self._of_stacks: dict[tuple[str, int], float] = {}
+
+    def score(self, choices: Choices, kept: KeptFile) -> dict[Change, float]:
+        """Loss of every change alone, nats per token; those in the file are not computed again."""
+        changes = list(choices.changes())
+        missing = [change for change in changes if str(change) not in kept.numbers]
+        for change in counted(missing, "score of choice"):
+            kept.add(str(change), self.alone(change))
+        return {change: kept.numbers[str(change)] for change in changes}
+
+    @torch.no_grad()
+    def alone(self, change: Change) -> float:
+        """Loss of one change."""
+        place, divergence = change.place, self._divergence  # of the dense model's answers, as long as it is dense
+        if change.kind == BITS:
+            return self._rounded(place, change.value)
+        layers = {stack: list(range(depth)) for stack, depth in self._stacks.items()}
+        if change.kind == HIDDEN:
+            with simulated(self.family, layers, self._channels(change.value)):
+                return divergence()
+        if change.kind == REMOVED:
+            layers[place.stack].remove(place.index)
+            with simulated(self.family, layers, {}):
+                return divergence()
+        if change.kind == HEADS and (shared := self._shared(place)) is not None:
+            return self._of_stack(shared, change.value) / self._stacks[place.stack]
+        with simulated(self.family, layers, self._of_scope(change.kind, _block_name(self.family, place), change.value)):
+            return divergence()
+
+    @torch.no_grad()
+    def whole(self, candidate: Candidate) -> float:
+        """Loss of a candidate, everything at once, nats per token."""
+        return self.of(self.realized(candidate))
+
+    def of(self, family: Family) -> float:
+        """Loss of another model of the same tokens."""
+        divergence = self._divergence
+        divergence.family = family
+        try:
+            return divergence()
+        finally:
+            divergence.family = self.family
+
+    def realized(self, candidate: Candidate) -> Family:
+        """The model of a candidate before any training, its quantizers in place: what its pipeline would make."""
+        small = remove(self.family, candidate.layers(self._stacks), self.retained(candidate))
+        node = quantize_node(self._quantize, candidate, small)
+        if node is not None:
+            stage: Any = build(node)
+            stage.prepare(small, self.corpus, None)
+            stage.finish()
+        return small
+
+    def retained(self, candidate: Candidate) -> dict[str, ScopeIndices]:
+        """Axis -> scope -> indices that a candidate retains, as ``Keep`` would choose them."""
+        config = self.family.model.config
+        kept: dict[str, ScopeIndices] = {}
+        if candidate.hidden is not None and candidate.hidden < size(config, HIDDEN):
+            kept |= self._channels(candidate.hidden)
+        if candidate.ffn is not None and candidate.ffn < size(config, FFN):
+            kept[FFN] = {name: order[: candidate.ffn].sort().values for name, order in self.order.ffn.items()}
+        if candidate.heads is not None and candidate.heads < size(config, architecture_of(config).groups):
+            best = {name: order[: candidate.heads].sort().values for name, order in self.order.heads.items()}
+            kept |= head_rows(config, best)
+        return kept
+
+    @cached_property
+    def order(self) -> Order:
+        """Units by importance, on training text."""
+        config, architecture = self.family.model.config, architecture_of(self.family.model.config)
+        with working("importance of heads, neurons and channels"):
+            batches = self._calibration()
+            ffn = by_scope(reader_importance(self.family, FFN, batches), FFN, architecture)
+            heads = by_scope(reader_importance(self.family, HEADS, batches), HEADS, architecture)
+            channels = hidden_importance(self.family, batches)
+        groups = size(config, architecture.groups)
+        return Order(
+            heads={name: _descending(scores.view(groups, -1).sum(1)) for name, scores in heads.items()},
+            ffn={name: _descending(scores) for name, scores in ffn.items()},
+            hidden=_descending(channels),
+        )
+
+    def _channels(self, units: int) -> dict[str, ScopeIndices]:
+        """What is retained where the residual stream has fewer channels."""
+        return {HIDDEN: {"": self.order.hidden[:units].sort().values}}
+
+    def _calibration(self) -> list[Batch]:
+        """The batches on which ``Distill`` chooses what its student keeps."""
+        count = 0 if self._cut is None else self._cut.calibration_batches
+        return list(
+            training_batches(
+                self.corpus, self.family, batch_size=CALIBRATION_ROWS, seed=self.seed, start=0, stop=count, workers=0
+            )
+        )
+
+    @cached_property
+    def _divergence(self) -> Divergence:
+        return Divergence(self.family, [self.family.encode(self._texts)])
+
+    def _shared(self, place: Place) -> str | None:
+        """Scope in which heads of several blocks are chosen together, as in T5; ``None`` where each has its own."""
+        block = _block_name(self.family, place)
+        return next((scope for scope in self.order.heads if scope and block.startswith(f"{scope}.")), None)
+
+    def _of_stack(self, scope: str, units: int) -> float:
+        """Loss with fewer heads in all blocks of a stack, which share them."""
+        if (scope, units) not in self._of_stacks:
+            layers = {stack: list(range(depth)) for stack, depth in self._stacks.items()}
+            with simulated(self.family, layers, self._of_scope(HEADS, scope, units)):
+                self._of_stacks[scope, units] = self._divergence()
+        return self._of_stacks[scope, units]
+
+    def _of_scope(self, axis: str, scope: str, units: int) -> dict[str, ScopeIndices]:
+        """What is retained where only what lies within a scope loses units."""
+        orders = self.order.heads if axis == HEADS else self.order.ffn
+        best = {
+            name: (order[:units] if f"{name}.".startswith(f"{scope}.") else order).sort().values
+            for name, order in orders.items()
+        }
+        return head_rows(self.family.model.config, best) if axis == HEADS else {FFN: best}
+
+    def _rounded(self, place: Place, bits: int) -> float:
+        """Loss with the weights of one block rounded."""
+        assert self._quantize is not None
+        layers = layers_of(self.family, place)
+        stage: Any = build(self._quantize)
+        stage.adapt_rows(self.family, {})  # where the group size is auto
+        before = {name: layer.get_parameter("weight").detach().clone() for name, layer in layers.items()}
+        try:
+            for name, layer in layers.items():
+                rounds: Quantizer = layer_quantizer(stage.quantizer, name, layer, bits=bits)
+                rounds.to(before[name].device)
+                layer.get_parameter("weight").copy_(rounds.round(before[name], rounds.fitted(before[name])))
+            return self._divergence()
+        finally:
+            for name, layer in layers.items():
+                layer.get_parameter("weight").copy_(before[name])
+
+
+def quantize_node(node: DictConfig | None, candidate: Candidate, family: Family) -> DictConfig | None:
+    """Config of the stage that rounds the blocks of a candidate; ``None`` where all stay floats.
+
+    Args:
+        node: The stage's config in the run.
+        candidate: The candidate.
+        family: A model with the candidate's blocks, whose modules are named.
+    """
+    if node is None or all(bits == FLOAT for bits in candidate.bits.values()):
+        return None
+    result = node.copy()
+    OmegaConf.set_struct(result, False)
+    for key, value in bit_settings(candidate, family).items():
+        result[key] = value
+    result._set_parent(node._get_parent())
+    return result
+
+
+def bit_settings(candidate: Candidate, family: Family) -> dict[str, Any]:
+    """Settings of ``Quantize`` by which the blocks of a candidate, renumbered, have their bits."""
+    widths: dict[str, int] = {}
+    floats: list[str] = []
+    for stack in family.blocks():
+        kept = sorted(place for place in candidate.bits if place.stack == stack)
+        for new, place in enumerate(kept):
+            pattern = f"{_block_name(family, Place(stack, new))}.*"
+            if candidate.bits[place] == FLOAT:
+                floats.append(pattern)
+            else:
+                widths[pattern] = candidate.bits[place]
+    each = set(widths.values())
+    given = {"_target_": "slimexp.allocation.given.Given", "bits": widths}
+    least = {"min_coverage": 1e-6, "min_block_coverage": 1e-6}  # the search has chosen what stays float
+    return {"bits": max(each), "exclude": floats, "allocation": given if len(each) > 1 else None, **least}
+
+
+def layers_of(family: Family, place: Place) -> dict[str, nn.Module]:
+    """Layers of a block that can be rounded, by name."""
+    block = _block_name(family, place)
+    return {name: layer for name, layer in family.compressible().items() if name.startswith(f"{block}.")}
+
+
+@dataclass(frozen=True)
+class Added:
+    """Losses of choices as sums of those of single changes, nats; what stays whole costs nothing.
+
+    Attributes:
+        scores: Change -> its loss alone.
+    """
+
+    scores: Mapping[Change, float]
+
+    def base(self, widths: Mapping[str, int]) -> float:
+        """Loss of the residual stream's width."""
+        return self.scores.get(Change(STREAM, HIDDEN, widths.get(HIDDEN, 0)), 0.0)
+
+    def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
+        """Loss of a block's widths and bits."""
+        changes = [Change(place, name, units) for name, units in widths.items()] + [Change(place, BITS, bits)]
+        return sum(self.scores.get(change, 0.0) for change in changes)
+
+    def removed(self, place: Place) -> float:
+        """Loss of a block's removal."""
+        return self.scores.get(Change(place, REMOVED, 0), 0.0)
+
+
+def _block_name(family: Family, place: Place) -> str:
+    """Name of a block's module."""
+    names = {module: name for name, module in family.model.named_modules()}
+    return names[family.blocks()[place.stack][place.index]]
+
+
+def _descending(scores: torch.Tensor) -> torch.Tensor:
+    return scores.argsort(descending=True, stable=True).cpu()

@@ -1,0 +1,309 @@
+"""A search: scores of choices, solutions for each budget, whole scores, short trainings, and full ones of the best."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from slimexp import artifact
+from slimexp.candidate import cost, trial
+from slimexp.candidate.choice import FLOAT, Candidate, Choices, choices
+from slimexp.candidate.evolution import evolve
+from slimexp.candidate.kept_file import KeptFile
+from slimexp.candidate.latency import Stopwatch
+from slimexp.candidate.score import Added, Scorer, own_rows
+from slimexp.candidate.settings import budgets, check_settings
+from slimexp.candidate.solve import Limit, Program
+from slimexp.candidate.trial import Stages
+from slimexp.config.build import build
+from slimexp.host.progress import counted, working
+from slimexp.measure.base import spread
+from slimexp.model.base import Family
+from slimexp.pipeline import machine
+from slimexp.pipeline.preflight import TrainingParts
+from slimexp.record.environment import environment
+from slimexp.record.stage import key
+from slimexp.sweeper.worker import train
+
+MEASURED = 3  # candidates at most, for each that is trained: where all are over a budget, it is aimed lower
+ATTEMPTS = 4  # at a budget that whole models exceed, though their composed costs do not
+FOLDER = "search"  # below the run's
+_NEW = "give another name=..., or remove the file to make it anew"
+
+
+@dataclass
+class Found:
+    """What was found for one budget.
+
+    Attributes:
+        limits: Budget -> largest cost, in the units of the config.
+        losses: Candidate -> loss of the whole model before training, nats per token, best first; all keep the budgets.
+        added: Candidate -> added-up loss of its choices, of the solver's own solutions.
+        costs: Candidate that is trained -> budget -> composed and measured cost.
+        trained: Candidate -> figures after a short training.
+        promoted: Candidate -> figures after the full training.
+    """
+
+    limits: dict[str, float]
+    losses: dict[Candidate, float] = field(default_factory=dict)
+    added: dict[Candidate, float] = field(default_factory=dict)
+    costs: dict[Candidate, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    trained: dict[Candidate, dict[str, float]] = field(default_factory=dict)
+    promoted: dict[Candidate, dict[str, float]] = field(default_factory=dict)
+
+
+class Search:
+    """A search over the choices of one model.
+
+    Args:
+        cfg: Composed and checked config of the search.
+        parts: Its parts as a training.
+        arguments: Overrides of the command line.
+
+    Raises:
+        ValueError: The search cannot be done; the message says why, and the way out.
+    """
+
+    def __init__(self, cfg: DictConfig, parts: TrainingParts, arguments: Sequence[str]) -> None:
+        self.cfg, self.settings, self.parts = cfg, cfg.search, parts
+        self.arguments = trial.base(arguments)
+        self.folder = Path(cfg.runs) / cfg.name / FOLDER
+        self.budgets = budgets(cfg.budget)
+        self.stages = Stages.of(cfg.pipeline)
+        self.device = machine.device(cfg.trainer)
+        self.dtype: torch.dtype = getattr(torch, cfg.save_dtype)
+        self.quantize = None if self.stages.quantize is None else cfg.pipeline[self.stages.quantize]
+        self.cut = None if self.stages.cut is None else cfg.pipeline[self.stages.cut].cut
+        check_settings(cfg, self.stages)
+        corpus = parts.corpus
+        self.graded = spread(len(corpus.splits["validation"]), self.settings.graded, 0)
+        graded = [corpus.splits["validation"][index] for index in self.graded]
+        self.rows = own_rows(corpus, graded, self.settings.rows, cfg.seed)
+        config = parts.source.validate(corpus.task, corpus.labels)
+        group = cfg.pipeline[self.stages.quantize].get("group_size") if self.quantize is not None else None
+        self.choices: Choices = choices(
+            config,
+            remove=self.settings.remove and self.cut is not None,
+            heads=self.settings.heads if self.cut is not None else [],
+            ffn=self.settings.ffn if self.cut is not None else [],
+            hidden=self.settings.hidden if self.cut is not None else [],
+            bits=self.settings.bits if self.quantize is not None else [FLOAT],
+            multiple=group if isinstance(group, int) else 64,
+        )
+        self.scores = KeptFile(self.folder / "scores.json", self._scored_by(), _NEW)
+        self.ratios = KeptFile(self.folder / "latency.json", self._timed_by(), _NEW) if self._timed else None
+
+    def run(self) -> list[Found]:
+        """Search for each budget in turn; returns what was found."""
+        print(f"search: {len(list(self.choices.changes()))} choices of {len(self.choices.places)} blocks")
+        scores = self.scorer.score(self.choices, self.scores)
+        program = Program(self.choices, Added(scores))
+        tables = self._tables()
+        found = [self._solve(program, tables, limits) for limits in self.budgets]
+        if self.settings.promoted:
+            self._train(found)
+        return found
+
+    @cached_property
+    def family(self) -> Family:
+        """The dense model, on the device, in float32 on a CPU."""
+        corpus = self.parts.corpus
+        with working("loading the dense model"):
+            family = self.parts.source.load(task=corpus.task, texts=corpus.texts, labels=corpus.labels)
+            torch.nn.Module.to(family.model.eval(), self.device)
+        return family
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Takes losses."""
+        return Scorer(
+            self.family, self.parts.corpus, self.rows, cut=self.cut, quantize=self.quantize, seed=self.cfg.seed
+        )
+
+    @cached_property
+    def stopwatch(self) -> Stopwatch:
+        """Measures latencies."""
+        assert self.ratios is not None
+        return Stopwatch(
+            self.scorer,
+            self.parts.corpus,
+            self.cfg.measure.latency,
+            pairs=self.settings.pairs,
+            device=self.device,
+            dtype=self.dtype,
+            kept=self.ratios,
+        )
+
+    @property
+    def _timed(self) -> bool:
+        return any("latency_ms" in limits for limits in self.budgets)
+
+    def _tables(self) -> dict[str, cost.Table]:
+        """Costs of choices, of the kinds that there are budgets of."""
+        kinds = {name for limits in self.budgets for name in limits}
+        tables = {}
+        if "parameters" in kinds:
+            tables["parameters"] = cost.parameters(self.family, self.choices)
+        if "disk_mb" in kinds:
+            probe = cost.probes(self.choices)[-1]
+            tables["disk_mb"] = cost.disk(
+                self.family,
+                self.choices,
+                quantize=self.quantize,
+                dtype=self.dtype,
+                probe=probe,
+                probe_mb=self._disk_mb(probe),
+            )
+        if "latency_ms" in kinds:
+            probes = cost.probes(self.choices)
+            times = self.stopwatch.milliseconds(probes, "latency of model")
+            tables["latency_ms"] = cost.latency(self.choices, [(probe, times[str(probe)]) for probe in probes])
+        return tables
+
+    def _solve(self, program: Program, tables: Mapping[str, cost.Table], most: Mapping[str, float]) -> Found:
+        """Candidates of one budget: the solver's, then their offspring; those that are trained are measured whole."""
+        found = Found(dict(most))
+        print(f"budget: {', '.join(f'{name} {value:g}' for name, value in most.items())}", flush=True)
+        aim = dict(most)
+        for _ in range(ATTEMPTS):
+            limits = [Limit(name, aim[name], tables[name]) for name in aim]
+            solutions = program.solve(limits, most=self.settings.solutions, apart=self.settings.apart)
+            found.added = dict(solutions)
+            whole = {c: self.scorer.whole(c) for c, _ in counted(solutions, "whole score of solution")}
+            whole = evolve(
+                whole,
+                self.choices,
+                fits=lambda c: all(program.cost(c, limit.price) <= limit.most for limit in limits),  # noqa: B023
+                loss=self.scorer.whole,
+                steps=self.settings.steps,
+                seed=self.cfg.seed,
+            )
+            found.losses = dict(sorted(whole.items(), key=lambda item: item[1]))
+            measured = self._keeping(found, program, tables)
+            if measured >= 1 or not found.costs:
+                return found
+            over = {name: min(costs[name][1] / most[name] for costs in found.costs.values()) for name in most}
+            aim = {name: aim[name] / max(1.0, over[name]) for name in aim}
+        raise ValueError(
+            f"no candidate keeps the budget as it is measured, in {ATTEMPTS} attempts: raise the budget, or "
+            "measure on a quieter machine"
+        )
+
+    def _keeping(self, found: Found, program: Program, tables: Mapping[str, cost.Table]) -> int:
+        """Measure candidates, best first, until enough keep the budgets; those that do not are dropped."""
+        kept = 0
+        found.costs = {}
+        for candidate in _unlike_first(found.losses):
+            if kept >= self.settings.trials or len(found.costs) >= MEASURED * self.settings.trials:
+                break
+            costs = {name: self._costs(candidate, name, program, tables) for name in found.limits}
+            found.costs[candidate] = costs
+            if all(measured <= found.limits[name] for name, (_, measured) in costs.items()):
+                kept += 1
+            else:
+                del found.losses[candidate]
+        return kept
+
+    def _costs(
+        self, candidate: Candidate, name: str, program: Program, tables: Mapping[str, cost.Table]
+    ) -> tuple[float, float]:
+        """Composed and measured cost of a candidate."""
+        composed = program.cost(candidate, tables[name])
+        if name == "disk_mb":
+            return composed, self._disk_mb(candidate)
+        if name == "latency_ms":
+            return composed, self.stopwatch.milliseconds([candidate], "latency of candidate")[str(candidate)]
+        return composed, composed
+
+    def _disk_mb(self, candidate: Candidate) -> float:
+        """Megabytes of a candidate's artifact, which is written and removed."""
+        with tempfile.TemporaryDirectory() as folder:
+            artifact.save(self.scorer.realized(candidate), Path(folder) / "model", dtype=self.dtype, stages=[])
+            return cost.artifact_mb(Path(folder) / "model")
+
+    def _train(self, found: Sequence[Found]) -> None:
+        """Short trainings of the best candidates of all budgets, then full ones of the best of those."""
+        steps = int(self.cfg.pipeline[self.stages.train].steps)
+        short = [
+            f"pipeline.{self.stages.train}.steps={max(1, round(self.settings.share * steps))}",
+            "measure.task.split=validation",
+            f"measure.task.limit={self.settings.graded}",
+            "measure.task.seed=0",
+        ]
+        best = {c for one in found for c in self._tried(one)}
+        figures: dict[Candidate, dict[str, float]] = {}
+        if self.settings.trials > self.settings.promoted:
+            figures = self._trainings(sorted(best, key=str), short, "short")
+        headline, sign = self.parts.corpus.headline, 1 if self.parts.corpus.direction == "min" else -1
+        chosen: dict[Candidate, None] = {}
+        for one in found:
+            one.trained = {c: figures[c] for c in one.losses if c in figures}
+            ranked = sorted(one.trained, key=lambda c: sign * one.trained[c][headline]) or self._tried(one)
+            chosen |= dict.fromkeys(ranked[: self.settings.promoted])
+        full = self._trainings(sorted(chosen, key=str), [], "full")
+        for one in found:
+            one.promoted = {c: full[c] for c in one.losses if c in full}
+
+    def _tried(self, one: Found) -> list[Candidate]:
+        """Candidates that are trained: those that were measured and keep the budgets."""
+        return [candidate for candidate in one.costs if candidate in one.losses]
+
+    def _trainings(self, candidates: Sequence[Candidate], more: Sequence[str], what: str) -> dict[Candidate, Any]:
+        threads = self.settings.threads or max(1, torch.get_num_threads() // self.settings.workers)
+        pool = build(self.settings.pool)(workers=self.settings.workers, threads=threads, prepare=train)
+        lines = {
+            number: [*self.arguments, *self._overrides(candidate), *more] for number, candidate in enumerate(candidates)
+        }
+        figures = trial.run(pool, lines, self.folder, what)
+        return {candidate: figures[number] for number, candidate in enumerate(candidates) if number in figures}
+
+    def _overrides(self, candidate: Candidate) -> list[str]:
+        return trial.overrides(candidate, self.choices, self.stages, self.family)
+
+    def _scored_by(self) -> dict[str, Any]:
+        """What scores depend on, by a word for a message."""
+        resolved: dict[str, Any] = {}
+        if self.quantize is not None:
+            names = ("quantizer", "group_size", "symmetric", "include", "exclude", "embeddings")
+            settings: Any = OmegaConf.to_container(self.quantize, resolve=True)
+            resolved = {name: settings[name] for name in names}
+        batches = None if self.cut is None else self.cut.calibration_batches
+        return {
+            "model": self.parts.source.fingerprint(),
+            "text": key({"rows": [(row.source, row.target, row.label) for row in self.rows]}),
+            "number of rows": len(self.rows),
+            "longest row in tokens": self.parts.source.max_length,
+            "rounding": key(resolved),
+            "batches for the importance of units": batches,
+            "seed": self.cfg.seed,
+        }
+
+    def _timed_by(self) -> dict[str, Any]:
+        """What latencies depend on, by a word for a message."""
+        return {
+            "model": self.parts.source.fingerprint(),
+            "request": key({"measure": OmegaConf.to_container(self.cfg.measure.latency, resolve=True)}),
+            "stored type": self.cfg.save_dtype,
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "hardware": key(environment()["hardware"]),
+            "rounding": self._scored_by()["rounding"],
+        }
+
+
+def _unlike_first(losses: Mapping[Candidate, float]) -> list[Candidate]:
+    """Candidates, best first, but the best of each number of blocks and widths before all others.
+
+    Training changes the order of unlike models more than that of models that are nearly the same.
+    """
+    first: dict[Any, Candidate] = {}
+    for candidate in losses:
+        stacks = Counter(place.stack for place in candidate.bits)
+        first.setdefault((tuple(sorted(stacks.items())), tuple(candidate.widths.values())), candidate)
+    return [*first.values(), *(candidate for candidate in losses if candidate not in first.values())]

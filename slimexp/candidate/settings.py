@@ -1,0 +1,68 @@
+"""Settings of a search, and the budgets that it is given."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from slimexp.candidate.trial import Stages
+
+
+def budgets(node: DictConfig) -> list[dict[str, float]]:
+    """Each budget: name -> largest cost.
+
+    Raises:
+        ValueError: There is none, one is no positive number, or lists are of unlike lengths.
+    """
+    values_of: Any = OmegaConf.to_container(node)
+    given = {str(name): value for name, value in values_of.items() if value is not None}
+    if not given:
+        raise ValueError("no budget: give budget.disk_mb=NUMBER, budget.latency_ms=NUMBER or budget.parameters=NUMBER")
+    lists = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
+    for name, values in lists.items():
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise ValueError(f"budget.{name} must be a number > 0, or a list of such, got {value!r}")
+    count = max(map(len, lists.values()))
+    if odd := [name for name, values in lists.items() if len(values) not in (1, count)]:
+        raise ValueError(
+            f"budget.{odd[0]} has {len(lists[odd[0]])} numbers and another budget {count}: give each as many, or one"
+        )
+    return [{name: float(values[i % len(values)]) for name, values in lists.items()} for i in range(count)]
+
+
+def check_settings(cfg: DictConfig, stages: Stages) -> None:
+    """Refuse settings that no search can be done with.
+
+    Raises:
+        ValueError: The first that is wrong.
+    """
+    least = {"rows": 1, "graded": 2, "apart": 1, "solutions": 1, "steps": 0, "trials": 1, "promoted": 0, "workers": 1}
+    for name, value in least.items():
+        if cfg.search[name] < value:
+            raise ValueError(f"search.{name} must be >= {value}, got {cfg.search[name]}")
+    if not 0 < cfg.search.share <= 1:
+        raise ValueError(f"search.share must be in (0, 1] of the steps of the last stage, got {cfg.search.share}")
+    if cfg.search.promoted > cfg.search.trials:
+        raise ValueError(
+            f"search.promoted={cfg.search.promoted} of search.trials={cfg.search.trials}: promote at most as many"
+        )
+    if cfg.budget.latency_ms is not None and "latency" not in cfg.measure:
+        raise ValueError(
+            "budget.latency_ms is of the request of measure.latency, which is not chosen: add "
+            "measure=[size,task,latency]"
+        )
+    for name in ("task", "size"):
+        if name not in cfg.measure:
+            raise ValueError(f"a search needs measure {name}: add it, as in measure=[size,task,latency]")
+    if stages.quantize is not None:
+        node = cfg.pipeline[stages.quantize]
+        if node.group_size is not None and not isinstance(node.group_size, int):
+            raise ValueError(
+                f"pipeline.{stages.quantize}.group_size must be a number, or null for a scale per channel, got "
+                f"{node.group_size}: a search gives blocks unlike bits, and they have one group size"
+            )
+        if node.embeddings or node.exclude or list(node.include) != ["*"]:
+            raise ValueError(
+                f"a search chooses the layers that pipeline.{stages.quantize} rounds, among those of the blocks: "
+                "leave out its include, exclude and embeddings"
+            )

@@ -1,0 +1,243 @@
+"""The choices of least added-up loss under any set of budgets, as a mixed-integer linear program (solved to ``GAP``).
+
+A binary variable says that a block has certain widths and bits, or is gone; one more for each combination of widths,
+which all blocks share. Further solutions are found by excluding those that are near one found before.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import LinearConstraint, milp
+from scipy.sparse import csr_array
+
+from slimexp.architecture.base import FFN, HEADS, HIDDEN
+from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place
+from slimexp.host.progress import counted
+
+SECONDS = 60.0  # of one solution; what is found until then is the best known
+GAP = 1e-4  # of the least loss: the scores are noisier by far
+_SCALE = 1e4  # of losses: the solver holds two sums that differ by 1e-6 for equal
+
+
+class Price(Protocol):
+    """What a model costs or loses, as a sum over its blocks."""
+
+    def base(self, widths: Mapping[str, int]) -> float:
+        """What is outside the blocks, at some widths."""
+
+    def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
+        """What a block of some widths and bits adds."""
+
+    def removed(self, place: Place) -> float:
+        """What a removed block adds."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A budget.
+
+    Attributes:
+        name: Name of the budget, as in the config.
+        most: The largest cost allowed, in its unit.
+        price: What models cost in it.
+    """
+
+    name: str
+    most: float
+    price: Price
+
+
+class Infeasible(ValueError):
+    """No choice meets the budgets.
+
+    Attributes:
+        nearest: The candidate that exceeds them least, by the largest ratio of a cost to its budget.
+        costs: Name of a budget -> cost of the nearest.
+    """
+
+    def __init__(self, nearest: Candidate, costs: Mapping[str, float], limits: Sequence[Limit], alone: bool) -> None:
+        self.nearest, self.costs = nearest, dict(costs)
+        over = [limit for limit in limits if costs[limit.name] > limit.most * (1 + 1e-9)]
+        binds = ", ".join(f"budget.{limit.name}={limit.most:.6g} (it has {costs[limit.name]:.6g})" for limit in over)
+        why = "" if alone else "; each of the budgets can be met alone, they contradict each other"
+        super().__init__(
+            f"no shape meets the budget; what binds is {binds}{why}. The nearest: {nearest}. Raise the budget, or give "
+            "search.heads, search.ffn, search.hidden or search.bits smaller choices"
+        )
+
+
+class Program:
+    """The mixed-integer program of a model's choices.
+
+    Args:
+        choices: What may become of its blocks.
+        loss: Losses of choices, nats.
+    """
+
+    def __init__(self, choices: Choices, loss: Price) -> None:
+        self.choices = choices
+        self._combinations = choices.combinations
+        self._columns: list[tuple[Place, int | None, int]] = []  # combination and bits; None for a removed block
+        for place in choices.places:
+            if place in choices.removable:
+                self._columns.append((place, None, 0))
+            self._columns += [(place, c, b) for c in range(len(self._combinations)) for b in choices.bits]
+        self._bits = [bits for bits in choices.bits if bits != FLOAT] if choices.one_width else []
+        self._size = len(self._columns) + len(self._combinations) + len(self._bits)
+        self.losses = self._values(loss)
+        self._structure = self._constraints()
+
+    def solve(self, limits: Sequence[Limit], *, most: int, apart: int) -> list[tuple[Candidate, float]]:
+        """Candidates and their added-up losses, best first; half of them, where there are as many, of other widths.
+
+        Args:
+            limits: Budgets that all of them meet; none for the least loss of all.
+            most: Number of candidates, at most.
+            apart: Least number of blocks in which any two differ by more than bits, as far as there is more to choose:
+                bits add up well enough, removed blocks and widths do not.
+
+        Raises:
+            Infeasible: No choice meets the budgets.
+        """
+        budgets = [self._budget(limit) for limit in limits]
+        found: list[tuple[Candidate, float]] = []
+        cuts: list[LinearConstraint] = []
+        of_widths = [self._with(number) for number in range(len(self._combinations))]
+        for extra in counted([*([one] for one in of_widths), *([] for _ in range(most))], "solution"):
+            x = self._run(self.losses, [*budgets, *cuts, *extra])
+            if x is None:
+                continue
+            found.append((self._candidate(x), float(self.losses @ x)))
+            cuts.append(LinearConstraint(csr_array(self._alike(x)[None]), ub=len(self.choices.places) - apart))
+        if not found:
+            raise self._infeasible(limits)
+        found.sort(key=lambda pair: pair[1])
+        unlike = {tuple(candidate.widths.values()): (candidate, loss) for candidate, loss in reversed(found)}
+        best = sorted(unlike.values(), key=lambda pair: pair[1])[: -(-most // 2)]  # half of them of other widths
+        rest = [pair for pair in found if pair not in best]
+        return sorted([*best, *rest[: most - len(best)]], key=lambda pair: pair[1])
+
+    def cost(self, candidate: Candidate, price: Price) -> float:
+        """Cost of a candidate."""
+        widths = candidate.widths
+        inside = sum(price.block(place, widths, bits) for place, bits in candidate.bits.items())
+        gone = sum(price.removed(place) for place in self.choices.places if place not in candidate.bits)
+        return price.base(widths) + inside + gone
+
+    def _with(self, combination: int) -> LinearConstraint:
+        """Models of one combination of widths."""
+        row = np.zeros(self._size)
+        row[len(self._columns) + combination] = 1
+        return LinearConstraint(csr_array(row[None]), 1, 1)
+
+    def _alike(self, x: NDArray[Any]) -> NDArray[np.float64]:
+        """1 at every choice of a block that differs from that of a solution by its bits at most."""
+        structural = bool(self.choices.removable) or len(self._combinations) > 1
+        taken = {self._alike_key(column, structural) for column, on in zip(self._columns, x, strict=False) if on > 0.5}
+        row = np.zeros(self._size)
+        row[: len(self._columns)] = [self._alike_key(column, structural) in taken for column in self._columns]
+        return row
+
+    @staticmethod
+    def _alike_key(column: tuple[Place, int | None, int], structural: bool) -> tuple[Place, int | None, int]:
+        return (*column[:2], 0) if structural else column
+
+    def _run(self, objective: NDArray[np.float64], constraints: Sequence[LinearConstraint]) -> NDArray[Any] | None:
+        scale = _SCALE / max(float(np.abs(objective).max()), 1e-30)
+        solution = milp(
+            objective * scale,
+            integrality=np.ones(len(objective)),
+            bounds=(0, 1),
+            options={"mip_rel_gap": GAP, "time_limit": SECONDS},
+            constraints=[*self._structure, *constraints],
+        )
+        return None if solution.x is None else np.round(solution.x)
+
+    def _values(self, price: Price) -> NDArray[np.float64]:
+        """What each variable adds."""
+        row = np.zeros(self._size)
+        for column, (place, combination, bits) in enumerate(self._columns):
+            if combination is None:
+                row[column] = price.removed(place)
+            else:
+                row[column] = price.block(place, self._combinations[combination], bits)
+        for number, widths in enumerate(self._combinations):
+            row[len(self._columns) + number] = price.base(widths)
+        return row
+
+    def _budget(self, limit: Limit) -> LinearConstraint:
+        return LinearConstraint(csr_array(self._values(limit.price)[None] / limit.most), ub=1)
+
+    def _constraints(self) -> list[LinearConstraint]:
+        """One choice for each block, and the same widths (and bits) for all."""
+        places = self.choices.places
+        rows: list[NDArray[np.float64]] = []
+        lower: list[float] = []
+        upper: list[float] = []
+
+        def add(row: NDArray[np.float64], least: float, most: float) -> None:
+            rows.append(row)
+            lower.append(least)
+            upper.append(most)
+
+        first_width, first_bits = len(self._columns), len(self._columns) + len(self._combinations)
+        widths = np.zeros(self._size)
+        widths[first_width:first_bits] = 1
+        add(widths, 1, 1)
+        if self._bits:
+            one = np.zeros(self._size)
+            one[first_bits:] = 1
+            add(one, 1, 1)
+        for place in places:
+            own = np.array([column[0] == place for column in self._columns] + [False] * (self._size - first_width))
+            add(own.astype(float), 1, 1)
+            for combination in range(len(self._combinations)):
+                row = np.zeros(self._size)
+                row[[i for i, (p, c, _) in enumerate(self._columns) if p == place and c == combination]] = 1
+                row[first_width + combination] = -1
+                add(row, -np.inf, 0)
+            for number, bits in enumerate(self._bits):
+                row = np.zeros(self._size)
+                same = (i for i, (p, c, b) in enumerate(self._columns) if p == place and c is not None and b == bits)
+                row[list(same)] = 1
+                row[first_bits + number] = -1
+                add(row, -np.inf, 0)
+        depths = {stack: np.zeros(self._size) for stack in self.choices.stacks}
+        for column, (place, chosen, _) in enumerate(self._columns):
+            depths[place.stack][column] = chosen is not None
+        for row in depths.values():
+            add(row, 1, np.inf)
+        if self.choices.paired:
+            add(depths["encoder"] - depths["decoder"], 0, np.inf)
+        return [LinearConstraint(csr_array(np.stack(rows)), np.array(lower), np.array(upper))]
+
+    def _candidate(self, x: NDArray[Any]) -> Candidate:
+        chosen = [column for column, taken in zip(self._columns, x[: len(self._columns)], strict=True) if taken > 0.5]
+        combination = next(c for _, c, _ in chosen if c is not None)
+        widths = self._combinations[combination]
+        bits = {place: b for place, c, b in chosen if c is not None}
+        return Candidate(heads=widths.get(HEADS), ffn=widths.get(FFN), hidden=widths.get(HIDDEN), bits=bits)
+
+    def _infeasible(self, limits: Sequence[Limit]) -> Infeasible:
+        """The choice whose largest ratio of cost to budget is least, and whether a budget binds by itself."""
+        rows = np.stack([self._values(limit.price) / limit.most for limit in limits])
+        objective = np.append(np.zeros(self._size), 1.0)  # the largest ratio
+        wide = [
+            LinearConstraint(csr_array(np.pad(c.A.toarray(), ((0, 0), (0, 1)))), c.lb, c.ub) for c in self._structure
+        ]
+        largest = LinearConstraint(np.hstack([rows, -np.ones((len(limits), 1))]), ub=0)
+        solution = milp(
+            objective,
+            integrality=np.append(np.ones(self._size), 0),
+            bounds=(0, np.append(np.ones(self._size), np.inf)),
+            constraints=[*wide, largest],
+            options={"time_limit": SECONDS},
+        )
+        assert solution.x is not None, solution.message
+        nearest = self._candidate(np.round(solution.x[:-1]))
+        costs = {limit.name: self.cost(nearest, limit.price) for limit in limits}
+        alone = any(self._run(self.losses, [self._budget(limit)]) is None for limit in limits)
+        return Infeasible(nearest, costs, limits, alone)

@@ -1,0 +1,58 @@
+"""What may become of a model's blocks."""
+
+import pytest
+from transformers import AutoConfig
+
+from slimexp.candidate.choice import FLOAT, Candidate, Place, choices
+from tests.conftest import TINY
+
+GIVEN = {"remove": True, "heads": [0.5], "ffn": [0.5], "hidden": [0.5], "bits": [FLOAT, 4], "multiple": 8}
+
+
+def config(task: str, **values: int) -> object:
+    return AutoConfig.for_model(**{**TINY[task], **values})
+
+
+@pytest.mark.fast
+def test_a_llama_may_lose_blocks_heads_neurons_and_bits() -> None:
+    found = choices(config("causal_lm", num_hidden_layers=3), **GIVEN)
+    assert found.widths == {"heads": [2, 1], "ffn": [48, 24], "hidden": [32, 16]}
+    assert [str(change) for change in found.changes()][:4] == [
+        "decoder 0 removed",
+        "decoder 0 heads 1",
+        "decoder 0 ffn 24",
+        "decoder 0 bits 4",
+    ]
+    assert len(list(found.changes())) == 13
+    assert str(list(found.changes())[-1]) == "hidden 16"
+    assert not found.one_width
+
+
+@pytest.mark.fast
+def test_first_blocks_of_a_t5_stay_and_its_blocks_share_their_bits() -> None:
+    found = choices(config("seq2seq"), **GIVEN)
+    assert found.removable == {Place("encoder", 1), Place("decoder", 1)}
+    assert found.one_width
+    assert found.paired
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"ffn": [1.5]}, r"search\.ffn must be shares in \(0, 1\]"),
+        ({"bits": [12]}, r"search\.bits must be within 2 to 8, or 16"),
+        ({"bits": []}, r"search\.bits must be within 2 to 8, or 16"),
+        ({"remove": False, "heads": [], "ffn": [], "hidden": [], "bits": [FLOAT]}, "nothing to choose"),
+    ],
+)
+def test_what_is_no_choice_is_refused(changed: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        choices(config("causal_lm"), **{**GIVEN, **changed})
+
+
+@pytest.mark.fast
+def test_a_candidate_reads_block_by_block() -> None:
+    candidate = Candidate(heads=None, ffn=24, hidden=None, bits={Place("decoder", 0): 4, Place("decoder", 2): FLOAT})
+    assert str(candidate) == "decoder 4.f, ffn 24"
+    assert candidate.layers({"decoder": 3}) == {"decoder": [0, 2]}

@@ -1,0 +1,94 @@
+"""Composed costs against the artifacts and models themselves."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from slimexp import artifact
+from slimexp.candidate import cost
+from slimexp.candidate.choice import FLOAT, Candidate, Place, choices
+from slimexp.candidate.score import Added, Scorer
+from slimexp.candidate.solve import Program
+from slimexp.config.composition import compose
+from slimexp.cut.remove import remove
+
+PIPELINE = ["+technique@pipeline.cut=distill", "+cut@pipeline.cut.cut=keep", "+technique@pipeline.quantize=quantize",
+            "pipeline.cut.cut.calibration_batches=1", "pipeline.quantize.group_size=16",
+            "pipeline.quantize.activation_bits=null"]  # fmt: skip
+SHAPE = {"num_hidden_layers": 4, "hidden_size": 64, "intermediate_size": 128}
+GIVEN = {"remove": True, "heads": [0.5], "ffn": [0.5], "hidden": [0.5], "bits": [FLOAT, 8, 4], "multiple": 16}
+FREE = Added({})  # no losses
+CANDIDATES = [
+    Candidate(heads=2, ffn=128, hidden=64, bits={Place("decoder", i): FLOAT for i in range(4)}),
+    Candidate(heads=1, ffn=64, hidden=64, bits={Place("decoder", 0): 8, Place("decoder", 3): 4}),
+    Candidate(
+        heads=2, ffn=64, hidden=32, bits={Place("decoder", 0): 4, Place("decoder", 1): FLOAT, Place("decoder", 3): 4}
+    ),
+]
+
+
+@pytest.fixture
+def scorer(tiny: Callable[..., Any], corpus: Callable[..., Any]) -> Scorer:
+    text, cfg = corpus("causal_lm"), compose(PIPELINE)
+    family = tiny("causal_lm", **SHAPE)
+    return Scorer(
+        family, text, text.splits["train"][:2], cut=cfg.pipeline.cut.cut, quantize=cfg.pipeline.quantize, seed=0
+    )
+
+
+def written(scorer: Scorer, candidate: Candidate, folder: Path) -> float:
+    artifact.save(scorer.realized(candidate), folder, dtype=torch.bfloat16, stages=[])
+    return cost.artifact_mb(folder)
+
+
+def test_bytes_are_those_of_the_artifact(scorer: Scorer, tmp_path: Path) -> None:
+    options = choices(scorer.family.model.config, **GIVEN)
+    probe = cost.probes(options)[-1]
+    table = cost.disk(
+        scorer.family,
+        options,
+        quantize=compose(PIPELINE).pipeline.quantize,
+        dtype=torch.bfloat16,
+        probe=probe,
+        probe_mb=written(scorer, probe, tmp_path / "probe"),
+    )
+    program = Program(options, FREE)
+    for number, candidate in enumerate(CANDIDATES):
+        real = written(scorer, candidate, tmp_path / str(number))
+        assert program.cost(candidate, table) == pytest.approx(real, abs=0.003), (
+            candidate
+        )  # of the config, in kilobytes
+
+
+def test_parameters_are_counted_exactly(scorer: Scorer) -> None:
+    options = choices(scorer.family.model.config, **GIVEN)
+    table, program = cost.parameters(scorer.family, options), Program(options, FREE)
+    for candidate in CANDIDATES:
+        small = remove(scorer.family, candidate.layers(options.stacks), scorer.retained(candidate))
+        count = sum(parameter.numel() for parameter in small.model.parameters())
+        assert program.cost(candidate, table) == pytest.approx(count, abs=0.5)
+
+
+def test_latency_is_composed_of_models_that_were_measured(scorer: Scorer) -> None:
+    """Times that do add up are found again, for candidates that were not among the measured ones."""
+    options = choices(scorer.family.model.config, **GIVEN)
+
+    def true(candidate: Candidate) -> float:
+        saved = 0.2 * (candidate.heads == 1) + 0.3 * (candidate.ffn == 64) + 0.1 * (candidate.hidden == 32)
+        return 2.0 + sum({FLOAT: 1.0, 8: 0.8, 4: 0.9}[bits] - saved * bits / 16 for bits in candidate.bits.values())
+
+    measured = [(probe, true(probe)) for probe in cost.probes(options)]
+    table, program = cost.latency(options, measured), Program(options, FREE)
+    for candidate in CANDIDATES:
+        assert candidate not in cost.probes(options) or candidate is CANDIDATES[0]
+        assert program.cost(candidate, table) == pytest.approx(true(candidate), rel=1e-6)
+
+
+def test_a_decoder_of_a_probe_is_no_deeper_than_its_encoder(tiny: Callable[..., Any]) -> None:
+    options = choices(tiny("seq2seq").model.config, **GIVEN)
+    for probe in cost.probes(options):
+        layers = probe.layers(options.stacks)
+        assert len(layers["decoder"]) <= len(layers["encoder"])

@@ -1,0 +1,45 @@
+"""Evolution keeps the budgets and gets no worse."""
+
+import pytest
+
+from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place
+from slimexp.candidate.evolution import evolve
+
+PLACES = [Place("decoder", index) for index in range(6)]
+CHOICES = Choices(
+    stacks={"decoder": 6},
+    removable=frozenset(PLACES[1:]),
+    widths={"ffn": [8, 4]},
+    combinations=[{"ffn": 8}, {"ffn": 4}],
+    bits=[FLOAT, 8, 4],
+    one_width=False,
+    paired=False,
+)
+WEIGHT = dict(zip(PLACES, [9.0, 1.0, 5.0, 2.0, 7.0, 3.0], strict=True))
+
+
+def loss(candidate: Candidate) -> float:
+    """Low where heavy blocks stay and have many bits."""
+    return sum(w - w * candidate.bits[p] / 20 if p in candidate.bits else 2 * w for p, w in WEIGHT.items())
+
+
+def fits(candidate: Candidate) -> bool:
+    return sum(candidate.bits.values()) * (candidate.ffn or 0) <= 256
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("seed", range(3))
+def test_it_finds_better_candidates_within_the_budget(seed: int) -> None:
+    start = Candidate(heads=None, ffn=8, hidden=None, bits={PLACES[0]: 8, PLACES[1]: 8, PLACES[3]: 8})
+    found = evolve({start: loss(start)}, CHOICES, fits=fits, loss=loss, steps=40, seed=seed)
+    assert all(map(fits, found))
+    assert all(PLACES[0] in candidate.bits for candidate in found)
+    assert min(found.values()) < loss(start) - 5
+    assert len(found) <= 41
+    assert found == evolve({start: loss(start)}, CHOICES, fits=fits, loss=loss, steps=40, seed=seed)
+
+
+@pytest.mark.fast
+def test_without_steps_nothing_is_added() -> None:
+    start = Candidate(heads=None, ffn=8, hidden=None, bits={PLACES[0]: 8})
+    assert evolve({start: 1.0}, CHOICES, fits=fits, loss=loss, steps=0, seed=0) == {start: 1.0}

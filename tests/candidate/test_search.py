@@ -1,0 +1,198 @@
+"""A search from end to end, on a model that is trained in milliseconds, and what it refuses."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from slimexp.candidate import search as module
+from slimexp.candidate.choice import FLOAT, Candidate, Place
+from slimexp.candidate.report import write
+from slimexp.candidate.score import Scorer
+from slimexp.candidate.search import Search
+from slimexp.candidate.settings import budgets
+from slimexp.config.check import check
+from slimexp.config.composition import compose
+from slimexp.config.schema import Search as Schema
+from slimexp.pipeline import preflight
+from slimexp.pipeline.pipeline import Pipeline
+from slimexp.record import record
+from slimexp.search import lines
+
+QUICK = [
+    "pipeline.distill.steps=4", "pipeline.distill.batch_size=2", "pipeline.quantize.group_size=16",
+    "search.rows=2", "search.graded=2", "search.solutions=3", "search.steps=2", "search.trials=2", "search.heads=[]",
+    "measure.task.limit=2",
+]  # fmt: skip
+
+
+@pytest.fixture
+def line(tiny_folder: Callable[..., Path], table: Path, tmp_path: Path) -> list[str]:
+    folder = tiny_folder("causal_lm", num_hidden_layers=3, intermediate_size=64, initializer_range=0.3)
+    return [
+        "+experiment=search_llama", "model=pretrained", f"model.path={folder}", "model.max_length=16",
+        "data=files", f"data.path={table}", "data.task=causal_lm", "data.columns.source=text",
+        f"runs={tmp_path / 'runs'}", "logger=none", "trainer=fast", *QUICK,
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
+    """Trainings run in this process; grows by their command lines."""
+    lines: list[Sequence[str]] = []
+
+    def run(pool: Any, jobs: Mapping[int, Sequence[str]], folder: Path, what: str) -> dict[int, dict[str, float]]:
+        figures = {}
+        for number, words in jobs.items():
+            lines.append(words)
+            cfg = compose(words)
+            check(cfg)
+            figures[number] = Pipeline(cfg, overrides=list(words)).run()
+        return figures
+
+    monkeypatch.setattr(module.trial, "run", run)
+    return lines
+
+
+def prepared(line: Sequence[str], *more: str) -> Search:
+    words = [*line, *more]
+    cfg = compose(words, "search")
+    check(cfg, schema=Schema)
+    return Search(cfg, preflight.training(cfg.copy()), words)
+
+
+def test_a_budget_becomes_a_model(
+    line: list[str], trained: list[Sequence[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = prepared(line, "budget.parameters=24000")
+    [found] = search.run()
+    [(candidate, figures)] = found.promoted.items()
+    assert figures["params_live"] <= 24_000
+    assert figures["params_live"] == pytest.approx(found.costs[candidate]["parameters"][1], abs=0.5)
+    assert len(trained) == 3
+    assert sum("measure.task.split=validation" in words for words in trained) == 2
+    assert "measure.task.split=validation" not in trained[-1]
+    content = json.loads((Path(search.folder) / "search.json").read_text()) if write(search, [found], seconds=1) else {}
+    assert [row["lost"] for row in content["budgets"][0]["candidates"]].count(None) == 1
+    rows = record.read(Path(search.cfg.runs) / record.FILE)
+    assert {row.stage for row in rows} >= {"dense", "distill"}
+
+    monkeypatch.setattr(Scorer, "alone", lambda *_: pytest.fail("a score is taken again"))
+    [again, larger] = prepared(line, "budget.parameters=[24000,27000]", "search.promoted=0").run()
+    assert next(iter(again.losses.items())) == next(iter(found.losses.items()))
+    assert min(larger.losses.values()) <= min(found.losses.values())
+    assert len(trained) == 3
+
+
+def test_a_budget_out_of_reach_names_the_nearest_in_the_units_of_the_config(
+    line: list[str], trained: list[Sequence[str]]
+) -> None:
+    with pytest.raises(ValueError, match=r"what binds is budget\.parameters=100 .*The nearest: decoder"):
+        prepared(line, "budget.parameters=100").run()
+    assert trained == []
+
+
+def test_a_quick_look_trains_nothing(line: list[str], trained: list[Sequence[str]]) -> None:
+    search = prepared(line, "budget.disk_mb=[0.05,0.08]", "search.promoted=0")
+    found = search.run()
+    assert trained == []
+    for one in found:
+        [composed, measured] = one.costs[next(iter(one.losses))]["disk_mb"]
+        assert composed == pytest.approx(measured, abs=0.003)
+        assert measured <= one.limits["disk_mb"]
+    assert [text for text in lines(search, found) if "nats per token from dense" in text]
+
+
+def test_an_encoder_decoder_has_one_width_of_weights(
+    tiny_folder: Callable[..., Path], table: Path, tmp_path: Path, trained: list[Sequence[str]]
+) -> None:
+    folder = tiny_folder("seq2seq", initializer_factor=8.0, d_ff=64)
+    words = [
+        "+experiment=search_t5", "model=pretrained", f"model.path={folder}", "model.max_length=16",
+        "data=files", f"data.path={table}", "data.task=seq2seq", f"runs={tmp_path / 'runs'}", "logger=none",
+        "trainer=fast", *QUICK, "search.promoted=0",
+    ]  # fmt: skip
+    search = prepared(words, "budget.parameters=40000")
+    [found] = search.run()
+    for candidate in found.losses:
+        assert len({bits for bits in candidate.bits.values() if bits != FLOAT}) <= 1
+        depth = candidate.layers(search.choices.stacks)
+        assert depth["encoder"][0] == depth["decoder"][0] == 0
+        assert len(depth["decoder"]) <= len(depth["encoder"])
+        check(compose([*words[: -len(QUICK) - 1], *search._overrides(candidate)]))
+
+
+def test_bytes_and_milliseconds_are_measured_of_whole_models(line: list[str], trained: list[Sequence[str]]) -> None:
+    quick = [
+        "search.pairs=6",
+        "search.remove=false",
+        "search.bits=[8]",
+        "search.ffn=[0.5]",
+        "measure=[size,task,latency]",
+    ]
+    quick += ["measure.latency.tokens=4", "measure.latency.new_tokens=1", "measure.latency.warmup=1"]
+    [found] = prepared(line, *quick, "budget.disk_mb=1", "budget.latency_ms=10000", "search.trials=1").run()
+    [(candidate, figures)] = found.promoted.items()
+    composed, measured = found.costs[candidate]["disk_mb"]
+    assert composed == pytest.approx(measured, abs=0.003)
+    assert figures["disk_mb"] == pytest.approx(measured, abs=0.003)
+    assert found.costs[candidate]["latency_ms"][1] > 0
+
+
+@pytest.mark.fast
+def test_unlike_models_are_trained_first() -> None:
+    places = [Place("decoder", index) for index in range(3)]
+    shapes = [(8, places[:2]), (8, places[1:]), (8, places), (4, places)]
+    losses = {
+        Candidate(heads=None, ffn=ffn, hidden=None, bits=dict.fromkeys(kept, 4)): float(number)
+        for number, (ffn, kept) in enumerate(shapes)
+    }
+    assert [losses[candidate] for candidate in module._unlike_first(losses)] == [0.0, 2.0, 3.0, 1.0]
+
+
+def test_scores_of_another_model_are_refused(
+    line: list[str], trained: list[Sequence[str]], tiny_folder: Callable[..., Path]
+) -> None:
+    search = prepared(line, "budget.parameters=24000")
+    search.scores.add("decoder 0 removed", 1.0)
+    other = tiny_folder("causal_lm", name="other", num_hidden_layers=3, intermediate_size=64)
+    with pytest.raises(ValueError, match=r"scores\.json' was made of something else: model was .*, is .*another name"):
+        prepared(line, f"model.path={other}", "budget.parameters=24000")
+    with pytest.raises(ValueError, match="number of rows was 2, is 1"):
+        prepared(line, "search.rows=1", "budget.parameters=24000")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["budget.disk_mb=4", "search.rows=0"], r"search\.rows must be >= 1"),
+        (["budget.disk_mb=4", "search.rows=50"], r"search\.rows=50 of the validation split"),
+        (["budget.disk_mb=4", "search.share=0"], r"search\.share must be in \(0, 1\]"),
+        (["budget.disk_mb=4", "search.promoted=5"], r"search\.promoted=5 of search\.trials=2"),
+        (["budget.latency_ms=4"], r"add measure=\[size,task,latency\]"),
+        (["budget.disk_mb=4", "pipeline.quantize.group_size=auto"], r"group_size must be a number, or null"),
+        (["budget.disk_mb=4", "pipeline.quantize.exclude=[a]"], "leave out its include, exclude and embeddings"),
+        (["budget.disk_mb=4", "measure=[task]"], "a search needs measure size"),
+        ([], r"no budget: give budget\.disk_mb=NUMBER"),
+    ],
+)
+def test_what_no_search_can_be_done_with_is_one_line(line: list[str], more: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        prepared(line, *more)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.fast
+def test_each_budget_is_a_number_or_a_list() -> None:
+    assert budgets(OmegaConf.create({"disk_mb": [4, 8], "latency_ms": 2})) == [
+        {"disk_mb": 4.0, "latency_ms": 2.0},
+        {"disk_mb": 8.0, "latency_ms": 2.0},
+    ]
+    with pytest.raises(ValueError, match=r"budget\.latency_ms has 2 numbers and another budget 3"):
+        budgets(OmegaConf.create({"disk_mb": [4, 8, 9], "latency_ms": [1, 2]}))
+    for wrong in (0, -1, "four", True, float("nan")):
+        with pytest.raises(ValueError, match=r"budget\.disk_mb must be a number > 0"):
+            budgets(OmegaConf.create({"disk_mb": wrong}))
