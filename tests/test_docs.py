@@ -60,6 +60,7 @@ OF_OTHERS = {  # commands of other programs, which only a person who knows these
     "nvidia-cuda-mps-control -d",
     "ray start --head",
     "source .venv/bin/activate",
+    "trackio show --project slimexp",
     "wandb agent",
     "wandb sweep",
     ".venv/bin/pre-commit install",

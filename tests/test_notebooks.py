@@ -23,6 +23,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "04_temperature": {"PASSAGES": 1, "STEPS": 2, "ROWS": 2, "MORE": QUICK},
 }
 
+LONG = {"03_where_to_prune", "04_temperature"}
+
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelManager]:
@@ -49,7 +51,10 @@ def test_every_notebook_is_tried() -> None:
     assert [path.stem for path in NOTEBOOKS] == list(SMALL)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in LONG else []) for path in NOTEBOOKS],
+)
 def test_it_runs_to_its_end(path: Path, kernel: KernelManager, runs: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     (first,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]

@@ -19,6 +19,7 @@ from slimexp.data.base import Example
 from slimexp.quantizer.minmax import MinMax
 
 
+@pytest.mark.slow
 def test_a_toy_is_quantized_to_a_table_and_a_missed_target_is_named(
     tiny_folder: Callable[..., Path], table: Path, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

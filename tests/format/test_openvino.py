@@ -64,6 +64,7 @@ signal.raise_signal(signal.SIGUSR1)
 """
 
 
+@pytest.mark.slow
 @needs_engine
 def test_a_signal_after_runtimes_that_have_ended_does_not_end_the_program(
     made: Make, start: Make, tmp_path: Path

@@ -251,6 +251,7 @@ def test_scores_are_those_of_the_harness_to_the_last_bit(trained: tuple[str, Fam
     assert len(scores) >= 12 and len({str(score) for score in scores.values()}) > 6
 
 
+@pytest.mark.slow
 def test_short_requests_score_as_in_the_harness_too(trained: tuple[str, Family, list[Any]]) -> None:
     """Products of few rows, for which libraries have kernels of their own."""
     from lm_eval.api.instance import Instance

@@ -216,6 +216,7 @@ def test_both_repeat_a_step_for_which_one_lacks_memory(start: Start, home: Path)
     check_parts(start, home, "ddp", rows=1)
 
 
+@pytest.mark.slow
 def test_passes_of_two_are_recorded_and_both_give_up_what_one_lacks_memory_for(start: Start, home: Path) -> None:
     """Recorded on both devices; and where one has no room for it, both go on without, and in parts."""
     name = "distill"

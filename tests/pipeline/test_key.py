@@ -102,7 +102,9 @@ Edit = Callable[[str, Callable[[str], str]], None]
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "distill" else [pytest.mark.slow]) for name in STAGES]
+)
 def test_a_change_in_any_module_of_the_closure_makes_another_key(name: str, find: Find, edit: Edit) -> None:
     settings = nodes(name)
     keys = {key.result_code(settings, find=find)}

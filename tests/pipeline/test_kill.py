@@ -47,6 +47,7 @@ def _counting(call: Make, count: Iterator[int]) -> Make:
     return counted
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_costs_nothing(new_run: Make, finished: Any, again: Make, tmp_path: Path) -> None:
     """Between any two renames and rows: the same weights, curves and figures, and not a word of damage."""
     moment = 0

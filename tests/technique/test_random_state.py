@@ -27,7 +27,7 @@ def test_every_process_goes_on_where_it_was_and_new_ones_draw_others(monkeypatch
     for seed in (1, 2):
         torch.manual_seed(seed)
         states.append({"cpu": torch.get_rng_state()})
-    monkeypatch.setattr(process_group, "gathered", lambda value: states)
+    monkeypatch.setattr(process_group, "all_gather", lambda value: states)
     saved = random_state.save(CPU)
 
     def drawn(rank: int, saved: dict[str, Any], seed: list[int]) -> torch.Tensor:
