@@ -117,6 +117,7 @@ def test_a_graph_without_a_cache_reads_all_anew(tiny: Make, tmp_path: Path) -> N
     facts = (kind := onnx.Onnx(cache=False)).write(model, folder)
     running = kind.load(model, folder)
     verify(model, kind, running)
+    assert isinstance(running, onnx.OnnxRuntime)
     assert not running.decodes and facts["layers_with_cache"] == 0
     assert {one.name for one in running.session.get_inputs()} == {"input_ids", "attention_mask"}
 
