@@ -14,6 +14,7 @@ from slimexp.record import record
 from slimexp.record.record import Record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", range(10))
 def test_the_truth_of_a_case_is_what_many_draws_come_to(place: int) -> None:
     case = cases(200)[place]

@@ -61,6 +61,7 @@ def test_recovered_is_the_share_of_the_gap_that_is_gone() -> None:
     assert lines[5] == "| int4 | GPTQ | | | no | | | |"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", quantize_quality.ROWS)
 def test_every_width_and_every_method_of_the_quality_table_is_a_command_that_holds(model: str) -> None:
     from slimexp.config.check import check

@@ -13,6 +13,7 @@ from benchmarks import sweep, wandb_runs
 from slimexp.logger import wandb_report
 
 
+@pytest.mark.slow
 def test_a_sweep_survives_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep.chaos(argparse.Namespace(folder=tmp_path / "sweep", trials=100, workers=2, seed=1))
     assert "0 lost, 0 counted twice" in capsys.readouterr().out

@@ -59,6 +59,7 @@ def exported(model: Artifact, folder: Path) -> Path:
 # --- whole models ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_integers_of_a_decoder_are_multiplied_as_they_are_and_it_keeps_a_cache(quantized: Make, tmp_path: Path) -> None:
     model = quantized("causal_lm", bits=4, group_size=16)
     folder = exported(model, tmp_path / "onnx")

@@ -77,6 +77,7 @@ def test_a_signal_after_runtimes_that_have_ended_does_not_end_the_program(
 # --- whole models ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_engine
 def test_integers_of_a_decoder_that_keeps_its_state(made: Make) -> None:
     model = made("causal_lm", partial(MinMax, bits=4, group_size=16), dtype=torch.bfloat16)

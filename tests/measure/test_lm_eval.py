@@ -201,7 +201,7 @@ def _texts(task: str) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module", params=["t5_spelling", "llama_python_source"])
+@pytest.fixture(scope="module", params=[pytest.param("t5_spelling", marks=pytest.mark.slow), "llama_python_source"])
 def trained(request: pytest.FixtureRequest) -> tuple[str, Family, list[Any]]:
     """Task, a model of the zoo, and tasks of the harness that it serves."""
     task = {"t5_spelling": "seq2seq", "llama_python_source": "causal_lm"}[request.param]
