@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 
 from slimexp.architecture.base import FFN, HEADS, HIDDEN
 from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place
+from slimexp.host.compiled_output import unprinted
 from slimexp.host.progress import counted
 
 SECONDS = 60.0  # of one solution; what is found until then is the best known
@@ -147,7 +148,7 @@ class Program:
 
     def _run(self, objective: NDArray[np.float64], constraints: Sequence[LinearConstraint]) -> NDArray[Any] | None:
         scale = _SCALE / max(float(np.abs(objective).max()), 1e-30)
-        solution = milp(
+        solution = _solved(
             objective * scale,
             integrality=np.ones(len(objective)),
             bounds=(0, 1),
@@ -229,7 +230,7 @@ class Program:
             LinearConstraint(csr_array(np.pad(c.A.toarray(), ((0, 0), (0, 1)))), c.lb, c.ub) for c in self._structure
         ]
         largest = LinearConstraint(np.hstack([rows, -np.ones((len(limits), 1))]), ub=0)
-        solution = milp(
+        solution = _solved(
             objective,
             integrality=np.append(np.ones(self._size), 0),
             bounds=(0, np.append(np.ones(self._size), np.inf)),
@@ -241,3 +242,9 @@ class Program:
         costs = {limit.name: self.cost(nearest, limit.price) for limit in limits}
         alone = any(self._run(self.losses, [self._budget(limit)]) is None for limit in limits)
         return Infeasible(nearest, costs, limits, alone)
+
+
+def _solved(objective: NDArray[np.float64], **arguments: Any) -> Any:
+    """SciPy's ``milp``, whose HiGHS prints a line of its debugging for every solution that it improves."""
+    with unprinted():
+        return milp(objective, **arguments)

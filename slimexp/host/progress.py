@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from operator import length_hint
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from slimexp.host.console import printable
 
@@ -72,7 +72,7 @@ class Reporter:
         self.clock = clock
         self.watching = watching
         self._stack: list[Work] = []
-        self._out = sys.stdout
+        self._out: TextIO = sys.stdout
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._printed = self._ended = clock()
@@ -187,6 +187,12 @@ class Reporter:
                 self.report()
                 self._changed.wait(max(self._wait(), 0.05))
             self._thread = None
+
+    def move(self, before: TextIO, after: TextIO) -> None:
+        """Go on in ``after`` where lines went to ``before``."""
+        with self._changed:
+            if self._out is before:
+                self._out = after
 
     def forget(self) -> None:
         """Forget all work and stay silent: in a process that was forked, whose thread did not come along."""
