@@ -179,7 +179,7 @@ def _alike(choices: Choices, widths: Mapping[str, int], bits: int, places: Seque
     )
 
 
-def latency(choices: Choices, measured: Mapping[Candidate, float] | Sequence[tuple[Candidate, float]]) -> Table:
+def latency(choices: Choices, measured: Mapping[Candidate, float]) -> Table:
     """Milliseconds per request: a sum over blocks, fitted to those of measured models by least squares.
 
     A block takes a time by its stack and bits, plus what fewer heads, neurons and channels save at these bits.
@@ -188,16 +188,15 @@ def latency(choices: Choices, measured: Mapping[Candidate, float] | Sequence[tup
         choices: What may become of the blocks.
         measured: Models, see ``probes``, and the milliseconds of each.
     """
-    pairs = list(measured.items() if isinstance(measured, Mapping) else measured)
     unknown: dict[Any, int] = {"outside": 0}
-    for candidate, _ in pairs:
+    for candidate in measured:
         for feature in _features(choices, candidate):
             unknown.setdefault(feature, len(unknown))
-    matrix = np.zeros((len(pairs), len(unknown)))
-    for row, (candidate, _) in enumerate(pairs):
+    matrix = np.zeros((len(measured), len(unknown)))
+    for row, candidate in enumerate(measured):
         for feature, count in _features(choices, candidate).items():
             matrix[row, unknown[feature]] = count
-    times = np.array([milliseconds for _, milliseconds in pairs])
+    times = np.array(list(measured.values()))
     solution = np.linalg.lstsq(matrix / times[:, None], np.ones(len(times)), rcond=None)[0]  # relative errors count
     of = {feature: float(solution[column]) for feature, column in unknown.items()}
     whole = {name: sizes[0] for name, sizes in choices.widths.items()}

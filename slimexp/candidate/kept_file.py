@@ -1,12 +1,15 @@
 """Results that took long, in a file: each is written when it is there, and none is used for another model or text."""
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from slimexp.file import integrity
 from slimexp.file.bounded import read_object
+
+_ANEW = "remove it, and it is made anew"
 
 
 class KeptFile:
@@ -26,16 +29,24 @@ class KeptFile:
         self.numbers: dict[str, float] = {}
         if not path.exists():
             return
-        content = read_object(path)
+        content = read_object(path, way_out=_ANEW)
         before, numbers = content.get("of"), content.get("numbers")
         if not isinstance(before, dict) or not isinstance(numbers, dict):
-            raise ValueError(f"'{path}' is damaged: remove it, and it is made anew")
-        integrity.check_numbers(numbers, str(path))
+            raise ValueError(f"'{path}' is damaged: {_ANEW}")
+        try:
+            integrity.check_numbers(numbers, "numbers")
+        except integrity.Damaged as error:
+            raise ValueError(f"'{path}' is damaged ({error}): {_ANEW}") from error
         both = {name: (before.get(name), self.of.get(name)) for name in sorted(self.of.keys() | before.keys())}
         if unlike := {name: values for name, values in both.items() if values[0] != values[1]}:
             changes = "; ".join(f"{name} was {_short(old)}, is {_short(new)}" for name, (old, new) in unlike.items())
             raise ValueError(f"'{path}' was made of something else: {changes}: {way_out}")
         self.numbers = numbers
+
+    def beside(self) -> "tempfile.TemporaryDirectory[str]":
+        """A temporary folder beside the file, where there is room for models; a context."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".model-")
 
     def add(self, name: str, number: float) -> None:
         """Keep a number; the file is whole at every moment."""

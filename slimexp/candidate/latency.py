@@ -1,7 +1,6 @@
 """Measured milliseconds of candidates before any training, beside the dense model in the same minute."""
 
 import statistics
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ class Stopwatch:
         wanted = list(candidates)
         missing = [candidate for candidate in wanted if str(candidate) not in self.kept.numbers]
         for candidate in counted(missing, what):
-            with tempfile.TemporaryDirectory() as folder:
+            with self.kept.beside() as folder:
                 self._take(candidate, Path(folder))
         return {str(candidate): self.kept.numbers[str(candidate)] * self.dense_ms for candidate in wanted}
 
@@ -69,7 +68,7 @@ class Stopwatch:
 
     def _take(self, candidate: Candidate, folder: Path) -> None:
         if self._dense is None:
-            self._home = tempfile.TemporaryDirectory()
+            self._home = self.kept.beside()
             artifact.save(self.scorer.family, Path(self._home.name) / "dense", dtype=self.dtype, stages=[])
             self._dense = self._stored(Path(self._home.name) / "dense")
         artifact.save(self.scorer.realized(candidate), folder / "model", dtype=self.dtype, stages=[])

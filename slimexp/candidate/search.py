@@ -1,6 +1,5 @@
 """A search: scores of choices, solutions for each budget, whole scores, short trainings, and full ones of the best."""
 
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -163,7 +162,7 @@ class Search:
         if "latency_ms" in kinds:
             probes = cost.probes(self.choices)
             times = self.stopwatch.milliseconds(probes, "latency of model")
-            tables["latency_ms"] = cost.latency(self.choices, [(probe, times[str(probe)]) for probe in probes])
+            tables["latency_ms"] = cost.latency(self.choices, {probe: times[str(probe)] for probe in probes})
         return tables
 
     def _solve(self, program: Program, tables: Mapping[str, cost.Table], most: Mapping[str, float]) -> Found:
@@ -223,7 +222,7 @@ class Search:
 
     def _disk_mb(self, candidate: Candidate) -> float:
         """Megabytes of a candidate's artifact, which is written and removed."""
-        with tempfile.TemporaryDirectory() as folder:
+        with self.scores.beside() as folder:
             artifact.save(self.scorer.realized(candidate), Path(folder) / "model", dtype=self.dtype, stages=[])
             return cost.artifact_mb(Path(folder) / "model")
 

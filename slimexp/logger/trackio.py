@@ -35,7 +35,7 @@ class Trackio(Guarded, Tracker):
     label = "Trackio"
 
     def __init__(self, *, project: str, group: str | None, space_id: str | None) -> None:
-        require("trackio", extra="trackio", by="logger=trackio")
+        trackio_module()
         self.project, self.group, self.space_id = project, group, space_id
 
     def start(self, *, name: str, config: Mapping[str, Any]) -> None:

@@ -80,7 +80,7 @@ def test_latency_is_composed_of_models_that_were_measured(scorer: Scorer) -> Non
         saved = 0.2 * (candidate.heads == 1) + 0.3 * (candidate.ffn == 64) + 0.1 * (candidate.hidden == 32)
         return 2.0 + sum({FLOAT: 1.0, 8: 0.8, 4: 0.9}[bits] - saved * bits / 16 for bits in candidate.bits.values())
 
-    measured = [(probe, true(probe)) for probe in cost.probes(options)]
+    measured = {probe: true(probe) for probe in cost.probes(options)}
     table, program = cost.latency(options, measured), Program(options, FREE)
     for candidate in CANDIDATES:
         assert candidate not in cost.probes(options) or candidate is CANDIDATES[0]

@@ -32,4 +32,4 @@ def test_a_damaged_file_is_an_error_of_one_line(tmp_path: Path, text: str) -> No
     with pytest.raises(ValueError) as error:
         KeptFile(path, {}, "x")
     assert "\n" not in str(error.value)
-    assert "scores.json" in str(error.value)
+    assert "scores.json" in str(error.value) and str(error.value).endswith(": remove it, and it is made anew")
