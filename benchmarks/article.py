@@ -18,19 +18,16 @@ status 1 where a mean misses a target: ``--most`` of the bytes, ``--least`` of t
 """
 
 import argparse
-import itertools
 import json
-import multiprocessing
-import os
 import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import workers
 from benchmarks.distill_gain import Run, headline, t_interval, teacher_terms
 from slimexp.record import record
 from slimexp.record.record import Record
@@ -123,19 +120,6 @@ def control(first: Run) -> Arm:
     return Arm(CONTROL, (*alone, *of_teacher, *gone))
 
 
-def gpus() -> list[str]:
-    """Numbers of the GPUs of this machine that may be used; one without a number where there is none."""
-    import torch
-
-    return [str(number) for number in range(torch.cuda.device_count())] or [""]
-
-
-def take(free: Any) -> None:
-    """Let this worker see one GPU of those that are free."""
-    if gpu := free.get():
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-
-
 def train(run: Run, log: Path) -> str:
     """Train and measure in this worker; returns the key of the last stage."""
     from slimexp.pipeline.pipeline import Pipeline
@@ -152,11 +136,7 @@ def train(run: Run, log: Path) -> str:
 def train_all(runs: Sequence[Run], folder: Path, jobs: int, kind: str = "") -> list[str]:
     """Train side by side, as many as ``jobs``, each on the GPU that is next; returns the keys of the last stages."""
     logs = [folder / "article" / f"{run.label.replace(', ', '-').replace(' ', '-')}{kind}.log" for run in runs]
-    context = multiprocessing.get_context("spawn")
-    free = context.Queue()
-    for gpu in itertools.islice(itertools.cycle(gpus()), jobs):
-        free.put(gpu)
-    with ProcessPoolExecutor(jobs, context, initializer=take, initargs=(free,)) as pool:
+    with workers.processes(jobs) as pool:
         return list(pool.map(train, runs, logs))
 
 

@@ -12,13 +12,13 @@ Prints a Markdown table, writes ``RUNS/distill_length.json`` and exits with stat
 
 import argparse
 import json
-import os
 import statistics
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import workers
 from benchmarks.distill_gain import Run, headline
 from slimexp.record import record
 from slimexp.record.figures import retention
@@ -80,13 +80,6 @@ def table(sizes: list[dict[str, Any]]) -> str:
     return f"{rows}\n\nteacher {sizes[0]['teacher']:.4f}, copying the input {sizes[0]['trivial']:.4f}"
 
 
-def gpus() -> int:
-    """How many there are, asked without opening one: what opens it keeps memory there."""
-    import torch
-
-    return max(torch.cuda.device_count(), 1)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", default="runs")
@@ -106,14 +99,11 @@ def main() -> None:
         for name in arguments.sizes
     }
     runs = [run for of_size in plan.values() for run in of_size]
-    devices = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus())))).split(",")
 
-    def train(number: int) -> None:
-        log = folder / "distill_length" / f"{runs[number].label.replace(', ', '-').replace(' ', '-')}.log"
-        runs[number].train(log, {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]})
+    def train(run: Run, environment: Mapping[str, str]) -> None:
+        run.train(folder / "distill_length" / f"{run.label.replace(', ', '-').replace(' ', '-')}.log", environment)
 
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        list(pool.map(train, range(len(runs))))
+    workers.each(train, runs, arguments.jobs)
     records = record.read(folder / record.FILE)
     sizes = [summary(name, SIZES[name], [run.record(records) for run in of_size]) for name, of_size in plan.items()]
     last = records[-1]

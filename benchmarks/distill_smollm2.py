@@ -9,7 +9,8 @@ without its teacher, and the same without training, all graded on the same held-
 more student of each size is trained with these overrides, which keep what the teacher says. Further overrides go to
 every run. Differences in bits per byte stand with their paired 95 % intervals over the passages, and their means over
 seeds with Student's t interval. Tokens per second are those between the first tenth of the steps and the last, by the
-run's own log; finished stages are not done again, and have none.
+run's own log; finished stages are not done again, and have none. ``--jobs`` runs go side by side, on one GPU after the
+other: speeds are those of a GPU of one's own as long as there are as many.
 
 Prints a Markdown table, writes ``RUNS/distill_smollm2.json`` and exits with status 1 where a student is not better
 than without its teacher on every seed, or a speed is under its target.
@@ -20,10 +21,11 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import workers
 from benchmarks.distill_gain import Run, t_interval
 from slimexp.record import record
 from slimexp.record.record import Record
@@ -80,9 +82,10 @@ def _seconds(text: str) -> float:
     return sum(float(number) * _SECONDS[unit] for number, unit in zip(words[::2], words[1::2], strict=True))
 
 
-def train(run: Run, log: Path) -> float | None:
+def train(run: Run, environment: Mapping[str, str]) -> float | None:
     """Train, and return the tokens per second."""
-    run.train(log)
+    log = Path(run.cfg.runs) / "distill_smollm2" / f"{run.label.replace(', ', '-').replace(' ', '-')}.log"
+    run.train(log, environment)
     stage = run.cfg.pipeline[STAGE]
     tokens = stage.batch_size * stage.accumulate * run.cfg.model.max_length  # rows are packed, hence full
     return tokens_per_s(log.read_text(), tokens)
@@ -105,18 +108,20 @@ def planned(arguments: argparse.Namespace) -> dict[str, tuple[list[Run], Run | N
     }
 
 
-def measured(name: str, runs: tuple[list[Run], Run | None], folder: Path) -> Size:
-    """Train the students of a size."""
-    students, cached = runs
-    logs = folder / "distill_smollm2"
-
-    def log(run: Run) -> Path:
-        return logs / f"{run.label.replace(', ', '-').replace(' ', '-')}.log"
-
-    speeds = [speed for run in students if (speed := train(run, log(run))) is not None]
-    kept = None if cached is None else train(cached, log(cached))
-    records = record.read(folder / record.FILE)
-    return Size(name, [run.record(records) for run in students], speeds, kept)
+def measured(plan: Mapping[str, tuple[list[Run], Run | None]], arguments: argparse.Namespace) -> list[Size]:
+    """Train the students of all sizes."""
+    runs = [run for students, cached in plan.values() for run in (*students, cached) if run is not None]
+    speeds = dict(zip((run.label for run in runs), workers.each(train, runs, arguments.jobs), strict=True))
+    records = record.read(Path(arguments.runs) / record.FILE)
+    return [
+        Size(
+            name,
+            [run.record(records) for run in students],
+            [speed for run in students if (speed := speeds[run.label]) is not None],
+            None if cached is None else speeds[cached.label],
+        )
+        for name, (students, cached) in plan.items()
+    ]
 
 
 def difference(row: Record, arm: str) -> tuple[float, float, float]:
@@ -188,13 +193,14 @@ def main() -> None:
     parser.add_argument("--runs", default="runs")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--cached", action="append", help="an override that keeps the teacher; may be repeated")
     parser.add_argument("--least-speed", type=float, default=150_000, help="tokens/s with the teacher online")
     parser.add_argument("--least-gain", type=float, default=2.0, help="times as many cached")
     parser.add_argument("--toy", action="store_true", help="a moment on a CPU, to see that it runs: holds no target")
     arguments, arguments.overrides = parser.parse_known_args()
     folder = Path(arguments.runs)
-    sizes = [measured(name, runs, folder) for name, runs in planned(arguments).items()]
+    sizes = measured(planned(arguments), arguments)
     path = folder / "distill_smollm2.json"
     path.write_text(json.dumps(written(sizes), indent=2) + "\n")
     print(f"\n{table(sizes)}\n")

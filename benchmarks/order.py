@@ -19,15 +19,14 @@ alike. Further arguments are overrides of all runs. Prints Markdown; exits with 
 """
 
 import argparse
-import multiprocessing
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import workers
 from slimexp.record import record
 from slimexp.record.record import Record
 
@@ -115,7 +114,7 @@ def run_all(orders: Sequence[Order], arguments: argparse.Namespace) -> dict[Orde
         for order in orders
     ]
     keys: dict[Order, list[str] | str] = {order: [] for order in orders}
-    with ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("spawn")) as pool:
+    with workers.processes(arguments.workers) as pool:
         futures = [(order, pool.submit(run, words)) for order, words in lines]
         for order, future in futures:
             before = keys[order]
@@ -175,7 +174,7 @@ def main() -> None:
     parser.add_argument("--pruning", choices=["masks", "removal"], default="masks")
     parser.add_argument("--steps", type=int, default=100, help="of training behind pruning and rounding")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--workers", type=int, default=1, help="runs at a time")
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time, on one GPU after the other")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--name", default="order")
     parser.add_argument("--toy", action="store_true", help="one seed, two steps, a few rows")

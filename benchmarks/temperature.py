@@ -16,14 +16,13 @@ Finished stages are kept. Prints Markdown, and writes ``RUNS/NAME.json``.
 
 import argparse
 import json
-import multiprocessing
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import workers
 from benchmarks.distill_gain import CONFIDENCE, Interval, t_interval
 from slimexp.record import record
 from slimexp.record.record import Record
@@ -106,7 +105,7 @@ def results(of: Sequence[Arm], arguments: argparse.Namespace) -> dict[Arm, Resul
     """Train and measure every arm with every seed."""
     plan = [(arm, seed) for seed in arguments.seeds for arm in of]
     lines = [[line(arm, seed, split, arguments) for split in (VALIDATION, TEST)] for arm, seed in plan]
-    with ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("spawn")) as pool:
+    with workers.processes(arguments.workers) as pool:
         keys = dict(zip(plan, pool.map(run, lines), strict=True))
     written = record.written(arguments.runs / record.FILE, quiet=True)
     found = {(one.key, one.config["measure"]["task"]["split"]): one for one in written}
@@ -195,7 +194,7 @@ def parser(description: str | None, *, experiment: str, name: str, seeds: int) -
     made.add_argument("--stage", default="distill", help="stage of the experiment that distils")
     made.add_argument("--loss", default="kl", help="name of its divergence, as in the stage's losses")
     made.add_argument("--seeds", type=int, nargs="+", default=list(range(seeds)))
-    made.add_argument("--workers", type=int, default=1, help="runs at a time")
+    made.add_argument("--workers", type=int, default=1, help="runs at a time, on one GPU after the other")
     made.add_argument("--runs", type=Path, default=Path("runs"))
     made.add_argument("--name", default=name, help="of the runs' folder and the JSON file below --runs")
     made.add_argument("--toy", action="store_true", help="one seed, two steps, a few rows")
