@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 from slimexp.config import binding
 from slimexp.config.composition import CONF_DIR, options
+from slimexp.file import integrity
 from slimexp.file.bounded import one_line
 from slimexp.host import console
 from slimexp.host.progress import working
@@ -129,7 +130,7 @@ def export(model: "Artifact", kind: "Format", name: str, folder: Path, *, timed:
     if folder.exists() and not (folder / REPORT).exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"'{folder}' exists and is no export: give another folder by out=")
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    _clear(folder)
     partial.mkdir(parents=True)
     began = time.monotonic()
     try:
@@ -161,6 +162,14 @@ def export(model: "Artifact", kind: "Format", name: str, folder: Path, *, timed:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return report
+
+
+def _clear(folder: Path) -> None:
+    """Remove what processes of this machine left beside ``folder`` when an engine crashed in them."""
+    for left in folder.parent.glob(f".{folder.name}.*.partial"):
+        pid = left.name.split(".")[-2]
+        if integrity.PID.fullmatch(pid) and (int(pid) == os.getpid() or not integrity.is_alive(int(pid))):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 if __name__ == "__main__":

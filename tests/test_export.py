@@ -1,6 +1,7 @@
 """An export is whole, was compared with PyTorch, or is not there."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,14 @@ def test_a_folder_of_something_else_is_not_touched(rounded: Path, capsys: pytest
     assert main([str(rounded), "format=compressed_tensors", f"out={other}"]) == 2
     assert "exists and is no export" in capsys.readouterr().err
     assert [path.name for path in other.iterdir()] == ["thesis.txt"]
+
+
+def test_what_a_crashed_engine_left_is_removed_by_the_next_export(rounded: Path) -> None:
+    crashed, running = (rounded.parent / f".compressed_tensors.{pid}.partial" for pid in (999_999_999, os.getppid()))
+    crashed.mkdir()
+    running.mkdir()
+    assert main([str(rounded), "format=compressed_tensors"]) == 0
+    assert not crashed.exists() and running.exists()
 
 
 def test_a_converter_that_fails_is_one_line(

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import faulthandler
 import io
 import os
 import re
@@ -74,7 +75,14 @@ def path(text: str) -> Path:
 
 @contextmanager
 def output() -> Iterator[None]:
-    """Print whole lines at once, and end in silence when the reader has gone (``| head``)."""
+    """Print whole lines at once, and end in silence when the reader has gone (``| head``).
+
+    A crash in a library's own code (SIGSEGV, SIGFPE, ...) prints where Python was: the engine, and what it did.
+    """
+    if (
+        sys.stderr is not None and sys.stderr is sys.__stderr__ and not faulthandler.is_enabled()
+    ):  # a test or a worker has its own
+        faulthandler.enable()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     try:

@@ -66,6 +66,14 @@ def test_lines_come_out_as_they_are_printed() -> None:
     assert (run.returncode, run.stdout) == (3, "one\n")
 
 
+def test_a_crash_of_a_library_says_where_python_was() -> None:
+    body = "def runs_the_engine():\n    import os, signal; os.kill(os.getpid(), signal.SIGFPE)\n"
+    code = f"from slimexp.host import console\n{body}with console.output():\n    runs_the_engine()"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == -signal.SIGFPE
+    assert "Floating point exception" in run.stderr and "runs_the_engine" in run.stderr
+
+
 def test_a_phase_is_one_line_that_no_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
     phase("loading a\nb")
     assert capsys.readouterr().out == "  loading a\\nb\n"
