@@ -255,7 +255,10 @@ def hold_options(module: str, given: list[str], monkeypatch: pytest.MonkeyPatch)
     real, left = argparse.ArgumentParser.parse_known_args, []
 
     def refuse_nothing(parser: argparse.ArgumentParser, *_: Any) -> Any:
-        left.extend(real(parser)[1])
+        known, words = real(parser)
+        if words and (experiment := getattr(known, "experiment", None)):  # what a benchmark puts before them
+            left.append(f"+experiment={experiment}")
+        left.extend(words)
         raise Parsed
 
     def refuse_unknown(parser: argparse.ArgumentParser, *_: Any) -> Any:
