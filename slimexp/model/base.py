@@ -28,6 +28,7 @@ PackedRow = tuple[Ids, Ids]  # ids of documents, one after the other, and the le
 POSITIONS = "positions_of_"  # what names of a batch begin with that say where another of its tensors counts
 REAL = "real_of_"  # and with that say which of those places do
 LOGITS = 2**26  # the most in one pass: 256 MB of float32, 1,300 tokens of a vocabulary of 49k at once
+LOGITS_ON_GPU = 8 * LOGITS  # a pass of few rows takes as long as one of many: it waits for kernels to start
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Family(ABC):
         self.forward(batch)
 
     def rows_at_once(self, longest: int, batch_size: int) -> int:
-        """Number of rows whose float32 logits take at most 256 MB, at least one and at most ``batch_size``.
+        """Number of rows whose float32 logits take at most 256 MB, 2 GB on a GPU; at least one, at most ``batch_size``.
 
         Args:
             longest: Tokens of the longest row.
@@ -118,7 +119,7 @@ class Family(ABC):
         """
         head = self.model.get_output_embeddings()
         outputs = 1 if head is None else longest * head.weight.shape[0]
-        return max(1, min(batch_size, LOGITS // outputs))
+        return max(1, min(batch_size, (LOGITS_ON_GPU if self.device.type == "cuda" else LOGITS) // outputs))
 
     @abstractmethod
     def predict(self, rows: Sequence[Text], *, batch_size: int) -> list[Any]:

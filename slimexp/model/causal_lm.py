@@ -85,7 +85,7 @@ class CausalLm(Family):
 
         Every token of a text is predicted, the first from ``<s>`` (or, where there is none, from the token that ends
         texts), so that bits per byte compare across tokenizers. A pass has at most ``batch_size`` windows, and fewer
-        where their logits would take more than 256 MB.
+        where their logits would take more than ``rows_at_once`` allows.
         """
         ids = [self._started(text) for text in self.token_ids([row[0] for row in rows], truncate=False)]
         windows = [(i, window) for i, text in enumerate(ids) for window in packed.windows(text, self.max_length)]
