@@ -27,7 +27,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import workers
+from benchmarks import command, workers
 from benchmarks.distill_gain import Run, headline, t_interval, teacher_terms
 from slimexp.record import record
 from slimexp.record.record import Record
@@ -267,7 +267,7 @@ def main() -> None:
     ):
         parser.add_argument(option, type=_of_width, nargs="*", default=[_of_width(text) for text in default])
     parser.add_argument("--toy", action="store_true", help="one seed, three steps: does it run?")
-    arguments, arguments.overrides = parser.parse_known_args()
+    arguments = command.parsed(parser)
     if arguments.toy:
         arguments.seeds = [0]
     found = list(results(arms(arguments), arguments))

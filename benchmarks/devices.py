@@ -24,6 +24,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from benchmarks import command
+
 SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
            "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True}  # fmt: skip
 LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
@@ -43,7 +45,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--large", action="store_true", help="a 7B Llama and its teacher, by FSDP2")
     parser.add_argument("--toy", action="store_true", help="a tiny model on the CPU")
     parser.add_argument("--text", type=Path, help=argparse.SUPPRESS)  # of a process of this program
-    arguments, arguments.overrides = parser.parse_known_args()
+    arguments = command.parsed(parser)
     if arguments.steps <= arguments.warmup:
         parser.error(
             f"--steps must be more than --warmup, {arguments.warmup}, got {arguments.steps}: no token would count"

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from benchmarks import command
 from slimexp.config.check import check
 from slimexp.config.composition import compose
 from slimexp.record import record
@@ -205,8 +206,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="seeds trained at the same time")
     parser.add_argument("--kept", type=float, default=0.75, help="share of the teacher's gain that must be kept")
-    arguments, further = parser.parse_known_args()
-    arguments.overrides = further
+    arguments = command.parsed(parser)
     plan = planned(arguments)
     folder = Path(arguments.runs)
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import workers
+from benchmarks import command, workers
 from benchmarks.distill_gain import Run, headline
 from slimexp.record import record
 from slimexp.record.figures import retention
@@ -86,13 +86,13 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=9, help="runs trained at the same time")
-    arguments, overrides = parser.parse_known_args()
+    arguments = command.parsed(parser)
     folder = Path(arguments.runs)
     plan = {
         name: [
             Run.composed(
                 f"{name}, seed {seed}",
-                [f"+experiment=distill_t5_{name}", *overrides, f"seed={seed}", f"runs={folder}"],
+                [f"+experiment=distill_t5_{name}", *arguments.overrides, f"seed={seed}", f"runs={folder}"],
             )
             for seed in arguments.seeds
         ]

@@ -32,6 +32,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks import command
 from benchmarks.prune_peers import PEERS, reason
 from slimexp.config.build import build
 from slimexp.config.composition import compose
@@ -229,7 +230,7 @@ def main() -> None:
     parser.add_argument("--over-best", type=float, default=1.2, help="least speed, as a multiple of the best peer's")
     parser.add_argument("--toy", action="store_true", help="tiny models on the CPU: holds no target")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    arguments, arguments.overrides = parser.parse_known_args()
+    arguments = command.parsed(parser)
     if arguments.inside:
         inside()
         return

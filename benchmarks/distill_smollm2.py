@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import workers
+from benchmarks import command, workers
 from benchmarks.distill_gain import Run, t_interval
 from slimexp.record import record
 from slimexp.record.record import Record
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--least-speed", type=float, default=150_000, help="tokens/s with the teacher online")
     parser.add_argument("--least-gain", type=float, default=2.0, help="times as many cached")
     parser.add_argument("--toy", action="store_true", help="a moment on a CPU, to see that it runs: holds no target")
-    arguments, arguments.overrides = parser.parse_known_args()
+    arguments = command.parsed(parser, takers=["--cached"])
     folder = Path(arguments.runs)
     sizes = measured(planned(arguments), arguments)
     path = folder / "distill_smollm2.json"

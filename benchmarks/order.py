@@ -26,7 +26,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import workers
+from benchmarks import command, workers
 from slimexp.record import record
 from slimexp.record.record import Record
 
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--name", default="order")
     parser.add_argument("--toy", action="store_true", help="one seed, two steps, a few rows")
-    arguments, arguments.overrides = parser.parse_known_args()
+    arguments = command.parsed(parser)
     if arguments.toy:
         arguments.steps, arguments.seeds = 2, [0]
         arguments.overrides = ["measure.task.limit=4", "model.max_length=64", *arguments.overrides]

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks import command
 from slimexp.config.check import check
 from slimexp.config.composition import compose
 
@@ -108,7 +109,7 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=1.10)
     parser.add_argument("--runs", default="runs")
     parser.add_argument("--name", default="prune_curve", help="of the runs' folder, the JSON file and the picture")
-    arguments, arguments.overrides = parser.parse_known_args()
+    arguments = command.parsed(parser)
     dense, curves = measured(arguments)
     stem = Path(arguments.runs) / arguments.name
     stem.with_suffix(".json").write_text(json.dumps({"dense": dense, METRIC: curves}, indent=2) + "\n")

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks import command
 from benchmarks.distill_gain import Run, headline
 from slimexp.record import record
 from slimexp.record.figures import retention
@@ -77,14 +78,14 @@ def main() -> None:
     parser.add_argument("--kept", type=float, default=0.98, help="share of the dense model's gain, at least")
     parser.add_argument("--faster", type=float, default=1.25, help="times the dense model's speed, at least")
     parser.add_argument("--share", type=float, default=0.75, help="of the parameters, at most")
-    arguments, overrides = parser.parse_known_args()
+    arguments = command.parsed(parser)
     folder = Path(arguments.runs)
     runs = {
         seed: Run.composed(
             f"seed {seed}",
             [
                 f"+experiment={arguments.experiment}",
-                *overrides,
+                *arguments.overrides,
                 *("measure.task.limit=null", f"seed={seed}", f"runs={folder}", "name=benchmark_prune_structured"),
             ],
         )

@@ -33,6 +33,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import command
 from slimexp.record import record
 from slimexp.record.record import Record
 
@@ -338,10 +339,9 @@ def main() -> None:
     parser.add_argument("--recovered", type=float, default=0.85, help="of the gap of int4, at least")
     parser.add_argument("--runs", default="runs")
     parser.add_argument("--name", default="quantize_quality", help="of the runs' folder and the JSON file")
-    arguments, further = parser.parse_known_args()
-    arguments.overrides = further
+    arguments = command.parsed(parser)
     if unknown := _unknown(arguments.only, arguments.models):
-        parser.error(f"--only '{unknown[0]}' names no row of {', '.join(arguments.models)}; overrides go before --only")
+        parser.error(f"--only '{unknown[0]}' names no row of {', '.join(arguments.models)}")
     plan = planned(arguments)
     keys = run_all(plan, arguments.workers, finished=arguments.finished)
     folder = Path(arguments.runs)

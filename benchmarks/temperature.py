@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import workers
+from benchmarks import command, workers
 from benchmarks.distill_gain import CONFIDENCE, Interval, t_interval
 from slimexp.record import record
 from slimexp.record.record import Record
@@ -203,7 +203,7 @@ def parser(description: str | None, *, experiment: str, name: str, seeds: int) -
 
 def parsed(made: argparse.ArgumentParser) -> argparse.Namespace:
     """Arguments of the command line; what is none of them is an override."""
-    arguments, arguments.overrides = made.parse_known_args()
+    arguments = command.parsed(made)
     if arguments.toy:
         arguments.seeds = arguments.seeds[:1]
         few = [f"pipeline.{arguments.stage}.{key}" for key in ("steps=2", "batch_size=4")]

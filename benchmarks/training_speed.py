@@ -34,6 +34,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from benchmarks import command
 from slimexp.config.composition import compose
 from slimexp.cut.keep import Keep
 from slimexp.model.base import Batch, Family
@@ -257,7 +258,7 @@ def main() -> None:
     parser.add_argument("--trainer", default="gpu")
     parser.add_argument("--target", type=float, default=0.0, help="least ratio to the faster loop by hand")
     parser.add_argument("--toy", action="store_true", help="a tiny model on the CPU, to see that it runs")
-    arguments, arguments.overrides = parser.parse_known_args()
+    arguments = command.parsed(parser)
     if arguments.toy:
         arguments.rows, arguments.length, arguments.steps = 2, 16, WARMUP + 4
         arguments.trainer = "fast"

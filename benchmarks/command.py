@@ -1,0 +1,30 @@
+"""Command lines of benchmarks that hand settings on to their runs."""
+
+import argparse
+import re
+import sys
+from collections.abc import Collection
+
+_OVERRIDE = re.compile(r"(\+{0,2}[A-Za-z_][^=]*=|~[A-Za-z_])")
+
+
+def parsed(parser: argparse.ArgumentParser, *, takers: Collection[str] = ()) -> argparse.Namespace:
+    """Options of the command line, and as ``overrides`` what looks like Hydra's: ``key=value``, ``~key``.
+
+    These may stand anywhere, behind an option that takes several values too, which argparse would give them to.
+
+    Args:
+        parser: Knows the options.
+        takers: Options whose value is an override.
+    """
+    words = sys.argv[1:]
+    is_override = [
+        bool(_OVERRIDE.match(word)) and before not in takers
+        for before, word in zip(["", *words[:-1]], words, strict=True)
+    ]
+    own = [word for word, other in zip(words, is_override, strict=True) if not other]
+    arguments, unknown = parser.parse_known_args(own)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    arguments.overrides = [word for word, other in zip(words, is_override, strict=True) if other]
+    return arguments
