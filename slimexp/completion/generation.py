@@ -60,8 +60,9 @@ def written(
 ) -> list[list[int]]:
     """Ids that the model writes for each row, up to and with the token that ends a text.
 
-    Tokens are drawn from the model's whole distribution: what its own settings cut off or punish (``top_k``, repeated
-    words) is in it. The model's dropout is off, and the global random state stays.
+    Tokens are drawn from the model's whole distribution: what its own settings cut off, punish or force (``top_k``,
+    ``suppress_tokens``, ``min_length``, repeated words) has no effect. The model's dropout is off, and the global
+    random state stays.
 
     On a GPU a causal LM writes through the decode loop, without beams and where its step can be a CUDA graph;
     transformers' ``generate`` writes elsewhere.
@@ -121,12 +122,13 @@ def generated(
     family: Family, input_ids: Tensor, attention_mask: Tensor, decoding: Decoding, seed: Sequence[int]
 ) -> Tensor:
     """As ``looped``, by transformers; for an encoder-decoder what it writes to sources, behind its first token."""
-    device = family.device
-    with undisturbed(family), _drawn(device, seed), parametrize.cached():  # masks and quantizers: once, not per token
+    device, settings = family.device, _settings(family.model, family.pad_id, decoding)
+    # masks and quantizers are computed once, not at every token
+    with undisturbed(family), _without_own_settings(family.model), _drawn(device, seed), parametrize.cached():
         output: Tensor = family.model.generate(  # type: ignore[operator]
             input_ids=input_ids.to(device),
             attention_mask=attention_mask.to(device),
-            generation_config=_settings(family.model, family.pad_id, decoding),
+            generation_config=settings,
         )
     return output
 
@@ -156,21 +158,28 @@ def _ends(model: PreTrainedModel) -> frozenset[int]:
 
 
 def _settings(model: PreTrainedModel, pad_id: int, decoding: Decoding) -> GenerationConfig:
-    """Settings that name every filter of tokens, for those that are not named are the model's own."""
+    """Settings of ``generate``, beside its defaults, none of which changes a distribution but ``top_k``."""
     own = model.generation_config
     special = ("bos_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
-    draw = {"temperature": decoding.temperature, "top_k": 0, "top_p": 1.0} if decoding.temperature > 0 else {}
+    draw = {"temperature": decoding.temperature, "top_k": 0} if decoding.temperature > 0 else {}
     return GenerationConfig(
         do_sample=decoding.temperature > 0,
         num_beams=decoding.beams,
         max_new_tokens=decoding.longest,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        length_penalty=1.0,
         pad_token_id=pad_id,
         **draw,
         **{name: getattr(own, name, None) for name in special},
     )
+
+
+@contextmanager
+def _without_own_settings(model: PreTrainedModel) -> Iterator[None]:
+    """``generate`` takes from the model's own settings whatever it is not given, such as ``min_length`` of BART."""
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 @contextmanager

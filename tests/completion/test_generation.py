@@ -57,12 +57,31 @@ def test_the_likeliest_text_is_what_each_pass_says(tiny: Make) -> None:
 
 
 @pytest.mark.parametrize("task", ["seq2seq", "causal_lm"])
-def test_settings_of_the_model_cut_nothing_off(tiny: Make, task: str) -> None:
-    """Its own ``top_k`` would leave the likeliest token alone."""
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"top_k": 1, "repetition_penalty": 5.0, "no_repeat_ngram_size": 1},
+        {"min_p": 0.9, "suppress_tokens": list(range(5, 40)), "bad_words_ids": [[token] for token in range(40, 60)]},
+        {"min_new_tokens": 6, "forced_eos_token_id": 1, "length_penalty": 9.0, "eos_token_id": list(range(3, 60))},
+    ],
+    ids=lambda own: next(iter(own)),
+)
+def test_settings_of_the_model_change_no_distribution(tiny: Make, task: str, own: dict[str, Any]) -> None:
+    """transformers fills in whatever a caller of ``generate`` leaves open from the model's own settings."""
+    family, plain = tiny(task), tiny(task)
+    ends = {name: value for name, value in own.items() if name == "eos_token_id"}
+    plain.model.generation_config.update(**ends)
+    family.model.generation_config.update(**own)
+    before = family.model.generation_config.to_dict()
+    for how in (way(), way(temperature=0), way(temperature=0, beams=2)):
+        assert of_family(family, how) == of_family(plain, how)
+    assert family.model.generation_config.to_dict() == before
+
+
+@pytest.mark.parametrize("task", ["seq2seq", "causal_lm"])
+def test_every_row_and_seed_has_a_draw_of_its_own(tiny: Make, task: str) -> None:
     family = tiny(task)
-    family.model.generation_config.update(top_k=1, repetition_penalty=5.0, no_repeat_ngram_size=1)
     assert len({tuple(text) for seed in range(4) for text in of_family(family, way(), seed)}) == 12
-    assert of_family(family, way()) == of_family(tiny(task), way())
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely(tiny: Make) -> None:
