@@ -10,8 +10,8 @@ class GeneralizedJsd(Divergence):
     """``T^2 (beta KL(p || m) + (1 - beta) KL(q || m))`` with ``m = beta p + (1 - beta) q``.
 
     p and q are the softmaxes of teacher and student at the temperature T (Agarwal et al. 2024, "On-policy distillation
-    of language models" (GKD), equation 1). It is at most ``log 2``. Divided by beta it tends to ``KL(p || q)`` as beta
-    tends to 0, and divided by ``1 - beta`` to ``KL(q || p)`` as beta tends to 1 (Huszár 2015).
+    of language models" (GKD), equation 1). Without the factor T^2 it is at most ``log 2``. Divided by beta it tends to
+    ``KL(p || q)`` as beta tends to 0, and divided by ``1 - beta`` to ``KL(q || p)`` as beta tends to 1 (Huszár 2015).
 
     Args:
         weight: See ``Divergence``.

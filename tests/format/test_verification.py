@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from slimexp import artifact
-from slimexp.format.base import Artifact, Format, Plain
+from slimexp.format.base import Artifact, Plain
 from slimexp.format.hf import Hf
 from slimexp.format.onnx import Onnx
 from slimexp.format.verification import Agreement, Differs, compare, tolerance, verify, verify_as_run
@@ -151,7 +151,3 @@ def test_text_that_is_split_otherwise(model: Artifact) -> None:
 def test_logits_of_another_shape(model: Artifact) -> None:
     with pytest.raises(Differs, match=r"logits of shape \(\d+, 10\), PyTorch"):
         compare(model, Changed(model.family.model, lambda logits: logits[:, :10]))
-
-
-def test_the_tolerance_lies_between_rounding_and_what_is_wrong() -> None:
-    assert 1e-4 < Format.tolerance < 5e-3

@@ -139,7 +139,14 @@ def test_is_a_mean_over_real_labels(name: str) -> None:
     expected = loss(student, teacher, labels(), 0.5).mean()
 
     def twice(given: Outputs | None) -> Outputs | None:
-        return None if given is None else replace(given, logits=torch.cat([given.logits, given.logits]))
+        if given is None:
+            return None
+        hidden = {stack: tuple(torch.cat([s, s]) for s in states) for stack, states in given.hidden.items()}
+        attention = {
+            key: Attention(*(torch.cat([part, part]) for part in (block.queries, block.keys, block.values, block.sees)))
+            for key, block in given.attention.items()
+        }
+        return Outputs(torch.cat([given.logits, given.logits]), hidden, attention)
 
     repeated = loss(twice(student), twice(teacher), torch.cat([labels(), labels()]), 0.5).mean()
     padded = loss(twice(student), twice(teacher), torch.cat([labels(), torch.full_like(labels(), IGNORE)]), 0.5).mean()
