@@ -7,9 +7,7 @@ float32 before the export is called done; one that fails is removed. Then the tw
 """
 
 import argparse
-import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -119,57 +117,50 @@ def export(model: "Artifact", kind: "Format", name: str, folder: Path, *, timed:
         ValueError: The artifact is damaged, the format cannot hold it, a package is missing, ``folder`` is something
             else, or the engine computes something else; nothing is left of the export then.
     """
-    from slimexp.format.report import Report
-    from slimexp.format.speed import speed
-    from slimexp.format.verification import verify, verify_as_run
-
     model.content  # noqa: B018 (checked first)
     if why := kind.refusal(model):
         raise ValueError(f"{model.folder} cannot be exported as {name}: {why}")
     kind.require()
     if folder.exists() and not (folder / REPORT).exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"'{folder}' exists and is no export: give another folder by out=")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    _clear(folder)
-    partial.mkdir(parents=True)
-    began = time.monotonic()
-    try:
-        with working(f"writing {name}"):
-            facts = kind.write(model, partial)
-        with working(f"comparing {name} with PyTorch"):
-            running = kind.load(model, partial)
-            agreement = verify(model, kind, running)
-            if (as_run := kind.as_run(model, partial)) is not None:
-                rounded = verify_as_run(model, kind, as_run)
-        report = Report(
-            format=name,
-            artifact=str(model.content.get("key")),
-            disk_mb=sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) / 1e6,
-            seconds=time.monotonic() - began,
-            facts=facts,
-            agreement=agreement,
-            as_run=rounded if as_run else None,
-            speed=speed(model, as_run or running) if timed else {},
-        )
+    with integrity.aside(folder) as partial:  # removes what an engine left that crashed
+        partial.mkdir(parents=True)
+        try:
+            report = _written_and_compared(model, kind, name, partial, timed=timed)
+        except (ValueError, OSError, MemoryError):
+            raise
+        except Exception as error:  # converters of others fail in every way
+            why = f"{type(error).__name__}: {one_line(error, most=200)}"
+            raise ValueError(f"what writes or runs {name} fails on this model ({why}): take another format") from error
         (partial / REPORT).write_text(report.to_json())
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except (ValueError, OSError, MemoryError):
-        raise
-    except Exception as error:  # converters of others fail in every way
-        why = f"{type(error).__name__}: {one_line(error, most=200)}"
-        raise ValueError(f"what writes or runs {name} fails on this model ({why}): take another format") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        integrity.remove(folder)
     return report
 
 
-def _clear(folder: Path) -> None:
-    """Remove what processes of this machine left beside ``folder`` when an engine crashed in them."""
-    for left in folder.parent.glob(f".{folder.name}.*.partial"):
-        pid = left.name.split(".")[-2]
-        if integrity.PID.fullmatch(pid) and (int(pid) == os.getpid() or not integrity.is_alive(int(pid))):
-            shutil.rmtree(left, ignore_errors=True)
+def _written_and_compared(model: "Artifact", kind: "Format", name: str, folder: Path, *, timed: bool) -> "Report":
+    """Write to an empty folder, load from there, compare and time; arguments and errors are those of ``export``."""
+    from slimexp.format.report import Report
+    from slimexp.format.speed import speed
+    from slimexp.format.verification import verify, verify_as_run
+
+    began = time.monotonic()
+    with working(f"writing {name}"):
+        facts = kind.write(model, folder)
+    with working(f"comparing {name} with PyTorch"):
+        running = kind.load(model, folder)
+        agreement, agreement_as_run = verify(model, kind, running), None
+        if (as_run := kind.as_run(model, folder)) is not None:
+            running, agreement_as_run = as_run, verify_as_run(model, kind, as_run)
+    return Report(
+        format=name,
+        artifact=str(model.content.get("key")),
+        disk_mb=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6,
+        seconds=time.monotonic() - began,
+        facts=facts,
+        agreement=agreement,
+        as_run=agreement_as_run,
+        speed=speed(model, running) if timed else {},
+    )
 
 
 if __name__ == "__main__":

@@ -109,6 +109,14 @@ def test_nan_is_no_agreement(tiny: Make, tmp_path: Path) -> None:
     assert np.isnan(compare(model, Broken(model.family.model)).relative)
 
 
+def test_a_link_to_a_folder_is_replaced_and_not_written_through(dense: Path) -> None:
+    (dense.parent / "elsewhere").mkdir()
+    (dense.parent / "hf").symlink_to(dense.parent / "elsewhere")
+    assert main([str(dense), "format=hf"]) == 0
+    assert not (dense.parent / "hf").is_symlink() and (dense.parent / "hf" / REPORT).exists()
+    assert list((dense.parent / "elsewhere").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -152,7 +160,7 @@ def test_a_folder_of_something_else_is_not_touched(rounded: Path, capsys: pytest
 
 
 def test_what_a_crashed_engine_left_is_removed_by_the_next_export(rounded: Path) -> None:
-    crashed, running = (rounded.parent / f".compressed_tensors.{pid}.partial" for pid in (999_999_999, os.getppid()))
+    crashed, running = (rounded.parent / f".{pid}.compressed_tensors" for pid in (999_999_999, os.getppid()))
     crashed.mkdir()
     running.mkdir()
     assert main([str(rounded), "format=compressed_tensors"]) == 0
