@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from slimexp import artifact
+from slimexp.file.bounded import read_object
 from slimexp.model.base import Family
 from slimexp.model.loading import bare
 from slimexp.serialization import manifest
@@ -59,6 +60,17 @@ class Artifact:
             if row["tensor"] == "weight" and "bits" in row["arguments"]:
                 found[row["module"]] = int(row["arguments"]["bits"])
         return found
+
+    @cached_property
+    def schemes(self) -> list[dict[str, Any]]:
+        """The schemes of compressed-tensors that its quantized layers have; none where none is quantized."""
+        stored = read_object(self.folder / "config.json").get("quantization_config") or {}
+        return list(stored.get("config_groups", {}).values())
+
+    @property
+    def is_float8(self) -> bool:
+        """Whether weights are float8."""
+        return any(scheme["weights"]["type"] == "float" for scheme in self.schemes)
 
     @property
     def rounds_activations(self) -> bool:

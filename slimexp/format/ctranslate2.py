@@ -55,8 +55,7 @@ class Ctranslate2(Format):
         require("ctranslate2", extra="ctranslate2", by="format=ctranslate2")
 
     def refusal(self, model: Artifact) -> str | None:
-        config = read_object(model.folder / "config.json")
-        kind = config.get("model_type")
+        kind = read_object(model.folder / "config.json").get("model_type")
         if model.task == "classification" and kind != "bert":
             return f"the engine has no classifier, and that of a {kind} is more than one layer: take format=hf"
         if model.content["cache_bits"]:
@@ -64,7 +63,7 @@ class Ctranslate2(Format):
         if not model.bits:
             rounds = "its weights are floats, which int8 would round: quantize it first, or take compute_type=float32"
             return rounds if self.compute_type == "int8" else None
-        for scheme in config["quantization_config"]["config_groups"].values():
+        for scheme in model.schemes:
             if why := _unheld(scheme):
                 return f"{why}: take format=compressed_tensors"
         if model.rounds_activations and self.compute_type != "int8":

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig, PreTrainedModel
 
-from slimexp.file.bounded import read_object
 from slimexp.format import gguf_architecture, gguf_tokenizer
 from slimexp.format.base import Artifact, Facts, Format, Plain, Running
 from slimexp.format.ggml_blocks import BLOCK, block_type, blocks, unfit
@@ -63,8 +62,7 @@ class Gguf(Format):
             return f"llama.cpp rounds the inputs of layers in steps of its own, not in those of the model: {_WAY_OUT}"
         if model.content["cache_bits"] is not None:
             return f"its keys and values are rounded, in other steps than those of llama.cpp: {_WAY_OUT}"
-        stored = read_object(model.folder / "config.json").get("quantization_config") or {}
-        for scheme in stored.get("config_groups", {}).values():
+        for scheme in model.schemes:
             if why := _unheld(scheme["weights"]):
                 return f"{why}: {_WAY_OUT}"
         return None

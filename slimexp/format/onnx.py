@@ -21,7 +21,7 @@ from slimexp.format.by_value import ByValue
 from slimexp.format.onnx_parts import DOMAIN, initializer, replace, take_place
 from slimexp.format.onnx_rounded import EXACT, RoundedProducts
 from slimexp.format.onnx_runtime import OnnxRuntime, keep_outputs
-from slimexp.format.tracing import copy_beside, is_float8, quiet, sample, sample_with_cache, schemes
+from slimexp.format.tracing import copy_beside, quiet, sample, sample_with_cache
 from slimexp.host import extra
 from slimexp.kernel.base import Packed
 from slimexp.serialization.unpack import unpacked
@@ -63,13 +63,13 @@ class Onnx(Format):
     def refusal(self, model: Artifact) -> str | None:
         if model.content["cache_bits"] is not None:
             return "its keys and values are rounded, and those of the graph are not: take format=compressed_tensors"
-        if is_float8(model):
+        if model.is_float8:
             return "its weights are float8, and only integers are written: take format=compressed_tensors"
         if wrong := sorted(set(model.bits.values()) - set(WIDTHS)):
             return (
                 f"it has weights of {wrong[0]} bits, and ONNX has integers of 4 and 8: take format=compressed_tensors"
             )
-        if model.rounds_activations and not all(map(_multiplies, schemes(model))):
+        if model.rounds_activations and not all(map(_multiplies, model.schemes)):
             return (
                 "the inputs of its layers are rounded, and ONNX Runtime multiplies two integers where weights have 8 "
                 "bits and a scale for each row: take format=compressed_tensors, or quantize with bits=8 and "

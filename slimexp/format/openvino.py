@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from slimexp.format.base import Artifact, Facts, Format, Ids, Logits, Running
 from slimexp.format.by_value import ByValue
-from slimexp.format.tracing import copy_beside, is_float8, quiet, sample, sample_with_cache
+from slimexp.format.tracing import copy_beside, quiet, sample, sample_with_cache
 from slimexp.host import extra
 from slimexp.kernel.base import Packed
 from slimexp.model.serving import stored_type
@@ -59,7 +59,7 @@ class Openvino(Format):
     def refusal(self, model: Artifact) -> str | None:
         if model.content["cache_bits"] is not None:
             return f"its keys and values are rounded, in other steps than those of the runtime: {_WAY_OUT}"
-        if is_float8(model):
+        if model.is_float8:
             return f"its weights are float8, and only integers are written: {_WAY_OUT}"
         return None
 

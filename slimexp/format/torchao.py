@@ -10,7 +10,6 @@ from torch import nn
 from transformers import PreTrainedModel, TorchAoConfig
 
 from slimexp.format.base import Artifact, Facts, Format, Plain, Running
-from slimexp.format.tracing import is_float8
 from slimexp.host.extra import require
 from slimexp.kernel.base import Packed
 from slimexp.model.loading import bare
@@ -38,7 +37,7 @@ class Torchao(Format):
             return f"torchao rounds the inputs of layers in steps of its own, not in those of the model: {_WAY_OUT}"
         if model.content["cache_bits"] is not None:
             return f"its keys and values are rounded, which the folder would not say: {_WAY_OUT}"
-        if is_float8(model):
+        if model.is_float8:
             return f"its weights are float8, and only integers are written: {_WAY_OUT}"
         return None
 

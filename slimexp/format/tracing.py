@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from slimexp.file.bounded import read_object
 from slimexp.format.base import Artifact
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
@@ -48,17 +47,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
-
-
-def is_float8(model: Artifact) -> bool:
-    """Whether an artifact has weights of float8."""
-    return any(scheme["weights"]["type"] == "float" for scheme in schemes(model))
-
-
-def schemes(model: Artifact) -> list[dict[str, Any]]:
-    """The schemes of compressed-tensors that quantized layers of an artifact have; none where none is quantized."""
-    stored = read_object(model.folder / "config.json").get("quantization_config") or {}
-    return list(stored.get("config_groups", {}).values())
 
 
 def copy_beside(model: Artifact, folder: Path) -> None:
