@@ -19,8 +19,7 @@ def parsed(parser: argparse.ArgumentParser, *, takers: Collection[str] = ()) -> 
     """
     words = sys.argv[1:]
     is_override = [
-        bool(_OVERRIDE.match(word)) and before not in takers
-        for before, word in zip(["", *words[:-1]], words, strict=True)
+        bool(_OVERRIDE.match(word)) and not (place and words[place - 1] in takers) for place, word in enumerate(words)
     ]
     own = [word for word, other in zip(words, is_override, strict=True) if not other]
     arguments, unknown = parser.parse_known_args(own)

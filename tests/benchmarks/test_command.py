@@ -29,6 +29,12 @@ def test_an_option_of_several_values_leaves_them(
     assert found.overrides == ["+experiment=x", "a.b=2", "~stage", "model=m", "c=[1,2]"]
 
 
+def test_a_command_may_have_no_words(parser: argparse.ArgumentParser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark"])
+    found = command.parsed(parser)
+    assert (found.seeds, found.overrides) == (None, [])
+
+
 def test_a_wrong_option_is_told(
     parser: argparse.ArgumentParser, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
