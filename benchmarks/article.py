@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import command, workers
-from benchmarks.distill_gain import Run, headline, t_interval, teacher_terms
+from benchmarks.interval import t_interval
+from benchmarks.run import Run, headline, teacher_terms
 from slimexp.record import record
 from slimexp.record.record import Record
 from slimexp.record.schema import DIFFERENCE
@@ -122,15 +123,12 @@ def control(first: Run) -> Arm:
 
 def train(run: Run, log: Path) -> str:
     """Train and measure in this worker; returns the key of the last stage."""
-    from slimexp.pipeline.pipeline import Pipeline
-
     began = time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
-        pipeline = Pipeline(run.cfg, overrides=list(run.overrides))
-        pipeline.run()
+        key = run.train_here()
     print(f"{run.label}: {time.monotonic() - began:.0f} s", flush=True)
-    return pipeline.stages[-1].key
+    return key
 
 
 def train_all(runs: Sequence[Run], folder: Path, jobs: int, kind: str = "") -> list[str]:
@@ -233,7 +231,8 @@ def _of_width(text: str) -> tuple[int, float]:
 
 
 def arms(arguments: argparse.Namespace) -> list[Arm]:
-    most, least, speed = ({**dict(pairs)} for pairs in (arguments.most, arguments.least, arguments.least_speed))
+    """An arm for each width of the integers, with its targets."""
+    most, least, speed = (dict(pairs) for pairs in (arguments.most, arguments.least, arguments.least_speed))
 
     def target(of: Mapping[int, float], bits: int) -> float | None:
         return None if arguments.toy else of.get(bits)

@@ -15,73 +15,19 @@ Figures come from ``RUNS/records.jsonl``; finished stages are not done again. Pr
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
-
 from benchmarks import command
-from slimexp.config.check import check
-from slimexp.config.composition import compose
+from benchmarks.interval import CONFIDENCE, Interval, t_interval
+from benchmarks.run import Run, headline, teacher_terms
 from slimexp.record import record
 from slimexp.record.figures import retention
 from slimexp.record.record import Record
-
-CONFIDENCE = 0.95
-LABELS_ONLY = "slimexp.loss.cross_entropy.CrossEntropy"  # the one term that stays without a teacher
-SHAPING = ("seed", "data", "model", "pipeline", "trainer", "save_dtype", "measure")  # root keys a result depends on
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training run, known by its composed config.
-
-    Attributes:
-        label: For logs.
-        overrides: Its command line.
-        cfg: What that composes to.
-    """
-
-    label: str
-    overrides: tuple[str, ...]
-    cfg: DictConfig
-
-    @classmethod
-    def composed(cls, label: str, overrides: Sequence[str]) -> "Run":
-        cfg = compose(overrides)
-        check(cfg)
-        return cls(label, tuple(overrides), cfg)
-
-    def train(self, log: Path, environment: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Run it in a process of its own, ``environment`` added to this one's; output goes to ``log``."""
-        log.parent.mkdir(parents=True, exist_ok=True)
-        began = time.monotonic()
-        with log.open("w") as file:
-            command = [sys.executable, "-m", "slimexp.train", *self.overrides]
-            own = {**os.environ, **environment}
-            status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=own, check=False).returncode
-        if status:
-            raise RuntimeError(f"{self.label} failed with status {status}: see {log}")
-        print(f"{self.label}: {time.monotonic() - began:.0f} s", flush=True)
-
-    def record(self, records: Sequence[Record]) -> Record:
-        """The latest record of its last stage."""
-        config = json.loads(json.dumps(OmegaConf.to_container(self.cfg, resolve=True)))
-        stage = list(config["pipeline"])[-1]
-        found = [r for r in records if r.stage == stage and all(r.config.get(key) == config[key] for key in SHAPING)]
-        if not found:
-            raise RuntimeError(f"no record of {self.label}: its measures may have been taken with other settings")
-        return found[-1]
 
 
 class Pair(NamedTuple):
@@ -96,37 +42,6 @@ class Pair(NamedTuple):
         """How much better the headline is with the teacher."""
         difference = headline(self.alone) - headline(self.taught)
         return difference if self.taught.direction == "min" else -difference
-
-
-class Interval(NamedTuple):
-    mean: float
-    low: float
-    high: float
-
-
-def headline(found: Record) -> float:
-    return found.metrics[found.headline]
-
-
-def t_interval(values: Sequence[float]) -> Interval:
-    """Student's t interval of the mean of ``values``; of one value it is everything."""
-    from scipy.stats import t
-
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return Interval(mean, -float("inf"), float("inf"))
-    half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * statistics.stdev(values) / sqrt(len(values))
-    return Interval(mean, mean - half, mean + half)
-
-
-def teacher_terms(cfg: DictConfig) -> list[str]:
-    """Overrides that take every term out of the losses that reads the teacher."""
-    return [
-        f"~pipeline.{stage}.losses.{name}"
-        for stage, technique in cfg.pipeline.items()
-        for name, loss in technique.losses.items()
-        if loss["_target_"] != LABELS_ONLY
-    ]
 
 
 def planned(arguments: argparse.Namespace) -> dict[int, tuple[Run, Run]]:

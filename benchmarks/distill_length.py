@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import command, workers
-from benchmarks.distill_gain import Run, headline
+from benchmarks.run import Run, headline
 from slimexp.record import record
 from slimexp.record.figures import retention
 from slimexp.record.record import Record

@@ -153,16 +153,14 @@ def run(name: str, task: dict[str, Any], arguments: argparse.Namespace, folder: 
     environment, trainer = CONTENDERS[name]
     into = folder / "result.json"
     if name == OURS:
-        command: list[Any] = [sys.executable, "-m", "benchmarks.distill_peers", "--inside"]
+        words: list[Any] = [sys.executable, "-m", "benchmarks.distill_peers", "--inside"]
         trainer = "fast" if arguments.toy else "gpu"
     else:
-        command = [arguments.environments / environment / "bin" / "python", "-P", PEERS / "distillation.py"]
+        words = [arguments.environments / environment / "bin" / "python", "-P", PEERS / "distillation.py"]
     accumulate = 1
     while True:
         own = {**task, "trainer": trainer, "accumulate": accumulate, "into": str(into)}
-        done = subprocess.run(
-            command, input=json.dumps(own), text=True, capture_output=True, env=_environment(arguments)
-        )
+        done = subprocess.run(words, input=json.dumps(own), text=True, capture_output=True, env=_environment(arguments))
         if done.returncode == 0:
             return Speed(**{"accumulate": accumulate, **json.loads(into.read_text())})
         if "OutOfMemoryError" not in done.stderr or accumulate == MOST or name == OURS:

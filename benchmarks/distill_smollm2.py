@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import command, workers
-from benchmarks.distill_gain import Run, t_interval
+from benchmarks.interval import t_interval
+from benchmarks.run import Run
 from slimexp.record import record
 from slimexp.record.record import Record
 from slimexp.record.schema import MINUS_ARM

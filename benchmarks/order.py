@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import command, workers
+from benchmarks.run import Run
 from slimexp.record import record
 from slimexp.record.record import Record
 
@@ -94,15 +95,7 @@ def line(plan: Plan, seed: int, arguments: argparse.Namespace) -> list[str]:
 
 def run(words: Sequence[str]) -> str:
     """One run, in a worker; returns the key of its last stage."""
-    from slimexp.config.check import check
-    from slimexp.config.composition import compose
-    from slimexp.pipeline.pipeline import Pipeline
-
-    cfg = compose(words)
-    check(cfg)
-    pipeline = Pipeline(cfg, overrides=list(words))
-    pipeline.run()
-    return pipeline.stages[-1].key
+    return Run.composed(" ".join(words), words).train_here()
 
 
 def run_all(orders: Sequence[Order], arguments: argparse.Namespace) -> dict[Order, list[Record] | str]:
@@ -125,7 +118,7 @@ def run_all(orders: Sequence[Order], arguments: argparse.Namespace) -> dict[Orde
                 keys[order] = [*before, future.result()]
     if all(isinstance(found, str) for found in keys.values()):
         sys.exit("no order has figures")
-    records = {one.key: one for one in record.written(arguments.runs / "records.jsonl", quiet=True)}
+    records = {one.key: one for one in record.written(arguments.runs / record.FILE, quiet=True)}
     return {
         order: found if isinstance(found, str) else [records[key] for key in found] for order, found in keys.items()
     }

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import command
-from benchmarks.distill_gain import Run, headline
+from benchmarks.run import Run, headline
 from slimexp.record import record
 from slimexp.record.figures import retention
 from slimexp.record.record import Record

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks import command
 from slimexp import artifact
 from slimexp.loss.sample import Layout
 from slimexp.record import record
@@ -64,9 +65,9 @@ class Arm(NamedTuple):
 def arm(form: str, experiment: str, overrides: list[str], runs: str) -> Arm:
     """Sweep with a form of the cache in ``runs``."""
     cache = [] if form == "none" else [f"+teacher_cache@pipeline.distill.cache={form}"]
-    command = [sys.executable, "-m", "slimexp.train", "-m", "hydra/sweeper=pareto", f"+experiment={experiment}"]
+    words = [sys.executable, "-m", "slimexp.train", "-m", "hydra/sweeper=pareto", f"+experiment={experiment}"]
     began = time.monotonic()
-    subprocess.run([*command, *COMMON, *cache, f"runs={runs}", *overrides], check=True, cwd=ROOT)
+    subprocess.run([*words, *COMMON, *cache, f"runs={runs}", *overrides], check=True, cwd=ROOT)
     return of_records(Path(runs, record.FILE).read_text().splitlines(), time.monotonic() - began)
 
 
@@ -117,12 +118,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", default="distill_t5")
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
-    options, overrides = parser.parse_known_args()
+    options = command.parsed(parser)
     arms = {}
     for form in FORMS:
         with tempfile.TemporaryDirectory() as runs:
             size = QUICK if options.quick else (f"{SWEPT}={POINTS}",)
-            arms[form] = arm(form, options.experiment, [*size, *overrides], runs)
+            arms[form] = arm(form, options.experiment, [*size, *options.overrides], runs)
     print_arms(arms)
     biased = print_gradients()
     if why := [*faults(arms, quick=options.quick), *(["gradients are biased"] if biased else [])]:

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import command, workers
-from benchmarks.distill_gain import CONFIDENCE, Interval, t_interval
+from benchmarks.interval import CONFIDENCE, Interval, t_interval
+from benchmarks.run import Run, headline
 from slimexp.record import record
 from slimexp.record.record import Record
 
@@ -86,18 +87,7 @@ def line(arm: Arm, seed: int, split: str, arguments: argparse.Namespace) -> list
 
 def run(lines: Sequence[Sequence[str]]) -> str:
     """Runs of one training, each of which measures anew, in a worker; returns the key of their last stage."""
-    from slimexp.config.check import check
-    from slimexp.config.composition import compose
-    from slimexp.pipeline.pipeline import Pipeline
-
-    keys = set()
-    for words in lines:
-        cfg = compose(words)
-        check(cfg)
-        pipeline = Pipeline(cfg, overrides=list(words))
-        pipeline.run()
-        keys.add(pipeline.stages[-1].key)
-    (key,) = keys
+    (key,) = {Run.composed(" ".join(words), words).train_here() for words in lines}
     return key
 
 
@@ -116,7 +106,8 @@ def results(of: Sequence[Arm], arguments: argparse.Namespace) -> dict[Arm, Resul
 
 
 def headlines(records: Sequence[Record]) -> list[float]:
-    return [one.metrics[one.headline] for one in records]
+    """The figure of each record's headline."""
+    return [headline(one) for one in records]
 
 
 def best(of: Mapping[Arm, Result], kind: str) -> Arm:
