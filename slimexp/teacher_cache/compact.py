@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,9 @@ class Compact(TeacherCache):
         lowest: Lowest temperature that a loss may ask for, > 0.
         highest: Highest temperature that a loss may ask for.
         sample_seed: Seed of the samples.
+
+    Raises:
+        ValueError: Temperatures, head, nodes or bytes are out of range.
     """
 
     def __init__(
@@ -89,12 +92,12 @@ class Compact(TeacherCache):
         Raises:
             ValueError: They hold none.
         """
-        layout = Layout(vocabulary, self.head, 0, self.nodes, self.lowest, self.highest)
-        samples = (self.bytes - layout.bytes) // (layout.id_bytes + 2)
+        bare = Layout(vocabulary, self.head, 0, self.nodes, self.lowest, self.highest)
+        samples = (self.bytes - bare.bytes) // bare.kept_bytes
         if samples < 1:
-            least = layout.bytes + layout.id_bytes + 2
+            least = bare.bytes + bare.kept_bytes
             raise ValueError(f"bytes of a teacher cache must be >= {least} for this head and nodes, got {self.bytes}")
-        return Layout(vocabulary, self.head, samples, self.nodes, self.lowest, self.highest)
+        return replace(bare, samples=samples)
 
 
 class Samples(Form):
