@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.training_speed import GROUP, SHAPE, TOY
-from slimexp.completion.generation import Decoding, generated, looped
+from slimexp.completion.generation import Decoding, generate_by_decode_loop, generate_by_transformers
 from slimexp.decode.kept import KeptDecoder
 from slimexp.model.base import Family
 from slimexp.model.causal_lm import CausalLm
@@ -131,10 +131,10 @@ def main(arguments: list[str] | None = None) -> None:
     sampled, greedy = (Decoding(temperature=value, beams=1, longest=given.tokens) for value in (1.0, 0.0))
 
     def by_generate(seed: int, decoding: Decoding = sampled) -> Tensor:
-        return generated(family, prompts, torch.ones_like(prompts), decoding, [seed])
+        return generate_by_transformers(family, prompts, torch.ones_like(prompts), decoding, [seed])
 
     def by_loop(seed: int, decoding: Decoding = sampled) -> Tensor:
-        output = looped(family, prompts, decoding, [seed], kept)
+        output = generate_by_decode_loop(family, prompts, decoding, [seed], kept)
         if output is None:
             sys.exit("the decode loop cannot run this student")
         return output

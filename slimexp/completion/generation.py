@@ -50,7 +50,7 @@ class Decoding:
 
 
 @torch.no_grad()
-def written(
+def generate_ids(
     family: Family,
     input_ids: Tensor,
     attention_mask: Tensor,
@@ -79,35 +79,36 @@ def written(
         ValueError: The decoder begins as no training does.
     """
     loops = _loops(family, attention_mask, decoding)
-    output = looped(family, input_ids, decoding, seed, kept) if loops else None
+    output = generate_by_decode_loop(family, input_ids, decoding, seed, kept) if loops else None
     if output is None:
-        output = generated(family, input_ids, attention_mask, decoding, seed)
+        output = generate_by_transformers(family, input_ids, attention_mask, decoding, seed)
     new = output[:, 1:] if family.task == "seq2seq" else output[:, input_ids.shape[1] :]
-    ends = _ends(family.model)
-    return [until(row, ends) for row in new.tolist()]
+    ends = _eos_ids(family.model)
+    return [up_to_eos(row, ends) for row in new.tolist()]
 
 
-def looped(
+def generate_by_decode_loop(
     family: Family, input_ids: Tensor, decoding: Decoding, seed: Sequence[int], kept: KeptDecoder | None = None
 ) -> Tensor | None:
     """Prompts [B, P] of a causal LM and what it writes after them, [B, at most P + longest], by the decode loop.
 
-    Arguments are those of ``written``. On a CPU the result is that of ``generate``, token for token but for near ties.
+    Arguments are those of ``generate_ids``. On a CPU the result is that of ``generate_by_transformers``, token for
+    token but for near ties.
 
     Returns:
         Ids, padded after the end of a text; ``None`` where the loop cannot run the model, which a line says.
     """
     if kept is None:
         with KeptDecoder() as own:
-            return looped(family, input_ids, decoding, seed, own)
+            return generate_by_decode_loop(family, input_ids, decoding, seed, own)
     length = max(input_ids.shape[1] + decoding.longest, min(kept.least, family.max_length))
     rows, temperature = len(input_ids), decoding.temperature
     with undisturbed(family):
-        with _drawn(family.device, seed):  # a step that is recorded draws numbers too
+        with _seeded(family.device, seed):  # a step that is recorded draws numbers too
             decoder = kept.of(family.model, length=length, rows=rows, temperature=temperature)
         if decoder is None:
             return None
-        with _drawn(family.device, seed):
+        with _seeded(family.device, seed):
             return decoder.generate(input_ids.to(family.device), decoding.longest, pad_id=family.pad_id)
 
 
@@ -118,13 +119,17 @@ def _loops(family: Family, attention_mask: Tensor, decoding: Decoding) -> bool:
     return family.model.generation_config.forced_bos_token_id is None and bool(attention_mask.all())
 
 
-def generated(
+def generate_by_transformers(
     family: Family, input_ids: Tensor, attention_mask: Tensor, decoding: Decoding, seed: Sequence[int]
 ) -> Tensor:
-    """As ``looped``, by transformers; for an encoder-decoder what it writes to sources, behind its first token."""
+    """As ``generate_by_decode_loop``, by transformers' ``generate``; and what an encoder-decoder writes to sources.
+
+    Returns:
+        Ids, [B, at most P + longest]; of an encoder-decoder, [B, at most 1 + longest], its first token included.
+    """
     device, settings = family.device, _settings(family.model, family.pad_id, decoding)
     # masks and quantizers are computed once, not at every token
-    with undisturbed(family), _without_own_settings(family.model), _drawn(device, seed), parametrize.cached():
+    with undisturbed(family), _without_own_settings(family.model), _seeded(device, seed), parametrize.cached():
         output: Tensor = family.model.generate(  # type: ignore[operator]
             input_ids=input_ids.to(device),
             attention_mask=attention_mask.to(device),
@@ -133,7 +138,7 @@ def generated(
     return output
 
 
-def until(ids: list[int], ends: frozenset[int]) -> list[int]:
+def up_to_eos(ids: list[int], ends: frozenset[int]) -> list[int]:
     """``ids`` up to and with the first that ends a text; what follows is padding."""
     for position, token in enumerate(ids):
         if token in ends:
@@ -141,18 +146,18 @@ def until(ids: list[int], ends: frozenset[int]) -> list[int]:
     return ids
 
 
-def finished(ids: Sequence[int], family: Family) -> bool:
+def is_finished(ids: Sequence[int], family: Family) -> bool:
     """Whether ``ids`` end as a text ends, and were not cut off."""
-    return bool(ids) and ids[-1] in _ends(family.model)
+    return bool(ids) and ids[-1] in _eos_ids(family.model)
 
 
-def beginning(model: PreTrainedModel) -> int | None:
+def decoder_start_id(model: PreTrainedModel) -> int | None:
     """Id that a decoder begins to write from."""
     own: int | None = model.generation_config.decoder_start_token_id
     return model.config.decoder_start_token_id if own is None else own
 
 
-def _ends(model: PreTrainedModel) -> frozenset[int]:
+def _eos_ids(model: PreTrainedModel) -> frozenset[int]:
     end = model.generation_config.eos_token_id
     return frozenset() if end is None else frozenset(end if isinstance(end, list) else [end])
 
@@ -183,7 +188,7 @@ def _without_own_settings(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _drawn(device: torch.device, seed: Sequence[int]) -> Iterator[None]:
+def _seeded(device: torch.device, seed: Sequence[int]) -> Iterator[None]:
     """Random numbers that are a function of ``seed`` within the context; afterwards those go on that were before."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from slimexp.completion.base import WRITTEN, Completion
-from slimexp.completion.generation import Decoding, beginning, written
+from slimexp.completion.generation import Decoding, decoder_start_id, generate_ids
 from slimexp.decode.kept import KeptDecoder
 from slimexp.host import process_group
 from slimexp.loss.base import IGNORE, Loss
@@ -77,7 +77,7 @@ class StudentWritten(Completion):
     def _targets(self, batch: Batch, family: Family, draw: list[int], multiple: int) -> Batch:
         """The batch with other targets of its sources."""
         decoding = self.decoding.within(family.max_length)
-        texts = written(family, batch["input_ids"], batch["attention_mask"], decoding, draw)
+        texts = generate_ids(family, batch["input_ids"], batch["attention_mask"], decoding, draw)
         ids, real = family.pad(texts, multiple)
         labels = ids.masked_fill(real == 0, IGNORE)
         check_beginning(family, labels)
@@ -88,7 +88,7 @@ class StudentWritten(Completion):
         given = prompts(batch, self.prompt)
         length = given.shape[1]
         decoding = self.decoding.within(family.max_length - length)
-        texts = written(family, given, torch.ones_like(given), decoding, draw, self._kept)
+        texts = generate_ids(family, given, torch.ones_like(given), decoding, draw, self._kept)
         rows = [[*prompt, *text] for prompt, text in zip(given.tolist(), texts, strict=True)]
         ids, real = family.pad(rows, multiple)
         labels = torch.full_like(ids, IGNORE)
@@ -105,7 +105,7 @@ def check_beginning(family: Family, labels: Tensor) -> None:
     """
     assert isinstance(family, Seq2Seq)
     trained = family.decoder_inputs(labels)[:, 0]
-    if any(start != beginning(family.model) for start in trained.tolist()):
+    if any(start != decoder_start_id(family.model) for start in trained.tolist()):
         raise ValueError(
             f"{type(family.model).__name__} begins to write from another token than it is trained from, so that its "
             "own text is no target: have the teacher write (completion=teacher)"

@@ -12,7 +12,7 @@ import torch
 from slimexp.completion import store
 from slimexp.completion.base import Completion, Writer
 from slimexp.completion.filters import Filters
-from slimexp.completion.generation import Decoding, finished, written
+from slimexp.completion.generation import Decoding, generate_ids, is_finished
 from slimexp.completion.store import Text
 from slimexp.completion.training_rows import TrainingRows
 from slimexp.data.base import Corpus
@@ -146,10 +146,10 @@ class TeacherWritten(Completion):
         chunks = list(by_length([source for *_, source in read], batch_size))
         for number, chunk in enumerate(counted(chunks, "batch")):
             ids, mask = family.pad(family.token_ids([read[i][2] for i in chunk]))
-            answers = written(family, ids, mask, decoding, [self.seed, number], kept)
+            answers = generate_ids(family, ids, mask, decoding, [self.seed, number], kept)
             texts = family.tokenizer.batch_decode(answers, skip_special_tokens=True)
             yield [
-                Text(*read[i], text, finished(answer, family))
+                Text(*read[i], text, is_finished(answer, family))
                 for i, text, answer in zip(chunk, texts, answers, strict=True)
             ]
 
@@ -162,9 +162,9 @@ class TeacherWritten(Completion):
         chunks = [long[start : start + batch_size] for start in range(0, len(long), batch_size)]
         for number, chunk in enumerate(counted(chunks, "batch")):
             prompts = torch.tensor([ids[i][: self.prompt] for i in chunk])
-            answers = written(family, prompts, torch.ones_like(prompts), decoding, [self.seed, number], kept)
+            answers = generate_ids(family, prompts, torch.ones_like(prompts), decoding, [self.seed, number], kept)
             yield [
-                Text(*read[i][:2], *_split(family, ids[i][: self.prompt], answer), finished(answer, family))
+                Text(*read[i][:2], *_split(family, ids[i][: self.prompt], answer), is_finished(answer, family))
                 for i, answer in zip(chunk, answers, strict=True)
             ]
 

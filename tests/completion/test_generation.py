@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from slimexp.completion import generation
-from slimexp.completion.generation import Decoding, finished, generated, looped, until, written
+from slimexp.completion.generation import (
+    Decoding,
+    generate_by_decode_loop,
+    generate_by_transformers,
+    generate_ids,
+    is_finished,
+    up_to_eos,
+)
 from slimexp.decode.base import Decoder
 from slimexp.decode.kept import KeptDecoder
 from slimexp.loss.base import IGNORE
@@ -28,7 +35,7 @@ def of_family(family: Any, how: Decoding, seed: int = 0) -> list[list[int]]:
     batch = family.encode(ROWS)
     if family.task == "causal_lm":
         batch = {name: tensor[:, :3] for name, tensor in batch.items()}
-    return written(family, batch["input_ids"], batch["attention_mask"], how, [seed])
+    return generate_ids(family, batch["input_ids"], batch["attention_mask"], how, [seed])
 
 
 @pytest.mark.parametrize("task", ["seq2seq", "causal_lm"])
@@ -87,7 +94,7 @@ def test_every_row_and_seed_has_a_draw_of_its_own(tiny: Make, task: str) -> None
 def test_tokens_are_drawn_as_often_as_they_are_likely(tiny: Make) -> None:
     family = tiny("causal_lm")
     prompts = torch.full((4000, 1), 7)
-    texts = written(family, prompts, torch.ones_like(prompts), way(temperature=0.25, longest=1), [3])
+    texts = generate_ids(family, prompts, torch.ones_like(prompts), way(temperature=0.25, longest=1), [3])
     with torch.no_grad():
         expected = (family.model(prompts[:1]).logits[0, -1].double() / 0.25).softmax(-1)
     found = torch.bincount(torch.tensor([text[0] for text in texts]), minlength=len(expected)) / 4000
@@ -97,9 +104,9 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(tiny: Make) -> None:
 
 def test_texts_end_at_the_token_that_ends_them(tiny: Make) -> None:
     end = frozenset({1})
-    assert until([5, 6, 1, 0, 0], end) == [5, 6, 1] and until([5, 0, 6], end) == [5, 0, 6]
+    assert up_to_eos([5, 6, 1, 0, 0], end) == [5, 6, 1] and up_to_eos([5, 0, 6], end) == [5, 0, 6]
     family = tiny("seq2seq")
-    assert finished([5, 1], family) and not finished([5, 6], family) and not finished([], family)
+    assert is_finished([5, 1], family) and not is_finished([5, 6], family) and not is_finished([], family)
 
 
 # --- the decode loop --------------------------------------------------------------------------------------------------
@@ -137,14 +144,14 @@ def test_the_decode_loop_writes_what_generate_writes(tiny: Make, make: Make, tem
     how = way(temperature, longest=16 if make is zoo else 40)
     prompts = torch.randint(5, 100, (3, 6), generator=torch.Generator().manual_seed(1))
     ends = family.model.generation_config
-    free = generated(family, prompts, torch.ones_like(prompts), how, [0])
+    free = generate_by_transformers(family, prompts, torch.ones_like(prompts), how, [0])
     ends.eos_token_id = [int(free[0, 9]), int(free[1, 16])]
     kept = KeptDecoder(least=50)
     for seed in (0, 1):
-        right = generated(family, prompts, torch.ones_like(prompts), how, [seed])
-        found = looped(family, prompts, how, [seed], kept)
+        right = generate_by_transformers(family, prompts, torch.ones_like(prompts), how, [seed])
+        found = generate_by_decode_loop(family, prompts, how, [seed], kept)
         assert found is not None and found.tolist() == right.tolist()
-    texts = written(family, prompts, torch.ones_like(prompts), how, [0])
+    texts = generate_ids(family, prompts, torch.ones_like(prompts), how, [0])
     assert len({len(text) for text in texts}) > 1, "texts should end at unlike steps"
 
 
@@ -155,9 +162,9 @@ def test_a_draw_of_the_loop_is_a_function_of_its_seed(tiny: Make) -> None:
     prompts = torch.full((3, 4), 7)
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    first, again = (looped(family, prompts, way(), [3], kept) for _ in range(2))
-    other = looped(family, prompts, way(), [4], kept)
-    alone = looped(family, prompts, way(), [3])
+    first, again = (generate_by_decode_loop(family, prompts, way(), [3], kept) for _ in range(2))
+    other = generate_by_decode_loop(family, prompts, way(), [4], kept)
+    alone = generate_by_decode_loop(family, prompts, way(), [3])
     assert first is not None and again is not None and other is not None and alone is not None
     assert first.tolist() == again.tolist() == alone.tolist() != other.tolist()
     assert torch.equal(torch.get_rng_state(), state) and family.model.training
@@ -166,14 +173,14 @@ def test_a_draw_of_the_loop_is_a_function_of_its_seed(tiny: Make) -> None:
 def test_recording_draws_numbers_of_its_own(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     family, kept = tiny("causal_lm"), KeptDecoder()
     prompts = torch.full((3, 4), 7)
-    right = looped(family, prompts, way(), [3])
+    right = generate_by_decode_loop(family, prompts, way(), [3])
 
     def recorded(decoder: Decoder) -> Callable[[], None]:
         torch.rand(7)
         return decoder.steps.step
 
     monkeypatch.setattr(Decoder, "_recorded", recorded)
-    found = looped(family, prompts, way(), [3], kept)
+    found = generate_by_decode_loop(family, prompts, way(), [3], kept)
     assert found is not None and right is not None and torch.equal(found, right)
 
 
@@ -208,11 +215,11 @@ def test_what_the_loop_cannot_run_is_written_by_generate(
     generate = family.model.generate
     monkeypatch.setattr(family.model, "generate", lambda **given: calls.append(1) or generate(**given))
     prompts = torch.full((3, 4), 7)
-    texts = [written(family, prompts, torch.ones_like(prompts), way(), [seed], kept) for seed in (1, 2)]
+    texts = [generate_ids(family, prompts, torch.ones_like(prompts), way(), [seed], kept) for seed in (1, 2)]
     said = capsys.readouterr().out
     assert len(calls) == (0 if able else 2) and said.count("slower") == (0 if able else 1)
     monkeypatch.undo()
-    assert texts == [written(family, prompts, torch.ones_like(prompts), way(), [seed]) for seed in (1, 2)]
+    assert texts == [generate_ids(family, prompts, torch.ones_like(prompts), way(), [seed]) for seed in (1, 2)]
 
 
 @pytest.mark.gpu
@@ -237,9 +244,9 @@ def test_a_gpu_writes_through_the_loop(tiny: Make, monkeypatch: pytest.MonkeyPat
         with torch.no_grad():
             for parameter in family.model.parameters():  # in place, as an optimizer's step
                 parameter.add_(number * torch.randn_like(parameter))
-        texts.append(written(family, prompts, mask, how, [1], kept))
-        assert texts[-1] == written(family, prompts, mask, how, [1], kept)
-        right = generated(family, prompts, mask, how, [1])[:, 6:]
+        texts.append(generate_ids(family, prompts, mask, how, [1], kept))
+        assert texts[-1] == generate_ids(family, prompts, mask, how, [1], kept)
+        right = generate_by_transformers(family, prompts, mask, how, [1])[:, 6:]
         if temperature == 0:  # a near tie may fall the other way
             assert (torch.tensor(texts[-1]) == right.cpu()).float().mean() > 0.8
     assert len(made) == 1 and texts[0] != texts[1]

@@ -12,7 +12,7 @@ from transformers import MBartConfig, MBartForConditionalGeneration
 
 from slimexp.completion import student
 from slimexp.completion.base import WRITTEN
-from slimexp.completion.generation import looped, until, written
+from slimexp.completion.generation import generate_by_decode_loop, generate_ids, up_to_eos
 from slimexp.completion.student import StudentWritten, check_beginning, prompts
 from slimexp.config.build import build
 from slimexp.config.composition import compose
@@ -68,7 +68,7 @@ def test_a_seq2seq_student_answers_the_sources_of_the_batch(tiny: Make) -> None:
     gold = family.encode(ROWS)
     batch = batch_of(family, own)
     assert torch.equal(batch["input_ids"], gold["input_ids"]) and batch[WRITTEN].tolist() == [1, 1, 1]
-    texts = written(family, gold["input_ids"], gold["attention_mask"], own.decoding, [0, 0, 0])
+    texts = generate_ids(family, gold["input_ids"], gold["attention_mask"], own.decoding, [0, 0, 0])
     assert [row[row != IGNORE].tolist() for row in batch["labels"]] == texts
 
 
@@ -79,7 +79,7 @@ def test_a_causal_student_goes_on_after_prompts_of_which_nothing_is_learned(tiny
     batch = batch_of(family, own, multiple=multiple)
     assert batch["input_ids"].shape[1] % multiple == 0
     assert torch.equal(batch["input_ids"][:, :3], gold[:, :3])
-    texts = written(family, gold[:, :3], torch.ones(3, 3), own.decoding, [0, 0, 0])
+    texts = generate_ids(family, gold[:, :3], torch.ones(3, 3), own.decoding, [0, 0, 0])
     for row, text in enumerate(texts):
         labels = batch["labels"][row]
         assert labels[labels != IGNORE].tolist() == text and (labels[:2] == IGNORE).all()
@@ -239,9 +239,9 @@ def test_nobody_draws_from_weights_that_are_not_finite(
 
     def watched(family: Any, *arguments: Any) -> Any:
         drawn.append(all(parameter.isfinite().all() for parameter in family.model.parameters()))
-        return written(family, *arguments)
+        return generate_ids(family, *arguments)
 
-    monkeypatch.setattr(student, "written", watched)
+    monkeypatch.setattr(student, "generate_ids", watched)
     stage = prepared("seq2seq", **{"completion.share.start": 1.0, "completion.share.end": 1.0})
     next(stage.model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(NonFiniteLoss, match=r"^norm of the gradient is nan at step 0"):
@@ -262,15 +262,15 @@ def test_a_causal_lm_writes_through_one_decoder_that_sees_what_is_learned(
         return decoder.steps.step
 
     def both(family: Any, ids: Tensor, mask: Tensor, decoding: Any, draw: list[int], own: KeptDecoder) -> Any:
-        texts = written(family, ids, mask, decoding, draw, own)
-        found = looped(family, ids, decoding, draw, own)
+        texts = generate_ids(family, ids, mask, decoding, draw, own)
+        found = generate_by_decode_loop(family, ids, decoding, draw, own)
         assert found is not None
-        assert [until(row, frozenset({1})) for row in found[:, ids.shape[1] :].tolist()] == texts
+        assert [up_to_eos(row, frozenset({1})) for row in found[:, ids.shape[1] :].tolist()] == texts
         kept.append(own)
         return texts
 
     monkeypatch.setattr(Decoder, "_recorded", recorded)
-    monkeypatch.setattr(student, "written", both)
+    monkeypatch.setattr(student, "generate_ids", both)
     stage = prepared("causal_lm", **{"completion.share.start": 1.0, "completion.share.end": 1.0})
     assert stage.model.generation_config.eos_token_id == 1
     if attached:
