@@ -83,7 +83,8 @@ class AttentionRelations(Loss):
             getattr(attention, PARTS[part]).float().unflatten(-1, (self.relation_heads, -1)).transpose(1, 2)
             for part in pair
         )
-        products = (first @ second.transpose(-1, -2)).float() / math.sqrt(first.shape[-1])
+        products = (first @ second.transpose(-1, -2)).float()  # autocast gives products in half precision
+        products = products / math.sqrt(first.shape[-1])
         lowest = torch.finfo(products.dtype).min / 2  # differences of two stay finite
         return F.log_softmax(products.masked_fill(~attention.sees[:, None], lowest), dim=-1)
 

@@ -59,10 +59,10 @@ def _about(form: Form, teacher: Family, technique: Finetune, cfg: DictConfig) ->
     """All that what is kept depends on, but for the rows themselves, each of which has a key of its own."""
     return {
         "format": FORMAT,
-        "teacher": identity.of_teacher(teacher)[:16],
+        "teacher": identity.teacher_digest(teacher)[:16],
         "tokenizer": tokenizer_digest(technique.family.tokenizer)[:16],
         **_corpus(cfg.data),
-        "text": identity.of_text(technique.corpus)[:16],
+        "text": identity.text_digest(technique.corpus)[:16],
         "split": "train",
         "max_length": technique.family.max_length,
         "kept": form.settings(),

@@ -17,8 +17,8 @@ TAUGHT = "taught"  # name in a batch of what the cache holds of its rows: [B, T,
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a teacher says at N labels.
+class TeacherOutputs:
+    """What a teacher computes at N labels.
 
     Attributes:
         states: What its head reads, [N, D]; where there is none, its logits, [N, C].
@@ -53,11 +53,11 @@ class Form(ABC):
         """What tells kept outputs from those of another form, as JSON."""
 
     @abstractmethod
-    def encode(self, said: Said, *, seed: int) -> Tensor:
+    def encode(self, outputs: TeacherOutputs, *, seed: int) -> Tensor:
         """What is kept, and what a batch then holds of N labels, [N, ...].
 
         Args:
-            said: What the teacher says.
+            outputs: The teacher's, at these labels.
             seed: Of what is random in it; the same for the same rows.
         """
 

@@ -5,7 +5,7 @@ import torch
 from slimexp.loss.base import Outputs
 from slimexp.model.base import Batch
 from slimexp.teacher_cache.base import TAUGHT, Form
-from slimexp.teacher_cache.row_key import counted, row_keys
+from slimexp.teacher_cache.row_key import label_mask, row_keys
 from slimexp.teacher_cache.store import Store
 
 
@@ -27,7 +27,7 @@ class CachedTeacher:
         Raises:
             ValueError: A row is missing.
         """
-        return {**batch, TAUGHT: self.store.read(row_keys(batch), counted(batch))}
+        return {**batch, TAUGHT: self.store.read(row_keys(batch), label_mask(batch))}
 
     @torch.no_grad()
     def outputs(self, batch: Batch, *, whole: bool) -> Outputs:

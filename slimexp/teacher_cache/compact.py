@@ -14,7 +14,7 @@ from slimexp.loss.base import LabelLoss, Loss, Outputs
 from slimexp.loss.sample import HIGHEST, RANGE, Layout
 from slimexp.model.base import Family
 from slimexp.model.head import head_of
-from slimexp.teacher_cache.base import Form, Said, TeacherCache
+from slimexp.teacher_cache.base import Form, TeacherCache, TeacherOutputs
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)  # at which estimates are held against the teacher itself
 _LOGITS = {"cpu": 2**22, "cuda": 2**25}  # at once: 32 and 256 MB of float64
@@ -122,14 +122,14 @@ class Samples(Form):
         return {"form": "compact", **asdict(self.layout), "sample_seed": self.seed}
 
     @torch.no_grad()
-    def encode(self, said: Said, *, seed: int) -> Tensor:
-        count = len(said.states)
+    def encode(self, outputs: TeacherOutputs, *, seed: int) -> Tensor:
+        count = len(outputs.states)
         random = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, seed]).generate_state(1)[0]))
         noise = torch.rand(count, 1 + self.layout.nodes + self.layout.head + self.layout.samples, generator=random)
-        device = said.states.device
+        device = outputs.states.device
         some = max(1, _LOGITS.get(device.type, _LOGITS["cpu"]) // self.layout.vocabulary)
         parts = [slice(start, start + some) for start in range(0, count, some)]
-        drawn = [draw(said.logits(part), self.layout, noise[part].to(device)) for part in parts]
+        drawn = [draw(outputs.logits(part), self.layout, noise[part].to(device)) for part in parts]
         return torch.cat(drawn)
 
     def outputs(self, taught: Tensor) -> Outputs:

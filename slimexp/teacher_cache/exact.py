@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from slimexp.loss.base import Outputs
 from slimexp.model.base import Family
 from slimexp.model.head import Head, head_of
-from slimexp.teacher_cache.base import Form, Said, TeacherCache
+from slimexp.teacher_cache.base import Form, TeacherCache, TeacherOutputs
 
 
 class Exact(TeacherCache):
@@ -42,8 +42,8 @@ class States(Form):
     def settings(self) -> dict[str, Any]:
         return {"form": "exact"}
 
-    def encode(self, said: Said, *, seed: int) -> Tensor:
-        return said.states
+    def encode(self, outputs: TeacherOutputs, *, seed: int) -> Tensor:
+        return outputs.states
 
     def outputs(self, taught: Tensor) -> Outputs:
         return Outputs(taught if self._head is None else self._head.logits(self._head.module(taught)))

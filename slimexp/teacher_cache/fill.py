@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slimexp.calibration.observe import visiting
-from slimexp.host.progress import counted as progress
+from slimexp.host.progress import counted
 from slimexp.model.base import Batch, Family
 from slimexp.model.head import Head, head_of, states
-from slimexp.teacher_cache.base import Form, Said
-from slimexp.teacher_cache.row_key import counted, row_keys
+from slimexp.teacher_cache.base import Form, TeacherOutputs
+from slimexp.teacher_cache.row_key import label_mask, row_keys
 from slimexp.teacher_cache.store import Store
 
 PART_BYTES = 2**28  # of values in memory, before they are written
@@ -45,7 +45,7 @@ def look_up(store: Store, batches: Iterable[Batch]) -> Found:
     """What the cache holds of the rows of ``batches``, which are on the host."""
     seen: dict[int, int] = {}
     lacking: set[int] = set()
-    for batch in progress(batches, "batch to look up in the teacher cache"):
+    for batch in counted(batches, "batch to look up in the teacher cache"):
         keys = row_keys(batch)
         seen |= zip(keys.tolist(), _counts(batch).tolist(), strict=True)
         lacking |= set(keys[~store.has(keys)].tolist())
@@ -95,7 +95,7 @@ class TeacherPass:
         self.teacher.model.eval()
         on_device = visiting(self.student.model, self.device) if self.form.estimated else nullcontext()
         with on_device:
-            for batch in progress(batches, "batch of the only pass of the teacher"):
+            for batch in counted(batches, "batch of the only pass of the teacher"):
                 if not lacking:
                     break
                 self._add(batch, lacking)
@@ -108,7 +108,7 @@ class TeacherPass:
 
     def _add(self, batch: Batch, lacking: set[int]) -> None:
         """Keep what the teacher says of the rows of a batch that are lacking, once of each; they are then not."""
-        keys, counts, real = row_keys(batch), _counts(batch), counted(batch)
+        keys, counts, real = row_keys(batch), _counts(batch), label_mask(batch)
         chosen = np.isin(np.arange(len(keys)), np.unique(keys, return_index=True)[1])
         chosen &= np.array([key in lacking for key in keys.tolist()])
         if not chosen.any():
@@ -117,23 +117,23 @@ class TeacherPass:
         on_device = {name: tensor.to(self.device) for name, tensor in batch.items()}
         rows = (real & torch.from_numpy(chosen).view(-1, *[1] * (real.ndim - 1))).to(self.device)
         with self.autocast():
-            said = Said(self._outputs(on_device).flatten(0, -2)[rows.flatten()], self.head)
-            kept = self.form.encode(said, seed=int(keys[0]))
+            outputs = TeacherOutputs(self._outputs(on_device).flatten(0, -2)[rows.flatten()], self.head)
+            kept = self.form.encode(outputs, seed=int(keys[0]))
             if self.form.estimated and self._pending.measured < MEASURED:
-                self._measure(said, kept, on_device, rows)
+                self._measure(outputs, kept, on_device, rows)
         self._pending.add(keys[chosen].tolist(), counts[chosen].tolist(), kept.cpu())
 
     def _outputs(self, batch: Batch) -> Tensor:
         return self.teacher.forward(batch)[0] if self.head is None else states(self.teacher, batch, self.head)[0]
 
-    def _measure(self, said: Said, kept: Tensor, batch: Batch, rows: Tensor) -> None:
+    def _measure(self, outputs: TeacherOutputs, kept: Tensor, batch: Batch, rows: Tensor) -> None:
         """Hold estimates of the student's divergence against what they are of, for the first rows of a batch."""
         first = self.student.rows_at_once(rows.shape[1], len(rows))
         chosen = rows[:first].flatten()
         student = self.student.forward({name: tensor[:first] for name, tensor in batch.items()})[0]
         some = slice(0, int(chosen.sum()))
         self._pending.measure(
-            self.form.estimates(student.flatten(0, -2)[chosen].float(), said.logits(some), kept[some]), some.stop
+            self.form.estimates(student.flatten(0, -2)[chosen].float(), outputs.logits(some), kept[some]), some.stop
         )
 
 
@@ -185,5 +185,5 @@ class _Pending:
 
 def _counts(batch: Batch) -> NDArray[np.int64]:
     """Number of labels of each row that count."""
-    real = counted(batch)
+    real = label_mask(batch)
     return real.view(len(real), -1).sum(1).numpy().astype(np.int64)

@@ -15,7 +15,7 @@ from slimexp.model.base import Family
 _OF_FILES = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 
 
-def of_teacher(family: Family) -> str:
+def teacher_digest(family: Family) -> str:
     """Digest of a model's weights, in the type that they have, and of its configuration."""
     tensors = family.model.state_dict()
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
@@ -25,7 +25,7 @@ def of_teacher(family: Family) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def of_text(corpus: Corpus) -> str:
+def text_digest(corpus: Corpus) -> str:
     """Digest of the training text of a corpus, before noise."""
     hasher = hashlib.sha256()
     for example in corpus.splits["train"]:

@@ -32,7 +32,7 @@ def row_keys(batch: Batch) -> Keys:
     return np.array(keys, dtype=np.uint64)
 
 
-def counted(batch: Batch) -> Tensor:
+def label_mask(batch: Batch) -> Tensor:
     """Which labels of a batch count: bool, of their shape."""
     return batch["labels"] != IGNORE
 

@@ -126,12 +126,12 @@ class Store:
         held: NDArray[np.bool_] = known[np.searchsorted(known, keys).clip(max=len(known) - 1)] == keys
         return held
 
-    def read(self, keys: Keys, counted: Tensor) -> Tensor:
+    def read(self, keys: Keys, mask: Tensor) -> Tensor:
         """What is kept of the rows of a batch.
 
         Args:
             keys: Keys of the rows, [B].
-            counted: Which labels count, bool [B, T] or [B].
+            mask: Which labels count, bool [B, T] or [B].
 
         Returns:
             [B, T, ...] or [B, ...] in the type that was kept; zeros where no label counts.
@@ -139,7 +139,7 @@ class Store:
         Raises:
             ValueError: A row is missing, or has another number of labels.
         """
-        wanted = counted.numpy().reshape(len(keys), -1)
+        wanted = mask.numpy().reshape(len(keys), -1)
         known, parts, places = self.index
         if not self.has(keys).all():
             raise ValueError(f"the teacher cache in {self.folder} lacks a row that it held: repeat the command")
@@ -149,7 +149,7 @@ class Store:
             part, place = self.parts[parts[at]], places[at]
             raw[row, wanted[row]] = part.values[part.starts[place] : part.starts[place + 1]]
         kept = torch.from_numpy(raw).view(getattr(torch, first.about["type"]))
-        return kept.view(*counted.shape, -1)
+        return kept.view(*mask.shape, -1)
 
     def append(self, keys: Keys, counts: NDArray[np.int64], values: Tensor, about: Mapping[str, Any]) -> None:
         """Add a part; see ``alone``.

@@ -142,16 +142,16 @@ def test_the_key_knows_the_form_and_not_the_place(overrides: Make, pipeline: Mak
 
 
 def test_the_teacher_is_known_by_its_weights_and_its_config(tiny: Make) -> None:
-    from slimexp.teacher_cache.identity import of_teacher
+    from slimexp.teacher_cache.identity import teacher_digest
 
     one, same, other = tiny("causal_lm"), tiny("causal_lm"), tiny("causal_lm")
     same.model.config.name_or_path = "elsewhere"
-    assert of_teacher(one) == of_teacher(same)
+    assert teacher_digest(one) == teacher_digest(same)
     with torch.no_grad():
         next(other.model.parameters())[0, 0] += 1
-    assert of_teacher(one) != of_teacher(other)
+    assert teacher_digest(one) != teacher_digest(other)
     same.model.config.rms_norm_eps *= 2
-    assert of_teacher(one) != of_teacher(same)
+    assert teacher_digest(one) != teacher_digest(same)
 
 
 def test_processes_that_made_no_pass_have_its_type_too(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from slimexp.loss.base import LabelLoss
-from slimexp.teacher_cache.base import Said
+from slimexp.teacher_cache.base import TeacherOutputs
 from slimexp.teacher_cache.compact import Compact, Samples
 from slimexp.technique.training import Execution
 
@@ -67,9 +67,9 @@ def test_whole_logits_are_not_needed_but_do(
 def test_samples_are_the_same_for_the_same_rows() -> None:
     form = Compact(folder=None, epochs=1, bytes=80, head=2, nodes=4, lowest=1.0, highest=8.0, sample_seed=0)
     samples = Samples(form._layout(500), 0)
-    said = Said(torch.randn(9, 500), None)
-    assert torch.equal(samples.encode(said, seed=5), samples.encode(said, seed=5))
-    assert not torch.equal(samples.encode(said, seed=5), samples.encode(said, seed=6))
+    outputs = TeacherOutputs(torch.randn(9, 500), None)
+    assert torch.equal(samples.encode(outputs, seed=5), samples.encode(outputs, seed=5))
+    assert not torch.equal(samples.encode(outputs, seed=5), samples.encode(outputs, seed=6))
 
 
 def test_it_is_compiled_once_for_any_number_of_labels(

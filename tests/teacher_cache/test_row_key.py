@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slimexp.teacher_cache.row_key import counted, row_keys
+from slimexp.teacher_cache.row_key import label_mask, row_keys
 
 Make = Callable[..., Any]
 TEXTS: dict[str, list[tuple[str, str | None, int | None]]] = {
@@ -37,4 +37,4 @@ def test_documents_of_a_packed_row_are_part_of_its_key(tiny: Make) -> None:
 
 def test_labels_that_count(tiny: Make) -> None:
     batch = tiny("seq2seq").encode(TEXTS["seq2seq"])
-    assert counted(batch).sum(1).tolist() == (batch["labels"] != -100).sum(1).tolist()
+    assert label_mask(batch).sum(1).tolist() == (batch["labels"] != -100).sum(1).tolist()
