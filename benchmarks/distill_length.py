@@ -105,8 +105,9 @@ def main() -> None:
 
     workers.each(train, runs, arguments.jobs)
     records = record.read(folder / record.FILE)
-    sizes = [summary(name, SIZES[name], [run.record(records) for run in of_size]) for name, of_size in plan.items()]
-    last = records[-1]
+    rows = {name: [run.record(records) for run in of_size] for name, of_size in plan.items()}
+    sizes = [summary(name, SIZES[name], of_size) for name, of_size in rows.items()]
+    last = rows[arguments.sizes[-1]][-1]
     outcome = {"sizes": sizes, "git": last.git, "versions": last.versions, "hardware": last.hardware}
     path = folder / "distill_length.json"
     path.write_text(json.dumps(outcome, indent=2) + "\n")
