@@ -27,6 +27,7 @@ function short(value) {
 }
 
 function shown(metric, value) {
+  if (metric.difference && value > 0) return `+${short(value)}`;
   return metric.share && Number.isFinite(value) ? `${short(100 * value)} %` : short(value);
 }
 
@@ -45,7 +46,8 @@ function range(metric, point) {
   const figure = point.figures[metric.name];
   if (!figure || figure.length < 2) return "";
   const [low, high] = [shown(metric, figure[1]), shown(metric, figure[2])];
-  return low === high ? "" : `${low} to ${high}`;
+  const open = metric.difference && figure[1] <= 0 && figure[2] >= 0 ? ", not separable" : "";
+  return low === high ? "" : `${low} to ${high}${open}`;
 }
 
 /* The value of a metric, with its range where it has one. */

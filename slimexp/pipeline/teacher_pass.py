@@ -18,6 +18,7 @@ from slimexp.host.progress import duration, working
 from slimexp.model.base import Family
 from slimexp.model.tokenizer import digest as tokenizer_digest
 from slimexp.pipeline import machine
+from slimexp.record.settings import flat
 from slimexp.record.stage import key
 from slimexp.teacher_cache import identity
 from slimexp.teacher_cache.base import Form
@@ -145,13 +146,18 @@ def kl_errors(store: Store) -> dict[str, float]:
 
 
 def _say_what_differs(store: Store) -> None:
-    """Where there is no such cache yet, but others, say by what the nearest of them is another."""
+    """Where there is no such cache yet, but others of its form, say by what the nearest of them is another."""
     others: list[Mapping[str, Any]] = []
     if not (store.folder / ABOUT).exists():
         others = [about for path in store.folder.parent.glob(f"*/{ABOUT}") if (about := described(path)) is not None]
-    if others:
-        nearest = min((differences(other, store.about) for other in others), key=len)
-        phase(f"a new teacher cache, for the nearest is another: {'; '.join(printable(line) for line in nearest)}")
+    alike = [about for about in others if _form(about) == _form(store.about)]
+    if alike:
+        nearest = min((differences(other, store.about) for other in alike), key=len)
+        phase(f"a new teacher cache; the nearest one differs in {'; '.join(printable(line) for line in nearest)}")
+
+
+def _form(about: Mapping[str, Any]) -> object:
+    return dict(flat(about)).get("kept.form")
 
 
 def _say_epochs(technique: Finetune) -> None:

@@ -98,7 +98,7 @@ def test_a_new_cache_says_by_what_it_is_another(run: Make, capsys: pytest.Captur
     run(EXACT, name="first")
     capsys.readouterr()
     run(EXACT, "model.max_length=12", name="second")
-    assert "a new teacher cache, for the nearest is another: max_length: 16, not 12" in capsys.readouterr().out
+    assert "a new teacher cache; the nearest one differs in max_length: 16, not 12" in capsys.readouterr().out
 
 
 def test_a_folder_that_is_named_must_hold_the_same(run: Make, tmp_path: Path) -> None:
