@@ -116,9 +116,11 @@ def rank(section: Section, index: int) -> int:
 
 
 def number(value: float) -> str:
-    """A value with three significant digits, as ``1.25M`` from a million on; empty for NaN."""
+    """A value with three significant digits, as ``1.25M`` from a million on, ``1.25e+12`` from 10^12; empty for NaN."""
     if np.isnan(value):
         return ""
+    if abs(value) >= 1e12:
+        return f"{value:.3g}"
     for size, letter in ((1e9, "B"), (1e6, "M")):
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"

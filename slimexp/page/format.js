@@ -17,10 +17,11 @@ function node(name, attributes = {}, ...children) {
   return element;
 }
 
-/* Three significant digits; millions and billions by letter. */
+/* Three significant digits; millions and billions by letter, from 10^12 by exponent. */
 function short(value) {
   if (!Number.isFinite(value)) return "";
   const size = Math.abs(value);
+  if (size >= 1e12) return value.toExponential(2);
   if (size >= 1e9) return `${+(value / 1e9).toPrecision(3)}B`;
   if (size >= 1e6) return `${+(value / 1e6).toPrecision(3)}M`;
   return size >= 1000 ? value.toFixed(0) : String(+value.toPrecision(3));
