@@ -11,14 +11,14 @@ from typing import Any
 from slimexp.analysis.comparison import Comparison
 from slimexp.analysis.point import Point, Spread
 from slimexp.analysis.section import Section
-from slimexp.analysis.style import number, words_on_quality
+from slimexp.analysis.style import DIFFERENCES, number, words_on_quality
 from slimexp.analysis.uncertainty import DECIDED
 from slimexp.record.figures import BITS_PER_BYTE, KEPT, NOISY, PERPLEXITY
 from slimexp.record.schema import DIFFERENCE, MINUS_ARM
 
 _QUALITY = {"kept": "kept", "perplexity_ratio": "x dense", "bits_per_byte_ratio": "x dense"}  # beside the headline
 # End of the name of a paired difference -> title of its column, beside which the metric stands where there are several
-_MINUS = {DIFFERENCE: "minus dense"} | {end: f"minus {arm.replace('_', ' ')}" for arm, end in MINUS_ARM.items()}
+_MINUS = {end: f"minus {words}" for end, (words, _) in DIFFERENCES.items()}
 _COLUMNS = {  # metric -> title of its column, in every table after quality
     "disk_mb": "disk MB",
     "size_ratio": "size x dense",
@@ -96,7 +96,7 @@ def _doubts(section: Section) -> Iterator[str]:
     if any(_compared(section, end) for end in MINUS_ARM.values()):
         yield (
             "minus no teacher, minus no training: the same from that student trained on the text alone, and from the "
-            "one that was cut and not trained"
+            "one that was cut and not trained; of several seeds the mean, and the lowest and highest end"
         )
     if any(len(point.seeds) == 1 and point.error(section.headline) > 0 for point in shown):
         yield "±: one standard error over test rows; one seed"

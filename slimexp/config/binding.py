@@ -90,6 +90,8 @@ def unknown(key: str, path: str, valid: Sequence[str], of: str = "", also: Seque
         return f"'{_join(path, key)}' is called '{_join(path, str(present))}' now"
     close = [word for word in get_close_matches(key, [*valid, *also], n=1) if word != key]
     hint = f" did you mean '{_join(path, close[0])}'?" if close else ""
+    if path and "[" not in path and not close:  # such as the start of a schedule in whose place another was chosen
+        hint = f" ~{_join(path, key)} leaves it out;"
     return f"unknown key '{_join(path, key)}'{f' of {of}' if of else ''};{hint} valid: {', '.join(valid) or 'none'}"
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from slimexp.analysis.lineage import lineage
 from slimexp.analysis.point import Point
 from slimexp.analysis.section import Section, better
-from slimexp.analysis.style import LOG_FROM, kind_of, kinds_of, title_of, words_on_quality
+from slimexp.analysis.style import DIFFERENCES, LOG_FROM, difference_of, kind_of, kinds_of, title_of, words_on_quality
 from slimexp.analysis.uncertainty import DECIDED
 from slimexp.file import regular
 from slimexp.page.curves import curves
@@ -139,13 +139,21 @@ def _metric(name: str, section: Section, records: Sequence[Record], exports: Map
     return {
         "name": name,
         "label": title_of(name, exports),
-        "short": _SHORT.get(name, name.replace("_", " ").replace(" mb", " MB")),
+        "short": _short(name),
         "better": directions.get(name) or better(name, records),
         "known": is_known,  # whether it is known which direction is better
+        "difference": difference_of(name) is not None,  # which 0 is between better and worse of
         "share": name in _SHARES or name.endswith(_SHARES_OF_STAGES),
         "main": name in (*_quality(section), *_MAIN, section.x, section.y, *_speeds(section)),
         "engine": name in exports,  # whether it is of an export
     }
+
+
+def _short(name: str) -> str:
+    """Words for a metric at the head of a column."""
+    if (end := difference_of(name)) is not None:
+        return f"{_short(name.removesuffix(end))} minus {DIFFERENCES[end][0]}"
+    return _SHORT.get(name, name.replace("_", " ").replace(" mb", " MB"))
 
 
 def _quality(section: Section) -> list[str]:

@@ -14,6 +14,7 @@ from slimexp.data.base import Corpus
 from slimexp.measure.base import Measure, directions, trivial
 from slimexp.measure.score_store import ScoreStore
 from slimexp.pipeline import key as keys
+from slimexp.pipeline.summary import fixed
 from slimexp.record import record
 from slimexp.record.environment import environment
 from slimexp.record.figures import KEPT, compared_by, figures, guess_in, leading, unshrunk, untrained
@@ -158,7 +159,7 @@ def line(row: record.Record, runs: Path) -> str:
     shown = f"{row.stage}: {', '.join(parts)} -> {runs / row.artifact}"
     for end, other in _OTHERS.items():
         if compared := [f"{name} {words}" for name in row.metrics if (words := beside(name, row.metrics, end))]:
-            shown += f"\n  minus {other}, on the same questions: {', '.join(compared)}"
+            shown += f"\n  minus {other}, on the same rows: {', '.join(compared)}"
     return shown
 
 
@@ -194,14 +195,16 @@ def _quality(row: record.Record) -> str:
     """
     headline = leading(row.headline, [row.metrics, row.baseline or row.metrics])
     compared, values = compared_by(row.headline, headline), figures(row)
-    shown = f"{headline} {row.metrics[headline]:.4f}"
+    shown = f"{headline} {fixed(row.metrics[headline], '.4f')}"
     if row.dense:
         guess = guess_in(headline, row)
         return f"{shown}, no better than guessing ({guess:.4g}): untrained" if untrained(row) else shown
     if compared in values:
         is_share = compared == KEPT
         return shown + (
-            f" ({values[KEPT]:.0%} of the dense gain kept)" if is_share else f" ({values[compared]:.3f}x dense)"
+            f" ({values[KEPT]:.0%} of the dense gain kept)"
+            if is_share
+            else f" ({fixed(values[compared], '.3f')}x dense)"
         )
     if untrained(row):
         dense = f"{row.baseline[row.headline]:.4f} is no better than guessing, {row.trivial:.4f}"

@@ -232,6 +232,18 @@ def test_an_experiment_of_the_users_own(message: Callable[..., str], tmp_path: P
     assert message(*arguments) == said
 
 
+STEPS = (
+    "schedule@pipeline.distill.losses.kl.temperature=step",
+    "pipeline.distill.losses.kl.temperature={values:[5,1],milestones:[0.5]}",
+)
+
+
+def test_a_schedule_says_how_to_leave_out_what_another_had(message: Callable[..., str]) -> None:
+    said = message(*DISTILL, *STEPS)
+    for end in ("start", "end"):
+        assert f"; ~pipeline.distill.losses.kl.temperature.{end} leaves it out; valid: values, milestones" in said
+
+
 @pytest.mark.parametrize(
     "followed",
     [
@@ -240,6 +252,12 @@ def test_an_experiment_of_the_users_own(message: Callable[..., str], tmp_path: P
         [*DISTILL, "model@baseline=t5_spelling"],
         [*DISTILL, "lr_scheduler@pipeline.distill.lr_scheduler=constant"],
         [*DISTILL, "+stopper@callback.stopper=asha"],
+        [
+            *DISTILL,
+            *STEPS,
+            "~pipeline.distill.losses.kl.temperature.start",
+            "~pipeline.distill.losses.kl.temperature.end",
+        ],
         [*PRUNE, "budget@pipeline.prune_structured.budget=disk", "pipeline.prune_structured.budget.megabytes=3"],
     ],
 )

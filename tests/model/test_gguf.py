@@ -306,7 +306,7 @@ def test_a_model_on_the_hub_is_asked_for_by_its_file(monkeypatch: pytest.MonkeyP
     assert source("owner/name/Q4/file.gguf").validate("causal_lm").hidden_size == 32
     assert asked == [("owner/name", "Q4/file.gguf")]
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"model 'owner/name/file\.gguf' cannot be had: HF_HUB_OFFLINE is set"):
+    with pytest.raises(ValueError, match=r"model 'owner/name/file\.gguf' cannot be loaded: HF_HUB_OFFLINE is set"):
         source("owner/name/file.gguf").check_files()
 
 

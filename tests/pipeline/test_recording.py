@@ -95,7 +95,7 @@ def test_a_line_says_how_a_stage_differs_from_dense(recorder: Recorder) -> None:
     name = recorder.corpus.headline
     paired = {f"{name}_difference": 0.25, f"{name}_difference_low": 0.125, f"{name}_difference_high": 0.5}
     row = build(recorder, metrics={name: 0.5, "other": 1.0, **paired}, scores={"task": "scores/a/task-1.npz"})
-    assert line(row, recorder.runs).endswith(f"\n  minus dense, on the same questions: {name} +0.25 [+0.125, +0.5]")
+    assert line(row, recorder.runs).endswith(f"\n  minus dense, on the same rows: {name} +0.25 [+0.125, +0.5]")
     assert row.scores == {"task": "scores/a/task-1.npz"} == record.Record.from_json(row.to_json()).scores
     undecided = build(recorder, metrics=row.metrics | {f"{name}_difference_low": -0.125})
     assert line(undecided, recorder.runs).endswith("+0.25 [-0.125, +0.5] not separable")
