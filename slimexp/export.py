@@ -25,11 +25,13 @@ from slimexp.file import integrity
 from slimexp.file.bounded import one_line
 from slimexp.host import console
 from slimexp.host.progress import working
+from slimexp.serialization import manifest
 
 if TYPE_CHECKING:
-    from slimexp.format.base import Artifact, Format
+    from slimexp.format.base import Artifact, Facts, Format
     from slimexp.format.report import Report
 
+_ELSEWHERE = "give another folder by out=FOLDER"
 REPORT = "slimexp_export.json"  # transformers calls a file of its own export.json: its folder is not ours to replace
 
 
@@ -48,16 +50,20 @@ def _main(arguments: Sequence[str] | None) -> int:
     given = parser.parse_args(arguments)
     try:
         name, out, values = settings(given.settings)
+        folder = out or given.artifact.parent / name
+        node = _chosen(name, values)
+        manifest.read(given.artifact)  # importing the libraries takes longer
+        _check_place(folder)
         with working("importing the libraries"):
             from slimexp.config.build import build
             from slimexp.format.base import Artifact
             from slimexp.format.report import add_to_record
-        kind: Format = build(_chosen(name, values))
+        kind: Format = build(node)
         model = Artifact(given.artifact)
-        folder = out or given.artifact.parent / name
         report = export(model, kind, name, folder)
     except (ValueError, OSError) as error:
-        print(f"error: {console.printable(error, most=None)}", file=sys.stderr)
+        why = console.disk_fault(error, str(folder), setting="out=FOLDER") if isinstance(error, OSError) else None
+        print(f"error: {console.printable(why or error, most=None)}", file=sys.stderr)
         return console.USER_ERROR
     print(f"{folder}: {report}")
     try:
@@ -105,6 +111,55 @@ def settings(given: Sequence[str]) -> tuple[str, Path | None, dict[str, Any]]:
     return name, Path(folders[-1]) if folders else None, chosen
 
 
+def _check_place(folder: Path) -> None:
+    """Refuse to write over anything but an earlier export.
+
+    Raises:
+        ValueError: ``folder`` is a file, or holds something else.
+    """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ValueError(f"'{folder}' is no folder: {_ELSEWHERE}")
+    if folder.is_dir() and not (folder / REPORT).exists() and any(folder.iterdir()):
+        raise ValueError(f"'{folder}' exists and is no export: {_ELSEWHERE}")
+
+
+def _place_beside(folder: Path) -> Path:
+    """An empty folder beside ``folder``, which is renamed to it when all is done.
+
+    Raises:
+        ValueError: It cannot be made.
+    """
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise ValueError(f"cannot write to '{folder}' ({error.strerror}): {_ELSEWHERE}") from error
+    return partial
+
+
+def _way_out(model: "Artifact", refusing: str) -> str:
+    """The formats that hold a model as it is, by their default settings, other than one that does not."""
+    from slimexp.config.build import build
+
+    kinds: dict[str, Format] = {name: build(_chosen(name, {})) for name in options("format") if name != refusing}
+    holding = [f"format={name}" for name, kind in kinds.items() if kind.refusal(model) is None]
+    return f"these hold it: {', '.join(holding)}" if holding else "no other format holds it"
+
+
+def _written(model: "Artifact", kind: "Format", name: str, folder: Path) -> "Facts":
+    """Write a model; what the format says of it.
+
+    Raises:
+        ValueError: The format cannot hold it, which shows only in its weights.
+    """
+    try:
+        return kind.write(model, folder)
+    except ValueError as error:
+        why = one_line(error, most=400)
+        raise ValueError(f"{model.folder} cannot be exported as {name}: {why}; {_way_out(model, name)}") from error
+
+
 def export(model: "Artifact", kind: "Format", name: str, folder: Path, *, timed: bool = True) -> "Report":
     """Write, load, compare and time.
 
@@ -125,22 +180,22 @@ def export(model: "Artifact", kind: "Format", name: str, folder: Path, *, timed:
 
     model.content  # noqa: B018 (checked first)
     if why := kind.refusal(model):
-        raise ValueError(f"{model.folder} cannot be exported as {name}: {why}")
+        raise ValueError(f"{model.folder} cannot be exported as {name}: {why}; {_way_out(model, name)}")
     kind.require()
-    if folder.exists() and not (folder / REPORT).exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"'{folder}' exists and is no export: give another folder by out=")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    _check_place(folder)
     _clear(folder)
-    partial.mkdir(parents=True)
+    partial = _place_beside(folder)
     began = time.monotonic()
     try:
         with working(f"writing {name}"):
-            facts = kind.write(model, partial)
+            facts = _written(model, kind, name, partial)
         with working(f"comparing {name} with PyTorch"):
             running = kind.load(model, partial)
             agreement = verify(model, kind, running)
             if (as_run := kind.as_run(model, partial)) is not None:
                 rounded = verify_as_run(model, kind, as_run)
+        with working(f"timing {name} beside PyTorch"):
+            figures = speed(model, as_run or running) if timed else {}
         report = Report(
             format=name,
             artifact=str(model.content.get("key")),
@@ -149,7 +204,7 @@ def export(model: "Artifact", kind: "Format", name: str, folder: Path, *, timed:
             facts=facts,
             agreement=agreement,
             as_run=rounded if as_run else None,
-            speed=speed(model, as_run or running) if timed else {},
+            speed=figures,
         )
         (partial / REPORT).write_text(report.to_json())
         shutil.rmtree(folder, ignore_errors=True)

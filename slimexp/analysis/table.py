@@ -42,8 +42,8 @@ def table(section: Section) -> str:
         blank = [""] * (len(columns) - 1 - len(guess))
         rows.append(["", "no model (best trivial guess)", "", *guess, *blank])
     rows += [["☆", *_cells(section, point, None), ""] for point in section.published]
-    if not any(row[-1] for row in rows):
-        head, rows = head[:-1], [row[:-1] for row in rows]
+    held = [0, 1, *(column for column in range(2, len(head)) if any(row[column] for row in rows))]
+    head, *rows = ([row[column] for column in held] for row in (head, *rows))
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = [f"{section.title}: {section.headline}"]
     for row in [head, *rows]:
@@ -219,7 +219,7 @@ def _cells(section: Section, point: Point, index: int | None) -> list[str]:
         number(point.value("params_live")),
         _percent(figures["sparsity"].mean if "sparsity" in figures else None),
         number(point.value("bits_per_weight")),
-        _latency(point),
+        _latency(section, point),
         *[_spread(figures.get(name)) for name in _extra(section)],
     ]
 
@@ -245,10 +245,12 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f} %"
 
 
-def _latency(point: Point) -> str:
-    """The ratio to the dense latency with its interval, over several seeds the widest one."""
-    if point.dense or "latency_ratio" not in point.figures:
-        return "1" if point.dense else ""
+def _latency(section: Section, point: Point) -> str:
+    """The ratio to the dense latency with its interval, over several seeds the widest one; empty without one."""
+    if point.dense:
+        return "1" if any("latency_ratio" in other.figures for other in section.points) else ""
+    if "latency_ratio" not in point.figures:
+        return ""
     ratio = point.figures["latency_ratio"]
     low, high = (point.figures.get(f"latency_ratio_{end}", ratio) for end in ("low", "high"))
     return _spread(Spread(ratio.mean, low.low, high.high))

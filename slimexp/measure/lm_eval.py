@@ -72,7 +72,8 @@ class LmEval(ByQuestion):
             raise ValueError("tasks must name a task, or be null for the bundled one of the corpus")
         if split not in HELD_OUT:
             raise ValueError(f"split must be one of {', '.join(HELD_OUT)} (training text is no test), got '{split}'")
-        for name, value, least in (("limit", limit, 2), ("choices", choices, 2), ("batch_size", batch_size, 1)):
+        counts = (("limit", limit, 2), ("choices", choices, 2), ("batch_size", batch_size, 1))
+        for name, value, least in (*counts, ("num_fewshot", num_fewshot, 0)):
             if value is not None and value < least:
                 raise ValueError(f"{name} must be >= {least}, got {value}")
         self.tasks = tasks

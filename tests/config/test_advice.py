@@ -136,7 +136,30 @@ def message(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
                                                 "without the +"),
         (
             [*DISTILL, "pipeline.distill.steps=abc"],
-            "pipeline.distill.steps must be a whole number, got 'abc': set pipeline.distill.steps=100",
+            "pipeline.distill.steps must be a whole number, got 'abc': set pipeline.distill.steps=300",
+        ),
+        (
+            ["pipeline=quantize", *EVALUATE, "pipeline.quantize.bits=four"],
+            "pipeline.quantize.bits must be a whole number, got 'four': set pipeline.quantize.bits=8",
+        ),
+        (
+            ["pipeline=prune", *EVALUATE, "pipeline.prune.include=layer"],
+            "pipeline.prune.include must be a list of words, got 'layer': set 'pipeline.prune.include=[layer]'",
+        ),
+        (
+            ["pipeline=[prune,distill,prune]"],
+            "two stages are called 'prune', and names of stages must differ: choose it once in pipeline=[...] and add "
+            "the other, as the last stage, by +technique@pipeline.prune_2=prune; other orders go into a file, with a "
+            "line '- /technique@pipeline.NAME: prune' for each stage",
+        ),
+        (
+            ["pipeline=prune,quantize"],
+            "'pipeline=prune,quantize' has several values: add --multirun to run each, or, for one run with all of "
+            "them, write 'pipeline=[prune,quantize]'",
+        ),
+        (
+            ["model=t5_spelling,gguf"],
+            "'model=t5_spelling,gguf' has several values: add --multirun to run each",
         ),
         ([*DISTILL, "seed=abc"], "seed must be a whole number, got 'abc'"),
         ([*DISTILL, "seed=[1]"], "seed must be a whole number, got [1]"),

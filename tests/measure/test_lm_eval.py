@@ -179,7 +179,9 @@ def test_wrong_kind_of_model_is_said_before_training() -> None:
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("bad", [{"tasks": []}, {"split": "train"}, {"limit": 1}, {"choices": 1}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"tasks": []}, {"split": "train"}, {"limit": 1}, {"choices": 1}, {"batch_size": 0}, {"num_fewshot": -1}]
+)
 def test_refuses(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(bad))} must"):
         _measure(**bad)

@@ -113,6 +113,7 @@ def test_what_memory_has_no_room_for_is_refused_before_its_digest(
     write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SLIMEXP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "users"))  # whose cache may hold other models
     path, room = write(kind="F16"), [0]
     monkeypatch.setattr(model_gguf.memory, "available", lambda: room[0])
     made = source(path)
