@@ -95,7 +95,14 @@ class LmEval(ByQuestion):
         Raises:
             ValueError: The model does not serve the tasks, there is no such task, or its data cannot be had.
         """
-        if not (remote := [name for name in self._names(task) if name not in BUNDLED]):
+        names = self._names(task)
+        bundled, remote = ([name for name in names if (name in BUNDLED) is own] for own in (True, False))
+        if self.num_fewshot and bundled:
+            raise ValueError(
+                f"num_fewshot={self.num_fewshot}: the bundled task {bundled[0]} has no worked examples; leave it at "
+                "null, or name tasks of the harness alone (tasks=[arc_easy])"
+            )
+        if not remote:
             return
         with self._harness(()):
             check(remote)

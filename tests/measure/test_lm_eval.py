@@ -176,6 +176,8 @@ def test_wrong_kind_of_model_is_said_before_training() -> None:
     with pytest.raises(ValueError, match="'next_line' is for causal_lm models"):
         _measure(tasks=["next_line"]).validate("seq2seq")
     _measure().validate("seq2seq")
+    with pytest.raises(ValueError, match="num_fewshot=5: the bundled task next_line has no worked examples; leave it"):
+        _measure(tasks=["next_line"], num_fewshot=5).validate("causal_lm")
 
 
 @pytest.mark.fast
