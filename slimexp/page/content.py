@@ -15,6 +15,7 @@ from slimexp.analysis.uncertainty import DECIDED
 from slimexp.file import regular
 from slimexp.page.curves import curves
 from slimexp.page.layers import bits, layers, sensitivity
+from slimexp.page.search import searches
 from slimexp.record.exported import DIRECTIONS, THREADS, Exported, exported, speeds
 from slimexp.record.figures import KEPT
 from slimexp.record.record import Record, read
@@ -66,6 +67,7 @@ def content(sections: Sequence[Section], runs: Path, folder: Path | None) -> dic
         "newest": max((records[key].time for key in shown), default=""),
         "select": f"python -m slimexp.select {shlex.quote(str(runs))}",
         "logFrom": LOG_FROM,
+        "searches": searches(runs, sections, records),
         "sections": [_section(section, records, root, folder) for section in sections],
         "curves": curves(
             {
@@ -82,7 +84,7 @@ def content(sections: Sequence[Section], runs: Path, folder: Path | None) -> dic
 def nothing(message: str) -> dict[str, Any]:
     """Content of a served page without sections, which shows ``message`` alone."""
     about = {"live": True, "message": message, "records": 0, "newest": "", "select": "", "logFrom": LOG_FROM}
-    return {**about, "sections": [], "curves": {}}
+    return {**about, "searches": [], "sections": [], "curves": {}}
 
 
 def _section(section: Section, records: Mapping[str, Record], root: Path, folder: Path | None) -> dict[str, Any]:

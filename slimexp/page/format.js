@@ -3,13 +3,16 @@
 
 const SVG = new Set(["svg", "g", "path", "line", "text", "circle", "rect", "title"]);
 
-/* An element; `on` holds listeners, attributes that are null or false are left out, and text is never parsed. */
+/* An element; `on` holds listeners, attributes that are null or false are left out (but aria-pressed="false" says
+   something), and text is never parsed. */
 function node(name, attributes = {}, ...children) {
   const element = SVG.has(name)
     ? document.createElementNS("http://www.w3.org/2000/svg", name)
     : document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
-    if (key === "on") for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
+    if (key.startsWith("aria-") && typeof value === "boolean") element.setAttribute(key, String(value));
+    else if (key === "on")
+      for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
     else if (value !== null && value !== undefined && value !== false)
       element.setAttribute(key, value === true ? "" : value);
   }
