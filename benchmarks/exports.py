@@ -122,6 +122,7 @@ class Bench:
                 report = export(Artifact(artifact), build(node), name, self.folder / "export", timed=self.timed)
         except ValueError as error:
             reason = " ".join(str(error).split()).removeprefix(f"{artifact} cannot be exported as {name}: ")
+            reason = reason.partition("; these hold it: ")[0]  # the other rows of the table
             return Cell(None, reason, broken="fails on this model" in reason)
         except Exception as error:  # a gap: no export may end so
             return Cell(None, f"{type(error).__name__}: {' '.join(str(error).split())}", broken=True)

@@ -7,6 +7,7 @@ float32 before the export is called done; one that fails is removed. Then the tw
 """
 
 import argparse
+import os
 import re
 import sys
 import time
@@ -23,11 +24,13 @@ from slimexp.file import integrity
 from slimexp.file.bounded import one_line
 from slimexp.host import console
 from slimexp.host.progress import working
+from slimexp.serialization import manifest
 
 if TYPE_CHECKING:
-    from slimexp.format.base import Artifact, Format
+    from slimexp.format.base import Artifact, Facts, Format
     from slimexp.format.report import Report
 
+_ELSEWHERE = "give another folder by out=FOLDER"
 REPORT = "slimexp_export.json"  # transformers calls a file of its own export.json: its folder is not ours to replace
 
 
@@ -46,16 +49,20 @@ def _main(arguments: Sequence[str] | None) -> int:
     given = parser.parse_args(arguments)
     try:
         name, out, values = settings(given.settings)
+        folder = out or given.artifact.parent / name
+        node = _chosen(name, values)
+        manifest.read(given.artifact)  # importing the libraries takes longer
+        _check_place(folder)
         with working("importing the libraries"):
             from slimexp.config.build import build
             from slimexp.format.base import Artifact
             from slimexp.format.report import add_to_record
-        kind: Format = build(_chosen(name, values))
+        kind: Format = build(node)
         model = Artifact(given.artifact)
-        folder = out or given.artifact.parent / name
         report = export(model, kind, name, folder)
     except (ValueError, OSError) as error:
-        print(f"error: {console.printable(error, most=None)}", file=sys.stderr)
+        why = console.disk_fault(error, str(folder), setting="out=FOLDER") if isinstance(error, OSError) else None
+        print(f"error: {console.printable(why or error, most=None)}", file=sys.stderr)
         return console.USER_ERROR
     print(f"{folder}: {report}")
     try:
@@ -103,6 +110,52 @@ def settings(given: Sequence[str]) -> tuple[str, Path | None, dict[str, Any]]:
     return name, Path(folders[-1]) if folders else None, chosen
 
 
+def _check_place(folder: Path) -> None:
+    """Refuse to write over anything but an earlier export.
+
+    Raises:
+        ValueError: ``folder`` is a file, or holds something else.
+    """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ValueError(f"'{folder}' is no folder: {_ELSEWHERE}")
+    if folder.is_dir() and not (folder / REPORT).exists() and any(folder.iterdir()):
+        raise ValueError(f"'{folder}' exists and is no export: {_ELSEWHERE}")
+
+
+def _make(made: Path, folder: Path) -> None:
+    """Make a folder on the way to ``folder``.
+
+    Raises:
+        ValueError: It cannot be made.
+    """
+    try:
+        made.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write to '{folder}' ({error.strerror}): {_ELSEWHERE}") from error
+
+
+def _way_out(model: "Artifact", refusing: str) -> str:
+    """The formats that hold a model as it is, by their default settings, other than one that does not."""
+    from slimexp.config.build import build
+
+    kinds: dict[str, Format] = {name: build(_chosen(name, {})) for name in options("format") if name != refusing}
+    holding = [f"format={name}" for name, kind in kinds.items() if kind.refusal(model) is None]
+    return f"these hold it: {', '.join(holding)}" if holding else "no other format holds it"
+
+
+def _written(model: "Artifact", kind: "Format", name: str, folder: Path) -> "Facts":
+    """Write a model; what the format says of it.
+
+    Raises:
+        ValueError: The format cannot hold it, which shows only in its weights.
+    """
+    try:
+        return kind.write(model, folder)
+    except ValueError as error:
+        why = one_line(error, most=400)
+        raise ValueError(f"{model.folder} cannot be exported as {name}: {why}; {_way_out(model, name)}") from error
+
+
 def export(model: "Artifact", kind: "Format", name: str, folder: Path, *, timed: bool = True) -> "Report":
     """Write, load, compare and time.
 
@@ -119,12 +172,12 @@ def export(model: "Artifact", kind: "Format", name: str, folder: Path, *, timed:
     """
     model.content  # noqa: B018 (checked first)
     if why := kind.refusal(model):
-        raise ValueError(f"{model.folder} cannot be exported as {name}: {why}")
+        raise ValueError(f"{model.folder} cannot be exported as {name}: {why}; {_way_out(model, name)}")
     kind.require()
-    if folder.exists() and not (folder / REPORT).exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"'{folder}' exists and is no export: give another folder by out=")
+    _check_place(folder)
+    _make(folder.parent, folder)
     with integrity.aside(folder) as partial:  # removes what an engine left that crashed
-        partial.mkdir(parents=True)
+        _make(partial, folder)
         try:
             report = _written_and_compared(model, kind, name, partial, timed=timed)
         except (ValueError, OSError, MemoryError):
@@ -145,21 +198,24 @@ def _written_and_compared(model: "Artifact", kind: "Format", name: str, folder: 
 
     began = time.monotonic()
     with working(f"writing {name}"):
-        facts = kind.write(model, folder)
+        facts = _written(model, kind, name, folder)
     with working(f"comparing {name} with PyTorch"):
         running = kind.load(model, folder)
         agreement, agreement_as_run = verify(model, kind, running), None
         if (as_run := kind.as_run(model, folder)) is not None:
             running, agreement_as_run = as_run, verify_as_run(model, kind, as_run)
+    seconds = time.monotonic() - began
+    with working(f"timing {name} beside PyTorch"):
+        figures = speed(model, running) if timed else {}
     return Report(
         format=name,
         artifact=str(model.content.get("key")),
         disk_mb=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6,
-        seconds=time.monotonic() - began,
+        seconds=seconds,
         facts=facts,
         agreement=agreement,
         as_run=agreement_as_run,
-        speed=speed(model, running) if timed else {},
+        speed=figures,
     )
 
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from slimexp.analysis import published
 from slimexp.analysis.plot import write_png
@@ -12,8 +13,9 @@ from slimexp.analysis.table import table, write_csv, write_json
 from slimexp.file import integrity
 from slimexp.host import console
 from slimexp.host.progress import working
-from slimexp.page import html, server
+from slimexp.page import html, search, server
 from slimexp.page.content import content
+from slimexp.record import record
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +42,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         parser.error("--watch writes nothing: leave out --out and --wandb")
     folder = options.out or (options.runs if options.runs.is_dir() else options.runs.parent)
     try:
-        read = partial(load, options.runs, x=options.x, y=options.y, z=options.z, reference=options.reference)
+        read = partial(_sections, options.runs, x=options.x, y=options.y, z=options.z, reference=options.reference)
         if options.watch:
             server.watch(options.runs, read, reference=options.reference, port=options.port or 0)
             return 0
@@ -52,7 +54,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         message = console.disk_fault(error, str(folder), setting="--out DIR") or error
         print(f"error: {console.printable(message)}", file=sys.stderr)
         return console.USER_ERROR
-    print("\n\n".join(table(section) for section in sections))
+    for fault in search.faults(options.runs):
+        print(f"warning: {console.printable(fault)}", file=sys.stderr)
+    print("\n\n".join(table(section) for section in sections) or "no model is recorded: the page shows the search")
     print("\nwritten: " + ", ".join(map(str, files)))
     if options.wandb:
         from slimexp.logger import wandb_report  # brings in Lightning
@@ -61,8 +65,13 @@ def _main(arguments: Sequence[str] | None) -> int:
     return 0
 
 
+def _sections(runs: Path, **how: Any) -> list[Section]:
+    """Sections of the records, see ``analysis.section.load``; none of a search that trained nothing."""
+    return [] if not record.files(runs) and search.files(runs) else load(runs, **how)
+
+
 def write(sections: Sequence[Section], folder: Path, runs: Path) -> list[Path]:
-    """Write ``report.csv``, ``report.json``, ``pareto.png`` and ``pareto.html``.
+    """Write ``report.csv``, ``report.json``, ``pareto.png`` and ``pareto.html``; without sections the page alone.
 
     Args:
         sections: Sections of the records in ``runs``.
@@ -79,6 +88,8 @@ def write(sections: Sequence[Section], folder: Path, runs: Path) -> list[Path]:
         "pareto.png": write_png,
         "pareto.html": lambda shown, path: path.write_text(html.render(content(shown, runs, folder)), encoding="utf-8"),
     }
+    if not sections:
+        writers = {"pareto.html": writers["pareto.html"]}
     for name, writer in writers.items():
         with integrity.aside(folder / name) as partial:
             writer(sections, partial)

@@ -21,7 +21,8 @@ from slimexp.host.progress import working
 from slimexp.record.stage import at_work
 
 if TYPE_CHECKING:
-    from slimexp.candidate.search import Found, Search
+    from slimexp.candidate.found import Found
+    from slimexp.candidate.search import Search
 
 
 def search(cfg: DictConfig) -> None:

@@ -34,7 +34,7 @@ from slimexp.analysis.style import number
 from slimexp.analysis.table import difference
 from slimexp.host import console
 from slimexp.host.progress import working
-from slimexp.record.exported import way_to
+from slimexp.record.exported import absent
 
 SHORT = {"size_mb": "disk_mb", "latency_ms": "latency_p50_ms", "params": "params_live"}
 SHORT_OF_EXPORT = {"size_mb": "disk_mb", "latency_ms": "forward_ms"}  # behind the name of a format
@@ -273,8 +273,7 @@ def _check(budgets: Sequence[Budget], sections: Sequence[Section]) -> None:
             short = [name for name, metric in SHORT.items() if metric in measured]
             close = get_close_matches(budget.metric, [*short, *measured], n=1)
             side = "max" if budget.at_most else "min"
-            hint = f"; did you mean '{side}_{close[0]}'?" if close else f"{way_to(budget.metric)};"
-            raise ValueError(f"no record has the metric '{budget.metric}'{hint} there are {', '.join(measured)}")
+            raise ValueError(absent(budget.metric, measured, f"{side}_{close[0]}" if close else None))
 
 
 def _answer(

@@ -249,7 +249,7 @@ def test_a_manifest_of_a_newer_format_is_refused(tiny: Make, tmp_path: Path) -> 
     manifest = json.loads((folder / artifact.MANIFEST).read_text())
     (folder / artifact.MANIFEST).write_text(json.dumps(manifest | {"format": 3}))
     for read in (artifact.load, artifact.deployed, artifact.read_manifest):
-        with pytest.raises(ValueError, match=r"is of format 3, this slimexp reads up to 2: update it"):
+        with pytest.raises(ValueError, match=r"is of format 3, this slimexp reads up to 2: update slimexp"):
             read(folder)
 
 

@@ -62,7 +62,10 @@ def test_an_export_whose_record_cannot_be_written_is_done(
 
 def test_integers_stay_integers(rounded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(rounded), "format=hf"]) == 2
-    assert "packed integers, which would become floats: take format=compressed_tensors" in capsys.readouterr().err
+    assert (
+        "packed integers, which would become floats; these hold it: format=compressed_tensors, "
+        in capsys.readouterr().err
+    )
     assert not (rounded.parent / "hf").exists()
     assert main([str(rounded), "format=compressed_tensors", f"out={rounded.parent / 'packed'}"]) == 0
     config = json.loads((rounded.parent / "packed" / "config.json").read_text())
@@ -142,12 +145,18 @@ def test_a_wrong_setting_is_one_line(
 def test_what_is_no_whole_artifact_is_refused(
     rounded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(tmp_path / "nothing"), "format=hf"]) == 2
-    assert "is no slimexp artifact" in capsys.readouterr().err
+    for path, why in (
+        (tmp_path / "nothing", "there is no such folder"),
+        (rounded / "config.json", "it is a file; an artifact is the folder that a stage leaves"),
+        (rounded.parent, f"it holds no manifest.json; artifacts below it: 1, the newest {rounded}"),
+    ):
+        assert main([str(path), "format=hf"]) == 2
+        assert f"'{path}' is no slimexp artifact: {why}" in capsys.readouterr().err
     weights = rounded / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     assert main([str(rounded), "format=compressed_tensors"]) == 2
-    assert "model.safetensors has" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"'{rounded}' is damaged (model.safetensors has " in error and "copy or train the model anew" in error
 
 
 def test_a_folder_of_something_else_is_not_touched(rounded: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,6 +174,35 @@ def test_what_a_crashed_engine_left_is_removed_by_the_next_export(rounded: Path)
     running.mkdir()
     assert main([str(rounded), "format=compressed_tensors"]) == 0
     assert not crashed.exists() and running.exists()
+
+
+def test_what_cannot_be_written_to_is_one_line(rounded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place, why in (("/proc/x", "cannot write to '/proc/x' ("), (rounded / "config.json", "is no folder: ")):
+        assert main([str(rounded), "format=compressed_tensors", f"out={place}"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert why in line and line.endswith("give another folder by out=FOLDER") and "partial" not in line
+
+
+def test_the_formats_that_hold_a_model_are_those_that_do_not_refuse_it(
+    tiny: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact.save(tiny("seq2seq"), tmp_path / "artifact", dtype=torch.float32, stages=[])
+    assert main([str(tmp_path / "artifact"), "format=gguf"]) == 2
+    holding = "format=ctranslate2, format=executorch, format=hf, format=onnx, format=openvino"
+    assert f"of the task seq2seq; these hold it: {holding}\n" in capsys.readouterr().err
+
+
+def test_what_shows_only_in_the_weights_names_them_too(
+    rounded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("no place for it")
+
+    monkeypatch.setattr("slimexp.format.hf.CompressedTensors.write", refuse)
+    assert main([str(rounded), "format=compressed_tensors"]) == 2
+    assert (
+        "cannot be exported as compressed_tensors: no place for it; these hold it: format=" in capsys.readouterr().err
+    )
 
 
 def test_a_converter_that_fails_is_one_line(

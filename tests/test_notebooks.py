@@ -16,14 +16,22 @@ from nbclient import NotebookClient  # noqa: E402
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 QUICK = ["pipeline.distill.cut.calibration_batches=1", "pipeline.distill.batch_size=2"]
+BRIEF = ["search.graded=2", "pipeline.distill.batch_size=2"]
 SMALL: dict[str, dict[str, Any]] = {
     "01_first_run": {"STEPS": 2, "ROWS": 2, "MORE": QUICK},
     "02_read_a_front": {},
     "03_where_to_prune": {"ROWS": 1, "SHIFTS": [0, 0.05]},
     "04_temperature": {"PASSAGES": 1, "STEPS": 2, "ROWS": 2, "MORE": QUICK},
+    "05_from_budget_to_model": {
+        "BUDGETS": [6],
+        "ROWS": 1,
+        "STEPS": 2,
+        "TESTED": 2,
+        "MORE": ["model.max_length=64", "search.bits=[16,4]", "search.solutions=2", "search.steps=1", *BRIEF],
+    },
 }
 
-LONG = {"03_where_to_prune", "04_temperature"}
+LONG = {"03_where_to_prune", "04_temperature", "05_from_budget_to_model"}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +69,7 @@ def test_it_runs_to_its_end(path: Path, kernel: KernelManager, runs: Path) -> No
     for name, value in {**SMALL[path.stem], **({"RUNS": str(runs)} if "RUNS" in first.source else {})}.items():
         assert f"\n{name} = " in f"\n{first.source}", f"{name} is no parameter of {path.name}"
         first.source += f"\n{name} = {value!r}"
-    notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f\n__spec__ = None"))  # spawned processes ask for it
     NotebookClient(notebook, km=kernel, timeout=120).execute(cleanup_kc=False)
     shown = {kind for cell in notebook.cells for output in cell.get("outputs", []) for kind in output.get("data", {})}
     assert "image/png" in shown

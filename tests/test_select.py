@@ -121,6 +121,10 @@ def test_an_unknown_error_is_told(runs: Path, capsys: pytest.CaptureFixture[str]
         (["max_exact_mach=1"], "no record has the metric 'exact_mach'; did you mean 'max_exact_match'?"),
         (["max_size=4"], "no record has the metric 'size'; did you mean 'max_size_mb'?"),
         (["min_latency=4"], "no record has the metric 'latency'; did you mean 'min_latency_ms'?"),
+        (
+            ["max_peak_mb=4"],
+            "'peak_mb'; the measure memory gives it: train or evaluate with 'measure=[size,task,memory]'; ",
+        ),
         (["size_mb=4"], "got 'size_mb=4': write max_size_mb=4 or min_size_mb=4\n"),
         (["size=4"], "got 'size=4': write max_size_mb=4 or min_size_mb=4\n"),
         (["exact_match=0.5"], "got 'exact_match=0.5': write max_exact_match=0.5 or min_exact_match=0.5\n"),

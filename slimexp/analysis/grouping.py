@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from slimexp.host.console import printable
@@ -21,11 +22,32 @@ def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
     return list(groups.values())
 
 
-def with_dense(records: Sequence[Record]) -> list[Record]:
-    """The records, and one made from a baseline for each dense model that has no record of its own."""
-    recorded = {record.key for record in records}
+def with_dense(records: Sequence[Record], known: Mapping[str, Record] | None = None) -> list[Record]:
+    """The records, and one made from a baseline for each dense model that has none among them.
+
+    Args:
+        records: Records that may be compared.
+        known: All records by key. A dense model that was measured on other rows since has one there, which names its
+            folder and its results; without one only its figures are known.
+    """
+    recorded, known = {record.key for record in records}, known or {}
     missing = {
-        record.baseline_key: replace(
+        record.baseline_key: _dense_of(record, known.get(record.baseline_key or ""))
+        for record in records
+        if record.baseline and record.baseline_key not in recorded
+    }
+    return [*records, *missing.values()]
+
+
+def _dense_of(record: Record, dense: Record | None) -> Record:
+    """A record of the dense model that a record was compared with, with the figures that it had there.
+
+    Args:
+        record: Of a compressed model.
+        dense: What is known of the dense model, measured on other rows; ``None`` where it has no record.
+    """
+    if dense is None or not dense.dense:
+        return replace(
             record,
             stage=DENSE,
             technique=DENSE,
@@ -35,10 +57,24 @@ def with_dense(records: Sequence[Record]) -> list[Record]:
             metrics=record.baseline,
             config={**record.config, "model": record.config.get("baseline") or record.config.get("model")},
         )
-        for record in records
-        if record.baseline and record.baseline_key not in recorded
-    }
-    return [*records, *missing.values()]
+    graded: dict[str, Any] = {name: record.config[name] for name in ("data", "measure") if name in record.config}
+    return replace(
+        dense,
+        headline=record.headline,
+        direction=record.direction,
+        trivial=record.trivial,
+        directions={**dense.directions, **record.directions},
+        metrics=record.baseline,
+        baseline=record.baseline,
+        config={**dense.config, **graded},
+        scores=_same_tests(record.scores, dense.scores),
+    )
+
+
+def _same_tests(of: Mapping[str, str], dense: Mapping[str, str]) -> dict[str, str]:
+    """Files of the dense model's results in the tests of another: each model has a folder, each test a name."""
+    folders = {PurePosixPath(name).parent for name in dense.values()}
+    return {test: str(folder / PurePosixPath(name).name) for folder in folders for test, name in of.items()}
 
 
 def titles_of(groups: Sequence[Sequence[Record]]) -> list[str]:

@@ -23,7 +23,7 @@ from slimexp.analysis.row_scores import RowScores
 from slimexp.analysis.uncertainty import DECIDED
 from slimexp.data.rows import Rows
 from slimexp.host.console import printable
-from slimexp.record.exported import way_to
+from slimexp.record.exported import absent
 from slimexp.record.figures import (
     BITS_PER_BYTE,
     KEPT,
@@ -164,13 +164,12 @@ def sections(
     measured = sorted({metric for record in records for metric in figures(record)})
     requested = [metric for metric in (x, y, z) if metric is not None]
     if unknown := [metric for metric in requested if metric not in measured]:
-        hint = way_to(unknown[0])
-        raise ValueError(f"no record has the metric {unknown[0]!r}{hint}; there are {', '.join(measured)}")
+        raise ValueError(absent(unknown[0], measured))
     parents = {record.key: record for record in records}
     groups = grouped(records, graded_on)
     titles = titles_of(groups)
     return [
-        _section(with_dense(group), title, parents, (x, y, z), rows)
+        _section(with_dense(group, parents), title, parents, (x, y, z), rows)
         for group, title in zip(groups, titles, strict=True)
     ]
 

@@ -8,6 +8,7 @@ from slimexp.analysis.point import Point, Spread
 from slimexp.analysis.section import Section
 from slimexp.record.exported import Exported
 from slimexp.record.figures import BITS_PER_BYTE, KEPT, PERPLEXITY
+from slimexp.record.schema import DIFFERENCE, MINUS_ARM, NO_TEACHER, NO_TRAINING
 
 NAMES = {
     "cer": "character error rate",
@@ -28,6 +29,12 @@ NAMES = {
     "bits_per_weight": "stored bits per weight",
     "kept": "share of the dense model's gain kept",
 }
+# End of the name of a paired difference -> what the figure is less, in few words and in more
+DIFFERENCES = {
+    DIFFERENCE: ("dense", "that of the dense model"),
+    MINUS_ARM[NO_TEACHER]: ("no teacher", "that of the same student trained without its teacher"),
+    MINUS_ARM[NO_TRAINING]: ("no training", "that of the same student before training"),
+}
 # Okabe & Ito 2008: distinct under every common colour blindness. Red is reserved for a loss of speed.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7A5C00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -45,7 +52,16 @@ def title_of(metric: str, exports: Mapping[str, Exported]) -> str:
         metric: Its name.
         exports: Those of exports, see ``record.exported``.
     """
-    return exports[metric].title if metric in exports else NAMES.get(metric, metric.replace("_", " "))
+    if metric in exports:
+        return exports[metric].title
+    if (end := difference_of(metric)) is not None:
+        return f"{title_of(metric.removesuffix(end), exports)} minus {DIFFERENCES[end][1]}"
+    return NAMES.get(metric, metric.replace("_", " "))
+
+
+def difference_of(metric: str) -> str | None:
+    """The end of the name of a paired difference, which says what it is from; ``None`` for any other metric."""
+    return next((end for end in DIFFERENCES if metric.endswith(end)), None)
 
 
 def kind_of(point: Point) -> str:
@@ -100,9 +116,11 @@ def rank(section: Section, index: int) -> int:
 
 
 def number(value: float) -> str:
-    """A value with three significant digits, as ``1.25M`` from a million on; empty for NaN."""
+    """A value with three significant digits, as ``1.25M`` from a million on, ``1.25e+12`` from 10^12; empty for NaN."""
     if np.isnan(value):
         return ""
+    if abs(value) >= 1e12:
+        return f"{value:.3g}"
     for size, letter in ((1e9, "B"), (1e6, "M")):
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"

@@ -11,14 +11,14 @@ from typing import Any
 from slimexp.analysis.comparison import Comparison
 from slimexp.analysis.point import Point, Spread
 from slimexp.analysis.section import Section
-from slimexp.analysis.style import number, words_on_quality
+from slimexp.analysis.style import DIFFERENCES, number, words_on_quality
 from slimexp.analysis.uncertainty import DECIDED
 from slimexp.record.figures import BITS_PER_BYTE, KEPT, NOISY, PERPLEXITY
 from slimexp.record.schema import DIFFERENCE, MINUS_ARM
 
 _QUALITY = {"kept": "kept", "perplexity_ratio": "x dense", "bits_per_byte_ratio": "x dense"}  # beside the headline
 # End of the name of a paired difference -> title of its column, beside which the metric stands where there are several
-_MINUS = {DIFFERENCE: "minus dense"} | {end: f"minus {arm.replace('_', ' ')}" for arm, end in MINUS_ARM.items()}
+_MINUS = {end: f"minus {words}" for end, (words, _) in DIFFERENCES.items()}
 _COLUMNS = {  # metric -> title of its column, in every table after quality
     "disk_mb": "disk MB",
     "size_ratio": "size x dense",
@@ -42,8 +42,8 @@ def table(section: Section) -> str:
         blank = [""] * (len(columns) - 1 - len(guess))
         rows.append(["", "no model (best trivial guess)", "", *guess, *blank])
     rows += [["☆", *_cells(section, point, None), ""] for point in section.published]
-    if not any(row[-1] for row in rows):
-        head, rows = head[:-1], [row[:-1] for row in rows]
+    held = [0, 1, *(column for column in range(2, len(head)) if any(row[column] for row in rows))]
+    head, *rows = ([row[column] for column in held] for row in (head, *rows))
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = [f"{section.title}: {section.headline}"]
     for row in [head, *rows]:
@@ -96,7 +96,7 @@ def _doubts(section: Section) -> Iterator[str]:
     if any(_compared(section, end) for end in MINUS_ARM.values()):
         yield (
             "minus no teacher, minus no training: the same from that student trained on the text alone, and from the "
-            "one that was cut and not trained"
+            "one that was cut and not trained; of several seeds the mean, and the lowest and highest end"
         )
     if any(len(point.seeds) == 1 and point.error(section.headline) > 0 for point in shown):
         yield "±: one standard error over test rows; one seed"
@@ -219,7 +219,7 @@ def _cells(section: Section, point: Point, index: int | None) -> list[str]:
         number(point.value("params_live")),
         _percent(figures["sparsity"].mean if "sparsity" in figures else None),
         number(point.value("bits_per_weight")),
-        _latency(point),
+        _latency(section, point),
         *[_spread(figures.get(name)) for name in _extra(section)],
     ]
 
@@ -245,10 +245,12 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f} %"
 
 
-def _latency(point: Point) -> str:
-    """The ratio to the dense latency with its interval, over several seeds the widest one."""
-    if point.dense or "latency_ratio" not in point.figures:
-        return "1" if point.dense else ""
+def _latency(section: Section, point: Point) -> str:
+    """The ratio to the dense latency with its interval, over several seeds the widest one; empty without one."""
+    if point.dense:
+        return "1" if any("latency_ratio" in other.figures for other in section.points) else ""
+    if "latency_ratio" not in point.figures:
+        return ""
     ratio = point.figures["latency_ratio"]
     low, high = (point.figures.get(f"latency_ratio_{end}", ratio) for end in ("low", "high"))
     return _spread(Spread(ratio.mean, low.low, high.high))

@@ -5,7 +5,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from slimexp.candidate.search import Found, Search
+from slimexp.candidate.found import Found
+from slimexp.candidate.search import Search
 from slimexp.file import integrity
 
 
@@ -17,6 +18,8 @@ def write(work: Search, found: Sequence[Found], *, seconds: float) -> str:
     content = {
         "seconds": seconds,
         "headline": work.parts.corpus.headline,
+        "direction": work.parts.corpus.direction,
+        "blocks": dict(work.choices.stacks),
         "composed_minus_measured": errors,
         "budgets": [_budget(one, work.parts.corpus.headline) for one in found],
     }
@@ -37,27 +40,18 @@ def composition_errors(found: Sequence[Found]) -> dict[str, float]:
 
 def _budget(one: Found, headline: str) -> dict[str, Any]:
     rows = []
-    for candidate in dict.fromkeys([*one.losses, *one.costs]):
-        row: dict[str, Any] = {"candidate": str(candidate), "whole_nats": one.losses.get(candidate)}
-        if candidate in one.added:
-            row["added_nats"] = one.added[candidate]
-        for name, (composed, measured) in one.costs.get(candidate, {}).items():
-            row |= {f"{name}_composed": composed, f"{name}_measured": measured}
+    for candidate in [*one.losses, *one.over]:
+        row: dict[str, Any] = {
+            "candidate": str(candidate),
+            "found_by": "solver" if candidate in one.solved else "evolution",
+            "added_nats": one.added[candidate],
+            "whole_nats": one.losses[candidate] if candidate in one.losses else one.over[candidate],
+        }
+        row |= {f"{name}_composed": cost for name, cost in one.composed[candidate].items()}
+        row |= {f"{name}_measured": measured for name, (_, measured) in one.costs.get(candidate, {}).items()}
         if candidate in one.trained:
-            row[f"{headline}_short"] = one.trained[candidate][headline]
+            row |= {f"{headline}_short": one.trained[candidate][headline], "trained": one.trained[candidate]}
         if candidate in one.promoted:
             row["promoted"] = one.promoted[candidate]
-        row["lost"] = _lost(candidate, one)
-        rows.append(row)
+        rows.append(row | {"lost": one.why_lost(candidate)})
     return {"limits": one.limits, "candidates": rows}
-
-
-def _lost(candidate: Any, one: Found) -> str | None:
-    """Why a candidate was not promoted; ``None`` where it was."""
-    if candidate in one.promoted:
-        return None
-    if candidate not in one.losses:
-        return "over the budget as measured"
-    if not one.promoted:
-        return "nothing was trained"
-    return "worse after a short training" if candidate in one.trained else "worse as a whole before training"

@@ -1,8 +1,6 @@
 """A search: scores of choices, solutions for each budget, whole scores, short trainings, and full ones of the best."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from slimexp import artifact
 from slimexp.candidate import cost, trial
 from slimexp.candidate.choice import FLOAT, Candidate, Choices, choices
 from slimexp.candidate.evolution import evolve
+from slimexp.candidate.found import Found, unlike_first
 from slimexp.candidate.kept_file import KeptFile
 from slimexp.candidate.latency import Stopwatch
 from slimexp.candidate.score import Added, Scorer, own_rows
@@ -34,27 +33,6 @@ MEASURED = 3  # candidates at most, for each that is trained: where all are over
 ATTEMPTS = 4  # at a budget that whole models exceed, though their composed costs do not
 FOLDER = "search"  # below the run's
 _NEW = "give another name=..., or remove the file to make it anew"
-
-
-@dataclass
-class Found:
-    """What was found for one budget.
-
-    Attributes:
-        limits: Budget -> largest cost, in the units of the config.
-        losses: Candidate -> loss of the whole model before training, nats per token, best first; all keep the budgets.
-        added: Candidate -> added-up loss of its choices, of the solver's own solutions.
-        costs: Candidate that is trained -> budget -> composed and measured cost.
-        trained: Candidate -> figures after a short training.
-        promoted: Candidate -> figures after the full training.
-    """
-
-    limits: dict[str, float]
-    losses: dict[Candidate, float] = field(default_factory=dict)
-    added: dict[Candidate, float] = field(default_factory=dict)
-    costs: dict[Candidate, dict[str, tuple[float, float]]] = field(default_factory=dict)
-    trained: dict[Candidate, dict[str, float]] = field(default_factory=dict)
-    promoted: dict[Candidate, dict[str, float]] = field(default_factory=dict)
 
 
 class Search:
@@ -173,7 +151,7 @@ class Search:
         for _ in range(ATTEMPTS):
             limits = [Limit(name, aim[name], tables[name]) for name in aim]
             solutions = program.solve(limits, most=self.settings.solutions, apart=self.settings.apart)
-            found.added = dict(solutions)
+            found.solved = [candidate for candidate, _ in solutions]
             whole = {c: self.scorer.whole(c) for c, _ in counted(solutions, "whole score of solution")}
             whole = evolve(
                 whole,
@@ -184,6 +162,8 @@ class Search:
                 seed=self.cfg.seed,
             )
             found.losses = dict(sorted(whole.items(), key=lambda item: item[1]))
+            found.added = {c: program.cost(c, program.loss) for c in whole}
+            found.composed = {c: {limit.name: program.cost(c, limit.price) for limit in limits} for c in whole}
             measured = self._keeping(found, program, tables)
             if measured >= 1 or not found.costs:
                 return found
@@ -197,8 +177,8 @@ class Search:
     def _keeping(self, found: Found, program: Program, tables: Mapping[str, cost.Table]) -> int:
         """Measure candidates, best first, until enough keep the budgets; those that do not are dropped."""
         kept = 0
-        found.costs = {}
-        for candidate in _unlike_first(found.losses):
+        found.costs, found.over = {}, {}
+        for candidate in unlike_first(found.losses):
             if kept >= self.settings.trials or len(found.costs) >= MEASURED * self.settings.trials:
                 break
             costs = {name: self._costs(candidate, name, program, tables) for name in found.limits}
@@ -206,7 +186,7 @@ class Search:
             if all(measured <= found.limits[name] for name, (_, measured) in costs.items()):
                 kept += 1
             else:
-                del found.losses[candidate]
+                found.over[candidate] = found.losses.pop(candidate)
         return kept
 
     def _costs(
@@ -237,8 +217,10 @@ class Search:
         ]
         best = {c for one in found for c in self._tried(one)}
         figures: dict[Candidate, dict[str, float]] = {}
+        failed: dict[Candidate, str] = {}
         if self.settings.trials > self.settings.promoted:
             figures = self._trainings(sorted(best, key=str), short, "short")
+            failed = dict.fromkeys(best - figures.keys(), "short")
         headline, sign = self.parts.corpus.headline, 1 if self.parts.corpus.direction == "min" else -1
         chosen: dict[Candidate, None] = {}
         for one in found:
@@ -246,8 +228,10 @@ class Search:
             ranked = sorted(one.trained, key=lambda c: sign * one.trained[c][headline]) or self._tried(one)
             chosen |= dict.fromkeys(ranked[: self.settings.promoted])
         full = self._trainings(sorted(chosen, key=str), [], "full")
+        failed |= dict.fromkeys(chosen.keys() - full.keys(), "full")
         for one in found:
             one.promoted = {c: full[c] for c in one.losses if c in full}
+            one.failed = {c: failed[c] for c in one.losses if c in failed}
 
     def _tried(self, one: Found) -> list[Candidate]:
         """Candidates that are trained: those that were measured and keep the budgets."""
@@ -294,15 +278,3 @@ class Search:
             "hardware": key(environment()["hardware"]),
             "rounding": self._scored_by()["rounding"],
         }
-
-
-def _unlike_first(losses: Mapping[Candidate, float]) -> list[Candidate]:
-    """Candidates, best first, but the best of each number of blocks and widths before all others.
-
-    Training changes the order of unlike models more than that of models that are nearly the same.
-    """
-    first: dict[Any, Candidate] = {}
-    for candidate in losses:
-        stacks = Counter(place.stack for place in candidate.bits)
-        first.setdefault((tuple(sorted(stacks.items())), tuple(candidate.widths.values())), candidate)
-    return [*first.values(), *(candidate for candidate in losses if candidate not in first.values())]

@@ -79,7 +79,7 @@ class Program:
     """
 
     def __init__(self, choices: Choices, loss: Price) -> None:
-        self.choices = choices
+        self.choices, self.loss = choices, loss
         self._combinations = choices.combinations
         self._columns: list[tuple[Place, int | None, int]] = []  # combination and bits; None for a removed block
         for place in choices.places:

@@ -1,6 +1,7 @@
 """Binds the keys of a config to the signatures of the constructors it names; imports nothing and builds nothing."""
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
@@ -30,7 +31,14 @@ _WORDS = {
     "Sequence[float]": "a list of numbers",
     "Sequence[str]": "a list of words",
 }  # annotation -> what it means on a command line
-_EXAMPLES = {"int": "100", "float": "0.5", "bool": "true", "str": "text", "Sequence[int]": "[1,2]"}
+_SEQUENCES = {"Sequence[int]", "Sequence[float]", "Sequence[str]"}
+_EXAMPLES = {
+    "int": "<whole number>",  # which ones a component takes is not in its annotation
+    "float": "<number>",
+    "bool": "true",
+    "str": "<text>",
+    "Sequence[int]": "[1,2]",
+}
 
 
 def items(node: Container, path: str = "") -> Iterator[tuple[str, Container, str | int]]:
@@ -90,6 +98,8 @@ def unknown(key: str, path: str, valid: Sequence[str], of: str = "", also: Seque
         return f"'{_join(path, key)}' is called '{_join(path, str(present))}' now"
     close = [word for word in get_close_matches(key, [*valid, *also], n=1) if word != key]
     hint = f" did you mean '{_join(path, close[0])}'?" if close else ""
+    if path and "[" not in path and not close:  # such as the start of a schedule in whose place another was chosen
+        hint = f" ~{_join(path, key)} leaves it out;"
     return f"unknown key '{_join(path, key)}'{f' of {of}' if of else ''};{hint} valid: {', '.join(valid) or 'none'}"
 
 
@@ -116,7 +126,9 @@ def _call_faults(path: str, node: DictConfig, registry: Path | None) -> Iterator
         ):
             value = secret.written(node)[name]
             shown = "null" if value is None else repr(value)
-            yield _other_type(f"{path}.{name}", None if is_own else target, str(parameters[name].annotation), shown)
+            example = None if registry is None else _shipped(target, name, parameters[name], registry)
+            kinds = str(parameters[name].annotation)
+            yield _other_type(f"{path}.{name}", None if is_own else target, kinds, shown, example)
         elif registry is not None and name in parameters and is_own and not parameters[name].foreign:
             yield from _word_faults(f"{path}.{name}", node, parameters[name], registry)
     if not node.get("_partial_", False):
@@ -124,13 +136,39 @@ def _call_faults(path: str, node: DictConfig, registry: Path | None) -> Iterator
         yield from (f"{path} lacks '{name}', which {target} requires" for name in absent)
 
 
-def _other_type(path: str, target: str | None, annotation: str, shown: str) -> str:
-    """One line on a value of another type; ``target`` is named where its documentation is elsewhere."""
+def _other_type(path: str, target: str | None, annotation: str, shown: str, example: str | None) -> str:
+    """One line on a value of another type; ``target`` is named where its documentation is elsewhere.
+
+    Args:
+        path: Dotted path of the value.
+        target: Class that takes it; ``None`` for one of slimexp.
+        annotation: What it takes.
+        shown: The value, without secrets.
+        example: A value that it takes; ``None`` where none is known.
+    """
     if target is not None:
         return f"{path} of {target} must be {annotation}, got {shown}"
     kinds = annotation.split(" | ")
-    example = next((_EXAMPLES[kind] for kind in kinds if kind in _EXAMPLES), "<value>")
-    return f"{path} must be {' or '.join(_WORDS.get(kind, kind) for kind in kinds)}, got {shown}: set {path}={example}"
+    example = example or next((_EXAMPLES[kind] for kind in kinds if kind in _EXAMPLES), "<value>")
+    word = f"{path}={example}"
+    if _SEQUENCES & set(kinds) and (plain := re.fullmatch(r"'?([\w.:/-]+)'?", shown)):  # one item, given as such
+        word = shlex.quote(f"{path}=[{plain[1]}]")
+    return f"{path} must be {' or '.join(_WORDS.get(kind, kind) for kind in kinds)}, got {shown}: set {word}"
+
+
+@cache
+def _shipped(target: str, name: str, parameter: Parameter, registry: Path) -> str | None:
+    """What ``registry`` gives a parameter of ``target``, or of others in its group: a value that is in range."""
+    nodes = {path: OmegaConf.load(path) for path in sorted(registry.glob("*/*.yaml"))}
+    own = [path for path, node in nodes.items() if isinstance(node, DictConfig) and node.get("_target_") == target]
+    beside = [path for path in nodes if own and path.parent == own[0].parent]
+    for node in (nodes[path] for path in (*own, *beside)):
+        value = node._get_node(name) if isinstance(node, DictConfig) else None
+        if isinstance(value, ValueNode) and not (value._is_none() or value._is_missing() or value._is_interpolation()):
+            shown = value._value()
+            if annotation.fits(parameter.annotation, shown, strict=True):
+                return str(shown).lower() if isinstance(shown, bool) else str(shown)
+    return None
 
 
 def _left(expected: Signature, node: DictConfig) -> dict[str, Parameter]:

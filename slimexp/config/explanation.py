@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -45,6 +46,7 @@ _TYPES = {
     "subclass": "settings",
 }
 _VALUES = ("value", "tree", "whole")
+_TOGETHER = ("pipeline", "measure")  # groups of which a run takes several options at once
 _PARETO = "pareto"  # the sweeper that ships with the package
 
 
@@ -56,9 +58,7 @@ def explain(error: BaseException, config_name: str = "config") -> str | None:
 
 def _explain(error: BaseException, config_name: str) -> str | None:
     if match := re.search(r"Ambiguous value for argument '(.*)'$", str(error), re.MULTILINE):
-        way = f"quote it: {quoted}" if (quoted := _quoted(match[1])) else "put it in quotes"
-        problem = f"'{_masked(match[1])}' has several values"
-        return f"{problem}: add --multirun to run each, or, where the comma is part of one, {way}"
+        return _explain_several(match[1])
     if isinstance(error, MissingConfigException):
         return _explain_missing(error)
     if isinstance(error, ConfigCompositionException):
@@ -86,6 +86,18 @@ def _explain(error: BaseException, config_name: str) -> str | None:
     if message is None and isinstance(error, PermissionError) and error.filename:
         return f"no access to {error.filename} ({error.strerror})"
     return message
+
+
+def _explain_several(text: str) -> str:
+    """The message about an override of several values without --multirun."""
+    problem = f"'{_masked(text)}' has several values: add --multirun to run each"
+    name, _, value = text.partition("=")
+    if name in _TOGETHER:
+        return f"{problem}, or, for one run with all of them, write {shlex.quote(f'{name}=[{value}]')}"
+    if override.key(text) in groups():
+        return problem
+    way = f"quote it: {quoted}" if (quoted := _quoted(text)) else "put it in quotes"
+    return f"{problem}, or, where the comma is part of one, {way}"
 
 
 def _explain_syntax(error: OverrideParseException) -> str:
@@ -162,7 +174,21 @@ def _explain_text(text: str, config_name: str) -> str:
         if where.partition("/")[0] in set(groups()) - {"experiment"} and (line := _no_root(key, config_name)):
             return line
         return f"conf/{where}.yaml: {binding.unknown(key, '', _roots(config_name))}"
+    if match := re.match(r"\S+@pipeline\.(\w+)\S* appears more than once in the final defaults list", text):
+        return _explain_twice(match[1])
     return ": ".join(text.splitlines()) if text.startswith("Error merging override") else text
+
+
+def _explain_twice(stage: str) -> str:
+    """The message about two stages of one name; keys of a pipeline are its stages, so that each needs its own."""
+    defaults = (path.read_text() for path in (composition.CONF_DIR / "pipeline").glob("*.yaml"))
+    line = next(filter(None, (re.search(rf"technique@{stage}: *(\w+)", text) for text in defaults)), None)
+    technique = line[1] if line else "<technique>"
+    return (
+        f"two stages are called '{stage}', and names of stages must differ: choose it once in pipeline=[...] and add "
+        f"the other, as the last stage, by +technique@pipeline.{stage}_2={technique}; other orders go into a file, "
+        f"with a line '- /technique@pipeline.NAME: {technique}' for each stage"
+    )
 
 
 def _explain_type(text: str) -> str:

@@ -195,6 +195,11 @@ class Table(Corpus):
             if all(row.cells[column].strip() for column in texts):
                 names = {column: label_name(column, row) for column in columns if column not in texts}
                 checked.append(replace(row, cells={column: row.cells[column] for column in texts} | names))
+        if count and not checked:
+            raise ValueError(
+                f"{row.place}: no row of split '{split}' holds {' and '.join(texts)}: fill the data, or name what else "
+                f"to read (data.path, data.columns.{'source' if self.task == 'seq2seq' else 'text'})"
+            )
         if lacking := count - len(checked):
             log.warning(
                 "%d of %d rows of split '%s' lack %s and are left out", lacking, count, split, " or ".join(texts)

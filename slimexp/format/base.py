@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from slimexp import artifact
 from slimexp.file.bounded import read_object
+from slimexp.file.integrity import Damaged
 from slimexp.model.base import Family
 from slimexp.model.loading import bare
 from slimexp.serialization import manifest
@@ -43,7 +44,10 @@ class Artifact:
             ValueError: It is no artifact, damaged, or of a newer version.
         """
         content = manifest.read(self.folder)
-        manifest.check(self.folder)
+        try:
+            manifest.check(self.folder)
+        except Damaged as error:
+            raise ValueError(f"'{self.folder}' is damaged ({error}): {manifest.WAY_OUT}") from error
         return content
 
     @property
@@ -164,7 +168,10 @@ class Format(ABC):
 
     @abstractmethod
     def refusal(self, model: Artifact) -> str | None:
-        """Why the format cannot hold a model as it is, and the way out; ``None`` where it can. Loads no weights."""
+        """Why the format cannot hold a model as it is; ``None`` where it can. Loads no weights.
+
+        Which formats can is said by who asks; a setting that would do is part of the reason.
+        """
 
     @abstractmethod
     def write(self, model: Artifact, folder: Path) -> Facts:

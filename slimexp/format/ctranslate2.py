@@ -57,19 +57,19 @@ class Ctranslate2(Format):
     def refusal(self, model: Artifact) -> str | None:
         kind = read_object(model.folder / "config.json").get("model_type")
         if model.task == "classification" and kind != "bert":
-            return f"the engine has no classifier, and that of a {kind} is more than one layer: take format=hf"
+            return f"the engine has no classifier, and that of a {kind} is more than one layer"
         if model.content["cache_bits"]:
-            return "the engine keeps keys and values in floats, not in integers: take format=compressed_tensors"
+            return "the engine keeps keys and values in floats, not in integers"
         if not model.bits:
             rounds = "its weights are floats, which int8 would round: quantize it first, or take compute_type=float32"
             return rounds if self.compute_type == "int8" else None
         for scheme in model.schemes:
             if why := _unheld(scheme):
-                return f"{why}: take format=compressed_tensors"
+                return why
         if model.rounds_activations and self.compute_type != "int8":
             return (
-                "float32 does not round activations, which the model does: take format=compressed_tensors, "
-                "or format.compute_type=int8, whose steps are others (format.tolerance)"
+                "float32 does not round activations, which the model does: take "
+                "format.compute_type=int8, whose steps are others (format.tolerance)"
             )
         return None
 
@@ -78,10 +78,7 @@ class Ctranslate2(Format):
         family = source.load(task=model.task, texts=tuple, labels=())  # the converter takes it apart
         layers = unpacked(model.folder)
         if (tied := _tied(family.model)) in layers:
-            raise ValueError(
-                f"'{tied}' is the head too, whose input the engine rounds where its weights are integers: "
-                "take format=compressed_tensors"
-            )
+            raise ValueError(f"'{tied}' is the head too, whose input the engine rounds where its weights are integers")
         for number, (name, packed) in enumerate(layers.items()):
             marked = _marked(packed, number)
             family.model.get_submodule(name).weight = nn.Parameter(marked, requires_grad=False)

@@ -14,7 +14,6 @@ from slimexp.format.tracing import copy_beside, quiet, sample
 from slimexp.host import extra
 
 PROGRAM = "model.pte"
-_WAY_OUT = "take format=onnx, format=openvino or format=gguf"
 
 
 class Executorch(Format):
@@ -26,9 +25,9 @@ class Executorch(Format):
 
     def refusal(self, model: Artifact) -> str | None:
         if model.bits or model.rounds_activations:
-            return f"its packed integers would become floats: {_WAY_OUT}"
+            return "its packed integers would become floats"
         if model.content["cache_bits"] is not None:
-            return "its keys and values are rounded, and the program has no cache: take format=compressed_tensors"
+            return "its keys and values are rounded, and the program has no cache"
         return None
 
     def write(self, model: Artifact, folder: Path) -> Facts:

@@ -25,7 +25,6 @@ FILE = "model.gguf"
 EXACT = "exact.gguf"  # the same weights in float32, beside the file while it is compared
 NO_MERGE = "no merge"  # a pair of symbols that no text has: the engine wants a list of some pairs
 ENGINES = ("llama_cpp", "transformers")
-_WAY_OUT = "take format=compressed_tensors or format=onnx"
 
 Weights = dict[str, tuple[NDArray[Any], str]]  # name in the file -> rows, and their type in ggml
 
@@ -55,16 +54,16 @@ class Gguf(Format):
 
     def refusal(self, model: Artifact) -> str | None:
         if model.task != "causal_lm":
-            return f"llama.cpp gets causal language models from here, this one is of the task {model.task}: {_WAY_OUT}"
+            return f"llama.cpp gets causal language models from here, this one is of the task {model.task}"
         if why := gguf_architecture.refusal(AutoConfig.from_pretrained(model.folder, trust_remote_code=False)):
-            return f"{why}: {_WAY_OUT}"
+            return why
         if model.rounds_activations:
-            return f"llama.cpp rounds the inputs of layers in steps of its own, not in those of the model: {_WAY_OUT}"
+            return "llama.cpp rounds the inputs of layers in steps of its own, not in those of the model"
         if model.content["cache_bits"] is not None:
-            return f"its keys and values are rounded, in other steps than those of llama.cpp: {_WAY_OUT}"
+            return "its keys and values are rounded, in other steps than those of llama.cpp"
         for scheme in model.schemes:
             if why := _unheld(scheme["weights"]):
-                return f"{why}: {_WAY_OUT}"
+                return why
         return None
 
     def write(self, model: Artifact, folder: Path) -> Facts:
@@ -118,7 +117,7 @@ def _weights(model: Artifact) -> tuple[Weights, float]:
         del state["lm_head.weight"]  # the engine takes the embeddings
     for name, tensor in state.items():
         if (place := names.get_name(name, try_suffixes=(".weight", ".bias"))) is None:
-            raise ValueError(f"llama.cpp has no place for '{name}' of a {config.model_type}: {_WAY_OUT}")
+            raise ValueError(f"llama.cpp has no place for '{name}' of a {config.model_type}")
         order = gguf_architecture.row_order(name, kind, config, len(tensor))
         layer = layers.pop(name.removesuffix(".weight"), None)
         if layer is None:
@@ -128,7 +127,7 @@ def _weights(model: Artifact) -> tuple[Weights, float]:
             weights[place], changed = _blocks(name, layer, order)
             error = max(error, changed)
     if layers:
-        raise ValueError(f"the file has no place for the integers of '{min(layers)}': {_WAY_OUT}")
+        raise ValueError(f"the file has no place for the integers of '{min(layers)}'")
     if (divisors := gguf_architecture.rope_divisors(network)) is not None:
         weights["rope_freqs.weight"] = _floats(divisors, torch.float32)
     return weights, error
@@ -153,7 +152,7 @@ def _blocks(tensor: str, layer: Packed, order: Tensor | None) -> tuple[tuple[NDA
     columns, groups, name = layer.numbers.shape[1], layer.scale.shape[1], tensor.removesuffix(".weight")
     if unfit(columns, groups):
         raise ValueError(
-            f"llama.cpp has a scale for {BLOCK} weights of a row, '{name}' has one for {columns // groups}: {_WAY_OUT}"
+            f"llama.cpp has a scale for {BLOCK} weights of a row, '{name}' has one for {columns // groups}"
         )
     if order is not None:
         zero = None if layer.zero is None else layer.zero[order]

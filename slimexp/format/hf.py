@@ -12,7 +12,7 @@ class Hf(Format):
 
     def refusal(self, model: Artifact) -> str | None:
         if model.bits:
-            return "its weights are packed integers, which would become floats: take format=compressed_tensors"
+            return "its weights are packed integers, which would become floats"
         return None
 
     def write(self, model: Artifact, folder: Path) -> Facts:
@@ -29,4 +29,4 @@ class CompressedTensors(Hf):
     """A Hugging Face folder of packed integers, as the engines load it that know compressed-tensors (vLLM, for one)."""
 
     def refusal(self, model: Artifact) -> str | None:
-        return None if model.bits else "none of its weights is quantized: take format=hf"
+        return None if model.bits else "none of its weights is quantized"

@@ -62,17 +62,15 @@ class Onnx(Format):
 
     def refusal(self, model: Artifact) -> str | None:
         if model.content["cache_bits"] is not None:
-            return "its keys and values are rounded, and those of the graph are not: take format=compressed_tensors"
+            return "its keys and values are rounded, and those of the graph are not"
         if model.is_float8:
-            return "its weights are float8, and only integers are written: take format=compressed_tensors"
+            return "its weights are float8, and only integers are written"
         if wrong := sorted(set(model.bits.values()) - set(WIDTHS)):
-            return (
-                f"it has weights of {wrong[0]} bits, and ONNX has integers of 4 and 8: take format=compressed_tensors"
-            )
+            return f"it has weights of {wrong[0]} bits, and ONNX has integers of 4 and 8"
         if model.rounds_activations and not all(map(_multiplies, model.schemes)):
             return (
                 "the inputs of its layers are rounded, and ONNX Runtime multiplies two integers where weights have 8 "
-                "bits and a scale for each row: take format=compressed_tensors, or quantize with bits=8 and "
+                "bits and a scale for each row: quantize with bits=8 and "
                 "group_size=null, or with activation_bits=null"
             )
         return None

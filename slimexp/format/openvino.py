@@ -34,7 +34,6 @@ _FLOAT32 = {  # what the CPU would round by itself
     "KV_CACHE_PRECISION": "f32",
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
 }
-_WAY_OUT = "take format=compressed_tensors"
 
 
 class Openvino(Format):
@@ -58,9 +57,9 @@ class Openvino(Format):
 
     def refusal(self, model: Artifact) -> str | None:
         if model.content["cache_bits"] is not None:
-            return f"its keys and values are rounded, in other steps than those of the runtime: {_WAY_OUT}"
+            return "its keys and values are rounded, in other steps than those of the runtime"
         if model.is_float8:
-            return f"its weights are float8, and only integers are written: {_WAY_OUT}"
+            return "its weights are float8, and only integers are written"
         return None
 
     def write(self, model: Artifact, folder: Path) -> Facts:

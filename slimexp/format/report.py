@@ -56,15 +56,17 @@ class Report:
         if self.as_run is not None:
             lines.append(f"as it is run: {self.as_run}")
         if "forward_ratio" in self.speed:
-            lines.append(self._compared("forward pass", "forward_ms", "forward_ratio", "ms"))
+            lines.append(self._compared("forward pass", "forward_ms", "forward_ratio", "ms", of="time"))
         if "tokens_ratio" in self.speed:
-            lines.append(self._compared("greedy answer", "tokens_per_s", "tokens_ratio", "tokens/s"))
+            lines.append(self._compared("greedy decoding", "tokens_per_s", "tokens_ratio", "tokens/s", of="speed"))
         return "\n".join(lines)
 
-    def _compared(self, what: str, name: str, ratio: str, unit: str) -> str:
+    def _compared(self, what: str, name: str, ratio: str, unit: str, *, of: str) -> str:
+        """The ratio over pairs in turns, and the medians, whose ratio may be another where times spread."""
         here, there = self.speed[name], self.speed[f"{name}_pytorch"]
         low, high = self.speed[f"{ratio}_low"], self.speed[f"{ratio}_high"]
-        return f"{what}: {here:.3g} {unit}, PyTorch {there:.3g}: {self.speed[ratio]:.2f}x ({low:.2f} to {high:.2f})"
+        beside = f"{self.speed[ratio]:.2f}x PyTorch's {of} ({low:.2f} to {high:.2f}, pairs in turns)"
+        return f"{what}: {beside}; medians {here:.3g} and {there:.3g} {unit}"
 
 
 def add_to_record(artifact: Path, report: Report) -> Path | None:

@@ -17,8 +17,6 @@ from slimexp.model.reading import without_bars
 from slimexp.model.tokenizer import save_tokenizer
 from slimexp.serialization.unpack import unpacked
 
-_WAY_OUT = "take format=compressed_tensors"
-
 
 class Torchao(Format):
     """A Hugging Face folder whose linear layers are ``IntxUnpackedToInt8Tensor``, what torch.export takes.
@@ -32,13 +30,13 @@ class Torchao(Format):
 
     def refusal(self, model: Artifact) -> str | None:
         if not model.bits:
-            return "none of its weights is quantized: take format=hf"
+            return "none of its weights is quantized"
         if model.rounds_activations:
-            return f"torchao rounds the inputs of layers in steps of its own, not in those of the model: {_WAY_OUT}"
+            return "torchao rounds the inputs of layers in steps of its own, not in those of the model"
         if model.content["cache_bits"] is not None:
-            return f"its keys and values are rounded, which the folder would not say: {_WAY_OUT}"
+            return "its keys and values are rounded, which the folder would not say"
         if model.is_float8:
-            return f"its weights are float8, and only integers are written: {_WAY_OUT}"
+            return "its weights are float8, and only integers are written"
         return None
 
     def write(self, model: Artifact, folder: Path) -> Facts:
@@ -48,9 +46,7 @@ class Torchao(Format):
         for name, packed in layers.items():
             module = network.get_submodule(name)
             if not isinstance(module, nn.Linear) or module.weight is network.get_input_embeddings().weight:
-                raise ValueError(
-                    f"transformers has torchao's tensors in linear layers, '{name}' is one of embeddings: {_WAY_OUT}"
-                )
+                raise ValueError(f"transformers has torchao's tensors in linear layers, '{name}' is one of embeddings")
             module.weight = nn.Parameter(_tensor(packed), requires_grad=False)
         _describe(network, layers)
         with without_bars():

@@ -39,6 +39,7 @@ class Work:
         done: Number of items that are done.
         before: Number of those that were done before it began, by an earlier run.
         in_bytes: Whether the items are bytes.
+        seen: When a line first showed that something was done of the loop, and what share of it.
     """
 
     what: str
@@ -48,6 +49,7 @@ class Work:
     done: int = 0
     before: int = 0
     in_bytes: bool = False
+    seen: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         if self.total is None:
@@ -160,7 +162,11 @@ class Reporter:
 
     @staticmethod
     def _left(stack: Sequence[Work], now: float) -> float:
-        """Estimated seconds until the outermost loop is done; 0 where nothing shows it."""
+        """Estimated seconds until the outermost loop is done; 0 where nothing shows it.
+
+        The pace is that since a line first showed something done, for the first items are slow: they compile, or read.
+        Until then it is that of all, unless a single item shows it.
+        """
         loops = [work for work in stack if work.total and work.total > work.before]
         share, unit = 0.0, 1.0
         for work in loops:
@@ -168,7 +174,15 @@ class Reporter:
             to_do = work.total - work.before
             share += unit * (work.done - work.before) / to_do
             unit /= to_do
-        return (now - loops[0].began) * (1 - share) / share if 0 < share < 1 else 0.0
+        if not 0 < share < 1:
+            return 0.0
+        outer = loops[0]
+        first = outer.seen is None
+        since, before = outer.seen = outer.seen or (now, share)
+        if share > before:
+            return (now - since) * (1 - share) / (share - before)
+        single = sum(work.done - work.before for work in loops) == 1
+        return 0.0 if first and single else (now - outer.began) * (1 - share) / share
 
     def _print(self, text: str, *, last: bool = False) -> None:
         """Print a line; on a terminal one that the next text overwrites, unless it is the last of its phase."""

@@ -72,7 +72,8 @@ class LmEval(ByQuestion):
             raise ValueError("tasks must name a task, or be null for the bundled one of the corpus")
         if split not in HELD_OUT:
             raise ValueError(f"split must be one of {', '.join(HELD_OUT)} (training text is no test), got '{split}'")
-        for name, value, least in (("limit", limit, 2), ("choices", choices, 2), ("batch_size", batch_size, 1)):
+        counts = (("limit", limit, 2), ("choices", choices, 2), ("batch_size", batch_size, 1))
+        for name, value, least in (*counts, ("num_fewshot", num_fewshot, 0)):
             if value is not None and value < least:
                 raise ValueError(f"{name} must be >= {least}, got {value}")
         self.tasks = tasks
@@ -94,7 +95,14 @@ class LmEval(ByQuestion):
         Raises:
             ValueError: The model does not serve the tasks, there is no such task, or its data cannot be had.
         """
-        if not (remote := [name for name in self._names(task) if name not in BUNDLED]):
+        names = self._names(task)
+        bundled, remote = ([name for name in names if (name in BUNDLED) is own] for own in (True, False))
+        if self.num_fewshot and bundled:
+            raise ValueError(
+                f"num_fewshot={self.num_fewshot}: the bundled task {bundled[0]} has no worked examples; leave it at "
+                "null, or name tasks of the harness alone (tasks=[arc_easy])"
+            )
+        if not remote:
             return
         with self._harness(()):
             check(remote)

@@ -104,7 +104,7 @@ class Gguf(Pretrained):
                     return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:])))
             except Exception as error:  # whatever the transport raises, of whichever library
                 why = hub.missing("/".join(parts[:2]), "model", error, key="model.path")
-                raise ValueError(f"model '{self.path}' cannot be had: {why}") from error
+                raise ValueError(f"model '{self.path}' cannot be loaded: {why}") from error
         return path
 
     @cached_property

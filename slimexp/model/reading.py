@@ -54,7 +54,7 @@ def reach(auto: Any, path: str | Path, **options: Any) -> Any:
         why = one_line(error)
         if isinstance(error, OSError) and not local:
             why = hub.missing(str(path), "model", error, key="model.path")
-        raise ValueError(f"model '{path}' cannot be had: {why}") from error
+        raise ValueError(f"model '{path}' cannot be loaded: {why}") from error
 
 
 def _is_panic(error: BaseException) -> bool:

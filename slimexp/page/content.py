@@ -10,11 +10,12 @@ from urllib.parse import quote
 from slimexp.analysis.lineage import lineage
 from slimexp.analysis.point import Point
 from slimexp.analysis.section import Section, better
-from slimexp.analysis.style import LOG_FROM, kind_of, kinds_of, title_of, words_on_quality
+from slimexp.analysis.style import DIFFERENCES, LOG_FROM, difference_of, kind_of, kinds_of, title_of, words_on_quality
 from slimexp.analysis.uncertainty import DECIDED
 from slimexp.file import regular
 from slimexp.page.curves import curves
 from slimexp.page.layers import bits, layers, sensitivity
+from slimexp.page.search import searches
 from slimexp.record.exported import DIRECTIONS, THREADS, Exported, exported, speeds
 from slimexp.record.figures import KEPT
 from slimexp.record.record import Record, read
@@ -66,6 +67,7 @@ def content(sections: Sequence[Section], runs: Path, folder: Path | None) -> dic
         "newest": max((records[key].time for key in shown), default=""),
         "select": f"python -m slimexp.select {shlex.quote(str(runs))}",
         "logFrom": LOG_FROM,
+        "searches": searches(runs, sections, records),
         "sections": [_section(section, records, root, folder) for section in sections],
         "curves": curves(
             {
@@ -82,7 +84,7 @@ def content(sections: Sequence[Section], runs: Path, folder: Path | None) -> dic
 def nothing(message: str) -> dict[str, Any]:
     """Content of a served page without sections, which shows ``message`` alone."""
     about = {"live": True, "message": message, "records": 0, "newest": "", "select": "", "logFrom": LOG_FROM}
-    return {**about, "sections": [], "curves": {}}
+    return {**about, "searches": [], "sections": [], "curves": {}}
 
 
 def _section(section: Section, records: Mapping[str, Record], root: Path, folder: Path | None) -> dict[str, Any]:
@@ -139,13 +141,21 @@ def _metric(name: str, section: Section, records: Sequence[Record], exports: Map
     return {
         "name": name,
         "label": title_of(name, exports),
-        "short": _SHORT.get(name, name.replace("_", " ").replace(" mb", " MB")),
+        "short": _short(name),
         "better": directions.get(name) or better(name, records),
         "known": is_known,  # whether it is known which direction is better
+        "difference": difference_of(name) is not None,  # which 0 is between better and worse of
         "share": name in _SHARES or name.endswith(_SHARES_OF_STAGES),
         "main": name in (*_quality(section), *_MAIN, section.x, section.y, *_speeds(section)),
         "engine": name in exports,  # whether it is of an export
     }
+
+
+def _short(name: str) -> str:
+    """Words for a metric at the head of a column."""
+    if (end := difference_of(name)) is not None:
+        return f"{_short(name.removesuffix(end))} minus {DIFFERENCES[end][0]}"
+    return _SHORT.get(name, name.replace("_", " ").replace(" mb", " MB"))
 
 
 def _quality(section: Section) -> list[str]:

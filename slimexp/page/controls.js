@@ -109,7 +109,8 @@ function legend(view, holder) {
   if (view.drawn.some((point) => [view.x, view.y].some(({ name }) => point.figures[name].length > 1)))
     add(
       node("g", {}, node("path", { class: "bars dense", d: "M0,-9V9" }), node("circle", { class: "mark dense", r: 4 })),
-      "range over seeds; of one seed ± one standard error; of a latency ratio its 95 % interval",
+      "range over seeds; of one seed ± one standard error; " +
+        "of a ratio, of what is kept and of a difference on the same rows the 95 % interval",
     );
   holder.replaceChildren(
     node("div", { class: "chains", role: "group", "aria-label": "Chains shown" }, ...chains),

@@ -3,13 +3,16 @@
 
 const SVG = new Set(["svg", "g", "path", "line", "text", "circle", "rect", "title"]);
 
-/* An element; `on` holds listeners, attributes that are null or false are left out, and text is never parsed. */
+/* An element; `on` holds listeners, attributes that are null or false are left out (but aria-pressed="false" says
+   something), and text is never parsed. */
 function node(name, attributes = {}, ...children) {
   const element = SVG.has(name)
     ? document.createElementNS("http://www.w3.org/2000/svg", name)
     : document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
-    if (key === "on") for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
+    if (key.startsWith("aria-") && typeof value === "boolean") element.setAttribute(key, String(value));
+    else if (key === "on")
+      for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
     else if (value !== null && value !== undefined && value !== false)
       element.setAttribute(key, value === true ? "" : value);
   }
@@ -17,16 +20,18 @@ function node(name, attributes = {}, ...children) {
   return element;
 }
 
-/* Three significant digits; millions and billions by letter. */
+/* Three significant digits; millions and billions by letter, from 10^12 by exponent. */
 function short(value) {
   if (!Number.isFinite(value)) return "";
   const size = Math.abs(value);
+  if (size >= 1e12) return value.toExponential(2);
   if (size >= 1e9) return `${+(value / 1e9).toPrecision(3)}B`;
   if (size >= 1e6) return `${+(value / 1e6).toPrecision(3)}M`;
   return size >= 1000 ? value.toFixed(0) : String(+value.toPrecision(3));
 }
 
 function shown(metric, value) {
+  if (metric.difference && value > 0) return `+${short(value)}`;
   return metric.share && Number.isFinite(value) ? `${short(100 * value)} %` : short(value);
 }
 
@@ -45,7 +50,8 @@ function range(metric, point) {
   const figure = point.figures[metric.name];
   if (!figure || figure.length < 2) return "";
   const [low, high] = [shown(metric, figure[1]), shown(metric, figure[2])];
-  return low === high ? "" : `${low} to ${high}`;
+  const open = metric.difference && figure[1] <= 0 && figure[2] >= 0 ? ", not separable" : "";
+  return low === high ? "" : `${low} to ${high}${open}`;
 }
 
 /* The value of a metric, with its range where it has one. */

@@ -22,6 +22,9 @@ _SCRIPTS = (  # of one scope, in the order in which they run
     "comparison.js",
     "controls.js",
     "environment.js",
+    "foretold.js",
+    "candidates.js",
+    "search.js",
     "view.js",
     "page.js",
 )

@@ -2,7 +2,8 @@
 
 const THEMES = { auto: "as the system", light: "light", dark: "dark" };
 const POLL = 2000; // milliseconds between looks for new records
-let VIEWS = [];
+let VIEWS = [],
+  SEARCHES = [];
 
 /* Do `change`, and give the keyboard back to the element that had it. */
 function keepFocus(change) {
@@ -23,17 +24,20 @@ function show() {
   document.getElementById("about").textContent = `${noted}Choose a point by click, tap, or Tab, arrow keys and Enter.`;
   keepFocus(() => {
     VIEWS = DATA.sections.map((section, place) => new View(section, place));
+    SEARCHES = DATA.searches.map((search, place) => new SearchView(search, place));
+    const shown = [...SEARCHES, ...VIEWS];
     const main = document.getElementById("main"),
       contents = document.getElementById("contents");
-    main.replaceChildren(...VIEWS.map((view) => view.element));
+    main.replaceChildren(...shown.map((view) => view.element));
     if (DATA.message) main.replaceChildren(node("p", { class: "quiet" }, `Nothing to show yet: ${DATA.message}`));
-    contents.hidden = VIEWS.length < 2;
+    contents.hidden = shown.length < 2;
     contents.replaceChildren(
-      ...VIEWS.map((view) =>
-        node("button", { type: "button", on: { click: () => view.element.scrollIntoView() } }, view.section.title),
-      ),
+      ...shown.map((view) => {
+        const text = view.section?.title ?? `Search: ${view.search.name}`;
+        return node("button", { type: "button", on: { click: () => view.element.scrollIntoView() } }, text);
+      }),
     );
-    for (const view of VIEWS) view.update();
+    for (const view of shown) view.update();
   });
 }
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from slimexp.analysis.section import Section
 from slimexp.host.console import Terminated
+from slimexp.page import search
 from slimexp.page.content import content, nothing
 from slimexp.page.html import embedded, render
 from slimexp.record.record import files
@@ -42,7 +43,7 @@ class Snapshot(NamedTuple):
 
 
 class LivePage:
-    """The page of ``runs``, built again when a record file or the file of published points appears, changes or goes.
+    """The page of ``runs``, built again when a file of records, searches or published points changes.
 
     Args:
         runs: A folder, or one record file.
@@ -77,7 +78,8 @@ class LivePage:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # reading the records warns of folders that cannot be read
             paths = files(self.runs)
-        for path in [*paths, self.reference] if self.reference else paths:
+        paths += [*search.files(self.runs), *([self.reference] if self.reference else [])]
+        for path in paths:
             with suppress(OSError):  # gone since
                 state = path.stat()
                 stamps.append((str(path), state.st_mtime_ns, state.st_size))

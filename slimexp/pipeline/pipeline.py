@@ -20,7 +20,7 @@ from slimexp.logger.base import Tracker
 from slimexp.measure.base import Stored, Subject, run
 from slimexp.measure.by_question import ByQuestion
 from slimexp.measure.score_store import ScoreStore
-from slimexp.pipeline import capacity, key, launch, machine, preflight, resources
+from slimexp.pipeline import capacity, key, launch, machine, preflight, resources, teacher_pass
 from slimexp.pipeline.finished import is_finished, is_there
 from slimexp.pipeline.fit import curves, save_root, train
 from slimexp.pipeline.preflight import FINAL
@@ -71,6 +71,7 @@ class Pipeline:
         """Refuse what cannot be before the weights are read for their digests, by which finished stages are known."""
         folder = Path(self.cfg.runs) / self.cfg.name
         new = {n: technique for n, technique in self.techniques.items() if not any(folder.glob(f"{n}-*/artifact"))}
+        teacher_pass.check_folders(new, self.corpus, self.source.max_length, self.cfg)
         needs = resources.of_run(self.cfg, new, source=self.source, dense=self.dense, corpus=self.corpus)
         capacity.refuse(needs, capacity.Machine.here(machine.device(self.cfg.trainer), Path(self.cfg.runs)))
 

@@ -96,9 +96,12 @@ def training(cfg: DictConfig) -> TrainingParts:
     if reserved := {DENSE, START, FINAL} & techniques.keys():
         raise ValueError(f"a stage cannot be called '{min(reserved)}', which has a meaning: give it another name")
     baseline: Source | None = build(cfg.baseline) if cfg.baseline is not None else None
-    for model in (source, baseline, *(technique.teacher for technique in techniques.values())):
+    source.check_files()
+    others = {"baseline": baseline} | {f"pipeline.{name}.teacher": stage.teacher for name, stage in techniques.items()}
+    for where, model in others.items():
         if model is not None:
-            model.check_files()
+            with reference.found_at(where):
+                model.check_files()
     _check_records(cfg)
     config = _validated_config(source, corpus)
     dense = reference.dense(source, baseline, next(iter(techniques.values())), corpus)
@@ -213,8 +216,11 @@ def _check_stages(
 ) -> dict[str, int]:
     """Refuse stages that cannot follow each other on this model; returns the multiples of ``check_stages``."""
     stages = list(techniques.values())
-    for position, technique in enumerate(stages):
-        technique.validate(config, before=stages[:position])
+    for position, (name, technique) in enumerate(techniques.items()):
+        try:
+            technique.validate(config, before=stages[:position])
+        except ValueError as error:
+            raise ValueError(f"pipeline.{name}: {error}") from error
     check_order(techniques, source.history())
     reference.check_unquantized(stages, source)
     return check_stages(techniques, source, corpus, config)

@@ -14,11 +14,13 @@ from slimexp.data.base import Corpus
 from slimexp.measure.base import Measure, directions, trivial
 from slimexp.measure.score_store import ScoreStore
 from slimexp.pipeline import key as keys
+from slimexp.pipeline.summary import fixed
 from slimexp.record import record
 from slimexp.record.environment import environment
 from slimexp.record.figures import KEPT, compared_by, figures, guess_in, leading, unshrunk, untrained
 from slimexp.record.schema import DIFFERENCE, MINUS_ARM, NO_TEACHER, NO_TRAINING
 
+_SHOWN = 6
 _OTHERS = {  # end of the name of a difference -> what it is from
     DIFFERENCE: "dense",
     MINUS_ARM[NO_TRAINING]: "the same without training",
@@ -146,6 +148,7 @@ def line(row: record.Record, runs: Path) -> str:
     parts = [_quality(row)] if row.headline in row.metrics else []
     if sample := sampled(row.metrics):
         parts.append(sample)
+    parts += _of_tests(row)
     if cut_rows := row.metrics.get("task_cut_rows"):
         parts.append(f"{cut_rows:.0f} of {row.metrics['task_examples']:.0f} rows were cut at max_length")
     if "disk_mb" in row.metrics:
@@ -158,8 +161,17 @@ def line(row: record.Record, runs: Path) -> str:
     shown = f"{row.stage}: {', '.join(parts)} -> {runs / row.artifact}"
     for end, other in _OTHERS.items():
         if compared := [f"{name} {words}" for name in row.metrics if (words := beside(name, row.metrics, end))]:
-            shown += f"\n  minus {other}, on the same questions: {', '.join(compared)}"
+            shown += f"\n  minus {other}, on the same rows: {', '.join(compared)}"
     return shown
+
+
+def _of_tests(row: record.Record) -> list[str]:
+    """Figures of the tests beside the corpus's own: of lm-evaluation-harness's tasks, the first ``_SHOWN``."""
+    tests = tuple(f"{test}_" for test in row.scores if test != "task")
+    named = [name for name in row.directions if name in row.metrics and name.startswith(tests)]
+    named = [name for name in named if not name.endswith(tuple(_OTHERS))]
+    shown = [f"{name} {row.metrics[name]:.4f}" for name in named[:_SHOWN]]
+    return [*shown, f"{len(named) - _SHOWN} figures more in its record"] if len(named) > _SHOWN else shown
 
 
 def beside(name: str, metrics: Mapping[str, float], end: str = DIFFERENCE) -> str | None:
@@ -194,14 +206,16 @@ def _quality(row: record.Record) -> str:
     """
     headline = leading(row.headline, [row.metrics, row.baseline or row.metrics])
     compared, values = compared_by(row.headline, headline), figures(row)
-    shown = f"{headline} {row.metrics[headline]:.4f}"
+    shown = f"{headline} {fixed(row.metrics[headline], '.4f')}"
     if row.dense:
         guess = guess_in(headline, row)
         return f"{shown}, no better than guessing ({guess:.4g}): untrained" if untrained(row) else shown
     if compared in values:
         is_share = compared == KEPT
         return shown + (
-            f" ({values[KEPT]:.0%} of the dense gain kept)" if is_share else f" ({values[compared]:.3f}x dense)"
+            f" ({values[KEPT]:.0%} of the dense gain kept)"
+            if is_share
+            else f" ({fixed(values[compared], '.3f')}x dense)"
         )
     if untrained(row):
         dense = f"{row.baseline[row.headline]:.4f} is no better than guessing, {row.trivial:.4f}"

@@ -1,7 +1,9 @@
 """The dense model of a run, with which its stages are compared, and which is the teacher of those that name none."""
 
 import logging
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from transformers import PreTrainedConfig
 
@@ -47,8 +49,10 @@ def dense(source: Source, baseline: Source | None, first: Finetune, corpus: Corp
         ValueError: The dense model is compressed, a part of it was never trained, or there is none.
     """
     if baseline is not None:
+        with found_at("baseline"):
+            config = baseline.validate(corpus.task, corpus.labels)
         check_trained("the baseline", baseline, corpus)
-        _warn_of_positions(baseline.validate(corpus.task, corpus.labels), corpus, "the baseline")
+        _warn_of_positions(config, corpus, "the baseline")
         chosen, way_out = baseline, "choose another baseline"
     elif not source.is_trained(corpus.task):
         state = "has random weights" if source.is_random else _NEW_HEAD
@@ -190,9 +194,30 @@ def check_unquantized(techniques: Iterable[Finetune], source: Source) -> None:
         raise ValueError("the model is quantized already: quantize once, starting from the model before that")
 
 
+@contextmanager
+def found_at(where: str) -> Iterator[None]:
+    """Name ``where`` in what a model refuses that is at another key than ``model``, and in the way out.
+
+    Args:
+        where: Key of the model, such as ``pipeline.distill.teacher``.
+
+    Raises:
+        ValueError: The model refused something.
+    """
+    try:
+        yield
+    except ValueError as error:
+        way_out = re.sub(r"\bmodel(?=\.(path|max_length)\b)", where, str(error))
+        choice = f"{'' if where == 'baseline' else '+'}model@{where}="
+        way_out = re.sub(r"(?<![\w@.])model=", choice, way_out)
+        raise ValueError(f"{where}: {way_out}") from error
+
+
 def _check_teacher(where: str, teacher: Source, student: Source, corpus: Corpus, technique: Finetune) -> None:
     """Refuse a teacher that cannot teach; of one that no loss reads, and that only writes, less is asked."""
-    _warn_of_positions(teacher.validate(corpus.task, corpus.labels), corpus, where)
+    with found_at(where):
+        config = teacher.validate(corpus.task, corpus.labels)
+    _warn_of_positions(config, corpus, where)
     check_trained(where, teacher, corpus)
     if not technique.needs_teacher:
         return
@@ -201,7 +226,9 @@ def _check_teacher(where: str, teacher: Source, student: Source, corpus: Corpus,
             f"{where}.max_length must be >= model.max_length, for the teacher reads what the student reads; got "
             f"{teacher.max_length} and {student.max_length}"
         )
-    tokenizers = student.load_tokenizer(corpus.texts), teacher.load_tokenizer(corpus.texts)
+    of_student = student.load_tokenizer(corpus.texts)
+    with found_at(where):
+        tokenizers = of_student, teacher.load_tokenizer(corpus.texts)
     try:
         check_vocabularies(*tokenizers, technique._losses())
         if not reads_alike(*tokenizers):

@@ -50,8 +50,13 @@ def _cell(metrics: Mapping[str, float], dense: Mapping[str, float], name: str, f
     if (value := metrics.get(name)) is None:
         return "-"
     reference = dense.get(name)
-    ratio = f" ({value / reference:.2f}x)" if reference and metrics is not dense else ""
-    return f"{value:{form}}{ratio}"
+    ratio = f" ({fixed(value / reference, '.2f')}x)" if reference and metrics is not dense else ""
+    return f"{fixed(value, form)}{ratio}"
+
+
+def fixed(value: float, form: str) -> str:
+    """A number in a format of so many decimals; from a million on (a ruined model's perplexity) in three digits."""
+    return f"{value:{form}}" if abs(value) < 1e6 else f"{value:.3g}"
 
 
 def _speed(metrics: Mapping[str, float], dense: Mapping[str, float], name: str) -> str:

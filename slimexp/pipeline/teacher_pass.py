@@ -12,18 +12,20 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from slimexp.config import secret
+from slimexp.data.base import Corpus
 from slimexp.host import process_group
 from slimexp.host.console import phase, printable
 from slimexp.host.progress import duration, working
 from slimexp.model.base import Family
 from slimexp.model.tokenizer import digest as tokenizer_digest
 from slimexp.pipeline import machine
+from slimexp.record.settings import flat
 from slimexp.record.stage import key
 from slimexp.teacher_cache import identity
 from slimexp.teacher_cache.base import Form
 from slimexp.teacher_cache.cached import CachedTeacher
 from slimexp.teacher_cache.fill import Found, TeacherPass, look_up
-from slimexp.teacher_cache.store import ABOUT, FOLDER, FORMAT, Store, described, differences
+from slimexp.teacher_cache.store import ABOUT, FOLDER, FORMAT, Store, check_folder, described, differences
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.objective import runs_in
 from slimexp.technique.teacher import low_precision
@@ -53,6 +55,28 @@ def keep(technique: Finetune, cfg: DictConfig) -> None:
     device = machine.device(cfg.trainer)  # all processes have the type in which the first one's pass left its head
     form.to(device, low_precision(str(cfg.trainer.get("precision")), device))
     technique.teacher_family, technique.cached = None, CachedTeacher(store, form)
+
+
+def check_folders(techniques: Mapping[str, Finetune], corpus: Corpus, max_length: int, cfg: DictConfig) -> None:
+    """Refuse, before anything is loaded, named folders whose cache is of other text, or of another length.
+
+    Args:
+        techniques: Techniques of the stages that are to be trained, by the stage's name.
+        corpus: The text.
+        max_length: Most tokens of a row of their students.
+        cfg: The run's configuration.
+
+    Raises:
+        ValueError: A folder holds something else; says what differs.
+    """
+    for name, technique in techniques.items():
+        if technique.cache is not None and technique.cache.folder:
+            text = identity.text_digest(corpus)[:16]
+            known = {**_corpus(cfg.data), "text": text, "split": "train", "max_length": max_length}
+            try:
+                check_folder(Path(technique.cache.folder), known)
+            except ValueError as error:
+                raise ValueError(f"pipeline.{name}.cache.folder: {error}") from error
 
 
 def _about(form: Form, teacher: Family, technique: Finetune, cfg: DictConfig) -> dict[str, Any]:
@@ -145,13 +169,18 @@ def kl_errors(store: Store) -> dict[str, float]:
 
 
 def _say_what_differs(store: Store) -> None:
-    """Where there is no such cache yet, but others, say by what the nearest of them is another."""
+    """Where there is no such cache yet, but others of its form, say by what the nearest of them is another."""
     others: list[Mapping[str, Any]] = []
     if not (store.folder / ABOUT).exists():
         others = [about for path in store.folder.parent.glob(f"*/{ABOUT}") if (about := described(path)) is not None]
-    if others:
-        nearest = min((differences(other, store.about) for other in others), key=len)
-        phase(f"a new teacher cache, for the nearest is another: {'; '.join(printable(line) for line in nearest)}")
+    alike = [about for about in others if _form(about) == _form(store.about)]
+    if alike:
+        nearest = min((differences(other, store.about) for other in alike), key=len)
+        phase(f"a new teacher cache; the nearest one differs in {'; '.join(printable(line) for line in nearest)}")
+
+
+def _form(about: Mapping[str, Any]) -> object:
+    return dict(flat(about)).get("kept.form")
 
 
 def _say_epochs(technique: Finetune) -> None:

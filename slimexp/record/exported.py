@@ -6,16 +6,19 @@ They are of the engine that reads the format, and of the machine, and as many th
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
+from slimexp.record import figures
+from slimexp.record.schema import STDERR
+
 TITLES: Mapping[str, str] = {
     "forward_ms": "forward pass (ms)",
-    "tokens_per_s": "greedy answer (tokens/s)",
+    "tokens_per_s": "greedy decoding (tokens/s)",
     "disk_mb": "size on disk (MB)",
     "logit_gap": "largest difference of a logit from PyTorch, in standard deviations",
     "logit_gap_as_run": "largest difference of a logit as it is run, in standard deviations",
     "forward_ratio": "forward pass, as a multiple of PyTorch's time",
-    "tokens_ratio": "greedy answer, as a multiple of PyTorch's tokens/s",
+    "tokens_ratio": "greedy decoding, as a multiple of PyTorch's tokens/s",
     "forward_ms_pytorch": "forward pass of PyTorch beside it (ms)",
-    "tokens_per_s_pytorch": "greedy answer of PyTorch beside it (tokens/s)",
+    "tokens_per_s_pytorch": "greedy decoding of PyTorch beside it (tokens/s)",
 }
 _MORE_IS_BETTER = frozenset({"tokens_per_s", "tokens_ratio", "tokens_per_s_pytorch"})
 DIRECTIONS: Mapping[str, Literal["min", "max"]] = {name: "max" if name in _MORE_IS_BETTER else "min" for name in TITLES}
@@ -55,9 +58,24 @@ def exported(metrics: Iterable[str]) -> dict[str, Exported]:
 
 
 def way_to(metric: str) -> str:
-    """How a metric that no record has gets there, where an export gives it; empty for any other."""
+    """How a metric that no record has gets there, where a measure or an export gives it; empty for any other."""
+    if way := figures.way_to(metric):
+        return way
     of = [metric.removesuffix(f"_{figure}") for figure in TITLES if metric.endswith(f"_{figure}")]
     return f"; an export gives it: python -m slimexp.export ARTIFACT format={min(of, key=len)}" if of else ""
+
+
+def absent(metric: str, measured: Iterable[str], near: str | None = None) -> str:
+    """The message on a metric that no record has, with the way to it.
+
+    Args:
+        metric: The metric.
+        measured: Those that some record has; errors and ends of intervals are not listed.
+        near: What may be meant, as it is typed.
+    """
+    hint = f"{way};" if (way := way_to(metric)) else f"; did you mean '{near}'?" if near else ";"
+    shown = [name for name in measured if STDERR not in name and not name.endswith(("_low", "_high"))]
+    return f"no record has the metric '{metric}'{hint} there are {', '.join(shown)}"
 
 
 def speeds(metrics: Iterable[str]) -> list[str]:

@@ -16,8 +16,20 @@ PERPLEXITY, BITS_PER_BYTE, RATIO, KEPT = "perplexity", "bits_per_byte", "_ratio"
 NOISY = (
     "~ latency is noisy: other processes took the cores, or the dense model's own times spread"  # where it is marked
 )
+_TIMED = ("latency_p50_ms", "latency_p95_ms", "latency_ratio", "prefill_tokens_per_s", "decode_tokens_per_s")
+MEASURES: Mapping[str, Sequence[str]] = {  # measure that a run has only where it is asked for -> its figures
+    "latency": (*_TIMED, "prefill_ratio", "decode_ratio"),
+    "memory": ("peak_mb", "cache_bytes_per_token"),
+    "flops": ("flops_prefill_g", "flops_decode_g"),
+}
 _SAME_TOKENS = 1e-9  # relative difference of the tokens per byte of two models, which only rounding explains
 _SURE = 2.0  # standard errors of the dense headline by which it must be better than the best guess
+
+
+def way_to(metric: str) -> str:
+    """How a metric that no record has gets there, where a measure gives it; empty for any other."""
+    of = next((measure for measure, figures in MEASURES.items() if metric in figures), None)
+    return f"; the measure {of} gives it: train or evaluate with 'measure=[size,task,{of}]'" if of else ""
 
 
 def leading(headline: str, rows: Sequence[Mapping[str, float]]) -> str:

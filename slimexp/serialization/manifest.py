@@ -23,6 +23,7 @@ TRAINING = "training.safetensors"  # what a later stage goes on from, where mask
 DROPPED = "training.dropped"  # stands beside the other files where that was removed on purpose
 FAMILIES = ("seq2seq", "causal_lm", "classification")
 CACHE_BITS = (None, 4, 8)
+_BELOW = 3  # folders between one of runs and an artifact: RUNS/NAME/STAGE-KEY/artifact
 LARGEST = 2**24  # the largest length, size of a shape and other whole number
 
 ATTACHMENTS = frozenset(
@@ -64,19 +65,30 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = folder / NAME
     if not os.path.lexists(path):
-        raise ValueError(f"'{folder}' is no slimexp artifact: it holds no {NAME}")
+        raise ValueError(f"'{folder}' is no slimexp artifact: {_why_none(folder)}")
     content = read_object(path, strict=True, way_out=WAY_OUT)
     try:
         _whole(content.get("format"), "format", least=1)
         if content["format"] > FORMAT:
             raise ValueError(
-                f"'{folder}' is of format {content['format']}, this slimexp reads up to {FORMAT}: update it"
+                f"'{folder}' is of format {content['format']}, this slimexp reads up to {FORMAT}: update slimexp"
             )
         content = {"cache_bits": None, **content}
         _check(content)
     except _Fault as fault:
         raise ValueError(f"'{path}' is damaged ({fault}): {WAY_OUT}") from fault
     return content
+
+
+def _why_none(folder: Path) -> str:
+    """Why a path without a manifest is no artifact, with the artifacts below it, as of a run or of a folder of runs."""
+    if not os.path.lexists(folder):
+        return "there is no such folder"
+    if not folder.is_dir():
+        return "it is a file; an artifact is the folder that a stage leaves, RUNS/NAME/STAGE-KEY/artifact"
+    below = [path for depth in range(1, _BELOW + 1) for path in sorted(folder.glob(f"{'*/' * depth}{NAME}"))]
+    newest = [str(path.parent) for path in sorted(below, key=lambda path: path.stat().st_mtime, reverse=True)]
+    return f"it holds no {NAME}" + (f"; artifacts below it: {len(newest)}, the newest {newest[0]}" if newest else "")
 
 
 def is_in(folder: Path) -> bool:

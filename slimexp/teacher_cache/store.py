@@ -7,7 +7,7 @@ and read on while another process adds parts. Who adds some holds the lock.
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +75,7 @@ class Store:
             ValueError: The folder holds outputs of another teacher or on other text (says what differs), or no cache.
             OSError: It cannot be written to.
         """
-        strangers = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
-        if strangers and not {ABOUT, LOCK} & set(strangers):
-            raise ValueError(f"{self.folder} holds something else than a teacher cache: name another folder for it")
+        _refuse_strangers(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         with lock.held(self.folder / LOCK, f"  teacher cache: another process fills {self.folder}"):
             for leftover in self.folder.glob(".part-*"):  # of a process that was killed
@@ -91,11 +89,8 @@ class Store:
         path = self.folder / ABOUT
         if not path.exists():
             integrity.write(path, json.dumps(integrity.sealed(self.about), indent=2) + "\n")
-        elif differing := differences(_read(path), self.about):
-            raise ValueError(
-                f"the teacher cache in {self.folder} is of something else ({'; '.join(differing)}): leave its folder "
-                "at null, or name another"
-            )
+        else:
+            _refuse_other(self.folder, differences(_read(path), self.about))
 
     def look(self) -> None:
         """Look for parts; a damaged one is set aside, which a line says."""
@@ -195,6 +190,37 @@ class Store:
                 f"the teacher cache needs {size:,} bytes more in {self.folder}, where {free:,} are free: use "
                 "teacher_cache=compact, fewer steps or epochs, or its folder on a larger disk"
             )
+
+
+def check_folder(folder: Path, known: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds another cache, or none, by what is known before there is a teacher.
+
+    Args:
+        folder: The folder; it need not exist.
+        known: A part of what the cache is to be for.
+
+    Raises:
+        ValueError: It holds something else; says what differs.
+    """
+    _refuse_strangers(folder)
+    held = described(folder / ABOUT) if (folder / ABOUT).exists() else None
+    if held is not None:
+        wanted, found = dict(flat(known)), dict(flat(held))
+        _refuse_other(folder, differences({key: found[key] for key in wanted if key in found}, wanted))
+
+
+def _refuse_strangers(folder: Path) -> None:
+    strangers = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if strangers and not {ABOUT, LOCK} & strangers:
+        raise ValueError(f"{folder} holds something else than a teacher cache: name another folder for it")
+
+
+def _refuse_other(folder: Path, differing: Sequence[str]) -> None:
+    if differing:
+        raise ValueError(
+            f"the teacher cache in {folder} is of something else ({'; '.join(differing)}): leave its folder at null, "
+            "or name another"
+        )
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -106,6 +106,12 @@ def check(training: Training) -> None:
         raise ValueError(
             "training needs at least one loss: add one, e.g. +loss@pipeline.<stage>.losses.ce=cross_entropy"
         )
+    # a schedule goes one way, so that it is 0 throughout where both of its ends are
+    if training["steps"] and not any(loss.weight_at(end) for loss in training["losses"].values() for end in (0.0, 1.0)):
+        raise ValueError(
+            "the weights of all losses are 0, so that nothing would be learned: give one of them a weight "
+            f"(losses.{next(iter(training['losses']))}.weight=1), or set steps=0 to train nothing"
+        )
     losses, completion = training["losses"].values(), training.get("completion")
     if completion is not None:
         completion.check_losses(losses)

@@ -65,4 +65,4 @@ def test_a_title_names_the_metric_and_its_better_direction(
     section = make_section([make_point("a", [{"cer": 0.1, "disk_mb": 1.0, **engine}])], [0], [0.0])
     assert axis_title(section, "disk_mb", "min") == "size on disk (MB)   ← better"
     assert axis_title(section, "decode_tokens_per_s", "max") == "decode tokens per s   better →"
-    assert axis_title(section, "gguf_tokens_per_s", "max") == "gguf greedy answer (tokens/s)   better →"
+    assert axis_title(section, "gguf_tokens_per_s", "max") == "gguf greedy decoding (tokens/s)   better →"

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from slimexp.analysis.grouping import environments_of, grouped
+from slimexp.analysis.grouping import environments_of, grouped, with_dense
 from slimexp.analysis.section import Section, sections
 from slimexp.record.record import Record
 
@@ -46,6 +46,23 @@ def test_headlines_of_other_rows_are_not_compared(make: Callable[..., Record]) -
     few, many = sections([graded(8, 0.01), graded(811, 0.02)])
     assert [section.title for section in (few, many)] == ["spelling on 8 rows", "spelling on 811 rows"]
     assert [len(section.points) for section in (few, many)] == [2, 2]  # each with its own dense model
+
+
+def test_a_dense_model_that_was_measured_on_other_rows_since_keeps_its_folder_and_results(
+    make: Callable[..., Record],
+) -> None:
+    """Of its records the last counts: that of other rows must not take the dense model from those before."""
+    own, others = {"task": "scores/dense/task-b.npz"}, {"task": "scores/prune/task-a.npz"}
+    dense = make("dense", {**DENSE, "task_examples": 811}, artifact="run/dense/artifact")
+    dense = replace(dense, baseline_key=dense.key, scores=own)
+    few = make("prune", {"cer": 0.02, "disk_mb": 8.0, "task_examples": 8}, baseline={"cer": 0.01, "task_examples": 8})
+    few = replace(few, baseline_key=dense.key, scores=others)
+    made = with_dense([few], {dense.key: dense})[-1]
+    assert (made.key, made.artifact) == (dense.key, "run/dense/artifact") and made.dense
+    assert made.metrics["cer"] == made.baseline["cer"] == 0.01
+    assert made.scores == {"task": "scores/dense/task-a.npz"}
+    section = next(one for one in sections([few, dense]) if one.title.endswith(" 8 rows"))
+    assert section.points[0].artifacts == ("run/dense/artifact",)
 
 
 def test_a_dense_model_known_by_its_figures_alone_is_named_by_its_path(make: Callable[..., Record]) -> None:

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.fast
         (1234.5, "1234"),
         (1.2345e6, "1.23M"),
         (-2.5e9, "-2.5B"),
+        (1.234e25, "1.23e+25"),
     ],
 )
 def test_numbers_have_three_digits_and_letters_from_a_million_on(value: float, text: str) -> None:

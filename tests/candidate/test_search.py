@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from slimexp.candidate import search as module
 from slimexp.candidate.choice import FLOAT, Candidate, Place
+from slimexp.candidate.found import unlike_first
 from slimexp.candidate.report import write
 from slimexp.candidate.score import Scorer
 from slimexp.candidate.search import Search
@@ -150,7 +151,7 @@ def test_unlike_models_are_trained_first() -> None:
         Candidate(heads=None, ffn=ffn, hidden=None, bits=dict.fromkeys(kept, 4)): float(number)
         for number, (ffn, kept) in enumerate(shapes)
     }
-    assert [losses[candidate] for candidate in module._unlike_first(losses)] == [0.0, 2.0, 3.0, 1.0]
+    assert [losses[candidate] for candidate in unlike_first(losses)] == [0.0, 2.0, 3.0, 1.0]
 
 
 def test_scores_of_another_model_are_refused(

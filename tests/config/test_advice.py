@@ -136,7 +136,30 @@ def message(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
                                                 "without the +"),
         (
             [*DISTILL, "pipeline.distill.steps=abc"],
-            "pipeline.distill.steps must be a whole number, got 'abc': set pipeline.distill.steps=100",
+            "pipeline.distill.steps must be a whole number, got 'abc': set pipeline.distill.steps=300",
+        ),
+        (
+            ["pipeline=quantize", *EVALUATE, "pipeline.quantize.bits=four"],
+            "pipeline.quantize.bits must be a whole number, got 'four': set pipeline.quantize.bits=8",
+        ),
+        (
+            ["pipeline=prune", *EVALUATE, "pipeline.prune.include=layer"],
+            "pipeline.prune.include must be a list of words, got 'layer': set 'pipeline.prune.include=[layer]'",
+        ),
+        (
+            ["pipeline=[prune,distill,prune]"],
+            "two stages are called 'prune', and names of stages must differ: choose it once in pipeline=[...] and add "
+            "the other, as the last stage, by +technique@pipeline.prune_2=prune; other orders go into a file, with a "
+            "line '- /technique@pipeline.NAME: prune' for each stage",
+        ),
+        (
+            ["pipeline=prune,quantize"],
+            "'pipeline=prune,quantize' has several values: add --multirun to run each, or, for one run with all of "
+            "them, write 'pipeline=[prune,quantize]'",
+        ),
+        (
+            ["model=t5_spelling,gguf"],
+            "'model=t5_spelling,gguf' has several values: add --multirun to run each",
         ),
         ([*DISTILL, "seed=abc"], "seed must be a whole number, got 'abc'"),
         ([*DISTILL, "seed=[1]"], "seed must be a whole number, got [1]"),
@@ -232,6 +255,18 @@ def test_an_experiment_of_the_users_own(message: Callable[..., str], tmp_path: P
     assert message(*arguments) == said
 
 
+STEPS = (
+    "schedule@pipeline.distill.losses.kl.temperature=step",
+    "pipeline.distill.losses.kl.temperature={values:[5,1],milestones:[0.5]}",
+)
+
+
+def test_a_schedule_says_how_to_leave_out_what_another_had(message: Callable[..., str]) -> None:
+    said = message(*DISTILL, *STEPS)
+    for end in ("start", "end"):
+        assert f"; ~pipeline.distill.losses.kl.temperature.{end} leaves it out; valid: values, milestones" in said
+
+
 @pytest.mark.parametrize(
     "followed",
     [
@@ -240,6 +275,12 @@ def test_an_experiment_of_the_users_own(message: Callable[..., str], tmp_path: P
         [*DISTILL, "model@baseline=t5_spelling"],
         [*DISTILL, "lr_scheduler@pipeline.distill.lr_scheduler=constant"],
         [*DISTILL, "+stopper@callback.stopper=asha"],
+        [
+            *DISTILL,
+            *STEPS,
+            "~pipeline.distill.losses.kl.temperature.start",
+            "~pipeline.distill.losses.kl.temperature.end",
+        ],
         [*PRUNE, "budget@pipeline.prune_structured.budget=disk", "pipeline.prune_structured.budget.megabytes=3"],
     ],
 )

@@ -71,5 +71,8 @@ def test_unknown_names_the_nearest_key_where_there_is_one() -> None:
         "unknown key 'a.b.setps'; did you mean 'a.b.steps'? valid: steps, rate"
     )
     assert binding.unknown("target", "a.b", ["steps", "budget"]) == "'a.b.target' is called 'a.b.budget' now"
-    assert binding.unknown("target", "a.b", ["steps"]) == "unknown key 'a.b.target'; valid: steps"
+    assert (
+        binding.unknown("target", "a.b", ["steps"])
+        == "unknown key 'a.b.target'; ~a.b.target leaves it out; valid: steps"
+    )
     assert binding.unknown("zzz", "", []) == "unknown key 'zzz'; valid: none"

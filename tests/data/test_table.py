@@ -132,6 +132,12 @@ def test_blank_rows_are_dropped(files: Make, tmp_path: Path, rows: Rows, write_j
     assert sum(map(len, files(path).splits.values())) == 60
 
 
+def test_text_that_is_all_blank_is_refused_by_its_file(files: Make, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(" \n\n")
+    with pytest.raises(ValueError, match=r"a\.txt, line 1: no row of split 'train' holds text: fill the data, or name"):
+        _ = files(tmp_path / "a.txt", "causal_lm").splits
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -125,7 +125,7 @@ def test_embeddings_of_integers(tied: bool, tiny: Make, tmp_path: Path) -> None:
     artifact.save(family, tmp_path / "artifact", dtype=torch.float32, stages=[])
     model = Artifact(tmp_path / "artifact")
     if tied:
-        with pytest.raises(ValueError, match=r"'model.embed_tokens' is the head too, .*format=compressed_tensors"):
+        with pytest.raises(ValueError, match=r"'model.embed_tokens' is the head too"):
             exported(model)
     else:
         folder, agreement = exported(model)
@@ -197,7 +197,7 @@ def fixed() -> Static:
 def test_what_it_cannot_hold(weight: Make, inputs: Make, compute_type: str, why: str, made: Make) -> None:
     model = made("causal_lm", weight, inputs)
     reason = kind(compute_type=compute_type).refusal(model)
-    assert reason is not None and why in reason and "take" in reason
+    assert reason is not None and why in reason
 
 
 def test_what_it_can_hold(made: Make) -> None:
@@ -207,7 +207,7 @@ def test_what_it_can_hold(made: Make) -> None:
 
 def test_another_classifier_than_bert_s(made: Make) -> None:
     reason = kind().refusal(made("classification", model_type="roberta", pad_token_id=0, max_position_embeddings=80))
-    assert reason is not None and "roberta" in reason and "format=hf" in reason
+    assert reason is not None and "roberta" in reason
 
 
 @pytest.mark.parametrize("values", [{"compute_type": "int4"}, {"tolerance": 0.0}, {"tolerance": float("nan")}])

@@ -232,7 +232,7 @@ def test_what_the_engine_rounds_is_told(made: Make) -> None:
 )
 def test_what_it_cannot_hold(values: dict[str, Any], why: str, made: Make) -> None:
     reason = Gguf(engine="llama_cpp").refusal(made(**values))
-    assert reason is not None and why in reason and "format=" in reason
+    assert reason is not None and why in reason
 
 
 def test_rounded_inputs_and_other_tasks_are_refused(tiny: Make, tmp_path: Path) -> None:

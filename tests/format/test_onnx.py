@@ -140,7 +140,7 @@ def test_what_is_kept_of_earlier_tokens_must_be_keys_and_values() -> None:
 )
 def test_what_it_cannot_hold_is_refused(quantized: Make, values: dict[str, Any], why: str) -> None:
     refusal = onnx.Onnx(cache=True).refusal(quantized("causal_lm", **values))
-    assert why in refusal and "format=compressed_tensors" in refusal
+    assert why in refusal
 
 
 @pytest.mark.parametrize("task", ["classification", pytest.param("seq2seq", marks=pytest.mark.slow)])

@@ -144,7 +144,7 @@ def test_batches_of_any_length(made: Make) -> None:
 )
 def test_what_it_cannot_hold_is_refused(weight: Make, inputs: Make | None, why: str, made: Make) -> None:
     refusal = Openvino().refusal(made("causal_lm", weight, inputs))
-    assert refusal is not None and why in refusal and "format=compressed_tensors" in refusal
+    assert refusal is not None and why in refusal
 
 
 # --- single layers ---------------------------------------------------------------------------------

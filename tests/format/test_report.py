@@ -84,6 +84,6 @@ def test_the_report_in_words_and_as_a_file() -> None:
     text = str(report())
     assert text.splitlines() == [
         "1.50 MB, logits differ by at most 0.002, 0.001 of their standard deviation, 20 of 20 greedy tokens the same",
-        "forward pass: 2 ms, PyTorch 4: 0.50x (0.40 to 0.60)",
+        "forward pass: 0.50x PyTorch's time (0.40 to 0.60, pairs in turns); medians 2 and 4 ms",
     ]
     assert json.loads(report().to_json())["facts"] == {"opset": 21}

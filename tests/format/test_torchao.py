@@ -111,9 +111,9 @@ def test_embeddings_of_integers_are_refused(tiny: Make, tmp_path: Path) -> None:
 )
 def test_what_it_cannot_hold(weight: Make, inputs: Make | None, why: str, made: Make) -> None:
     reason = Torchao().refusal(made("causal_lm", weight, inputs=inputs))
-    assert reason is not None and why in reason and "format=compressed_tensors" in reason
+    assert reason is not None and why in reason
 
 
 def test_floats(tiny: Make, tmp_path: Path) -> None:
     artifact.save(tiny("causal_lm"), tmp_path / "artifact", dtype=torch.float32, stages=[])
-    assert "take format=hf" in str(Torchao().refusal(Artifact(tmp_path / "artifact")))
+    assert "none of its weights is quantized" in str(Torchao().refusal(Artifact(tmp_path / "artifact")))

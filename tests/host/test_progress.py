@@ -84,6 +84,17 @@ def test_what_was_done_before_took_none_of_the_time(clock: Clock, lines: Callabl
     clock.reporter.end(work)
 
 
+def test_a_slow_first_item_is_no_measure_of_the_others(clock: Clock, lines: Callable[[], list[str]]) -> None:
+    for i in counted(range(70), "kernel of layer"):
+        clock.wait(2 if i else 42)
+    shown = lines()
+    assert shown[4:7] == [
+        "  kernel of layer 2 of 70, 43 s",
+        "  kernel of layer 7 of 70, 53 s, about 2 min 8 s left",
+        "  kernel of layer 12 of 70, 63 s, about 1 min 58 s left",
+    ]
+
+
 def test_bytes_are_shown_as_a_share(clock: Clock, lines: Callable[[], list[str]]) -> None:
     with counted_bytes("digest of x", 40 * 10**9) as read:
         for _ in range(4):

@@ -176,10 +176,14 @@ def test_wrong_kind_of_model_is_said_before_training() -> None:
     with pytest.raises(ValueError, match="'next_line' is for causal_lm models"):
         _measure(tasks=["next_line"]).validate("seq2seq")
     _measure().validate("seq2seq")
+    with pytest.raises(ValueError, match="num_fewshot=5: the bundled task next_line has no worked examples; leave it"):
+        _measure(tasks=["next_line"], num_fewshot=5).validate("causal_lm")
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("bad", [{"tasks": []}, {"split": "train"}, {"limit": 1}, {"choices": 1}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"tasks": []}, {"split": "train"}, {"limit": 1}, {"choices": 1}, {"batch_size": 0}, {"num_fewshot": -1}]
+)
 def test_refuses(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(bad))} must"):
         _measure(**bad)

@@ -113,6 +113,7 @@ def test_what_memory_has_no_room_for_is_refused_before_its_digest(
     write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SLIMEXP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "users"))  # whose cache may hold other models
     path, room = write(kind="F16"), [0]
     monkeypatch.setattr(model_gguf.memory, "available", lambda: room[0])
     made = source(path)
@@ -306,7 +307,7 @@ def test_a_model_on_the_hub_is_asked_for_by_its_file(monkeypatch: pytest.MonkeyP
     assert source("owner/name/Q4/file.gguf").validate("causal_lm").hidden_size == 32
     assert asked == [("owner/name", "Q4/file.gguf")]
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"model 'owner/name/file\.gguf' cannot be had: HF_HUB_OFFLINE is set"):
+    with pytest.raises(ValueError, match=r"model 'owner/name/file\.gguf' cannot be loaded: HF_HUB_OFFLINE is set"):
         source("owner/name/file.gguf").check_files()
 
 

@@ -150,9 +150,9 @@ def test_scratch_from_conf() -> None:
 
 def test_a_missing_folder_or_unknown_hub_id() -> None:
     for path in ("no/such/folder", "/no/such/folder", "./nowhere"):
-        with pytest.raises(ValueError, match=rf"model '{path}' cannot be had: there is no such folder; model\.path"):
+        with pytest.raises(ValueError, match=rf"model '{path}' cannot be loaded: there is no such folder; model\.path"):
             Pretrained(path=path, max_length=32).validate("seq2seq")
-    with pytest.raises(ValueError, match=r"model 'no/model' cannot be had: .*`hf download no/model .*model\.path"):
+    with pytest.raises(ValueError, match=r"model 'no/model' cannot be loaded: .*`hf download no/model .*model\.path"):
         Pretrained(path="no/model", max_length=32).validate("seq2seq")
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -197,6 +197,20 @@ def test_every_metric_is_a_column_when_asked_for(page: "Page") -> None:
     page.locator("[data-focus=every]").check()
     assert page.locator("thead th").count() > before
     page.locator("[data-focus='sort latency_noisy']").wait_for()
+
+
+def test_a_difference_has_a_sign_and_says_where_its_interval_holds_zero(
+    window: "Page", messages: list[str], runs: Path, shown: Callable[["Page", Path, Any], str]
+) -> None:
+    for key, low in (("q8", -0.001), ("q4", 0.001)):
+        one = next(one for one in read(runs) if one.key == key)
+        ends = {"": 0.002, "_low": low, "_high": 0.005}
+        figures = {f"cer_minus_no_teacher{end}": value for end, value in ends.items()}
+        append(runs / record.FILE, replace(one, metrics={**one.metrics, **figures}))
+    shown(window, runs, content(load(runs), runs, runs))
+    cells = window.locator("tbody td").all_inner_texts()
+    assert any(re.fullmatch(r"\+0\.002\s*-0\.001 to \+0\.005, not separable", cell) for cell in cells)
+    assert any(re.fullmatch(r"\+0\.002\s*\+0\.001 to \+0\.005", cell) for cell in cells)
 
 
 def test_by_keyboard_alone(page: "Page") -> None:

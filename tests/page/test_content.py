@@ -14,6 +14,7 @@ from slimexp.analysis.section import Section, load
 from slimexp.page.content import content
 from slimexp.record import record
 from slimexp.record.record import Record, append, read
+from slimexp.record.schema import PAIRED
 
 pytestmark = pytest.mark.fast
 
@@ -155,6 +156,20 @@ def test_one_seed_has_the_error_of_its_measure(runs: Path) -> None:
     (one,) = content(load(runs), runs, None)["sections"]
     assert named(one, "q8")["figures"]["cer"] == pytest.approx([0.016, 0.014, 0.018])
     assert not any("stderr" in metric["name"] for metric in one["metrics"])
+
+
+def test_differences_from_arms_and_dense_are_told_from_other_figures(runs: Path) -> None:
+    other = next(one for one in read(runs) if one.key == "q8")
+    figures = {f"cer{end}{of}": 0.001 for end in PAIRED for of in ("", "_low", "_high")}
+    append(runs / record.FILE, replace(other, metrics={**other.metrics, **figures}))
+    (one,) = content(load(runs), runs, None)["sections"]
+    found = {metric["short"]: metric["label"] for metric in one["metrics"] if metric["difference"]}
+    rate = "character error rate minus that of the"
+    assert found == {
+        "cer minus no teacher": f"{rate} same student trained without its teacher",
+        "cer minus no training": f"{rate} same student before training",
+        "cer minus dense": f"{rate} dense model",
+    }
 
 
 def test_pairs_of_points_are_compared_once(runs: Path) -> None:

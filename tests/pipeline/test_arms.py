@@ -63,8 +63,8 @@ def test_a_student_is_compared_with_its_arms_question_by_question(
         assert metrics["params_live"] == arm.metrics["params_live"]
         assert records["distill"].directions[f"bits_per_byte{end}"] == "min"
         assert not any(end in name for name in arm.metrics)
-    assert "minus the same without its teacher, on the same questions: perplexity " in said
-    assert "minus the same without training, on the same questions: perplexity " in said
+    assert "minus the same without its teacher, on the same rows: perplexity " in said
+    assert "minus the same without training, on the same rows: perplexity " in said
 
 
 def test_arms_are_made_alike_but_for_one_thing(pipeline: Make, distilled: Make) -> None:

@@ -85,6 +85,17 @@ def test_a_teacher_of_another_vocabulary(pipeline: Make, overrides: Make, tiny_f
         pipeline(arguments)
 
 
+def test_a_teacher_that_is_nowhere_and_a_cut_that_cannot_be_are_named_by_their_keys(
+    pipeline: Make, overrides: Make
+) -> None:
+    nowhere = ["+model@pipeline.distill.teacher=pretrained", "pipeline.distill.teacher.path=/no/such"]
+    with pytest.raises(ValueError, match=r"^pipeline\.distill\.teacher: .*; pipeline\.distill\.teacher\.path takes a"):
+        pipeline(overrides("distill", *nowhere))
+    cut = ["+cut@pipeline.distill.cut=keep", "pipeline.distill.cut.encoder_layers=[9]"]
+    with pytest.raises(ValueError, match=r"^pipeline\.distill: cut: blocks of the encoder"):
+        pipeline(overrides("distill", *cut))
+
+
 def test_a_run_of_a_model_of_another_task(pipeline: Make, overrides: Make) -> None:
     arguments = [a for a in overrides("finetune") if not a.startswith("data.task")]
     with pytest.raises(ValueError, match="of type t5, which does not serve the task 'classification'"):

@@ -91,11 +91,27 @@ def test_a_line_names_no_share_of_the_gain_of_an_untrained_model(make_record: Ma
     assert shown.startswith("prune: macro_f1 0.3600, no better than guessing (0.3333): untrained, ")
 
 
+def test_a_line_says_what_a_stage_scored_in_other_tests(recorder: Recorder) -> None:
+    """Of a difference alone nobody can tell how good a model is, and the dense one has none."""
+    tests = {f"quiz_{number}_acc": 0.5 for number in range(8)}
+    row = build(
+        recorder,
+        metrics={"quiz_acc": 0.25, "quiz_acc_difference": -0.5, "other": 1.0},
+        scores={"task": "a.npz", "quiz": "b.npz"},
+    )
+    shown = line(
+        replace(row, directions={"quiz_acc": "max", "quiz_acc_difference": "max", "other": "min"}), recorder.runs
+    )
+    assert "prune: quiz_acc 0.2500, 1 s measuring" in shown
+    many = replace(row, metrics=tests, directions=dict.fromkeys(tests, "max"))
+    assert "quiz_5_acc 0.5000, 2 figures more in its record, " in line(many, recorder.runs)
+
+
 def test_a_line_says_how_a_stage_differs_from_dense(recorder: Recorder) -> None:
     name = recorder.corpus.headline
     paired = {f"{name}_difference": 0.25, f"{name}_difference_low": 0.125, f"{name}_difference_high": 0.5}
     row = build(recorder, metrics={name: 0.5, "other": 1.0, **paired}, scores={"task": "scores/a/task-1.npz"})
-    assert line(row, recorder.runs).endswith(f"\n  minus dense, on the same questions: {name} +0.25 [+0.125, +0.5]")
+    assert line(row, recorder.runs).endswith(f"\n  minus dense, on the same rows: {name} +0.25 [+0.125, +0.5]")
     assert row.scores == {"task": "scores/a/task-1.npz"} == record.Record.from_json(row.to_json()).scores
     undecided = build(recorder, metrics=row.metrics | {f"{name}_difference_low": -0.125})
     assert line(undecided, recorder.runs).endswith("+0.25 [-0.125, +0.5] not separable")

@@ -10,7 +10,7 @@ from slimexp.cut.keep import Keep
 from slimexp.cut.source import CutOut
 from slimexp.model.loading import Pretrained, Scratch
 from slimexp.model.tokenizer import Bpe, Bytes
-from slimexp.pipeline.reference import check_losses, check_teachers, dense
+from slimexp.pipeline.reference import check_losses, check_teachers, dense, found_at
 
 Make = Callable[..., Any]
 CUT = Keep(
@@ -98,6 +98,14 @@ def test_nobody_is_taught_by_himself(source: Pretrained, scratch: Scratch, techn
         check_teachers({"dense": technique("finetune"), "student": distill}, scratch, None, text)
     check_teachers({"prune": technique("prune"), "student": distill}, source, source, text)
     check_teachers({"student": distill}, CutOut(source=source, cut=CUT), source, text)
+
+
+@pytest.mark.parametrize(("where", "choice"), [("baseline", "model@"), ("pipeline.distill.teacher", "+model@")])
+def test_what_another_model_refuses_names_its_own_keys(where: str, choice: str) -> None:
+    with pytest.raises(ValueError, match="no folder") as caught, found_at(where):
+        raise ValueError("model 'x': no folder; model.path takes one: choose another model=... or model=gguf")
+    said = f"no folder; {where}.path takes one: choose another {choice}{where}=... or {choice}{where}=gguf"
+    assert str(caught.value) == f"{where}: model 'x': {said}"
 
 
 def test_a_teacher_reads_what_the_student_reads(tiny_folder: Make, technique: Make, corpus: Make) -> None:

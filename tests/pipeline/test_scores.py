@@ -38,7 +38,7 @@ def test_a_stage_is_compared_row_by_row_and_the_same_weights_are_not_asked_again
     run = pipeline(arguments)
     metrics = run.run()
     assert len(asked) == 2
-    assert "  minus dense, on the same questions: perplexity " in (said := capsys.readouterr().out)
+    assert "  minus dense, on the same rows: perplexity " in (said := capsys.readouterr().out)
     assert "tested before" not in said
     dense, pruned = record.read(Path(run.cfg.runs))
     for name in ("bits_per_byte", "perplexity", "token_accuracy"):

@@ -20,6 +20,11 @@ def test_every_stage_stands_beside_the_dense_model() -> None:
     ]  # fmt: skip
 
 
+def test_the_perplexity_of_a_ruined_model_has_three_digits() -> None:
+    rows = [("dense", {"perplexity": 20.0}), ("cut", {"perplexity": 1.6955994e25})]
+    assert summary(rows, headline="perplexity")[2].split() == ["cut", "1.7e+25", "(8.48e+23x)"]
+
+
 def test_what_does_not_decode_has_a_latency() -> None:
     rows = [
         (name, {"macro_f1": 0.9, "latency_p50_ms": ms, "latency_ratio": ms / 8}) for name, ms in (("a", 8), ("b", 4))

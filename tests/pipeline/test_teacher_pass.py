@@ -98,7 +98,7 @@ def test_a_new_cache_says_by_what_it_is_another(run: Make, capsys: pytest.Captur
     run(EXACT, name="first")
     capsys.readouterr()
     run(EXACT, "model.max_length=12", name="second")
-    assert "a new teacher cache, for the nearest is another: max_length: 16, not 12" in capsys.readouterr().out
+    assert "a new teacher cache; the nearest one differs in max_length: 16, not 12" in capsys.readouterr().out
 
 
 def test_a_folder_that_is_named_must_hold_the_same(run: Make, tmp_path: Path) -> None:
@@ -107,6 +107,9 @@ def test_a_folder_that_is_named_must_hold_the_same(run: Make, tmp_path: Path) ->
     assert (tmp_path / "own" / ABOUT).is_file() and not (tmp_path / "runs" / FOLDER).exists()
     with pytest.raises(ValueError, match=r"is of something else \(max_length: 16, not 12\): leave its folder at null"):
         run(EXACT, folder, "model.max_length=12", name="second")
+    assert not (tmp_path / "runs" / "second").exists()  # before anything is done
+    with pytest.raises(ValueError, match=r"is of something else \(kept\.form: exact, not compact"):  # where it is known
+        run(COMPACT, folder, name="third")
 
 
 def test_what_a_pass_made_before_it_was_stopped_is_of_use(

@@ -15,7 +15,7 @@ def test_a_format_is_known_by_its_gap() -> None:
     found = exported([*METRICS, *ONNX, *GGUF])
     assert found.keys() == {*ONNX[:-1], *GGUF}  # the end of an interval is shown with its figure
     assert found["onnx_disk_mb"] == ("onnx", "disk_mb")
-    assert found["gguf_tokens_per_s"].title == "gguf greedy answer (tokens/s)"
+    assert found["gguf_tokens_per_s"].title == "gguf greedy decoding (tokens/s)"
     assert found["gguf_threads"].title == "gguf threads"
     assert exported(METRICS) == {}
 

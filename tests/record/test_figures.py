@@ -1,16 +1,29 @@
 """Figures that follow from others: retention, ratios to the dense model, sparsity, bits per weight."""
 
 import math
+import re
 from collections.abc import Callable
+from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 
-from slimexp.record.figures import compared_by, figures, guess_in, leading, retention, unshrunk, untrained
+import slimexp
+from slimexp.record.figures import MEASURES, compared_by, figures, guess_in, leading, retention, unshrunk, untrained
 from slimexp.record.record import Record
 
 pytestmark = pytest.mark.fast
 
 Make = Callable[..., Record]
+
+
+def test_a_figure_that_no_record_has_is_said_to_be_of_the_measure_that_gives_it() -> None:
+    for measure, names in MEASURES.items():
+        source = (Path(slimexp.__file__).parent / "measure" / f"{measure}.py").read_text()
+        patterns = re.findall(r'^ +"([\w*]+)": "m(?:in|ax)"', source, re.MULTILINE) or re.findall(
+            r'"([\w*]+)": "m(?:in|ax)"', source
+        )
+        assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in names), measure
 
 
 def test_retention_is_corrected_for_the_trivial_guess(make_record: Make) -> None:

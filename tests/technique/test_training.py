@@ -42,6 +42,19 @@ def test_training_needs_a_loss(technique: Make) -> None:
         technique("finetune", "~pipeline.finetune.losses.ce", steps=1)
 
 
+@pytest.mark.parametrize(
+    "weight",
+    [
+        ["pipeline.finetune.losses.ce.weight=0"],
+        ["+schedule@pipeline.finetune.losses.ce.weight=linear", "pipeline.finetune.losses.ce.weight={start:0,end:0}"],
+    ],
+)
+def test_losses_that_all_weigh_nothing_train_nothing(technique: Make, weight: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"all losses are 0.*: give one of them a weight \(losses\.ce\.weight=1\)"):
+        technique("finetune", *weight, steps=1)
+    technique("finetune", *weight, steps=0)
+
+
 def test_what_is_no_loss_is_refused_by_its_name(technique: Make) -> None:
     with pytest.raises(
         ValueError, match=r"losses\.ce must be a loss, got None: ~pipeline\.<stage>\.losses\.ce leaves it out"
