@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedConfig
 
+from slimexp.architecture.base import EXPERTS
 from slimexp.budget.base import Budget, SearchSpace
 from slimexp.budget.solver import Loss, Unreachable, describe, solve
 from slimexp.calibration.observe import undisturbed, visiting
 from slimexp.cut import shape as shapes
-from slimexp.cut.ranking import Ranking, rank
+from slimexp.cut.merge import merge
+from slimexp.cut.ranking import MERGE, Ranking, rank
 from slimexp.cut.recognition import recognize
 from slimexp.cut.remove import remove
 from slimexp.cut.shape import AXES, HIDDEN, ROW_WIDTHS, WIDTHS, ParameterCounter, Shape, axes_of, lattice, possible
@@ -53,7 +55,8 @@ class PruneStructured(Finetune):
             that is cut; ``"auto"``: the largest power of two from 8 to 128 that leaves enough sizes to choose from.
         importance: Scores the weights that read a unit; blocks go by their influence (see ``block_influence``).
         experts: What experts go by: ``reap`` for their gate value times the norm of their output, ``frequency`` for the
-            number of tokens that they see.
+            number of tokens that they see, ``merge`` to join those of like outputs (see ``merge``). A merged mixture is
+            weighed against other axes as if its least used experts went.
         norm: How scores of weights become one of a unit: 1 adds them up, 2 is their root of squares.
         rows: Number of rows of training text for the blocks' influence and for losses.
         candidates: Number of shapes that are run; the best is taken.
@@ -190,7 +193,7 @@ class PruneStructured(Finetune):
                 f"only {self.coverage['share']:.1%} of the parameters are in tensors that lose something, min_coverage "
                 f"is {self.min_coverage:.1%}: lower min_coverage or the budget"
             )
-        super().prepare(space.build(shape), corpus, teacher)
+        super().prepare(self._smaller(family, ranking, shape), corpus, teacher)
 
     def _choose_axes(self, config: PreTrainedConfig) -> None:
         """Where none are configured: all, except the width that a loss compares with the teacher's."""
@@ -208,6 +211,12 @@ class PruneStructured(Finetune):
         self._multiple = automatic.multiple([shapes.row_length(config, width, units) for width, units in widths])
         self.multiple = math.lcm(self.multiple, self._multiple)
         self.chosen["multiple"] = self._multiple
+
+    def _smaller(self, family: Family, ranking: Ranking, shape: Shape) -> Family:
+        layers, retained = ranking.layers(shape), ranking.retained(shape)
+        if self.experts == MERGE and EXPERTS in retained:
+            return merge(family, layers, retained, ranking.experts)
+        return remove(family, layers, retained)
 
     def finish(self) -> dict[str, float]:
         return self.coverage

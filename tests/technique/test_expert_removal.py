@@ -33,13 +33,13 @@ def stage(technique: Make, corpus: Make) -> Make:
     return make
 
 
-@pytest.mark.parametrize("kind", MIXTURES)
+@pytest.mark.parametrize(("kind", "way"), [*((kind, "reap") for kind in MIXTURES), ("deepseek_v3", "merge")])
 def test_a_share_of_the_experts_goes_and_plain_transformers_loads_the_rest(
-    tiny: Make, stage: Make, tmp_path: Path, kind: str
+    tiny: Make, stage: Make, tmp_path: Path, kind: str, way: str
 ) -> None:
     family = tiny("causal_lm", model_type=kind, **MIXTURES[kind])
     whole = size(family.model.config, EXPERTS)
-    made = stage(family, **{"budget.share": 0.7})
+    made = stage(family, experts=way, **{"budget.share": 0.7})
     left = {6: 4, 8: 4}[whole]  # of 8 experts in two groups, 6 would be too many
     figures = made.finish()
     assert figures["experts_kept"] == left == size(made.model.config, EXPERTS)
