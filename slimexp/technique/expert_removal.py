@@ -56,5 +56,5 @@ def token_figures(use: Mapping[str, ExpertUse]) -> dict[str, float]:
             flush=True,
         )
     return {"experts_unseen": float(len(unseen))} | {
-        f"expert_tokens{OF_LAYER}{name}": share for name, share in shares.items()
+        f"expert_tokens{OF_LAYER}{name}": round(share, 6) for name, share in shares.items()
     }
