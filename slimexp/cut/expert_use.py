@@ -50,6 +50,8 @@ class ExpertUse:
 def expert_use(family: Family, batches: Iterable[Batch], *, means: bool = False) -> dict[str, ExpertUse]:
     """Scope of every mixture -> what its experts do with ``batches``.
 
+    Prints a line where some see no token: nothing is known of what they do.
+
     Args:
         family: The model.
         batches: Calibration text.
@@ -71,7 +73,16 @@ def expert_use(family: Family, batches: Iterable[Batch], *, means: bool = False)
         return torch.cat([sums, torch.stack([outputs.double().sum(0) for outputs in every], 1)])
 
     sums = sum_over_batches(family, modules, batches, statistic)
-    return {scope_of(family, name): _use(total) for name, total in sums.items()}
+    found = {scope_of(family, name): _use(total) for name, total in sums.items()}
+    shares = token_shares(found)
+    if unseen := [name for name, share in shares.items() if not share]:
+        print(
+            f"  warning: {len(unseen)} of {len(shares)} experts saw none of {next(iter(found.values())).seen:.0f} "
+            f"calibration tokens, such as {unseen[0]}: calibrate on more rows (importance.rows, or calibration_batches "
+            "of a cut), or on text like that of the task",
+            flush=True,
+        )
+    return found
 
 
 def expert_importance(family: Family, batches: Iterable[Batch] | None) -> dict[str, Tensor]:

@@ -86,8 +86,8 @@ def _means(
         module, _, own = name.rpartition(".")
         if own in (_GATE_UP, _DOWN):
             if part not in orders:
-                weights = (family.model.get_parameter(f"{module}.{one}").detach() for one in (_GATE_UP, _DOWN))
-                orders[part] = aligned(*weights, leaders[part])
+                gate_up, down = (family.model.get_parameter(f"{module}.{one}").detach() for one in (_GATE_UP, _DOWN))
+                orders[part] = aligned(gate_up, down, leaders[part])
             tensor = _reordered(tensor, own, orders[part])
         share = _shares(use[part].tokens.to(tensor.device), lead)
         weighted = tensor.float() * share.float().view(-1, *[1] * (tensor.ndim - 1))

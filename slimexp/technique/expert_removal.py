@@ -41,20 +41,9 @@ def least(config: PreTrainedConfig, axes: Collection[str]) -> str:
 
 
 def token_figures(use: Mapping[str, ExpertUse]) -> dict[str, float]:
-    """Share of the calibration tokens that each expert sees, and the number of those that see none, for the record.
-
-    Prints a line where there are such: nothing is known of what they do.
-    """
+    """Share of the calibration tokens that each expert sees, and the number of those that see none, for the record."""
     if not use:
         return {}
     shares = token_shares(use)
-    unseen = [name for name, share in shares.items() if not share]
-    if unseen:
-        print(
-            f"  warning: {len(unseen)} of {len(shares)} experts saw none of {next(iter(use.values())).seen:.0f} "
-            f"calibration tokens, such as {unseen[0]}: raise importance.rows, or choose text like that of the task",
-            flush=True,
-        )
-    return {"experts_unseen": float(len(unseen))} | {
-        f"expert_tokens{OF_LAYER}{name}": round(share, 6) for name, share in shares.items()
-    }
+    figures = {f"expert_tokens{OF_LAYER}{name}": round(share, 6) for name, share in shares.items()}
+    return {"experts_unseen": float(sum(not share for share in shares.values())), **figures}

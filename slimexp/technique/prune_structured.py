@@ -276,9 +276,10 @@ class PruneStructured(Finetune):
 
     def _out_of_reach(self, error: Unreachable, config: PreTrainedConfig) -> ValueError:
         steps, finer = (f" in multiples of {self.multiple}", ", or lower multiple") if self.cuts else ("", "")
+        wider = ", add to axes" if self.budget.axes is None else ""
         return ValueError(
             f"a budget of {self.budget.limit:g} {self.budget.unit} cannot be met by cutting {', '.join(self.axes)}"
-            f"{steps}; {error}{expert_removal.least(config, self.axes)}: raise the budget, add to axes{finer}"
+            f"{steps}; {error}{expert_removal.least(config, self.axes)}: raise the budget{wider}{finer}"
         )
 
     def _loss(self, family: Family, ranking: Ranking, corpus: Corpus) -> Loss:
