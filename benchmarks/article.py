@@ -131,9 +131,12 @@ def train(run: Run, log: Path) -> str:
     return key
 
 
-def train_all(runs: Sequence[Run], folder: Path, jobs: int, kind: str = "") -> list[str]:
-    """Train side by side, as many as ``jobs``, each on the GPU that is next; returns the keys of the last stages."""
-    logs = [folder / "article" / f"{run.label.replace(', ', '-').replace(' ', '-')}{kind}.log" for run in runs]
+def train_all(runs: Sequence[Run], folder: Path, jobs: int, kind: str = "", *, name: str = "article") -> list[str]:
+    """Train side by side, as many as ``jobs``, each on the GPU that is next; returns the keys of the last stages.
+
+    What they print goes to ``folder/name``.
+    """
+    logs = [folder / name / f"{run.label.replace(', ', '-').replace(' ', '-')}{kind}.log" for run in runs]
     with workers.processes(jobs) as pool:
         return list(pool.map(train, runs, logs))
 

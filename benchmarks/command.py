@@ -3,21 +3,24 @@
 import argparse
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 _OVERRIDE = re.compile(r"(\+{0,2}[A-Za-z_][^=]*=|~[A-Za-z_])")
 
 
-def parsed(parser: argparse.ArgumentParser, *, takers: Collection[str] = ()) -> argparse.Namespace:
+def parsed(
+    parser: argparse.ArgumentParser, given: Sequence[str] | None = None, *, takers: Collection[str] = ()
+) -> argparse.Namespace:
     """Options of the command line, and as ``overrides`` what looks like Hydra's: ``key=value``, ``~key``.
 
     These may stand anywhere, behind an option that takes several values too, which argparse would give them to.
 
     Args:
         parser: Knows the options.
+        given: The words of the command line; ``None`` for this program's own.
         takers: Options whose value is an override.
     """
-    words = sys.argv[1:]
+    words = sys.argv[1:] if given is None else list(given)
     is_override = [
         bool(_OVERRIDE.match(word)) and not (place and words[place - 1] in takers) for place, word in enumerate(words)
     ]

@@ -117,7 +117,7 @@ def test_ranges_of_activations(watch: Watch, tiny: Make, corpus: Make, technique
 
 def test_solving_for_a_shape(watch: Watch, tiny: Make, corpus: Make, technique: Make) -> None:
     stage = technique(
-        "prune_structured", "pipeline.prune_structured.importance.rows=4", rows=4, multiple=8, axes="[ffn]"
+        "prune_structured", "pipeline.prune_structured.importance.rows=4", rows=4, multiple=8, axes="[ffn,hidden]"
     )
     prepare(stage, tiny, corpus)
     heard(watch, "cut")

@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 
 from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, KV_HEADS, LATENTS, OTHER, QUERIES, Rule, head_width
 from slimexp.architecture.decoder import AFTER_ATTENTION, AFTER_GATE, GATED, INPUTS, LLAMA
-from slimexp.architecture.reasons import NEURONS_OF_EXPERTS
+from slimexp.architecture.reasons import NEURONS_OF_EXPERTS, NO_MIXTURE
 
 _MIXTURE = {
     r"experts\.gate_up_proj$": (EXPERTS, OTHER, HIDDEN),
@@ -55,7 +55,10 @@ DEEPSEEK = replace(  # multi-head latent attention: keys and values of all heads
         LATENTS: lambda config: config.qk_nope_head_dim + config.v_head_dim,
     },
     dense_blocks="first_k_dense_replace",
-    refusals={FFN: lambda config: None if config.first_k_dense_replace else NEURONS_OF_EXPERTS},
+    refusals={
+        FFN: lambda config: None if config.first_k_dense_replace else NEURONS_OF_EXPERTS,
+        EXPERTS: lambda config: NO_MIXTURE if config.first_k_dense_replace >= config.num_hidden_layers else None,
+    },
     rules=_deepseek,
 )
 
@@ -71,6 +74,10 @@ def _without_dense_blocks(config: PreTrainedConfig) -> str | None:
     return NEURONS_OF_EXPERTS if all(is_sparse(i, config) for i in range(config.num_hidden_layers)) else None
 
 
+def _without_mixtures(config: PreTrainedConfig) -> str | None:
+    return None if any(is_sparse(i, config) for i in range(config.num_hidden_layers)) else NO_MIXTURE
+
+
 QWEN_MOE = replace(
     LLAMA,
     axes={
@@ -81,7 +88,7 @@ QWEN_MOE = replace(
         **LLAMA.axes,
     },
     sizes={**LLAMA.sizes, EXPERTS: "num_experts"},
-    refusals={FFN: _without_dense_blocks},
+    refusals={FFN: _without_dense_blocks, EXPERTS: _without_mixtures},
     # The norm before a mixture is left out, whose gates and experts read it too; there is no mlp.gate_proj in one.
     rules=lambda _: (*LLAMA.rules(_), Rule("mlp.shared_expert.up_proj", ("mlp.shared_expert.down_proj",))),
 )

@@ -10,6 +10,7 @@ LAYER_NORM = (
 )
 FOUR_TIMES = "transformers has four times as many neurons as channels in this type, whatever the config says"
 NEURONS_OF_EXPERTS = "its neurons are those of its experts, which go as a whole"
+NO_MIXTURE = "none of its blocks is a mixture"
 SHARED_BLOCK = "all layers are one block that runs again and again, of which none can go alone"
 TWO_VOCABULARIES = "its two tokenizers share one table of ids"
 FIRST_TABLE = "whose position table all share"

@@ -40,9 +40,11 @@ class Budget(ABC):
         limit: The highest cost allowed, in ``unit``.
         unit: Unit of the cost, for messages.
         counts: Whether the cost depends on the numbers of parameters alone, so that a model without weights tells it.
+        axes: Axes that the cost depends on; ``None`` for all.
     """
 
     counts: ClassVar[bool] = False
+    axes: ClassVar[Sequence[str] | None] = None
     limit: float
     unit: str
 

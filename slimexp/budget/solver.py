@@ -39,7 +39,7 @@ def solve(
 
     Each axis is cut alone, to every number of units that could be needed, and the rise of the loss is measured. The sum
     of these ranks the shapes that meet the budget and could retain no more, and the loss itself decides between the
-    first ``candidates``.
+    first ``candidates``. Where one axis alone can be cut, no loss is measured.
 
     Args:
         lattice: Key of a shape -> numbers of units to choose from.
@@ -56,6 +56,12 @@ def solve(
     if cost(least) > limit:
         raise Unreachable(least, cost(least))
     whole = {key: options[0] for key, options in lattice.items()}
+    free = [key for key, options in lattice.items() if len(options) > 1]
+    if len(free) == 1:  # the budget alone decides
+        cut = ({**whole, free[0]: units} for units in lattice[free[0]])
+        if (found := next((shape for shape in cut if cost(shape) <= limit and allowed(shape)), None)) is None:
+            raise Unreachable(least, cost(least))
+        return found
     useful = {key: _useful(key, options, whole, cost, limit) for key, options in lattice.items()}
     base = loss(whole)
     cuts = [(key, units) for key, options in useful.items() for units in options if units < whole[key]]

@@ -1,4 +1,4 @@
-"""The result of a search as a file: budgets, candidates, why each lost, and how well composed costs foretold."""
+"""The result of a search as a file: budgets, candidates, why each lost, and how well composed costs predicted."""
 
 import json
 import statistics

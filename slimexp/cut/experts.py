@@ -6,6 +6,8 @@ from transformers import PreTrainedConfig
 from slimexp.architecture.base import EXPERTS
 from slimexp.architecture.model_type import size
 
+_SIZES = 32  # to choose from, where each is a cut to try
+
 
 def check_experts(config: PreTrainedConfig, count: int) -> None:
     """Refuse fewer experts than a token is routed to, or a number that the router's groups cannot share equally.
@@ -17,15 +19,20 @@ def check_experts(config: PreTrainedConfig, count: int) -> None:
     Raises:
         ValueError: States the rule and the value.
     """
-    groups, active, per_token = router_groups(config), config.num_experts_per_tok, _router_groups_per_token(config)
-    reachable = count // groups * per_token
-    least = 2 if config.model_type == "deepseek_v3" else 1  # it scores a group by the sum of the two best experts
-    if count % groups or count // groups < least or reachable < active:
-        raise ValueError(
-            f"experts must be a multiple of n_group={groups}, at least {least} in each group, and at least "
-            f"num_experts_per_tok={active} in the {per_token} groups that a token may go to; got "
-            f"{count} of {size(config, EXPERTS)}: keep more"
-        )
+    if not _are_enough(config, count):
+        raise ValueError(f"experts must be {rule(config)}; got {count} of {size(config, EXPERTS)}: keep more")
+
+
+def numbers_of_experts(config: PreTrainedConfig, *, coarse: bool) -> list[int]:
+    """Numbers of experts that a mixture may retain, in descending order from all.
+
+    Args:
+        config: Config of the larger model.
+        coarse: Whether about 32 numbers are enough; else all that the router can choose between.
+    """
+    most, groups = size(config, EXPERTS), router_groups(config)
+    step = groups * (-(-most // (groups * _SIZES)) if coarse else 1)
+    return [count for count in range(most, 0, -step) if _are_enough(config, count)]
 
 
 def check_router_groups(config: PreTrainedConfig, name: str, indices: Tensor) -> None:
@@ -46,6 +53,27 @@ def check_router_groups(config: PreTrainedConfig, name: str, indices: Tensor) ->
             f"experts of '{name}' must be as many in each of the n_group={groups} groups that its router chooses "
             f"between; got {per_group.tolist()}: choose within each group"
         )
+
+
+def rule(config: PreTrainedConfig) -> str:
+    """What the number of experts must be, for messages."""
+    groups, active = router_groups(config), config.num_experts_per_tok
+    if groups == 1:
+        return f"at least num_experts_per_tok={active}, which the router picks for each token"
+    return (
+        f"a multiple of n_group={groups}, at least {_least_in_group(config)} in each group, and at least "
+        f"num_experts_per_tok={active} in the {_router_groups_per_token(config)} groups that a token may go to"
+    )
+
+
+def _are_enough(config: PreTrainedConfig, count: int) -> bool:
+    groups = router_groups(config)
+    reachable = count // groups * _router_groups_per_token(config)
+    return not count % groups and count // groups >= _least_in_group(config) and reachable >= config.num_experts_per_tok
+
+
+def _least_in_group(config: PreTrainedConfig) -> int:
+    return 2 if config.model_type == "deepseek_v3" else 1  # it scores a group by the sum of the two best experts
 
 
 def router_groups(config: PreTrainedConfig) -> int:

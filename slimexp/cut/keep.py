@@ -1,22 +1,22 @@
 """What a smaller model retains of a larger one: blocks, neurons, heads, channels and experts.
 
-The units retained within a block are those of highest importance, see ``unit_importance``.
+The units retained within a block are those of highest importance, see ``unit_importance`` and ``expert_use``.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
 from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, Architecture
 from slimexp.architecture.model_type import architecture_of, instead, size
 from slimexp.cut.constraints import ScopeIndices, admits, check_blocks
+from slimexp.cut.expert_use import expert_importance, per_group
 from slimexp.cut.experts import check_experts, router_groups
 from slimexp.cut.recognition import recognize
 from slimexp.cut.remove import head_rows, remove
-from slimexp.cut.unit_importance import by_scope, expert_importance, hidden_importance, reader_importance
+from slimexp.cut.unit_importance import by_scope, hidden_importance, reader_importance
 from slimexp.loss.base import Stack, Stacks
 from slimexp.model.base import Batch, Family
 
@@ -86,8 +86,10 @@ class Keep:
             retained |= head_rows(config, best)
         if self.experts is not None:
             groups = router_groups(config)
-            experts = expert_importance(family, architecture, batches)
-            retained[EXPERTS] = {name: _top_indices_per_group(self.experts, s, groups) for name, s in experts.items()}
+            experts = expert_importance(family, batches or None)
+            retained[EXPERTS] = {
+                name: per_group(score, groups)[: self.experts].sort().values for name, score in experts.items()
+            }
         return retained
 
     def validate(self, config: PreTrainedConfig) -> None:
@@ -176,10 +178,3 @@ def _top_indices(count: int, importance: Tensor, axis: str) -> Tensor:
     """Indices of the ``count`` highest scores, [count], ascending."""
     assert count <= len(importance), axis
     return importance.topk(count).indices.sort().values
-
-
-def _top_indices_per_group(count: int, importance: Tensor, groups: int) -> Tensor:
-    """Indices of the highest scores, [count], ascending; equally many in each of ``groups`` runs of equal length."""
-    best = importance.view(groups, -1).topk(count // groups).indices
-    first = torch.arange(groups, device=best.device)[:, None] * (len(importance) // groups)
-    return (best + first).flatten().sort().values

@@ -107,8 +107,6 @@ def randomize(family: Family) -> Family:
 
 
 def _simulated_logits(family: Family, layers: Layers, kept: Mapping[str, ScopeIndices]) -> Tensor:
-    if EXPERTS in kept:  # no axis of structured pruning, which alone simulates
-        return logits(masked(family, layers, kept))
     with simulated(family, layers, kept):
         return logits(family)
 

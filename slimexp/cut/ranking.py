@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -10,17 +10,22 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from slimexp.architecture.base import scope
+from slimexp.architecture.base import EXPERTS, scope
 from slimexp.architecture.model_type import architecture_of
 from slimexp.calibration.observe import calibrate
 from slimexp.cut.block_influence import block_influence
 from slimexp.cut.constraints import ScopeIndices
+from slimexp.cut.expert_use import ExpertUse, expert_use, per_group
+from slimexp.cut.experts import router_groups
 from slimexp.cut.remove import channels_of
-from slimexp.cut.shape import WIDTHS, Shape, readers, rows_of_units, whole
+from slimexp.cut.shape import ROW_WIDTHS, Shape, readers, rows_of_units, whole
 from slimexp.host.progress import counted
 from slimexp.importance.base import Calibrated, Importance
 from slimexp.model.base import Batch, Family, Weight
 from slimexp.model.layer import Layer, latent, matrix
+
+REAP, FREQUENCY, MERGE = "reap", "frequency", "merge"
+EXPERT_RANKS = (REAP, FREQUENCY, MERGE)  # by their saliency; by the tokens they see, with or without a merge to follow
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,13 @@ class Ranking:
         blocks: Stack -> indices of its blocks, most important first.
         units: Width -> scope -> indices of its units, most important first.
         entries: Axis of ``remove`` -> (width that it belongs to, number of its rows that represent one unit).
+        experts: Scope -> what the experts of its mixture do with the calibration text, where they will go.
     """
 
     blocks: Mapping[str, Sequence[int]]
     units: Mapping[str, Mapping[str, Tensor]]
     entries: Mapping[str, tuple[str, int]]
+    experts: Mapping[str, ExpertUse] = field(default_factory=dict)
 
     def layers(self, shape: Shape) -> dict[str, list[int]]:
         """Stack -> indices of the blocks retained in ``shape``, as ``remove`` takes them."""
@@ -64,11 +71,13 @@ def rank(
     batches: Callable[[int], Iterable[Batch]],
     rows: int,
     objective: Callable[[Batch], Tensor],
+    experts: str = REAP,
 ) -> Ranking:
     """Rank the units of ``widths`` by the scores of weights, and every block by its influence.
 
     The importance of a unit is the ``norm`` of the scores of the weights that read it. A channel of the residual stream
-    is read by many layers, each of which has one vote: its scores divided by their mean.
+    is read by many layers, each of which has one vote: its scores divided by their mean. Experts are ranked by what
+    they do with the tokens that are routed to them.
 
     Args:
         family: The model; it stays unchanged.
@@ -76,18 +85,20 @@ def rank(
         norm: Order p of the l_p norm that turns scores of weights into that of a unit: 1 or 2.
         widths: Those of ``WIDTHS`` that will lose units.
         batches: Number of training rows -> that many batches of one row without padding.
-        rows: Number of training rows for the influence of blocks; an importance has a number of its own.
+        rows: Number of training rows for the influence of blocks; an importance has a number of its own, which counts
+            for experts as well.
         objective: The loss of a batch, for an importance that reads gradients.
+        experts: One of ``EXPERT_RANKS``, by which experts are ranked.
     """
-    config = family.model.config
+    config, wanted = family.model.config, set(widths)
     architecture, dense = architecture_of(config), whole(config)
     layers: dict[str, dict[str, Layer]] = {
         width: {
             name: Weight(layer, "weight") if isinstance(layer, Conv1D) else layer
             for name, layer in readers(family.model, width).items()
         }
-        for width in WIDTHS
-        if width in widths
+        for width in ROW_WIDTHS
+        if width in wanted
     }
     every = {name: layer for named in layers.values() for name, layer in named.items()}
     statistics: Mapping[str, Tensor] = {}
@@ -102,8 +113,15 @@ def rank(
             part = scope(name, width, architecture)
             scores[part] = scores.get(part, 0) + votes / votes.mean().clamp(min=1e-12)
         units[width] = {part: score.cpu().argsort(descending=True, stable=True) for part, score in scores.items()}
+    use: dict[str, ExpertUse] = {}
+    if EXPERTS in wanted:
+        text = batches(importance.rows if isinstance(importance, Calibrated) else rows)
+        use = expert_use(family, text, means=experts == MERGE)
+        groups = router_groups(config)
+        scored = {part: one.saliency if experts == REAP else one.tokens for part, one in use.items()}
+        units[EXPERTS] = {part: per_group(score.cpu(), groups) for part, score in scored.items()}
     entries = {axis: entry for axis, entry in rows_of_units(config).items() if entry[0] in units}
-    return Ranking(_rank_blocks(family, batches(rows)), units, entries)
+    return Ranking(_rank_blocks(family, batches(rows)), units, entries, use)
 
 
 def _unit_scores(scores: Tensor, units: int, norm: float) -> Tensor:

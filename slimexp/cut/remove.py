@@ -5,7 +5,7 @@ The result is a plain transformers model with a config of its own.
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +20,13 @@ from slimexp.model.base import Family
 from slimexp.model.empty import without_values
 
 
-def remove(family: Family, layers: Mapping[str, Sequence[int]], retained: Mapping[str, ScopeIndices]) -> Family:
+def remove(
+    family: Family,
+    layers: Mapping[str, Sequence[int]],
+    retained: Mapping[str, ScopeIndices],
+    *,
+    values: Callable[[str, Tensor], Tensor] = lambda _, tensor: tensor,
+) -> Family:
     """A plain transformers model of what is retained, with a config of its own.
 
     Args:
@@ -30,6 +36,7 @@ def remove(family: Family, layers: Mapping[str, Sequence[int]], retained: Mappin
             axis left out stays whole. Widths are the same in all blocks. Heads are represented by their channels (see
             ``head_rows``), and their rows in fused or latent projections and position tables follow. Of the
             vocabulary, the indices are token ids; the tokenizer is renumbered.
+        values: Gives the values that are taken of a larger parameter, of its name and its own values.
 
     Raises:
         ValueError: transformers has no config for such a model; names the way out.
@@ -59,7 +66,7 @@ def remove(family: Family, layers: Mapping[str, Sequence[int]], retained: Mappin
             small.state_dict().items(), "smaller tensor"
         ):  # one by one, so that no third copy is held
             source = _source_name(name, architecture, layers)
-            tensor.copy_(_slice(state[source], source, model.config, retained))
+            tensor.copy_(_slice(values(source, state[source]), source, model.config, retained))
     _rescale_norms(small, architecture, model, layers)
     small.tie_weights()
     return type(family)(small.eval(), tokenizer, max_length=family.max_length)

@@ -1,7 +1,7 @@
 """Shapes: the numbers of units of a model, those that it could be cut to, and the parameters of each.
 
 A unit is a block of a stack, a group of attention heads (a key/value head with the query heads that share it), a
-feed-forward neuron of every block, or a channel of the residual stream.
+feed-forward neuron of every block, a channel of the residual stream, or a routed expert of every mixture.
 """
 
 import math
@@ -13,12 +13,14 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from slimexp.architecture.base import FFN, HEADS, HIDDEN, KV_HEADS, LAYERS, OTHER, Architecture, head_width
+from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, KV_HEADS, LAYERS, OTHER, Architecture, head_width
 from slimexp.architecture.model_type import architecture_of, size
 from slimexp.cut.constraints import admits, in_stack, with_queries
+from slimexp.cut.experts import numbers_of_experts
 
 Shape = Mapping[str, int]  # stack, or one of WIDTHS -> number of units
-WIDTHS = (HEADS, FFN, HIDDEN)
+ROW_WIDTHS = (HEADS, FFN, HIDDEN)  # that rows of linear layers are as long as
+WIDTHS = (*ROW_WIDTHS, EXPERTS)
 AXES = (LAYERS, *WIDTHS)  # that a user may choose to be cut
 Dimensions = tuple[tuple[str, int], ...]  # (width that scales it, or "", length) of each dimension of a tensor
 Tensors = frozenset[tuple[Dimensions, int]]  # with the number of tensors of these dimensions
@@ -54,7 +56,8 @@ def lattice(
     Args:
         config: Config of the whole model.
         axes: Those of ``AXES`` that may lose units; the others stay whole.
-        multiple: Divisor of the numbers of rows and columns that remain of a matrix that loses some.
+        multiple: Divisor of the numbers of rows and columns that remain of a matrix that loses some. Experts go in
+            steps of their own: one or, beside other axes, one in 32, in each group that the router chooses between.
         strict: Whether it must divide the widths of ``axes`` that stay whole too; which shapes do so, ``divides`` says.
 
     Raises:
@@ -73,6 +76,8 @@ def lattice(
         for key, most in dense.items()
         if key in free
     }
+    if EXPERTS in free:
+        multiples[EXPERTS] = numbers_of_experts(config, coarse=len(axes) > 1)
     if empty := [key for key, units in multiples.items() if strict and not units]:
         most = row_length(config, empty[0], dense[empty[0]])
         raise ValueError(f"'{empty[0]}' has no multiple of {multiple} up to its own {most}: lower the multiple")
@@ -81,7 +86,7 @@ def lattice(
 
 def divides(config: PreTrainedConfig, shape: Shape, axes: Collection[str], multiple: int) -> bool:
     """Whether ``multiple`` divides the rows and columns of all widths among ``axes`` in a shape."""
-    widths = (key for key in shape if key in WIDTHS and key in axes)
+    widths = (key for key in shape if key in ROW_WIDTHS and key in axes)
     return all(row_length(config, key, shape[key]) % multiple == 0 for key in widths)
 
 
@@ -102,6 +107,7 @@ def rows_of_units(config: PreTrainedConfig) -> dict[str, tuple[str, int]]:
     """Axis as ``remove`` takes it -> (width that it belongs to, number of its rows that represent one unit)."""
     architecture, width = architecture_of(config), head_width(config)
     rows = {FFN: (FFN, 1), HIDDEN: (HIDDEN, 1), HEADS: (HEADS, _queries(config, architecture) * width)}
+    rows |= {EXPERTS: (EXPERTS, 1)} if EXPERTS in architecture.sizes else {}
     return rows | ({KV_HEADS: (HEADS, width)} if architecture.groups == KV_HEADS else {})
 
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from slimexp.architecture.base import FFN, HEADS, HIDDEN, KV_HEADS, scope
+from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, KV_HEADS, scope
 from slimexp.architecture.model_type import architecture_of
 from slimexp.cut.block_lists import only_blocks
 from slimexp.cut.constraints import ScopeIndices
+from slimexp.cut.expert_use import mixtures, scope_of
 from slimexp.cut.shape import norms, readers, writers
 from slimexp.model.base import Family
 
@@ -43,6 +44,10 @@ def simulated(
             mask = _mask(model.get_input_embeddings().embedding_dim, retained[HIDDEN][""], model)  # type: ignore[arg-type]
             for writer in writers(model, HIDDEN):
                 stack.callback(writer.register_forward_hook(partial(_mask_output, mask)).remove)
+        for name in mixtures(family) if EXPERTS in retained else ():
+            router = model.get_submodule(f"{name.rpartition('.')[0]}.gate")
+            part = scope_of(family, name)
+            stack.enter_context(_choosing_between(router, retained[EXPERTS][part if part in retained[EXPERTS] else ""]))
         for name, blocks in family.blocks().items():  # last, as it renames blocks
             stack.enter_context(_only(blocks, layers[name]))
             stack.enter_context(only_blocks(model.config, layers[name]))
@@ -58,6 +63,28 @@ def _only(blocks: nn.ModuleList, indices: Sequence[int]) -> Iterator[None]:
         yield
     finally:
         blocks._modules = every
+
+
+@contextmanager
+def _choosing_between(router: Any, experts: Tensor) -> Iterator[None]:
+    """A context in which a router has rows for some experts alone, and still calls them by their own indices."""
+    weight = router.get_parameter("weight")
+    count, kept = len(weight), experts.to(weight.device)
+    tables = [(held, name) for held in (router._parameters, router._buffers) for name in held]
+    before = {name: held[name] for held, name in tables}
+    hook = router.register_forward_hook(lambda _, __, output: (*output[:-1], kept[output[-1]]))
+    try:
+        router.num_experts = len(kept)
+        for held, name in tables:
+            table = before[name]
+            if table is not None and len(table) == count:
+                held[name] = type(table)(table.detach()[kept]) if isinstance(table, nn.Parameter) else table[kept]
+        yield
+    finally:
+        hook.remove()
+        router.num_experts = count
+        for held, name in tables:
+            held[name] = before[name]
 
 
 def _read_masks(

@@ -1,19 +1,18 @@
-"""Importance of whole units of a model: feed-forward neurons, attention heads, channels and experts.
+"""Importance of whole units of a model: feed-forward neurons, attention heads and channels.
 
 The importance of a neuron is its mean activation times the norm of the weights that read it (Muralidharan et al. 2024,
 "Compact language models via pruning and knowledge distillation", section 2.2); without calibration batches, the norm
 alone.
 """
 
-import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from slimexp.architecture.base import EXPERTS, HIDDEN, Architecture, scope
+from slimexp.architecture.base import HIDDEN, Architecture, scope
 from slimexp.cut.shape import norms, readers
 from slimexp.host.progress import counted
 from slimexp.model.base import Batch, Family
@@ -39,36 +38,6 @@ def reader_importance(family: Family, axis: str, batches: Sequence[Batch]) -> di
         return sizes
     activity = _mean_absolute_input(family, layers, batches)
     return {name: sizes[name] * activity[name] for name in sizes}
-
-
-def expert_importance(family: Family, architecture: Architecture, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """Importance of every expert of a mixture: the sum of its routing weights.
-
-    The soft counting of Muzio et al. 2024, "SEER-MoE: sparse expert efficiency through regularization for
-    mixture-of-experts", over the experts that were chosen. Without batches, the norm of an expert's down projection.
-
-    Args:
-        family: The model.
-        architecture: The architecture of its type.
-        batches: Calibration batches; empty for the norms alone.
-
-    Returns:
-        Scope -> importance, [experts].
-    """
-    modules = {name: m for name, m in family.model.named_modules() if re.search(r"mlp\.experts$", name)}
-    scopes = {name: scope(name, EXPERTS, architecture) for name in modules}
-    if not batches:
-        return {
-            scopes[name]: m.get_parameter("down_proj").detach().flatten(1).norm(dim=1) for name, m in modules.items()
-        }
-
-    def routing_weights(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-        _, chosen, weights = inputs
-        total = weights.new_zeros(len(module.get_parameter("down_proj")))
-        return total.index_add(0, chosen.flatten(), weights.flatten())
-
-    totals = _sum_over_batches(family, modules, batches, routing_weights)
-    return {scopes[name]: total for name, total in totals.items()}
 
 
 def hidden_importance(family: Family, batches: Sequence[Batch]) -> Tensor:
@@ -100,16 +69,14 @@ def _mean_absolute_input(
     family: Family, modules: Mapping[str, nn.Module], batches: Sequence[Batch]
 ) -> dict[str, Tensor]:
     """Module name -> mean |x| of its input per channel, summed over ``batches``."""
-    return _sum_over_batches(
-        family, modules, batches, lambda _, inputs: inputs[0].detach().abs().flatten(0, -2).mean(0)
-    )
+    return sum_over_batches(family, modules, batches, lambda _, inputs: inputs[0].detach().abs().flatten(0, -2).mean(0))
 
 
 @torch.no_grad()
-def _sum_over_batches(
+def sum_over_batches(
     family: Family,
     modules: Mapping[str, nn.Module],
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
     statistic: Callable[[nn.Module, tuple[Tensor, ...]], Tensor],
 ) -> dict[str, Tensor]:
     """Module name -> sum over ``batches`` of a statistic of the module's inputs."""
@@ -127,7 +94,7 @@ def _sum_over_batches(
     family.model.eval()
     try:
         for batch in counted(batches, "choosing what stays: batch"):
-            family.forward({name: tensor.to(family.device) for name, tensor in batch.items()})
+            family.run({name: tensor.to(family.device) for name, tensor in batch.items()})
     finally:
         family.model.train(was_training)
         for handle in handles:

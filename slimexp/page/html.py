@@ -22,7 +22,7 @@ _SCRIPTS = (  # of one scope, in the order in which they run
     "comparison.js",
     "controls.js",
     "environment.js",
-    "foretold.js",
+    "predicted.js",
     "candidates.js",
     "search.js",
     "view.js",

@@ -1,4 +1,4 @@
-/* Searches: the model of each budget, and of one budget all candidates: what was foretold, what came, and why they lost. */
+/* Searches: the model of each budget, and of one budget all candidates: what was predicted, what came, and why they lost. */
 
 const FATES = {
   promoted: ["promoted: trained in full", SHAPES[0], "mark kind-0"],
@@ -24,7 +24,7 @@ class SearchView {
     this.answers = node("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Budgets of the search" });
     this.title = node("h3");
     this.legend = node("div", { class: "legend" });
-    this.charts = node("div", { class: "foretold" });
+    this.charts = node("div", { class: "predicted" });
     this.rowsHolder = node("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Candidates" });
     this.element.append(
       node("p", { class: "quiet" }, searchSummary(search)),
@@ -61,7 +61,7 @@ class SearchView {
   draw() {
     if (!this.rows) return;
     this.marks = new Map(this.budget.candidates.map((candidate) => [candidate, []]));
-    drawForetold(this);
+    drawPredicted(this);
     this.legend.replaceChildren(fatesLegend(this.budget));
   }
 

@@ -1,4 +1,4 @@
-"""Structured pruning: blocks, heads, neurons and channels go, and a smaller plain model is trained on."""
+"""Structured pruning: blocks, heads, neurons, channels and experts go, and a smaller plain model is trained on."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,14 +10,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedConfig
 
+from slimexp.architecture.base import EXPERTS
 from slimexp.budget.base import Budget, SearchSpace
 from slimexp.budget.solver import Loss, Unreachable, describe, solve
 from slimexp.calibration.observe import undisturbed, visiting
 from slimexp.cut import shape as shapes
-from slimexp.cut.ranking import Ranking, rank
+from slimexp.cut.merge import merge
+from slimexp.cut.ranking import MERGE, Ranking, rank
 from slimexp.cut.recognition import recognize
 from slimexp.cut.remove import remove
-from slimexp.cut.shape import AXES, HIDDEN, WIDTHS, ParameterCounter, Shape, axes_of, divides, lattice, possible
+from slimexp.cut.shape import AXES, HIDDEN, ROW_WIDTHS, WIDTHS, ParameterCounter, Shape, axes_of, lattice, possible
 from slimexp.cut.simulate import simulated
 from slimexp.data.base import Corpus
 from slimexp.host import process_group
@@ -25,7 +27,7 @@ from slimexp.importance.base import Gated, Importance, Learned
 from slimexp.loss.base import IGNORE
 from slimexp.model.base import Batch, Family
 from slimexp.model.layer import check_min_coverage
-from slimexp.technique import automatic
+from slimexp.technique import automatic, expert_removal
 from slimexp.technique.automatic import AUTO, Auto, Conditions
 from slimexp.technique.batches import calibration_batches, training_batches
 from slimexp.technique.finetune import Finetune
@@ -47,11 +49,14 @@ class PruneStructured(Finetune):
 
     Args:
         budget: What the model may cost at most.
-        axes: Axes that may be cut: ``layers``, ``heads``, ``ffn``, ``hidden``; ``None`` for all of these that a model
-            of this type can lose.
+        axes: Axes that may be cut: ``layers``, ``heads``, ``ffn``, ``hidden``, ``experts``; ``None`` for all of these
+            that a model of this type can lose, and that the budget counts.
         multiple: Number that the heads' channels, the neurons and the channels that stay are a multiple of, on an axis
             that is cut; ``"auto"``: the largest power of two from 8 to 128 that leaves enough sizes to choose from.
         importance: Scores the weights that read a unit; blocks go by their influence (see ``block_influence``).
+        experts: What experts go by: ``reap`` for their gate value times the norm of their output, ``frequency`` for the
+            number of tokens that they see, ``merge`` to join those of like outputs (see ``merge``). A merged mixture is
+            weighed against other axes as if its least used experts went.
         norm: How scores of weights become one of a unit: 1 adds them up, 2 is their root of squares.
         rows: Number of rows of training text for the blocks' influence and for losses.
         candidates: Number of shapes that are run; the best is taken.
@@ -67,6 +72,7 @@ class PruneStructured(Finetune):
         multiple: int | Auto,
         importance: Importance,
         norm: float,
+        experts: str,
         rows: int,
         candidates: int,
         min_coverage: float,
@@ -77,6 +83,7 @@ class PruneStructured(Finetune):
             raise ValueError("axes must name what may go, e.g. [layers, ffn], or be null for all there is; got none")
         if norm not in (1, 2):
             raise ValueError(f"norm must be 1 or 2, got {norm}")
+        expert_removal.check_choice(experts)
         if isinstance(importance, Learned | Gated):
             raise ValueError(
                 f"{type(importance).__name__} is learned by training, and structure goes before it: choose activation, "
@@ -95,6 +102,7 @@ class PruneStructured(Finetune):
         self.required = 1  # multiple that later stages need
         self.importance = importance
         self.norm = float(norm)
+        self.experts = experts
         self.rows = rows
         self.candidates = candidates
         self.min_coverage = min_coverage
@@ -109,7 +117,7 @@ class PruneStructured(Finetune):
 
     @property
     def cuts(self) -> Mapping[str, int | None]:
-        return dict.fromkeys(width for width in WIDTHS if width in self.axes)
+        return dict.fromkeys(width for width in ROW_WIDTHS if width in self.axes)
 
     def require_row_multiple(self, multiple: int) -> None:
         self.multiple, self.strict, self.required = math.lcm(self.multiple, multiple), True, multiple
@@ -120,6 +128,7 @@ class PruneStructured(Finetune):
 
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:
         self._choose_axes(config)
+        expert_removal.check_counted(self.budget, self.axes)
         try:
             lattice(config, self.axes, multiple=self.multiple, strict=self.strict)
         except ValueError as error:
@@ -142,7 +151,7 @@ class PruneStructured(Finetune):
         cost = self.budget.cost(SearchSpace(family=outline, lattice=options, count=count, build=lambda shape: outline))
         least = {key: sizes[-1] for key, sizes in options.items()}
         if cost(least) > self.budget.limit:
-            raise self._out_of_reach(Unreachable(least, cost(least)))
+            raise self._out_of_reach(Unreachable(least, cost(least)), outline.model.config)
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         check_bare(family.model)
@@ -158,6 +167,7 @@ class PruneStructured(Finetune):
                 batches=lambda rows: calibration_batches(corpus, family, rows=rows, seed=self.seed),
                 rows=self.rows,
                 objective=lambda batch: _cross_entropy(family, batch),
+                experts=self.experts,
             )
             counter = ParameterCounter(family.model)
             space = SearchSpace(
@@ -176,30 +186,37 @@ class PruneStructured(Finetune):
             "share": counter.touched(ranking.layers(shape), shape),
             "parameters": space.count(shape) / space.count(space.whole),
             **{f"{word}_kept": float(units) for word, units in shape.items()},
+            **expert_removal.token_figures(ranking.experts),
         }
         if self.coverage["share"] < self.min_coverage:
             raise ValueError(
                 f"only {self.coverage['share']:.1%} of the parameters are in tensors that lose something, min_coverage "
                 f"is {self.min_coverage:.1%}: lower min_coverage or the budget"
             )
-        super().prepare(space.build(shape), corpus, teacher)
+        super().prepare(self._smaller(family, ranking, shape), corpus, teacher)
 
     def _choose_axes(self, config: PreTrainedConfig) -> None:
         """Where none are configured: all, except the width that a loss compares with the teacher's."""
         recognize(config)
         if self.all_axes:
-            self.axes = [axis for axis in axes_of(config) if axis != HIDDEN or not self.needs_width]
+            counted = self.budget.axes or AXES
+            available = [axis for axis in axes_of(config) if axis in counted]
+            self.axes = [axis for axis in available or counted if axis != HIDDEN or not self.needs_width]
 
     def _choose_multiple(self, config: PreTrainedConfig) -> None:
         if self._multiple != AUTO:
             return
         self._choose_axes(config)
-        widths = [
-            (width, units) for width, units in shapes.whole(config).items() if width in WIDTHS and width in self.axes
-        ]
+        widths = [(width, units) for width, units in shapes.whole(config).items() if width in self.cuts]
         self._multiple = automatic.multiple([shapes.row_length(config, width, units) for width, units in widths])
         self.multiple = math.lcm(self.multiple, self._multiple)
         self.chosen["multiple"] = self._multiple
+
+    def _smaller(self, family: Family, ranking: Ranking, shape: Shape) -> Family:
+        layers, retained = ranking.layers(shape), ranking.retained(shape)
+        if self.experts == MERGE and EXPERTS in retained:
+            return merge(family, layers, retained, ranking.experts)
+        return remove(family, layers, retained)
 
     def finish(self) -> dict[str, float]:
         return self.coverage
@@ -241,7 +258,7 @@ class PruneStructured(Finetune):
                     allowed=partial(self._allows, space.family.model.config),
                 )
             except Unreachable as error:
-                raise self._out_of_reach(error) from error
+                raise self._out_of_reach(error, space.family.model.config) from error
             reached = self.budget.reached(space, shape, cost)
             print(f"{describe(space.whole)} -> {describe(shape)}: {reached:.4g} {self.budget.unit}")
             if reached <= self.budget.limit:
@@ -254,12 +271,15 @@ class PruneStructured(Finetune):
 
     def _allows(self, config: PreTrainedConfig, shape: Shape) -> bool:
         """Whether a model of a shape can exist, and later stages can do with it."""
-        return possible(config, shape) and not (self.strict and not divides(config, shape, self.axes, self.multiple))
+        fits = not self.strict or shapes.divides(config, shape, self.axes, self.multiple)
+        return fits and possible(config, shape)
 
-    def _out_of_reach(self, error: Unreachable) -> ValueError:
+    def _out_of_reach(self, error: Unreachable, config: PreTrainedConfig) -> ValueError:
+        steps, finer = (f" in multiples of {self.multiple}", ", or lower multiple") if self.cuts else ("", "")
+        wider = ", add to axes" if self.budget.axes is None else ""
         return ValueError(
-            f"a budget of {self.budget.limit:g} {self.budget.unit} cannot be met by cutting {', '.join(self.axes)} in "
-            f"multiples of {self.multiple}; {error}: raise the budget, add to axes, or lower multiple"
+            f"a budget of {self.budget.limit:g} {self.budget.unit} cannot be met by cutting {', '.join(self.axes)}"
+            f"{steps}; {error}{expert_removal.least(config, self.axes)}: raise the budget{wider}{finer}"
         )
 
     def _loss(self, family: Family, ranking: Ranking, corpus: Corpus) -> Loss:

@@ -38,6 +38,7 @@ COMMANDS = [
     "distill_losses",
     "distill_peers",
     "distill_smollm2",
+    "experts",
     "gpu_kernels",
     "on_policy",
     "overhead",

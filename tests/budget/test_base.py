@@ -10,7 +10,7 @@ from slimexp.config.build import build
 from slimexp.config.composition import CONF_DIR, compose
 from slimexp.cut.ranking import Ranking, rank
 from slimexp.cut.remove import remove
-from slimexp.cut.shape import AXES, ParameterCounter, lattice
+from slimexp.cut.shape import ParameterCounter, axes_of, lattice
 
 FILES = sorted(path.stem for path in (CONF_DIR / "budget").glob("*.yaml"))
 SETTINGS = {"disk": ["+measure.probe.megabytes=1"], "latency": ["measure.probe.pairs=2"]}
@@ -36,7 +36,7 @@ def space(tiny: Callable[..., Any]) -> SearchSpace:
     counter = ParameterCounter(family.model)
     return SearchSpace(
         family=family,
-        lattice=lattice(family.model.config, AXES, multiple=8),
+        lattice=lattice(family.model.config, axes_of(family.model.config), multiple=8),
         count=lambda shape: counter.count(ranking.layers(shape), shape),
         build=lambda shape: remove(family, ranking.layers(shape), ranking.retained(shape)),
     )

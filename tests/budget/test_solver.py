@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import product
 
 import pytest
@@ -38,6 +38,21 @@ def test_few_losses_are_taken() -> None:
     taken = []
     solve(LATTICE, cost=cost, limit=0.75 * cost(WHOLE), loss=lambda s: taken.append(s) or loss(s), candidates=3)
     assert len(taken) <= 1 + sum(map(len, LATTICE.values())) - len(LATTICE) + 3
+
+
+@pytest.mark.fast
+def test_one_axis_alone_takes_no_losses() -> None:
+    """The budget decides; a size that no model has is passed over."""
+    alone = {key: options if key == "ffn" else options[:1] for key, options in LATTICE.items()}
+
+    def find(share: float, allowed: Callable[[Shape], bool] = lambda _: True) -> Shape:
+        return solve(alone, cost=cost, limit=share * cost(WHOLE), loss=lambda _: 1 / 0, candidates=3, allowed=allowed)
+
+    assert find(0.9) == WHOLE | {"ffn": 48} and find(1.0) == WHOLE
+    assert find(0.9, lambda shape: shape["ffn"] != 48) == WHOLE | {"ffn": 32}
+    for share, allowed in ((0.1, lambda _: True), (0.9, lambda shape: shape["ffn"] == 64)):
+        with pytest.raises(Unreachable, match="the least that can be had"):
+            find(share, allowed)
 
 
 @pytest.mark.fast

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from slimexp.cut.shape import AXES, ParameterCounter, divides, lattice, possible, readers, whole, writers
+from slimexp.cut.shape import ParameterCounter, axes_of, divides, lattice, possible, readers, whole, writers
 
 Tiny = Callable[..., Any]
 
@@ -22,7 +22,7 @@ def test_the_shape_of_a_model(tiny: Tiny, task: str, expected: dict[str, int]) -
 
 def test_the_lattice_goes_in_multiples_down_from_the_whole(tiny: Tiny) -> None:
     config = tiny("causal_lm", intermediate_size=44).model.config
-    options = lattice(config, AXES, multiple=16)
+    options = lattice(config, axes_of(config), multiple=16)
     assert options == {"decoder": [2, 1], "heads": [2, 1], "ffn": [44, 32, 16], "hidden": [32, 16]}
     assert lattice(config, ["ffn"], multiple=32) == {"decoder": [2], "heads": [2], "ffn": [44, 32], "hidden": [32]}
     assert lattice(config, ["heads"], multiple=32)["heads"] == [2]  # one group is 2 heads of 8 channels

@@ -211,7 +211,7 @@ def test_the_page_draws_a_search(
     def labels() -> list[str]:
         return page.locator(".candidates tbody .shape").evaluate_all("all => all.map(one => one.title)")
 
-    assert page.locator(".answers tbody tr").count() == 2 and page.locator(".foretold svg").count() == 3
+    assert page.locator(".answers tbody tr").count() == 2 and page.locator(".predicted svg").count() == 3
     assert labels()[0] == "decoder 44.8, ffn 64" and len(labels()) == 4
     page.locator(".candidates thead button", has_text="sum of scores").click()
     page.locator(".candidates thead button", has_text="sum of scores").click()

@@ -1,25 +1,25 @@
-/* Pictures of a search: what was foretold of its candidates, and what came. */
+/* Pictures of a search: what was predicted of its candidates, and what came. */
 
 const FEW = 4; // candidates from which on a rank correlation is given
 
-/* Pictures of what was foretold (across) and what came (up). */
+/* Pictures of what was predicted (across) and what came (up). */
 function chartsOf(search, budget) {
   const nats = "nats per token",
     charts = [
       {
-        title: "Does the sum of scores foretell the score of the whole?",
+        title: "Does the sum of scores predict the score of the whole?",
         axes: [`sum of scores (${nats})`, `whole (${nats})`],
         of: ({ added, whole }) => [added, whole],
         same: true,
       },
       {
-        title: "Does the score of the whole foretell the short training?",
+        title: "Does the score of the whole predict the short training?",
         axes: [`whole, untrained (${nats})`, `${search.headlineTitle}, validation`],
         of: ({ whole, short }) => [whole, short],
         flip: search.better === "max",
       },
       ...Object.entries(search.costs).map(([name, { title }]) => ({
-        title: "Does the composed cost foretell the measured one?",
+        title: "Does the composed cost predict the measured one?",
         axes: [`${title}, composed`, "measured"],
         of: ({ costs }) => costs[name] ?? [null, null],
         same: true,
@@ -32,7 +32,7 @@ function chartsOf(search, budget) {
 }
 
 /* All pictures: first their places, since each is drawn as wide as its place. */
-function drawForetold(view) {
+function drawPredicted(view) {
   const charts = chartsOf(view.search, view.budget).map((chart) => {
     const holder = node("div", { class: "canvas" }),
       readout = node("p", { class: "quiet readout" });
@@ -43,10 +43,10 @@ function drawForetold(view) {
       node("div", { class: "panel" }, node("h4", {}, title), holder, readout),
     ),
   );
-  for (const chart of charts) foretold(view, chart);
+  for (const chart of charts) predicted(view, chart);
 }
 
-function foretold(view, { title, axes, of, holder, readout, same = false, cost = false, flip = false, limit }) {
+function predicted(view, { title, axes, of, holder, readout, same = false, cost = false, flip = false, limit }) {
   const pairs = view.budget.candidates
     .map((candidate) => ({ candidate, pair: of(candidate) }))
     .filter(({ pair }) => pair.every((one) => one !== null));
@@ -54,7 +54,7 @@ function foretold(view, { title, axes, of, holder, readout, same = false, cost =
   const summary = [
     count(pairs.length, "candidate"),
     ...(cost ? [`off by ${short(100 * farthest(pairs))} % at most`] : ranked(pairs, flip)),
-    ...(same ? ["dashed: as foretold"] : []),
+    ...(same ? ["dashed: as predicted"] : []),
   ].join("; ");
   const { svg, box } = canvas(holder, 260, { role: "img", "aria-label": `${title} ${summary}` });
   const [across, up] = [0, 1].map((at) => pairs.map(({ pair }) => pair[at]));
@@ -93,14 +93,14 @@ function foretold(view, { title, axes, of, holder, readout, same = false, cost =
       svg.append(element);
       return place;
     });
-  listenForetold(view, holder, places, (place) => {
+  listenPredicted(view, holder, places, (place) => {
     readout.textContent = place
-      ? `${place.candidate.label}: ${fine(place.pair[0])} foretold, ${fine(place.pair[1])} came`
+      ? `${place.candidate.label}: ${fine(place.pair[0])} predicted, ${fine(place.pair[1])} came`
       : summary;
   });
 }
 
-function listenForetold(view, holder, places, say) {
+function listenPredicted(view, holder, places, say) {
   const at = (event) => {
     const frame = holder.getBoundingClientRect();
     return nearest(places, event.clientX - frame.left, event.clientY - frame.top);

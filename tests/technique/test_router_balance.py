@@ -1,0 +1,70 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from slimexp.config.build import build
+from slimexp.technique.router_balance import RouterBalance, balance_loss
+from tests.cut.test_expert_use import MIXTURES, ROWS
+
+Tiny = Callable[..., Any]
+
+
+@pytest.mark.fast
+def test_the_loss_is_one_where_all_experts_see_as_many_and_their_number_where_one_sees_all() -> None:
+    even = torch.eye(4) * 30
+    assert float(balance_loss(even, torch.arange(4)[:, None], None)) == pytest.approx(1)
+    one = torch.tensor([[30.0, 0.0, 0.0, 0.0]] * 4)
+    assert float(balance_loss(one, torch.zeros(4, 1, dtype=torch.long), None)) == pytest.approx(4)
+    counts = torch.tensor([True, False, False, False])
+    assert float(balance_loss(even, torch.arange(4)[:, None], counts)) == pytest.approx(4), "of what counts"
+    assert float(balance_loss(even, torch.arange(4)[:, None], counts & False)) == 0
+    assert float(balance_loss(torch.zeros(2, 4), torch.tensor([[0, 1], [2, 3]]), None, sigmoid=True)) == 1
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "deepseek_v3"])
+def test_the_gradient_of_the_loss_joins_that_of_the_model(tiny: Tiny, kind: str) -> None:
+    family = tiny("causal_lm", model_type=kind, **MIXTURES[kind])
+    batch = family.encode(ROWS)
+    router = family.blocks()["decoder"][1].mlp.gate
+    seen: list[Any] = []
+    hook = router.register_forward_hook(lambda _, __, output: seen.append(output))
+    stage = build_stage(family)
+
+    def gradient(extra: Any) -> torch.Tensor:
+        family.model.zero_grad()
+        total = family.forward(batch)[0].square().mean()
+        (total + extra() if extra else total).backward()
+        return router.weight.grad.clone()
+
+    def plain() -> torch.Tensor:
+        logits, _, chosen = seen[-1]
+        return 0.5 * balance_loss(logits, chosen, counts, sigmoid=kind == "deepseek_v3")
+
+    counts = batch["labels"].flatten() != -100
+    alone, expected = gradient(None), gradient(plain)
+    hook.remove()
+    callback: Any = RouterBalance(weight=0.5)
+    callback.on_fit_start(None, stage)
+    callback.on_train_batch_start(None, stage, batch, 0)
+    torch.testing.assert_close(gradient(None), expected)
+    assert not torch.allclose(alone, expected)
+    callback.teardown(None, stage, "fit")
+    torch.testing.assert_close(gradient(None), alone)
+
+
+def build_stage(family: Any) -> Any:
+    from slimexp.config.composition import compose
+
+    stage = build(compose(["pipeline=finetune"]).pipeline.finetune)
+    stage.family = family
+    return stage
+
+
+def test_refusals(tiny: Tiny) -> None:
+    with pytest.raises(ValueError, match=r"balance\.weight must be > 0, got 0"):
+        RouterBalance(weight=0)
+    callback: Any = RouterBalance(weight=0.1)
+    with pytest.raises(ValueError, match=r"type llama has no experts: leave callback\.balance out"):
+        callback.on_fit_start(None, build_stage(tiny("causal_lm")))
