@@ -29,9 +29,9 @@ def writings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def counting(family: Any, *arguments: Any) -> list[list[int]]:
         seen.append(family.task)
-        return generation.written(family, *arguments)
+        return generation.generate_ids(family, *arguments)
 
-    monkeypatch.setattr(teacher, "written", counting)
+    monkeypatch.setattr(teacher, "generate_ids", counting)
     return seen
 
 
