@@ -67,7 +67,7 @@ def test_a_folder_without_weights(tiny_folder: Make) -> None:
     folder = tiny_folder("seq2seq")
     (folder / "model.safetensors").unlink()
     reach(AutoConfig, folder)
-    with pytest.raises(ValueError, match="cannot be had"):
+    with pytest.raises(ValueError, match="cannot be loaded"):
         read(folder)
 
 

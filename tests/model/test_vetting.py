@@ -136,7 +136,7 @@ CASES: dict[str, tuple[Damage, str]] = {
     "cache_bits": (config(cache_bits=3), "cache_bits must be null, 4 or 8, got 3"),
     "a cache of true": (config(cache_bits=True), "cache_bits must be null, 4 or 8, got True"),
     "activation": (config(dense_act_fn="evil", feed_forward_proj="relu"), r"no model can be made .*\('evil'\)"),
-    "dtype": (config(dtype="os.system"), "cannot be had: .*os.system"),
+    "dtype": (config(dtype="os.system"), "cannot be loaded: .*os.system"),
     # code, other folders and the hub
     "auto_map": (
         config(model_type="mine", auto_map={"AutoConfig": "evil.C"}),
@@ -161,10 +161,10 @@ CASES: dict[str, tuple[Damage, str]] = {
     "a number": (config(quantization_config=5), "quantization_config must be an object .*, got 5"),
     "a name": (config(quantization_config="compressed-tensors"), "quantization_config must be .*, got 'compressed-ten"),
     "a list of methods": (config(quantization_config=["compressed-tensors"]), "quantization_config must be an object"),
-    "groups": (config(quantization_config=GROUPS), "cannot be had: .*config_groups"),
+    "groups": (config(quantization_config=GROUPS), "cannot be loaded: .*config_groups"),
     "weights elsewhere": (config(transformers_weights="../x.safetensors"), "must be the name of a file in the folder"),
     "architectures": (config(architectures="os"), "architectures must be a list of names, got 'os'"),
-    "model_type": (config(model_type=[1]), "cannot be had"),
+    "model_type": (config(model_type=[1]), "cannot be loaded"),
     # what is no JSON, or no file
     "empty": (content("config.json", b""), "config.json' is damaged"),
     "a list": (content("config.json", b"[]"), "config.json' is damaged .it holds a list"),
@@ -178,7 +178,7 @@ CASES: dict[str, tuple[Damage, str]] = {
     ),
     "a settings pipe": (instead("generation_config.json", os.mkfifo), "generation_config.json: it is no regular file"),
     "settings": (content("generation_config.json", b"[]"), "generation_config.json' is damaged"),
-    "a setting": (config("generation_config.json", max_new_tokens="x"), "cannot be had"),
+    "a setting": (config("generation_config.json", max_new_tokens="x"), "cannot be loaded"),
     # weights
     "a long header": (header(2**60), "safetensors file was cut short or is none"),
     "no header": (content("model.safetensors", b""), "safetensors file was cut short or is none"),
@@ -200,18 +200,18 @@ CASES: dict[str, tuple[Damage, str]] = {
     "a shard of the system": (index({"a": "/etc/passwd"}), "must name files in the folder, got '/etc/passwd'"),
     "no shards": (index([]), "weight_map of model.safetensors.index.json must name files in the folder"),
     # tokenizers
-    "tokens cut": (instead("tokenizer.json", lambda path: path.write_text('{"version"')), "cannot be had"),
-    "tokens empty": (content("tokenizer.json", b""), "cannot be had"),
-    "tokens null": (content("tokenizer.json", b"null"), "cannot be had"),
-    "tokens nested": (content("tokenizer.json", b"[" * 100_000), "cannot be had"),
-    "tokens typed": (config("tokenizer.json", model=5), "cannot be had"),
+    "tokens cut": (instead("tokenizer.json", lambda path: path.write_text('{"version"')), "cannot be loaded"),
+    "tokens empty": (content("tokenizer.json", b""), "cannot be loaded"),
+    "tokens null": (content("tokenizer.json", b"null"), "cannot be loaded"),
+    "tokens nested": (content("tokenizer.json", b"[" * 100_000), "cannot be loaded"),
+    "tokens typed": (config("tokenizer.json", model=5), "cannot be loaded"),
     "a pattern": (
         config("tokenizer.json", normalizer={"type": "Replace", "pattern": {"Regex": "(a"}, "content": ""}),
-        "cannot be had",
+        "cannot be loaded",
     ),
     "a panic": (
         config("tokenizer.json", normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
-        "cannot be had: Precompiled",
+        "cannot be loaded: Precompiled",
     ),
     "a late panic": (
         config(
@@ -227,7 +227,7 @@ CASES: dict[str, tuple[Damage, str]] = {
     ),
     "no class": (config("tokenizer_config.json", tokenizer_class=5), "tokenizer_class must be a name, got 5"),
     "a length": (config("tokenizer_config.json", model_max_length="x"), "its tokenizer is damaged"),
-    "a token": (config("tokenizer_config.json", eos_token=5), "cannot be had"),
+    "a token": (config("tokenizer_config.json", eos_token=5), "cannot be loaded"),
 }
 
 
@@ -257,7 +257,7 @@ def test_pickles_run_nothing(how: str, folder: Path, tmp_path: Path) -> None:
     state = {**load_file(folder / "model.safetensors"), "more": _Touch(canary)}
     (folder / "model.safetensors").unlink()
     torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=how == "zip")
-    assert "cannot be had" in refused(folder)
+    assert "cannot be loaded" in refused(folder)
     assert not canary.exists()
 
 
