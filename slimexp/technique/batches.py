@@ -1,5 +1,6 @@
 """Training batches as a pure function of (seed, step), so that a resumed run sees what the straight run saw."""
 
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -195,8 +196,13 @@ def training_batches(
 
 
 def _loader(batches: Dataset[Batch], steps: Sampler[Any], count: int) -> DataLoader[Batch]:
-    """Batches in the order of ``steps``, loaded by ``count`` processes."""
-    if count:  # processes are forked from this one: a tokenizer that was not told of it warns in each
+    """Batches in the order of ``steps``, loaded by ``count`` processes.
+
+    They are forked wherever that can be, also in a pool's worker, whose own way would be to spawn: what is spawned
+    imports everything anew and takes a copy of the model, which cannot even be pickled once it has quantizers.
+    """
+    forks = count > 0 and "fork" in multiprocessing.get_all_start_methods()
+    if count:  # a tokenizer that was not told of it warns in each process
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     return DataLoader(
         batches,
@@ -207,6 +213,7 @@ def _loader(batches: Dataset[Batch], steps: Sampler[Any], count: int) -> DataLoa
         prefetch_factor=4 if count else None,
         persistent_workers=count > 0,
         worker_init_fn=_in_worker if count else None,
+        multiprocessing_context="fork" if forks else None,
     )
 
 

@@ -1,11 +1,13 @@
 """Batches are a pure function of (seed, step)."""
 
+import multiprocessing
 import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.utils import parametrize
 
 from slimexp.data.base import Example
 from slimexp.technique.batches import Order, calibration_batches, training_batches
@@ -96,6 +98,20 @@ def test_a_resumed_loader_goes_on_where_the_straight_one_was(tiny: Make, corpus:
 
 def test_worker_processes_change_nothing(tiny: Make, corpus: Make) -> None:
     assert equal(loader(tiny, corpus("seq2seq"), workers=1), loader(tiny, corpus("seq2seq")))
+
+
+def test_worker_processes_of_a_spawned_process_need_no_copy_of_a_model_with_quantizers(
+    tiny: Make, corpus: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers of a sweep's pool are spawned and would spawn in turn; parametrized modules cannot be pickled."""
+    monkeypatch.setattr(
+        multiprocessing.context._default_context, "_actual_context", multiprocessing.get_context("spawn")
+    )
+    family = tiny("seq2seq")
+    parametrize.register_parametrization(family.model.lm_head, "weight", torch.nn.Identity())
+    data = corpus("seq2seq")
+    found = training_batches(data, family, start=0, stop=3, batch_size=4, seed=0, workers=1)
+    assert equal(list(found), loader(tiny, data, stop=3))
 
 
 def test_drawing_batches_leaves_the_random_state_to_training(tiny: Make, corpus: Make) -> None:
