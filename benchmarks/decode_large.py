@@ -71,6 +71,7 @@ ARMS = {
     "fused, fp8": Arm("fp8"),
     "fused, int4 group 128": Arm("int4", 128, target=1800),
     "a quarter of the layers gone, bf16": Arm(layers=SMALLER),
+    "a quarter of the layers gone, int8": Arm("int8", layers=SMALLER),
     "a quarter of the layers gone, int4": Arm("int4", 128, layers=SMALLER),
 }
 
