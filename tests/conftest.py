@@ -34,6 +34,7 @@ from tests.speed import (  # noqa: F401
     _commit_looked_up_once,
     _frozen,
     _libraries_frozen,
+    _merged_once,
     _parsed_once,
     counted,
 )

@@ -1,5 +1,6 @@
 """Every YAML file under conf/ composes, names what exists, and gives it keys that it reads."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,20 +18,23 @@ COMPONENTS = [path for path in FILES if path.parts[0] not in ("experiment", "hyd
 ROOMS = {"data", "importance", "pattern", "quantizer", "loss", "technique", "measure"}  # one file, one YAML, one test
 ROOMS |= {"allocation", "budget", "completion", "cut", "rounding", "smoothing", "stopper", "teacher_cache"}
 MODULES = ("schedule",)  # groups that one module holds
-SEEN: dict[Path, DictConfig] = {}
+
+
+@cache
+def probes(group: str) -> DictConfig:
+    """All components of a group in a whole config (in a dict that takes any name): what they interpolate is there."""
+    names = [path.name for path in COMPONENTS if path.parent.as_posix() == group]
+    return compose([f"+{group}@measure.probe_{name}={name}" for name in names]).measure
 
 
 def component(path: Path) -> DictConfig:
-    """A component inside a whole config (in a dict that takes any name), so that what it interpolates is there."""
-    if path not in SEEN:
-        SEEN[path] = compose([f"+{path.parent.as_posix()}@measure.probe={path.name}"])
-    return SEEN[path].measure.probe
+    return probes(path.parent.as_posix())[f"probe_{path.name}"]
 
 
 @pytest.mark.parametrize("path", COMPONENTS, ids=str)
 def test_component_binds(path: Path) -> None:
     probe = component(path)
-    faults = [*binding.faults("probe", probe._get_parent(), "probe")]
+    faults = [*binding.faults("probe", probe._get_parent(), f"probe_{path.name}")]
     for below, parent, key in binding.items(probe, "probe"):
         faults += binding.faults(below, parent, key)
     assert [fault for fault in faults if "has no value" not in fault] == []

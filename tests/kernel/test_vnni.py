@@ -1,12 +1,13 @@
 """Integers multiplied as they are, against a float64 reference."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from slimexp.kernel import build
+from slimexp.kernel import build, store
 from slimexp.kernel.base import Packed
 from slimexp.kernel.vnni import Vnni
 
@@ -79,6 +80,12 @@ def test_a_machine_without_a_compiler_says_so(monkeypatch: pytest.MonkeyPatch, t
 def test_a_kept_kernel_needs_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build.shutil, "which", lambda name: None)
     assert build.failure.__wrapped__() is None
+
+
+@compiled
+def test_a_kernel_that_another_process_kept_meanwhile_is_no_second_one(tmp_path: Path) -> None:
+    (kept, *_) = (path for folder in store.folders() for path in folder.glob("vnni-*.so"))
+    build._register(Path(shutil.copy(kept, tmp_path)))
 
 
 def test_what_the_compiler_says_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -48,6 +48,16 @@ SETTINGS: dict[str, tuple[str, list[str], list[str]]] = {
     "prune_vocabulary": ("prune_vocabulary", [], []),
     "quantize": ("quantize", ROUNDED, ROUNDED),
 }
+# Run by default: each kind in both places, where it is not refused; the others are slow.
+SHOWN = {
+    ("distill_cut", "prune_structured"),
+    ("prune_structured", "distill_cut"),
+    ("prune_structured", "prune_vocabulary"),
+    ("prune_vocabulary", "finetune"),
+    ("finetune", "prune"),
+    ("prune", "quantize"),
+    ("quantize", "distill"),
+}
 REMOVALS = ("distill_cut", "prune_structured", "prune_vocabulary")
 REFUSED = {
     **{("distill", second): "pipeline.first: the student would be its own teacher" for second in SETTINGS},
@@ -136,12 +146,20 @@ def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
 
 def test_every_technique_is_in_the_pairs() -> None:
     assert {technique for technique, *_ in SETTINGS.values()} == set(options("technique"))
+    assert {first for first, _ in SHOWN} == SETTINGS.keys() - {"distill"} and not SHOWN & REFUSED.keys()
+    assert {second for _, second in SHOWN} == SETTINGS.keys()
 
 
 @pytest.mark.parametrize(
     "task", ["causal_lm", *(pytest.param(task, marks=pytest.mark.slow) for task in ("seq2seq", "classification"))]
 )
-@pytest.mark.parametrize(("first", "second"), product(SETTINGS, repeat=2))
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        pytest.param(*pair, marks=[] if pair in SHOWN or pair in REFUSED else pytest.mark.slow)
+        for pair in product(SETTINGS, repeat=2)
+    ],
+)
 def test_what_the_first_of_a_pair_did_stays(chain: Run, task: str, first: str, second: str) -> None:
     lines = [*spelled("first", first), *spelled("second", second, second=True)]
     if (first, second) in REFUSED:

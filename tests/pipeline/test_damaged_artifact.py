@@ -35,7 +35,15 @@ def test_every_damage_of_every_file_is_seen(finished: Any, tmp_path: Path, file:
 
 @pytest.mark.parametrize(
     ("file", "damage"),
-    [*((file, "flip") for file in FILES), *(("model.safetensors", damage) for damage in ALL if damage != "flip")],
+    [
+        *((file, "flip") for file in FILES),
+        *(("model.safetensors", damage) for damage in ("cut", "missing", "folder")),
+        *(
+            pytest.param("model.safetensors", damage, marks=pytest.mark.slow)  # as seen above
+            for damage in ALL
+            if damage not in ("flip", "cut", "missing", "folder")
+        ),
+    ],
     indirect=["damage"],
 )
 def test_a_finished_model_that_is_damaged_is_made_again(
@@ -84,7 +92,13 @@ def of_another_stage(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [one_file, "pipe", "link_to_nothing", empty_folder, of_another_stage], indirect=["damage"]
+    "damage",
+    [
+        one_file,
+        of_another_stage,
+        *(pytest.param(damage, marks=pytest.mark.slow) for damage in ("pipe", "link_to_nothing", empty_folder)),
+    ],
+    indirect=["damage"],
 )
 def test_what_is_no_model_of_the_stage_gives_way_to_it(
     finished: Any, copy: Make, again: Make, fits: list[str], damage: Damage

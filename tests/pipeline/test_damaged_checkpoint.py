@@ -51,8 +51,16 @@ OF_CHECKPOINTS = [flip_a_weight, of_another_key, of_a_negative_step, of_no_train
 
 
 @pytest.mark.parametrize(
-    "damage", ["cut", "cut_at_the_end", "empty", "other", *OF_CHECKPOINTS, *OF_KIND], indirect=["damage"]
-)
+    "damage",
+    [
+        "cut",
+        "folder",
+        *OF_CHECKPOINTS,
+        *(pytest.param(damage, marks=pytest.mark.slow) for damage in ("cut_at_the_end", "empty", "other", *OF_KIND)
+          if damage != "folder"),
+    ],
+    indirect=["damage"],
+)  # fmt: skip
 def test_a_checkpoint_that_is_damaged_is_not_gone_on_from(
     stopped: Any, copy: Make, again: Make, fits: list[str], damage: Damage
 ) -> None:

@@ -59,8 +59,15 @@ def test_curves_that_are_no_file_are_set_aside(stage: Stage, capsys: pytest.Capt
     assert (stage.folder / "damaged-curves.jsonl").is_dir() and "its rows are lost" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("stage", ["finetune", "distill", "prune"])
+@pytest.mark.parametrize(
+    ("stage", "accumulate"),
+    [
+        ("finetune", 1),
+        ("distill", 2),
+        ("prune", 1),
+        *(pytest.param(*other, marks=pytest.mark.slow) for other in (("finetune", 2), ("distill", 1), ("prune", 2))),
+    ],
+)
 def test_resumed_equals_straight_bit_for_bit(
     pipeline: Make,
     short: Make,
@@ -108,8 +115,9 @@ def test_resumed_equals_straight_bit_for_bit(
     ("task", "more"),
     [
         ("seq2seq", ["pipeline.quantize.freeze=0.3"]),
-        ("causal_lm", ["quantizer@pipeline.quantize.quantizer=lsq", "pipeline.quantize.freeze=0.3",
-                       "pipeline.quantize.activation_bits=null", "pipeline.quantize.bits=4"]),
+        pytest.param("causal_lm", ["quantizer@pipeline.quantize.quantizer=lsq", "pipeline.quantize.freeze=0.3",
+                                   "pipeline.quantize.activation_bits=null", "pipeline.quantize.bits=4"],
+                     marks=pytest.mark.slow),
         ("causal_lm", ["quantizer@pipeline.quantize.activation_quantizer=static", "pipeline.quantize.freeze=0.3",
                        "pipeline.quantize.calibration_rows=4"]),
         ("causal_lm", ["+allocation@pipeline.quantize.allocation=mixed_precision", "pipeline.quantize.bits=4",

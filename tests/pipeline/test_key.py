@@ -315,6 +315,7 @@ Path(sys.argv[2]).write_text(json.dumps(found))
 """
 
 
+@pytest.mark.slow  # what no import statement names is looked for in the source, above
 def test_whatever_runs_in_a_training_is_in_the_closure(
     start: Callable[..., Any], overrides: Callable[..., list[str]], tmp_path: Path
 ) -> None:

@@ -82,6 +82,7 @@ def many_steps(short: Make, overrides: Make) -> list[str]:
     return overrides("finetune", *more, dropout_rate=0.2)
 
 
+@pytest.mark.slow  # test_fit.py ends runs likewise within this process
 def test_a_killed_process_goes_on_where_it_was(
     pipeline: Make, weights: Make, same_tensors: Make, many_steps: list[str], tmp_path: Path
 ) -> None:

@@ -146,8 +146,15 @@ def taught_by(folder: Path, *losses: str, length: int = 64) -> list[str]:
     return ["distill", *teacher, f"pipeline.distill.teacher.max_length={length}", *added]
 
 
-@ALIGNED
-@pytest.mark.parametrize("task", ["seq2seq", "causal_lm"])
+@pytest.mark.parametrize(
+    ("task", "loss"),
+    [
+        ("seq2seq", "universal_logit"),
+        ("causal_lm", "byte_span"),
+        pytest.param("seq2seq", "byte_span", marks=pytest.mark.slow),
+        pytest.param("causal_lm", "universal_logit", marks=pytest.mark.slow),
+    ],
+)
 def test_losses_that_align_tokens_learn_from_a_teacher_of_other_tokens(
     pipeline: Make, short: Make, overrides: Make, other_tokens: Make, task: str, loss: str
 ) -> None:

@@ -59,10 +59,10 @@ def test_the_student_is_the_same_to_the_last_bit(run: Make, weights: Make, same_
     assert same_tensors(weights(online), weights(cached)) and same_tensors(weights(online), weights(again))
 
 
-def test_six_temperatures_take_one_pass(
+def test_all_temperatures_take_one_pass(
     run: Make, passes: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    temperatures = [f"pipeline.distill.losses.kl.temperature.start={t}" for t in (1, 2, 3, 4, 5, 8)]
+    temperatures = [f"pipeline.distill.losses.kl.temperature.start={t}" for t in (1, 2, 8)]
     run(EXACT, temperatures[0], name="t0")
     assert passes == [4] * 5
     assert re.search(r"teacher cache: 0 of (\d+) rows were there, \1 made in", capsys.readouterr().out)

@@ -1,5 +1,6 @@
 """What stages go on from is dropped where that is asked for, and made anew where it is needed again."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,36 @@ CHAIN = [
 DROP = "keep_training_state=false"
 
 
+@pytest.fixture(scope="module")
+def line(tiny: Make, write_table: Make, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Command line of a chain of three stages, without its runs folder."""
+    home = tmp_path_factory.mktemp("home")
+    family = tiny("seq2seq")
+    family.model.save_pretrained(home / "dense")
+    family.tokenizer.save_pretrained(home / "dense")
+    return [
+        "model=pretrained", f"model.path={home / 'dense'}", "model.max_length=16", "data=files",
+        f"data.path={write_table(home)}", "data.task=seq2seq", "pipeline=prune_quantize_distill", "logger=none",
+        "trainer=fast", *CHAIN,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(line: list[str], pipeline: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs folder of the chain."""
+    runs = tmp_path_factory.mktemp("finished")
+    pipeline([*line, f"runs={runs}"]).run()
+    return runs
+
+
 @pytest.fixture
-def chain(pipeline: Make, overrides: Make) -> Make:
-    """More overrides -> a finished chain of three stages."""
+def chain(line: list[str], finished: Path, pipeline: Make, tmp_path: Path) -> Make:
+    """More overrides -> a finished chain in a folder of the test's own, trained there only if there are any."""
 
     def run(*more: str) -> Any:
-        made = pipeline([*overrides("prune_quantize_distill", *CHAIN), *more])
+        if not more:
+            shutil.copytree(finished, tmp_path / "runs")
+        made = pipeline([*line, f"runs={tmp_path / 'runs'}", *more])
         made.run()
         return made
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -163,9 +164,23 @@ FORMATS = [
 ]
 
 
-@pytest.mark.parametrize("name", MODELS)
+def on_one_of(models: list[str], cells: list[Any]) -> list[Any]:
+    """Pairs with a model: every cell on one model, which change in turns, by default; on the others it is slow."""
+    return [
+        pytest.param(cell, name, marks=[] if number % len(models) == turn else pytest.mark.slow)
+        for number, cell in enumerate(cells)
+        for turn, name in enumerate(models)
+    ]
+
+
 @pytest.mark.parametrize(
-    "settings", FORMATS, ids=lambda s: "-".join(str(getattr(v, "__name__", v)) for v in s.values())
+    ("settings", "name"),
+    on_one_of([LLAMA, BERT, T5], FORMATS),
+    ids=lambda value: (
+        value
+        if isinstance(value, str)
+        else "-".join(str(getattr(setting, "__name__", setting)) for setting in value.values())
+    ),
 )
 def test_every_format_is_reloaded_with_the_logits_and_the_integers(
     name: str, settings: dict[str, Any], tmp_path: Path
@@ -188,12 +203,13 @@ def test_every_format_is_reloaded_with_the_logits_and_the_integers(
         assert one.activation == expected
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("group_size", [None, "tensor", 32])
-@pytest.mark.parametrize("on_inputs", [None, Fp8Token, Fp8Static])
+@pytest.mark.parametrize(
+    ("rounded", "name"), on_one_of(MODELS, list(product([None, "tensor", 32], [None, Fp8Token, Fp8Static])))
+)
 def test_fp8_is_stored_as_it_is_and_reloaded_with_the_logits(
-    name: str, group_size: int | str | None, on_inputs: type[Quantizer] | None, tmp_path: Path
+    name: str, rounded: tuple[int | str | None, type[Quantizer] | None], tmp_path: Path
 ) -> None:
+    group_size, on_inputs = rounded
     model = quantized(name, bits=8, group_size=group_size, activations=False, kind=Fp8)
     for layer in in_blocks(model).values():
         if on_inputs is not None:

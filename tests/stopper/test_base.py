@@ -76,7 +76,9 @@ def leave(folder: Path, trial: str, loss: float, among: str = "") -> None:
     write(folder / f"{trial}.json", {"among": among, "loss": loss})
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "median" else name for name in RULES]
+)
 def test_a_hopeless_trial_is_stopped_at_its_rung_and_a_good_one_is_not(
     run: Callable[..., Any], tmp_path: Path, name: str
 ) -> None:

@@ -70,14 +70,14 @@ def test_a_sweep_leaves_records_and_a_front_and_goes_on(
     command: Callable[..., tuple[int, str, str]], typed: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     line = ["pipeline.prune.sparsity=0.2,0.5,0.8", "hydra.sweeper.objectives={params_nonzero: min}"]
-    status, out, err = command(*line)
+    status, out, err = command(*line, "hydra.sweeper.workers=1")
     assert status == 0, err
     assert "[3/3]" in out and "front of params_nonzero after 3 trials" in out
     rows = record.read(tmp_path / "runs")
     assert sorted(row.stage for row in rows) == ["dense", "prune", "prune", "prune"]
     status, out, _ = typed(*line)
     assert status == 0 and "3 of 3 trials are finished" in out and len(record.read(tmp_path / "runs")) == 4
-    assert typed(*line, "hydra.sweeper.workers=1", "trainer.log_every_n_steps=5")[0] == 0  # of which no figure depends
+    assert typed(*line, "hydra.sweeper.workers=2", "trainer.log_every_n_steps=5")[0] == 0  # of which no figure depends
     status, _, err = typed(*line, "measure.task.limit=1")
     assert status == 2 and "holds another sweep (measure.task.limit was auto and is 1)" in err
     status, _, err = typed(*line, "resume=false")

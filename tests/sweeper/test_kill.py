@@ -97,8 +97,15 @@ def test_an_interrupted_sweep_leaves_nothing_running(make: Make, tmp_path: Path,
     assert until(lambda: not any(map(is_alive, pids(tmp_path))))
 
 
-@pytest.mark.parametrize("sampler", [None, optuna.samplers.TPESampler])
-@pytest.mark.parametrize("cause", ["full", "memory"])
+@pytest.mark.parametrize(
+    ("cause", "sampler"),
+    [
+        ("full", None),
+        ("memory", optuna.samplers.TPESampler),
+        pytest.param("memory", None, marks=pytest.mark.slow),
+        pytest.param("full", optuna.samplers.TPESampler, marks=pytest.mark.slow),
+    ],
+)
 def test_what_the_machine_ended_is_done_again_by_the_same_command(
     make: Make, ran: Ran, tmp_path: Path, cause: str, sampler: Any
 ) -> None:

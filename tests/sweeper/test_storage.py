@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from slimexp.config.command_line import main
 from slimexp.config.password import mask_process
 from slimexp.sweeper import storage
 from slimexp.sweeper.sweep import Sweep
+from slimexp.train import train
 
 Make = Callable[..., Sweep]
 
-ROOT = Path(__file__).parents[2]
 SECRETS = ("hunter2", "hunter%202", "hunter 2", "hunter+2")
 WITH_PASSWORD = [
     "postgresql://ann:hunter2@host:5432/sweeps",
@@ -117,14 +118,18 @@ def test_neither_workers_nor_hydras_config_have_it(
         "hydra.sweeper.storage=[postgresql://ann:hunter2@host/sweeps]",
     ],
 )
-def test_the_program_does_not_tell_it(override: str, tmp_path: Path) -> None:
+def test_the_program_does_not_tell_it(
+    override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     command = ["-m", "hydra/sweeper=pareto", "+experiment=prune_t5", "seed=1,2", f"runs={tmp_path / 'runs'}", override]
-    done = subprocess.run(
-        [sys.executable, "-m", "slimexp.train", *command],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "SLIMEXP_TRACEBACK": "1"},
-    )  # fmt: skip
-    assert done.returncode == 2 and "error: " in done.stderr
-    assert is_kept_back(done.stdout + done.stderr)
+    monkeypatch.setattr(sys, "argv", ["slimexp.train", *command])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # main sets it; so it is put back
+    monkeypatch.setenv("SLIMEXP_TRACEBACK", "1")
+    with pytest.raises(SystemExit) as end:
+        main(train)
+    out, err = capfd.readouterr()
+    assert end.value.code == 2 and "error: " in err
+    assert is_kept_back(out + err)
     kept = [path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file()]
     assert all(map(is_kept_back, kept))
 

@@ -36,7 +36,12 @@ CASES: dict[str, tuple[str, list[str], dict[str, Any], int]] = {  # technique, o
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+SHOWN = ("Wanda", "min-max, on at half, frozen later", "LSQ, frozen at half")  # the others are slow
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case in SHOWN else pytest.mark.slow) for case in CASES]
+)
 def test_training_ends_with_the_same_weights(
     case: str, tiny: Make, technique: Make, corpus: Make, fit: Make, graphs: list[Any]
 ) -> None:

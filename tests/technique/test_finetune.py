@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +145,16 @@ class KillAfter(pl.Callback):
             raise Killed
 
 
-@pytest.mark.parametrize("task", ["seq2seq", "causal_lm", "classification"])
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("killed_after", [3, 4])
+RESUMED = {("seq2seq", 1, 3), ("causal_lm", 2, 3), ("classification", 2, 4)}  # the others are slow
+
+
+@pytest.mark.parametrize(
+    ("task", "accumulate", "killed_after"),
+    [
+        pytest.param(*case, marks=[] if case in RESUMED else pytest.mark.slow)
+        for case in product(("seq2seq", "causal_lm", "classification"), (1, 2), (3, 4))
+    ],
+)
 def test_resumed_equals_straight_bit_for_bit(
     prepared: Make, fit: Make, task: str, accumulate: int, killed_after: int, tmp_path: Path
 ) -> None:

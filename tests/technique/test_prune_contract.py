@@ -116,10 +116,29 @@ PAIRS = [  # what makes up for zeros within a layer has no layers that compete
     for importance, pattern in product(options("importance"), PATTERNS)
     if (importance, pattern) != ("sparsegpt", "global")
 ]
-COMBINATIONS = [(*pair, along) for pair, along in product(PAIRS, options("schedule"))]
+SCHEDULES = options("schedule")
 
 
-@pytest.mark.parametrize(("importance", "pattern", "along"), COMBINATIONS, ids=map(" ".join, COMBINATIONS))
+def slow_unless(shown: bool) -> Any:
+    return [] if shown else pytest.mark.slow
+
+
+# By default every pair along one schedule, which change in turns.
+COMBINATIONS = [
+    pytest.param(*pair, along, id=" ".join((*pair, along)), marks=slow_unless(turn == number % len(SCHEDULES)))
+    for number, pair in enumerate(PAIRS)
+    for turn, along in enumerate(SCHEDULES)
+]
+# By default every importance in one pattern, which change in turns.
+INTERRUPTED = [
+    pytest.param(name, pattern, id=f"{name} {pattern}", marks=slow_unless(turn == number % len(PATTERNS)))
+    for number, name in enumerate(options("importance"))
+    for turn, pattern in enumerate(PATTERNS)
+    if (name, pattern) in PAIRS
+]
+
+
+@pytest.mark.parametrize(("importance", "pattern", "along"), COMBINATIONS)
 def test_reaches_the_target_to_the_weight_in_every_scope(importance: str, pattern: str, along: str) -> None:
     technique = prepared(importance, pattern, along)
     if isinstance(technique.importance, Learned | Gated):
@@ -140,7 +159,7 @@ def test_zero_strength_is_the_identity(importance: str, pattern: str) -> None:
     assert all(torch.equal(layer.weight, dense[name].weight) for name, layer in technique.layers.items())
 
 
-@pytest.mark.parametrize(("importance", "pattern"), PAIRS, ids=map(" ".join, PAIRS))
+@pytest.mark.parametrize(("importance", "pattern"), INTERRUPTED)
 def test_resume_equals_straight(importance: str, pattern: str, tmp_path: Path) -> None:
     """Interrupted in the midst of the ramp; so a run is deterministic too."""
     ends = []
@@ -155,7 +174,13 @@ def test_resume_equals_straight(importance: str, pattern: str, tmp_path: Path) -
     assert same(*ends)
 
 
-@pytest.mark.parametrize(("importance", "pattern"), zip(options("importance"), [*PATTERNS, *PATTERNS], strict=False))
+@pytest.mark.parametrize(
+    ("importance", "pattern"),
+    [
+        pytest.param(name, list(PATTERNS)[number % len(PATTERNS)], marks=slow_unless(number < len(PATTERNS)))
+        for number, name in enumerate(options("importance"))
+    ],
+)
 def test_masks_survive_200_steps_of_decay_and_momentum(importance: str, pattern: str) -> None:
     technique = prepared(importance, pattern, every=1)
     fit(technique)
