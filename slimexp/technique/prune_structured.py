@@ -15,6 +15,7 @@ from slimexp.budget.base import Budget, SearchSpace
 from slimexp.budget.solver import Loss, Unreachable, describe, solve
 from slimexp.calibration.observe import undisturbed, visiting
 from slimexp.cut import shape as shapes
+from slimexp.cut.expert_use import token_shares
 from slimexp.cut.merge import merge
 from slimexp.cut.ranking import MERGE, Ranking, rank
 from slimexp.cut.recognition import recognize
@@ -30,6 +31,7 @@ from slimexp.model.layer import check_min_coverage
 from slimexp.technique import automatic, expert_removal
 from slimexp.technique.automatic import AUTO, Auto, Conditions
 from slimexp.technique.batches import calibration_batches, training_batches
+from slimexp.technique.expert_figures import token_figures
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.training import Training
 from slimexp.weight.attachment import check_bare
@@ -186,7 +188,7 @@ class PruneStructured(Finetune):
             "share": counter.touched(ranking.layers(shape), shape),
             "parameters": space.count(shape) / space.count(space.whole),
             **{f"{word}_kept": float(units) for word, units in shape.items()},
-            **expert_removal.token_figures(ranking.experts),
+            **token_figures(token_shares(ranking.experts)),
         }
         if self.coverage["share"] < self.min_coverage:
             raise ValueError(
