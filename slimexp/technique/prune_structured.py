@@ -47,12 +47,12 @@ class PruneStructured(Finetune):
     alone is measured by running the whole model with units masked; of the shapes that just meet the budget, the
     ``candidates`` whose losses add up to least are run themselves. The loss is the cross-entropy before any training,
     which is not the one after it: candidates that are close may change places. Every block keeps as many heads and
-    neurons as every other, so that plain transformers loads the result.
+    neurons as every other, and every expert as many of its own, so that plain transformers loads the result.
 
     Args:
         budget: What the model may cost at most.
-        axes: Axes that may be cut: ``layers``, ``heads``, ``ffn``, ``hidden``, ``experts``; ``None`` for all of these
-            that a model of this type can lose, and that the budget counts.
+        axes: Axes that may be cut: ``layers``, ``heads``, ``ffn``, ``hidden``, ``experts``, ``expert_ffn``; ``None``:
+            all of these that a model of this type can lose, and that the budget counts.
         multiple: Number that the heads' channels, the neurons and the channels that stay are a multiple of, on an axis
             that is cut; ``"auto"``: the largest power of two from 8 to 128 that leaves enough sizes to choose from.
         importance: Scores the weights that read a unit; blocks go by their influence (see ``block_influence``).
