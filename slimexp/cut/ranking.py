@@ -1,6 +1,6 @@
 """Units and blocks of a model by importance: the ranking that shapes for any budget are cut by."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -94,17 +94,7 @@ def rank(
     """
     config, wanted = family.model.config, set(widths)
     architecture, dense = architecture_of(config), whole(config)
-    layers: dict[str, dict[str, Layer]] = {
-        width: {
-            name: Weight(layer, "weight") if isinstance(layer, Conv1D) else layer
-            for name, layer in readers(family.model, width).items()
-        }
-        for width in ROW_WIDTHS
-        if width in wanted
-    }
-    if EXPERT_FFN in wanted:
-        for name, experts in mixtures(family).items():
-            layers[EXPERT_FFN] |= matrices(f"{name}.{DOWN}", Weight(experts, DOWN))
+    layers = _readers(family, wanted)
     every = {name: layer for named in layers.values() for name, layer in named.items()}
     statistics: Mapping[str, Tensor] = {}
     if every and isinstance(importance, Calibrated):
@@ -133,6 +123,22 @@ def rank(
         units[EXPERTS] = {part: per_group(score.cpu(), groups) for part, score in ranks.items()}
     entries = {axis: entry for axis, entry in rows_of_units(config).items() if entry[0] in units}
     return Ranking(_rank_blocks(family, batches(rows)), units, entries, use)
+
+
+def _readers(family: Family, widths: Collection[str]) -> dict[str, dict[str, Layer]]:
+    """Width -> name -> layer, or an expert's matrix, that reads units of it."""
+    layers: dict[str, dict[str, Layer]] = {
+        width: {
+            name: Weight(layer, "weight") if isinstance(layer, Conv1D) else layer
+            for name, layer in readers(family.model, width).items()
+        }
+        for width in ROW_WIDTHS
+        if width in widths
+    }
+    if EXPERT_FFN in widths:
+        for name, module in mixtures(family).items():
+            layers[EXPERT_FFN] |= matrices(f"{name}.{DOWN}", Weight(module, DOWN))
+    return layers
 
 
 def _unit_scores(scores: Tensor, units: int, norm: float) -> Tensor:
