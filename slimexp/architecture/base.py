@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedConfig
 
 HIDDEN, HEADS, KV_HEADS, FFN, EXPERTS, VOCABULARY = "hidden", "heads", "kv_heads", "ffn", "experts", "vocabulary"
+EXPERT_FFN = "expert_ffn"  # neurons of an expert, each of which retains its own
 QUERIES, LATENTS, TABLE = "queries", "latents", "table"  # other dimensions that follow HEADS
 QKV, GATE_UP = "qkv", "gate_up"  # of projections that are fused into one matrix
+EXPERT_GATE_UP = "expert_gate_up"  # of those of an expert
 LAYERS = "layers"
 OTHER = "other"
 

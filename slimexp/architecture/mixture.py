@@ -5,15 +5,30 @@ from dataclasses import replace
 
 from transformers import PreTrainedConfig
 
-from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, KV_HEADS, LATENTS, OTHER, QUERIES, Rule, head_width
+from slimexp.architecture.base import (
+    EXPERT_FFN,
+    EXPERT_GATE_UP,
+    EXPERTS,
+    FFN,
+    HEADS,
+    HIDDEN,
+    KV_HEADS,
+    LATENTS,
+    OTHER,
+    QUERIES,
+    Rule,
+    head_width,
+)
 from slimexp.architecture.decoder import AFTER_ATTENTION, AFTER_GATE, GATED, INPUTS, LLAMA
 from slimexp.architecture.reasons import NEURONS_OF_EXPERTS, NO_MIXTURE
 
 _MIXTURE = {
-    r"experts\.gate_up_proj$": (EXPERTS, OTHER, HIDDEN),
-    r"experts\.down_proj$": (EXPERTS, HIDDEN, OTHER),
+    r"experts\.gate_up_proj$": (EXPERTS, EXPERT_GATE_UP, HIDDEN),
+    r"experts\.down_proj$": (EXPERTS, HIDDEN, EXPERT_FFN),
     r"mlp\.gate\.weight$": (EXPERTS, HIDDEN),
 }
+_PARTS = {EXPERT_GATE_UP: (EXPERT_FFN, EXPERT_FFN)}
+_SCOPES = {EXPERT_FFN: r".*\.(shared_)?experts"}
 
 
 def _deepseek(config: PreTrainedConfig) -> Sequence[Rule]:
@@ -30,6 +45,10 @@ def _deepseek(config: PreTrainedConfig) -> Sequence[Rule]:
     )
 
 
+def _without_mixtures_behind_dense_blocks(config: PreTrainedConfig) -> str | None:
+    return NO_MIXTURE if config.first_k_dense_replace >= config.num_hidden_layers else None
+
+
 DEEPSEEK = replace(  # multi-head latent attention: keys and values of all heads come out of one latent
     LLAMA,
     axes={
@@ -41,12 +60,14 @@ DEEPSEEK = replace(  # multi-head latent attention: keys and values of all heads
         r"(q_a_proj|kv_a_proj_with_mqa)\.bias$": (OTHER,),
         **_MIXTURE,
         r"mlp\.gate\.e_score_correction_bias$": (EXPERTS,),
-        r"shared_experts\.(gate|up)_proj\.weight$": (OTHER, HIDDEN),
-        r"shared_experts\.(gate|up)_proj\.bias$": (OTHER,),
-        r"shared_experts\.down_proj\.weight$": (HIDDEN, OTHER),
+        r"shared_experts\.(gate|up)_proj\.weight$": (EXPERT_FFN, HIDDEN),  # as wide as some of the others together
+        r"shared_experts\.(gate|up)_proj\.bias$": (EXPERT_FFN,),
+        r"shared_experts\.down_proj\.weight$": (HIDDEN, EXPERT_FFN),
         **LLAMA.axes,
     },
-    sizes={**LLAMA.sizes, EXPERTS: "n_routed_experts"},
+    sizes={**LLAMA.sizes, EXPERTS: "n_routed_experts", EXPERT_FFN: "moe_intermediate_size"},
+    parts=_PARTS,
+    scopes=_SCOPES,
     head_dim=None,
     widths={
         HEADS: head_width,
@@ -57,7 +78,7 @@ DEEPSEEK = replace(  # multi-head latent attention: keys and values of all heads
     dense_blocks="first_k_dense_replace",
     refusals={
         FFN: lambda config: None if config.first_k_dense_replace else NEURONS_OF_EXPERTS,
-        EXPERTS: lambda config: NO_MIXTURE if config.first_k_dense_replace >= config.num_hidden_layers else None,
+        **dict.fromkeys((EXPERTS, EXPERT_FFN), _without_mixtures_behind_dense_blocks),
     },
     rules=_deepseek,
 )
@@ -87,8 +108,10 @@ QWEN_MOE = replace(
         r"shared_expert_gate\.weight$": (OTHER, HIDDEN),
         **LLAMA.axes,
     },
-    sizes={**LLAMA.sizes, EXPERTS: "num_experts"},
-    refusals={FFN: _without_dense_blocks, EXPERTS: _without_mixtures},
+    sizes={**LLAMA.sizes, EXPERTS: "num_experts", EXPERT_FFN: "moe_intermediate_size"},
+    parts=_PARTS,
+    scopes=_SCOPES,
+    refusals={FFN: _without_dense_blocks, EXPERTS: _without_mixtures, EXPERT_FFN: _without_mixtures},
     # The norm before a mixture is left out, whose gates and experts read it too; there is no mlp.gate_proj in one.
     rules=lambda _: (*LLAMA.rules(_), Rule("mlp.shared_expert.up_proj", ("mlp.shared_expert.down_proj",))),
 )
@@ -96,7 +119,10 @@ QWEN_MOE = replace(
 MIXTRAL = replace(
     LLAMA,
     axes={**_MIXTURE, **LLAMA.axes},
-    sizes={key: name for key, name in LLAMA.sizes.items() if key != FFN} | {EXPERTS: "num_local_experts"},
+    sizes={key: name for key, name in LLAMA.sizes.items() if key != FFN}
+    | {EXPERTS: "num_local_experts", EXPERT_FFN: "intermediate_size"},
+    parts=_PARTS,
+    scopes=_SCOPES,
     refusals={FFN: NEURONS_OF_EXPERTS},
     rules=lambda _: (Rule("input_layernorm", INPUTS), AFTER_ATTENTION),
 )

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from slimexp.architecture import decoder, encoder, encoder_decoder, gpt, mixture
-from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, LAYERS, Architecture
+from slimexp.architecture.base import EXPERT_FFN, EXPERTS, FFN, HEADS, HIDDEN, LAYERS, Architecture
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "albert": encoder.ALBERT,
@@ -115,7 +115,7 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
 
 
 def size(config: PreTrainedConfig, axis: str) -> int:
-    """Number of units of an axis: heads, key/value heads or neurons of a block, channels, experts of a block, tokens.
+    """Number of units of an axis: heads, key/value heads, neurons or experts of a block, neurons of an expert, ...
 
     Raises:
         ValueError: The axis cannot be cut; names the reason.
@@ -134,7 +134,9 @@ def size(config: PreTrainedConfig, axis: str) -> int:
 def instead(config: PreTrainedConfig) -> str:
     """The way out where an axis cannot be cut: those that can."""
     architecture = architecture_of(config)
-    axes = [a for a in (LAYERS, architecture.groups, FFN, HIDDEN, EXPERTS) if architecture.can_cut(a, config)]
+    axes = [
+        a for a in (LAYERS, architecture.groups, FFN, HIDDEN, EXPERTS, EXPERT_FFN) if architecture.can_cut(a, config)
+    ]
     names = [HEADS if axis == architecture.groups else axis for axis in axes]
     listed = " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
     return f"cut {listed} instead" if names else "mask or quantize it instead"

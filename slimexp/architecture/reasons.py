@@ -9,7 +9,7 @@ LAYER_NORM = (
     "its norms subtract the mean of all channels, so that with fewer of them the rest would not stay what they are"
 )
 FOUR_TIMES = "transformers has four times as many neurons as channels in this type, whatever the config says"
-NEURONS_OF_EXPERTS = "its neurons are those of its experts, which go as a whole"
+NEURONS_OF_EXPERTS = "its neurons are those of its experts, an axis of their own (expert_ffn)"
 NO_MIXTURE = "none of its blocks is a mixture"
 SHARED_BLOCK = "all layers are one block that runs again and again, of which none can go alone"
 TWO_VOCABULARIES = "its two tokenizers share one table of ids"

@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils import parametrize
 
 from slimexp.calibration.observe import Observer, Statistics, input_statistics, lent, undisturbed, visiting
 from slimexp.host.progress import counted
@@ -63,7 +64,7 @@ def calibrate_blocks(
     *,
     device: torch.device,
     update: Callable[[Mapping[str, Tensor]], None],
-) -> None:
+) -> dict[str, int]:
     """Show ``observer`` the inputs of every block's layers, once all blocks before it are updated.
 
     As SparseGPT, Wanda and GPTQ are published: the inputs of the first block are caught, and handed from block to
@@ -80,12 +81,16 @@ def calibrate_blocks(
         device: Device to compute on.
         update: Receives layer -> statistic of one block, and changes the weights, masks or grids of these layers.
 
+    Returns:
+        Layer -> number of tokens that were observed of its inputs.
+
     Raises:
         ValueError: A layer was never used; a weight or an input is not finite.
     """
+    tokens: dict[str, int] = {}
     with undisturbed(family):
         for position, blocks in enumerate(family.blocks().values()):
-            stack = _Stack(observer, family, layers, list(blocks), update)
+            stack = _Stack(observer, family, layers, list(blocks), update, tokens)
             wiring = stack.wiring(batches[0])
             if wiring is None:
                 stack.from_the_beginning(batches, device)
@@ -93,6 +98,7 @@ def calibrate_blocks(
             with visiting(family.model, device) if position else stack.without_blocks(device):  # behind an encoder
                 calls = [stack.entry(batch) for batch in counted(batches, "input row")]
             stack.from_block_to_block(calls, wiring, device)
+    return tokens
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,7 @@ class _Stack:
     layers: Mapping[str, Layer]
     blocks: Sequence[nn.Module]
     update: Callable[[Mapping[str, Tensor]], None]
+    tokens: dict[str, int]
 
     def wiring(self, batch: Batch) -> list[Wires] | None:
         """Wires of every block but the first; arguments without a wire are those of the first block.
@@ -191,12 +198,13 @@ class _Stack:
         inside = set(block.modules())
         layers = {name: layer for name, layer in self.layers.items() if place(layer)[0] in inside}
         check_finite(layers)
-        with input_statistics(self.observer, layers) as statistics:
+        with input_statistics(self.observer, layers) as statistics, parametrize.cached():  # once for all experts
             yield statistics
 
     def _update(self, statistics: Statistics) -> None:
         if statistics.layers:
             self.update(statistics.complete())
+            self.tokens.update(statistics.tokens)
 
     def _forward(self, batch: Batch) -> None:
         self.family.run({name: tensor.to(self.family.device) for name, tensor in batch.items()})

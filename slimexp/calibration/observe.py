@@ -1,5 +1,6 @@
 """Calibration on the model as it stands: statistics of layers' inputs, or of weights' gradients, over training rows."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +13,7 @@ from slimexp.host.progress import counted
 from slimexp.importance.base import Calibrated, Importance
 from slimexp.model.base import Batch, Family
 from slimexp.model.cache import float_cache
+from slimexp.model.experts import read
 from slimexp.model.layer import Layer, latent, matrix, place
 
 HALF = (torch.float16, torch.bfloat16)
@@ -47,12 +49,14 @@ class Statistics:
 
     Attributes:
         batch: Number of the current batch, for messages.
+        tokens: Layer -> number of tokens that were observed of its inputs.
     """
 
     def __init__(self, observer: Observer, layers: Mapping[str, Layer]) -> None:
         self.observer = observer
         self.layers = layers
         self.batch = 0
+        self.tokens: Counter[str] = Counter()
         self._sums: dict[str, Tensor] = {}
 
     def add(self, name: str, observed: Tensor) -> None:
@@ -167,7 +171,9 @@ def input_statistics(observer: Observer, layers: Mapping[str, Layer]) -> Iterato
     statistics = Statistics(observer, layers)
 
     def add(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        statistics.add(name, inputs[0].flatten(0, -2))
+        tokens = read(layers[name], inputs)
+        statistics.add(name, tokens)
+        statistics.tokens[name] += len(tokens)
 
     hooks = [place(layer)[0].register_forward_pre_hook(partial(add, name)) for name, layer in layers.items()]
     try:

@@ -1,8 +1,8 @@
 """Choices: what may become of every block of a model, and candidates, which choose for all of them.
 
 Plain transformers holds models whose blocks have one width, so that heads, neurons and channels of the residual stream
-are chosen for all blocks at once; whether a block stays, and its bits, are chosen block by block (of an
-encoder-decoder, bits for all at once).
+are chosen for all blocks at once, and so are the experts of mixtures and their bits; whether a block stays, and its
+bits, are chosen block by block (of an encoder-decoder, bits for all at once).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,13 +11,15 @@ from itertools import product
 
 from transformers import PreTrainedConfig
 
-from slimexp.architecture.base import FFN, HEADS, HIDDEN, LAYERS
+from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, LAYERS
 from slimexp.architecture.model_type import architecture_of
+from slimexp.cut.experts import rule
 from slimexp.cut.shape import WIDTHS, axes_of, lattice, possible, whole
 
 FLOAT = 16  # bits of a block that is not rounded
 REMOVED = "removed"
 BITS = "bits"
+EXPERT_BITS = "expert_bits"  # of all experts in blocks that are rounded
 
 
 @dataclass(frozen=True, order=True)
@@ -42,7 +44,7 @@ class Change:
 
     Attributes:
         place: The block; ``STREAM`` where it is of all.
-        kind: ``removed``, ``heads``, ``ffn``, ``bits`` or ``hidden``.
+        kind: ``removed``, ``heads``, ``ffn``, ``experts``, ``bits``, ``expert_bits`` or ``hidden``.
         value: Number of units or bits that it keeps; 0 for ``removed``.
     """
 
@@ -66,20 +68,31 @@ class Candidate:
         ffn: Neurons that each block keeps; ``None`` where the type cannot lose them.
         hidden: Channels of the residual stream; ``None`` where the type cannot lose them.
         bits: Block that stays -> bits of its weights, ``FLOAT`` for those that are not rounded.
+        experts: Experts that each mixture keeps; ``None`` where there are none.
+        expert_bits: Bits of experts in blocks that are rounded, ``FLOAT`` where they are not; ``None`` as above.
     """
 
     heads: int | None
     ffn: int | None
     hidden: int | None
     bits: Mapping[Place, int]
+    experts: int | None = None
+    expert_bits: int | None = None
+
+    @classmethod
+    def of(cls, widths: Mapping[str, int], bits: Mapping[Place, int]) -> "Candidate":
+        """The candidate of some ``widths``."""
+        each = {name: widths.get(name) for name in (HEADS, FFN, HIDDEN, EXPERTS, EXPERT_BITS)}
+        return cls(bits=bits, **each)
 
     def __hash__(self) -> int:
         return hash(str(self))
 
     @property
     def widths(self) -> dict[str, int]:
-        """``heads``, ``ffn`` and ``hidden``, where the type can lose them -> number of units."""
+        """What is chosen for all blocks at once, where the type can lose it -> number of units, or bits of experts."""
         named = {HEADS: self.heads, FFN: self.ffn, HIDDEN: self.hidden}
+        named |= {EXPERTS: self.experts, EXPERT_BITS: self.expert_bits}
         return {name: units for name, units in named.items() if units is not None}
 
     def layers(self, stacks: Mapping[str, int]) -> dict[str, list[int]]:
@@ -105,8 +118,8 @@ class Choices:
     Attributes:
         stacks: Stack -> number of its blocks.
         removable: Blocks that may go.
-        widths: ``heads``, ``ffn`` and ``hidden``, where the type can lose them -> numbers of units, descending from the
-            whole.
+        widths: ``heads``, ``ffn``, ``hidden``, ``experts`` and ``expert_bits``, where the type can lose them -> numbers
+            of units or bits, descending from the whole.
         combinations: Combinations of widths that a model can have.
         bits: Widths of weights, descending; ``FLOAT`` among them where blocks may stay as they are.
         one_width: Whether all rounded blocks must have the same bits.
@@ -132,7 +145,8 @@ class Choices:
             if place in self.removable:
                 yield Change(place, REMOVED, 0)
             for name, sizes in self.widths.items():
-                yield from (Change(place, name, units) for units in sizes[1:] if name != HIDDEN)
+                fewer = [bits for bits in sizes if bits != FLOAT] if name == EXPERT_BITS else sizes[1:]
+                yield from (Change(place, name, units) for units in fewer if name != HIDDEN)
             yield from (Change(place, BITS, bits) for bits in self.bits if bits != FLOAT)
         yield from (Change(STREAM, HIDDEN, units) for units in self.widths.get(HIDDEN, ())[1:])
 
@@ -146,6 +160,8 @@ def choices(
     hidden: Sequence[float],
     bits: Sequence[int],
     multiple: int,
+    experts: Sequence[float] = (),
+    expert_bits: Sequence[int] = (FLOAT,),
 ) -> Choices:
     """The choices for a model.
 
@@ -155,27 +171,24 @@ def choices(
         heads: Shares of the groups of heads that may stay, beside all.
         ffn: Shares of the neurons that may stay, beside all.
         hidden: Shares of the channels that may stay, beside all.
+        experts: Shares of the experts of a mixture that may stay, beside all.
         bits: Widths of weights, ``FLOAT`` for none.
+        expert_bits: Widths of the weights of experts, in blocks whose others are rounded.
         multiple: Divisor of the channels and neurons that stay: the group size of the quantizer, or more.
 
     Raises:
         ValueError: A share or width is out of range, or there is nothing to choose.
     """
-    asked = {HEADS: heads, FFN: ffn, HIDDEN: hidden}
-    for name, shares in asked.items():
-        if wrong := [share for share in shares if not 0 < share <= 1]:
-            raise ValueError(f"search.{name} must be shares in (0, 1] of what may stay, got {wrong[0]}")
-    if not bits or (odd := [width for width in bits if width != FLOAT and not 2 <= width <= 8]):
-        raise ValueError(f"search.bits must be within 2 to 8, or {FLOAT} for floats, got {odd if bits else 'none'}")
+    asked = {HEADS: heads, FFN: ffn, HIDDEN: hidden, EXPERTS: experts}
+    _check(asked, {BITS: bits, EXPERT_BITS: expert_bits})
     dense, free = whole(config), axes_of(config)
     widths: dict[str, list[int]] = {}
     for name, shares in asked.items():
         if name not in free or name not in dense:
             continue
-        options = lattice(config, [name], multiple=multiple)[name]
-        allowed = [units for units in options if possible(config, {**dense, name: units})]
-        nearest = {min(allowed, key=lambda units: abs(units - share * dense[name])) for share in shares}
-        widths[name] = sorted({dense[name], *nearest}, reverse=True)
+        widths[name] = _sizes(config, name, shares, multiple)
+    if EXPERTS in dense and set(bits) != {FLOAT}:
+        widths[EXPERT_BITS] = sorted(set(expert_bits), reverse=True)
     stacks = {key: units for key, units in dense.items() if key not in WIDTHS}
     first_stays = architecture_of(config).first(config) is not None
     removable = [
@@ -188,7 +201,7 @@ def choices(
         stacks=stacks,
         removable=frozenset(removable),
         widths=widths,
-        combinations=[some for some in _combinations(widths) if possible(config, {**dense, **some})],
+        combinations=[some for some in _combinations(widths) if possible(config, {**dense, **units_of(some)})],
         bits=sorted(set(bits), reverse=True),
         one_width=bool(config.is_encoder_decoder),
         paired={"encoder", "decoder"} <= stacks.keys(),
@@ -196,6 +209,37 @@ def choices(
     if next(iter(found.changes()), None) is None:
         raise ValueError("search has nothing to choose: set search.remove=true, or give search.heads, ffn or bits")
     return found
+
+
+def _check(asked: Mapping[str, Sequence[float]], widths: Mapping[str, Sequence[int]]) -> None:
+    """Refuse shares and widths of weights that are out of range."""
+    for name, shares in asked.items():
+        if wrong := [share for share in shares if not 0 < share <= 1]:
+            raise ValueError(f"search.{name} must be shares in (0, 1] of what may stay, got {wrong[0]}")
+    for name, given in widths.items():
+        if not given or (odd := [width for width in given if width != FLOAT and not 2 <= width <= 8]):
+            raise ValueError(
+                f"search.{name} must be within 2 to 8, or {FLOAT} for floats, got {odd if given else 'none'}"
+            )
+
+
+def _sizes(config: PreTrainedConfig, name: str, shares: Sequence[float], multiple: int) -> list[int]:
+    """Numbers of units nearest to some shares, beside all, descending."""
+    dense = whole(config)
+    options = lattice(config, [name], multiple=multiple)[name]
+    allowed = [units for units in options if possible(config, {**dense, name: units})]
+    if name == EXPERTS and (few := [share for share in shares if round(share * dense[name]) < allowed[-1]]):
+        raise ValueError(
+            f"search.experts={few[0]} would keep {round(few[0] * dense[name])} of {dense[name]} experts, and their "
+            f"number must be {rule(config)}: raise it"
+        )
+    nearest = {min(allowed, key=lambda units: abs(units - share * dense[name])) for share in shares}
+    return sorted({dense[name], *nearest}, reverse=True)
+
+
+def units_of(widths: Mapping[str, int]) -> dict[str, int]:
+    """Those of some widths that are numbers of units, not of bits."""
+    return {name: units for name, units in widths.items() if name != EXPERT_BITS}
 
 
 def _combinations(widths: Mapping[str, Sequence[int]]) -> list[dict[str, int]]:

@@ -10,14 +10,16 @@ import torch
 from omegaconf import DictConfig
 
 from slimexp import artifact
-from slimexp.architecture.base import FFN, HEADS, HIDDEN
+from slimexp.architecture.base import HEADS
 from slimexp.architecture.model_type import architecture_of
-from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place
+from slimexp.candidate.choice import EXPERT_BITS, FLOAT, Candidate, Choices, Place, units_of
 from slimexp.candidate.score import layers_of
 from slimexp.config.build import build
 from slimexp.cut.constraints import entries_per_unit, resized, with_queries
 from slimexp.model.base import Family, parameter_count
 from slimexp.model.empty import without_values
+from slimexp.model.experts import GATE_UP, is_stack
+from slimexp.model.layer import Layer, latent
 from slimexp.technique.bit_allocation import layer_quantizer, stored_bits
 
 MB = 1e6
@@ -34,11 +36,11 @@ class Table:
 
     Attributes:
         outside: Widths -> cost of all that is outside the blocks.
-        of_block: (stack, widths, bits) -> cost of a block.
+        of_block: (block, widths, bits) -> cost of a block.
     """
 
     outside: Mapping[Widths, float]
-    of_block: Mapping[tuple[str, Widths, int], float]
+    of_block: Mapping[tuple[Place, Widths, int], float]
 
     def base(self, widths: Mapping[str, int]) -> float:
         """Cost of all that is outside the blocks."""
@@ -46,7 +48,7 @@ class Table:
 
     def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
         """Cost of a block of some widths and bits."""
-        return self.of_block[place.stack, _key(widths), bits]
+        return self.of_block[place, _key(widths), bits]
 
     def removed(self, place: Place) -> float:
         """A removed block costs nothing."""
@@ -58,7 +60,7 @@ def outlines(family: Family, choices: Choices) -> dict[Widths, Family]:
     model, found = family.model, {}
     architecture = architecture_of(model.config)
     for widths in choices.combinations:
-        units = {architecture.groups if name == HEADS else name: n for name, n in widths.items()}
+        units = {architecture.groups if name == HEADS else name: n for name, n in units_of(widths).items()}
         rows = {axis: n * entries_per_unit(model.config, axis) for axis, n in with_queries(model.config, units).items()}
         small = without_values(
             type(model), resized(model.config, {}, rows), dtype=model.dtype, device=torch.device("meta")
@@ -70,14 +72,15 @@ def outlines(family: Family, choices: Choices) -> dict[Widths, Family]:
 
 def parameters(family: Family, choices: Choices) -> Table:
     """Numbers of parameters; tied ones count once."""
-    table: dict[tuple[str, Widths, int], float] = {}
+    table: dict[tuple[Place, Widths, int], float] = {}
     outside = {}
     for widths, outline in outlines(family, choices).items():
         inside = 0
-        for stack, blocks in outline.blocks().items():
-            count = sum(parameter.numel() for parameter in blocks[-1].parameters())
-            inside += sum(parameter.numel() for parameter in blocks.parameters())
-            table |= {(stack, widths, bits): float(count) for bits in choices.bits}
+        for place in choices.places:
+            block = outline.blocks()[place.stack][place.index]
+            count = sum(parameter.numel() for parameter in block.parameters())
+            inside += count
+            table |= {(place, widths, bits): float(count) for bits in choices.bits}
         outside[widths] = float(parameter_count(outline.model) - inside)
     return Table(outside, table)
 
@@ -101,7 +104,7 @@ def disk(
         probe: A candidate whose artifact was written, which tells the bytes that are in no block.
         probe_mb: Megabytes of that artifact.
     """
-    table: dict[tuple[str, Widths, int], float] = {}
+    table: dict[tuple[Place, Widths, int], float] = {}
     outside = {}
     stage: Any = None
     if quantize is not None:
@@ -111,20 +114,28 @@ def disk(
         inside = {id(p) for blocks in outline.blocks().values() for p in blocks.parameters()}
         others = [parameter for parameter in outline.model.parameters() if id(parameter) not in inside]
         outside[widths] = sum(parameter.numel() for parameter in others) * dtype.itemsize / MB
-        for stack, blocks in outline.blocks().items():
-            for bits in choices.bits:
-                place = Place(stack, len(blocks) - 1)
-                table[stack, widths, bits] = _block_bytes(outline, place, bits, stage, dtype) / MB
+        experts = dict(widths).get(EXPERT_BITS, FLOAT)
+        for bits in choices.bits:
+            of_kind: dict[Any, float] = {}  # most blocks are alike
+            for place in choices.places:
+                block = outline.blocks()[place.stack][place.index]
+                kind = (place.stack, *((name, weight.shape) for name, weight in block.named_parameters()))
+                if kind not in of_kind:
+                    of_kind[kind] = _block_bytes(outline, place, bits, experts, stage, dtype) / MB
+                table[place, widths, bits] = of_kind[kind]
     key = _key(probe.widths)
-    blocks_mb = sum(table[place.stack, key, bits] for place, bits in probe.bits.items())
+    blocks_mb = sum(table[place, key, bits] for place, bits in probe.bits.items())
     files_mb = probe_mb - blocks_mb - outside[key]  # config, tokenizer, header
     return Table({widths: cost + files_mb for widths, cost in outside.items()}, table)
 
 
-def _block_bytes(outline: Family, place: Place, bits: int, stage: Any, dtype: torch.dtype) -> int:
-    """Bytes of a block's tensors and of their names."""
-    layers = layers_of(outline, place) if bits != FLOAT else {}
-    packed = {layer.get_parameter("weight"): name for name, layer in layers.items()}
+def _block_bytes(outline: Family, place: Place, bits: int, expert_bits: int, stage: Any, dtype: torch.dtype) -> int:
+    """Bytes of a block's tensors and of their names; experts of a block of floats are floats."""
+    packed: dict[torch.Tensor, tuple[str, Layer, int]] = {}
+    for experts, width in ((False, bits), (True, expert_bits)):
+        if FLOAT not in (bits, width):
+            layers = layers_of(outline, place, experts=experts)
+            packed |= {latent(layer): (name, layer, width) for name, layer in layers.items()}
     block = outline.blocks()[place.stack][place.index]
     names = {parameter: name for name, parameter in outline.model.named_parameters()}
     total = 0
@@ -133,9 +144,10 @@ def _block_bytes(outline: Family, place: Place, bits: int, stage: Any, dtype: to
             total += parameter.numel() * dtype.itemsize + len(names[parameter]) + _PER_TENSOR
             continue
         assert stage is not None
-        layer = layers[packed[parameter]]
-        total += stored_bits(layer, layer_quantizer(stage.quantizer, packed[parameter], layer, bits=bits)) // 8
-        total += 16 + sum(len(names[parameter]) + len(end) + _PER_TENSOR for end in _NAMES[1:])
+        name, layer, width = packed[parameter]
+        total += stored_bits(layer, layer_quantizer(stage.quantizer, name, layer, bits=width)) // 8
+        matrices = len(parameter) * (2 if name.endswith(GATE_UP) else 1) if is_stack(layer) else 1
+        total += matrices * (16 + sum(len(names[parameter]) + len(end) + _PER_TENSOR for end in _NAMES[1:]))
     return total
 
 
@@ -174,9 +186,7 @@ def probes(choices: Choices) -> list[Candidate]:
 
 
 def _alike(choices: Choices, widths: Mapping[str, int], bits: int, places: Sequence[Place]) -> Candidate:
-    return Candidate(
-        heads=widths.get(HEADS), ffn=widths.get(FFN), hidden=widths.get(HIDDEN), bits=dict.fromkeys(places, bits)
-    )
+    return Candidate.of(widths, dict.fromkeys(places, bits))
 
 
 def latency(choices: Choices, measured: Mapping[Candidate, float]) -> Table:
@@ -201,11 +211,11 @@ def latency(choices: Choices, measured: Mapping[Candidate, float]) -> Table:
     of = {feature: float(solution[column]) for feature, column in unknown.items()}
     whole = {name: sizes[0] for name, sizes in choices.widths.items()}
     table = {}
-    for stack in choices.stacks:
+    for place in choices.places:
         for widths in choices.combinations:
             for bits in choices.bits:
                 saved = sum(of.get((n, u, bits), 0.0) for n, u in widths.items() if u != whole[n])
-                table[stack, _key(widths), bits] = max(of.get((stack, bits), 0.0) + saved, 0.0)
+                table[place, _key(widths), bits] = max(of.get((place.stack, bits), 0.0) + saved, 0.0)
     return Table({_key(widths): max(of["outside"], 0.0) for widths in choices.combinations}, table)
 
 

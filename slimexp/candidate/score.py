@@ -12,26 +12,29 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
-from slimexp.architecture.base import FFN, HEADS, HIDDEN
+from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN
 from slimexp.architecture.model_type import architecture_of, size
 from slimexp.calibration.divergence import Divergence
-from slimexp.candidate.choice import BITS, FLOAT, REMOVED, STREAM, Candidate, Change, Choices, Place
+from slimexp.candidate.choice import BITS, EXPERT_BITS, FLOAT, REMOVED, STREAM, Candidate, Change, Choices, Place
 from slimexp.candidate.kept_file import KeptFile
+from slimexp.candidate.order import Order
 from slimexp.config.build import build
 from slimexp.cut.constraints import ScopeIndices
 from slimexp.cut.keep import CALIBRATION_ROWS
 from slimexp.cut.remove import head_rows, remove
 from slimexp.cut.simulate import simulated
-from slimexp.cut.unit_importance import by_scope, hidden_importance, reader_importance
 from slimexp.data.base import Corpus, Example
-from slimexp.host.progress import counted, working
+from slimexp.host.progress import counted
 from slimexp.measure.base import spread
 from slimexp.model.base import Batch, Family
+from slimexp.model.experts import is_stack
+from slimexp.model.layer import Layer, latent
 from slimexp.quantizer.base import Quantizer
 from slimexp.technique.batches import training_batches
 from slimexp.technique.bit_allocation import layer_quantizer
+
+_EXPERTS = "*.experts.*"  # names of their stacks
 
 
 def own_rows(corpus: Corpus, graded: Sequence[Example], rows: int, seed: int) -> list[Example]:
@@ -54,21 +57,6 @@ def own_rows(corpus: Corpus, graded: Sequence[Example], rows: int, seed: int) ->
             "grade fewer rows (search.graded), or lower search.rows"
         )
     return [free[index] for index in spread(len(free), rows, seed)]
-
-
-@dataclass(frozen=True)
-class Order:
-    """Units of every block, most important first.
-
-    Attributes:
-        heads: Scope -> groups of heads.
-        ffn: Scope -> neurons.
-        hidden: Channels of the residual stream.
-    """
-
-    heads: Mapping[str, torch.Tensor]
-    ffn: Mapping[str, torch.Tensor]
-    hidden: torch.Tensor
 
 
 class Scorer:
@@ -111,8 +99,8 @@ class Scorer:
     def alone(self, change: Change) -> float:
         """Loss of one change."""
         place, divergence = change.place, self._divergence  # of the dense model's answers, as long as it is dense
-        if change.kind == BITS:
-            return self._rounded(place, change.value)
+        if change.kind in (BITS, EXPERT_BITS):
+            return self._rounded(place, change.value, experts=change.kind == EXPERT_BITS)
         layers = {stack: list(range(depth)) for stack, depth in self._stacks.items()}
         if change.kind == HIDDEN:
             with simulated(self.family, layers, self._channels(change.value)):
@@ -161,23 +149,15 @@ class Scorer:
         if candidate.heads is not None and candidate.heads < size(config, architecture_of(config).groups):
             best = {name: order[: candidate.heads].sort().values for name, order in self.order.heads.items()}
             kept |= head_rows(config, best)
+        if candidate.experts is not None and candidate.experts < size(config, EXPERTS):
+            best = {name: order[: candidate.experts].sort().values for name, order in self.order.experts.items()}
+            kept[EXPERTS] = best
         return kept
 
     @cached_property
     def order(self) -> Order:
         """Units by importance, on training text."""
-        config, architecture = self.family.model.config, architecture_of(self.family.model.config)
-        with working("importance of heads, neurons and channels"):
-            batches = self._calibration()
-            ffn = by_scope(reader_importance(self.family, FFN, batches), FFN, architecture)
-            heads = by_scope(reader_importance(self.family, HEADS, batches), HEADS, architecture)
-            channels = hidden_importance(self.family, batches)
-        groups = size(config, architecture.groups)
-        return Order(
-            heads={name: _descending(scores.view(groups, -1).sum(1)) for name, scores in heads.items()},
-            ffn={name: _descending(scores) for name, scores in ffn.items()},
-            hidden=_descending(channels),
-        )
+        return Order.of(self.family, self._calibration())
 
     def _channels(self, units: int) -> dict[str, ScopeIndices]:
         """What is retained where the residual stream has fewer channels."""
@@ -211,29 +191,29 @@ class Scorer:
 
     def _of_scope(self, axis: str, scope: str, units: int) -> dict[str, ScopeIndices]:
         """What is retained where only what lies within a scope loses units."""
-        orders = self.order.heads if axis == HEADS else self.order.ffn
+        orders = {HEADS: self.order.heads, FFN: self.order.ffn, EXPERTS: self.order.experts}[axis]
         best = {
             name: (order[:units] if f"{name}.".startswith(f"{scope}.") else order).sort().values
             for name, order in orders.items()
         }
-        return head_rows(self.family.model.config, best) if axis == HEADS else {FFN: best}
+        return head_rows(self.family.model.config, best) if axis == HEADS else {axis: best}
 
-    def _rounded(self, place: Place, bits: int) -> float:
-        """Loss with the weights of one block rounded."""
+    def _rounded(self, place: Place, bits: int, *, experts: bool) -> float:
+        """Loss with the weights of one block rounded, those of its experts or all others."""
         assert self._quantize is not None
-        layers = layers_of(self.family, place)
+        layers = layers_of(self.family, place, experts=experts)
         stage: Any = build(self._quantize)
         stage.adapt_rows(self.family, {})  # where the group size is auto
-        before = {name: layer.get_parameter("weight").detach().clone() for name, layer in layers.items()}
+        before = {name: latent(layer).detach().clone() for name, layer in layers.items()}
         try:
             for name, layer in layers.items():
                 rounds: Quantizer = layer_quantizer(stage.quantizer, name, layer, bits=bits)
                 rounds.to(before[name].device)
-                layer.get_parameter("weight").copy_(rounds.round(before[name], rounds.fitted(before[name])))
+                latent(layer).copy_(rounds.round(before[name], rounds.fitted(before[name])))
             return self._divergence()
         finally:
             for name, layer in layers.items():
-                layer.get_parameter("weight").copy_(before[name])
+                latent(layer).copy_(before[name])
 
 
 def quantize_node(node: DictConfig | None, candidate: Candidate, family: Family) -> DictConfig | None:
@@ -255,27 +235,41 @@ def quantize_node(node: DictConfig | None, candidate: Candidate, family: Family)
 
 
 def bit_settings(candidate: Candidate, family: Family) -> dict[str, Any]:
-    """Settings of ``Quantize`` by which the blocks of a candidate, renumbered, have their bits."""
+    """Settings of ``Quantize`` by which the blocks of a candidate, renumbered, have their bits.
+
+    Args:
+        candidate: The candidate.
+        family: The dense model, or that of the candidate's blocks, whose modules are named.
+    """
     widths: dict[str, int] = {}
     floats: list[str] = []
-    for stack in family.blocks():
+    mixed = False  # whether there are experts in a block that is rounded
+    for stack, blocks in family.blocks().items():
         kept = sorted(place for place in candidate.bits if place.stack == stack)
         for new, place in enumerate(kept):
             pattern = f"{_block_name(family, Place(stack, new))}.*"
             if candidate.bits[place] == FLOAT:
                 floats.append(pattern)
-            else:
-                widths[pattern] = candidate.bits[place]
+                continue
+            widths[pattern] = candidate.bits[place]
+            mixed |= bool(layers_of(family, place if len(blocks) > len(kept) else Place(stack, new), experts=True))
+    if mixed and candidate.expert_bits == FLOAT:
+        floats.append(_EXPERTS)
+    elif mixed and candidate.expert_bits is not None:
+        widths = {_EXPERTS: candidate.expert_bits, **widths}  # the first that matches counts
     each = set(widths.values())
     given = {"_target_": "slimexp.allocation.given.Given", "bits": widths}
     least = {"min_coverage": 1e-6, "min_block_coverage": 1e-6}  # the search has chosen what stays float
     return {"bits": max(each), "exclude": floats, "allocation": given if len(each) > 1 else None, **least}
 
 
-def layers_of(family: Family, place: Place) -> dict[str, nn.Module]:
-    """Layers of a block that can be rounded, by name."""
+def layers_of(family: Family, place: Place, *, experts: bool) -> Mapping[str, Layer]:
+    """Layers of a block that can be rounded, by name: the stacks of its experts, or all others."""
     block = _block_name(family, place)
-    return {name: layer for name, layer in family.compressible().items() if name.startswith(f"{block}.")}
+    layers: Mapping[str, Layer] = family.other_weights() if experts else family.compressible()
+    return {
+        name: layer for name, layer in layers.items() if name.startswith(f"{block}.") and experts == is_stack(layer)
+    }
 
 
 @dataclass(frozen=True)
@@ -294,7 +288,8 @@ class Added:
 
     def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
         """Loss of a block's widths and bits."""
-        changes = [Change(place, name, units) for name, units in widths.items()] + [Change(place, BITS, bits)]
+        names = [name for name in widths if bits != FLOAT or name != EXPERT_BITS]  # of a block of floats, all are
+        changes = [Change(place, name, widths[name]) for name in names] + [Change(place, BITS, bits)]
         return sum(self.scores.get(change, 0.0) for change in changes)
 
     def removed(self, place: Place) -> float:
@@ -306,7 +301,3 @@ def _block_name(family: Family, place: Place) -> str:
     """Name of a block's module."""
     names = {module: name for name, module in family.model.named_modules()}
     return names[family.blocks()[place.stack][place.index]]
-
-
-def _descending(scores: torch.Tensor) -> torch.Tensor:
-    return scores.argsort(descending=True, stable=True).cpu()

@@ -70,7 +70,9 @@ class Search:
             heads=self.settings.heads if self.cut is not None else [],
             ffn=self.settings.ffn if self.cut is not None else [],
             hidden=self.settings.hidden if self.cut is not None else [],
+            experts=self.settings.experts if self.cut is not None else [],
             bits=self.settings.bits if self.quantize is not None else [FLOAT],
+            expert_bits=self.settings.expert_bits,
             multiple=group if isinstance(group, int) else 64,
         )
         self.scores = KeptFile(self.folder / "scores.json", self._scored_by(), _NEW)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from slimexp.architecture.base import FFN, HEADS, HIDDEN
 from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place
 from slimexp.host.compiled_output import unprinted
 from slimexp.host.progress import counted
@@ -220,7 +219,7 @@ class Program:
         combination = next(c for _, c, _ in chosen if c is not None)
         widths = self._combinations[combination]
         bits = {place: b for place, c, b in chosen if c is not None}
-        return Candidate(heads=widths.get(HEADS), ffn=widths.get(FFN), hidden=widths.get(HIDDEN), bits=bits)
+        return Candidate.of(widths, bits)
 
     def _infeasible(self, limits: Sequence[Limit]) -> Infeasible:
         """The choice whose largest ratio of cost to budget is least, and whether a budget binds by itself."""

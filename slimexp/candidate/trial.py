@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from slimexp.candidate.choice import FLOAT, Candidate, Choices
+from slimexp.candidate.choice import FLOAT, Candidate, Choices, units_of
 from slimexp.candidate.score import bit_settings
 from slimexp.host.progress import counted
 from slimexp.model.base import Family
@@ -65,7 +65,7 @@ def overrides(candidate: Candidate, choices: Choices, stages: Stages, outline: F
     for stack, kept in candidate.layers(choices.stacks).items():
         if len(kept) < choices.stacks[stack]:
             cut[f"{stack}_layers"] = kept
-    cut |= {name: units for name, units in candidate.widths.items() if units != choices.widths[name][0]}
+    cut |= {name: n for name, n in units_of(candidate.widths).items() if n != choices.widths[name][0]}
     if stages.cut is not None:
         if cut:
             words += [f"pipeline.{stages.cut}.cut.{name}={_word(value)}" for name, value in cut.items()]

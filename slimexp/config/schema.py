@@ -129,7 +129,9 @@ class SearchSettings:
         heads: Shares of the groups of heads that may stay, beside all.
         ffn: Shares of the neurons that may stay, beside all.
         hidden: Shares of the channels of the residual stream that may stay, beside all.
+        experts: Shares of the experts of a mixture that may stay, beside all.
         bits: Widths of weights; 16 for floats.
+        expert_bits: Widths of the weights of experts; 16 for floats.
         apart: Least number of blocks in which two solutions differ by more than bits.
         solutions: Solutions of each budget, which are scored as a whole.
         steps: Steps of evolution around the best of these, each a score of a whole model.
@@ -148,7 +150,9 @@ class SearchSettings:
     heads: list[float] = MISSING
     ffn: list[float] = MISSING
     hidden: list[float] = MISSING
+    experts: list[float] = MISSING
     bits: list[int] = MISSING
+    expert_bits: list[int] = MISSING
     apart: int = MISSING
     solutions: int = MISSING
     steps: int = MISSING

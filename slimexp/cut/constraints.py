@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from slimexp.architecture.base import (
+    EXPERT_FFN,
     EXPERTS,
     HEADS,
     HIDDEN,
@@ -21,9 +22,10 @@ from slimexp.architecture.base import (
 )
 from slimexp.architecture.model_type import architecture_of, instead, size
 from slimexp.cut.block_lists import renumber_blocks
-from slimexp.cut.experts import check_experts, check_router_groups
+from slimexp.cut.experts import check_experts, check_neurons, check_router_groups
 
-ScopeIndices = Mapping[str, Tensor]  # scope, or "" for the whole model -> indices retained, ascending
+# scope, or "" for the whole model -> indices retained, ascending, [n]; of the neurons of experts [experts, n]
+ScopeIndices = Mapping[str, Tensor]
 
 
 def scopes(model: PreTrainedModel, axis: str) -> list[str]:
@@ -47,6 +49,8 @@ def admits(config: PreTrainedConfig, units: Mapping[str, int]) -> bool:
     try:
         if EXPERTS in units:
             check_experts(config, units[EXPERTS])
+        if EXPERT_FFN in units:
+            check_neurons(config, units[EXPERT_FFN])
         resized(
             config, {}, {axis: n * entries_per_unit(config, axis) for axis, n in with_queries(config, units).items()}
         )
@@ -118,6 +122,8 @@ def check(model: PreTrainedModel, layers: Mapping[str, Sequence[int]], retained:
     for name, indices in retained.get(EXPERTS, {}).items():
         check_experts(config, len(indices))
         check_router_groups(config, name, indices)
+    for indices in retained.get(EXPERT_FFN, {}).values():
+        check_neurons(config, indices.shape[-1])
 
 
 def check_blocks(config: PreTrainedConfig, layers: Mapping[str, Sequence[int]]) -> None:
@@ -176,13 +182,13 @@ def _check_indices(axis: str, parts: ScopeIndices, needed: Iterable[str], rows: 
         raise ValueError(f"{axis} of '{missing[0]}' must be given: there are {', '.join(map(repr, parts))}")
     for name, indices in parts.items():
         place = f"{axis} of '{name}'" if name else axis
-        if not len(indices):
+        if not indices.numel():
             raise ValueError(
                 f"{place} must keep at least one: a layer of width 0 computes nothing; remove the block instead"
             )
         if indices.min() < 0 or indices.max() >= rows or not (indices.diff() > 0).all():
-            raise ValueError(f"{place} must be rising indices in 0..{rows - 1}; got {indices.tolist()[:8]}")
-    counts = {name: len(indices) for name, indices in parts.items()}
+            raise ValueError(f"{place} must be rising indices in 0..{rows - 1}; got {indices.flatten().tolist()[:8]}")
+    counts = {name: indices.shape[-1] for name, indices in parts.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(f"{axis} must be as many everywhere, the config has one number for all; got {counts}")
 

@@ -74,15 +74,27 @@ def expert_use(family: Family, batches: Iterable[Batch], *, means: bool = False)
 
     sums = sum_over_batches(family, modules, batches, statistic)
     found = {scope_of(family, name): _use(total) for name, total in sums.items()}
-    shares = token_shares(found)
+    seen = max((use.seen for use in found.values()), default=0)
+    report_unseen(
+        token_shares(found), seen, "calibrate on more rows (importance.rows, or calibration_batches of a cut)"
+    )
+    return found
+
+
+def report_unseen(shares: Mapping[str, float], tokens: float, way_out: str) -> None:
+    """Print a line where experts see no token.
+
+    Args:
+        shares: Name of every expert -> share of the tokens that it sees.
+        tokens: Number of tokens of the calibration text.
+        way_out: What to do about it.
+    """
     if unseen := [name for name, share in shares.items() if not share]:
         print(
-            f"  warning: {len(unseen)} of {len(shares)} experts saw none of {next(iter(found.values())).seen:.0f} "
-            f"calibration tokens, such as {unseen[0]}: calibrate on more rows (importance.rows, or calibration_batches "
-            "of a cut), or on text like that of the task",
+            f"  warning: {len(unseen)} of {len(shares)} experts saw none of {tokens:.0f} calibration tokens, such as "
+            f"{unseen[0]}: {way_out}, or on text like that of the task",
             flush=True,
         )
-    return found
 
 
 def expert_importance(family: Family, batches: Iterable[Batch] | None) -> dict[str, Tensor]:

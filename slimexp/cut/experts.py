@@ -3,10 +3,11 @@
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from slimexp.architecture.base import EXPERTS
+from slimexp.architecture.base import EXPERT_FFN, EXPERTS
 from slimexp.architecture.model_type import size
 
 _SIZES = 32  # to choose from, where each is a cut to try
+_ALIGNED = 8  # neurons: the grouped products of PyTorch, with which transformers runs experts, read rows of 16 bytes
 
 
 def check_experts(config: PreTrainedConfig, count: int) -> None:
@@ -21,6 +22,23 @@ def check_experts(config: PreTrainedConfig, count: int) -> None:
     """
     if not _are_enough(config, count):
         raise ValueError(f"experts must be {rule(config)}; got {count} of {size(config, EXPERTS)}: keep more")
+
+
+def check_neurons(config: PreTrainedConfig, count: int) -> None:
+    """Refuse rows of experts that PyTorch has no grouped product for.
+
+    Args:
+        config: Config of the larger model.
+        count: Number of neurons retained per expert.
+
+    Raises:
+        ValueError: States the rule and the value.
+    """
+    if count % _ALIGNED and count != size(config, EXPERT_FFN):
+        raise ValueError(
+            f"{EXPERT_FFN} must be a multiple of {_ALIGNED}, which grouped products of 16 bits need, got {count} of "
+            f"{size(config, EXPERT_FFN)}: keep more or fewer"
+        )
 
 
 def numbers_of_experts(config: PreTrainedConfig, *, coarse: bool) -> list[int]:
@@ -74,6 +92,11 @@ def _are_enough(config: PreTrainedConfig, count: int) -> bool:
 
 def _least_in_group(config: PreTrainedConfig) -> int:
     return 2 if config.model_type == "deepseek_v3" else 1  # it scores a group by the sum of the two best experts
+
+
+def experts_in(config: PreTrainedConfig, scope: str) -> int:
+    """Number of experts whose neurons lie within a scope of ``EXPERT_FFN``: routed ones, or those all tokens share."""
+    return int(config.n_shared_experts) if scope.endswith(".shared_experts") else size(config, EXPERTS)
 
 
 def router_groups(config: PreTrainedConfig) -> int:

@@ -11,16 +11,16 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedConfig
 
-from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, LAYERS, block
+from slimexp.architecture.base import EXPERT_FFN, EXPERTS, FFN, HEADS, HIDDEN, LAYERS, block
 from slimexp.architecture.model_type import architecture_of, size
 from slimexp.cut.constraints import ScopeIndices, admits, scopes
-from slimexp.cut.experts import router_groups
+from slimexp.cut.experts import experts_in, router_groups
 from slimexp.cut.remove import head_rows, remove, retained_entries
 from slimexp.cut.simulate import simulated
 from slimexp.loss.base import IGNORE
 from slimexp.model.base import Family, parameter_count, parameters
 
-PROVABLE = (LAYERS, HEADS, FFN, HIDDEN, EXPERTS)
+PROVABLE = (LAYERS, HEADS, FFN, HIDDEN, EXPERTS, EXPERT_FFN)
 _ROWS = [("one", "two!", 0), ("three and four", "5", 1), ("six", "seven", 0)]
 _TOLERANCE = 5e-4  # of the deviation of the logits: float32, and what RMS norms add to the mean square
 
@@ -64,6 +64,11 @@ def example(family: Family, axis: str) -> tuple[dict[str, list[int]], dict[str, 
     parts = [""] if axis == HIDDEN else scopes(family.model, axis)
     groups = router_groups(config) if axis == EXPERTS else 1
     best = {part: _some(size(config, units), count, groups, seed) for seed, part in enumerate(parts)}
+    if axis == EXPERT_FFN:
+        best = {
+            part: torch.stack([_some(size(config, units), count, 1, seed + i) for i in range(experts_in(config, part))])
+            for seed, part in enumerate(parts)
+        }
     return every, head_rows(config, best) if axis == HEADS else {axis: best}
 
 
@@ -77,8 +82,8 @@ def masked(family: Family, layers: Layers, kept: Mapping[str, ScopeIndices]) -> 
         for dimension, axis in enumerate(architecture.of(name)):
             indices = retained_entries(axis, name, config, kept)
             if indices is not None and axis != EXPERTS:
-                dead = torch.ones(tensor.shape[dimension], dtype=torch.bool).index_fill(0, indices, False)
-                tensor.movedim(dimension, 0)[dead] = 0
+                dead = torch.ones(*indices.shape[:-1], tensor.shape[dimension], dtype=torch.bool)
+                tensor.movedim(dimension, indices.ndim - 1)[dead.scatter(-1, indices, False)] = 0
     for stack, blocks in twin.blocks().items():
         for index, layer in enumerate(blocks):
             if index not in layers[stack]:

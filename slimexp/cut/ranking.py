@@ -1,6 +1,6 @@
 """Units and blocks of a model by importance: the ranking that shapes for any budget are cut by."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,18 +10,19 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from slimexp.architecture.base import EXPERTS, scope
+from slimexp.architecture.base import EXPERT_FFN, EXPERTS, scope
 from slimexp.architecture.model_type import architecture_of
 from slimexp.calibration.observe import calibrate
 from slimexp.cut.block_influence import block_influence
 from slimexp.cut.constraints import ScopeIndices
-from slimexp.cut.expert_use import ExpertUse, expert_use, per_group
+from slimexp.cut.expert_use import ExpertUse, expert_use, mixtures, per_group
 from slimexp.cut.experts import router_groups
 from slimexp.cut.remove import channels_of
 from slimexp.cut.shape import ROW_WIDTHS, Shape, readers, rows_of_units, whole
 from slimexp.host.progress import counted
 from slimexp.importance.base import Calibrated, Importance
 from slimexp.model.base import Batch, Family, Weight
+from slimexp.model.experts import DOWN, matrices
 from slimexp.model.layer import Layer, latent, matrix
 
 REAP, FREQUENCY, MERGE = "reap", "frequency", "merge"
@@ -34,7 +35,7 @@ class Ranking:
 
     Attributes:
         blocks: Stack -> indices of its blocks, most important first.
-        units: Width -> scope -> indices of its units, most important first.
+        units: Width -> scope -> indices of its units, most important first; of the neurons of experts, [experts, n].
         entries: Axis of ``remove`` -> (width that it belongs to, number of its rows that represent one unit).
         experts: Scope -> what the experts of its mixture do with the calibration text, where they will go.
     """
@@ -51,12 +52,12 @@ class Ranking:
     def retained(self, shape: Shape) -> dict[str, ScopeIndices]:
         """Axis -> scope -> rows retained in ``shape``, as ``remove`` takes them, without widths that stay whole."""
         best = {
-            width: {scope: order[: shape[width]].sort().values for scope, order in scopes.items()}
+            width: {scope: order[..., : shape[width]].sort().values for scope, order in scopes.items()}
             for width, scopes in self.units.items()
-            if shape[width] < len(next(iter(scopes.values())))
+            if shape[width] < next(iter(scopes.values())).shape[-1]
         }
         return {
-            axis: {scope: channels_of(units, rows) for scope, units in best[width].items()}
+            axis: {scope: channels_of(units, rows) if rows > 1 else units for scope, units in best[width].items()}
             for axis, (width, rows) in self.entries.items()
             if width in best
         }
@@ -77,7 +78,8 @@ def rank(
 
     The importance of a unit is the ``norm`` of the scores of the weights that read it. A channel of the residual stream
     is read by many layers, each of which has one vote: its scores divided by their mean. Experts are ranked by what
-    they do with the tokens that are routed to them.
+    they do with the tokens that are routed to them, and their neurons within each by what it reads; where that is
+    nothing, by the magnitude of weights.
 
     Args:
         family: The model; it stays unchanged.
@@ -92,14 +94,7 @@ def rank(
     """
     config, wanted = family.model.config, set(widths)
     architecture, dense = architecture_of(config), whole(config)
-    layers: dict[str, dict[str, Layer]] = {
-        width: {
-            name: Weight(layer, "weight") if isinstance(layer, Conv1D) else layer
-            for name, layer in readers(family.model, width).items()
-        }
-        for width in ROW_WIDTHS
-        if width in wanted
-    }
+    layers = _readers(family, wanted)
     every = {name: layer for named in layers.values() for name, layer in named.items()}
     statistics: Mapping[str, Tensor] = {}
     if every and isinstance(importance, Calibrated):
@@ -109,19 +104,41 @@ def rank(
         scores: dict[str, Tensor] = {}
         for name, layer in named.items():
             weight = matrix(layer, latent(layer).detach())
-            votes = _unit_scores(importance.score(weight, statistics.get(name)), dense[width], norm)
-            part = scope(name, width, architecture)
-            scores[part] = scores.get(part, 0) + votes / votes.mean().clamp(min=1e-12)
+            part, scored = scope(name, width, architecture), importance.score(weight, statistics.get(name))
+            if width == EXPERT_FFN:
+                scored = scored if scored.any() else weight.abs()
+                own = _unit_scores(scored, weight.shape[1], norm).view(-1, dense[width])
+                scores[part] = torch.cat([scores[part], own]) if part in scores else own
+            else:
+                votes = _unit_scores(scored, dense[width], norm)
+                scores[part] = scores.get(part, 0) + votes / votes.mean().clamp(min=1e-12)
         units[width] = {part: score.cpu().argsort(descending=True, stable=True) for part, score in scores.items()}
     use: dict[str, ExpertUse] = {}
-    if EXPERTS in wanted:
+    if wanted & {EXPERTS, EXPERT_FFN}:
         text = batches(importance.rows if isinstance(importance, Calibrated) else rows)
         use = expert_use(family, text, means=experts == MERGE)
+    if EXPERTS in wanted:
         groups = router_groups(config)
-        scored = {part: one.saliency if experts == REAP else one.tokens for part, one in use.items()}
-        units[EXPERTS] = {part: per_group(score.cpu(), groups) for part, score in scored.items()}
+        ranks = {part: one.saliency if experts == REAP else one.tokens for part, one in use.items()}
+        units[EXPERTS] = {part: per_group(score.cpu(), groups) for part, score in ranks.items()}
     entries = {axis: entry for axis, entry in rows_of_units(config).items() if entry[0] in units}
     return Ranking(_rank_blocks(family, batches(rows)), units, entries, use)
+
+
+def _readers(family: Family, widths: Collection[str]) -> dict[str, dict[str, Layer]]:
+    """Width -> name -> layer, or an expert's matrix, that reads units of it."""
+    layers: dict[str, dict[str, Layer]] = {
+        width: {
+            name: Weight(layer, "weight") if isinstance(layer, Conv1D) else layer
+            for name, layer in readers(family.model, width).items()
+        }
+        for width in ROW_WIDTHS
+        if width in widths
+    }
+    if EXPERT_FFN in widths:
+        for name, module in mixtures(family).items():
+            layers[EXPERT_FFN] |= matrices(f"{name}.{DOWN}", Weight(module, DOWN))
+    return layers
 
 
 def _unit_scores(scores: Tensor, units: int, norm: float) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig
 
 from slimexp.architecture.base import (
+    EXPERT_FFN,
     EXPERTS,
     FFN,
     HEADS,
@@ -46,7 +47,7 @@ _NAMELESS = (
     ),
 )
 _BLOCKS = 3  # one can go between two that stay
-_SIZES = {HIDDEN: 32, HEADS: 4, FFN: 48, EXPERTS: 4}
+_SIZES = {HIDDEN: 32, HEADS: 4, FFN: 48, EXPERTS: 4, EXPERT_FFN: 16}
 _NARROW = {  # config keys of widths that no candidate may have named
     "intermediate_size": 48, "ffn_dim": 48, "moe_intermediate_size": 16, "num_experts": 4, "num_local_experts": 4,
     "num_experts_per_tok": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 48,
@@ -149,7 +150,7 @@ def _only(candidate: Architecture, axes: Collection[str], rules: Sequence[Rule])
     proved = {*axes, *([KV_HEADS] if HEADS in axes else [])}
     refused: dict[str, Refusal] = {
         axis: candidate.refusals.get(axis, UNPROVED)
-        for axis in (LAYERS, HEADS, KV_HEADS, FFN, HIDDEN, EXPERTS)
+        for axis in (LAYERS, HEADS, KV_HEADS, FFN, HIDDEN, EXPERTS, EXPERT_FFN)
         if axis not in proved and (axis == LAYERS or axis in candidate.sizes or axis in candidate.refusals)
     }
     refused |= {axis: UNDECLARED for axis in (VOCABULARY, *_SIZES, KV_HEADS) if axis not in proved | refused.keys()}

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from slimexp.architecture.base import HEADS, HIDDEN, KV_HEADS, VOCABULARY, Architecture, head_width, scope
+from slimexp.architecture.base import (
+    EXPERT_FFN,
+    EXPERTS,
+    HEADS,
+    HIDDEN,
+    KV_HEADS,
+    VOCABULARY,
+    Architecture,
+    head_width,
+    scope,
+)
 from slimexp.architecture.model_type import architecture_of, size
 from slimexp.cut.constraints import ScopeIndices, check, entries_per_unit, in_stack, resized, with_queries
 from slimexp.cut.vocabulary import renumber, shrunk
@@ -34,8 +44,8 @@ def remove(
         layers: Stack -> indices of the blocks retained, ascending; every stack of the model.
         retained: Axis -> scope (see ``constraints.scopes``) -> indices of the rows or columns retained, ascending; an
             axis left out stays whole. Widths are the same in all blocks. Heads are represented by their channels (see
-            ``head_rows``), and their rows in fused or latent projections and position tables follow. Of the
-            vocabulary, the indices are token ids; the tokenizer is renumbered.
+            ``head_rows``), and their rows in fused or latent projections and position tables follow. Of the neurons of
+            experts, indices are [experts, n]. Of the vocabulary, they are token ids; the tokenizer is renumbered.
         values: Gives the values that are taken of a larger parameter, of its name and its own values.
 
     Raises:
@@ -44,7 +54,8 @@ def remove(
     model = family.model
     check(model, layers, retained)
     architecture = architecture_of(model.config)
-    config = resized(model.config, layers, {axis: len(next(iter(part.values()))) for axis, part in retained.items()})
+    widths = {axis: next(iter(part.values())).shape[-1] for axis, part in retained.items()}
+    config = resized(model.config, layers, widths)
     tokenizer, generation = family.tokenizer, copy.deepcopy(model.generation_config) if model.can_generate() else None
     if VOCABULARY in retained:
         ids = retained[VOCABULARY][""].tolist()
@@ -75,7 +86,10 @@ def remove(
 def retained_entries(
     axis: str, name: str, config: PreTrainedConfig, retained: Mapping[str, ScopeIndices]
 ) -> Tensor | None:
-    """Indices retained along a dimension of the parameter ``name`` that counts ``axis``; ``None`` where all are."""
+    """Indices retained along a dimension of the parameter ``name`` that counts ``axis``; ``None`` where all are.
+
+    [n], or of the neurons of stacked experts [experts retained, n].
+    """
     architecture = architecture_of(config)
     if axis in architecture.parts:
         return _retained_parts(architecture.parts[axis], name, config, retained)
@@ -84,10 +98,23 @@ def retained_entries(
         return None
     indices = retained[leader].get(scope(name, leader, architecture), retained[leader].get(""))
     assert indices is not None, name
+    if axis == EXPERT_FFN:
+        return _retained_neurons(indices, name, config, retained)
     if leader == axis:
         return indices
     width = head_width(config)
     return channels_of(indices[::width] // width, architecture.widths[axis](config))
+
+
+def _retained_neurons(
+    indices: Tensor, name: str, config: PreTrainedConfig, retained: Mapping[str, ScopeIndices]
+) -> Tensor:
+    """Neurons retained of the stacked experts that stay, or of those that all tokens share, side by side in a layer."""
+    if architecture_of(config).of(name)[0] != EXPERTS:
+        first = torch.arange(len(indices), device=indices.device) * size(config, EXPERT_FFN)
+        return (indices + first[:, None]).flatten()
+    experts = retained_entries(EXPERTS, name, config, retained)
+    return indices if experts is None else indices[experts.to(indices.device)]
 
 
 def _retained_parts(
@@ -103,7 +130,8 @@ def _retained_parts(
         [
             start + (torch.arange(length) if indices is None else indices.cpu())
             for indices, start, length in zip(each, starts, lengths, strict=True)
-        ]
+        ],
+        -1,
     )
 
 
@@ -176,6 +204,8 @@ def _slice(tensor: Tensor, name: str, config: PreTrainedConfig, retained: Mappin
     """The retained entries of the larger model's parameter ``name``."""
     for dimension, axis in enumerate(architecture_of(config).of(name)):
         indices = retained_entries(axis, name, config, retained)
-        if indices is not None:
+        if indices is not None and indices.ndim == 1:
             tensor = tensor.index_select(dimension, indices.to(tensor.device))
+        elif indices is not None:  # each expert's own
+            tensor = tensor.take_along_dim(indices.to(tensor.device).unsqueeze(3 - dimension), dimension)
     return tensor

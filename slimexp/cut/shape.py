@@ -1,7 +1,8 @@
 """Shapes: the numbers of units of a model, those that it could be cut to, and the parameters of each.
 
 A unit is a block of a stack, a group of attention heads (a key/value head with the query heads that share it), a
-feed-forward neuron of every block, a channel of the residual stream, or a routed expert of every mixture.
+feed-forward neuron of every block, a channel of the residual stream, a routed expert of every mixture, or a neuron of
+every expert.
 """
 
 import math
@@ -13,13 +14,24 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, KV_HEADS, LAYERS, OTHER, Architecture, head_width
+from slimexp.architecture.base import (
+    EXPERT_FFN,
+    EXPERTS,
+    FFN,
+    HEADS,
+    HIDDEN,
+    KV_HEADS,
+    LAYERS,
+    OTHER,
+    Architecture,
+    head_width,
+)
 from slimexp.architecture.model_type import architecture_of, size
 from slimexp.cut.constraints import admits, in_stack, with_queries
 from slimexp.cut.experts import numbers_of_experts
 
 Shape = Mapping[str, int]  # stack, or one of WIDTHS -> number of units
-ROW_WIDTHS = (HEADS, FFN, HIDDEN)  # that rows of linear layers are as long as
+ROW_WIDTHS = (HEADS, FFN, HIDDEN, EXPERT_FFN)  # that rows of linear layers are as long as
 WIDTHS = (*ROW_WIDTHS, EXPERTS)
 AXES = (LAYERS, *WIDTHS)  # that a user may choose to be cut
 Dimensions = tuple[tuple[str, int], ...]  # (width that scales it, or "", length) of each dimension of a tensor
@@ -107,7 +119,7 @@ def rows_of_units(config: PreTrainedConfig) -> dict[str, tuple[str, int]]:
     """Axis as ``remove`` takes it -> (width that it belongs to, number of its rows that represent one unit)."""
     architecture, width = architecture_of(config), head_width(config)
     rows = {FFN: (FFN, 1), HIDDEN: (HIDDEN, 1), HEADS: (HEADS, _queries(config, architecture) * width)}
-    rows |= {EXPERTS: (EXPERTS, 1)} if EXPERTS in architecture.sizes else {}
+    rows |= {axis: (axis, 1) for axis in (EXPERTS, EXPERT_FFN) if axis in architecture.sizes}
     return rows | ({KV_HEADS: (HEADS, width)} if architecture.groups == KV_HEADS else {})
 
 

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, KV_HEADS, scope
-from slimexp.architecture.model_type import architecture_of
+from slimexp.architecture.base import EXPERT_FFN, EXPERTS, FFN, HEADS, HIDDEN, KV_HEADS
 from slimexp.cut.block_lists import only_blocks
 from slimexp.cut.constraints import ScopeIndices
 from slimexp.cut.expert_use import mixtures, scope_of
+from slimexp.cut.remove import retained_entries
 from slimexp.cut.shape import norms, readers, writers
 from slimexp.model.base import Family
+from slimexp.model.experts import DOWN
 
 
 @contextmanager
@@ -32,13 +33,13 @@ def simulated(
     """
     model = family.model
     with ExitStack() as stack:
-        for axis in (HEADS, FFN):  # masked at their readers; key/value heads without a query head have no effect
+        for axis in (HEADS, FFN, EXPERT_FFN):  # masked at their readers; key/value heads without a query have no effect
             if axis in retained:
-                for reader, mask in _read_masks(model, readers(model, axis), axis, retained[axis]):
+                for reader, mask in _read_masks(model, readers(model, axis), axis, retained):
                     stack.callback(reader.register_forward_pre_hook(partial(_mask_input, mask)).remove)
         for axis in (HEADS, KV_HEADS):  # but for norms, which average over all heads
             if axis in retained:
-                for norm, mask in _read_masks(model, norms(model, axis), axis, retained[axis]):
+                for norm, mask in _read_masks(model, norms(model, axis), axis, retained):
                     stack.callback(norm.register_forward_pre_hook(partial(_mask_input, mask)).remove)
         if HIDDEN in retained:
             mask = _mask(model.get_input_embeddings().embedding_dim, retained[HIDDEN][""], model)  # type: ignore[arg-type]
@@ -48,6 +49,10 @@ def simulated(
             router = model.get_submodule(f"{name.rpartition('.')[0]}.gate")
             part = scope_of(family, name)
             stack.enter_context(_choosing_between(router, retained[EXPERTS][part if part in retained[EXPERTS] else ""]))
+        for name, experts in mixtures(family).items() if EXPERT_FFN in retained else ():
+            kept = retained_entries(EXPERT_FFN, f"{name}.{DOWN}", model.config, {EXPERT_FFN: retained[EXPERT_FFN]})
+            assert kept is not None
+            stack.enter_context(_without_neurons(experts, kept))
         for name, blocks in family.blocks().items():  # last, as it renames blocks
             stack.enter_context(_only(blocks, layers[name]))
             stack.enter_context(only_blocks(model.config, layers[name]))
@@ -87,15 +92,27 @@ def _choosing_between(router: Any, experts: Tensor) -> Iterator[None]:
             held[name] = before[name]
 
 
+@contextmanager
+def _without_neurons(experts: Any, kept: Tensor) -> Iterator[None]:
+    """A context in which no expert reads other neurons than its own of ``kept``, [experts, n]."""
+    down = experts.get_parameter(DOWN)
+    mask = torch.zeros_like(down[:, 0]).scatter_(1, kept.to(down.device), 1)
+    experts._parameters[DOWN] = nn.Parameter(down.detach() * mask[:, None], requires_grad=False)
+    try:
+        yield
+    finally:
+        experts._parameters[DOWN] = down
+
+
 def _read_masks(
-    model: PreTrainedModel, modules: Mapping[str, nn.Module], axis: str, retained: ScopeIndices
+    model: PreTrainedModel, modules: Mapping[str, nn.Module], axis: str, retained: Mapping[str, ScopeIndices]
 ) -> Iterator[tuple[nn.Module, Tensor]]:
     """Every one of ``modules``, which read ``axis``, with the mask of its input, [in]."""
-    architecture = architecture_of(model.config)
     for name, module in modules.items():
         length = module.get_parameter("weight").shape[-1 if not isinstance(module, Conv1D) else 0]
-        part = scope(name, axis, architecture)
-        yield module, _mask(length, retained[part if part in retained else ""], model)
+        indices = retained_entries(axis, f"{name}.weight", model.config, retained)
+        assert indices is not None
+        yield module, _mask(length, indices, model)
 
 
 def _mask(length: int, indices: Tensor, model: PreTrainedModel) -> Tensor:

@@ -16,9 +16,12 @@ from slimexp import artifact
 from slimexp.file.bounded import read_object
 from slimexp.file.integrity import Damaged
 from slimexp.model.base import Family
+from slimexp.model.experts import DOWN, GATE_UP
 from slimexp.model.loading import bare
 from slimexp.serialization import manifest
 from slimexp.serialization.pack import INPUT_SCALE, SCALE, ZERO
+from slimexp.serialization.scheme import WEIGHT
+from slimexp.weight.attachment import INPUT
 
 Ids = Sequence[int]
 Facts = dict[str, Any]  # of an export, for its report
@@ -58,12 +61,19 @@ class Artifact:
 
     @property
     def bits(self) -> dict[str, int]:
-        """Layer -> width of its packed weight; empty where none is quantized."""
+        """Layer, or stack of experts, -> width of its packed weight; empty where none is quantized."""
         found = {}
         for row in self.content["attachments"]:
-            if row["tensor"] == "weight" and "bits" in row["arguments"]:
-                found[row["module"]] = int(row["arguments"]["bits"])
+            if row["tensor"] != INPUT and "bits" in row["arguments"]:
+                stack = "" if row["tensor"] == WEIGHT else f".{row['tensor']}"
+                found[f"{row['module']}{stack}"] = int(row["arguments"]["bits"])
         return found
+
+    @property
+    def experts(self) -> str | None:
+        """Why a format that holds packed weights of layers alone cannot hold it: experts are packed; else ``None``."""
+        packed = any(name.rpartition(".")[2] in (GATE_UP, DOWN) for name in self.bits)
+        return "experts are among its packed weights, and only those of layers are written" if packed else None
 
     @cached_property
     def schemes(self) -> list[dict[str, Any]]:

@@ -65,6 +65,8 @@ class Onnx(Format):
             return "its keys and values are rounded, and those of the graph are not"
         if model.is_float8:
             return "its weights are float8, and only integers are written"
+        if model.experts is not None:
+            return model.experts
         if wrong := sorted(set(model.bits.values()) - set(WIDTHS)):
             return f"it has weights of {wrong[0]} bits, and ONNX has integers of 4 and 8"
         if model.rounds_activations and not all(map(_multiplies, model.schemes)):

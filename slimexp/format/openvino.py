@@ -60,6 +60,8 @@ class Openvino(Format):
             return "its keys and values are rounded, in other steps than those of the runtime"
         if model.is_float8:
             return "its weights are float8, and only integers are written"
+        if model.experts is not None:
+            return model.experts
         return None
 
     def write(self, model: Artifact, folder: Path) -> Facts:

@@ -37,6 +37,8 @@ class Torchao(Format):
             return "its keys and values are rounded, which the folder would not say"
         if model.is_float8:
             return "its weights are float8, and only integers are written"
+        if model.experts is not None:
+            return model.experts
         return None
 
     def write(self, model: Artifact, folder: Path) -> Facts:

@@ -38,14 +38,18 @@ class Weight:
     Attributes:
         module: Module that holds the weight.
         tensor: Name of the weight in the module.
+        expert: Index of the one expert that is meant; ``None`` for all.
     """
 
     module: nn.Module
     tensor: str
+    expert: int | None = None
 
     def matrix(self, x: Tensor) -> Tensor:
         """A tensor of the weight's shape as [out, in], sharing its memory: [in, out], or [experts, out, in]."""
-        return x.T if x.ndim == 2 else x.flatten(0, 1)
+        if x.ndim == 2:
+            return x.T
+        return x.flatten(0, 1) if self.expert is None else x[self.expert]
 
 
 class Family(ABC):
@@ -149,7 +153,8 @@ class Family(ABC):
         for module in (module for stack in self.blocks().values() for module in stack.modules()):
             if isinstance(module, Conv1D):
                 weights[names[module]] = Weight(module, "weight")
-            elif _are_experts(module):
+            elif hasattr(module, "num_experts") and getattr(module, "is_transposed", None) is False:
+                # [experts, out, in]; experts that are [experts, in, out] (gpt-oss) are not reached
                 masked = {name: chain.original for name, chain in getattr(module, "parametrizations", {}).items()}
                 stored = {**dict(module.named_parameters(recurse=False)), **masked}
                 matrices = sorted(name for name, parameter in stored.items() if parameter.ndim == 3)
@@ -273,11 +278,6 @@ def parameters(model: nn.Module) -> Iterator[Tensor]:
 def parameter_count(model: nn.Module) -> int:
     """Number of numbers in them."""
     return sum(parameter.numel() for parameter in parameters(model))
-
-
-def _are_experts(module: nn.Module) -> bool:
-    """Whether it holds [experts, out, in]; experts that are [experts, in, out] (gpt-oss) are not reached."""
-    return hasattr(module, "num_experts") and getattr(module, "is_transposed", None) is False
 
 
 def block_list(stack: nn.Module) -> nn.ModuleList:

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -13,7 +12,6 @@ from torch.nn.utils import parametrize
 from slimexp.model.base import Family, Weight, parameters
 
 Layer = nn.Module | Weight
-L = TypeVar("L", bound=Layer)
 
 
 def check_min_coverage(value: float, name: str = "min_coverage", of: str = "the model's parameters") -> None:
@@ -47,35 +45,33 @@ class LayerSelector:
         check_min_coverage(self.min_coverage)
         check_min_coverage(self.min_block_coverage, "min_block_coverage", "the weights in the blocks")
 
-    def layers(self, family: Family) -> dict[str, nn.Module]:
-        """Compressible layers by name.
+    def layers(self, family: Family, others: Mapping[str, Weight] | None = None) -> dict[str, Layer]:
+        """Compressible layers by name, and those weights of the blocks in no ``nn.Linear`` that a technique reaches.
+
+        Args:
+            family: The model.
+            others: These weights by name; ``None`` for none.
 
         Raises:
             ValueError: There is no layer, a pattern matches none, or the layers hold less than ``min_coverage`` of
                 the model or ``min_block_coverage`` of the blocks.
         """
-        return self._of(family, family.compressible())
-
-    def weights(self, family: Family) -> dict[str, Layer]:
-        """Compressible layers by name, and the weights of the blocks that are in no ``nn.Linear``.
-
-        Raises:
-            ValueError: As in ``layers``.
-        """
-        return self._of(family, {**family.compressible(), **family.other_weights()})
-
-    def named(self, family: Family) -> dict[str, nn.Module]:
-        """Compressible layers that the patterns match, however few."""
-        layers = family.compressible()
-        chosen = _match(layers, self.include) - _match(layers, self.exclude)
-        return {name: layer for name, layer in layers.items() if name in chosen}
-
-    def _of(self, family: Family, layers: dict[str, L]) -> dict[str, L]:
+        layers: dict[str, Layer] = {**family.compressible(), **(others or {})}
         _require_layers(family, layers)
         layers = _matching(layers, self.include, self.exclude)
         self._check_blocks(family, layers)
         _check_share(family, layers, self.min_coverage)
         return layers
+
+    def weights(self, family: Family) -> dict[str, Layer]:
+        """As ``layers``, with all weights of the blocks that are in no ``nn.Linear``."""
+        return self.layers(family, family.other_weights())
+
+    def named(self, family: Family, others: Mapping[str, Weight] | None = None) -> dict[str, Layer]:
+        """Layers of ``layers`` that the patterns match, however few."""
+        layers: dict[str, Layer] = {**family.compressible(), **(others or {})}
+        chosen = _match(layers, self.include) - _match(layers, self.exclude)
+        return {name: layer for name, layer in layers.items() if name in chosen}
 
     def _check_blocks(self, family: Family, layers: Mapping[str, Layer]) -> None:
         held = {id(latent(layer)) for layer in layers.values()}
@@ -132,7 +128,7 @@ def _check_share(family: Family, layers: Mapping[str, Layer], min_coverage: floa
         )
 
 
-def _matching(layers: dict[str, L], include: Sequence[str], exclude: Sequence[str]) -> dict[str, L]:
+def _matching(layers: dict[str, Layer], include: Sequence[str], exclude: Sequence[str]) -> dict[str, Layer]:
     for what, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
             if not _match(layers, [pattern]):
@@ -166,7 +162,7 @@ def check_finite(layers: Mapping[str, Layer]) -> None:
         ValueError: A layer's weight holds NaN or infinity.
     """
     for name, layer in layers.items():
-        weight = latent(layer)
+        weight = matrix(layer, latent(layer))
         if weight.numel() and not all(end.isfinite() for end in weight.detach().aminmax()):  # NaN is both ends
             raise ValueError(f"layer '{name}': its weight holds NaN or infinity: load or train the model anew")
 

@@ -25,6 +25,7 @@ from slimexp.file.bounded import one_line
 from slimexp.host import hub
 from slimexp.host.progress import working
 from slimexp.model.vetting import Refused, check_config, damaged, file_of, stored_bytes, vet
+from slimexp.serialization.experts import cast_stacks
 from slimexp.serialization.pack import decompress
 
 
@@ -115,6 +116,7 @@ def weights(
     check_fit(model, report, path)
     with without_bars():
         decompress(model)
+    cast_stacks(model, dtype)
     check_checkpoint(model.named_parameters(), path)
     return model
 
@@ -122,7 +124,11 @@ def weights(
 @contextmanager
 def without_report() -> Iterator[None]:
     """Hide messages of transformers on missing weights, which ``check_fit`` reports in one line, and on sharding."""
-    names = ("transformers.modeling_utils", "transformers.distributed.tensor_parallel")
+    names = (
+        "transformers.modeling_utils",
+        "transformers.distributed.tensor_parallel",
+        "compressed_tensors.utils.match",  # experts are no modules of the model, though a scheme names them
+    )
     levels = {(logger := logging.getLogger(name)): logger.level for name in names}
     for logger in levels:
         logger.setLevel(logging.ERROR)

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from slimexp.model.restore import DEPLOYED, DTYPE, METADATA, latent_name
 from slimexp.quantizer.base import Quantizer
+from slimexp.serialization.experts import outline, plain_class
 from slimexp.serialization.pack import (
     is_fixed,
     latents,
@@ -81,8 +81,7 @@ def _plain_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor, bool]]
     With each, whether it is the model's tensor of this name: transformers renames, splits and stacks weights when it
     loads some architectures, and undoes that when it saves; what belongs together is in one block.
     """
-    with init_empty_weights():
-        plain: PreTrainedModel = _plain_class(model)(copy.deepcopy(model.config))
+    plain = outline(model)
     blocks: dict[str, list[str]] = {}
     for name in remove_tied_weights_from_state_dict(latents(model), plain):
         if name not in (plain._keys_to_ignore_on_save or ()):
@@ -96,7 +95,7 @@ def _plain_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor, bool]]
 def _save_settings(model: PreTrainedModel, folder: Path, dtype: torch.dtype, quantization: Any) -> None:
     """Write ``config.json`` and the generation settings."""
     config = copy.deepcopy(model.config)
-    config.dtype, config.architectures = dtype, [_plain_class(model).__name__]
+    config.dtype, config.architectures = dtype, [plain_class(model).__name__]
     config.save_pretrained(folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
@@ -153,8 +152,3 @@ def save_training(model: PreTrainedModel, path: Path, deployed: Collection[str] 
     dtype = max(kinds, key=lambda kind: kind.itemsize)
     metadata = {DTYPE: str(dtype).removeprefix("torch."), DEPLOYED: sorted(there)}
     save_file(tensors, path, {METADATA: json.dumps(metadata)})
-
-
-def _plain_class(model: nn.Module) -> type:
-    """The class before parametrizations changed it."""
-    return next(c for c in type(model).__mro__ if c.__module__.startswith("transformers"))

@@ -23,7 +23,9 @@ from slimexp.model.loading import bare, family_of, from_folder
 from slimexp.model.reading import check_checkpoint, reach
 from slimexp.model.vetting import SHAPES_MODEL, damaged, vet
 from slimexp.serialization import manifest
-from slimexp.serialization.pack import SCALE, WEIGHT
+from slimexp.serialization.experts import holds_experts
+from slimexp.serialization.pack import SCALE
+from slimexp.serialization.scheme import WEIGHT
 from slimexp.serialization.shards import Reader, has_weights
 from slimexp.serialization.unpack import unpacked
 
@@ -170,6 +172,8 @@ def refusal(folder: Path) -> str | None:
         return f"its format is {config.get('quant_method')}, not compressed-tensors"
     if not has_weights(folder):
         return "its weights are in no safetensors file"
+    if holds_experts(folder):
+        return "experts among its packed weights are multiplied together, by no kernel here"
     try:
         return _format_refusal(config)
     except (AttributeError, KeyError, TypeError) as error:  # settings that are missing or of another type

@@ -9,11 +9,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
+from transformers import PreTrainedConfig
 
 from slimexp.config.build import build
 from slimexp.host import memory as host_memory
 from slimexp.pipeline import devices, strategy
 from slimexp.pipeline.trainer import Trainer
+from slimexp.technique.router_balance import RouterBalance
 
 
 def quiet() -> None:
@@ -125,6 +127,22 @@ def check(node: DictConfig, group: DictConfig) -> None:
     if (value := node.get("deterministic")) not in (True, False, None, "warn"):
         raise ValueError(f"trainer.deterministic must be true, false or warn, got {value!r}")
     _try_trainer(node, callbacks(node, group))
+
+
+def check_model(node: DictConfig, group: DictConfig, config: PreTrainedConfig) -> None:
+    """Refuse callbacks that have nothing to do on a model.
+
+    Args:
+        node: Configuration of the trainer.
+        group: Configurations of the callbacks, by name.
+        config: Config of the run's model.
+
+    Raises:
+        ValueError: A callback is for other models; the message names it and the way out.
+    """
+    for callback in callbacks(node, group):
+        if isinstance(callback, RouterBalance):
+            callback.validate(config)
 
 
 def _try_trainer(node: DictConfig, stage_callbacks: Sequence[pl.Callback]) -> None:

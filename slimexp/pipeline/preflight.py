@@ -104,6 +104,7 @@ def training(cfg: DictConfig) -> TrainingParts:
                 model.check_files()
     _check_records(cfg)
     config = _validated_config(source, corpus)
+    machine.check_model(cfg.trainer, cfg.callback, config)
     dense = reference.dense(source, baseline, next(iter(techniques.values())), corpus)
     reference.check_teachers(techniques, source, dense, corpus)
     _adapt(techniques, source, corpus, config, cfg.trainer)

@@ -1,5 +1,6 @@
 """Grids: the numbers that quantized values may have, and how many values share a scale."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,6 +79,12 @@ class Grid:
         if self.zero is None or other.zero is None:
             return Grid(scale)
         return Grid(scale, torch.where(chosen, self.zero, other.zero))
+
+
+def stacked(grids: Sequence[Grid]) -> Grid:
+    """Grids of matrices, scales [out, groups], as that of the stack of them, [n, out, groups]."""
+    zeros = [grid.zero for grid in grids if grid.zero is not None]
+    return Grid(torch.stack([grid.scale for grid in grids]), torch.stack(zeros) if zeros else None)
 
 
 def rounded(x: Tensor, *, digits: int) -> Tensor:

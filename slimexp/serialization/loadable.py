@@ -22,15 +22,13 @@ def require_loadable(
             embeddings (it packs linear layers alone before it reads the file).
     """
     from transformers import __version__
-    from transformers.quantizers.quantizer_compressed_tensors import CompressedTensorsHfQuantizer
 
     if bits < 8 and activation_bits is not None and not symmetric:
         raise ValueError(
             f"transformers cannot load {bits}-bit weights with zero points beside quantized activations: "
             "set symmetric=true, activation_bits=null, or bits=8"
         )
-    dequantizes_at_load = hasattr(CompressedTensorsHfQuantizer, "get_load_operations")
-    if embeddings and not dequantizes_at_load:
+    if embeddings and not dequantizes_at_load():
         raise ValueError(
             f"transformers {__version__} cannot load quantized embeddings: install transformers >= 5.21, "
             "or set embeddings=false"
@@ -42,8 +40,15 @@ def require_loadable(
             f"transformers cannot load an encoder-decoder with {bits}-bit weights and quantized activations: "
             "set activation_bits=null, or bits=8"
         )
-    if not dequantizes_at_load:
+    if not dequantizes_at_load():
         raise ValueError(
             f"transformers {__version__} cannot load an encoder-decoder with {bits}-bit weights: "
             "install transformers >= 5.21, or set bits=8"
         )
+
+
+def dequantizes_at_load() -> bool:
+    """Whether transformers is 5.21 or later, which dequantizes every layer as it reads it."""
+    from transformers.quantizers.quantizer_compressed_tensors import CompressedTensorsHfQuantizer
+
+    return hasattr(CompressedTensorsHfQuantizer, "get_load_operations")

@@ -14,13 +14,16 @@ from torch.nn.utils import parametrize
 
 from slimexp.host.progress import counted
 from slimexp.quantizer.base import Quantizer
-from slimexp.quantizer.grid import Granularity
-from slimexp.weight.attachment import INPUT, attached
+from slimexp.quantizer.grid import Grid
+from slimexp.serialization import scheme as schemes
+from slimexp.serialization.experts import apart, outline, quantized_stacks, routers
+from slimexp.serialization.scheme import WEIGHT
+from slimexp.weight.attachment import INPUT, Place, attached
 
 if TYPE_CHECKING:
-    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    from compressed_tensors.quantization import QuantizationScheme
+    from transformers import PreTrainedModel
 
-WEIGHT = "weight"
 SCALE = "weight_scale"
 ZERO = "weight_zero_point"
 INPUT_SCALE = "input_scale"
@@ -41,11 +44,9 @@ def pack(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ValueError: No quantizer sits on a weight, or a grid does not survive packing.
     """
-    layers = quantized(model)
-    if not layers:
+    if not quantized(model) and not quantized_stacks(model):
         raise ValueError("pack needs a quantizer on a weight, found none: run the quantize technique first")
-    schemes = _schemes(model, layers)
-    return {name: tensor for name, tensor, _ in packed_tensors(model)}, _config(model, schemes)
+    return {name: tensor for name, tensor, _ in packed_tensors(model)}, quantization_config(model)
 
 
 def packed_tensors(model: nn.Module, device: torch.device | None = None) -> Iterator[tuple[str, Tensor, bool]]:
@@ -59,25 +60,35 @@ def packed_tensors(model: nn.Module, device: torch.device | None = None) -> Iter
     Raises:
         ValueError: A grid does not survive packing.
     """
-    layers = quantized(model)
-    schemes = _schemes(model, layers)
+    layers, stacks = quantized(model), quantized_stacks(model)
+    of_layers = schemes.of_layers(model, layers)
+    empty = outline(model) if stacks else None
     for name in counted(plain_names(model), "packing tensor"):
         layer, _, tensor = name.rpartition(".")
+        if (stack := Place(layer, tensor)) in stacks:
+            assert empty is not None
+            yield from _pack_experts(model, empty, stack, stacks[stack], device)
+            continue
         if tensor != WEIGHT or layer not in layers:
-            yield name, plain_tensor(model, name), True
+            plain = plain_tensor(model, name)
+            renamed = apart(empty, name, plain) if empty is not None and plain.ndim < 3 else {name: plain}
+            yield from ((key, value, key == name) for key, value in renamed.items())
             continue
         module = model.get_submodule(layer)
         if (first := _first_of_tied(layer, model, layers)) != layer:
             if not torch.equal(plain_tensor(model, name), plain_tensor(model, f"{first}.{WEIGHT}")):
                 raise ValueError(f"'{layer}' and '{first}' share a weight, so they need the same grid")
             continue
-        for key, value in _pack_layer(layer, module, layers[layer], schemes[layer], device).items():
+        for key, value in _pack_layer(layer, module, layers[layer], of_layers[layer], device).items():
             yield f"{layer}.{key}", value, False
 
 
 def quantization_config(model: nn.Module) -> dict[str, Any]:
     """The value of ``quantization_config`` that ``pack`` returns."""
-    return _config(model, _schemes(model, quantized(model)))
+    of_layers, stacks = schemes.of_layers(model, quantized(model)), quantized_stacks(model)
+    of_experts = {name: schemes.of_layer({WEIGHT: quantizer}) for name, quantizer in stacks.items()}
+    floats = routers(outline(model), stacks) if stacks else []
+    return schemes.quantization_config(model, of_layers, list(of_experts.values()), floats)
 
 
 def plain_names(model: nn.Module) -> list[str]:
@@ -122,9 +133,9 @@ def decompress(model: nn.Module) -> None:
         model.hf_quantizer.compressor.decompress_model(model)  # type: ignore[operator,union-attr]
 
 
-def before(module: nn.Module, quantizer: Quantizer) -> Tensor:
+def before(module: nn.Module, tensor: str, quantizer: Quantizer) -> Tensor:
     """The weight that ``quantizer`` reads, in float32: the latent weight after the attachments before it."""
-    chain = _attachments(module)
+    chain = _attachments(module, tensor)
     weight: Tensor = chain.original.float()  # 16 bits do not hold a mean of what has 16 bits
     for attachment in chain:
         if attachment is quantizer:
@@ -133,15 +144,15 @@ def before(module: nn.Module, quantizer: Quantizer) -> Tensor:
     return weight
 
 
-def _attachments(module: nn.Module) -> parametrize.ParametrizationList:
-    chain = module.get_submodule(f"parametrizations.{WEIGHT}")
+def _attachments(module: nn.Module, tensor: str) -> parametrize.ParametrizationList:
+    chain = module.get_submodule(f"parametrizations.{tensor}")
     assert isinstance(chain, parametrize.ParametrizationList)
     return chain
 
 
-def _chain(module: nn.Module, device: torch.device | None) -> parametrize.ParametrizationList:
-    """The attachments on the weight of a layer, and what is beneath them: copies on ``device``, if that has room."""
-    chain = _attachments(module)
+def _chain(module: nn.Module, tensor: str, device: torch.device | None) -> parametrize.ParametrizationList:
+    """The attachments on a weight, and what is beneath them: copies on ``device``, if that has room."""
+    chain = _attachments(module, tensor)
     if device is None or device == chain.original.device or not _has_room(device, chain.original):
         return chain
     tensors = (*chain.parameters(), *chain.buffers())
@@ -181,51 +192,6 @@ def _latent(module: nn.Module) -> Tensor:
     return module.get_parameter(f"parametrizations.{WEIGHT}.original")
 
 
-def _schemes(model: nn.Module, layers: Mapping[str, Mapping[str, Quantizer]]) -> "dict[str, QuantizationScheme]":
-    unpacked = _is_encoder_decoder(model)
-    return {name: _scheme(quantizers, unpacked=unpacked) for name, quantizers in layers.items()}
-
-
-def _is_encoder_decoder(model: nn.Module) -> bool:
-    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-
-
-def _scheme(quantizers: Mapping[str, Quantizer], *, unpacked: bool) -> "QuantizationScheme":
-    """The layer's scheme for compressed-tensors; 8 bits as int8 tensors if ``unpacked``."""
-    from compressed_tensors.config import CompressionFormat
-    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
-
-    weight, activation = quantizers[WEIGHT], quantizers.get(INPUT)
-    as_int8 = weight.bits == 8 and (activation is not None or unpacked)
-    kind = CompressionFormat.int_quantized if as_int8 else CompressionFormat.pack_quantized
-    if weight.stored.is_floating_point:
-        kind = CompressionFormat.float_quantized
-    return QuantizationScheme(
-        targets=[],
-        weights=QuantizationArgs(**_number(weight), symmetric=weight.symmetric, **_strategy(weight.granularity)),
-        input_activations=None if activation is None else _activation_args(activation),
-        format=kind.value,
-    )
-
-
-def _number(quantizer: Quantizer) -> dict[str, Any]:
-    return {"num_bits": quantizer.bits, "type": "float" if quantizer.stored.is_floating_point else "int"}
-
-
-def _strategy(granularity: Granularity) -> dict[str, Any]:
-    if granularity.per_tensor:
-        return {"strategy": "tensor"}
-    size = granularity.group_size
-    return {"strategy": "channel"} if size is None else {"strategy": "group", "group_size": size}
-
-
-def _activation_args(activation: Quantizer) -> "QuantizationArgs":
-    from compressed_tensors.quantization import QuantizationArgs
-
-    strategy = "token" if activation.dynamic else "tensor"
-    return QuantizationArgs(**_number(activation), symmetric=True, strategy=strategy, dynamic=activation.dynamic)
-
-
 @torch.no_grad()
 def _pack_layer(
     name: str,
@@ -234,22 +200,51 @@ def _pack_layer(
     scheme: "QuantizationScheme",
     device: torch.device | None,
 ) -> dict[str, Tensor]:
-    """Packed integers and scales of one layer, the scales in the smallest type that unpacks to the very same weight."""
-    from compressed_tensors.compressors import BaseCompressor
+    """Packed integers and scales of one layer, and the scale of its inputs where that is fixed."""
+    weight, grid = _on_grid(module, WEIGHT, quantizers[WEIGHT], device)
+    packed = _pack_matrix(name, weight, grid, quantizers[WEIGHT], scheme)
+    activation = quantizers.get(INPUT)
+    if activation is not None and not activation.dynamic:
+        packed[INPUT_SCALE] = activation.grid(weight).scale
+    return packed
 
-    quantizer, activation = quantizers[WEIGHT], quantizers.get(INPUT)
-    chain = _chain(module, device)
+
+@torch.no_grad()
+def _pack_experts(
+    model: nn.Module, empty: "PreTrainedModel", place: Place, quantizer: Quantizer, device: torch.device | None
+) -> Iterator[tuple[str, Tensor, bool]]:
+    """Name and packed tensors of every expert in a stack, as ``packed_tensors`` gives them."""
+    stack, grid = _on_grid(model.get_submodule(place.module), place.tensor, quantizer, device)
+    weights, scales = (apart(empty, f"{place.module}.{place.tensor}", tensor) for tensor in (stack, grid.scale))
+    scheme = schemes.of_layer({WEIGHT: quantizer})
+    for name, weight in weights.items():
+        layer = name.removesuffix(f".{WEIGHT}")
+        scale = scales[name].view(len(weight), -1)  # transformers 5.17 drops dimensions of one entry
+        for key, value in _pack_matrix(layer, weight.contiguous(), Grid(scale), quantizer, scheme).items():
+            yield f"{layer}.{key}", value, False
+
+
+def _on_grid(module: nn.Module, tensor: str, quantizer: Quantizer, device: torch.device | None) -> tuple[Tensor, Grid]:
+    """A weight with its attachments folded in, in float32, and the grid that it is on."""
+    chain = _chain(module, tensor, device)
     weight: Tensor = chain.original.detach().float()  # 16 bits do not hold every point of a grid of 8
-    for attachment, here in zip(_attachments(module), chain, strict=True):
+    for attachment, here in zip(_attachments(module, tensor), chain, strict=True):
         if attachment is quantizer:
             assert isinstance(here, Quantizer)
             grid = here.grid(weight)
         weight = here(weight)
+    return weight, grid
+
+
+def _pack_matrix(
+    name: str, weight: Tensor, grid: Grid, quantizer: Quantizer, scheme: "QuantizationScheme"
+) -> dict[str, Tensor]:
+    """Packed integers and scales of a matrix, the scales in the smallest type that unpacks to the very same weight."""
+    from compressed_tensors.compressors import BaseCompressor
+
     compressor = BaseCompressor.get_value_from_registry(str(scheme.format))
     exact = {WEIGHT: weight, SCALE: grid.scale} | ({} if grid.zero is None else {ZERO: grid.zero})
     packed: dict[str, Tensor] = compressor.compress(exact, scheme)
-    if activation is not None and not activation.dynamic:
-        packed[INPUT_SCALE] = activation.grid(weight).scale
     packed[SCALE] = grid.scale.float()
     on_grid = compressor.decompress(packed, scheme)[WEIGHT].float()
     if torch.equal(on_grid, weight):
@@ -259,43 +254,3 @@ def _pack_layer(
         f"layer '{name}' is off the grid of its {quantizer.bits}-bit quantizer, so packing would change it: "
         "nothing but masks may follow a quantizer, and its grid must be exact in float32"
     )
-
-
-def _config(model: nn.Module, schemes: Mapping[str, "QuantizationScheme"]) -> dict[str, Any]:
-    """``quantization_config``; layers left in float are listed in ``ignore``, those of unlike schemes by name."""
-    from compressed_tensors.quantization import QuantizationConfig, QuantizationStatus
-
-    groups = _groups(schemes)
-    if len(groups) > 1 and _is_encoder_decoder(model):
-        raise ValueError(
-            "transformers loads an encoder-decoder under one scheme alone: give all layers the same bits and "
-            "group_size, and either none or all of them quantized activations"
-        )
-    if len(groups) == 1:
-        groups[0].targets = ["Linear"]
-    config = QuantizationConfig(
-        config_groups={f"group_{number}": group for number, group in enumerate(groups)},
-        format=str(groups[0].format) if len({group.format for group in groups}) == 1 else "mixed-precision",
-        quantization_status=QuantizationStatus.COMPRESSED,
-        ignore=[
-            name
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear | nn.Embedding) and name not in schemes
-        ],
-    )
-    # Left compressed, weights are dequantized by a hook on the first forward of the whole model (see decompress).
-    # Dequantized at load, layers run at dense speed, but transformers >= 5.21 then leaves activations unrounded,
-    # and knows but one scheme.
-    at_load = len(groups) == 1 and groups[0].input_activations is None
-    return config.model_dump(mode="json") | {"dequantize": at_load}
-
-
-def _groups(schemes: Mapping[str, "QuantizationScheme"]) -> "list[QuantizationScheme]":
-    """Distinct schemes, each with the names of its layers as targets."""
-    groups: list[QuantizationScheme] = []
-    for name, scheme in schemes.items():
-        group = next((group for group in groups if group.model_copy(update={"targets": []}) == scheme), None)
-        if group is None:
-            groups.append(group := scheme.model_copy())
-        group.targets = [*group.targets, name]
-    return groups

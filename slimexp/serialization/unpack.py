@@ -8,7 +8,8 @@ from torch import Tensor
 
 from slimexp.file.bounded import read_object
 from slimexp.kernel.base import Packed
-from slimexp.serialization.pack import INPUT_SCALE, SCALE, WEIGHT, ZERO
+from slimexp.serialization.pack import INPUT_SCALE, SCALE, ZERO
+from slimexp.serialization.scheme import WEIGHT
 from slimexp.serialization.shards import Reader
 
 if TYPE_CHECKING:

@@ -3,13 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import nn
 
 from slimexp.allocation.base import BitAllocation
 from slimexp.calibration.divergence import Divergence
 from slimexp.calibration.observe import visiting
 from slimexp.model.base import Batch, Family
-from slimexp.model.layer import latent
+from slimexp.model.layer import Layer, latent
 from slimexp.quantizer.base import Quantizer
 from slimexp.record.figures import OF_LAYER
 
@@ -19,7 +18,7 @@ WORD = 32  # bits; a row of packed integers ends with a whole one
 def allocate_bits(
     allocation: BitAllocation,
     family: Family,
-    layers: Mapping[str, nn.Module],
+    layers: Mapping[str, Layer],
     *,
     quantizer: Callable[..., Quantizer],
     bits: int,
@@ -63,7 +62,7 @@ def allocate_bits(
     return widths, figures
 
 
-def layer_quantizer(quantizer: Callable[..., Quantizer], name: str, layer: nn.Module, *, bits: int) -> Quantizer:
+def layer_quantizer(quantizer: Callable[..., Quantizer], name: str, layer: Layer, *, bits: int) -> Quantizer:
     """The quantizer of a layer's weight at a width.
 
     Raises:
@@ -77,10 +76,10 @@ def layer_quantizer(quantizer: Callable[..., Quantizer], name: str, layer: nn.Mo
     return on_weight
 
 
-def stored_bits(layer: nn.Module, quantizer: Quantizer) -> int:
+def stored_bits(layer: Layer, quantizer: Quantizer) -> int:
     """Bits that a layer's weight takes in an artifact, in rows of whole words, with its scales and zero points."""
     weight, bits = latent(layer), quantizer.bits
     scales = quantizer.granularity.split(torch.empty_like(weight, device="meta")).shape[:-1].numel()
-    rows, columns = weight.shape
+    columns = weight.shape[-1]
     zero_bits = 0 if quantizer.symmetric else bits
-    return rows * -(-columns * bits // WORD) * WORD + scales * (quantizer.scale_bits + zero_bits)
+    return weight.numel() // columns * -(-columns * bits // WORD) * WORD + scales * (quantizer.scale_bits + zero_bits)

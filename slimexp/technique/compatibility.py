@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from transformers import PreTrainedConfig
 
+from slimexp.architecture.model_type import architecture_of
 from slimexp.cut.shape import HEADS, HIDDEN, KV_HEADS, readers, row_length
 from slimexp.data.base import Corpus
 from slimexp.model.base import Family, Source
+from slimexp.model.experts import stacks
 from slimexp.model.history import History
 from slimexp.technique.finetune import Finetune
 
@@ -168,9 +170,10 @@ def _known_lengths(outline: Family, before: Sequence[Finetune], config: PreTrain
 
 
 def _reading(outline: Family, width: str) -> set[str]:
-    """Layers whose rows get longer with ``width``."""
-    axes = (HEADS, KV_HEADS) if width == HEADS else (width,)
-    return {name for axis in axes for name in readers(outline.model, axis)}
+    """Layers, and stacks of experts, whose rows get longer with ``width``."""
+    axes, architecture = (HEADS, KV_HEADS) if width == HEADS else (width,), architecture_of(outline.model.config)
+    experts = {name for name in stacks(outline) if architecture.of(name)[-1] in axes}
+    return experts.union(*(readers(outline.model, axis) for axis in axes))
 
 
 def _readers(outline: Family, technique: Finetune) -> set[str]:

@@ -1,15 +1,13 @@
-"""What structured pruning says and records of experts."""
+"""What structured pruning refuses and says of experts."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from transformers import PreTrainedConfig
 
 from slimexp.architecture.base import EXPERTS
 from slimexp.budget.base import Budget
-from slimexp.cut.expert_use import ExpertUse, token_shares
 from slimexp.cut.experts import rule
 from slimexp.cut.ranking import EXPERT_RANKS
-from slimexp.record.figures import OF_LAYER
 
 
 def check_choice(experts: str) -> None:
@@ -38,12 +36,3 @@ def check_counted(budget: Budget, axes: Collection[str]) -> None:
 def least(config: PreTrainedConfig, axes: Collection[str]) -> str:
     """Why a mixture must retain some experts, for the message of a budget that is out of reach; else empty."""
     return f" (experts must be {rule(config)})" if EXPERTS in axes else ""
-
-
-def token_figures(use: Mapping[str, ExpertUse]) -> dict[str, float]:
-    """Share of the calibration tokens that each expert sees, and the number of those that see none, for the record."""
-    if not use:
-        return {}
-    shares = token_shares(use)
-    figures = {f"expert_tokens{OF_LAYER}{name}": round(share, 6) for name, share in shares.items()}
-    return {"experts_unseen": float(sum(not share for share in shares.values())), **figures}

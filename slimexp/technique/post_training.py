@@ -9,9 +9,11 @@ from slimexp.calibration.block_by_block import calibrate_blocks
 from slimexp.cut.recognition import recognize
 from slimexp.host.progress import counted
 from slimexp.model.base import Batch, Family
+from slimexp.model.experts import is_stack, matrices
 from slimexp.model.layer import Layer, latent, matrix, place
 from slimexp.model.scaling import Scaling, scalings
 from slimexp.quantizer.base import Quantizer
+from slimexp.quantizer.grid import Grid, stacked
 from slimexp.rounding.base import Rounding
 from slimexp.smoothing.base import Readers, Smoothing
 
@@ -91,8 +93,10 @@ def round_weights(
     batches: Sequence[Batch],
     *,
     device: torch.device,
-) -> None:
+) -> dict[str, int]:
     """Round every layer behind blocks that are rounded already, and freeze its grid.
+
+    Every expert of a stack is rounded by the tokens that are routed to it; one that sees none, to nearest.
 
     Args:
         rounding: Rounds the weights.
@@ -102,22 +106,32 @@ def round_weights(
         batches: Training text without padding.
         device: Device to compute on.
 
+    Returns:
+        Layer, or expert of a stack as ``matrices`` names it -> number of tokens that it was rounded by.
+
     Raises:
         ValueError: Inputs or weights are not finite, or a layer's inputs do not allow it; names the layer.
     """
+    parts = {name: matrices(name, layer) for name, layer in layers.items()}
+    whole = {part: name for name, some in parts.items() for part in some}
 
     def round_block(statistics: Mapping[str, Tensor]) -> None:
-        for name, statistic in counted(statistics.items(), "layer"):
-            weight = _weight(layers[name])
+        grids: dict[str, Grid] = {}
+        for part, statistic in counted(statistics.items(), "layer"):
+            layer, quantizer = parts[whole[part]][part], quantizers[whole[part]]
+            weight = _weight(layer)
             try:
-                new, grid = rounding.round(weight, weight != 0, statistic, quantizers[name])
+                new, grids[part] = rounding.round(weight, weight != 0, statistic, quantizer)
             except ValueError as error:
-                raise ValueError(f"layer '{name}': {error}") from error
-            quantizers[name].keep(grid)
-            matrix(layers[name], latent(layers[name])).copy_(new)
+                raise ValueError(f"layer '{part}': {error}") from error
+            matrix(layer, latent(layer)).copy_(new)
+        for name in dict.fromkeys(whole[part] for part in grids):
+            of_parts = [grids[part] for part in parts[name]]
+            quantizers[name].keep(stacked(of_parts) if is_stack(layers[name]) else of_parts[0])
             quantizers[name].active = True
 
-    calibrate_blocks(rounding, family, layers, batches, device=device, update=round_block)
+    each = {part: layer for some in parts.values() for part, layer in some.items()}
+    return calibrate_blocks(rounding, family, each, batches, device=device, update=round_block)
 
 
 def _scale(

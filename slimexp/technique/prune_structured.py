@@ -15,6 +15,7 @@ from slimexp.budget.base import Budget, SearchSpace
 from slimexp.budget.solver import Loss, Unreachable, describe, solve
 from slimexp.calibration.observe import undisturbed, visiting
 from slimexp.cut import shape as shapes
+from slimexp.cut.expert_use import token_shares
 from slimexp.cut.merge import merge
 from slimexp.cut.ranking import MERGE, Ranking, rank
 from slimexp.cut.recognition import recognize
@@ -30,6 +31,7 @@ from slimexp.model.layer import check_min_coverage
 from slimexp.technique import automatic, expert_removal
 from slimexp.technique.automatic import AUTO, Auto, Conditions
 from slimexp.technique.batches import calibration_batches, training_batches
+from slimexp.technique.expert_figures import token_figures
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.training import Training
 from slimexp.weight.attachment import check_bare
@@ -45,12 +47,12 @@ class PruneStructured(Finetune):
     alone is measured by running the whole model with units masked; of the shapes that just meet the budget, the
     ``candidates`` whose losses add up to least are run themselves. The loss is the cross-entropy before any training,
     which is not the one after it: candidates that are close may change places. Every block keeps as many heads and
-    neurons as every other, so that plain transformers loads the result.
+    neurons as every other, and every expert as many of its own, so that plain transformers loads the result.
 
     Args:
         budget: What the model may cost at most.
-        axes: Axes that may be cut: ``layers``, ``heads``, ``ffn``, ``hidden``, ``experts``; ``None`` for all of these
-            that a model of this type can lose, and that the budget counts.
+        axes: Axes that may be cut: ``layers``, ``heads``, ``ffn``, ``hidden``, ``experts``, ``expert_ffn``; ``None``:
+            all of these that a model of this type can lose, and that the budget counts.
         multiple: Number that the heads' channels, the neurons and the channels that stay are a multiple of, on an axis
             that is cut; ``"auto"``: the largest power of two from 8 to 128 that leaves enough sizes to choose from.
         importance: Scores the weights that read a unit; blocks go by their influence (see ``block_influence``).
@@ -186,7 +188,7 @@ class PruneStructured(Finetune):
             "share": counter.touched(ranking.layers(shape), shape),
             "parameters": space.count(shape) / space.count(space.whole),
             **{f"{word}_kept": float(units) for word, units in shape.items()},
-            **expert_removal.token_figures(ranking.experts),
+            **token_figures(token_shares(ranking.experts)),
         }
         if self.coverage["share"] < self.min_coverage:
             raise ValueError(

@@ -15,7 +15,8 @@ from slimexp.host import process_group
 from slimexp.host.progress import counted
 from slimexp.model.base import Batch, Family
 from slimexp.model.cache import require_cache, round_cache
-from slimexp.model.layer import LayerSelector, check_finite, coverage, embeddings_of, latent
+from slimexp.model.experts import modules_of, stacks
+from slimexp.model.layer import Layer, LayerSelector, check_finite, coverage, embeddings_of, latent, place
 from slimexp.quantizer.base import Quantizer
 from slimexp.rounding.base import Rounding
 from slimexp.serialization.loadable import require_loadable
@@ -25,12 +26,15 @@ from slimexp.technique import automatic
 from slimexp.technique.automatic import AUTO
 from slimexp.technique.batches import calibration_batches
 from slimexp.technique.bit_allocation import allocate_bits, layer_quantizer
+from slimexp.technique.expert_figures import rounding_figures
 from slimexp.technique.finetune import Finetune
 from slimexp.technique.post_training import round_weights, scaled_layers, smooth
 from slimexp.technique.quantize_refusals import (
     check_allocation,
     check_embeddings,
+    check_experts,
     check_linear,
+    check_numbers,
     check_quantizers,
     check_smoothing,
 )
@@ -99,23 +103,12 @@ class Quantize(Finetune):
         self.quantizer = partial(quantizer, group_size=None if group_size == AUTO else group_size, symmetric=symmetric)
         self.activation_quantizer = partial(activation_quantizer, bits=activation_bits, group_size=None)
         on_weights = self.quantizer(bits=bits)
-        if activation_bits not in (8, None):
-            raise ValueError(f"activation_bits must be 8, or null to leave activations in float, got {activation_bits}")
+        check_numbers(activation_bits, cache_bits, calibration_rows, start, freeze)
         check_quantizers(on_weights, None if activation_bits is None else self.activation_quantizer())
-        if cache_bits not in (8, 4, None):
-            raise ValueError(f"cache_bits must be 8, 4, or null to cache keys and values as floats, got {cache_bits}")
-        if not 0 <= start <= 1:
-            raise ValueError(f"start must be in [0, 1], got {start}")
-        if freeze is not None and not start <= freeze <= 1:
-            raise ValueError(f"freeze must be in [start, 1] = [{start}, 1], or null for never, got {freeze}")
         if embeddings:
             check_embeddings(activation_bits, allocation)
-        if calibration_rows < 1:
-            raise ValueError(f"calibration_rows must be >= 1, got {calibration_rows}")
-        if smoothing is not None:
-            check_smoothing(smoothing, rounding, activation_bits=activation_bits)
-        if allocation is not None:
-            check_allocation(allocation, bits, on_weights)
+        check_smoothing(smoothing, rounding, activation_bits=activation_bits)
+        check_allocation(allocation, bits, on_weights)
         self._group_size = group_size
         self.bits = bits
         self.symmetric = symmetric
@@ -149,20 +142,21 @@ class Quantize(Finetune):
             raise ValueError("a pipeline quantizes once: remove one of its quantize stages")
 
     def inspect(self, outline: Family) -> None:
-        layers = self.selector.layers(outline)
+        layers = self.selector.layers(outline, stacks(outline))
         check_called(outline, layers)
+        check_experts(layers, self.quantizer(bits=self.bits), self.allocation)
         if self.embeddings:
             layers |= embeddings_of(outline)
         for name, layer in layers.items():
             layer_quantizer(self.quantizer, name, layer, bits=self.bits)
         if self.smoothing is not None:
-            scaled_layers(outline, layers)
+            scaled_layers(outline, modules_of(layers))
 
     def adapt_rows(self, outline: Family, lengths: Mapping[str, int]) -> None:
         check_linear(outline)  # here, for stages before this one change rows, but not what holds them
         if self._group_size != AUTO:
             return
-        layers = self.selector.named(outline) | (embeddings_of(outline) if self.embeddings else {})
+        layers = self.selector.named(outline, stacks(outline)) | (embeddings_of(outline) if self.embeddings else {})
         rows = {lengths.get(name, latent(layer).shape[-1]) for name, layer in layers.items()}
         self._group_size = automatic.group_size(rows, bits=self.bits)
         self.quantizer = partial(self.quantizer, group_size=self._group_size)
@@ -196,7 +190,7 @@ class Quantize(Finetune):
         return size if isinstance(size, int) else 1
 
     def inspect_rows(self, outline: Family, changed: Collection[str]) -> None:
-        for name, layer in self.selector.named(outline).items():
+        for name, layer in self.selector.named(outline, stacks(outline)).items():
             if name not in changed:
                 layer_quantizer(self.quantizer, name, layer, bits=self.bits)
 
@@ -205,25 +199,21 @@ class Quantize(Finetune):
         self.adapt_rows(family, {})  # where no pipeline did
         if quantized := [place.module for place, a in attached(family.model) if isinstance(a, Quantizer)]:
             raise ValueError(f"the model is quantized already (e.g. '{quantized[0]}'): quantize once per pipeline")
-        self.layers = self.selector.layers(family)
+        self.layers = self.selector.layers(family, stacks(family))
+        check_experts(self.layers, self.quantizer(bits=self.bits), self.allocation)
         check_finite(self.layers)
         self.widths, self.allocated = process_group.broadcast_object(self._allocate())
         self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
         self.smoothed = self._smooth()
         blocks = dict(self.layers)
-        if self.embeddings:
-            self._add_embeddings(embeddings_of(family))
+        self._add_embeddings(embeddings_of(family) if self.embeddings else {})
         self._start([name for name in self.layers if self.rounding is None or name not in blocks])
         self.on_inputs = self._on_inputs()
         for name, layer in self.layers.items():
-            attach(layer, "weight", self.on_weights[name])
+            attach(*place(layer), self.on_weights[name])
             if name in self.on_inputs:
-                attach(layer, INPUT, self.on_inputs[name])
-        if self.rounding is not None:
-            for name in blocks:
-                self.on_weights[name].active = False  # until it is rounded
-            batches, device = self._calibration_batches(self.rounding.rows), self._device_for(self.family)
-            round_weights(self.rounding, family, blocks, self.on_weights, batches, device=device)
+                attach(place(layer)[0], INPUT, self.on_inputs[name])
+        self.seen = {} if self.rounding is None else self._round(self.rounding, blocks)
         self.on_cache = round_cache(family.model, self.cache_bits)
 
     def on_step(self, progress: float) -> None:
@@ -235,13 +225,14 @@ class Quantize(Finetune):
             return
         for name, quantizer in self.on_weights.items():
             if not quantizer.frozen:
-                quantizer.freeze(before(self.layers[name], quantizer))
+                quantizer.freeze(before(*place(self.layers[name]), quantizer))
 
     def finish(self) -> dict[str, float]:
         self.on_step(1.0)
         widths = {latent(layer): self.widths[name] for name, layer in self.layers.items()}  # tied weights once
         bits = sum(weight.numel() * width for weight, width in widths.items()) / sum(map(torch.numel, widths))
-        return {"share": coverage(self.family, self.layers), "bits": bits, **self.smoothed, **self.allocated}
+        share = coverage(self.family, self.layers)
+        return {"share": share, "bits": bits, **self.smoothed, **self.allocated, **self.seen}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -273,6 +264,14 @@ class Quantize(Finetune):
             device=self._device_for(self.family),
         )
 
+    def _round(self, rounding: Rounding, blocks: Mapping[str, Layer]) -> dict[str, float]:
+        """Round the blocks; figures of the tokens that experts were rounded by, for the record."""
+        for name in blocks:
+            self.on_weights[name].active = False  # until it is rounded
+        family, batches = self.family, self._calibration_batches(rounding.rows)
+        tokens = round_weights(rounding, family, blocks, self.on_weights, batches, device=self._device_for(family))
+        return rounding_figures(family, tokens, batches)
+
     def _add_embeddings(self, embeddings: Mapping[str, torch.nn.Module]) -> None:
         """Give embeddings quantizers too; those that share a weight share one."""
         self.widths |= dict.fromkeys(embeddings, self.bits)
@@ -283,14 +282,14 @@ class Quantize(Finetune):
                 of_weight[weight] = self._on_weight(name, module)
             self.on_weights[name] = of_weight[weight]
 
-    def _on_weight(self, name: str, layer: torch.nn.Module) -> Quantizer:
+    def _on_weight(self, name: str, layer: Layer) -> Quantizer:
         return layer_quantizer(self.quantizer, name, layer, bits=self.widths[name]).to(latent(layer).device)
 
     def _smooth(self) -> dict[str, float]:
         if self.smoothing is None:
             return {}
         batches, device = self._calibration_batches(self.smoothing.rows), self._device_for(self.family)
-        share = smooth(self.smoothing, self.family, self.layers, self.on_weights, batches, device=device)
+        share = smooth(self.smoothing, self.family, modules_of(self.layers), self.on_weights, batches, device=device)
         print(f"  channels of {share:.0%} of the weights scaled by {type(self.smoothing).__name__}")
         return {"smoothed": share}
 
@@ -301,7 +300,7 @@ class Quantize(Finetune):
             if quantizer.frozen:
                 continue
             try:
-                quantizer.start(self.layers[name].weight.detach().float())  # type: ignore[operator]
+                quantizer.start(getattr(*place(self.layers[name])).detach().float())
             except ValueError as error:
                 raise ValueError(f"layer '{name}': {error}") from error
 
@@ -309,12 +308,13 @@ class Quantize(Finetune):
         return list(calibration_batches(self.corpus, self.family, rows=rows, seed=self.seed))
 
     def _on_inputs(self) -> Mapping[str, Quantizer]:
-        """Layer -> quantizer of its inputs, calibrated where it is not dynamic."""
+        """Layer -> quantizer of its inputs, calibrated where it is not dynamic; those of experts stay floats."""
         if self.activation_bits is None:
             return {}
-        quantizers = {name: self.activation_quantizer().to(latent(layer).device) for name, layer in self.layers.items()}
+        layers = modules_of(self.layers)
+        quantizers = {name: self.activation_quantizer().to(latent(layer).device) for name, layer in layers.items()}
         if not all(quantizer.dynamic for quantizer in quantizers.values()):
             batches = self._calibration_batches(self.calibration_rows)
-            for name, values in input_values(self.family, self.layers, batches).items():
+            for name, values in input_values(self.family, layers, batches).items():
                 quantizers[name].start(values)
         return quantizers

@@ -1,10 +1,35 @@
 """Settings that quantization refuses, before anything is loaded."""
 
+from collections.abc import Mapping
+
 from slimexp.allocation.base import Allocation, BitAllocation
 from slimexp.model.base import Family
+from slimexp.model.experts import is_stack
+from slimexp.model.layer import Layer
 from slimexp.quantizer.base import Quantizer
 from slimexp.rounding.base import Rounding
+from slimexp.serialization.loadable import dequantizes_at_load
 from slimexp.smoothing.base import Smoothing
+
+
+def check_numbers(
+    activation_bits: int | None, cache_bits: int | None, calibration_rows: int, start: float, freeze: float | None
+) -> None:
+    """Refuse numbers out of range.
+
+    Raises:
+        ValueError: States the rule and the value.
+    """
+    if activation_bits not in (8, None):
+        raise ValueError(f"activation_bits must be 8, or null to leave activations in float, got {activation_bits}")
+    if cache_bits not in (8, 4, None):
+        raise ValueError(f"cache_bits must be 8, 4, or null to cache keys and values as floats, got {cache_bits}")
+    if calibration_rows < 1:
+        raise ValueError(f"calibration_rows must be >= 1, got {calibration_rows}")
+    if not 0 <= start <= 1:
+        raise ValueError(f"start must be in [0, 1], got {start}")
+    if freeze is not None and not start <= freeze <= 1:
+        raise ValueError(f"freeze must be in [start, 1] = [{start}, 1], or null for never, got {freeze}")
 
 
 def check_quantizers(on_weights: Quantizer, on_inputs: Quantizer | None) -> None:
@@ -69,12 +94,14 @@ def check_embeddings(activation_bits: int | None, allocation: Allocation | None)
         )
 
 
-def check_smoothing(smoothing: Smoothing, rounding: Rounding | None, *, activation_bits: int | None) -> None:
+def check_smoothing(smoothing: Smoothing | None, rounding: Rounding | None, *, activation_bits: int | None) -> None:
     """Refuse a smoothing that would have no effect.
 
     Raises:
         ValueError: It is made for quantized activations and there are none, or the rounding chooses ranges too.
     """
+    if smoothing is None:
+        return
     name = type(smoothing).__name__
     if smoothing.activations and activation_bits is None:
         raise ValueError(f"{name} is for quantized activations: set activation_bits=8, or choose awq")
@@ -84,12 +111,14 @@ def check_smoothing(smoothing: Smoothing, rounding: Rounding | None, *, activati
         )
 
 
-def check_allocation(allocation: Allocation, bits: int, quantizer: Quantizer) -> None:
+def check_allocation(allocation: Allocation | None, bits: int, quantizer: Quantizer) -> None:
     """Refuse an allocation of sparsities, a budget below its first width, and widths that no grid has.
 
     Raises:
         ValueError: Says which, and the way out.
     """
+    if allocation is None:
+        return
     if not isinstance(allocation, BitAllocation):
         raise ValueError(
             "allocation must be mixed_precision, given or null where weights are quantized, got "
@@ -103,4 +132,39 @@ def check_allocation(allocation: Allocation, bits: int, quantizer: Quantizer) ->
     if bits < allocation.widths[0]:
         raise ValueError(
             f"bits={bits} is less than the first of allocation.widths, {allocation.widths[0]}: add a smaller one"
+        )
+
+
+def check_experts(layers: Mapping[str, Layer], quantizer: Quantizer, allocation: BitAllocation | None) -> None:
+    """Refuse grids on which transformers could not load experts again.
+
+    Args:
+        layers: The layers to be quantized, by name.
+        quantizer: Of their weights.
+        allocation: Gives layers widths of their own; ``None``: all alike.
+
+    Raises:
+        ValueError: There are stacks of experts among the layers, and they would have zero points, one scale for all,
+            unlike widths, or float8 before transformers 5.21, which cast its products to bfloat16.
+    """
+    experts = [name for name, layer in layers.items() if is_stack(layer)]
+    if not experts:
+        return
+    floats = "or leave them in float by exclude=['*.experts.*']"
+    if not quantizer.symmetric:
+        raise ValueError(f"transformers loads experts without zero points: set symmetric=true, {floats}")
+    if quantizer.granularity.per_tensor:
+        raise ValueError(f"experts have scales of their own: set group_size=null, auto or a number, {floats}")
+    if quantizer.stored.is_floating_point and not dequantizes_at_load():
+        raise ValueError(f"experts of float8 need transformers >= 5.21: install it, choose another quantizer, {floats}")
+    if allocation is None:
+        return
+    widths = set(allocation.widths)
+    if not allocation.scans:
+        given = allocation.choose(dict.fromkeys(layers, ()), {}, 0)
+        widths = {given[name] for name in experts}
+    if len(widths) > 1:
+        raise ValueError(
+            f"transformers loads all experts with one width, and allocation has {sorted(widths)} for them: set "
+            f"allocation=null, or allocation=given with one pattern for '*.experts.*', {floats}"
         )

@@ -6,8 +6,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedConfig
 
+from slimexp.architecture.base import EXPERTS
+from slimexp.architecture.model_type import architecture_of, is_known
+from slimexp.architecture.reasons import NO_MIXTURE
 from slimexp.cut.expert_use import mixtures
+from slimexp.cut.recognition import recognize
 from slimexp.loss.base import IGNORE
 from slimexp.technique.finetune import Finetune
 
@@ -34,11 +39,20 @@ class RouterBalance(pl.Callback):
         self._hooks: list[RemovableHandle] = []
         self._counts: Tensor | None = None  # whether a token of the batch has a label, [B * T]
 
+    def validate(self, config: PreTrainedConfig) -> None:
+        """Refuse, before anything is loaded, a model without experts.
+
+        Raises:
+            ValueError: Names the model's type.
+        """
+        recognize(config)
+        found = architecture_of(config) if is_known(config) else None
+        if found is None or EXPERTS not in found.sizes or found.refusal(EXPERTS, config) == NO_MIXTURE:
+            raise ValueError(f"a model of type {config.model_type} has no experts: leave callback.balance out")
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Finetune)
         model, found = pl_module.family.model, mixtures(pl_module.family)
-        if not found:
-            raise ValueError(f"a model of type {model.config.model_type} has no experts: leave callback.balance out")
         scale = self.weight / pl_module.accumulate
 
         def balance(router: nn.Module, _: Any, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

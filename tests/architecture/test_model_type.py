@@ -72,7 +72,7 @@ def test_the_channels_of_a_head_may_differ_from_the_width_over_the_heads() -> No
             r"other numbers of them \(encoder_ffn_dim=4096, decoder_ffn_dim=8\)",
         ),
         ("bloom", {}, FFN, "four times as many neurons as channels .*: cut layers instead"),
-        ("mixtral", {}, FFN, "its neurons are those of its experts, .*: cut layers, heads, hidden or experts instead"),
+        ("mixtral", {}, FFN, "neurons are those of its experts, .*: cut layers, heads, hidden, experts or expert_ffn"),
         ("phi", {"qk_layernorm": True}, HEADS, "no size of a head of its own .*: cut layers or ffn instead"),
         ("marian", {}, VOCABULARY, "two tokenizers share one table .*: cut layers or ffn instead"),
         ("albert", {}, LAYERS, "all layers are one block .*: cut ffn instead"),

@@ -93,7 +93,7 @@ def test_positions_that_are_counted_from_the_padding_token(tiny: Tiny) -> None:
 
 
 def test_neurons_of_a_model_whose_blocks_are_all_mixtures(tiny: Tiny) -> None:
-    with pytest.raises(ValueError, match=r"are those of its experts, .*: cut layers, heads, hidden or experts instead"):
+    with pytest.raises(ValueError, match=r"are those of its experts, .*: cut layers, heads, hidden, experts or"):
         remove(tiny("causal_lm", **MIXTURE), BOTH, {FFN: {}})
 
 

@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from slimexp.architecture.base import EXPERT_FFN
 from slimexp.architecture.model_type import architecture_of
 from slimexp.cut.constraints import scopes
+from slimexp.cut.experts import experts_in
 from slimexp.cut.remove import remove
 from slimexp.cut.shape import WIDTHS, ParameterCounter, rows_of_units, whole
 from slimexp.cut.simulate import simulated
@@ -16,7 +18,7 @@ Tiny = Callable[..., Any]
 ROWS = [("one", "two!", 0), ("three and four", "5", 1), ("six", "seven", 0)]
 MIXTURE = {
     "model_type": "deepseek_v3", "num_key_value_heads": 4, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "q_lora_rank": 16,
-    "qk_nope_head_dim": 8, "v_head_dim": 6, "moe_intermediate_size": 12, "n_routed_experts": 8, "n_shared_experts": 1,
+    "qk_nope_head_dim": 8, "v_head_dim": 6, "moe_intermediate_size": 16, "n_routed_experts": 8, "n_shared_experts": 1,
     "num_experts_per_tok": 2, "first_k_dense_replace": 1, "n_group": 2, "topk_group": 1,
 }  # fmt: skip
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -62,6 +64,8 @@ def half(family: Any) -> tuple[dict[str, list[int]], dict[str, Any], dict[str, i
         for axis, (word, rows) in rows_of_units(config).items()
         if word in dense
     }
+    if EXPERT_FFN in kept:  # [experts, n]
+        kept[EXPERT_FFN] = {part: one.expand(experts_in(config, part), -1) for part, one in kept[EXPERT_FFN].items()}
     stays = 0 if architecture_of(config).first(config) is not None else 1
     shape = {word: 1 if word in family.blocks() else units // 2 for word, units in dense.items()}
     return {stack: [stays] for stack in family.blocks()}, kept, shape

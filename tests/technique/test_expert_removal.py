@@ -9,8 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from slimexp import artifact
-from slimexp.architecture.base import EXPERTS
+from slimexp.architecture.base import EXPERT_FFN, EXPERTS
 from slimexp.architecture.model_type import size
+from slimexp.cut.constraints import check, scopes
 from slimexp.cut.shape import lattice
 from slimexp.technique import prune_structured
 from tests.cut.test_expert_use import DEEPSEEK, MIXTURES
@@ -128,3 +129,78 @@ def test_the_numbers_of_experts_to_choose_from() -> None:
     assert lattice(qwen, ["experts"], multiple=64)["experts"] == list(range(128, 7, -1))
     assert lattice(qwen, ["experts", "hidden"], multiple=64)["experts"] == list(range(128, 7, -4))
     assert lattice(DeepseekV3Config(), ["experts"], multiple=1)["experts"] == list(range(256, 15, -8))
+
+
+@pytest.fixture
+def narrower(technique: Make, corpus: Make) -> Make:
+    """A stage that has removed neurons of the experts of a random model."""
+
+    def make(family: Any, *overrides: str, **values: Any) -> Any:
+        lines = [f"pipeline.{NAME}.axes=[expert_ffn]", *overrides]
+        few = {"rows": 2} if any("magnitude" in line for line in lines) else QUICK  # which reads no text
+        made = technique(NAME, *lines, **{"multiple": 8, **few} | values)
+        made.prepare(family, corpus("causal_lm"), None)
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_neurons_of_experts_go_and_plain_transformers_loads_the_rest(
+    tiny: Make, narrower: Make, tmp_path: Path, kind: str
+) -> None:
+    width = {"moe_intermediate_size": 16} if kind != "mixtral" else {}
+    family = tiny("causal_lm", model_type=kind, **MIXTURES[kind] | width)
+    whole = size(family.model.config, EXPERT_FFN)
+    made = narrower(family, **{"budget.share": 0.9})
+    left = size(made.model.config, EXPERT_FFN)
+    assert left == made.finish()["expert_ffn_kept"] == whole - 8
+    assert size(made.model.config, EXPERTS) == size(family.model.config, EXPERTS)
+    artifact.save(made.family, tmp_path / "a", dtype=torch.float32, stages=[])
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "a").eval()
+    batch = made.family.encode([("one", "two!", 0)])["input_ids"]
+    with torch.no_grad():
+        torch.testing.assert_close(plain(batch).logits, made.model.eval()(batch).logits)
+
+
+@pytest.mark.parametrize("importance", ["activation", "magnitude", "taylor", "wanda"])
+@torch.no_grad()
+def test_every_expert_keeps_the_neurons_that_matter_to_it(tiny: Make, narrower: Make, importance: str) -> None:
+    """Half of the neurons of each are as good as silent, and the model is what it was without them."""
+    family, generator = tiny("causal_lm", model_type="qwen3_moe", **MIXTURES["qwen3_moe"]), torch.Generator()
+    for block in family.blocks()["decoder"]:
+        for down in block.mlp.experts.down_proj:
+            down[:, torch.randperm(16, generator=generator.manual_seed(int(down.sum() * 1e6)))[:8]] *= 1e-4
+    batch = family.encode([("one", "two!", 0), ("three", "four", 1)])
+    before = family.forward(batch)[0]
+    stage = narrower(family, f"importance@pipeline.{NAME}.importance={importance}", **{"budget.share": 0.88})
+    assert size(stage.model.config, EXPERT_FFN) == 8
+    stage.model.eval()
+    torch.testing.assert_close(stage.family.forward(batch)[0], before, atol=1e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_neurons_of_an_expert_without_tokens_go_by_their_weights(tiny: Make, narrower: Make) -> None:
+    family = tiny("causal_lm", model_type="qwen3_moe", **MIXTURES["qwen3_moe"])
+    router, experts = family.blocks()["decoder"][0].mlp.gate, family.blocks()["decoder"][0].mlp.experts
+    router.register_forward_hook(lambda _, __, out: (*out[:2], torch.where(out[2] == 2, 3, out[2])))
+    kept = experts.down_proj[2].norm(dim=0).topk(8).indices.sort().values
+    stage = narrower(family, **{"budget.share": 0.88})
+    assert torch.equal(stage.family.blocks()["decoder"][0].mlp.experts.down_proj[2], experts.down_proj[2][:, kept])
+    assert stage.finish()["expert_tokens/model.layers.0.experts.2"] == 0
+
+
+def test_experts_and_their_neurons_go_together(tiny: Make, narrower: Make) -> None:
+    family = tiny("causal_lm", model_type="deepseek_v3", **MIXTURES["deepseek_v3"] | {"moe_intermediate_size": 16})
+    both = narrower(
+        family, f"pipeline.{NAME}.axes=[experts,expert_ffn]", experts="merge", candidates=2, **{"budget.share": 0.75}
+    )
+    assert both.finish()["expert_ffn_kept"] == 8 and both.finish()["experts_kept"] < 8
+
+
+@pytest.mark.fast
+def test_neurons_that_no_grouped_product_reads_are_refused(tiny: Make) -> None:
+    family = tiny("causal_lm", model_type="qwen3_moe", **MIXTURES["qwen3_moe"])
+    kept = {name: torch.arange(12).expand(6, 12) for name in scopes(family.model, EXPERT_FFN)}
+    with pytest.raises(ValueError, match=r"expert_ffn must be a multiple of 8, .* got 12 of 16: keep more or fewer"):
+        check(family.model, {"decoder": [0, 1]}, {EXPERT_FFN: kept})

@@ -1,10 +1,13 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from slimexp.config.build import build
+from slimexp.config.composition import compose
+from slimexp.pipeline import preflight
 from slimexp.technique.router_balance import RouterBalance, balance_loss
 from tests.cut.test_expert_use import MIXTURES, ROWS
 
@@ -55,8 +58,6 @@ def test_the_gradient_of_the_loss_joins_that_of_the_model(tiny: Tiny, kind: str)
 
 
 def build_stage(family: Any) -> Any:
-    from slimexp.config.composition import compose
-
     stage = build(compose(["pipeline=finetune"]).pipeline.finetune)
     stage.family = family
     return stage
@@ -65,6 +66,24 @@ def build_stage(family: Any) -> Any:
 def test_refusals(tiny: Tiny) -> None:
     with pytest.raises(ValueError, match=r"balance\.weight must be > 0, got 0"):
         RouterBalance(weight=0)
-    callback: Any = RouterBalance(weight=0.1)
-    with pytest.raises(ValueError, match=r"type llama has no experts: leave callback\.balance out"):
-        callback.on_fit_start(None, build_stage(tiny("causal_lm")))
+    callback = RouterBalance(weight=0.1)
+    for model in ({}, {"model_type": "gpt_neo", "num_heads": 4, "num_layers": 2, "attention_types": [[["global"], 2]]}):
+        with pytest.raises(ValueError, match=r"type (llama|gpt_neo) has no experts: leave callback\.balance out"):
+            callback.validate(tiny("causal_lm", **model).model.config)
+    dense = {"model_type": "qwen3_moe", **MIXTURES["qwen3_moe"], "mlp_only_layers": [0, 1]}
+    with pytest.raises(ValueError, match="type qwen3_moe has no experts"):
+        callback.validate(tiny("causal_lm", **dense).model.config)
+    for kind, values in MIXTURES.items():
+        callback.validate(tiny("causal_lm", model_type=kind, **values).model.config)
+
+
+def test_a_model_without_experts_is_refused_before_anything_is_measured(table: Path) -> None:
+    model = "{model_type:llama,hidden_size:32,intermediate_size:48,num_hidden_layers:1,num_attention_heads:2}"
+    cfg = compose(
+        [
+            "pipeline=finetune", "model=scratch", f"model.config={model}", "tokenizer@model.tokenizer=bytes",
+            "data=files", f"data.path={table}", "data.task=causal_lm", "trainer=fast", "callback=[default,balance]",
+        ]
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="type llama has no experts"):
+        preflight.training(cfg)

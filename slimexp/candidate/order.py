@@ -1,0 +1,52 @@
+"""The order in which units go: the least important of every block first, as a cut would choose them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from slimexp.architecture.base import FFN, HEADS
+from slimexp.architecture.model_type import architecture_of, size
+from slimexp.cut.expert_use import expert_importance, per_group
+from slimexp.cut.experts import router_groups
+from slimexp.cut.unit_importance import by_scope, hidden_importance, reader_importance
+from slimexp.host.progress import working
+from slimexp.model.base import Batch, Family
+
+
+@dataclass(frozen=True)
+class Order:
+    """Units of every block, most important first.
+
+    Attributes:
+        heads: Scope -> groups of heads.
+        ffn: Scope -> neurons.
+        experts: Scope -> experts of a mixture; empty where there are none.
+        hidden: Channels of the residual stream.
+    """
+
+    heads: Mapping[str, Tensor]
+    ffn: Mapping[str, Tensor]
+    experts: Mapping[str, Tensor]
+    hidden: Tensor
+
+    @classmethod
+    def of(cls, family: Family, batches: Sequence[Batch]) -> "Order":
+        """The order by importance on training text, or by weights alone where there is none."""
+        config, architecture = family.model.config, architecture_of(family.model.config)
+        with working("importance of heads, neurons, channels and experts"):
+            ffn = by_scope(reader_importance(family, FFN, batches), FFN, architecture)
+            heads = by_scope(reader_importance(family, HEADS, batches), HEADS, architecture)
+            channels = hidden_importance(family, batches)
+            experts = expert_importance(family, batches or None)
+        groups = size(config, architecture.groups)
+        return cls(
+            heads={name: _descending(scores.view(groups, -1).sum(1)) for name, scores in heads.items()},
+            ffn={name: _descending(scores) for name, scores in ffn.items()},
+            experts={name: per_group(scores, router_groups(config)).cpu() for name, scores in experts.items()},
+            hidden=_descending(channels),
+        )
+
+
+def _descending(scores: Tensor) -> Tensor:
+    return scores.argsort(descending=True, stable=True).cpu()
