@@ -28,6 +28,7 @@ from slimexp.importance.base import Gated, Importance, Learned
 from slimexp.loss.base import IGNORE
 from slimexp.model.base import Batch, Family
 from slimexp.model.layer import check_min_coverage
+from slimexp.model.widths import class_of
 from slimexp.technique import automatic, expert_removal
 from slimexp.technique.automatic import AUTO, Auto, Conditions
 from slimexp.technique.batches import calibration_batches, training_batches
@@ -233,7 +234,8 @@ class PruneStructured(Finetune):
         saved, model = checkpoint["structure"], self.model
         self.coverage = saved["coverage"]
         if saved["config"] != model.config.to_dict():
-            self.model = type(model)(type(model.config).from_dict(saved["config"]))
+            config = type(model.config).from_dict(saved["config"])
+            self.model = class_of(type(model), config)(config)
             if model.can_generate():
                 self.model.generation_config = model.generation_config
             nn.Module.to(self.model, self.device)
