@@ -225,16 +225,9 @@ def choices(
     if EXPERTS in dense and set(bits) != {FLOAT}:
         widths[EXPERT_BITS] = sorted(set(expert_bits), reverse=True)
     stacks = {key: units for key, units in dense.items() if key not in WIDTHS}
-    first_stays = architecture_of(config).first(config) is not None
-    removable = [
-        Place(stack, index)
-        for stack, depth in stacks.items()
-        for index in range(depth)
-        if remove and LAYERS in free and not (first_stays and index == 0)
-    ]
     found = Choices(
         stacks=stacks,
-        removable=frozenset(removable),
+        removable=_removable(config, stacks) if remove and LAYERS in free else frozenset(),
         widths=widths,
         combinations=[some for some in _combinations(widths) if possible(config, {**dense, **units_of(some)})],
         bits=sorted(set(bits), reverse=True),
@@ -276,6 +269,12 @@ def _sizes(config: PreTrainedConfig, name: str, shares: Sequence[float], multipl
 def units_of(widths: Mapping[str, int]) -> dict[str, int]:
     """Those of some widths that are numbers of units, not of bits."""
     return {name: units for name, units in widths.items() if name != EXPERT_BITS}
+
+
+def _removable(config: PreTrainedConfig, stacks: Mapping[str, int]) -> frozenset[Place]:
+    """Blocks of stacks of some depths without which transformers can load the model."""
+    first = 0 if architecture_of(config).first(config) is None else 1
+    return frozenset(Place(stack, index) for stack, depth in stacks.items() for index in range(first, depth))
 
 
 def _combinations(widths: Mapping[str, Sequence[int]]) -> list[dict[str, int]]:
