@@ -34,6 +34,9 @@ class UnlikeWidths:
         assert isinstance(self, PreTrainedModel)
         _narrow(self, widths)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _bare, type(self).__bases__[1:], self.__dict__  # no module has the class by its name
+
 
 def widths_of(config: PreTrainedConfig) -> Widths:
     """Widths of blocks, where they are unlike; else empty.
@@ -125,6 +128,12 @@ def _unlike(make: type[PreTrainedModel]) -> type[PreTrainedModel]:
         return make
     kind: type[PreTrainedModel] = type(make.__name__, (UnlikeWidths, make), {"__module__": make.__module__})
     return kind
+
+
+def _bare(make: type[PreTrainedModel]) -> PreTrainedModel:
+    """A model that has its state still to come, of the class that comes before ``make``."""
+    kind = _unlike(make)
+    return kind.__new__(kind)
 
 
 def _narrow(model: PreTrainedModel, widths: Widths) -> None:

@@ -1,6 +1,8 @@
 """Blocks of unlike widths: a model is built, saved, loaded, resumed and generates as wide as its config says."""
 
+import copy
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,14 @@ def test_tokens_are_generated_with_a_cache_as_without(tiny_unlike: Tiny) -> None
         for cache in (True, False)
     )
     assert torch.equal(cached, anew)
+
+
+def test_copies_are_of_the_same_class(tiny_unlike: Tiny) -> None:
+    model = tiny_unlike("causal_lm", **LLAMA).model
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert type(other) is type(model) and widths_of(other.config) == {FFN: LLAMA}
+        for one, mine in zip(other.parameters(), model.parameters(), strict=True):
+            assert torch.equal(one, mine) and one is not mine
 
 
 def test_plain_transformers_refuses_what_it_cannot_hold(tiny_unlike: Tiny, tmp_path: Path) -> None:
