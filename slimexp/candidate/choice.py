@@ -9,6 +9,7 @@ unlike (see ``model.widths``).
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import Any
 
 from transformers import PreTrainedConfig
 
@@ -91,7 +92,7 @@ class Candidate:
     @classmethod
     def of(cls, widths: Mapping[str, int], bits: Mapping[Place, int]) -> "Candidate":
         """The candidate of some ``widths``."""
-        each = {name: widths.get(name) for name in (HEADS, FFN, HIDDEN, EXPERTS, EXPERT_BITS)}
+        each: dict[str, Any] = {name: widths.get(name) for name in (HEADS, FFN, HIDDEN, EXPERTS, EXPERT_BITS)}
         return cls(bits=bits, **each)
 
     def __hash__(self) -> int:

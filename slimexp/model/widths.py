@@ -130,9 +130,9 @@ def _unlike(make: type[PreTrainedModel]) -> type[PreTrainedModel]:
     return kind
 
 
-def _bare(make: type[PreTrainedModel]) -> PreTrainedModel:
+def _bare(make: Any) -> PreTrainedModel:
     """A model that has its state still to come, of the class that comes before ``make``."""
-    kind = _unlike(make)
+    kind: type[PreTrainedModel] = _unlike(make)
     return kind.__new__(kind)
 
 
