@@ -139,7 +139,7 @@ def _way_out(model: "Artifact", refusing: str) -> str:
     from slimexp.config.build import build
 
     kinds: dict[str, Format] = {name: build(_chosen(name, {})) for name in options("format") if name != refusing}
-    holding = [f"format={name}" for name, kind in kinds.items() if kind.refusal(model) is None]
+    holding = [f"format={name}" for name, kind in kinds.items() if kind.why_not(model) is None]
     return f"these hold it: {', '.join(holding)}" if holding else "no other format holds it"
 
 
@@ -171,7 +171,7 @@ def export(model: "Artifact", kind: "Format", name: str, folder: Path, *, timed:
             else, or the engine computes something else; nothing is left of the export then.
     """
     model.content  # noqa: B018 (checked first)
-    if why := kind.refusal(model):
+    if why := kind.why_not(model):
         raise ValueError(f"{model.folder} cannot be exported as {name}: {why}; {_way_out(model, name)}")
     kind.require()
     _check_place(folder)

@@ -142,6 +142,23 @@ def tiny() -> Callable[..., Any]:
     return build
 
 
+@pytest.fixture(scope="session")
+def tiny_unlike(tiny: Callable[..., Any]) -> Callable[..., Any]:
+    """Task, and stack -> neurons of its two blocks -> a family of ``tiny`` whose blocks keep the first of theirs."""
+    import torch
+
+    from slimexp.cut.remove import remove
+
+    def build(task: str, **neurons: list[int]) -> Any:
+        family = tiny(task)
+        names = {module: name for name, module in family.model.named_modules()}
+        kept = {names[family.blocks()[stack][i]]: torch.arange(n) for stack, each in neurons.items()
+                for i, n in enumerate(each)}  # fmt: skip
+        return remove(family, {stack: [0, 1] for stack in neurons}, {"ffn": kept})
+
+    return build
+
+
 @pytest.fixture
 def tiny_folder(tiny: Callable[..., Any], tmp_path: Path) -> Callable[..., Path]:
     """Task (and config values) -> a folder in the hub's format with the model of ``tiny``."""

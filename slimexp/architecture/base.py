@@ -4,7 +4,7 @@ A declaration is short where types are alike: it starts from that of another typ
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedConfig
@@ -149,6 +149,18 @@ def block(name: str, architecture: Architecture) -> str:
     """The part of a parameter's or module's name up to its block's index; "" outside the blocks."""
     match = re.search(architecture.block, f"{name}.")
     return name[: match.end() - 1] if match else ""
+
+
+def in_stack(name: str, stacks: Iterable[str]) -> str:
+    """The one of ``stacks`` that holds the parameter or module ``name``; the first one for what lies outside of all."""
+    names = list(stacks)
+    return next((stack for stack in names if re.match(rf"(model\.)?{stack}\.", name)), names[0])
+
+
+def block_index(name: str, architecture: Architecture) -> tuple[str, int] | None:
+    """Stack and index of the block that is, or holds, the parameter or module ``name``; ``None`` outside the blocks."""
+    match = re.search(architecture.block, f"{name}.")
+    return None if match is None else (in_stack(name, architecture.depths), int(match[1]))
 
 
 def scope(name: str, axis: str, architecture: Architecture) -> str:

@@ -2,12 +2,14 @@
 
 Plain transformers holds models whose blocks have one width, so that heads, neurons and channels of the residual stream
 are chosen for all blocks at once, and so are the experts of mixtures and their bits; whether a block stays, and its
-bits, are chosen block by block (of an encoder-decoder, bits for all at once).
+bits, are chosen block by block (of an encoder-decoder, bits for all at once), and so are neurons where widths may be
+unlike (see ``model.widths``).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import Any
 
 from transformers import PreTrainedConfig
 
@@ -15,6 +17,7 @@ from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, LAYERS
 from slimexp.architecture.model_type import architecture_of
 from slimexp.cut.experts import rule
 from slimexp.cut.shape import WIDTHS, axes_of, lattice, possible, whole
+from slimexp.cut.unlike import check_unlike
 
 FLOAT = 16  # bits of a block that is not rounded
 REMOVED = "removed"
@@ -33,6 +36,11 @@ class Place:
 
     stack: str
     index: int
+
+
+def _in_order(place: Place) -> tuple[bool, int]:
+    """Blocks of the encoder come before those of the decoder."""
+    return place.stack != "encoder", place.index
 
 
 STREAM = Place("model", 0)  # what all blocks read and write
@@ -65,11 +73,12 @@ class Candidate:
 
     Attributes:
         heads: Groups of attention heads that each block keeps; ``None`` where the type cannot lose them.
-        ffn: Neurons that each block keeps; ``None`` where the type cannot lose them.
+        ffn: Neurons that each block keeps, at most; ``None`` where the type cannot lose them.
         hidden: Channels of the residual stream; ``None`` where the type cannot lose them.
         bits: Block that stays -> bits of its weights, ``FLOAT`` for those that are not rounded.
         experts: Experts that each mixture keeps; ``None`` where there are none.
         expert_bits: Bits of experts in blocks that are rounded, ``FLOAT`` where they are not; ``None`` as above.
+        neurons: Block that stays -> neurons that it keeps, where they are unlike; else empty.
     """
 
     heads: int | None
@@ -78,11 +87,12 @@ class Candidate:
     bits: Mapping[Place, int]
     experts: int | None = None
     expert_bits: int | None = None
+    neurons: Mapping[Place, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, widths: Mapping[str, int], bits: Mapping[Place, int]) -> "Candidate":
         """The candidate of some ``widths``."""
-        each = {name: widths.get(name) for name in (HEADS, FFN, HIDDEN, EXPERTS, EXPERT_BITS)}
+        each: dict[str, Any] = {name: widths.get(name) for name in (HEADS, FFN, HIDDEN, EXPERTS, EXPERT_BITS)}
         return cls(bits=bits, **each)
 
     def __hash__(self) -> int:
@@ -95,12 +105,25 @@ class Candidate:
         named |= {EXPERTS: self.experts, EXPERT_BITS: self.expert_bits}
         return {name: units for name, units in named.items() if units is not None}
 
+    def widths_at(self, place: Place) -> dict[str, int]:
+        """``widths``, with the neurons of one block that stays."""
+        return self.widths | ({FFN: self.neurons[place]} if self.neurons else {})
+
+    def keeping(self, neurons: Mapping[Place, int]) -> "Candidate":
+        """The same with other numbers of neurons, one for each block that stays."""
+        most = max(neurons.values())
+        unlike = dict(sorted(neurons.items())) if min(neurons.values()) < most else {}
+        return replace(self, ffn=most, neurons=unlike)
+
     def layers(self, stacks: Mapping[str, int]) -> dict[str, list[int]]:
         """Stack -> indices of the blocks that stay, ascending."""
         return {stack: sorted(place.index for place in self.bits if place.stack == stack) for stack in stacks}
 
     def __str__(self) -> str:
-        """Stays and bits block by block, a dot for one that is removed: ``decoder 44.8f, heads 4, ffn 448``."""
+        """Stays and bits block by block, a dot for one that is removed: ``decoder 44.8f, heads 4, ffn 448``.
+
+        Where neurons are unlike, they follow block by block: ``ffn 448/192/64``.
+        """
         stacks: dict[str, dict[int, int]] = {}
         for place, bits in self.bits.items():
             stacks.setdefault(place.stack, {})[place.index] = bits
@@ -108,7 +131,10 @@ class Candidate:
         for stack, kept in sorted(stacks.items(), reverse=True):
             row = (kept.get(index) for index in range(max(kept) + 1))
             words.append(f"{stack} " + "".join("." if b is None else "f" if b == FLOAT else str(b) for b in row))
-        return ", ".join(words + [f"{name} {units}" for name, units in self.widths.items()])
+        units = {name: str(units) for name, units in self.widths.items()}
+        if self.neurons:
+            units[FFN] = "/".join(str(self.neurons[place]) for place in sorted(self.neurons, key=_in_order))
+        return ", ".join(words + [f"{name} {number}" for name, number in units.items()])
 
 
 @dataclass(frozen=True)
@@ -124,6 +150,7 @@ class Choices:
         bits: Widths of weights, descending; ``FLOAT`` among them where blocks may stay as they are.
         one_width: Whether all rounded blocks must have the same bits.
         paired: Whether the decoder must not be deeper than the encoder.
+        uniform: Whether all blocks must keep as many neurons.
     """
 
     stacks: Mapping[str, int]
@@ -133,6 +160,11 @@ class Choices:
     bits: Sequence[int]
     one_width: bool
     paired: bool
+    uniform: bool = True
+
+    def shared(self, widths: Mapping[str, int]) -> dict[str, int]:
+        """Of some widths those that all blocks must share."""
+        return {name: units for name, units in widths.items() if self.uniform or name != FFN}
 
     @property
     def places(self) -> list[Place]:
@@ -160,6 +192,7 @@ def choices(
     hidden: Sequence[float],
     bits: Sequence[int],
     multiple: int,
+    uniform: bool,
     experts: Sequence[float] = (),
     expert_bits: Sequence[int] = (FLOAT,),
 ) -> Choices:
@@ -175,6 +208,7 @@ def choices(
         bits: Widths of weights, ``FLOAT`` for none.
         expert_bits: Widths of the weights of experts, in blocks whose others are rounded.
         multiple: Divisor of the channels and neurons that stay: the group size of the quantizer, or more.
+        uniform: Whether all blocks must keep as many neurons.
 
     Raises:
         ValueError: A share or width is out of range, or there is nothing to choose.
@@ -187,24 +221,20 @@ def choices(
         if name not in free or name not in dense:
             continue
         widths[name] = _sizes(config, name, shares, multiple)
+    if not uniform:
+        check_unlike(config, widths)
     if EXPERTS in dense and set(bits) != {FLOAT}:
         widths[EXPERT_BITS] = sorted(set(expert_bits), reverse=True)
     stacks = {key: units for key, units in dense.items() if key not in WIDTHS}
-    first_stays = architecture_of(config).first(config) is not None
-    removable = [
-        Place(stack, index)
-        for stack, depth in stacks.items()
-        for index in range(depth)
-        if remove and LAYERS in free and not (first_stays and index == 0)
-    ]
     found = Choices(
         stacks=stacks,
-        removable=frozenset(removable),
+        removable=_removable(config, stacks) if remove and LAYERS in free else frozenset(),
         widths=widths,
         combinations=[some for some in _combinations(widths) if possible(config, {**dense, **units_of(some)})],
         bits=sorted(set(bits), reverse=True),
         one_width=bool(config.is_encoder_decoder),
         paired={"encoder", "decoder"} <= stacks.keys(),
+        uniform=uniform,
     )
     if next(iter(found.changes()), None) is None:
         raise ValueError("search has nothing to choose: set search.remove=true, or give search.heads, ffn or bits")
@@ -240,6 +270,12 @@ def _sizes(config: PreTrainedConfig, name: str, shares: Sequence[float], multipl
 def units_of(widths: Mapping[str, int]) -> dict[str, int]:
     """Those of some widths that are numbers of units, not of bits."""
     return {name: units for name, units in widths.items() if name != EXPERT_BITS}
+
+
+def _removable(config: PreTrainedConfig, stacks: Mapping[str, int]) -> frozenset[Place]:
+    """Blocks of stacks of some depths without which transformers can load the model."""
+    first = 0 if architecture_of(config).first(config) is None else 1
+    return frozenset(Place(stack, index) for stack, depth in stacks.items() for index in range(first, depth))
 
 
 def _combinations(widths: Mapping[str, Sequence[int]]) -> list[dict[str, int]]:

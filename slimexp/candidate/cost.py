@@ -225,7 +225,7 @@ def _features(choices: Choices, candidate: Candidate) -> dict[Any, float]:
     for place, bits in candidate.bits.items():
         features: list[Any] = [(place.stack, bits)]
         whole = {name: sizes[0] for name, sizes in choices.widths.items()}
-        features += [(name, units, bits) for name, units in candidate.widths.items() if units != whole[name]]
+        features += [(name, units, bits) for name, units in candidate.widths_at(place).items() if units != whole[name]]
         for feature in features:
             counts[feature] = counts.get(feature, 0.0) + 1.0
     return counts

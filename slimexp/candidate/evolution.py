@@ -7,7 +7,9 @@ with level switches. Here a switch that breaks a budget is not judged at all, an
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
+from slimexp.architecture.base import FFN
 from slimexp.candidate.choice import Candidate, Choices, Place
 from slimexp.host.progress import counted
 
@@ -54,7 +56,7 @@ def _children(parent: Candidate, choices: Choices, chance: random.Random) -> Ite
 
 
 def _switched(parent: Candidate, choices: Choices, chance: random.Random) -> Candidate:
-    bits: dict[Place, int] = dict(parent.bits)
+    bits, neurons = dict(parent.bits), {place: parent.widths_at(place).get(FFN, 0) for place in parent.bits}
     gone = [place for place in choices.places if place not in bits]
     may_go = [place for place in bits if place in choices.removable]
     kind = chance.choice(["swap", "bits", "width", "depth"])
@@ -68,14 +70,19 @@ def _switched(parent: Candidate, choices: Choices, chance: random.Random) -> Can
     elif kind == "width" and choices.widths:
         name = chance.choice(sorted(choices.widths))
         bits = _again(bits, choices, chance)
-        return replace(parent, bits=dict(sorted(bits.items())), **{name: chance.choice(choices.widths[name])})
+        if name != FFN or choices.uniform:
+            changed: dict[str, Any] = {name: chance.choice(choices.widths[name])}
+            parent = replace(parent, **changed)
+        for place in chance.sample(sorted(bits), min(2, len(bits))) if not choices.uniform else ():
+            neurons[place] = chance.choice(choices.widths[FFN])
     elif kind == "depth":
         if gone and (chance.random() < 0.5 or not may_go):
             bits[chance.choice(gone)] = chance.choice(sorted(set(bits.values())))
         elif may_go:
             del bits[chance.choice(may_go)]
         bits = _again(bits, choices, chance)
-    return replace(parent, bits=dict(sorted(bits.items())))
+    child = replace(parent, bits=dict(sorted(bits.items())))
+    return child if choices.uniform else child.keeping({place: neurons.get(place, parent.ffn or 0) for place in bits})
 
 
 def _again(bits: dict[Place, int], choices: Choices, chance: random.Random) -> dict[Place, int]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN
+from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, block_index
 from slimexp.architecture.model_type import architecture_of, size
 from slimexp.calibration.divergence import Divergence
 from slimexp.candidate.choice import BITS, EXPERT_BITS, FLOAT, REMOVED, STREAM, Candidate, Change, Choices, Place
@@ -144,8 +144,10 @@ class Scorer:
         kept: dict[str, ScopeIndices] = {}
         if candidate.hidden is not None and candidate.hidden < size(config, HIDDEN):
             kept |= self._channels(candidate.hidden)
-        if candidate.ffn is not None and candidate.ffn < size(config, FFN):
-            kept[FFN] = {name: order[: candidate.ffn].sort().values for name, order in self.order.ffn.items()}
+        if candidate.ffn is not None and (candidate.neurons or candidate.ffn < size(config, FFN)):
+            kept[FFN] = {
+                name: order[: self._neurons(candidate, name)].sort().values for name, order in self.order.ffn.items()
+            }
         if candidate.heads is not None and candidate.heads < size(config, architecture_of(config).groups):
             best = {name: order[: candidate.heads].sort().values for name, order in self.order.heads.items()}
             kept |= head_rows(config, best)
@@ -153,6 +155,12 @@ class Scorer:
             best = {name: order[: candidate.experts].sort().values for name, order in self.order.experts.items()}
             kept[EXPERTS] = best
         return kept
+
+    def _neurons(self, candidate: Candidate, scope: str) -> int | None:
+        """Neurons that a block keeps."""
+        place = block_index(scope, architecture_of(self.family.model.config))
+        assert place is not None, scope
+        return candidate.neurons.get(Place(*place), candidate.ffn)
 
     @cached_property
     def order(self) -> Order:

@@ -74,6 +74,7 @@ class Search:
             bits=self.settings.bits if self.quantize is not None else [FLOAT],
             expert_bits=self.settings.expert_bits,
             multiple=group if isinstance(group, int) else 64,
+            uniform=self.settings.uniform,
         )
         self.scores = KeptFile(self.folder / "scores.json", self._scored_by(), _NEW)
         self.ratios = KeptFile(self.folder / "latency.json", self._timed_by(), _NEW) if self._timed else None

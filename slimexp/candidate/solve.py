@@ -1,7 +1,7 @@
 """The choices of least added-up loss under any set of budgets, as a mixed-integer linear program (solved to ``GAP``).
 
-A binary variable says that a block has certain widths and bits, or is gone; one more for each combination of widths,
-which all blocks share. Further solutions are found by excluding those that are near one found before.
+A binary variable says that a block has certain widths and bits, or is gone; one more for each combination of the
+widths that all blocks share. Further solutions are found by excluding those that are near one found before.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import csr_array
 
+from slimexp.architecture.base import FFN
 from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place
 from slimexp.host.compiled_output import unprinted
 from slimexp.host.progress import counted
@@ -80,13 +81,16 @@ class Program:
     def __init__(self, choices: Choices, loss: Price) -> None:
         self.choices, self.loss = choices, loss
         self._combinations = choices.combinations
+        shared = [choices.shared(widths) for widths in self._combinations]
+        self._shared = [widths for number, widths in enumerate(shared) if widths not in shared[:number]]
+        self._part = [self._shared.index(widths) for widths in shared]  # of each combination
         self._columns: list[tuple[Place, int | None, int]] = []  # combination and bits; None for a removed block
         for place in choices.places:
             if place in choices.removable:
                 self._columns.append((place, None, 0))
             self._columns += [(place, c, b) for c in range(len(self._combinations)) for b in choices.bits]
         self._bits = [bits for bits in choices.bits if bits != FLOAT] if choices.one_width else []
-        self._size = len(self._columns) + len(self._combinations) + len(self._bits)
+        self._size = len(self._columns) + len(self._shared) + len(self._bits)
         self.losses = self._values(loss)
         self._structure = self._constraints()
 
@@ -105,7 +109,7 @@ class Program:
         budgets = [self._budget(limit) for limit in limits]
         found: list[tuple[Candidate, float]] = []
         cuts: list[LinearConstraint] = []
-        of_widths = [self._with(number) for number in range(len(self._combinations))]
+        of_widths = [self._with(number) for number in range(len(self._shared))]
         for extra in counted([*([one] for one in of_widths), *([] for _ in range(most))], "solution"):
             x = self._run(self.losses, [*budgets, *cuts, *extra])
             if x is None:
@@ -122,15 +126,14 @@ class Program:
 
     def cost(self, candidate: Candidate, price: Price) -> float:
         """Cost of a candidate."""
-        widths = candidate.widths
-        inside = sum(price.block(place, widths, bits) for place, bits in candidate.bits.items())
+        inside = sum(price.block(place, candidate.widths_at(place), bits) for place, bits in candidate.bits.items())
         gone = sum(price.removed(place) for place in self.choices.places if place not in candidate.bits)
-        return price.base(widths) + inside + gone
+        return price.base(candidate.widths) + inside + gone
 
-    def _with(self, combination: int) -> LinearConstraint:
-        """Models of one combination of widths."""
+    def _with(self, number: int) -> LinearConstraint:
+        """Models of one combination of shared widths."""
         row = np.zeros(self._size)
-        row[len(self._columns) + combination] = 1
+        row[len(self._columns) + number] = 1
         return LinearConstraint(csr_array(row[None]), 1, 1)
 
     def _alike(self, x: NDArray[Any]) -> NDArray[np.float64]:
@@ -164,8 +167,8 @@ class Program:
                 row[column] = price.removed(place)
             else:
                 row[column] = price.block(place, self._combinations[combination], bits)
-        for number, widths in enumerate(self._combinations):
-            row[len(self._columns) + number] = price.base(widths)
+        for number in range(len(self._shared)):  # neurons change nothing outside the blocks
+            row[len(self._columns) + number] = price.base(self._combinations[self._part.index(number)])
         return row
 
     def _budget(self, limit: Limit) -> LinearConstraint:
@@ -183,7 +186,7 @@ class Program:
             lower.append(least)
             upper.append(most)
 
-        first_width, first_bits = len(self._columns), len(self._columns) + len(self._combinations)
+        first_width, first_bits = len(self._columns), len(self._columns) + len(self._shared)
         widths = np.zeros(self._size)
         widths[first_width:first_bits] = 1
         add(widths, 1, 1)
@@ -194,10 +197,11 @@ class Program:
         for place in places:
             own = np.array([column[0] == place for column in self._columns] + [False] * (self._size - first_width))
             add(own.astype(float), 1, 1)
-            for combination in range(len(self._combinations)):
+            for number in range(len(self._shared)):
                 row = np.zeros(self._size)
-                row[[i for i, (p, c, _) in enumerate(self._columns) if p == place and c == combination]] = 1
-                row[first_width + combination] = -1
+                mine = ((i, c) for i, (p, c, _) in enumerate(self._columns) if p == place and c is not None)
+                row[[i for i, c in mine if self._part[c] == number]] = 1
+                row[first_width + number] = -1
                 add(row, -np.inf, 0)
             for number, bits in enumerate(self._bits):
                 row = np.zeros(self._size)
@@ -216,10 +220,13 @@ class Program:
 
     def _candidate(self, x: NDArray[Any]) -> Candidate:
         chosen = [column for column, taken in zip(self._columns, x[: len(self._columns)], strict=True) if taken > 0.5]
-        combination = next(c for _, c, _ in chosen if c is not None)
-        widths = self._combinations[combination]
+        of_block = {place: self._combinations[c] for place, c, _ in chosen if c is not None}
+        widths = next(iter(of_block.values()))
         bits = {place: b for place, c, b in chosen if c is not None}
-        return Candidate.of(widths, bits)
+        found = Candidate.of(widths, bits)
+        if FFN not in widths:
+            return found
+        return found.keeping({place: own[FFN] for place, own in of_block.items()})
 
     def _infeasible(self, limits: Sequence[Limit]) -> Infeasible:
         """The choice whose largest ratio of cost to budget is least, and whether a budget binds by itself."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from slimexp.candidate.choice import FLOAT, Candidate, Choices, units_of
+from slimexp.architecture.base import FFN
+from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place, units_of
 from slimexp.candidate.score import bit_settings
 from slimexp.host.progress import counted
 from slimexp.model.base import Family
@@ -66,6 +67,11 @@ def overrides(candidate: Candidate, choices: Choices, stages: Stages, outline: F
         if len(kept) < choices.stacks[stack]:
             cut[f"{stack}_layers"] = kept
     cut |= {name: n for name, n in units_of(candidate.widths).items() if n != choices.widths[name][0]}
+    if candidate.neurons:
+        cut[FFN] = {
+            stack: [candidate.neurons[Place(stack, index)] for index in kept]
+            for stack, kept in candidate.layers(choices.stacks).items()
+        }
     if stages.cut is not None:
         if cut:
             words += [f"pipeline.{stages.cut}.cut.{name}={_word(value)}" for name, value in cut.items()]

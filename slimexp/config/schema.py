@@ -128,6 +128,7 @@ class SearchSettings:
         remove: Whether whole blocks may go.
         heads: Shares of the groups of heads that may stay, beside all.
         ffn: Shares of the neurons that may stay, beside all.
+        uniform: Whether all blocks keep as many neurons.
         hidden: Shares of the channels of the residual stream that may stay, beside all.
         experts: Shares of the experts of a mixture that may stay, beside all.
         bits: Widths of weights; 16 for floats.
@@ -149,6 +150,7 @@ class SearchSettings:
     remove: bool = MISSING
     heads: list[float] = MISSING
     ffn: list[float] = MISSING
+    uniform: bool = MISSING
     hidden: list[float] = MISSING
     experts: list[float] = MISSING
     bits: list[int] = MISSING

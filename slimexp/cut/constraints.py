@@ -1,4 +1,4 @@
-"""Constraints on what a cut retains: whole heads, equal widths, and sizes that one transformers config can hold."""
+"""Constraints on what a cut retains: whole heads, equal widths but of neurons, and sizes that a config can hold."""
 
 import copy
 import re
@@ -17,12 +17,15 @@ from slimexp.architecture.base import (
     LAYERS,
     VOCABULARY,
     Architecture,
+    block_index,
     head_width,
+    in_stack,
     scope,
 )
 from slimexp.architecture.model_type import architecture_of, instead, size
 from slimexp.cut.block_lists import renumber_blocks
 from slimexp.cut.experts import check_experts, check_neurons, check_router_groups
+from slimexp.model.widths import AXES, KEY, units_of
 
 # scope, or "" for the whole model -> indices retained, ascending, [n]; of the neurons of experts [experts, n]
 ScopeIndices = Mapping[str, Tensor]
@@ -69,7 +72,7 @@ def with_queries(config: PreTrainedConfig, units: Mapping[str, int]) -> dict[str
 def resized(
     config: PreTrainedConfig, layers: Mapping[str, Sequence[int]], widths: Mapping[str, int]
 ) -> PreTrainedConfig:
-    """A config of the new sizes.
+    """A config of the new sizes, whose blocks have one width.
 
     Args:
         config: Config of the larger model; it stays unchanged.
@@ -80,6 +83,7 @@ def resized(
         ValueError: transformers does not load such a config.
     """
     architecture, small = architecture_of(config), copy.deepcopy(config)
+    vars(small).pop(KEY, None)
     width = head_width(config)
     if architecture.head_dim:
         setattr(small, architecture.head_dim, width)
@@ -117,7 +121,8 @@ def check(model: PreTrainedModel, layers: Mapping[str, Sequence[int]], retained:
     check_blocks(config, layers)
     for axis, parts in retained.items():
         needed = [name for name in scopes(model, axis) if _is_retained(name, architecture, layers)]
-        _check_indices(axis, parts, needed, size(config, axis) * entries_per_unit(config, axis))
+        rows = {name: _units(config, axis, name) * entries_per_unit(config, axis) for name in parts}
+        _check_indices(axis, parts, needed, rows)
     _check_heads(config, architecture, retained)
     for name, indices in retained.get(EXPERTS, {}).items():
         check_experts(config, len(indices))
@@ -161,14 +166,20 @@ def check_blocks(config: PreTrainedConfig, layers: Mapping[str, Sequence[int]]) 
         )
 
 
-def _check_indices(axis: str, parts: ScopeIndices, needed: Iterable[str], rows: int) -> None:
-    """Refuse indices out of range or out of order, scopes left out, and widths that differ.
+def _units(config: PreTrainedConfig, axis: str, name: str) -> int:
+    """Number of units of an axis in the scope ``name``."""
+    place = block_index(name, architecture_of(config))
+    return size(config, axis) if place is None else units_of(config, axis, *place)
+
+
+def _check_indices(axis: str, parts: ScopeIndices, needed: Iterable[str], rows: Mapping[str, int]) -> None:
+    """Refuse indices out of range or out of order, scopes left out, and widths that differ where they must not.
 
     Args:
         axis: What the indices count.
         parts: Scope -> indices retained.
         needed: Scopes of the blocks retained.
-        rows: Number of rows of the axis in the larger model.
+        rows: Scope -> number of its rows of the axis in the larger model.
     """
     if axis in (HIDDEN, VOCABULARY) and list(parts) != [""]:
         raise ValueError(
@@ -186,10 +197,12 @@ def _check_indices(axis: str, parts: ScopeIndices, needed: Iterable[str], rows: 
             raise ValueError(
                 f"{place} must keep at least one: a layer of width 0 computes nothing; remove the block instead"
             )
-        if indices.min() < 0 or indices.max() >= rows or not (indices.diff() > 0).all():
-            raise ValueError(f"{place} must be rising indices in 0..{rows - 1}; got {indices.flatten().tolist()[:8]}")
+        if indices.min() < 0 or indices.max() >= rows[name] or not (indices.diff() > 0).all():
+            raise ValueError(
+                f"{place} must be rising indices in 0..{rows[name] - 1}; got {indices.flatten().tolist()[:8]}"
+            )
     counts = {name: indices.shape[-1] for name, indices in parts.items()}
-    if len(set(counts.values())) > 1:
+    if len(set(counts.values())) > 1 and axis not in AXES:
         raise ValueError(f"{axis} must be as many everywhere, the config has one number for all; got {counts}")
 
 
@@ -244,11 +257,6 @@ def _check_loads(config: PreTrainedConfig) -> None:
 def entries_per_unit(config: PreTrainedConfig, axis: str) -> int:
     """Number of ``ScopeIndices`` entries of one unit: a head's channels, else 1."""
     return head_width(config) if axis in (HEADS, KV_HEADS) else 1
-
-
-def in_stack(name: str, layers: Mapping[str, Sequence[int]]) -> str:
-    """The stack that holds the parameter or module ``name``; the first one for what lies outside of all."""
-    return next((stack for stack in layers if re.match(rf"(model\.)?{stack}\.", name)), next(iter(layers)))
 
 
 def _is_retained(name: str, architecture: Architecture, layers: Mapping[str, Sequence[int]]) -> bool:

@@ -3,13 +3,15 @@
 The units retained within a block are those of highest importance, see ``unit_importance`` and ``expert_use``.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, Architecture
+from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, Architecture, block_index
 from slimexp.architecture.model_type import architecture_of, instead, size
 from slimexp.cut.constraints import ScopeIndices, admits, check_blocks
 from slimexp.cut.expert_use import expert_importance, per_group
@@ -19,6 +21,7 @@ from slimexp.cut.remove import head_rows, remove
 from slimexp.cut.unit_importance import by_scope, hidden_importance, reader_importance
 from slimexp.loss.base import Stack, Stacks
 from slimexp.model.base import Batch, Family
+from slimexp.model.widths import require_alike
 
 CALIBRATION_ROWS = 32  # of a batch on which importance is measured
 
@@ -30,7 +33,8 @@ class Keep:
     Attributes:
         encoder_layers: Indices of the encoder blocks retained, ascending.
         decoder_layers: Indices of the decoder blocks retained, ascending.
-        ffn: Number of feed-forward neurons retained per block.
+        ffn: Number of feed-forward neurons retained per block; or, for unlike widths (see ``model.widths``), stack ->
+            that number for each of its blocks retained, in order.
         heads: Number of groups of attention heads retained per block: a key/value head with the query heads that share
             it.
         hidden: Number of channels of the residual stream retained.
@@ -40,7 +44,7 @@ class Keep:
 
     encoder_layers: Sequence[int] | None
     decoder_layers: Sequence[int] | None
-    ffn: int | None
+    ffn: int | Mapping[str, Sequence[int]] | None
     heads: int | None
     hidden: int | None
     experts: int | None
@@ -78,7 +82,9 @@ class Keep:
             retained[HIDDEN] = {"": _top_indices(self.hidden, channels, HIDDEN)}
         if self.ffn is not None:
             scores = by_scope(reader_importance(family, FFN, batches), FFN, architecture)
-            retained[FFN] = {name: _top_indices(self.ffn, score, FFN) for name, score in scores.items()}
+            neurons = self._neurons(self._layers(config, architecture))
+            counts = {name: neurons.get(block_index(name, architecture)) for name in scores}
+            retained[FFN] = {name: _top_indices(n, scores[name], FFN) for name, n in counts.items() if n is not None}
         if self.heads is not None:
             groups = size(config, architecture.groups)
             scores = by_scope(reader_importance(family, HEADS, batches), HEADS, architecture)
@@ -92,6 +98,11 @@ class Keep:
             }
         return retained
 
+    @property
+    def divisor(self) -> int | None:
+        """What the numbers of neurons have in common: the one number, or the greatest divisor of unlike ones."""
+        return math.gcd(*chain(*self.ffn.values())) if isinstance(self.ffn, Mapping) else self.ffn
+
     def validate(self, config: PreTrainedConfig) -> None:
         """Refuse an architecture or an axis that cannot be cut, before anything is loaded.
 
@@ -104,9 +115,11 @@ class Keep:
         """The architecture of a model that can be cut so."""
         recognize(config)
         architecture = architecture_of(config)
+        if self.ffn is not None:
+            require_alike(config)
         requested = {
             HIDDEN: (self.hidden, "hidden"),
-            FFN: (self.ffn, "ffn"),
+            FFN: (self._widest(config, architecture), "ffn"),
             architecture.groups: (self.heads, "heads"),
             EXPERTS: (self.experts, "experts"),
         }
@@ -133,6 +146,29 @@ class Keep:
             axis = architecture.groups if architecture.groups in units else next(iter(units))
             raise ValueError(_not_loadable(config, units, axis, requested[axis][1]))
         return architecture
+
+    def _neurons(self, layers: Mapping[str, Sequence[int]]) -> dict[tuple[str, int] | None, int]:
+        """Stack and index of every block retained -> number of its neurons retained."""
+        places = [(stack, index) for stack, blocks in layers.items() for index in blocks]
+        numbers = chain(*(self.ffn[stack] for stack in layers)) if isinstance(self.ffn, Mapping) else repeat(self.ffn)
+        return dict(zip(places, numbers, strict=False))  # type: ignore[arg-type]
+
+    def _widest(self, config: PreTrainedConfig, architecture: Architecture) -> int | None:
+        """The largest number of neurons retained.
+
+        Raises:
+            ValueError: There is not one for each block retained.
+        """
+        if not isinstance(self.ffn, Mapping):
+            return self.ffn
+        depths = {stack: len(blocks) for stack, blocks in self._layers(config, architecture).items()}
+        given = {stack: len(widths) for stack, widths in self.ffn.items()}
+        if given != depths or min(chain(*self.ffn.values())) < 1:
+            wish = ", ".join(f"{stack}: {n} numbers" for stack, n in depths.items())
+            raise ValueError(
+                f"cut.ffn must be one number, or one from 1 for each block that stays ({wish}); got {dict(self.ffn)}"
+            )
+        return max(chain(*self.ffn.values()))
 
     def _layers(self, config: PreTrainedConfig, architecture: Architecture) -> dict[str, list[int]]:
         """Stack -> indices of the blocks retained."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from slimexp.architecture.base import EXPERT_FFN, EXPERTS, scope
+from slimexp.architecture.base import EXPERT_FFN, EXPERTS, FFN, scope
 from slimexp.architecture.model_type import architecture_of
 from slimexp.calibration.observe import calibrate
 from slimexp.cut.block_influence import block_influence
@@ -19,11 +19,13 @@ from slimexp.cut.expert_use import ExpertUse, expert_use, mixtures, per_group
 from slimexp.cut.experts import router_groups
 from slimexp.cut.remove import channels_of
 from slimexp.cut.shape import ROW_WIDTHS, Shape, readers, rows_of_units, whole
+from slimexp.cut.unlike import Unlike
 from slimexp.host.progress import counted
 from slimexp.importance.base import Calibrated, Importance
 from slimexp.model.base import Batch, Family, Weight
 from slimexp.model.experts import DOWN, matrices
 from slimexp.model.layer import Layer, latent, matrix
+from slimexp.record.figures import OF_LAYER
 
 REAP, FREQUENCY, MERGE = "reap", "frequency", "merge"
 EXPERT_RANKS = (REAP, FREQUENCY, MERGE)  # by their saliency; by the tokens they see, with or without a merge to follow
@@ -31,19 +33,21 @@ EXPERT_RANKS = (REAP, FREQUENCY, MERGE)  # by their saliency; by the tokens they
 
 @dataclass(frozen=True)
 class Ranking:
-    """Every unit of a model by importance, so that any shape retains a prefix.
+    """Every unit of a model by importance, so that any shape retains a prefix of each scope.
 
     Attributes:
         blocks: Stack -> indices of its blocks, most important first.
         units: Width -> scope -> indices of its units, most important first; of the neurons of experts, [experts, n].
         entries: Axis of ``remove`` -> (width that it belongs to, number of its rows that represent one unit).
         experts: Scope -> what the experts of its mixture do with the calibration text, where they will go.
+        unlike: Where blocks may keep unlike numbers of neurons, of which a shape has the mean: what decides on them.
     """
 
     blocks: Mapping[str, Sequence[int]]
     units: Mapping[str, Mapping[str, Tensor]]
     entries: Mapping[str, tuple[str, int]]
     experts: Mapping[str, ExpertUse] = field(default_factory=dict)
+    unlike: Unlike | None = None
 
     def layers(self, shape: Shape) -> dict[str, list[int]]:
         """Stack -> indices of the blocks retained in ``shape``, as ``remove`` takes them."""
@@ -52,15 +56,31 @@ class Ranking:
     def retained(self, shape: Shape) -> dict[str, ScopeIndices]:
         """Axis -> scope -> rows retained in ``shape``, as ``remove`` takes them, without widths that stay whole."""
         best = {
-            width: {scope: order[..., : shape[width]].sort().values for scope, order in scopes.items()}
-            for width, scopes in self.units.items()
-            if shape[width] < next(iter(scopes.values())).shape[-1]
+            width: {scope: order[..., : counts[scope]].sort().values for scope, order in self.units[width].items()}
+            for width, counts in self._counts(shape).items()
         }
         return {
             axis: {scope: channels_of(units, rows) if rows > 1 else units for scope, units in best[width].items()}
             for axis, (width, rows) in self.entries.items()
             if width in best
         }
+
+    def figures(self, shape: Shape) -> dict[str, float]:
+        """Neurons that stay in each block, for the record; none where they are as many everywhere."""
+        if self.unlike is None:
+            return {}
+        return {f"neurons{OF_LAYER}{scope}": float(count) for scope, count in self._counts(shape).get(FFN, {}).items()}
+
+    def _counts(self, shape: Shape) -> dict[str, dict[str, int]]:
+        """Width that does not stay whole -> scope -> number of its units retained."""
+        counts = {
+            width: dict.fromkeys(scopes, shape[width])
+            for width, scopes in self.units.items()
+            if shape[width] < next(iter(scopes.values())).shape[-1]
+        }
+        if self.unlike is not None and FFN in counts:
+            counts[FFN] = self.unlike.counts(self.layers(shape), shape[FFN])
+        return counts
 
 
 def rank(

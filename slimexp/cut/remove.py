@@ -1,6 +1,7 @@
 """Cutting a smaller transformers model out of a larger one: layers, heads, neurons, hidden width, experts, vocabulary.
 
-The result is a plain transformers model with a config of its own.
+The result is a plain transformers model with a config of its own; where blocks keep unlike numbers of neurons, it is
+one of ``model.widths``.
 """
 
 import copy
@@ -19,15 +20,18 @@ from slimexp.architecture.base import (
     KV_HEADS,
     VOCABULARY,
     Architecture,
+    block_index,
     head_width,
+    in_stack,
     scope,
 )
 from slimexp.architecture.model_type import architecture_of, size
-from slimexp.cut.constraints import ScopeIndices, check, entries_per_unit, in_stack, resized, with_queries
+from slimexp.cut.constraints import ScopeIndices, check, entries_per_unit, resized, with_queries
 from slimexp.cut.vocabulary import renumber, shrunk
 from slimexp.host.progress import counted
 from slimexp.model.base import Family
 from slimexp.model.empty import without_values
+from slimexp.model.widths import AXES, set_widths, units_of, widths_of
 
 
 def remove(
@@ -37,15 +41,16 @@ def remove(
     *,
     values: Callable[[str, Tensor], Tensor] = lambda _, tensor: tensor,
 ) -> Family:
-    """A plain transformers model of what is retained, with a config of its own.
+    """A transformers model of what is retained, with a config of its own; a plain one where widths are alike.
 
     Args:
         family: The larger model; it stays unchanged.
         layers: Stack -> indices of the blocks retained, ascending; every stack of the model.
         retained: Axis -> scope (see ``constraints.scopes``) -> indices of the rows or columns retained, ascending; an
-            axis left out stays whole. Widths are the same in all blocks. Heads are represented by their channels (see
-            ``head_rows``), and their rows in fused or latent projections and position tables follow. Of the neurons of
-            experts, indices are [experts, n]. Of the vocabulary, they are token ids; the tokenizer is renumbered.
+            axis left out stays whole. Widths are the same in all blocks, but for those of ``model.widths.AXES``. Heads
+            are represented by their channels (see ``head_rows``), and their rows in fused or latent projections and
+            position tables follow. Of the neurons of experts, indices are [experts, n]. Of the vocabulary, they are
+            token ids; the tokenizer is renumbered.
         values: Gives the values that are taken of a larger parameter, of its name and its own values.
 
     Raises:
@@ -54,8 +59,7 @@ def remove(
     model = family.model
     check(model, layers, retained)
     architecture = architecture_of(model.config)
-    widths = {axis: next(iter(part.values())).shape[-1] for axis, part in retained.items()}
-    config = resized(model.config, layers, widths)
+    config = _config(model.config, layers, retained)
     tokenizer, generation = family.tokenizer, copy.deepcopy(model.generation_config) if model.can_generate() else None
     if VOCABULARY in retained:
         ids = retained[VOCABULARY][""].tolist()
@@ -81,6 +85,38 @@ def remove(
     _rescale_norms(small, architecture, model, layers)
     small.tie_weights()
     return type(family)(small.eval(), tokenizer, max_length=family.max_length)
+
+
+def _config(
+    config: PreTrainedConfig, layers: Mapping[str, Sequence[int]], retained: Mapping[str, ScopeIndices]
+) -> PreTrainedConfig:
+    """The config of what is retained; arguments are those of ``remove``."""
+    rows = {axis: next(iter(part.values())).shape[-1] for axis, part in retained.items()}
+    unlike = {
+        axis: _widths(config, axis, layers, retained.get(axis))
+        for axis in AXES
+        if axis in retained or axis in widths_of(config)
+    }
+    rows |= {axis: max(map(max, widths.values())) for axis, widths in unlike.items()}
+    small = resized(config, layers, rows)
+    for axis, widths in unlike.items():
+        set_widths(small, axis, widths)
+    return small
+
+
+def _widths(
+    config: PreTrainedConfig, axis: str, layers: Mapping[str, Sequence[int]], part: ScopeIndices | None
+) -> dict[str, list[int]]:
+    """Stack -> number of units of ``axis`` in each block that stays, with ``part`` of them retained or all."""
+    architecture = architecture_of(config)
+    places = [(stack, index) for stack, blocks in layers.items() for index in blocks]
+    if part is None:
+        units = {place: units_of(config, axis, *place) for place in places}
+    else:
+        counts = {block_index(name, architecture): len(indices) for name, indices in part.items()}
+        units = {place: counts.get(place, counts.get(None, 0)) for place in places}
+    widest = max(units.values())  # what a block that has no such units is said to have
+    return {stack: [units[stack, index] or widest for index in blocks] for stack, blocks in layers.items()}
 
 
 def retained_entries(

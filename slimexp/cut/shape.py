@@ -24,11 +24,13 @@ from slimexp.architecture.base import (
     LAYERS,
     OTHER,
     Architecture,
+    block_index,
     head_width,
 )
 from slimexp.architecture.model_type import architecture_of, size
-from slimexp.cut.constraints import admits, in_stack, with_queries
+from slimexp.cut.constraints import admits, with_queries
 from slimexp.cut.experts import numbers_of_experts
+from slimexp.model.widths import require_alike
 
 Shape = Mapping[str, int]  # stack, or one of WIDTHS -> number of units
 ROW_WIDTHS = (HEADS, FFN, HIDDEN, EXPERT_FFN)  # that rows of linear layers are as long as
@@ -42,9 +44,10 @@ def whole(config: PreTrainedConfig) -> dict[str, int]:
     """The shape of a model; widths that its type cannot lose are left out.
 
     Raises:
-        ValueError: A model of this type cannot be cut; names the types that can.
+        ValueError: A model of this type cannot be cut, which names the types that can; or its widths are unlike.
     """
     architecture = architecture_of(config)
+    require_alike(config)
     depths = {stack: int(getattr(config, key)) for stack, key in architecture.depths.items()}
     axes = {width: _axis(width, architecture) for width in WIDTHS}
     return depths | {width: size(config, axis) for width, axis in axes.items() if architecture.can_cut(axis, config)}
@@ -138,7 +141,7 @@ class ParameterCounter:
             axes = architecture.of(name)  # of the leading dimensions; the others stay whole
             widths = [_width(axis, architecture, model.config) for axis in axes] + [""] * (parameter.ndim - len(axes))
             dimensions = tuple(zip(widths, parameter.shape, strict=True))
-            tensors.setdefault(_block_index(name, architecture), Counter())[dimensions] += 1
+            tensors.setdefault(block_index(name, architecture), Counter())[dimensions] += 1
         self._outside: Tensors = frozenset(tensors.pop(None, Counter()).items())
         self._blocks: dict[tuple[str, int], Tensors] = {
             block: frozenset(counts.items()) for block, counts in tensors.items() if block is not None
@@ -223,9 +226,3 @@ def _width(axis: str, architecture: Architecture, config: PreTrainedConfig) -> s
 def _queries(config: PreTrainedConfig, architecture: Architecture) -> int:
     """Number of query heads in a group; 1 where heads cannot be cut."""
     return with_queries(config, {KV_HEADS: 1})[HEADS] if architecture.groups == KV_HEADS else 1
-
-
-def _block_index(name: str, architecture: Architecture) -> tuple[str, int] | None:
-    """Stack and index of the block that holds the parameter ``name``; ``None`` outside the blocks."""
-    match = re.search(architecture.block, name)
-    return None if match is None else (in_stack(name, dict.fromkeys(architecture.depths, ())), int(match[1]))

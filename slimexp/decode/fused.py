@@ -121,7 +121,7 @@ class Fused:
         block = self.blocks[0]
         self.hidden, self.normed_in = empty(config.hidden_size), vector(config.hidden_size)
         self.qkv, self.attended = vector(block.qkv.rows, torch.float32), vector(self.heads * self.width)
-        self.neurons = vector(block.down.columns)
+        self.neurons = {width: vector(width) for width in {block.down.columns for block in self.blocks}}
         self.squares_o, self.squares_down = empty(config.hidden_size), empty(config.hidden_size)
         self.squares_in = self.squares_down[: programs(block.down, "residual")]  # what ``advance`` stores
         self.scores, self.best = vector(self.head.rows, torch.float32), empty(2, programs(self.head, "head"))
@@ -218,10 +218,9 @@ class Fused:
             self._gemv(block.qkv, self.normed_in, self.qkv, "plain", squares=squares)
             self.attend(block)
             squares = self._residual(block.o, self.attended, block.middle_gain, self.squares_o, block.gated.packed)
-            self._gemv(
-                block.gated, self.normed_in, self.neurons, "gated", squares=squares, rounds=block.down.packed
-            )  # fmt: skip
-            squares = self._residual(block.down, self.neurons, block.next_gain, self.squares_down, following.packed)
+            neurons = self.neurons[block.down.columns]
+            self._gemv(block.gated, self.normed_in, neurons, "gated", squares=squares, rounds=block.down.packed)
+            squares = self._residual(block.down, neurons, block.next_gain, self.squares_down, following.packed)
         self._gemv(
             self.head, self.normed_in, self.scores, "head", squares=squares, best=self.best,
             position=self.position, temperature=self.temperature, seed=self.seed,

@@ -18,6 +18,7 @@ from slimexp.file.integrity import Damaged
 from slimexp.model.base import Family
 from slimexp.model.experts import DOWN, GATE_UP
 from slimexp.model.loading import bare
+from slimexp.model.widths import KEY
 from slimexp.serialization import manifest
 from slimexp.serialization.pack import INPUT_SCALE, SCALE, ZERO
 from slimexp.serialization.scheme import WEIGHT
@@ -85,6 +86,11 @@ class Artifact:
     def is_float8(self) -> bool:
         """Whether weights are float8."""
         return any(scheme["weights"]["type"] == "float" for scheme in self.schemes)
+
+    @property
+    def has_unlike_widths(self) -> bool:
+        """Whether its blocks have unlike widths, see ``model.widths``."""
+        return bool(read_object(self.folder / "config.json").get(KEY))
 
     @property
     def rounds_activations(self) -> bool:
@@ -163,11 +169,13 @@ class Format(ABC):
             share.
         noise: Largest difference of a logit of an artifact that rounds activations, by how much that rounding itself
             moves one; 0 where ``tolerance`` holds for these too.
+        sized_by_config: Whether the engine takes the sizes of layers from a config, which has one width for all blocks.
     """
 
     tolerance: float = 1e-3
     rounding: float = 0.5
     noise: float = 0.0
+    sized_by_config: bool = False
 
     def require(self) -> None:  # noqa: B027 (some need nothing)
         """Import the packages that write the format and run it.
@@ -176,12 +184,18 @@ class Format(ABC):
             ValueError: One is not installed; names the extra of slimexp that installs it.
         """
 
-    @abstractmethod
-    def refusal(self, model: Artifact) -> str | None:
+    def why_not(self, model: Artifact) -> str | None:
         """Why the format cannot hold a model as it is; ``None`` where it can. Loads no weights.
 
         Which formats can is said by who asks; a setting that would do is part of the reason.
         """
+        if self.sized_by_config and model.has_unlike_widths:
+            return "its blocks have unlike widths, and what reads this format takes one width for all from the config"
+        return self.refusal(model)
+
+    @abstractmethod
+    def refusal(self, model: Artifact) -> str | None:
+        """As ``why_not``, of all but the widths of blocks."""
 
     @abstractmethod
     def write(self, model: Artifact, folder: Path) -> Facts:

@@ -42,6 +42,8 @@ class Gguf(Format):
         engine: What reads and computes: ``llama_cpp``, or ``transformers``, which turns blocks into floats.
     """
 
+    sized_by_config = True
+
     def __init__(self, *, engine: str) -> None:
         if engine not in ENGINES:
             raise ValueError(f"engine must be {' or '.join(ENGINES)}, got '{engine}'")

@@ -10,6 +10,8 @@ from slimexp.model.loading import from_folder
 class Hf(Format):
     """A Hugging Face folder of floats, without what only slimexp reads."""
 
+    sized_by_config = True
+
     def refusal(self, model: Artifact) -> str | None:
         if model.bits:
             return "its weights are packed integers, which would become floats"

@@ -25,6 +25,8 @@ class Torchao(Format):
     multiplies in float32, the type that all other weights are stored in too.
     """
 
+    sized_by_config = True
+
     def require(self) -> None:
         require("torchao", extra="torchao", by="format=torchao")
 

@@ -5,6 +5,8 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from slimexp.model.widths import class_of
+
 
 def without_values(
     make: type[PreTrainedModel],
@@ -24,7 +26,7 @@ def without_values(
         device: Device of its parameters and buffers.
     """
     with init_empty_weights(include_buffers=False):
-        model = make(config)
+        model = class_of(make, config)(config)
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:

@@ -34,6 +34,7 @@ from slimexp.model.seq2seq import Seq2Seq
 from slimexp.model.special_tokens import longest
 from slimexp.model.tokenizer import TokenizerRecipe
 from slimexp.model.vetting import SHAPES_MODEL, check_config, require_files
+from slimexp.model.widths import class_of, from_config
 from slimexp.serialization import manifest
 from slimexp.serialization.manifest import LARGEST
 
@@ -211,7 +212,7 @@ class Scratch(Source):
         for name, value in classes.options(config, labels).items():
             setattr(config, name, value)
         auto, family = _FAMILIES[task]
-        return family(auto.from_config(config, trust_remote_code=False), tokenizer, max_length=self.max_length)
+        return family(from_config(auto, config), tokenizer, max_length=self.max_length)
 
 
 def family_named(task: str) -> type[Family]:
@@ -271,7 +272,7 @@ def bare(folder: Path, task: str, max_length: int) -> tuple[type[PreTrainedModel
             f"task '{task}', got {architecture!r}: get config.json anew"
         )
     vars(config).pop("quantization_config", None)
-    return supported[architecture], config
+    return class_of(supported[architecture], config), config
 
 
 def _check_length(max_length: int) -> None:

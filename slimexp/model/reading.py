@@ -25,6 +25,7 @@ from slimexp.file.bounded import one_line
 from slimexp.host import hub
 from slimexp.host.progress import working
 from slimexp.model.vetting import Refused, check_config, damaged, file_of, stored_bytes, vet
+from slimexp.model.widths import class_of, from_config
 from slimexp.serialization.experts import cast_stacks
 from slimexp.serialization.pack import decompress
 
@@ -87,7 +88,7 @@ def outline(auto: Any, config: PreTrainedConfig, path: str | Path) -> PreTrained
     """
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = auto.from_config(config, trust_remote_code=False)
+            model = from_config(auto, config)
     except Exception as error:  # numbers that do not fit each other show up anywhere
         raise ValueError(f"model '{path}': no model can be made from its config.json ({one_line(error)})") from error
     return model
@@ -111,7 +112,7 @@ def weights(
     check_room(outline(auto, config, path), path)
     with without_report():
         model, report = reach(
-            auto, path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            class_of(auto, config), path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     check_fit(model, report, path)
     with without_bars():

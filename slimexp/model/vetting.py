@@ -10,6 +10,7 @@ from transformers import CONFIG_MAPPING
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from slimexp.file.bounded import one_line, read_object, require_file
+from slimexp.model.widths import KEY
 from slimexp.serialization.manifest import CACHE_BITS, is_plain
 
 SHAPES_MODEL = (".safetensors", ".bin", ".json", ".txt", ".model", ".tiktoken")  # files of weights, config, tokenizer
@@ -161,7 +162,8 @@ def _least_weights(config: Mapping[str, Any]) -> int:
     def largest(names: tuple[str, ...]) -> int:
         return max((value for name in names if type(value := config.get(name)) is int), default=0)
 
-    return largest(_LAYERS) * largest(_WIDTHS) * max(largest(_INNER), 1)
+    inner = 1 if KEY in config else largest(_INNER)  # of the widest block alone
+    return largest(_LAYERS) * largest(_WIDTHS) * max(inner, 1)
 
 
 def require_files(folder: Path) -> None:

@@ -31,6 +31,15 @@ def check_order(techniques: Mapping[str, Finetune], history: History) -> None:
         before = dict(stages[:position])
         if technique.removes:
             _check_bare(name, before, history)
+        if (
+            technique.removes
+            and not technique.renumbers
+            and (first := _last(before, lambda stage: stage.leaves_unlike))
+        ):
+            raise ValueError(
+                f"pipeline.{first} leaves blocks of unlike widths, from which pipeline.{name} cannot remove more: move "
+                f"it before pipeline.{first}, or let that leave the same everywhere"
+            )
         if technique.renumbers and (first := _last(before, lambda stage: stage.renumbers)):
             raise ValueError(
                 f"pipeline.{first} has removed the tokens that training text does not use, none is left for "

@@ -62,6 +62,11 @@ class Contract:
         return False
 
     @property
+    def leaves_unlike(self) -> bool:
+        """Whether it may leave blocks of unlike widths, see ``model.widths``."""
+        return False
+
+    @property
     def alters(self) -> bool:
         """Whether the model that is trained computes something else than the one that came in."""
         return self.attaches or self.removes

@@ -41,10 +41,14 @@ class Distill(Finetune):
         return self.cut is not None
 
     @property
+    def leaves_unlike(self) -> bool:
+        return self.cut is not None and isinstance(self.cut.ffn, Mapping)
+
+    @property
     def cuts(self) -> Mapping[str, int | None]:
         if self.cut is None:
             return {}
-        sizes = {HEADS: self.cut.heads, FFN: self.cut.ffn, HIDDEN: self.cut.hidden}
+        sizes = {HEADS: self.cut.heads, FFN: self.cut.divisor, HIDDEN: self.cut.hidden}
         return {width: units for width, units in sizes.items() if units is not None}
 
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:

@@ -1,13 +1,12 @@
 """Structured pruning: blocks, heads, neurons, channels and experts go, and a smaller plain model is trained on."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any, Unpack
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 from transformers import PreTrainedConfig
 
 from slimexp.architecture.base import EXPERTS
@@ -20,24 +19,24 @@ from slimexp.cut.merge import merge
 from slimexp.cut.ranking import MERGE, Ranking, rank
 from slimexp.cut.recognition import recognize
 from slimexp.cut.remove import remove
-from slimexp.cut.shape import AXES, HIDDEN, ROW_WIDTHS, WIDTHS, ParameterCounter, Shape, axes_of, lattice, possible
-from slimexp.cut.simulate import simulated
+from slimexp.cut.shape import AXES, FFN, HIDDEN, ROW_WIDTHS, WIDTHS, ParameterCounter, Shape, axes_of, lattice, possible
+from slimexp.cut.unlike import check_unlike, measure_unlike
 from slimexp.data.base import Corpus
 from slimexp.host import process_group
 from slimexp.importance.base import Gated, Importance, Learned
-from slimexp.loss.base import IGNORE
-from slimexp.model.base import Batch, Family
+from slimexp.model.base import Family
 from slimexp.model.layer import check_min_coverage
+from slimexp.model.widths import class_of
 from slimexp.technique import automatic, expert_removal
 from slimexp.technique.automatic import AUTO, Auto, Conditions
-from slimexp.technique.batches import calibration_batches, training_batches
+from slimexp.technique.batches import calibration_batches
 from slimexp.technique.expert_figures import token_figures
 from slimexp.technique.finetune import Finetune
+from slimexp.technique.simulated_loss import SimulatedLoss, cross_entropy
 from slimexp.technique.training import Training
 from slimexp.weight.attachment import check_bare
 
 ATTEMPTS = 4  # at a budget whose cost is an estimate
-ROWS_AT_ONCE, TOKENS_AT_ONCE = 16, 4096  # logits of a large vocabulary outweigh the model
 
 
 class PruneStructured(Finetune):
@@ -47,7 +46,8 @@ class PruneStructured(Finetune):
     alone is measured by running the whole model with units masked; of the shapes that just meet the budget, the
     ``candidates`` whose losses add up to least are run themselves. The loss is the cross-entropy before any training,
     which is not the one after it: candidates that are close may change places. Every block keeps as many heads and
-    neurons as every other, and every expert as many of its own, so that plain transformers loads the result.
+    neurons as every other, and every expert as many of its own, so that plain transformers loads the result; unless
+    numbers of neurons may be unlike, which are chosen by what each block loses alone (see ``cut.unlike``).
 
     Args:
         budget: What the model may cost at most.
@@ -55,6 +55,7 @@ class PruneStructured(Finetune):
             all of these that a model of this type can lose, and that the budget counts.
         multiple: Number that the heads' channels, the neurons and the channels that stay are a multiple of, on an axis
             that is cut; ``"auto"``: the largest power of two from 8 to 128 that leaves enough sizes to choose from.
+        uniform: Whether every block keeps as many neurons; if not, what the solver chooses is their mean.
         importance: Scores the weights that read a unit; blocks go by their influence (see ``block_influence``).
         experts: What experts go by: ``reap`` for their gate value times the norm of their output, ``frequency`` for the
             number of tokens that they see, ``merge`` to join those of like outputs (see ``merge``). A merged mixture is
@@ -72,6 +73,7 @@ class PruneStructured(Finetune):
         budget: Budget,
         axes: Sequence[str] | None,
         multiple: int | Auto,
+        uniform: bool,
         importance: Importance,
         norm: float,
         experts: str,
@@ -100,6 +102,7 @@ class PruneStructured(Finetune):
         self.axes = list(AXES if axes is None else axes)
         self._multiple = multiple
         self.multiple = 1 if multiple == AUTO else int(multiple)
+        self.uniform = uniform
         self.strict = False  # whether a width that keeps all its units must be a multiple as well
         self.required = 1  # multiple that later stages need
         self.importance = importance
@@ -112,6 +115,10 @@ class PruneStructured(Finetune):
     @property
     def removes(self) -> bool:
         return True
+
+    @property
+    def leaves_unlike(self) -> bool:
+        return not self.uniform
 
     @property
     def keeps_stored_type(self) -> bool:
@@ -132,10 +139,12 @@ class PruneStructured(Finetune):
         self._choose_axes(config)
         expert_removal.check_counted(self.budget, self.axes)
         try:
-            lattice(config, self.axes, multiple=self.multiple, strict=self.strict)
+            options = lattice(config, self.axes, multiple=self.multiple, strict=self.strict)
         except ValueError as error:
             later = f", or the group_size or n:m pattern of a later stage, which wants multiples of {self.required}"
             raise ValueError(f"{error}{later if self.strict else ''}") from error
+        if not self.uniform:
+            check_unlike(config, options)
         if HIDDEN in self.axes and self.needs_width:
             raise ValueError("a loss on hidden states needs the teacher's width: leave out the loss, or hidden of axes")
 
@@ -168,9 +177,13 @@ class PruneStructured(Finetune):
                 widths=[word for word, units in options.items() if len(units) > 1],
                 batches=lambda rows: calibration_batches(corpus, family, rows=rows, seed=self.seed),
                 rows=self.rows,
-                objective=lambda batch: _cross_entropy(family, batch),
+                objective=lambda batch: cross_entropy(family, batch),
                 experts=self.experts,
             )
+            loss = SimulatedLoss(family, corpus, rows=self.rows, seed=self.seed)
+            if not self.uniform:
+                found = process_group.by_first(lambda: measure_unlike(family, ranking.units[FFN], loss, self.multiple))
+                ranking = replace(ranking, unlike=found)
             counter = ParameterCounter(family.model)
             space = SearchSpace(
                 family=family,
@@ -178,7 +191,7 @@ class PruneStructured(Finetune):
                 count=lambda shape: counter.count(ranking.layers(shape), shape),
                 build=lambda shape: remove(family, ranking.layers(shape), ranking.retained(shape)),
             )
-            shape = process_group.by_first(lambda: self._solve(space, self._loss(family, ranking, corpus)))
+            shape = process_group.by_first(lambda: self._solve(space, _of_shapes(loss, ranking)))
         if shape == space.whole:
             raise ValueError(
                 f"the model costs at most {self.budget.limit:g} {self.budget.unit} as it is, nothing would be removed: "
@@ -188,6 +201,7 @@ class PruneStructured(Finetune):
             "share": counter.touched(ranking.layers(shape), shape),
             "parameters": space.count(shape) / space.count(space.whole),
             **{f"{word}_kept": float(units) for word, units in shape.items()},
+            **ranking.figures(shape),
             **token_figures(token_shares(ranking.experts)),
         }
         if self.coverage["share"] < self.min_coverage:
@@ -233,7 +247,8 @@ class PruneStructured(Finetune):
         saved, model = checkpoint["structure"], self.model
         self.coverage = saved["coverage"]
         if saved["config"] != model.config.to_dict():
-            self.model = type(model)(type(model.config).from_dict(saved["config"]))
+            config = type(model.config).from_dict(saved["config"])
+            self.model = class_of(type(model), config)(config)
             if model.can_generate():
                 self.model.generation_config = model.generation_config
             nn.Module.to(self.model, self.device)
@@ -284,31 +299,13 @@ class PruneStructured(Finetune):
             f"{steps}; {error}{expert_removal.least(config, self.axes)}: raise the budget{wider}{finer}"
         )
 
-    def _loss(self, family: Family, ranking: Ranking, corpus: Corpus) -> Loss:
-        """Shape -> cross-entropy per token of the whole model with other units masked; each shape is run once."""
-        batches = [_on(family.device, batch) for batch in self._rows(family, corpus)]
 
-        @cache
-        @torch.inference_mode()
-        def run(items: tuple[tuple[str, int], ...]) -> float:
-            shape = dict(items)
-            with simulated(family, ranking.layers(shape), ranking.retained(shape)):
-                return sum(float(_cross_entropy(family, batch)) for batch in batches) / len(batches)
+def _of_shapes(loss: SimulatedLoss, ranking: Ranking) -> Loss:
+    """Shape -> loss of the model of that shape; each is run once."""
 
-        return lambda shape: run(tuple(shape.items()))
+    @cache
+    def run(items: tuple[tuple[str, int], ...]) -> float:
+        shape = dict(items)
+        return loss(ranking.layers(shape), ranking.retained(shape))
 
-    def _rows(self, family: Family, corpus: Corpus) -> Iterable[Batch]:
-        at_once = min(self.rows, ROWS_AT_ONCE, max(1, TOKENS_AT_ONCE // family.max_length))
-        return training_batches(
-            corpus, family, batch_size=at_once, seed=self.seed, start=0, stop=-(-self.rows // at_once), workers=0
-        )
-
-
-def _cross_entropy(family: Family, batch: Batch) -> Tensor:
-    """Cross-entropy, the mean over the labels that count."""
-    logits, _ = family.forward(batch)
-    return cross_entropy(logits.flatten(0, -2).float(), batch["labels"].flatten(), ignore_index=IGNORE)
-
-
-def _on(device: torch.device, batch: Batch) -> Batch:
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    return lambda shape: run(tuple(shape.items()))

@@ -6,7 +6,8 @@ from transformers import AutoConfig
 from slimexp.candidate.choice import FLOAT, Candidate, Place, choices
 from tests.conftest import TINY
 
-GIVEN = {"remove": True, "heads": [0.5], "ffn": [0.5], "hidden": [0.5], "bits": [FLOAT, 4], "multiple": 8}
+GIVEN = {"remove": True, "heads": [0.5], "ffn": [0.5], "hidden": [0.5], "bits": [FLOAT, 4], "multiple": 8,
+         "uniform": True}  # fmt: skip
 
 
 def config(task: str, **values: int) -> object:
@@ -44,6 +45,7 @@ def test_first_blocks_of_a_t5_stay_and_its_blocks_share_their_bits() -> None:
         ({"bits": [12]}, r"search\.bits must be within 2 to 8, or 16"),
         ({"bits": []}, r"search\.bits must be within 2 to 8, or 16"),
         ({"remove": False, "heads": [], "ffn": [], "hidden": [], "bits": [FLOAT]}, "nothing to choose"),
+        ({"ffn": [], "uniform": False}, "uniform=false is for neurons, and none can go"),
     ],
 )
 def test_what_is_no_choice_is_refused(changed: dict[str, object], message: str) -> None:
@@ -56,3 +58,13 @@ def test_a_candidate_reads_block_by_block() -> None:
     candidate = Candidate(heads=None, ffn=24, hidden=None, bits={Place("decoder", 0): 4, Place("decoder", 2): FLOAT})
     assert str(candidate) == "decoder 4.f, ffn 24"
     assert candidate.layers({"decoder": 3}) == {"decoder": [0, 2]}
+
+
+@pytest.mark.fast
+def test_unlike_neurons_are_read_block_by_block() -> None:
+    alike = Candidate(heads=None, ffn=24, hidden=None, bits={Place("decoder", 0): 4, Place("decoder", 2): FLOAT})
+    neurons = {Place("decoder", 2): 48, Place("decoder", 0): 24}
+    unlike = alike.keeping(neurons)
+    assert str(unlike) == "decoder 4.f, ffn 24/48"
+    assert (unlike.widths, unlike.widths_at(Place("decoder", 0))) == ({"ffn": 48}, {"ffn": 24})
+    assert unlike.keeping(dict.fromkeys(neurons, 24)) == alike

@@ -19,13 +19,17 @@ PIPELINE = ["+technique@pipeline.cut=distill", "+cut@pipeline.cut.cut=keep", "+t
             "pipeline.cut.cut.calibration_batches=1", "pipeline.quantize.group_size=16",
             "pipeline.quantize.activation_bits=null"]  # fmt: skip
 SHAPE = {"num_hidden_layers": 4, "hidden_size": 64, "intermediate_size": 128}
-GIVEN = {"remove": True, "heads": [0.5], "ffn": [0.5], "hidden": [0.5], "bits": [FLOAT, 8, 4], "multiple": 16}
+GIVEN = {"remove": True, "heads": [0.5], "ffn": [0.5], "hidden": [0.5], "bits": [FLOAT, 8, 4], "multiple": 16,
+         "uniform": False}  # fmt: skip
 FREE = Added({})  # no losses
 CANDIDATES = [
     Candidate(heads=2, ffn=128, hidden=64, bits={Place("decoder", i): FLOAT for i in range(4)}),
     Candidate(heads=1, ffn=64, hidden=64, bits={Place("decoder", 0): 8, Place("decoder", 3): 4}),
     Candidate(
         heads=2, ffn=64, hidden=32, bits={Place("decoder", 0): 4, Place("decoder", 1): FLOAT, Place("decoder", 3): 4}
+    ),
+    Candidate(heads=2, ffn=64, hidden=64, bits={Place("decoder", 0): 4, Place("decoder", 2): FLOAT}).keeping(
+        {Place("decoder", 0): 128, Place("decoder", 2): 64}
     ),
 ]
 
@@ -77,8 +81,12 @@ def test_latency_is_composed_of_models_that_were_measured(scorer: Scorer) -> Non
     options = choices(scorer.family.model.config, **GIVEN)
 
     def true(candidate: Candidate) -> float:
-        saved = 0.2 * (candidate.heads == 1) + 0.3 * (candidate.ffn == 64) + 0.1 * (candidate.hidden == 32)
-        return 2.0 + sum({FLOAT: 1.0, 8: 0.8, 4: 0.9}[bits] - saved * bits / 16 for bits in candidate.bits.values())
+        saved = 0.2 * (candidate.heads == 1) + 0.1 * (candidate.hidden == 32)
+        narrow = {place: 0.3 * (candidate.widths_at(place)["ffn"] == 64) for place in candidate.bits}
+        return 2.0 + sum(
+            {FLOAT: 1.0, 8: 0.8, 4: 0.9}[bits] - (saved + narrow[place]) * bits / 16
+            for place, bits in candidate.bits.items()
+        )
 
     measured = {probe: true(probe) for probe in cost.probes(options)}
     table, program = cost.latency(options, measured), Program(options, FREE)

@@ -1,5 +1,7 @@
 """Evolution keeps the budgets and gets no worse."""
 
+from dataclasses import replace
+
 import pytest
 
 from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place
@@ -37,6 +39,22 @@ def test_it_finds_better_candidates_within_the_budget(seed: int) -> None:
     assert min(found.values()) < loss(start) - 5
     assert len(found) <= 41
     assert found == evolve({start: loss(start)}, CHOICES, fits=fits, loss=loss, steps=40, seed=seed)
+
+
+@pytest.mark.fast
+def test_neurons_of_blocks_change_one_by_one_where_they_may_be_unlike() -> None:
+    def narrow(candidate: Candidate) -> float:
+        return loss(candidate) - sum(WEIGHT[p] * candidate.widths_at(p)["ffn"] for p in candidate.bits)
+
+    start = Candidate(heads=None, ffn=4, hidden=None, bits={place: 8 for place in PLACES[:4]})
+    choices = replace(CHOICES, uniform=False)
+
+    def few(candidate: Candidate) -> bool:
+        return sum(candidate.widths_at(place)["ffn"] for place in candidate.bits) <= 24
+
+    found = evolve({start: narrow(start)}, choices, fits=few, loss=narrow, steps=60, seed=0)
+    best = min(found, key=lambda candidate: found[candidate])
+    assert best.neurons.keys() == best.bits.keys() and found[best] < found[start] - 5
 
 
 @pytest.mark.fast

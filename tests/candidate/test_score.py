@@ -87,7 +87,14 @@ def test_heads_that_a_stack_shares_cost_each_block_its_share(
 
 def test_scores_are_taken_once(scorer: Scorer, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     options = choices(
-        scorer.family.model.config, remove=True, heads=[], ffn=[0.5], hidden=[], bits=[FLOAT, 4], multiple=16
+        scorer.family.model.config,
+        remove=True,
+        heads=[],
+        ffn=[0.5],
+        hidden=[],
+        bits=[FLOAT, 4],
+        multiple=16,
+        uniform=True,
     )
     kept = KeptFile(tmp_path / "scores.json", {}, "x")
     scores = scorer.score(options, kept)
@@ -96,7 +103,14 @@ def test_scores_are_taken_once(scorer: Scorer, tmp_path: Any, monkeypatch: pytes
     monkeypatch.setattr(scorer, "alone", lambda change: calls.append(change) or 1.0)
     assert scorer.score(options, KeptFile(tmp_path / "scores.json", {}, "x")) == scores
     wider = choices(
-        scorer.family.model.config, remove=True, heads=[], ffn=[0.5], hidden=[], bits=[FLOAT, 4, 3], multiple=16
+        scorer.family.model.config,
+        remove=True,
+        heads=[],
+        ffn=[0.5],
+        hidden=[],
+        bits=[FLOAT, 4, 3],
+        multiple=16,
+        uniform=True,
     )
     scorer.score(wider, KeptFile(tmp_path / "scores.json", {}, "x"))
     assert {(change.kind, change.value) for change in calls} == {("bits", 3)}

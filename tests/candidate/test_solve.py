@@ -41,6 +41,13 @@ class Linear:
         return 0.0
 
 
+class Outside(Linear):
+    """A price whose share outside the blocks does not change with their neurons."""
+
+    def base(self, widths: Mapping[str, int]) -> float:
+        return 0.5
+
+
 def losses(seed: int) -> dict[object, float]:
     random = np.random.default_rng(seed)
     found: dict[object, float] = {}
@@ -97,6 +104,21 @@ def test_the_best_under_two_budgets_of_all_candidates(seed: int) -> None:
     assert best in fitting
     assert loss == pytest.approx(min(total(table, candidate) for candidate in fitting), rel=2 * GAP)
     assert loss == pytest.approx(total(table, best))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("seed", range(2))
+def test_the_best_of_all_numbers_of_neurons_block_by_block(seed: int) -> None:
+    options = replace(CHOICES, bits=[8], uniform=False)
+    solver, limit = program(losses(seed), options), Limit("disk_mb", 1.8, Outside(seed))
+    every = [one.keeping(dict(zip(one.bits, neurons, strict=True)))
+             for one in everything(options) if one.ffn == 8
+             for neurons in product((8, 4), repeat=len(one.bits))]  # fmt: skip
+    fitting = [candidate for candidate in every if solver.cost(candidate, limit.price) <= limit.most]
+    [(best, loss)] = solver.solve([limit], most=1, apart=1)
+    assert best in fitting
+    assert loss == pytest.approx(min(solver.cost(candidate, solver.loss) for candidate in fitting), rel=2 * GAP)
+    assert loss == pytest.approx(solver.cost(best, solver.loss))
 
 
 @pytest.mark.fast

@@ -17,10 +17,12 @@ from slimexp.config.composition import compose
 from slimexp.sweeper.worker import Job, Outcome
 
 EXPERIMENT = "+experiment=search_llama"
-GIVEN = {"remove": True, "heads": [0.5], "ffn": [0.5], "hidden": [0.5], "bits": [FLOAT, 8, 4], "multiple": 16}
+GIVEN = {"remove": True, "heads": [0.5], "ffn": [0.5], "hidden": [0.5], "bits": [FLOAT, 8, 4], "multiple": 16,
+         "uniform": True}  # fmt: skip
 MIXED = Candidate(
     heads=1, ffn=32, hidden=32, bits={Place("decoder", 0): 4, Place("decoder", 1): FLOAT, Place("decoder", 3): 8}
 )
+UNLIKE = MIXED.keeping(dict(zip(MIXED.bits, (16, 64, 32), strict=True)))
 WHOLE = Candidate(heads=2, ffn=64, hidden=32, bits={Place("decoder", index): FLOAT for index in range(4)})
 
 
@@ -45,6 +47,14 @@ def test_a_candidate_is_a_command_line(family: Any, options: Choices) -> None:
     assert cfg.pipeline.quantize.exclude == ["model.layers.1.*"]
 
 
+def test_unlike_neurons_are_given_for_the_blocks_that_stay(family: Any, options: Choices) -> None:
+    stages = Stages.of(compose([EXPERIMENT]).pipeline)
+    cfg = compose([EXPERIMENT, *overrides(UNLIKE, options, stages, family)])
+    check(cfg)
+    assert (cfg.pipeline.cut.cut.decoder_layers, cfg.pipeline.cut.cut.ffn) == ([0, 1, 3], {"decoder": [16, 64, 32]})
+    build(cfg.pipeline.cut).validate(family.model.config, before=[])
+
+
 def test_stages_without_effect_are_left_out(family: Any, options: Choices) -> None:
     stages = Stages.of(compose([EXPERIMENT]).pipeline)
     cfg = compose([EXPERIMENT, *overrides(WHOLE, options, stages, family)])
@@ -55,13 +65,16 @@ def test_stages_without_effect_are_left_out(family: Any, options: Choices) -> No
     assert (cfg.pipeline.quantize.bits, cfg.pipeline.quantize.allocation) == (4, None)
 
 
-def test_the_pipeline_makes_what_was_scored(family: Any, options: Choices, corpus: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("candidate", [MIXED, UNLIKE], ids=str)
+def test_the_pipeline_makes_what_was_scored(
+    family: Any, options: Choices, corpus: Callable[..., Any], candidate: Candidate
+) -> None:
     lines = [EXPERIMENT, "pipeline.quantize.group_size=16"]
     stages = Stages.of(compose(lines).pipeline)
     text, whole = corpus("causal_lm"), compose(lines).pipeline
     scorer = Scorer(family, text, text.splits["train"][:2], cut=whole.cut.cut, quantize=whole.quantize, seed=0)
-    scored = scorer.realized(MIXED)
-    pipeline = compose([*lines, *overrides(MIXED, options, stages, family)]).pipeline
+    scored = scorer.realized(candidate)
+    pipeline = compose([*lines, *overrides(candidate, options, stages, family)]).pipeline
     cut, quantize = build(pipeline.cut), build(pipeline.quantize)
     cut.prepare(family, text, None)
     quantize.prepare(cut.family, text, None)

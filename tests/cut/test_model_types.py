@@ -8,11 +8,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
-from slimexp.architecture.base import LAYERS
-from slimexp.architecture.model_type import ARCHITECTURES, architecture_of
-from slimexp.cut.proof import PROVABLE, example, logits, prove, randomize
+from slimexp.architecture.base import FFN, LAYERS
+from slimexp.architecture.model_type import ARCHITECTURES, architecture_of, size
+from slimexp.cut.constraints import scopes
+from slimexp.cut.proof import PROVABLE, example, logits, masked, prove, randomize
 from slimexp.cut.remove import remove
+from slimexp.cut.simulate import simulated
 from slimexp.model.base import Family
+from slimexp.model.widths import widths_of
 
 Tiny = Callable[..., Any]
 AUTO = {
@@ -147,6 +150,23 @@ def test_plain_transformers_loads_and_generates(tiny: Tiny, name: str, tmp_path:
         cached, anew = (plain.model.generate(**inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False, use_cache=c)
                         for c in (True, False))  # fmt: skip
         assert torch.equal(cached, anew)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_blocks_keep_unlike_numbers_of_neurons(tiny: Tiny, name: str) -> None:
+    family = model(tiny, name)
+    if FFN not in axes(family):
+        return
+    whole = size(family.model.config, FFN)
+    layers = {stack: list(range(len(blocks))) for stack, blocks in family.blocks().items()}
+    kept = {FFN: {part: torch.arange(i, whole - 2 * i) for i, part in enumerate(scopes(family.model, FFN))}}
+    small = remove(family, layers, kept)
+    widths = widths_of(small.model.config).get(FFN, {})
+    assert len({units for each in widths.values() for units in each}) == len(kept[FFN]) or len(kept[FFN]) == 1
+    expected = logits(masked(family, layers, kept))
+    torch.testing.assert_close(logits(small), expected, atol=1e-4, rtol=1e-4)
+    with simulated(family, layers, kept):
+        torch.testing.assert_close(logits(family), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.gpu

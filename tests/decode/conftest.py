@@ -20,6 +20,7 @@ from transformers import (
 
 from slimexp.kernel.base import FLOAT8, Packed
 from slimexp.kernel.scaled_mm import ScaledMM
+from slimexp.model.widths import class_of
 from slimexp.quantizer.minmax import MinMax
 
 SIZES = {
@@ -47,7 +48,8 @@ def model_of() -> Callable[..., PreTrainedModel]:
     def build(name: str, device: str = "cpu", **values: Any) -> PreTrainedModel:
         torch.manual_seed(0)
         kind, config, more = MODELS[name]
-        model: PreTrainedModel = kind(config(**SIZES | more | values)).eval()
+        made = config(**SIZES | more | values)
+        model: PreTrainedModel = class_of(kind, made)(made).eval()
         for key, parameter in model.named_parameters():
             if "norm" in key or "bias" in key:
                 nn.init.normal_(parameter, 1.0, 0.2)

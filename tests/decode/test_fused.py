@@ -14,8 +14,10 @@ from slimexp.decode.base import Decoder
 from slimexp.decode.fused import Fused, refusal
 from slimexp.decode.packed_linear import PackedLinear
 from slimexp.decode.static_cache import cache_arguments
+from slimexp.model.widths import KEY
 
 Make = Callable[..., Any]
+UNLIKE = {KEY: {"ffn": {"decoder": [64, 160]}}}
 
 
 @pytest.mark.fast
@@ -63,14 +65,25 @@ def test_a_prompt_is_read_with_what_is_behind_it_unseen(
     assert len(graphs) == 3  # of 32, 96 and 99 tokens
 
 
+def test_blocks_of_unlike_widths_write_their_neurons_to_places_of_their_own(
+    model_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    steps = Fused(model_of("llama", **UNLIKE), 32)
+    assert [block.down.columns for block in steps.blocks] == [64, 160]
+    assert {width: len(neurons.values) for width, neurons in steps.neurons.items()} == {64: 64, 160: 160}
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("bits, group", [(16, None), (8, None), (8, 32), (4, 32), (4, None)])
-@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "name, values", [("llama", {}), ("mistral", {}), ("qwen2", {}), ("qwen3", {}), ("llama", UNLIKE)]
+)
 def test_fused_kernels_give_the_logits_of_transformers(
-    rounded: Make, model_of: Make, name: str, bits: int, group: int | None
+    rounded: Make, model_of: Make, name: str, values: dict[str, Any], bits: int, group: int | None
 ) -> None:
     pytest.importorskip("triton")
-    model = model_of(name, "cuda")
+    model = model_of(name, "cuda", **values)
     if bits < 16:
         for key, layer in list(model.named_modules()):
             if isinstance(layer, nn.Linear):

@@ -10,7 +10,9 @@ from transformers import AutoModelForCausalLM
 from slimexp import artifact
 from slimexp.cut.simulate import simulated
 from slimexp.loss.base import IGNORE
+from slimexp.model.history import History
 from slimexp.technique import prune_structured
+from slimexp.technique.compatibility import check_order
 from slimexp.technique.prune_structured import PruneStructured
 
 Make = Callable[..., Any]
@@ -143,6 +145,23 @@ def test_masked_is_removed_is_saved(prepared: Make, decided: list[Any], task: st
         assert plain.config.to_dict().keys() == family.model.config.to_dict().keys()
 
 
+@pytest.mark.parametrize(("task", "axes", "share"), [("causal_lm", "[layers,ffn]", 0.8), ("seq2seq", "[ffn]", 0.9)])
+def test_blocks_may_keep_unlike_numbers_of_neurons(
+    prepared: Make, tiny: Make, decided: list[Any], task: str, axes: str, share: float, tmp_path: Path
+) -> None:
+    stage = prepared(task, axes=axes, uniform=False, **{"budget.share": share})
+    family, layers, kept = decided[-1]
+    figures = stage.finish()
+    neurons = [value for name, value in figures.items() if name.startswith("neurons/")]
+    assert len(set(neurons)) > 1 and all(units % 8 == 0 for units in neurons)
+    dense = sum(parameter.numel() for parameter in tiny(task).model.parameters())
+    assert size(stage) / dense == figures["parameters"] <= share
+    with simulated(family, layers, kept):
+        torch.testing.assert_close(logits(stage.family), logits(family), atol=1e-4, rtol=1e-4)
+    artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])
+    assert torch.equal(logits(artifact.deployed(tmp_path / "a")), logits(stage.family))
+
+
 def test_quantizing_comes_after(prepared: Make, technique: Make, corpus: Make, tmp_path: Path) -> None:
     stage = prepared(**{"budget.share": 0.8})
     artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])
@@ -156,8 +175,11 @@ def test_quantizing_comes_after(prepared: Make, technique: Make, corpus: Make, t
 # --- training ---------------------------------------------------------------------------------------
 
 
-def test_resumed_equals_straight_whatever_would_be_chosen_now(prepared: Make, fit: Make, tmp_path: Path) -> None:
-    settings = {"steps": 4, "axes": "[ffn]", "budget.share": 0.9}
+@pytest.mark.parametrize("uniform", [True, False])
+def test_resumed_equals_straight_whatever_would_be_chosen_now(
+    prepared: Make, fit: Make, tmp_path: Path, uniform: bool
+) -> None:
+    settings = {"steps": 4, "axes": "[ffn]", "uniform": uniform, "budget.share": 0.9}
     straight, interrupted, resumed = (
         prepared(**settings),
         prepared(**settings),
@@ -235,6 +257,19 @@ def test_before_anything_is_loaded(tiny: Make, technique: Make) -> None:
     projected = technique(NAME, f"+loss@pipeline.{NAME}.losses.hidden=hidden", **{"losses.hidden.projection": True})
     projected.validate(tiny("causal_lm").model.config, before=[])
     assert "hidden" in projected.axes
+
+
+def test_unlike_widths_come_last(prepared: Make, technique: Make, tiny: Make, corpus: Make) -> None:
+    first = prepared(axes="[ffn]", uniform=False, **{"budget.share": 0.9})
+    chain = {"first": first, "second": technique(NAME)}
+    with pytest.raises(
+        ValueError, match=r"pipeline\.first leaves blocks of unlike widths, from which pipeline\.second"
+    ):
+        check_order(chain, History(format=None))
+    with pytest.raises(ValueError, match=r"unlike numbers of ffn \(slimexp_widths of its config.json\), and are taken"):
+        technique(NAME).validate(first.model.config, before=[])
+    with pytest.raises(ValueError, match="uniform=false is for neurons, and none can go: let ffn be cut too"):
+        technique(NAME, axes="[layers]", uniform=False).validate(tiny("causal_lm").model.config, before=[])
 
 
 @pytest.mark.parametrize(

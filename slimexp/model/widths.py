@@ -1,0 +1,163 @@
+"""Models whose blocks have unlike widths, which the configs of transformers have one number for.
+
+``config.json`` says so in an entry of slimexp's own, the width of every block by axis and stack::
+
+    "intermediate_size": 448, "slimexp_widths": {"ffn": {"decoder": [448, 320, 64, 192]}}
+
+The key of transformers has the largest. ``per_layer_config`` of transformers (5.17 to 5.24) is no substitute: it
+records sizes of layers, but most models, Llama among them, are not built by it, and it is of one stack alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.auto_factory import _get_model_class
+from transformers.pytorch_utils import Conv1D
+
+from slimexp.architecture.base import FFN, block_index
+from slimexp.architecture.model_type import ARCHITECTURES, architecture_of, size
+
+KEY = "slimexp_widths"
+AXES = (FFN,)  # whose widths may be unlike
+Widths = Mapping[str, Mapping[str, Sequence[int]]]  # axis -> stack -> units of each of its blocks
+
+
+class UnlikeWidths:
+    """Comes before a model class of transformers, and makes each block as wide as its config says, see the module."""
+
+    def __init__(self, config: PreTrainedConfig, *args: Any, **options: Any) -> None:
+        widths = widths_of(config)
+        super().__init__(config, *args, **options)  # type: ignore[call-arg]
+        assert isinstance(self, PreTrainedModel)
+        _narrow(self, widths)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _bare, type(self).__bases__[1:], self.__dict__  # no module has the class by its name
+
+
+def widths_of(config: PreTrainedConfig) -> Widths:
+    """Widths of blocks, where they are unlike; else empty.
+
+    Raises:
+        ValueError: The entry does not fit the rest of the config; states the rule and the value.
+    """
+    widths = getattr(config, KEY, None) or {}
+    if not widths:
+        return {}
+    if config.model_type not in ARCHITECTURES:
+        raise ValueError(f"{KEY} must be left out for a model of type {config.model_type}, which slimexp cannot cut")
+    if not isinstance(widths, dict) or not widths.keys() <= set(AXES):
+        raise ValueError(f"{KEY} must have the axes {', '.join(AXES)} alone, got {str(widths)[:80]}")
+    for axis, stacks in widths.items():
+        most, depths = size(config, axis), architecture_of(config).depths
+        rule = f"{KEY}.{axis} must have, for each of {', '.join(depths)}, a whole number from 1 to {most} a block"
+        if not isinstance(stacks, dict) or stacks.keys() != depths.keys():
+            raise ValueError(f"{rule}; got {str(stacks)[:80]}")
+        for stack, each in stacks.items():
+            numbers = isinstance(each, list) and all(type(units) is int and 0 < units <= most for units in each)
+            if not numbers or len(each) != getattr(config, depths[stack]):
+                raise ValueError(f"{rule}; got {stack}: {str(each)[:80]}")
+    return widths
+
+
+def units_of(config: PreTrainedConfig, axis: str, stack: str, index: int) -> int:
+    """Units of an axis in a block, of a model whose widths are alike or not."""
+    of_stacks = widths_of(config).get(axis)
+    return size(config, axis) if of_stacks is None else of_stacks[stack][index]
+
+
+def require_alike(config: PreTrainedConfig) -> None:
+    """Refuse a model of unlike widths where one number is to say what every block keeps.
+
+    Raises:
+        ValueError: The widths are unlike.
+    """
+    if axes := widths_of(config):
+        raise ValueError(
+            f"the blocks of this model have unlike numbers of {', '.join(axes)} ({KEY} of its config.json), and are "
+            "taken to have one: remove from the model that it was made of, or mask or quantize this one"
+        )
+
+
+def set_widths(config: PreTrainedConfig, axis: str, widths: Mapping[str, Sequence[int]]) -> None:
+    """Say in a config how wide every block is: by the key of transformers alone where all are alike.
+
+    Args:
+        config: The config, changed in place; the key of transformers has the largest width.
+        axis: One of ``AXES``.
+        widths: Stack -> units of each of its blocks.
+    """
+    others = {name: stacks for name, stacks in widths_of(config).items() if name != axis}
+    unlike = any(units != size(config, axis) for each in widths.values() for units in each)
+    entry = others | ({axis: {stack: list(each) for stack, each in widths.items()}} if unlike else {})
+    vars(config).pop(KEY, None)
+    if entry:
+        setattr(config, KEY, entry)
+
+
+def class_of(auto: Any, config: PreTrainedConfig) -> Any:
+    """What builds or loads a model of ``config``: ``auto`` itself, or a class of the same name with ``UnlikeWidths``.
+
+    Args:
+        auto: A model class of transformers, or an ``AutoModel`` that finds one.
+        config: The config.
+    """
+    if not hasattr(config, KEY):
+        return auto
+    mapping = getattr(auto, "_model_mapping", None)
+    return _unlike(auto if mapping is None else _get_model_class(config, mapping))
+
+
+def from_config(auto: Any, config: PreTrainedConfig) -> PreTrainedModel:
+    """A model of random weights, by the ``AutoModel`` that serves its task."""
+    model: PreTrainedModel
+    if (kind := class_of(auto, config)) is auto:
+        model = auto.from_config(config, trust_remote_code=False)
+    else:
+        model = kind._from_config(config)
+    return model
+
+
+@cache
+def _unlike(make: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """The class, by its own name (which config.json has), whose models have the widths of their configs."""
+    if issubclass(make, UnlikeWidths):
+        return make
+    kind: type[PreTrainedModel] = type(make.__name__, (UnlikeWidths, make), {"__module__": make.__module__})
+    return kind
+
+
+def _bare(make: Any) -> PreTrainedModel:
+    """A model that has its state still to come, of the class that comes before ``make``."""
+    kind: type[PreTrainedModel] = _unlike(make)
+    return kind.__new__(kind)
+
+
+def _narrow(model: PreTrainedModel, widths: Widths) -> None:
+    """Keep as many of the first rows and columns of every layer as its block has units."""
+    architecture = architecture_of(model.config)
+    for name, parameter in list(model.named_parameters()):
+        if not widths or (place := block_index(name, architecture)) is None:
+            continue
+        path, _, tensor = name.rpartition(".")
+        module, narrowed = model.get_submodule(path), parameter.data
+        for dimension, counted in enumerate(architecture.of(name)):
+            parts = architecture.parts.get(counted, (counted,))  # a projection may hold several of the same width
+            if parts[0] in widths:
+                stack, index = place
+                narrowed = narrowed.narrow(dimension, 0, len(parts) * widths[parts[0]][stack][index])
+        if narrowed.shape != parameter.shape:
+            module._parameters[tensor] = nn.Parameter(narrowed.clone(), requires_grad=parameter.requires_grad)
+            _say_sizes(module)
+
+
+def _say_sizes(module: nn.Module) -> None:
+    """Let a layer say the sizes that its weight has."""
+    shape = module.get_parameter("weight").shape
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = shape
+    elif isinstance(module, Conv1D):
+        module.nx, module.nf = shape

@@ -1,0 +1,61 @@
+"""Models whose blocks have unlike widths: what traces them computes them, what is sized by a config refuses."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from slimexp import artifact
+from slimexp.config.build import build
+from slimexp.config.composition import options
+from slimexp.export import _chosen, export, main
+from slimexp.format.base import Artifact
+
+Make = Callable[..., Any]
+LLAMA = {"decoder": [16, 48]}
+SIZED_BY_CONFIG = {"hf", "compressed_tensors", "gguf", "torchao"}
+
+
+def saved(tiny_unlike: Make, folder: Path, task: str = "causal_lm", **neurons: list[int]) -> Artifact:
+    artifact.save(tiny_unlike(task, **(neurons or LLAMA)), folder, dtype=torch.float32, stages=[])
+    return Artifact(folder)
+
+
+def test_formats_of_engines_that_are_sized_by_a_config_refuse(tiny_unlike: Make, tmp_path: Path) -> None:
+    model = saved(tiny_unlike, tmp_path / "artifact")
+    reasons = {name: build(_chosen(name, {})).why_not(model) for name in options("format")}
+    assert {name for name, why in reasons.items() if why and "unlike widths" in why} == SIZED_BY_CONFIG
+
+
+def test_a_refusal_names_the_formats_that_hold_it(
+    tiny_unlike: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved(tiny_unlike, tmp_path / "artifact")
+    assert main([str(tmp_path / "artifact"), "format=gguf"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "its blocks have unlike widths" in line and line.endswith("format=onnx, format=openvino")
+    assert not (tmp_path / "gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "neurons"),
+    [("causal_lm", LLAMA), ("seq2seq", {"encoder": [48, 16], "decoder": [8, 32]}),
+     ("classification", {"encoder": [16, 48]})],
+)  # fmt: skip
+def test_ctranslate2_takes_the_sizes_of_layers_from_their_weights(
+    tiny_unlike: Make, tmp_path: Path, task: str, neurons: dict[str, list[int]]
+) -> None:
+    pytest.importorskip("ctranslate2")
+    model = saved(tiny_unlike, tmp_path / "artifact", task, **neurons)
+    kind = build(_chosen("ctranslate2", {"compute_type": "float32"}))
+    export(model, kind, "ctranslate2", tmp_path / "export", timed=False)  # raises where the engine computes otherwise
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_a_graph_has_the_layers_as_they_are(tiny_unlike: Make, tmp_path: Path, name: str) -> None:
+    pytest.importorskip({"onnx": "onnxruntime"}.get(name, name))
+    model = saved(tiny_unlike, tmp_path / "artifact")
+    export(model, build(_chosen(name, {})), name, tmp_path / "export", timed=False)

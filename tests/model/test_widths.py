@@ -1,0 +1,132 @@
+"""Blocks of unlike widths: a model is built, saved, loaded, resumed and generates as wide as its config says."""
+
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from slimexp import artifact
+from slimexp.architecture.base import FFN
+from slimexp.cut.proof import logits
+from slimexp.cut.remove import remove
+from slimexp.model.loading import Pretrained, Scratch
+from slimexp.model.tokenizer import Bytes
+from slimexp.model.widths import KEY, class_of, set_widths, units_of, widths_of
+from slimexp.quantizer.minmax import MinMax
+from slimexp.weight.attachment import attach
+from tests.conftest import TINY
+
+Tiny = Callable[..., Any]
+LLAMA = {"decoder": [16, 48]}
+NEURONS = {"seq2seq": {"encoder": [48, 16], "decoder": [8, 32]}, "causal_lm": LLAMA,
+           "classification": {"encoder": [48, 8]}}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", NEURONS)
+def test_an_artifact_is_loaded_as_it_was_saved(tiny: Tiny, tiny_unlike: Tiny, task: str, tmp_path: Path) -> None:
+    family = tiny_unlike(task, **NEURONS[task])
+    assert widths_of(family.model.config) == {FFN: NEURONS[task]}
+    artifact.save(family, tmp_path / "artifact", dtype=torch.float32, stages=[])
+    again = artifact.load(tmp_path / "artifact")
+    for one in (again, artifact.deployed(tmp_path / "artifact"), artifact.served(tmp_path / "artifact")):
+        torch.testing.assert_close(logits(one), logits(family))
+    artifact.save(again, tmp_path / "second", dtype=torch.float32, stages=[])
+    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("artifact", "second")]
+    assert configs[0] == configs[1]
+    assert configs[0]["architectures"] == [type(tiny(task).model).__name__]
+
+
+def test_quantized_blocks_resume_and_are_served_packed(tiny_unlike: Tiny, tmp_path: Path) -> None:
+    family = tiny_unlike("causal_lm", **LLAMA)
+    for layer in family.compressible().values():
+        attach(layer, "weight", MinMax(bits=8, group_size=8))
+    artifact.save(family, tmp_path / "artifact", dtype=torch.float32, stages=[])
+    for one in (artifact.load(tmp_path / "artifact"), artifact.deployed(tmp_path / "artifact")):
+        torch.testing.assert_close(logits(one), logits(family))
+    served = artifact.served(tmp_path / "artifact")
+    torch.testing.assert_close(logits(served), logits(family), atol=0.05, rtol=0.05)
+
+
+def test_tokens_are_generated_with_a_cache_as_without(tiny_unlike: Tiny) -> None:
+    model = tiny_unlike("causal_lm", **LLAMA).model
+    ids = torch.arange(3, 9)[None]
+    cached, anew = (
+        model.generate(ids, max_new_tokens=4, min_new_tokens=4, do_sample=False, use_cache=cache)
+        for cache in (True, False)
+    )
+    assert torch.equal(cached, anew)
+
+
+def test_copies_are_of_the_same_class(tiny_unlike: Tiny) -> None:
+    model = tiny_unlike("causal_lm", **LLAMA).model
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert type(other) is type(model) and widths_of(other.config) == {FFN: LLAMA}
+        for one, mine in zip(other.parameters(), model.parameters(), strict=True):
+            assert torch.equal(one, mine) and one is not mine
+
+
+def test_plain_transformers_refuses_what_it_cannot_hold(tiny_unlike: Tiny, tmp_path: Path) -> None:
+    tiny_unlike("causal_lm", **LLAMA).model.save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+def test_a_model_of_random_weights_has_the_widths_of_its_config() -> None:
+    config = TINY["causal_lm"] | {KEY: {FFN: {"decoder": [8, 24]}}}
+    source = Scratch(config=config, tokenizer=Bytes(), max_length=32)
+    family = source.load(task="causal_lm", texts=tuple, labels=())
+    layers = [block.get_submodule("mlp.down_proj") for block in family.blocks()["decoder"]]
+    assert [(layer.in_features, layer.get_parameter("weight").shape[1]) for layer in layers] == [(8, 8), (24, 24)]
+
+
+def test_a_model_of_unlike_widths_is_cut_again(tiny_unlike: Tiny) -> None:
+    """Fewer tokens, blocks and neurons of a model of unlike widths; what is alike then is a plain model."""
+    family = tiny_unlike("causal_lm", **LLAMA)
+    fewer = remove(family, {"decoder": [0, 1]}, {"vocabulary": {"": torch.arange(100)}})
+    assert widths_of(fewer.model.config) == {FFN: {"decoder": [16, 48]}}
+    shallow = remove(family, {"decoder": [0]}, {"vocabulary": {"": torch.arange(100)}})
+    assert (widths_of(shallow.model.config), shallow.model.config.intermediate_size) == ({}, 16)
+    names = [f"model.layers.{index}" for index in range(2)]
+    alike = remove(family, {"decoder": [0, 1]}, {FFN: dict.fromkeys(names, torch.arange(12))})
+    assert (widths_of(alike.model.config), alike.model.config.intermediate_size) == ({}, 12)
+    with pytest.raises(ValueError, match=r"ffn of 'model.layers.0' must be rising indices in 0..15"):
+        remove(family, {"decoder": [0, 1]}, {FFN: dict.fromkeys(names, torch.arange(17))})
+
+
+@pytest.mark.parametrize(
+    ("entry", "rule"),
+    [
+        ([1], "must have the axes ffn alone"),
+        ({"heads": {"decoder": [2, 2]}}, "must have the axes ffn alone"),
+        ({"ffn": {"encoder": [8, 8]}}, "must have, for each of decoder"),
+        ({"ffn": {"decoder": [8]}}, "got decoder: [8]"),
+        ({"ffn": {"decoder": [0, 8]}}, "from 1 to 48 a block"),
+        ({"ffn": {"decoder": [8, 49]}}, "from 1 to 48 a block"),
+        ({"ffn": {"decoder": [8, "8"]}}, "from 1 to 48 a block"),
+        ({"ffn": {"decoder": [8, 8]}}, "do not belong together"),
+    ],
+)
+def test_an_entry_that_does_not_fit_is_one_line(tiny_unlike: Tiny, entry: Any, rule: str, tmp_path: Path) -> None:
+    artifact.save(tiny_unlike("causal_lm", **LLAMA), tmp_path / "artifact", dtype=torch.float32, stages=[])
+    path = tmp_path / "artifact" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {KEY: entry}))
+    source = Pretrained(path=str(path.parent), max_length=32)
+    with pytest.raises(ValueError) as caught:
+        source.load(task="causal_lm", texts=tuple, labels=())
+    assert rule in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_alike_widths_are_said_by_the_key_of_transformers(tiny: Tiny) -> None:
+    config = tiny("seq2seq").model.config
+    set_widths(config, FFN, {"encoder": [48, 48], "decoder": [48, 48]})
+    assert not hasattr(config, KEY)
+    assert class_of(AutoModelForCausalLM, config) is AutoModelForCausalLM
+    set_widths(config, FFN, {"encoder": [48, 8], "decoder": [48, 48]})
+    assert [units_of(config, FFN, "encoder", index) for index in range(2)] == [48, 8]
