@@ -73,7 +73,7 @@ class Artifact:
     @property
     def experts(self) -> str | None:
         """Why a format that holds packed weights of layers alone cannot hold it: experts are packed; else ``None``."""
-        packed = any(name.rpartition(".")[2] in (GATE_UP, DOWN) for name in self.bits)
+        packed = any(row["tensor"] in (GATE_UP, DOWN) for row in self.content["attachments"])
         return "experts are among its packed weights, and only those of layers are written" if packed else None
 
     @cached_property

@@ -23,7 +23,7 @@ QWEN = {"model_type": "qwen3_moe", **MIXTURES["qwen3_moe"], "num_experts": 8, "i
 DEEPSEEK = {
     "model_type": "deepseek_v3", **MIXTURES["deepseek_v3"], "moe_intermediate_size": 16, "initializer_range": 0.3
 }  # fmt: skip
-FEW = {"remove": True, "heads": [], "ffn": [], "hidden": [], "bits": [FLOAT, 8], "multiple": 8}
+FEW = {"remove": True, "uniform": True, "heads": [], "ffn": [], "hidden": [], "bits": [FLOAT, 8], "multiple": 8}
 EXPERTS = {"experts": [0.5], "expert_bits": [FLOAT, 4]}
 FIRST, SECOND = Place("decoder", 0), Place("decoder", 1)
 
