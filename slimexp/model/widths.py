@@ -91,7 +91,7 @@ def set_widths(config: PreTrainedConfig, axis: str, widths: Mapping[str, Sequenc
         widths: Stack -> units of each of its blocks.
     """
     others = {name: stacks for name, stacks in widths_of(config).items() if name != axis}
-    unlike = any(units != size(config, axis) for each in widths.values() for units in each)
+    unlike = len({units for each in widths.values() for units in each}) > 1
     entry = others | ({axis: {stack: list(each) for stack, each in widths.items()}} if unlike else {})
     vars(config).pop(KEY, None)
     if entry:
