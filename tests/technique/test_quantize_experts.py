@@ -225,3 +225,15 @@ def test_an_export_that_knows_layers_alone_is_told_of_experts(tiny: Make, quanti
     model = Artifact(tmp_path / "a")
     assert model.bits[f"model.layers.0.mlp.experts.{GATE_UP}"] == 4
     assert "experts are among its packed weights" in str(model.experts)
+
+
+def test_masks_alone_on_experts_are_in_the_way_of_no_export(
+    tiny: Make, technique: Make, corpus: Make, tmp_path: Path
+) -> None:
+    prune = technique("prune", "importance@pipeline.prune.importance=magnitude", sparsity=0.5)
+    prune.prepare(tiny("causal_lm", **QWEN), corpus("causal_lm"), None)
+    prune.finish()
+    artifact.save(prune.family, tmp_path / "a", dtype=torch.float32, stages=[])
+    model = Artifact(tmp_path / "a")
+    assert GATE_UP in {row["tensor"] for row in model.content["attachments"]}
+    assert model.bits == {} and model.experts is None
