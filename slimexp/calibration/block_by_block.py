@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from slimexp.calibration.observe import Observer, Statistics, input_statistics, lent, undisturbed, visiting
 from slimexp.host.progress import counted
-from slimexp.model.base import Batch, Family
+from slimexp.model.base import Batch, Family, Weight
 from slimexp.model.layer import Layer, check_finite, place
 from slimexp.model.masks import as_recorded
 from slimexp.weight.attachment import without_weight_attachments
@@ -198,7 +198,9 @@ class _Stack:
         inside = set(block.modules())
         layers = {name: layer for name, layer in self.layers.items() if place(layer)[0] in inside}
         check_finite(layers)
-        with input_statistics(self.observer, layers) as statistics, parametrize.cached():  # once for all experts
+        experts = any(isinstance(layer, Weight) and layer.expert is not None for layer in layers.values())
+        once = parametrize.cached() if experts else nullcontext()  # for all of a stack, which each would make anew
+        with input_statistics(self.observer, layers) as statistics, once:
             yield statistics
 
     def _update(self, statistics: Statistics) -> None:

@@ -56,18 +56,23 @@ class Table:
 
 
 def outlines(family: Family, choices: Choices) -> dict[Widths, Family]:
-    """Widths -> the model of these widths and all blocks, without values."""
-    model, found = family.model, {}
-    architecture = architecture_of(model.config)
+    """Widths -> the model of these widths and all blocks, without values; one for all bits of experts."""
+    of_units: dict[Widths, Family] = {}
     for widths in choices.combinations:
-        units = {architecture.groups if name == HEADS else name: n for name, n in units_of(widths).items()}
-        rows = {axis: n * entries_per_unit(model.config, axis) for axis, n in with_queries(model.config, units).items()}
-        small = without_values(
-            type(model), resized(model.config, {}, rows), dtype=model.dtype, device=torch.device("meta")
-        )
-        small.tie_weights()
-        found[_key(widths)] = type(family)(small, family.tokenizer, max_length=family.max_length)
-    return found
+        units = units_of(widths)
+        if _key(units) not in of_units:
+            of_units[_key(units)] = _outline(family, units)
+    return {_key(widths): of_units[_key(units_of(widths))] for widths in choices.combinations}
+
+
+def _outline(family: Family, widths: Mapping[str, int]) -> Family:
+    model = family.model
+    groups = architecture_of(model.config).groups
+    units = with_queries(model.config, {groups if name == HEADS else name: n for name, n in widths.items()})
+    rows = {axis: n * entries_per_unit(model.config, axis) for axis, n in units.items()}
+    small = without_values(type(model), resized(model.config, {}, rows), dtype=model.dtype, device=torch.device("meta"))
+    small.tie_weights()
+    return type(family)(small, family.tokenizer, max_length=family.max_length)
 
 
 def parameters(family: Family, choices: Choices) -> Table:
@@ -75,9 +80,9 @@ def parameters(family: Family, choices: Choices) -> Table:
     table: dict[tuple[Place, Widths, int], float] = {}
     outside = {}
     for widths, outline in outlines(family, choices).items():
-        inside = 0
+        inside, blocks = 0, outline.blocks()
         for place in choices.places:
-            block = outline.blocks()[place.stack][place.index]
+            block = blocks[place.stack][place.index]
             count = sum(parameter.numel() for parameter in block.parameters())
             inside += count
             table |= {(place, widths, bits): float(count) for bits in choices.bits}
@@ -111,14 +116,15 @@ def disk(
         stage = build(quantize)
         stage.adapt_rows(family, {})
     for widths, outline in outlines(family, choices).items():
-        inside = {id(p) for blocks in outline.blocks().values() for p in blocks.parameters()}
+        blocks = outline.blocks()
+        inside = {id(p) for stack in blocks.values() for p in stack.parameters()}
         others = [parameter for parameter in outline.model.parameters() if id(parameter) not in inside]
         outside[widths] = sum(parameter.numel() for parameter in others) * dtype.itemsize / MB
         experts = dict(widths).get(EXPERT_BITS, FLOAT)
         for bits in choices.bits:
             of_kind: dict[Any, float] = {}  # most blocks are alike
             for place in choices.places:
-                block = outline.blocks()[place.stack][place.index]
+                block = blocks[place.stack][place.index]
                 kind = (place.stack, *((name, weight.shape) for name, weight in block.named_parameters()))
                 if kind not in of_kind:
                     of_kind[kind] = _block_bytes(outline, place, bits, experts, stage, dtype) / MB

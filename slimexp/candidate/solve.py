@@ -4,6 +4,7 @@ A binary variable says that a block has certain widths and bits, or is gone; one
 widths that all blocks share. Further solutions are found by excluding those that are near one found before.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -66,7 +67,7 @@ class Infeasible(ValueError):
         why = "" if alone else "; each of the budgets can be met alone, they contradict each other"
         super().__init__(
             f"no shape meets the budget; what binds is {binds}{why}. The nearest: {nearest}. Raise the budget, or give "
-            "search.heads, search.ffn, search.hidden or search.bits smaller choices"
+            "search.heads, search.ffn, search.hidden, search.experts, search.bits or search.expert_bits smaller choices"
         )
 
 
@@ -176,47 +177,46 @@ class Program:
 
     def _constraints(self) -> list[LinearConstraint]:
         """One choice for each block, and the same widths (and bits) for all."""
-        places = self.choices.places
-        rows: list[NDArray[np.float64]] = []
-        lower: list[float] = []
-        upper: list[float] = []
+        rows: list[Mapping[int, float]] = []  # variable -> factor
+        bounds: list[tuple[float, float]] = []
 
-        def add(row: NDArray[np.float64], least: float, most: float) -> None:
+        def add(row: Mapping[int, float], least: float, most: float) -> None:
             rows.append(row)
-            lower.append(least)
-            upper.append(most)
+            bounds.append((least, most))
 
         first_width, first_bits = len(self._columns), len(self._columns) + len(self._shared)
-        widths = np.zeros(self._size)
-        widths[first_width:first_bits] = 1
-        add(widths, 1, 1)
+        of_place: dict[Place, dict[int, float]] = defaultdict(dict)
+        with_shared: dict[tuple[Place, int], dict[int, float]] = defaultdict(dict)  # by a variable of all blocks
+        depths: dict[str, dict[int, float]] = {stack: {} for stack in self.choices.stacks}
+        for column, (place, combination, bits) in enumerate(self._columns):
+            of_place[place][column] = 1
+            if combination is None:
+                continue
+            depths[place.stack][column] = 1
+            with_shared[place, first_width + self._part[combination]][column] = 1
+            if bits in self._bits:
+                with_shared[place, first_bits + self._bits.index(bits)][column] = 1
+        add(dict.fromkeys(range(first_width, first_bits), 1), 1, 1)
         if self._bits:
-            one = np.zeros(self._size)
-            one[first_bits:] = 1
-            add(one, 1, 1)
-        for place in places:
-            own = np.array([column[0] == place for column in self._columns] + [False] * (self._size - first_width))
-            add(own.astype(float), 1, 1)
-            for number in range(len(self._shared)):
-                row = np.zeros(self._size)
-                mine = ((i, c) for i, (p, c, _) in enumerate(self._columns) if p == place and c is not None)
-                row[[i for i, c in mine if self._part[c] == number]] = 1
-                row[first_width + number] = -1
-                add(row, -np.inf, 0)
-            for number, bits in enumerate(self._bits):
-                row = np.zeros(self._size)
-                same = (i for i, (p, c, b) in enumerate(self._columns) if p == place and c is not None and b == bits)
-                row[list(same)] = 1
-                row[first_bits + number] = -1
-                add(row, -np.inf, 0)
-        depths = {stack: np.zeros(self._size) for stack in self.choices.stacks}
-        for column, (place, chosen, _) in enumerate(self._columns):
-            depths[place.stack][column] = chosen is not None
+            add(dict.fromkeys(range(first_bits, self._size), 1), 1, 1)
+        for row in of_place.values():
+            add(row, 1, 1)
+        for (_, shared), row in with_shared.items():
+            add({**row, shared: -1}, -np.inf, 0)
         for row in depths.values():
             add(row, 1, np.inf)
         if self.choices.paired:
-            add(depths["encoder"] - depths["decoder"], 0, np.inf)
-        return [LinearConstraint(csr_array(np.stack(rows)), np.array(lower), np.array(upper))]
+            add({**depths["encoder"], **dict.fromkeys(depths["decoder"], -1)}, 0, np.inf)
+        matrix = csr_array(
+            (
+                [factor for row in rows for factor in row.values()],
+                [variable for row in rows for variable in row],
+                np.cumsum([0, *map(len, rows)]),
+            ),
+            shape=(len(rows), self._size),
+            dtype=np.float64,
+        )
+        return [LinearConstraint(matrix, *np.array(bounds).T)]
 
     def _candidate(self, x: NDArray[Any]) -> Candidate:
         chosen = [column for column, taken in zip(self._columns, x[: len(self._columns)], strict=True) if taken > 0.5]
@@ -233,7 +233,7 @@ class Program:
         rows = np.stack([self._values(limit.price) / limit.most for limit in limits])
         objective = np.append(np.zeros(self._size), 1.0)  # the largest ratio
         wide = [
-            LinearConstraint(csr_array(np.pad(c.A.toarray(), ((0, 0), (0, 1)))), c.lb, c.ub) for c in self._structure
+            LinearConstraint(csr_array(c.A, shape=(len(c.lb), self._size + 1)), c.lb, c.ub) for c in self._structure
         ]
         largest = LinearConstraint(np.hstack([rows, -np.ones((len(limits), 1))]), ub=0)
         solution = _solved(

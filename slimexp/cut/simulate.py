@@ -95,13 +95,14 @@ def _choosing_between(router: Any, experts: Tensor) -> Iterator[None]:
 @contextmanager
 def _without_neurons(experts: Any, kept: Tensor) -> Iterator[None]:
     """A context in which no expert reads other neurons than its own of ``kept``, [experts, n]."""
-    down = experts.get_parameter(DOWN)
-    mask = torch.zeros_like(down[:, 0]).scatter_(1, kept.to(down.device), 1)
-    experts._parameters[DOWN] = nn.Parameter(down.detach() * mask[:, None], requires_grad=False)
+    down = experts.get_parameter(DOWN).detach().mT  # [experts, neurons, hidden], the weight's own memory
+    silent = torch.ones(down.shape[:2], dtype=torch.bool, device=down.device).scatter_(1, kept.to(down.device), False)
+    before = down[silent]  # these alone are copied: in a real mixture all experts are most of the memory
+    down[silent] = 0
     try:
         yield
     finally:
-        experts._parameters[DOWN] = down
+        down[silent] = before
 
 
 def _read_masks(

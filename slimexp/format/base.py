@@ -64,17 +64,21 @@ class Artifact:
     def bits(self) -> dict[str, int]:
         """Layer, or stack of experts, -> width of its packed weight; empty where none is quantized."""
         found = {}
-        for row in self.content["attachments"]:
-            if row["tensor"] != INPUT and "bits" in row["arguments"]:
-                stack = "" if row["tensor"] == WEIGHT else f".{row['tensor']}"
-                found[f"{row['module']}{stack}"] = int(row["arguments"]["bits"])
+        for row in self._on_weights:
+            stack = "" if row["tensor"] == WEIGHT else f".{row['tensor']}"
+            found[f"{row['module']}{stack}"] = int(row["arguments"]["bits"])
         return found
 
     @property
     def experts(self) -> str | None:
         """Why a format that holds packed weights of layers alone cannot hold it: experts are packed; else ``None``."""
-        packed = any(row["tensor"] in (GATE_UP, DOWN) for row in self.content["attachments"])
+        packed = any(row["tensor"] in (GATE_UP, DOWN) for row in self._on_weights)
         return "experts are among its packed weights, and only those of layers are written" if packed else None
+
+    @property
+    def _on_weights(self) -> list[dict[str, Any]]:
+        """What the manifest says of quantizers of weights."""
+        return [row for row in self.content["attachments"] if row["tensor"] != INPUT and "bits" in row["arguments"]]
 
     @cached_property
     def schemes(self) -> list[dict[str, Any]]:

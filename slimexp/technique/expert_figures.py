@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from slimexp.cut.expert_use import report_unseen, scope_of
+from slimexp.cut.expert_use import report_unseen
 from slimexp.model.base import Batch, Family
 from slimexp.model.experts import GATE_UP
 from slimexp.record.figures import OF_LAYER
@@ -29,10 +29,13 @@ def rounding_figures(family: Family, tokens: Mapping[str, int], batches: Sequenc
         batches: The calibration text, without padding.
     """
     total = sum(batch["input_ids"].numel() for batch in batches)
+    names = {module: name for name, module in family.model.named_modules()}
+    blocks = [f"{names[block]}." for stack in family.blocks().values() for block in stack]
     shares = {}
     for name, count in tokens.items():
         stack, _, expert = name.rpartition(".")
         if stack.endswith(f".{GATE_UP}"):
-            shares[f"{scope_of(family, stack)}.experts.{expert}"] = count / total
+            block = next(block for block in blocks if stack.startswith(block))
+            shares[f"{block}experts.{expert}"] = count / total
     report_unseen(shares, total, "they are rounded to nearest; calibrate on more rows (rounding.rows)")
     return token_figures(shares)

@@ -40,19 +40,26 @@ class RouterBalance(pl.Callback):
         self._counts: Tensor | None = None  # whether a token of the batch has a label, [B * T]
 
     def validate(self, config: PreTrainedConfig) -> None:
-        """Refuse, before anything is loaded, a model without experts.
+        """Refuse, before anything is loaded, a model without a router that ``mixtures`` finds.
+
+        Args:
+            config: The model's config.
 
         Raises:
-            ValueError: Names the model's type.
+            ValueError: It has no experts, or those of a type whose parameters have names of their own.
         """
         recognize(config)
         found = architecture_of(config) if is_known(config) else None
         if found is None or EXPERTS not in found.sizes or found.refusal(EXPERTS, config) == NO_MIXTURE:
-            raise ValueError(f"a model of type {config.model_type} has no experts: leave callback.balance out")
+            raise ValueError(
+                f"balance finds no experts in a model of type {config.model_type}, or none whose router it knows: "
+                "leave callback.balance out"
+            )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Finetune)
         model, found = pl_module.family.model, mixtures(pl_module.family)
+        assert found, "validate refuses a model without experts"
         scale = self.weight / pl_module.accumulate
 
         def balance(router: nn.Module, _: Any, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,8 @@
 """A search over the experts of a mixture and their bits, beside what it chooses of any model."""
 
+import tracemalloc
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,19 @@ def test_costs_are_those_of_the_artifact(
         assert program.cost(candidate, disk) == pytest.approx(written(candidate), abs=0.006), candidate
         small = remove(work.family, candidate.layers(found.stacks), work.retained(candidate)).model
         assert program.cost(candidate, counts) == pytest.approx(sum(p.numel() for p in small.parameters()), abs=0.5)
+
+
+def test_the_program_of_a_deep_mixture_takes_megabytes() -> None:
+    """As a dense matrix its constraints would be more than 100, and over a gigabyte at 48 blocks."""
+    sizes = {"heads": [4, 2], "ffn": [4, 3, 2], "hidden": [4, 3], "experts": [4, 3, 2], EXPERT_BITS: [16, 8, 4, 3]}
+    widths = [dict(zip(sizes, some, strict=True)) for some in product(*sizes.values())]
+    places = frozenset(Place("decoder", index) for index in range(14))
+    tracemalloc.start()
+    try:
+        Program(Choices({"decoder": 14}, places, sizes, widths, [16, 8, 4, 3], False, False), Added({}))
+        assert tracemalloc.get_traced_memory()[1] < 40e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_candidate_is_a_command_line(tiny: Callable[..., Any]) -> None:

@@ -65,7 +65,12 @@ def half(family: Any) -> tuple[dict[str, list[int]], dict[str, Any], dict[str, i
         if word in dense
     }
     if EXPERT_FFN in kept:  # [experts, n]
-        kept[EXPERT_FFN] = {part: one.expand(experts_in(config, part), -1) for part, one in kept[EXPERT_FFN].items()}
+        kept[EXPERT_FFN] = {
+            part: torch.stack([(one + expert) % dense[EXPERT_FFN] for expert in range(experts_in(config, part))])
+            .sort()
+            .values
+            for part, one in kept[EXPERT_FFN].items()
+        }
     stays = 0 if architecture_of(config).first(config) is not None else 1
     shape = {word: 1 if word in family.blocks() else units // 2 for word, units in dense.items()}
     return {stack: [stays] for stack in family.blocks()}, kept, shape

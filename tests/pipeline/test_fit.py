@@ -115,9 +115,8 @@ def test_resumed_equals_straight_bit_for_bit(
     ("task", "more"),
     [
         ("seq2seq", ["pipeline.quantize.freeze=0.3"]),
-        pytest.param("causal_lm", ["quantizer@pipeline.quantize.quantizer=lsq", "pipeline.quantize.freeze=0.3",
-                                   "pipeline.quantize.activation_bits=null", "pipeline.quantize.bits=4"],
-                     marks=pytest.mark.slow),
+        ("causal_lm", ["quantizer@pipeline.quantize.quantizer=lsq", "pipeline.quantize.freeze=0.3",
+                       "pipeline.quantize.activation_bits=null", "pipeline.quantize.bits=4"]),
         ("causal_lm", ["quantizer@pipeline.quantize.activation_quantizer=static", "pipeline.quantize.freeze=0.3",
                        "pipeline.quantize.calibration_rows=4"]),
         ("causal_lm", ["+allocation@pipeline.quantize.allocation=mixed_precision", "pipeline.quantize.bits=4",

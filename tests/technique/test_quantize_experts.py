@@ -71,13 +71,30 @@ def test_packed_experts_are_small_and_come_back_as_they_were(
     assert "experts" in str(refusal(tmp_path / "a"))  # no kernel multiplies them
 
 
+@pytest.mark.parametrize(("dtype", "bits", "atol"), [(torch.float32, 8, 0), (torch.bfloat16, 4, 8e-3)])
 @torch.no_grad()
-def test_plain_transformers_loads_packed_experts(tiny: Make, quantized: Make, tmp_path: Path) -> None:
-    stage = quantized(tiny("causal_lm", **QWEN), bits=8)
-    artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "a", dtype=torch.float32).eval()
+def test_plain_transformers_loads_packed_experts(
+    tiny: Make, quantized: Make, tmp_path: Path, dtype: torch.dtype, bits: int, atol: float
+) -> None:
+    family = tiny("causal_lm", **QWEN)
+    family.model.to(dtype)
+    stage = quantized(family, bits=bits)
+    artifact.save(stage.family, tmp_path / "a", dtype=dtype, stages=[])
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "a", dtype=dtype).eval()
     ids = torch.arange(12).view(2, 6) + 5
-    assert torch.equal(outputs(plain, ids), outputs(stage.family.model, ids))
+    torch.testing.assert_close(outputs(plain, ids), outputs(stage.family.model, ids), atol=atol, rtol=0)
+
+
+@torch.no_grad()
+def test_experts_of_a_type_that_cannot_be_cut_are_rounded_too(tiny: Make, quantized: Make, tmp_path: Path) -> None:
+    values = {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1}
+    family = tiny("causal_lm", model_type="glm4_moe", head_dim=8, moe_intermediate_size=16, **values)
+    stage = quantized(family, GPTQ)
+    shares = [share for name, share in stage.finish().items() if name.startswith("expert_tokens/model.layers.1.")]
+    assert len(shares) == 4 and sum(shares) == pytest.approx(2, abs=1e-4)
+    artifact.save(stage.family, tmp_path / "a", dtype=torch.float32, stages=[])
+    batch = stage.family.encode(ROWS)
+    assert torch.equal(artifact.deployed(tmp_path / "a").forward(batch)[0], stage.family.forward(batch)[0])
 
 
 @pytest.mark.parametrize(
@@ -208,3 +225,15 @@ def test_an_export_that_knows_layers_alone_is_told_of_experts(tiny: Make, quanti
     model = Artifact(tmp_path / "a")
     assert model.bits[f"model.layers.0.mlp.experts.{GATE_UP}"] == 4
     assert "experts are among its packed weights" in str(model.experts)
+
+
+def test_masks_alone_on_experts_are_in_the_way_of_no_export(
+    tiny: Make, technique: Make, corpus: Make, tmp_path: Path
+) -> None:
+    prune = technique("prune", "importance@pipeline.prune.importance=magnitude", sparsity=0.5)
+    prune.prepare(tiny("causal_lm", **QWEN), corpus("causal_lm"), None)
+    prune.finish()
+    artifact.save(prune.family, tmp_path / "a", dtype=torch.float32, stages=[])
+    model = Artifact(tmp_path / "a")
+    assert GATE_UP in {row["tensor"] for row in model.content["attachments"]}
+    assert model.bits == {} and model.experts is None
