@@ -1,7 +1,7 @@
 """Training batches as a pure function of (seed, step), so that a resumed run sees what the straight run saw."""
 
-import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -198,10 +198,10 @@ def training_batches(
 def _loader(batches: Dataset[Batch], steps: Sampler[Any], count: int) -> DataLoader[Batch]:
     """Batches in the order of ``steps``, loaded by ``count`` processes.
 
-    They are forked wherever that can be, also in a pool's worker, whose own way would be to spawn: what is spawned
+    They are forked where that is safe, also in a pool's worker, whose own way would be to spawn: what is spawned
     imports everything anew and takes a copy of the model, which cannot even be pickled once it has quantizers.
     """
-    forks = count > 0 and "fork" in multiprocessing.get_all_start_methods()
+    forks = count > 0 and sys.platform == "linux"
     if count:  # a tokenizer that was not told of it warns in each process
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     return DataLoader(
