@@ -109,7 +109,7 @@ def _merged_once() -> Iterator[None]:
     from hydra._internal import config_loader_impl
     from hydra._internal.defaults_list import Overrides
 
-    from slimexp.config.composition import CONF_DIR
+    from slimexp.config import composition
 
     loader = config_loader_impl.ConfigLoaderImpl
     choose, merge = config_loader_impl.create_defaults_list, loader._compose_config_from_defaults_list
@@ -117,11 +117,11 @@ def _merged_once() -> Iterator[None]:
 
     def is_ours(repo: Any) -> bool:
         files = {source.path for source in repo.get_sources() if source.scheme() == "file"}
-        return files == {str(CONF_DIR)}
+        return files == {str(composition.CONF_DIR)}
 
     def choose_once(repo: Any, config_name: Any, overrides_list: Any, **how: Any) -> Any:
         groups = [one.input_line for one in overrides_list if repo.group_exists(one.key_or_group)]
-        key = repr((config_name, groups, how))
+        key = repr((config_name, groups, how, composition.has_cuda()))  # which ${trainer_here:} goes by
         if key not in lists or not is_ours(repo):
             found = choose(repo=repo, config_name=config_name, overrides_list=overrides_list, **how)
             if not is_ours(repo):

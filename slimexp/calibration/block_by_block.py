@@ -10,7 +10,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.utils import parametrize
 
 from slimexp.calibration.observe import Observer, Statistics, input_statistics, lent, undisturbed, visiting
 from slimexp.host.progress import counted
@@ -18,6 +17,7 @@ from slimexp.model.base import Batch, Family, Weight
 from slimexp.model.layer import Layer, check_finite, place
 from slimexp.model.masks import as_recorded
 from slimexp.weight.attachment import without_weight_attachments
+from slimexp.weight.shared_class import computed_once
 
 PROBE = 8  # tokens of the row that shows how blocks are wired
 Wires = Mapping[str | int, int]  # argument of a block -> index of the output of the block before that it is
@@ -199,7 +199,7 @@ class _Stack:
         layers = {name: layer for name, layer in self.layers.items() if place(layer)[0] in inside}
         check_finite(layers)
         experts = any(isinstance(layer, Weight) and layer.expert is not None for layer in layers.values())
-        once = parametrize.cached() if experts else nullcontext()  # for all of a stack, which each would make anew
+        once = computed_once() if experts else nullcontext()  # for all of a stack, which each would make anew
         with input_statistics(self.observer, layers) as statistics, once:
             yield statistics
 

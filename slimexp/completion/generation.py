@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils import parametrize
 from transformers import GenerationConfig, PreTrainedModel
 
 from slimexp.calibration.observe import undisturbed
 from slimexp.decode.kept import KeptDecoder
 from slimexp.model.base import Family
+from slimexp.weight.shared_class import computed_once
 
 _LOOPS_ON = {"cuda"}  # without graphs the loop takes as long as generate
 
@@ -129,7 +129,7 @@ def generate_by_transformers(
     """
     device, settings = family.device, _settings(family.model, family.pad_id, decoding)
     # masks and quantizers are computed once, not at every token
-    with undisturbed(family), _without_own_settings(family.model), _seeded(device, seed), parametrize.cached():
+    with undisturbed(family), _without_own_settings(family.model), _seeded(device, seed), computed_once():
         output: Tensor = family.model.generate(  # type: ignore[operator]
             input_ids=input_ids.to(device),
             attention_mask=attention_mask.to(device),

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from slimexp.decode.fused import Fused, refusal
 from slimexp.decode.static_cache import Captured
 from slimexp.kernel.cuda_graph import capture
+from slimexp.weight.shared_class import computed_once
 
 _BURST = 32  # tokens between two looks at whether the texts have ended: a look waits for the GPU
 
@@ -96,7 +97,7 @@ class Decoder:
     @torch.no_grad()
     def _replayed(self, record: Callable[[Callable[[], None]], Callable[[], None]]) -> Callable[[], None]:
         """The step by ``record``, which reads weights under masks and quantizers that ``prefill`` has computed."""
-        with parametrize.cached():
+        with computed_once():
             self.prefill(torch.zeros(self.rows, 1, dtype=torch.int64, device=self.model.device))
             replay = record(self.steps.step)
             steps_of_model = self.model.modules() if isinstance(self.steps, Captured) else ()  # fused: has its own
@@ -147,7 +148,7 @@ class Decoder:
                 f"{start} + {max_new_tokens} tokens must be more than the prompt and fit into length {self.length}"
             )
         # steps that are not recorded compute weights under masks and quantizers once a text, too
-        with nullcontext() if self._computed else parametrize.cached():
+        with nullcontext() if self._computed else computed_once():
             return self._generate(ids, max_new_tokens, pad_id)
 
     def _generate(self, ids: Tensor, max_new_tokens: int, pad_id: int) -> Tensor:

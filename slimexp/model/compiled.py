@@ -12,13 +12,13 @@ from types import MethodType
 
 import torch
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from slimexp.file.bounded import one_line
 from slimexp.model.base import Family
 from slimexp.model.cache import rounds_cache
 from slimexp.quantizer.base import Quantizer
 from slimexp.weight.attachment import INPUT, attached
+from slimexp.weight.shared_class import classes_shared
 
 # Blocks of student and teacher, first ones and others, with gradient and without, are variants of one function.
 _VARIANTS = 64
@@ -46,7 +46,7 @@ def blocks_compiled(*families: Family, without: Collection[nn.Module] = ()) -> I
         stack.enter_context(torch._dynamo.config.patch(settings))
         stack.enter_context(torch._inductor.config.patch(_numerics(families)))
         stack.enter_context(_failures_in_a_line())
-        stack.enter_context(_classes_shared(blocks))
+        stack.enter_context(classes_shared(blocks))
         for block in blocks:
             block.forward = MethodType(functions[type(block)], block)
             stack.callback(delattr, block, "forward")
@@ -72,29 +72,6 @@ def _kind(block: nn.Module) -> Hashable:
     shapes = tuple((name, parameter.shape) for name, parameter in block.named_parameters())
     settings = tuple((place, type(attachment), repr(attachment.arguments())) for place, attachment in attached(block))
     return type(block), shapes, settings
-
-
-@contextmanager
-def _classes_shared(blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """Layers that are parametrized alike are of one class within the context.
-
-    Torch gives each parametrized layer a class of its own, whose only content are properties that compute its tensors.
-    To the compiler, layers of two classes have nothing in common.
-    """
-    first: dict[Hashable, type] = {}
-    own: dict[nn.Module, type] = {}
-    for module in (module for block in blocks for module in block.modules()):
-        kind = type(module)
-        by_torch = kind.__name__ == f"Parametrized{kind.__bases__[0].__name__}"
-        if is_parametrized(module) and by_torch and module not in own:
-            alike = (kind.__bases__, *sorted(module.parametrizations))  # type: ignore[arg-type]
-            own[module] = kind
-            module.__class__ = first.setdefault(alike, kind)
-    try:
-        yield
-    finally:
-        for module, kind in own.items():
-            module.__class__ = kind
 
 
 def _numerics(families: Sequence[Family]) -> dict[str, bool]:

@@ -15,6 +15,7 @@ from slimexp.model.layer import latent
 from slimexp.quantizer.minmax import MinMax
 from slimexp.quantizer.token import Token
 from slimexp.weight.attachment import INPUT, attach
+from slimexp.weight.shared_class import computed_once
 
 Make = Callable[..., Any]
 
@@ -61,6 +62,22 @@ def quantized(family: Any, bits: Callable[[int], int] = lambda number: 4) -> lis
     for layer, quantizer in zip(layers, quantizers, strict=True):
         attach(layer, "weight", quantizer)
     return quantizers
+
+
+def test_weights_that_are_computed_once_are_those_of_each_layer(tiny: Make) -> None:
+    """Torch's cache goes by the layer that a class was made for, and layers of compiled blocks share a class."""
+    family = tiny("causal_lm")
+    quantized(family)
+    batch = family.encode([("some text", None, None)])
+    with torch.no_grad():
+        expected = family.forward(batch)[0]
+        with blocks_compiled(family), torch.compiler.set_stance("force_eager"):
+            for _ in range(2):
+                with computed_once():
+                    assert torch.equal(family.forward(batch)[0], expected)
+                    assert torch.equal(family.forward(batch)[0], expected)
+        with computed_once():
+            assert torch.equal(family.forward(batch)[0], expected) and parametrize._cache
 
 
 def test_blocks_with_quantizers_share_what_is_compiled(tiny: Make, graphs: list[Any]) -> None:
