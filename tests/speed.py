@@ -111,13 +111,14 @@ def _merged_once() -> Iterator[None]:
 
     from slimexp.config import composition
 
+    ours = str(composition.CONF_DIR)  # tests set it to folders of their own
     loader = config_loader_impl.ConfigLoaderImpl
     choose, merge = config_loader_impl.create_defaults_list, loader._compose_config_from_defaults_list
     lists, merged = dict[str, Any](), dict[str, bytes]()
 
     def is_ours(repo: Any) -> bool:
         files = {source.path for source in repo.get_sources() if source.scheme() == "file"}
-        return files == {str(composition.CONF_DIR)}
+        return files == {ours}
 
     def choose_once(repo: Any, config_name: Any, overrides_list: Any, **how: Any) -> Any:
         groups = [one.input_line for one in overrides_list if repo.group_exists(one.key_or_group)]
