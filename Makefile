@@ -43,7 +43,7 @@ coverage: setup ## the tests again, with the lines and branches that none runs; 
 		--cov --cov-report=term-missing --cov-report=html $(ARGS)
 
 fast: setup ## the pure and quick tests only
-	$(OFFLINE) $(BIN)/python -m pytest -m "fast and not gpu" $(ARGS)
+	$(OFFLINE) $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile -m "fast and not gpu" $(ARGS)
 
 package: setup ## build sdist and wheel, install them apart, train from another folder (reaches the package index)
 	$(OFFLINE) $(BIN)/python -m pytest -m package $(ARGS)

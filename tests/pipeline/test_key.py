@@ -101,7 +101,6 @@ def edit(find: Find) -> Iterator[Callable[[str, Callable[[str], str]], None]]:
 Edit = Callable[[str, Callable[[str], str]], None]
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name == "distill" else [pytest.mark.slow]) for name in STAGES]
 )
@@ -129,7 +128,6 @@ def test_changes_in_all_other_modules_keep_the_key(name: str, find: Find, edit: 
     assert key.result_code(settings, find=find) == before
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("name", STAGES)
 def test_comments_docstrings_and_formatting_keep_the_key(name: str, find: Find, edit: Edit) -> None:
     settings = nodes(name)
@@ -158,7 +156,6 @@ def test_techniques_do_not_share_their_own_modules(find: Find, edit: Edit) -> No
         edit(module, str)
 
 
-@pytest.mark.fast
 def test_figures_have_code_of_their_own(find: Find, edit: Edit, copied: Path) -> None:
     """A measure, the grading, a kernel and its C++ source: models stay, figures are taken again."""
     cfg = compose(["model=t5_spelling", "data=spelling", "measure=[size,latency]"])
