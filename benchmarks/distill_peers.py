@@ -11,8 +11,9 @@ them (``trainer=gpu``), TRL's GKDTrainer without generation, TRL's DistillationT
 its student would generate, and DistillKit with its teacher online. Each is a process of its own. Where memory runs out,
 a step is computed in more and smaller batches (``x 2``): a peer's by its own accumulation, slimexp's by itself.
 
-Tokens per second after the warm-up, peak GB (10^9 bytes) of what is allocated, and the loss of the first and the last
-step. Those are the same for all but GKDTrainer, which takes the logarithms of the teacher's probabilities in bfloat16.
+Tokens per second after the warm-up (slimexp has recorded its passes then), peak GB (10^9 bytes) of what is allocated,
+and the loss of the first and the last step. The first is the same for all but GKDTrainer, which takes the logarithms of
+the teacher's probabilities in bfloat16.
 Prints Markdown, writes ``RUNS/distill_peers.json``; exit status 1 where slimexp is not ``--over-gkd`` times as fast as
 GKDTrainer in ``--memory`` of its memory, and ``--over-best`` times as fast as the best.
 """
@@ -46,7 +47,8 @@ SHAPE = {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32
 TOY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
        "intermediate_size": 64, "vocab_size": 320, "max_position_embeddings": 64,
        "tie_word_embeddings": True}  # fmt: skip
-WARMUP = 5  # steps
+WARMUP = 5  # steps of a peer
+RECORDED = 34  # steps until slimexp has compiled its passes and recorded them
 MOST = 16  # batches that a step is computed in
 CONTENDERS = {  # name -> environment and trainer; slimexp is this one
     "slimexp": ("", ""),
@@ -76,18 +78,18 @@ class Speed(NamedTuple):
 class Clock(pl.Callback):
     """Time of the steps after the warm-up, and their losses."""
 
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
+    def __init__(self, warmup: int, steps: int) -> None:
+        self.warmup, self.steps = warmup, steps
         self.warm = self.end = 0.0
         self.losses: list[torch.Tensor] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
         self.losses.append((outputs["loss"] if isinstance(outputs, dict) else outputs).detach().clone())
-        if trainer.global_step in (WARMUP, self.steps):
+        if trainer.global_step in (self.warmup, self.steps):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             now = time.perf_counter()
-            self.warm, self.end = (now, now) if trainer.global_step == WARMUP else (self.warm, now)
+            self.warm, self.end = (now, now) if trainer.global_step == self.warmup else (self.warm, now)
 
 
 def ours(task: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def ours(task: dict[str, Any]) -> dict[str, Any]:
         batch["labels"][:, -1] = -100  # nothing follows the last token
     pin = torch.cuda.is_available()
     technique.train_dataloader = lambda: DataLoader(batches, batch_size=None, pin_memory=pin)  # type: ignore[arg-type]
-    clock = Clock(steps)
+    clock = Clock(min(RECORDED, steps - 3), steps)
     trainer = machine.trainer(cfg.trainer, steps=steps, accumulate=1, callbacks=[clock], loggers=(), folder=None)
     trainer.suit(technique)
     try:
@@ -121,7 +123,7 @@ def ours(task: dict[str, Any]) -> dict[str, Any]:
         technique.release()
     peak = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
     parts = -(-rows // technique.rows_at_once) if technique.rows_at_once else 1
-    speed = rows * length * (steps - WARMUP) / (clock.end - clock.warm)
+    speed = rows * length * (steps - clock.warmup) / (clock.end - clock.warm)
     losses = [float(loss) for loss in clock.losses]
     return {"tokens_s": speed, "peak_gb": peak, "losses": losses, "accumulate": parts}
 
@@ -135,12 +137,15 @@ def prepared(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         model = LlamaForCausalLM(LlamaConfig(**shape)).to(torch.bfloat16)  # type: ignore[arg-type]
         model.save_pretrained(folder / role)
         tokenizer.save_pretrained(folder / role)
+        config = folder / role / "tokenizer_config.json"
+        known_to_all = {**json.loads(config.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}
+        config.write_text(json.dumps(known_to_all))  # transformers 4, which DistillKit asks for, has no newer name
     size = arguments.steps, arguments.rows, arguments.length
     generator = torch.Generator().manual_seed(1)
     torch.save(torch.randint(3, shape["vocab_size"], size, generator=generator), folder / "ids.pt")
     return {
         "student": str(folder / "student"), "teacher": str(folder / "teacher"), "ids": str(folder / "ids.pt"),
-        "overrides": arguments.overrides, "checkpointing": arguments.checkpointing,
+        "overrides": arguments.overrides, "checkpointing": arguments.checkpointing, "peer_steps": arguments.peer_steps,
     }  # fmt: skip
 
 
@@ -218,7 +223,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--length", type=int, default=1024)
-    parser.add_argument("--steps", type=int, default=40, help="from 30 on slimexp records its passes")
+    parser.add_argument("--steps", type=int, default=50, help="of slimexp")
+    parser.add_argument("--peer-steps", type=int, default=16, help="of a peer, which does not change later")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--checkpointing", action="store_true", help="peers compute activations anew in backward")
     parser.add_argument("--environments", type=Path, default=PEERS / ".venv", help="what setup.sh made")

@@ -2,9 +2,10 @@
 
 ``benchmarks.distill_peers`` runs this in their environments. It reads a task in JSON: folders of ``student`` and
 ``teacher``, a file of token ids [steps, rows, length] (``ids``), the ``trainer`` (a name in ``TRAINERS``),
-``accumulate`` (batches that a step is computed in), ``checkpointing``, and where the result goes (``into``). All
-trainers minimise the forward divergence at temperature 1 with AdamW in one kernel, float32 weights of the student,
-autocast to bfloat16, and a teacher in bfloat16; everything else is their own default.
+``accumulate`` (batches that a step is computed in), ``checkpointing``, ``peer_steps`` (so many steps of
+these are taken), and where the result goes (``into``). All trainers minimise the forward divergence at temperature 1
+with AdamW in one kernel, float32 weights of the student, autocast to bfloat16, and a teacher in bfloat16; everything
+else is their own default.
 """
 
 import json
@@ -161,7 +162,7 @@ TRAINERS: dict[str, Callable[..., Any]] = {"gkd": gkd, "distillation": distillat
 
 def main() -> None:
     task = json.load(sys.stdin)
-    ids = torch.load(task["ids"], weights_only=True)
+    ids = torch.load(task["ids"], weights_only=True)[: task["peer_steps"]]
     steps, rows, length = ids.shape
     clock = Clock(steps, rows * length)
     with tempfile.TemporaryDirectory() as folder:
