@@ -2,14 +2,15 @@
 
     python -m benchmarks.distill_losses --workers 3 trainer=gpu    # a tenth of the zoo's T5
     python -m benchmarks.distill_losses --experiment distill_t5_quarter
+    python -m benchmarks.distill_losses --only kl jsd pipeline.distill.steps=12000
     python -m benchmarks.distill_losses --toy                      # one seed, two steps: does it run?
 
 Every seed trains the student of ``--experiment`` with each divergence of ``conf/loss`` in the place of ``--loss``, at
 the temperatures that are set there; and with hidden states through a learned projection, their cosines, and MiniLM's
 relations beside the divergence of the experiment: the same student from the same start on the same batches. The
 validation split chooses the best divergence and the best addition; the test split, which chooses nothing, says how far
-they are from the forward divergence. Further arguments are overrides of all runs. Finished stages are kept. Prints
-Markdown, and writes ``RUNS/NAME.json``.
+they are from the forward divergence. ``--only`` takes some of them by name. Further arguments are overrides of all
+runs. Finished stages are kept. Prints Markdown, and writes ``RUNS/NAME.json``.
 """
 
 from benchmarks.temperature import Arm, best, parsed, parser, report, results
@@ -38,10 +39,18 @@ def arms(stage: str, loss: str) -> list[Arm]:
 
 
 def main() -> None:
-    arguments = parsed(parser(__doc__, experiment="distill_t5_tenth", name="distill_losses", seeds=3))
-    of = arms(arguments.stage, arguments.loss)
+    made = parser(__doc__, experiment="distill_t5_tenth", name="distill_losses", seeds=3)
+    made.add_argument("--only", nargs="+", metavar="NAME", help="of the table's rows, beside kl")
+    arguments = parsed(made)
+    every = arms(arguments.stage, arguments.loss)
+    of = [arm for arm in every if arguments.only is None or arm.name in {every[0].name, *arguments.only}]
+    if unknown := {*(arguments.only or ())} - {arm.name for arm in every}:
+        made.error(
+            f"--only {', '.join(sorted(unknown))}: no such row; there are {', '.join(arm.name for arm in every)}"
+        )
     found = results(of, arguments)
-    report(found, of[0], [best(found, DIVERGENCE), best(found, ADDITION)], arguments)
+    kinds = dict.fromkeys(arm.kind for arm in of)
+    report(found, of[0], [best(found, kind) for kind in kinds], arguments)
 
 
 if __name__ == "__main__":
