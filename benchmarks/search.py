@@ -2,16 +2,25 @@
 
     python -m benchmarks.search --seeds 0 1 2 --budgets 3 4 6 8
     python -m benchmarks.search --runs runs/search --report
+    python -m benchmarks.search --toy
 
 For every seed it searches with all of ``--budgets`` (MB on disk) in one command, and notes the wall time. Then a grid
 of the same pipeline, the share of the parameters that stays (``+experiment=front_llama``) x the bits of all weights, is
-trained in random order with the same steps, until that time is over: a training that has begun is finished. Both are
-graded on the same rows of the test split, which chose nothing.
+trained in random order with the same steps, and as many trainings at a time, until that time is over: a training that
+has begun is finished. Both are graded on the same rows of the test split, which chose nothing.
+
+With ``--seconds`` both have a time that is known before, and sides and seeds can be run beside each other, each on
+cores of its own:
+
+    OMP_NUM_THREADS=1 taskset -c 0 python -m benchmarks.search --seconds 900 --seeds 0 --sides search &
+    OMP_NUM_THREADS=1 taskset -c 1 python -m benchmarks.search --seconds 900 --seeds 0 --sides grid; wait
+    python -m benchmarks.search --seconds 900 --seeds 0 --report
 
 Reported are, for each seed, the hypervolume of bytes and quality beside dense of each side, and for each budget the
 best model of each side that keeps it: quality beside dense, and the 95 % interval of the paired difference. Exit status
-1 where the search is surely worse at a budget, finds no model for one where the grid does, or has the smaller
-hypervolume on average. Both take the machine as it is, so run nothing beside it. ``--report`` trains nothing.
+1 where the search is surely worse at a budget, finds no model for one where the grid does, has the smaller
+hypervolume on average, or takes longer than ``--seconds``. Both take their cores as they are, so run nothing beside
+them there. ``--report`` trains nothing; ``--toy`` shows in a minute that all of it runs.
 """
 
 import argparse
@@ -23,18 +32,29 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 from slimexp.analysis import front
 from slimexp.analysis.comparison import Comparison
 from slimexp.analysis.section import Section, load
+from slimexp.config.composition import compose
+from slimexp.sweeper.pool.local import Pool
+from slimexp.sweeper.worker import Job, train
 
 SHARES = (0.25, 0.4, 0.6, 0.8)
 BITS = (8, 4, 3)
 SIDES = ("search", "grid")
-TIMES = "seconds.json"
+TOY = ["pipeline.distill.steps=2", "pipeline.distill.batch_size=2", "pipeline.distill.lr_scheduler.num_warmup_steps=1",
+       "measure.task.limit=8"]  # fmt: skip
+TOY_GRID = ["pipeline.prune_structured.rows=1", "pipeline.prune_structured.importance.rows=1"]
+TOY_SEARCH = [
+    "search.rows=1", "search.graded=2", "search.heads=[]", "search.hidden=[]", "search.ffn=[0.5]", "search.bits=[4,3]",
+    "search.solutions=2", "search.steps=1", "search.trials=1", "pipeline.cut.cut.calibration_batches=0",
+]  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -63,9 +83,12 @@ def grid_lines(seed: int, runs: Path, more: Sequence[str]) -> list[list[str]]:
     """Command lines of the grid, in a random order of the seed's own; the same training as the search's."""
     pairs = list(itertools.product(SHARES, BITS))
     random.Random(seed).shuffle(pairs)
+    of_search = compose(search_line(seed, [1.0], runs, []), "search")
+    recipe, graded = of_search.pipeline.distill, of_search.measure.task
     training = [
-        "pipeline.distill.steps=110", "pipeline.distill.batch_size=8",
-        "pipeline.distill.lr_scheduler.num_warmup_steps=6", "measure.task.split=test", "measure.task.limit=300",
+        *(f"pipeline.distill.{name}={recipe[name]}" for name in ("steps", "batch_size", "packing")),
+        f"pipeline.distill.lr_scheduler.num_warmup_steps={recipe.lr_scheduler.num_warmup_steps}",
+        f"measure.task.split={graded.split}", f"measure.task.limit={graded.limit}", "measure_all=false",
     ]  # fmt: skip
     return [
         [
@@ -77,31 +100,63 @@ def grid_lines(seed: int, runs: Path, more: Sequence[str]) -> list[list[str]]:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train both sides of every seed; the times of a search that is done are kept."""
+    """Train the sides that are asked for, of every seed; what is done is not done again."""
     arguments.runs.mkdir(parents=True, exist_ok=True)
-    times = arguments.runs / TIMES
     for seed in arguments.seeds:
-        seconds: dict[str, float] = json.loads(times.read_text()) if times.exists() else {}
-        if str(seed) not in seconds:
-            seconds[str(seed)] = _program(
-                "search", search_line(seed, arguments.budgets, arguments.runs, arguments.more)
-            )
-            times.write_text(json.dumps(seconds))
-        left, allowed = grid_lines(seed, arguments.runs, arguments.grid), seconds[str(seed)]
-        spent = seconds.get(f"grid {seed}", 0.0)
-        for line in left[int(seconds.get(f"trials {seed}", 0)) :]:
-            if spent >= allowed:
-                break
-            spent += _program("train", line)
-            seconds |= {f"grid {seed}": spent, f"trials {seed}": seconds.get(f"trials {seed}", 0) + 1}
-            times.write_text(json.dumps(seconds))
+        if "search" in arguments.sides and not spent(arguments.runs, "search", seed):
+            began = time.monotonic()
+            line = search_line(seed, arguments.budgets, arguments.runs, arguments.more)
+            subprocess.run([sys.executable, "-m", "slimexp.search", *line], check=True, env=dict(os.environ))
+            _note(arguments.runs, "search", seed, time.monotonic() - began, 1)
+        if "grid" in arguments.sides:
+            allowed = arguments.seconds or spent(arguments.runs, "search", seed)
+            if not allowed:
+                raise SystemExit(
+                    f"seed {seed}: the grid has the time that the search took: run that, or give --seconds"
+                )
+            train_grid(grid_lines(seed, arguments.runs, arguments.grid), arguments.runs, seed, allowed)
 
 
-def _program(module: str, line: Sequence[str]) -> float:
-    """Run a command; returns its wall time in seconds."""
-    began = time.monotonic()
-    subprocess.run([sys.executable, "-m", f"slimexp.{module}", *line], check=True, env=dict(os.environ))
-    return time.monotonic() - began
+def train_grid(lines: Sequence[Sequence[str]], runs: Path, seed: int, allowed: float) -> None:
+    """Begin trainings of the grid until the time is over, as many at once as a search does."""
+    cores = torch.get_num_threads()
+    workers = min(2, cores)
+    before, done = spent(runs, "grid", seed), trials(runs, seed)
+    began = time.monotonic() - before
+    waiting = [Job(number, (tuple(line),), runs / f"grid-{seed}" / f"{number:03d}.log") for number, line in
+               enumerate(lines)][done:]  # fmt: skip
+    with Pool(workers=workers, threads=cores // workers, prepare=train) as pool:
+        while True:
+            while waiting and pool.free and time.monotonic() - began < allowed:
+                pool.submit(waiting.pop(0))
+            if not pool.busy:
+                return
+            for job, outcome in pool.finished():
+                if outcome.error is not None:
+                    raise SystemExit(f"grid {job.number}: {outcome.error} (all in {job.log})")
+                done += 1
+                _note(runs, "grid", seed, time.monotonic() - began, done)
+                print(f"seed {seed}: {done} of the grid, {time.monotonic() - began:.0f} of {allowed:.0f} s", flush=True)
+
+
+def spent(runs: Path, side: str, seed: int) -> float:
+    """Seconds that a side took; 0 where it has not begun."""
+    return float(_noted(runs, side, seed).get("seconds", 0.0))
+
+
+def trials(runs: Path, seed: int) -> int:
+    """Trainings of the grid that are done."""
+    return int(_noted(runs, "grid", seed).get("trials", 0))
+
+
+def _noted(runs: Path, side: str, seed: int) -> dict[str, float]:
+    path = runs / f"seconds-{side}-{seed}.json"  # one for each process that may run beside others
+    found: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+def _note(runs: Path, side: str, seed: int, seconds: float, trials: int) -> None:
+    (runs / f"seconds-{side}-{seed}.json").write_text(json.dumps({"seconds": seconds, "trials": trials}))
 
 
 def of_side(section: Section, side: str, seed: int) -> list[int]:
@@ -137,9 +192,11 @@ def volumes(section: Section, seed: int) -> dict[str, float]:
     return {side: front.hypervolume(some, section.quality) or 0.0 for side, some in points.items()}
 
 
-def missed(found: dict[int, list[Row]], sizes: dict[int, dict[str, float]]) -> list[str]:
-    """What speaks against the search, in words."""
-    faults = []
+def missed(
+    found: Mapping[int, list[Row]], sizes: Mapping[int, dict[str, float]], late: Mapping[int, float]
+) -> list[str]:
+    """What speaks against the search, in words; ``late`` are seconds beyond what it was allowed."""
+    faults = [f"seed {seed}: the search took {seconds:.0f} s longer" for seed, seconds in late.items() if seconds > 0]
     for seed, one in found.items():
         for row in one:
             if row.comparison is not None and row.comparison.worse:
@@ -175,18 +232,27 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--budgets", type=float, nargs="+", default=[3, 4, 6, 8], help="MB on disk")
     parser.add_argument("--runs", type=Path, default=Path("runs/search"))
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--seconds", type=float, help="that each side has; otherwise what the search takes")
+    parser.add_argument("--toy", action="store_true", help="trainings of 2 steps for one budget")
     parser.add_argument("--report", action="store_true", help="of what is there, without training")
     parser.add_argument("--more", nargs="*", default=[], help="further overrides of the searches")
     parser.add_argument("--grid", nargs="*", default=[], help="further overrides of the grid's trainings")
     arguments: Any = parser.parse_args(given)
+    if arguments.toy:
+        arguments.seeds, arguments.budgets = arguments.seeds[:1], [4.0]
+        arguments.more, arguments.grid = [*arguments.more, *TOY, *TOY_SEARCH], [*arguments.grid, *TOY, *TOY_GRID]
     if not arguments.report:
         run(arguments)
+        if len(arguments.sides) < len(SIDES):
+            return 0  # --report compares, when all are there
     graded = [s for s in load(arguments.runs) if any(of_side(s, side, arguments.seeds[0]) for side in SIDES)]
     section = max(graded, key=lambda s: sum(bool(of_side(s, side, arguments.seeds[0])) for side in SIDES))
     found = {seed: rows(section, seed, arguments.budgets) for seed in arguments.seeds}
     sizes = {seed: volumes(section, seed) for seed in arguments.seeds}
     print(table(section, found, sizes))
-    faults = missed(found, sizes)
+    allowed = arguments.seconds or float("inf")
+    faults = missed(found, sizes, {seed: spent(arguments.runs, "search", seed) - allowed for seed in arguments.seeds})
     print("\n".join(f"missed: {fault}" for fault in faults))
     return int(bool(faults))
 

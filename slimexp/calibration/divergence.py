@@ -1,12 +1,14 @@
 """Divergence of a model's output distributions from those that it had before its weights were changed."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimexp.calibration.observe import undisturbed
+from slimexp.calibration.replay import Replay
 from slimexp.host.progress import counted
 from slimexp.loss.base import IGNORE
 from slimexp.model.base import Batch, Family
@@ -25,12 +27,13 @@ class Divergence:
         family: The model, whose present answers are the reference.
         batches: Text, on any device. The reference answers are held on the model's device, so that of a large
             vocabulary at most ``_ANSWERS`` log-probabilities are compared, at tokens spread evenly over the text.
+        blockwise: Whether calls will name the first block that changed.
 
     Raises:
         ValueError: An answer is not finite.
     """
 
-    def __init__(self, family: Family, batches: Iterable[Batch]) -> None:
+    def __init__(self, family: Family, batches: Iterable[Batch], *, blockwise: bool = False) -> None:
         self.family = family
         moved = ({name: tensor.to(family.device) for name, tensor in batch.items()} for batch in batches)
         self.batches = [part for batch in moved for part in self._split(batch)]
@@ -39,14 +42,33 @@ class Divergence:
         for index, answers in enumerate(self.before):
             if not answers.isfinite().all():
                 raise ValueError(f"the model answers with NaN or infinity in calibration batch {index}")
+        self._replay = self._replaying() if blockwise else None
 
-    def __call__(self) -> float:
-        """Divergence of the model as it stands from the reference, in nats per token."""
-        total = sum(
-            F.kl_div(self._answers(batch), before, log_target=True, reduction="sum").item()
-            for batch, before in zip(self.batches, self.before, strict=True)
-        )
+    def __call__(self, *, since: nn.Module | None = None) -> float:
+        """Divergence of the model as it stands from the reference, in nats per token.
+
+        Args:
+            since: The first block that changed, where no weight outside the blocks did: those before it need not run.
+        """
+        total = 0.0
+        for index, (batch, before) in enumerate(zip(self.batches, self.before, strict=True)):
+            with nullcontext() if self._replay is None else self._replay.behind(since, index):
+                total += F.kl_div(self._answers(batch), before, log_target=True, reduction="sum").item()
         return max(total, 0.0) / max(sum(len(before) for before in self.before), 1)
+
+    def _replaying(self) -> Replay | None:
+        """Replay of blocks; ``None`` where they pass each other more than they return."""
+        replay = Replay(self.family)
+        for blocks in self.family.blocks().values():
+            for _ in range(2):  # the first time the outputs are kept
+                with replay.behind(blocks[-1], 0):
+                    try:
+                        answers = self._answers(self.batches[0])
+                    except Exception:  # what a block would have left for another is not there
+                        return None
+            if not torch.equal(answers, self.before[0]):
+                return None
+        return replay
 
     @torch.no_grad()
     def _answers(self, batch: Batch) -> Tensor:

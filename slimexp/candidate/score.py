@@ -33,6 +33,7 @@ from slimexp.model.layer import Layer, latent
 from slimexp.quantizer.base import Quantizer
 from slimexp.technique.batches import training_batches
 from slimexp.technique.bit_allocation import layer_quantizer
+from slimexp.weight.shared_class import computed_once
 
 _EXPERTS = "*.experts.*"  # names of their stacks
 
@@ -105,14 +106,15 @@ class Scorer:
         if change.kind == HIDDEN:
             with simulated(self.family, layers, self._channels(change.value)):
                 return divergence()
+        block = self.family.blocks()[place.stack][place.index]
         if change.kind == REMOVED:
             layers[place.stack].remove(place.index)
             with simulated(self.family, layers, {}):
-                return divergence()
+                return divergence(since=block)
         if change.kind == HEADS and (shared := self._shared(place)) is not None:
             return self._of_stack(shared, change.value) / self._stacks[place.stack]
         with simulated(self.family, layers, self._of_scope(change.kind, _block_name(self.family, place), change.value)):
-            return divergence()
+            return divergence(since=block)
 
     @torch.no_grad()
     def whole(self, candidate: Candidate) -> float:
@@ -124,7 +126,8 @@ class Scorer:
         divergence = self._divergence
         divergence.family = family
         try:
-            return divergence()
+            with computed_once():  # of each rounded weight, for all batches
+                return divergence()
         finally:
             divergence.family = self.family
 
@@ -182,7 +185,10 @@ class Scorer:
 
     @cached_property
     def _divergence(self) -> Divergence:
-        return Divergence(self.family, [self.family.encode(self._texts)])
+        """On a CPU row by row, so that nothing is computed for padding; a GPU takes all in the time of one."""
+        alone = self.family.device.type == "cpu"
+        texts = [[text] for text in self._texts] if alone else [self._texts]
+        return Divergence(self.family, [self.family.encode(some) for some in texts], blockwise=True)
 
     def _shared(self, place: Place) -> str | None:
         """Scope in which heads of several blocks are chosen together, as in T5; ``None`` where each has its own."""
@@ -218,7 +224,7 @@ class Scorer:
                 rounds: Quantizer = layer_quantizer(stage.quantizer, name, layer, bits=bits)
                 rounds.to(before[name].device)
                 latent(layer).copy_(rounds.round(before[name], rounds.fitted(before[name])))
-            return self._divergence()
+            return self._divergence(since=self.family.blocks()[place.stack][place.index])
         finally:
             for name, layer in layers.items():
                 latent(layer).copy_(before[name])

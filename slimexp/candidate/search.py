@@ -241,10 +241,12 @@ class Search:
         return [candidate for candidate in one.costs if candidate in one.losses]
 
     def _trainings(self, candidates: Sequence[Candidate], more: Sequence[str], what: str) -> dict[Candidate, Any]:
-        threads = self.settings.threads or max(1, torch.get_num_threads() // self.settings.workers)
-        pool = build(self.settings.pool)(workers=self.settings.workers, threads=threads, prepare=train)
+        at_once = self.settings.workers or (min(2, torch.get_num_threads()) if self.device.type == "cpu" else 1)
+        threads = self.settings.threads or max(1, torch.get_num_threads() // at_once)
+        pool = build(self.settings.pool)(workers=at_once, threads=threads, prepare=train)
         lines = {
-            number: [*self.arguments, *self._overrides(candidate), *more] for number, candidate in enumerate(candidates)
+            number: ["measure_all=false", *self.arguments, *self._overrides(candidate), *more]
+            for number, candidate in enumerate(candidates)
         }
         figures = trial.run(pool, lines, self.folder, what)
         return {candidate: figures[number] for number, candidate in enumerate(candidates) if number in figures}

@@ -38,7 +38,7 @@ def check_settings(cfg: DictConfig, stages: Stages) -> None:
     """
     least = {"rows": 1, "graded": 2, "apart": 1, "solutions": 1, "steps": 0, "trials": 1, "promoted": 0, "workers": 1}
     for name, value in least.items():
-        if cfg.search[name] < value:
+        if cfg.search[name] is not None and cfg.search[name] < value:
             raise ValueError(f"search.{name} must be >= {value}, got {cfg.search[name]}")
     if not 0 < cfg.search.share <= 1:
         raise ValueError(f"search.share must be in (0, 1] of the steps of the last stage, got {cfg.search.share}")

@@ -111,17 +111,21 @@ class Program:
         found: list[tuple[Candidate, float]] = []
         cuts: list[LinearConstraint] = []
         of_widths = [self._with(number) for number in range(len(self._shared))]
+        half, of_any = -(-most // 2), 0
         for extra in counted([*([one] for one in of_widths), *([] for _ in range(most))], "solution"):
+            if not extra and of_any >= most - min(half, len(found) - of_any):
+                break  # further ones are worse than these: none would be returned
             x = self._run(self.losses, [*budgets, *cuts, *extra])
             if x is None:
                 continue
+            of_any += not extra
             found.append((self._candidate(x), float(self.losses @ x)))
             cuts.append(LinearConstraint(csr_array(self._alike(x)[None]), ub=len(self.choices.places) - apart))
         if not found:
             raise self._infeasible(limits)
         found.sort(key=lambda pair: pair[1])
         unlike = {tuple(candidate.widths.values()): (candidate, loss) for candidate, loss in reversed(found)}
-        best = sorted(unlike.values(), key=lambda pair: pair[1])[: -(-most // 2)]  # half of them of other widths
+        best = sorted(unlike.values(), key=lambda pair: pair[1])[:half]  # half of them of other widths
         rest = [pair for pair in found if pair not in best]
         return sorted([*best, *rest[: most - len(best)]], key=lambda pair: pair[1])
 

@@ -72,6 +72,7 @@ class Run:
         resume: Whether finished stages and checkpoints are used again.
         keep_training_state: Whether stages keep what the next one went on from when all are finished. Without it they
             are made anew where another stage is to follow them.
+        measure_all: Whether stages are measured that others go on from, beside the dense model and the last.
         arms: Whether a stage that learns from a teacher is held against the same without its teacher, and without
             training, see ``pipeline.arms``.
         checkpoint: How often an unfinished stage writes a checkpoint.
@@ -91,6 +92,7 @@ class Run:
     save_dtype: str = MISSING
     resume: bool = MISSING
     keep_training_state: bool = True  # a config of before this key kept it
+    measure_all: bool = True  # of before this key too
     arms: bool = False  # of before this key too
     checkpoint: CheckpointInterval = field(default_factory=CheckpointInterval)
     model: Any = MISSING
@@ -140,7 +142,7 @@ class SearchSettings:
         share: Share of the steps of the last stage that they are trained for.
         promoted: Of each budget, those that are trained in full.
         pairs: Pairs of requests that a latency is measured by.
-        workers: Trainings at a time.
+        workers: Trainings at a time; ``None`` for two on a CPU, and one on a GPU.
         threads: Threads of torch in each; ``None`` for all cores divided among them.
         pool: Where the workers are.
     """
@@ -162,7 +164,7 @@ class SearchSettings:
     share: float = MISSING
     promoted: int = MISSING
     pairs: int = MISSING
-    workers: int = MISSING
+    workers: int | None = MISSING
     threads: int | None = MISSING
     pool: Any = MISSING
 
@@ -177,6 +179,7 @@ class Search(Run):
     """
 
     keep_training_state: bool = MISSING
+    measure_all: bool = MISSING
     arms: bool = MISSING
     baseline: Any = MISSING
     logger: Any = MISSING

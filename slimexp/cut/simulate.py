@@ -108,12 +108,13 @@ def _without_neurons(experts: Any, kept: Tensor) -> Iterator[None]:
 def _read_masks(
     model: PreTrainedModel, modules: Mapping[str, nn.Module], axis: str, retained: Mapping[str, ScopeIndices]
 ) -> Iterator[tuple[nn.Module, Tensor]]:
-    """Every one of ``modules``, which read ``axis``, with the mask of its input, [in]."""
+    """Those of ``modules``, which read ``axis``, that lose some of their input, with its mask, [in]."""
     for name, module in modules.items():
         length = module.get_parameter("weight").shape[-1 if not isinstance(module, Conv1D) else 0]
         indices = retained_entries(axis, f"{name}.weight", model.config, retained)
         assert indices is not None
-        yield module, _mask(length, indices, model)
+        if len(indices) < length:
+            yield module, _mask(length, indices, model)
 
 
 def _mask(length: int, indices: Tensor, model: PreTrainedModel) -> Tensor:

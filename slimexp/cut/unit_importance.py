@@ -81,6 +81,8 @@ def sum_over_batches(
 ) -> dict[str, Tensor]:
     """Module name -> sum over ``batches`` of a statistic of the module's inputs."""
     totals: dict[str, Tensor] = {}
+    if not modules:
+        return totals
 
     def register(name: str) -> torch.utils.hooks.RemovableHandle:
         def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -109,6 +109,8 @@ class Pipeline:
                     trained = self._finish_training(stage, tracker)
                     if stage.name == START and self.dense is None:
                         continue  # random weights are not worth measuring
+                    if not (self.cfg.measure_all or stage is self.reference or self._is_last(stage)):
+                        continue
                     metrics = process_group.by_first(partial(self._finish_measuring, stage, trained, tracker))
                 measured.append((stage.name, metrics))
                 if first:
@@ -185,6 +187,10 @@ class Pipeline:
                 process_group.by_first(work)
         process_group.by_first(stage.drop_checkpoint)
         return time.monotonic() - began
+
+    def _is_last(self, stage: Stage) -> bool:
+        """Whether no stage goes on from it."""
+        return all(other.parent != stage.key for other in self.stages)
 
     def _is_done(self, stage: Stage) -> bool:
         """Whether the stage's artifact can be used again; a checkpoint that is of no more use is removed."""

@@ -16,8 +16,8 @@ MODELS = f"options: {', '.join(options('model'))}"
 DISTILL = ["+experiment=distill_t5"]
 PRUNE = ["pipeline=prune_structured", "model=t5_spelling", "data=spelling"]
 TRAIN_TAKES = (
-    "it takes seed, runs, name, save_dtype, resume, keep_training_state, arms, checkpoint, model, baseline, data, "
-    "pipeline, trainer, callback, logger, measure"
+    "it takes seed, runs, name, save_dtype, resume, keep_training_state, measure_all, arms, checkpoint, model, "
+    "baseline, data, pipeline, trainer, callback, logger, measure"
 )
 EVALUATE_TAKES = "it takes name, runs, seed, device, model, baseline, data, measure"
 BUDGET = "'target@pipeline.prune_structured.target' is called 'budget@pipeline.prune_structured.budget' now"
