@@ -174,11 +174,12 @@ def train(seed: int, arguments: argparse.Namespace) -> tuple[list[Row], float]:
     words, folder = words_of(seed, arguments), folder_of(seed, arguments)
     chosen, scoring, dense_mb = choose(words, arguments)
     line = trial.base(words)
-    runs = [
-        Run.composed(f"{arm}, {share:.0%}, seed {seed}", [*line, *one.overrides])
+    runs = {  # arms may choose the same
+        one.overrides: Run.composed(f"{arm}, {share:.0%}, seed {seed}", [*line, *one.overrides])
         for (share, arm), one in chosen.items()
-    ]
-    keys = dict(zip(chosen, train_all(runs, folder, arguments.jobs, name="logs"), strict=True))
+    }
+    done = dict(zip(runs, train_all(list(runs.values()), folder, arguments.jobs, name="logs"), strict=True))
+    keys = {of: done[one.overrides] for of, one in chosen.items()}
     return list(rows(seed, chosen, keys, folder, dense_mb)), scoring
 
 
