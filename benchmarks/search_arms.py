@@ -7,10 +7,10 @@
 For each seed and share of the dense model's bytes it makes four models: ``search`` is ``slimexp.search``; ``one_shot``
 the solver's first solution from the same scores, not scored again as a whole, changed or tried; ``depth`` the model
 without its blocks of least influence, as many as must go; ``uniform`` has all blocks, and in each the same number of
-heads and neurons, whose shares are as near to each other as the bytes allow. All have the same number format
-(``--bits``; of several, the searches choose and the others take the widest), are trained by the same last stage for
-``--steps``, and are graded on the same rows. Scores are taken once a seed. Further arguments are overrides of the
-searches and trainings, as ``search.uniform=false`` or ``pipeline.distill.batch_size=16``.
+heads and neurons: of each number of heads the widest that fits, and of those the one that diverges least from dense on
+the search's rows. All have the same number format (``--bits``; of several, the searches choose and the others take the
+widest), are trained by the same last stage for ``--steps``, and are graded on the same rows. Scores are taken once a
+seed. Further arguments are overrides of the searches and trainings, as ``search.uniform=false``.
 
 Quality is the ratio to the dense model's perplexity (of other tasks, what is kept of the gain) before and after the
 training, with 95 % intervals on the same rows. Seconds of choosing are those of all shares together, after the scores;
@@ -163,7 +163,10 @@ def choose(words: Sequence[str], arguments: argparse.Namespace) -> tuple[dict[tu
         "one_shot": searched(prepared([*words, budget, *ONE_SHOT])),
         "search": searched(work),
         "depth": [Chosen(str(one), simple.overrides(one), ready) for one in map(simple.depth, limits)],
-        "uniform": [Chosen(str(one), simple.overrides(one), ready) for one in map(simple.uniform, limits)],
+        "uniform": [
+            Chosen(str(one), simple.overrides(one), ready)
+            for one in (min(simple.uniform(limit), key=work.scorer.whole) for limit in limits)
+        ],
     }
     by = {(share, arm): found[arm][number] for number, share in enumerate(arguments.shares) for arm in ARMS}
     return by, scoring, simple.mb

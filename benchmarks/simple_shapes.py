@@ -10,7 +10,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from slimexp import artifact
-from slimexp.architecture.base import FFN, HEADS
 from slimexp.candidate import cost, trial
 from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place, choices
 from slimexp.candidate.score import Added
@@ -24,7 +23,7 @@ from slimexp.pipeline import machine, preflight
 from slimexp.technique.batches import training_batches
 
 ROWS = 32  # of training text, for the influence of blocks
-WIDTHS = 16  # number of shares of the heads and neurons that may stay
+WIDTHS = 32  # number of shares of the heads and neurons that may stay
 
 
 @dataclass(frozen=True)
@@ -87,10 +86,10 @@ class Simple:
                 return found
         raise ValueError(f"one block does not fit in {most:.4g} MB: raise --shares")
 
-    def uniform(self, most: float) -> Candidate:
-        """The model of all blocks that fits, whose shares of heads and of neurons are nearest to each other.
+    def uniform(self, most: float) -> list[Candidate]:
+        """Models of all blocks, each of which has as many heads and neurons: of each number of heads the widest.
 
-        Of each number of heads, the most neurons that fit are looked at.
+        Only those that fit in ``most`` megabytes.
         """
         bits = dict.fromkeys(self.choices.places, self.bits)
         every = [Candidate.of(widths, bits) for widths in self.choices.combinations]
@@ -99,7 +98,7 @@ class Simple:
             widest[found.heads] = found
         if not widest:
             raise ValueError(f"no number of heads and neurons fits in {most:.4g} MB: raise --shares")
-        return min(widest.values(), key=self._apart)
+        return list(widest.values())
 
     def overrides(self, candidate: Candidate) -> tuple[str, ...]:
         """By which a training makes a candidate."""
@@ -111,12 +110,6 @@ class Simple:
     @cached_property
     def _program(self) -> Program:
         return Program(self.choices, Added({}))
-
-    def _apart(self, candidate: Candidate) -> float:
-        """How far the shares of heads and neurons are from each other."""
-        whole = _widest(self.choices)
-        shares = [candidate.widths[name] / whole[name] for name in (HEADS, FFN) if name in whole]
-        return max(shares) - min(shares)
 
 
 def _widest(options: Choices) -> dict[str, int]:

@@ -35,10 +35,11 @@ def arguments(tiny_folder: Callable[..., Path], table: Path, tmp_path: Path) -> 
 def test_simple_shapes_fit_the_bytes(arguments: argparse.Namespace) -> None:
     simple = Simple.of(search_arms.words_of(0, arguments), 16)
     assert len(simple.depth(simple.mb).bits) == 4
-    deep, wide = simple.depth(0.7 * simple.mb), simple.uniform(0.7 * simple.mb)
+    deep, all_wide = simple.depth(0.7 * simple.mb), simple.uniform(0.7 * simple.mb)
     assert 0 < len(deep.bits) < 4 and deep.ffn == 256
     assert set(deep.bits).isdisjoint(simple.blocks[: 4 - len(deep.bits)])
-    assert len(wide.bits) == 4 and (wide.ffn or 0) < 256
+    assert len({wide.heads for wide in all_wide}) == len(all_wide) > 0
+    assert all(len(wide.bits) == 4 and (wide.ffn or 0) < 256 for wide in all_wide)
     with pytest.raises(ValueError, match="raise --shares"):
         simple.depth(0.001)
     with pytest.raises(ValueError, match="raise --shares"):
