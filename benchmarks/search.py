@@ -89,6 +89,7 @@ def grid_lines(seed: int, runs: Path, more: Sequence[str]) -> list[list[str]]:
         *(f"pipeline.distill.{name}={recipe[name]}" for name in ("steps", "batch_size", "packing")),
         f"pipeline.distill.lr_scheduler.num_warmup_steps={recipe.lr_scheduler.num_warmup_steps}",
         f"measure.task.split={graded.split}", f"measure.task.limit={graded.limit}", "measure_all=false",
+        "+teacher_cache@pipeline.distill.cache=exact",
     ]  # fmt: skip
     return [
         [

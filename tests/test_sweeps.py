@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from slimexp.config.build import build
 from slimexp.config.check import check
 from slimexp.config.composition import compose
-from slimexp.pipeline.pipeline import FINAL
+from slimexp.pipeline.preflight import FINAL
 from sweeps import workspace
 
 FILES = sorted((Path(__file__).parents[1] / "sweeps").glob("*.yaml"))

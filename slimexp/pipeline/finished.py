@@ -31,3 +31,8 @@ def is_there(stage: Stage, stages: Sequence[Stage]) -> bool:
         return False
     following = [later for later in stages if later.parent == stage.key]
     return manifest.goes_on(stage.artifact) or all(is_there(later, stages) for later in following)
+
+
+def is_last(stage: Stage, stages: Sequence[Stage]) -> bool:
+    """Whether none of the stages of its run goes on from the stage."""
+    return all(other.parent != stage.key for other in stages)

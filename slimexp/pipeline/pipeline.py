@@ -21,9 +21,8 @@ from slimexp.measure.base import Stored, Subject, run
 from slimexp.measure.by_question import ByQuestion
 from slimexp.measure.score_store import ScoreStore
 from slimexp.pipeline import capacity, key, launch, machine, preflight, resources, teacher_pass
-from slimexp.pipeline.finished import is_finished, is_there
+from slimexp.pipeline.finished import is_finished, is_last, is_there
 from slimexp.pipeline.fit import curves, save_root, train
-from slimexp.pipeline.preflight import FINAL
 from slimexp.pipeline.recording import Recorder, line, score_store
 from slimexp.pipeline.summary import summary
 from slimexp.record import record
@@ -107,9 +106,8 @@ class Pipeline:
             for stage in self.stages:
                 with stage.alone() if first else nullcontext():
                     trained = self._finish_training(stage, tracker)
-                    if stage.name == START and self.dense is None:
-                        continue  # random weights are not worth measuring
-                    if not (self.cfg.measure_all or stage is self.reference or self._is_last(stage)):
+                    random = stage.name == START and self.dense is None  # not worth measuring
+                    if random or not (self.cfg.measure_all or stage is self.reference or is_last(stage, self.stages)):
                         continue
                     metrics = process_group.by_first(partial(self._finish_measuring, stage, trained, tracker))
                 measured.append((stage.name, metrics))
@@ -117,7 +115,7 @@ class Pipeline:
                     tracker.summary(stage.name, metrics)
                     tracker.artifact(stage.name, stage.artifact)
             if first:
-                tracker.summary(FINAL, metrics)
+                tracker.summary(preflight.FINAL, metrics)
                 self._drop_training()
             for row in summary(measured, headline=self.corpus.headline):
                 print(row, flush=True)
@@ -187,10 +185,6 @@ class Pipeline:
                 process_group.by_first(work)
         process_group.by_first(stage.drop_checkpoint)
         return time.monotonic() - began
-
-    def _is_last(self, stage: Stage) -> bool:
-        """Whether no stage goes on from it."""
-        return all(other.parent != stage.key for other in self.stages)
 
     def _is_done(self, stage: Stage) -> bool:
         """Whether the stage's artifact can be used again; a checkpoint that is of no more use is removed."""

@@ -18,7 +18,7 @@ def test_both_sides_train_alike() -> None:
     assert len({tuple(line) for line in lines}) == len(search.SHARES) * len(search.BITS)
     other = compose(lines[0])
     check(other)
-    for key in ("steps", "batch_size", "packing", "dropout", "losses", "optimizer", "lr_scheduler"):
+    for key in ("steps", "batch_size", "packing", "dropout", "losses", "optimizer", "lr_scheduler", "cache"):
         assert one.pipeline.distill[key] == other.pipeline.distill[key], key
     assert one.measure.task == other.measure.task
     assert not other.measure_all
