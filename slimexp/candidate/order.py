@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from slimexp.architecture.base import FFN, HEADS
+from slimexp.architecture.base import FFN, HEADS, HIDDEN
 from slimexp.architecture.model_type import architecture_of, size
 from slimexp.cut.expert_use import expert_importance, per_group
 from slimexp.cut.experts import router_groups
-from slimexp.cut.unit_importance import by_scope, hidden_importance, reader_importance
+from slimexp.cut.unit_importance import activity, by_scope, hidden_importance, reader_importance
 from slimexp.host.progress import working
 from slimexp.model.base import Batch, Family
 
@@ -35,9 +35,10 @@ class Order:
         """The order by importance on training text, or by weights alone where there is none."""
         config, architecture = family.model.config, architecture_of(family.model.config)
         with working("importance of heads, neurons, channels and experts"):
-            ffn = by_scope(reader_importance(family, FFN, batches), FFN, architecture)
-            heads = by_scope(reader_importance(family, HEADS, batches), HEADS, architecture)
-            channels = hidden_importance(family, batches)
+            seen = activity(family, [FFN, HEADS, HIDDEN], batches)
+            ffn = by_scope(reader_importance(family, FFN, seen), FFN, architecture)
+            heads = by_scope(reader_importance(family, HEADS, seen), HEADS, architecture)
+            channels = hidden_importance(family, seen)
             experts = expert_importance(family, batches or None)
         groups = size(config, architecture.groups)
         return cls(

@@ -18,7 +18,7 @@ from slimexp.cut.expert_use import expert_importance, per_group
 from slimexp.cut.experts import check_experts, router_groups
 from slimexp.cut.recognition import recognize
 from slimexp.cut.remove import head_rows, remove
-from slimexp.cut.unit_importance import by_scope, hidden_importance, reader_importance
+from slimexp.cut.unit_importance import activity, by_scope, hidden_importance, reader_importance
 from slimexp.loss.base import Stack, Stacks
 from slimexp.model.base import Batch, Family
 from slimexp.model.widths import require_alike
@@ -77,17 +77,19 @@ class Keep:
         config = family.model.config
         architecture = self._architecture(config)
         retained: dict[str, ScopeIndices] = {}
+        asked = {HIDDEN: self.hidden, FFN: self.ffn, HEADS: self.heads}
+        seen = activity(family, [axis for axis, units in asked.items() if units is not None], batches)
         if self.hidden is not None:
-            channels = hidden_importance(family, batches)
+            channels = hidden_importance(family, seen)
             retained[HIDDEN] = {"": _top_indices(self.hidden, channels, HIDDEN)}
         if self.ffn is not None:
-            scores = by_scope(reader_importance(family, FFN, batches), FFN, architecture)
+            scores = by_scope(reader_importance(family, FFN, seen), FFN, architecture)
             neurons = self._neurons(self._layers(config, architecture))
             counts = {name: neurons.get(block_index(name, architecture)) for name in scores}
             retained[FFN] = {name: _top_indices(n, scores[name], FFN) for name, n in counts.items() if n is not None}
         if self.heads is not None:
             groups = size(config, architecture.groups)
-            scores = by_scope(reader_importance(family, HEADS, batches), HEADS, architecture)
+            scores = by_scope(reader_importance(family, HEADS, seen), HEADS, architecture)
             best = {name: _top_indices(self.heads, s.view(groups, -1).sum(1), HEADS) for name, s in scores.items()}
             retained |= head_rows(config, best)
         if self.experts is not None:

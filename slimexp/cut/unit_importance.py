@@ -18,13 +18,26 @@ from slimexp.host.progress import counted
 from slimexp.model.base import Batch, Family
 
 
-def reader_importance(family: Family, axis: str, batches: Sequence[Batch]) -> dict[str, Tensor]:
+def activity(family: Family, axes: Iterable[str], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """Layer or norm that reads one of some axes -> mean |input| of its channels, [in]: one pass for all axes.
+
+    Empty without batches.
+    """
+    modules: dict[str, nn.Module] = {}
+    for axis in axes:
+        modules |= norms(family.model, HIDDEN) if axis == HIDDEN else readers(family.model, axis)
+    return sum_over_batches(
+        family, modules if batches else {}, batches, lambda _, inputs: inputs[0].detach().abs().flatten(0, -2).mean(0)
+    )
+
+
+def reader_importance(family: Family, axis: str, activity: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Importance of every input channel of the layers that read an axis: mean |input| times the norm of their weights.
 
     Args:
         family: The model.
         axis: What the inputs count: neurons, or the channels of heads.
-        batches: Calibration batches; empty for the norms alone.
+        activity: As the function of this name gives it; empty for the norms alone.
 
     Returns:
         Layer name -> importance, [in].
@@ -34,21 +47,18 @@ def reader_importance(family: Family, axis: str, batches: Sequence[Batch]) -> di
         name: module.get_parameter("weight").detach().norm(dim=1 if isinstance(module, Conv1D) else 0)
         for name, module in layers.items()
     }
-    if not batches:
-        return sizes
-    activity = _mean_absolute_input(family, layers, batches)
-    return {name: sizes[name] * activity[name] for name in sizes}
+    return {name: norm * activity[name] for name, norm in sizes.items()} if activity else sizes
 
 
-def hidden_importance(family: Family, batches: Sequence[Batch]) -> Tensor:
+def hidden_importance(family: Family, activity: Mapping[str, Tensor]) -> Tensor:
     """Importance of every channel of the residual stream, [hidden]: its share of mean |input|, summed over the norms.
 
-    Without batches, the norm of the channel's input embeddings.
+    Without ``activity``, the norm of the channel's input embeddings.
     """
-    if not batches:
+    if not activity:
         return family.model.get_input_embeddings().weight.detach().norm(dim=0)
-    activity = _mean_absolute_input(family, norms(family.model, HIDDEN), batches)
-    return torch.stack([channels / channels.mean() for channels in activity.values()]).sum(0)
+    channels = [activity[name] for name in norms(family.model, HIDDEN)]
+    return torch.stack([each / each.mean() for each in channels]).sum(0)
 
 
 def by_scope(scores: Mapping[str, Tensor], axis: str, architecture: Architecture) -> dict[str, Tensor]:
@@ -63,13 +73,6 @@ def by_scope(scores: Mapping[str, Tensor], axis: str, architecture: Architecture
         name: shares[0] if len(shares) == 1 else torch.stack([share / share.mean() for share in shares]).sum(0)
         for name, shares in parts.items()
     }
-
-
-def _mean_absolute_input(
-    family: Family, modules: Mapping[str, nn.Module], batches: Sequence[Batch]
-) -> dict[str, Tensor]:
-    """Module name -> mean |x| of its input per channel, summed over ``batches``."""
-    return sum_over_batches(family, modules, batches, lambda _, inputs: inputs[0].detach().abs().flatten(0, -2).mean(0))
 
 
 @torch.no_grad()

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 import torch
 
-from slimexp.architecture.base import FFN, HEADS
+from slimexp.architecture.base import FFN, HEADS, HIDDEN
 from slimexp.architecture.model_type import architecture_of
-from slimexp.cut.unit_importance import by_scope, hidden_importance, reader_importance
+from slimexp.cut.unit_importance import activity, by_scope, hidden_importance, reader_importance
 
 Tiny = Callable[..., Any]
 ROWS = [("one", "two!", 0), ("three and four", "5", 1), ("six", "seven", 0)]
@@ -23,19 +23,20 @@ def test_the_importance_of_a_neuron_is_its_mean_activation_times_the_norm_of_its
     norm = reader.weight.detach().norm(dim=0)
     expected = norm * inputs[0].abs().mean((0, 1))
     name = "model.layers.0.mlp.down_proj"
-    torch.testing.assert_close(reader_importance(family, FFN, [family.encode(ROWS)])[name], expected)
-    assert torch.equal(reader_importance(family, FFN, [])[name], norm)
+    seen = activity(family, [FFN, HIDDEN], [family.encode(ROWS)])
+    torch.testing.assert_close(reader_importance(family, FFN, seen)[name], expected)
+    assert torch.equal(reader_importance(family, FFN, {})[name], norm)
 
 
 def test_weights_of_gpt2_hold_inputs_first(tiny: Tiny) -> None:
     family = tiny("causal_lm", model_type="gpt2", n_inner=40)
-    scores = reader_importance(family, FFN, [])
+    scores = reader_importance(family, FFN, {})
     assert {len(score) for score in scores.values()} == {40}
 
 
 def test_every_norm_has_one_vote_on_channels(tiny: Tiny) -> None:
     family = tiny("causal_lm")
-    scores = hidden_importance(family, [family.encode(ROWS)])
+    scores = hidden_importance(family, activity(family, [HIDDEN, FFN], [family.encode(ROWS)]))
     assert scores.shape == (32,) and float(scores.mean()) == pytest.approx(5, rel=1e-5)  # two norms a block, one behind
 
 
