@@ -69,6 +69,7 @@ class Gguf(Pretrained):
             raise ValueError(f"model.dtype must be auto or one of {', '.join(_DTYPES)}, got '{dtype}'")
         super().__init__(path=path, max_length=max_length)
         self.dtype = dtype
+        self._reader: Any = None  # what parsed the file, of whose metadata it holds some 1,500 bytes a token
 
     def check_files(self) -> None:
         _ = self.header
@@ -114,7 +115,7 @@ class Gguf(Pretrained):
         Raises:
             ValueError: The file is no whole GGUF, or transformers cannot read one of its architecture.
         """
-        header = gguf.read(self.file)
+        header, self._reader = gguf.read(self.file)
         known = _architectures()
         if _plain(header.architecture) not in map(_plain, known):
             raise ValueError(
@@ -137,6 +138,7 @@ class Gguf(Pretrained):
             self._check_room()
         for folder in (folder / self.fingerprint()[:32] for folder in folders):
             if _is_whole(folder):
+                self._reader = None
                 return folder
         self._check_room()
         folder = folders[0] / self.fingerprint()[:32]
@@ -147,6 +149,7 @@ class Gguf(Pretrained):
                     aside.mkdir()
                     self._unpack(aside, folder)
                     integrity.remove(folder)
+        self._reader = None
         return folder
 
     def _check_room(self) -> None:
@@ -238,9 +241,10 @@ class Gguf(Pretrained):
         Raises:
             ValueError: transformers cannot read it.
         """
-        _ = self.header
+        if self._reader is None:
+            _, self._reader = gguf.read(self.file)
         try:
-            with without_bars():
+            with without_bars(), gguf.parsed(self._reader):
                 file = self.file.absolute()
                 return auto.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False, **options)
         except Exception as error:  # metadata that do not fit each other fail in every way

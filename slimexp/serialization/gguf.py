@@ -5,11 +5,13 @@ llama.cpp: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from slimexp.file.bounded import one_line
@@ -92,16 +94,16 @@ def check_path(path: Path) -> None:
         raise ValueError(f"{name} is no GGUF file, for it starts with {start!r} and not {MAGIC!r}: get the file anew")
 
 
-def read(path: Path) -> Header:
-    """The header of a GGUF file, whose tensors must all lie within it.
+def read(path: Path) -> tuple[Header, Any]:
+    """The header of a GGUF file, whose tensors must all lie within it, and what the package gguf parsed it by.
 
     Raises:
         ValueError: The package gguf is not installed, or the file is none, a part of several or cut short.
     """
-    gguf = require("gguf", extra="gguf", by="model=gguf")
+    gguf = _package()
     check_path(path)
     try:
-        reader = gguf.GGUFReader(path)
+        reader = _reader(gguf)(path)
         header = _header(reader)
         parts = _value(reader, "split.count") or 1
     except Exception as error:  # numbers that are not what they were fail in every way
@@ -114,7 +116,39 @@ def read(path: Path) -> Header:
     size = path.stat().st_size
     if (end := max((int(tensor.data_offset + tensor.n_bytes) for tensor in reader.tensors), default=0)) > size:
         raise ValueError(f"'{path}' was cut short, it has {size:,} of {end:,} bytes: get the file anew")
-    return header
+    return header, reader
+
+
+@contextmanager
+def parsed(reader: Any) -> Iterator[None]:
+    """A context in which the package gguf gives this reader, which has parsed the file that is about to be read.
+
+    transformers parses a file anew for its config, its tokenizer and its weights: seconds each, of 50,000 tokens.
+    """
+    gguf = _package()
+    make = gguf.GGUFReader
+    gguf.GGUFReader = lambda *_, **__: reader
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = make
+
+
+def _package() -> Any:
+    return require("gguf", extra="gguf", by="model=gguf")
+
+
+def _reader(gguf: Any) -> Any:
+    class Reader(gguf.GGUFReader):
+        """Slices a plain array: a slice of a memory map costs three times as much, and a file takes a million."""
+
+        data: Any
+
+        def _get(self, *arguments: Any, **options: Any) -> Any:
+            self.data = np.asarray(self.data)
+            return super()._get(*arguments, **options)
+
+    return Reader
 
 
 def _header(reader: Any) -> Header:

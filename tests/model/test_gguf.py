@@ -174,6 +174,23 @@ def test_validating_reads_the_header_alone(write: Write, monkeypatch: pytest.Mon
         made.validate("seq2seq")
 
 
+def test_the_metadata_are_parsed_once(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+    parse = gguf.GGUFReader.__init__
+
+    def count(self: Any, *arguments: Any) -> None:
+        parsed.append(arguments)
+        parse(self, *arguments)
+
+    monkeypatch.setattr(gguf.GGUFReader, "__init__", count)
+    made = source(write())
+    made.check_files()
+    made.validate("causal_lm")
+    made.load_tokenizer(lambda: [])
+    assert Path(made.folder).is_dir()
+    assert len(parsed) == 1
+
+
 def test_it_is_unpacked_once_and_again_where_it_was_damaged(
     write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
