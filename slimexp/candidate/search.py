@@ -77,6 +77,7 @@ class Search:
             uniform=self.settings.uniform,
         )
         self.scores = KeptFile(self.folder / "scores.json", self._scored_by(), _NEW)
+        self.wholes = KeptFile(self.folder / "whole.json", self._scored_by(), _NEW)
         self.ratios = KeptFile(self.folder / "latency.json", self._timed_by(), _NEW) if self._timed else None
 
     def run(self) -> list[Found]:
@@ -155,12 +156,12 @@ class Search:
             limits = [Limit(name, aim[name], tables[name]) for name in aim]
             solutions = program.solve(limits, most=self.settings.solutions, apart=self.settings.apart)
             found.solved = [candidate for candidate, _ in solutions]
-            whole = {c: self.scorer.whole(c) for c, _ in counted(solutions, "whole score of solution")}
+            whole = {c: self._whole(c) for c, _ in counted(solutions, "whole score of solution")}
             whole = evolve(
                 whole,
                 self.choices,
                 fits=lambda c: all(program.cost(c, limit.price) <= limit.most for limit in limits),  # noqa: B023
-                loss=self.scorer.whole,
+                loss=self._whole,
                 steps=self.settings.steps,
                 seed=self.cfg.seed,
             )
@@ -176,6 +177,13 @@ class Search:
             f"no candidate keeps the budget as it is measured, in {ATTEMPTS} attempts: raise the budget, or "
             "measure on a quieter machine"
         )
+
+    def _whole(self, candidate: Candidate) -> float:
+        """Loss of a candidate, everything at once; one that is in the file is not computed again."""
+        name = str(candidate)
+        if name not in self.wholes.numbers:
+            self.wholes.add(name, self.scorer.whole(candidate))
+        return self.wholes.numbers[name]
 
     def _keeping(self, found: Found, program: Program, tables: Mapping[str, cost.Table]) -> int:
         """Measure candidates, best first, until enough keep the budgets; those that do not are dropped."""

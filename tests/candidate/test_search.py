@@ -96,6 +96,16 @@ def test_a_budget_out_of_reach_names_the_nearest_in_the_units_of_the_config(
     assert trained == []
 
 
+def test_a_search_that_was_stopped_takes_no_whole_score_again(
+    line: list[str], trained: list[Sequence[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ["budget.parameters=24000", "search.promoted=0"]
+    [before] = prepared(line, *more).run()
+    monkeypatch.setattr(Scorer, "whole", lambda *_: pytest.fail("a whole score is taken again"))
+    [after] = prepared(line, *more).run()
+    assert after.losses == before.losses and not trained
+
+
 def test_a_quick_look_trains_nothing(line: list[str], trained: list[Sequence[str]]) -> None:
     search = prepared(line, "budget.disk_mb=[0.05,0.08]", "search.promoted=0")
     found = search.run()
