@@ -71,8 +71,9 @@ def check_folders(techniques: Mapping[str, Finetune], corpus: Corpus, max_length
     """
     for name, technique in techniques.items():
         if technique.cache is not None and technique.cache.folder:
-            text = identity.text_digest(corpus)[:16]
-            known = {**_corpus(cfg.data), "text": text, "split": "train", "max_length": max_length}
+            known = {**_corpus(cfg.data), "split": "train", "max_length": max_length}
+            if technique.completion is None:  # else it is a text that a teacher has still to write
+                known["text"] = identity.text_digest(corpus)[:16]
             try:
                 check_folder(Path(technique.cache.folder), known)
             except ValueError as error:

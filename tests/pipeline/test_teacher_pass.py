@@ -112,6 +112,16 @@ def test_a_folder_that_is_named_must_hold_the_same(run: Make, tmp_path: Path) ->
         run(COMPACT, folder, name="third")
 
 
+def test_a_named_folder_serves_texts_that_a_teacher_writes(run: Make, passes: list[int], tmp_path: Path) -> None:
+    written = ["+completion@pipeline.distill.completion=teacher", "pipeline.distill.completion.longest=6",
+               "pipeline.distill.completion.filters.finished=false"]  # fmt: skip
+    folder = f"pipeline.distill.cache.folder={tmp_path / 'own'}"
+    run(EXACT, folder, *written, name="first")
+    made = len(passes)
+    run(EXACT, folder, *written, "pipeline.distill.losses.kl.temperature.start=2", name="second")
+    assert len(passes) == made > 0
+
+
 def test_what_a_pass_made_before_it_was_stopped_is_of_use(
     run: Make, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
