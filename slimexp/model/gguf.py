@@ -241,7 +241,8 @@ class Gguf(Pretrained):
         Raises:
             ValueError: transformers cannot read it.
         """
-        if self._reader is None:
+        _ = self.header  # refuses what transformers does not read, and parses the file
+        if self._reader is None:  # which was dropped when the file was unpacked
             _, self._reader = gguf.read(self.file)
         try:
             with without_bars(), gguf.parsed(self._reader):

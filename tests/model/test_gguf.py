@@ -189,6 +189,8 @@ def test_the_metadata_are_parsed_once(write: Write, monkeypatch: pytest.MonkeyPa
     made.load_tokenizer(lambda: [])
     assert Path(made.folder).is_dir()
     assert len(parsed) == 1
+    source(write()).load_tokenizer(lambda: [])  # nobody has looked at the header before
+    assert len(parsed) == 2
 
 
 def test_it_is_unpacked_once_and_again_where_it_was_damaged(
@@ -301,8 +303,10 @@ def test_a_part_of_several_is_refused(write: Write) -> None:
 
 
 def test_an_unknown_architecture_is_refused(write: Write) -> None:
-    with pytest.raises(ValueError, match=r"architecture 'rwkv7', which transformers does not read .*llama"):
-        source(write(architecture="rwkv7")).check_files()
+    path = write(architecture="rwkv7")
+    for look in (Gguf.check_files, lambda made: made.load_tokenizer(tuple)):
+        with pytest.raises(ValueError, match=r"architecture 'rwkv7', which transformers does not read .*llama"):
+            look(source(path))
 
 
 def test_positions_of_an_unread_rule_are_refused(write: Write) -> None:
