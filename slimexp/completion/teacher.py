@@ -87,6 +87,11 @@ class TeacherWritten(Completion):
                 f"epochs={self.epochs} asks for as many texts of a row, but the text of {type(corpus).__name__} is the "
                 "same in every epoch and the likeliest answer too: set epochs=1, or a temperature > 0"
             )
+        if self.filters.worst_cer is not None and corpus.task == "causal_lm":
+            raise ValueError(
+                f"filters.worst_cer={self.filters.worst_cer} is an error rate against gold targets, and text of the "
+                "task causal_lm has none: set it to null"
+            )
 
     def write(self, corpus: Corpus, writer: Writer, folder: Path, about: str) -> Path:
         read = self._read(corpus)

@@ -150,6 +150,10 @@ def test_what_nobody_can_write_is_refused(corpus: Make) -> None:
     with pytest.raises(ValueError, match=r"epochs=2 asks for as many texts of a row, but the text .* is the same"):
         completion(epochs=2).check(corpus("seq2seq"), 64)
     completion(epochs=2, temperature=1.0).check(corpus("seq2seq"), 64)
+    graded = completion(filters=Filters(**vars(KEEP) | {"worst_cer": 0.2}))
+    with pytest.raises(ValueError, match=r"worst_cer=0\.2 is an error rate .* causal_lm has none: set it to null"):
+        graded.check(corpus("causal_lm"), 64)
+    graded.check(corpus("seq2seq"), 64)
 
 
 def test_a_prompt_must_leave_room(corpus: Make) -> None:
