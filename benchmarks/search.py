@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> None:
             began = time.monotonic()
             line = search_line(seed, arguments.budgets, arguments.runs, arguments.more)
             subprocess.run([sys.executable, "-m", "slimexp.search", *line], check=True, env=dict(os.environ))
-            _note(arguments.runs, "search", seed, time.monotonic() - began, 1)
+            _note(arguments.runs, "search", seed, time.monotonic() - began, [0])
         if "grid" in arguments.sides:
             allowed = arguments.seconds or spent(arguments.runs, "search", seed)
             if not allowed:
@@ -122,10 +122,10 @@ def train_grid(lines: Sequence[Sequence[str]], runs: Path, seed: int, allowed: f
     """Begin trainings of the grid until the time is over, as many at once as a search does."""
     cores = torch.get_num_threads()
     workers = min(2, cores)
-    before, done = spent(runs, "grid", seed), trials(runs, seed)
-    began = time.monotonic() - before
+    done = finished(runs, seed)  # side by side, they end in another order than they begin
+    began = time.monotonic() - spent(runs, "grid", seed)
     waiting = [Job(number, (tuple(line),), runs / f"grid-{seed}" / f"{number:03d}.log") for number, line in
-               enumerate(lines)][done:]  # fmt: skip
+               enumerate(lines) if number not in done]  # fmt: skip
     with Pool(workers=workers, threads=cores // workers, prepare=train) as pool:
         while True:
             while waiting and pool.free and time.monotonic() - began < allowed:
@@ -135,9 +135,10 @@ def train_grid(lines: Sequence[Sequence[str]], runs: Path, seed: int, allowed: f
             for job, outcome in pool.finished():
                 if outcome.error is not None:
                     raise SystemExit(f"grid {job.number}: {outcome.error} (all in {job.log})")
-                done += 1
+                done.append(job.number)
                 _note(runs, "grid", seed, time.monotonic() - began, done)
-                print(f"seed {seed}: {done} of the grid, {time.monotonic() - began:.0f} of {allowed:.0f} s", flush=True)
+                seconds = time.monotonic() - began
+                print(f"seed {seed}: {len(done)} of the grid, {seconds:.0f} of {allowed:.0f} s", flush=True)
 
 
 def spent(runs: Path, side: str, seed: int) -> float:
@@ -145,19 +146,19 @@ def spent(runs: Path, side: str, seed: int) -> float:
     return float(_noted(runs, side, seed).get("seconds", 0.0))
 
 
-def trials(runs: Path, seed: int) -> int:
-    """Trainings of the grid that are done."""
-    return int(_noted(runs, "grid", seed).get("trials", 0))
+def finished(runs: Path, seed: int) -> list[int]:
+    """Numbers of the trainings of the grid that are done."""
+    return list(_noted(runs, "grid", seed).get("done", []))
 
 
-def _noted(runs: Path, side: str, seed: int) -> dict[str, float]:
+def _noted(runs: Path, side: str, seed: int) -> dict[str, Any]:
     path = runs / f"seconds-{side}-{seed}.json"  # one for each process that may run beside others
-    found: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return found
 
 
-def _note(runs: Path, side: str, seed: int, seconds: float, trials: int) -> None:
-    (runs / f"seconds-{side}-{seed}.json").write_text(json.dumps({"seconds": seconds, "trials": trials}))
+def _note(runs: Path, side: str, seed: int, seconds: float, done: Sequence[int]) -> None:
+    (runs / f"seconds-{side}-{seed}.json").write_text(json.dumps({"seconds": seconds, "done": list(done)}))
 
 
 def of_side(section: Section, side: str, seed: int) -> list[int]:

@@ -1,6 +1,7 @@
 """The benchmark of the search: both sides train alike, and what speaks against the search is named."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -47,6 +48,37 @@ def test_a_grid_alone_needs_its_time(tmp_path: Path) -> None:
         search.main(["--sides", "grid", "--seeds", "3", "--runs", str(tmp_path)])
 
 
+@pytest.mark.fast
+def test_a_grid_goes_on_with_what_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two side by side the second may have ended first."""
+    begun: list[int] = []
+
+    class Instant:
+        free = True
+
+        def __init__(self, **_: object) -> None:
+            self.busy: list[search.Job] = []
+
+        def __enter__(self) -> "Instant":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def submit(self, job: search.Job) -> None:
+            begun.append(job.number)
+            self.busy.append(job)
+
+        def finished(self) -> list[tuple[search.Job, SimpleNamespace]]:
+            ended, self.busy = self.busy, []
+            return [(job, SimpleNamespace(error=None)) for job in ended]
+
+    monkeypatch.setattr(search, "Pool", Instant)
+    search._note(tmp_path, "grid", 0, 5.0, [1])
+    search.train_grid([["a=0"], ["a=1"], ["a=2"]], tmp_path, 0, 60.0)
+    assert begun == [0, 2] and search.finished(tmp_path, 0) == [1, 0, 2]
+
+
 def test_sides_run_by_themselves_and_are_reported_together(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,7 +86,7 @@ def test_sides_run_by_themselves_and_are_reported_together(
     monkeypatch.setattr(search, "BITS", (3,))
     toy = ["--toy", "--seeds", "0", "--runs", str(tmp_path), "--seconds", "900"]
     assert search.main([*toy, "--sides", "grid"]) == 0
-    assert search.trials(tmp_path, 0) == 1
+    assert search.finished(tmp_path, 0) == [0]
     assert search.main([*toy, "--sides", "search"]) == 0
     seconds = search.spent(tmp_path, "search", 0)
     assert search.main([*toy, "--sides", "search"]) == 0  # not done again
