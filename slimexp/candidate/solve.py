@@ -114,7 +114,7 @@ class Program:
         half, of_any = -(-most // 2), 0
         for extra in counted([*([one] for one in of_widths), *([] for _ in range(most))], "solution"):
             if not extra and of_any >= most - min(half, len(found) - of_any):
-                break  # further ones are worse than these: none would be returned
+                break  # further ones are worse than these: of one width for all blocks, none would be returned
             x = self._run(self.losses, [*budgets, *cuts, *extra])
             if x is None:
                 continue

@@ -17,7 +17,7 @@ def first_ones(texts: Sequence[str], similarity: float) -> list[int]:
     Texts are sets of their runs of ``SHINGLE`` characters, and alike by Jaccard's index, the share of runs that two
     have in common. Candidates are found by the smallest of hashes (Broder 1997, "On the resemblance and containment of
     documents"), in bands; each is then compared exactly. A pair of index s is found with the probability
-    ``1 - (1 - s^ROWS)^BANDS``: 0.99997 at 0.8, 0.94 at 0.6, 0.73 at 0.5, so that a low ``similarity`` leaves some in.
+    ``1 - (1 - s^ROWS)^BANDS``: 0.99997 at 0.8, 0.94 at 0.6, 0.72 at 0.5, so that a low ``similarity`` leaves some in.
 
     Args:
         texts: The texts, in order.

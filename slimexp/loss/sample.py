@@ -6,7 +6,7 @@ distribution at T, n the number of samples and q the proposal. What p_T is divid
 ``sum exp(log p / T)``, kept at Chebyshev nodes of 1/T; between them, how far the sample is off is interpolated.
 
 Anshumann et al. 2025, "Sparse Logit Sampling" (Random Sampling KD, arXiv 2503.16870), show that the top-k is biased and
-a sample is not, at T = 1. Here the head is exact, any T is right, and the student's own distribution serves as a
+a sample is not, at T = 1. Here the head is no sample, any T is right, and the student's own distribution serves as a
 control variate, which at T = 8 takes most of the noise away.
 """
 
