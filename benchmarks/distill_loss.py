@@ -11,9 +11,10 @@ torch on whole logits, as it is and compiled; where liger-kernel is installed (`
 its two divergences from states, chunked and in Triton, which are the generalized Jensen-Shannon divergence at
 ``--beta`` (0: the forward divergence, what torch and slimexp's ``kl`` compute here).
 
-Milliseconds are the median of ``--repeats`` on the device's own clock; GiB the peak of all that is allocated, matrices
-and states included. Before that, value and gradients on a slice of the tokens are held against float64. Prints
-Markdown; exit status 1 where slimexp takes more than ``--most-ms`` or ``--most-gb`` (10^9 bytes), or a gradient is off.
+Milliseconds are the median of ``--repeats`` on the device's own clock; GB (10^9 bytes) the peak of all that is
+allocated, matrices and states included. Before that, value and gradients on a slice of the tokens are held against
+float64. Prints Markdown; exit status 1 where slimexp takes more than ``--most-ms`` or ``--most-gb``, or where a
+gradient is off.
 """
 
 import argparse
@@ -172,7 +173,7 @@ def errors(case: Case, compute: Loss, loss: LabelLoss) -> list[float]:
     value = compute(states, case.taught)
     found = [value.detach(), *torch.autograd.grad(value, [states, case.student.weight])]
     pairs = zip(found, exact(case, loss), strict=True)
-    return [float((mine.double() - theirs).norm() / theirs.norm()) for mine, theirs in pairs]
+    return [float((computed.double() - expected).norm() / expected.norm()) for computed, expected in pairs]
 
 
 def measured(case: Case, compute: Loss, repeats: int) -> tuple[float, float]:

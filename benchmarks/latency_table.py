@@ -14,6 +14,7 @@ Prints Markdown, writes ``RUNS/latency_table.json``; exits with status 1 where t
 """
 
 import argparse
+import itertools
 import json
 import random
 import sys
@@ -92,7 +93,7 @@ def rows(work: Search, count: int, seed: int) -> list[Row]:
     probes = cost.probes(work.choices)
     times = work.stopwatch.milliseconds(probes, "latency of model")
     table = cost.latency(work.choices, {probe: times[str(probe)] for probe in probes})
-    drawn = [shape for shape, _ in zip(shapes(work.choices, seed), range(count), strict=False)]
+    drawn = list(itertools.islice(shapes(work.choices, seed), count))
     dense = work.stopwatch.dense_ms  # of the table, before further ones of the dense model shift it
     program = Program(work.choices, Added({}))
     before = {shape: program.cost(shape, table) / dense for shape in drawn}

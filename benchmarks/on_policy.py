@@ -1,4 +1,4 @@
-"""How fast does a student write its batches: through our decode loop, against transformers' ``generate``?
+"""How fast does a student write its batches: through the decode loop, or by transformers' ``generate``?
 
     python -m benchmarks.on_policy                          # one GPU, the shape of SmolLM2-135M
     python -m benchmarks.on_policy --student quantized      # or masked: attachments are computed at every token
@@ -84,7 +84,7 @@ def seconds(write: Write, seed: int) -> float:
 
 
 def peak(device: torch.device) -> float:
-    """Peak GiB since it was asked last; 0 on a CPU."""
+    """Peak GiB since the last call; 0 on a CPU."""
     if device.type != "cuda":
         return 0.0
     found = torch.cuda.max_memory_allocated() / 2**30

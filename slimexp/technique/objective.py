@@ -117,7 +117,7 @@ class Objective:
         student = replace(student, spans=batch.get(SPANS))
         plain = losses if sums is None else {n: loss for n, loss in losses.items() if n not in sums.losses}
         terms = {
-            name: _where_true(
+            name: _unless_written(
                 loss,
                 batch,
                 self._term(
@@ -193,7 +193,7 @@ class Objective:
         index = batch[LOGITS_AT] if LOGITS_AT in batch else positions(batch, "labels")
         taught = None if teacher is None or sums.teacher is None else _rows(teacher.logits, index)
         count = self.shared(counted_labels(labels)[None]).clamp(min=1e-12)
-        weights = torch.stack([_where_true(loss, batch, self._weights[name]) for name, loss in sums.losses.items()])
+        weights = torch.stack([_unless_written(loss, batch, self._weights[name]) for name, loss in sums.losses.items()])
         total, numerators = sums(
             _rows(student.logits, index),
             taught,
@@ -202,7 +202,7 @@ class Objective:
             self._scheduled,
         )
         terms = zip(sums.losses.items(), numerators / count, strict=True)
-        return total, {name: _where_true(loss, batch, term) for (name, loss), term in terms}
+        return total, {name: _unless_written(loss, batch, term) for (name, loss), term in terms}
 
     def _term(self, ratio: Ratio) -> Tensor:
         return Ratio(ratio.numerator, self.shared(ratio.denominator)).mean()
@@ -279,7 +279,7 @@ def _fill(held: dict[str, Tensor], key: str, value: float, device: torch.device)
     held[key].fill_(value)
 
 
-def _where_true(loss: Loss, batch: Batch, value: Tensor) -> Tensor:
+def _unless_written(loss: Loss, batch: Batch, value: Tensor) -> Tensor:
     """``value``, or 0 of a loss that learns labels themselves, where the student has written them."""
     return value if loss.needs_teacher or WRITTEN not in batch else value * (1 - batch[WRITTEN][0])
 

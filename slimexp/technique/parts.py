@@ -165,12 +165,12 @@ class Divisible(Distributed):
         alone = process_group.size() == 1 or self._are_shards
         if self._count(len(batch["labels"])) == 1 and (alone or self._graphs is not None):
             own = None if alone else self.objective.denominators(batch)
-            if own is not None:  # asked for here: no device waits for another within a recording
+            if own is not None:  # shared here: no device waits for another within a recording
                 with self.split():
                     batch = {**batch, DENOMINATORS: torch.stack([self.shared_denominator(count) for count in own])}
             return self.agreed(lambda: self._whole(batch))
         with self.split():
-            parts = list(self.parts(batch))  # what devices tell each other is told before any may fail
+            parts = list(self.parts(batch))  # devices exchange denominators before any of them may fail
         return self.agreed(lambda: self._summed(parts))
 
     def _whole(self, batch: Batch) -> Loss:
@@ -224,22 +224,22 @@ class Divisible(Distributed):
     def _own_denominators(self, parts: list[Batch]) -> list[Tensor]:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # the passes with gradient draw the same numbers again
-            of_parts = [self._asked(part) for part in parts]
+            of_parts = [self._denominators_of(part) for part in parts]
         return [torch.stack(denominators).sum(0) for denominators in zip(*of_parts, strict=True)]
 
-    def _asked(self, part: Batch) -> list[Tensor]:
+    def _denominators_of(self, part: Batch) -> list[Tensor]:
         """Denominators of the losses on a part of a batch."""
         if (known := self.objective.denominators(part)) is not None:
             return known
-        asked: list[Tensor] = []
+        requested: list[Tensor] = []
 
         def note(denominator: Tensor) -> Tensor:
-            asked.append(denominator)
+            requested.append(denominator)
             return denominator
 
         with self.divided_by(note):
             self.objective(part, self.progress)
-        return asked
+        return requested
 
     def _count(self, rows: int) -> int:
         """Number of parts for so many rows; the same for all shards, which gather every block together."""
