@@ -260,7 +260,7 @@ def tune_rest(fused: Fused) -> None:
     blocks = fused.blocks
     for keys, warps, splits in ATTENTION:
         fused.KEYS, fused.splits, fused.WARPS = keys, splits, warps
-        fused.partial = torch.zeros(fused.heads, splits, fused.width + 2, device="cuda")
+        fused.partial = torch.zeros(max(block.heads for block in blocks), splits, fused.width + 2, device="cuda")
         cells = []
         for position in (1, 128, 256, 500):
             fused.position.fill_(position)

@@ -144,17 +144,22 @@ def tiny() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def tiny_unlike(tiny: Callable[..., Any]) -> Callable[..., Any]:
-    """Task, and stack -> neurons of its two blocks -> a family of ``tiny`` whose blocks keep the first of theirs."""
+    """Task, and stack -> neurons (or groups of ``heads``) of its two blocks -> ``tiny`` with the first of each."""
     import torch
 
-    from slimexp.cut.remove import remove
+    from slimexp.cut.remove import head_rows, remove
 
-    def build(task: str, **neurons: list[int]) -> Any:
+    def build(task: str, heads: dict[str, list[int]] | None = None, **neurons: list[int]) -> Any:
         family = tiny(task)
         names = {module: name for name, module in family.model.named_modules()}
-        kept = {names[family.blocks()[stack][i]]: torch.arange(n) for stack, each in neurons.items()
-                for i, n in enumerate(each)}  # fmt: skip
-        return remove(family, {stack: [0, 1] for stack in neurons}, {"ffn": kept})
+
+        def first(stacks: dict[str, list[int]]) -> dict[str, Any]:
+            return {names[family.blocks()[stack][i]]: torch.arange(n) for stack, each in stacks.items()
+                    for i, n in enumerate(each)}  # fmt: skip
+
+        kept = {"ffn": first(neurons)} if neurons else {}
+        kept |= head_rows(family.model.config, first(heads)) if heads else {}
+        return remove(family, {stack: [0, 1] for stack in family.blocks()}, kept)
 
     return build
 

@@ -18,7 +18,7 @@ from slimexp.architecture.base import (
     Rule,
     head_width,
 )
-from slimexp.architecture.reasons import FIXED_WIDTHS, LAYER_NORM, SIZE_OF_A_HEAD
+from slimexp.architecture.reasons import FIXED_WIDTHS, FUSED_HEADS, LAYER_NORM, SIZE_OF_A_HEAD
 
 INPUTS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 GATED = ("mlp.gate_proj", "mlp.up_proj")
@@ -83,6 +83,7 @@ PHI3 = replace(
     LLAMA,
     axes={r"qkv_proj\.weight$": (QKV, HIDDEN), r"gate_up_proj\.weight$": (GATE_UP, HIDDEN), **LLAMA.axes},
     parts={QKV: (HEADS, KV_HEADS, KV_HEADS), GATE_UP: (FFN, FFN)},
+    alike={HEADS: FUSED_HEADS},
     rules=lambda _: (
         Rule("input_layernorm", ("self_attn.qkv_proj",)),
         Rule("post_attention_layernorm", ("mlp.gate_up_proj",)),

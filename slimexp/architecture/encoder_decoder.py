@@ -17,7 +17,7 @@ from slimexp.architecture.base import (
     head_width,
 )
 from slimexp.architecture.gpt import OPT
-from slimexp.architecture.reasons import FIRST_TABLE, FIXED_WIDTHS, TWO_VOCABULARIES
+from slimexp.architecture.reasons import FIRST_TABLE, FIXED_WIDTHS, SHARED_TABLE, TWO_ATTENTIONS, TWO_VOCABULARIES
 
 
 def _t5(config: PreTrainedConfig) -> Sequence[Rule]:
@@ -52,12 +52,16 @@ T5 = Architecture(
     widths={HEADS: head_width, TABLE: lambda config: 1},
     # The blocks of a stack share the position table of their self-attention, in block 0; cross-attention has none.
     scopes={HEADS: r"^\w+\.block\.\d+\.layer\.1(?=\.EncDecAttention)|^\w+(?=\.block\.\d+\.layer\.0\.\w*SelfAttention)"},
+    alike={HEADS: SHARED_TABLE},
     first_block=FIRST_TABLE,
     rules=_t5,
 )
 
 UMT5 = replace(  # a position table for every block
-    T5, scopes={HEADS: r"^\w+\.block\.\d+\.layer\.\d+(?=\.(SelfAttention|EncDecAttention))"}, first_block=None
+    T5,
+    scopes={HEADS: r"^\w+\.block\.\d+\.layer\.\d+(?=\.(SelfAttention|EncDecAttention))"},
+    alike={HEADS: TWO_ATTENTIONS},
+    first_block=None,
 )
 
 

@@ -2,11 +2,11 @@
 
 Plain transformers holds models whose blocks have one width, so that heads, neurons and channels of the residual stream
 are chosen for all blocks at once, and so are the experts of mixtures and their bits; whether a block stays, and its
-bits, are chosen block by block (of an encoder-decoder, bits for all at once), and so are neurons where widths may be
-unlike (see ``model.widths``).
+bits, are chosen block by block (of an encoder-decoder, bits for all at once), and so are heads and neurons where widths
+may be unlike (see ``model.widths``).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
@@ -17,7 +17,7 @@ from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, LAYERS
 from slimexp.architecture.model_type import architecture_of
 from slimexp.cut.experts import rule
 from slimexp.cut.shape import WIDTHS, axes_of, lattice, possible, whole
-from slimexp.cut.unlike import check_unlike
+from slimexp.cut.unlike import unlike_axes
 
 FLOAT = 16  # bits of a block that is not rounded
 REMOVED = "removed"
@@ -72,13 +72,13 @@ class Candidate:
     """A choice for every block.
 
     Attributes:
-        heads: Groups of attention heads that each block keeps; ``None`` where the type cannot lose them.
+        heads: Groups of attention heads that each block keeps, at most; ``None`` where the type cannot lose them.
         ffn: Neurons that each block keeps, at most; ``None`` where the type cannot lose them.
         hidden: Channels of the residual stream; ``None`` where the type cannot lose them.
         bits: Block that stays -> bits of its weights, ``FLOAT`` for those that are not rounded.
         experts: Experts that each mixture keeps; ``None`` where there are none.
         expert_bits: Bits of experts in blocks that are rounded, ``FLOAT`` where they are not; ``None`` as above.
-        neurons: Block that stays -> neurons that it keeps, where they are unlike; else empty.
+        unlike: ``heads`` or ``ffn``, where blocks keep unlike numbers -> block that stays -> units that it keeps.
     """
 
     heads: int | None
@@ -87,7 +87,7 @@ class Candidate:
     bits: Mapping[Place, int]
     experts: int | None = None
     expert_bits: int | None = None
-    neurons: Mapping[Place, int] = field(default_factory=dict)
+    unlike: Mapping[str, Mapping[Place, int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, widths: Mapping[str, int], bits: Mapping[Place, int]) -> "Candidate":
@@ -106,14 +106,17 @@ class Candidate:
         return {name: units for name, units in named.items() if units is not None}
 
     def widths_at(self, place: Place) -> dict[str, int]:
-        """``widths``, with the neurons of one block that stays."""
-        return self.widths | ({FFN: self.neurons[place]} if self.neurons else {})
+        """``widths``, with the heads and neurons of one block that stays."""
+        return self.widths | {name: units[place] for name, units in self.unlike.items()}
 
-    def keeping(self, neurons: Mapping[Place, int]) -> "Candidate":
-        """The same with other numbers of neurons, one for each block that stays."""
-        most = max(neurons.values())
-        unlike = dict(sorted(neurons.items())) if min(neurons.values()) < most else {}
-        return replace(self, ffn=most, neurons=unlike)
+    def keeping(self, name: str, units: Mapping[Place, int]) -> "Candidate":
+        """The same with other numbers of ``heads`` or of neurons (``ffn``), one for each block that stays."""
+        most = max(units.values())
+        unlike = {other: each for other, each in self.unlike.items() if other != name}
+        if min(units.values()) < most:
+            unlike[name] = dict(sorted(units.items()))
+        widest: dict[str, Any] = {name: most}
+        return replace(self, unlike=unlike, **widest)
 
     def layers(self, stacks: Mapping[str, int]) -> dict[str, list[int]]:
         """Stack -> indices of the blocks that stay, ascending."""
@@ -122,7 +125,7 @@ class Candidate:
     def __str__(self) -> str:
         """Stays and bits block by block, a dot for one that is removed: ``decoder 44.8f, heads 4, ffn 448``.
 
-        Where neurons are unlike, they follow block by block: ``ffn 448/192/64``.
+        Where heads or neurons are unlike, they follow block by block: ``ffn 448/192/64``.
         """
         stacks: dict[str, dict[int, int]] = {}
         for place, bits in self.bits.items():
@@ -132,8 +135,8 @@ class Candidate:
             row = (kept.get(index) for index in range(max(kept) + 1))
             words.append(f"{stack} " + "".join("." if b is None else "f" if b == FLOAT else str(b) for b in row))
         units = {name: str(units) for name, units in self.widths.items()}
-        if self.neurons:
-            units[FFN] = "/".join(str(self.neurons[place]) for place in sorted(self.neurons, key=_in_order))
+        for name, each in self.unlike.items():
+            units[name] = "/".join(str(each[place]) for place in sorted(each, key=_in_order))
         return ", ".join(words + [f"{name} {number}" for name, number in units.items()])
 
 
@@ -150,7 +153,7 @@ class Choices:
         bits: Widths of weights, descending; ``FLOAT`` among them where blocks may stay as they are.
         one_width: Whether all rounded blocks must have the same bits.
         paired: Whether the decoder must not be deeper than the encoder.
-        uniform: Whether all blocks must keep as many neurons.
+        unlike: Those of ``heads`` and ``ffn`` of which blocks may keep unlike numbers.
     """
 
     stacks: Mapping[str, int]
@@ -160,11 +163,11 @@ class Choices:
     bits: Sequence[int]
     one_width: bool
     paired: bool
-    uniform: bool = True
+    unlike: Collection[str] = ()
 
     def shared(self, widths: Mapping[str, int]) -> dict[str, int]:
         """Of some widths those that all blocks must share."""
-        return {name: units for name, units in widths.items() if self.uniform or name != FFN}
+        return {name: units for name, units in widths.items() if name not in self.unlike}
 
     @property
     def places(self) -> list[Place]:
@@ -208,7 +211,7 @@ def choices(
         bits: Widths of weights, ``FLOAT`` for none.
         expert_bits: Widths of the weights of experts, in blocks whose others are rounded.
         multiple: Divisor of the channels and neurons that stay: the group size of the quantizer, or more.
-        uniform: Whether all blocks must keep as many neurons.
+        uniform: Whether all blocks must keep as many heads and neurons.
 
     Raises:
         ValueError: A share or width is out of range, or there is nothing to choose.
@@ -221,8 +224,7 @@ def choices(
         if name not in free or name not in dense:
             continue
         widths[name] = _sizes(config, name, shares, multiple)
-    if not uniform:
-        check_unlike(config, widths)
+    unlike = () if uniform else unlike_axes(config, widths)
     if EXPERTS in dense and set(bits) != {FLOAT}:
         widths[EXPERT_BITS] = sorted(set(expert_bits), reverse=True)
     stacks = {key: units for key, units in dense.items() if key not in WIDTHS}
@@ -234,7 +236,7 @@ def choices(
         bits=sorted(set(bits), reverse=True),
         one_width=bool(config.is_encoder_decoder),
         paired={"encoder", "decoder"} <= stacks.keys(),
-        uniform=uniform,
+        unlike=unlike,
     )
     if next(iter(found.changes()), None) is None:
         raise ValueError("search has nothing to choose: set search.remove=true, or give search.heads, ffn or bits")

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from slimexp.architecture.base import FFN
 from slimexp.candidate.choice import Candidate, Choices, Place
 from slimexp.host.progress import counted
 
@@ -56,7 +55,8 @@ def _children(parent: Candidate, choices: Choices, chance: random.Random) -> Ite
 
 
 def _switched(parent: Candidate, choices: Choices, chance: random.Random) -> Candidate:
-    bits, neurons = dict(parent.bits), {place: parent.widths_at(place).get(FFN, 0) for place in parent.bits}
+    bits = dict(parent.bits)
+    unlike = {name: {place: parent.widths_at(place)[name] for place in bits} for name in choices.unlike}
     gone = [place for place in choices.places if place not in bits]
     may_go = [place for place in bits if place in choices.removable]
     kind = chance.choice(["swap", "bits", "width", "depth"])
@@ -70,11 +70,12 @@ def _switched(parent: Candidate, choices: Choices, chance: random.Random) -> Can
     elif kind == "width" and choices.widths:
         name = chance.choice(sorted(choices.widths))
         bits = _again(bits, choices, chance)
-        if name != FFN or choices.uniform:
+        if name in unlike:
+            for place in chance.sample(sorted(bits), min(2, len(bits))):
+                unlike[name][place] = chance.choice(choices.widths[name])
+        else:
             changed: dict[str, Any] = {name: chance.choice(choices.widths[name])}
             parent = replace(parent, **changed)
-        for place in chance.sample(sorted(bits), min(2, len(bits))) if not choices.uniform else ():
-            neurons[place] = chance.choice(choices.widths[FFN])
     elif kind == "depth":
         if gone and (chance.random() < 0.5 or not may_go):
             bits[chance.choice(gone)] = chance.choice(sorted(set(bits.values())))
@@ -82,7 +83,9 @@ def _switched(parent: Candidate, choices: Choices, chance: random.Random) -> Can
             del bits[chance.choice(may_go)]
         bits = _again(bits, choices, chance)
     child = replace(parent, bits=dict(sorted(bits.items())))
-    return child if choices.uniform else child.keeping({place: neurons.get(place, parent.ffn or 0) for place in bits})
+    for name, units in unlike.items() if bits else ():
+        child = child.keeping(name, {place: units.get(place, parent.widths[name]) for place in bits})
+    return child
 
 
 def _again(bits: dict[Place, int], choices: Choices, chance: random.Random) -> dict[Place, int]:

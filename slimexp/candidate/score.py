@@ -147,23 +147,26 @@ class Scorer:
         kept: dict[str, ScopeIndices] = {}
         if candidate.hidden is not None and candidate.hidden < size(config, HIDDEN):
             kept |= self._channels(candidate.hidden)
-        if candidate.ffn is not None and (candidate.neurons or candidate.ffn < size(config, FFN)):
-            kept[FFN] = {
-                name: order[: self._neurons(candidate, name)].sort().values for name, order in self.order.ffn.items()
-            }
-        if candidate.heads is not None and candidate.heads < size(config, architecture_of(config).groups):
-            best = {name: order[: candidate.heads].sort().values for name, order in self.order.heads.items()}
-            kept |= head_rows(config, best)
+        if self._loses(candidate, FFN, FFN):
+            kept[FFN] = self._best(candidate, FFN, self.order.ffn)
+        if self._loses(candidate, HEADS, architecture_of(config).groups):
+            kept |= head_rows(config, self._best(candidate, HEADS, self.order.heads))
         if candidate.experts is not None and candidate.experts < size(config, EXPERTS):
             best = {name: order[: candidate.experts].sort().values for name, order in self.order.experts.items()}
             kept[EXPERTS] = best
         return kept
 
-    def _neurons(self, candidate: Candidate, scope: str) -> int | None:
-        """Neurons that a block keeps."""
-        place = block_index(scope, architecture_of(self.family.model.config))
-        assert place is not None, scope
-        return candidate.neurons.get(Place(*place), candidate.ffn)
+    def _loses(self, candidate: Candidate, name: str, axis: str) -> bool:
+        """Whether a block of a candidate keeps fewer units than the model has."""
+        most = candidate.widths.get(name)
+        return most is not None and (name in candidate.unlike or most < size(self.family.model.config, axis))
+
+    def _best(self, candidate: Candidate, name: str, orders: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Scope -> units that a candidate retains in it, ascending."""
+        architecture, most = architecture_of(self.family.model.config), candidate.widths[name]
+        units = {(place.stack, place.index): n for place, n in candidate.unlike.get(name, {}).items()}
+        counts = {scope: units.get(block_index(scope, architecture) or ("", 0), most) for scope in orders}
+        return {scope: order[: counts[scope]].sort().values for scope, order in orders.items()}
 
     @cached_property
     def order(self) -> Order:

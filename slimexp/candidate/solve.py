@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from slimexp.architecture.base import FFN
 from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place
 from slimexp.host.compiled_output import unprinted
 from slimexp.host.progress import counted
@@ -172,7 +171,7 @@ class Program:
                 row[column] = price.removed(place)
             else:
                 row[column] = price.block(place, self._combinations[combination], bits)
-        for number in range(len(self._shared)):  # neurons change nothing outside the blocks
+        for number in range(len(self._shared)):  # heads and neurons change nothing outside the blocks
             row[len(self._columns) + number] = price.base(self._combinations[self._part.index(number)])
         return row
 
@@ -228,9 +227,9 @@ class Program:
         widths = next(iter(of_block.values()))
         bits = {place: b for place, c, b in chosen if c is not None}
         found = Candidate.of(widths, bits)
-        if FFN not in widths:
-            return found
-        return found.keeping({place: own[FFN] for place, own in of_block.items()})
+        for name in self.choices.unlike:
+            found = found.keeping(name, {place: own[name] for place, own in of_block.items()})
+        return found
 
     def _infeasible(self, limits: Sequence[Limit]) -> Infeasible:
         """The choice whose largest ratio of cost to budget is least, and whether a budget binds by itself."""

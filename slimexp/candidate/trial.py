@@ -8,7 +8,6 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from slimexp.architecture.base import FFN
 from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place, units_of
 from slimexp.candidate.score import bit_settings
 from slimexp.host.progress import counted
@@ -67,9 +66,9 @@ def overrides(candidate: Candidate, choices: Choices, stages: Stages, outline: F
         if len(kept) < choices.stacks[stack]:
             cut[f"{stack}_layers"] = kept
     cut |= {name: n for name, n in units_of(candidate.widths).items() if n != choices.widths[name][0]}
-    if candidate.neurons:
-        cut[FFN] = {
-            stack: [candidate.neurons[Place(stack, index)] for index in kept]
+    for name, units in candidate.unlike.items():
+        cut[name] = {
+            stack: [units[Place(stack, index)] for index in kept]
             for stack, kept in candidate.layers(choices.stacks).items()
         }
     if stages.cut is not None:

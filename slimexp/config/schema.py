@@ -130,7 +130,7 @@ class SearchSettings:
         remove: Whether whole blocks may go.
         heads: Shares of the groups of heads that may stay, beside all.
         ffn: Shares of the neurons that may stay, beside all.
-        uniform: Whether all blocks keep as many neurons.
+        uniform: Whether all blocks keep as many heads and neurons.
         hidden: Shares of the channels of the residual stream that may stay, beside all.
         experts: Shares of the experts of a mixture that may stay, beside all.
         bits: Widths of weights; 16 for floats.

@@ -1,4 +1,4 @@
-"""Constraints on what a cut retains: whole heads, equal widths but of neurons, and sizes that a config can hold."""
+"""Constraints on what a cut retains: whole heads, widths that may be unlike or not, and sizes a config can hold."""
 
 import copy
 import re
@@ -25,7 +25,7 @@ from slimexp.architecture.base import (
 from slimexp.architecture.model_type import architecture_of, instead, size
 from slimexp.cut.block_lists import renumber_blocks
 from slimexp.cut.experts import check_experts, check_neurons, check_router_groups
-from slimexp.model.widths import AXES, KEY, units_of
+from slimexp.model.widths import AXES, KEY, refusal, units_of, width_of
 
 # scope, or "" for the whole model -> indices retained, ascending, [n]; of the neurons of experts [experts, n]
 ScopeIndices = Mapping[str, Tensor]
@@ -123,6 +123,7 @@ def check(model: PreTrainedModel, layers: Mapping[str, Sequence[int]], retained:
         needed = [name for name in scopes(model, axis) if _is_retained(name, architecture, layers)]
         rows = {name: _units(config, axis, name) * entries_per_unit(config, axis) for name in parts}
         _check_indices(axis, parts, needed, rows)
+        _check_counts(config, axis, parts)
     _check_heads(config, architecture, retained)
     for name, indices in retained.get(EXPERTS, {}).items():
         check_experts(config, len(indices))
@@ -173,7 +174,7 @@ def _units(config: PreTrainedConfig, axis: str, name: str) -> int:
 
 
 def _check_indices(axis: str, parts: ScopeIndices, needed: Iterable[str], rows: Mapping[str, int]) -> None:
-    """Refuse indices out of range or out of order, scopes left out, and widths that differ where they must not.
+    """Refuse indices out of range or out of order, and scopes left out.
 
     Args:
         axis: What the indices count.
@@ -201,9 +202,15 @@ def _check_indices(axis: str, parts: ScopeIndices, needed: Iterable[str], rows: 
             raise ValueError(
                 f"{place} must be rising indices in 0..{rows[name] - 1}; got {indices.flatten().tolist()[:8]}"
             )
-    counts = {name: indices.shape[-1] for name, indices in parts.items()}
-    if len(set(counts.values())) > 1 and axis not in AXES:
-        raise ValueError(f"{axis} must be as many everywhere, the config has one number for all; got {counts}")
+
+
+def _check_counts(config: PreTrainedConfig, axis: str, parts: ScopeIndices) -> None:
+    """Refuse widths that differ where they must not."""
+    counts = {name: indices.shape[-1] // entries_per_unit(config, axis) for name, indices in parts.items()}
+    known = width_of(axis) in AXES
+    reason = refusal(config, width_of(axis)) if known else "the config has one number for all"
+    if len(set(counts.values())) > 1 and reason is not None:
+        raise ValueError(f"{axis} must be as many everywhere, {reason}; got {counts}")
 
 
 def _check_heads(config: PreTrainedConfig, architecture: Architecture, retained: Mapping[str, ScopeIndices]) -> None:

@@ -6,7 +6,7 @@ The units retained within a block are those of highest importance, see ``unit_im
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain
 
 from torch import Tensor
 from transformers import PreTrainedConfig
@@ -21,9 +21,12 @@ from slimexp.cut.remove import head_rows, remove
 from slimexp.cut.unit_importance import activity, by_scope, hidden_importance, reader_importance
 from slimexp.loss.base import Stack, Stacks
 from slimexp.model.base import Batch, Family
-from slimexp.model.widths import require_alike
+from slimexp.model.widths import refusal, require_alike
 
 CALIBRATION_ROWS = 32  # of a batch on which importance is measured
+
+
+Numbers = int | Mapping[str, Sequence[int]] | None  # of units in all blocks, or stack -> in each that stays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +38,8 @@ class Keep:
         decoder_layers: Indices of the decoder blocks retained, ascending.
         ffn: Number of feed-forward neurons retained per block; or, for unlike widths (see ``model.widths``), stack ->
             that number for each of its blocks retained, in order.
-        heads: Number of groups of attention heads retained per block: a key/value head with the query heads that share
-            it.
+        heads: Number of groups of attention heads retained per block, a key/value head with the query heads that share
+            it; or unlike numbers, as of ``ffn``.
         hidden: Number of channels of the residual stream retained.
         experts: Number of experts retained per mixture, of those that a router chooses between.
         calibration_batches: Number of batches of training text that the importance is measured on.
@@ -45,7 +48,7 @@ class Keep:
     encoder_layers: Sequence[int] | None
     decoder_layers: Sequence[int] | None
     ffn: int | Mapping[str, Sequence[int]] | None
-    heads: int | None
+    heads: int | Mapping[str, Sequence[int]] | None
     hidden: int | None
     experts: int | None
     calibration_batches: int
@@ -84,14 +87,12 @@ class Keep:
             retained[HIDDEN] = {"": _top_indices(self.hidden, channels, HIDDEN)}
         if self.ffn is not None:
             scores = by_scope(reader_importance(family, FFN, seen), FFN, architecture)
-            neurons = self._neurons(self._layers(config, architecture))
-            counts = {name: neurons.get(block_index(name, architecture)) for name in scores}
-            retained[FFN] = {name: _top_indices(n, scores[name], FFN) for name, n in counts.items() if n is not None}
+            retained[FFN] = self._best(self.ffn, FFN, scores, config)
         if self.heads is not None:
             groups = size(config, architecture.groups)
             scores = by_scope(reader_importance(family, HEADS, seen), HEADS, architecture)
-            best = {name: _top_indices(self.heads, s.view(groups, -1).sum(1), HEADS) for name, s in scores.items()}
-            retained |= head_rows(config, best)
+            scores = {name: score.view(groups, -1).sum(1) for name, score in scores.items()}
+            retained |= head_rows(config, self._best(self.heads, HEADS, scores, config))
         if self.experts is not None:
             groups = router_groups(config)
             experts = expert_importance(family, batches or None)
@@ -101,9 +102,18 @@ class Keep:
         return retained
 
     @property
-    def divisor(self) -> int | None:
-        """What the numbers of neurons have in common: the one number, or the greatest divisor of unlike ones."""
-        return math.gcd(*chain(*self.ffn.values())) if isinstance(self.ffn, Mapping) else self.ffn
+    def divisors(self) -> dict[str, int | None]:
+        """Heads and neurons -> what their numbers have in common: the one number, or the greatest divisor of unlike."""
+        asked = {HEADS: self.heads, FFN: self.ffn}
+        return {
+            axis: math.gcd(*chain(*numbers.values())) if isinstance(numbers, Mapping) else numbers
+            for axis, numbers in asked.items()
+        }
+
+    @property
+    def is_unlike(self) -> bool:
+        """Whether it may leave blocks of unlike widths."""
+        return isinstance(self.ffn, Mapping) or isinstance(self.heads, Mapping)
 
     def validate(self, config: PreTrainedConfig) -> None:
         """Refuse an architecture or an axis that cannot be cut, before anything is loaded.
@@ -117,12 +127,12 @@ class Keep:
         """The architecture of a model that can be cut so."""
         recognize(config)
         architecture = architecture_of(config)
-        if self.ffn is not None:
+        if self.ffn is not None or self.heads is not None:
             require_alike(config)
         requested = {
             HIDDEN: (self.hidden, "hidden"),
-            FFN: (self._widest(config, architecture), "ffn"),
-            architecture.groups: (self.heads, "heads"),
+            FFN: (self._widest(FFN, self.ffn, config), "ffn"),
+            architecture.groups: (self._widest(HEADS, self.heads, config), "heads"),
             EXPERTS: (self.experts, "experts"),
         }
         units = {axis: count for axis, (count, _) in requested.items() if count is not None}
@@ -149,28 +159,39 @@ class Keep:
             raise ValueError(_not_loadable(config, units, axis, requested[axis][1]))
         return architecture
 
-    def _neurons(self, layers: Mapping[str, Sequence[int]]) -> dict[tuple[str, int] | None, int]:
-        """Stack and index of every block retained -> number of its neurons retained."""
+    def _best(
+        self, numbers: Numbers, axis: str, scores: Mapping[str, Tensor], config: PreTrainedConfig
+    ) -> dict[str, Tensor]:
+        """Scope -> the units of highest importance that it retains, where its block stays."""
+        architecture = architecture_of(config)
+        if not isinstance(numbers, Mapping):
+            assert numbers is not None, axis
+            return {name: _top_indices(numbers, score, axis) for name, score in scores.items()}
+        layers = self._layers(config, architecture)
         places = [(stack, index) for stack, blocks in layers.items() for index in blocks]
-        numbers = chain(*(self.ffn[stack] for stack in layers)) if isinstance(self.ffn, Mapping) else repeat(self.ffn)
-        return dict(zip(places, numbers, strict=False))  # type: ignore[arg-type]
+        counts = dict(zip(places, chain(*(numbers[stack] for stack in layers)), strict=True))
+        of_scopes = {name: counts.get(place) for name in scores if (place := block_index(name, architecture))}
+        return {name: _top_indices(n, scores[name], axis) for name, n in of_scopes.items() if n is not None}
 
-    def _widest(self, config: PreTrainedConfig, architecture: Architecture) -> int | None:
-        """The largest number of neurons retained.
+    def _widest(self, axis: str, numbers: Numbers, config: PreTrainedConfig) -> int | None:
+        """The largest number of units retained.
 
         Raises:
-            ValueError: There is not one for each block retained.
+            ValueError: There is not one for each block retained, or the type must have as many in every block.
         """
-        if not isinstance(self.ffn, Mapping):
-            return self.ffn
-        depths = {stack: len(blocks) for stack, blocks in self._layers(config, architecture).items()}
-        given = {stack: len(widths) for stack, widths in self.ffn.items()}
-        if given != depths or min(chain(*self.ffn.values())) < 1:
+        if not isinstance(numbers, Mapping):
+            return numbers
+        if (reason := refusal(config, axis)) is not None:
+            raise ValueError(f"cut.{axis} must be one number for a model of type {config.model_type}: {reason}")
+        layers = self._layers(config, architecture_of(config))
+        depths = {stack: len(blocks) for stack, blocks in layers.items()}
+        given = {stack: len(widths) for stack, widths in numbers.items()}
+        if given != depths or min(chain(*numbers.values())) < 1:
             wish = ", ".join(f"{stack}: {n} numbers" for stack, n in depths.items())
             raise ValueError(
-                f"cut.ffn must be one number, or one from 1 for each block that stays ({wish}); got {dict(self.ffn)}"
+                f"cut.{axis} must be one number, or one from 1 for each block that stays ({wish}); got {dict(numbers)}"
             )
-        return max(chain(*self.ffn.values()))
+        return max(chain(*numbers.values()))
 
     def _layers(self, config: PreTrainedConfig, architecture: Architecture) -> dict[str, list[int]]:
         """Stack -> indices of the blocks retained."""
@@ -191,12 +212,15 @@ def cut_stacks(whole: Stacks, cut: Keep, config: PreTrainedConfig) -> dict[str, 
         config: The model's config before.
     """
     groups = 1 if cut.heads is None else size(config, architecture_of(config).groups)
-    heads = 1 if cut.heads is None else cut.heads
     stacks = {}
     for name, stack in whole.items():
         layers = cut.encoder_layers if name == "encoder" else cut.decoder_layers
         blocks = [stack.attention[index] for index in (range(stack.depth) if layers is None else layers)]
-        widths = [None if block is None else tuple(width * heads // groups for width in block) for block in blocks]
+        heads = cut.heads[name] if isinstance(cut.heads, Mapping) else [cut.heads or 1] * len(blocks)
+        widths = [
+            None if block is None else tuple(width * n // groups for width in block)
+            for block, n in zip(blocks, heads, strict=True)
+        ]
         stacks[name] = Stack(cut.hidden or stack.width, widths)  # type: ignore[arg-type]
     return stacks
 

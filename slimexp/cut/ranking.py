@@ -27,6 +27,7 @@ from slimexp.model.experts import DOWN, matrices
 from slimexp.model.layer import Layer, latent, matrix
 from slimexp.record.figures import OF_LAYER
 
+NEURONS = "neurons"  # of blocks, in the record
 REAP, FREQUENCY, MERGE = "reap", "frequency", "merge"
 EXPERT_RANKS = (REAP, FREQUENCY, MERGE)  # by their saliency; by the tokens they see, with or without a merge to follow
 
@@ -40,14 +41,14 @@ class Ranking:
         units: Width -> scope -> indices of its units, most important first; of the neurons of experts, [experts, n].
         entries: Axis of ``remove`` -> (width that it belongs to, number of its rows that represent one unit).
         experts: Scope -> what the experts of its mixture do with the calibration text, where they will go.
-        unlike: Where blocks may keep unlike numbers of neurons, of which a shape has the mean: what decides on them.
+        unlike: Width of which blocks may keep unlike numbers, and a shape has the mean -> what decides on them.
     """
 
     blocks: Mapping[str, Sequence[int]]
     units: Mapping[str, Mapping[str, Tensor]]
     entries: Mapping[str, tuple[str, int]]
     experts: Mapping[str, ExpertUse] = field(default_factory=dict)
-    unlike: Unlike | None = None
+    unlike: Mapping[str, Unlike] = field(default_factory=dict)
 
     def layers(self, shape: Shape) -> dict[str, list[int]]:
         """Stack -> indices of the blocks retained in ``shape``, as ``remove`` takes them."""
@@ -66,10 +67,13 @@ class Ranking:
         }
 
     def figures(self, shape: Shape) -> dict[str, float]:
-        """Neurons that stay in each block, for the record; none where they are as many everywhere."""
-        if self.unlike is None:
-            return {}
-        return {f"neurons{OF_LAYER}{scope}": float(count) for scope, count in self._counts(shape).get(FFN, {}).items()}
+        """Heads and neurons that stay in each block, for the record; none where they are as many everywhere."""
+        counts = self._counts(shape)
+        return {
+            f"{NEURONS if width == FFN else width}{OF_LAYER}{scope}": float(count)
+            for width in self.unlike
+            for scope, count in counts.get(width, {}).items()
+        }
 
     def _counts(self, shape: Shape) -> dict[str, dict[str, int]]:
         """Width that does not stay whole -> scope -> number of its units retained."""
@@ -78,9 +82,8 @@ class Ranking:
             for width, scopes in self.units.items()
             if shape[width] < next(iter(scopes.values())).shape[-1]
         }
-        if self.unlike is not None and FFN in counts:
-            counts[FFN] = self.unlike.counts(self.layers(shape), shape[FFN])
-        return counts
+        unlike = {width: found for width, found in self.unlike.items() if width in counts}
+        return counts | {width: found.counts(self.layers(shape), shape[width]) for width, found in unlike.items()}
 
 
 def rank(

@@ -1,7 +1,7 @@
 """Cutting a smaller transformers model out of a larger one: layers, heads, neurons, hidden width, experts, vocabulary.
 
-The result is a plain transformers model with a config of its own; where blocks keep unlike numbers of neurons, it is
-one of ``model.widths``.
+The result is a plain transformers model with a config of its own; where blocks keep unlike numbers of neurons or heads,
+it is one of ``model.widths``.
 """
 
 import copy
@@ -26,12 +26,12 @@ from slimexp.architecture.base import (
     scope,
 )
 from slimexp.architecture.model_type import architecture_of, size
-from slimexp.cut.constraints import ScopeIndices, check, entries_per_unit, resized, with_queries
+from slimexp.cut.constraints import ScopeIndices, admits, check, entries_per_unit, resized, with_queries
 from slimexp.cut.vocabulary import renumber, shrunk
-from slimexp.host.progress import counted
+from slimexp.host import progress
 from slimexp.model.base import Family
 from slimexp.model.empty import without_values
-from slimexp.model.widths import AXES, set_widths, units_of, widths_of
+from slimexp.model.widths import AXES, counted, refusal, set_widths, units_of, widths_of
 
 
 def remove(
@@ -47,10 +47,10 @@ def remove(
         family: The larger model; it stays unchanged.
         layers: Stack -> indices of the blocks retained, ascending; every stack of the model.
         retained: Axis -> scope (see ``constraints.scopes``) -> indices of the rows or columns retained, ascending; an
-            axis left out stays whole. Widths are the same in all blocks, but for those of ``model.widths.AXES``. Heads
-            are represented by their channels (see ``head_rows``), and their rows in fused or latent projections and
-            position tables follow. Of the neurons of experts, indices are [experts, n]. Of the vocabulary, they are
-            token ids; the tokenizer is renumbered.
+            axis left out stays whole. Widths are the same in all blocks, but where ``model.widths`` holds others: not
+            of one choice for all, under "". Heads are represented by their channels (see ``head_rows``), and their rows
+            in fused or latent projections and position tables follow. Of the neurons of experts, indices are
+            [experts, n]. Of the vocabulary, they are token ids; the tokenizer is renumbered.
         values: Gives the values that are taken of a larger parameter, of its name and its own values.
 
     Raises:
@@ -77,7 +77,7 @@ def remove(
         small.generation_config = generation
     state = model.state_dict()
     with torch.no_grad():
-        for name, tensor in counted(
+        for name, tensor in progress.counted(
             small.state_dict().items(), "smaller tensor"
         ):  # one by one, so that no third copy is held
             source = _source_name(name, architecture, layers)
@@ -93,14 +93,20 @@ def _config(
     """The config of what is retained; arguments are those of ``remove``."""
     rows = {axis: next(iter(part.values())).shape[-1] for axis, part in retained.items()}
     unlike = {
-        axis: _widths(config, axis, layers, retained.get(axis))
-        for axis in AXES
-        if axis in retained or axis in widths_of(config)
+        width: _widths(config, axis, layers, retained.get(axis))
+        for width in AXES
+        if (axis := counted(config, width)) in retained or width in widths_of(config)
     }
-    rows |= {axis: max(map(max, widths.values())) for axis, widths in unlike.items()}
+    for width, widths in unlike.items():
+        axis, most = counted(config, width), max(map(max, widths.values()))
+        if refusal(config, width) is None and "" not in retained.get(axis, {}):  # the next that transformers loads
+            hidden = {HIDDEN: rows[HIDDEN]} if HIDDEN in rows else {}
+            larger = range(most, size(config, axis) + 1)
+            most = next((units for units in larger if admits(config, {**hidden, axis: units})), most)
+        rows |= {one: n * entries_per_unit(config, one) for one, n in with_queries(config, {axis: most}).items()}
     small = resized(config, layers, rows)
-    for axis, widths in unlike.items():
-        set_widths(small, axis, widths)
+    for width, widths in unlike.items():
+        set_widths(small, width, widths)
     return small
 
 
@@ -108,12 +114,12 @@ def _widths(
     config: PreTrainedConfig, axis: str, layers: Mapping[str, Sequence[int]], part: ScopeIndices | None
 ) -> dict[str, list[int]]:
     """Stack -> number of units of ``axis`` in each block that stays, with ``part`` of them retained or all."""
-    architecture = architecture_of(config)
+    architecture, entries = architecture_of(config), entries_per_unit(config, axis)
     places = [(stack, index) for stack, blocks in layers.items() for index in blocks]
     if part is None:
         units = {place: units_of(config, axis, *place) for place in places}
     else:
-        counts = {block_index(name, architecture): len(indices) for name, indices in part.items()}
+        counts = {block_index(name, architecture): len(indices) // entries for name, indices in part.items()}
         units = {place: counts.get(place, counts.get(None, 0)) for place in places}
     widest = max(units.values())  # what a block that has no such units is said to have
     return {stack: [units[stack, index] or widest for index in blocks] for stack, blocks in layers.items()}

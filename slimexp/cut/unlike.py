@@ -1,6 +1,6 @@
-"""Numbers of neurons that differ from block to block: of all with the same sum, those that lose least.
+"""Numbers of neurons or heads that differ from block to block: of all with the same sum, those that lose least.
 
-What a block loses with fewer neurons is measured for each block alone, and losses are taken to add up, as in the search
+What a block loses with fewer of them is measured for each block alone, and losses are taken to add up, as in the search
 for shapes (``budget.solver``). Scores of weights do not compare across blocks: on the zoo's Llama, unlike widths by
 their global order lose more than alike ones do.
 """
@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from slimexp.architecture.base import FFN, block_index
-from slimexp.architecture.model_type import ARCHITECTURES, architecture_of
+from slimexp.architecture.base import HEADS, block_index
+from slimexp.architecture.model_type import architecture_of
 from slimexp.cut.constraints import ScopeIndices
+from slimexp.cut.remove import head_rows
 from slimexp.host.progress import counted
 from slimexp.model.base import Family
+from slimexp.model.widths import AXES, refusal
 
-POINTS = 9  # numbers of neurons that are measured for each block, the least and the most among them
+POINTS = 9  # numbers of units that are measured for each block, the least and the most among them
 
 Layers = Mapping[str, Sequence[int]]
 Loss = Callable[[Layers, Mapping[str, ScopeIndices]], float]  # of the model that ``remove`` would give
@@ -27,12 +29,12 @@ Loss = Callable[[Layers, Mapping[str, ScopeIndices]], float]  # of the model tha
 
 @dataclass(frozen=True)
 class Unlike:
-    """What each block loses with fewer neurons, the others whole.
+    """What each block loses with fewer neurons, or with fewer groups of heads, the others whole.
 
     Attributes:
-        losses: Scope -> loss with 1, 2, ... steps of its neurons.
+        losses: Scope -> loss with 1, 2, ... steps of its units.
         places: Scope -> stack and index of its block.
-        step: Neurons in a step.
+        step: Units in a step.
     """
 
     losses: Mapping[str, NDArray[np.float64]]
@@ -40,11 +42,11 @@ class Unlike:
     step: int
 
     def counts(self, layers: Layers, mean: int) -> dict[str, int]:
-        """Scope -> number of its neurons that stay.
+        """Scope -> number of its units that stay.
 
         Args:
             layers: Stack -> indices of the blocks that stay.
-            mean: Neurons of those blocks, on average; a multiple of ``step``.
+            mean: Units of those blocks, on average; a multiple of ``step``.
         """
         stay = [scope for scope, (stack, index) in self.places.items() if index in layers[stack]]
         if not stay:
@@ -53,44 +55,52 @@ class Unlike:
         return dict.fromkeys(self.places, mean) | {s: n * self.step for s, n in zip(stay, steps, strict=True)}
 
 
-def check_unlike(config: PreTrainedConfig, options: Mapping[str, Sequence[int]]) -> None:
-    """Refuse to let blocks keep unlike numbers of neurons where none can go, or where the config could not say so.
+def unlike_axes(config: PreTrainedConfig, options: Mapping[str, Sequence[int]]) -> list[str]:
+    """Those of heads and neurons of which blocks may keep unlike numbers.
 
     Args:
         config: Config of the model.
         options: Width -> numbers of units to choose from.
 
     Raises:
-        ValueError: States the rule and the way out.
+        ValueError: There are none, as none can go, or as the config could not say so; states the way out.
     """
-    if len(options.get(FFN, ())) < 2:
-        raise ValueError("uniform=false is for neurons, and none can go: let ffn be cut too, or set uniform=true")
-    if config.model_type not in ARCHITECTURES:
+    cut = [axis for axis in AXES if len(options.get(axis, ())) > 1]
+    if not cut:
         raise ValueError(
-            f"uniform must be true for a model of type {config.model_type}, whose parameters are only recognized by "
-            f"their names; it may be false for {', '.join(sorted(ARCHITECTURES))}"
+            "uniform=false is for heads and neurons, and none of them can go: let heads or ffn be cut too, or set "
+            "uniform=true"
         )
+    reasons = {axis: refusal(config, axis) for axis in cut}
+    if all(reasons.values()):
+        raise ValueError(
+            f"uniform must be true where {' and '.join(cut)} of a model of type {config.model_type} can go: "
+            f"{'; '.join(dict.fromkeys(map(str, reasons.values())))}"
+        )
+    return [axis for axis, reason in reasons.items() if reason is None]
 
 
-def measure_unlike(family: Family, orders: Mapping[str, Tensor], loss: Loss, step: int) -> Unlike:
-    """Measure what each block loses with fewer neurons; between ``POINTS`` numbers of them, losses are interpolated.
+def measure_unlike(family: Family, axis: str, orders: Mapping[str, Tensor], loss: Loss, step: int) -> Unlike:
+    """Measure what each block loses with fewer units; between ``POINTS`` numbers of them, losses are interpolated.
 
     Args:
         family: The model; it stays unchanged.
-        orders: Scope -> its neurons, most important first.
+        axis: What may be unlike, one of ``model.widths.AXES``.
+        orders: Scope -> its units, most important first.
         loss: Loss of a smaller model on calibration text.
         step: Number that what stays is a multiple of.
     """
-    architecture = architecture_of(family.model.config)
+    config = family.model.config
     layers = {stack: range(len(blocks)) for stack, blocks in family.blocks().items()}
     every = {scope: order.sort().values for scope, order in orders.items()}
     losses, places = {}, {}
-    for scope, order in counted(orders.items(), "block to lose neurons"):
+    for scope, order in counted(orders.items(), f"block to lose {axis}"):
         most = len(order) // step
         points = np.unique(np.linspace(1, most, POINTS).round().astype(int))
-        kept = ({FFN: {**every, scope: order[: count * step].sort().values}} for count in points)
-        losses[scope] = np.interp(np.arange(1, most + 1), points, [loss(layers, units) for units in kept])
-        place = block_index(scope, architecture)
+        each = ({**every, scope: order[: count * step].sort().values} for count in points)
+        found = [loss(layers, head_rows(config, kept) if axis == HEADS else {axis: kept}) for kept in each]
+        losses[scope] = np.interp(np.arange(1, most + 1), points, found)
+        place = block_index(scope, architecture_of(config))
         assert place is not None, scope
         places[scope] = place
     return Unlike(losses, places, step)

@@ -54,6 +54,8 @@ def _head_width(model: PreTrainedModel) -> int:
 class Block:
     """Weights of a block of the model, its keys and values [KV heads, length, width], and the gain of the next norm."""
 
+    heads: int
+    kv_heads: int
     qkv: Matrix
     o: Matrix
     gated: Matrix
@@ -100,11 +102,7 @@ class Fused:
         self.temperature, self.seed = temperature, seed
         base, config = model.model, model.config
         self.epsilon = config.rms_norm_eps
-        self.heads, self.kv_heads, self.width = (
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            _head_width(model),
-        )
+        self.width = _head_width(model)
         self.embedding = base.embed_tokens.weight.data
         device = self.embedding.device
         self.blocks = [self._block(index) for index in range(len(base.layers))]
@@ -118,17 +116,18 @@ class Fused:
         def vector(size: int, dtype: torch.dtype = self.embedding.dtype) -> Vector:
             return Vector(size, dtype, device)
 
-        block = self.blocks[0]
         self.hidden, self.normed_in = empty(config.hidden_size), vector(config.hidden_size)
-        self.qkv, self.attended = vector(block.qkv.rows, torch.float32), vector(self.heads * self.width)
+        self.qkv = {rows: vector(rows, torch.float32) for rows in {block.qkv.rows for block in self.blocks}}
+        self.attended = {width: vector(width) for width in {block.o.columns for block in self.blocks}}
         self.neurons = {width: vector(width) for width in {block.down.columns for block in self.blocks}}
         self.squares_o, self.squares_down = empty(config.hidden_size), empty(config.hidden_size)
-        self.squares_in = self.squares_down[: programs(block.down, "residual")]  # what ``advance`` stores
+        self.squares_in = self.squares_down[: programs(self.blocks[0].down, "residual")]  # what ``advance`` stores
         self.scores, self.best = vector(self.head.rows, torch.float32), empty(2, programs(self.head, "head"))
         self.angles = empty(2, self.width // 2)
         self.splits = min(self.SPLITS, -(-length // self.KEYS))  # more would have nothing to attend to
-        self.partial = empty(self.heads, self.splits, self.width + 2)
-        self.arrived = torch.zeros(self.heads, dtype=torch.int32, device=device)
+        most = max(block.heads for block in self.blocks)
+        self.partial = empty(most, self.splits, self.width + 2)
+        self.arrived = torch.zeros(most, dtype=torch.int32, device=device)
         self.position = torch.zeros((), dtype=torch.int64, device=device)
         self.tokens = torch.zeros(1, length + 1, dtype=torch.int64, device=device)
         self._graphs: dict[int, tuple[Tensor, torch.cuda.CUDAGraph]] = {}
@@ -146,10 +145,17 @@ class Fused:
         attention, mlp = layer.self_attn, layer.mlp
         last = index + 1 == len(base.layers)
         following = base.norm if last else base.layers[index + 1].input_layernorm
-        shape, dtype = (self.kv_heads, self.length, self.width), self.embedding.dtype
+        dtype = self.embedding.dtype
+        qkv = stacked([attention.q_proj, attention.k_proj, attention.v_proj], dtype)
+        o = stacked([attention.o_proj], dtype)
+        heads = o.columns // self.width
+        kv_heads = (qkv.rows // self.width - heads) // 2
+        shape = (kv_heads, self.length, self.width)
         return Block(
-            qkv=stacked([attention.q_proj, attention.k_proj, attention.v_proj], dtype),
-            o=stacked([attention.o_proj], dtype),
+            heads=heads,
+            kv_heads=kv_heads,
+            qkv=qkv,
+            o=o,
             gated=stacked([mlp.gate_proj, mlp.up_proj], dtype),
             down=stacked([mlp.down_proj], dtype),
             head_gains=tuple(getattr(getattr(attention, name, None), "weight", None) for name in ("q_norm", "k_norm")),  # type: ignore[arg-type]
@@ -215,9 +221,10 @@ class Fused:
         followers = [block.qkv for block in self.blocks[1:]] + [self.head]
         squares = self.squares_in
         for block, following in zip(self.blocks, followers, strict=True):
-            self._gemv(block.qkv, self.normed_in, self.qkv, "plain", squares=squares)
+            self._gemv(block.qkv, self.normed_in, self.qkv[block.qkv.rows], "plain", squares=squares)
             self.attend(block)
-            squares = self._residual(block.o, self.attended, block.middle_gain, self.squares_o, block.gated.packed)
+            attended = self.attended[block.o.columns]
+            squares = self._residual(block.o, attended, block.middle_gain, self.squares_o, block.gated.packed)
             neurons = self.neurons[block.down.columns]
             self._gemv(block.gated, self.normed_in, neurons, "gated", squares=squares, rounds=block.down.packed)
             squares = self._residual(block.down, neurons, block.next_gain, self.squares_down, following.packed)
@@ -233,10 +240,10 @@ class Fused:
 
         from slimexp.decode import triton_attention
 
-        triton_attention.attend[(self.heads, self.splits)](
-            self.qkv.values, *block.head_gains, self.angles, block.keys, block.values, self.position,
-            *self.attended.written(block.o.packed), self.partial, self.arrived,
-            SCALE=self.width**-0.5, EPSILON=self.epsilon, HEADS=self.heads, KV_HEADS=self.kv_heads,
+        triton_attention.attend[(block.heads, self.splits)](
+            self.qkv[block.qkv.rows].values, *block.head_gains, self.angles, block.keys, block.values, self.position,
+            *self.attended[block.o.columns].written(block.o.packed), self.partial, self.arrived,
+            SCALE=self.width**-0.5, EPSILON=self.epsilon, HEADS=block.heads, KV_HEADS=block.kv_heads,
             HALF=self.width // 2, LENGTH=self.length,
             SPLITS=self.splits, SPLITS_UP=triton.next_power_of_2(self.splits), BLOCK=self.KEYS,
             num_warps=self.WARPS, **self._overlapped(),

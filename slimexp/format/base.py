@@ -1,7 +1,7 @@
 """The interface of a format: an artifact is written in it, loaded by the engine that reads it, and computed with."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -92,9 +92,9 @@ class Artifact:
         return any(scheme["weights"]["type"] == "float" for scheme in self.schemes)
 
     @property
-    def has_unlike_widths(self) -> bool:
-        """Whether its blocks have unlike widths, see ``model.widths``."""
-        return bool(read_object(self.folder / "config.json").get(KEY))
+    def unlike_widths(self) -> list[str]:
+        """Axes whose numbers of units are unlike from block to block, see ``model.widths``."""
+        return list(read_object(self.folder / "config.json").get(KEY) or {})
 
     @property
     def rounds_activations(self) -> bool:
@@ -173,13 +173,13 @@ class Format(ABC):
             share.
         noise: Largest difference of a logit of an artifact that rounds activations, by how much that rounding itself
             moves one; 0 where ``tolerance`` holds for these too.
-        sized_by_config: Whether the engine takes the sizes of layers from a config, which has one width for all blocks.
+        sized_by_config: Axes of which the engine takes the numbers from a config, which has one for all blocks.
     """
 
     tolerance: float = 1e-3
     rounding: float = 0.5
     noise: float = 0.0
-    sized_by_config: bool = False
+    sized_by_config: Collection[str] = ()
 
     def require(self) -> None:  # noqa: B027 (some need nothing)
         """Import the packages that write the format and run it.
@@ -193,8 +193,11 @@ class Format(ABC):
 
         Which formats can is said by who asks; a setting that would do is part of the reason.
         """
-        if self.sized_by_config and model.has_unlike_widths:
-            return "its blocks have unlike widths, and what reads this format takes one width for all from the config"
+        if axes := [axis for axis in model.unlike_widths if axis in self.sized_by_config]:
+            return (
+                f"its blocks have unlike widths ({', '.join(axes)}), and what reads this format takes one width for "
+                "all from the config"
+            )
         return self.refusal(model)
 
     @abstractmethod

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from slimexp.architecture.base import HEADS
 from slimexp.file.bounded import one_line, read_object
 from slimexp.format.base import Artifact, Facts, Format, Ids, Logits, Running
 from slimexp.host.extra import require
@@ -42,6 +43,8 @@ class Ctranslate2(Format):
         tolerance: Largest difference of a logit from PyTorch's in float32, as a share of the standard deviation of
             logits.
     """
+
+    sized_by_config = (HEADS,)  # the sizes of other layers are those of their weights
 
     def __init__(self, *, compute_type: str, tolerance: float) -> None:
         if compute_type not in COMPUTE_TYPES:

@@ -19,6 +19,7 @@ from slimexp.host.extra import require
 from slimexp.kernel.base import Packed
 from slimexp.model.reading import without_bars
 from slimexp.model.serving import stored_type
+from slimexp.model.widths import AXES
 from slimexp.serialization.unpack import unpacked
 
 FILE = "model.gguf"
@@ -42,7 +43,7 @@ class Gguf(Format):
         engine: What reads and computes: ``llama_cpp``, or ``transformers``, which turns blocks into floats.
     """
 
-    sized_by_config = True
+    sized_by_config = AXES
 
     def __init__(self, *, engine: str) -> None:
         if engine not in ENGINES:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from slimexp.format.base import Artifact, Facts, Format, Plain, Running
 from slimexp.model.loading import from_folder
+from slimexp.model.widths import AXES
 
 
 class Hf(Format):
     """A Hugging Face folder of floats, without what only slimexp reads."""
 
-    sized_by_config = True
+    sized_by_config = AXES
 
     def refusal(self, model: Artifact) -> str | None:
         if model.bits:

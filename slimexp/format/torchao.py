@@ -15,6 +15,7 @@ from slimexp.kernel.base import Packed
 from slimexp.model.loading import bare
 from slimexp.model.reading import without_bars
 from slimexp.model.tokenizer import save_tokenizer
+from slimexp.model.widths import AXES
 from slimexp.serialization.unpack import unpacked
 
 
@@ -25,7 +26,7 @@ class Torchao(Format):
     multiplies in float32, the type that all other weights are stored in too.
     """
 
-    sized_by_config = True
+    sized_by_config = AXES
 
     def require(self) -> None:
         require("torchao", extra="torchao", by="format=torchao")

@@ -9,9 +9,10 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-from slimexp.architecture.base import KV_HEADS, Rule, head_width
-from slimexp.architecture.model_type import ARCHITECTURES, architecture_of, is_known, size
+from slimexp.architecture.base import KV_HEADS, Rule, block_index, head_width
+from slimexp.architecture.model_type import ARCHITECTURES, architecture_of, is_known
 from slimexp.model.base import Family
+from slimexp.model.widths import units_of
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,11 @@ def _between(
     total, reader = len(_stored(before, "weight")), inside[rule.after[0]]
     rows = total
     if rule.part is not None:
-        rows = size(config, rule.part) * (head_width(config) if rule.part == KV_HEADS else 1)
+        place = block_index(names[before], architecture_of(config))
+        assert place is not None, rule.before
+        rows = units_of(config, rule.part, *place) * (head_width(config) if rule.part == KV_HEADS else 1)
     columns = _stored(reader, "weight").shape[0 if isinstance(reader, Conv1D) else 1]
-    width = rows if rows == columns else rows // config.num_key_value_heads
+    width = rows if rows == columns else head_width(config)
     gain = architecture_of(config).gain if _stored(before, "weight").ndim == 1 else 0.0
     return Scaling(before, after, width, columns // rows, total - rows, gain)
 

@@ -4,8 +4,10 @@
 
     "intermediate_size": 448, "slimexp_widths": {"ffn": {"decoder": [448, 320, 64, 192]}}
 
-The key of transformers has the largest. ``per_layer_config`` of transformers (5.17 to 5.24) is no substitute: it
-records sizes of layers, but most models, Llama among them, are not built by it, and it is of one stack alone.
+Heads are counted in groups, as they are cut: a key/value head with the query heads that share it. The key of
+transformers has the largest number, or the next that it loads. ``per_layer_config`` of transformers (5.17 to 5.24) is
+no substitute: it records sizes of layers, but most models, Llama among them, are not built by it, and it is of one
+stack alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +19,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.auto_factory import _get_model_class
 from transformers.pytorch_utils import Conv1D
 
-from slimexp.architecture.base import FFN, block_index
+from slimexp.architecture.base import FFN, HEADS, KV_HEADS, Architecture, block_index
 from slimexp.architecture.model_type import ARCHITECTURES, architecture_of, size
 
 KEY = "slimexp_widths"
-AXES = (FFN,)  # whose widths may be unlike
+AXES = (HEADS, FFN)  # whose widths may be unlike
 Widths = Mapping[str, Mapping[str, Sequence[int]]]  # axis -> stack -> units of each of its blocks
 
 
@@ -52,7 +54,9 @@ def widths_of(config: PreTrainedConfig) -> Widths:
     if not isinstance(widths, dict) or not widths.keys() <= set(AXES):
         raise ValueError(f"{KEY} must have the axes {', '.join(AXES)} alone, got {str(widths)[:80]}")
     for axis, stacks in widths.items():
-        most, depths = size(config, axis), architecture_of(config).depths
+        if (reason := refusal(config, axis)) is not None:
+            raise ValueError(f"{KEY} must not have {axis} for a model of type {config.model_type}: {reason}")
+        most, depths = size(config, counted(config, axis)), architecture_of(config).depths
         rule = f"{KEY}.{axis} must have, for each of {', '.join(depths)}, a whole number from 1 to {most} a block"
         if not isinstance(stacks, dict) or stacks.keys() != depths.keys():
             raise ValueError(f"{rule}; got {str(stacks)[:80]}")
@@ -64,9 +68,31 @@ def widths_of(config: PreTrainedConfig) -> Widths:
 
 
 def units_of(config: PreTrainedConfig, axis: str, stack: str, index: int) -> int:
-    """Units of an axis in a block, of a model whose widths are alike or not."""
-    of_stacks = widths_of(config).get(axis)
-    return size(config, axis) if of_stacks is None else of_stacks[stack][index]
+    """Units of an axis in a block, of a model whose widths are alike or not; also of ``KV_HEADS``."""
+    of_stacks = widths_of(config).get(width_of(axis))
+    if of_stacks is None:
+        return size(config, axis)
+    return of_stacks[stack][index] * size(config, axis) // size(config, counted(config, width_of(axis)))
+
+
+def width_of(axis: str) -> str:
+    """The one of ``AXES`` that ``axis`` goes with: key/value heads go with their query heads."""
+    return HEADS if axis == KV_HEADS else axis
+
+
+def counted(config: PreTrainedConfig, width: str) -> str:
+    """The axis of ``Architecture`` whose units one of ``AXES`` counts: for heads, that of their groups."""
+    return architecture_of(config).groups if width == HEADS else width
+
+
+def refusal(config: PreTrainedConfig, axis: str) -> str | None:
+    """Why every block must have as many units of one of ``AXES``; ``None`` where they may be unlike."""
+    if config.model_type not in ARCHITECTURES:
+        return "its parameters are only recognized by their names"
+    architecture, units = architecture_of(config), counted(config, axis)
+    if units not in architecture.sizes:
+        return architecture.refusal(units, config) or "it has none that could go"
+    return architecture.refusal(units, config) or architecture.alike.get(axis)
 
 
 def require_alike(config: PreTrainedConfig) -> None:
@@ -86,12 +112,13 @@ def set_widths(config: PreTrainedConfig, axis: str, widths: Mapping[str, Sequenc
     """Say in a config how wide every block is: by the key of transformers alone where all are alike.
 
     Args:
-        config: The config, changed in place; the key of transformers has the largest width.
+        config: The config, changed in place; the key of transformers has the largest width, or more.
         axis: One of ``AXES``.
         widths: Stack -> units of each of its blocks.
     """
     others = {name: stacks for name, stacks in widths_of(config).items() if name != axis}
-    unlike = len({units for each in widths.values() for units in each}) > 1
+    most = getattr(config, architecture_of(config).keys(counted(config, axis))[0])
+    unlike = any(units != most for each in widths.values() for units in each)
     entry = others | ({axis: {stack: list(each) for stack, each in widths.items()}} if unlike else {})
     vars(config).pop(KEY, None)
     if entry:
@@ -144,14 +171,20 @@ def _narrow(model: PreTrainedModel, widths: Widths) -> None:
             continue
         path, _, tensor = name.rpartition(".")
         module, narrowed = model.get_submodule(path), parameter.data
-        for dimension, counted in enumerate(architecture.of(name)):
-            parts = architecture.parts.get(counted, (counted,))  # a projection may hold several of the same width
-            if parts[0] in widths:
-                stack, index = place
-                narrowed = narrowed.narrow(dimension, 0, len(parts) * widths[parts[0]][stack][index])
+        for dimension, axis in enumerate(architecture.of(name)):
+            parts = architecture.parts.get(axis, (axis,))  # a projection may hold several of the same width
+            if width_of(architecture.leader(parts[0])) in widths:
+                entries = sum(_entries(model.config, architecture, part, place) for part in parts)
+                narrowed = narrowed.narrow(dimension, 0, entries)
         if narrowed.shape != parameter.shape:
             module._parameters[tensor] = nn.Parameter(narrowed.clone(), requires_grad=parameter.requires_grad)
             _say_sizes(module)
+
+
+def _entries(config: PreTrainedConfig, architecture: Architecture, axis: str, place: tuple[str, int]) -> int:
+    """Number of rows or columns along an axis in the parameters of a block."""
+    each = architecture.widths[axis](config) if axis in architecture.widths else 1  # of a head
+    return units_of(config, architecture.leader(axis), *place) * each
 
 
 def _say_sizes(module: nn.Module) -> None:

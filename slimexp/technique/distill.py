@@ -6,7 +6,7 @@ from typing import Unpack
 from torch import nn
 from transformers import PreTrainedConfig
 
-from slimexp.architecture.base import FFN, HEADS, HIDDEN
+from slimexp.architecture.base import HIDDEN
 from slimexp.calibration.observe import visiting
 from slimexp.cut.keep import CALIBRATION_ROWS, Keep, cut_stacks
 from slimexp.data.base import Corpus
@@ -42,13 +42,13 @@ class Distill(Finetune):
 
     @property
     def leaves_unlike(self) -> bool:
-        return self.cut is not None and isinstance(self.cut.ffn, Mapping)
+        return self.cut is not None and self.cut.is_unlike
 
     @property
     def cuts(self) -> Mapping[str, int | None]:
         if self.cut is None:
             return {}
-        sizes = {HEADS: self.cut.heads, FFN: self.cut.divisor, HIDDEN: self.cut.hidden}
+        sizes = {**self.cut.divisors, HIDDEN: self.cut.hidden}
         return {width: units for width, units in sizes.items() if units is not None}
 
     def validate(self, config: PreTrainedConfig, before: Sequence[Finetune]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 from torch import nn
 from transformers import PreTrainedConfig
 
-from slimexp.architecture.base import EXPERTS
+from slimexp.architecture.base import EXPERTS, HEADS, HIDDEN
 from slimexp.budget.base import Budget, SearchSpace
 from slimexp.budget.solver import Loss, Unreachable, describe, solve
 from slimexp.calibration.observe import undisturbed, visiting
@@ -19,14 +19,14 @@ from slimexp.cut.merge import merge
 from slimexp.cut.ranking import MERGE, Ranking, rank
 from slimexp.cut.recognition import recognize
 from slimexp.cut.remove import remove
-from slimexp.cut.shape import AXES, FFN, HIDDEN, ROW_WIDTHS, WIDTHS, ParameterCounter, Shape, axes_of, lattice, possible
-from slimexp.cut.unlike import check_unlike, measure_unlike
+from slimexp.cut.shape import AXES, ROW_WIDTHS, WIDTHS, ParameterCounter, Shape, axes_of, lattice, possible
+from slimexp.cut.unlike import Unlike, measure_unlike, unlike_axes
 from slimexp.data.base import Corpus
 from slimexp.host import process_group
 from slimexp.importance.base import Gated, Importance, Learned
 from slimexp.model.base import Family
 from slimexp.model.layer import check_min_coverage
-from slimexp.model.widths import class_of
+from slimexp.model.widths import class_of, refusal
 from slimexp.technique import automatic, expert_removal
 from slimexp.technique.automatic import AUTO, Auto, Conditions
 from slimexp.technique.batches import calibration_batches
@@ -47,7 +47,7 @@ class PruneStructured(Finetune):
     ``candidates`` whose losses add up to least are run themselves. The loss is the cross-entropy before any training,
     which is not the one after it: candidates that are close may change places. Every block keeps as many heads and
     neurons as every other, and every expert as many of its own, so that plain transformers loads the result; unless
-    numbers of neurons may be unlike, which are chosen by what each block loses alone (see ``cut.unlike``).
+    their numbers may be unlike, which are chosen by what each block loses alone (see ``cut.unlike``).
 
     Args:
         budget: What the model may cost at most.
@@ -55,7 +55,7 @@ class PruneStructured(Finetune):
             all of these that a model of this type can lose, and that the budget counts.
         multiple: Number that the heads' channels, the neurons and the channels that stay are a multiple of, on an axis
             that is cut; ``"auto"``: the largest power of two from 8 to 128 that leaves enough sizes to choose from.
-        uniform: Whether every block keeps as many neurons; if not, what the solver chooses is their mean.
+        uniform: Whether every block keeps as many heads and neurons; if not, what the solver chooses is their mean.
         importance: Scores the weights that read a unit; blocks go by their influence (see ``block_influence``).
         experts: What experts go by: ``reap`` for their gate value times the norm of their output, ``frequency`` for the
             number of tokens that they see, ``merge`` to join those of like outputs (see ``merge``). A merged mixture is
@@ -144,7 +144,7 @@ class PruneStructured(Finetune):
             later = f", or the group_size or n:m pattern of a later stage, which wants multiples of {self.required}"
             raise ValueError(f"{error}{later if self.strict else ''}") from error
         if not self.uniform:
-            check_unlike(config, options)
+            unlike_axes(config, options)
         if HIDDEN in self.axes and self.needs_width:
             raise ValueError("a loss on hidden states needs the teacher's width: leave out the loss, or hidden of axes")
 
@@ -182,7 +182,8 @@ class PruneStructured(Finetune):
             )
             loss = SimulatedLoss(family, corpus, rows=self.rows, seed=self.seed)
             if not self.uniform:
-                found = process_group.by_first(lambda: measure_unlike(family, ranking.units[FFN], loss, self.multiple))
+                axes = unlike_axes(family.model.config, options)
+                found = process_group.by_first(lambda: self._unlike(family, axes, ranking, loss))
                 ranking = replace(ranking, unlike=found)
             counter = ParameterCounter(family.model)
             space = SearchSpace(
@@ -210,6 +211,12 @@ class PruneStructured(Finetune):
                 f"is {self.min_coverage:.1%}: lower min_coverage or the budget"
             )
         super().prepare(self._smaller(family, ranking, shape), corpus, teacher)
+
+    def _unlike(self, family: Family, axes: Sequence[str], ranking: Ranking, loss: SimulatedLoss) -> dict[str, Unlike]:
+        """Axis -> what each block loses with fewer of its units, in steps that the multiple divides."""
+        rows = {axis: shapes.row_length(family.model.config, axis, 1) for axis in axes}
+        steps = {axis: self.multiple // math.gcd(self.multiple, length) for axis, length in rows.items()}
+        return {axis: measure_unlike(family, axis, ranking.units[axis], loss, step) for axis, step in steps.items()}
 
     def _choose_axes(self, config: PreTrainedConfig) -> None:
         """Where none are configured: all, except the width that a loss compares with the teacher's."""
@@ -289,6 +296,8 @@ class PruneStructured(Finetune):
     def _allows(self, config: PreTrainedConfig, shape: Shape) -> bool:
         """Whether a model of a shape can exist, and later stages can do with it."""
         fits = not self.strict or shapes.divides(config, shape, self.axes, self.multiple)
+        if not self.uniform and refusal(config, HEADS) is None:  # the config may have more than there are in any block
+            shape = {**shape, HEADS: shapes.whole(config)[HEADS]}
         return fits and possible(config, shape)
 
     def _out_of_reach(self, error: Unreachable, config: PreTrainedConfig) -> ValueError:

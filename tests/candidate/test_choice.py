@@ -45,7 +45,7 @@ def test_first_blocks_of_a_t5_stay_and_its_blocks_share_their_bits() -> None:
         ({"bits": [12]}, r"search\.bits must be within 2 to 8, or 16"),
         ({"bits": []}, r"search\.bits must be within 2 to 8, or 16"),
         ({"remove": False, "heads": [], "ffn": [], "hidden": [], "bits": [FLOAT]}, "nothing to choose"),
-        ({"ffn": [], "uniform": False}, "uniform=false is for neurons, and none can go"),
+        ({"heads": [], "ffn": [], "uniform": False}, "uniform=false is for heads and neurons, and none of"),
     ],
 )
 def test_what_is_no_choice_is_refused(changed: dict[str, object], message: str) -> None:
@@ -64,7 +64,20 @@ def test_a_candidate_reads_block_by_block() -> None:
 def test_unlike_neurons_are_read_block_by_block() -> None:
     alike = Candidate(heads=None, ffn=24, hidden=None, bits={Place("decoder", 0): 4, Place("decoder", 2): FLOAT})
     neurons = {Place("decoder", 2): 48, Place("decoder", 0): 24}
-    unlike = alike.keeping(neurons)
+    unlike = alike.keeping("ffn", neurons)
     assert str(unlike) == "decoder 4.f, ffn 24/48"
     assert (unlike.widths, unlike.widths_at(Place("decoder", 0))) == ({"ffn": 48}, {"ffn": 24})
-    assert unlike.keeping(dict.fromkeys(neurons, 24)) == alike
+    assert unlike.keeping("ffn", dict.fromkeys(neurons, 24)) == alike
+
+
+@pytest.mark.fast
+def test_unlike_heads_stand_beside_unlike_neurons() -> None:
+    places = [Place("decoder", 0), Place("decoder", 1)]
+    alike = Candidate(heads=2, ffn=24, hidden=None, bits=dict.fromkeys(places, 4))
+    unlike = alike.keeping("heads", dict(zip(places, (1, 2), strict=True)))
+    both = unlike.keeping("ffn", dict(zip(places, (48, 24), strict=True)))
+    assert str(both) == "decoder 44, heads 1/2, ffn 48/24"
+    assert both.widths_at(places[1]) == {"heads": 2, "ffn": 24}
+    assert both.keeping("ffn", dict.fromkeys(places, 24)) == unlike
+    assert list(choices(config("causal_lm"), **{**GIVEN, "uniform": False}).unlike) == ["heads", "ffn"]
+    assert list(choices(config("seq2seq"), **{**GIVEN, "uniform": False}).unlike) == ["ffn"]

@@ -29,7 +29,10 @@ CANDIDATES = [
         heads=2, ffn=64, hidden=32, bits={Place("decoder", 0): 4, Place("decoder", 1): FLOAT, Place("decoder", 3): 4}
     ),
     Candidate(heads=2, ffn=64, hidden=64, bits={Place("decoder", 0): 4, Place("decoder", 2): FLOAT}).keeping(
-        {Place("decoder", 0): 128, Place("decoder", 2): 64}
+        "ffn", {Place("decoder", 0): 128, Place("decoder", 2): 64}
+    ),
+    Candidate(heads=2, ffn=64, hidden=32, bits={Place("decoder", 1): 8, Place("decoder", 3): FLOAT}).keeping(
+        "heads", {Place("decoder", 1): 1, Place("decoder", 3): 2}
     ),
 ]
 
@@ -81,8 +84,8 @@ def test_latency_is_composed_of_models_that_were_measured(scorer: Scorer) -> Non
     options = choices(scorer.family.model.config, **GIVEN)
 
     def true(candidate: Candidate) -> float:
-        saved = 0.2 * (candidate.heads == 1) + 0.1 * (candidate.hidden == 32)
-        narrow = {place: 0.3 * (candidate.widths_at(place)["ffn"] == 64) for place in candidate.bits}
+        saved, widths = 0.1 * (candidate.hidden == 32), {place: candidate.widths_at(place) for place in candidate.bits}
+        narrow = {place: 0.2 * (own["heads"] == 1) + 0.3 * (own["ffn"] == 64) for place, own in widths.items()}
         return 2.0 + sum(
             {FLOAT: 1.0, 8: 0.8, 4: 0.9}[bits] - (saved + narrow[place]) * bits / 16
             for place, bits in candidate.bits.items()

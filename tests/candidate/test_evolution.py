@@ -42,19 +42,21 @@ def test_it_finds_better_candidates_within_the_budget(seed: int) -> None:
 
 
 @pytest.mark.fast
-def test_neurons_of_blocks_change_one_by_one_where_they_may_be_unlike() -> None:
+@pytest.mark.parametrize("axis", ["heads", "ffn"])
+def test_units_of_blocks_change_one_by_one_where_they_may_be_unlike(axis: str) -> None:
     def narrow(candidate: Candidate) -> float:
-        return loss(candidate) - sum(WEIGHT[p] * candidate.widths_at(p)["ffn"] for p in candidate.bits)
+        return loss(candidate) - sum(WEIGHT[p] * candidate.widths_at(p)[axis] for p in candidate.bits)
 
-    start = Candidate(heads=None, ffn=4, hidden=None, bits={place: 8 for place in PLACES[:4]})
-    choices = replace(CHOICES, uniform=False)
+    start = Candidate.of({axis: 4}, {place: 8 for place in PLACES[:4]})
+    combinations = [{axis: 8}, {axis: 4}]
+    choices = replace(CHOICES, widths={axis: [8, 4]}, combinations=combinations, unlike=[axis])
 
     def few(candidate: Candidate) -> bool:
-        return sum(candidate.widths_at(place)["ffn"] for place in candidate.bits) <= 24
+        return sum(candidate.widths_at(place)[axis] for place in candidate.bits) <= 24
 
     found = evolve({start: narrow(start)}, choices, fits=few, loss=narrow, steps=60, seed=0)
     best = min(found, key=lambda candidate: found[candidate])
-    assert best.neurons.keys() == best.bits.keys() and found[best] < found[start] - 5
+    assert best.unlike[axis].keys() == best.bits.keys() and found[best] < found[start] - 5
 
 
 @pytest.mark.fast

@@ -75,6 +75,20 @@ def test_a_candidate_is_what_the_pipeline_cuts(scorer: Scorer, hidden: int) -> N
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.model.state_dict().items())
 
 
+def test_unlike_heads_and_neurons_are_what_the_pipeline_cuts(scorer: Scorer) -> None:
+    places = [Place("decoder", 0), Place("decoder", 2)]
+    alike = Candidate(heads=2, ffn=64, hidden=32, bits=dict.fromkeys(places, FLOAT))
+    unlike = alike.keeping("heads", dict(zip(places, (1, 2), strict=True)))
+    unlike = unlike.keeping("ffn", dict(zip(places, (64, 32), strict=True)))
+    mine = scorer.realized(unlike).model
+    assert mine.config.slimexp_widths == {"heads": {"decoder": [1, 2]}, "ffn": {"decoder": [64, 32]}}
+    settings = ["decoder_layers=[0,2]", "heads={decoder:[1,2]}", "ffn={decoder:[64,32]}"]
+    stage = build(compose([*PIPELINE, *(f"pipeline.cut.cut.{word}" for word in settings)]).pipeline.cut, steps=0)
+    stage.prepare(scorer.family, scorer.corpus, None)
+    theirs = stage.family.model.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.state_dict().items())
+
+
 def test_heads_that_a_stack_shares_cost_each_block_its_share(
     tiny: Callable[..., Any], corpus: Callable[..., Any]
 ) -> None:

@@ -109,9 +109,9 @@ def test_the_best_under_two_budgets_of_all_candidates(seed: int) -> None:
 @pytest.mark.fast
 @pytest.mark.parametrize("seed", range(2))
 def test_the_best_of_all_numbers_of_neurons_block_by_block(seed: int) -> None:
-    options = replace(CHOICES, bits=[8], uniform=False)
+    options = replace(CHOICES, bits=[8], unlike=["ffn"])
     solver, limit = program(losses(seed), options), Limit("disk_mb", 1.8, Outside(seed))
-    every = [one.keeping(dict(zip(one.bits, neurons, strict=True)))
+    every = [one.keeping("ffn", dict(zip(one.bits, neurons, strict=True)))
              for one in everything(options) if one.ffn == 8
              for neurons in product((8, 4), repeat=len(one.bits))]  # fmt: skip
     fitting = [candidate for candidate in every if solver.cost(candidate, limit.price) <= limit.most]
@@ -119,6 +119,42 @@ def test_the_best_of_all_numbers_of_neurons_block_by_block(seed: int) -> None:
     assert best in fitting
     assert loss == pytest.approx(min(solver.cost(candidate, solver.loss) for candidate in fitting), rel=2 * GAP)
     assert loss == pytest.approx(solver.cost(best, solver.loss))
+
+
+class Units:
+    """A price by the heads and neurons of each block."""
+
+    def __init__(self, seed: int, *, falls: bool) -> None:
+        random = np.random.default_rng(seed)
+        self.of = {place: random.uniform(0.1, 1, 2) * (-1 if falls else 1) for place in PLACES}
+
+    def base(self, widths: Mapping[str, int]) -> float:
+        return 0.0
+
+    def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
+        return float(self.of[place] @ [widths["heads"] / 2, widths["ffn"] / 8])
+
+    def removed(self, place: Place) -> float:
+        return 0.0
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("unlike", [["heads"], ["heads", "ffn"]])
+def test_the_best_of_all_numbers_of_heads_block_by_block(unlike: list[str]) -> None:
+    widths = {"heads": [2, 1], "ffn": [8, 4]}
+    pairs = [{"heads": heads, "ffn": ffn} for heads, ffn in product(*widths.values())]
+    options = replace(CHOICES, removable=frozenset(), widths=widths, combinations=pairs, bits=[8], unlike=unlike)
+    solver, limit = Program(options, Units(0, falls=True)), Limit("disk_mb", 3.0, Units(1, falls=False))
+    every = []
+    for each in product(pairs, repeat=DEPTH):
+        candidate = Candidate.of(each[0], dict.fromkeys(PLACES, 8))
+        for name in widths:
+            candidate = candidate.keeping(name, {p: own[name] for p, own in zip(PLACES, each, strict=True)})
+        every += [candidate] if candidate.unlike.keys() <= set(unlike) else []
+    fitting = [candidate for candidate in every if solver.cost(candidate, limit.price) <= limit.most]
+    [(best, loss)] = solver.solve([limit], most=1, apart=1)
+    assert best in fitting and "heads" in best.unlike
+    assert loss == pytest.approx(min(solver.cost(candidate, solver.loss) for candidate in fitting), rel=2 * GAP)
 
 
 @pytest.mark.fast

@@ -22,7 +22,8 @@ GIVEN = {"remove": True, "heads": [0.5], "ffn": [0.5], "hidden": [0.5], "bits": 
 MIXED = Candidate(
     heads=1, ffn=32, hidden=32, bits={Place("decoder", 0): 4, Place("decoder", 1): FLOAT, Place("decoder", 3): 8}
 )
-UNLIKE = MIXED.keeping(dict(zip(MIXED.bits, (16, 64, 32), strict=True)))
+UNLIKE = MIXED.keeping("ffn", dict(zip(MIXED.bits, (16, 64, 32), strict=True)))
+UNLIKE_HEADS = UNLIKE.keeping("heads", dict(zip(MIXED.bits, (2, 1, 2), strict=True)))
 WHOLE = Candidate(heads=2, ffn=64, hidden=32, bits={Place("decoder", index): FLOAT for index in range(4)})
 
 
@@ -47,11 +48,15 @@ def test_a_candidate_is_a_command_line(family: Any, options: Choices) -> None:
     assert cfg.pipeline.quantize.exclude == ["model.layers.1.*"]
 
 
-def test_unlike_neurons_are_given_for_the_blocks_that_stay(family: Any, options: Choices) -> None:
+@pytest.mark.parametrize(("candidate", "heads"), [(UNLIKE, 1), (UNLIKE_HEADS, {"decoder": [2, 1, 2]})])
+def test_unlike_widths_are_given_for_the_blocks_that_stay(
+    family: Any, options: Choices, candidate: Candidate, heads: Any
+) -> None:
     stages = Stages.of(compose([EXPERIMENT]).pipeline)
-    cfg = compose([EXPERIMENT, *overrides(UNLIKE, options, stages, family)])
+    cfg = compose([EXPERIMENT, *overrides(candidate, options, stages, family)])
     check(cfg)
     assert (cfg.pipeline.cut.cut.decoder_layers, cfg.pipeline.cut.cut.ffn) == ([0, 1, 3], {"decoder": [16, 64, 32]})
+    assert cfg.pipeline.cut.cut.heads == heads
     build(cfg.pipeline.cut).validate(family.model.config, before=[])
 
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
-from slimexp.architecture.base import FFN, LAYERS
+from slimexp.architecture.base import FFN, HEADS, LAYERS
 from slimexp.architecture.model_type import ARCHITECTURES, architecture_of, size
 from slimexp.cut.constraints import scopes
 from slimexp.cut.proof import PROVABLE, example, logits, masked, prove, randomize
-from slimexp.cut.remove import remove
+from slimexp.cut.remove import head_rows, remove
 from slimexp.cut.simulate import simulated
 from slimexp.model.base import Family
-from slimexp.model.widths import widths_of
+from slimexp.model.widths import refusal, widths_of
 
 Tiny = Callable[..., Any]
 AUTO = {
@@ -167,6 +167,33 @@ def test_blocks_keep_unlike_numbers_of_neurons(tiny: Tiny, name: str) -> None:
     torch.testing.assert_close(logits(small), expected, atol=1e-4, rtol=1e-4)
     with simulated(family, layers, kept):
         torch.testing.assert_close(logits(family), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_blocks_keep_unlike_numbers_of_heads_or_say_why_not(tiny: Tiny, name: str) -> None:
+    family = model(tiny, name)
+    config = family.model.config
+    if "heads" not in axes(family):
+        assert refusal(config, HEADS) is not None
+        return
+    groups = architecture_of(config).groups
+    whole, parts = size(config, groups), scopes(family.model, HEADS)
+    layers = {stack: list(range(len(blocks))) for stack, blocks in family.blocks().items()}
+    kept = dict(head_rows(config, {part: torch.arange(i % 2, whole) for i, part in enumerate(parts)}))
+    if (reason := refusal(config, HEADS)) is not None:
+        with pytest.raises(ValueError, match=f"heads must be as many everywhere, {reason}; got"):
+            remove(family, layers, kept)
+        return
+    small = remove(family, layers, kept)
+    assert widths_of(small.model.config) == {HEADS: {"decoder": [whole, whole - 1, whole]}}
+    expected = logits(masked(family, layers, kept))
+    torch.testing.assert_close(logits(small), expected, atol=1e-4, rtol=1e-4)
+    with simulated(family, layers, kept):
+        torch.testing.assert_close(logits(family), expected, atol=1e-4, rtol=1e-4)
+    ids = torch.arange(3, 9)[None]
+    cached, anew = (small.model.generate(ids, max_new_tokens=4, min_new_tokens=4, do_sample=False, use_cache=cache)
+                    for cache in (True, False))  # fmt: skip
+    assert torch.equal(cached, anew)
 
 
 @pytest.mark.gpu

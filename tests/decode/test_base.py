@@ -9,6 +9,8 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrain
 
 from slimexp.decode.base import Decoder
 from slimexp.decode.static_cache import Captured
+from slimexp.model.cache import round_cache
+from slimexp.model.widths import KEY
 
 Make = Callable[..., PreTrainedModel]
 
@@ -61,6 +63,19 @@ def test_rows_are_those_of_generate(model: PreTrainedModel, temperature: float) 
         assert decoder.generate(ids, count, pad_id=66).tolist() == right.tolist()
         if (count, temperature) == (40, 0.0):
             assert (right[:, 9:] == 66).sum(1).unique().numel() > 1, "rows should end at unlike steps"
+
+
+@pytest.mark.parametrize("bits", [None, 8])
+def test_blocks_of_unlike_heads_keep_as_many_keys_and_values(model_of: Make, bits: int | None) -> None:
+    model = model_of("llama", **{KEY: {"heads": {"decoder": [1, 2]}}})
+    right = expected(model, prompts(3), 20, 0.0)
+    if bits is None:
+        decoder = Decoder(model, 64, rows=3)
+        assert decoder.generate(prompts(3), 20, pad_id=66).tolist() == right.tolist()
+        assert [layer.keys.shape[1] for layer in decoder.steps.cache.layers] == [1, 2]  # type: ignore[union-attr]
+    else:
+        round_cache(model, bits)
+        assert expected(model, prompts(3), 20, 0.0).shape == right.shape
 
 
 def test_a_text_ends_for_the_next_look_not_for_the_next_token(model_of: Make) -> None:

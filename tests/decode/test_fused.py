@@ -18,6 +18,7 @@ from slimexp.model.widths import KEY
 
 Make = Callable[..., Any]
 UNLIKE = {KEY: {"ffn": {"decoder": [64, 160]}}}
+UNLIKE_HEADS = {KEY: {"heads": {"decoder": [1, 2]}}}
 
 
 @pytest.mark.fast
@@ -74,10 +75,19 @@ def test_blocks_of_unlike_widths_write_their_neurons_to_places_of_their_own(
     assert {width: len(neurons.values) for width, neurons in steps.neurons.items()} == {64: 64, 160: 160}
 
 
+def test_blocks_of_unlike_heads_have_caches_of_their_own(model_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    steps = Fused(model_of("llama", **UNLIKE_HEADS), 32)
+    assert [(block.heads, block.kv_heads, len(block.keys)) for block in steps.blocks] == [(2, 1, 1), (4, 2, 2)]
+    assert {width: len(out.values) for width, out in steps.attended.items()} == {64: 64, 128: 128}
+    assert {rows: len(out.values) for rows, out in steps.qkv.items()} == {128: 128, 256: 256}
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("bits, group", [(16, None), (8, None), (8, 32), (4, 32), (4, None)])
 @pytest.mark.parametrize(
-    "name, values", [("llama", {}), ("mistral", {}), ("qwen2", {}), ("qwen3", {}), ("llama", UNLIKE)]
+    "name, values",
+    [("llama", {}), ("mistral", {}), ("qwen2", {}), ("qwen3", {}), ("llama", UNLIKE), ("qwen3", UNLIKE_HEADS)],
 )
 def test_fused_kernels_give_the_logits_of_transformers(
     rounded: Make, model_of: Make, name: str, values: dict[str, Any], bits: int, group: int | None

@@ -15,18 +15,25 @@ from slimexp.format.base import Artifact
 
 Make = Callable[..., Any]
 LLAMA = {"decoder": [16, 48]}
+GROUPS = {"decoder": [1, 2]}
 SIZED_BY_CONFIG = {"hf", "compressed_tensors", "gguf", "torchao"}
 
 
-def saved(tiny_unlike: Make, folder: Path, task: str = "causal_lm", **neurons: list[int]) -> Artifact:
-    artifact.save(tiny_unlike(task, **(neurons or LLAMA)), folder, dtype=torch.float32, stages=[])
+def saved(
+    tiny_unlike: Make, folder: Path, task: str = "causal_lm", heads: Any = None, **neurons: list[int]
+) -> Artifact:
+    unlike = neurons if heads else neurons or LLAMA
+    artifact.save(tiny_unlike(task, heads, **unlike), folder, dtype=torch.float32, stages=[])
     return Artifact(folder)
 
 
-def test_formats_of_engines_that_are_sized_by_a_config_refuse(tiny_unlike: Make, tmp_path: Path) -> None:
-    model = saved(tiny_unlike, tmp_path / "artifact")
+@pytest.mark.parametrize(("heads", "more"), [(None, set()), (GROUPS, {"ctranslate2"})])
+def test_formats_of_engines_that_are_sized_by_a_config_refuse(
+    tiny_unlike: Make, heads: Any, more: set[str], tmp_path: Path
+) -> None:
+    model = saved(tiny_unlike, tmp_path / "artifact", heads=heads)
     reasons = {name: build(_chosen(name, {})).why_not(model) for name in options("format")}
-    assert {name for name, why in reasons.items() if why and "unlike widths" in why} == SIZED_BY_CONFIG
+    assert {name for name, why in reasons.items() if why and "unlike widths" in why} == SIZED_BY_CONFIG | more
 
 
 def test_a_refusal_names_the_formats_that_hold_it(
@@ -54,8 +61,9 @@ def test_ctranslate2_takes_the_sizes_of_layers_from_their_weights(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("heads", [None, GROUPS])
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
-def test_a_graph_has_the_layers_as_they_are(tiny_unlike: Make, tmp_path: Path, name: str) -> None:
+def test_a_graph_has_the_layers_as_they_are(tiny_unlike: Make, tmp_path: Path, name: str, heads: Any) -> None:
     pytest.importorskip({"onnx": "onnxruntime"}.get(name, name))
-    model = saved(tiny_unlike, tmp_path / "artifact")
+    model = saved(tiny_unlike, tmp_path / "artifact", heads=heads)
     export(model, build(_chosen(name, {})), name, tmp_path / "export", timed=False)

@@ -12,9 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from slimexp import artifact
-from slimexp.architecture.base import FFN
+from slimexp.architecture.base import FFN, HEADS, KV_HEADS
 from slimexp.cut.proof import logits
-from slimexp.cut.remove import remove
+from slimexp.cut.remove import head_rows, remove
 from slimexp.model.loading import Pretrained, Scratch
 from slimexp.model.tokenizer import Bytes
 from slimexp.model.widths import KEY, class_of, set_widths, units_of, widths_of
@@ -26,12 +26,15 @@ Tiny = Callable[..., Any]
 LLAMA = {"decoder": [16, 48]}
 NEURONS = {"seq2seq": {"encoder": [48, 16], "decoder": [8, 32]}, "causal_lm": LLAMA,
            "classification": {"encoder": [48, 8]}}  # fmt: skip
+GROUPS = {"decoder": [1, 2]}  # a key/value head each, with two query heads
 
 
-@pytest.mark.parametrize("task", NEURONS)
-def test_an_artifact_is_loaded_as_it_was_saved(tiny: Tiny, tiny_unlike: Tiny, task: str, tmp_path: Path) -> None:
-    family = tiny_unlike(task, **NEURONS[task])
-    assert widths_of(family.model.config) == {FFN: NEURONS[task]}
+@pytest.mark.parametrize(("task", "heads"), [*((task, None) for task in NEURONS), ("causal_lm", GROUPS)])
+def test_an_artifact_is_loaded_as_it_was_saved(
+    tiny: Tiny, tiny_unlike: Tiny, task: str, heads: dict[str, list[int]] | None, tmp_path: Path
+) -> None:
+    family = tiny_unlike(task, heads, **NEURONS[task])
+    assert widths_of(family.model.config) == {FFN: NEURONS[task]} | ({HEADS: heads} if heads else {})
     artifact.save(family, tmp_path / "artifact", dtype=torch.float32, stages=[])
     again = artifact.load(tmp_path / "artifact")
     for one in (again, artifact.deployed(tmp_path / "artifact"), artifact.served(tmp_path / "artifact")):
@@ -42,8 +45,9 @@ def test_an_artifact_is_loaded_as_it_was_saved(tiny: Tiny, tiny_unlike: Tiny, ta
     assert configs[0]["architectures"] == [type(tiny(task).model).__name__]
 
 
-def test_quantized_blocks_resume_and_are_served_packed(tiny_unlike: Tiny, tmp_path: Path) -> None:
-    family = tiny_unlike("causal_lm", **LLAMA)
+@pytest.mark.parametrize("heads", [None, GROUPS])
+def test_quantized_blocks_resume_and_are_served_packed(tiny_unlike: Tiny, heads: Any, tmp_path: Path) -> None:
+    family = tiny_unlike("causal_lm", heads, **LLAMA)
     for layer in family.compressible().values():
         attach(layer, "weight", MinMax(bits=8, group_size=8))
     artifact.save(family, tmp_path / "artifact", dtype=torch.float32, stages=[])
@@ -53,8 +57,9 @@ def test_quantized_blocks_resume_and_are_served_packed(tiny_unlike: Tiny, tmp_pa
     torch.testing.assert_close(logits(served), logits(family), atol=0.05, rtol=0.05)
 
 
-def test_tokens_are_generated_with_a_cache_as_without(tiny_unlike: Tiny) -> None:
-    model = tiny_unlike("causal_lm", **LLAMA).model
+@pytest.mark.parametrize("heads", [None, GROUPS])
+def test_tokens_are_generated_with_a_cache_as_without(tiny_unlike: Tiny, heads: Any) -> None:
+    model = tiny_unlike("causal_lm", heads, **LLAMA).model
     ids = torch.arange(3, 9)[None]
     cached, anew = (
         model.generate(ids, max_new_tokens=4, min_new_tokens=4, do_sample=False, use_cache=cache)
@@ -64,25 +69,28 @@ def test_tokens_are_generated_with_a_cache_as_without(tiny_unlike: Tiny) -> None
 
 
 def test_copies_are_of_the_same_class(tiny_unlike: Tiny) -> None:
-    model = tiny_unlike("causal_lm", **LLAMA).model
+    model = tiny_unlike("causal_lm", GROUPS, **LLAMA).model
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert type(other) is type(model) and widths_of(other.config) == {FFN: LLAMA}
+        assert type(other) is type(model) and widths_of(other.config) == {FFN: LLAMA, HEADS: GROUPS}
         for one, mine in zip(other.parameters(), model.parameters(), strict=True):
             assert torch.equal(one, mine) and one is not mine
 
 
-def test_plain_transformers_refuses_what_it_cannot_hold(tiny_unlike: Tiny, tmp_path: Path) -> None:
-    tiny_unlike("causal_lm", **LLAMA).model.save_pretrained(tmp_path)
+@pytest.mark.parametrize("unlike", [LLAMA, {"heads": GROUPS}])
+def test_plain_transformers_refuses_what_it_cannot_hold(tiny_unlike: Tiny, unlike: Any, tmp_path: Path) -> None:
+    tiny_unlike("causal_lm", **unlike).model.save_pretrained(tmp_path)
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
 def test_a_model_of_random_weights_has_the_widths_of_its_config() -> None:
-    config = TINY["causal_lm"] | {KEY: {FFN: {"decoder": [8, 24]}}}
+    config = TINY["causal_lm"] | {KEY: {FFN: {"decoder": [8, 24]}, HEADS: GROUPS}}
     source = Scratch(config=config, tokenizer=Bytes(), max_length=32)
     family = source.load(task="causal_lm", texts=tuple, labels=())
     layers = [block.get_submodule("mlp.down_proj") for block in family.blocks()["decoder"]]
     assert [(layer.in_features, layer.get_parameter("weight").shape[1]) for layer in layers] == [(8, 8), (24, 24)]
+    rows = [block.get_submodule("self_attn.q_proj").out_features for block in family.blocks()["decoder"]]
+    assert rows == [16, 32]
 
 
 def test_a_model_of_unlike_widths_is_cut_again(tiny_unlike: Tiny) -> None:
@@ -99,11 +107,53 @@ def test_a_model_of_unlike_widths_is_cut_again(tiny_unlike: Tiny) -> None:
         remove(family, {"decoder": [0, 1]}, {FFN: dict.fromkeys(names, torch.arange(17))})
 
 
+def test_a_model_of_unlike_heads_is_cut_again(tiny_unlike: Tiny) -> None:
+    family = tiny_unlike("causal_lm", GROUPS)
+    config = family.model.config
+    assert [units_of(config, axis, "decoder", 0) for axis in (HEADS, KV_HEADS)] == [2, 1]
+    shallow = remove(family, {"decoder": [0]}, {"vocabulary": {"": torch.arange(100)}}).model.config
+    assert (widths_of(shallow), shallow.num_attention_heads, shallow.num_key_value_heads) == ({}, 2, 1)
+    names = [f"model.layers.{index}" for index in range(2)]
+    alike = remove(family, {"decoder": [0, 1]}, head_rows(config, dict.fromkeys(names, torch.arange(1))))
+    assert widths_of(alike.model.config) == {}
+    with pytest.raises(ValueError, match=r"kv_heads of 'model.layers.0' must be rising indices in 0..7"):
+        remove(family, {"decoder": [0, 1]}, head_rows(config, dict.fromkeys(names, torch.arange(2))))
+
+
+def test_the_config_has_a_number_of_heads_that_transformers_loads(tiny: Tiny) -> None:
+    """Heads divide the hidden width of a Llama, and three of four groups do not."""
+    family = tiny("causal_lm", num_key_value_heads=4)
+    for counts in ([3, 1], [3, 3]):
+        kept = {f"model.layers.{index}": torch.arange(count) for index, count in enumerate(counts)}
+        small = remove(family, {"decoder": [0, 1]}, head_rows(family.model.config, kept))
+        config = small.model.config
+        assert (widths_of(config), config.num_attention_heads) == ({HEADS: {"decoder": counts}}, 4)
+        assert logits(small).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "reason"),
+    [
+        ("seq2seq", {}, "the blocks of a stack share one table of positions"),
+        ("seq2seq", {"model_type": "umt5"}, "a block of its decoder has two attentions"),
+        ("causal_lm", {"model_type": "phi3"}, "divides its fused projection by the numbers of heads in the config"),
+        ("classification", {}, "transformers has no size of a head of its own for this type"),
+    ],
+)
+def test_types_whose_blocks_must_have_as_many_heads(tiny: Tiny, task: str, values: Any, reason: str) -> None:
+    config = tiny(task, **values).model.config
+    setattr(config, KEY, {HEADS: {}})
+    with pytest.raises(ValueError, match=f"must not have heads for a model of type .*{reason}"):
+        widths_of(config)
+
+
 @pytest.mark.parametrize(
     ("entry", "rule"),
     [
-        ([1], "must have the axes ffn alone"),
-        ({"heads": {"decoder": [2, 2]}}, "must have the axes ffn alone"),
+        ([1], "must have the axes heads, ffn alone"),
+        ({"hidden": {"decoder": [2, 2]}}, "must have the axes heads, ffn alone"),
+        ({"heads": {"decoder": [1, 3]}}, "from 1 to 2 a block"),
+        ({"heads": GROUPS}, "do not belong together"),
         ({"ffn": {"encoder": [8, 8]}}, "must have, for each of decoder"),
         ({"ffn": {"decoder": [8]}}, "got decoder: [8]"),
         ({"ffn": {"decoder": [0, 8]}}, "from 1 to 48 a block"),

@@ -145,16 +145,27 @@ def test_masked_is_removed_is_saved(prepared: Make, decided: list[Any], task: st
         assert plain.config.to_dict().keys() == family.model.config.to_dict().keys()
 
 
-@pytest.mark.parametrize(("task", "axes", "share"), [("causal_lm", "[layers,ffn]", 0.8), ("seq2seq", "[ffn]", 0.9)])
-def test_blocks_may_keep_unlike_numbers_of_neurons(
-    prepared: Make, tiny: Make, decided: list[Any], task: str, axes: str, share: float, tmp_path: Path
+@pytest.mark.parametrize(
+    ("task", "axes", "share", "unlike"),
+    [
+        ("causal_lm", "[layers,ffn]", 0.8, {"neurons"}),
+        ("seq2seq", "[ffn]", 0.9, {"neurons"}),
+        ("causal_lm", "[heads]", 0.85, {"heads"}),
+        ("causal_lm", "[heads,ffn]", 0.7, {"heads", "neurons"}),
+    ],
+)
+def test_blocks_may_keep_unlike_numbers(
+    prepared: Make, tiny: Make, decided: list[Any], task: str, axes: str, share: float, unlike: set[str], tmp_path: Path
 ) -> None:
-    stage = prepared(task, axes=axes, uniform=False, **{"budget.share": share})
+    more = {"num_attention_heads": 8, "num_key_value_heads": 8} if "heads" in unlike else {}
+    stage = prepared(task, model=more, axes=axes, uniform=False, **{"budget.share": share})
     family, layers, kept = decided[-1]
     figures = stage.finish()
-    neurons = [value for name, value in figures.items() if name.startswith("neurons/")]
-    assert len(set(neurons)) > 1 and all(units % 8 == 0 for units in neurons)
-    dense = sum(parameter.numel() for parameter in tiny(task).model.parameters())
+    units = {name: [n for key, n in figures.items() if key.startswith(f"{name}/")] for name in ("heads", "neurons")}
+    assert {name for name, numbers in units.items() if numbers} == unlike
+    assert any(len(set(numbers)) > 1 for numbers in units.values())
+    assert all(n % multiple == 0 for name, multiple in (("heads", 2), ("neurons", 8)) for n in units[name])
+    dense = sum(parameter.numel() for parameter in tiny(task, **more).model.parameters())
     assert size(stage) / dense == figures["parameters"] <= share
     with simulated(family, layers, kept):
         torch.testing.assert_close(logits(stage.family), logits(family), atol=1e-4, rtol=1e-4)
@@ -175,11 +186,11 @@ def test_quantizing_comes_after(prepared: Make, technique: Make, corpus: Make, t
 # --- training ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize(("uniform", "axes"), [(True, "[ffn]"), (False, "[ffn]"), (False, "[heads,ffn]")])
 def test_resumed_equals_straight_whatever_would_be_chosen_now(
-    prepared: Make, fit: Make, tmp_path: Path, uniform: bool
+    prepared: Make, fit: Make, tmp_path: Path, uniform: bool, axes: str
 ) -> None:
-    settings = {"steps": 4, "axes": "[ffn]", "uniform": uniform, "budget.share": 0.9}
+    settings = {"steps": 4, "axes": axes, "uniform": uniform, "budget.share": 0.9}
     straight, interrupted, resumed = (
         prepared(**settings),
         prepared(**settings),
@@ -268,7 +279,7 @@ def test_unlike_widths_come_last(prepared: Make, technique: Make, tiny: Make, co
         check_order(chain, History(format=None))
     with pytest.raises(ValueError, match=r"unlike numbers of ffn \(slimexp_widths of its config.json\), and are taken"):
         technique(NAME).validate(first.model.config, before=[])
-    with pytest.raises(ValueError, match="uniform=false is for neurons, and none can go: let ffn be cut too"):
+    with pytest.raises(ValueError, match="uniform=false is for heads and neurons, and none of them can go: let"):
         technique(NAME, axes="[layers]", uniform=False).validate(tiny("causal_lm").model.config, before=[])
 
 
