@@ -106,6 +106,15 @@ def test_a_search_that_was_stopped_takes_no_whole_score_again(
     assert after.losses == before.losses and not trained
 
 
+def test_heads_and_neurons_are_chosen_block_by_block(line: list[str], trained: list[Sequence[str]]) -> None:
+    words = ["search.uniform=false", "search.heads=[0.5]", "search.ffn=[0.5]", "search.hidden=[]", "search.bits=[16]"]
+    search = prepared(line, "budget.parameters=32000", "search.promoted=0", "search.remove=false", *words)
+    [found] = search.run()
+    assert trained == [] and any("heads" in one.unlike for one in found.losses)
+    for one, costs in found.costs.items():
+        assert costs["parameters"][0] == pytest.approx(costs["parameters"][1], abs=0.5), one
+
+
 def test_a_quick_look_trains_nothing(line: list[str], trained: list[Sequence[str]]) -> None:
     search = prepared(line, "budget.disk_mb=[0.05,0.08]", "search.promoted=0")
     found = search.run()
