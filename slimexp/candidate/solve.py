@@ -112,8 +112,9 @@ class Program:
         of_widths = [self._with(number) for number in range(len(self._shared))]
         half, of_any = -(-most // 2), 0
         for extra in counted([*([one] for one in of_widths), *([] for _ in range(most))], "solution"):
-            if not extra and of_any >= most - min(half, len(found) - of_any):
-                break  # further ones are worse than these: of one width for all blocks, none would be returned
+            enough = of_any >= most - min(half, len(found) - of_any)
+            if not extra and enough and not self.choices.unlike:
+                break  # further ones are worse than these, and of widths that are there: none would be returned
             x = self._run(self.losses, [*budgets, *cuts, *extra])
             if x is None:
                 continue
