@@ -170,13 +170,13 @@ def kl_errors(store: Store) -> dict[str, float]:
 
 
 def _say_what_differs(store: Store) -> None:
-    """Where there is no such cache yet, but others of its form, say by what the nearest of them is another."""
+    """Where there is no such cache yet, but others of its form, say by what the nearest is another, if it is."""
     others: list[Mapping[str, Any]] = []
     if not (store.folder / ABOUT).exists():
         others = [about for path in store.folder.parent.glob(f"*/{ABOUT}") if (about := described(path)) is not None]
     alike = [about for about in others if _form(about) == _form(store.about)]
-    if alike:
-        nearest = min((differences(other, store.about) for other in alike), key=len)
+    nearest = min((differences(other, store.about) for other in alike), key=len, default=())
+    if nearest:  # none where the same cache lies in a folder beside a new one that was named
         phase(f"a new teacher cache; the nearest one differs in {'; '.join(printable(line) for line in nearest)}")
 
 

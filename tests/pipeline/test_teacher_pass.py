@@ -101,6 +101,14 @@ def test_a_new_cache_says_by_what_it_is_another(run: Make, capsys: pytest.Captur
     assert "a new teacher cache; the nearest one differs in max_length: 16, not 12" in capsys.readouterr().out
 
 
+def test_a_second_folder_of_the_same_cache_differs_in_nothing(
+    run: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(EXACT, f"pipeline.distill.cache.folder={tmp_path / 'caches' / 'first'}", name="first")
+    run(EXACT, f"pipeline.distill.cache.folder={tmp_path / 'caches' / 'second'}", name="second")
+    assert "differs in" not in capsys.readouterr().out
+
+
 def test_a_folder_that_is_named_must_hold_the_same(run: Make, tmp_path: Path) -> None:
     folder = f"pipeline.distill.cache.folder={tmp_path / 'own'}"
     run(EXACT, folder, name="first")
