@@ -32,6 +32,9 @@ class ParetoSweeper(Sweeper):
         self.composed = partial(hydra_context.config_loader.load_sweep_config, config)
 
     def sweep(self, arguments: list[str]) -> Sequence[Any]:
-        from slimexp.sweeper.command import sweep
+        from slimexp.host.progress import working
+
+        with working("importing the libraries"):
+            from slimexp.sweeper.command import sweep
 
         return sweep(arguments, self.composed, self.settings)

@@ -230,7 +230,7 @@ def _check_teacher(where: str, teacher: Source, student: Source, corpus: Corpus,
     with found_at(where):
         tokenizers = of_student, teacher.load_tokenizer(corpus.texts)
     try:
-        check_vocabularies(*tokenizers, technique._losses())
+        check_vocabularies(*tokenizers, technique.named_losses)
         if not reads_alike(*tokenizers):
             check_unlike(technique.packing, technique.completion)
     except ValueError as error:

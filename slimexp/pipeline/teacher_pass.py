@@ -58,7 +58,7 @@ def keep(technique: Finetune, cfg: DictConfig) -> None:
 
 
 def check_folders(techniques: Mapping[str, Finetune], corpus: Corpus, max_length: int, cfg: DictConfig) -> None:
-    """Refuse, before anything is loaded, named folders whose cache is of other text, or of another length.
+    """Refuse, before anything is loaded, named folders whose cache is of other text, another length or form.
 
     Args:
         techniques: Techniques of the stages that are to be trained, by the stage's name.
@@ -72,6 +72,7 @@ def check_folders(techniques: Mapping[str, Finetune], corpus: Corpus, max_length
     for name, technique in techniques.items():
         if technique.cache is not None and technique.cache.folder:
             known = {**_corpus(cfg.data), "split": "train", "max_length": max_length}
+            known["kept"] = {"form": technique.cache.name}
             if technique.completion is None:  # else it is a text that a teacher has still to write
                 known["text"] = identity.text_digest(corpus)[:16]
             try:
@@ -115,6 +116,11 @@ def _fill(store: Store, form: Form, technique: Finetune, teacher: Family, cfg: D
         batches = partial(technique.batches, 0, technique.steps, workers=technique.workers, unseen=True)
         found = look_up(store, batches())
         before = _seconds(store)
+        if found.lacking and store.is_fixed:
+            raise ValueError(
+                f"the teacher cache in {store.folder} cannot be written to, and lacks {len(found.lacking):,} of "
+                f"{found.rows:,} rows: make it writable, or name another folder"
+            )
         if found.lacking:
             device = machine.device(cfg.trainer)
             autocast = _moved(teacher, device, str(cfg.trainer.get("precision")))

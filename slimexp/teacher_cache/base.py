@@ -85,7 +85,12 @@ class TeacherCache(ABC):
     Args:
         folder: Folder of the cache; ``None`` for one in the runs folder that is named by what it holds.
         epochs: Of text that is new in every epoch: number of epochs that are kept, which training goes over again.
+
+    Attributes:
+        name: Of the form, as descriptions of caches have it.
     """
+
+    name: str
 
     def __init__(self, *, folder: str | None, epochs: int) -> None:
         if epochs < 1:

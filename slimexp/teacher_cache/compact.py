@@ -38,6 +38,8 @@ class Compact(TeacherCache):
         ValueError: Temperatures, head, nodes or bytes are out of range.
     """
 
+    name = "compact"
+
     def __init__(
         self,
         *,
@@ -119,7 +121,7 @@ class Samples(Form):
         return self.layout
 
     def settings(self) -> dict[str, Any]:
-        return {"form": "compact", **asdict(self.layout), "sample_seed": self.seed}
+        return {"form": Compact.name, **asdict(self.layout), "sample_seed": self.seed}
 
     @torch.no_grad()
     def encode(self, outputs: TeacherOutputs, *, seed: int) -> Tensor:

@@ -15,6 +15,8 @@ from slimexp.teacher_cache.base import Form, TeacherCache, TeacherOutputs
 class Exact(TeacherCache):
     """Keeps the teacher's last hidden states, in the type that it computes in; of a classifier, its logits."""
 
+    name = "exact"
+
     def form(self, teacher: Family, student: Family) -> Form:
         head = head_of(teacher)
         if head is None and teacher.task != "classification":
@@ -40,7 +42,7 @@ class States(Form):
         return self._head
 
     def settings(self) -> dict[str, Any]:
-        return {"form": "exact"}
+        return {"form": Exact.name}
 
     def encode(self, outputs: TeacherOutputs, *, seed: int) -> Tensor:
         return outputs.states

@@ -7,6 +7,7 @@ and read on while another process adds parts. Who adds some holds the lock.
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,11 +72,18 @@ class Store:
     def alone(self) -> Iterator[None]:
         """Be the only one to add parts; another process waits here, and then finds what this one has added.
 
+        A cache that cannot be written to, on a share perhaps, is read as it is.
+
         Raises:
             ValueError: The folder holds outputs of another teacher or on other text (says what differs), or no cache.
-            OSError: It cannot be written to.
+            OSError: It cannot be written to, and holds none.
         """
         _refuse_strangers(self.folder)
+        if self.is_fixed:
+            _refuse_other(self.folder, differences(_read(self.folder / ABOUT), self.about))
+            self.look()
+            yield
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         with lock.held(self.folder / LOCK, f"  teacher cache: another process fills {self.folder}"):
             for leftover in self.folder.glob(".part-*"):  # of a process that was killed
@@ -83,6 +91,11 @@ class Store:
             self._claim()
             self.look()
             yield
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether there is a cache, to which nothing can be added."""
+        return _is_fixed(self.folder)
 
     def _claim(self) -> None:
         """Say what the folder is for, or see that it is for that."""
@@ -200,13 +213,24 @@ def check_folder(folder: Path, known: Mapping[str, Any]) -> None:
         known: A part of what the cache is to be for.
 
     Raises:
-        ValueError: It holds something else; says what differs.
+        ValueError: It holds something else (says what differs), or is no place for a cache.
     """
     _refuse_strangers(folder)
+    if not _is_fixed(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise ValueError(f"cannot write to {folder} ({error.strerror}): name another folder") from error
     held = described(folder / ABOUT) if (folder / ABOUT).exists() else None
     if held is not None:
         wanted, found = dict(flat(known)), dict(flat(held))
         _refuse_other(folder, differences({key: found[key] for key in wanted if key in found}, wanted))
+
+
+def _is_fixed(folder: Path) -> bool:
+    return (folder / ABOUT).exists() and not os.access(folder, os.W_OK)
 
 
 def _refuse_strangers(folder: Path) -> None:

@@ -132,7 +132,7 @@ class Finetune(Adaptive, Contract, Divisible):
         """
         self.unlike = None
         if teacher is not None:
-            teacher = reading_like(family, teacher, self._losses())
+            teacher = reading_like(family, teacher, self.named_losses)
             self.unlike = None if reads_alike(family.tokenizer, teacher.tokenizer) else teacher
         self.family = family
         self.corpus = corpus

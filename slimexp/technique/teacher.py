@@ -1,6 +1,6 @@
 """What a teacher must have in common with its student."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -32,7 +32,7 @@ def reads_alike(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBa
 
 
 def check_vocabularies(
-    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, losses: Iterable[Loss] = ()
+    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, losses: Mapping[str, Loss] | None = None
 ) -> None:
     """Refuse a teacher whose token ids mean something else; rows of a model beyond its vocabulary do not matter.
 
@@ -44,20 +44,21 @@ def check_vocabularies(
     """
     if reads_alike(student, teacher):
         return
-    reading = [loss for loss in losses if loss.needs_teacher]
-    if reading and all(loss.aligns for loss in reading):
+    reading = {name: loss.aligns for name, loss in (losses or {}).items() if loss.needs_teacher}
+    if reading and all(reading.values()):
         check_offsets(student)
         check_offsets(teacher)
         return
     of_student, of_teacher = student.get_vocab(), teacher.get_vocab()
     tokens = of_student.keys() | of_teacher.keys()
     differing = [token for token in tokens if of_student.get(token) != of_teacher.get(token)]
+    by_id = ", ".join(f"losses.{name}" for name, aligns in reading.items() if not aligns)
     raise ValueError(
         f"teacher and student read different vocabularies ({len(of_teacher)} and {len(of_student)} tokens, "
-        f"{len(differing)} differ, e.g. {min(differing)!r}): distillation compares logits id by id. "
+        f"{len(differing)} differ, e.g. {min(differing)!r}), and {by_id or 'distillation'} compares id by id. "
         "Choose a teacher with the student's tokenizer, cut the student out of the teacher, have the teacher write "
-        "(completion=teacher, and no loss that reads it), or take losses that align tokens (loss=universal_logit, "
-        "loss=byte_span)"
+        "(completion=teacher, and no loss that reads it), or take only losses that align tokens "
+        "(loss=universal_logit, loss=byte_span)"
     )
 
 
@@ -83,7 +84,7 @@ def check_unlike(packing: bool | str, completion: Completion | None) -> None:
         )
 
 
-def reading_like(student: Family, teacher: Family, losses: Iterable[Loss] = ()) -> Family:
+def reading_like(student: Family, teacher: Family, losses: Mapping[str, Loss] | None = None) -> Family:
     """The teacher with the student's token ids; as it is where losses align tokens that are unlike.
 
     Where the student's vocabulary was pruned, rows of the other tokens are taken out of the teacher too. It then reads

@@ -14,6 +14,7 @@ from slimexp.config.composition import compose
 from slimexp.host import process_group
 from slimexp.pipeline import teacher_pass
 from slimexp.pipeline.pipeline import Pipeline
+from slimexp.teacher_cache import store
 from slimexp.teacher_cache.fill import TeacherPass
 from slimexp.teacher_cache.store import ABOUT, FOLDER
 from slimexp.technique.automatic import Conditions
@@ -116,8 +117,30 @@ def test_a_folder_that_is_named_must_hold_the_same(run: Make, tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"is of something else \(max_length: 16, not 12\): leave its folder at null"):
         run(EXACT, folder, "model.max_length=12", name="second")
     assert not (tmp_path / "runs" / "second").exists()  # before anything is done
-    with pytest.raises(ValueError, match=r"is of something else \(kept\.form: exact, not compact"):  # where it is known
+    with pytest.raises(ValueError, match=r"is of something else \(kept\.form: exact, not compact"):
         run(COMPACT, folder, name="third")
+    assert not (tmp_path / "runs" / "third").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_done(run: Make, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    rule = r"pipeline\.distill\.cache\.folder: cannot write to .*file/cache \(.*\): name another folder"
+    with pytest.raises(ValueError, match=rule):
+        run(EXACT, f"pipeline.distill.cache.folder={tmp_path / 'file' / 'cache'}")
+    assert not (tmp_path / "runs" / "run").exists()
+
+
+def test_a_cache_on_a_share_is_read_as_it_is(
+    run: Make, passes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = f"pipeline.distill.cache.folder={tmp_path / 'own'}"
+    run(EXACT, folder, name="first")
+    made = list(passes)
+    monkeypatch.setattr(store.os, "access", lambda *_: False)
+    run(EXACT, folder, "pipeline.distill.losses.kl.temperature.start=2", name="second")
+    assert passes == made
+    with pytest.raises(ValueError, match=r"own cannot be written to, and lacks \d+ of \d+ rows: make it writable"):
+        run(EXACT, folder, "pipeline.distill.steps=8", name="third")
 
 
 def test_a_named_folder_serves_texts_that_a_teacher_writes(run: Make, passes: list[int], tmp_path: Path) -> None:
