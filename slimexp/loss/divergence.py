@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slimexp.loss.base import IGNORE, LabelLoss, Scheduled
-from slimexp.schedule import Schedule
+from slimexp.schedule import Constant, Schedule
 
 # Logits are at least this: a token that is ruled out by -infinity, or by the lowest number of a type over a temperature
 # below 1, has the probability 0, and what is multiplied by it stays a number.
@@ -23,7 +23,7 @@ class Divergence(LabelLoss):
 
     Args:
         weight: Weight of the term.
-        temperature: Temperature T that both models' logits are divided by, as a function of training progress, > 0.
+        temperature: Temperature T that both models' logits are divided by, > 0: a number, or a function of progress.
         scale_by_temperature: Whether the term is multiplied by ``T ** order``, which keeps the size of the gradient
             while T changes (Hinton et al. 2015, "Distilling the knowledge in a neural network", section 2).
 
@@ -38,8 +38,11 @@ class Divergence(LabelLoss):
     order: ClassVar[int] = 2
 
     # the default: configurations that are older than the choice did so
-    def __init__(self, *, weight: float | Schedule, temperature: Schedule, scale_by_temperature: bool = True) -> None:
+    def __init__(
+        self, *, weight: float | Schedule, temperature: float | Schedule, scale_by_temperature: bool = True
+    ) -> None:
         super().__init__(weight=weight)
+        temperature = temperature if isinstance(temperature, Schedule) else Constant(value=temperature)
         lowest = min(temperature(0.0), temperature(1.0))
         if lowest <= 0:
             raise ValueError(f"temperature must be > 0 throughout, got {lowest}")

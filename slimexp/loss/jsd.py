@@ -24,7 +24,7 @@ class GeneralizedJsd(Divergence):
     """
 
     def __init__(
-        self, *, weight: float | Schedule, temperature: Schedule, beta: float, scale_by_temperature: bool
+        self, *, weight: float | Schedule, temperature: float | Schedule, beta: float, scale_by_temperature: bool
     ) -> None:
         super().__init__(weight=weight, temperature=temperature, scale_by_temperature=scale_by_temperature)
         if not 0 < beta < 1:

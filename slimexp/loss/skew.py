@@ -18,7 +18,7 @@ class SkewDivergence(Divergence):
     """
 
     def __init__(
-        self, *, weight: float | Schedule, temperature: Schedule, alpha: float, scale_by_temperature: bool
+        self, *, weight: float | Schedule, temperature: float | Schedule, alpha: float, scale_by_temperature: bool
     ) -> None:
         super().__init__(weight=weight, temperature=temperature, scale_by_temperature=scale_by_temperature)
         if not 0 <= alpha < 1:

@@ -163,7 +163,7 @@ def fit(technique: Finetune, stage: Stage, cfg: DictConfig, tracker: Tracker) ->
     resume = stage.checkpoint if position is not None else None
     if position is not None:
         print(f"{stage.name}: resuming at step {position.step} of {technique.steps}, from {resume}", flush=True)
-    print(f"{stage.name}: training {technique.steps} steps of {technique.batch_size * technique.accumulate} rows")
+    print(f"{stage.name}: training {technique.steps} steps of {_rows(technique)}")
     pl.seed_everything(cfg.seed, verbose=False)
     # a debugging aid of torch's deterministic mode, which costs time at every step
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -264,3 +264,11 @@ def _recover(stage: Stage) -> Position | None:
     if lost:
         _report_lost_rows(stage, lost)
     return position
+
+
+def _rows(technique: Finetune) -> str:
+    """How many rows a step reads, in words: all that there are where a batch is to have more."""
+    asked, there = technique.batch_size, len(technique.corpus.splits["train"])
+    if technique.packs or asked <= there:
+        return f"{asked * technique.accumulate} rows"
+    return f"{there * technique.accumulate} rows, for the text has {there} and batch_size is {asked}"

@@ -1,6 +1,7 @@
 """A training that was stopped and resumed is the same as a straight one, and its curves are what was logged."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -217,3 +218,12 @@ def test_loss_that_is_not_finite_is_one_error_and_no_artifact(
     if run.stages[-1].checkpoint.exists():
         kept = torch.load(run.stages[-1].checkpoint, weights_only=True)["state_dict"]
         assert all(tensor.isfinite().all() for tensor in kept.values() if tensor.is_floating_point())
+
+
+def test_a_batch_of_more_rows_than_there_are_says_so(
+    overrides: Make, pipeline: Make, short: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = ["+cut@pipeline.distill.cut=keep", "pipeline.distill.cut.ffn=16"]
+    pipeline(overrides("distill", *short("distill", steps=1), *cut, "pipeline.distill.batch_size=500")).run()
+    said = re.search(r"1 steps of (\d+) rows, for the text has (\d+) and batch_size is 500", capsys.readouterr().out)
+    assert said is not None and said[1] == said[2]
