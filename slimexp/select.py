@@ -152,9 +152,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         if absent := _unmeasured(section, budgets):
             answers.append(f"{section.title}: not asked, no model there has {', '.join(absent)}")
     print("\n\n".join(answers))
-    if not (choices and all(choice.fits for choice in choices)):
-        if settings:
-            print("\nnothing is exported")
+    unfit = sum(not choice.fits for choice in choices)
+    if unfit or not choices:
+        if settings or unfit < len(choices):
+            print(f"\nno model fits in {unfit} of {len(choices)} corpora" + ", so nothing is exported" * bool(settings))
         return NONE_FITS
     try:
         return _export(choices, folder, settings) if settings else 0

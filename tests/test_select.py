@@ -241,6 +241,15 @@ def test_what_cannot_be_exported_is_one_line(
     assert not list(there.rglob("slimexp_export.json"))
 
 
+def test_of_several_corpora_it_says_how_many_have_no_model_that_fits(
+    there: Path, make_record: Callable[..., Record], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"_target_": "slimexp.data.other.Other"}
+    append(there / record.FILE, make_record("o", config={"data": data}, metrics={"cer": 0.1, "disk_mb": 300.0}))
+    assert main([str(there), "max_size_mb=10", "export=hf"]) == 1
+    assert capsys.readouterr().out.endswith("\nno model fits in 1 of 2 corpora, so nothing is exported\n")
+
+
 def test_models_of_several_corpora_are_not_written_to_one_folder(
     there: Path, make_record: Callable[..., Record], capsys: pytest.CaptureFixture[str]
 ) -> None:
