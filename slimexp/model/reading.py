@@ -29,6 +29,8 @@ from slimexp.model.widths import class_of, from_config
 from slimexp.serialization.experts import cast_stacks
 from slimexp.serialization.pack import decompress
 
+_OF_TOKENIZER = re.compile(r"token|vocab|merges|tekken|\.(model|spm)$")  # in the names of a tokenizer's files
+
 
 def reach(auto: Any, path: str | Path, **options: Any) -> Any:
     """Call ``auto.from_pretrained`` on a folder that was vetted, or on the hub; no code of the model's runs.
@@ -68,8 +70,14 @@ def tokenizer_of(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, tried on a word.
 
     Raises:
-        ValueError: The tokenizer cannot be read, or fails on a word.
+        ValueError: There is none in the folder, it cannot be read, or fails on a word.
     """
+    folder = Path(path)
+    if folder.is_dir() and not any(_OF_TOKENIZER.search(entry.name) for entry in folder.iterdir()):
+        raise ValueError(  # transformers makes an empty one by the model's type
+            f"model '{path}' has no tokenizer in its folder (tokenizer.json, vocab.txt, *.model): write it there by "
+            "tokenizer.save_pretrained(FOLDER)"
+        )
     tokenizer: PreTrainedTokenizerBase = reach(AutoTokenizer, path)
     try:
         tokenizer("a"), tokenizer("a", "a")

@@ -225,6 +225,10 @@ CASES: dict[str, tuple[Damage, str]] = {
         ),
         "its tokenizer is damaged",
     ),
+    "no tokenizer": (
+        lambda folder: [path.unlink() for path in folder.glob("*token*")],
+        r"has no tokenizer in its folder .* write it there by tokenizer\.save_pretrained",
+    ),
     "no class": (config("tokenizer_config.json", tokenizer_class=5), "tokenizer_class must be a name, got 5"),
     "a length": (config("tokenizer_config.json", model_max_length="x"), "its tokenizer is damaged"),
     "a token": (config("tokenizer_config.json", eos_token=5), "cannot be loaded"),
