@@ -100,22 +100,28 @@ def grid_lines(seed: int, runs: Path, more: Sequence[str]) -> list[list[str]]:
     ]  # fmt: skip
 
 
+def folder_of(seed: int, runs: Path) -> Path:
+    """Runs of a seed, apart from other seeds': a point of equal recipes would join them."""
+    return runs / f"seed-{seed}"
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Train the sides that are asked for, of every seed; what is done is not done again."""
-    arguments.runs.mkdir(parents=True, exist_ok=True)
     for seed in arguments.seeds:
-        if "search" in arguments.sides and not spent(arguments.runs, "search", seed):
+        runs = folder_of(seed, arguments.runs)
+        runs.mkdir(parents=True, exist_ok=True)
+        if "search" in arguments.sides and not spent(runs, "search", seed):
             began = time.monotonic()
-            line = search_line(seed, arguments.budgets, arguments.runs, arguments.more)
+            line = search_line(seed, arguments.budgets, runs, arguments.more)
             subprocess.run([sys.executable, "-m", "slimexp.search", *line], check=True, env=dict(os.environ))
-            _note(arguments.runs, "search", seed, time.monotonic() - began, [0])
+            _note(runs, "search", seed, time.monotonic() - began, [0])
         if "grid" in arguments.sides:
-            allowed = arguments.seconds or spent(arguments.runs, "search", seed)
+            allowed = arguments.seconds or spent(runs, "search", seed)
             if not allowed:
                 raise SystemExit(
                     f"seed {seed}: the grid has the time that the search took: run that, or give --seconds"
                 )
-            train_grid(grid_lines(seed, arguments.runs, arguments.grid), arguments.runs, seed, allowed)
+            train_grid(grid_lines(seed, runs, arguments.grid), runs, seed, allowed)
 
 
 def train_grid(lines: Sequence[Sequence[str]], runs: Path, seed: int, allowed: float) -> None:
@@ -159,6 +165,11 @@ def _noted(runs: Path, side: str, seed: int) -> dict[str, Any]:
 
 def _note(runs: Path, side: str, seed: int, seconds: float, done: Sequence[int]) -> None:
     (runs / f"seconds-{side}-{seed}.json").write_text(json.dumps({"seconds": seconds, "done": list(done)}))
+
+
+def section_of(runs: Path, seed: int) -> Section:
+    """The section in which both sides are graded, or at least one."""
+    return max(load(runs), key=lambda section: sum(bool(of_side(section, side, seed)) for side in SIDES))
 
 
 def of_side(section: Section, side: str, seed: int) -> list[int]:
@@ -248,13 +259,13 @@ def main(given: Sequence[str] | None = None) -> int:
         run(arguments)
         if len(arguments.sides) < len(SIDES):
             return 0  # --report compares, when all are there
-    graded = [s for s in load(arguments.runs) if any(of_side(s, side, arguments.seeds[0]) for side in SIDES)]
-    section = max(graded, key=lambda s: sum(bool(of_side(s, side, arguments.seeds[0])) for side in SIDES))
-    found = {seed: rows(section, seed, arguments.budgets) for seed in arguments.seeds}
-    sizes = {seed: volumes(section, seed) for seed in arguments.seeds}
-    print(table(section, found, sizes))
+    sections = {seed: section_of(folder_of(seed, arguments.runs), seed) for seed in arguments.seeds}
+    found = {seed: rows(section, seed, arguments.budgets) for seed, section in sections.items()}
+    sizes = {seed: volumes(section, seed) for seed, section in sections.items()}
+    print(table(next(iter(sections.values())), found, sizes))
     allowed = arguments.seconds or float("inf")
-    faults = missed(found, sizes, {seed: spent(arguments.runs, "search", seed) - allowed for seed in arguments.seeds})
+    late = {seed: spent(folder_of(seed, arguments.runs), "search", seed) - allowed for seed in arguments.seeds}
+    faults = missed(found, sizes, late)
     print("\n".join(f"missed: {fault}" for fault in faults))
     return int(bool(faults))
 

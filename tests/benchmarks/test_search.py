@@ -84,13 +84,13 @@ def test_sides_run_by_themselves_and_are_reported_together(
 ) -> None:
     monkeypatch.setattr(search, "SHARES", (0.6,))
     monkeypatch.setattr(search, "BITS", (3,))
-    toy = ["--toy", "--seeds", "0", "--runs", str(tmp_path), "--seconds", "900"]
+    runs, toy = search.folder_of(0, tmp_path), ["--toy", "--seeds", "0", "--runs", str(tmp_path), "--seconds", "900"]
     assert search.main([*toy, "--sides", "grid"]) == 0
-    assert search.finished(tmp_path, 0) == [0]
+    assert search.finished(runs, 0) == [0]
     assert search.main([*toy, "--sides", "search"]) == 0
-    seconds = search.spent(tmp_path, "search", 0)
+    seconds = search.spent(runs, "search", 0)
     assert search.main([*toy, "--sides", "search"]) == 0  # not done again
-    assert search.spent(tmp_path, "search", 0) == seconds > 0
+    assert search.spent(runs, "search", 0) == seconds > 0
     capfd.readouterr()
     search.main([*toy, "--report"])
     assert "| 0 | 4 |" in capfd.readouterr().out
