@@ -121,13 +121,15 @@ def gradients(teacher: Tensor, student: Tensor, layout: Layout, temperature: flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", default="distill_t5")
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time; a second waits for the teacher's pass")
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     options = command.parsed(parser)
     arms = {}
     for form in FORMS:
         with tempfile.TemporaryDirectory() as runs:
             size = QUICK if options.quick else (f"{SWEPT}={POINTS}",)
-            arms[form] = arm(form, options.experiment, [*size, *options.overrides], runs)
+            workers = f"hydra.sweeper.workers={options.workers}"
+            arms[form] = arm(form, options.experiment, [*size, workers, *options.overrides], runs)
     print_arms(arms)
     biased = print_gradients()
     if why := [*faults(arms, quick=options.quick), *(["gradients are biased"] if biased else [])]:
