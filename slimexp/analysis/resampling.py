@@ -149,7 +149,9 @@ def _beside_dense(sample: Sampled, points: Sequence[Point], metric: str, dense: 
             several = points[i].figures[metric + DIFFERENCE].seeds > 1
             sample.draws[:, i] = sample.draws[:, home] - sample.means[home] + sample.means[i]
             sample.draws[:, i] += 0.0 if several else errors[i] * noise[:, i]
+            own = sample.rows[i] + sample.seeds[i]  # of the figure alone, in which what it shares with dense counts
             sample.seeds[i] = errors[i] ** 2 if several else 0.0
+            sample.rows[i] = np.maximum(own - sample.seeds[i], 0.0)
             sample.group[i] = sample.group[home]
 
 

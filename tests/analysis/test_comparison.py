@@ -220,6 +220,23 @@ def test_without_rows_points_are_told_apart_by_their_differences_from_dense(make
     assert section.comparisons.bases("cer") == {"dense": 2, "unpaired": 1}
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_without_rows_a_figure_has_its_own_interval_and_not_that_of_its_difference(make: Make, seeds: int) -> None:
+    whole = {"cer": 0.015, "disk_mb": 16.0, "cer_stderr": 0.01}
+    dense = make("dense", whole, {})
+    pruned = [
+        make("prune", paired(0.02 + 1e-4 * seed, 4.0, 0.005 + 1e-4 * seed, 0.002), {"prune": {}},
+             seed=seed, baseline=whole, baseline_key=dense.key)
+        for seed in range(seeds)
+    ]  # fmt: skip
+    (section,) = sections([dense, *pruned])
+    (place,) = (i for i, point in enumerate(section.points) if not point.dense)
+    own, beside = section.comparisons.interval(place, "cer"), section.comparisons.beside_dense(place, "cer")
+    assert own is not None and beside is not None and own.basis == beside.basis == "dense"
+    assert own.high - own.low == pytest.approx(2 * 1.959964 * 0.01, rel=0.01)
+    assert beside.high - beside.low == pytest.approx(0.004 + 1e-4 * (seeds - 1))
+
+
 def test_a_margin_is_not_negative() -> None:
     with pytest.raises(ValueError, match="must be >= 0, got -1"):
         Comparison(0.0, 0.0, 0.0, "rows", "min").not_worse(-1)
