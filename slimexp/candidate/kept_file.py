@@ -8,12 +8,13 @@ from typing import Any
 
 from slimexp.file import integrity
 from slimexp.file.bounded import read_object
+from slimexp.record.lock import held
 
 _ANEW = "remove it, and it is made anew"
 
 
 class KeptFile:
-    """Numbers by name, with what they depend on.
+    """Numbers by name, with what they depend on; several processes may add to one file.
 
     Args:
         path: The file; it need not exist.
@@ -25,10 +26,14 @@ class KeptFile:
     """
 
     def __init__(self, path: Path, of: Mapping[str, Any], way_out: str) -> None:
-        self.path, self.of = path, json.loads(json.dumps(dict(of)))
-        self.numbers: dict[str, float] = {}
+        self.path, self.of, self._way_out = path, json.loads(json.dumps(dict(of))), way_out
+        self.numbers = self._read()
+
+    def _read(self) -> dict[str, float]:
+        """The numbers in the file; none where it does not exist."""
+        path = self.path
         if not path.exists():
-            return
+            return {}
         content = read_object(path, way_out=_ANEW)
         before, numbers = content.get("of"), content.get("numbers")
         if not isinstance(before, dict) or not isinstance(numbers, dict):
@@ -40,8 +45,8 @@ class KeptFile:
         both = {name: (before.get(name), self.of.get(name)) for name in sorted(self.of.keys() | before.keys())}
         if unlike := {name: values for name, values in both.items() if values[0] != values[1]}:
             changes = "; ".join(f"{name} was {_short(old)}, is {_short(new)}" for name, (old, new) in unlike.items())
-            raise ValueError(f"'{path}' was made of something else: {changes}: {way_out}")
-        self.numbers = numbers
+            raise ValueError(f"'{path}' was made of something else: {changes}: {self._way_out}")
+        return numbers
 
     def beside(self) -> "tempfile.TemporaryDirectory[str]":
         """A temporary folder beside the file, where there is room for models; a context."""
@@ -49,11 +54,12 @@ class KeptFile:
         return tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".model-")
 
     def add(self, name: str, number: float) -> None:
-        """Keep a number; the file is whole at every moment."""
-        self.numbers[name] = number
+        """Keep a number, beside those that other processes added meanwhile; the file is whole at every moment."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"of": self.of, "numbers": self.numbers}
-        integrity.write(self.path, json.dumps(content, indent=1) + "\n")
+        with held(self.path.with_name(f".{self.path.name}.lock"), f"another search writes {self.path.name}"):
+            self.numbers |= self._read() | {name: number}
+            content = {"of": self.of, "numbers": self.numbers}
+            integrity.write(self.path, json.dumps(content, indent=1) + "\n")
 
 
 def _short(value: Any) -> str:

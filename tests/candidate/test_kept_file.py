@@ -15,7 +15,16 @@ def test_numbers_are_there_again(tmp_path: Path) -> None:
     again = KeptFile(path, OF, "x")
     again.add("decoder 1 removed", 0.5)
     assert KeptFile(path, OF, "x").numbers == {"decoder 0 removed": 0.25, "decoder 1 removed": 0.5}
-    assert [file.name for file in path.parent.iterdir()] == ["scores.json"]
+    assert [file.name for file in path.parent.glob("[!.]*")] == ["scores.json"]
+
+
+def test_searches_side_by_side_lose_no_number(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    one, other = KeptFile(path, OF, "x"), KeptFile(path, OF, "x")
+    one.add("a", 1.0)
+    other.add("b", 2.0)
+    assert KeptFile(path, OF, "x").numbers == other.numbers == {"a": 1.0, "b": 2.0}
+    assert one.numbers == {"a": 1.0}
 
 
 def test_what_differs_is_named(tmp_path: Path) -> None:
