@@ -15,7 +15,7 @@ def budgets(node: DictConfig) -> list[dict[str, float]]:
     """
     values_of: Any = OmegaConf.to_container(node)
     given = {str(name): value for name, value in values_of.items() if value is not None}
-    if not given:
+    if not any(value != [] for value in given.values()):
         raise ValueError("no budget: give budget.disk_mb=NUMBER, budget.latency_ms=NUMBER or budget.parameters=NUMBER")
     lists = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
     for name, values in lists.items():

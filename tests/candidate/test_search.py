@@ -213,6 +213,8 @@ def test_each_budget_is_a_number_or_a_list() -> None:
     ]
     with pytest.raises(ValueError, match=r"budget\.latency_ms has 2 numbers and another budget 3"):
         budgets(OmegaConf.create({"disk_mb": [4, 8, 9], "latency_ms": [1, 2]}))
+    with pytest.raises(ValueError, match="no budget: give"):
+        budgets(OmegaConf.create({"disk_mb": [], "latency_ms": None}))
     for wrong in (0, -1, "four", True, float("nan")):
         with pytest.raises(ValueError, match=r"budget\.disk_mb must be a number > 0"):
             budgets(OmegaConf.create({"disk_mb": wrong}))
