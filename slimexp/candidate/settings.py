@@ -5,6 +5,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from slimexp.candidate.trial import Stages
+from slimexp.measure.interval import FEWEST_PAIRS
 
 
 def budgets(node: DictConfig) -> list[dict[str, float]]:
@@ -51,6 +52,8 @@ def check_settings(cfg: DictConfig, stages: Stages) -> None:
             "budget.latency_ms is of the request of measure.latency, which is not chosen: add "
             "measure=[size,task,latency]"
         )
+    if cfg.budget.latency_ms is not None and cfg.search.pairs < FEWEST_PAIRS:
+        raise ValueError(f"search.pairs must be >= {FEWEST_PAIRS} with budget.latency_ms, got {cfg.search.pairs}")
     for name in ("task", "size"):
         if name not in cfg.measure:
             raise ValueError(f"a search needs measure {name}: add it, as in measure=[size,task,latency]")

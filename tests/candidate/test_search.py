@@ -193,6 +193,7 @@ def test_scores_of_another_model_are_refused(
         (["budget.disk_mb=4", "search.share=0"], r"search\.share must be in \(0, 1\]"),
         (["budget.disk_mb=4", "search.promoted=5"], r"search\.promoted=5 of search\.trials=2"),
         (["budget.latency_ms=4"], r"add measure=\[size,task,latency\]"),
+        (["budget.latency_ms=4", "measure=[size,task,latency]", "search.pairs=5"], r"search\.pairs must be >= 6"),
         (["budget.disk_mb=4", "pipeline.quantize.group_size=auto"], r"group_size must be a number, or null"),
         (["budget.disk_mb=4", "pipeline.quantize.exclude=[a]"], "leave out its include, exclude and embeddings"),
         (["budget.disk_mb=4", "measure=[task]"], "a search needs measure size"),
