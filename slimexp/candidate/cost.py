@@ -184,7 +184,7 @@ def probes(choices: Choices) -> list[Candidate]:
                 stay = [place for place in choices.places if place not in gone]
                 found.append(_alike(choices, whole, bits, stay))
         if choices.paired and choices.removable:
-            stay = [place for place in choices.places if place.index < choices.stacks[place.stack] // 2]
+            stay = [place for place in choices.places if place.index < max(1, choices.stacks[place.stack] // 2)]
             found.append(_alike(choices, whole, bits, stay))
         for name, sizes in choices.widths.items():
             found += [_alike(choices, {**whole, name: units}, bits, choices.places) for units in sizes[1:]]

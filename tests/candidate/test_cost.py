@@ -98,8 +98,9 @@ def test_latency_is_composed_of_models_that_were_measured(scorer: Scorer) -> Non
         assert program.cost(candidate, table) == pytest.approx(true(candidate), rel=1e-6)
 
 
-def test_a_decoder_of_a_probe_is_no_deeper_than_its_encoder(tiny: Callable[..., Any]) -> None:
-    options = choices(tiny("seq2seq").model.config, **GIVEN)
+@pytest.mark.parametrize("depths", [{}, {"num_layers": 4, "num_decoder_layers": 1}], ids=str)
+def test_a_decoder_of_a_probe_is_no_deeper_than_its_encoder(tiny: Callable[..., Any], depths: dict[str, int]) -> None:
+    options = choices(tiny("seq2seq", **depths).model.config, **GIVEN)
     for probe in cost.probes(options):
         layers = probe.layers(options.stacks)
-        assert len(layers["decoder"]) <= len(layers["encoder"])
+        assert 0 < len(layers["decoder"]) <= len(layers["encoder"])
