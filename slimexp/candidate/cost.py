@@ -187,7 +187,8 @@ def probes(choices: Choices) -> list[Candidate]:
             stay = [place for place in choices.places if place.index < max(1, choices.stacks[place.stack] // 2)]
             found.append(_alike(choices, whole, bits, stay))
         for name, sizes in choices.widths.items():
-            found += [_alike(choices, {**whole, name: units}, bits, choices.places) for units in sizes[1:]]
+            if name != EXPERT_BITS or bits != FLOAT:  # experts of a block of floats are floats: that model is there
+                found += [_alike(choices, {**whole, name: units}, bits, choices.places) for units in sizes[1:]]
     return found
 
 

@@ -111,6 +111,15 @@ def test_costs_are_those_of_the_artifact(
         assert program.cost(candidate, counts) == pytest.approx(sum(p.numel() for p in small.parameters()), abs=0.5)
 
 
+def test_no_model_is_measured_twice(tiny: Callable[..., Any]) -> None:
+    """Experts of a model of floats are floats, whatever their bits."""
+    found = cost.probes(options(tiny("causal_lm", **QWEN), expert_bits=[FLOAT, 8, 4]))
+    made = [(probe.bits, probe.widths | {EXPERT_BITS: FLOAT} if FLOAT in probe.bits.values() else probe.widths)
+            for probe in found]  # fmt: skip
+    assert all(one not in made[:number] for number, one in enumerate(made))
+    assert {probe.expert_bits for probe in found if FLOAT not in probe.bits.values()} == {FLOAT, 8, 4}
+
+
 def test_the_program_of_a_deep_mixture_takes_megabytes() -> None:
     """As a dense matrix its constraints would be more than 100, and over a gigabyte at 48 blocks."""
     sizes = {"heads": [4, 2], "ffn": [4, 3, 2], "hidden": [4, 3], "experts": [4, 3, 2], EXPERT_BITS: [16, 8, 4, 3]}
