@@ -34,6 +34,7 @@ from benchmarks.simple_shapes import Simple
 from slimexp.analysis.section import Section, load
 from slimexp.candidate import trial
 from slimexp.candidate.choice import FLOAT
+from slimexp.candidate.report import answer
 from slimexp.candidate.search import Search
 from slimexp.config.check import check
 from slimexp.config.composition import compose
@@ -142,7 +143,7 @@ def searched(work: Search) -> list[Chosen]:
     seconds = time.monotonic() - began
     if work.settings.promoted and not all(one.promoted for one in found):
         raise RuntimeError(f"every training of a budget failed: see {work.folder}")
-    best = [next(iter(one.promoted or one.losses)) for one in found]
+    best = [answer(one, work.parts.corpus.headline, work.parts.corpus.direction) for one in found]
     return [
         Chosen(str(one), tuple(trial.overrides(one, work.choices, work.stages, work.family)), seconds) for one in best
     ]

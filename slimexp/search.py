@@ -47,6 +47,8 @@ def search(cfg: DictConfig) -> None:
 
 def lines(work: "Search", found: Sequence["Found"]) -> Iterator[str]:
     """What was found, budget by budget."""
+    from slimexp.candidate.report import answer
+
     headline = work.parts.corpus.headline
     for one in found:
         yield f"at most {', '.join(f'{name} {value:g}' for name, value in one.limits.items())}:"
@@ -57,9 +59,9 @@ def lines(work: "Search", found: Sequence["Found"]) -> Iterator[str]:
         if not one.promoted and work.settings.promoted:
             yield "  none: every training failed, see above"
         elif not one.promoted:
-            candidate, nats = next(iter(one.losses.items()))
+            candidate = answer(one, headline, work.parts.corpus.direction)
             costs = ", ".join(f"{name} {measured:.6g}" for name, (_, measured) in one.costs[candidate].items())
-            yield f"  {candidate}: {costs}, {nats:.4g} nats per token from dense before any training"
+            yield f"  {candidate}: {costs}, {one.losses[candidate]:.4g} nats per token from dense before any training"
     if any(one.promoted for one in found):
         yield f"python -m slimexp.select {work.cfg.runs} max_size_mb=NUMBER   names a model of all that were trained"
 

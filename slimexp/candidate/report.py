@@ -1,12 +1,15 @@
 """The result of a search as a file: budgets, candidates, why each lost, and how well composed costs predicted."""
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from slimexp.candidate.choice import Candidate
 from slimexp.candidate.found import Found
 from slimexp.candidate.search import Search
+from slimexp.data.base import Direction
 from slimexp.file import integrity
 
 
@@ -26,6 +29,26 @@ def write(work: Search, found: Sequence[Found], *, seconds: float) -> str:
     integrity.write(path, json.dumps(content, indent=1) + "\n")
     known = ", ".join(f"{name} by {share:.1%}" for name, share in errors.items())
     return f"recorded in {path}" + (f"; composed costs are off by a median of: {known}" if known else "")
+
+
+def answer(found: Found, headline: str, direction: Direction) -> Candidate:
+    """The candidate that a budget ends with.
+
+    Of the promoted ones the best after the short training, on validation text: what the full training is graded on
+    chooses nothing. Where none is promoted, and among equals, the one of least whole loss that was measured to fit.
+
+    Args:
+        found: What was found for the budget.
+        headline: Figure that trainings are compared by.
+        direction: Whether a smaller (``min``) or larger (``max``) one is better.
+    """
+    sign = 1 if direction == "min" else -1
+
+    def rank(candidate: Candidate) -> tuple[float, float]:
+        short = found.trained.get(candidate, {}).get(headline)
+        return math.inf if short is None else sign * short, found.losses[candidate]
+
+    return min(found.promoted or (one for one in found.costs if one in found.losses), key=rank)
 
 
 def composition_errors(found: Sequence[Found]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from omegaconf import OmegaConf
 
 from slimexp.candidate import search as module
 from slimexp.candidate.choice import FLOAT, Candidate, Place
-from slimexp.candidate.found import unlike_first
-from slimexp.candidate.report import write
+from slimexp.candidate.found import Found, unlike_first
+from slimexp.candidate.report import answer, write
 from slimexp.candidate.score import Scorer
 from slimexp.candidate.search import Search
 from slimexp.candidate.settings import budgets
@@ -204,6 +205,29 @@ def test_what_no_search_can_be_done_with_is_one_line(line: list[str], more: list
     with pytest.raises(ValueError, match=message) as error:
         prepared(line, *more)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.fast
+def test_a_budget_ends_with_a_model_that_was_measured_to_fit_and_chosen_on_validation_text() -> None:
+    places = [Place("decoder", index) for index in range(3)]
+    over, like_it, unlike = (
+        Candidate(heads=None, ffn=ffn, hidden=None, bits=dict.fromkeys(kept, 4))
+        for ffn, kept in ((8, places[:2]), (8, places[1:]), (4, places))
+    )
+    costs = {over: {"disk_mb": (0.9, 1.2)}, unlike: {"disk_mb": (0.9, 0.9)}}
+    losses = {like_it: 2.0, unlike: 3.0}
+    found = Found({"disk_mb": 1.0}, losses=losses, over={over: 1.0}, costs=costs)
+    assert answer(found, "acc", "max") == unlike, "the one before it was not measured"
+    work: Any = SimpleNamespace(
+        parts=SimpleNamespace(corpus=SimpleNamespace(headline="acc", direction="max")),
+        settings=SimpleNamespace(promoted=0),
+    )
+    assert list(lines(work, [found]))[1].startswith(f"  {unlike}: disk_mb 0.9, 3 nats per token")
+    found.trained = {like_it: {"acc": 0.5}, unlike: {"acc": 0.6}}
+    found.promoted = {like_it: {"acc": 0.9}, unlike: {"acc": 0.8}}
+    assert answer(found, "acc", "max") == unlike and answer(found, "acc", "min") == like_it
+    found.trained = {}
+    assert answer(found, "acc", "max") == like_it
 
 
 @pytest.mark.fast
