@@ -14,8 +14,8 @@ seed. Further arguments are overrides of the searches and trainings, as ``search
 
 Quality is the ratio to the dense model's perplexity (of other tasks, what is kept of the gain) before and after the
 training, with 95 % intervals on the same rows. Seconds of choosing are those of all shares together, after the scores;
-the search's hold its short and full trainings. Prints Markdown, writes ``RUNS/search_arms.json``; exits with status 1
-where the search is surely worse than another arm.
+the search's hold its short and full trainings, those of ``depth`` loading the model. Prints Markdown, writes
+``RUNS/search_arms.json``; exits with status 1 where the search is surely worse than another arm.
 """
 
 import argparse
@@ -153,21 +153,22 @@ def choose(words: Sequence[str], arguments: argparse.Namespace) -> tuple[dict[tu
     """(Share, arm) -> its model; the seconds of scores, and the dense model's megabytes."""
     began = time.monotonic()
     simple = Simple.of(words, max(arguments.bits))
-    ready = time.monotonic() - began
     limits = [share * simple.mb for share in arguments.shares]
+    deep = [simple.depth(limit) for limit in limits]
+    ranking = time.monotonic() - began
     budget = f"budget.disk_mb=[{','.join(map(str, limits))}]"
     work = prepared([*words, budget])
     began = time.monotonic()
     work.scorer.score(work.choices, work.scores)
     scoring = time.monotonic() - began
+    began = time.monotonic()
+    alike = [min(simple.uniform(limit), key=work.scorer.whole) for limit in limits]
+    comparing = time.monotonic() - began
     found = {
         "one_shot": searched(prepared([*words, budget, *ONE_SHOT])),
         "search": searched(work),
-        "depth": [Chosen(str(one), simple.overrides(one), ready) for one in map(simple.depth, limits)],
-        "uniform": [
-            Chosen(str(one), simple.overrides(one), ready)
-            for one in (min(simple.uniform(limit), key=work.scorer.whole) for limit in limits)
-        ],
+        "depth": [Chosen(str(one), simple.overrides(one), ranking) for one in deep],
+        "uniform": [Chosen(str(one), simple.overrides(one), comparing) for one in alike],
     }
     by = {(share, arm): found[arm][number] for number, share in enumerate(arguments.shares) for arm in ARMS}
     return by, scoring, simple.mb
@@ -246,11 +247,13 @@ def _words(figure: Figure | None, sign: str = "") -> str:
 def orders(found: Sequence[Row]) -> Iterator[str]:
     """The arms of each share with their means over seeds."""
     for share in dict.fromkeys(row.share for row in found):
-        means = {
-            arm: statistics.fmean(row.kept.value for row in found if row.kept and (row.share, row.arm) == (share, arm))
-            for arm in ARMS
+        known = {
+            arm: [row.kept.value for row in found if row.kept and (row.share, row.arm) == (share, arm)] for arm in ARMS
         }
-        yield f"{share:.0%} of the bytes, means: " + ", ".join(f"{arm} {mean:.4g}" for arm, mean in means.items())
+        words = [
+            f"{arm} {statistics.fmean(values):.4g}" if values else f"{arm} unknown" for arm, values in known.items()
+        ]
+        yield f"{share:.0%} of the bytes, means: {', '.join(words)}"
 
 
 def missed(found: Sequence[Row]) -> list[str]:

@@ -58,11 +58,12 @@ class Simple:
         family = parts.source.load(task=corpus.task, texts=corpus.texts, labels=corpus.labels)
         torch.nn.Module.to(family.model.eval(), machine.device(cfg.trainer))
         shares = [number / WIDTHS for number in range(1, WIDTHS)]
-        options = choices(
-            family.model.config, remove=True, heads=shares, ffn=shares, hidden=[], bits=[FLOAT, bits], multiple=64,
-            uniform=True,
-        )  # fmt: skip
         quantize = None if stages.quantize is None else cfg.pipeline[stages.quantize]
+        group = None if quantize is None else quantize.get("group_size")
+        options = choices(
+            family.model.config, remove=True, heads=shares, ffn=shares, hidden=[], bits=[FLOAT, bits],
+            multiple=group if isinstance(group, int) else 64, uniform=True,
+        )  # fmt: skip
         whole = Candidate.of(_widest(options), dict.fromkeys(options.places, FLOAT))
         mb = _mb(family, dtype)
         price = cost.disk(family, options, quantize=quantize, dtype=dtype, probe=whole, probe_mb=mb)

@@ -1,6 +1,7 @@
 """The arms of the search's benchmark: they fit the same bytes, train alike, and scores are taken once."""
 
 import argparse
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from benchmarks.run import Run
 from benchmarks.search_arms import Figure, Row
 from benchmarks.simple_shapes import Simple
 from slimexp.candidate import search as candidate_search
-from slimexp.candidate.choice import Change
+from slimexp.candidate.choice import Candidate, Change
 from slimexp.candidate.score import Scorer
 from slimexp.config.check import check
 from slimexp.config.composition import compose
@@ -46,6 +47,11 @@ def test_simple_shapes_fit_the_bytes(arguments: argparse.Namespace) -> None:
         simple.uniform(0.001)
 
 
+def test_simple_shapes_have_whole_groups_of_the_quantizer(arguments: argparse.Namespace) -> None:
+    words = [*search_arms.words_of(0, arguments), "pipeline.quantize.group_size=32"]
+    assert Simple.of(words, 8).choices.widths["ffn"] == list(range(256, 0, -32))
+
+
 def test_all_arms_are_trained_and_graded(arguments: argparse.Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[Change] = []
     score = Scorer.alone
@@ -65,6 +71,13 @@ def test_all_arms_are_trained_and_graded(arguments: argparse.Namespace, monkeypa
     def train_all(runs: Sequence[Run], *_: Any, **__: Any) -> list[str]:
         return [run.train_here() for run in runs]
 
+    uniform = Simple.uniform
+
+    def slow(simple: Simple, most: float) -> list[Candidate]:
+        time.sleep(0.2)
+        return uniform(simple, most)
+
+    monkeypatch.setattr(Simple, "uniform", slow)
     monkeypatch.setattr(Scorer, "alone", alone)
     monkeypatch.setattr(candidate_search.trial, "run", run)
     monkeypatch.setattr(search_arms, "train_all", train_all)
@@ -76,6 +89,8 @@ def test_all_arms_are_trained_and_graded(arguments: argparse.Namespace, monkeypa
         assert row.once is not None and row.kept is not None
         assert (row.apart is None) == (row.arm == "search")
     assert search_arms.table(rows).count("\n") == 9
+    seconds = {row.arm: row.choosing for row in rows}
+    assert seconds["uniform"] >= 0.4 and len(set(seconds.values())) == 4, "each arm has its own time"
 
 
 @pytest.mark.fast
@@ -94,3 +109,4 @@ def test_what_is_surely_better_than_the_search_is_named() -> None:
         in search_arms.table(rows)
     )
     assert next(search_arms.orders(rows)).startswith("80% of the bytes, means: search 1.2, one_shot 1.2")
+    assert next(search_arms.orders([row._replace(kept=None)])).startswith("80% of the bytes, means: search unknown")
