@@ -16,7 +16,7 @@ writes ``RUNS/experts.json``; exits with status 1 unless REAP keeps ``--least`` 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +24,12 @@ from benchmarks import command
 from benchmarks.article import train_all
 from benchmarks.run import Run
 from slimexp.analysis.section import Section, load
+from slimexp.record import record
 from slimexp.record.figures import KEPT
 
 ARMS = {"reap": "pruned by REAP", "frequency": "pruned by frequency", "merge": "merged"}  # pipeline option -> in tables
 REAP = "reap"
-REMOVED, TRAINED = "prune_structured", "distill"  # stages
+REMOVED = "prune_structured"  # the stage that removes experts
 NAME = "experts"
 TOY_MIXTURE = [
     "tokenizer@model.tokenizer=bytes", "data.packages=none", "trainer=fast", "model.config.hidden_size=32",
@@ -82,36 +83,39 @@ def planned(arm: str, seed: int, model: str, arguments: argparse.Namespace) -> R
     return Run.composed(f"{arm}, seed {seed}", ["+experiment=prune_experts", *rows, *toy, *own, *arguments.overrides])
 
 
-def train(arguments: argparse.Namespace) -> None:
-    """Train the mixture, unless one is given, and every arm with every seed."""
+def train(arguments: argparse.Namespace) -> dict[str, list[str]]:
+    """Train the mixture, unless one is given, and every arm with every seed; arm -> keys of its last stages."""
     model = arguments.model
     if model is None:
         [key] = train_all([mixture(arguments)], arguments.runs, 1, name=NAME)
         model = str(next(arguments.runs.glob(f"*/*-{key}/artifact")))
-    runs = [planned(arm, seed, model, arguments) for seed in arguments.seeds for arm in ARMS]
-    train_all(runs[:1], arguments.runs, 1, name=NAME)  # the whole model is measured once
-    train_all(runs[1:], arguments.runs, arguments.jobs, name=NAME)
+    runs = {(arm, seed): planned(arm, seed, model, arguments) for seed in arguments.seeds for arm in ARMS}
+    first, *others = runs.values()
+    keys = train_all([first], arguments.runs, 1, name=NAME)  # the whole model is measured once
+    keys += train_all(others, arguments.runs, arguments.jobs, name=NAME)
+    return {arm: [key for (own, _), key in zip(runs, keys, strict=True) if own == arm] for arm in ARMS}
 
 
-def rows(section: Section) -> list[Row]:
-    """Every arm, with what it keeps."""
-    found: dict[tuple[str, str], int] = {
-        (arm, point.chain[-1]): index
-        for index, point in enumerate(section.points)
-        for arm in ARMS
-        if f"{NAME}-{arm}" in point.runs and not point.dense
-    }
-    reap = found[REAP, TRAINED]
+def rows(section: Section, keys: Mapping[str, Sequence[str]], parents: Mapping[str, str | None]) -> list[Row]:
+    """Every arm, with what it keeps.
+
+    Args:
+        section: Points of all runs there, of other shares and mixtures too.
+        keys: Arm -> keys of its last stages, one a seed.
+        parents: Key of a stage -> that of the stage before it.
+    """
+    place = {key: index for index, point in enumerate(section.points) for key in point.keys}
+    trained = {arm: place[keys[arm][0]] for arm in ARMS}
     return [
         Row(
             arm,
-            section.points[index := found[arm, TRAINED]].value("disk_mb"),
+            section.points[index].value("disk_mb"),
             section.points[index].value("size_ratio"),
-            _kept(section, found[arm, REMOVED]),
+            _kept(section, place[parents[keys[arm][0]] or ""]),
             _kept(section, index),
-            None if arm == REAP else _apart(section, index, reap),
+            None if arm == REAP else _apart(section, index, trained[REAP]),
         )
-        for arm in ARMS
+        for arm, index in trained.items()
     ]
 
 
@@ -157,8 +161,9 @@ def main(given: Sequence[str] | None = None) -> int:
     arguments = command.parsed(parser, given)
     if arguments.toy:
         arguments.seeds = arguments.seeds[:1]
-    train(arguments)
-    found = rows(_section(arguments.runs))
+    keys = train(arguments)
+    parents = {one.key: one.parent for one in record.read(arguments.runs / record.FILE)}
+    found = rows(next(s for s in load(arguments.runs) if _holds(s, keys[REAP][0])), keys, parents)
     path = arguments.runs / f"{NAME}.json"
     path.write_text(json.dumps([row._asdict() for row in found], indent=2) + "\n")
     print(f"\n{table(found)}\n-> {path}")
@@ -170,9 +175,8 @@ def main(given: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _section(runs: Path) -> Section:
-    """The section of the arms."""
-    return max(load(runs), key=lambda section: sum(point.chain[-1] == TRAINED for point in section.points))
+def _holds(section: Section, key: str) -> bool:
+    return any(key in point.keys for point in section.points)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import argparse
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +33,25 @@ def test_the_mixture_takes_at_most_16_mb(arguments: argparse.Namespace) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     assert 6_500_000 < parameter_count(model) <= 8_000_000, "two bytes each"
+
+
+@pytest.mark.fast
+def test_arms_are_those_of_this_run_and_not_of_another_share() -> None:
+    def point(key: str, mb: float) -> Any:
+        figures = {"disk_mb": mb, "size_ratio": mb / 10}
+        chain = ("prune_structured", "distill") if key.endswith("distill") else ("prune_structured",)
+        return SimpleNamespace(keys=(key,), chain=chain, dense=False, value=figures.get,
+                               runs=(f"experts-{key.partition(' ')[0]}",))  # fmt: skip
+
+    points = [point(f"{arm} {share} {stage}", 10 * share)
+              for share in (0.5, 0.75) for arm in experts.ARMS for stage in ("cut", "distill")]  # fmt: skip
+    asked: list[int] = []
+    comparisons = SimpleNamespace(interval=lambda index, _: asked.append(index), compare=lambda *_: None)
+    section: Any = SimpleNamespace(points=points, comparisons=comparisons)
+    keys = {arm: [f"{arm} 0.5 distill"] for arm in experts.ARMS}
+    parents: dict[str, str | None] = {f"{arm} 0.5 distill": f"{arm} 0.5 cut" for arm in experts.ARMS}
+    assert [(row.arm, row.size) for row in experts.rows(section, keys, parents)] == [(arm, 5.0) for arm in experts.ARMS]
+    assert asked == list(range(6))
 
 
 @pytest.mark.fast
