@@ -124,7 +124,7 @@ function listenPredicted(view, holder, places, say) {
   });
 }
 
-/* The largest difference of cost from what was composed, as a share of it. */
+/* The largest difference of a composed cost from the measured one, as a share of that. */
 function farthest(pairs) {
   return Math.max(...pairs.map(({ pair: [composed, measured] }) => Math.abs(composed - measured) / measured));
 }

@@ -92,8 +92,8 @@ function searchSummary({ budgets, seconds, off, costs }) {
   const all = budgets.flatMap(({ candidates }) => candidates),
     tried = all.filter(({ short }) => short !== null).length,
     promoted = all.filter(({ fate }) => fate === "promoted").length;
-  const minutes = Math.floor(seconds / 60),
-    took = minutes ? `${minutes} min ${Math.round(seconds % 60)} s` : `${short(seconds)} s`;
+  const whole = Math.round(seconds),
+    took = whole < 60 ? `${short(seconds)} s` : `${Math.floor(whole / 60)} min ${whole % 60} s`;
   const sentences = [
     `${count(budgets.length, "budget")}, ${count(all.length, "candidate")} scored as a whole, ${tried} trained for a short time, ${promoted} promoted; the last run of it took ${took}`,
   ];

@@ -106,30 +106,34 @@ def _search(
     name, headline = path.parent.parent.name, content["headline"]
     own = [record for record in records.values() if record.name == name and headline in record.metrics]
     directions = {record.headline: record.direction for record in own}
+    better = content.get("direction") or directions.get(headline, "min")
     return {
         "name": name,
         "message": "",
         "seconds": content["seconds"],
         "headline": headline,
         "headlineTitle": title_of(headline, {}),
-        "better": content.get("direction") or directions.get(headline, "min"),
+        "better": better,
         "off": content.get("composed_minus_measured", {}),
         "costs": {
             name: {"title": title_of(name, {}), "unit": _UNITS.get(name, name.replace("_", " "))}
             for budget in content["budgets"]
             for name in budget["limits"]
         },
-        "budgets": [_budget(budget, content, own, sections) for budget in content["budgets"]],
+        "budgets": [_budget(budget, content, better, own, sections) for budget in content["budgets"]],
     }
 
 
 def _budget(
-    budget: Mapping[str, Any], content: Mapping[str, Any], own: Sequence[Record], sections: Sequence[Section]
+    budget: Mapping[str, Any],
+    content: Mapping[str, Any],
+    better: str,
+    own: Sequence[Record],
+    sections: Sequence[Section],
 ) -> dict[str, Any]:
-    headline, limits = content["headline"], budget["limits"]
-    better = min if content.get("direction", "min") == "min" else max
+    headline, limits, sign = content["headline"], budget["limits"], 1 if better == "min" else -1
     trained = [row["trained"] for row in budget["candidates"] if headline in row.get("trained", {})]
-    best = better(trained, key=lambda figures: figures[headline]) if trained else {}
+    best: Mapping[str, float] = min(trained, key=lambda figures: sign * figures[headline], default={})
     reference = _place(best, own, sections)
     rows = []
     for row in budget["candidates"]:

@@ -109,6 +109,25 @@ def test_short_trainings_are_compared_with_the_best_of_their_budget(runs: Path) 
 
 
 @fast
+@pytest.mark.parametrize("given", [{"direction": "max"}, {}], ids=str)
+def test_the_best_short_training_is_that_in_the_direction_of_the_records(runs: Path, given: dict[str, str]) -> None:
+    """A file of before has none."""
+    what: dict[str, Any] = {**found(), "headline": "acc"}
+    what = {name: value for name, value in what.items() if name != "direction"} | given
+    one = next(one for one in records_of(runs) if one.key == "q8")
+    for number, acc in enumerate((0.8, 0.9)):
+        metrics = {"acc": acc, "acc_stderr": 0.001, "disk_mb": 4.0}
+        config = {**one.config, "pipeline": {"quantize": {"key": "q8", "bits": number}}}
+        made = replace(one, key=f"short{number}", metrics=metrics, config=config, headline="acc", direction="max")
+        append(runs / record.FILE, made)
+        what["budgets"][0]["candidates"][number] |= {"acc_short": acc, "trained": metrics}
+    searched(runs, what)
+    (search,) = content(load(runs), runs, runs)["searches"]
+    worse, best, *_ = search["budgets"][0]["candidates"]
+    assert search["better"] == "max" and best["shortMinus"] is None and worse["shortMinus"][0] == -0.1
+
+
+@fast
 def test_words_of_a_search_stay_data(runs: Path) -> None:
     searched(runs, found())
     assert render(content(load(runs), runs, runs)).count("<script") == 2
@@ -207,6 +226,10 @@ def test_the_page_draws_a_search(
     searched(runs, what)
     address = shown(window, runs, content(load(runs), runs, runs))
     page = window.locator("#search-0")
+    took = "[59.4, 59.7, 75, 119.7].map((seconds) => searchSummary({ budgets: [], seconds, off: {} }))"
+    assert [words.partition("took ")[2].partition(". ")[0] for words in window.evaluate(took)] == [
+        "59.4 s", "1 min 0 s", "1 min 15 s", "2 min 0 s"
+    ]  # fmt: skip
 
     def labels() -> list[str]:
         return page.locator(".candidates tbody .shape").evaluate_all("all => all.map(one => one.title)")
