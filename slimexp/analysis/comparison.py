@@ -124,8 +124,8 @@ class Comparisons:
             return None
         if basis == "rows" and (pair := self._right_or_wrong(own, other, metric)) is not None:
             low, high = interval(*pair)
-        elif basis == "dense" and self._dense[own] == other and metric + DIFFERENCE in self._points[own].figures:
-            low, high = self._recorded(own, metric)
+        elif basis == "dense" and (recorded := self._recorded(own, other, metric)) is not None:
+            low, high = recorded
         else:
             drawn = sample.draws[:, own] - sample.draws[:, other]
             rows = float(drawn.var()) if basis != "unpaired" else float(sample.rows[[own, other]].sum())
@@ -206,9 +206,17 @@ class Comparisons:
         mine, theirs = (rows[0] for rows in pair)
         return (mine, theirs) if is_right_or_wrong(mine) and is_right_or_wrong(theirs) else None
 
-    def _recorded(self, index: int, metric: str) -> tuple[float, float]:
-        """Ends of the difference from dense as they were recorded, of several seeds the widest."""
-        figures = self._points[index].figures
+    def _recorded(self, own: int, other: int, metric: str) -> tuple[float, float] | None:
+        """Ends of a difference as they were recorded, where one of the two is the other's dense model.
+
+        Of several seeds they are the widest; ``None`` where none were recorded.
+        """
+        if self._dense[own] != other:
+            turned = self._recorded(other, own, metric) if self._dense[other] == own else None
+            return None if turned is None else (-turned[1], -turned[0])
+        figures = self._points[own].figures
+        if metric + DIFFERENCE not in figures:
+            return None
         return figures[f"{metric}{DIFFERENCE}_low"].low, figures[f"{metric}{DIFFERENCE}_high"].high
 
 

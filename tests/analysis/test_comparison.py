@@ -208,6 +208,8 @@ def test_without_rows_points_are_told_apart_by_their_differences_from_dense(make
     }  # fmt: skip
     beside = section.comparisons.beside_dense(labels.index("prune(x=good)"), "cer")
     assert beside == Comparison(pytest.approx(0.005), 0.003, 0.007, "dense", "min")
+    turned = section.comparisons.compare(labels.index("dense"), labels.index("prune(x=good)"), "cer")
+    assert turned == Comparison(pytest.approx(-0.005), -0.007, -0.003, "dense", "min")
     pair = section.comparisons.compare(labels.index("prune(x=bad)"), labels.index("prune(x=good)"), "cer")
     assert pair is not None and pair.basis == "dense" and pair.worse
     assert pair.high - pair.low == pytest.approx(2 * math.hypot(0.002, 0.002), rel=0.1)
