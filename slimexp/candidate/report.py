@@ -76,5 +76,7 @@ def _budget(one: Found, headline: str) -> dict[str, Any]:
             row |= {f"{headline}_short": one.trained[candidate][headline], "trained": one.trained[candidate]}
         if candidate in one.promoted:
             row["promoted"] = one.promoted[candidate]
+        if candidate in one.failed:
+            row["failed"] = one.failed[candidate]
         rows.append(row | {"lost": one.why_lost(candidate)})
     return {"limits": one.limits, "candidates": rows}

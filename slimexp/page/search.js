@@ -3,10 +3,11 @@
 const FATES = {
   promoted: ["promoted: trained in full", SHAPES[0], "mark kind-0"],
   trained: ["lost after a short training", SHAPES[1], "mark kind-1"],
+  failed: ["its training failed", SHAPES[2], "mark kind-2"],
   over: ["over the budget as measured", CROSS, "slow"],
   scored: ["lost before any training", SHAPES[3], "mark dominated"],
 };
-const NEXT = { promoted: 0, trained: 1, over: 2, scored: 3 };
+const NEXT = { promoted: 0, trained: 1, failed: 2, over: 3, scored: 4 };
 
 class SearchView {
   constructor(search, place) {
@@ -109,12 +110,14 @@ function limitsOf({ costs }, { limits }) {
     .join(", ")}`;
 }
 
-/* The candidate that a budget ends with: the best promoted one; where none was, the best score within the budget. */
+/* The candidate that a budget ends with: the best promoted one; where none was, the best score of those that were measured
+   to be within the budget, if any were. */
 function answerOf({ better }, { candidates }) {
   const turn = better === "min" ? 1 : -1,
     promoted = candidates.filter(({ full }) => full !== null).sort((a, b) => turn * (a.full - b.full));
   const within = candidates.filter(({ fate, whole }) => fate !== "over" && whole !== null);
-  return promoted[0] ?? within.sort((a, b) => a.whole - b.whole)[0] ?? null;
+  const measured = ({ costs }) => Object.values(costs).every(([, cost]) => cost !== null);
+  return promoted[0] ?? within.sort((a, b) => measured(b) - measured(a) || a.whole - b.whole)[0] ?? null;
 }
 
 /* A row for each budget, whose button shows its candidates. */

@@ -159,10 +159,12 @@ def _budget(
 
 
 def _fate(row: Mapping[str, Any], limits: Mapping[str, float], short: float | None) -> str:
-    """How far a candidate came: ``promoted``, ``trained``, ``over`` a budget, or only ``scored``."""
+    """How far a candidate came: ``promoted``, ``failed``, ``trained``, ``over`` a budget, or only ``scored``."""
     measured = {name: row.get(f"{name}_measured") for name in limits}
     if row.get("promoted"):
         return "promoted"
+    if row.get("failed"):
+        return "failed"
     if short is not None:
         return "trained"
     over = any(value is not None and value > limits[name] for name, value in measured.items())

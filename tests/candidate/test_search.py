@@ -231,6 +231,20 @@ def test_a_budget_ends_with_a_model_that_was_measured_to_fit_and_chosen_on_valid
 
 
 @pytest.mark.fast
+def test_the_file_says_which_training_failed(tmp_path: Path) -> None:
+    one = Candidate(heads=None, ffn=8, hidden=None, bits={Place("decoder", 0): 4})
+    found = Found({"disk_mb": 1.0}, {one: 2.0}, added={one: 1.0}, composed={one: {}}, failed={one: "short"})
+    work: Any = SimpleNamespace(
+        folder=tmp_path,
+        parts=SimpleNamespace(corpus=SimpleNamespace(headline="cer", direction="min")),
+        choices=SimpleNamespace(stacks={"decoder": 1}),
+    )
+    write(work, [found], seconds=1.0)
+    [row] = json.loads((tmp_path / "search.json").read_text())["budgets"][0]["candidates"]
+    assert (row["failed"], row["lost"]) == ("short", "its short training failed")
+
+
+@pytest.mark.fast
 def test_each_budget_is_a_number_or_a_list() -> None:
     assert budgets(OmegaConf.create({"disk_mb": [4, 8], "latency_ms": 2})) == [
         {"disk_mb": 4.0, "latency_ms": 2.0},

@@ -78,6 +78,16 @@ def test_candidates_have_their_shape_their_costs_and_their_fate(runs: Path) -> N
 
 
 @fast
+def test_a_training_that_failed_is_no_model_that_lost(runs: Path) -> None:
+    what = found()
+    for number, training in ((1, "full"), (3, "short")):
+        what["budgets"][0]["candidates"][number] |= {"failed": training, "lost": f"its {training} training failed"}
+    searched(runs, what)
+    candidates = content(load(runs), runs, runs)["searches"][0]["budgets"][0]["candidates"]
+    assert [one["fate"] for one in candidates] == ["promoted", "failed", "over", "failed"]
+
+
+@fast
 def test_a_promoted_candidate_is_found_among_the_points_by_its_figures(runs: Path) -> None:
     what = found()
     what["budgets"][0]["candidates"][0]["promoted"] = {"cer": 0.02, "disk_mb": 5.1, "exact_match": 0.61}
@@ -226,6 +236,9 @@ def test_the_page_draws_a_search(
     searched(runs, what)
     address = shown(window, runs, content(load(runs), runs, runs))
     page = window.locator("#search-0")
+    answer = """answerOf({ better: 'min' }, { candidates: [[1, null], [2, 5], [3, 4]].map(([whole, cost]) =>
+        ({ whole, full: null, fate: 'scored', costs: { disk_mb: [5, cost] } })) }).whole"""
+    assert window.evaluate(answer) == 2, "the best one was not measured"
     took = "[59.4, 59.7, 75, 119.7].map((seconds) => searchSummary({ budgets: [], seconds, off: {} }))"
     assert [words.partition("took ")[2].partition(". ")[0] for words in window.evaluate(took)] == [
         "59.4 s", "1 min 0 s", "1 min 15 s", "2 min 0 s"
