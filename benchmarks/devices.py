@@ -2,6 +2,7 @@
 
     python -m benchmarks.devices                         # SmolLM2's shape on 1 and 2 GPUs, each with the whole model
     python -m benchmarks.devices --large --devices 2     # a 7B Llama and its teacher, sharded over 2 GPUs
+    python -m benchmarks.devices --large 14b --devices 8
     python -m benchmarks.devices --toy                   # two processes of this machine's CPU, in a minute
 
 The technique, batches, trainer and strategy are those of every run; weights are random, and the same for any number of
@@ -30,6 +31,9 @@ SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 3
            "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True}  # fmt: skip
 LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
             "num_key_value_heads": 32, "vocab_size": 32000, "tie_word_embeddings": False}  # fmt: skip
+LLAMA_14B = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 48, "num_attention_heads": 40,
+             "num_key_value_heads": 8, "vocab_size": 152064, "tie_word_embeddings": False}  # fmt: skip
+LARGE = {"7b": LLAMA_7B, "14b": LLAMA_14B}
 TOY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
        "num_key_value_heads": 2, "vocab_size": 512, "tie_word_embeddings": False}  # fmt: skip
 STD = 0.02
@@ -42,7 +46,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--length", type=int, help="tokens per row")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--warmup", type=int, default=20, help="steps before the clock starts")
-    parser.add_argument("--large", action="store_true", help="a 7B Llama and its teacher, by FSDP2")
+    parser.add_argument("--large", nargs="?", const="7b", choices=LARGE, help="that Llama and its teacher, by FSDP2")
     parser.add_argument("--toy", action="store_true", help="a tiny model on the CPU")
     parser.add_argument("--text", type=Path, help=argparse.SUPPRESS)  # of a process of this program
     arguments = command.parsed(parser)
@@ -57,7 +61,7 @@ def parsed() -> argparse.Namespace:
 
 
 def shape(arguments: argparse.Namespace) -> dict[str, Any]:
-    chosen = TOY if arguments.toy else LLAMA_7B if arguments.large else SMOLLM2
+    chosen = TOY if arguments.toy else LARGE[arguments.large] if arguments.large else SMOLLM2
     return {**chosen, "model_type": "llama", "max_position_embeddings": 2048}
 
 
