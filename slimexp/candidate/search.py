@@ -77,7 +77,7 @@ class Search:
             uniform=self.settings.uniform,
         )
         self.scores = KeptFile(self.folder / "scores.json", self._scored_by(), _NEW)
-        self.wholes = KeptFile(self.folder / "whole.json", self._scored_by(), _NEW)
+        self.wholes = KeptFile(self.folder / "whole.json", self._scored_by() | self._rounded_by(), _NEW)
         self.ratios = KeptFile(self.folder / "latency.json", self._timed_by(), _NEW) if self._timed else None
 
     def run(self) -> list[Found]:
@@ -280,6 +280,13 @@ class Search:
             "seed": self.cfg.seed,
         }
 
+    def _rounded_by(self) -> dict[str, Any]:
+        """What whole models depend on beside ``_scored_by``: the stage that rounds them, but for the bits."""
+        if self.quantize is None:
+            return {}
+        settings: Any = OmegaConf.to_container(self.quantize, resolve=True)
+        return {"stage that rounds": key({name: value for name, value in settings.items() if name != "bits"})}
+
     def _timed_by(self) -> dict[str, Any]:
         """What latencies depend on, by a word for a message."""
         return {
@@ -289,5 +296,4 @@ class Search:
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "hardware": key(environment()["hardware"]),
-            "rounding": self._scored_by()["rounding"],
-        }
+        } | self._rounded_by()

@@ -186,6 +186,15 @@ def test_scores_of_another_model_are_refused(
         prepared(line, "search.rows=1", "budget.parameters=24000")
 
 
+def test_whole_scores_of_another_rounding_are_refused(line: list[str]) -> None:
+    search = prepared(line, "budget.parameters=24000")
+    search.scores.add("decoder 0 removed", 1.0)
+    search.wholes.add("decoder 88", 1.0)
+    assert prepared(line, "budget.parameters=24000", "pipeline.quantize.bits=4").wholes.numbers
+    with pytest.raises(ValueError, match=r"whole\.json' was made of something else: stage that rounds was"):
+        prepared(line, "budget.parameters=24000", "pipeline.quantize.activation_bits=8")
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
