@@ -53,6 +53,21 @@ class Found:
         return "worse as a whole before training"
 
 
+class OverAsMeasured(ValueError):
+    """Candidates that keep a budget by what was composed of it do not as they are measured.
+
+    Args:
+        limits: The budget.
+    """
+
+    def __init__(self, limits: Mapping[str, float]) -> None:
+        words = ", ".join(f"budget.{name}={value:g}" for name, value in limits.items())
+        super().__init__(
+            f"no candidate keeps {words} as it is measured, though it was aimed lower: raise the budget, or measure "
+            "on a quieter machine"
+        )
+
+
 def like(candidate: Candidate) -> tuple[object, ...]:
     """What candidates of the same depths and widths have in common."""
     stacks = Counter(place.stack for place in candidate.bits)

@@ -3,7 +3,8 @@
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from slimexp.candidate.choice import Candidate
@@ -11,14 +12,19 @@ from slimexp.candidate.found import Found
 from slimexp.candidate.search import Search
 from slimexp.data.base import Direction
 from slimexp.file import integrity
+from slimexp.file.bounded import read_object
+from slimexp.record.lock import held
 
 
 def write(work: Search, found: Sequence[Found], *, seconds: float) -> str:
-    """Write ``search.json`` into the search's folder; returns a line that names it."""
+    """Write ``search.json`` into the search's folder; returns a line that names it.
+
+    Budgets of earlier searches stay in it, and of the same budget what was trained, if now nothing was.
+    """
     path = work.folder / "search.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     errors = composition_errors(found)
-    content = {
+    content: dict[str, Any] = {
         "seconds": seconds,
         "headline": work.parts.corpus.headline,
         "direction": work.parts.corpus.direction,
@@ -26,9 +32,39 @@ def write(work: Search, found: Sequence[Found], *, seconds: float) -> str:
         "composed_minus_measured": errors,
         "budgets": [_budget(one, work.parts.corpus.headline) for one in found],
     }
-    integrity.write(path, json.dumps(content, indent=1) + "\n")
+    with held(path.with_name(f".{path.name}.lock"), f"another search writes {path.name}"):
+        content["budgets"] = _with_earlier(path, content)
+        integrity.write(path, json.dumps(content, indent=1) + "\n")
     known = ", ".join(f"{name} by {share:.1%}" for name, share in errors.items())
     return f"recorded in {path}" + (f"; composed costs are off by a median of: {known}" if known else "")
+
+
+def _with_earlier(path: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The budgets of a search, and those in the file, unless it is damaged or another model's."""
+    now: list[dict[str, Any]] = content["budgets"]
+    try:
+        before = read_object(path, way_out="it is made anew") if path.exists() else {}
+    except ValueError:
+        return now
+    earlier = before.get("budgets")
+    if before.get("blocks") != content["blocks"] or not isinstance(earlier, list):
+        return now
+    of = {
+        json.dumps(one["limits"], sort_keys=True): one for one in earlier if isinstance(one, dict) and "limits" in one
+    }
+    kept = []
+    for one in now:
+        same = of.pop(json.dumps(one["limits"], sort_keys=True), None)
+        kept.append(one if same is None or _is_trained(one) or not _is_trained(same) else same)
+    return [*kept, *of.values()]
+
+
+def _name(budget: Mapping[str, Any]) -> str:
+    return json.dumps(budget["limits"], sort_keys=True)
+
+
+def _is_trained(budget: Mapping[str, Any]) -> bool:
+    return any("trained" in row or "promoted" in row for row in budget["candidates"])
 
 
 def answer(found: Found, headline: str, direction: Direction) -> Candidate:

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from slimexp import artifact
-from slimexp.candidate import cost, trial
+from slimexp.candidate import basis, cost, trial
 from slimexp.candidate.choice import FLOAT, Candidate, Choices, choices
 from slimexp.candidate.evolution import evolve
-from slimexp.candidate.found import Found, unlike_first
+from slimexp.candidate.found import Found, OverAsMeasured, unlike_first
 from slimexp.candidate.kept_file import KeptFile
 from slimexp.candidate.latency import Stopwatch
 from slimexp.candidate.score import Added, Scorer, own_rows
 from slimexp.candidate.settings import budgets, check_settings
-from slimexp.candidate.solve import Limit, Program
+from slimexp.candidate.solve import Infeasible, Limit, Program
 from slimexp.candidate.trial import Stages
 from slimexp.config.build import build
 from slimexp.host.progress import counted, working
@@ -25,8 +25,6 @@ from slimexp.measure.base import spread
 from slimexp.model.base import Family
 from slimexp.pipeline import machine
 from slimexp.pipeline.preflight import TrainingParts
-from slimexp.record.environment import environment
-from slimexp.record.stage import key
 from slimexp.sweeper.worker import train
 
 MEASURED = 3  # candidates at most, for each that is trained: where all are over a budget, it is aimed lower
@@ -76,17 +74,42 @@ class Search:
             multiple=group if isinstance(group, int) else 64,
             uniform=self.settings.uniform,
         )
-        self.scores = KeptFile(self.folder / "scores.json", self._scored_by(), _NEW)
-        self.wholes = KeptFile(self.folder / "whole.json", self._scored_by() | self._rounded_by(), _NEW)
-        self.ratios = KeptFile(self.folder / "latency.json", self._timed_by(), _NEW) if self._timed else None
+        scored = basis.of_scores(parts.source, self.rows, self.cut, self.quantize, cfg.seed)
+        rounded = basis.of_rounding(self.quantize)
+        self.scores = KeptFile(self.folder / "scores.json", scored, _NEW)
+        self.wholes = KeptFile(self.folder / "whole.json", scored | rounded, _NEW)
+        self.ratios = None
+        if any("latency_ms" in limits for limits in self.budgets):
+            timed = basis.of_latency(parts.source, cfg.measure.latency, cfg.save_dtype, self.device) | rounded
+            self.ratios = KeptFile(self.folder / "latency.json", timed, _NEW)
 
     def run(self) -> list[Found]:
-        """Search for each budget in turn; returns what was found."""
+        """Search for each budget in turn; returns what was found. What cannot be done is refused before any score.
+
+        Raises:
+            ValueError: No choice meets a budget, the stages do not fit the smallest model, or no candidate keeps any
+                budget as it is measured. One that alone has none is reported, and the others go on.
+        """
+        self._pool()
+        smallest = cost.probes(self.choices)[-1]
+        with working("trying the stages on the smallest model"):
+            self.scorer.realized(smallest)
+        tables = self._tables(smallest)
+        free = Program(self.choices, Added({}))
+        for limits in self.budgets:
+            free.hold(_limits(limits, tables))
         print(f"search: {len(list(self.choices.changes()))} choices of {len(self.choices.places)} blocks")
-        scores = self.scorer.score(self.choices, self.scores)
-        program = Program(self.choices, Added(scores))
-        tables = self._tables()
-        found = [self._solve(program, tables, limits) for limits in self.budgets]
+        program = Program(self.choices, Added(self.scorer.score(self.choices, self.scores)))
+        found: list[Found] = []
+        for limits in self.budgets:
+            try:
+                found.append(self._solve(program, tables, limits))
+            except OverAsMeasured as error:
+                if len(self.budgets) == 1:
+                    raise
+                print(f"left out: {error}", flush=True)
+        if not found:
+            raise OverAsMeasured(self.budgets[0])
         if self.settings.promoted:
             self._train(found)
         return found
@@ -121,18 +144,13 @@ class Search:
             kept=self.ratios,
         )
 
-    @property
-    def _timed(self) -> bool:
-        return any("latency_ms" in limits for limits in self.budgets)
-
-    def _tables(self) -> dict[str, cost.Table]:
-        """Costs of choices, of the kinds that there are budgets of."""
+    def _tables(self, probe: Candidate) -> dict[str, cost.Table]:
+        """Costs of choices, of the kinds that there are budgets of; bytes are held against those of ``probe``."""
         kinds = {name for limits in self.budgets for name in limits}
         tables = {}
         if "parameters" in kinds:
             tables["parameters"] = cost.parameters(self.family, self.choices)
         if "disk_mb" in kinds:
-            probe = cost.probes(self.choices)[-1]
             tables["disk_mb"] = cost.disk(
                 self.family,
                 self.choices,
@@ -153,8 +171,11 @@ class Search:
         print(f"budget: {', '.join(f'{name} {value:g}' for name, value in most.items())}", flush=True)
         aim = dict(most)
         for _ in range(ATTEMPTS):
-            limits = [Limit(name, aim[name], tables[name]) for name in aim]
-            solutions = program.solve(limits, most=self.settings.solutions, apart=self.settings.apart)
+            limits = _limits(aim, tables)
+            try:
+                solutions = program.solve(limits, most=self.settings.solutions, apart=self.settings.apart)
+            except Infeasible:
+                break  # of the lower aim: the budget itself was held before
             found.solved = [candidate for candidate, _ in solutions]
             whole = {c: self._whole(c) for c, _ in counted(solutions, "whole score of solution")}
             whole = evolve(
@@ -173,10 +194,7 @@ class Search:
                 return found
             over = {name: min(costs[name][1] / most[name] for costs in found.costs.values()) for name in most}
             aim = {name: aim[name] / max(1.0, over[name]) for name in aim}
-        raise ValueError(
-            f"no candidate keeps the budget as it is measured, in {ATTEMPTS} attempts: raise the budget, or "
-            "measure on a quieter machine"
-        )
+        raise OverAsMeasured(most)
 
     def _whole(self, candidate: Candidate) -> float:
         """Loss of a candidate, everything at once; one that is in the file is not computed again."""
@@ -249,51 +267,22 @@ class Search:
         return [candidate for candidate in one.costs if candidate in one.losses]
 
     def _trainings(self, candidates: Sequence[Candidate], more: Sequence[str], what: str) -> dict[Candidate, Any]:
-        at_once = self.settings.workers or (min(2, torch.get_num_threads()) if self.device.type == "cpu" else 1)
-        threads = self.settings.threads or max(1, torch.get_num_threads() // at_once)
-        pool = build(self.settings.pool)(workers=at_once, threads=threads, prepare=train)
         lines = {
             number: ["measure_all=false", *self.arguments, *self._overrides(candidate), *more]
             for number, candidate in enumerate(candidates)
         }
-        figures = trial.run(pool, lines, self.folder, what)
+        figures = trial.run(self._pool(), lines, self.folder, what)
         return {candidate: figures[number] for number, candidate in enumerate(candidates) if number in figures}
+
+    def _pool(self) -> Any:
+        """Where trainings run; nothing starts before it is entered."""
+        at_once = self.settings.workers or (min(2, torch.get_num_threads()) if self.device.type == "cpu" else 1)
+        threads = self.settings.threads or max(1, torch.get_num_threads() // at_once)
+        return build(self.settings.pool)(workers=at_once, threads=threads, prepare=train)
 
     def _overrides(self, candidate: Candidate) -> list[str]:
         return trial.overrides(candidate, self.choices, self.stages, self.family)
 
-    def _scored_by(self) -> dict[str, Any]:
-        """What scores depend on, by a word for a message."""
-        resolved: dict[str, Any] = {}
-        if self.quantize is not None:
-            names = ("quantizer", "group_size", "symmetric", "include", "exclude", "embeddings")
-            settings: Any = OmegaConf.to_container(self.quantize, resolve=True)
-            resolved = {name: settings[name] for name in names}
-        batches = None if self.cut is None else self.cut.calibration_batches
-        return {
-            "model": self.parts.source.fingerprint(),
-            "text": key({"rows": [(row.source, row.target, row.label) for row in self.rows]}),
-            "number of rows": len(self.rows),
-            "longest row in tokens": self.parts.source.max_length,
-            "rounding": key(resolved),
-            "batches for the importance of units": batches,
-            "seed": self.cfg.seed,
-        }
 
-    def _rounded_by(self) -> dict[str, Any]:
-        """What whole models depend on beside ``_scored_by``: the stage that rounds them, but for the bits."""
-        if self.quantize is None:
-            return {}
-        settings: Any = OmegaConf.to_container(self.quantize, resolve=True)
-        return {"stage that rounds": key({name: value for name, value in settings.items() if name != "bits"})}
-
-    def _timed_by(self) -> dict[str, Any]:
-        """What latencies depend on, by a word for a message."""
-        return {
-            "model": self.parts.source.fingerprint(),
-            "request": key({"measure": OmegaConf.to_container(self.cfg.measure.latency, resolve=True)}),
-            "stored type": self.cfg.save_dtype,
-            "device": str(self.device),
-            "threads": torch.get_num_threads(),
-            "hardware": key(environment()["hardware"]),
-        } | self._rounded_by()
+def _limits(most: Mapping[str, float], tables: Mapping[str, cost.Table]) -> list[Limit]:
+    return [Limit(name, value, tables[name]) for name, value in most.items()]

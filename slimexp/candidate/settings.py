@@ -5,6 +5,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from slimexp.candidate.trial import Stages
+from slimexp.config.composition import chosen
 from slimexp.measure.interval import FEWEST_PAIRS
 
 
@@ -23,6 +24,8 @@ def budgets(node: DictConfig) -> list[dict[str, float]]:
         for value in values:
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
                 raise ValueError(f"budget.{name} must be a number > 0, or a list of such, got {value!r}")
+        if again := [value for place, value in enumerate(values) if value in values[:place] and len(lists) == 1]:
+            raise ValueError(f"budget.{name} has {again[0]:g} twice: give it once")
     count = max(map(len, lists.values()))
     if odd := [name for name, values in lists.items() if len(values) not in (1, count)]:
         raise ValueError(
@@ -37,7 +40,8 @@ def check_settings(cfg: DictConfig, stages: Stages) -> None:
     Raises:
         ValueError: The first that is wrong.
     """
-    least = {"rows": 1, "graded": 2, "apart": 1, "solutions": 1, "steps": 0, "trials": 1, "promoted": 0, "workers": 1}
+    least = {"rows": 1, "graded": 2, "apart": 1, "solutions": 1, "steps": 0, "trials": 1, "promoted": 0, "workers": 1,
+             "threads": 1}  # fmt: skip
     for name, value in least.items():
         if cfg.search[name] is not None and cfg.search[name] < value:
             raise ValueError(f"search.{name} must be >= {value}, got {cfg.search[name]}")
@@ -47,7 +51,8 @@ def check_settings(cfg: DictConfig, stages: Stages) -> None:
         raise ValueError(
             f"search.promoted={cfg.search.promoted} of search.trials={cfg.search.trials}: promote at most as many"
         )
-    if cfg.budget.latency_ms is not None and "latency" not in cfg.measure:
+    measures = chosen(cfg.measure)
+    if cfg.budget.latency_ms is not None and "latency" not in measures:
         raise ValueError(
             "budget.latency_ms is of the request of measure.latency, which is not chosen: add "
             "measure=[size,task,latency]"
@@ -55,7 +60,7 @@ def check_settings(cfg: DictConfig, stages: Stages) -> None:
     if cfg.budget.latency_ms is not None and cfg.search.pairs < FEWEST_PAIRS:
         raise ValueError(f"search.pairs must be >= {FEWEST_PAIRS} with budget.latency_ms, got {cfg.search.pairs}")
     for name in ("task", "size"):
-        if name not in cfg.measure:
+        if name not in measures:
             raise ValueError(f"a search needs measure {name}: add it, as in measure=[size,task,latency]")
     if stages.quantize is not None:
         node = cfg.pipeline[stages.quantize]

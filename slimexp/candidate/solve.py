@@ -94,6 +94,15 @@ class Program:
         self.losses = self._values(loss)
         self._structure = self._constraints()
 
+    def hold(self, limits: Sequence[Limit]) -> None:
+        """Refuse budgets that no choice meets, which losses have no part in.
+
+        Raises:
+            Infeasible: No choice meets them.
+        """
+        if self._run(self.losses, [self._budget(limit) for limit in limits]) is None:
+            raise self._infeasible(limits)
+
     def solve(self, limits: Sequence[Limit], *, most: int, apart: int) -> list[tuple[Candidate, float]]:
         """Candidates and their added-up losses, best first; half of them, where there are as many, of other widths.
 

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -41,6 +41,11 @@ def check(cfg: DictConfig, schema: type = Run) -> None:
             errors.append(f"{key} is not chosen: add {key}=<option>; options: {', '.join(options(str(key)))}")
         else:
             errors += binding.faults(path, parent, key, composition.CONF_DIR)
+    for item in fields(schema):
+        node = _at_key(cfg, item.name) if isinstance(item.type, type) and is_dataclass(item.type) else None
+        if isinstance(node, DictConfig):
+            valid = [below.name for below in fields(item.type)]  # type: ignore[arg-type]
+            errors += [binding.unknown(str(key), item.name, valid) for key in node if key not in valid]
     if "pipeline" in keys and isinstance(cfg.get("pipeline"), DictConfig):
         errors += _pipeline_faults(cfg.pipeline)
     errors += [*config_schema.faults(cfg), *_kind_faults(cfg)]

@@ -92,9 +92,60 @@ def test_a_budget_becomes_a_model(
 def test_a_budget_out_of_reach_names_the_nearest_in_the_units_of_the_config(
     line: list[str], trained: list[Sequence[str]]
 ) -> None:
+    search = prepared(line, "budget.parameters=[24000,100]")
     with pytest.raises(ValueError, match=r"what binds is budget\.parameters=100 .*The nearest: decoder"):
-        prepared(line, "budget.parameters=100").run()
-    assert trained == []
+        search.run()
+    assert trained == [] and not search.scores.numbers  # it costs no score to know
+
+
+def test_stages_that_do_not_fit_are_refused_before_any_score(line: list[str], trained: list[Sequence[str]]) -> None:
+    search = prepared(line, "budget.parameters=24000", "pipeline.quantize.group_size=48", "search.hidden=[]")
+    with pytest.raises(ValueError, match="group_size must divide"):
+        search.run()
+    assert not search.scores.numbers
+
+
+def test_a_budget_that_is_met_on_paper_alone_ends_no_other(
+    line: list[str], trained: list[Sequence[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = Search._costs
+
+    def heavier(search: Search, candidate: Candidate, name: str, *rest: Any) -> tuple[float, float]:
+        composed, measured = real(search, candidate, name, *rest)
+        return composed, measured if measured > 24_000 else 1e9
+
+    monkeypatch.setattr(Search, "_costs", heavier)
+    [found] = prepared(line, "budget.parameters=[24000,27000]", "search.promoted=0").run()
+    assert found.limits == {"parameters": 27_000}
+    assert "left out: no candidate keeps budget.parameters=24000 as it is measured" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="as it is measured, though it was aimed lower: raise the budget"):
+        prepared(line, "budget.parameters=24000", "search.promoted=0").run()
+
+
+def test_another_budget_leaves_what_was_found_before(line: list[str], trained: list[Sequence[str]]) -> None:
+    first = prepared(line, "budget.parameters=24000")
+    write(first, first.run(), seconds=1)
+    again = prepared(line, "budget.parameters=[27000,24000]", "search.promoted=0")
+    write(again, again.run(), seconds=1)
+    budgets = json.loads((Path(again.folder) / "search.json").read_text())["budgets"]
+    assert [one["limits"]["parameters"] for one in budgets] == [27_000, 24_000]
+    assert any("promoted" in row for row in budgets[1]["candidates"])  # a look without training takes nothing away
+
+
+def test_a_bert_without_heads_to_choose_is_searched(
+    tiny_folder: Callable[..., Path], table: Path, tmp_path: Path, trained: list[Sequence[str]]
+) -> None:
+    """A BERT cannot lose heads or channels, and loses blocks and neurons."""
+    search = prepared(
+        [
+            "+experiment=search_llama", "model=pretrained", f"model.path={tiny_folder('classification')}",
+            "data=files", f"data.path={table}", "data.task=classification", "data.columns.source=text",
+            "data.columns.label=label", f"runs={tmp_path / 'runs'}", "logger=none", "trainer=fast", *QUICK,
+            "model.max_length=16", "search.hidden=[]", "budget.parameters=1e9", "search.promoted=0",
+        ]
+    )  # fmt: skip
+    [found] = search.run()
+    assert found.losses
 
 
 def test_a_search_that_was_stopped_takes_no_whole_score_again(
@@ -191,7 +242,10 @@ def test_whole_scores_of_another_rounding_are_refused(line: list[str]) -> None:
     search.scores.add("decoder 0 removed", 1.0)
     search.wholes.add("decoder 88", 1.0)
     assert prepared(line, "budget.parameters=24000", "pipeline.quantize.bits=4").wholes.numbers
-    with pytest.raises(ValueError, match=r"whole\.json' was made of something else: stage that rounds was"):
+    with pytest.raises(
+        ValueError,
+        match=r"whole\.json' was made of something else: activation_bits of the stage that rounds was absent, is 8",
+    ):
         prepared(line, "budget.parameters=24000", "pipeline.quantize.activation_bits=8")
 
 
@@ -199,6 +253,11 @@ def test_whole_scores_of_another_rounding_are_refused(line: list[str]) -> None:
     ("more", "message"),
     [
         (["budget.disk_mb=4", "search.rows=0"], r"search\.rows must be >= 1"),
+        (["budget.disk_mb=4", "search.threads=0"], r"search\.threads must be >= 1"),
+        (["budget.disk_mb=[4,5,4]"], r"budget\.disk_mb has 4 twice"),
+        (["+budget.vram_mb=4"], r"unknown key 'budget\.vram_mb'.* valid: disk_mb, latency_ms, parameters"),
+        (["budget.disk_mb=4", "+search.step=3"], r"unknown key 'search\.step'; did you mean 'search\.steps'\?"),
+        (["budget.disk_mb=4", "measure=[size]"], "a search needs measure task"),
         (["budget.disk_mb=4", "search.rows=50"], r"search\.rows=50 of the validation split"),
         (["budget.disk_mb=4", "search.share=0"], r"search\.share must be in \(0, 1\]"),
         (["budget.disk_mb=4", "search.promoted=5"], r"search\.promoted=5 of search\.trials=2"),
