@@ -176,7 +176,13 @@ def _explain_text(text: str, config_name: str) -> str:
         return f"conf/{where}.yaml: {binding.unknown(key, '', _roots(config_name))}"
     if match := re.match(r"\S+@pipeline\.(\w+)\S* appears more than once in the final defaults list", text):
         return _explain_twice(match[1])
-    return ": ".join(text.splitlines()) if text.startswith("Error merging override") else text
+    if match := re.match(r"Error merging override ([^=\s]+)=(\S*)", text):
+        if "is not a ListConfig" in text:
+            return f"{match[1]} must be a list, got {match[2]}: write '{match[1]}=[{match[2]}]'"
+        if "is not Optional" in text:
+            return f"{match[1]} must not be null"
+        return ": ".join(text.splitlines())
+    return text
 
 
 def _explain_twice(stage: str) -> str:

@@ -105,6 +105,22 @@ def test_a_program_ends_with_one_line(
     assert [path for path in (tmp_path / "runs").rglob("*")] == []
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("search.heads=0.5", "search.heads must be a list, got 0.5: write 'search.heads=[0.5]'"),
+        ("search.ffn=null", "search.ffn must not be null"),
+    ],
+)
+def test_a_list_is_asked_for_in_words(
+    wrong: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["search", "+experiment=search_llama", wrong])
+    with pytest.raises(SystemExit):
+        main(check, "search")
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
 @pytest.mark.parametrize(("name", "fits"), [("ä" * 64, True), ("ä" * 65, False), ("a" * 128, True), ("a" * 129, False)])
 def test_a_name_is_measured_in_bytes(name: str, fits: bool) -> None:
     assert unfit_name(name) == ("" if fits else "must have at most 128 bytes (in UTF-8, where ä takes 2)")
