@@ -55,14 +55,18 @@ class Replay:
         def keep(_: nn.Module, __: Any, output: Any) -> None:
             self._kept[place] = last, _copied(output)
 
+        own = [vars(block).get("forward") for block in silent]  # what else has replaced the class's
         hook = blocks[last].register_forward_hook(keep) if known < last else None
         try:
             for block in silent:  # the inputs of all but the last do not count
                 block.forward = lambda *_, **__: _copied(output)
             yield
         finally:
-            for block in silent:
-                del block.forward
+            for block, forward in zip(silent, own, strict=True):
+                if forward is None:
+                    del block.forward
+                else:
+                    block.forward = forward
             if hook is not None:
                 hook.remove()
 

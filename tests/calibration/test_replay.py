@@ -70,3 +70,13 @@ def test_a_model_whose_blocks_leave_things_for_each_other_runs_whole(tiny: Calla
     one = Divergence(family, batches(family), blockwise=True)
     assert one._replay is None
     assert one(since=blocks[2]) == 0
+
+
+def test_a_block_whose_forward_was_replaced_keeps_it(tiny: Callable[..., Any]) -> None:
+    family = model(tiny, "llama")
+    divergence = Divergence(family, batches(family), blockwise=True)
+    first, *_, last = next(iter(family.blocks().values()))
+    own = first.forward = first.forward  # as a patch of another library
+    divergence(since=last)
+    divergence(since=last)
+    assert first.forward is own and "forward" not in vars(last)
