@@ -4,10 +4,14 @@ import itertools
 import multiprocessing
 import multiprocessing.queues
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing.connection import wait
 from queue import Queue
 from typing import TypeVar
+
+from slimexp.sweeper.worker import end_with_children
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -57,5 +61,14 @@ def each(task: Callable[[Task, Mapping[str, str]], Answer], of: Sequence[Task], 
 
 
 def _take(free: "multiprocessing.queues.Queue[str]") -> None:
+    """Begin a process: on a GPU of its own, until the program that started it ends, however it does."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if gpu := free.get():
         os.environ[VISIBLE] = gpu
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    end_with_children()
