@@ -108,8 +108,12 @@ class Artifact:
 
     @cached_property
     def unrounded(self) -> PreTrainedModel:
-        """``family``'s model where layers read floats as they are, though the artifact rounds them."""
-        if not self.rounds_activations:
+        """``family``'s model of layers that read floats as they are, for a graph to be made of.
+
+        Where an artifact has rounded inputs, or layers of unlike bits, those that transformers loads are wrapped by
+        compressed-tensors: they round, and fetch weights and inputs in a way that cannot be traced.
+        """
+        if not any(hasattr(module, "quantization_status") for module in self.family.model.modules()):
             return self.family.model
         make, config = bare(self.folder, self.task, self.content["max_length"])
         network = make(config)

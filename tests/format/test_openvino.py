@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,16 @@ def test_every_task_and_grid_agrees(task: str, values: dict[str, Any] | None, ma
     )
     if values == {"bits": 8}:
         assert integers == sorted(packed.numbers.numpy().tobytes() for packed in unpacked(model.folder).values())
+
+
+@needs_engine
+@pytest.mark.parametrize("group_size", [None, 16])
+def test_layers_of_unlike_bits_agree(group_size: int | None, made: Make) -> None:
+    bits = cycle([4, 3, 8])
+    model = made("causal_lm", lambda: MinMax(bits=next(bits), group_size=group_size))
+    _, report = exported(model)
+    assert set(model.bits.values()) == {3, 4, 8} and report.agreement.relative < 1e-5
+    assert {"i4", "i8"} <= set(report.facts["constants"])
 
 
 @needs_engine
