@@ -12,6 +12,7 @@ from slimexp.record.settings import flat, unseeded
 from slimexp.record.stage import DENSE
 
 T = TypeVar("T")
+_COUNTS = ("disk_mb", "weights_mb", "params_live", "params_nonzero")  # of ``measure.size``
 
 
 def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
@@ -31,12 +32,26 @@ def with_dense(records: Sequence[Record], known: Mapping[str, Record] | None = N
             folder and its results; without one only its figures are known.
     """
     recorded, known = {record.key for record in records}, known or {}
+    dense = [record for record in records if record.dense]
+    records = [record if record.baseline_key in recorded else _beside_twin(record, dense) for record in records]
     missing = {
         record.baseline_key: _dense_of(record, known.get(record.baseline_key or ""))
         for record in records
         if record.baseline and record.baseline_key not in recorded
     }
     return [*records, *missing.values()]
+
+
+def _beside_twin(record: Record, dense: Sequence[Record]) -> Record:
+    """A record beside the dense model among others that has the very figures of its own: a command of its own has none.
+
+    They are the same model if every count is equal, and the headline to its last digit.
+    """
+    for other in dense:
+        same = [record.baseline.get(name) == other.metrics.get(name) for name in (*_COUNTS, record.headline)]
+        if record.baseline and all(same) and {*_COUNTS, record.headline} <= record.baseline.keys():
+            return replace(record, baseline_key=other.key)
+    return record
 
 
 def _dense_of(record: Record, dense: Record | None) -> Record:

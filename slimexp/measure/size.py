@@ -1,10 +1,11 @@
 """Bytes on disk and in memory, and number of weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 import torch
@@ -15,6 +16,9 @@ from slimexp.kernel.base import Kernel
 from slimexp.measure.base import Measure, Subject, untouched
 from slimexp.measure.resident import MB, resident_bytes
 from slimexp.measure.workload import Request, Workload
+from slimexp.model.saving import save_settings
+from slimexp.model.serving import stored_type
+from slimexp.model.tokenizer import save_tokenizer
 from slimexp.serialization import manifest
 
 _WEIGHTS = (  # what transformers looks for, in its order; an index names the shards
@@ -37,7 +41,8 @@ class Size(Measure):
     """Bytes and parameters.
 
     - ``disk_mb``: the files a user ships (1 MB = 10^6 bytes): those the manifest lists, else those that
-      transformers loads from the folder. ``weights_mb``: those of them that hold tensors.
+      transformers loads from the folder. ``weights_mb``: those of them that hold tensors. Config and tokenizer of a
+      model of others count as an artifact has them, so that one model has one size.
     - ``params_live``: weights of the model, tied ones once; a packed integer weight counts the elements it
       stands for, its scales and zero points do not count. ``params_nonzero``: those that are not zero.
     - ``resident_mb``: bytes of all parameters and buffers in the type of the file (``Subject.shipped``), after one
@@ -62,9 +67,10 @@ class Size(Measure):
             Request(subject.family).prefill(
                 Workload(batch=1, tokens=1, new_tokens=0, seed=0).fitted(subject.family).prompt(subject.family)
             )
+        weights = sum(file.stat().st_size for file in files if file.suffix in _WEIGHT_SUFFIXES)
         return {
-            "disk_mb": sum(file.stat().st_size for file in files) / MB,
-            "weights_mb": sum(file.stat().st_size for file in files if file.suffix in _WEIGHT_SUFFIXES) / MB,
+            "disk_mb": (weights + _bytes_beside(subject, files)) / MB,
+            "weights_mb": weights / MB,
             "params_live": float(live),
             "params_nonzero": float(nonzero),
             "resident_mb": resident_bytes(model) / MB,
@@ -87,6 +93,28 @@ def deployable(folder: Path) -> list[Path]:
         raise ValueError(f"{folder} holds no weights (model.safetensors or pytorch_model.bin): give a model folder")
     side = [file for file in _matching(folder, _SIDE_FILES) if not _any(file.name, _NOT_LOADED)]
     return weights + side
+
+
+def _bytes_beside(subject: Subject, files: Iterable[Path]) -> int:
+    """Bytes of the files of a model that hold no weights.
+
+    A folder of others may have an indented tokenizer, or its vocabulary twice. Its files are counted as they are only
+    where it is quantized in a way of others, which is not saved anew, or where transformers refuses to.
+    """
+    folder = subject.folder
+    beside = sum(file.stat().st_size for file in files if file.suffix not in _WEIGHT_SUFFIXES)
+    if manifest.is_in(folder) and manifest.read(folder)["format"] >= manifest.FORMAT:
+        return beside
+    if getattr(subject.family.model.config, "quantization_config", None) is not None:
+        return beside
+    with TemporaryDirectory() as place:
+        anew = Path(place)
+        try:
+            save_settings(subject.family.model, anew, stored_type(folder))
+            save_tokenizer(subject.family.tokenizer, anew)
+        except ValueError:  # settings that it reads and does not write
+            return beside
+        return sum(file.stat().st_size for file in anew.rglob("*") if file.is_file())
 
 
 def count(model: nn.Module) -> tuple[int, int]:

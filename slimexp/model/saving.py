@@ -71,7 +71,7 @@ def save_weights(
             writer.add(name, stored)
             if is_own and (stored is tensor or torch.equal(stored.to(tensor.dtype), tensor)):
                 same.add(name)
-    _save_settings(model, folder, dtype, quantization_config(model) if packs else None)
+    save_settings(model, folder, dtype, quantization_config(model) if packs else None)
     return same
 
 
@@ -92,7 +92,7 @@ def _plain_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor, bool]]
             yield name, tensor, own.get(name) is tensor
 
 
-def _save_settings(model: PreTrainedModel, folder: Path, dtype: torch.dtype, quantization: Any) -> None:
+def save_settings(model: PreTrainedModel, folder: Path, dtype: torch.dtype, quantization: Any = None) -> None:
     """Write ``config.json`` and the generation settings."""
     config = copy.deepcopy(model.config)
     config.dtype, config.architectures = dtype, [plain_class(model).__name__]

@@ -71,6 +71,19 @@ def test_a_dense_model_known_by_its_figures_alone_is_named_by_its_path(make: Cal
     assert labels(section) == ["dense [model.path=zoo:t5]", "evaluate [model.path=runs/pruned]"]
 
 
+@pytest.mark.parametrize("weights_mb", [15.9, 15.8])
+def test_a_dense_model_without_a_record_is_the_recorded_one_with_its_very_figures(
+    weights_mb: float, make: Callable[..., Record]
+) -> None:
+    figures = {"cer": 0.015, "disk_mb": 16.0, "weights_mb": 15.9, "params_live": 7e6, "params_nonzero": 7e6}
+    dense = make("dense", figures)
+    dense = replace(dense, baseline_key=dense.key)
+    evaluated = make("evaluate", {"cer": 0.02, "disk_mb": 8.0}, baseline={**figures, "weights_mb": weights_mb})
+    found = with_dense([dense, replace(evaluated, baseline_key="evaluated-dense")])
+    same = weights_mb == 15.9
+    assert [record.baseline_key == dense.key for record in found] == ([True, True] if same else [True, False, False])
+
+
 def test_groups_are_in_the_order_in_which_their_keys_appear() -> None:
     assert grouped([3, 1, 4, 5, 9], lambda number: number % 2) == [[3, 1, 5, 9], [4]]
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from slimexp import artifact
 from slimexp.data.base import Corpus
 from slimexp.measure.base import Subject
 from slimexp.measure.resident import resident_bytes
@@ -24,6 +25,19 @@ def test_figures_of_a_plain_model(subjects: dict[str, Subject], corpora: dict[st
     assert figures["resident_mb"] == pytest.approx(4 * expected / 1e6, rel=0.01)  # and the rotary frequencies
     assert figures["weights_mb"] == (subject.folder / "model.safetensors").stat().st_size / 1e6
     assert figures["weights_mb"] < figures["disk_mb"] < figures["weights_mb"] + 0.1
+
+
+@pytest.mark.parametrize("task", ["seq2seq", "causal_lm", "classification"])
+def test_one_model_has_one_size_in_a_folder_of_others_and_as_an_artifact(
+    task: str, subjects: dict[str, Subject], corpora: dict[str, Corpus], tmp_path: Path
+) -> None:
+    subject = subjects[task]
+    assert "\n" in (subject.folder / "tokenizer.json").read_text()  # indented, as transformers writes it
+    artifact.save(subject.family, tmp_path / "artifact", dtype=torch.float32, stages=[])
+    saved = Subject(artifact.deployed(tmp_path / "artifact"), tmp_path / "artifact")
+    own, anew = (Size().measure(one, one, corpora[task]) for one in (subject, saved))
+    assert own["disk_mb"] == anew["disk_mb"] and own["weights_mb"] == anew["weights_mb"]
+    assert anew["disk_mb"] == sum(file.stat().st_size for file in deployable(saved.folder)) / 1e6
 
 
 def test_tied_weights_once_and_zeros_not_among_the_nonzero() -> None:
