@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from operator import length_hint
 from typing import TextIO, TypeVar
 
@@ -27,29 +26,52 @@ LIVE_S = 0.5  # between two looks of the line on a terminal
 _CLEAR = "\r\x1b[K"
 
 
-@dataclass(eq=False)
 class Work:
     """A phase, or a loop, that is at work.
 
-    Attributes:
+    Args:
         what: What is done.
-        began: When it began, in seconds of the reporter's clock.
+        clock: Seconds of a clock that only advances.
         total: Number of items of the loop, 0 where it is not known; ``None`` for a phase.
         first_s: Seconds after which it is mentioned first.
-        done: Number of items that are done.
-        before: Number of those that were done before it began, by an earlier run.
+
+    Attributes:
+        began: When it began.
+        before: Number of items that were done before it began, by an earlier run.
         in_bytes: Whether the items are bytes.
-        seen: When a line first showed that something was done of the loop, and what share of it.
     """
 
-    what: str
-    began: float
-    total: int | None
-    first_s: float
-    done: int = 0
-    before: int = 0
-    in_bytes: bool = False
-    seen: tuple[float, float] | None = None
+    def __init__(self, what: str, clock: Callable[[], float], total: int | None, first_s: float) -> None:
+        self.what, self.total, self.first_s = what, total, first_s
+        self.before, self.in_bytes = 0, False
+        self.began = self._last = clock()  # when the last item was done, or the first began
+        self._clock, self._done = clock, 0
+        self._spent = 0.0  # seconds that items took which are done
+        self._slowest = (0.0, 0)  # seconds and number of those that took longest, each
+
+    @property
+    def done(self) -> int:
+        """Number of items that are done."""
+        return self._done
+
+    @done.setter
+    def done(self, number: int) -> None:
+        now, new = self._clock(), number - max(self._done, self.before)
+        if new > 0:
+            seconds = now - self._last
+            self._spent += seconds
+            if not self._slowest[1] or seconds / new > self._slowest[0] / self._slowest[1]:
+                self._slowest = (seconds, new)
+        self._done, self._last = number, now
+
+    def pace(self) -> float | None:
+        """Seconds for an item: the mean, without the slowest, which compiled or read; ``None`` before two are done."""
+        others = self._done - self.before - self._slowest[1]
+        return (self._spent - self._slowest[0]) / others if others > 0 else None
+
+    def since(self) -> float:
+        """Seconds that the item at work has taken."""
+        return self._clock() - self._last
 
     def __str__(self) -> str:
         if self.total is None:
@@ -89,7 +111,7 @@ class Reporter:
             first_s: Seconds after which it is mentioned first.
         """
         now = self.clock()
-        work = Work(printable(what), now, total, first_s)
+        work = Work(printable(what), self.clock, total, first_s)
         if threading.current_thread() is not threading.main_thread():  # what is beside the main work would garble it
             return work
         with self._changed:
@@ -157,32 +179,8 @@ class Reporter:
 
     def _times(self, stack: Sequence[Work]) -> str:
         now = self.clock()
-        left = self._left(stack, now)
+        left = _left([work for work in stack if work.total and work.total > work.before])
         return f", {duration(now - stack[0].began)}" + (f", about {duration(left)} left" if left >= 1 else "")
-
-    @staticmethod
-    def _left(stack: Sequence[Work], now: float) -> float:
-        """Estimated seconds until the outermost loop is done; 0 where nothing shows it.
-
-        The pace is that since a line first showed something done, for the first items are slow: they compile, or read.
-        Until then it is that of all, unless a single item shows it.
-        """
-        loops = [work for work in stack if work.total and work.total > work.before]
-        share, unit = 0.0, 1.0
-        for work in loops:
-            assert work.total
-            to_do = work.total - work.before
-            share += unit * (work.done - work.before) / to_do
-            unit /= to_do
-        if not 0 < share < 1:
-            return 0.0
-        outer = loops[0]
-        first = outer.seen is None
-        since, before = outer.seen = outer.seen or (now, share)
-        if share > before:
-            return (now - since) * (1 - share) / (share - before)
-        single = sum(work.done - work.before for work in loops) == 1
-        return 0.0 if first and single else (now - outer.began) * (1 - share) / share
 
     def _print(self, text: str, *, last: bool = False) -> None:
         """Print a line; on a terminal one that the next text overwrites, unless it is the last of its phase."""
@@ -211,6 +209,22 @@ class Reporter:
     def forget(self) -> None:
         """Forget all work and stay silent: in a process that was forked, whose thread did not come along."""
         self._changed, self._stack, self.watching = threading.Condition(), [], False
+
+
+def _left(loops: Sequence[Work]) -> float:
+    """Estimated seconds until the first of nested loops is done; 0 where nothing shows it.
+
+    Its own items show it. A loop within one may be the first of several, or a short one: only in an outer loop with no
+    more than two items to do is it taken for the whole item.
+    """
+    if not loops or not loops[0].total:
+        return 0.0
+    outer, *inner = loops
+    to_do = loops[0].total - outer.done
+    if (pace := outer.pace()) is not None:
+        return max(pace * to_do - outer.since(), pace * (to_do - 1))
+    rest = _left(inner) if to_do <= 2 else 0.0
+    return rest + (to_do - 1) * (outer.since() + rest) if rest else 0.0
 
 
 reporter = Reporter()

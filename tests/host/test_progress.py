@@ -62,11 +62,12 @@ def test_a_loop_says_how_far_it_is_and_how_long_it_will_take(clock: Clock, lines
         for _ in counted(range(30), "block"):
             for _ in counted(iter("ab"), "row", total=2):
                 clock.wait(4)
-    first, second, *_, last, end = shown = lines()
+    first, second, third, *_, last, end = shown = lines()
     assert len(shown) == 25  # one at 3 s, and every ten seconds
     assert first == "  prune: preparing: block 1 of 30: row 1 of 2, 3 s"
-    assert second == "  prune: preparing: block 2 of 30: row 2 of 2, 13 s, about 4 min 7 s left"
-    assert last == "  prune: preparing: block 30 of 30: row 1 of 2, 3 min 53 s, about 8 s left"
+    assert second == "  prune: preparing: block 2 of 30: row 2 of 2, 13 s"  # one block alone may be unlike others
+    assert third == "  prune: preparing: block 3 of 30: row 2 of 2, 23 s, about 3 min 37 s left"
+    assert last == "  prune: preparing: block 30 of 30: row 1 of 2, 3 min 53 s, about 7 s left"
     assert end == "  prune: preparing: took 4 min"
 
 
@@ -90,9 +91,29 @@ def test_a_slow_first_item_is_no_measure_of_the_others(clock: Clock, lines: Call
     shown = lines()
     assert shown[4:7] == [
         "  kernel of layer 2 of 70, 43 s",
-        "  kernel of layer 7 of 70, 53 s, about 2 min 8 s left",
-        "  kernel of layer 12 of 70, 63 s, about 1 min 58 s left",
+        "  kernel of layer 7 of 70, 53 s, about 2 min 7 s left",
+        "  kernel of layer 12 of 70, 63 s, about 1 min 57 s left",
     ]
+
+
+def test_an_item_that_takes_long_does_not_lengthen_the_others(clock: Clock, lines: Callable[[], list[str]]) -> None:
+    """The first loop within an item is done soon, and the second item takes 40 s: no hour is foretold."""
+    for i in counted(range(30), "score"):
+        for _ in counted(range(4), "answer"):
+            clock.wait(1 if not i else 0)
+        clock.wait(40 if i == 1 else 2)
+    shown = lines()
+    assert [line for line in shown if "left" in line][:2] == [
+        "  score 6 of 30, 53 s, about 74 s left",  # of 2 s each, and 6 of the first
+        "  score 11 of 30, 63 s, about 48 s left",
+    ]
+
+
+def test_a_loop_of_two_is_as_long_as_its_loops_say(clock: Clock, lines: Callable[[], list[str]]) -> None:
+    for _ in counted(range(2), "stage"):
+        for _ in counted(range(10), "batch"):
+            clock.wait(3)
+    assert lines()[1] == "  stage 1 of 2: batch 5 of 10, 13 s, about 47 s left"
 
 
 def test_bytes_are_shown_as_a_share(clock: Clock, lines: Callable[[], list[str]]) -> None:
@@ -100,7 +121,7 @@ def test_bytes_are_shown_as_a_share(clock: Clock, lines: Callable[[], list[str]]
         for _ in range(4):
             clock.wait(5)
             read(10**10)
-    assert lines()[1:2] == ["  digest of x: 20.0 of 40.0 GB, 13 s, about 13 s left"]
+    assert lines()[1:2] == ["  digest of x: 20.0 of 40.0 GB, 13 s, about 10 s left"]
 
 
 def test_what_is_short_is_not_mentioned(clock: Clock, lines: Callable[[], list[str]]) -> None:
