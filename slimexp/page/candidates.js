@@ -61,7 +61,7 @@ function shortCell({ short: reached, shortMinus }) {
   const open = shortMinus[1] <= 0 && shortMinus[2] >= 0 ? "not separable, " : "";
   return [
     fine(reached),
-    node("small", {}, `${apart} [${low}, ${high}]`),
+    node("small", {}, `${apart} [${low},\u00a0${high}]`),
     node("small", {}, open + BASIS[shortMinus[3]]),
   ];
 }

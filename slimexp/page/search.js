@@ -185,7 +185,7 @@ function finalOf({ full, quality }) {
     const share = quality.name === "kept",
       [mean, low, high] = quality.figure.map((one) => shown({ share }, one));
     const what = share ? `kept ${mean}` : `${quality.name.replace("_ratio", "").replaceAll("_", " ")} ${mean} x dense`;
-    cells.push(node("small", {}, what + (low === undefined ? "" : ` (${low} to ${high})`)));
+    cells.push(node("small", {}, what + (low === undefined ? "" : ` (${low}\u00a0to\u00a0${high})`)));
   }
   return cells;
 }

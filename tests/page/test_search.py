@@ -261,3 +261,22 @@ def test_the_page_draws_a_search(
     assert window.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert window.evaluate("window.hacked") is None
     assert [one for one in messages if one.partition("#")[0] not in (address, "data:,")] == []
+
+
+def test_no_column_of_the_candidates_is_cut_off_in_a_window_of_1300(
+    window: "Page", runs: Path, messages: list[str], shown: Callable[["Page", Path, Any], str]
+) -> None:
+    what = found()
+    what["budgets"][0]["candidates"][0]["promoted"] = {"cer": 0.02, "disk_mb": 5.1, "exact_match": 0.61}
+    searched(runs, what)
+    page = content(load(runs), runs, runs)
+    (search,) = page["searches"]
+    first, second, *_ = search["budgets"][0]["candidates"]
+    first["widths"] = "heads 4, hidden 64, experts 4, expert_bits 4"
+    first["quality"] = {"name": "bits_per_byte_ratio", "figure": [0.992, 0.991, 0.992]}
+    second["shortMinus"] = [0.0063, 0.0053, 0.0073, "rows"]
+    window.set_viewport_size({"width": 1300, "height": 900})
+    shown(window, runs, page)
+    table = window.locator("#search-0 .candidates")
+    assert "0.992 x dense (0.991" in table.inner_text().replace("\n", " ")
+    assert table.evaluate("one => one.parentElement.scrollWidth <= one.parentElement.clientWidth")
