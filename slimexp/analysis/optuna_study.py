@@ -12,10 +12,13 @@ if TYPE_CHECKING:
 
 DATABASES, JOURNALS = (".db", ".sqlite", ".sqlite3"), (".log",)  # ends of the names of files
 LONGEST = 1 << 28  # bytes of a file
+_TEXTS = ("label", "corpus")  # columns that hold no number
 
 
 def trials(path: Path) -> Iterator[dict[str, Any]]:
-    """Finished trials as rows: their parameters as label, values by the study's metric names, attributes with numbers.
+    """Finished trials as rows: values by the study's metric names, and attributes that are numbers.
+
+    Texts in ``label`` and ``corpus`` are columns too; a trial without a label is named by its parameters.
 
     The file is copied first: opening a study may write to its storage.
 
@@ -64,10 +67,11 @@ def _rows(study: "Study", path: Path) -> Iterator[dict[str, Any]]:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         settings = " ".join(f"{name}={value}" for name, value in trial.params.items())
         label = f"trial {trial.number} ({settings})" if settings else f"trial {trial.number}"
-        yield {**_numbers(trial.user_attrs), **dict(zip(names, trial.values, strict=True)), "label": label}
+        yield {"label": label, **_columns(trial.user_attrs), **dict(zip(names, trial.values, strict=True))}
 
 
-def _numbers(attributes: Mapping[str, Any]) -> dict[str, float]:
-    """Attributes that are numbers; a text in ``corpus`` is the section of the trial."""
-    kept = {name: value for name, value in attributes.items() if type(value) in (int, float)}
-    return kept | ({"corpus": attributes["corpus"]} if isinstance(attributes.get("corpus"), str) else {})
+def _columns(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes that are columns of a file of points: numbers, and the texts ``label`` and ``corpus``."""
+    texts = {name: attributes[name] for name in _TEXTS if isinstance(attributes.get(name), str)}
+    numbers = {name: value for name, value in attributes.items() if type(value) in (int, float) and name not in _TEXTS}
+    return texts | numbers

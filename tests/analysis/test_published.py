@@ -150,6 +150,28 @@ def test_trials_of_a_study(tmp_path: Path, name: str) -> None:
         read(path, ["spelling"])
 
 
+def test_a_trial_has_its_label_and_its_corpus_as_attributes(tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    study = optuna.create_study(storage=f"sqlite:///{path}", directions=["minimize", "minimize"])
+    study.set_metric_names(["cer", "disk_mb"])
+    for attributes in (
+        {"corpus": "other", "label": "T5 small", "cer_stderr": 0.001},
+        {"corpus": "spelling", "label": 3},
+    ):
+        trial = study.ask()
+        for attribute, value in attributes.items():
+            trial.set_user_attr(attribute, value)
+        study.tell(trial, [0.01, 4.0])
+    found = read(path, ["spelling", "other"])
+    assert {title: [point.label for point in points] for title, points in found.items()} == {
+        "spelling": ["trial 1"],
+        "other": ["T5 small"],
+    }
+    study.tell(study.ask(), [0.01, 4.0])
+    with pytest.raises(ValueError, match="row 3 of .* names no corpus: 'corpus' must be one of 'spelling', 'other'"):
+        read(path, ["spelling", "other"])
+
+
 @pytest.mark.parametrize("name", ["study.db", "study.log"])
 def test_what_is_no_study_is_one_line(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"study\.(db is no study of Optuna|log (is no study|must hold one study))"):
