@@ -133,7 +133,12 @@ def _call_faults(path: str, node: DictConfig, registry: Path | None) -> Iterator
             yield from _word_faults(f"{path}.{name}", node, parameters[name], registry)
     if not node.get("_partial_", False):
         absent = [name for name, item in parameters.items() if item.required and name not in keys]
-        yield from (f"{path} lacks '{name}', which {target} requires" for name in absent)
+        yield from (f"{path} lacks '{name}', which {target} requires{_none(path, parameters[name])}" for name in absent)
+
+
+def _none(path: str, parameter: Parameter) -> str:
+    """The way to give nothing for a parameter, where it takes that."""
+    return f": {path}.{parameter.name}=null is none" if "None" in (parameter.annotation or "") else ""
 
 
 def _other_type(path: str, target: str | None, annotation: str, shown: str, example: str | None) -> str:
@@ -190,17 +195,21 @@ def _fits(node: DictConfig, key: str, parameter: Parameter, *, strict: bool) -> 
 
 
 def _word_faults(path: str, node: DictConfig, parameter: Parameter, registry: Path) -> Iterator[str]:
-    """One line on a word or number where a component belongs, with the way to choose one of its group."""
+    """One line on a word, a number or bare settings where a component belongs, with the way to choose one."""
     text = parameter.annotation or ""
     kinds = {kind.partition("[")[0] for kind in text.split(" | ")} - {"None"}
     value = node._get_node(parameter.name)
-    if kinds & _PLAIN or not isinstance(value, ValueNode) or value._is_none() or value._is_interpolation():
+    if kinds & _PLAIN or value is None or value._is_none() or value._is_interpolation():
+        return
+    if not isinstance(value, ValueNode) and not (isinstance(value, DictConfig) and "_target_" not in value):
         return
     names = (parameter.name, parameter.name.rpartition("_")[2], *(kind.lower() for kind in kinds))
     named = (group for group in names if (registry / group).is_dir())
     if group := next(named, "") or next((group for kind in sorted(kinds) for group in _groups_of(kind, registry)), ""):
         sign = "+" if "None" in text else ""  # what may be absent is, until it is added
-        yield not_a_component(path, secret.written(node)[parameter.name], f"{sign}{group}@{path}", registry / group)
+        choice = f"{sign}{group}@{path}"
+        line = not_a_component(path, secret.written(node)[parameter.name], choice, registry / group)
+        yield f"{line}; {path}=null is none" if sign and isinstance(value, DictConfig) else line
 
 
 def not_a_component(path: str, value: object, choice: str, folder: Path) -> str:

@@ -279,7 +279,9 @@ def _explain_deletion(key: str, keys: Sequence[str]) -> str:
     """The message about a key that could not be deleted."""
     if below := [path.removeprefix(f"{key}.") for path in keys if path.rpartition(".")[0] == key]:
         return f"'{key}' cannot be left out as a whole: ~{key}.<name> leaves out one of {', '.join(below)}"
-    return override.now_called(key) or override.unknown(key, keys, options)
+    if (renamed_to := override.now_called(key)) or (place := key.rpartition("@")[2]) not in keys:
+        return renamed_to or override.unknown(key, keys, options)
+    return f"'{place}' is null already, so that ~{key} leaves nothing out: leave out ~{key}"
 
 
 def _sweeper_keys() -> list[str]:

@@ -11,6 +11,7 @@ from slimexp.loss.sample import Sample
 from slimexp.schedule import Schedule
 
 IGNORE = -100  # label that no loss and no metric counts (the default of torch's cross_entropy)
+LEAST_TEMPERATURE = 0.01  # a softmax at less is the likeliest token alone, and gradients are divided by it
 _LEAST = 1e-12  # of a denominator: a numerator over nothing is 0, and so is its quotient
 
 Scheduled = Mapping[str, float | Tensor]  # name of a scheduled quantity -> its value, 0-dim where it is a tensor
@@ -234,6 +235,20 @@ def scheduled(losses: Mapping[str, Loss], progress: float) -> dict[str, float]:
     curves = {f"{name}_{key}" if len(of_key[key]) > 1 else key: value for (name, key), value in values.items()}
     weights = {name: loss.weight for name, loss in losses.items() if isinstance(loss.weight, Schedule)}
     return curves | {f"{name}_weight": weight(progress) for name, weight in weights.items()}
+
+
+def check_temperature(temperature: float | Schedule) -> None:
+    """Refuse a temperature that is too low at any time.
+
+    Raises:
+        ValueError: It is below ``LEAST_TEMPERATURE``.
+    """
+    ends = (temperature(0.0), temperature(1.0)) if isinstance(temperature, Schedule) else (temperature,)
+    if not (lowest := min(ends)) >= LEAST_TEMPERATURE:
+        raise ValueError(
+            f"temperature must be >= {LEAST_TEMPERATURE} throughout, got {lowest}: 1 compares the models' own "
+            "distributions, less sharpens them"
+        )
 
 
 def counted_labels(labels: Tensor) -> Tensor:

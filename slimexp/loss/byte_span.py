@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from slimexp.loss.base import IGNORE, Loss, Outputs, Ratio
+from slimexp.loss.base import IGNORE, Loss, Outputs, Ratio, check_temperature
 from slimexp.loss.spans import spans_of
 from slimexp.schedule import Schedule
 
@@ -22,7 +22,7 @@ class ByteSpan(Loss):
 
     Args:
         weight: Weight of the term.
-        temperature: T, > 0; above 1, unlikely spans count more.
+        temperature: T, >= 0.01; above 1, unlikely spans count more.
     """
 
     needs_teacher = True
@@ -30,8 +30,7 @@ class ByteSpan(Loss):
 
     def __init__(self, *, weight: float | Schedule, temperature: float) -> None:
         super().__init__(weight=weight)
-        if temperature <= 0:
-            raise ValueError(f"temperature must be > 0, got {temperature}")
+        check_temperature(temperature)
         self.temperature = temperature
 
     def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor, progress: float) -> Ratio:

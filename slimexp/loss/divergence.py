@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from slimexp.loss.base import IGNORE, LabelLoss, Scheduled
+from slimexp.loss.base import IGNORE, LabelLoss, Scheduled, check_temperature
 from slimexp.schedule import Constant, Schedule
 
 # Logits are at least this: a token that is ruled out by -infinity, or by the lowest number of a type over a temperature
@@ -23,7 +23,8 @@ class Divergence(LabelLoss):
 
     Args:
         weight: Weight of the term.
-        temperature: Temperature T that both models' logits are divided by, > 0: a number, or a function of progress.
+        temperature: Temperature T that both models' logits are divided by, >= 0.01: a number, or a function of
+            progress.
         scale_by_temperature: Whether the term is multiplied by ``T ** order``, which keeps the size of the gradient
             while T changes (Hinton et al. 2015, "Distilling the knowledge in a neural network", section 2).
 
@@ -31,7 +32,7 @@ class Divergence(LabelLoss):
         order: Power of 1/T that the gradient shrinks with at a high temperature.
 
     Raises:
-        ValueError: The temperature is not positive throughout.
+        ValueError: The temperature is too low at some time.
     """
 
     needs_teacher = True
@@ -43,9 +44,7 @@ class Divergence(LabelLoss):
     ) -> None:
         super().__init__(weight=weight)
         temperature = temperature if isinstance(temperature, Schedule) else Constant(value=temperature)
-        lowest = min(temperature(0.0), temperature(1.0))
-        if lowest <= 0:
-            raise ValueError(f"temperature must be > 0 throughout, got {lowest}")
+        check_temperature(temperature)
         self.temperature = temperature
         self.scale_by_temperature = scale_by_temperature
 

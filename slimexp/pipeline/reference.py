@@ -116,7 +116,9 @@ def check_teachers(techniques: Mapping[str, Finetune], source: Source, dense: So
         elif position == trains_dense and not technique.alters:
             raise ValueError(
                 f"pipeline.{name}: the student would be its own teacher: give a cut (+cut@pipeline.{name}.cut=keep "
-                "and what stays) or a teacher"
+                f"and what stays), a teacher (+model@pipeline.{name}.teacher=pretrained "
+                f"pipeline.{name}.teacher.path=...), or, for a student of its teacher's own size, a stage before that "
+                "compresses it (pipeline=[quantize,distill])"
             )
         elif dense is not None and dense is not source:
             _check_teacher("baseline", dense, source, corpus, technique)

@@ -11,6 +11,13 @@ from torch import nn
 
 from slimexp.technique.automatic import Conditions, keywords, settled
 
+_AT_LEAST_0 = {  # setting of an optimizer -> values that will do
+    "lr": "1e-5 to 1e-2 are usual",
+    "weight_decay": "0 is none, 0.01 is usual",
+    "eps": "1e-8 is usual",
+    "momentum": "0 is none, 0.9 is usual",
+}
+
 
 def check(optimizer: Callable[..., Any], lr_scheduler: Callable[..., Any], *, steps: int) -> None:
     """Build both as training would, and take a step.
@@ -26,6 +33,8 @@ def check(optimizer: Callable[..., Any], lr_scheduler: Callable[..., Any], *, st
     optimizer, lr_scheduler, _ = settled(optimizer, lr_scheduler, given=Conditions(parameters=1), steps=steps)
     weight, bias = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))
     groups = [{"params": [weight]}, {"params": [bias], "weight_decay": 0.0}]
+    for name, value in keywords(optimizer).items():
+        _check_range(name, value)
     for name, value in keywords(lr_scheduler).items():
         whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
         if name.endswith("_steps") and value is not None and not whole:
@@ -36,6 +45,19 @@ def check(optimizer: Callable[..., Any], lr_scheduler: Callable[..., Any], *, st
     weight.grad, bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
     _guarded("optimizer", optimizer, built.step)
     _guarded("lr_scheduler", lr_scheduler, schedule.step)
+
+
+def _check_range(name: str, value: Any) -> None:
+    """Refuse a number that no optimizer of torch takes; others than these it refuses itself.
+
+    Raises:
+        ValueError: It is out of range.
+    """
+    numbers = [one for one in (value if isinstance(value, list | tuple) else [value]) if isinstance(one, int | float)]
+    if name in _AT_LEAST_0 and any(one < 0 for one in numbers):
+        raise ValueError(f"optimizer.{name} must be >= 0, got {value}: {_AT_LEAST_0[name]}")
+    if name == "betas" and not all(0 <= one < 1 for one in numbers):
+        raise ValueError(f"optimizer.betas must be in [0, 1), got {value}: [0.9, 0.999] are usual")
 
 
 def fused(optimizer: Callable[..., Any], groups: Iterable[Mapping[str, Any]]) -> dict[str, bool]:

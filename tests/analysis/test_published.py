@@ -168,7 +168,7 @@ def test_a_trial_has_its_label_and_its_corpus_as_attributes(tmp_path: Path) -> N
         "other": ["T5 small"],
     }
     study.tell(study.ask(), [0.01, 4.0])
-    with pytest.raises(ValueError, match="row 3 of .* names no corpus: 'corpus' must be one of 'spelling', 'other'"):
+    with pytest.raises(ValueError, match=r"row 3 of .* names no corpus: 'corpus' must be one of 'spelling', 'other'"):
         read(path, ["spelling", "other"])
 
 

@@ -96,6 +96,22 @@ def message(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             "unknown key 'pipeline.distill.losses.kd'; did you mean 'pipeline.distill.losses.kl'? "
             "valid: ce, kl, hidden",
         ),
+        (
+            ["pipeline=distill", "~pipeline.distill.cut"],
+            "'pipeline.distill.cut' is null already, so that ~pipeline.distill.cut leaves nothing out: "
+            "leave out ~pipeline.distill.cut",
+        ),
+        (
+            ["+experiment=distill_llama", "~pipeline.distill.cut"],
+            "pipeline.distill lacks 'cut', which slimexp.technique.distill.Distill requires: "
+            "pipeline.distill.cut=null is none",
+        ),
+        (
+            ["+experiment=distill_llama", "~cut@pipeline.distill.cut"],
+            "pipeline.distill.cut must be a component, got {'decoder_layers': [0, 2, 4, 6, 8, 9], 'ffn': 448, "
+            "'calibration_batches': 2}: write +cut@pipeline.distill.cut=<option>; options: keep; "
+            "pipeline.distill.cut=null is none",
+        ),
         ([*DISTILL, "~stopper@callback.stopper"], "unknown key 'stopper@callback.stopper'; valid: progress"),
         (
             [*DISTILL, "callback.stopper=asha"],

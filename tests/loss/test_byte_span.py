@@ -91,5 +91,5 @@ def test_no_span_at_all_is_zero_with_a_gradient() -> None:
 
 
 def test_temperature_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="temperature must be > 0, got 0"):
+    with pytest.raises(ValueError, match=r"temperature must be >= 0.01 throughout, got 0: 1 compares"):
         ByteSpan(weight=1.0, temperature=0)

@@ -14,10 +14,12 @@ from slimexp.technique import optimization
 ADAMW = partial(torch.optim.AdamW, lr=1e-3)
 COSINE = partial(get_cosine_schedule_with_warmup, num_warmup_steps=0)
 OPTIMIZERS = [
-    (partial(ADAMW, lr=-1), "lr=-1"), (partial(ADAMW, betas=(2, 3)), "betas=(2, 3)"),
-    (partial(ADAMW, eps=-1), "eps=-1"),
-    (partial(ADAMW, weight_decay=-1), "weight_decay=-1"), (partial(ADAMW, lr="abc"), "lr='abc'"),
-    (partial(torch.optim.SGD, lr=0.1, momentum=-1), "momentum=-1"), (partial(torch.optim.SGD, speed=1), "speed=1"),  # type: ignore[call-arg]
+    (partial(ADAMW, lr=-1), ".lr must be >= 0, got -1: 1e-5 to 1e-2 are usual"),
+    (partial(ADAMW, betas=(2, 3)), ".betas must be in [0, 1), got (2, 3)"),
+    (partial(ADAMW, eps=-1), ".eps must be >= 0, got -1"),
+    (partial(ADAMW, weight_decay=-1), ".weight_decay must be >= 0, got -1"), (partial(ADAMW, lr="abc"), "lr='abc'"),
+    (partial(torch.optim.SGD, lr=0.1, momentum=-1), ".momentum must be >= 0, got -1"),
+    (partial(torch.optim.SGD, speed=1), "speed=1"),  # type: ignore[call-arg]
     (partial(torch.optim.SGD, lr=0.1, nesterov=True), "nesterov=True"), (partial(torch.optim.Muon, lr=0.1), "Muon"),
     (None, "null"), (3, "int"), (partial(dict), "dict"),
 ]  # fmt: skip
@@ -33,7 +35,7 @@ SCHEDULERS = [
 
 @pytest.mark.parametrize(("optimizer", "shown"), OPTIMIZERS, ids=lambda value: value if isinstance(value, str) else "")
 def test_an_optimizer(optimizer: Any, shown: str) -> None:
-    with pytest.raises(ValueError, match=r"^optimizer [^\n]+$") as caught:
+    with pytest.raises(ValueError, match=r"^optimizer[ .][^\n]+$") as caught:
         optimization.check(optimizer, COSINE, steps=3)
     assert shown in str(caught.value)
 
@@ -55,9 +57,7 @@ def test_right_ones_pass(optimizer: Any, steps: int) -> None:
 
 @pytest.mark.parametrize("technique_name", ["finetune", "prune", "quantize", "distill"])
 def test_a_technique_says_it_with_its_key(technique: Callable[..., Any], technique_name: str) -> None:
-    with pytest.raises(
-        ConfigError, match=rf"^pipeline\.{technique_name}: optimizer AdamW\(lr=-1, .*: Invalid learning rate"
-    ):
+    with pytest.raises(ConfigError, match=rf"^pipeline\.{technique_name}: optimizer\.lr must be >= 0, got -1"):
         technique(technique_name, **{"optimizer.lr": -1})
     with pytest.raises(ConfigError, match=rf"^pipeline\.{technique_name}: losses\.ce must be a loss, got 3"):
         technique(technique_name, **{"losses.ce": 3})
