@@ -65,8 +65,10 @@ def overrides(candidate: Candidate, choices: Choices, stages: Stages, outline: F
     for stack, kept in candidate.layers(choices.stacks).items():
         if len(kept) < choices.stacks[stack]:
             cut[f"{stack}_layers"] = kept
-    cut |= {name: n for name, n in units_of(candidate.widths).items() if n != choices.widths[name][0]}
-    for name, units in candidate.unlike.items():
+    widths = units_of(candidate.widths)
+    cut |= {name: n for name, n in widths.items() if n != choices.widths[name][0]}
+    none = {name: dict.fromkeys(candidate.bits, 0) for name, n in widths.items() if n == 0}
+    for name, units in (none | dict(candidate.unlike)).items():
         cut[name] = {
             stack: [units[Place(stack, index)] for index in kept]
             for stack, kept in candidate.layers(choices.stacks).items()
