@@ -111,6 +111,16 @@ class Candidate:
         """``widths``, with the heads and neurons of one block that stays."""
         return self.widths | {name: units[place] for name, units in self.unlike.items()}
 
+    def has_layers(self, place: Place) -> bool:
+        """Whether a block that stays has attention or feed-forward layers."""
+        widths = self.widths_at(place)
+        return any(widths.get(name, 1) for name in (HEADS, FFN))
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether any block has layers that are not floats."""
+        return any(bits != FLOAT and self.has_layers(place) for place, bits in self.bits.items())
+
     def keeping(self, name: str, units: Mapping[Place, int]) -> "Candidate":
         """The same with other numbers of ``heads`` or of neurons (``ffn``), one for each block that stays."""
         most = max(units.values())

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place, units_of
+from slimexp.candidate.choice import Candidate, Choices, Place, units_of
 from slimexp.candidate.score import bit_settings
 from slimexp.host.progress import counted
 from slimexp.model.base import Family
@@ -79,7 +79,7 @@ def overrides(candidate: Candidate, choices: Choices, stages: Stages, outline: F
         else:
             words.append(f"~pipeline.{stages.cut}")
     if stages.quantize is not None:
-        if all(bits == FLOAT for bits in candidate.bits.values()):
+        if not candidate.is_rounded:
             words.append(f"~pipeline.{stages.quantize}")
         else:
             settings = bit_settings(candidate, outline)

@@ -12,7 +12,6 @@ from slimexp.decode.packed_linear import BLOCK, PackedLinear
 from slimexp.decode.static_cache import cache_arguments
 from slimexp.kernel.cuda_graph import capture, has_triton
 from slimexp.kernel.scaled_mm import ScaledMM
-from slimexp.model.widths import is_dropped
 
 TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -35,7 +34,8 @@ def refusal(model: PreTrainedModel, length: int) -> str | None:
     width = _head_width(model)
     if width & (width - 1) or width < BLOCK:
         return f"a head has {width} channels, which is no power of two from {BLOCK} on"
-    if any(is_dropped(module) for module in model.modules()):
+    blocks = model.model.layers
+    if not all(hasattr(block.self_attn, "q_proj") and hasattr(block.mlp, "gate_proj") for block in blocks):
         return "a block has no attention, or no feed-forward layers"
     supported = nn.Linear | PackedLinear | ScaledMM
     if unsupported := [name for name, layer in _layers(model).items() if not isinstance(layer, supported)]:

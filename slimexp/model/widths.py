@@ -5,9 +5,9 @@
     "intermediate_size": 448, "slimexp_widths": {"ffn": {"decoder": [448, 320, 64, 192]}}
 
 Heads are counted in groups, as they are cut: a key/value head with the query heads that share it. A block of 0 has no
-attention, or no feed-forward. The key of transformers has the largest number, or the next that it loads. ``per_layer_config`` of transformers (5.17 to 5.24) is
-no substitute: it records sizes of layers, but most models, Llama among them, are not built by it, and it is of one
-stack alone.
+attention, or no feed-forward layers. The key of transformers has the largest number, or the next that it loads.
+``per_layer_config`` of transformers (5.17 to 5.24) is no substitute: it records sizes of layers, but most models, Llama
+among them, are not built by it, and it is of one stack alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -234,13 +234,7 @@ def _drop(model: PreTrainedModel, architecture: Architecture, widths: Widths) ->
             if stacks[stack][index] == 0:
                 model.set_submodule(name, make())
         if axis == HEADS:  # a cache says how long it is by its first layer, so that must be one that is used
-            stay = [
-                module for name, module in model.named_modules() if name.endswith(ending) and not is_dropped(module)
-            ]
+            every = (module for name, module in model.named_modules() if name.endswith(ending))
+            stay = [module for module in every if not isinstance(module, make)]
             for number, module in enumerate(stay):
                 module.layer_idx = number
-
-
-def is_dropped(module: nn.Module) -> bool:
-    """Whether it is in the place of attention or feed-forward that a block does without."""
-    return isinstance(module, _NoAttention | _NoFeedForward)
