@@ -60,6 +60,8 @@ class Architecture:
             block, where the axis is left out.
         refusals: Axis, or ``LAYERS`` -> reason why it cannot be cut, or what gives one for some configs.
         alike: Axis -> reason why every block must keep as many of its units, where they can be cut.
+        optional: ``HEADS`` or ``FFN`` -> name within a block of the module that a block can do without: what it adds to
+            the residual stream is then nothing.
         first_block: Why block 0 must stay, or what gives a reason for some configs; ``None`` where it can go.
         dense_blocks: Config key of the number of leading blocks that are no mixtures of experts.
         counts_from_padding: Whether positions are counted from the id of the padding token.
@@ -80,6 +82,7 @@ class Architecture:
     scopes: Mapping[str, str] = field(default_factory=dict)
     refusals: Mapping[str, Refusal] = field(default_factory=dict)
     alike: Mapping[str, str] = field(default_factory=dict)
+    optional: Mapping[str, str] = field(default_factory=dict)
     first_block: Refusal | None = None
     dense_blocks: str | None = None
     counts_from_padding: bool = False

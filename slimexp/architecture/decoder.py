@@ -53,6 +53,7 @@ LLAMA = Architecture(
     epsilon="rms_norm_eps",
     head_dim="head_dim",
     widths={HEADS: head_width, KV_HEADS: head_width},
+    optional={HEADS: "self_attn", FFN: "mlp"},
     rules=lambda _: (
         Rule("input_layernorm", INPUTS),
         Rule("post_attention_layernorm", GATED),
@@ -117,6 +118,7 @@ def _phi_heads(config: PreTrainedConfig) -> str | None:
 
 PHI = replace(
     LLAMA,
+    optional={},  # whose bias would stay
     axes={
         r"(q|k)_layernorm\.(weight|bias)$": (OTHER,),
         r"self_attn\.dense\.weight$": (HIDDEN, HEADS),
@@ -135,6 +137,7 @@ PHI = replace(
 
 STARCODER2 = replace(
     LLAMA,
+    optional={},  # whose bias would stay
     axes={
         r"mlp\.c_fc\.weight$": (FFN, HIDDEN),
         r"mlp\.c_fc\.bias$": (FFN,),

@@ -51,6 +51,7 @@ def _without_mixtures_behind_dense_blocks(config: PreTrainedConfig) -> str | Non
 
 DEEPSEEK = replace(  # multi-head latent attention: keys and values of all heads come out of one latent
     LLAMA,
+    optional={},
     axes={
         r"(q_a|kv_a)_layernorm\.weight$": (OTHER,),
         r"q_b_proj\.weight$": (QUERIES, OTHER),

@@ -18,6 +18,8 @@ from slimexp.architecture.model_type import architecture_of
 from slimexp.cut.experts import rule
 from slimexp.cut.shape import WIDTHS, axes_of, lattice, possible, whole
 from slimexp.cut.unlike import unlike_axes
+from slimexp.model.widths import AXES as UNLIKE
+from slimexp.model.widths import can_drop
 
 FLOAT = 16  # bits of a block that is not rounded
 REMOVED = "removed"
@@ -108,6 +110,16 @@ class Candidate:
     def widths_at(self, place: Place) -> dict[str, int]:
         """``widths``, with the heads and neurons of one block that stays."""
         return self.widths | {name: units[place] for name, units in self.unlike.items()}
+
+    def has_layers(self, place: Place) -> bool:
+        """Whether a block that stays has attention or feed-forward layers."""
+        widths = self.widths_at(place)
+        return any(widths.get(name, 1) for name in (HEADS, FFN))
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether any block has layers that are not floats."""
+        return any(bits != FLOAT and self.has_layers(place) for place, bits in self.bits.items())
 
     def keeping(self, name: str, units: Mapping[Place, int]) -> "Candidate":
         """The same with other numbers of ``heads`` or of neurons (``ffn``), one for each block that stays."""
@@ -217,7 +229,7 @@ def choices(
         ValueError: A share or width is out of range, or there is nothing to choose.
     """
     asked = {HEADS: heads, FFN: ffn, HIDDEN: hidden, EXPERTS: experts}
-    _check(asked, {BITS: bits, EXPERT_BITS: expert_bits})
+    _check(asked, {BITS: bits, EXPERT_BITS: expert_bits}, uniform=uniform)
     dense, free = whole(config), axes_of(config)
     widths: dict[str, list[int]] = {}
     for name, shares in asked.items():
@@ -232,7 +244,7 @@ def choices(
         stacks=stacks,
         removable=_removable(config, stacks) if remove and LAYERS in free else frozenset(),
         widths=widths,
-        combinations=[some for some in _combinations(widths) if possible(config, {**dense, **units_of(some)})],
+        combinations=[some for some in _combinations(widths) if possible(config, dense | shape_of(some))],
         bits=sorted(set(bits), reverse=True),
         one_width=bool(config.is_encoder_decoder),
         paired={"encoder", "decoder"} <= stacks.keys(),
@@ -243,11 +255,13 @@ def choices(
     return found
 
 
-def _check(asked: Mapping[str, Sequence[float]], widths: Mapping[str, Sequence[int]]) -> None:
+def _check(asked: Mapping[str, Sequence[float]], widths: Mapping[str, Sequence[int]], *, uniform: bool) -> None:
     """Refuse shares and widths of weights that are out of range."""
     for name, shares in asked.items():
-        if wrong := [share for share in shares if not 0 < share <= 1]:
-            raise ValueError(f"search.{name} must be shares in (0, 1] of what may stay, got {wrong[0]}")
+        least = 0 if name in UNLIKE and not uniform else 1e-9
+        if wrong := [share for share in shares if not least <= share <= 1]:
+            none = "; 0, for none, is of heads and ffn with search.uniform=false" if wrong[0] == 0 else ""
+            raise ValueError(f"search.{name} must be shares in (0, 1] of what may stay, got {wrong[0]}{none}")
     for name, given in widths.items():
         if not given or (odd := [width for width in given if width != FLOAT and not 2 <= width <= 8]):
             raise ValueError(
@@ -265,13 +279,20 @@ def _sizes(config: PreTrainedConfig, name: str, shares: Sequence[float], multipl
             f"search.experts={few[0]} would keep {round(few[0] * dense[name])} of {dense[name]} experts, and their "
             f"number must be {rule(config)}: raise it"
         )
-    nearest = {min(allowed, key=lambda units: abs(units - share * dense[name])) for share in shares}
-    return sorted({dense[name], *nearest}, reverse=True)
+    if 0 in shares and not can_drop(config, name):
+        raise ValueError(f"search.{name} must not have 0 for this model of type {config.model_type}: blocks keep some")
+    nearest = {min(allowed, key=lambda units: abs(units - share * dense[name])) for share in shares if share}
+    return sorted({dense[name], *nearest, *([0] if 0 in shares else [])}, reverse=True)
 
 
 def units_of(widths: Mapping[str, int]) -> dict[str, int]:
     """Those of some widths that are numbers of units, not of bits."""
     return {name: units for name, units in widths.items() if name != EXPERT_BITS}
+
+
+def shape_of(widths: Mapping[str, int]) -> dict[str, int]:
+    """Units by which a config says some widths: where blocks have none, at least one."""
+    return {name: max(1, units) for name, units in units_of(widths).items()}
 
 
 def _removable(config: PreTrainedConfig, stacks: Mapping[str, int]) -> frozenset[Place]:

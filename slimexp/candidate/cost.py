@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from slimexp import artifact
 from slimexp.architecture.base import HEADS
 from slimexp.architecture.model_type import architecture_of
-from slimexp.candidate.choice import EXPERT_BITS, FLOAT, Candidate, Choices, Place, units_of
+from slimexp.candidate.choice import EXPERT_BITS, FLOAT, Candidate, Choices, Place, shape_of, units_of
 from slimexp.candidate.score import layers_of
 from slimexp.config.build import build
 from slimexp.cut.constraints import entries_per_unit, resized, with_queries
@@ -20,6 +20,7 @@ from slimexp.model.base import Family, parameter_count
 from slimexp.model.empty import without_values
 from slimexp.model.experts import GATE_UP, is_stack
 from slimexp.model.layer import Layer, latent
+from slimexp.model.widths import set_widths
 from slimexp.technique.bit_allocation import layer_quantizer, stored_bits
 
 MB = 1e6
@@ -68,9 +69,13 @@ def outlines(family: Family, choices: Choices) -> dict[Widths, Family]:
 def _outline(family: Family, widths: Mapping[str, int]) -> Family:
     model = family.model
     groups = architecture_of(model.config).groups
-    units = with_queries(model.config, {groups if name == HEADS else name: n for name, n in widths.items()})
+    named = {groups if name == HEADS else name: n for name, n in shape_of(widths).items()}
+    units = with_queries(model.config, named)
     rows = {axis: n * entries_per_unit(model.config, axis) for axis, n in units.items()}
-    small = without_values(type(model), resized(model.config, {}, rows), dtype=model.dtype, device=torch.device("meta"))
+    config = resized(model.config, {}, rows)
+    for name in [name for name, n in widths.items() if n == 0]:
+        set_widths(config, name, {stack: [0] * len(blocks) for stack, blocks in family.blocks().items()})
+    small = without_values(type(model), config, dtype=model.dtype, device=torch.device("meta"))
     small.tie_weights()
     return type(family)(small, family.tokenizer, max_length=family.max_length)
 

@@ -241,7 +241,7 @@ def quantize_node(node: DictConfig | None, candidate: Candidate, family: Family)
         candidate: The candidate.
         family: A model with the candidate's blocks, whose modules are named.
     """
-    if node is None or all(bits == FLOAT for bits in candidate.bits.values()):
+    if node is None or not candidate.is_rounded:
         return None
     result = node.copy()
     OmegaConf.set_struct(result, False)
@@ -263,7 +263,7 @@ def bit_settings(candidate: Candidate, family: Family) -> dict[str, Any]:
     mixed = False  # whether there are experts in a block that is rounded
     for stack, blocks in family.blocks().items():
         kept = sorted(place for place in candidate.bits if place.stack == stack)
-        for new, place in enumerate(kept):
+        for new, place in [(new, place) for new, place in enumerate(kept) if candidate.has_layers(place)]:
             pattern = f"{_block_name(family, Place(stack, new))}.*"
             if candidate.bits[place] == FLOAT:
                 floats.append(pattern)
@@ -274,10 +274,10 @@ def bit_settings(candidate: Candidate, family: Family) -> dict[str, Any]:
         floats.append(_EXPERTS)
     elif mixed and candidate.expert_bits is not None:
         widths = {_EXPERTS: candidate.expert_bits, **widths}  # the first that matches counts
-    each = set(widths.values())
     given = {"_target_": "slimexp.allocation.given.Given", "bits": widths}
     least = {"min_coverage": 1e-6, "min_block_coverage": 1e-6}  # the search has chosen what stays float
-    return {"bits": max(each), "exclude": floats, "allocation": given if len(each) > 1 else None, **least}
+    alike = len(set(widths.values())) == 1
+    return {"bits": max(widths.values()), "exclude": floats, "allocation": None if alike else given, **least}
 
 
 def layers_of(family: Family, place: Place, *, experts: bool) -> Mapping[str, Layer]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place, units_of
+from slimexp.candidate.choice import Candidate, Choices, Place, units_of
 from slimexp.candidate.score import bit_settings
 from slimexp.host.progress import counted
 from slimexp.model.base import Family
@@ -65,8 +65,10 @@ def overrides(candidate: Candidate, choices: Choices, stages: Stages, outline: F
     for stack, kept in candidate.layers(choices.stacks).items():
         if len(kept) < choices.stacks[stack]:
             cut[f"{stack}_layers"] = kept
-    cut |= {name: n for name, n in units_of(candidate.widths).items() if n != choices.widths[name][0]}
-    for name, units in candidate.unlike.items():
+    widths = units_of(candidate.widths)
+    cut |= {name: n for name, n in widths.items() if n != choices.widths[name][0]}
+    none = {name: dict.fromkeys(candidate.bits, 0) for name, n in widths.items() if n == 0}
+    for name, units in (none | dict(candidate.unlike)).items():
         cut[name] = {
             stack: [units[Place(stack, index)] for index in kept]
             for stack, kept in candidate.layers(choices.stacks).items()
@@ -77,7 +79,7 @@ def overrides(candidate: Candidate, choices: Choices, stages: Stages, outline: F
         else:
             words.append(f"~pipeline.{stages.cut}")
     if stages.quantize is not None:
-        if all(bits == FLOAT for bits in candidate.bits.values()):
+        if not candidate.is_rounded:
             words.append(f"~pipeline.{stages.quantize}")
         else:
             settings = bit_settings(candidate, outline)

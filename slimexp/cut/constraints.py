@@ -25,7 +25,7 @@ from slimexp.architecture.base import (
 from slimexp.architecture.model_type import architecture_of, instead, size
 from slimexp.cut.block_lists import renumber_blocks
 from slimexp.cut.experts import check_experts, check_neurons, check_router_groups
-from slimexp.model.widths import AXES, KEY, refusal, units_of, width_of
+from slimexp.model.widths import AXES, KEY, can_drop, refusal, units_of, width_of
 
 # scope, or "" for the whole model -> indices retained, ascending, [n]; of the neurons of experts [experts, n]
 ScopeIndices = Mapping[str, Tensor]
@@ -122,7 +122,7 @@ def check(model: PreTrainedModel, layers: Mapping[str, Sequence[int]], retained:
     for axis, parts in retained.items():
         needed = [name for name in scopes(model, axis) if _is_retained(name, architecture, layers)]
         rows = {name: _units(config, axis, name) * entries_per_unit(config, axis) for name in parts}
-        _check_indices(axis, parts, needed, rows)
+        _check_indices(axis, parts, needed, rows, may_drop=width_of(axis) in AXES and can_drop(config, width_of(axis)))
         _check_counts(config, axis, parts)
     _check_heads(config, architecture, retained)
     for name, indices in retained.get(EXPERTS, {}).items():
@@ -173,7 +173,9 @@ def _units(config: PreTrainedConfig, axis: str, name: str) -> int:
     return size(config, axis) if place is None else units_of(config, axis, *place)
 
 
-def _check_indices(axis: str, parts: ScopeIndices, needed: Iterable[str], rows: Mapping[str, int]) -> None:
+def _check_indices(
+    axis: str, parts: ScopeIndices, needed: Iterable[str], rows: Mapping[str, int], *, may_drop: bool
+) -> None:
     """Refuse indices out of range or out of order, and scopes left out.
 
     Args:
@@ -181,6 +183,7 @@ def _check_indices(axis: str, parts: ScopeIndices, needed: Iterable[str], rows: 
         parts: Scope -> indices retained.
         needed: Scopes of the blocks retained.
         rows: Scope -> number of its rows of the axis in the larger model.
+        may_drop: Whether a scope other than the whole model can keep none.
     """
     if axis in (HIDDEN, VOCABULARY) and list(parts) != [""]:
         raise ValueError(
@@ -194,6 +197,8 @@ def _check_indices(axis: str, parts: ScopeIndices, needed: Iterable[str], rows: 
         raise ValueError(f"{axis} of '{missing[0]}' must be given: there are {', '.join(map(repr, parts))}")
     for name, indices in parts.items():
         place = f"{axis} of '{name}'" if name else axis
+        if not indices.numel() and may_drop and name:
+            continue
         if not indices.numel():
             raise ValueError(
                 f"{place} must keep at least one: a layer of width 0 computes nothing; remove the block instead"

@@ -21,7 +21,7 @@ from slimexp.cut.remove import head_rows, remove
 from slimexp.cut.unit_importance import activity, by_scope, hidden_importance, reader_importance
 from slimexp.loss.base import Stack, Stacks
 from slimexp.model.base import Batch, Family
-from slimexp.model.widths import refusal, require_alike
+from slimexp.model.widths import can_drop, refusal, require_alike
 
 CALIBRATION_ROWS = 32  # of a batch on which importance is measured
 
@@ -186,12 +186,14 @@ class Keep:
         layers = self._layers(config, architecture_of(config))
         depths = {stack: len(blocks) for stack, blocks in layers.items()}
         given = {stack: len(widths) for stack, widths in numbers.items()}
-        if given != depths or min(chain(*numbers.values())) < 1:
+        least = 0 if can_drop(config, axis) else 1
+        if given != depths or min(chain(*numbers.values())) < least:
             wish = ", ".join(f"{stack}: {n} numbers" for stack, n in depths.items())
             raise ValueError(
-                f"cut.{axis} must be one number, or one from 1 for each block that stays ({wish}); got {dict(numbers)}"
+                f"cut.{axis} must be one number, or one from {least} for each block that stays ({wish}); got "
+                f"{dict(numbers)}"
             )
-        return max(chain(*numbers.values()))
+        return max(1, *chain(*numbers.values()))
 
     def _layers(self, config: PreTrainedConfig, architecture: Architecture) -> dict[str, list[int]]:
         """Stack -> indices of the blocks retained."""

@@ -98,7 +98,7 @@ def _config(
         if (axis := counted(config, width)) in retained or width in widths_of(config)
     }
     for width, widths in unlike.items():
-        axis, most = counted(config, width), max(map(max, widths.values()))
+        axis, most = counted(config, width), max(1, *map(max, widths.values()))
         if refusal(config, width) is None and "" not in retained.get(axis, {}):  # the next that transformers loads
             hidden = {HIDDEN: rows[HIDDEN]} if HIDDEN in rows else {}
             larger = range(most, size(config, axis) + 1)
@@ -120,9 +120,12 @@ def _widths(
         units = {place: units_of(config, axis, *place) for place in places}
     else:
         counts = {block_index(name, architecture): len(indices) // entries for name, indices in part.items()}
-        units = {place: counts.get(place, counts.get(None, 0)) for place in places}
-    widest = max(units.values())  # what a block that has no such units is said to have
-    return {stack: [units[stack, index] or widest for index in blocks] for stack, blocks in layers.items()}
+        units = {place: counts.get(place, counts.get(None, -1)) for place in places}
+    widest = max(units.values())  # what a block is said to have whose type has no such units
+    return {
+        stack: [widest if units[stack, index] < 0 else units[stack, index] for index in blocks]
+        for stack, blocks in layers.items()
+    }
 
 
 def retained_entries(

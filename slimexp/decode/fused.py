@@ -34,6 +34,9 @@ def refusal(model: PreTrainedModel, length: int) -> str | None:
     width = _head_width(model)
     if width & (width - 1) or width < BLOCK:
         return f"a head has {width} channels, which is no power of two from {BLOCK} on"
+    blocks = model.model.layers
+    if not all(hasattr(block.self_attn, "q_proj") and hasattr(block.mlp, "gate_proj") for block in blocks):
+        return "a block has no attention, or no feed-forward layers"
     supported = nn.Linear | PackedLinear | ScaledMM
     if unsupported := [name for name, layer in _layers(model).items() if not isinstance(layer, supported)]:
         return f"{unsupported[0]} is neither a linear layer nor one of packed words or float8"

@@ -94,7 +94,17 @@ class Artifact:
     @property
     def unlike_widths(self) -> list[str]:
         """Axes whose numbers of units are unlike from block to block, see ``model.widths``."""
-        return list(read_object(self.folder / "config.json").get(KEY) or {})
+        return list(self._widths)
+
+    @property
+    def lacks_layers(self) -> bool:
+        """Whether blocks do without attention or feed-forward layers, see ``model.widths``."""
+        stacks = [stacks for stacks in self._widths.values() if isinstance(stacks, dict)]
+        return any(0 in each for some in stacks for each in some.values())
+
+    @property
+    def _widths(self) -> dict[str, Any]:
+        return dict(read_object(self.folder / "config.json").get(KEY) or {})
 
     @property
     def rounds_activations(self) -> bool:

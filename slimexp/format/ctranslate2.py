@@ -61,6 +61,8 @@ class Ctranslate2(Format):
         kind = read_object(model.folder / "config.json").get("model_type")
         if model.task == "classification" and kind != "bert":
             return f"the engine has no classifier, and that of a {kind} is more than one layer"
+        if model.lacks_layers:
+            return "it has blocks without attention or feed-forward layers, which the engine would look for"
         if model.content["cache_bits"]:
             return "the engine keeps keys and values in floats, not in integers"
         if not model.bits:

@@ -4,17 +4,18 @@
 
     "intermediate_size": 448, "slimexp_widths": {"ffn": {"decoder": [448, 320, 64, 192]}}
 
-Heads are counted in groups, as they are cut: a key/value head with the query heads that share it. The key of
-transformers has the largest number, or the next that it loads. ``per_layer_config`` of transformers (5.17 to 5.24) is
-no substitute: it records sizes of layers, but most models, Llama among them, are not built by it, and it is of one
-stack alone.
+Heads are counted in groups, as they are cut: a key/value head with the query heads that share it. A block of 0 has no
+attention, or no feed-forward layers. The key of transformers has the largest number, or the next that it loads.
+``per_layer_config`` of transformers (5.17 to 5.24) is no substitute: it records sizes of layers, but most models, Llama
+among them, are not built by it, and it is of one stack alone.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.auto_factory import _get_model_class
 from transformers.pytorch_utils import Conv1D
@@ -57,11 +58,12 @@ def widths_of(config: PreTrainedConfig) -> Widths:
         if (reason := refusal(config, axis)) is not None:
             raise ValueError(f"{KEY} must not have {axis} for a model of type {config.model_type}: {reason}")
         most, depths = size(config, counted(config, axis)), architecture_of(config).depths
-        rule = f"{KEY}.{axis} must have, for each of {', '.join(depths)}, a whole number from 1 to {most} a block"
+        least = 0 if can_drop(config, axis) else 1
+        rule = f"{KEY}.{axis} must have, for each of {', '.join(depths)}, a whole number from {least} to {most} a block"
         if not isinstance(stacks, dict) or stacks.keys() != depths.keys():
             raise ValueError(f"{rule}; got {str(stacks)[:80]}")
         for stack, each in stacks.items():
-            numbers = isinstance(each, list) and all(type(units) is int and 0 < units <= most for units in each)
+            numbers = isinstance(each, list) and all(type(units) is int and least <= units <= most for units in each)
             if not numbers or len(each) != getattr(config, depths[stack]):
                 raise ValueError(f"{rule}; got {stack}: {str(each)[:80]}")
     return widths
@@ -93,6 +95,15 @@ def refusal(config: PreTrainedConfig, axis: str) -> str | None:
     if units not in architecture.sizes:
         return architecture.refusal(units, config) or "it has none that could go"
     return architecture.refusal(units, config) or architecture.alike.get(axis)
+
+
+def can_drop(config: PreTrainedConfig, axis: str) -> bool:
+    """Whether a block can do without all units of one of ``AXES``: without attention, or without feed-forward."""
+    if config.model_type not in ARCHITECTURES or axis not in architecture_of(config).optional:
+        return False
+    has_bias = getattr(config, "attention_bias" if axis == HEADS else "mlp_bias", False)
+    kinds = set(getattr(config, "layer_types", None) or ())  # caches of several kinds go by the index of a block
+    return not has_bias and (axis == FFN or len(kinds) <= 1) and refusal(config, axis) is None
 
 
 def require_alike(config: PreTrainedConfig) -> None:
@@ -166,6 +177,7 @@ def _bare(make: Any) -> PreTrainedModel:
 def _narrow(model: PreTrainedModel, widths: Widths) -> None:
     """Keep as many of the first rows and columns of every layer as its block has units."""
     architecture = architecture_of(model.config)
+    _drop(model, architecture, widths)
     for name, parameter in list(model.named_parameters()):
         if not widths or (place := block_index(name, architecture)) is None:
             continue
@@ -194,3 +206,35 @@ def _say_sizes(module: nn.Module) -> None:
         module.out_features, module.in_features = shape
     elif isinstance(module, Conv1D):
         module.nx, module.nf = shape
+
+
+class _NoAttention(nn.Module):
+    """In the place of attention: adds nothing, and caches nothing."""
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
+        return torch.zeros_like(hidden_states), None
+
+
+class _NoFeedForward(nn.Module):
+    """In the place of feed-forward layers: adds nothing."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return torch.zeros_like(hidden_states)
+
+
+def _drop(model: PreTrainedModel, architecture: Architecture, widths: Widths) -> None:
+    """Leave out attention and feed-forward of the blocks that have none of their units."""
+    for axis, make in ((HEADS, _NoAttention), (FFN, _NoFeedForward)):
+        stacks = widths.get(axis, {})
+        if all(min(each) for each in stacks.values()):
+            continue
+        ending = f".{architecture.optional[axis]}"
+        for name in [name for name, _ in model.named_modules() if name.endswith(ending)]:
+            stack, index = block_index(f"{name}.", architecture) or ("", 0)
+            if stacks[stack][index] == 0:
+                model.set_submodule(name, make())
+        if axis == HEADS:  # a cache says how long it is by its first layer, so that must be one that is used
+            every = (module for name, module in model.named_modules() if name.endswith(ending))
+            stay = [module for module in every if not isinstance(module, make)]
+            for number, module in enumerate(stay):
+                module.layer_idx = number

@@ -158,6 +158,16 @@ def test_a_search_that_was_stopped_takes_no_whole_score_again(
     assert after.losses == before.losses and not trained
 
 
+def test_blocks_may_do_without_attention_and_neurons(line: list[str], trained: list[Sequence[str]]) -> None:
+    more = ["search.uniform=false", "search.heads=[0]", "search.ffn=[0.5,0]", "search.hidden=[]", "search.steps=6"]
+    search = prepared(line, *more, "budget.parameters=19500", "search.trials=1", "search.remove=false")
+    [found] = search.run()
+    [(candidate, figures)] = found.promoted.items()
+    assert any(0 in units.values() for units in candidate.unlike.values())
+    assert figures["params_live"] <= 19_500
+    assert figures["params_live"] == pytest.approx(found.costs[candidate]["parameters"][1], abs=0.5)
+
+
 def test_heads_and_neurons_are_chosen_block_by_block(line: list[str], trained: list[Sequence[str]]) -> None:
     words = ["search.uniform=false", "search.heads=[0.5]", "search.ffn=[0.5]", "search.hidden=[]", "search.bits=[16]"]
     search = prepared(line, "budget.parameters=32000", "search.promoted=0", "search.remove=false", *words)
@@ -253,6 +263,10 @@ def test_whole_scores_of_another_rounding_are_refused(line: list[str]) -> None:
     ("more", "message"),
     [
         (["budget.disk_mb=4", "search.rows=0"], r"search\.rows must be >= 1"),
+        (
+            ["budget.disk_mb=4", "search.heads=[0]"],
+            r"0, for none, is of heads and ffn with search\.uniform=false",
+        ),
         (["budget.disk_mb=4", "search.threads=0"], r"search\.threads must be >= 1"),
         (["budget.disk_mb=[4,5,4]"], r"budget\.disk_mb has 4 twice"),
         (["+budget.vram_mb=4"], r"unknown key 'budget\.vram_mb'.* valid: disk_mb, latency_ms, parameters"),

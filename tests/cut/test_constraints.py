@@ -51,7 +51,7 @@ def test_only_blocks_that_are_mixtures_choose_experts(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("kept", "message"),
     [
-        ({FFN: per_block(span(0), span(0))}, r"ffn of 'model\.layers\.0' must keep at least one: .* remove the block"),
+        ({FFN: {"": span(0)}}, r"ffn must keep at least one: .* remove the block"),
         ({FFN: per_block(span(8))}, r"ffn of 'model\.layers\.1' must be given: there are 'model\.layers\.0'"),
         ({FFN: {"": span(40, 49)}}, r"ffn must be rising indices in 0\.\.47; got \[40, 41"),
         ({FFN: {"": torch.tensor([3, 1])}}, r"ffn must be rising indices in 0\.\.47; got \[3, 1\]"),

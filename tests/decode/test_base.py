@@ -1,6 +1,7 @@
 """The decode loop generates the tokens that transformers generates, whichever way it runs."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +64,13 @@ def test_rows_are_those_of_generate(model: PreTrainedModel, temperature: float) 
         assert decoder.generate(ids, count, pad_id=66).tolist() == right.tolist()
         if (count, temperature) == (40, 0.0):
             assert (right[:, 9:] == 66).sum(1).unique().numel() > 1, "rows should end at unlike steps"
+
+
+@pytest.mark.parametrize("unlike", [{"heads": {"decoder": [0, 2]}}, {"ffn": {"decoder": [0, 160]}}])
+def test_blocks_without_attention_or_neurons_are_decoded(model_of: Make, unlike: dict[str, Any]) -> None:
+    model = model_of("llama", **{KEY: unlike})
+    right = expected(model, prompts(3), 20, 0.0)
+    assert Decoder(model, 64, rows=3).generate(prompts(3), 20, pad_id=66).tolist() == right.tolist()
 
 
 @pytest.mark.parametrize("bits", [None, 8])

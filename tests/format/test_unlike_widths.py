@@ -16,6 +16,7 @@ from slimexp.format.base import Artifact
 Make = Callable[..., Any]
 LLAMA = {"decoder": [16, 48]}
 GROUPS = {"decoder": [1, 2]}
+NO_ATTENTION, NO_NEURONS = {"decoder": [0, 2]}, {"decoder": [48, 0]}
 SIZED_BY_CONFIG = {"hf", "compressed_tensors", "gguf", "torchao"}
 
 
@@ -60,8 +61,15 @@ def test_ctranslate2_takes_the_sizes_of_layers_from_their_weights(
     export(model, kind, "ctranslate2", tmp_path / "export", timed=False)  # raises where the engine computes otherwise
 
 
+def test_ctranslate2_refuses_blocks_without_layers(tiny_unlike: Make, tmp_path: Path) -> None:
+    model = saved(tiny_unlike, tmp_path / "artifact", decoder=NO_NEURONS["decoder"])
+    why = build(_chosen("ctranslate2", {})).why_not(model)
+    assert why is not None and "blocks without attention or feed-forward layers" in why
+    assert build(_chosen("onnx", {})).why_not(model) is None
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("heads", [None, GROUPS])
+@pytest.mark.parametrize("heads", [None, GROUPS, NO_ATTENTION])
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
 def test_a_graph_has_the_layers_as_they_are(tiny_unlike: Make, tmp_path: Path, name: str, heads: Any) -> None:
     pytest.importorskip({"onnx": "onnxruntime"}.get(name, name))

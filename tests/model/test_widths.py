@@ -15,9 +15,10 @@ from slimexp import artifact
 from slimexp.architecture.base import FFN, HEADS, KV_HEADS
 from slimexp.cut.proof import logits
 from slimexp.cut.remove import head_rows, remove
+from slimexp.model.base import parameter_count
 from slimexp.model.loading import Pretrained, Scratch
 from slimexp.model.tokenizer import Bytes
-from slimexp.model.widths import KEY, class_of, set_widths, units_of, widths_of
+from slimexp.model.widths import KEY, can_drop, class_of, set_widths, units_of, widths_of
 from slimexp.quantizer.minmax import MinMax
 from slimexp.weight.attachment import attach
 from tests.conftest import TINY
@@ -27,9 +28,12 @@ LLAMA = {"decoder": [16, 48]}
 NEURONS = {"seq2seq": {"encoder": [48, 16], "decoder": [8, 32]}, "causal_lm": LLAMA,
            "classification": {"encoder": [48, 8]}}  # fmt: skip
 GROUPS = {"decoder": [1, 2]}  # a key/value head each, with two query heads
+NO_ATTENTION, NO_NEURONS = {"decoder": [0, 2]}, {"decoder": [48, 0]}
 
 
-@pytest.mark.parametrize(("task", "heads"), [*((task, None) for task in NEURONS), ("causal_lm", GROUPS)])
+@pytest.mark.parametrize(
+    ("task", "heads"), [*((task, None) for task in NEURONS), ("causal_lm", GROUPS), ("causal_lm", NO_ATTENTION)]
+)
 def test_an_artifact_is_loaded_as_it_was_saved(
     tiny: Tiny, tiny_unlike: Tiny, task: str, heads: dict[str, list[int]] | None, tmp_path: Path
 ) -> None:
@@ -45,7 +49,7 @@ def test_an_artifact_is_loaded_as_it_was_saved(
     assert configs[0]["architectures"] == [type(tiny(task).model).__name__]
 
 
-@pytest.mark.parametrize("heads", [None, GROUPS])
+@pytest.mark.parametrize("heads", [None, GROUPS, NO_ATTENTION])
 def test_quantized_blocks_resume_and_are_served_packed(tiny_unlike: Tiny, heads: Any, tmp_path: Path) -> None:
     family = tiny_unlike("causal_lm", heads, **LLAMA)
     for layer in family.compressible().values():
@@ -57,7 +61,7 @@ def test_quantized_blocks_resume_and_are_served_packed(tiny_unlike: Tiny, heads:
     torch.testing.assert_close(logits(served), logits(family), atol=0.05, rtol=0.05)
 
 
-@pytest.mark.parametrize("heads", [None, GROUPS])
+@pytest.mark.parametrize("heads", [None, GROUPS, NO_ATTENTION])
 def test_tokens_are_generated_with_a_cache_as_without(tiny_unlike: Tiny, heads: Any) -> None:
     model = tiny_unlike("causal_lm", heads, **LLAMA).model
     ids = torch.arange(3, 9)[None]
@@ -66,6 +70,30 @@ def test_tokens_are_generated_with_a_cache_as_without(tiny_unlike: Tiny, heads: 
         for cache in (True, False)
     )
     assert torch.equal(cached, anew)
+
+
+def test_a_block_without_attention_or_neurons_adds_nothing(tiny: Tiny, tiny_unlike: Tiny) -> None:
+    """As one whose projections to the residual stream are zero, and without their weights."""
+    whole = tiny("causal_lm")
+    first, second = whole.model.model.layers
+    with torch.no_grad():
+        first.self_attn.o_proj.weight.zero_()
+        second.mlp.down_proj.weight.zero_()
+    small = tiny_unlike("causal_lm", NO_ATTENTION, **NO_NEURONS)
+    torch.testing.assert_close(logits(small), logits(whole))
+    gone = [*first.self_attn.parameters(), *second.mlp.parameters()]
+    assert parameter_count(small.model) == parameter_count(whole.model) - sum(map(torch.numel, gone))
+    assert widths_of(small.model.config) == {FFN: NO_NEURONS, HEADS: NO_ATTENTION}
+    none = tiny_unlike("causal_lm", {"decoder": [0, 0]}, decoder=[0, 0]).model
+    assert none.generate(torch.arange(3, 9)[None], max_new_tokens=2, min_new_tokens=2).shape == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("axis", "values"), [(HEADS, {"attention_bias": True}), (FFN, {"mlp_bias": True}), (FFN, {"model_type": "phi"})]
+)
+def test_a_block_whose_bias_would_stay_keeps_some(tiny: Tiny, axis: str, values: Any) -> None:
+    assert can_drop(tiny("causal_lm").model.config, axis)
+    assert not can_drop(tiny("causal_lm", **values).model.config, axis)
 
 
 def test_copies_are_of_the_same_class(tiny_unlike: Tiny) -> None:
@@ -152,13 +180,13 @@ def test_types_whose_blocks_must_have_as_many_heads(tiny: Tiny, task: str, value
     [
         ([1], "must have the axes heads, ffn alone"),
         ({"hidden": {"decoder": [2, 2]}}, "must have the axes heads, ffn alone"),
-        ({"heads": {"decoder": [1, 3]}}, "from 1 to 2 a block"),
+        ({"heads": {"decoder": [1, 3]}}, "from 0 to 2 a block"),
         ({"heads": GROUPS}, "do not belong together"),
         ({"ffn": {"encoder": [8, 8]}}, "must have, for each of decoder"),
         ({"ffn": {"decoder": [8]}}, "got decoder: [8]"),
-        ({"ffn": {"decoder": [0, 8]}}, "from 1 to 48 a block"),
-        ({"ffn": {"decoder": [8, 49]}}, "from 1 to 48 a block"),
-        ({"ffn": {"decoder": [8, "8"]}}, "from 1 to 48 a block"),
+        ({"ffn": {"decoder": [-1, 8]}}, "from 0 to 48 a block"),
+        ({"ffn": {"decoder": [8, 49]}}, "from 0 to 48 a block"),
+        ({"ffn": {"decoder": [8, "8"]}}, "from 0 to 48 a block"),
         ({"ffn": {"decoder": [8, 8]}}, "do not belong together"),
     ],
 )
