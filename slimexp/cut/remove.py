@@ -121,11 +121,9 @@ def _widths(
     else:
         counts = {block_index(name, architecture): len(indices) // entries for name, indices in part.items()}
         units = {place: counts.get(place, counts.get(None, -1)) for place in places}
-    widest = max(units.values())  # what a block is said to have whose type has no such units
-    return {
-        stack: [widest if units[stack, index] < 0 else units[stack, index] for index in blocks]
-        for stack, blocks in layers.items()
-    }
+    of = {place: count for place, count in units.items() if count >= 0}
+    widest = max((of or counts).values())  # what a block is said to have that has no such units
+    return {stack: [of.get((stack, index), widest) for index in blocks] for stack, blocks in layers.items()}
 
 
 def retained_entries(

@@ -95,7 +95,7 @@ def cut(**kept: Any) -> Keep:
             {"encoder": [2, 4]},
             r"cut\.heads must be one number for .*bert: transformers",
         ),
-        ("causal_lm", {"decoder": [1]}, r"cut\.heads must be one number, or one from 1 .*\(decoder: 2 numbers\)"),
+        ("causal_lm", {"decoder": [1]}, r"cut\.heads must be one number, or one from 0 .*\(decoder: 2 numbers\)"),
         ("causal_lm", {"decoder": [1, 3]}, r"cut\.heads must be in 1\.\.2, the model's own; got 3"),
     ],
 )
