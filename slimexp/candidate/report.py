@@ -49,18 +49,22 @@ def _with_earlier(path: Path, content: Mapping[str, Any]) -> list[dict[str, Any]
     earlier = before.get("budgets")
     if before.get("blocks") != content["blocks"] or not isinstance(earlier, list):
         return now
-    of = {
-        json.dumps(one["limits"], sort_keys=True): one for one in earlier if isinstance(one, dict) and "limits" in one
-    }
+    of = {_name(one): one for one in earlier if _is_whole(one)}
     kept = []
     for one in now:
-        same = of.pop(json.dumps(one["limits"], sort_keys=True), None)
+        same = of.pop(_name(one), None)
         kept.append(one if same is None or _is_trained(one) or not _is_trained(same) else same)
     return [*kept, *of.values()]
 
 
 def _name(budget: Mapping[str, Any]) -> str:
     return json.dumps(budget["limits"], sort_keys=True)
+
+
+def _is_whole(budget: Any) -> bool:
+    """Whether a budget of a file can be read: limits, and candidates that are objects."""
+    rows = budget.get("candidates") if isinstance(budget, dict) and "limits" in budget else None
+    return isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
 
 
 def _is_trained(budget: Mapping[str, Any]) -> bool:

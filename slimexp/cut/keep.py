@@ -106,7 +106,7 @@ class Keep:
         """Heads and neurons -> what their numbers have in common: the one number, or the greatest divisor of unlike."""
         asked = {HEADS: self.heads, FFN: self.ffn}
         return {
-            axis: math.gcd(*chain(*numbers.values())) if isinstance(numbers, Mapping) else numbers
+            axis: math.gcd(*chain(*numbers.values())) or None if isinstance(numbers, Mapping) else numbers
             for axis, numbers in asked.items()
         }
 
@@ -220,7 +220,7 @@ def cut_stacks(whole: Stacks, cut: Keep, config: PreTrainedConfig) -> dict[str, 
         blocks = [stack.attention[index] for index in (range(stack.depth) if layers is None else layers)]
         heads = cut.heads[name] if isinstance(cut.heads, Mapping) else [cut.heads or 1] * len(blocks)
         widths = [
-            None if block is None else tuple(width * n // groups for width in block)
+            None if block is None or n == 0 else tuple(width * n // groups for width in block)
             for block, n in zip(blocks, heads, strict=True)
         ]
         stacks[name] = Stack(cut.hidden or stack.width, widths)  # type: ignore[arg-type]

@@ -110,11 +110,15 @@ function limitsOf({ costs }, { limits }) {
     .join(", ")}`;
 }
 
-/* The candidate that a budget ends with: the best promoted one; where none was, the best score of those that were measured
-   to be within the budget, if any were. */
+/* The candidate that a budget ends with: of the promoted the best after the short training, on validation text, for what the
+   full training is graded on chooses nothing; where none was promoted, the best score of those that were measured to be
+   within the budget, if any were. */
 function answerOf({ better }, { candidates }) {
   const turn = better === "min" ? 1 : -1,
-    promoted = candidates.filter(({ full }) => full !== null).sort((a, b) => turn * (a.full - b.full));
+    reached = ({ short: one }) => (one === null ? Number.MAX_VALUE : turn * one),
+    promoted = candidates
+      .filter(({ full }) => full !== null)
+      .sort((a, b) => reached(a) - reached(b) || a.whole - b.whole);
   const within = candidates.filter(({ fate, whole }) => fate !== "over" && whole !== null);
   const measured = ({ costs }) => Object.values(costs).every(([, cost]) => cost !== null);
   return promoted[0] ?? within.sort((a, b) => measured(b) - measured(a) || a.whole - b.whole)[0] ?? null;

@@ -1,69 +1,23 @@
-"""A search from end to end, on a model that is trained in milliseconds, and what it refuses."""
+"""A search from end to end, on a model that is trained in milliseconds."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
-from slimexp.candidate import search as module
 from slimexp.candidate.choice import FLOAT, Candidate, Place
 from slimexp.candidate.found import Found, unlike_first
 from slimexp.candidate.report import answer, write
 from slimexp.candidate.score import Scorer
 from slimexp.candidate.search import Search
-from slimexp.candidate.settings import budgets
 from slimexp.config.check import check
 from slimexp.config.composition import compose
-from slimexp.config.schema import Search as Schema
-from slimexp.pipeline import preflight
-from slimexp.pipeline.pipeline import Pipeline
 from slimexp.record import record
 from slimexp.search import lines
-
-QUICK = [
-    "pipeline.distill.steps=4", "pipeline.distill.batch_size=2", "pipeline.quantize.group_size=16",
-    "search.rows=2", "search.graded=2", "search.solutions=3", "search.steps=2", "search.trials=2", "search.heads=[]",
-    "measure.task.limit=2",
-]  # fmt: skip
-
-
-@pytest.fixture
-def line(tiny_folder: Callable[..., Path], table: Path, tmp_path: Path) -> list[str]:
-    folder = tiny_folder("causal_lm", num_hidden_layers=3, intermediate_size=64, initializer_range=0.3)
-    return [
-        "+experiment=search_llama", "model=pretrained", f"model.path={folder}", "model.max_length=16",
-        "data=files", f"data.path={table}", "data.task=causal_lm", "data.columns.source=text",
-        f"runs={tmp_path / 'runs'}", "logger=none", "trainer=fast", *QUICK,
-    ]  # fmt: skip
-
-
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
-    """Trainings run in this process; grows by their command lines."""
-    lines: list[Sequence[str]] = []
-
-    def run(pool: Any, jobs: Mapping[int, Sequence[str]], folder: Path, what: str) -> dict[int, dict[str, float]]:
-        figures = {}
-        for number, words in jobs.items():
-            lines.append(words)
-            cfg = compose(words)
-            check(cfg)
-            figures[number] = Pipeline(cfg, overrides=list(words)).run()
-        return figures
-
-    monkeypatch.setattr(module.trial, "run", run)
-    return lines
-
-
-def prepared(line: Sequence[str], *more: str) -> Search:
-    words = [*line, *more]
-    cfg = compose(words, "search")
-    check(cfg, schema=Schema)
-    return Search(cfg, preflight.training(cfg.copy()), words)
+from tests.candidate.conftest import QUICK, prepared
 
 
 def test_a_budget_becomes_a_model(
@@ -87,22 +41,6 @@ def test_a_budget_becomes_a_model(
     assert next(iter(again.losses.items())) == next(iter(found.losses.items()))
     assert min(larger.losses.values()) <= min(found.losses.values())
     assert len(trained) == 3
-
-
-def test_a_budget_out_of_reach_names_the_nearest_in_the_units_of_the_config(
-    line: list[str], trained: list[Sequence[str]]
-) -> None:
-    search = prepared(line, "budget.parameters=[24000,100]")
-    with pytest.raises(ValueError, match=r"what binds is budget\.parameters=100 .*The nearest: decoder"):
-        search.run()
-    assert trained == [] and not search.scores.numbers  # it costs no score to know
-
-
-def test_stages_that_do_not_fit_are_refused_before_any_score(line: list[str], trained: list[Sequence[str]]) -> None:
-    search = prepared(line, "budget.parameters=24000", "pipeline.quantize.group_size=48", "search.hidden=[]")
-    with pytest.raises(ValueError, match="group_size must divide"):
-        search.run()
-    assert not search.scores.numbers
 
 
 def test_a_budget_that_is_met_on_paper_alone_ends_no_other(
@@ -130,6 +68,12 @@ def test_another_budget_leaves_what_was_found_before(line: list[str], trained: l
     budgets = json.loads((Path(again.folder) / "search.json").read_text())["budgets"]
     assert [one["limits"]["parameters"] for one in budgets] == [27_000, 24_000]
     assert any("promoted" in row for row in budgets[1]["candidates"])  # a look without training takes nothing away
+    path = Path(again.folder) / "search.json"
+    odd = {"blocks": {"decoder": 3}, "budgets": [{"limits": {}}, 3, {"limits": {}, "candidates": [1]}]}
+    for damage in ("", "[]", json.dumps(odd)):
+        path.write_text(damage)
+        write(again, [], seconds=1)
+        assert json.loads(path.read_text())["budgets"] == []
 
 
 def test_a_bert_without_heads_to_choose_is_searched(
@@ -235,60 +179,6 @@ def test_unlike_models_are_trained_first() -> None:
     assert [losses[candidate] for candidate in unlike_first(losses)] == [0.0, 2.0, 3.0, 1.0]
 
 
-def test_scores_of_another_model_are_refused(
-    line: list[str], trained: list[Sequence[str]], tiny_folder: Callable[..., Path]
-) -> None:
-    search = prepared(line, "budget.parameters=24000")
-    search.scores.add("decoder 0 removed", 1.0)
-    other = tiny_folder("causal_lm", name="other", num_hidden_layers=3, intermediate_size=64)
-    with pytest.raises(ValueError, match=r"scores\.json' was made of something else: model was .*, is .*another name"):
-        prepared(line, f"model.path={other}", "budget.parameters=24000")
-    with pytest.raises(ValueError, match="number of rows was 2, is 1"):
-        prepared(line, "search.rows=1", "budget.parameters=24000")
-
-
-def test_whole_scores_of_another_rounding_are_refused(line: list[str]) -> None:
-    search = prepared(line, "budget.parameters=24000")
-    search.scores.add("decoder 0 removed", 1.0)
-    search.wholes.add("decoder 88", 1.0)
-    assert prepared(line, "budget.parameters=24000", "pipeline.quantize.bits=4").wholes.numbers
-    with pytest.raises(
-        ValueError,
-        match=r"whole\.json' was made of something else: activation_bits of the stage that rounds was absent, is 8",
-    ):
-        prepared(line, "budget.parameters=24000", "pipeline.quantize.activation_bits=8")
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["budget.disk_mb=4", "search.rows=0"], r"search\.rows must be >= 1"),
-        (
-            ["budget.disk_mb=4", "search.heads=[0]"],
-            r"0, for none, is of heads and ffn with search\.uniform=false",
-        ),
-        (["budget.disk_mb=4", "search.threads=0"], r"search\.threads must be >= 1"),
-        (["budget.disk_mb=[4,5,4]"], r"budget\.disk_mb has 4 twice"),
-        (["+budget.vram_mb=4"], r"unknown key 'budget\.vram_mb'.* valid: disk_mb, latency_ms, parameters"),
-        (["budget.disk_mb=4", "+search.step=3"], r"unknown key 'search\.step'; did you mean 'search\.steps'\?"),
-        (["budget.disk_mb=4", "measure=[size]"], "a search needs measure task"),
-        (["budget.disk_mb=4", "search.rows=50"], r"search\.rows=50 of the validation split"),
-        (["budget.disk_mb=4", "search.share=0"], r"search\.share must be in \(0, 1\]"),
-        (["budget.disk_mb=4", "search.promoted=5"], r"search\.promoted=5 of search\.trials=2"),
-        (["budget.latency_ms=4"], r"add measure=\[size,task,latency\]"),
-        (["budget.latency_ms=4", "measure=[size,task,latency]", "search.pairs=5"], r"search\.pairs must be >= 6"),
-        (["budget.disk_mb=4", "pipeline.quantize.group_size=auto"], r"group_size must be a number, or null"),
-        (["budget.disk_mb=4", "pipeline.quantize.exclude=[a]"], "leave out its include, exclude and embeddings"),
-        (["budget.disk_mb=4", "measure=[task]"], "a search needs measure size"),
-        ([], r"no budget: give budget\.disk_mb=NUMBER"),
-    ],
-)
-def test_what_no_search_can_be_done_with_is_one_line(line: list[str], more: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=message) as error:
-        prepared(line, *more)
-    assert "\n" not in str(error.value)
-
-
 @pytest.mark.fast
 def test_a_budget_ends_with_a_model_that_was_measured_to_fit_and_chosen_on_validation_text() -> None:
     places = [Place("decoder", index) for index in range(3)]
@@ -324,18 +214,3 @@ def test_the_file_says_which_training_failed(tmp_path: Path) -> None:
     write(work, [found], seconds=1.0)
     [row] = json.loads((tmp_path / "search.json").read_text())["budgets"][0]["candidates"]
     assert (row["failed"], row["lost"]) == ("short", "its short training failed")
-
-
-@pytest.mark.fast
-def test_each_budget_is_a_number_or_a_list() -> None:
-    assert budgets(OmegaConf.create({"disk_mb": [4, 8], "latency_ms": 2})) == [
-        {"disk_mb": 4.0, "latency_ms": 2.0},
-        {"disk_mb": 8.0, "latency_ms": 2.0},
-    ]
-    with pytest.raises(ValueError, match=r"budget\.latency_ms has 2 numbers and another budget 3"):
-        budgets(OmegaConf.create({"disk_mb": [4, 8, 9], "latency_ms": [1, 2]}))
-    with pytest.raises(ValueError, match="no budget: give"):
-        budgets(OmegaConf.create({"disk_mb": [], "latency_ms": None}))
-    for wrong in (0, -1, "four", True, float("nan")):
-        with pytest.raises(ValueError, match=r"budget\.disk_mb must be a number > 0"):
-            budgets(OmegaConf.create({"disk_mb": wrong}))

@@ -118,3 +118,12 @@ def test_a_cut_gives_each_block_its_heads(tiny: Tiny) -> None:
     assert stacks(small)["decoder"].attention == ((32, 16, 16), (16, 8, 8))
     with pytest.raises(ValueError, match=r"have unlike numbers of heads, ffn .*, and are taken to have one"):
         cut(heads=1).validate(small.model.config)
+
+
+def test_a_loss_on_attention_knows_of_a_block_that_has_none(tiny: Tiny) -> None:
+    family = tiny("causal_lm")
+    kept = cut(heads={"decoder": [0, 2]}, ffn={"decoder": [0, 0]})
+    planned = cut_stacks(stacks(family), kept, family.model.config)["decoder"].attention
+    made = stacks(kept.apply(family, []))["decoder"].attention
+    assert list(planned) == list(made) == [None, (32, 16, 16)]
+    assert kept.divisors == {HEADS: 2, FFN: None}

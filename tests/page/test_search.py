@@ -239,6 +239,10 @@ def test_the_page_draws_a_search(
     answer = """answerOf({ better: 'min' }, { candidates: [[1, null], [2, 5], [3, 4]].map(([whole, cost]) =>
         ({ whole, full: null, fate: 'scored', costs: { disk_mb: [5, cost] } })) }).whole"""
     assert window.evaluate(answer) == 2, "the best one was not measured"
+    answer = """answerOf({ better: 'max' }, { candidates:
+        [[1, 3, 9], [2, 4, 8], [3, null, 10]].map(
+        ([whole, short, full]) => ({ whole, short, full, fate: 'promoted', costs: {} })) }).whole"""
+    assert window.evaluate(answer) == 2, "the full training's figure, of the test split, chose"
     took = "[59.4, 59.7, 75, 119.7].map((seconds) => searchSummary({ budgets: [], seconds, off: {} }))"
     assert [words.partition("took ")[2].partition(". ")[0] for words in window.evaluate(took)] == [
         "59.4 s", "1 min 0 s", "1 min 15 s", "2 min 0 s"
