@@ -280,7 +280,7 @@ def _sizes(config: PreTrainedConfig, name: str, shares: Sequence[float], multipl
             f"number must be {rule(config)}: raise it"
         )
     if 0 in shares and not can_drop(config, name):
-        raise ValueError(f"search.{name} must not have 0 for this model of type {config.model_type}: blocks keep some")
+        raise ValueError(f"search.{name} must not have 0: blocks of this {config.model_type} keep some; leave 0 out")
     nearest = {min(allowed, key=lambda units: abs(units - share * dense[name])) for share in shares if share}
     return sorted({dense[name], *nearest, *([0] if 0 in shares else [])}, reverse=True)
 

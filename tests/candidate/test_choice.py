@@ -81,3 +81,10 @@ def test_unlike_heads_stand_beside_unlike_neurons() -> None:
     assert both.keeping("ffn", dict.fromkeys(places, 24)) == unlike
     assert list(choices(config("causal_lm"), **{**GIVEN, "uniform": False}).unlike) == ["heads", "ffn"]
     assert list(choices(config("seq2seq"), **{**GIVEN, "uniform": False}).unlike) == ["ffn"]
+
+
+@pytest.mark.fast
+def test_blocks_of_a_type_that_cannot_do_without_keep_some() -> None:
+    given = GIVEN | {"heads": [], "ffn": [0], "uniform": False}
+    with pytest.raises(ValueError, match=r"search\.ffn must not have 0: blocks of this t5 keep some; leave 0 out"):
+        choices(config("seq2seq"), **given)
