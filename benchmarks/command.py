@@ -29,4 +29,7 @@ def parsed(
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     arguments.overrides = [word for word, other in zip(words, is_override, strict=True) if other]
+    for word in arguments.overrides:
+        if word.startswith("runs=") and hasattr(arguments, "runs"):
+            parser.error(f"{word} would part the runs from what is written about them: give --runs {word[5:]}")
     return arguments

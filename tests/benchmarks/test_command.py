@@ -42,3 +42,12 @@ def test_a_wrong_option_is_told(
     with pytest.raises(SystemExit):
         command.parsed(parser)
     assert "--sede" in capsys.readouterr().err
+
+
+def test_runs_are_where_the_benchmark_looks_for_them(
+    parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser.add_argument("--runs")
+    with pytest.raises(SystemExit):
+        command.parsed(parser, ["trainer=gpu", "runs=elsewhere"])
+    assert "give --runs elsewhere" in capsys.readouterr().err
