@@ -20,6 +20,7 @@ from slimexp.host.progress import counted
 
 SECONDS = 60.0  # of one solution; what is found until then is the best known
 GAP = 1e-4  # of the least loss: the scores are noisier by far
+_INFEASIBLE = 2  # status of SciPy's milp
 _SCALE = 1e4  # of losses: the solver holds two sums that differ by 1e-6 for equal
 
 
@@ -70,6 +71,16 @@ class Infeasible(ValueError):
         )
 
 
+class Undecided(ValueError):
+    """The solver ended without a solution, and without knowing that there is none."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"the solver found no shape that meets the budget, and cannot say that there is none ({reason}): raise "
+            "the budget, or give search.heads, search.ffn, search.hidden, search.experts or search.bits fewer choices"
+        )
+
+
 class Program:
     """The mixed-integer program of a model's choices.
 
@@ -99,6 +110,7 @@ class Program:
 
         Raises:
             Infeasible: No choice meets them.
+            Undecided: The solver does not know.
         """
         if self._run(self.losses, [self._budget(limit) for limit in limits]) is None:
             raise self._infeasible(limits)
@@ -114,24 +126,30 @@ class Program:
 
         Raises:
             Infeasible: No choice meets the budgets.
+            Undecided: The solver does not know.
         """
         budgets = [self._budget(limit) for limit in limits]
         found: list[tuple[Candidate, float]] = []
         cuts: list[LinearConstraint] = []
+        undecided: list[Undecided] = []
         of_widths = [self._with(number) for number in range(len(self._shared))]
         half, of_any = -(-most // 2), 0
         for extra in counted([*([one] for one in of_widths), *([] for _ in range(most))], "solution"):
             enough = of_any >= most - min(half, len(found) - of_any)
             if not extra and enough and not self.choices.unlike:
                 break  # further ones are worse than these, and of widths that are there: none would be returned
-            x = self._run(self.losses, [*budgets, *cuts, *extra])
+            try:
+                x = self._run(self.losses, [*budgets, *cuts, *extra])
+            except Undecided as error:
+                undecided.append(error)
+                continue
             if x is None:
                 continue
             of_any += not extra
             found.append((self._candidate(x), float(self.losses @ x)))
             cuts.append(LinearConstraint(csr_array(self._alike(x)[None]), ub=len(self.choices.places) - apart))
         if not found:
-            raise self._infeasible(limits)
+            raise next(iter(undecided), None) or self._infeasible(limits)
         found.sort(key=lambda pair: pair[1])
         unlike = {tuple(candidate.widths.values()): (candidate, loss) for candidate, loss in reversed(found)}
         best = sorted(unlike.values(), key=lambda pair: pair[1])[:half]  # half of them of other widths
@@ -163,6 +181,7 @@ class Program:
         return (*column[:2], 0) if structural else column
 
     def _run(self, objective: NDArray[np.float64], constraints: Sequence[LinearConstraint]) -> NDArray[Any] | None:
+        """The solution of least cost; ``None`` where there is none."""
         scale = _SCALE / max(float(np.abs(objective).max()), 1e-30)
         solution = _solved(
             objective * scale,
@@ -171,7 +190,11 @@ class Program:
             options={"mip_rel_gap": GAP, "time_limit": SECONDS},
             constraints=[*self._structure, *constraints],
         )
-        return None if solution.x is None else np.round(solution.x)
+        if solution.x is not None:
+            return np.round(solution.x)
+        if solution.status != _INFEASIBLE:
+            raise Undecided(solution.message)
+        return None
 
     def _values(self, price: Price) -> NDArray[np.float64]:
         """What each variable adds."""
@@ -241,6 +264,13 @@ class Program:
             found = found.keeping(name, {place: own[name] for place, own in of_block.items()})
         return found
 
+    def _least(self, price: Price) -> float:
+        """The least cost of all."""
+        values = self._values(price)
+        x = self._run(values, [])
+        assert x is not None
+        return float(values @ x)
+
     def _infeasible(self, limits: Sequence[Limit]) -> Infeasible:
         """The choice whose largest ratio of cost to budget is least, and whether a budget binds by itself."""
         rows = np.stack([self._values(limit.price) / limit.most for limit in limits])
@@ -256,10 +286,11 @@ class Program:
             constraints=[*wide, largest],
             options={"time_limit": SECONDS},
         )
-        assert solution.x is not None, solution.message
+        if solution.x is None:
+            raise Undecided(solution.message)
         nearest = self._candidate(np.round(solution.x[:-1]))
         costs = {limit.name: self.cost(nearest, limit.price) for limit in limits}
-        alone = any(self._run(self.losses, [self._budget(limit)]) is None for limit in limits)
+        alone = any(self._least(limit.price) > limit.most for limit in limits)
         return Infeasible(nearest, costs, limits, alone)
 
 

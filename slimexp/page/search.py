@@ -120,7 +120,10 @@ def _search(
             for budget in content["budgets"]
             for name in budget["limits"]
         },
-        "budgets": [_budget(budget, content, better, own, sections) for budget in content["budgets"]],
+        "budgets": [
+            _budget(budget, content, better, own, sections)
+            for budget in sorted(content["budgets"], key=lambda budget: sorted(budget["limits"].items()))
+        ],
     }
 
 

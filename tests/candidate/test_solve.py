@@ -6,9 +6,11 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
+from scipy.optimize import OptimizeResult
 
+from slimexp.candidate import solve
 from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place
-from slimexp.candidate.solve import GAP, Infeasible, Limit, Program
+from slimexp.candidate.solve import GAP, Infeasible, Limit, Program, Undecided
 
 DEPTH = 4
 NARROW = 0.2
@@ -217,3 +219,14 @@ def test_budgets_that_contradict_say_so() -> None:
         assert solver.solve([limit], most=1, apart=1)
     with pytest.raises(Infeasible, match="each of the budgets can be met alone, they contradict each other"):
         solver.solve(limits, most=1, apart=1)
+
+
+@pytest.mark.fast
+def test_a_solver_out_of_time_does_not_say_that_there_is_no_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    solver = program(losses(0))
+    ended = OptimizeResult(x=None, status=1, message="Time limit reached")
+    monkeypatch.setattr(solve, "milp", lambda *_, **__: ended)
+    limits = [Limit("disk_mb", 2.2, Linear(2))]
+    for ask in (lambda: solver.hold(limits), lambda: solver.solve(limits, most=4, apart=1)):
+        with pytest.raises(Undecided, match="cannot say that there is none"):
+            ask()

@@ -40,7 +40,7 @@ def found() -> dict[str, Any]:
         row("decoder 8f, ffn 32", 0.2, 0.3, disk_mb_measured=6.2, lost="over the budget as measured"),
         row(f"decoder f, {NASTY}", 0.3, 0.4, found_by="evolution"),
     ]
-    second = [row("decoder 3, ffn 32", 0.5, 0.9, disk_mb_measured=2.9, lost="nothing was trained")]
+    second = [row("decoder 3, ffn 32", 0.5, 0.9, disk_mb_measured=29.0, lost="nothing was trained")]
     return {
         "seconds": 75.0,
         "headline": "cer",
@@ -49,7 +49,7 @@ def found() -> dict[str, Any]:
         "composed_minus_measured": {"disk_mb": 0.02},
         "budgets": [
             {"limits": {"disk_mb": 6.0}, "candidates": first},
-            {"limits": {"disk_mb": 3}, "candidates": second},
+            {"limits": {"disk_mb": 30}, "candidates": second},
         ],
     }
 
@@ -73,8 +73,17 @@ def test_candidates_have_their_shape_their_costs_and_their_fate(runs: Path) -> N
     assert best["costs"] == {"disk_mb": [5.0, 5.1]} and tried["short"] == 0.04
     assert evolved["evolved"] and not best["evolved"] and evolved["widths"] == NASTY
     assert best["full"] == 0.02 and best["lost"] is None
-    assert second["limits"] == {"disk_mb": 3} and second["candidates"][0]["fate"] == "scored"
+    assert second["limits"] == {"disk_mb": 30} and second["candidates"][0]["fate"] == "scored"
     assert search["costs"]["disk_mb"]["unit"] == "MB on disk"
+
+
+@fast
+def test_budgets_are_sorted(runs: Path) -> None:
+    what = found()
+    what["budgets"].reverse()
+    searched(runs, what)
+    (search,) = content(load(runs), runs, runs)["searches"]
+    assert [budget["limits"] for budget in search["budgets"]] == [{"disk_mb": 6.0}, {"disk_mb": 30}]
 
 
 @fast
@@ -258,9 +267,9 @@ def test_the_page_draws_a_search(
     assert labels()[0].startswith("decoder f")
     page.get_by_role("button", name="Show on the front").click()
     assert window.evaluate("VIEWS[0].state.chosen") == ["q4"]
-    page.get_by_role("button", name="At most 3 MB on disk").click()
+    page.get_by_role("button", name="At most 30 MB on disk").click()
     assert page.locator(".candidates tbody tr").count() == 1
-    assert page.locator(".answers [aria-pressed=true]").inner_text() == "At most 3 MB on disk"
+    assert page.locator(".answers [aria-pressed=true]").inner_text() == "At most 30 MB on disk"
     window.set_viewport_size({"width": 390, "height": 800})
     assert window.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert window.evaluate("window.hacked") is None
