@@ -237,9 +237,8 @@ class Search:
 
     def _train(self, found: Sequence[Found]) -> None:
         """Short trainings of the best candidates of all budgets, then full ones of the best of those."""
-        steps = int(self.cfg.pipeline[self.stages.train].steps)
         short = [
-            f"pipeline.{self.stages.train}.steps={max(1, round(self.settings.share * steps))}",
+            *self._shortened(),
             "measure.task.split=validation",
             f"measure.task.limit={self.settings.graded}",
             "measure.task.seed=0",
@@ -261,6 +260,16 @@ class Search:
         for one in found:
             one.promoted = {c: full[c] for c in one.losses if c in full}
             one.failed = {c: failed[c] for c in one.losses if c in failed}
+
+    def _shortened(self) -> list[str]:
+        """Overrides of the last stage by which it is a share as long, its warmup too."""
+        stage, share = f"pipeline.{self.stages.train}", self.settings.share
+        node = self.cfg.pipeline[self.stages.train]
+        words = [f"{stage}.steps={max(1, round(share * node.steps))}"]
+        warmup = (node.lr_scheduler or {}).get("num_warmup_steps")
+        if isinstance(warmup, int):
+            words.append(f"{stage}.lr_scheduler.num_warmup_steps={round(share * warmup)}")
+        return words
 
     def _tried(self, one: Found) -> list[Candidate]:
         """Candidates that are trained: those that were measured and keep the budgets."""

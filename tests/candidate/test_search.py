@@ -31,6 +31,8 @@ def test_a_budget_becomes_a_model(
     assert len(trained) == 3
     assert sum("measure.task.split=validation" in words for words in trained) == 2
     assert "measure.task.split=validation" not in trained[-1]
+    stage = "pipeline.distill"  # of search_llama, 6 steps of warmup
+    assert {f"{stage}.steps=1", f"{stage}.lr_scheduler.num_warmup_steps=1"} <= set(trained[0]) - set(trained[-1])
     content = json.loads((Path(search.folder) / "search.json").read_text()) if write(search, [found], seconds=1) else {}
     assert [row["lost"] for row in content["budgets"][0]["candidates"]].count(None) == 1
     rows = record.read(Path(search.cfg.runs) / record.FILE)
