@@ -31,7 +31,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from benchmarks.prune_large import LARGE, TOY
 from benchmarks.rounding import rounded
 from slimexp.decode.base import Decoder
-from slimexp.decode.fused import Fused
+from slimexp.decode.fused import FeedForward, Fused
 from slimexp.decode.operand import Kind, Tile, Vector, launch, stacked
 from slimexp.decode.packed_linear import BLOCK, PackedLinear
 from slimexp.kernel.base import FLOAT8, Packed
@@ -219,9 +219,15 @@ def tune(sizes: Mapping[str, Any], only: str, deadline: float) -> None:
     for kind in (kind for kind in get_args(Kind)[::-1] if only in kind):
         model = random_model(sizes, Arm(kind, 128 if kind == "int4" else None))
         fused = Fused(model, LENGTH, overlap=True)
-        ends = {"plain": "qkv", "gated": "gated", "residual o": "o", "residual down": "down", "head": "head"}
-        for what, name in ends.items():
-            matrices = [fused.head] * 6 if name == "head" else [getattr(block, name) for block in fused.blocks]
+        feed_forwards = [part for part in fused.parts if isinstance(part, FeedForward)]
+        ends = {
+            "plain": [part.into for part in fused.attentions],
+            "gated": [part.into for part in feed_forwards],
+            "residual o": [part.out for part in fused.attentions],
+            "residual down": [part.out for part in feed_forwards],
+            "head": [fused.head] * 6,
+        }
+        for what, matrices in ends.items():
             taken = _by_tile(fused, matrices, what.split()[0], deadline)
             if not taken:
                 return
@@ -237,7 +243,7 @@ def tune(sizes: Mapping[str, Any], only: str, deadline: float) -> None:
             )
         if kind == "dense":
             tune_rest(fused)
-        del fused, model, matrices
+        del fused, model, matrices, ends, feed_forwards
         gc.collect()
         torch.cuda.empty_cache()
 
@@ -257,15 +263,15 @@ def _by_tile(fused: Fused, matrices: list[Any], end: str, deadline: float) -> di
 
 def tune_rest(fused: Fused) -> None:
     """Print microseconds of attention by position, and of a whole step with and without overlap."""
-    blocks = fused.blocks
+    attentions = fused.attentions
     for keys, warps, splits in ATTENTION:
         fused.KEYS, fused.splits, fused.WARPS = keys, splits, warps
-        fused.partial = torch.zeros(max(block.heads for block in blocks), splits, fused.width + 2, device="cuda")
+        fused.partial = torch.zeros(max(part.heads for part in attentions), splits, fused.width + 2, device="cuda")
         cells = []
         for position in (1, 128, 256, 500):
             fused.position.fill_(position)
-            run = capture(lambda: [fused.attend(block) for block in blocks], CUDA).replay
-            cells.append(f"{1e6 * _seconds(run, 10) / len(blocks):.2f}")
+            run = capture(lambda: [fused.attend(part) for part in attentions], CUDA).replay
+            cells.append(f"{1e6 * _seconds(run, 10) / len(attentions):.2f}")
         print(f"attention, {keys} keys, {warps} warps, {splits} splits, at 1, 128, 256, 500: {' '.join(cells)} µs")
     fused.position.fill_(0)
     run = capture(lambda: [fused.advance(chooses=False) for _ in range(20)], CUDA).replay
@@ -279,7 +285,7 @@ def tune_rest(fused: Fused) -> None:
 def _all(fused: Fused, matrices: list[Any], end: str, cut: Tile) -> None:
     first = matrices[0]
     out, x = (Vector(size, torch.bfloat16, first.weight.device) for size in (first.rows, first.columns))
-    squares = None if end == "residual" else fused.squares_o
+    squares = None if end == "residual" else fused.squares
     for matrix in matrices:
         launch(
             matrix, x, out, end, cut, rounds=first.packed and end in ("gated", "residual"), squares=squares,

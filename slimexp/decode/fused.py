@@ -1,5 +1,9 @@
-"""One decode step of Llama-like models in five Triton kernels per block (``triton_attention``, ``triton_gemv``)."""
+"""One decode step of Llama-like models in five Triton kernels per block (``triton_attention``, ``triton_gemv``).
 
+Attention takes three of them, feed-forward layers two; a block may do without either (see ``model.widths``).
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +38,8 @@ def refusal(model: PreTrainedModel, length: int) -> str | None:
     width = _head_width(model)
     if width & (width - 1) or width < BLOCK:
         return f"a head has {width} channels, which is no power of two from {BLOCK} on"
-    blocks = model.model.layers
-    if not all(hasattr(block.self_attn, "q_proj") and hasattr(block.mlp, "gate_proj") for block in blocks):
-        return "a block has no attention, or no feed-forward layers"
+    if next(_parts(model), None) is None:
+        return "no block has attention or feed-forward layers"
     supported = nn.Linear | PackedLinear | ScaledMM
     if unsupported := [name for name, layer in _layers(model).items() if not isinstance(layer, supported)]:
         return f"{unsupported[0]} is neither a linear layer nor one of packed words or float8"
@@ -53,21 +56,43 @@ def _head_width(model: PreTrainedModel) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
+def _parts(model: PreTrainedModel) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Attention and feed-forward layers that are there, in order, each with the norm of what it reads."""
+    for block in model.model.layers:
+        for part, norm in ((block.self_attn, block.input_layernorm), (block.mlp, block.post_attention_layernorm)):
+            if next(part.children(), None) is not None:
+                yield part, norm
+
+
 @dataclass
-class Block:
-    """Weights of a block of the model, its keys and values [KV heads, length, width], and the gain of the next norm."""
+class Part:
+    """Attention or feed-forward layers of a block.
+
+    Attributes:
+        into: Weight that reads the residual stream, normed.
+        out: Weight whose product is added to it.
+        next_gain: Gain of the norm that what follows reads the stream through.
+    """
+
+    into: Matrix
+    out: Matrix
+    next_gain: Tensor
+
+
+@dataclass
+class Attention(Part):
+    """Attention, the gains of the norms of its heads, and its keys and values [KV heads, length, width]."""
 
     heads: int
     kv_heads: int
-    qkv: Matrix
-    o: Matrix
-    gated: Matrix
-    down: Matrix
     head_gains: tuple[Tensor | None, Tensor | None]
-    middle_gain: Tensor
-    next_gain: Tensor
     keys: Tensor
     values: Tensor
+
+
+@dataclass
+class FeedForward(Part):
+    """Feed-forward layers, gate and upper projection stacked."""
 
 
 class Fused:
@@ -108,8 +133,12 @@ class Fused:
         self.width = _head_width(model)
         self.embedding = base.embed_tokens.weight.data
         device = self.embedding.device
-        self.blocks = [self._block(index) for index in range(len(base.layers))]
-        self.first_gain = base.layers[0].input_layernorm.weight.data
+        there = list(_parts(model))
+        gains = [norm.weight.data for _, norm in there] + [base.norm.weight.data]
+        self.first_gain = gains[0]
+        self.parts = [self._part(part, gain) for (part, _), gain in zip(there, gains[1:], strict=True)]
+        self.attentions = [part for part in self.parts if isinstance(part, Attention)]
+        feed_forwards = [part for part in self.parts if isinstance(part, FeedForward)]
         self.head = stacked([model.lm_head], self.embedding.dtype)
         self.cosine, self.sine = self._angles()
 
@@ -120,15 +149,15 @@ class Fused:
             return Vector(size, dtype, device)
 
         self.hidden, self.normed_in = empty(config.hidden_size), vector(config.hidden_size)
-        self.qkv = {rows: vector(rows, torch.float32) for rows in {block.qkv.rows for block in self.blocks}}
-        self.attended = {width: vector(width) for width in {block.o.columns for block in self.blocks}}
-        self.neurons = {width: vector(width) for width in {block.down.columns for block in self.blocks}}
-        self.squares_o, self.squares_down = empty(config.hidden_size), empty(config.hidden_size)
-        self.squares_in = self.squares_down[: programs(self.blocks[0].down, "residual")]  # what ``advance`` stores
+        self.qkv = {rows: vector(rows, torch.float32) for rows in {part.into.rows for part in self.attentions}}
+        self.attended = {width: vector(width) for width in {part.out.columns for part in self.attentions}}
+        self.neurons = {width: vector(width) for width in {part.out.columns for part in feed_forwards}}
+        self.squares = empty(config.hidden_size)
+        self.squares_in = self.squares[: programs(self.parts[-1].out, "residual")]  # what ``advance`` stores
         self.scores, self.best = vector(self.head.rows, torch.float32), empty(2, programs(self.head, "head"))
         self.angles = empty(2, self.width // 2)
         self.splits = min(self.SPLITS, -(-length // self.KEYS))  # more would have nothing to attend to
-        most = max(block.heads for block in self.blocks)
+        most = max((part.heads for part in self.attentions), default=1)
         self.partial = empty(most, self.splits, self.width + 2)
         self.arrived = torch.zeros(most, dtype=torch.int32, device=device)
         self.position = torch.zeros((), dtype=torch.int64, device=device)
@@ -139,31 +168,26 @@ class Fused:
     @property
     def bytes(self) -> int:
         """Bytes of the weights that a step reads."""
-        matrices = [matrix for block in self.blocks for matrix in (block.qkv, block.o, block.gated, block.down)]
+        matrices = [matrix for part in self.parts for matrix in (part.into, part.out)]
         return sum(matrix.bytes for matrix in (*matrices, self.head))
 
-    def _block(self, index: int) -> Block:
-        base = self.model.model
-        layer = base.layers[index]
-        attention, mlp = layer.self_attn, layer.mlp
-        last = index + 1 == len(base.layers)
-        following = base.norm if last else base.layers[index + 1].input_layernorm
+    def _part(self, part: Any, next_gain: Tensor) -> Part:
         dtype = self.embedding.dtype
-        qkv = stacked([attention.q_proj, attention.k_proj, attention.v_proj], dtype)
-        o = stacked([attention.o_proj], dtype)
+        if not hasattr(part, "q_proj"):
+            gated, down = stacked([part.gate_proj, part.up_proj], dtype), stacked([part.down_proj], dtype)
+            return FeedForward(gated, down, next_gain)
+        qkv = stacked([part.q_proj, part.k_proj, part.v_proj], dtype)
+        o = stacked([part.o_proj], dtype)
         heads = o.columns // self.width
         kv_heads = (qkv.rows // self.width - heads) // 2
         shape = (kv_heads, self.length, self.width)
-        return Block(
+        return Attention(
+            qkv,
+            o,
+            next_gain,
             heads=heads,
             kv_heads=kv_heads,
-            qkv=qkv,
-            o=o,
-            gated=stacked([mlp.gate_proj, mlp.up_proj], dtype),
-            down=stacked([mlp.down_proj], dtype),
-            head_gains=tuple(getattr(getattr(attention, name, None), "weight", None) for name in ("q_norm", "k_norm")),  # type: ignore[arg-type]
-            middle_gain=layer.post_attention_layernorm.weight.data,
-            next_gain=following.weight.data,
+            head_gains=tuple(getattr(getattr(part, name, None), "weight", None) for name in ("q_norm", "k_norm")),  # type: ignore[arg-type]
             keys=torch.zeros(shape, dtype=dtype, device=self.embedding.device),
             values=torch.zeros(shape, dtype=dtype, device=self.embedding.device),
         )
@@ -198,10 +222,10 @@ class Fused:
         count = ids.shape[1]
         cache = DynamicCache()
         self.model.model(input_ids=ids, **cache_arguments(self.model.model, cache))
-        for block, layer in zip(self.blocks, cache.layers, strict=True):
+        for part, layer in zip(self.attentions, cache.layers, strict=True):
             assert layer.keys is not None and layer.values is not None
-            block.keys[:, :count] = layer.keys[0]
-            block.values[:, :count] = layer.values[0]
+            part.keys[:, :count] = layer.keys[0]
+            part.values[:, :count] = layer.values[0]
 
     def _read_as_graph(self, ids: Tensor) -> None:
         """As ``_read``, by a CUDA graph whose size is rounded up; no token attends to the padding, which is last."""
@@ -221,32 +245,33 @@ class Fused:
 
     def step(self) -> None:
         """Decode one token: read the one at ``position``, store the next."""
-        followers = [block.qkv for block in self.blocks[1:]] + [self.head]
+        followers = [part.into for part in self.parts[1:]] + [self.head]
         squares = self.squares_in
-        for block, following in zip(self.blocks, followers, strict=True):
-            self._gemv(block.qkv, self.normed_in, self.qkv[block.qkv.rows], "plain", squares=squares)
-            self.attend(block)
-            attended = self.attended[block.o.columns]
-            squares = self._residual(block.o, attended, block.middle_gain, self.squares_o, block.gated.packed)
-            neurons = self.neurons[block.down.columns]
-            self._gemv(block.gated, self.normed_in, neurons, "gated", squares=squares, rounds=block.down.packed)
-            squares = self._residual(block.down, neurons, block.next_gain, self.squares_down, following.packed)
+        for part, following in zip(self.parts, followers, strict=True):
+            if isinstance(part, Attention):
+                self._gemv(part.into, self.normed_in, self.qkv[part.into.rows], "plain", squares=squares)
+                self.attend(part)
+                inner = self.attended[part.out.columns]
+            else:
+                inner = self.neurons[part.out.columns]
+                self._gemv(part.into, self.normed_in, inner, "gated", squares=squares, rounds=part.out.packed)
+            squares = self._residual(part, inner, following.packed)
         self._gemv(
             self.head, self.normed_in, self.scores, "head", squares=squares, best=self.best,
             position=self.position, temperature=self.temperature, seed=self.seed,
         )  # fmt: skip
         self.advance(chooses=True)
 
-    def attend(self, block: Block) -> None:
+    def attend(self, part: Attention) -> None:
         """Attention of one block, from ``qkv`` to ``attended``."""
         import triton
 
         from slimexp.decode import triton_attention
 
-        triton_attention.attend[(block.heads, self.splits)](
-            self.qkv[block.qkv.rows].values, *block.head_gains, self.angles, block.keys, block.values, self.position,
-            *self.attended[block.o.columns].written(block.o.packed), self.partial, self.arrived,
-            SCALE=self.width**-0.5, EPSILON=self.epsilon, HEADS=block.heads, KV_HEADS=block.kv_heads,
+        triton_attention.attend[(part.heads, self.splits)](
+            self.qkv[part.into.rows].values, *part.head_gains, self.angles, part.keys, part.values, self.position,
+            *self.attended[part.out.columns].written(part.out.packed), self.partial, self.arrived,
+            SCALE=self.width**-0.5, EPSILON=self.epsilon, HEADS=part.heads, KV_HEADS=part.kv_heads,
             HALF=self.width // 2, LENGTH=self.length,
             SPLITS=self.splits, SPLITS_UP=triton.next_power_of_2(self.splits), BLOCK=self.KEYS,
             num_warps=self.WARPS, **self._overlapped(),
@@ -261,11 +286,11 @@ class Fused:
         tile = tile_of(matrix, epilogue, rounds)
         launch(matrix, x, out, epilogue, tile, rounds=rounds, epsilon=self.epsilon, overlap=self.overlap, **others)
 
-    def _residual(self, matrix: Matrix, x: Vector, gain: Tensor, squares: Tensor, rounds: bool) -> Tensor:
+    def _residual(self, part: Part, x: Vector, rounds: bool) -> Tensor:
         """Add a product to the residual stream; returns the part of ``squares`` that holds the sums of its squares."""
-        squares = squares[: programs(matrix, "residual", rounds)]
-        out = {"hidden": self.hidden, "gain": gain, "out_squares": squares}
-        self._gemv(matrix, x, self.normed_in, "residual", rounds=rounds, **out)
+        squares = self.squares[: programs(part.out, "residual", rounds)]
+        out = {"hidden": self.hidden, "gain": part.next_gain, "out_squares": squares}
+        self._gemv(part.out, x, self.normed_in, "residual", rounds=rounds, **out)
         return squares
 
     def advance(self, *, chooses: bool) -> None:
@@ -277,7 +302,7 @@ class Fused:
         size, heads, parts = len(self.hidden), self.best.shape[1], len(self.squares_in)
         triton_attention.advance[(1,)](
             self.best, self.tokens, self.position, self.embedding, self.first_gain, self.cosine, self.sine, self.angles,
-            self.hidden, *self.normed_in.written(self.blocks[0].qkv.packed), self.squares_in,
+            self.hidden, *self.normed_in.written(self.parts[0].into.packed), self.squares_in,
             SIZE=size, SIZE_UP=triton.next_power_of_2(size),
             PROGRAMS=heads, PROGRAMS_UP=triton.next_power_of_2(heads),
             PARTS=parts, PARTS_UP=triton.next_power_of_2(parts), HALF=self.width // 2,

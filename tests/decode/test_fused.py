@@ -11,13 +11,14 @@ from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from slimexp.decode import fused
 from slimexp.decode.base import Decoder
-from slimexp.decode.fused import Fused, refusal
+from slimexp.decode.fused import Attention, FeedForward, Fused, refusal
 from slimexp.decode.packed_linear import PackedLinear
 from slimexp.decode.static_cache import cache_arguments
 from slimexp.model.widths import KEY
 
 Make = Callable[..., Any]
 UNLIKE = {KEY: {"ffn": {"decoder": [64, 160]}}}
+PARTLY = {KEY: {"heads": {"decoder": [0, 2]}, "ffn": {"decoder": [160, 0]}}}
 UNLIKE_HEADS = {KEY: {"heads": {"decoder": [1, 2]}}}
 
 
@@ -60,9 +61,9 @@ def test_a_prompt_is_read_with_what_is_behind_it_unseen(
         with torch.no_grad():
             expected = DynamicCache()
             model(input_ids=ids[:, :-1], **cache_arguments(model, expected))
-        for block, layer in zip(steps.blocks, expected.layers, strict=True):
-            torch.testing.assert_close(block.keys[:, : count - 1], layer.keys[0], rtol=1e-4, atol=1e-4)
-            torch.testing.assert_close(block.values[:, : count - 1], layer.values[0], rtol=1e-4, atol=1e-4)
+        for part, layer in zip(steps.attentions, expected.layers, strict=True):
+            torch.testing.assert_close(part.keys[:, : count - 1], layer.keys[0], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(part.values[:, : count - 1], layer.values[0], rtol=1e-4, atol=1e-4)
     assert len(graphs) == 3  # of 32, 96 and 99 tokens
 
 
@@ -71,23 +72,50 @@ def test_blocks_of_unlike_widths_write_their_neurons_to_places_of_their_own(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
     steps = Fused(model_of("llama", **UNLIKE), 32)
-    assert [block.down.columns for block in steps.blocks] == [64, 160]
+    assert [part.out.columns for part in steps.parts if isinstance(part, FeedForward)] == [64, 160]
     assert {width: len(neurons.values) for width, neurons in steps.neurons.items()} == {64: 64, 160: 160}
 
 
 def test_blocks_of_unlike_heads_have_caches_of_their_own(model_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
     steps = Fused(model_of("llama", **UNLIKE_HEADS), 32)
-    assert [(block.heads, block.kv_heads, len(block.keys)) for block in steps.blocks] == [(2, 1, 1), (4, 2, 2)]
+    assert [(part.heads, part.kv_heads, len(part.keys)) for part in steps.attentions] == [(2, 1, 1), (4, 2, 2)]
     assert {width: len(out.values) for width, out in steps.attended.items()} == {64: 64, 128: 128}
     assert {rows: len(out.values) for rows, out in steps.qkv.items()} == {128: 128, 256: 256}
+
+
+def test_what_blocks_do_without_is_no_part_of_a_step(model_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(Fused, "advance", lambda *_, **__: None)
+    model = model_of("llama", **PARTLY)
+    steps = Fused(model, 32)
+    first, second = model.model.layers
+    assert [type(part) for part in steps.parts] == [FeedForward, Attention]
+    assert torch.equal(steps.first_gain, first.post_attention_layernorm.weight)
+    assert torch.equal(steps.parts[0].next_gain, second.input_layernorm.weight)
+    assert torch.equal(steps.parts[1].next_gain, model.model.norm.weight)
+    ids = torch.randint(67, (1, 9), generator=torch.Generator().manual_seed(0))
+    steps.SHORT = 0
+    steps.prefill(ids)
+    cache = DynamicCache()
+    with torch.no_grad():
+        model(input_ids=ids[:, :-1], **cache_arguments(model, cache))
+    torch.testing.assert_close(steps.attentions[0].keys[:, :8], cache.layers[0].keys[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("bits, group", [(16, None), (8, None), (8, 32), (4, 32), (4, None)])
 @pytest.mark.parametrize(
     "name, values",
-    [("llama", {}), ("mistral", {}), ("qwen2", {}), ("qwen3", {}), ("llama", UNLIKE), ("qwen3", UNLIKE_HEADS)],
+    [
+        ("llama", {}),
+        ("mistral", {}),
+        ("qwen2", {}),
+        ("qwen3", {}),
+        ("llama", UNLIKE),
+        ("qwen3", UNLIKE_HEADS),
+        ("llama", PARTLY),
+    ],
 )
 def test_fused_kernels_give_the_logits_of_transformers(
     rounded: Make, model_of: Make, name: str, values: dict[str, Any], bits: int, group: int | None
