@@ -1,4 +1,4 @@
-"""How good is one-shot pruning beside llm-compressor's and torch-pruning's?
+"""How good is one-shot pruning beside llm-compressor's, torch-pruning's and Model-Optimizer's?
 
     sh benchmarks/peers/setup.sh            # once: an environment for each peer
     python -m benchmarks.prune_peers
@@ -7,9 +7,10 @@ The shipped Llama loses half of the weights of its blocks, unstructured and 2:4.
 rows, token by token, and are graded by slimexp on the same rows of the test split. Weights compete as the
 papers have it: Wanda's by output row, SparseGPT's by strips of 128 columns, magnitudes by layer.
 
-Structured: the shipped Llama and BERT lose a quarter of their parameters, by magnitude and without training, from the
+Structured: the shipped Llama and BERT keep ``--share`` of their parameters, by magnitude and without training, from the
 same axes as torch-pruning where transformers can load the result; beside it slimexp's own choice, by activations and
-from all axes. torch-pruning is stopped after ``--seconds``.
+from all axes. torch-pruning is stopped after ``--seconds``. Model-Optimizer's FastNAS takes unlike numbers of neurons
+from the Llama's blocks, chosen by their loss on ``--scored`` training rows; beside it slimexp's, chosen so too.
 
 Prints Markdown; exits with status 1 where a peer's quality is better by more than ``--slack``.
 """
@@ -20,25 +21,31 @@ import subprocess
 import sys
 import tempfile
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from slimexp.architecture.base import FFN
 from slimexp.config.build import build
 from slimexp.config.composition import compose
 from slimexp.data.base import Corpus
 from slimexp.model.base import Family
 from slimexp.model.reading import without_bars
+from slimexp.model.widths import from_config, set_widths
 from slimexp.technique.batches import calibration_batches
 
 PEERS = Path(__file__).parent / "peers"
-LLM_COMPRESSOR, TORCH_PRUNING = "llm_compressor", "torch_pruning"
-PEER_ROW = "torch-pruning, magnitude"
+LLM_COMPRESSOR, TORCH_PRUNING, MODELOPT = "llm_compressor", "torch_pruning", "modelopt"
+PEER_ROW, FASTNAS_ROW = "torch-pruning, magnitude", "Model-Optimizer, FastNAS"
+OWN_ROW = "slimexp, magnitude"
+UNLIKE = "ffn, unlike"  # axes of FastNAS, and of slimexp's row beside it
 ROWS, SPARSITY = 128, 0.5
 IMPORTANCES = {"magnitude": "layer", "wanda": "row", "sparsegpt": "layer"}  # -> scope where unstructured
 STRUCTURES = {"unstructured": "0:0", "2:4": "2:4"}  # pattern -> llm-compressor's word for it
-SHARE = 0.75  # of the parameters, at most, that structured pruning leaves
 
 
 class Row(NamedTuple):
@@ -62,17 +69,19 @@ class Axes(NamedTuple):
         corpus: It is graded on.
         own: All that slimexp cuts.
         peer: What torch-pruning is asked for, one passage each.
+        fastnas: Whether Model-Optimizer's FastNAS is asked too.
     """
 
     corpus: str
     own: str
     peer: tuple[str, ...]
+    fastnas: bool = False
 
 
 # The Llama keeps torch-pruning until it is stopped, whatever is asked for: once is enough. Transformers has no BERT
 # whose heads are fewer and as wide, so that slimexp leaves them alone; torch-pruning's model needs its own pickle.
 MODELS = {
-    "llama_python_source": Axes("python_source", "layers, heads, ffn, hidden", ("heads, ffn",)),
+    "llama_python_source": Axes("python_source", "layers, heads, ffn, hidden", ("heads, ffn",), fastnas=True),
     "bert_docstring_topic": Axes("docstring_topic", "layers, ffn", ("ffn", "heads, ffn", "heads, ffn, hidden")),
 }
 Cuts = dict[tuple[str, str], "Cut | str"]  # axes, who -> model, or why there is none
@@ -183,11 +192,13 @@ def parameters(family: Family) -> int:
     return sum(parameter.numel() for parameter in family.model.parameters())
 
 
-def smaller(family: Family, corpus: Corpus, axes: str, importance: str) -> tuple[Family, float]:
-    """``family`` without a quarter of its parameters, and seconds."""
+def smaller(
+    family: Family, corpus: Corpus, axes: str, importance: str, share: float, *more: str
+) -> tuple[Family, float]:
+    """``family`` with ``share`` of its parameters, and seconds; ``more`` are settings of the stage."""
     stage = "pipeline.prune_structured"
-    lines = ["pipeline=prune_structured", f"{stage}.budget.share={SHARE}", f"{stage}.steps=0", f"{stage}.axes=[{axes}]"]
-    lines.append(f"importance@{stage}.importance={importance}")
+    lines = ["pipeline=prune_structured", f"{stage}.budget.share={share}", f"{stage}.steps=0", f"{stage}.axes=[{axes}]"]
+    lines += [f"importance@{stage}.importance={importance}", *(f"{stage}.{one}" for one in more)]
     technique = build(compose(lines).pipeline.prune_structured)
     began = time.monotonic()
     technique.prepare(family, corpus, None)
@@ -196,13 +207,13 @@ def smaller(family: Family, corpus: Corpus, axes: str, importance: str) -> tuple
 
 
 def structured(name: str, corpus: Corpus, arguments: argparse.Namespace) -> Cuts:
-    """The model ``name`` without a quarter of its parameters."""
-    dense, axes = loaded(corpus, name), MODELS[name]
+    """The model ``name`` with ``--share`` of its parameters."""
+    dense, axes, share = loaded(corpus, name), MODELS[name], arguments.share
     rows = None if corpus.task == "classification" else arguments.rows  # its split is sorted by class, and short
     whole = parameters(dense)
     found: Cuts = {("", "dense"): measured(dense, corpus, rows, whole, 0.0)}
     for peer_axes in axes.peer:
-        task = {"task": corpus.task, "share": SHARE, "axes": peer_axes.split(", "), "seconds": arguments.seconds}
+        task = {"task": corpus.task, "share": share, "axes": peer_axes.split(", "), "seconds": arguments.seconds}
         try:
             model, seconds = run_peer(TORCH_PRUNING, task, dense, arguments.environments, weights_only=False)
             family = type(dense)(model, dense.tokenizer, max_length=dense.max_length)
@@ -211,9 +222,37 @@ def structured(name: str, corpus: Corpus, arguments: argparse.Namespace) -> Cuts
             found[peer_axes, PEER_ROW] = str(error)
     both = [one for one in axes.peer if set(one.split(", ")) <= set(axes.own.split(", "))]
     for own, importance in [*((one, "magnitude") for one in both), (axes.own, "activation")]:
-        family, seconds = smaller(loaded(corpus, name), corpus, own, importance)
+        family, seconds = smaller(loaded(corpus, name), corpus, own, importance, share)
         found[own, f"slimexp, {importance}"] = measured(family, corpus, rows, whole, seconds)
+    if axes.fastnas:
+        try:
+            family, seconds = by_fastnas(dense, corpus, arguments)
+            found[UNLIKE, FASTNAS_ROW] = measured(family, corpus, rows, whole, seconds)
+        except RuntimeError as error:
+            found[UNLIKE, FASTNAS_ROW] = str(error)
+        more = ("uniform=false", f"rows={arguments.scored}")
+        family, seconds = smaller(loaded(corpus, name), corpus, FFN, "magnitude", share, *more)
+        found[UNLIKE, OWN_ROW] = measured(family, corpus, rows, whole, seconds)
     return found
+
+
+def by_fastnas(dense: Family, corpus: Corpus, arguments: argparse.Namespace) -> tuple[Family, float]:
+    """Model-Optimizer's FastNAS prunes the model of ``dense``, which stays as it is; and seconds."""
+    batches = calibration_batches(corpus, dense, rows=arguments.scored, seed=0)
+    task = {"share": arguments.share, "rows": [batch["input_ids"][0].tolist() for batch in batches]}
+    state, seconds = run_peer(MODELOPT, task, dense, arguments.environments, weights_only=True)
+    model = unlike_model(dense.model.config, state)
+    return type(dense)(model, dense.tokenizer, max_length=dense.max_length), seconds
+
+
+def unlike_model(config: PreTrainedConfig, state: dict[str, Tensor]) -> PreTrainedModel:
+    """A Llama of ``state``, whose blocks may have unlike numbers of neurons; ``config`` is the dense model's."""
+    config = deepcopy(config)
+    blocks = range(config.num_hidden_layers)
+    set_widths(config, FFN, {"decoder": [len(state[f"model.layers.{block}.mlp.up_proj.weight"]) for block in blocks]})
+    model = from_config(AutoModelForCausalLM, config)
+    model.load_state_dict(state)
+    return model
 
 
 def cuts_table(headline: str, cuts: Cuts) -> str:
@@ -228,10 +267,12 @@ def cuts_table(headline: str, cuts: Cuts) -> str:
 
 
 def beaten(axes: Axes, cuts: Cuts, direction: str, slack: float) -> list[str]:
-    """Where torch-pruning is better than slimexp by the same axes and magnitudes, or as slimexp ships."""
+    """Where a peer is better than slimexp by the same axes and magnitudes, or as slimexp ships."""
     sign = -1 if direction == "min" else 1
     shipped = cuts[axes.own, "slimexp, activation"]
-    pairs = {one: (cuts.get((one, "slimexp, magnitude"), shipped), cuts[one, PEER_ROW]) for one in axes.peer}
+    pairs = {one: (cuts.get((one, OWN_ROW), shipped), cuts[one, PEER_ROW]) for one in axes.peer}
+    if axes.fastnas:
+        pairs[UNLIKE] = (cuts[UNLIKE, OWN_ROW], cuts[UNLIKE, FASTNAS_ROW])
     return [
         one
         for one, (own, peer) in pairs.items()
@@ -286,12 +327,14 @@ def main() -> None:
     parser.add_argument("--importances", nargs="*", choices=IMPORTANCES, default=list(IMPORTANCES))
     parser.add_argument("--patterns", nargs="*", choices=STRUCTURES, default=list(STRUCTURES))
     parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS), help="to lose structure")
+    parser.add_argument("--share", type=float, default=0.75, help="of the parameters that structured pruning leaves")
+    parser.add_argument("--scored", type=int, default=4, help="training rows that FastNAS scores each number by")
     parser.add_argument("--rows", type=int, default=200, help="of the test split, of a language model")
     parser.add_argument("--seconds", type=float, default=60, help="that torch-pruning has for a model")
     parser.add_argument("--slack", type=float, default=0.005, help="share by which ours may be worse")
     parser.add_argument("--environments", type=Path, default=PEERS / ".venv", help="what setup.sh made")
     arguments = parser.parse_args()
-    for peer in (LLM_COMPRESSOR, TORCH_PRUNING):
+    for peer in (LLM_COMPRESSOR, TORCH_PRUNING, MODELOPT):
         if not (arguments.environments / peer / "bin" / "python").exists():
             sys.exit(f"no {arguments.environments / peer}: run sh benchmarks/peers/setup.sh")
     arguments.environments = arguments.environments.absolute()

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import prune_curve, prune_large, prune_peers, prune_structured
 
@@ -69,10 +71,31 @@ def test_a_peer_that_cuts_better_is_named_and_one_that_hangs_says_where() -> Non
     }
     assert prune_peers.beaten(axes, cuts, "max", 0.005) == ["ffn"]
     assert prune_peers.beaten(axes, cuts, "min", 0.005) == ["heads, ffn"]
+    axes = axes._replace(fastnas=True)
+    cuts[prune_peers.UNLIKE, prune_peers.FASTNAS_ROW] = prune_peers.Cut(0.36, 0.75, 9)
+    cuts[prune_peers.UNLIKE, prune_peers.OWN_ROW] = prune_peers.Cut(0.35, 0.75, 9)
+    assert prune_peers.beaten(axes, cuts, "max", 0.005) == ["ffn", prune_peers.UNLIKE]
     frame = 'File "/x/site-packages/torch_pruning/dependency/group.py", line 86 in has_pruning_op'
     output = prune_peers.reason(f"warned\nTimeout (0:01:00)!\nThread 0x1:\n  {frame}\n")
     assert output == "Timeout (0:01:00)! at torch_pruning/dependency/group.py, line 86 in has_pruning_op"
     assert "| heads, ffn | peer | failed: no | | |" in prune_peers.cuts_table("f1", {("heads, ffn", "peer"): "no"})
+
+
+@pytest.mark.fast
+def test_a_peer_s_model_of_unlike_widths_is_the_one_that_it_saved() -> None:
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    state = LlamaForCausalLM(config).state_dict()
+    for name in ("up_proj", "gate_proj"):
+        state[f"model.layers.1.mlp.{name}.weight"] = state[f"model.layers.1.mlp.{name}.weight"][:16]
+    state["model.layers.1.mlp.down_proj.weight"] = state["model.layers.1.mlp.down_proj.weight"][:, :16]
+    model = prune_peers.unlike_model(config, state)
+    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == {k: v.shape for k, v in state.items()}
+    assert torch.equal(model.model.layers[1].mlp.up_proj.weight, state["model.layers.1.mlp.up_proj.weight"])
+    assert not hasattr(config, "slimexp_widths")
+    assert model(input_ids=torch.arange(5)[None]).logits.shape == (1, 5, 64)
 
 
 @pytest.mark.fast
