@@ -328,7 +328,7 @@ def main() -> None:
     parser.add_argument("--patterns", nargs="*", choices=STRUCTURES, default=list(STRUCTURES))
     parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS), help="to lose structure")
     parser.add_argument("--share", type=float, default=0.75, help="of the parameters that structured pruning leaves")
-    parser.add_argument("--scored", type=int, default=4, help="training rows that FastNAS scores each number by")
+    parser.add_argument("--scored", type=int, default=1, help="training rows that FastNAS scores each number by")
     parser.add_argument("--rows", type=int, default=200, help="of the test split, of a language model")
     parser.add_argument("--seconds", type=float, default=60, help="that torch-pruning has for a model")
     parser.add_argument("--slack", type=float, default=0.005, help="share by which ours may be worse")
