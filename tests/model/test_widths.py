@@ -178,8 +178,8 @@ def test_types_whose_blocks_must_have_as_many_heads(tiny: Tiny, task: str, value
 @pytest.mark.parametrize(
     ("entry", "rule"),
     [
-        ([1], "must have the axes heads, ffn alone"),
-        ({"hidden": {"decoder": [2, 2]}}, "must have the axes heads, ffn alone"),
+        ([1], "must have the axes heads, ffn, attention_rank, ffn_rank alone"),
+        ({"hidden": {"decoder": [2, 2]}}, "must have the axes heads, ffn, attention_rank, ffn_rank alone"),
         ({"heads": {"decoder": [1, 3]}}, "from 0 to 2 a block"),
         ({"heads": GROUPS}, "do not belong together"),
         ({"ffn": {"encoder": [8, 8]}}, "must have, for each of decoder"),
