@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from slimexp.architecture.base import EXPERTS, HEADS
 from slimexp.architecture.model_type import architecture_of
@@ -170,5 +170,5 @@ def _parameters(config: PreTrainedConfig, axis: str) -> int:
     """Parameters of the attention, or of the feed-forward layers, of a block that has all units."""
     first = {stack: [0] for stack in architecture_of(config).depths}
     with init_empty_weights():
-        model = AutoModel.from_config(resized(config, first, {}), trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(resized(config, first, {}), trust_remote_code=False)
     return parameter_count(model.get_submodule(next(iter(sublayers(model, axis).values()))))

@@ -188,6 +188,12 @@ def test_types_whose_blocks_must_have_as_many_heads(tiny: Tiny, task: str, value
         ({"ffn": {"decoder": [8, 49]}}, "from 0 to 48 a block"),
         ({"ffn": {"decoder": [8, "8"]}}, "from 0 to 48 a block"),
         ({"ffn": {"decoder": [8, 8]}}, "do not belong together"),
+        ({"ffn_rank": {"decoder": [0, 4]}}, "slimexp_widths.ffn_rank must be 0 but where slimexp_widths.ffn is"),
+        ({"ffn": {"decoder": [0, 48]}, "ffn_rank": {"decoder": [4, 4]}}, "must be 0 but where slimexp_widths.ffn is"),
+        ({"ffn": {"decoder": [0, 48]}, "ffn_rank": {"decoder": [33, 0]}}, "whole number from 0 to 32 a block"),
+        ({"ffn": {"decoder": [0, 48]}, "ffn_rank": {"decoder": [4]}}, "must have, for each of decoder"),
+        ({"ffn": {"decoder": [0, 48]}, "ffn_rank": [4, 0]}, "must have, for each of decoder"),
+        ({"ffn": {"decoder": [0, 48]}, "ffn_rank": {"decoder": [True, 0]}}, "whole number from 0 to 32 a block"),
     ],
 )
 def test_an_entry_that_does_not_fit_is_one_line(tiny_unlike: Tiny, entry: Any, rule: str, tmp_path: Path) -> None:
