@@ -248,11 +248,8 @@ def choices(
     _check(asked, {BITS: bits, EXPERT_BITS: expert_bits}, uniform=uniform)
     check_ranks(config, ranks, uniform=uniform)
     dense, free = whole(config), axes_of(config)
-    widths: dict[str, list[int]] = {}
-    for name, shares in asked.items():
-        if name not in free or name not in dense:
-            continue
-        widths[name] = numbers(config, name, shares, ranks.get(name, ()), multiple)
+    able = [name for name in asked if name in free and name in dense]
+    widths = {name: numbers(config, name, asked[name], ranks.get(name, ()), multiple) for name in able}
     unlike = () if uniform else unlike_axes(config, widths)
     if EXPERTS in dense and set(bits) != {FLOAT}:
         widths[EXPERT_BITS] = sorted(set(expert_bits), reverse=True)
