@@ -110,8 +110,8 @@ def student_of(teacher: Family) -> Family:
     per_neuron = 3 * config.hidden_size * config.num_hidden_layers
     multiple = GROUP if config.intermediate_size > 8 * GROUP else 8
     ffn = max(8, round((config.intermediate_size - REMOVED * parameters / per_neuron) / multiple) * multiple)
-    keep = Keep(encoder_layers=None, decoder_layers=None, ffn=ffn, heads=None, hidden=None, experts=None,
-                calibration_batches=0)  # fmt: skip
+    keep = Keep(encoder_layers=None, decoder_layers=None, ffn=ffn, heads=None, attention_rank=None, ffn_rank=None,
+                hidden=None, experts=None, calibration_batches=0)  # fmt: skip
     return keep.apply(teacher, [])
 
 

@@ -6,6 +6,7 @@ A declaration is short where types are alike: it starts from that of another typ
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from transformers import PreTrainedConfig
 
@@ -19,6 +20,8 @@ OTHER = "other"
 
 _WHOLE_MODEL = (HIDDEN, VOCABULARY)
 Axes = Mapping[str, tuple[str, ...]]
+# Of the linear map that may be in the place of what is ``optional`` in a block, see ``model.widths``.
+_REPLACEMENT: Axes = {r"\.to_rank\.weight$": (OTHER, HIDDEN), r"\.from_rank\.weight$": (HIDDEN, OTHER)}
 Refusal = str | Callable[[PreTrainedConfig], str | None]
 
 
@@ -61,7 +64,7 @@ class Architecture:
         refusals: Axis, or ``LAYERS`` -> reason why it cannot be cut, or what gives one for some configs.
         alike: Axis -> reason why every block must keep as many of its units, where they can be cut.
         optional: ``HEADS`` or ``FFN`` -> name within a block of the module that a block can do without: what it adds to
-            the residual stream is then nothing.
+            the residual stream is then nothing, or a linear map of what the module would get.
         first_block: Why block 0 must stay, or what gives a reason for some configs; ``None`` where it can go.
         dense_blocks: Config key of the number of leading blocks that are no mixtures of experts.
         counts_from_padding: Whether positions are counted from the id of the padding token.
@@ -97,7 +100,7 @@ class Architecture:
         Raises:
             ValueError: No pattern of the architecture matches the name.
         """
-        for pattern, axes in self.axes.items():
+        for pattern, axes in chain(_REPLACEMENT.items(), self.axes.items()):
             if re.search(pattern, name):
                 return axes
         raise ValueError(

@@ -3,7 +3,8 @@
 Plain transformers holds models whose blocks have one width, so that heads, neurons and channels of the residual stream
 are chosen for all blocks at once, and so are the experts of mixtures and their bits; whether a block stays, and its
 bits, are chosen block by block (of an encoder-decoder, bits for all at once), and so are heads and neurons where widths
-may be unlike (see ``model.widths``).
+may be unlike (see ``model.widths``). There a number of heads or neurons of -r says that a linear map of rank r is in
+the place of attention or of feed-forward layers (see ``cut.low_rank``), which then keep none.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,11 +16,10 @@ from transformers import PreTrainedConfig
 
 from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, LAYERS
 from slimexp.architecture.model_type import architecture_of
-from slimexp.cut.experts import rule
-from slimexp.cut.shape import WIDTHS, axes_of, lattice, possible, whole
+from slimexp.candidate.sizes import check_ranks, numbers
+from slimexp.cut.shape import WIDTHS, axes_of, possible, whole
 from slimexp.cut.unlike import unlike_axes
 from slimexp.model.widths import AXES as UNLIKE
-from slimexp.model.widths import can_drop
 
 FLOAT = 16  # bits of a block that is not rounded
 REMOVED = "removed"
@@ -45,6 +45,11 @@ def _in_order(place: Place) -> tuple[bool, int]:
     return place.stack != "encoder", place.index
 
 
+def _written(units: int) -> str:
+    """A number of units in a text: ``0~64`` where a map of rank 64 is in their place."""
+    return str(units) if units >= 0 else f"0~{-units}"
+
+
 STREAM = Place("model", 0)  # what all blocks read and write
 
 
@@ -55,7 +60,7 @@ class Change:
     Attributes:
         place: The block; ``STREAM`` where it is of all.
         kind: ``removed``, ``heads``, ``ffn``, ``experts``, ``bits``, ``expert_bits`` or ``hidden``.
-        value: Number of units or bits that it keeps; 0 for ``removed``.
+        value: Number of units or bits that it keeps, below 0 a rank; 0 for ``removed``.
     """
 
     place: Place
@@ -65,7 +70,7 @@ class Change:
     def __str__(self) -> str:
         if self.place == STREAM:
             return f"{self.kind} {self.value}"
-        value = "" if self.kind == REMOVED else f" {self.value}"
+        value = "" if self.kind == REMOVED else f" {_written(self.value)}"
         return f"{self.place.stack} {self.place.index} {self.kind}{value}"
 
 
@@ -137,7 +142,8 @@ class Candidate:
     def __str__(self) -> str:
         """Stays and bits block by block, a dot for one that is removed: ``decoder 44.8f, heads 4, ffn 448``.
 
-        Where heads or neurons are unlike, they follow block by block: ``ffn 448/192/64``.
+        Where heads or neurons are unlike, they follow block by block: ``ffn 448/192/0~64``, of the last block none,
+        and a map of rank 64 in their place.
         """
         stacks: dict[str, dict[int, int]] = {}
         for place, bits in self.bits.items():
@@ -146,9 +152,9 @@ class Candidate:
         for stack, kept in sorted(stacks.items(), reverse=True):
             row = (kept.get(index) for index in range(max(kept) + 1))
             words.append(f"{stack} " + "".join("." if b is None else "f" if b == FLOAT else str(b) for b in row))
-        units = {name: str(units) for name, units in self.widths.items()}
+        units = {name: _written(units) for name, units in self.widths.items()}
         for name, each in self.unlike.items():
-            units[name] = "/".join(str(each[place]) for place in sorted(each, key=_in_order))
+            units[name] = "/".join(_written(each[place]) for place in sorted(each, key=_in_order))
         return ", ".join(words + [f"{name} {number}" for name, number in units.items()])
 
 
@@ -160,7 +166,7 @@ class Choices:
         stacks: Stack -> number of its blocks.
         removable: Blocks that may go.
         widths: ``heads``, ``ffn``, ``hidden``, ``experts`` and ``expert_bits``, where the type can lose them -> numbers
-            of units or bits, descending from the whole.
+            of units or bits, descending from the whole; ranks of maps, below 0, are among those of heads and ffn.
         combinations: Combinations of widths that a model can have.
         bits: Widths of weights, descending; ``FLOAT`` among them where blocks may stay as they are.
         one_width: Whether all rounded blocks must have the same bits.
@@ -176,6 +182,11 @@ class Choices:
     one_width: bool
     paired: bool
     unlike: Collection[str] = ()
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """``heads`` and ``ffn``, in whose place there may be maps -> their largest rank."""
+        return {name: -sizes[-1] for name, sizes in self.widths.items() if name in UNLIKE and sizes[-1] < 0}
 
     def shared(self, widths: Mapping[str, int]) -> dict[str, int]:
         """Of some widths those that all blocks must share."""
@@ -210,6 +221,8 @@ def choices(
     uniform: bool,
     experts: Sequence[float] = (),
     expert_bits: Sequence[int] = (FLOAT,),
+    attention_rank: Sequence[int] = (),
+    ffn_rank: Sequence[int] = (),
 ) -> Choices:
     """The choices for a model.
 
@@ -224,18 +237,19 @@ def choices(
         expert_bits: Widths of the weights of experts, in blocks whose others are rounded.
         multiple: Divisor of the channels and neurons that stay: the group size of the quantizer, or more.
         uniform: Whether all blocks must keep as many heads and neurons.
+        attention_rank: Ranks of linear maps that may be in the place of attention.
+        ffn_rank: The same in the place of feed-forward layers.
 
     Raises:
-        ValueError: A share or width is out of range, or there is nothing to choose.
+        ValueError: A share, rank or width is out of range, or there is nothing to choose.
     """
     asked = {HEADS: heads, FFN: ffn, HIDDEN: hidden, EXPERTS: experts}
+    ranks = {HEADS: attention_rank, FFN: ffn_rank}
     _check(asked, {BITS: bits, EXPERT_BITS: expert_bits}, uniform=uniform)
+    check_ranks(config, ranks, uniform=uniform)
     dense, free = whole(config), axes_of(config)
-    widths: dict[str, list[int]] = {}
-    for name, shares in asked.items():
-        if name not in free or name not in dense:
-            continue
-        widths[name] = _sizes(config, name, shares, multiple)
+    able = [name for name in asked if name in free and name in dense]
+    widths = {name: numbers(config, name, asked[name], ranks.get(name, ()), multiple) for name in able}
     unlike = () if uniform else unlike_axes(config, widths)
     if EXPERTS in dense and set(bits) != {FLOAT}:
         widths[EXPERT_BITS] = sorted(set(expert_bits), reverse=True)
@@ -269,29 +283,13 @@ def _check(asked: Mapping[str, Sequence[float]], widths: Mapping[str, Sequence[i
             )
 
 
-def _sizes(config: PreTrainedConfig, name: str, shares: Sequence[float], multiple: int) -> list[int]:
-    """Numbers of units nearest to some shares, beside all, descending."""
-    dense = whole(config)
-    options = lattice(config, [name], multiple=multiple)[name]
-    allowed = [units for units in options if possible(config, {**dense, name: units})]
-    if name == EXPERTS and (few := [share for share in shares if round(share * dense[name]) < allowed[-1]]):
-        raise ValueError(
-            f"search.experts={few[0]} would keep {round(few[0] * dense[name])} of {dense[name]} experts, and their "
-            f"number must be {rule(config)}: raise it"
-        )
-    if 0 in shares and not can_drop(config, name):
-        raise ValueError(f"search.{name} must not have 0: blocks of this {config.model_type} keep some; leave 0 out")
-    nearest = {min(allowed, key=lambda units: abs(units - share * dense[name])) for share in shares if share}
-    return sorted({dense[name], *nearest, *([0] if 0 in shares else [])}, reverse=True)
-
-
 def units_of(widths: Mapping[str, int]) -> dict[str, int]:
     """Those of some widths that are numbers of units, not of bits."""
     return {name: units for name, units in widths.items() if name != EXPERT_BITS}
 
 
 def shape_of(widths: Mapping[str, int]) -> dict[str, int]:
-    """Units by which a config says some widths: where blocks have none, at least one."""
+    """Units by which a config says some widths: where blocks have none, or a map, at least one."""
     return {name: max(1, units) for name, units in units_of(widths).items()}
 
 

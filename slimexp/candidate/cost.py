@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 from slimexp import artifact
 from slimexp.architecture.base import HEADS
 from slimexp.architecture.model_type import architecture_of
+from slimexp.candidate.bits import layers_of
 from slimexp.candidate.choice import EXPERT_BITS, FLOAT, Candidate, Choices, Place, shape_of, units_of
-from slimexp.candidate.score import layers_of
 from slimexp.config.build import build
 from slimexp.cut.constraints import entries_per_unit, resized, with_queries
 from slimexp.model.base import Family, parameter_count
@@ -73,8 +73,11 @@ def _outline(family: Family, widths: Mapping[str, int]) -> Family:
     units = with_queries(model.config, named)
     rows = {axis: n * entries_per_unit(model.config, axis) for axis, n in units.items()}
     config = resized(model.config, {}, rows)
-    for name in [name for name, n in widths.items() if n == 0]:
-        set_widths(config, name, {stack: [0] * len(blocks) for stack, blocks in family.blocks().items()})
+    depths = {stack: len(blocks) for stack, blocks in family.blocks().items()}
+    for name, n in widths.items():
+        if n <= 0:  # none, or a map of rank -n
+            none, ranks = ({stack: [number] * depth for stack, depth in depths.items()} for number in (0, -n))
+            set_widths(config, name, none, ranks)
     small = without_values(type(model), config, dtype=model.dtype, device=torch.device("meta"))
     small.tie_weights()
     return type(family)(small, family.tokenizer, max_length=family.max_length)

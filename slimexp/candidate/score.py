@@ -11,31 +11,31 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, block_index
 from slimexp.architecture.model_type import architecture_of, size
 from slimexp.calibration.divergence import Divergence
+from slimexp.candidate.bits import block_name, layers_of, quantize_node
 from slimexp.candidate.choice import BITS, EXPERT_BITS, FLOAT, REMOVED, STREAM, Candidate, Change, Choices, Place
 from slimexp.candidate.kept_file import KeptFile
 from slimexp.candidate.order import Order
 from slimexp.config.build import build
 from slimexp.cut.constraints import ScopeIndices
 from slimexp.cut.keep import CALIBRATION_ROWS
+from slimexp.cut.low_rank import LowRank, low_rank
 from slimexp.cut.remove import head_rows, remove
 from slimexp.cut.simulate import simulated
 from slimexp.data.base import Corpus, Example
 from slimexp.host.progress import counted
 from slimexp.measure.base import spread
 from slimexp.model.base import Batch, Family
-from slimexp.model.experts import is_stack
-from slimexp.model.layer import Layer, latent
+from slimexp.model.layer import latent
+from slimexp.model.widths import sublayers
 from slimexp.quantizer.base import Quantizer
 from slimexp.technique.batches import training_batches
 from slimexp.technique.bit_allocation import layer_quantizer
 from slimexp.weight.shared_class import computed_once
-
-_EXPERTS = "*.experts.*"  # names of their stacks
 
 
 def own_rows(corpus: Corpus, graded: Sequence[Example], rows: int, seed: int) -> list[Example]:
@@ -70,6 +70,7 @@ class Scorer:
         cut: Config of the cut: how many batches the importance of units is taken on.
         quantize: Config of the stage that rounds; ``None`` where none does.
         seed: Seed of the training text.
+        ranks: ``heads`` and ``ffn``, in whose place there may be maps -> the largest rank.
     """
 
     def __init__(
@@ -81,10 +82,11 @@ class Scorer:
         cut: DictConfig | None,
         quantize: DictConfig | None,
         seed: int,
+        ranks: Mapping[str, int] | None = None,
     ) -> None:
         self.family, self.corpus, self.seed = family, corpus, seed
         self._texts = [(row.source, row.target, row.label) for row in rows]
-        self._cut, self._quantize = cut, quantize
+        self._cut, self._quantize, self._ranks = cut, quantize, ranks or {}
         self._stacks = {name: len(blocks) for name, blocks in family.blocks().items()}
         self._of_stacks: dict[tuple[str, int], float] = {}
 
@@ -111,9 +113,13 @@ class Scorer:
             layers[place.stack].remove(place.index)
             with simulated(self.family, layers, {}):
                 return divergence(since=block)
+        if change.value < 0:
+            name = sublayers(self.family.model, change.kind)[place.stack, place.index]
+            with simulated(self.family, layers, {}, {name: self.fitted[name].first(-change.value)}):
+                return divergence(since=block)
         if change.kind == HEADS and (shared := self._shared(place)) is not None:
             return self._of_stack(shared, change.value) / self._stacks[place.stack]
-        with simulated(self.family, layers, self._of_scope(change.kind, _block_name(self.family, place), change.value)):
+        with simulated(self.family, layers, self._of_scope(change.kind, block_name(self.family, place), change.value)):
             return divergence(since=block)
 
     @torch.no_grad()
@@ -133,7 +139,8 @@ class Scorer:
 
     def realized(self, candidate: Candidate) -> Family:
         """The model of a candidate before any training, its quantizers in place: what its pipeline would make."""
-        small = remove(self.family, candidate.layers(self._stacks), self.retained(candidate))
+        layers = candidate.layers(self._stacks)
+        small = remove(self.family, layers, self.retained(candidate), maps=self.maps(candidate))
         node = quantize_node(self._quantize, candidate, small)
         if node is not None:
             stage: Any = build(node)
@@ -156,6 +163,22 @@ class Scorer:
             kept[EXPERTS] = best
         return kept
 
+    def maps(self, candidate: Candidate) -> dict[str, LowRank]:
+        """Attention or feed-forward layers -> map that a candidate has in their place."""
+        found: dict[str, LowRank] = {}
+        for axis in self._ranks:
+            names = sublayers(self.family.model, axis)
+            units = {names[place.stack, place.index]: candidate.widths_at(place)[axis] for place in candidate.bits}
+            found |= {name: self.fitted[name].first(-n) for name, n in units.items() if n < 0}
+        return found
+
+    @cached_property
+    def fitted(self) -> dict[str, LowRank]:
+        """Attention or feed-forward layers that may go -> map of the largest rank in their place."""
+        names = {axis: sublayers(self.family.model, axis).values() for axis in self._ranks}
+        ranks = {name: self._ranks[axis] for axis, each in names.items() for name in each}
+        return low_rank(self.family, ranks, self._calibration()) if ranks else {}
+
     def _loses(self, candidate: Candidate, name: str, axis: str) -> bool:
         """Whether a block of a candidate keeps fewer units than the model has."""
         most = candidate.widths.get(name)
@@ -165,7 +188,7 @@ class Scorer:
         """Scope -> units that a candidate retains in it, ascending."""
         architecture, most = architecture_of(self.family.model.config), candidate.widths[name]
         units = {(place.stack, place.index): n for place, n in candidate.unlike.get(name, {}).items()}
-        counts = {scope: units.get(block_index(scope, architecture) or ("", 0), most) for scope in orders}
+        counts = {scope: max(0, units.get(block_index(scope, architecture) or ("", 0), most)) for scope in orders}
         return {scope: order[: counts[scope]].sort().values for scope, order in orders.items()}
 
     @cached_property
@@ -195,7 +218,7 @@ class Scorer:
 
     def _shared(self, place: Place) -> str | None:
         """Scope in which heads of several blocks are chosen together, as in T5; ``None`` where each has its own."""
-        block = _block_name(self.family, place)
+        block = block_name(self.family, place)
         return next((scope for scope in self.order.heads if scope and block.startswith(f"{scope}.")), None)
 
     def _of_stack(self, scope: str, units: int) -> float:
@@ -233,62 +256,6 @@ class Scorer:
                 latent(layer).copy_(before[name])
 
 
-def quantize_node(node: DictConfig | None, candidate: Candidate, family: Family) -> DictConfig | None:
-    """Config of the stage that rounds the blocks of a candidate; ``None`` where all stay floats.
-
-    Args:
-        node: The stage's config in the run.
-        candidate: The candidate.
-        family: A model with the candidate's blocks, whose modules are named.
-    """
-    if node is None or not candidate.is_rounded:
-        return None
-    result = node.copy()
-    OmegaConf.set_struct(result, False)
-    for key, value in bit_settings(candidate, family).items():
-        result[key] = value
-    result._set_parent(node._get_parent())
-    return result
-
-
-def bit_settings(candidate: Candidate, family: Family) -> dict[str, Any]:
-    """Settings of ``Quantize`` by which the blocks of a candidate, renumbered, have their bits.
-
-    Args:
-        candidate: The candidate.
-        family: The dense model, or that of the candidate's blocks, whose modules are named.
-    """
-    widths: dict[str, int] = {}
-    floats: list[str] = []
-    mixed = False  # whether there are experts in a block that is rounded
-    for stack, blocks in family.blocks().items():
-        kept = sorted(place for place in candidate.bits if place.stack == stack)
-        for new, place in [(new, place) for new, place in enumerate(kept) if candidate.has_layers(place)]:
-            pattern = f"{_block_name(family, Place(stack, new))}.*"
-            if candidate.bits[place] == FLOAT:
-                floats.append(pattern)
-                continue
-            widths[pattern] = candidate.bits[place]
-            mixed |= bool(layers_of(family, place if len(blocks) > len(kept) else Place(stack, new), experts=True))
-    if mixed and candidate.expert_bits == FLOAT:
-        floats.append(_EXPERTS)
-    elif mixed and candidate.expert_bits is not None:
-        widths = {_EXPERTS: candidate.expert_bits, **widths}  # the first that matches counts
-    given = {"_target_": "slimexp.allocation.given.Given", "bits": widths}
-    least = {"min_coverage": 1e-6, "min_block_coverage": 1e-6}  # the search has chosen what stays float
-    alike = len(set(widths.values())) == 1
-    return {"bits": max(widths.values()), "exclude": floats, "allocation": None if alike else given, **least}
-
-
-def layers_of(family: Family, place: Place, *, experts: bool) -> Mapping[str, Layer]:
-    """Layers of a block that can be rounded, by name: the stacks of its experts, or all others."""
-    block = _block_name(family, place)
-    layers: Mapping[str, Layer] = family.other_weights() if experts else family.compressible()
-    return {
-        name: layer for name, layer in layers.items() if name.startswith(f"{block}.") and experts == is_stack(layer)
-    }
-
-
 @dataclass(frozen=True)
 class Added:
     """Losses of choices as sums of those of single changes, nats; what stays whole costs nothing.
@@ -312,9 +279,3 @@ class Added:
     def removed(self, place: Place) -> float:
         """Loss of a block's removal."""
         return self.scores.get(Change(place, REMOVED, 0), 0.0)
-
-
-def _block_name(family: Family, place: Place) -> str:
-    """Name of a block's module."""
-    names = {module: name for name, module in family.model.named_modules()}
-    return names[family.blocks()[place.stack][place.index]]

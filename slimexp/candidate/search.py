@@ -73,6 +73,8 @@ class Search:
             expert_bits=self.settings.expert_bits,
             multiple=group if isinstance(group, int) else 64,
             uniform=self.settings.uniform,
+            attention_rank=self.settings.attention_rank,
+            ffn_rank=self.settings.ffn_rank,
         )
         scored = basis.of_scores(parts.source, self.rows, self.cut, self.quantize, cfg.seed)
         rounded = basis.of_rounding(self.quantize)
@@ -127,7 +129,13 @@ class Search:
     def scorer(self) -> Scorer:
         """Takes losses."""
         return Scorer(
-            self.family, self.parts.corpus, self.rows, cut=self.cut, quantize=self.quantize, seed=self.cfg.seed
+            self.family,
+            self.parts.corpus,
+            self.rows,
+            cut=self.cut,
+            quantize=self.quantize,
+            seed=self.cfg.seed,
+            ranks=self.choices.ranks,
         )
 
     @cached_property

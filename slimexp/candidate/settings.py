@@ -4,9 +4,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from slimexp.candidate.choice import FLOAT
 from slimexp.candidate.trial import Stages
 from slimexp.config.composition import chosen
 from slimexp.measure.interval import FEWEST_PAIRS
+from slimexp.model.widths import RANKS
 
 
 def budgets(node: DictConfig) -> list[dict[str, float]]:
@@ -62,12 +64,24 @@ def check_settings(cfg: DictConfig, stages: Stages) -> None:
     for name in ("task", "size"):
         if name not in measures:
             raise ValueError(f"a search needs measure {name}: add it, as in measure=[size,task,latency]")
+    ranks = [(name, rank) for name in RANKS.values() for rank in cfg.search[name]]
+    if ranks and (stages.cut is None or not cfg.pipeline[stages.cut].cut.calibration_batches):
+        raise ValueError(
+            f"search.{ranks[0][0]} needs a stage with a cut whose calibration_batches is >= 1: maps in the place of "
+            "layers are fitted on them"
+        )
     if stages.quantize is not None:
         node = cfg.pipeline[stages.quantize]
         if node.group_size is not None and not isinstance(node.group_size, int):
             raise ValueError(
                 f"pipeline.{stages.quantize}.group_size must be a number, or null for a scale per channel, got "
                 f"{node.group_size}: a search gives blocks unlike bits, and they have one group size"
+            )
+        rounds = any(bits != FLOAT for bits in cfg.search.bits)
+        if odd := [(name, rank) for name, rank in ranks if rounds and node.group_size and rank % node.group_size]:
+            raise ValueError(
+                f"search.{odd[0][0]} must have multiples of pipeline.{stages.quantize}.group_size={node.group_size}, "
+                f"the length of groups in the rows of a map, got {odd[0][1]}"
             )
         if node.embeddings or node.exclude or list(node.include) != ["*"]:
             raise ValueError(

@@ -8,10 +8,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from slimexp.candidate.bits import bit_settings
 from slimexp.candidate.choice import Candidate, Choices, Place, units_of
-from slimexp.candidate.score import bit_settings
 from slimexp.host.progress import counted
 from slimexp.model.base import Family
+from slimexp.model.widths import RANKS
 from slimexp.sweeper.worker import Job, Pool
 
 OF_SEARCH = ("budget.", "search.", "hydra/sweeper/pool@search.")  # overrides that a training does not know
@@ -67,12 +68,15 @@ def overrides(candidate: Candidate, choices: Choices, stages: Stages, outline: F
             cut[f"{stack}_layers"] = kept
     widths = units_of(candidate.widths)
     cut |= {name: n for name, n in widths.items() if n != choices.widths[name][0]}
-    none = {name: dict.fromkeys(candidate.bits, 0) for name, n in widths.items() if n == 0}
+    none = {name: dict.fromkeys(candidate.bits, n) for name, n in widths.items() if n <= 0}
     for name, units in (none | dict(candidate.unlike)).items():
-        cut[name] = {
+        blocks = {
             stack: [units[Place(stack, index)] for index in kept]
             for stack, kept in candidate.layers(choices.stacks).items()
         }
+        cut[name] = {stack: [max(n, 0) for n in each] for stack, each in blocks.items()}
+        if min(units.values()) < 0:
+            cut[RANKS[name]] = {stack: [max(-n, 0) for n in each] for stack, each in blocks.items()}
     if stages.cut is not None:
         if cut:
             words += [f"pipeline.{stages.cut}.cut.{name}={_word(value)}" for name, value in cut.items()]

@@ -130,6 +130,8 @@ class SearchSettings:
         remove: Whether whole blocks may go.
         heads: Shares of the groups of heads that may stay, beside all.
         ffn: Shares of the neurons that may stay, beside all.
+        attention_rank: Ranks of linear maps that may be in the place of attention, block by block.
+        ffn_rank: The same in the place of feed-forward layers.
         uniform: Whether all blocks keep as many heads and neurons.
         hidden: Shares of the channels of the residual stream that may stay, beside all.
         experts: Shares of the experts of a mixture that may stay, beside all.
@@ -152,6 +154,8 @@ class SearchSettings:
     remove: bool = MISSING
     heads: list[float] = MISSING
     ffn: list[float] = MISSING
+    attention_rank: list[int] = MISSING
+    ffn_rank: list[int] = MISSING
     uniform: bool = MISSING
     hidden: list[float] = MISSING
     experts: list[float] = MISSING

@@ -16,14 +16,16 @@ from slimexp.architecture.model_type import architecture_of, instead, size
 from slimexp.cut.constraints import ScopeIndices, admits, check_blocks
 from slimexp.cut.expert_use import expert_importance, per_group
 from slimexp.cut.experts import check_experts, router_groups
+from slimexp.cut.low_rank import LowRank, Maps, check_rank, low_rank
 from slimexp.cut.recognition import recognize
 from slimexp.cut.remove import head_rows, remove
 from slimexp.cut.unit_importance import activity, by_scope, hidden_importance, reader_importance
 from slimexp.loss.base import Stack, Stacks
 from slimexp.model.base import Batch, Family
-from slimexp.model.widths import can_drop, refusal, require_alike
+from slimexp.model.widths import RANKS, can_drop, refusal, require_alike, sublayers
 
 CALIBRATION_ROWS = 32  # of a batch on which importance is measured
+_FITTED = "maps in the place of layers are fitted on calibration text"
 
 
 Numbers = int | Mapping[str, Sequence[int]] | None  # of units in all blocks, or stack -> in each that stays
@@ -40,15 +42,20 @@ class Keep:
             that number for each of its blocks retained, in order.
         heads: Number of groups of attention heads retained per block, a key/value head with the query heads that share
             it; or unlike numbers, as of ``ffn``.
+        attention_rank: Stack -> rank of the linear map in the place of attention (see ``low_rank``) for each of its
+            blocks retained, in order; 0 for none, and above 0 only where ``heads`` is 0.
+        ffn_rank: The same in the place of feed-forward layers, where ``ffn`` is 0.
         hidden: Number of channels of the residual stream retained.
         experts: Number of experts retained per mixture, of those that a router chooses between.
-        calibration_batches: Number of batches of training text that the importance is measured on.
+        calibration_batches: Number of batches of training text that the importance is measured, and maps fitted, on.
     """
 
     encoder_layers: Sequence[int] | None
     decoder_layers: Sequence[int] | None
     ffn: int | Mapping[str, Sequence[int]] | None
     heads: int | Mapping[str, Sequence[int]] | None
+    attention_rank: Mapping[str, Sequence[int]] | None
+    ffn_rank: Mapping[str, Sequence[int]] | None
     hidden: int | None
     experts: int | None
     calibration_batches: int
@@ -56,6 +63,10 @@ class Keep:
     def __post_init__(self) -> None:
         if self.calibration_batches < 0:
             raise ValueError(f"cut.calibration_batches must be >= 0, got {self.calibration_batches}")
+        if self.ranks and not self.calibration_batches:
+            raise ValueError(
+                f"cut.calibration_batches must be >= 1 with cut.{RANKS[next(iter(self.ranks))]}: {_FITTED}"
+            )
 
     def apply(self, family: Family, batches: Sequence[Batch]) -> Family:
         """The smaller model, with weights copied from ``family`` (which stays unchanged).
@@ -67,12 +78,28 @@ class Keep:
         Raises:
             ValueError: A block, width or architecture that cannot be cut; names what can.
         """
-        return self.applied(family, self.choice(family, batches))
+        return self.applied(family, self.choice(family, batches), self.maps(family, batches))
 
-    def applied(self, family: Family, retained: Mapping[str, ScopeIndices]) -> Family:
-        """The smaller model that retains what ``choice`` gave."""
+    def applied(self, family: Family, retained: Mapping[str, ScopeIndices], maps: Maps) -> Family:
+        """The smaller model that retains what ``choice`` gave, with what ``maps`` gave in the place of layers."""
         config = family.model.config
-        return remove(family, self._layers(config, self._architecture(config)), retained)
+        return remove(family, self._layers(config, self._architecture(config)), retained, maps=maps)
+
+    def maps(self, family: Family, rows: Iterable[Batch]) -> dict[str, LowRank]:
+        """Attention or feed-forward layers -> map in their place; arguments as of ``apply``."""
+        layers = self._layers(family.model.config, self._architecture(family.model.config))
+        ranks: dict[str, int] = {}
+        for axis, given in self.ranks.items():
+            names = sublayers(family.model, axis)
+            of_blocks = (
+                (names[stack, i], rank) for stack in layers for i, rank in zip(layers[stack], given[stack], strict=True)
+            )
+            ranks |= {name: rank for name, rank in of_blocks if rank}
+        if not ranks:
+            return {}
+        if not (batches := list(rows)):
+            raise ValueError(f"cut.{RANKS[next(iter(self.ranks))]} must be null here: {_FITTED}")
+        return low_rank(family, ranks, batches)
 
     def choice(self, family: Family, rows: Iterable[Batch]) -> dict[str, ScopeIndices]:
         """What the smaller model retains: axis -> scope -> indices, ascending; arguments and errors as of ``apply``."""
@@ -102,9 +129,16 @@ class Keep:
         return retained
 
     @property
+    def ranks(self) -> dict[str, Mapping[str, Sequence[int]]]:
+        """Heads or neurons, of which some blocks keep none -> ranks of the maps in the place of those."""
+        asked = {HEADS: self.attention_rank, FFN: self.ffn_rank}
+        return {axis: ranks for axis, ranks in asked.items() if ranks is not None}
+
+    @property
     def divisors(self) -> dict[str, int | None]:
-        """Heads and neurons -> what their numbers have in common: the one number, or the greatest divisor of unlike."""
-        asked = {HEADS: self.heads, FFN: self.ffn}
+        """Heads, neurons and ranks -> what their numbers have in common: the one, or the greatest divisor of unlike."""
+        asked: dict[str, Numbers] = {HEADS: self.heads, FFN: self.ffn}
+        asked |= {RANKS[axis]: ranks for axis, ranks in self.ranks.items()}
         return {
             axis: math.gcd(*chain(*numbers.values())) or None if isinstance(numbers, Mapping) else numbers
             for axis, numbers in asked.items()
@@ -152,12 +186,36 @@ class Keep:
             check_blocks(config, self._layers(config, architecture))
         except ValueError as error:
             raise ValueError(f"cut: {error}") from error
+        self._check_ranks(config, self._layers(config, architecture))
         if self.experts is not None:
             check_experts(config, self.experts)
         if units and not admits(config, units):
             axis = architecture.groups if architecture.groups in units else next(iter(units))
             raise ValueError(_not_loadable(config, units, axis, requested[axis][1]))
         return architecture
+
+    def _check_ranks(self, config: PreTrainedConfig, layers: Mapping[str, Sequence[int]]) -> None:
+        """Refuse ranks that are not one for each block retained, or are of blocks that keep some units.
+
+        Raises:
+            ValueError: States the rule and the value.
+        """
+        depths = {stack: len(blocks) for stack, blocks in layers.items()}
+        for axis, ranks in self.ranks.items():
+            units, setting = {HEADS: self.heads, FFN: self.ffn}[axis], f"cut.{RANKS[axis]}"
+            whole = {stack: [1] * depth for stack, depth in depths.items()}
+            kept = units if isinstance(units, Mapping) else whole
+            fits = {stack: len(each) for stack, each in ranks.items()} == depths
+            if not fits or any(
+                r < 0 or (r and n) for stack in depths for r, n in zip(ranks[stack], kept[stack], strict=True)
+            ):
+                wish = ", ".join(f"{stack}: {n} numbers" for stack, n in depths.items())
+                raise ValueError(
+                    f"{setting} must be null, or one rank for each block that stays ({wish}), above 0 only where "
+                    f"cut.{axis} is a list with 0; got {dict(ranks)}"
+                )
+            for rank in {rank for each in ranks.values() for rank in each if rank}:
+                check_rank(config, axis, rank, setting)
 
     def _best(
         self, numbers: Numbers, axis: str, scores: Mapping[str, Tensor], config: PreTrainedConfig

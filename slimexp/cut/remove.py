@@ -27,11 +27,12 @@ from slimexp.architecture.base import (
 )
 from slimexp.architecture.model_type import architecture_of, size
 from slimexp.cut.constraints import ScopeIndices, admits, check, entries_per_unit, resized, with_queries
+from slimexp.cut.low_rank import Maps
 from slimexp.cut.vocabulary import renumber, shrunk
 from slimexp.host import progress
 from slimexp.model.base import Family
 from slimexp.model.empty import without_values
-from slimexp.model.widths import AXES, counted, refusal, set_widths, units_of, widths_of
+from slimexp.model.widths import AXES, RANKS, counted, refusal, set_widths, sublayers, units_of, widths_of
 
 
 def remove(
@@ -40,6 +41,7 @@ def remove(
     retained: Mapping[str, ScopeIndices],
     *,
     values: Callable[[str, Tensor], Tensor] = lambda _, tensor: tensor,
+    maps: Maps | None = None,
 ) -> Family:
     """A transformers model of what is retained, with a config of its own; a plain one where widths are alike.
 
@@ -52,6 +54,7 @@ def remove(
             in fused or latent projections and position tables follow. Of the neurons of experts, indices are
             [experts, n]. Of the vocabulary, they are token ids; the tokenizer is renumbered.
         values: Gives the values that are taken of a larger parameter, of its name and its own values.
+        maps: Attention or feed-forward layers of the larger model that keep no units -> the map in their place.
 
     Raises:
         ValueError: transformers has no config for such a model; names the way out.
@@ -59,7 +62,8 @@ def remove(
     model = family.model
     check(model, layers, retained)
     architecture = architecture_of(model.config)
-    config = _config(model.config, layers, retained)
+    maps = maps or {}
+    config = _config(model, layers, retained, maps)
     tokenizer, generation = family.tokenizer, copy.deepcopy(model.generation_config) if model.can_generate() else None
     if VOCABULARY in retained:
         ids = retained[VOCABULARY][""].tolist()
@@ -75,7 +79,9 @@ def remove(
     small = without_values(type(model), config, dtype=model.dtype, device=family.device)
     if generation is not None:
         small.generation_config = generation
-    state = model.state_dict()
+    state: dict[str, Tensor] = dict(model.state_dict())
+    for name, low in maps.items():
+        state |= {f"{name}.{tensor}": value for tensor, value in low.state.items()}
     with torch.no_grad():
         for name, tensor in progress.counted(
             small.state_dict().items(), "smaller tensor"
@@ -88,9 +94,10 @@ def remove(
 
 
 def _config(
-    config: PreTrainedConfig, layers: Mapping[str, Sequence[int]], retained: Mapping[str, ScopeIndices]
+    model: PreTrainedModel, layers: Mapping[str, Sequence[int]], retained: Mapping[str, ScopeIndices], maps: Maps
 ) -> PreTrainedConfig:
     """The config of what is retained; arguments are those of ``remove``."""
+    config: PreTrainedConfig = model.config
     rows = {axis: next(iter(part.values())).shape[-1] for axis, part in retained.items()}
     unlike = {
         width: _widths(config, axis, layers, retained.get(axis))
@@ -106,8 +113,18 @@ def _config(
         rows |= {one: n * entries_per_unit(config, one) for one, n in with_queries(config, {axis: most}).items()}
     small = resized(config, layers, rows)
     for width, widths in unlike.items():
-        set_widths(small, width, widths)
+        set_widths(small, width, widths, _ranks(model, width, layers, maps))
     return small
+
+
+def _ranks(model: PreTrainedModel, width: str, layers: Mapping[str, Sequence[int]], maps: Maps) -> dict[str, list[int]]:
+    """Stack -> rank of the map in the place of the attention or feed-forward layers of each block that stays, or 0."""
+    ranks = {place: len(maps[name].to_rank) for place, name in sublayers(model, width).items() if name in maps}
+    before = widths_of(model.config).get(RANKS[width])
+    return {
+        stack: [ranks.get((stack, index), 0 if before is None else before[stack][index]) for index in blocks]
+        for stack, blocks in layers.items()
+    }
 
 
 def _widths(

@@ -14,6 +14,7 @@ from slimexp.architecture.base import EXPERT_FFN, EXPERTS, FFN, HEADS, HIDDEN, K
 from slimexp.cut.block_lists import only_blocks
 from slimexp.cut.constraints import ScopeIndices
 from slimexp.cut.expert_use import mixtures, scope_of
+from slimexp.cut.low_rank import Maps, in_place
 from slimexp.cut.remove import retained_entries
 from slimexp.cut.shape import norms, readers, writers
 from slimexp.model.base import Family
@@ -22,17 +23,22 @@ from slimexp.model.experts import DOWN
 
 @contextmanager
 def simulated(
-    family: Family, layers: Mapping[str, Sequence[int]], retained: Mapping[str, ScopeIndices]
+    family: Family,
+    layers: Mapping[str, Sequence[int]],
+    retained: Mapping[str, ScopeIndices],
+    maps: Maps | None = None,
 ) -> Iterator[None]:
-    """A context in which the model computes what ``remove(family, layers, retained)`` would, up to rounding.
+    """A context in which the model computes what ``remove`` of the same arguments would, up to rounding.
 
     Args:
         family: The model; its weights stay unchanged.
         layers: Stack -> indices of the blocks retained, ascending; every stack of the model.
         retained: Axis -> scope -> indices retained, as ``remove`` takes them.
+        maps: What is in the place of attention or feed-forward layers, as ``remove`` takes it.
     """
     model = family.model
     with ExitStack() as stack:
+        stack.enter_context(in_place(model, maps or {}))  # first: what reads and writes units is another then
         for axis in (HEADS, FFN, EXPERT_FFN):  # masked at their readers; key/value heads without a query have no effect
             if axis in retained:
                 for reader, mask in _read_masks(model, readers(model, axis), axis, retained):

@@ -40,6 +40,12 @@ class CutOut(Source):
     def validate(self, task: str, labels: Sequence[str] = ()) -> PreTrainedConfig:
         config = self.source.validate(task, labels)
         self.cut.validate(config)
+        for name in ("attention_rank", "ffn_rank"):
+            if getattr(self.cut, name) is not None:
+                raise ValueError(
+                    f"cut.{name} must be null for a model that is cut as it is loaded, since maps are fitted on "
+                    "calibration text: give it to the cut of a stage (pipeline.<stage>.cut)"
+                )
         return config
 
     def usual_task(self) -> str:

@@ -40,6 +40,8 @@ def refusal(model: PreTrainedModel, length: int) -> str | None:
         return f"a head has {width} channels, which is no power of two from {BLOCK} on"
     if next(_parts(model), None) is None:
         return "no block has attention or feed-forward layers"
+    if any(hasattr(part, "to_rank") for part, _ in _parts(model)):
+        return "a linear map is in the place of attention or feed-forward layers"
     supported = nn.Linear | PackedLinear | ScaledMM
     if unsupported := [name for name, layer in _layers(model).items() if not isinstance(layer, supported)]:
         return f"{unsupported[0]} is neither a linear layer nor one of packed words or float8"

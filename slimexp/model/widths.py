@@ -5,12 +5,16 @@
     "intermediate_size": 448, "slimexp_widths": {"ffn": {"decoder": [448, 320, 64, 192]}}
 
 Heads are counted in groups, as they are cut: a key/value head with the query heads that share it. A block of 0 has no
-attention, or no feed-forward layers. The key of transformers has the largest number, or the next that it loads.
+attention, or no feed-forward layers. The key of transformers has the largest number, or the next that it loads. Beside
+a 0, ``attention_rank`` or ``ffn_rank`` may say the rank of a linear map that is in the place of what was left out::
+
+    "slimexp_widths": {"ffn": {"decoder": [448, 0, 0]}, "ffn_rank": {"decoder": [0, 64, 0]}}
+
 ``per_layer_config`` of transformers (5.17 to 5.24) is no substitute: it records sizes of layers, but most models, Llama
 among them, are not built by it, and it is of one stack alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -25,7 +29,9 @@ from slimexp.architecture.model_type import ARCHITECTURES, architecture_of, size
 
 KEY = "slimexp_widths"
 AXES = (HEADS, FFN)  # whose widths may be unlike
-Widths = Mapping[str, Mapping[str, Sequence[int]]]  # axis -> stack -> units of each of its blocks
+RANKS = {HEADS: "attention_rank", FFN: "ffn_rank"}  # one of ``AXES`` -> entry of the ranks of what is in its place
+Stacks = Mapping[str, Sequence[int]]  # stack -> a number for each of its blocks
+Widths = Mapping[str, Stacks]  # axis -> units of each block, or entry of ``RANKS`` -> their ranks
 
 
 class UnlikeWidths:
@@ -42,7 +48,7 @@ class UnlikeWidths:
 
 
 def widths_of(config: PreTrainedConfig) -> Widths:
-    """Widths of blocks, where they are unlike; else empty.
+    """Widths of blocks, where they are unlike, and ranks of what is in the place of layers; else empty.
 
     Raises:
         ValueError: The entry does not fit the rest of the config; states the rule and the value.
@@ -52,21 +58,40 @@ def widths_of(config: PreTrainedConfig) -> Widths:
         return {}
     if config.model_type not in ARCHITECTURES:
         raise ValueError(f"{KEY} must be left out for a model of type {config.model_type}, which slimexp cannot cut")
-    if not isinstance(widths, dict) or not widths.keys() <= set(AXES):
-        raise ValueError(f"{KEY} must have the axes {', '.join(AXES)} alone, got {str(widths)[:80]}")
+    if not isinstance(widths, dict) or not widths.keys() <= {*AXES, *RANKS.values()}:
+        names = ", ".join([*AXES, *RANKS.values()])
+        raise ValueError(f"{KEY} must have the axes {names} alone, got {str(widths)[:80]}")
     for axis, stacks in widths.items():
+        if axis not in AXES:
+            continue
         if (reason := refusal(config, axis)) is not None:
             raise ValueError(f"{KEY} must not have {axis} for a model of type {config.model_type}: {reason}")
-        most, depths = size(config, counted(config, axis)), architecture_of(config).depths
-        least = 0 if can_drop(config, axis) else 1
-        rule = f"{KEY}.{axis} must have, for each of {', '.join(depths)}, a whole number from {least} to {most} a block"
-        if not isinstance(stacks, dict) or stacks.keys() != depths.keys():
-            raise ValueError(f"{rule}; got {str(stacks)[:80]}")
-        for stack, each in stacks.items():
-            numbers = isinstance(each, list) and all(type(units) is int and least <= units <= most for units in each)
-            if not numbers or len(each) != getattr(config, depths[stack]):
-                raise ValueError(f"{rule}; got {stack}: {str(each)[:80]}")
+        least, most = 0 if can_drop(config, axis) else 1, size(config, counted(config, axis))
+        _check_numbers(config, axis, stacks, least, most)
+    for axis, name in RANKS.items():
+        if name in widths:
+            _check_numbers(config, name, widths[name], 0, config.hidden_size)
+            if any(rank and units for rank, units in _pairs(widths[name], widths.get(axis))):
+                raise ValueError(f"{KEY}.{name} must be 0 but where {KEY}.{axis} is; got {str(widths)[:80]}")
     return widths
+
+
+def _check_numbers(config: PreTrainedConfig, name: str, stacks: Any, least: int, most: int) -> None:
+    """Refuse an entry of ``KEY`` that does not have a number in range for each block."""
+    depths = architecture_of(config).depths
+    rule = f"{KEY}.{name} must have, for each of {', '.join(depths)}, a whole number from {least} to {most} a block"
+    if not isinstance(stacks, dict) or stacks.keys() != depths.keys():
+        raise ValueError(f"{rule}; got {str(stacks)[:80]}")
+    for stack, each in stacks.items():
+        numbers = isinstance(each, list) and all(type(units) is int and least <= units <= most for units in each)
+        if not numbers or len(each) != getattr(config, depths[stack]):
+            raise ValueError(f"{rule}; got {stack}: {str(each)[:80]}")
+
+
+def _pairs(ranks: Stacks, units: Stacks | None) -> Iterator[tuple[int, int]]:
+    """Rank and units of each block; 1 where all blocks have some."""
+    for stack, each in ranks.items():
+        yield from zip(each, [1] * len(each) if units is None else units[stack], strict=True)
 
 
 def units_of(config: PreTrainedConfig, axis: str, stack: str, index: int) -> int:
@@ -114,23 +139,26 @@ def require_alike(config: PreTrainedConfig) -> None:
     """
     if axes := widths_of(config):
         raise ValueError(
-            f"the blocks of this model have unlike numbers of {', '.join(axes)} ({KEY} of its config.json), and are "
+            f"the blocks of this model have unlike numbers of {', '.join(axis for axis in axes if axis in AXES)} "
+            f"({KEY} of its config.json), and are "
             "taken to have one: remove from the model that it was made of, or mask or quantize this one"
         )
 
 
-def set_widths(config: PreTrainedConfig, axis: str, widths: Mapping[str, Sequence[int]]) -> None:
+def set_widths(config: PreTrainedConfig, axis: str, widths: Stacks, ranks: Stacks | None = None) -> None:
     """Say in a config how wide every block is: by the key of transformers alone where all are alike.
 
     Args:
         config: The config, changed in place; the key of transformers has the largest width, or more.
         axis: One of ``AXES``.
         widths: Stack -> units of each of its blocks.
+        ranks: Stack -> rank of the map that is in the place of each block that has none; ``None`` for no map.
     """
-    others = {name: stacks for name, stacks in widths_of(config).items() if name != axis}
+    entry = {name: stacks for name, stacks in widths_of(config).items() if name not in (axis, RANKS[axis])}
     most = getattr(config, architecture_of(config).keys(counted(config, axis))[0])
-    unlike = any(units != most for each in widths.values() for units in each)
-    entry = others | ({axis: {stack: list(each) for stack, each in widths.items()}} if unlike else {})
+    for name, stacks, usual in ((axis, widths, most), (RANKS[axis], ranks or {}, 0)):
+        if any(number != usual for each in stacks.values() for number in each):
+            entry[name] = {stack: list(each) for stack, each in stacks.items()}
     vars(config).pop(KEY, None)
     if entry:
         setattr(config, KEY, entry)
@@ -177,7 +205,7 @@ def _bare(make: Any) -> PreTrainedModel:
 def _narrow(model: PreTrainedModel, widths: Widths) -> None:
     """Keep as many of the first rows and columns of every layer as its block has units."""
     architecture = architecture_of(model.config)
-    _drop(model, architecture, widths)
+    _drop(model, widths)
     for name, parameter in list(model.named_parameters()):
         if not widths or (place := block_index(name, architecture)) is None:
             continue
@@ -208,33 +236,62 @@ def _say_sizes(module: nn.Module) -> None:
         module.nx, module.nf = shape
 
 
-class _NoAttention(nn.Module):
-    """In the place of attention: adds nothing, and caches nothing."""
+class Replacement(nn.Module):
+    """In the place of attention or feed-forward layers: a linear map at each token, of rank 0 nothing.
+
+    Args:
+        channels: Width of the residual stream.
+        rank: Rank of the map.
+    """
+
+    def __init__(self, channels: int, rank: int) -> None:
+        super().__init__()
+        if rank:
+            self.to_rank = nn.Linear(channels, rank, bias=False)
+            self.from_rank = nn.Linear(rank, channels, bias=False)
+
+    def _added(self, x: Tensor) -> Tensor:
+        """What is added to the residual stream, [..., channels]."""
+        return self.from_rank(self.to_rank(x)) if hasattr(self, "to_rank") else torch.zeros_like(x)
+
+
+class _Attention(Replacement):
+    """In the place of attention: caches nothing."""
 
     def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-        return torch.zeros_like(hidden_states), None
+        return self._added(hidden_states), None
 
 
-class _NoFeedForward(nn.Module):
-    """In the place of feed-forward layers: adds nothing."""
+class _FeedForward(Replacement):
+    """In the place of feed-forward layers."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        return torch.zeros_like(hidden_states)
+        return self._added(hidden_states)
 
 
-def _drop(model: PreTrainedModel, architecture: Architecture, widths: Widths) -> None:
-    """Leave out attention and feed-forward of the blocks that have none of their units."""
-    for axis, make in ((HEADS, _NoAttention), (FFN, _NoFeedForward)):
-        stacks = widths.get(axis, {})
+REPLACEMENTS: Mapping[str, type[Replacement]] = {HEADS: _Attention, FFN: _FeedForward}
+
+
+def sublayers(model: PreTrainedModel, axis: str) -> dict[tuple[str, int], str]:
+    """Stack and index of a block -> name of its attention (``HEADS``) or feed-forward layers that it can do without."""
+    architecture = architecture_of(model.config)
+    ending = f".{architecture.optional.get(axis)}"
+    names = [name for name, _ in model.named_modules() if name.endswith(ending)]
+    return {place: name for name in names if (place := block_index(f"{name}.", architecture)) is not None}
+
+
+def _drop(model: PreTrainedModel, widths: Widths) -> None:
+    """Leave out attention and feed-forward of the blocks that have none of their units, or put a map in their place."""
+    for axis, make in REPLACEMENTS.items():
+        stacks, ranks = widths.get(axis, {}), widths.get(RANKS[axis], {})
         if all(min(each) for each in stacks.values()):
             continue
-        ending = f".{architecture.optional[axis]}"
-        for name in [name for name, _ in model.named_modules() if name.endswith(ending)]:
-            stack, index = block_index(f"{name}.", architecture) or ("", 0)
+        names = sublayers(model, axis)
+        for (stack, index), name in names.items():
             if stacks[stack][index] == 0:
-                model.set_submodule(name, make())
+                model.set_submodule(name, make(model.config.hidden_size, ranks[stack][index] if ranks else 0))
         if axis == HEADS:  # a cache says how long it is by its first layer, so that must be one that is used
-            every = (module for name, module in model.named_modules() if name.endswith(ending))
+            every: list[Any] = [model.get_submodule(name) for name in names.values()]
             stay = [module for module in every if not isinstance(module, make)]
             for number, module in enumerate(stay):
                 module.layer_idx = number

@@ -84,6 +84,6 @@ class Distill(Finetune):
         home = family.device
         with visiting(family.model, self._device_for(family)):
             retained = kept(self.choice, lambda: cut.choice(family, batches), family.device)
-            student = cut.applied(family, retained)
+            student = cut.applied(family, retained, cut.maps(family, batches))
         nn.Module.to(student.model, home)
         return student

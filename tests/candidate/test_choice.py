@@ -1,5 +1,7 @@
 """What may become of a model's blocks."""
 
+from typing import Any
+
 import pytest
 from transformers import AutoConfig
 
@@ -10,7 +12,7 @@ GIVEN = {"remove": True, "heads": [0.5], "ffn": [0.5], "hidden": [0.5], "bits": 
          "uniform": True}  # fmt: skip
 
 
-def config(task: str, **values: int) -> object:
+def config(task: str, **values: Any) -> object:
     return AutoConfig.for_model(**{**TINY[task], **values})
 
 
@@ -88,3 +90,47 @@ def test_blocks_of_a_type_that_cannot_do_without_keep_some() -> None:
     given = GIVEN | {"heads": [], "ffn": [0], "uniform": False}
     with pytest.raises(ValueError, match=r"search\.ffn must not have 0: blocks of this t5 keep some; leave 0 out"):
         choices(config("seq2seq"), **given)
+
+
+RANKED = GIVEN | {"hidden": [], "uniform": False}
+
+
+@pytest.mark.fast
+def test_a_map_in_the_place_of_a_layer_is_a_choice_of_its_own() -> None:
+    """Beside all and half of the units, without 0 being one; a block has units or a map, never both."""
+    found = choices(config("causal_lm"), **RANKED, attention_rank=[8, 4], ffn_rank=[16])
+    assert found.widths == {"heads": [2, 1, -4, -8], "ffn": [48, 24, -16], "hidden": [32]}
+    assert len(found.combinations) == 12 and found.ranks == {"heads": 8, "ffn": 16}
+    assert "decoder 0 heads 0~8" in [str(change) for change in found.changes()]
+    assert choices(config("causal_lm"), **RANKED).ranks == {}
+    alone = choices(config("causal_lm"), **RANKED | {"heads": [], "ffn": [], "bits": [FLOAT]}, ffn_rank=[16])
+    assert alone.widths["ffn"] == [48, -16] and list(alone.unlike) == ["ffn"]
+
+
+@pytest.mark.fast
+def test_a_map_is_read_as_the_rank_beside_a_zero() -> None:
+    places = [Place("decoder", index) for index in range(3)]
+    alike = Candidate(heads=2, ffn=48, hidden=None, bits=dict.fromkeys(places, 4))
+    mixed = alike.keeping("heads", dict(zip(places, (2, -8, 0), strict=True)))
+    assert str(mixed) == "decoder 444, heads 2/0~8/0, ffn 48"
+    every = mixed.keeping("heads", dict.fromkeys(places, -8)).keeping("ffn", dict.fromkeys(places, 0))
+    assert str(every) == "decoder 444, heads 0~8, ffn 0" and every.has_layers(places[0]) and every.is_rounded
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("task", "values", "changed", "message"),
+    [
+        ("causal_lm", {}, {"ffn_rank": [8], "uniform": True}, r"search\.ffn_rank is for search\.uniform=false"),
+        ("causal_lm", {}, {"attention_rank": [8, 0]}, r"search\.attention_rank must have ranks from 1 to 32, got 0"),
+        ("causal_lm", {}, {"ffn_rank": [33]}, r"must have ranks from 1 to 32, got 33: .* at most the 32 channels"),
+        ("causal_lm", {"intermediate_size": 16}, {"ffn_rank": [24]}, r"ranks from 1 to 23, got 24: .* than the 1536"),
+        ("causal_lm", {"mlp_bias": True}, {"ffn_rank": [8]}, r"this llama cannot do without their feed-forward layers"),
+        ("seq2seq", {}, {"attention_rank": [8]}, r"search\.attention_rank must be left out: blocks of this t5 cannot"),
+        ("causal_lm", {"model_type": "qwen3_moe", "num_experts": 4, "mlp_only_layers": [0]}, {"ffn_rank": [8]},
+         r"search\.ffn_rank must be left out: blocks of this qwen3_moe cannot"),
+    ],
+)  # fmt: skip
+def test_ranks_that_no_block_can_have_are_refused(task: str, values: Any, changed: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        choices(config(task, **values), **RANKED | changed)

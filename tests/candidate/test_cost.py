@@ -21,6 +21,7 @@ PIPELINE = ["+technique@pipeline.cut=distill", "+cut@pipeline.cut.cut=keep", "+t
 SHAPE = {"num_hidden_layers": 4, "hidden_size": 64, "intermediate_size": 128}
 GIVEN = {"remove": True, "heads": [0.5], "ffn": [0.5], "hidden": [0.5], "bits": [FLOAT, 8, 4], "multiple": 16,
          "uniform": False}  # fmt: skip
+RANKED = GIVEN | {"hidden": [], "attention_rank": [16], "ffn_rank": [16, 32]}
 FREE = Added({})  # no losses
 CANDIDATES = [
     Candidate(heads=2, ffn=128, hidden=64, bits={Place("decoder", i): FLOAT for i in range(4)}),
@@ -37,13 +38,24 @@ CANDIDATES = [
 ]
 
 
+MAPPED = [
+    Candidate(heads=2, ffn=-16, hidden=64, bits={Place("decoder", 0): 8, Place("decoder", 3): FLOAT}).keeping(
+        "heads", {Place("decoder", 0): -16, Place("decoder", 3): 2}
+    ),
+    Candidate(heads=-16, ffn=128, hidden=64, bits={Place("decoder", 1): 4, Place("decoder", 2): 4}).keeping(
+        "ffn", {Place("decoder", 1): -32, Place("decoder", 2): 128}
+    ),
+]
+
+
 @pytest.fixture
 def scorer(tiny: Callable[..., Any], corpus: Callable[..., Any]) -> Scorer:
     text, cfg = corpus("causal_lm"), compose(PIPELINE)
     family = tiny("causal_lm", **SHAPE)
     return Scorer(
-        family, text, text.splits["train"][:2], cut=cfg.pipeline.cut.cut, quantize=cfg.pipeline.quantize, seed=0
-    )
+        family, text, text.splits["train"][:2], cut=cfg.pipeline.cut.cut, quantize=cfg.pipeline.quantize, seed=0,
+        ranks={"heads": 16, "ffn": 32},
+    )  # fmt: skip
 
 
 def written(scorer: Scorer, candidate: Candidate, folder: Path) -> float:
@@ -51,8 +63,9 @@ def written(scorer: Scorer, candidate: Candidate, folder: Path) -> float:
     return cost.artifact_mb(folder)
 
 
-def test_bytes_are_those_of_the_artifact(scorer: Scorer, tmp_path: Path) -> None:
-    options = choices(scorer.family.model.config, **GIVEN)
+@pytest.mark.parametrize(("given", "candidates"), [(GIVEN, CANDIDATES), (RANKED, MAPPED)], ids=["units", "maps"])
+def test_bytes_are_those_of_the_artifact(scorer: Scorer, tmp_path: Path, given: Any, candidates: Any) -> None:
+    options = choices(scorer.family.model.config, **given)
     probe = cost.probes(options)[-1]
     table = cost.disk(
         scorer.family,
@@ -63,18 +76,20 @@ def test_bytes_are_those_of_the_artifact(scorer: Scorer, tmp_path: Path) -> None
         probe_mb=written(scorer, probe, tmp_path / "probe"),
     )
     program = Program(options, FREE)
-    for number, candidate in enumerate(CANDIDATES):
+    for number, candidate in enumerate(candidates):
         real = written(scorer, candidate, tmp_path / str(number))
         assert program.cost(candidate, table) == pytest.approx(real, abs=0.003), (
             candidate
         )  # of the config, in kilobytes
 
 
-def test_parameters_are_counted_exactly(scorer: Scorer) -> None:
-    options = choices(scorer.family.model.config, **GIVEN)
+@pytest.mark.parametrize(("given", "candidates"), [(GIVEN, CANDIDATES), (RANKED, MAPPED)], ids=["units", "maps"])
+def test_parameters_are_counted_exactly(scorer: Scorer, given: Any, candidates: Any) -> None:
+    options = choices(scorer.family.model.config, **given)
     table, program = cost.parameters(scorer.family, options), Program(options, FREE)
-    for candidate in CANDIDATES:
-        small = remove(scorer.family, candidate.layers(options.stacks), scorer.retained(candidate))
+    for candidate in candidates:
+        layers, maps = candidate.layers(options.stacks), scorer.maps(candidate)
+        small = remove(scorer.family, layers, scorer.retained(candidate), maps=maps)
         count = sum(parameter.numel() for parameter in small.model.parameters())
         assert program.cost(candidate, table) == pytest.approx(count, abs=0.5)
 
@@ -104,3 +119,16 @@ def test_a_decoder_of_a_probe_is_no_deeper_than_its_encoder(tiny: Callable[..., 
     for probe in cost.probes(options):
         layers = probe.layers(options.stacks)
         assert 0 < len(layers["decoder"]) <= len(layers["encoder"])
+
+
+def test_one_model_is_measured_for_each_rank(scorer: Scorer) -> None:
+    options = choices(scorer.family.model.config, **RANKED | {"bits": [FLOAT]})
+    probes = cost.probes(options)
+    assert [str(probe) for probe in probes if "~" in str(probe)] == [
+        "decoder ffff, heads 0~16, ffn 128, hidden 64",
+        "decoder ffff, heads 2, ffn 0~16, hidden 64",
+        "decoder ffff, heads 2, ffn 0~32, hidden 64",
+    ]
+    table = cost.latency(options, {probe: 2.0 + len(str(probe)) for probe in probes})
+    for probe in probes:
+        assert Program(options, FREE).cost(probe, table) == pytest.approx(2.0 + len(str(probe)), rel=0.2)

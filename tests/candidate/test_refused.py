@@ -59,6 +59,15 @@ def test_whole_scores_of_another_rounding_are_refused(line: list[str]) -> None:
             r"0, for none, is of heads and ffn with search\.uniform=false",
         ),
         (["budget.disk_mb=4", "search.threads=0"], r"search\.threads must be >= 1"),
+        (
+            ["budget.disk_mb=4", "search.ffn_rank=[8]", "search.uniform=false"],
+            r"multiples of pipeline\.quantize\.group_",
+        ),
+        (
+            ["budget.disk_mb=4", "search.ffn_rank=[16]", "pipeline.cut.cut.calibration_batches=0"],
+            r"search\.ffn_rank needs a stage with a cut whose calibration_batches is >= 1",
+        ),
+        (["budget.disk_mb=4", "search.ffn_rank=[16]"], r"search\.ffn_rank is for search\.uniform=false"),
         (["budget.disk_mb=[4,5,4]"], r"budget\.disk_mb has 4 twice"),
         (["+budget.vram_mb=4"], r"unknown key 'budget\.vram_mb'.* valid: disk_mb, latency_ms, parameters"),
         (["budget.disk_mb=4", "+search.step=3"], r"unknown key 'search\.step'; did you mean 'search\.steps'\?"),

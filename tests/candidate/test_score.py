@@ -89,6 +89,42 @@ def test_unlike_heads_and_neurons_are_what_the_pipeline_cuts(scorer: Scorer) -> 
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.state_dict().items())
 
 
+@pytest.fixture
+def mapped(scorer: Scorer) -> Scorer:
+    scorer._ranks = {"heads": 8, "ffn": 16}
+    return scorer
+
+
+@pytest.mark.parametrize(("kind", "rank"), [("heads", 8), ("ffn", 4)])
+def test_a_map_alone_costs_what_the_model_with_it_does(mapped: Scorer, kind: str, rank: int) -> None:
+    before = state(mapped)
+    alone = mapped.alone(Change(Place("decoder", 1), kind, -rank))
+    places = [Place("decoder", index) for index in range(3)]
+    alike = Candidate(heads=2, ffn=64, hidden=32, bits=dict.fromkeys(places, FLOAT))
+    whole = {place: alike.widths[kind] for place in places} | {places[1]: -rank}
+    assert alone == pytest.approx(mapped.whole(alike.keeping(kind, whole)), rel=1e-3)
+    none = mapped.alone(Change(Place("decoder", 1), kind, 0))
+    assert 0 < alone < none
+    assert all(torch.equal(tensor, before[name]) for name, tensor in mapped.family.model.state_dict().items())
+
+
+@pytest.mark.parametrize("hidden", [32, 16])
+def test_maps_are_what_the_pipeline_cuts(mapped: Scorer, hidden: int) -> None:
+    places = [Place("decoder", 0), Place("decoder", 2)]
+    alike = Candidate(heads=2, ffn=64, hidden=hidden, bits=dict.fromkeys(places, FLOAT))
+    unlike = alike.keeping("heads", dict(zip(places, (1, -4), strict=True)))
+    mine = mapped.realized(unlike.keeping("ffn", dict.fromkeys(places, -16))).model
+    settings = ["decoder_layers=[0,2]", "heads={decoder:[1,0]}", "attention_rank={decoder:[0,4]}"]
+    settings += ["ffn={decoder:[0,0]}", "ffn_rank={decoder:[16,16]}", f"hidden={hidden}"]
+    stage = build(compose([*PIPELINE, *(f"pipeline.cut.cut.{word}" for word in settings)]).pipeline.cut, steps=0)
+    stage.prepare(mapped.family, mapped.corpus, None)
+    theirs = stage.family.model.state_dict()
+    assert mine.config.slimexp_widths == stage.family.model.config.slimexp_widths
+    assert mine.state_dict().keys() == theirs.keys()
+    for name, tensor in mine.state_dict().items():
+        torch.testing.assert_close(tensor, theirs[name], atol=1e-6, rtol=1e-5, msg=name)
+
+
 def test_heads_that_a_stack_shares_cost_each_block_its_share(
     tiny: Callable[..., Any], corpus: Callable[..., Any]
 ) -> None:

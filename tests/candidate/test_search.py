@@ -114,6 +114,17 @@ def test_blocks_may_do_without_attention_and_neurons(line: list[str], trained: l
     assert figures["params_live"] == pytest.approx(found.costs[candidate]["parameters"][1], abs=0.5)
 
 
+def test_a_map_is_chosen_where_it_loses_least(line: list[str], trained: list[Sequence[str]]) -> None:
+    """At a budget that not all blocks can keep their attention at, a map is nearer to it than nothing."""
+    words = ["search.uniform=false", "search.heads=[0]", "search.ffn=[]", "search.hidden=[]", "search.bits=[16]"]
+    words += ["search.remove=false", "search.trials=1", "budget.parameters=33500"]
+    [without] = prepared(line, *words, "search.promoted=0").run()
+    [found] = prepared(line, *words, "search.attention_rank=[16]", "search.ffn_rank=[16]", "name=maps").run()
+    [(candidate, figures)] = found.promoted.items()
+    assert "~16" in str(candidate) and found.losses[candidate] < min(without.losses.values())
+    assert figures["params_live"] == pytest.approx(found.costs[candidate]["parameters"][1], abs=0.5)
+
+
 def test_heads_and_neurons_are_chosen_block_by_block(line: list[str], trained: list[Sequence[str]]) -> None:
     words = ["search.uniform=false", "search.heads=[0.5]", "search.ffn=[0.5]", "search.hidden=[]", "search.bits=[16]"]
     search = prepared(line, "budget.parameters=32000", "search.promoted=0", "search.remove=false", *words)

@@ -1,6 +1,7 @@
 """Overrides of candidates, and the trainings that they are."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,22 @@ def test_unlike_widths_are_given_for_the_blocks_that_stay(
     check(cfg)
     assert (cfg.pipeline.cut.cut.decoder_layers, cfg.pipeline.cut.cut.ffn) == ([0, 1, 3], {"decoder": [16, 64, 32]})
     assert cfg.pipeline.cut.cut.heads == heads
+    build(cfg.pipeline.cut).validate(family.model.config, before=[])
+
+
+def test_maps_are_given_as_ranks_beside_zeros(family: Any) -> None:
+    given = GIVEN | {"hidden": [], "uniform": False}
+    options = choices(family.model.config, **given, attention_rank=[16], ffn_rank=[16])
+    stages = Stages.of(compose([EXPERIMENT]).pipeline)
+    heads = dict(zip(MIXED.bits, (2, -16, 1), strict=True))
+    candidate = replace(MIXED, hidden=None).keeping("heads", heads).keeping("ffn", dict.fromkeys(MIXED.bits, -16))
+    words = overrides(candidate, options, stages, family)
+    assert "pipeline.cut.cut.attention_rank={decoder:[0,16,0]}" in words
+    cfg = compose([EXPERIMENT, *words])
+    check(cfg)
+    kept = cfg.pipeline.cut.cut
+    assert (kept.heads, kept.ffn) == ({"decoder": [2, 0, 1]}, {"decoder": [0, 0, 0]})
+    assert (kept.attention_rank, kept.ffn_rank) == ({"decoder": [0, 16, 0]}, {"decoder": [16, 16, 16]})
     build(cfg.pipeline.cut).validate(family.model.config, before=[])
 
 

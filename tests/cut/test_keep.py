@@ -45,10 +45,8 @@ WITH_HEADS = ["llama", "llama untied", "qwen2", "qwen3"]
 
 
 def cut(**kept: Any) -> Keep:
-    return Keep(
-        **{"encoder_layers": None, "decoder_layers": None, "ffn": None, "heads": None, "hidden": None, "experts": None}
-        | {"calibration_batches": 0} | kept
-    )  # fmt: skip
+    none = dict.fromkeys(name for name in Keep.__dataclass_fields__ if name != "calibration_batches")
+    return Keep(**none | {"calibration_batches": 0} | kept)
 
 
 def model(tiny: Tiny, name: str) -> Family:

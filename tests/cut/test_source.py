@@ -15,7 +15,7 @@ Tiny = Callable[..., Any]
 
 
 def cut(**retained: Any) -> Keep:
-    widths = dict.fromkeys(("encoder_layers", "decoder_layers", "ffn", "heads", "hidden", "experts"))
+    widths = dict.fromkeys(name for name in Keep.__dataclass_fields__ if name != "calibration_batches")
     return Keep(**widths | {"calibration_batches": 0} | retained)
 
 

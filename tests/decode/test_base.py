@@ -66,7 +66,14 @@ def test_rows_are_those_of_generate(model: PreTrainedModel, temperature: float) 
             assert (right[:, 9:] == 66).sum(1).unique().numel() > 1, "rows should end at unlike steps"
 
 
-@pytest.mark.parametrize("unlike", [{"heads": {"decoder": [0, 2]}}, {"ffn": {"decoder": [0, 160]}}])
+@pytest.mark.parametrize(
+    "unlike",
+    [
+        {"heads": {"decoder": [0, 2]}},
+        {"ffn": {"decoder": [0, 160]}},
+        {"heads": {"decoder": [0, 2]}, "attention_rank": {"decoder": [8, 0]}},
+    ],
+)
 def test_blocks_without_attention_or_neurons_are_decoded(model_of: Make, unlike: dict[str, Any]) -> None:
     model = model_of("llama", **{KEY: unlike})
     right = expected(model, prompts(3), 20, 0.0)

@@ -33,6 +33,8 @@ def test_what_does_not_fit_is_refused(model_of: Make, monkeypatch: pytest.Monkey
     assert "8 positions" in (refusal(sliding, 16) or "") and refusal(sliding, 8) is None
     assert "a head has 24 channels" in (refusal(model_of("qwen3", head_dim=24), 16) or "")
     assert "know silu, not gelu" in (refusal(model_of("llama", hidden_act="gelu"), 16) or "")
+    mapped = {KEY: {"ffn": {"decoder": [160, 0]}, "ffn_rank": {"decoder": [0, 8]}}}
+    assert "a linear map is in the place of" in (refusal(model_of("llama", **mapped), 16) or "")
     model = model_of("llama")
     assert refusal(model, 16) is None
     model.set_submodule("model.layers.1.mlp.up_proj", nn.Identity())

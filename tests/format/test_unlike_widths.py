@@ -68,6 +68,30 @@ def test_ctranslate2_refuses_blocks_without_layers(tiny_unlike: Make, tmp_path: 
     assert build(_chosen("onnx", {})).why_not(model) is None
 
 
+MAPS = {"heads": NO_ATTENTION, "attention_rank": {"decoder": [8, 0]},
+        "ffn": NO_NEURONS, "ffn_rank": {"decoder": [0, 16]}}  # fmt: skip
+
+
+def mapped(tiny: Make, folder: Path) -> Artifact:
+    artifact.save(tiny("causal_lm", slimexp_widths=MAPS), folder, dtype=torch.float32, stages=[])
+    return Artifact(folder)
+
+
+def test_engines_that_build_blocks_themselves_refuse_maps(tiny: Make, tmp_path: Path) -> None:
+    model = mapped(tiny, tmp_path / "artifact")
+    reasons = {name: build(_chosen(name, {})).why_not(model) for name in options("format")}
+    refused = {name for name, why in reasons.items() if why and "its blocks have unlike widths" in why}
+    assert refused == SIZED_BY_CONFIG | {"ctranslate2"} and reasons["onnx"] is reasons["openvino"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_a_graph_has_maps_in_the_place_of_layers(tiny: Make, tmp_path: Path, name: str) -> None:
+    pytest.importorskip({"onnx": "onnxruntime"}.get(name, name))
+    model = mapped(tiny, tmp_path / "artifact")
+    export(model, build(_chosen(name, {})), name, tmp_path / "export", timed=False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("heads", [None, GROUPS, NO_ATTENTION])
 @pytest.mark.parametrize("name", ["onnx", "openvino"])

@@ -21,8 +21,9 @@ from slimexp.weight.mask import Mask
 
 Make = Callable[..., Any]
 CUT = Keep(
-    encoder_layers=None, decoder_layers=None, ffn=16, heads=None, hidden=None, experts=None, calibration_batches=0
-)
+    encoder_layers=None, decoder_layers=None, ffn=16, heads=None, attention_rank=None, ffn_rank=None, hidden=None,
+    experts=None, calibration_batches=0,
+)  # fmt: skip
 PRUNED = {"name": "half", "technique": "Prune", "coverage": {}}
 TRAINED = {"name": "more", "technique": "Finetune", "coverage": {}}
 

@@ -128,6 +128,8 @@ def test_a_cut_teacher_is_laid_out_too(positive_first: Path) -> None:
         decoder_layers=None,
         ffn=None,
         heads=None,
+        attention_rank=None,
+        ffn_rank=None,
         hidden=None,
         experts=None,
         calibration_batches=1,

@@ -29,6 +29,7 @@ NEURONS = {"seq2seq": {"encoder": [48, 16], "decoder": [8, 32]}, "causal_lm": LL
            "classification": {"encoder": [48, 8]}}  # fmt: skip
 GROUPS = {"decoder": [1, 2]}  # a key/value head each, with two query heads
 NO_ATTENTION, NO_NEURONS = {"decoder": [0, 2]}, {"decoder": [48, 0]}
+MAPS = {HEADS: NO_ATTENTION, "attention_rank": {"decoder": [8, 0]}, FFN: NO_NEURONS, "ffn_rank": {"decoder": [0, 16]}}
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,31 @@ def test_a_block_without_attention_or_neurons_adds_nothing(tiny: Tiny, tiny_unli
     assert widths_of(small.model.config) == {FFN: NO_NEURONS, HEADS: NO_ATTENTION}
     none = tiny_unlike("causal_lm", {"decoder": [0, 0]}, decoder=[0, 0]).model
     assert none.generate(torch.arange(3, 9)[None], max_new_tokens=2, min_new_tokens=2).shape == (1, 8)
+
+
+@pytest.mark.parametrize("bits", [None, 8])
+def test_maps_in_the_place_of_layers_are_as_other_layers(tiny: Tiny, bits: int | None, tmp_path: Path) -> None:
+    """Built from a config, saved, loaded, packed, resumed, copied, and generating with a cache as without."""
+    family = tiny("causal_lm", **{KEY: MAPS})
+    blocks = family.blocks()["decoder"]
+    names = {name for name in family.compressible() if "rank" in name}
+    assert names == {f"model.layers.{n}.{part}_rank" for n in ("0.self_attn", "1.mlp") for part in ("to", "from")}
+    assert [blocks[0].self_attn.to_rank.out_features, blocks[1].mlp.from_rank.in_features] == [8, 16]
+    for layer in family.compressible().values() if bits else ():
+        attach(layer, "weight", MinMax(bits=bits or 0, group_size=8))
+    artifact.save(family, tmp_path / "artifact", dtype=torch.float32, stages=[])
+    again = artifact.load(tmp_path / "artifact")
+    assert widths_of(again.model.config) == MAPS
+    for one in (again, artifact.deployed(tmp_path / "artifact")):
+        torch.testing.assert_close(logits(one), logits(family))
+    served, near = artifact.served(tmp_path / "artifact"), 0.05 if bits else 1e-4
+    torch.testing.assert_close(logits(served), logits(family), atol=near, rtol=near)
+    model = copy.deepcopy(tiny("causal_lm", **{KEY: MAPS}).model)
+    tokens = (
+        model.generate(torch.arange(3, 9)[None], max_new_tokens=4, min_new_tokens=4, do_sample=False, use_cache=cache)
+        for cache in (True, False)
+    )
+    assert torch.equal(*tokens)
 
 
 @pytest.mark.parametrize(
@@ -178,8 +204,8 @@ def test_types_whose_blocks_must_have_as_many_heads(tiny: Tiny, task: str, value
 @pytest.mark.parametrize(
     ("entry", "rule"),
     [
-        ([1], "must have the axes heads, ffn alone"),
-        ({"hidden": {"decoder": [2, 2]}}, "must have the axes heads, ffn alone"),
+        ([1], "must have the axes heads, ffn, attention_rank, ffn_rank alone"),
+        ({"hidden": {"decoder": [2, 2]}}, "must have the axes heads, ffn, attention_rank, ffn_rank alone"),
         ({"heads": {"decoder": [1, 3]}}, "from 0 to 2 a block"),
         ({"heads": GROUPS}, "do not belong together"),
         ({"ffn": {"encoder": [8, 8]}}, "must have, for each of decoder"),
@@ -188,6 +214,12 @@ def test_types_whose_blocks_must_have_as_many_heads(tiny: Tiny, task: str, value
         ({"ffn": {"decoder": [8, 49]}}, "from 0 to 48 a block"),
         ({"ffn": {"decoder": [8, "8"]}}, "from 0 to 48 a block"),
         ({"ffn": {"decoder": [8, 8]}}, "do not belong together"),
+        ({"ffn_rank": {"decoder": [0, 4]}}, "slimexp_widths.ffn_rank must be 0 but where slimexp_widths.ffn is"),
+        ({"ffn": {"decoder": [0, 48]}, "ffn_rank": {"decoder": [4, 4]}}, "must be 0 but where slimexp_widths.ffn is"),
+        ({"ffn": {"decoder": [0, 48]}, "ffn_rank": {"decoder": [33, 0]}}, "whole number from 0 to 32 a block"),
+        ({"ffn": {"decoder": [0, 48]}, "ffn_rank": {"decoder": [4]}}, "must have, for each of decoder"),
+        ({"ffn": {"decoder": [0, 48]}, "ffn_rank": [4, 0]}, "must have, for each of decoder"),
+        ({"ffn": {"decoder": [0, 48]}, "ffn_rank": {"decoder": [True, 0]}}, "whole number from 0 to 32 a block"),
     ],
 )
 def test_an_entry_that_does_not_fit_is_one_line(tiny_unlike: Tiny, entry: Any, rule: str, tmp_path: Path) -> None:

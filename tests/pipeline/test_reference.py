@@ -14,8 +14,9 @@ from slimexp.pipeline.reference import check_losses, check_teachers, dense, foun
 
 Make = Callable[..., Any]
 CUT = Keep(
-    encoder_layers=None, decoder_layers=None, ffn=16, heads=None, hidden=None, experts=None, calibration_batches=0
-)
+    encoder_layers=None, decoder_layers=None, ffn=16, heads=None, attention_rank=None, ffn_rank=None, hidden=None,
+    experts=None, calibration_batches=0,
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -1,0 +1,48 @@
+"""Numbers of units that a block may keep, and ranks of maps that may be in the place of its layers."""
+
+from collections.abc import Mapping, Sequence
+
+from transformers import PreTrainedConfig
+
+from slimexp.architecture.base import EXPERTS
+from slimexp.cut.experts import rule
+from slimexp.cut.low_rank import check_rank
+from slimexp.cut.shape import lattice, possible, whole
+from slimexp.model.widths import RANKS, can_drop
+
+
+def numbers(
+    config: PreTrainedConfig, name: str, shares: Sequence[float], ranks: Sequence[int], multiple: int
+) -> list[int]:
+    """Numbers of units nearest to some shares, beside all, and ranks below 0; descending."""
+    dense = whole(config)
+    options = lattice(config, [name], multiple=multiple)[name]
+    allowed = [units for units in options if possible(config, {**dense, name: units})]
+    if name == EXPERTS and (few := [share for share in shares if round(share * dense[name]) < allowed[-1]]):
+        raise ValueError(
+            f"search.experts={few[0]} would keep {round(few[0] * dense[name])} of {dense[name]} experts, and their "
+            f"number must be {rule(config)}: raise it"
+        )
+    if 0 in shares and not can_drop(config, name):
+        raise ValueError(f"search.{name} must not have 0: blocks of this {config.model_type} keep some; leave 0 out")
+    nearest = {min(allowed, key=lambda units: abs(units - share * dense[name])) for share in shares if share}
+    none = {0} if 0 in shares else set()
+    return sorted({dense[name]} | nearest | none | {-rank for rank in ranks}, reverse=True)
+
+
+def check_ranks(config: PreTrainedConfig, ranks: Mapping[str, Sequence[int]], *, uniform: bool) -> None:
+    """Refuse ranks of maps that no block of a model can have.
+
+    Args:
+        config: Config of the model.
+        ranks: ``heads`` or ``ffn`` -> ranks of maps in the place of attention, or of feed-forward layers.
+        uniform: Whether all blocks must keep as many heads and neurons.
+
+    Raises:
+        ValueError: States the rule and the value.
+    """
+    for name, given in ranks.items():
+        if given and uniform:
+            raise ValueError(f"search.{RANKS[name]} is for search.uniform=false: set it, or leave the ranks out")
+        for rank in given:
+            check_rank(config, name, rank, f"search.{RANKS[name]}")
