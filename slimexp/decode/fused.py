@@ -1,6 +1,7 @@
 """One decode step of Llama-like models in five Triton kernels per block (``triton_attention``, ``triton_gemv``).
 
-Attention takes three of them, feed-forward layers two; a block may do without either (see ``model.widths``).
+Attention takes three of them, feed-forward layers two; a block may do without either, or have a linear map of low rank
+in its place, of two kernels (see ``model.widths``).
 """
 
 from collections.abc import Iterator
@@ -40,8 +41,6 @@ def refusal(model: PreTrainedModel, length: int) -> str | None:
         return f"a head has {width} channels, which is no power of two from {BLOCK} on"
     if next(_parts(model), None) is None:
         return "no block has attention or feed-forward layers"
-    if any(hasattr(part, "to_rank") for part, _ in _parts(model)):
-        return "a linear map is in the place of attention or feed-forward layers"
     supported = nn.Linear | PackedLinear | ScaledMM
     if unsupported := [name for name, layer in _layers(model).items() if not isinstance(layer, supported)]:
         return f"{unsupported[0]} is neither a linear layer nor one of packed words or float8"
@@ -49,7 +48,9 @@ def refusal(model: PreTrainedModel, length: int) -> str | None:
 
 
 def _layers(model: PreTrainedModel) -> dict[str, nn.Module]:
-    parts = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
+    parts = (
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "to_rank", "from_rank", "lm_head"
+    )  # fmt: skip
     return {name: module for name, module in model.named_modules() if name.rpartition(".")[2] in parts}
 
 
@@ -59,7 +60,7 @@ def _head_width(model: PreTrainedModel) -> int:
 
 
 def _parts(model: PreTrainedModel) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """Attention and feed-forward layers that are there, in order, each with the norm of what it reads."""
+    """Attention, feed-forward layers and maps that are there, in order, each with the norm of what it reads."""
     for block in model.model.layers:
         for part, norm in ((block.self_attn, block.input_layernorm), (block.mlp, block.post_attention_layernorm)):
             if next(part.children(), None) is not None:
@@ -68,7 +69,7 @@ def _parts(model: PreTrainedModel) -> Iterator[tuple[nn.Module, nn.Module]]:
 
 @dataclass
 class Part:
-    """Attention or feed-forward layers of a block.
+    """Attention or feed-forward layers of a block, or a map in their place.
 
     Attributes:
         into: Weight that reads the residual stream, normed.
@@ -95,6 +96,11 @@ class Attention(Part):
 @dataclass
 class FeedForward(Part):
     """Feed-forward layers, gate and upper projection stacked."""
+
+
+@dataclass
+class Map(Part):
+    """A linear map of low rank."""
 
 
 class Fused:
@@ -140,7 +146,7 @@ class Fused:
         self.first_gain = gains[0]
         self.parts = [self._part(part, gain) for (part, _), gain in zip(there, gains[1:], strict=True)]
         self.attentions = [part for part in self.parts if isinstance(part, Attention)]
-        feed_forwards = [part for part in self.parts if isinstance(part, FeedForward)]
+        others = [part for part in self.parts if not isinstance(part, Attention)]
         self.head = stacked([model.lm_head], self.embedding.dtype)
         self.cosine, self.sine = self._angles()
 
@@ -153,7 +159,7 @@ class Fused:
         self.hidden, self.normed_in = empty(config.hidden_size), vector(config.hidden_size)
         self.qkv = {rows: vector(rows, torch.float32) for rows in {part.into.rows for part in self.attentions}}
         self.attended = {width: vector(width) for width in {part.out.columns for part in self.attentions}}
-        self.neurons = {width: vector(width) for width in {part.out.columns for part in feed_forwards}}
+        self.neurons = {width: vector(width) for width in {part.out.columns for part in others}}
         self.squares = empty(config.hidden_size)
         self.squares_in = self.squares[: programs(self.parts[-1].out, "residual")]  # what ``advance`` stores
         self.scores, self.best = vector(self.head.rows, torch.float32), empty(2, programs(self.head, "head"))
@@ -175,7 +181,9 @@ class Fused:
 
     def _part(self, part: Any, next_gain: Tensor) -> Part:
         dtype = self.embedding.dtype
-        if not hasattr(part, "q_proj"):
+        if hasattr(part, "to_rank"):
+            return Map(stacked([part.to_rank], dtype), stacked([part.from_rank], dtype), next_gain)
+        if hasattr(part, "gate_proj"):
             gated, down = stacked([part.gate_proj, part.up_proj], dtype), stacked([part.down_proj], dtype)
             return FeedForward(gated, down, next_gain)
         qkv = stacked([part.q_proj, part.k_proj, part.v_proj], dtype)
@@ -255,8 +263,8 @@ class Fused:
                 self.attend(part)
                 inner = self.attended[part.out.columns]
             else:
-                inner = self.neurons[part.out.columns]
-                self._gemv(part.into, self.normed_in, inner, "gated", squares=squares, rounds=part.out.packed)
+                inner, kind = self.neurons[part.out.columns], "plain" if isinstance(part, Map) else "gated"
+                self._gemv(part.into, self.normed_in, inner, kind, squares=squares, rounds=part.out.packed)
             squares = self._residual(part, inner, following.packed)
         self._gemv(
             self.head, self.normed_in, self.scores, "head", squares=squares, best=self.best,

@@ -193,7 +193,9 @@ _FOR_PACKED = Tile(BLOCK, 256, 16, 1, 2)  # for a dense weight before a packed o
 def tile_of(matrix: Matrix, epilogue: str, rounds: bool = False) -> Tile:
     """The tile of a product by its epilogue; ``rounds`` where the next weight is packed."""
     tile = _TILES[matrix.kind]["small" if epilogue == "residual" and matrix.columns < 4096 else epilogue]
-    return _FOR_PACKED if rounds and tile.rows < BLOCK else tile  # a scale is of one program's results
+    if rounds and tile.rows < BLOCK:  # a scale is of one program's results
+        return _TILES[matrix.kind]["gated"] if matrix.packed else _FOR_PACKED
+    return tile
 
 
 def programs(matrix: Matrix, epilogue: str, rounds: bool = False) -> int:

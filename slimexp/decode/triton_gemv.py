@@ -231,7 +231,7 @@ def gemv(
     place = program * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     real = place < ROWS
     if EPILOGUE == "plain":
-        tl.store(out + place, y, mask=real)
+        store_output(y, program * BLOCK_ROWS, ROWS, out, out_scale, BLOCK_ROWS)
     elif EPILOGUE == "gated":
         gate, up = tl.split(tl.reshape(y, [BLOCK_ROWS, 2]))
         store_output(gate * tl.sigmoid(gate) * up, program * BLOCK_ROWS, ROWS, out, out_scale, BLOCK_ROWS)

@@ -11,7 +11,7 @@ from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from slimexp.decode import fused
 from slimexp.decode.base import Decoder
-from slimexp.decode.fused import Attention, FeedForward, Fused, refusal
+from slimexp.decode.fused import Attention, FeedForward, Fused, Map, refusal
 from slimexp.decode.packed_linear import PackedLinear
 from slimexp.decode.static_cache import cache_arguments
 from slimexp.model.widths import KEY
@@ -19,6 +19,14 @@ from slimexp.model.widths import KEY
 Make = Callable[..., Any]
 UNLIKE = {KEY: {"ffn": {"decoder": [64, 160]}}}
 PARTLY = {KEY: {"heads": {"decoder": [0, 2]}, "ffn": {"decoder": [160, 0]}}}
+MAPS = {
+    KEY: {
+        "heads": {"decoder": [0, 2]},
+        "attention_rank": {"decoder": [32, 0]},
+        "ffn": {"decoder": [160, 0]},
+        "ffn_rank": {"decoder": [0, 64]},
+    }
+}
 UNLIKE_HEADS = {KEY: {"heads": {"decoder": [1, 2]}}}
 
 
@@ -33,10 +41,9 @@ def test_what_does_not_fit_is_refused(model_of: Make, monkeypatch: pytest.Monkey
     assert "8 positions" in (refusal(sliding, 16) or "") and refusal(sliding, 8) is None
     assert "a head has 24 channels" in (refusal(model_of("qwen3", head_dim=24), 16) or "")
     assert "know silu, not gelu" in (refusal(model_of("llama", hidden_act="gelu"), 16) or "")
-    mapped = {KEY: {"ffn": {"decoder": [160, 0]}, "ffn_rank": {"decoder": [0, 8]}}}
-    assert "a linear map is in the place of" in (refusal(model_of("llama", **mapped), 16) or "")
     model = model_of("llama")
     assert refusal(model, 16) is None
+    assert refusal(model_of("llama", **MAPS), 16) is None
     model.set_submodule("model.layers.1.mlp.up_proj", nn.Identity())
     assert "model.layers.1.mlp.up_proj is neither a linear layer" in (refusal(model, 16) or "")
 
@@ -105,6 +112,13 @@ def test_what_blocks_do_without_is_no_part_of_a_step(model_of: Make, monkeypatch
     torch.testing.assert_close(steps.attentions[0].keys[:, :8], cache.layers[0].keys[0], rtol=1e-4, atol=1e-4)
 
 
+def test_maps_are_parts_in_the_place_of_layers(model_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    steps = Fused(model_of("llama", **MAPS), 32)
+    assert [type(part) for part in steps.parts] == [Map, FeedForward, Attention, Map]
+    assert {width: len(neurons.values) for width, neurons in steps.neurons.items()} == {32: 32, 160: 160, 64: 64}
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("bits, group", [(16, None), (8, None), (8, 32), (4, 32), (4, None)])
 @pytest.mark.parametrize(
@@ -117,6 +131,7 @@ def test_what_blocks_do_without_is_no_part_of_a_step(model_of: Make, monkeypatch
         ("llama", UNLIKE),
         ("qwen3", UNLIKE_HEADS),
         ("llama", PARTLY),
+        ("llama", MAPS),
     ],
 )
 def test_fused_kernels_give_the_logits_of_transformers(
