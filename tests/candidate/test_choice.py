@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from slimexp.candidate.choice import FLOAT, Candidate, Place, choices
+from slimexp.candidate.choice import Candidate, Place, choices
+from slimexp.candidate.precision import FLOAT
 from tests.conftest import TINY
 
 GIVEN = {"remove": True, "heads": [0.5], "ffn": [0.5], "hidden": [0.5], "bits": [FLOAT, 4], "multiple": 8,

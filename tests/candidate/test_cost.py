@@ -9,7 +9,8 @@ import torch
 
 from slimexp import artifact
 from slimexp.candidate import cost
-from slimexp.candidate.choice import FLOAT, Candidate, Place, choices
+from slimexp.candidate.choice import Candidate, Place, choices
+from slimexp.candidate.precision import FLOAT
 from slimexp.candidate.score import Added, Scorer
 from slimexp.candidate.solve import Program
 from slimexp.config.composition import compose

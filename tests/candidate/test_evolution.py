@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place
+from slimexp.candidate.choice import Candidate, Choices, Place
 from slimexp.candidate.evolution import evolve
+from slimexp.candidate.precision import FLOAT
 
 PLACES = [Place("decoder", index) for index in range(6)]
 CHOICES = Choices(

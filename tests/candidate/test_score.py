@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from slimexp.calibration.divergence import Divergence
-from slimexp.candidate.choice import FLOAT, STREAM, Candidate, Change, Place, choices
+from slimexp.candidate.choice import STREAM, Candidate, Change, Place, choices
 from slimexp.candidate.kept_file import KeptFile
+from slimexp.candidate.precision import FLOAT, Precision
 from slimexp.candidate.score import Added, Scorer, own_rows
 from slimexp.config.build import build
 from slimexp.config.composition import compose
@@ -172,8 +173,8 @@ def test_scores_of_single_changes_add_up() -> None:
     single = {Change(place, "removed", 0): 3.0, Change(place, "ffn", 8): 1.0, Change(place, "bits", 4): 0.5}
     added = Added({**single, Change(STREAM, "hidden", 8): 2.0})
     assert added.removed(place) == 3.0
-    assert added.block(place, {"ffn": 8, "hidden": 8}, 4) == 1.5
-    assert added.block(place, {"ffn": 16, "hidden": 16}, FLOAT) == 0.0
+    assert added.block(place, {"ffn": 8, "hidden": 8}, Precision(4)) == 1.5
+    assert added.block(place, {"ffn": 16, "hidden": 16}, Precision(FLOAT)) == 0.0
     assert (added.base({"hidden": 8}), added.base({"hidden": 16}), added.base({})) == (2.0, 0.0, 0.0)
 
 

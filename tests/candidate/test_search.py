@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from slimexp.candidate.choice import FLOAT, Candidate, Place
+from slimexp.candidate.choice import Candidate, Place
 from slimexp.candidate.found import Found, unlike_first
+from slimexp.candidate.precision import FLOAT
 from slimexp.candidate.report import answer, write
 from slimexp.candidate.score import Scorer
 from slimexp.candidate.search import Search

@@ -9,7 +9,8 @@ import pytest
 from scipy.optimize import OptimizeResult
 
 from slimexp.candidate import solve
-from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place
+from slimexp.candidate.choice import Candidate, Choices, Place
+from slimexp.candidate.precision import FLOAT, Precision
 from slimexp.candidate.solve import GAP, Infeasible, Limit, Program, Undecided
 
 DEPTH = 4
@@ -36,8 +37,8 @@ class Linear:
     def base(self, widths: Mapping[str, int]) -> float:
         return 0.5 + widths["ffn"] / 16
 
-    def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
-        return self.of_place[place] * widths["ffn"] * bits / 128
+    def block(self, place: Place, widths: Mapping[str, int], precision: Precision) -> float:
+        return self.of_place[place] * widths["ffn"] * precision.bits / 128
 
     def removed(self, place: Place) -> float:
         return 0.0
@@ -85,8 +86,8 @@ class Loss:
     def base(self, widths: Mapping[str, int]) -> float:
         return NARROW * (widths["ffn"] == 4)
 
-    def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
-        return self.table[place, widths["ffn"], bits]
+    def block(self, place: Place, widths: Mapping[str, int], precision: Precision) -> float:
+        return self.table[place, widths["ffn"], precision.bits]
 
     def removed(self, place: Place) -> float:
         return self.table[place, "removed"]
@@ -133,7 +134,7 @@ class Units:
     def base(self, widths: Mapping[str, int]) -> float:
         return 0.0
 
-    def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
+    def block(self, place: Place, widths: Mapping[str, int], precision: Precision) -> float:
         return float(self.of[place] @ [widths["heads"] / 2, widths["ffn"] / 8])
 
     def removed(self, place: Place) -> float:
@@ -204,8 +205,8 @@ def test_a_budget_out_of_reach_names_the_nearest_and_what_binds() -> None:
 class Opposed(Linear):
     """A price that falls where the other rises: small models are dear."""
 
-    def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
-        return 1.0 - super().block(place, widths, bits) / 3
+    def block(self, place: Place, widths: Mapping[str, int], precision: Precision) -> float:
+        return 1.0 - super().block(place, widths, precision) / 3
 
 
 @pytest.mark.fast

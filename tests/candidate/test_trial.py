@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from slimexp.candidate import trial
-from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place, choices
+from slimexp.candidate.choice import Candidate, Choices, Place, choices
+from slimexp.candidate.precision import FLOAT
 from slimexp.candidate.score import Scorer
 from slimexp.candidate.trial import Stages, overrides
 from slimexp.config.build import build
