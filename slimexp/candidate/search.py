@@ -63,7 +63,7 @@ class Search:
         graded = [corpus.splits["validation"][index] for index in self.graded]
         self.rows = own_rows(corpus, graded, self.settings.rows, cfg.seed)
         config = parts.source.validate(corpus.task, corpus.labels)
-        own, *more = sizes = group_sizes(cfg, self.stages)
+        own, more = group_sizes(cfg, self.stages)
         if more and (outline := parts.source.outline(task=corpus.task, labels=corpus.labels)) is not None:
             check_rows(outline, more)
         self.choices: Choices = choices(
@@ -79,7 +79,7 @@ class Search:
             uniform=self.settings.uniform,
             attention_rank=self.settings.attention_rank,
             ffn_rank=self.settings.ffn_rank,
-            group_sizes=sizes,
+            group_sizes=[own, *more],
         )
         scored = basis.of_scores(parts.source, self.rows, self.cut, self.quantize, cfg.seed)
         rounded = basis.of_rounding(self.quantize)

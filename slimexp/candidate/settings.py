@@ -96,8 +96,8 @@ def check_settings(cfg: DictConfig, stages: Stages) -> None:
             )
 
 
-def group_sizes(cfg: DictConfig, stages: Stages) -> list[int | None]:
-    """Group sizes of blocks that are rounded, that of the stage that rounds first.
+def group_sizes(cfg: DictConfig, stages: Stages) -> tuple[int | None, list[int]]:
+    """Group size of the stage that rounds, and further ones that blocks may have.
 
     Raises:
         ValueError: ``search.group_size`` has one that is no further choice.
@@ -114,7 +114,7 @@ def group_sizes(cfg: DictConfig, stages: Stages) -> list[int | None]:
     if again := [size for place, size in enumerate(more) if size in [own, *more[:place]]]:
         whose = f"that of pipeline.{stages.quantize}, which is a choice anyway" if again[0] == own else "there twice"
         raise ValueError(f"search.group_size has {again[0]}, {whose}: leave it out")
-    return [own, *more]
+    return own, more
 
 
 def check_rows(outline: Family, more: Sequence[int]) -> None:
