@@ -160,6 +160,37 @@ def test_the_best_of_all_numbers_of_heads_block_by_block(unlike: list[str]) -> N
     assert loss == pytest.approx(min(solver.cost(candidate, solver.loss) for candidate in fitting), rel=2 * GAP)
 
 
+class Scales(Linear):
+    """A price of which scales are a part: the more groups, the dearer, and the better."""
+
+    def block(self, place: Place, widths: Mapping[str, int], precision: Precision) -> float:
+        return super().block(place, widths, Precision(precision.bits)) * (1 + 2 / (precision.group_size or 8))
+
+
+@pytest.mark.fast
+def test_larger_groups_are_chosen_where_bytes_bind() -> None:
+    options = replace(CHOICES, removable=frozenset(), widths={"ffn": [8]}, combinations=[{"ffn": 8}], bits=[8, 4],
+                      group_sizes=[8, 32])  # fmt: skip
+
+    class Coarse(Loss):
+        def block(self, place: Place, widths: Mapping[str, int], precision: Precision) -> float:
+            return super().block(place, widths, precision) + 0.001 * (precision.group_size == 32)
+
+    solver, price = Program(options, Coarse(losses(0))), Scales(0)
+    every = [Candidate.of({"ffn": 8}, {}).rounded(dict(zip(PLACES, how, strict=True)))
+             for how in product(options.precisions, repeat=DEPTH)]  # fmt: skip
+    for most in (4.0, 2.4, 2.0):
+        fitting = [candidate for candidate in every if solver.cost(candidate, price) <= most]
+        [(best, loss)] = solver.solve([Limit("disk_mb", most, price)], most=1, apart=1)
+        assert best in fitting
+        assert loss == pytest.approx(min(solver.cost(candidate, solver.loss) for candidate in fitting), rel=2 * GAP)
+        assert bool(best.group_sizes) == (most < 4)
+    shared = Program(replace(options, one_width=True), Coarse(losses(0)))
+    least = min(solver.cost(candidate, price) for candidate in every)
+    [(best, _)] = shared.solve([Limit("disk_mb", least + 0.01, price)], most=1, apart=1)
+    assert str(best) == "decoder 4444, ffn 8, group_size 32"
+
+
 @pytest.mark.fast
 def test_solutions_differ_by_more_than_bits_and_get_no_better() -> None:
     table, solver = losses(0), program(losses(0))
