@@ -26,6 +26,8 @@ from slimexp.technique.bit_allocation import stored_bits
 
 MB = 1e6
 _PER_TENSOR = 90  # bytes of an entry in a safetensors header beside the name: type, shape, offsets
+_LISTED = 12  # bytes of a layer's name in a config.json beside it
+_SCHEME = 450  # of a group of layers there, of which a candidate seldom has more than three
 _NAMES = ("", "_packed", "_scale", "_shape")  # of a packed weight's tensors, beside that of the weight
 
 
@@ -141,7 +143,17 @@ def disk(
     key = _key(probe.widths)
     blocks_mb = sum(table[place, key, precision] for place, precision in probe.precisions.items())
     files_mb = probe_mb - blocks_mb - outside[key]  # config, tokenizer, header
+    schemes = 1 if choices.one_width else sum(precision.bits != FLOAT for precision in choices.precisions)
+    if schemes > 1:
+        files_mb += (min(schemes, 3) - 1) * _SCHEME / MB
+        listed = {place: _listed_bytes(family, place) / MB for place in choices.places}
+        table = {at: mb + (listed[at[0]] if at[2].bits != FLOAT else 0.0) for at, mb in table.items()}
     return Table({widths: cost + files_mb for widths, cost in outside.items()}, table)
+
+
+def _listed_bytes(family: Family, place: Place) -> int:
+    """Bytes of the names of a block's layers in a config.json, which names them where their schemes are unlike."""
+    return sum(len(name) + _LISTED for name in layers_of(family, place, experts=False))
 
 
 def _block_bytes(
