@@ -25,9 +25,9 @@ from slimexp.model.widths import set_widths
 from slimexp.technique.bit_allocation import stored_bits
 
 MB = 1e6
-_PER_TENSOR = 90  # bytes of an entry in a safetensors header beside the name: type, shape, offsets
-_LISTED = 12  # bytes of a layer's name in a config.json beside it
-_SCHEME = 450  # of a group of layers there, of which a candidate seldom has more than three
+_PER_TENSOR = 75  # bytes of an entry in a safetensors header beside the name: type, shape, offsets
+_LISTED = 14  # bytes of a layer's name in a config.json beside it
+_SCHEME = 600  # of a group of layers there, of which a candidate seldom has more than three
 _NAMES = ("", "_packed", "_scale", "_shape")  # of a packed weight's tensors, beside that of the weight
 
 
