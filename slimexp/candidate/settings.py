@@ -84,10 +84,13 @@ def check_settings(cfg: DictConfig, stages: Stages) -> None:
                 f"{node.group_size}: a search gives blocks unlike bits, and they have one group size"
             )
         rounds = any(bits != FLOAT for bits in cfg.search.bits)
-        if odd := [(name, rank) for name, rank in ranks if rounds and node.group_size and rank % node.group_size]:
+        sizes = {f"pipeline.{stages.quantize}.group_size={size}": size for size in [node.group_size] if size}
+        sizes |= {f"the {size} of search.group_size": size for size in cfg.search.group_size if size > 0}
+        odd = [(name, rank, of) for name, rank in ranks for of, size in sizes.items() if rounds and rank % size]
+        if odd:
+            name, rank, of = odd[0]
             raise ValueError(
-                f"search.{odd[0][0]} must have multiples of pipeline.{stages.quantize}.group_size={node.group_size}, "
-                f"the length of groups in the rows of a map, got {odd[0][1]}"
+                f"search.{name} must have multiples of {of}, the length of groups in the rows of a map, got {rank}"
             )
         if node.embeddings or node.exclude or list(node.include) != ["*"]:
             raise ValueError(

@@ -80,6 +80,10 @@ def test_whole_scores_of_another_rounding_are_refused(line: list[str]) -> None:
         (["budget.disk_mb=4", "pipeline.quantize.group_size=auto"], r"group_size must be a number, or null"),
         (["budget.disk_mb=4", "pipeline.quantize.exclude=[a]"], "leave out its include, exclude and embeddings"),
         (["budget.disk_mb=4", "measure=[task]"], "a search needs measure size"),
+        (
+            ["budget.disk_mb=4", "search.uniform=false", "search.ffn_rank=[16]", "search.group_size=[32]"],
+            r"search\.ffn_rank must have multiples of the 32 of search\.group_size, .* got 16",
+        ),
         (["budget.disk_mb=4", "search.group_size=[0]"], r"search\.group_size must be numbers >= 1, got 0"),
         (
             ["budget.disk_mb=4", "search.group_size=[16]"],
