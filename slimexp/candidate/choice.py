@@ -278,7 +278,6 @@ def choices(
     dense, free = whole(config), axes_of(config)
     able = [name for name in asked if name in free and name in dense]
     widths = {name: numbers(config, name, asked[name], ranks.get(name, ()), multiple) for name in able}
-    unlike = () if uniform else unlike_axes(config, widths)
     if EXPERTS in dense and set(bits) != {FLOAT}:
         widths[EXPERT_BITS] = sorted(set(expert_bits), reverse=True)
     stacks = {key: units for key, units in dense.items() if key not in WIDTHS}
@@ -290,7 +289,7 @@ def choices(
         bits=sorted(set(bits), reverse=True),
         one_width=bool(config.is_encoder_decoder),
         paired={"encoder", "decoder"} <= stacks.keys(),
-        unlike=unlike,
+        unlike=() if uniform else unlike_axes(config, widths),
         group_sizes=group_sizes,
     )
     if next(iter(found.changes()), None) is None:
