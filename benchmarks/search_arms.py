@@ -33,7 +33,7 @@ from benchmarks.run import Run
 from benchmarks.simple_shapes import Simple
 from slimexp.analysis.section import Section, load
 from slimexp.candidate import trial
-from slimexp.candidate.choice import FLOAT
+from slimexp.candidate.precision import FLOAT
 from slimexp.candidate.report import answer
 from slimexp.candidate.search import Search
 from slimexp.config.check import check

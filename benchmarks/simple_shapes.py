@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from slimexp import artifact
 from slimexp.candidate import cost, trial
-from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place, choices
+from slimexp.candidate.choice import Candidate, Choices, Place, choices
+from slimexp.candidate.precision import FLOAT
 from slimexp.candidate.score import Added
 from slimexp.candidate.solve import Program
 from slimexp.config.check import check

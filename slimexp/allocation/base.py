@@ -82,14 +82,14 @@ class BitAllocation(Allocation, ABC):
 
     @abstractmethod
     def scan(
-        self, weights: Mapping[str, Tensor], *, quantizer: Callable[[int], Quantizer], cost: Callable[[], float]
+        self, weights: Mapping[str, Tensor], *, quantizer: Callable[[str, int], Quantizer], cost: Callable[[], float]
     ) -> dict[str, list[float]]:
         """Layer -> its cost at each of the widths; the weights are put back.
 
         Args:
             weights: Weights beneath any masks, by name of the layer; they are written to. What is masked counts in the
                 range of its group.
-            quantizer: Width -> the quantizer that rounds a weight.
+            quantizer: Layer and width -> the quantizer that rounds its weight.
             cost: Cost of the model as it stands; 0 before the scan.
 
         Raises:

@@ -30,7 +30,7 @@ class Given(BitAllocation):
         self.bits = dict(bits)
 
     def scan(
-        self, weights: Mapping[str, Tensor], *, quantizer: Callable[[int], Quantizer], cost: Callable[[], float]
+        self, weights: Mapping[str, Tensor], *, quantizer: Callable[[str, int], Quantizer], cost: Callable[[], float]
     ) -> dict[str, list[float]]:
         """No costs: nothing is scanned."""
         return {name: [] for name in weights}

@@ -32,13 +32,14 @@ class MixedPrecision(BitAllocation):
 
     @torch.no_grad()
     def scan(
-        self, weights: Mapping[str, Tensor], *, quantizer: Callable[[int], Quantizer], cost: Callable[[], float]
+        self, weights: Mapping[str, Tensor], *, quantizer: Callable[[str, int], Quantizer], cost: Callable[[], float]
     ) -> dict[str, list[float]]:
         costs: dict[str, list[float]] = {}
         for name, weight in counted(weights.items(), "scan of bits: layer"):
             before = weight.detach().clone()
             costs[name] = []
-            for rounds in map(quantizer, self.widths):
+            for width in self.widths:
+                rounds = quantizer(name, width)
                 weight.copy_(rounds.round(before, rounds.fitted(before)))
                 costs[name].append(cost())
             weight.copy_(before)

@@ -2,9 +2,9 @@
 
 Plain transformers holds models whose blocks have one width, so that heads, neurons and channels of the residual stream
 are chosen for all blocks at once, and so are the experts of mixtures and their bits; whether a block stays, and its
-bits, are chosen block by block (of an encoder-decoder, bits for all at once), and so are heads and neurons where widths
-may be unlike (see ``model.widths``). There a number of heads or neurons of -r says that a linear map of rank r is in
-the place of attention or of feed-forward layers (see ``cut.low_rank``), which then keep none.
+bits and group size, are chosen block by block (of an encoder-decoder, these for all at once), and so are heads and
+neurons where widths may be unlike (see ``model.widths``). There a number of heads or neurons of -r says that a linear
+map of rank r is in the place of attention or of feed-forward layers (see ``cut.low_rank``), which then keep none.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,12 +16,12 @@ from transformers import PreTrainedConfig
 
 from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, LAYERS
 from slimexp.architecture.model_type import architecture_of
-from slimexp.candidate.sizes import check_ranks, numbers
+from slimexp.candidate.precision import FLOAT, OWN, Precision, sizes_in_words
+from slimexp.candidate.sizes import check_asked, check_ranks, numbers
 from slimexp.cut.shape import WIDTHS, axes_of, possible, whole
 from slimexp.cut.unlike import unlike_axes
 from slimexp.model.widths import AXES as UNLIKE
 
-FLOAT = 16  # bits of a block that is not rounded
 REMOVED = "removed"
 BITS = "bits"
 EXPERT_BITS = "expert_bits"  # of all experts in blocks that are rounded
@@ -61,17 +61,20 @@ class Change:
         place: The block; ``STREAM`` where it is of all.
         kind: ``removed``, ``heads``, ``ffn``, ``experts``, ``bits``, ``expert_bits`` or ``hidden``.
         value: Number of units or bits that it keeps, below 0 a rank; 0 for ``removed``.
+        group_size: Of ``bits``, see ``Precision``.
     """
 
     place: Place
     kind: str
     value: int
+    group_size: int = OWN
 
     def __str__(self) -> str:
         if self.place == STREAM:
             return f"{self.kind} {self.value}"
         value = "" if self.kind == REMOVED else f" {_written(self.value)}"
-        return f"{self.place.stack} {self.place.index} {self.kind}{value}"
+        groups = "" if self.group_size == OWN else f" groups of {self.group_size}"
+        return f"{self.place.stack} {self.place.index} {self.kind}{value}{groups}"
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Candidate:
         experts: Experts that each mixture keeps; ``None`` where there are none.
         expert_bits: Bits of experts in blocks that are rounded, ``FLOAT`` where they are not; ``None`` as above.
         unlike: ``heads`` or ``ffn``, where blocks keep unlike numbers -> block that stays -> units that it keeps.
+        group_sizes: Block that is rounded in groups of another size than the stage's -> that size.
     """
 
     heads: int | None
@@ -95,6 +99,7 @@ class Candidate:
     experts: int | None = None
     expert_bits: int | None = None
     unlike: Mapping[str, Mapping[Place, int]] = field(default_factory=dict)
+    group_sizes: Mapping[Place, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, widths: Mapping[str, int], bits: Mapping[Place, int]) -> "Candidate":
@@ -122,6 +127,16 @@ class Candidate:
         return any(widths.get(name, 1) for name in (HEADS, FFN))
 
     @property
+    def precisions(self) -> dict[Place, Precision]:
+        """Block that stays -> how it is rounded."""
+        return {place: Precision(bits, self.group_sizes.get(place, OWN)) for place, bits in self.bits.items()}
+
+    def rounded(self, precisions: Mapping[Place, Precision]) -> "Candidate":
+        """The same of other blocks that stay, or of others' precision."""
+        sizes = {place: one.group_size for place, one in precisions.items() if one.group_size != OWN}
+        return replace(self, bits={place: one.bits for place, one in precisions.items()}, group_sizes=sizes)
+
+    @property
     def is_rounded(self) -> bool:
         """Whether any block has layers that are not floats."""
         return any(bits != FLOAT and self.has_layers(place) for place, bits in self.bits.items())
@@ -143,7 +158,8 @@ class Candidate:
         """Stays and bits block by block, a dot for one that is removed: ``decoder 44.8f, heads 4, ffn 448``.
 
         Where heads or neurons are unlike, they follow block by block: ``ffn 448/192/0~64``, of the last block none,
-        and a map of rank 64 in their place.
+        and a map of rank 64 in their place. So do group sizes where they are not the stage's own, a dash for those that
+        are: ``group_size 32/-/128``; or ``group_size 32`` for all that are rounded.
         """
         stacks: dict[str, dict[int, int]] = {}
         for place, bits in self.bits.items():
@@ -155,6 +171,8 @@ class Candidate:
         units = {name: _written(units) for name, units in self.widths.items()}
         for name, each in self.unlike.items():
             units[name] = "/".join(_written(each[place]) for place in sorted(each, key=_in_order))
+        if self.group_sizes:
+            units["group_size"] = sizes_in_words([self.precisions[place] for place in sorted(self.bits, key=_in_order)])
         return ", ".join(words + [f"{name} {number}" for name, number in units.items()])
 
 
@@ -169,9 +187,10 @@ class Choices:
             of units or bits, descending from the whole; ranks of maps, below 0, are among those of heads and ffn.
         combinations: Combinations of widths that a model can have.
         bits: Widths of weights, descending; ``FLOAT`` among them where blocks may stay as they are.
-        one_width: Whether all rounded blocks must have the same bits.
+        one_width: Whether all rounded blocks must have the same bits and group size.
         paired: Whether the decoder must not be deeper than the encoder.
         unlike: Those of ``heads`` and ``ffn`` of which blocks may keep unlike numbers.
+        group_sizes: Group sizes of blocks that are rounded, that of the stage first.
     """
 
     stacks: Mapping[str, int]
@@ -182,6 +201,7 @@ class Choices:
     one_width: bool
     paired: bool
     unlike: Collection[str] = ()
+    group_sizes: Sequence[int | None] = (None,)
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -191,6 +211,12 @@ class Choices:
     def shared(self, widths: Mapping[str, int]) -> dict[str, int]:
         """Of some widths those that all blocks must share."""
         return {name: units for name, units in widths.items() if name not in self.unlike}
+
+    @property
+    def precisions(self) -> list[Precision]:
+        """How a block may be rounded, the most bits first, and of each the stage's group size first."""
+        sizes = [OWN, *(size for size in self.group_sizes[1:] if size is not None)]
+        return [Precision(bits, size) for bits in self.bits for size in sizes if bits != FLOAT or size == OWN]
 
     @property
     def places(self) -> list[Place]:
@@ -205,7 +231,7 @@ class Choices:
             for name, sizes in self.widths.items():
                 fewer = [bits for bits in sizes if bits != FLOAT] if name == EXPERT_BITS else sizes[1:]
                 yield from (Change(place, name, units) for units in fewer if name != HIDDEN)
-            yield from (Change(place, BITS, bits) for bits in self.bits if bits != FLOAT)
+            yield from (Change(place, BITS, p.bits, p.group_size) for p in self.precisions if p.bits != FLOAT)
         yield from (Change(STREAM, HIDDEN, units) for units in self.widths.get(HIDDEN, ())[1:])
 
 
@@ -223,6 +249,7 @@ def choices(
     expert_bits: Sequence[int] = (FLOAT,),
     attention_rank: Sequence[int] = (),
     ffn_rank: Sequence[int] = (),
+    group_sizes: Sequence[int | None] = (None,),
 ) -> Choices:
     """The choices for a model.
 
@@ -235,7 +262,8 @@ def choices(
         experts: Shares of the experts of a mixture that may stay, beside all.
         bits: Widths of weights, ``FLOAT`` for none.
         expert_bits: Widths of the weights of experts, in blocks whose others are rounded.
-        multiple: Divisor of the channels and neurons that stay: the group size of the quantizer, or more.
+        multiple: Divisor of the channels and neurons that stay, which all group sizes divide.
+        group_sizes: Group sizes of blocks that are rounded, that of the stage first.
         uniform: Whether all blocks must keep as many heads and neurons.
         attention_rank: Ranks of linear maps that may be in the place of attention.
         ffn_rank: The same in the place of feed-forward layers.
@@ -245,12 +273,11 @@ def choices(
     """
     asked = {HEADS: heads, FFN: ffn, HIDDEN: hidden, EXPERTS: experts}
     ranks = {HEADS: attention_rank, FFN: ffn_rank}
-    _check(asked, {BITS: bits, EXPERT_BITS: expert_bits}, uniform=uniform)
+    check_asked(asked, {BITS: bits, EXPERT_BITS: expert_bits}, uniform=uniform)
     check_ranks(config, ranks, uniform=uniform)
     dense, free = whole(config), axes_of(config)
     able = [name for name in asked if name in free and name in dense]
     widths = {name: numbers(config, name, asked[name], ranks.get(name, ()), multiple) for name in able}
-    unlike = () if uniform else unlike_axes(config, widths)
     if EXPERTS in dense and set(bits) != {FLOAT}:
         widths[EXPERT_BITS] = sorted(set(expert_bits), reverse=True)
     stacks = {key: units for key, units in dense.items() if key not in WIDTHS}
@@ -262,25 +289,12 @@ def choices(
         bits=sorted(set(bits), reverse=True),
         one_width=bool(config.is_encoder_decoder),
         paired={"encoder", "decoder"} <= stacks.keys(),
-        unlike=unlike,
+        unlike=() if uniform else unlike_axes(config, widths),
+        group_sizes=group_sizes,
     )
     if next(iter(found.changes()), None) is None:
         raise ValueError("search has nothing to choose: set search.remove=true, or give search.heads, ffn or bits")
     return found
-
-
-def _check(asked: Mapping[str, Sequence[float]], widths: Mapping[str, Sequence[int]], *, uniform: bool) -> None:
-    """Refuse shares and widths of weights that are out of range."""
-    for name, shares in asked.items():
-        least = 0 if name in UNLIKE and not uniform else 1e-9
-        if wrong := [share for share in shares if not least <= share <= 1]:
-            none = "; 0, for none, is of heads and ffn with search.uniform=false" if wrong[0] == 0 else ""
-            raise ValueError(f"search.{name} must be shares in (0, 1] of what may stay, got {wrong[0]}{none}")
-    for name, given in widths.items():
-        if not given or (odd := [width for width in given if width != FLOAT and not 2 <= width <= 8]):
-            raise ValueError(
-                f"search.{name} must be within 2 to 8, or {FLOAT} for floats, got {odd if given else 'none'}"
-            )
 
 
 def units_of(widths: Mapping[str, int]) -> dict[str, int]:

@@ -12,8 +12,9 @@ from omegaconf import DictConfig
 from slimexp import artifact
 from slimexp.architecture.base import HEADS
 from slimexp.architecture.model_type import architecture_of
-from slimexp.candidate.bits import layers_of
-from slimexp.candidate.choice import EXPERT_BITS, FLOAT, Candidate, Choices, Place, shape_of, units_of
+from slimexp.candidate.bits import layers_of, quantizers_of
+from slimexp.candidate.choice import EXPERT_BITS, Candidate, Choices, Place, shape_of, units_of
+from slimexp.candidate.precision import FLOAT, OWN, Precision
 from slimexp.config.build import build
 from slimexp.cut.constraints import entries_per_unit, resized, with_queries
 from slimexp.model.base import Family, parameter_count
@@ -21,10 +22,12 @@ from slimexp.model.empty import without_values
 from slimexp.model.experts import GATE_UP, is_stack
 from slimexp.model.layer import Layer, latent
 from slimexp.model.widths import set_widths
-from slimexp.technique.bit_allocation import layer_quantizer, stored_bits
+from slimexp.technique.bit_allocation import stored_bits
 
 MB = 1e6
-_PER_TENSOR = 90  # bytes of an entry in a safetensors header beside the name: type, shape, offsets
+_PER_TENSOR = 75  # bytes of an entry in a safetensors header beside the name: type, shape, offsets
+_LISTED = 14  # bytes of a layer's name in a config.json beside it
+_SCHEME = 600  # of a group of layers there, of which a candidate seldom has more than three
 _NAMES = ("", "_packed", "_scale", "_shape")  # of a packed weight's tensors, beside that of the weight
 
 
@@ -37,19 +40,19 @@ class Table:
 
     Attributes:
         outside: Widths -> cost of all that is outside the blocks.
-        of_block: (block, widths, bits) -> cost of a block.
+        of_block: (block, widths, precision) -> cost of a block.
     """
 
     outside: Mapping[Widths, float]
-    of_block: Mapping[tuple[Place, Widths, int], float]
+    of_block: Mapping[tuple[Place, Widths, Precision], float]
 
     def base(self, widths: Mapping[str, int]) -> float:
         """Cost of all that is outside the blocks."""
         return self.outside[_key(widths)]
 
-    def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
-        """Cost of a block of some widths and bits."""
-        return self.of_block[place, _key(widths), bits]
+    def block(self, place: Place, widths: Mapping[str, int], precision: Precision) -> float:
+        """Cost of a block of some widths and precision."""
+        return self.of_block[place, _key(widths), precision]
 
     def removed(self, place: Place) -> float:
         """A removed block costs nothing."""
@@ -85,7 +88,7 @@ def _outline(family: Family, widths: Mapping[str, int]) -> Family:
 
 def parameters(family: Family, choices: Choices) -> Table:
     """Numbers of parameters; tied ones count once."""
-    table: dict[tuple[Place, Widths, int], float] = {}
+    table: dict[tuple[Place, Widths, Precision], float] = {}
     outside = {}
     for widths, outline in outlines(family, choices).items():
         inside, blocks = 0, outline.blocks()
@@ -93,7 +96,7 @@ def parameters(family: Family, choices: Choices) -> Table:
             block = blocks[place.stack][place.index]
             count = sum(parameter.numel() for parameter in block.parameters())
             inside += count
-            table |= {(place, widths, bits): float(count) for bits in choices.bits}
+            table |= {(place, widths, precision): float(count) for precision in choices.precisions}
         outside[widths] = float(parameter_count(outline.model) - inside)
     return Table(outside, table)
 
@@ -117,7 +120,7 @@ def disk(
         probe: A candidate whose artifact was written, which tells the bytes that are in no block.
         probe_mb: Megabytes of that artifact.
     """
-    table: dict[tuple[Place, Widths, int], float] = {}
+    table: dict[tuple[Place, Widths, Precision], float] = {}
     outside = {}
     stage: Any = None
     if quantize is not None:
@@ -129,27 +132,39 @@ def disk(
         others = [parameter for parameter in outline.model.parameters() if id(parameter) not in inside]
         outside[widths] = sum(parameter.numel() for parameter in others) * dtype.itemsize / MB
         experts = dict(widths).get(EXPERT_BITS, FLOAT)
-        for bits in choices.bits:
+        for precision in choices.precisions:
             of_kind: dict[Any, float] = {}  # most blocks are alike
             for place in choices.places:
                 block = blocks[place.stack][place.index]
                 kind = (place.stack, *((name, weight.shape) for name, weight in block.named_parameters()))
                 if kind not in of_kind:
-                    of_kind[kind] = _block_bytes(outline, place, bits, experts, stage, dtype) / MB
-                table[place, widths, bits] = of_kind[kind]
+                    of_kind[kind] = _block_bytes(outline, place, precision, experts, stage, dtype) / MB
+                table[place, widths, precision] = of_kind[kind]
     key = _key(probe.widths)
-    blocks_mb = sum(table[place, key, bits] for place, bits in probe.bits.items())
+    blocks_mb = sum(table[place, key, precision] for place, precision in probe.precisions.items())
     files_mb = probe_mb - blocks_mb - outside[key]  # config, tokenizer, header
+    schemes = 1 if choices.one_width else sum(precision.bits != FLOAT for precision in choices.precisions)
+    if schemes > 1:
+        files_mb += (min(schemes, 3) - 1) * _SCHEME / MB
+        listed = {place: _listed_bytes(family, place) / MB for place in choices.places}
+        table = {at: mb + (listed[at[0]] if at[2].bits != FLOAT else 0.0) for at, mb in table.items()}
     return Table({widths: cost + files_mb for widths, cost in outside.items()}, table)
 
 
-def _block_bytes(outline: Family, place: Place, bits: int, expert_bits: int, stage: Any, dtype: torch.dtype) -> int:
+def _listed_bytes(family: Family, place: Place) -> int:
+    """Bytes of the names of a block's layers in a config.json, which names them where their schemes are unlike."""
+    return sum(len(name) + _LISTED for name in layers_of(family, place, experts=False))
+
+
+def _block_bytes(
+    outline: Family, place: Place, precision: Precision, expert_bits: int, stage: Any, dtype: torch.dtype
+) -> int:
     """Bytes of a block's tensors and of their names; experts of a block of floats are floats."""
-    packed: dict[torch.Tensor, tuple[str, Layer, int]] = {}
-    for experts, width in ((False, bits), (True, expert_bits)):
-        if FLOAT not in (bits, width):
+    packed: dict[torch.Tensor, tuple[str, Layer, Precision]] = {}
+    for experts, of_layers in ((False, precision), (True, Precision(expert_bits))):
+        if FLOAT not in (precision.bits, of_layers.bits):
             layers = layers_of(outline, place, experts=experts)
-            packed |= {latent(layer): (name, layer, width) for name, layer in layers.items()}
+            packed |= {latent(layer): (name, layer, of_layers) for name, layer in layers.items()}
     block = outline.blocks()[place.stack][place.index]
     names = {parameter: name for name, parameter in outline.model.named_parameters()}
     total = 0
@@ -158,8 +173,9 @@ def _block_bytes(outline: Family, place: Place, bits: int, expert_bits: int, sta
             total += parameter.numel() * dtype.itemsize + len(names[parameter]) + _PER_TENSOR
             continue
         assert stage is not None
-        name, layer, width = packed[parameter]
-        total += stored_bits(layer, layer_quantizer(stage.quantizer, name, layer, bits=width)) // 8
+        name, layer, of_layer = packed[parameter]
+        on_weight = quantizers_of(stage, of_layer).of(name, layer, bits=of_layer.bits)
+        total += stored_bits(layer, on_weight) // 8
         matrices = len(parameter) * (2 if name.endswith(GATE_UP) else 1) if is_stack(layer) else 1
         total += matrices * (16 + sum(len(names[parameter]) + len(end) + _PER_TENSOR for end in _NAMES[1:]))
     return total
@@ -180,34 +196,38 @@ def _files(path: Path) -> list[Path]:
 
 
 def probes(choices: Choices) -> list[Candidate]:
-    """Models to measure: for each width of weights the whole model, one of half the depth, and each other width."""
+    """Models to measure: for each precision the whole model and one of half the depth; each other width for all bits.
+
+    What fewer heads, neurons and channels save depends on the bits, hardly on the groups.
+    """
     whole = {name: sizes[0] for name, sizes in choices.widths.items()}
     found = []
-    for bits in choices.bits:
-        found.append(_alike(choices, whole, bits, choices.places))
+    for precision in sorted(choices.precisions, reverse=True):  # of each width, the stage's own group size last
+        found.append(_alike(whole, precision, choices.places))
         for stack, depth in choices.stacks.items():
             removable = [place for place in choices.places if place.stack == stack and place in choices.removable]
             gone = removable[: depth // 2]
             if gone and not (choices.paired and stack == "encoder"):  # whose decoder must not be deeper
                 stay = [place for place in choices.places if place not in gone]
-                found.append(_alike(choices, whole, bits, stay))
+                found.append(_alike(whole, precision, stay))
         if choices.paired and choices.removable:
             stay = [place for place in choices.places if place.index < max(1, choices.stacks[place.stack] // 2)]
-            found.append(_alike(choices, whole, bits, stay))
-        for name, sizes in choices.widths.items():
-            if name != EXPERT_BITS or bits != FLOAT:  # experts of a block of floats are floats: that model is there
-                found += [_alike(choices, {**whole, name: units}, bits, choices.places) for units in sizes[1:]]
+            found.append(_alike(whole, precision, stay))
+        for name, sizes in choices.widths.items() if precision.group_size == OWN else ():
+            if name == EXPERT_BITS and precision.bits == FLOAT:
+                continue  # experts of a block of floats are floats: that model is there
+            found += [_alike({**whole, name: units}, precision, choices.places) for units in sizes[1:]]
     return found
 
 
-def _alike(choices: Choices, widths: Mapping[str, int], bits: int, places: Sequence[Place]) -> Candidate:
-    return Candidate.of(widths, dict.fromkeys(places, bits))
+def _alike(widths: Mapping[str, int], precision: Precision, places: Sequence[Place]) -> Candidate:
+    return Candidate.of(widths, {}).rounded(dict.fromkeys(places, precision))
 
 
 def latency(choices: Choices, measured: Mapping[Candidate, float]) -> Table:
     """Milliseconds per request: a sum over blocks, fitted to those of measured models by least squares.
 
-    A block takes a time by its stack and bits, plus what fewer heads, neurons and channels save at these bits.
+    A block takes a time by its stack and precision, plus what fewer heads, neurons and channels save at its bits.
 
     Args:
         choices: What may become of the blocks.
@@ -228,18 +248,19 @@ def latency(choices: Choices, measured: Mapping[Candidate, float]) -> Table:
     table = {}
     for place in choices.places:
         for widths in choices.combinations:
-            for bits in choices.bits:
-                saved = sum(of.get((n, u, bits), 0.0) for n, u in widths.items() if u != whole[n])
-                table[place, _key(widths), bits] = max(of.get((place.stack, bits), 0.0) + saved, 0.0)
+            for precision in choices.precisions:
+                saved = sum(of.get((n, u, precision.bits), 0.0) for n, u in widths.items() if u != whole[n])
+                table[place, _key(widths), precision] = max(of.get((place.stack, precision), 0.0) + saved, 0.0)
     return Table({_key(widths): max(of["outside"], 0.0) for widths in choices.combinations}, table)
 
 
 def _features(choices: Choices, candidate: Candidate) -> dict[Any, float]:
     """Number of blocks of each kind in a model."""
     counts: dict[Any, float] = {"outside": 1.0}
-    for place, bits in candidate.bits.items():
-        features: list[Any] = [(place.stack, bits)]
+    for place, precision in candidate.precisions.items():
+        features: list[Any] = [(place.stack, precision)]
         whole = {name: sizes[0] for name, sizes in choices.widths.items()}
+        bits = precision.bits
         features += [(name, units, bits) for name, units in candidate.widths_at(place).items() if units != whole[name]]
         for feature in features:
             counts[feature] = counts.get(feature, 0.0) + 1.0

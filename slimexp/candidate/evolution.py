@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from slimexp.candidate.choice import Candidate, Choices, Place
+from slimexp.candidate.precision import Precision
 from slimexp.host.progress import counted
 
 TRIES = 200  # to find a change that is new and keeps the budgets
@@ -55,44 +56,44 @@ def _children(parent: Candidate, choices: Choices, chance: random.Random) -> Ite
 
 
 def _switched(parent: Candidate, choices: Choices, chance: random.Random) -> Candidate:
-    bits = dict(parent.bits)
-    unlike = {name: {place: parent.widths_at(place)[name] for place in bits} for name in choices.unlike}
-    gone = [place for place in choices.places if place not in bits]
-    may_go = [place for place in bits if place in choices.removable]
+    how = parent.precisions
+    unlike = {name: {place: parent.widths_at(place)[name] for place in how} for name in choices.unlike}
+    gone = [place for place in choices.places if place not in how]
+    may_go = [place for place in how if place in choices.removable]
     kind = chance.choice(["swap", "bits", "width", "depth"])
     if kind == "swap" and gone and may_go:
         back = chance.choice(gone)
         out = chance.choice([place for place in may_go if place.stack == back.stack] or may_go)
-        bits[back] = bits.pop(out)
-    elif kind == "bits" and len(choices.bits) > 1 and not choices.one_width and len(bits) > 1:
-        one, other = chance.sample(sorted(bits), 2)
-        bits[one], bits[other] = chance.choice(choices.bits), chance.choice(choices.bits)
+        how[back] = how.pop(out)
+    elif kind == "bits" and len(choices.precisions) > 1 and not choices.one_width and len(how) > 1:
+        one, other = chance.sample(sorted(how), 2)
+        how[one], how[other] = chance.choice(choices.precisions), chance.choice(choices.precisions)
     elif kind == "width" and choices.widths:
         name = chance.choice(sorted(choices.widths))
-        bits = _again(bits, choices, chance)
+        how = _again(how, choices, chance)
         if name in unlike:
-            for place in chance.sample(sorted(bits), min(2, len(bits))):
+            for place in chance.sample(sorted(how), min(2, len(how))):
                 unlike[name][place] = chance.choice(choices.widths[name])
         else:
             changed: dict[str, Any] = {name: chance.choice(choices.widths[name])}
             parent = replace(parent, **changed)
     elif kind == "depth":
         if gone and (chance.random() < 0.5 or not may_go):
-            bits[chance.choice(gone)] = chance.choice(sorted(set(bits.values())))
+            how[chance.choice(gone)] = chance.choice(sorted(set(how.values())))
         elif may_go:
-            del bits[chance.choice(may_go)]
-        bits = _again(bits, choices, chance)
-    child = replace(parent, bits=dict(sorted(bits.items())))
-    for name, units in unlike.items() if bits else ():
-        child = child.keeping(name, {place: units.get(place, parent.widths[name]) for place in bits})
+            del how[chance.choice(may_go)]
+        how = _again(how, choices, chance)
+    child = parent.rounded(dict(sorted(how.items())))
+    for name, units in unlike.items() if how else ():
+        child = child.keeping(name, {place: units.get(place, parent.widths[name]) for place in how})
     return child
 
 
-def _again(bits: dict[Place, int], choices: Choices, chance: random.Random) -> dict[Place, int]:
-    """Bits of one block, or of all where they are shared, chosen again: a depth or width that fits may need others."""
+def _again(how: dict[Place, Precision], choices: Choices, chance: random.Random) -> dict[Place, Precision]:
+    """Precision of one block, or the shared one of all, chosen again: a depth or width that fits may need another."""
     if choices.one_width:
-        return dict.fromkeys(bits, chance.choice(choices.bits))
-    return {**bits, chance.choice(sorted(bits)): chance.choice(choices.bits)} if bits else bits
+        return dict.fromkeys(how, chance.choice(choices.precisions))
+    return {**how, chance.choice(sorted(how)): chance.choice(choices.precisions)} if how else how
 
 
 def _is_possible(child: Candidate, choices: Choices) -> bool:

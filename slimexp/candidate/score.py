@@ -16,10 +16,11 @@ from omegaconf import DictConfig
 from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, block_index
 from slimexp.architecture.model_type import architecture_of, size
 from slimexp.calibration.divergence import Divergence
-from slimexp.candidate.bits import block_name, layers_of, quantize_node
-from slimexp.candidate.choice import BITS, EXPERT_BITS, FLOAT, REMOVED, STREAM, Candidate, Change, Choices, Place
+from slimexp.candidate.bits import block_name, layers_of, quantize_node, quantizers_of
+from slimexp.candidate.choice import BITS, EXPERT_BITS, REMOVED, STREAM, Candidate, Change, Choices, Place
 from slimexp.candidate.kept_file import KeptFile
 from slimexp.candidate.order import Order
+from slimexp.candidate.precision import FLOAT, Precision
 from slimexp.config.build import build
 from slimexp.cut.constraints import ScopeIndices
 from slimexp.cut.keep import CALIBRATION_ROWS
@@ -34,7 +35,6 @@ from slimexp.model.layer import latent
 from slimexp.model.widths import sublayers
 from slimexp.quantizer.base import Quantizer
 from slimexp.technique.batches import training_batches
-from slimexp.technique.bit_allocation import layer_quantizer
 from slimexp.weight.shared_class import computed_once
 
 
@@ -103,7 +103,8 @@ class Scorer:
         """Loss of one change."""
         place, divergence = change.place, self._divergence  # of the dense model's answers, as long as it is dense
         if change.kind in (BITS, EXPERT_BITS):
-            return self._rounded(place, change.value, experts=change.kind == EXPERT_BITS)
+            precision = Precision(change.value, change.group_size)
+            return self._rounded(place, precision, experts=change.kind == EXPERT_BITS)
         layers = {stack: list(range(depth)) for stack, depth in self._stacks.items()}
         if change.kind == HIDDEN:
             with simulated(self.family, layers, self._channels(change.value)):
@@ -238,7 +239,7 @@ class Scorer:
         }
         return head_rows(self.family.model.config, best) if axis == HEADS else {axis: best}
 
-    def _rounded(self, place: Place, bits: int, *, experts: bool) -> float:
+    def _rounded(self, place: Place, precision: Precision, *, experts: bool) -> float:
         """Loss with the weights of one block rounded, those of its experts or all others."""
         assert self._quantize is not None
         layers = layers_of(self.family, place, experts=experts)
@@ -247,8 +248,7 @@ class Scorer:
         before = {name: latent(layer).detach().clone() for name, layer in layers.items()}
         try:
             for name, layer in layers.items():
-                rounds: Quantizer = layer_quantizer(stage.quantizer, name, layer, bits=bits)
-                rounds.to(before[name].device)
+                rounds: Quantizer = quantizers_of(stage, precision).of(name, layer, bits=precision.bits)
                 latent(layer).copy_(rounds.round(before[name], rounds.fitted(before[name])))
             return self._divergence(since=self.family.blocks()[place.stack][place.index])
         finally:
@@ -270,10 +270,11 @@ class Added:
         """Loss of the residual stream's width."""
         return self.scores.get(Change(STREAM, HIDDEN, widths.get(HIDDEN, 0)), 0.0)
 
-    def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
-        """Loss of a block's widths and bits."""
+    def block(self, place: Place, widths: Mapping[str, int], precision: Precision) -> float:
+        """Loss of a block's widths and precision."""
+        bits, size = precision.bits, precision.group_size
         names = [name for name in widths if bits != FLOAT or name != EXPERT_BITS]  # of a block of floats, all are
-        changes = [Change(place, name, widths[name]) for name in names] + [Change(place, BITS, bits)]
+        changes = [Change(place, name, widths[name]) for name in names] + [Change(place, BITS, bits, size)]
         return sum(self.scores.get(change, 0.0) for change in changes)
 
     def removed(self, place: Place) -> float:

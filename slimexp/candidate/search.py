@@ -1,5 +1,6 @@
 """A search: scores of choices, solutions for each budget, whole scores, short trainings, and full ones of the best."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,13 +11,14 @@ from omegaconf import DictConfig
 
 from slimexp import artifact
 from slimexp.candidate import basis, cost, trial
-from slimexp.candidate.choice import FLOAT, Candidate, Choices, choices
+from slimexp.candidate.choice import Candidate, Choices, choices
 from slimexp.candidate.evolution import evolve
 from slimexp.candidate.found import Found, OverAsMeasured, unlike_first
 from slimexp.candidate.kept_file import KeptFile
 from slimexp.candidate.latency import Stopwatch
+from slimexp.candidate.precision import FLOAT
 from slimexp.candidate.score import Added, Scorer, own_rows
-from slimexp.candidate.settings import budgets, check_settings
+from slimexp.candidate.settings import budgets, check_rows, check_settings, group_sizes
 from slimexp.candidate.solve import Infeasible, Limit, Program
 from slimexp.candidate.trial import Stages
 from slimexp.config.build import build
@@ -61,7 +63,9 @@ class Search:
         graded = [corpus.splits["validation"][index] for index in self.graded]
         self.rows = own_rows(corpus, graded, self.settings.rows, cfg.seed)
         config = parts.source.validate(corpus.task, corpus.labels)
-        group = cfg.pipeline[self.stages.quantize].get("group_size") if self.quantize is not None else None
+        own, more = group_sizes(cfg, self.stages)
+        if more and (outline := parts.source.outline(task=corpus.task, labels=corpus.labels)) is not None:
+            check_rows(outline, more)
         self.choices: Choices = choices(
             config,
             remove=self.settings.remove and self.cut is not None,
@@ -71,10 +75,11 @@ class Search:
             experts=self.settings.experts if self.cut is not None else [],
             bits=self.settings.bits if self.quantize is not None else [FLOAT],
             expert_bits=self.settings.expert_bits,
-            multiple=group if isinstance(group, int) else 64,
+            multiple=math.lcm(own or 64, *more),
             uniform=self.settings.uniform,
             attention_rank=self.settings.attention_rank,
             ffn_rank=self.settings.ffn_rank,
+            group_sizes=[own, *more],
         )
         scored = basis.of_scores(parts.source, self.rows, self.cut, self.quantize, cfg.seed)
         rounded = basis.of_rounding(self.quantize)

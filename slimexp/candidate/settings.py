@@ -1,13 +1,19 @@
 """Settings of a search, and the budgets that it is given."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from slimexp.candidate.choice import FLOAT
+from slimexp.candidate.bits import layers_of
+from slimexp.candidate.choice import Place
+from slimexp.candidate.precision import FLOAT
 from slimexp.candidate.trial import Stages
 from slimexp.config.composition import chosen
 from slimexp.measure.interval import FEWEST_PAIRS
+from slimexp.model.base import Family
+from slimexp.model.layer import latent
 from slimexp.model.widths import RANKS
 
 
@@ -78,13 +84,60 @@ def check_settings(cfg: DictConfig, stages: Stages) -> None:
                 f"{node.group_size}: a search gives blocks unlike bits, and they have one group size"
             )
         rounds = any(bits != FLOAT for bits in cfg.search.bits)
-        if odd := [(name, rank) for name, rank in ranks if rounds and node.group_size and rank % node.group_size]:
+        sizes = {f"pipeline.{stages.quantize}.group_size={size}": size for size in [node.group_size] if size}
+        sizes |= {f"the {size} of search.group_size": size for size in cfg.search.group_size if size > 0}
+        odd = [(name, rank, of) for name, rank in ranks for of, size in sizes.items() if rounds and rank % size]
+        if odd:
+            name, rank, of = odd[0]
             raise ValueError(
-                f"search.{odd[0][0]} must have multiples of pipeline.{stages.quantize}.group_size={node.group_size}, "
-                f"the length of groups in the rows of a map, got {odd[0][1]}"
+                f"search.{name} must have multiples of {of}, the length of groups in the rows of a map, got {rank}"
             )
         if node.embeddings or node.exclude or list(node.include) != ["*"]:
             raise ValueError(
                 f"a search chooses the layers that pipeline.{stages.quantize} rounds, among those of the blocks: "
                 "leave out its include, exclude and embeddings"
+            )
+
+
+def group_sizes(cfg: DictConfig, stages: Stages) -> tuple[int | None, list[int]]:
+    """Group size of the stage that rounds, and further ones that blocks may have.
+
+    Raises:
+        ValueError: ``search.group_size`` has one that is no further choice.
+    """
+    own = None if stages.quantize is None else cfg.pipeline[stages.quantize].group_size
+    more = list(cfg.search.group_size)
+    if more and (stages.quantize is None or set(cfg.search.bits) == {FLOAT}):
+        raise ValueError(
+            f"search.group_size={more} is of blocks that are rounded, and none may be: leave it out, or give the "
+            "pipeline a stage that quantizes and search.bits a width below 16"
+        )
+    if wrong := [size for size in more if size < 1]:
+        raise ValueError(f"search.group_size must be numbers >= 1, got {wrong[0]}")
+    if again := [size for place, size in enumerate(more) if size in [own, *more[:place]]]:
+        whose = f"that of pipeline.{stages.quantize}, which is a choice anyway" if again[0] == own else "there twice"
+        raise ValueError(f"search.group_size has {again[0]}, {whose}: leave it out")
+    return own, more
+
+
+def check_rows(outline: Family, more: Sequence[int]) -> None:
+    """Refuse group sizes that do not divide the rows of all layers that they may be given to.
+
+    Args:
+        outline: The dense model; its weights need no values.
+        more: Group sizes beside that of the stage.
+
+    Raises:
+        ValueError: Names the size, the layer, and the way out.
+    """
+    rows: dict[str, int] = {}
+    for stack, blocks in outline.blocks().items() if more else ():
+        for index in range(len(blocks)):
+            layers = layers_of(outline, Place(stack, index), experts=False)
+            rows |= {name: latent(layer).shape[-1] for name, layer in layers.items()}
+    for size in more:
+        if name := next((name for name, length in rows.items() if length % size), None):
+            raise ValueError(
+                f"search.group_size must divide the rows of all layers of the blocks, got {size} for rows of "
+                f"{rows[name]} ('{name}'): choose divisors of {math.gcd(*rows.values())}"
             )

@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from transformers import PreTrainedConfig
 
 from slimexp.architecture.base import EXPERTS
+from slimexp.candidate.precision import FLOAT
 from slimexp.cut.experts import rule
 from slimexp.cut.low_rank import check_rank
 from slimexp.cut.shape import lattice, possible, whole
+from slimexp.model.widths import AXES as UNLIKE
 from slimexp.model.widths import RANKS, can_drop
 
 
@@ -28,6 +30,29 @@ def numbers(
     nearest = {min(allowed, key=lambda units: abs(units - share * dense[name])) for share in shares if share}
     none = {0} if 0 in shares else set()
     return sorted({dense[name]} | nearest | none | {-rank for rank in ranks}, reverse=True)
+
+
+def check_asked(asked: Mapping[str, Sequence[float]], widths: Mapping[str, Sequence[int]], *, uniform: bool) -> None:
+    """Refuse shares and widths of weights that are out of range.
+
+    Args:
+        asked: ``heads``, ``ffn``, ``hidden`` or ``experts`` -> shares that may stay.
+        widths: ``bits`` or ``expert_bits`` -> widths of weights.
+        uniform: Whether all blocks must keep as many heads and neurons.
+
+    Raises:
+        ValueError: States the rule and the value.
+    """
+    for name, shares in asked.items():
+        least = 0 if name in UNLIKE and not uniform else 1e-9
+        if wrong := [share for share in shares if not least <= share <= 1]:
+            none = "; 0, for none, is of heads and ffn with search.uniform=false" if wrong[0] == 0 else ""
+            raise ValueError(f"search.{name} must be shares in (0, 1] of what may stay, got {wrong[0]}{none}")
+    for name, given in widths.items():
+        if not given or (odd := [width for width in given if width != FLOAT and not 2 <= width <= 8]):
+            raise ValueError(
+                f"search.{name} must be within 2 to 8, or {FLOAT} for floats, got {odd if given else 'none'}"
+            )
 
 
 def check_ranks(config: PreTrainedConfig, ranks: Mapping[str, Sequence[int]], *, uniform: bool) -> None:

@@ -1,6 +1,6 @@
 """The choices of least added-up loss under any set of budgets, as a mixed-integer linear program (solved to ``GAP``).
 
-A binary variable says that a block has certain widths and bits, or is gone; one more for each combination of the
+A binary variable says that a block has certain widths and a precision, or is gone; one more for each combination of the
 widths that all blocks share. Further solutions are found by excluding those that are near one found before.
 """
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place
+from slimexp.candidate.choice import Candidate, Choices, Place
+from slimexp.candidate.precision import FLOAT, Precision
 from slimexp.host.compiled_output import unprinted
 from slimexp.host.progress import counted
 
@@ -24,14 +25,17 @@ _INFEASIBLE = 2  # status of SciPy's milp
 _SCALE = 1e4  # of losses: the solver holds two sums that differ by 1e-6 for equal
 
 
+Column = tuple[Place, int | None, Precision | None]  # combination and precision of a block; None for a removed one
+
+
 class Price(Protocol):
     """What a model costs or loses, as a sum over its blocks."""
 
     def base(self, widths: Mapping[str, int]) -> float:
         """What is outside the blocks, at some widths."""
 
-    def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
-        """What a block of some widths and bits adds."""
+    def block(self, place: Place, widths: Mapping[str, int], precision: Precision) -> float:
+        """What a block of some widths and precision adds."""
 
     def removed(self, place: Place) -> float:
         """What a removed block adds."""
@@ -95,13 +99,13 @@ class Program:
         shared = [choices.shared(widths) for widths in self._combinations]
         self._shared = [widths for number, widths in enumerate(shared) if widths not in shared[:number]]
         self._part = [self._shared.index(widths) for widths in shared]  # of each combination
-        self._columns: list[tuple[Place, int | None, int]] = []  # combination and bits; None for a removed block
+        self._columns: list[Column] = []
         for place in choices.places:
             if place in choices.removable:
-                self._columns.append((place, None, 0))
-            self._columns += [(place, c, b) for c in range(len(self._combinations)) for b in choices.bits]
-        self._bits = [bits for bits in choices.bits if bits != FLOAT] if choices.one_width else []
-        self._size = len(self._columns) + len(self._shared) + len(self._bits)
+                self._columns.append((place, None, None))
+            self._columns += [(place, c, p) for c in range(len(self._combinations)) for p in choices.precisions]
+        self._rounded = [p for p in choices.precisions if p.bits != FLOAT] if choices.one_width else []
+        self._size = len(self._columns) + len(self._shared) + len(self._rounded)
         self.losses = self._values(loss)
         self._structure = self._constraints()
 
@@ -158,7 +162,7 @@ class Program:
 
     def cost(self, candidate: Candidate, price: Price) -> float:
         """Cost of a candidate."""
-        inside = sum(price.block(place, candidate.widths_at(place), bits) for place, bits in candidate.bits.items())
+        inside = sum(price.block(place, candidate.widths_at(place), p) for place, p in candidate.precisions.items())
         gone = sum(price.removed(place) for place in self.choices.places if place not in candidate.bits)
         return price.base(candidate.widths) + inside + gone
 
@@ -177,8 +181,8 @@ class Program:
         return row
 
     @staticmethod
-    def _alike_key(column: tuple[Place, int | None, int], structural: bool) -> tuple[Place, int | None, int]:
-        return (*column[:2], 0) if structural else column
+    def _alike_key(column: Column, structural: bool) -> Column:
+        return (*column[:2], None) if structural else column
 
     def _run(self, objective: NDArray[np.float64], constraints: Sequence[LinearConstraint]) -> NDArray[Any] | None:
         """The solution of least cost; ``None`` where there is none."""
@@ -199,11 +203,11 @@ class Program:
     def _values(self, price: Price) -> NDArray[np.float64]:
         """What each variable adds."""
         row = np.zeros(self._size)
-        for column, (place, combination, bits) in enumerate(self._columns):
-            if combination is None:
+        for column, (place, combination, precision) in enumerate(self._columns):
+            if combination is None or precision is None:
                 row[column] = price.removed(place)
             else:
-                row[column] = price.block(place, self._combinations[combination], bits)
+                row[column] = price.block(place, self._combinations[combination], precision)
         for number in range(len(self._shared)):  # heads and neurons change nothing outside the blocks
             row[len(self._columns) + number] = price.base(self._combinations[self._part.index(number)])
         return row
@@ -212,7 +216,7 @@ class Program:
         return LinearConstraint(csr_array(self._values(limit.price)[None] / limit.most), ub=1)
 
     def _constraints(self) -> list[LinearConstraint]:
-        """One choice for each block, and the same widths (and bits) for all."""
+        """One choice for each block, and the same widths (and precision) for all."""
         rows: list[Mapping[int, float]] = []  # variable -> factor
         bounds: list[tuple[float, float]] = []
 
@@ -224,16 +228,16 @@ class Program:
         of_place: dict[Place, dict[int, float]] = defaultdict(dict)
         with_shared: dict[tuple[Place, int], dict[int, float]] = defaultdict(dict)  # by a variable of all blocks
         depths: dict[str, dict[int, float]] = {stack: {} for stack in self.choices.stacks}
-        for column, (place, combination, bits) in enumerate(self._columns):
+        for column, (place, combination, precision) in enumerate(self._columns):
             of_place[place][column] = 1
             if combination is None:
                 continue
             depths[place.stack][column] = 1
             with_shared[place, first_width + self._part[combination]][column] = 1
-            if bits in self._bits:
-                with_shared[place, first_bits + self._bits.index(bits)][column] = 1
+            if precision in self._rounded:
+                with_shared[place, first_bits + self._rounded.index(precision)][column] = 1
         add(dict.fromkeys(range(first_width, first_bits), 1), 1, 1)
-        if self._bits:
+        if self._rounded:
             add(dict.fromkeys(range(first_bits, self._size), 1), 1, 1)
         for row in of_place.values():
             add(row, 1, 1)
@@ -258,8 +262,7 @@ class Program:
         chosen = [column for column, taken in zip(self._columns, x[: len(self._columns)], strict=True) if taken > 0.5]
         of_block = {place: self._combinations[c] for place, c, _ in chosen if c is not None}
         widths = next(iter(of_block.values()))
-        bits = {place: b for place, c, b in chosen if c is not None}
-        found = Candidate.of(widths, bits)
+        found = Candidate.of(widths, {}).rounded({place: p for place, _, p in chosen if p is not None})
         for name in self.choices.unlike:
             found = found.keeping(name, {place: own[name] for place, own in of_block.items()})
         return found

@@ -86,7 +86,7 @@ def overrides(candidate: Candidate, choices: Choices, stages: Stages, outline: F
         if not candidate.is_rounded:
             words.append(f"~pipeline.{stages.quantize}")
         else:
-            settings = bit_settings(candidate, outline)
+            settings = bit_settings(candidate, outline, choices.group_sizes[0])
             words += [f"pipeline.{stages.quantize}.{name}={_word(value)}" for name, value in settings.items()]
     return words
 

@@ -137,6 +137,7 @@ class SearchSettings:
         experts: Shares of the experts of a mixture that may stay, beside all.
         bits: Widths of weights; 16 for floats.
         expert_bits: Widths of the weights of experts; 16 for floats.
+        group_size: Group sizes that blocks may be rounded in, beside that of the stage that rounds.
         apart: Least number of blocks in which two solutions differ by more than bits.
         solutions: Solutions of each budget, which are scored as a whole.
         steps: Steps of evolution around the best of these, each a score of a whole model.
@@ -161,6 +162,7 @@ class SearchSettings:
     experts: list[float] = MISSING
     bits: list[int] = MISSING
     expert_bits: list[int] = MISSING
+    group_size: list[int] = MISSING
     apart: int = MISSING
     solutions: int = MISSING
     steps: int = MISSING

@@ -173,7 +173,7 @@ def at_work(runs: Path) -> IO[str]:
 
 
 def key(content: Mapping[str, Any]) -> str:
-    """The same work has the same key; 5 and 5.0 are the same.
+    """The same work has the same key; 5 and 5.0 are the same, and patterns of names in another order are not.
 
     Values of the environment count in it: another value is other work, and the digest does not show it.
     """
@@ -181,9 +181,13 @@ def key(content: Mapping[str, Any]) -> str:
 
 
 def as_floats(tree: Any) -> Any:
-    """``tree`` with every number as a float: what a command line and a YAML file write differently."""
+    """``tree`` with every number as a float: what a command line and a YAML file write differently.
+
+    A mapping by patterns of names, of which the first that matches counts, becomes a list of its items.
+    """
     if isinstance(tree, Mapping):
-        return {name: as_floats(value) for name, value in tree.items()}
+        floats = {name: as_floats(value) for name, value in tree.items()}
+        return list(floats.items()) if any("*" in str(name) for name in floats) else floats
     if isinstance(tree, list | tuple):
         return [as_floats(value) for value in tree]
     return float(tree) if isinstance(tree, int) and not isinstance(tree, bool) else tree

@@ -1,6 +1,6 @@
 """A width for each layer by a bit allocation, within the bits that one width for all layers would take."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -11,6 +11,7 @@ from slimexp.model.base import Batch, Family
 from slimexp.model.layer import Layer, latent
 from slimexp.quantizer.base import Quantizer
 from slimexp.record.figures import OF_LAYER
+from slimexp.technique.layer_quantizers import LayerQuantizers
 
 WORD = 32  # bits; a row of packed integers ends with a whole one
 
@@ -20,7 +21,7 @@ def allocate_bits(
     family: Family,
     layers: Mapping[str, Layer],
     *,
-    quantizer: Callable[..., Quantizer],
+    quantizers: LayerQuantizers,
     bits: int,
     batches: Sequence[Batch],
     device: torch.device,
@@ -31,7 +32,7 @@ def allocate_bits(
         allocation: Scans the layers, and chooses.
         family: The model, in float; it is left as it was.
         layers: Layers to be quantized, by name.
-        quantizer: Partial of a quantizer for weights, awaiting ``bits``.
+        quantizers: Makes the quantizers of their weights.
         bits: The budget, as one width for all layers.
         batches: Training text without padding.
         device: Device to compute on.
@@ -47,11 +48,12 @@ def allocate_bits(
         weights = {name: latent(layer) for name, layer in layers.items()}
         with visiting(family.model, device):
             cost = Divergence(family, batches)
-            costs = allocation.scan(weights, quantizer=lambda width: quantizer(bits=width), cost=cost)
+            costs = allocation.scan(
+                weights, quantizer=lambda name, width: quantizers.of(name, layers[name], bits=width), cost=cost
+            )
     stored = {
         name: {
-            width: stored_bits(layer, layer_quantizer(quantizer, name, layer, bits=width))
-            for width in {*allocation.widths, bits}
+            width: stored_bits(layer, quantizers.of(name, layer, bits=width)) for width in {*allocation.widths, bits}
         }
         for name, layer in layers.items()
     }
@@ -60,20 +62,6 @@ def allocate_bits(
     for place, width in enumerate(allocation.widths if allocation.scans else ()):
         figures |= {f"rounded_to_{width}_nats{OF_LAYER}{name}": costs[name][place] for name in costs}
     return widths, figures
-
-
-def layer_quantizer(quantizer: Callable[..., Quantizer], name: str, layer: Layer, *, bits: int) -> Quantizer:
-    """The quantizer of a layer's weight at a width.
-
-    Raises:
-        ValueError: Its groups do not divide the weight's rows; names the layer.
-    """
-    on_weight = quantizer(bits=bits)
-    try:
-        on_weight.granularity.split(torch.empty_like(latent(layer), device="meta"))
-    except ValueError as error:
-        raise ValueError(f"layer '{name}': {error}") from error
-    return on_weight
 
 
 def stored_bits(layer: Layer, quantizer: Quantizer) -> int:

@@ -25,13 +25,15 @@ from slimexp.smoothing.base import Smoothing
 from slimexp.technique import automatic
 from slimexp.technique.automatic import AUTO
 from slimexp.technique.batches import calibration_batches
-from slimexp.technique.bit_allocation import allocate_bits, layer_quantizer
+from slimexp.technique.bit_allocation import allocate_bits
 from slimexp.technique.expert_figures import rounding_figures
 from slimexp.technique.finetune import Finetune
+from slimexp.technique.layer_quantizers import LayerQuantizers
 from slimexp.technique.post_training import round_weights, scaled_layers, smooth
 from slimexp.technique.quantize_refusals import (
     check_allocation,
     check_embeddings,
+    check_encoder_decoder,
     check_experts,
     check_linear,
     check_numbers,
@@ -54,7 +56,8 @@ class Quantize(Finetune):
         bits: Width of the weights, 2 to 8; with ``allocation`` the budget of all layers, in bits per weight.
         group_size: Number of neighbours in a row of a weight that share a scale; ``None`` for one scale per output
             channel, ``"tensor"`` for one per weight, ``"auto"`` for the largest of 128, 64 and 32 that divides the rows
-            of all layers (at 8 bits one scale per channel).
+            of all layers (at 8 bits one scale per channel); or pattern of layers' names -> number or ``None``, of which
+            the first that matches a layer counts.
         symmetric: Whether the integer 0 stands for zero in weights; else every scale has a zero point.
         activation_bits: 8, or ``None`` to leave activations in float.
         cache_bits: 8 or 4 for the keys and values that self-attention caches, ``None`` for floats.
@@ -82,7 +85,7 @@ class Quantize(Finetune):
         quantizer: Callable[..., Quantizer],
         activation_quantizer: Callable[..., Quantizer],
         bits: int,
-        group_size: int | str | None,
+        group_size: int | str | Mapping[str, int | None] | None,
         symmetric: bool,
         activation_bits: int | None,
         cache_bits: int | None,
@@ -100,13 +103,14 @@ class Quantize(Finetune):
         **training: Unpack[Training],
     ) -> None:
         super().__init__(**training)
-        self.quantizer = partial(quantizer, group_size=None if group_size == AUTO else group_size, symmetric=symmetric)
+        chosen = None if group_size == AUTO else group_size
+        self.quantizers = LayerQuantizers(partial(quantizer, symmetric=symmetric), chosen)
         self.activation_quantizer = partial(activation_quantizer, bits=activation_bits, group_size=None)
-        on_weights = self.quantizer(bits=bits)
+        on_weights = self.quantizers.any(bits)
         check_numbers(activation_bits, cache_bits, calibration_rows, start, freeze)
         check_quantizers(on_weights, None if activation_bits is None else self.activation_quantizer())
         if embeddings:
-            check_embeddings(activation_bits, allocation)
+            check_embeddings(activation_bits, allocation, self.quantizers.sizes)
         check_smoothing(smoothing, rounding, activation_bits=activation_bits)
         check_allocation(allocation, bits, on_weights)
         self._group_size = group_size
@@ -134,8 +138,7 @@ class Quantize(Finetune):
             symmetric=self.symmetric,
             embeddings=self.embeddings,
         )
-        if self.allocation is not None and config.is_encoder_decoder:
-            raise ValueError("transformers loads an encoder-decoder with one width for all layers: set allocation=null")
+        check_encoder_decoder(config, self.allocation, self.quantizers.sizes)
         if self.cache_bits is not None:
             require_cache(config, self.cache_bits)
         if any(isinstance(stage, Quantize) for stage in before):
@@ -144,11 +147,12 @@ class Quantize(Finetune):
     def inspect(self, outline: Family) -> None:
         layers = self.selector.layers(outline, stacks(outline))
         check_called(outline, layers)
-        check_experts(layers, self.quantizer(bits=self.bits), self.allocation)
+        check_experts(layers, self.quantizers, self.bits, self.allocation)
         if self.embeddings:
             layers |= embeddings_of(outline)
+        self.quantizers.check_names(layers)
         for name, layer in layers.items():
-            layer_quantizer(self.quantizer, name, layer, bits=self.bits)
+            self.quantizers.of(name, layer, bits=self.bits)
         if self.smoothing is not None:
             scaled_layers(outline, modules_of(layers))
 
@@ -158,9 +162,8 @@ class Quantize(Finetune):
             return
         layers = self.selector.named(outline, stacks(outline)) | (embeddings_of(outline) if self.embeddings else {})
         rows = {lengths.get(name, latent(layer).shape[-1]) for name, layer in layers.items()}
-        self._group_size = automatic.group_size(rows, bits=self.bits)
-        self.quantizer = partial(self.quantizer, group_size=self._group_size)
-        self.chosen["group_size"] = self._group_size
+        self._group_size = self.chosen["group_size"] = automatic.group_size(rows, bits=self.bits)
+        self.quantizers = self.quantizers.sized(self._group_size)
 
     @property
     def keeps_stored_type(self) -> bool:
@@ -186,13 +189,14 @@ class Quantize(Finetune):
 
     @property
     def row_multiple(self) -> int:
-        size = self.quantizer.keywords["group_size"]
-        return size if isinstance(size, int) else 1
+        return self.quantizers.multiple
 
     def inspect_rows(self, outline: Family, changed: Collection[str]) -> None:
+        if self.quantizers.by_name:
+            return  # of a later model, whose blocks may have other numbers
         for name, layer in self.selector.named(outline, stacks(outline)).items():
             if name not in changed:
-                layer_quantizer(self.quantizer, name, layer, bits=self.bits)
+                self.quantizers.of(name, layer, bits=self.bits)
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         super().prepare(family, corpus, teacher)
@@ -200,10 +204,13 @@ class Quantize(Finetune):
         if quantized := [place.module for place, a in attached(family.model) if isinstance(a, Quantizer)]:
             raise ValueError(f"the model is quantized already (e.g. '{quantized[0]}'): quantize once per pipeline")
         self.layers = self.selector.layers(family, stacks(family))
-        check_experts(self.layers, self.quantizer(bits=self.bits), self.allocation)
+        check_experts(self.layers, self.quantizers, self.bits, self.allocation)
+        self.quantizers.check_names(self.layers | (embeddings_of(family) if self.embeddings else {}))
         check_finite(self.layers)
         self.widths, self.allocated = process_group.broadcast_object(self._allocate())
-        self.on_weights = {name: self._on_weight(name, layer) for name, layer in self.layers.items()}
+        self.on_weights = {
+            name: self.quantizers.of(name, layer, bits=self.widths[name]) for name, layer in self.layers.items()
+        }
         self.smoothed = self._smooth()
         blocks = dict(self.layers)
         self._add_embeddings(embeddings_of(family) if self.embeddings else {})
@@ -254,15 +261,9 @@ class Quantize(Finetune):
         """Layer -> bits of its weight; and figures of the scan for the record."""
         if self.allocation is None:
             return dict.fromkeys(self.layers, self.bits), {}
-        return allocate_bits(
-            self.allocation,
-            self.family,
-            self.layers,
-            quantizer=self.quantizer,
-            bits=self.bits,
-            batches=self._calibration_batches(self.allocation.rows),
-            device=self._device_for(self.family),
-        )
+        batches, device = self._calibration_batches(self.allocation.rows), self._device_for(self.family)
+        how: dict[str, Any] = {"quantizers": self.quantizers, "bits": self.bits}
+        return allocate_bits(self.allocation, self.family, self.layers, **how, batches=batches, device=device)
 
     def _round(self, rounding: Rounding, blocks: Mapping[str, Layer]) -> dict[str, float]:
         """Round the blocks; figures of the tokens that experts were rounded by, for the record."""
@@ -279,11 +280,8 @@ class Quantize(Finetune):
         of_weight: dict[torch.Tensor, Quantizer] = {}
         for name, module in embeddings.items():
             if (weight := latent(module)) not in of_weight:
-                of_weight[weight] = self._on_weight(name, module)
+                of_weight[weight] = self.quantizers.of(name, module, bits=self.bits)
             self.on_weights[name] = of_weight[weight]
-
-    def _on_weight(self, name: str, layer: Layer) -> Quantizer:
-        return layer_quantizer(self.quantizer, name, layer, bits=self.widths[name]).to(latent(layer).device)
 
     def _smooth(self) -> dict[str, float]:
         if self.smoothing is None:

@@ -1,6 +1,8 @@
 """Settings that quantization refuses, before anything is loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+
+from transformers import PreTrainedConfig
 
 from slimexp.allocation.base import Allocation, BitAllocation
 from slimexp.model.base import Family
@@ -10,6 +12,7 @@ from slimexp.quantizer.base import Quantizer
 from slimexp.rounding.base import Rounding
 from slimexp.serialization.loadable import dequantizes_at_load
 from slimexp.smoothing.base import Smoothing
+from slimexp.technique.layer_quantizers import GroupSize, LayerQuantizers
 
 
 def check_numbers(
@@ -81,16 +84,36 @@ def check_linear(family: Family) -> None:
         )
 
 
-def check_embeddings(activation_bits: int | None, allocation: Allocation | None) -> None:
+def check_embeddings(activation_bits: int | None, allocation: Allocation | None, sizes: Collection[GroupSize]) -> None:
     """Refuse quantized embeddings where transformers could not load them.
 
     Raises:
-        ValueError: Activations are quantized, or layers have widths of their own.
+        ValueError: Activations are quantized, or layers have widths or group sizes of their own.
     """
-    if activation_bits is not None or allocation is not None:
+    if activation_bits is not None or allocation is not None or len(sizes) > 1:
         raise ValueError(
             "transformers loads quantized embeddings only where activations are left in float and all layers have "
-            "one width: set activation_bits=null and allocation=null, or embeddings=false"
+            "one width and one group size: set activation_bits=null, allocation=null and group_size to a number, or "
+            "embeddings=false"
+        )
+
+
+def check_encoder_decoder(
+    config: PreTrainedConfig, allocation: Allocation | None, sizes: Collection[GroupSize]
+) -> None:
+    """Refuse layers of unlike schemes in an encoder-decoder, which transformers could not load.
+
+    Raises:
+        ValueError: Says what is unlike, and the way out.
+    """
+    if not config.is_encoder_decoder:
+        return
+    if allocation is not None:
+        raise ValueError("transformers loads an encoder-decoder with one width for all layers: set allocation=null")
+    if len(sizes) > 1:
+        raise ValueError(
+            "transformers loads an encoder-decoder with one group size for all layers: set group_size to a number, got "
+            f"{', '.join(map(str, sizes))}"
         )
 
 
@@ -135,21 +158,25 @@ def check_allocation(allocation: Allocation | None, bits: int, quantizer: Quanti
         )
 
 
-def check_experts(layers: Mapping[str, Layer], quantizer: Quantizer, allocation: BitAllocation | None) -> None:
+def check_experts(
+    layers: Mapping[str, Layer], quantizers: LayerQuantizers, bits: int, allocation: BitAllocation | None
+) -> None:
     """Refuse grids on which transformers could not load experts again.
 
     Args:
         layers: The layers to be quantized, by name.
-        quantizer: Of their weights.
+        quantizers: Of their weights.
+        bits: Width of these.
         allocation: Gives layers widths of their own; ``None``: all alike.
 
     Raises:
         ValueError: There are stacks of experts among the layers, and they would have zero points, one scale for all,
-            unlike widths, or float8 before transformers 5.21, which cast its products to bfloat16.
+            unlike widths or group sizes, or float8 before transformers 5.21, which cast its products to bfloat16.
     """
     experts = [name for name, layer in layers.items() if is_stack(layer)]
     if not experts:
         return
+    quantizer = quantizers.any(bits)
     floats = "or leave them in float by exclude=['*.experts.*']"
     if not quantizer.symmetric:
         raise ValueError(f"transformers loads experts without zero points: set symmetric=true, {floats}")
@@ -157,6 +184,11 @@ def check_experts(layers: Mapping[str, Layer], quantizer: Quantizer, allocation:
         raise ValueError(f"experts have scales of their own: set group_size=null, auto or a number, {floats}")
     if quantizer.stored.is_floating_point and not dequantizes_at_load():
         raise ValueError(f"experts of float8 need transformers >= 5.21: install it, choose another quantizer, {floats}")
+    if len(sizes := {quantizers.size_of(name) for name in experts}) > 1:
+        raise ValueError(
+            f"transformers loads all experts with one group size, and group_size has {sorted(sizes, key=str)} for "
+            f"them: give them one pattern, '*.experts.*', {floats}"
+        )
     if allocation is None:
         return
     widths = set(allocation.widths)

@@ -73,7 +73,7 @@ def test_widths_fit_the_budget(allocation: Allocation, bits: int) -> None:
     def cost() -> float:
         return float(sum((tensor - before[name]).square().sum() for name, tensor in tensors.items()))
 
-    costs = allocation.scan(tensors, quantizer=lambda width: MinMax(bits=width, group_size=None), cost=cost)
+    costs = allocation.scan(tensors, quantizer=lambda _, width: MinMax(bits=width, group_size=None), cost=cost)
     assert all(torch.equal(tensor, before[name]) for name, tensor in tensors.items())
     assert costs.keys() == tensors.keys()
     assert all(len(values) == len(allocation.widths) for values in costs.values())

@@ -48,7 +48,7 @@ def test_the_scan_puts_weights_back() -> None:
     before = weight.clone()
     costs = MixedPrecision(rows=1, widths=[2, 4, 8]).scan(
         {"layer": weight},
-        quantizer=lambda bits: MinMax(bits=bits, group_size=None),
+        quantizer=lambda _, bits: MinMax(bits=bits, group_size=None),
         cost=lambda: float((weight - before).square().sum()),
     )
     assert torch.equal(weight, before)
@@ -60,7 +60,7 @@ def test_a_cost_that_is_no_number_names_the_layer() -> None:
     with pytest.raises(ValueError, match=r"layer 'a': rounded by itself it costs \[nan, nan\] at \[2, 4\] bits"):
         MixedPrecision(rows=1, widths=[2, 4]).scan(
             {"a": torch.ones(2, 2)},
-            quantizer=lambda bits: MinMax(bits=bits, group_size=None),
+            quantizer=lambda _, bits: MinMax(bits=bits, group_size=None),
             cost=lambda: float("nan"),
         )
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from slimexp.candidate.choice import FLOAT, Candidate, Place, choices
+from slimexp.candidate.choice import Candidate, Place, choices
+from slimexp.candidate.precision import FLOAT, Precision
 from tests.conftest import TINY
 
 GIVEN = {"remove": True, "heads": [0.5], "ffn": [0.5], "hidden": [0.5], "bits": [FLOAT, 4], "multiple": 8,
@@ -134,3 +135,18 @@ def test_a_map_is_read_as_the_rank_beside_a_zero() -> None:
 def test_ranks_that_no_block_can_have_are_refused(task: str, values: Any, changed: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         choices(config(task, **values), **RANKED | changed)
+
+
+@pytest.mark.fast
+def test_group_sizes_are_chosen_with_bits_and_named_where_they_are_not_the_stages_own() -> None:
+    found = choices(config("causal_lm", num_hidden_layers=1), **GIVEN, group_sizes=[16, 8, 32])
+    assert found.precisions == [Precision(FLOAT), Precision(4), Precision(4, 8), Precision(4, 32)], "floats have none"
+    words = [str(change) for change in found.changes() if change.kind == "bits"]
+    assert words == ["decoder 0 bits 4", "decoder 0 bits 4 groups of 8", "decoder 0 bits 4 groups of 32"]
+    places = [Place("decoder", index) for index in range(3)]
+    bare = Candidate.of({"ffn": 24}, {})
+    some = bare.rounded(dict(zip(places, (Precision(4, 8), Precision(FLOAT), Precision(3)), strict=True)))
+    assert str(some) == "decoder 4f3, ffn 24, group_size 8/-/-" and some.precisions[places[0]] == Precision(4, 8)
+    same = bare.rounded({places[0]: Precision(4, 8), places[1]: Precision(FLOAT), places[2]: Precision(3, 8)})
+    assert str(same) == "decoder 4f3, ffn 24, group_size 8"
+    assert some.rounded({place: Precision(bits) for place, bits in some.bits.items()}).group_sizes == {}

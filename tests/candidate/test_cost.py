@@ -9,7 +9,8 @@ import torch
 
 from slimexp import artifact
 from slimexp.candidate import cost
-from slimexp.candidate.choice import FLOAT, Candidate, Place, choices
+from slimexp.candidate.choice import Candidate, Place, choices
+from slimexp.candidate.precision import FLOAT, Precision
 from slimexp.candidate.score import Added, Scorer
 from slimexp.candidate.solve import Program
 from slimexp.config.composition import compose
@@ -34,6 +35,20 @@ CANDIDATES = [
     ),
     Candidate(heads=2, ffn=64, hidden=32, bits={Place("decoder", 1): 8, Place("decoder", 3): FLOAT}).keeping(
         "heads", {Place("decoder", 1): 1, Place("decoder", 3): 2}
+    ),
+]
+
+GROUPS = [16, 8, 32]  # the first is of the stage
+GROUPED = [
+    Candidate.of({"heads": 2, "ffn": 128, "hidden": 64}, {}).rounded(
+        {
+            Place("decoder", 0): Precision(8, 32),
+            Place("decoder", 1): Precision(FLOAT),
+            Place("decoder", 3): Precision(4),
+        }
+    ),
+    Candidate.of({"heads": 1, "ffn": 64, "hidden": 32}, {}).rounded(
+        {Place("decoder", 0): Precision(4, 8), Place("decoder", 2): Precision(4, 8)}
     ),
 ]
 
@@ -63,10 +78,15 @@ def written(scorer: Scorer, candidate: Candidate, folder: Path) -> float:
     return cost.artifact_mb(folder)
 
 
-@pytest.mark.parametrize(("given", "candidates"), [(GIVEN, CANDIDATES), (RANKED, MAPPED)], ids=["units", "maps"])
+@pytest.mark.parametrize(
+    ("given", "candidates"),
+    [(GIVEN, CANDIDATES), (RANKED, MAPPED), (GIVEN | {"multiple": 32, "group_sizes": GROUPS}, GROUPED)],
+    ids=["units", "maps", "groups"],
+)
 def test_bytes_are_those_of_the_artifact(scorer: Scorer, tmp_path: Path, given: Any, candidates: Any) -> None:
     options = choices(scorer.family.model.config, **given)
     probe = cost.probes(options)[-1]
+    assert not probe.group_sizes
     table = cost.disk(
         scorer.family,
         options,
@@ -96,19 +116,21 @@ def test_parameters_are_counted_exactly(scorer: Scorer, given: Any, candidates: 
 
 def test_latency_is_composed_of_models_that_were_measured(scorer: Scorer) -> None:
     """Times that do add up are found again, for candidates that were not among the measured ones."""
-    options = choices(scorer.family.model.config, **GIVEN)
+    options = choices(scorer.family.model.config, **GIVEN, group_sizes=GROUPS)
 
     def true(candidate: Candidate) -> float:
         saved, widths = 0.1 * (candidate.hidden == 32), {place: candidate.widths_at(place) for place in candidate.bits}
         narrow = {place: 0.2 * (own["heads"] == 1) + 0.3 * (own["ffn"] == 64) for place, own in widths.items()}
         return 2.0 + sum(
-            {FLOAT: 1.0, 8: 0.8, 4: 0.9}[bits] - (saved + narrow[place]) * bits / 16
+            {FLOAT: 1.0, 8: 0.8, 4: 0.9}[bits]
+            + candidate.group_sizes.get(place, 16) / 100
+            - (saved + narrow[place]) * bits / 16
             for place, bits in candidate.bits.items()
         )
 
     measured = {probe: true(probe) for probe in cost.probes(options)}
     table, program = cost.latency(options, measured), Program(options, FREE)
-    for candidate in CANDIDATES:
+    for candidate in [*CANDIDATES, *GROUPED]:
         assert candidate not in cost.probes(options) or candidate is CANDIDATES[0]
         assert program.cost(candidate, table) == pytest.approx(true(candidate), rel=1e-6)
 

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place
+from slimexp.candidate.choice import Candidate, Choices, Place
 from slimexp.candidate.evolution import evolve
+from slimexp.candidate.precision import FLOAT, Precision
 
 PLACES = [Place("decoder", index) for index in range(6)]
 CHOICES = Choices(
@@ -57,6 +58,22 @@ def test_units_of_blocks_change_one_by_one_where_they_may_be_unlike(axis: str) -
     found = evolve({start: narrow(start)}, choices, fits=few, loss=narrow, steps=60, seed=0)
     best = min(found, key=lambda candidate: found[candidate])
     assert best.unlike[axis].keys() == best.bits.keys() and found[best] < found[start] - 5
+
+
+@pytest.mark.fast
+def test_group_sizes_change_with_bits_and_floats_have_none() -> None:
+    def coarse(candidate: Candidate) -> float:
+        return loss(candidate) + sum(WEIGHT[p] * (8 - size) / 80 for p, size in candidate.group_sizes.items())
+
+    start = Candidate.of({"ffn": 8}, dict.fromkeys(PLACES[:4], 4))
+    choices = replace(CHOICES, group_sizes=[8, 16])
+    found = evolve({start: coarse(start)}, choices, fits=fits, loss=coarse, steps=60, seed=0)
+    assert len({str(candidate) for candidate in found}) == len(found) == 61
+    assert min(found, key=lambda candidate: found[candidate]).group_sizes
+    for candidate in found:
+        assert {Precision(candidate.bits[p], size) for p, size in candidate.group_sizes.items()} <= {
+            Precision(8, 16), Precision(4, 16)
+        }  # fmt: skip
 
 
 @pytest.mark.fast

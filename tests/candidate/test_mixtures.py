@@ -11,7 +11,8 @@ import torch
 
 from slimexp import artifact
 from slimexp.candidate import cost
-from slimexp.candidate.choice import EXPERT_BITS, FLOAT, Candidate, Change, Choices, Place, choices
+from slimexp.candidate.choice import EXPERT_BITS, Candidate, Change, Choices, Place, choices
+from slimexp.candidate.precision import FLOAT
 from slimexp.candidate.score import Added, Scorer
 from slimexp.candidate.solve import Program
 from slimexp.candidate.trial import Stages, overrides

@@ -80,6 +80,21 @@ def test_whole_scores_of_another_rounding_are_refused(line: list[str]) -> None:
         (["budget.disk_mb=4", "pipeline.quantize.group_size=auto"], r"group_size must be a number, or null"),
         (["budget.disk_mb=4", "pipeline.quantize.exclude=[a]"], "leave out its include, exclude and embeddings"),
         (["budget.disk_mb=4", "measure=[task]"], "a search needs measure size"),
+        (
+            ["budget.disk_mb=4", "search.uniform=false", "search.ffn_rank=[16]", "search.group_size=[32]"],
+            r"search\.ffn_rank must have multiples of the 32 of search\.group_size, .* got 16",
+        ),
+        (["budget.disk_mb=4", "search.group_size=[0]"], r"search\.group_size must be numbers >= 1, got 0"),
+        (
+            ["budget.disk_mb=4", "search.group_size=[16]"],
+            r"search\.group_size has 16, that of pipeline\.quantize, which is a choice anyway: leave it out",
+        ),
+        (["budget.disk_mb=4", "search.group_size=[8,8]"], r"search\.group_size has 8, there twice: leave it out"),
+        (["budget.disk_mb=4", "search.group_size=[8]", "search.bits=[16]"], "is of blocks that are rounded, and none"),
+        (
+            ["budget.disk_mb=4", "search.group_size=[8,48]"],
+            r"search\.group_size must divide the rows .* got 48 for rows of 32 \('model\..*'\): choose divisors of 32",
+        ),
         ([], r"no budget: give budget\.disk_mb=NUMBER"),
     ],
 )

@@ -1,14 +1,16 @@
 """Losses of choices: alone and as a whole, of the model that a pipeline would make."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from slimexp.calibration.divergence import Divergence
-from slimexp.candidate.choice import FLOAT, STREAM, Candidate, Change, Place, choices
+from slimexp.candidate.choice import STREAM, Candidate, Change, Place, choices
 from slimexp.candidate.kept_file import KeptFile
+from slimexp.candidate.precision import FLOAT, Precision
 from slimexp.candidate.score import Added, Scorer, own_rows
 from slimexp.config.build import build
 from slimexp.config.composition import compose
@@ -48,6 +50,15 @@ def test_bits_of_one_block_cost_what_the_rounded_model_does(scorer: Scorer) -> N
     assert all(torch.equal(tensor, before[name]) for name, tensor in scorer.family.model.state_dict().items())
     bits = {Place("decoder", 0): 4, Place("decoder", 1): FLOAT, Place("decoder", 2): FLOAT}
     assert scorer.whole(Candidate(heads=2, ffn=64, hidden=32, bits=bits)) == pytest.approx(costs[1], rel=1e-3)
+
+
+def test_a_group_size_of_one_block_costs_what_the_rounded_model_does(scorer: Scorer) -> None:
+    place, rest = Place("decoder", 0), {Place("decoder", index): Precision(FLOAT) for index in (1, 2)}
+    costs = [scorer.alone(Change(place, "bits", 3, size)) for size in (8, 0, 32)]
+    assert 0 < costs[0] < costs[1] < costs[2], "fewer share a scale"
+    for size, cost in zip((8, 32), (costs[0], costs[2]), strict=True):
+        candidate = Candidate.of({"heads": 2, "ffn": 64, "hidden": 32}, {}).rounded({place: Precision(3, size), **rest})
+        assert scorer.whole(candidate) == pytest.approx(cost, rel=1e-3)
 
 
 def test_fewer_channels_cost_what_the_narrow_model_does(scorer: Scorer) -> None:
@@ -164,16 +175,20 @@ def test_scores_are_taken_once(scorer: Scorer, tmp_path: Any, monkeypatch: pytes
     )
     scorer.score(wider, KeptFile(tmp_path / "scores.json", {}, "x"))
     assert {(change.kind, change.value) for change in calls} == {("bits", 3)}
+    calls.clear()
+    scorer.score(replace(options, group_sizes=[16, 8]), KeptFile(tmp_path / "scores.json", {}, "x"))
+    assert {(change.kind, change.value, change.group_size) for change in calls} == {("bits", 4, 8)}
 
 
 @pytest.mark.fast
 def test_scores_of_single_changes_add_up() -> None:
     place = Place("decoder", 0)
     single = {Change(place, "removed", 0): 3.0, Change(place, "ffn", 8): 1.0, Change(place, "bits", 4): 0.5}
-    added = Added({**single, Change(STREAM, "hidden", 8): 2.0})
+    added = Added({**single, Change(STREAM, "hidden", 8): 2.0, Change(place, "bits", 4, 32): 0.7})
     assert added.removed(place) == 3.0
-    assert added.block(place, {"ffn": 8, "hidden": 8}, 4) == 1.5
-    assert added.block(place, {"ffn": 16, "hidden": 16}, FLOAT) == 0.0
+    assert added.block(place, {"ffn": 8, "hidden": 8}, Precision(4)) == 1.5
+    assert added.block(place, {"ffn": 8, "hidden": 8}, Precision(4, 32)) == 1.7
+    assert added.block(place, {"ffn": 16, "hidden": 16}, Precision(FLOAT)) == 0.0
     assert (added.base({"hidden": 8}), added.base({"hidden": 16}), added.base({})) == (2.0, 0.0, 0.0)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from slimexp.candidate.choice import FLOAT, Candidate, Place
+from slimexp.candidate.choice import Candidate, Place
 from slimexp.candidate.found import Found, unlike_first
+from slimexp.candidate.precision import FLOAT
 from slimexp.candidate.report import answer, write
 from slimexp.candidate.score import Scorer
 from slimexp.candidate.search import Search
@@ -179,6 +180,21 @@ def test_bytes_and_milliseconds_are_measured_of_whole_models(line: list[str], tr
     assert composed == pytest.approx(measured, abs=0.003)
     assert figures["disk_mb"] == pytest.approx(measured, abs=0.003)
     assert found.costs[candidate]["latency_ms"][1] > 0
+
+
+def test_group_sizes_are_chosen_block_by_block(line: list[str], trained: list[Sequence[str]]) -> None:
+    words = ["search.remove=false", "search.ffn=[]", "search.hidden=[]", "search.bits=[8,4]", "budget.disk_mb=0.0625"]
+    before = prepared(line, *words, "search.promoted=0")
+    before.run()
+    words += ["search.group_size=[8,32]", "search.trials=1"]
+    search = prepared(line, *words)
+    assert set(search.scores.numbers) == set(before.scores.numbers), "scores of the stage's own size stay"
+    [found] = search.run()
+    [(candidate, figures)] = found.promoted.items()
+    assert candidate.group_sizes and "group_size" in str(candidate)
+    composed, measured = found.costs[candidate]["disk_mb"]
+    assert composed == pytest.approx(measured, abs=0.003)
+    assert figures["disk_mb"] == pytest.approx(measured, abs=0.003) and measured <= 0.0625
 
 
 @pytest.mark.fast

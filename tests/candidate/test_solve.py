@@ -9,7 +9,8 @@ import pytest
 from scipy.optimize import OptimizeResult
 
 from slimexp.candidate import solve
-from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place
+from slimexp.candidate.choice import Candidate, Choices, Place
+from slimexp.candidate.precision import FLOAT, Precision
 from slimexp.candidate.solve import GAP, Infeasible, Limit, Program, Undecided
 
 DEPTH = 4
@@ -36,8 +37,8 @@ class Linear:
     def base(self, widths: Mapping[str, int]) -> float:
         return 0.5 + widths["ffn"] / 16
 
-    def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
-        return self.of_place[place] * widths["ffn"] * bits / 128
+    def block(self, place: Place, widths: Mapping[str, int], precision: Precision) -> float:
+        return self.of_place[place] * widths["ffn"] * precision.bits / 128
 
     def removed(self, place: Place) -> float:
         return 0.0
@@ -85,8 +86,8 @@ class Loss:
     def base(self, widths: Mapping[str, int]) -> float:
         return NARROW * (widths["ffn"] == 4)
 
-    def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
-        return self.table[place, widths["ffn"], bits]
+    def block(self, place: Place, widths: Mapping[str, int], precision: Precision) -> float:
+        return self.table[place, widths["ffn"], precision.bits]
 
     def removed(self, place: Place) -> float:
         return self.table[place, "removed"]
@@ -133,7 +134,7 @@ class Units:
     def base(self, widths: Mapping[str, int]) -> float:
         return 0.0
 
-    def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
+    def block(self, place: Place, widths: Mapping[str, int], precision: Precision) -> float:
         return float(self.of[place] @ [widths["heads"] / 2, widths["ffn"] / 8])
 
     def removed(self, place: Place) -> float:
@@ -157,6 +158,37 @@ def test_the_best_of_all_numbers_of_heads_block_by_block(unlike: list[str]) -> N
     [(best, loss)] = solver.solve([limit], most=1, apart=1)
     assert best in fitting and "heads" in best.unlike
     assert loss == pytest.approx(min(solver.cost(candidate, solver.loss) for candidate in fitting), rel=2 * GAP)
+
+
+class Scales(Linear):
+    """A price of which scales are a part: the more groups, the dearer, and the better."""
+
+    def block(self, place: Place, widths: Mapping[str, int], precision: Precision) -> float:
+        return super().block(place, widths, Precision(precision.bits)) * (1 + 2 / (precision.group_size or 8))
+
+
+@pytest.mark.fast
+def test_larger_groups_are_chosen_where_bytes_bind() -> None:
+    options = replace(CHOICES, removable=frozenset(), widths={"ffn": [8]}, combinations=[{"ffn": 8}], bits=[8, 4],
+                      group_sizes=[8, 32])  # fmt: skip
+
+    class Coarse(Loss):
+        def block(self, place: Place, widths: Mapping[str, int], precision: Precision) -> float:
+            return super().block(place, widths, precision) + 0.001 * (precision.group_size == 32)
+
+    solver, price = Program(options, Coarse(losses(0))), Scales(0)
+    every = [Candidate.of({"ffn": 8}, {}).rounded(dict(zip(PLACES, how, strict=True)))
+             for how in product(options.precisions, repeat=DEPTH)]  # fmt: skip
+    for most in (4.0, 2.4, 2.0):
+        fitting = [candidate for candidate in every if solver.cost(candidate, price) <= most]
+        [(best, loss)] = solver.solve([Limit("disk_mb", most, price)], most=1, apart=1)
+        assert best in fitting
+        assert loss == pytest.approx(min(solver.cost(candidate, solver.loss) for candidate in fitting), rel=2 * GAP)
+        assert bool(best.group_sizes) == (most < 4)
+    shared = Program(replace(options, one_width=True), Coarse(losses(0)))
+    least = min(solver.cost(candidate, price) for candidate in every)
+    [(best, _)] = shared.solve([Limit("disk_mb", least + 0.01, price)], most=1, apart=1)
+    assert str(best) == "decoder 4444, ffn 8, group_size 32"
 
 
 @pytest.mark.fast
@@ -204,8 +236,8 @@ def test_a_budget_out_of_reach_names_the_nearest_and_what_binds() -> None:
 class Opposed(Linear):
     """A price that falls where the other rises: small models are dear."""
 
-    def block(self, place: Place, widths: Mapping[str, int], bits: int) -> float:
-        return 1.0 - super().block(place, widths, bits) / 3
+    def block(self, place: Place, widths: Mapping[str, int], precision: Precision) -> float:
+        return 1.0 - super().block(place, widths, precision) / 3
 
 
 @pytest.mark.fast

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from slimexp.candidate import trial
-from slimexp.candidate.choice import FLOAT, Candidate, Choices, Place, choices
+from slimexp.candidate.choice import Candidate, Choices, Place, choices
+from slimexp.candidate.precision import FLOAT, Precision
 from slimexp.candidate.score import Scorer
 from slimexp.candidate.trial import Stages, overrides
 from slimexp.config.build import build
@@ -26,6 +27,8 @@ MIXED = Candidate(
 UNLIKE = MIXED.keeping("ffn", dict(zip(MIXED.bits, (16, 64, 32), strict=True)))
 UNLIKE_HEADS = UNLIKE.keeping("heads", dict(zip(MIXED.bits, (2, 1, 2), strict=True)))
 WHOLE = Candidate(heads=2, ffn=64, hidden=32, bits={Place("decoder", index): FLOAT for index in range(4)})
+
+GROUPED = MIXED.rounded({**MIXED.precisions, Place("decoder", 0): Precision(4, 8), Place("decoder", 2): Precision(4)})
 
 
 @pytest.fixture
@@ -47,6 +50,21 @@ def test_a_candidate_is_a_command_line(family: Any, options: Choices) -> None:
     assert (cfg.pipeline.cut.cut.heads, cfg.pipeline.cut.cut.ffn) == (1, 32)
     assert cfg.pipeline.quantize.allocation.bits == {"model.layers.0.*": 4, "model.layers.2.*": 8}
     assert cfg.pipeline.quantize.exclude == ["model.layers.1.*"]
+
+
+def test_group_sizes_are_a_setting_by_layer(family: Any, options: Choices) -> None:
+    lines, more = [EXPERIMENT, "pipeline.quantize.group_size=16"], replace(options, group_sizes=[16, 8])
+    stages = Stages.of(compose(lines).pipeline)
+    cfg = compose([*lines, *overrides(GROUPED, more, stages, family)])
+    check(cfg)
+    sizes = {"model.layers.0.*": 8, "model.layers.2.*": 16, "model.layers.3.*": 16}
+    assert cfg.pipeline.quantize.group_size == sizes
+    alike = MIXED.rounded({place: Precision(bits, 8 * (bits < FLOAT)) for place, bits in MIXED.bits.items()})
+    assert compose([*lines, *overrides(alike, more, stages, family)]).pipeline.quantize.group_size == 8
+    assert not [word for word in overrides(MIXED, more, stages, family) if "group_size" in word]
+    null = replace(options, group_sizes=[None, 8])
+    cfg = compose([*lines, *overrides(GROUPED, null, stages, family)])
+    assert cfg.pipeline.quantize.group_size == {**dict.fromkeys(sizes), "model.layers.0.*": 8}
 
 
 @pytest.mark.parametrize(("candidate", "heads"), [(UNLIKE, 1), (UNLIKE_HEADS, {"decoder": [2, 1, 2]})])
@@ -87,7 +105,7 @@ def test_stages_without_effect_are_left_out(family: Any, options: Choices) -> No
     assert (cfg.pipeline.quantize.bits, cfg.pipeline.quantize.allocation) == (4, None)
 
 
-@pytest.mark.parametrize("candidate", [MIXED, UNLIKE], ids=str)
+@pytest.mark.parametrize("candidate", [MIXED, UNLIKE, GROUPED], ids=str)
 def test_the_pipeline_makes_what_was_scored(
     family: Any, options: Choices, corpus: Callable[..., Any], candidate: Candidate
 ) -> None:
@@ -96,6 +114,7 @@ def test_the_pipeline_makes_what_was_scored(
     text, whole = corpus("causal_lm"), compose(lines).pipeline
     scorer = Scorer(family, text, text.splits["train"][:2], cut=whole.cut.cut, quantize=whole.quantize, seed=0)
     scored = scorer.realized(candidate)
+    options = replace(options, group_sizes=[16, 8])
     pipeline = compose([*lines, *overrides(candidate, options, stages, family)]).pipeline
     cut, quantize = build(pipeline.cut), build(pipeline.quantize)
     cut.prepare(family, text, None)

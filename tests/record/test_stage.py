@@ -60,6 +60,8 @@ def test_half_a_file_of_measures_is_none(stage: Stage, text: str | None) -> None
 def test_keys_are_of_the_content() -> None:
     assert key({"a": 1, "b": 2}) == key({"b": 2, "a": 1}) != key({"a": 1, "b": 3})
     assert key({"a": [5, {"b": 1}]}) == key({"a": [5.0, {"b": 1.0}]}) != key({"a": [5, {"b": True}]})
+    first, other = ({"sizes": {"*.up": 8, "a.*": 4}}, {"sizes": {"a.*": 4, "*.up": 8}})
+    assert key(first) != key(other), "the first pattern that matches counts"
     assert shaping({"precision": "32-true", "logger": False}) == {"precision": "32-true"}
 
 

@@ -1,17 +1,16 @@
 """Widths of single layers: the bits that they take are those of the artifact, and the model is left as it was."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from slimexp.allocation.mixed_precision import MixedPrecision
 from slimexp.quantizer.minmax import MinMax
 from slimexp.serialization.pack import pack
-from slimexp.technique.bit_allocation import allocate_bits, layer_quantizer, stored_bits
+from slimexp.technique.bit_allocation import allocate_bits, stored_bits
+from slimexp.technique.layer_quantizers import LayerQuantizers
 
 Make = Callable[..., Any]
 ALLOCATION = "+allocation@pipeline.quantize.allocation=mixed_precision"
@@ -54,21 +53,16 @@ def test_the_bits_that_layers_take_are_those_of_the_artifact(
     assert stored == packed + scales * (quantizer.scale_bits + (0 if symmetric else bits))
 
 
-def test_a_layer_whose_rows_do_not_divide_is_named() -> None:
-    with pytest.raises(ValueError, match=r"layer 'a\.b': group_size must divide the length of a row, got 5"):
-        layer_quantizer(partial(MinMax, group_size=5), "a.b", nn.Linear(8, 4), bits=4)
-
-
 def test_layers_get_widths_within_the_budget_and_are_left_as_they_were(tiny: Make) -> None:
     family = tiny("causal_lm")
     before = {name: tensor.clone() for name, tensor in family.model.state_dict().items()}
     layers = family.compressible()
-    quantizer = partial(MinMax, group_size=8)
+    quantizers = LayerQuantizers(MinMax, 8)
     widths, figures = allocate_bits(
         MixedPrecision(rows=2, widths=[2, 4, 8]),
         family,
         layers,
-        quantizer=quantizer,
+        quantizers=quantizers,
         bits=4,
         batches=[family.encode([(text, None, None)]) for text in ("one two", "three")],
         device=torch.device("cpu"),
@@ -77,7 +71,7 @@ def test_layers_get_widths_within_the_budget_and_are_left_as_they_were(tiny: Mak
     assert widths.keys() == layers.keys() and {*widths.values()} <= {2, 4, 8}
 
     def taken(of_layer: dict[str, int]) -> int:
-        return sum(stored_bits(layers[name], quantizer(bits=bits)) for name, bits in of_layer.items())
+        return sum(stored_bits(layers[name], quantizers.any(bits)) for name, bits in of_layer.items())
 
     assert taken(widths) <= taken(dict.fromkeys(layers, 4))
     assert {f"bits/{name}": float(bits) for name, bits in widths.items()}.items() <= figures.items()

@@ -1,0 +1,105 @@
+"""The quantizer of each layer's weight: one group size for all layers, or sizes by patterns of their names."""
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+import torch
+
+from slimexp.model.layer import Layer, latent
+from slimexp.quantizer.base import Quantizer
+
+GroupSize = int | str | None  # of one layer, see ``Granularity``
+
+
+@dataclass(frozen=True)
+class LayerQuantizers:
+    """Makes the quantizers of layers' weights.
+
+    Attributes:
+        make: Partial of a quantizer, awaiting ``bits`` and ``group_size``.
+        group_size: Of all layers; or pattern of names (``*`` for anything) -> number of neighbours that share a scale,
+            ``None`` for a scale per output channel: the first that matches a layer counts.
+    """
+
+    make: Callable[..., Quantizer]
+    group_size: GroupSize | Mapping[str, int | None]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.group_size, Mapping):
+            return
+        if not self.group_size:
+            raise ValueError("group_size must name layers, e.g. {'*.self_attn.*': 32, '*': 128}; got none")
+        for pattern, size in self.group_size.items():
+            if size is not None and (type(size) is not int or size < 1):
+                raise ValueError(f"group_size of '{pattern}' must be >= 1, or null for one scale per row, got {size}")
+
+    @property
+    def by_name(self) -> bool:
+        """Whether a layer's name tells its group size."""
+        return isinstance(self.group_size, Mapping)
+
+    @property
+    def sizes(self) -> list[GroupSize]:
+        """The group sizes that layers may have, each once."""
+        if isinstance(self.group_size, Mapping):
+            return list(dict.fromkeys(self.group_size.values()))
+        return [self.group_size]
+
+    @property
+    def multiple(self) -> int:
+        """Number that all group sizes divide."""
+        return math.lcm(*(size for size in self.sizes if isinstance(size, int)))
+
+    def sized(self, group_size: GroupSize) -> "LayerQuantizers":
+        """The same with another group size, of all layers."""
+        return replace(self, group_size=group_size)
+
+    def size_of(self, name: str) -> GroupSize:
+        """Group size of a layer.
+
+        Raises:
+            ValueError: No pattern matches its name.
+        """
+        if not isinstance(self.group_size, Mapping):
+            return self.group_size
+        pattern = next((pattern for pattern in self.group_size if fnmatchcase(name, pattern)), None)
+        if pattern is None:
+            raise ValueError(f"group_size has no pattern for layer '{name}': add one, or '*' for all others")
+        return self.group_size[pattern]
+
+    def check_names(self, names: Collection[str]) -> None:
+        """Refuse patterns that do not fit some layers.
+
+        Raises:
+            ValueError: A layer matches no pattern, or a pattern no layer that an earlier one leaves.
+        """
+        if not isinstance(self.group_size, Mapping):
+            return
+        unused = dict(self.group_size)
+        for name in names:
+            self.size_of(name)
+            unused.pop(next(pattern for pattern in self.group_size if fnmatchcase(name, pattern)), None)
+        if unused:
+            raise ValueError(
+                f"group_size: no layer is left for '{min(unused)}', remove it or put it first; layers are "
+                f"{', '.join(names)}"
+            )
+
+    def any(self, bits: int) -> Quantizer:
+        """A quantizer of no layer, for what does not depend on its group size."""
+        return self.make(bits=bits, group_size=self.sizes[0])
+
+    def of(self, name: str, layer: Layer, *, bits: int) -> Quantizer:
+        """The quantizer of a layer's weight at a width, on its device.
+
+        Raises:
+            ValueError: No pattern matches its name, or its groups do not divide the weight's rows; names the layer.
+        """
+        on_weight = self.make(bits=bits, group_size=self.size_of(name))
+        try:
+            on_weight.granularity.split(torch.empty_like(latent(layer), device="meta"))
+        except ValueError as error:
+            raise ValueError(f"layer '{name}': {error}") from error
+        return on_weight.to(latent(layer).device)
