@@ -13,7 +13,8 @@ widest), are trained by the same last stage for ``--steps``, and are graded on t
 seed. Further arguments are overrides of the searches and trainings, as ``search.uniform=false``.
 
 Quality is the ratio to the dense model's perplexity (of other tasks, what is kept of the gain) before and after the
-training, with 95 % intervals on the same rows. Seconds of choosing are those of all shares together, after the scores;
+training, with 95 % intervals on the same rows; on a GPU the same training ends elsewhere each time, which these do not
+hold. Seconds of choosing are those of all shares together, after the scores;
 the search's hold its short and full trainings, those of ``depth`` loading the model. Prints Markdown, writes
 ``RUNS/search_arms.json``; exits with status 1 where the search is surely worse than another arm.
 """
