@@ -79,6 +79,7 @@ def test_a_grid_goes_on_with_what_is_not_done(tmp_path: Path, monkeypatch: pytes
     assert begun == [0, 2] and search.finished(tmp_path, 0) == [1, 0, 2]
 
 
+@pytest.mark.slow
 def test_sides_run_by_themselves_and_are_reported_together(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
