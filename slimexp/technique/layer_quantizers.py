@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import torch
 
+from slimexp.config.by_name import pattern_of, patterns_of
 from slimexp.model.layer import Layer, latent
 from slimexp.quantizer.base import Quantizer
 
@@ -64,10 +64,7 @@ class LayerQuantizers:
         """
         if not isinstance(self.group_size, Mapping):
             return self.group_size
-        pattern = next((pattern for pattern in self.group_size if fnmatchcase(name, pattern)), None)
-        if pattern is None:
-            raise ValueError(f"group_size has no pattern for layer '{name}': add one, or '*' for all others")
-        return self.group_size[pattern]
+        return self.group_size[pattern_of(name, self.group_size, "group_size")]
 
     def check_names(self, names: Collection[str]) -> None:
         """Refuse patterns that do not fit some layers.
@@ -75,17 +72,8 @@ class LayerQuantizers:
         Raises:
             ValueError: A layer matches no pattern, or a pattern no layer that an earlier one leaves.
         """
-        if not isinstance(self.group_size, Mapping):
-            return
-        unused = dict(self.group_size)
-        for name in names:
-            self.size_of(name)
-            unused.pop(next(pattern for pattern in self.group_size if fnmatchcase(name, pattern)), None)
-        if unused:
-            raise ValueError(
-                f"group_size: no layer is left for '{min(unused)}', remove it or put it first; layers are "
-                f"{', '.join(names)}"
-            )
+        if isinstance(self.group_size, Mapping):
+            patterns_of(names, self.group_size, "group_size")
 
     def any(self, bits: int) -> Quantizer:
         """A quantizer of no layer, for what does not depend on its group size."""
