@@ -82,7 +82,7 @@ def test_dampening_keeps_maps_finite_and_small() -> None:
 
 
 def test_maps_are_fitted_on_tokens_that_are_no_padding(tiny: Tiny) -> None:
-    """A sublayer that is linear is found again, whatever the batches are padded to."""
+    """A map is the same whatever the batches are padded to."""
     family = tiny("causal_lm")
     name = "model.layers.1.mlp"
     family.model.set_submodule(name, torch.nn.Linear(32, 32, bias=False))
