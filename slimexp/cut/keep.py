@@ -195,7 +195,7 @@ class Keep:
         return architecture
 
     def _check_ranks(self, config: PreTrainedConfig, layers: Mapping[str, Sequence[int]]) -> None:
-        """Refuse ranks above the channels that stay, not one for each block retained, or of blocks that keep some units.
+        """Refuse ranks above the channels that stay, of blocks that keep units, or not one for each block retained.
 
         Raises:
             ValueError: States the rule and the value.

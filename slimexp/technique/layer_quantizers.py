@@ -1,6 +1,7 @@
 """The quantizer of each layer's weight: one group size for all layers, or sizes by patterns of their names."""
 
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
@@ -36,11 +37,6 @@ class LayerQuantizers:
                 raise ValueError(f"group_size of '{pattern}' must be >= 1, or null for one scale per row, got {size}")
 
     @property
-    def by_name(self) -> bool:
-        """Whether a layer's name tells its group size."""
-        return isinstance(self.group_size, Mapping)
-
-    @property
     def sizes(self) -> list[GroupSize]:
         """The group sizes that layers may have, each once."""
         if isinstance(self.group_size, Mapping):
@@ -74,6 +70,25 @@ class LayerQuantizers:
         """
         if isinstance(self.group_size, Mapping):
             patterns_of(names, self.group_size, "group_size")
+
+    def check_rows(self, layers: Mapping[str, Layer], bits: int) -> None:
+        """Refuse groups that do not divide the rows of layers, whose blocks may have other numbers later.
+
+        Raises:
+            ValueError: Those of a layer, or by names those of a layer and its like in all blocks; names the first.
+        """
+        by_name = isinstance(self.group_size, Mapping)
+        faults: dict[str, list[ValueError | None]] = {}
+        for name, layer in layers.items():
+            of_kind = faults.setdefault(re.sub(r"\d+", "#", name) if by_name else name, [])
+            try:
+                self.of(name, layer, bits=bits)
+                of_kind.append(None)
+            except ValueError as error:
+                of_kind.append(error)
+        for first, *others in faults.values():
+            if first is not None and all(others):
+                raise first
 
     def any(self, bits: int) -> Quantizer:
         """A quantizer of no layer, for what does not depend on its group size."""
