@@ -21,15 +21,15 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32, use_cache=False).eval()
     rows = [torch.tensor([ids]) for ids in task["rows"]]
     twice = model.get_input_embeddings().weight.numel() if model.config.tie_word_embeddings else 0  # as it counts
-    limit = task["share"] * size(model) + twice
+    most = task["share"] * size(model)
 
     @torch.no_grad()
     def score(smaller: nn.Module) -> float:
         return -sum(float(smaller(input_ids=ids, labels=ids).loss) for ids in rows) / len(rows)
 
     config = {"data_loader": rows, "score_func": score, "checkpoint": None, "verbose": False}
-    mtp.prune(model, "fastnas", {"params": limit}, rows[0], config)
-    if size(model) > task["share"] * size(model.from_pretrained(task["model"])):
+    mtp.prune(model, "fastnas", {"params": most + twice}, rows[0], config)
+    if size(model) > most:
         raise RuntimeError(f"it left {size(model):,} parameters")
     torch.save(model.state_dict(), task["into"])
 

@@ -1,11 +1,11 @@
 """Given widths: each layer has the width that a configuration says, without a scan."""
 
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
 
 from torch import Tensor
 
 from slimexp.allocation.base import BitAllocation
+from slimexp.config.by_name import patterns_of
 from slimexp.quantizer.base import Quantizer
 
 
@@ -43,14 +43,5 @@ class Given(BitAllocation):
         Raises:
             ValueError: A layer matches no pattern, or a pattern no layer.
         """
-        widths = {}
-        unused = set(self.bits)
-        for name in costs:
-            pattern = next((pattern for pattern in self.bits if fnmatchcase(name, pattern)), None)
-            if pattern is None:
-                raise ValueError(f"allocation.bits has no pattern for layer '{name}': add one, or '*' for all others")
-            widths[name] = self.bits[pattern]
-            unused.discard(pattern)
-        if unused:
-            raise ValueError(f"allocation.bits: no layer is left for '{min(unused)}'; layers are {', '.join(costs)}")
-        return widths
+        patterns = patterns_of(costs, self.bits, "allocation.bits")
+        return {name: self.bits[pattern] for name, pattern in patterns.items()}

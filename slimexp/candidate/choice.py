@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 from slimexp.architecture.base import EXPERTS, FFN, HEADS, HIDDEN, LAYERS
 from slimexp.architecture.model_type import architecture_of
 from slimexp.candidate.precision import FLOAT, OWN, Precision, sizes_in_words
-from slimexp.candidate.sizes import check_asked, check_ranks, numbers
+from slimexp.candidate.sizes import check_asked, check_ranks, numbers, ranks_fit
 from slimexp.cut.shape import WIDTHS, axes_of, possible, whole
 from slimexp.cut.unlike import unlike_axes
 from slimexp.model.widths import AXES as UNLIKE
@@ -285,7 +285,7 @@ def choices(
         stacks=stacks,
         removable=_removable(config, stacks) if remove and LAYERS in free else frozenset(),
         widths=widths,
-        combinations=[some for some in _combinations(widths) if possible(config, dense | shape_of(some))],
+        combinations=[some for some in _combinations(config, widths) if possible(config, dense | shape_of(some))],
         bits=sorted(set(bits), reverse=True),
         one_width=bool(config.is_encoder_decoder),
         paired={"encoder", "decoder"} <= stacks.keys(),
@@ -313,5 +313,6 @@ def _removable(config: PreTrainedConfig, stacks: Mapping[str, int]) -> frozenset
     return frozenset(Place(stack, index) for stack, depth in stacks.items() for index in range(first, depth))
 
 
-def _combinations(widths: Mapping[str, Sequence[int]]) -> list[dict[str, int]]:
-    return [dict(zip(widths, units, strict=True)) for units in product(*widths.values())]
+def _combinations(config: PreTrainedConfig, widths: Mapping[str, Sequence[int]]) -> list[dict[str, int]]:
+    every = [dict(zip(widths, units, strict=True)) for units in product(*widths.values())]
+    return [some for some in every if ranks_fit(config, some)]

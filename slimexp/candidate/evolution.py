@@ -98,6 +98,6 @@ def _again(how: dict[Place, Precision], choices: Choices, chance: random.Random)
 
 def _is_possible(child: Candidate, choices: Choices) -> bool:
     depth = {stack: sum(place.stack == stack for place in child.bits) for stack in choices.stacks}
-    if child.widths not in choices.combinations:
+    if any(widths not in choices.combinations for widths in [child.widths, *map(child.widths_at, child.bits)]):
         return False
     return not choices.paired or depth["decoder"] <= depth["encoder"]

@@ -19,7 +19,7 @@ from slimexp.candidate.latency import Stopwatch
 from slimexp.candidate.precision import FLOAT
 from slimexp.candidate.score import Added, Scorer, own_rows
 from slimexp.candidate.settings import budgets, check_rows, check_settings, group_sizes
-from slimexp.candidate.solve import Infeasible, Limit, Program
+from slimexp.candidate.solve import Infeasible, Limit, Program, Undecided
 from slimexp.candidate.trial import Stages
 from slimexp.config.build import build
 from slimexp.host.progress import counted, working
@@ -94,8 +94,8 @@ class Search:
         """Search for each budget in turn; returns what was found. What cannot be done is refused before any score.
 
         Raises:
-            ValueError: No choice meets a budget, the stages do not fit the smallest model, or no candidate keeps any
-                budget as it is measured. One that alone has none is reported, and the others go on.
+            ValueError: No choice meets a budget, the stages do not fit the smallest model, or no budget has a candidate
+                that the solver finds in time and that keeps it as measured. One of several is reported, others go on.
         """
         self._pool()
         smallest = cost.probes(self.choices)[-1]
@@ -108,15 +108,16 @@ class Search:
         print(f"search: {len(list(self.choices.changes()))} choices of {len(self.choices.places)} blocks")
         program = Program(self.choices, Added(self.scorer.score(self.choices, self.scores)))
         found: list[Found] = []
+        without: list[OverAsMeasured | Undecided] = []
         for limits in self.budgets:
             try:
                 found.append(self._solve(program, tables, limits))
-            except OverAsMeasured as error:
-                if len(self.budgets) == 1:
-                    raise
-                print(f"left out: {error}", flush=True)
+            except (OverAsMeasured, Undecided) as error:
+                without.append(error)
+                if len(self.budgets) > 1:
+                    print(f"left out: {error}", flush=True)
         if not found:
-            raise OverAsMeasured(self.budgets[0])
+            raise without[0]
         if self.settings.promoted:
             self._train(found)
         return found

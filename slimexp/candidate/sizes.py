@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedConfig
 
-from slimexp.architecture.base import EXPERTS
+from slimexp.architecture.base import EXPERTS, HIDDEN
 from slimexp.candidate.precision import FLOAT
 from slimexp.cut.experts import rule
 from slimexp.cut.low_rank import check_rank
 from slimexp.cut.shape import lattice, possible, whole
 from slimexp.model.widths import AXES as UNLIKE
-from slimexp.model.widths import RANKS, can_drop
+from slimexp.model.widths import RANKS, can_drop, largest_rank
 
 
 def numbers(
@@ -71,3 +71,9 @@ def check_ranks(config: PreTrainedConfig, ranks: Mapping[str, Sequence[int]], *,
             raise ValueError(f"search.{RANKS[name]} is for search.uniform=false: set it, or leave the ranks out")
         for rank in given:
             check_rank(config, name, rank, f"search.{RANKS[name]}")
+
+
+def ranks_fit(config: PreTrainedConfig, widths: Mapping[str, int]) -> bool:
+    """Whether no rank, of maps that are there or are chosen, is above the channels that some widths leave."""
+    rank = max(largest_rank(config), *(-widths.get(name, 0) for name in UNLIKE))
+    return rank <= widths.get(HIDDEN, rank)

@@ -22,7 +22,7 @@ from slimexp.cut.remove import head_rows, remove
 from slimexp.cut.unit_importance import activity, by_scope, hidden_importance, reader_importance
 from slimexp.loss.base import Stack, Stacks
 from slimexp.model.base import Batch, Family
-from slimexp.model.widths import RANKS, can_drop, refusal, require_alike, sublayers
+from slimexp.model.widths import RANKS, can_drop, largest_rank, refusal, require_alike, sublayers
 
 CALIBRATION_ROWS = 32  # of a batch on which importance is measured
 _FITTED = "maps in the place of layers are fitted on calibration text"
@@ -195,11 +195,16 @@ class Keep:
         return architecture
 
     def _check_ranks(self, config: PreTrainedConfig, layers: Mapping[str, Sequence[int]]) -> None:
-        """Refuse ranks that are not one for each block retained, or are of blocks that keep some units.
+        """Refuse ranks above the channels that stay, of blocks that keep units, or not one for each block retained.
 
         Raises:
             ValueError: States the rule and the value.
         """
+        if self.hidden is not None and self.hidden < (most := largest_rank(config)):
+            raise ValueError(
+                f"cut.hidden must be >= {most}, the largest rank of a map in the place of layers of this model, got "
+                f"{self.hidden}"
+            )
         depths = {stack: len(blocks) for stack, blocks in layers.items()}
         for axis, ranks in self.ranks.items():
             units, setting = {HEADS: self.heads, FFN: self.ffn}[axis], f"cut.{RANKS[axis]}"
@@ -215,7 +220,7 @@ class Keep:
                     f"cut.{axis} is a list with 0; got {dict(ranks)}"
                 )
             for rank in {rank for each in ranks.values() for rank in each if rank}:
-                check_rank(config, axis, rank, setting)
+                check_rank(config, axis, rank, setting, hidden=self.hidden)
 
     def _best(
         self, numbers: Numbers, axis: str, scores: Mapping[str, Tensor], config: PreTrainedConfig

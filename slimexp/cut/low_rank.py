@@ -140,7 +140,7 @@ def in_place(model: PreTrainedModel, maps: Maps) -> Iterator[None]:
             model.set_submodule(name, whole)
 
 
-def check_rank(config: PreTrainedConfig, axis: str, rank: int, setting: str) -> None:
+def check_rank(config: PreTrainedConfig, axis: str, rank: int, setting: str, *, hidden: int | None = None) -> None:
     """Refuse a rank that no map in the place of a sublayer of this model can have, or that saves nothing.
 
     Args:
@@ -148,6 +148,7 @@ def check_rank(config: PreTrainedConfig, axis: str, rank: int, setting: str) -> 
         axis: ``heads`` for attention, or ``ffn``.
         rank: Rank of the map.
         setting: Who asks, for the message.
+        hidden: Channels of the residual stream that stay; ``None`` for all.
 
     Raises:
         ValueError: States the rule and the value.
@@ -157,12 +158,12 @@ def check_rank(config: PreTrainedConfig, axis: str, rank: int, setting: str) -> 
             f"{setting} must be left out: blocks of this {config.model_type} cannot do without their {WORDS[axis]}"
         )
     channels, parameters = config.hidden_size, _parameters(config, axis)
-    most = min(channels, (parameters - 1) // (2 * channels))
+    most = min(hidden or channels, (parameters - 1) // (2 * channels))
     if not 1 <= rank <= most:
         raise ValueError(
             f"{setting} must have ranks from 1 to {most}, got {rank}: a map of rank r has 2 * {channels} * r "
             f"parameters, which must be fewer than the {parameters} of the {WORDS[axis]}, and r at most the "
-            f"{channels} channels"
+            f"{hidden or channels} channels that stay"
         )
 
 

@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from slimexp.cut.keep import Keep
 from slimexp.model.base import Family, Source
 from slimexp.model.history import History
+from slimexp.model.widths import RANKS
 
 
 class CutOut(Source):
@@ -40,12 +41,11 @@ class CutOut(Source):
     def validate(self, task: str, labels: Sequence[str] = ()) -> PreTrainedConfig:
         config = self.source.validate(task, labels)
         self.cut.validate(config)
-        for name in ("attention_rank", "ffn_rank"):
-            if getattr(self.cut, name) is not None:
-                raise ValueError(
-                    f"cut.{name} must be null for a model that is cut as it is loaded, since maps are fitted on "
-                    "calibration text: give it to the cut of a stage (pipeline.<stage>.cut)"
-                )
+        for axis in self.cut.ranks:
+            raise ValueError(
+                f"cut.{RANKS[axis]} must be null for a model that is cut as it is loaded, since maps are fitted on "
+                "calibration text: give it to the cut of a stage (pipeline.<stage>.cut)"
+            )
         return config
 
     def usual_task(self) -> str:

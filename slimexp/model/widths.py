@@ -102,6 +102,12 @@ def units_of(config: PreTrainedConfig, axis: str, stack: str, index: int) -> int
     return of_stacks[stack][index] * size(config, axis) // size(config, counted(config, width_of(axis)))
 
 
+def largest_rank(config: PreTrainedConfig) -> int:
+    """Largest rank of the maps in the place of layers; 0 where there is none."""
+    widths = widths_of(config)
+    return max((rank for name in RANKS.values() for each in widths.get(name, {}).values() for rank in each), default=0)
+
+
 def width_of(axis: str) -> str:
     """The one of ``AXES`` that ``axis`` goes with: key/value heads go with their query heads."""
     return HEADS if axis == KV_HEADS else axis

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from slimexp.config.by_name import is_pattern
 from slimexp.file import integrity
 from slimexp.file.bounded import OWN_MB, read_object
 from slimexp.host.console import printable
@@ -187,7 +188,7 @@ def as_floats(tree: Any) -> Any:
     """
     if isinstance(tree, Mapping):
         floats = {name: as_floats(value) for name, value in tree.items()}
-        return list(floats.items()) if any("*" in str(name) for name in floats) else floats
+        return list(floats.items()) if any(is_pattern(str(name)) for name in floats) else floats
     if isinstance(tree, list | tuple):
         return [as_floats(value) for value in tree]
     return float(tree) if isinstance(tree, int) and not isinstance(tree, bool) else tree

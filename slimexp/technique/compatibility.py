@@ -153,10 +153,11 @@ def align_rows(techniques: Mapping[str, Finetune], config: PreTrainedConfig, out
                 wish = " and ".join(f"pipeline.{later}{_asking(techniques[later], needs[later])}" for later in needs)
                 raise ValueError(f"{wish} cannot be met after pipeline.{name}: {error}") from error
             required[name] = multiple
-        if outline is not None:
-            changed = _readers(outline, technique)
-            for later in needs:
-                techniques[later].inspect_rows(outline, changed)
+    for position, (_, technique) in enumerate(stages if outline is not None else ()):
+        before = [stage for _, stage in stages[:position]]
+        if technique.row_multiple > 1 and any(stage.removes for stage in before):
+            assert outline is not None
+            technique.inspect_rows(outline, set[str]().union(*(_readers(outline, stage) for stage in before)))
     return required
 
 

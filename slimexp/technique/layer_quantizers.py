@@ -1,12 +1,13 @@
 """The quantizer of each layer's weight: one group size for all layers, or sizes by patterns of their names."""
 
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import torch
 
+from slimexp.config.by_name import pattern_of, patterns_of
 from slimexp.model.layer import Layer, latent
 from slimexp.quantizer.base import Quantizer
 
@@ -36,11 +37,6 @@ class LayerQuantizers:
                 raise ValueError(f"group_size of '{pattern}' must be >= 1, or null for one scale per row, got {size}")
 
     @property
-    def by_name(self) -> bool:
-        """Whether a layer's name tells its group size."""
-        return isinstance(self.group_size, Mapping)
-
-    @property
     def sizes(self) -> list[GroupSize]:
         """The group sizes that layers may have, each once."""
         if isinstance(self.group_size, Mapping):
@@ -64,10 +60,7 @@ class LayerQuantizers:
         """
         if not isinstance(self.group_size, Mapping):
             return self.group_size
-        pattern = next((pattern for pattern in self.group_size if fnmatchcase(name, pattern)), None)
-        if pattern is None:
-            raise ValueError(f"group_size has no pattern for layer '{name}': add one, or '*' for all others")
-        return self.group_size[pattern]
+        return self.group_size[pattern_of(name, self.group_size, "group_size")]
 
     def check_names(self, names: Collection[str]) -> None:
         """Refuse patterns that do not fit some layers.
@@ -75,17 +68,27 @@ class LayerQuantizers:
         Raises:
             ValueError: A layer matches no pattern, or a pattern no layer that an earlier one leaves.
         """
-        if not isinstance(self.group_size, Mapping):
-            return
-        unused = dict(self.group_size)
-        for name in names:
-            self.size_of(name)
-            unused.pop(next(pattern for pattern in self.group_size if fnmatchcase(name, pattern)), None)
-        if unused:
-            raise ValueError(
-                f"group_size: no layer is left for '{min(unused)}', remove it or put it first; layers are "
-                f"{', '.join(names)}"
-            )
+        if isinstance(self.group_size, Mapping):
+            patterns_of(names, self.group_size, "group_size")
+
+    def check_rows(self, layers: Mapping[str, Layer], bits: int) -> None:
+        """Refuse groups that do not divide the rows of layers, whose blocks may have other numbers later.
+
+        Raises:
+            ValueError: Those of a layer, or by names those of a layer and its like in all blocks; names the first.
+        """
+        by_name = isinstance(self.group_size, Mapping)
+        faults: dict[str, list[ValueError | None]] = {}
+        for name, layer in layers.items():
+            of_kind = faults.setdefault(re.sub(r"\d+", "#", name) if by_name else name, [])
+            try:
+                self.of(name, layer, bits=bits)
+                of_kind.append(None)
+            except ValueError as error:
+                of_kind.append(error)
+        for first, *others in faults.values():
+            if first is not None and all(others):
+                raise first
 
     def any(self, bits: int) -> Quantizer:
         """A quantizer of no layer, for what does not depend on its group size."""

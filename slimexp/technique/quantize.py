@@ -192,11 +192,8 @@ class Quantize(Finetune):
         return self.quantizers.multiple
 
     def inspect_rows(self, outline: Family, changed: Collection[str]) -> None:
-        if self.quantizers.by_name:
-            return  # of a later model, whose blocks may have other numbers
-        for name, layer in self.selector.named(outline, stacks(outline)).items():
-            if name not in changed:
-                self.quantizers.of(name, layer, bits=self.bits)
+        layers = self.selector.named(outline, stacks(outline))
+        self.quantizers.check_rows({name: layer for name, layer in layers.items() if name not in changed}, self.bits)
 
     def prepare(self, family: Family, corpus: Corpus, teacher: Family | None) -> None:
         super().prepare(family, corpus, teacher)

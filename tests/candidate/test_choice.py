@@ -109,6 +109,15 @@ def test_a_map_in_the_place_of_a_layer_is_a_choice_of_its_own() -> None:
 
 
 @pytest.mark.fast
+def test_no_rank_is_above_the_channels_that_stay() -> None:
+    found = choices(config("causal_lm"), **RANKED | {"hidden": [0.5], "multiple": 8}, attention_rank=[8], ffn_rank=[24])
+    assert found.widths["hidden"] == [32, 16]
+    narrow = {(some["heads"], some["ffn"]) for some in found.combinations if some["hidden"] == 16}
+    assert narrow == {(heads, ffn) for heads in (2, 1, -8) for ffn in (48, 24)}
+    assert len(found.combinations) == 9 + len(narrow)
+
+
+@pytest.mark.fast
 def test_a_map_is_read_as_the_rank_beside_a_zero() -> None:
     places = [Place("decoder", index) for index in range(3)]
     alike = Candidate(heads=2, ffn=48, hidden=None, bits=dict.fromkeys(places, 4))

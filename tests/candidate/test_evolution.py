@@ -61,6 +61,25 @@ def test_units_of_blocks_change_one_by_one_where_they_may_be_unlike(axis: str) -
 
 
 @pytest.mark.fast
+def test_no_block_gets_a_map_above_the_channels_of_a_candidate() -> None:
+    """Also where another block of the candidate has units."""
+    combinations = [{"ffn": ffn, "hidden": hidden} for hidden in (8, 4) for ffn in (8, -6) if -ffn <= hidden]
+    widths = {"ffn": [8, -6], "hidden": [8, 4]}
+    choices = replace(
+        CHOICES, widths=widths, combinations=combinations, unlike=["ffn"], bits=[8], removable=frozenset()
+    )
+    alike = Candidate.of({"ffn": 8, "hidden": 8}, dict.fromkeys(PLACES[:2], 8))
+    mixed = alike.keeping("ffn", dict(zip(PLACES, (8, -6), strict=False)))
+
+    def size(candidate: Candidate) -> float:
+        return candidate.widths["hidden"] + len(candidate.unlike)
+
+    found = evolve({mixed: size(mixed)}, choices, fits=lambda _: True, loss=size, steps=60, seed=0)
+    narrow = [candidate for candidate in found if candidate.hidden == 4]
+    assert narrow and not any(candidate.unlike for candidate in narrow)
+
+
+@pytest.mark.fast
 def test_group_sizes_change_with_bits_and_floats_have_none() -> None:
     def coarse(candidate: Candidate) -> float:
         return loss(candidate) + sum(WEIGHT[p] * (8 - size) / 80 for p, size in candidate.group_sizes.items())

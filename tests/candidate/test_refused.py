@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
+from slimexp.candidate.score import Scorer
 from slimexp.candidate.settings import budgets
 from tests.candidate.conftest import prepared
 
@@ -19,9 +21,18 @@ def test_a_budget_out_of_reach_names_the_nearest_in_the_units_of_the_config(
     assert trained == [] and not search.scores.numbers  # it costs no score to know
 
 
-def test_stages_that_do_not_fit_are_refused_before_any_score(line: list[str], trained: list[Sequence[str]]) -> None:
-    search = prepared(line, "budget.parameters=24000", "pipeline.quantize.group_size=48", "search.hidden=[]")
-    with pytest.raises(ValueError, match="group_size must divide"):
+def test_groups_that_do_not_divide_rows_are_refused_before_anything_is_loaded(line: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"q_proj': group_size must divide the length of a row, got 48"):
+        prepared(line, "budget.parameters=24000", "pipeline.quantize.group_size=48", "search.hidden=[]")
+
+
+def test_stages_that_do_not_fit_are_refused_before_any_score(line: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise ValueError("a stage does not fit")
+
+    monkeypatch.setattr(Scorer, "realized", refuse)
+    search = prepared(line, "budget.parameters=24000")
+    with pytest.raises(ValueError, match="a stage does not fit"):
         search.run()
     assert not search.scores.numbers
 

@@ -14,6 +14,7 @@ from slimexp.candidate.precision import FLOAT
 from slimexp.candidate.report import answer, write
 from slimexp.candidate.score import Scorer
 from slimexp.candidate.search import Search
+from slimexp.candidate.solve import Limit, Program, Undecided
 from slimexp.config.check import check
 from slimexp.config.composition import compose
 from slimexp.record import record
@@ -60,6 +61,24 @@ def test_a_budget_that_is_met_on_paper_alone_ends_no_other(
     assert found.limits == {"parameters": 27_000}
     assert "left out: no candidate keeps budget.parameters=24000 as it is measured" in capsys.readouterr().out
     with pytest.raises(ValueError, match="as it is measured, though it was aimed lower: raise the budget"):
+        prepared(line, "budget.parameters=24000", "search.promoted=0").run()
+
+
+def test_a_budget_that_the_solver_has_no_time_for_ends_no_other(
+    line: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = Program.solve
+
+    def slow(program: Program, limits: Sequence[Limit], **how: int) -> Any:
+        if limits[0].most < 25_000:
+            raise Undecided("time limit reached")
+        return real(program, limits, **how)
+
+    monkeypatch.setattr(Program, "solve", slow)
+    [found] = prepared(line, "budget.parameters=[24000,27000]", "search.promoted=0").run()
+    assert found.limits == {"parameters": 27_000}
+    assert "left out: the solver found no shape that meets the budget, and cannot" in capsys.readouterr().out
+    with pytest.raises(Undecided):
         prepared(line, "budget.parameters=24000", "search.promoted=0").run()
 
 

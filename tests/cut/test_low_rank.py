@@ -82,7 +82,7 @@ def test_dampening_keeps_maps_finite_and_small() -> None:
 
 
 def test_maps_are_fitted_on_tokens_that_are_no_padding(tiny: Tiny) -> None:
-    """A sublayer that is linear is found again, whatever the batches are padded to."""
+    """A map is the same whatever the batches are padded to."""
     family = tiny("causal_lm")
     name = "model.layers.1.mlp"
     family.model.set_submodule(name, torch.nn.Linear(32, 32, bias=False))
@@ -141,6 +141,8 @@ def test_a_model_with_maps_is_cut_again(tiny: Tiny) -> None:
     assert remove(small, {"decoder": [1]}, {"vocabulary": {"": torch.arange(100)}}).model.config.slimexp_widths
     with pytest.raises(ValueError, match=r"have unlike numbers of heads \(slimexp_widths"):
         cut(ffn=16).validate(small.model.config)
+    with pytest.raises(ValueError, match=r"cut\.hidden must be >= 4, the largest rank of a map .*, got 3"):
+        cut(hidden=3).validate(small.model.config)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +154,10 @@ def test_a_model_with_maps_is_cut_again(tiny: Tiny) -> None:
         ({"heads": {"decoder": [0, 2]}, "attention_rank": {"decoder": [4]}}, r"one rank for each block that stays"),
         ({"ffn": {"decoder": [0, 9]}, "ffn_rank": {"decoder": [-1, 0]}}, r"cut\.ffn_rank must be null, or one rank"),
         ({"ffn": {"decoder": [0, 9]}, "ffn_rank": {"decoder": [33, 0]}}, r"cut\.ffn_rank must have ranks from 1 to 32"),
+        (
+            {"ffn": {"decoder": [0, 9]}, "ffn_rank": {"decoder": [17, 0]}, "hidden": 16},
+            r"cut\.ffn_rank must have ranks from 1 to 16, got 17: .* at most the 16 channels that stay",
+        ),
         (
             {"decoder_layers": [1], "ffn": {"decoder": [0]}, "ffn_rank": {"decoder": [24]}},
             r"ranks from 1 to 23, got 24: .* must be fewer than the 1536 of the feed-forward layers",

@@ -62,6 +62,7 @@ def test_keys_are_of_the_content() -> None:
     assert key({"a": [5, {"b": 1}]}) == key({"a": [5.0, {"b": 1.0}]}) != key({"a": [5, {"b": True}]})
     first, other = ({"sizes": {"*.up": 8, "a.*": 4}}, {"sizes": {"a.*": 4, "*.up": 8}})
     assert key(first) != key(other), "the first pattern that matches counts"
+    assert key({"a.?": 8, "a.b": 4}) != key({"a.b": 4, "a.?": 8})
     assert shaping({"precision": "32-true", "logger": False}) == {"precision": "32-true"}
 
 

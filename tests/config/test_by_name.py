@@ -1,0 +1,21 @@
+"""Settings by patterns of names: the first that matches counts, and none is left without a name."""
+
+import pytest
+
+from slimexp.config.by_name import is_pattern, pattern_of, patterns_of
+
+pytestmark = pytest.mark.fast
+NAMES = ["a.up", "a.down", "b.up"]
+
+
+def test_the_first_pattern_that_matches_counts() -> None:
+    assert pattern_of("a.up", ["*.up", "a.*"], "x") == "*.up"
+    assert patterns_of(NAMES, ["*.up", "a.*"], "x") == {"a.up": "*.up", "a.down": "a.*", "b.up": "*.up"}
+    assert [is_pattern(name) for name in ("a.*", "a.?", "a.[bc]", "a.b")] == [True, True, True, False]
+
+
+def test_names_and_patterns_without_the_other_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^x has no pattern for layer 'a\.down': add one, or '\*' for all others$"):
+        patterns_of(NAMES, ["*.up"], "x")
+    with pytest.raises(ValueError, match=r"^x: no layer is left for 'a\.\*', remove it or put it first; .* a\.up, a\."):
+        patterns_of(NAMES, ["*", "a.*"], "x")
