@@ -31,7 +31,7 @@ _WORDS = {
     "Sequence[float]": "a list of numbers",
     "Sequence[str]": "a list of words",
     "Mapping[str, Sequence[int]]": "a list of whole numbers by name",
-    "Mapping[str, int | None]": "whole numbers or null by name",
+    "Mapping[str, int | None]": "whole numbers (or null) by name",
 }  # annotation -> what it means on a command line
 _SEQUENCES = {"Sequence[int]", "Sequence[float]", "Sequence[str]"}
 _EXAMPLES = {

@@ -208,7 +208,8 @@ def _explain_type(text: str) -> str:
         r"^Value '(?P<value>.*)' (?:of type '(?P<type>\w+)' could not be converted to (?P<kind>Integer|Float)"
         r"|is not a valid (?P<switch>bool) \(type (?P<of>\w+)\))"
         r"|^Cannot convert '\w+' to (?P<text>string): '(?P<tree>.*)'$"
-        r"|^Invalid type assigned: \w+ is not a (?P<node>subclass of (?:int|float)|subclass)\b.*\. value: (?P<whole>.*)$",
+        r"|^Invalid type assigned: \w+ is not a (?P<node>subclass of (?:int|float)|subclass)\b.*\. "
+        r"value: (?P<whole>.*)$",
         text,
         re.MULTILINE,
     )

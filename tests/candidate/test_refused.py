@@ -107,6 +107,10 @@ def test_whole_scores_of_another_rounding_are_refused(line: list[str]) -> None:
             ["budget.disk_mb=4", "search.uniform=false", "search.ffn_rank=[16]", "search.group_size=[32]"],
             r"search\.ffn_rank must have multiples of the 32 of search\.group_size, .* got 16",
         ),
+        (
+            ["budget.disk_mb=4", "quantizer@pipeline.quantize.quantizer=fp8"],
+            r"search\.bits has 4, and pipeline\.quantize\.quantizer cannot: Fp8: bits must be 8, got 4; change search",
+        ),
         (["budget.disk_mb=4", "search.group_size=[0]"], r"search\.group_size must be numbers >= 1, got 0"),
         (
             ["budget.disk_mb=4", "search.group_size=[16]"],

@@ -73,7 +73,7 @@ def test_a_word_in_place_of_a_component_is_told_its_group(key: str, value: objec
         (
             "slimexp.technique.quantize.Quantize",
             "group_size",
-            "x.group_size must be a whole number or text or whole numbers or null by name or null, got [0, 64]",
+            "x.group_size must be a whole number or text or whole numbers (or null) by name or null, got [0, 64]",
         ),
     ],
 )
