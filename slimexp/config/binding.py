@@ -57,6 +57,17 @@ def items(node: Container, path: str = "") -> Iterator[tuple[str, Container, str
             yield from items(child, below)
 
 
+def nameless(node: Container, path: str = "") -> Iterator[str]:
+    """One line for each key below ``node`` that is no text, as YAML's ``{1: 32}`` has; ``items`` walks none of them."""
+    if node._is_none() or node._is_missing() or node._is_interpolation():
+        return
+    for key in node if isinstance(node, DictConfig) else range(len(node)):
+        if isinstance(node, DictConfig) and not isinstance(key, str):
+            yield f"{path or 'the config'} must have words for names, got {key!r}"
+        elif isinstance(child := node._get_node(key), (DictConfig, ListConfig)):
+            yield from nameless(child, _join(path, key))
+
+
 def faults(path: str, parent: Container, key: str | int, registry: Path | None = None) -> Iterator[str]:
     """Faults of one item, one line each.
 

@@ -34,6 +34,8 @@ def check(cfg: DictConfig, schema: type = Run) -> None:
     Raises:
         ConfigError: Something is wrong; the message has one line for each fault.
     """
+    if odd := list(binding.nameless(cfg)):
+        raise ConfigError("\n".join(odd))
     keys = [item.name for item in fields(schema)]
     config_schema.expand(cfg)
     errors = list(allowlist.faults(cfg, composition.CONF_DIR))
