@@ -61,10 +61,11 @@ def nameless(node: Container, path: str = "") -> Iterator[str]:
     """One line for each key below ``node`` that is no text, as YAML's ``{1: 32}`` has; ``items`` walks none of them."""
     if node._is_none() or node._is_missing() or node._is_interpolation():
         return
-    for key in node if isinstance(node, DictConfig) else range(len(node)):
-        if isinstance(node, DictConfig) and not isinstance(key, str):
+    keys: Sequence[object] = list(node) if isinstance(node, DictConfig) else range(len(node))
+    for key in keys:
+        if not isinstance(key, str) and (isinstance(node, DictConfig) or not isinstance(key, int)):
             yield f"{path or 'the config'} must have words for names, got {key!r}"
-        elif isinstance(child := node._get_node(key), (DictConfig, ListConfig)):
+        elif isinstance(child := _child(node, key), (DictConfig, ListConfig)):
             yield from nameless(child, _join(path, key))
 
 

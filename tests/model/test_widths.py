@@ -246,7 +246,7 @@ def test_a_map_that_the_config_has_lost_is_not_left_out(
     entry = {name: stacks for name, stacks in MAPS.items() if name != lost}
     path.write_text(json.dumps(json.loads(path.read_text()) | {KEY: entry}))
     for load in (artifact.load, artifact.served):
-        with pytest.raises(ValueError, match=r"json has nothing there: |_rank' \(the model has no such module\)"):
+        with pytest.raises(ValueError, match="_rank" if bits else r"_rank\..*its config\.json has nothing there: "):
             load(path.parent)
 
 
