@@ -19,5 +19,7 @@ def test_names_and_patterns_without_the_other_are_refused() -> None:
         patterns_of(NAMES, ["*.up"], "x")
     with pytest.raises(ValueError, match=r"^x: no layer is left for 'a\.\*' by those before it: put it first$"):
         patterns_of(NAMES, ["*", "a.*"], "x")
-    with pytest.raises(ValueError, match=r"^x: no layer matches 'c\.\*': remove it; layers are b\.\*\.up, b\.\*\.down$"):
+    with pytest.raises(
+        ValueError, match=r"^x: no layer matches 'c\.\*': remove it; layers are b\.\*\.up, b\.\*\.down$"
+    ):
         patterns_of(["b.0.up", "b.0.down", "b.1.up"], ["*", "c.*"], "x")
