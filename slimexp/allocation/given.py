@@ -23,7 +23,7 @@ class Given(BitAllocation):
 
     def __init__(self, *, bits: Mapping[str, int]) -> None:
         if not bits:
-            raise ValueError("allocation.bits must name layers, e.g. {'*.self_attn.*': 8, '*': 4}; got none")
+            raise ValueError("allocation.bits must name layers, e.g. {*.self_attn.*:8,*:4}; got none")
         if wrong := {pattern: width for pattern, width in bits.items() if not 2 <= width <= 8}:
             raise ValueError(f"allocation.bits must be within 2 to 8, got {wrong}")
         super().__init__(rows=1, widths=sorted(set(bits.values())))

@@ -10,6 +10,7 @@ from slimexp.candidate.bits import layers_of
 from slimexp.candidate.choice import Place
 from slimexp.candidate.precision import FLOAT
 from slimexp.candidate.trial import Stages
+from slimexp.config.build import build
 from slimexp.config.composition import chosen
 from slimexp.measure.interval import FEWEST_PAIRS
 from slimexp.model.base import Family
@@ -81,8 +82,9 @@ def check_settings(cfg: DictConfig, stages: Stages) -> None:
         if node.group_size is not None and not isinstance(node.group_size, int):
             raise ValueError(
                 f"pipeline.{stages.quantize}.group_size must be a number, or null for a scale per channel, got "
-                f"{node.group_size}: a search gives blocks unlike bits, and they have one group size"
+                f"{node.group_size}: further sizes that blocks may have are for search.group_size"
             )
+        _check_widths(stages.quantize, node, cfg.search.bits)
         rounds = any(bits != FLOAT for bits in cfg.search.bits)
         sizes = {f"pipeline.{stages.quantize}.group_size={size}": size for size in [node.group_size] if size}
         sizes |= {f"the {size} of search.group_size": size for size in cfg.search.group_size if size > 0}
@@ -97,6 +99,19 @@ def check_settings(cfg: DictConfig, stages: Stages) -> None:
                 f"a search chooses the layers that pipeline.{stages.quantize} rounds, among those of the blocks: "
                 "leave out its include, exclude and embeddings"
             )
+
+
+def _check_widths(stage: str, node: DictConfig, widths: Sequence[int]) -> None:
+    """Refuse widths that the quantizer of the stage that rounds does not have; those of none are refused elsewhere."""
+    for bits in widths:
+        if 2 <= bits < FLOAT:
+            try:
+                build(node.quantizer)(bits=bits, group_size=node.group_size, symmetric=node.symmetric)
+            except ValueError as error:
+                raise ValueError(
+                    f"search.bits has {bits}, and pipeline.{stage}.quantizer cannot: {error}; change search.bits or "
+                    "choose another quantizer, such as minmax"
+                ) from error
 
 
 def group_sizes(cfg: DictConfig, stages: Stages) -> tuple[int | None, list[int]]:

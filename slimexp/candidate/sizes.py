@@ -69,8 +69,10 @@ def check_ranks(config: PreTrainedConfig, ranks: Mapping[str, Sequence[int]], *,
     for name, given in ranks.items():
         if given and uniform:
             raise ValueError(f"search.{RANKS[name]} is for search.uniform=false: set it, or leave the ranks out")
-        for rank in given:
+        for place, rank in enumerate(given):
             check_rank(config, name, rank, f"search.{RANKS[name]}")
+            if rank in given[:place]:
+                raise ValueError(f"search.{RANKS[name]} has {rank}, there twice: leave it out")
 
 
 def ranks_fit(config: PreTrainedConfig, widths: Mapping[str, int]) -> bool:

@@ -30,6 +30,8 @@ _WORDS = {
     "Sequence[int]": "a list of whole numbers",
     "Sequence[float]": "a list of numbers",
     "Sequence[str]": "a list of words",
+    "Mapping[str, Sequence[int]]": "a list of whole numbers by name",
+    "Mapping[str, int | None]": "whole numbers (or null) by name",
 }  # annotation -> what it means on a command line
 _SEQUENCES = {"Sequence[int]", "Sequence[float]", "Sequence[str]"}
 _EXAMPLES = {
@@ -38,6 +40,7 @@ _EXAMPLES = {
     "bool": "true",
     "str": "<text>",
     "Sequence[int]": "[1,2]",
+    "Mapping[str, Sequence[int]]": "{<name>:[1,2]}",
 }
 
 
@@ -52,6 +55,18 @@ def items(node: Container, path: str = "") -> Iterator[tuple[str, Container, str
         child = _child(node, key)
         if isinstance(child, (DictConfig, ListConfig)):
             yield from items(child, below)
+
+
+def nameless(node: Container, path: str = "") -> Iterator[str]:
+    """One line for each key below ``node`` that is no text, as YAML's ``{1: 32}`` has; ``items`` walks none of them."""
+    if node._is_none() or node._is_missing() or node._is_interpolation():
+        return
+    keys: Sequence[object] = list(node) if isinstance(node, DictConfig) else range(len(node))
+    for key in keys:
+        if not isinstance(key, str) and (isinstance(node, DictConfig) or not isinstance(key, int)):
+            yield f"{path or 'the config'} must have words for names, got {key!r}"
+        elif isinstance(child := _child(node, key), (DictConfig, ListConfig)):
+            yield from nameless(child, _join(path, key))
 
 
 def faults(path: str, parent: Container, key: str | int, registry: Path | None = None) -> Iterator[str]:
@@ -153,9 +168,9 @@ def _other_type(path: str, target: str | None, annotation: str, shown: str, exam
     """
     if target is not None:
         return f"{path} of {target} must be {annotation}, got {shown}"
-    kinds = annotation.split(" | ")
+    kinds = re.split(r" \| (?![^\[]*\])", annotation)
     example = example or next((_EXAMPLES[kind] for kind in kinds if kind in _EXAMPLES), "<value>")
-    word = f"{path}={example}"
+    word = shlex.quote(f"{path}={example}") if example.startswith("{") else f"{path}={example}"
     if _SEQUENCES & set(kinds) and (plain := re.fullmatch(r"'?([\w.:/-]+)'?", shown)):  # one item, given as such
         word = shlex.quote(f"{path}=[{plain[1]}]")
     return f"{path} must be {' or '.join(_WORDS.get(kind, kind) for kind in kinds)}, got {shown}: set {word}"

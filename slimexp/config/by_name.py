@@ -1,5 +1,6 @@
 """Settings by patterns of names (``*`` for anything), of which the first that matches a name counts."""
 
+import re
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 
@@ -23,10 +24,11 @@ def patterns_of(names: Collection[str], patterns: Collection[str], setting: str)
         ValueError: A layer matches no pattern, or a pattern no layer that an earlier one leaves.
     """
     found = {name: pattern_of(name, patterns, setting) for name in names}
-    if unused := set(patterns) - set(found.values()):
-        raise ValueError(
-            f"{setting}: no layer is left for '{min(unused)}', remove it or put it first; layers are {', '.join(names)}"
-        )
+    for pattern in (pattern for pattern in patterns if pattern not in found.values()):
+        if any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"{setting}: no layer is left for '{pattern}' by those before it: put it first")
+        kinds = dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names)  # of a large model hundreds
+        raise ValueError(f"{setting}: no layer matches '{pattern}': remove it; layers are {', '.join(kinds)}")
     return found
 
 

@@ -13,10 +13,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from slimexp.config import allowlist, binding, composition, secret
 from slimexp.config import schema as config_schema
+from slimexp.config.annotation import fits
 from slimexp.config.build import ConfigError
 from slimexp.config.composition import groups, options
 from slimexp.config.definition import TargetNotFound, lineage
 from slimexp.config.schema import Run
+
+_LISTS = {"list[int]": "a list of whole numbers", "list[float]": "a list of numbers"}
 
 
 def check(cfg: DictConfig, schema: type = Run) -> None:
@@ -31,6 +34,8 @@ def check(cfg: DictConfig, schema: type = Run) -> None:
     Raises:
         ConfigError: Something is wrong; the message has one line for each fault.
     """
+    if odd := list(binding.nameless(cfg)):
+        raise ConfigError("\n".join(odd))
     keys = [item.name for item in fields(schema)]
     config_schema.expand(cfg)
     errors = list(allowlist.faults(cfg, composition.CONF_DIR))
@@ -46,11 +51,20 @@ def check(cfg: DictConfig, schema: type = Run) -> None:
         if isinstance(node, DictConfig):
             valid = [below.name for below in fields(item.type)]  # type: ignore[arg-type]
             errors += [binding.unknown(str(key), item.name, valid) for key in node if key not in valid]
+            errors += _list_faults(item.name, node, item.type)
     if "pipeline" in keys and isinstance(cfg.get("pipeline"), DictConfig):
         errors += _pipeline_faults(cfg.pipeline)
     errors += [*config_schema.faults(cfg), *_kind_faults(cfg)]
     if errors:
         raise ConfigError("\n".join(dict.fromkeys(errors)))
+
+
+def _list_faults(path: str, node: DictConfig, kind: Any) -> Iterator[str]:
+    """One line for each list of a schema that has an item of another type: OmegaConf lets lists into lists."""
+    for item in fields(kind):
+        words = _LISTS.get(str(item.type))
+        if words and not fits(str(item.type), value := _at_key(node, item.name), strict=True):
+            yield f"{path}.{item.name} must be {words}, got {value}"
 
 
 def _kind_faults(cfg: DictConfig) -> Iterator[str]:

@@ -44,6 +44,8 @@ _TYPES = {
     "bool": "true or false",
     "string": "text",
     "subclass": "settings",
+    "subclass of int": "a whole number",
+    "subclass of float": "a number",
 }
 _VALUES = ("value", "tree", "whole")
 _TOGETHER = ("pipeline", "measure")  # groups of which a run takes several options at once
@@ -103,6 +105,8 @@ def _explain_several(text: str) -> str:
 def _explain_syntax(error: OverrideParseException) -> str:
     if (shown := _masked(error.override)) != error.override:
         return f"cannot read '{shown}': put it in quotes"
+    if plain := override.plain_names(error.override):
+        return f"cannot read '{error.override}': names in a mapping have no quotes, write {plain}"
     if quoted := override.quoted(error.override):
         return f"cannot read '{error.override}': where its value is text, quote it: {quoted}"
     return f"cannot read '{error.override}': {str(error).splitlines()[0]}"
@@ -177,7 +181,7 @@ def _explain_text(text: str, config_name: str) -> str:
     if match := re.match(r"\S+@pipeline\.(\w+)\S* appears more than once in the final defaults list", text):
         return _explain_twice(match[1])
     if match := re.match(r"Error merging override ([^=\s]+)=(\S*)", text):
-        if "is not a ListConfig" in text:
+        if "is not a ListConfig" in text or "Cannot merge DictConfig with ListConfig" in text:
             return f"{match[1]} must be a list, got {match[2]}: write '{match[1]}=[{match[2]}]'"
         if "is not Optional" in text:
             return f"{match[1]} must not be null"
@@ -204,15 +208,16 @@ def _explain_type(text: str) -> str:
         r"^Value '(?P<value>.*)' (?:of type '(?P<type>\w+)' could not be converted to (?P<kind>Integer|Float)"
         r"|is not a valid (?P<switch>bool) \(type (?P<of>\w+)\))"
         r"|^Cannot convert '\w+' to (?P<text>string): '(?P<tree>.*)'$"
-        r"|^Invalid type assigned: \w+ is not a (?P<node>subclass) of \w+\. value: (?P<whole>.*)$",
+        r"|^Invalid type assigned: \w+ is not a (?P<node>subclass of (?:int|float)|subclass)\b.*\. "
+        r"value: (?P<whole>.*)$",
         text,
         re.MULTILINE,
     )
     if not (key and match):
         return ""
     value, kind = (next(filter(None, match.group(*names))) for names in (_VALUES, ("kind", "switch", "text", "node")))
-    shown = repr(value) if "str" in match.group("type", "of") else value
-    way = f": set {key[1]}.<key>=<value>" if match["node"] else ""
+    shown = repr(value) if "str" in match.group("type", "of") else "null" if value == "None" else value
+    way = f": set {key[1]}.<key>=<value>" if kind == "subclass" else ""
     return f"{key[1]} must be {_TYPES[kind]}, got {shown}{way}"
 
 

@@ -10,6 +10,8 @@ from hydra.errors import HydraException
 
 from slimexp.config import renamed
 
+_QUOTED_NAME = re.compile(r"(['\"])([^'\"]*)\1(?=\s*:)")
+
 
 def assignments(arguments: Sequence[str]) -> list[str]:
     """Arguments of a command line that assign a value to a key."""
@@ -51,6 +53,16 @@ def quoted(override: str) -> str:
     except HydraException:
         return ""
     return shlex.quote(word) if name and equals and value.isprintable() and parsed.value() == value else ""
+
+
+def plain_names(override: str) -> str:
+    """The word to type into a shell with no quotes around names in mappings; empty where that cannot be read either."""
+    word = _QUOTED_NAME.sub(r"\2", override)
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return ""
+    return shlex.quote(word) if word != override else ""
 
 
 def nameless(overrides: Sequence[str], options: Callable[[str], Sequence[str]]) -> Iterator[str]:
@@ -146,8 +158,8 @@ def _advice(group: str, place: str, keys: Sequence[str]) -> str:
 
 
 def _open(keys: Sequence[str]) -> list[str]:
-    """Keys without Hydra's own, such as ``_target_``."""
-    return [key for key in keys if not key.rpartition(".")[2].startswith("_")]
+    """Keys without Hydra's own, such as ``_target_``, and without items of lists, which Hydra does not set alone."""
+    return [key for key in keys if not key.rpartition(".")[2].startswith("_") and not key.endswith("]")]
 
 
 def _beside(path: str, keys: Sequence[str]) -> list[str]:

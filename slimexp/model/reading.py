@@ -25,7 +25,7 @@ from slimexp.file.bounded import one_line
 from slimexp.host import hub
 from slimexp.host.progress import working
 from slimexp.model.vetting import Refused, check_config, damaged, file_of, stored_bytes, vet
-from slimexp.model.widths import class_of, from_config
+from slimexp.model.widths import Replacement, class_of, from_config
 from slimexp.serialization.experts import cast_stacks
 from slimexp.serialization.pack import decompress
 
@@ -168,7 +168,8 @@ def check_fit(model: PreTrainedModel, report: Mapping[str, Any], path: str | Pat
         path: Folder or hub id that it was loaded from.
 
     Raises:
-        ValueError: A tensor has another shape than the config says, or the files hold more or fewer blocks.
+        ValueError: A tensor has another shape than the config says, or the files hold more or fewer blocks, or a map
+            that the config does not speak of.
     """
     way_out = "config.json and weights do not belong together: get both anew"
     for name, stored, expected in sorted(report["mismatched_keys"]):
@@ -181,10 +182,15 @@ def check_fit(model: PreTrainedModel, report: Mapping[str, Any], path: str | Pat
         raise ValueError(f"model '{path}': its files hold no '{missing}': {way_out}")
     base = f"{model.base_model_prefix}."
     for block, module in model.named_modules():
-        if isinstance(module, nn.ModuleList):
-            over = re.compile(rf"(?:{re.escape(base)})?{re.escape(block.removeprefix(base))}\.(\d+)\.")
-            for name in sorted(report["unexpected_keys"]):
-                if (place := over.match(name)) and int(place[1]) >= len(module):
+        if isinstance(module, nn.ModuleList | Replacement):
+            below = re.compile(rf"(?:{re.escape(base)})?{re.escape(block.removeprefix(base))}\.(\w+)\.")
+            surplus = ((name, place[1]) for name in sorted(report["unexpected_keys"]) if (place := below.match(name)))
+            for name, part in surplus:
+                if isinstance(module, Replacement):
+                    raise ValueError(
+                        f"model '{path}': its files hold '{name}', and its config.json has nothing there: {way_out}"
+                    )
+                if part.isdecimal() and int(part) >= len(module):
                     raise ValueError(f"model '{path}': its files hold '{name}', it has {len(module)} blocks: {way_out}")
 
 

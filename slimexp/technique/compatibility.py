@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from transformers import PreTrainedConfig
 
-from slimexp.architecture.model_type import architecture_of
-from slimexp.cut.shape import HEADS, HIDDEN, KV_HEADS, readers, row_length
+from slimexp.architecture.model_type import architecture_of, size
+from slimexp.cut.shape import HEADS, HIDDEN, KV_HEADS, WIDTHS, readers, row_length
 from slimexp.data.base import Corpus
 from slimexp.model.base import Family, Source
 from slimexp.model.experts import stacks
@@ -144,7 +144,7 @@ def align_rows(techniques: Mapping[str, Finetune], config: PreTrainedConfig, out
         multiple = math.lcm(*needs.values())
         for width, units in technique.cuts.items():
             if units is not None and row_length(config, width, units) % multiple:
-                _refuse(name, width, row_length(config, width, units), needs)
+                _refuse(name, width, row_length(config, width, units), needs, config, unlike=technique.leaves_unlike)
         if None in technique.cuts.values():
             technique.require_row_multiple(multiple)
             try:
@@ -191,10 +191,18 @@ def _readers(outline: Family, technique: Finetune) -> set[str]:
     return {name for width in technique.cuts for name in _reading(outline, width)}
 
 
-def _refuse(stage: str, width: str, length: int, needs: Mapping[str, int]) -> None:
+def _refuse(
+    stage: str, width: str, length: int, needs: Mapping[str, int], config: PreTrainedConfig, *, unlike: bool
+) -> None:
+    """Refuse rows of a length, or, where blocks are ``unlike``, of lengths that it is the greatest divisor of."""
     later, multiple = next((later, need) for later, need in needs.items() if length % need)
     below, above = length // multiple * multiple, -(-length // multiple) * multiple
+    axis = architecture_of(config).groups if width == HEADS else width
+    most = row_length(config, width, size(config, axis)) if width in WIDTHS else above
+    nearest = dict.fromkeys(str(rows) for rows in (below, above) if 0 < rows <= most)
+    rows = f"rows whose lengths have the divisor {length} in common" if unlike else f"rows of {length}"
     raise ValueError(
-        f"pipeline.{stage} leaves rows of {length} ({width}), and pipeline.{later} needs multiples of {multiple}: "
-        f"let {stage} keep {below or above} or {above}, or choose another group for {later}"
+        f"pipeline.{stage} leaves {rows} ({width}), and pipeline.{later} needs multiples of {multiple}: "
+        f"let {stage} keep {' or '.join(nearest) if nearest and not unlike else f'multiples of {multiple}'}, or choose "
+        f"another group for {later}"
     )

@@ -31,7 +31,7 @@ class LayerQuantizers:
         if not isinstance(self.group_size, Mapping):
             return
         if not self.group_size:
-            raise ValueError("group_size must name layers, e.g. {'*.self_attn.*': 32, '*': 128}; got none")
+            raise ValueError("group_size must name layers, e.g. {*.self_attn.*:32,*:64}; got none")
         for pattern, size in self.group_size.items():
             if size is not None and (type(size) is not int or size < 1):
                 raise ValueError(f"group_size of '{pattern}' must be >= 1, or null for one scale per row, got {size}")

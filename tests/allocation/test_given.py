@@ -21,7 +21,8 @@ def test_the_first_pattern_that_matches_counts() -> None:
     ("bits", "message"),
     [
         ({"blocks.0.*": 4}, r"no pattern for layer 'blocks\.1\.up'"),
-        ({"*": 4, "head": 8}, r"no layer is left for 'head'"),
+        ({"*": 4, "head": 8}, r"no layer matches 'head': remove it; layers are blocks\.\*\.up, blocks\.\*\.down"),
+        ({"*": 4, "*.up": 8}, r"no layer is left for '\*\.up' by those before it: put it first"),
     ],
 )
 def test_a_layer_without_pattern_and_a_pattern_without_layer_are_refused(bits: dict[str, int], message: str) -> None:

@@ -78,6 +78,18 @@ def test_whole_scores_of_another_rounding_are_refused(line: list[str]) -> None:
             ["budget.disk_mb=4", "search.ffn_rank=[16]", "pipeline.cut.cut.calibration_batches=0"],
             r"search\.ffn_rank needs a stage with a cut whose calibration_batches is >= 1",
         ),
+        (
+            ["budget.disk_mb=4", "search.ffn_rank=[16,16]", "search.uniform=false"],
+            r"search\.ffn_rank has 16, there twice: leave it out",
+        ),
+        (
+            ["budget.disk_mb=4", "search.ffn_rank=[[16]]"],
+            r"search\.ffn_rank must be a list of whole numbers, got \[\[16\]\]",
+        ),
+        (
+            ["budget.disk_mb=4", "search.heads=[{a:0.5}]"],
+            r"search\.heads must be a list of numbers, got \[\{'a': 0\.5\}\]",
+        ),
         (["budget.disk_mb=4", "search.ffn_rank=[16]"], r"search\.ffn_rank is for search\.uniform=false"),
         (["budget.disk_mb=[4,5,4]"], r"budget\.disk_mb has 4 twice"),
         (["+budget.vram_mb=4"], r"unknown key 'budget\.vram_mb'.* valid: disk_mb, latency_ms, parameters"),
@@ -94,6 +106,10 @@ def test_whole_scores_of_another_rounding_are_refused(line: list[str]) -> None:
         (
             ["budget.disk_mb=4", "search.uniform=false", "search.ffn_rank=[16]", "search.group_size=[32]"],
             r"search\.ffn_rank must have multiples of the 32 of search\.group_size, .* got 16",
+        ),
+        (
+            ["budget.disk_mb=4", "quantizer@pipeline.quantize.quantizer=fp8"],
+            r"search\.bits has 4, and pipeline\.quantize\.quantizer cannot: Fp8: bits must be 8, got 4; change search",
         ),
         (["budget.disk_mb=4", "search.group_size=[0]"], r"search\.group_size must be numbers >= 1, got 0"),
         (

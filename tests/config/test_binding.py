@@ -61,6 +61,27 @@ def test_a_word_in_place_of_a_component_is_told_its_group(key: str, value: objec
     assert all(message in one for one in found if message is not None)
 
 
+@pytest.mark.parametrize(
+    ("target", "key", "message"),
+    [
+        (
+            "slimexp.cut.keep.Keep",
+            "attention_rank",
+            "x.attention_rank must be a list of whole numbers by name or null, got [0, 64]: "
+            "set 'x.attention_rank={<name>:[1,2]}'",
+        ),
+        (
+            "slimexp.technique.quantize.Quantize",
+            "group_size",
+            "x.group_size must be a whole number or text or whole numbers (or null) by name or null, got [0, 64]",
+        ),
+    ],
+)
+def test_a_list_in_place_of_a_mapping_is_told_what_a_mapping_looks_like(target: str, key: str, message: str) -> None:
+    node = OmegaConf.create({"x": {"_target_": target, "_partial_": True, key: [0, 64]}})
+    assert any(one.startswith(message) for one in binding.faults("x", node, "x", CONF_DIR))
+
+
 def test_a_word_is_fine_where_a_constructor_of_others_takes_it() -> None:
     node = OmegaConf.create({"x": {"_target_": "pytorch_lightning.Trainer", "logger": "none", "strategy": "auto"}})
     assert list(binding.faults("x", node, "x", CONF_DIR)) == []

@@ -17,5 +17,9 @@ def test_the_first_pattern_that_matches_counts() -> None:
 def test_names_and_patterns_without_the_other_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^x has no pattern for layer 'a\.down': add one, or '\*' for all others$"):
         patterns_of(NAMES, ["*.up"], "x")
-    with pytest.raises(ValueError, match=r"^x: no layer is left for 'a\.\*', remove it or put it first; .* a\.up, a\."):
+    with pytest.raises(ValueError, match=r"^x: no layer is left for 'a\.\*' by those before it: put it first$"):
         patterns_of(NAMES, ["*", "a.*"], "x")
+    with pytest.raises(
+        ValueError, match=r"^x: no layer matches 'c\.\*': remove it; layers are b\.\*\.up, b\.\*\.down$"
+    ):
+        patterns_of(["b.0.up", "b.0.down", "b.1.up"], ["*", "c.*"], "x")

@@ -36,6 +36,11 @@ pytestmark = pytest.mark.usefixtures("conf")
         (["pipeline=shrink", "seed=x"], "seed must be a whole number, got 'x'"),
         (["pipeline=shrink", "seed=1,2"], "add --multirun"),
         (["pipeline=shrink", "seed=[1"], "cannot read 'seed=[1'"),
+        (["pipeline=shrink", "model.size={1:32}"], "model.size must have words for names, got 1"),
+        (
+            ["pipeline=shrink", 'model.size={"a.*":1,"*":2}'],
+            "names in a mapping have no quotes, write 'model.size={a.*:1,*:2}'",
+        ),
         (["pipeline=shrink", "model.size=big"], "model.size of counter.Tool must be int, got 'big'"),
         (["-m", "pipeline=shrink", "model.sise=1,2"], "did you mean 'model.size'?"),
     ],

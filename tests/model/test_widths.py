@@ -233,6 +233,23 @@ def test_an_entry_that_does_not_fit_is_one_line(tiny_unlike: Tiny, entry: Any, r
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("bits", [None, 8])
+@pytest.mark.parametrize("lost", ["attention_rank", "ffn_rank"])
+def test_a_map_that_the_config_has_lost_is_not_left_out(
+    tiny: Tiny, bits: int | None, lost: str, tmp_path: Path
+) -> None:
+    family = tiny("causal_lm", **{KEY: MAPS})
+    for layer in family.compressible().values() if bits else ():
+        attach(layer, "weight", MinMax(bits=bits or 0, group_size=8))
+    artifact.save(family, tmp_path / "artifact", dtype=torch.float32, stages=[])
+    path = tmp_path / "artifact" / "config.json"
+    entry = {name: stacks for name, stacks in MAPS.items() if name != lost}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {KEY: entry}))
+    for load in (artifact.load, artifact.served):
+        with pytest.raises(ValueError, match="_rank" if bits else r"_rank\..*its config\.json has nothing there: "):
+            load(path.parent)
+
+
 def test_alike_widths_are_said_by_the_key_of_transformers(tiny: Tiny) -> None:
     config = tiny("seq2seq").model.config
     set_widths(config, FFN, {"encoder": [48, 48], "decoder": [48, 48]})

@@ -234,6 +234,11 @@ def test_what_removal_cannot_leave_is_refused_before_anything_is_measured(
                     "pipeline.quantize.activation_bits=null", "pipeline.quantize.group_size=16"],
          r"pipeline\.distill leaves rows of 36 \(ffn\), and pipeline\.quantize needs multiples of 16: "
          "let distill keep 32 or 48, or choose another group for quantize"),
+        ("ffn={decoder:[48,36]}", ["+technique@pipeline.quantize=quantize", "pipeline.quantize.steps=0",
+                                  "pipeline.quantize.bits=4", "pipeline.quantize.activation_bits=null",
+                                  "pipeline.quantize.group_size=16"],
+         r"pipeline\.distill leaves rows whose lengths have the divisor 12 in common \(ffn\), and pipeline\.quantize "
+         "needs multiples of 16: let distill keep multiples of 16, or choose another group for quantize"),
         ("hidden=28", ["+technique@pipeline.prune=prune", "pattern@pipeline.prune.pattern=n_m",
                        "pipeline.prune.pattern.m=8"],
          r"pipeline\.distill leaves rows of 28 \(hidden\), and pipeline\.prune needs multiples of 8: let distill"),

@@ -40,7 +40,8 @@ def test_the_first_pattern_that_matches_counts_and_rows_must_divide() -> None:
         ({"*": 0}, r"group_size of '\*' must be >= 1, or null for one scale per row, got 0"),
         ({"*": "tensor"}, r"group_size of '\*' must be >= 1, or null"),
         ({"a": 8}, r"group_size has no pattern for layer 'b': add one, or '\*' for all others"),
-        ({"*": 8, "a": 4}, r"group_size: no layer is left for 'a', remove it or put it first; layers are a, b"),
+        ({"*": 8, "a": 4}, r"group_size: no layer is left for 'a' by those before it: put it first"),
+        ({"*": 8, "c": 4}, r"group_size: no layer matches 'c': remove it; layers are a, b"),
     ],
 )
 def test_what_fits_no_layers_is_refused(sizes: dict[str, Any], message: str) -> None:
