@@ -85,6 +85,7 @@ class Search:
         rounded = basis.of_rounding(self.quantize)
         self.scores = KeptFile(self.folder / "scores.json", scored, _NEW)
         self.wholes = KeptFile(self.folder / "whole.json", scored | rounded, _NEW)
+        self.megabytes = KeptFile(self.folder / "disk.json", scored | rounded | {"stored type": cfg.save_dtype}, _NEW)
         self.ratios = None
         if any("latency_ms" in limits for limits in self.budgets):
             timed = basis.of_latency(parts.source, cfg.measure.latency, cfg.save_dtype, self.device) | rounded
@@ -100,7 +101,7 @@ class Search:
         self._pool()
         smallest = cost.probes(self.choices)[-1]
         with working("trying the stages on the smallest model"):
-            self.scorer.realized(smallest)
+            self._disk_mb(smallest)
         tables = self._tables(smallest)
         free = Program(self.choices, Added({}))
         for limits in self.budgets:
@@ -244,10 +245,13 @@ class Search:
         return composed, composed
 
     def _disk_mb(self, candidate: Candidate) -> float:
-        """Megabytes of a candidate's artifact, which is written and removed."""
-        with self.scores.beside() as folder:
-            artifact.save(self.scorer.realized(candidate), Path(folder) / "model", dtype=self.dtype, stages=[])
-            return cost.artifact_mb(Path(folder) / "model")
+        """Megabytes of a candidate's artifact, which is written and removed; those in the file are not taken again."""
+        name = str(candidate)
+        if name not in self.megabytes.numbers:
+            with self.megabytes.beside() as folder:
+                artifact.save(self.scorer.realized(candidate), Path(folder) / "model", dtype=self.dtype, stages=[])
+                self.megabytes.add(name, cost.artifact_mb(Path(folder) / "model"))
+        return self.megabytes.numbers[name]
 
     def _train(self, found: Sequence[Found]) -> None:
         """Short trainings of the best candidates of all budgets, then full ones of the best of those."""

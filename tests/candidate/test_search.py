@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from slimexp import artifact
 from slimexp.candidate.choice import Candidate, Place
 from slimexp.candidate.found import Found, unlike_first
 from slimexp.candidate.precision import FLOAT
@@ -41,6 +42,7 @@ def test_a_budget_becomes_a_model(
     assert {row.stage for row in rows} >= {"dense", "distill"}
 
     monkeypatch.setattr(Scorer, "alone", lambda *_: pytest.fail("a score is taken again"))
+    monkeypatch.setattr(artifact, "save", lambda *_, **__: pytest.fail("the stages are tried again"))
     [again, larger] = prepared(line, "budget.parameters=[24000,27000]", "search.promoted=0").run()
     assert next(iter(again.losses.items())) == next(iter(found.losses.items()))
     assert min(larger.losses.values()) <= min(found.losses.values())
