@@ -210,9 +210,14 @@ function shapeOf({ stacks, widths, label, evolved }, found = false) {
     "span",
     { class: "shape", title: label },
     ...rows,
-    node("span", {}, stacks.length ? widths : label),
+    node("span", { class: "widths" }, ...breakable(stacks.length ? widths : label)),
     found && evolved ? node("small", {}, "found by evolution") : null,
   );
+}
+
+/* A text that may go on in the next line after each slash: there may be a number for each of many blocks. */
+function breakable(text) {
+  return text.split(/(?<=\/)/).flatMap((part) => [part, node("wbr")]);
 }
 
 /* Four significant digits: candidates differ by little. */
