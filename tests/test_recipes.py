@@ -107,7 +107,7 @@ SHAPED = ["logger=none", "trainer=fast", "model.max_length=16", "measure=[size,t
           "pipeline.calibrate.steps=1", "pipeline.calibrate.batch_size=2"]  # fmt: skip
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", DEEPSEEK)
 def test_the_article_s_case_in_small(
     tiny_folder: Callable[..., Path], table: Path, tmp_path: Path, model: str, bits: int
