@@ -135,9 +135,9 @@ function unitOf(largest) {
   return { name: power ? `10⁻${digits} nats` : "nats", size: 10 ** power };
 }
 
-/* A dotted name that may break behind its dots. */
-function breakable(name) {
-  return name.split(/(?<=\.)/).flatMap((part) => [part, node("wbr")]);
+/* A text that may break behind its dots and slashes: a dotted name, or a number for each of many blocks. */
+function breakable(text) {
+  return text.split(/(?<=[./])/).flatMap((part) => [part, node("wbr")]);
 }
 
 /* "encoder.block.0.layer.1.wo" -> its block and its place there. */

@@ -215,11 +215,6 @@ function shapeOf({ stacks, widths, label, evolved }, found = false) {
   );
 }
 
-/* A text that may go on in the next line after each slash: there may be a number for each of many blocks. */
-function breakable(text) {
-  return text.split(/(?<=\/)/).flatMap((part) => [part, node("wbr")]);
-}
-
 /* Four significant digits: candidates differ by little. */
 function fine(value) {
   return Number.isFinite(value) ? String(+value.toPrecision(4)) : "";
